@@ -1,0 +1,110 @@
+"""``python3 tests``: make what the tests need, then run them. Standard library only.
+
+    python3 tests                        everything, with coverage and its threshold
+    python3 tests -k quota -x            anything pytest takes; coverage is left out
+    python3 tests --python python3.13    on another interpreter
+    python3 tests --no-litellm           without the LiteLLM proxy and its large environment
+    python3 tests --run mypy             any tool of the environment, from the top of the checkout
+
+The first run installs locked versions into virtual environments of its own; see environments.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+# Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests import environments
+
+MINIMUM = (3, 11)
+
+
+def main() -> int:
+    """Run what was asked for. Exit code: pytest's, the tool's, 2 for a failed coverage, 1 when set-up failed."""
+    if sys.version_info < MINIMUM:
+        environments.say(f"TrustGate needs Python {MINIMUM[0]}.{MINIMUM[1]} or newer; this is {sys.version.split()[0]}")
+        return 1
+    options, pytest_arguments = _parse(sys.argv[1:])
+    try:
+        python = environments.tests_python(_interpreter(options.python))
+        if not options.no_litellm and options.run is None:
+            # LiteLLM is only a server here, so one environment serves every Python the tests run on.
+            os.environ.setdefault(environments.LITELLM_VARIABLE, str(environments.litellm_python(Path(sys.executable))))
+    except environments.EnvironmentFailed as error:
+        environments.say(str(error))
+        return 1
+    if options.install_only:
+        return 0
+    if options.run is not None:
+        return _tool(python, options.run)
+    if options.no_litellm:
+        pytest_arguments = ["-m", "not litellm", *pytest_arguments]
+    if options.coverage or not (options.no_coverage or pytest_arguments):
+        return _covered(python, pytest_arguments, whole=not pytest_arguments)
+    return _call([str(python), "-m", "pytest", *pytest_arguments])
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python3 tests",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--python", default=sys.executable, help="the interpreter to test on (default: this one)")
+    parser.add_argument("--no-litellm", action="store_true", help="leave out the tests that need the LiteLLM proxy")
+    parser.add_argument("--coverage", action="store_true", help="measure coverage although tests are selected")
+    parser.add_argument("--no-coverage", action="store_true", help="run everything without measuring coverage")
+    parser.add_argument("--install-only", action="store_true", help="make the environments and stop")
+    parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="TOOL", help="run a tool of the environment")
+    options, rest = parser.parse_known_args(arguments)
+    if options.run == []:
+        parser.error("--run needs the name of a tool, like ruff or mypy")
+    return options, rest
+
+
+def _interpreter(name: str) -> Path:
+    found = shutil.which(name)
+    if found is None:
+        raise environments.EnvironmentFailed(f"there is no Python at {name}")
+    return Path(found)
+
+
+def _covered(python: Path, pytest_arguments: list[str], *, whole: bool) -> int:
+    """Run pytest under coverage and report. The threshold holds only for the whole suite."""
+    data = environments.venvs_folder() / "coverage"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    os.environ["COVERAGE_FILE"] = str(data / "data")
+    coverage = [str(python), "-m", "coverage"]
+    result = _call([*coverage, "run", "-m", "pytest", *pytest_arguments])
+    _call([*coverage, "combine", "--quiet"])
+    reported = _call([*coverage, "report", *([] if whole else ["--fail-under=0"])])
+    return result or reported
+
+
+def _tool(python: Path, command: list[str]) -> int:
+    """Run a program of the environment, which comes first on the PATH."""
+    os.environ["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    return _call(command)
+
+
+def _call(command: list[str]) -> int:
+    try:
+        return subprocess.run(command, cwd=environments.ROOT, check=False).returncode
+    except FileNotFoundError:
+        environments.say(f"{command[0]} is not in the environment of the tests")
+        return 127
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,268 @@
+"""Quotas: exact admission, holds that settle, calendar windows; first by example, then by a state machine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from trustgate.access.quota import Ask, Hold, Quota, Windows
+from trustgate.errors import RateLimited
+from trustgate.types import ApiKey, Limits, Plan, Tenant
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+DAY = 86_400 * SECOND
+
+
+def at(year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> int:
+    return int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()) * SECOND
+
+
+NOON = at(2026, 5, 17, 12)
+TENANT = Tenant(id="ten_1", name="acme", plan="p")
+
+
+def plan(**limits: int) -> Plan:
+    return Plan(name="p", limits=Limits(**limits))
+
+
+def key(**limits: int) -> ApiKey:
+    return ApiKey(id="key_1", tenant_id="ten_1", name="k", secret_sha256="", redacted="", limits=Limits(**limits))
+
+
+def reserve(
+    quota: Quota, plan_: Plan, key_: ApiKey | None = None, *, tokens: int = 0, cost: int = 0, now: int = NOON
+) -> Hold:
+    return quota.reserve(TENANT, plan_, key_ or key(), Ask(tokens, cost), now)
+
+
+def test_exactly_the_limit_is_admitted() -> None:
+    quota = Quota()
+    admitted = 0
+    for _ in range(1_000):
+        try:
+            reserve(quota, plan(requests_per_day=100))
+            admitted += 1
+        except RateLimited:
+            pass
+    assert admitted == 100
+
+
+def test_the_refusal_says_when_to_come_back() -> None:
+    quota = Quota()
+    limited = plan(requests_per_minute=1)
+    now = NOON + 18 * SECOND
+    reserve(quota, limited, now=now)
+    with pytest.raises(RateLimited) as caught:
+        reserve(quota, limited, now=now)
+    assert caught.value.status == 429
+    assert caught.value.headers == {"retry-after": "42", "x-should-retry": "true"}
+    assert caught.value.to_openai()["error"]["type"] == "requests"
+    reserve(quota, limited, now=now + 42 * SECOND)
+
+
+def test_a_client_is_told_not_to_retry_for_hours() -> None:
+    quota = Quota()
+    limited = plan(requests_per_day=1)
+    reserve(quota, limited)
+    with pytest.raises(RateLimited) as caught:
+        reserve(quota, limited)
+    assert caught.value.headers == {"retry-after": str(12 * 3600), "x-should-retry": "false"}
+
+
+def test_a_void_hold_leaves_no_trace() -> None:
+    quota = Quota()
+    limited = plan(requests_per_day=1, tokens_per_day=100)
+    quota.void(reserve(quota, limited, tokens=100))
+    assert quota.used("ten_1", NOON)["day"] == {"requests": 0, "tokens": 0, "cost_nano_usd": 0}
+    reserve(quota, limited, tokens=100)
+
+
+def test_a_settled_hold_frees_what_was_not_used() -> None:
+    quota = Quota()
+    limited = plan(tokens_per_day=100)
+    hold = reserve(quota, limited, tokens=90)
+    with pytest.raises(RateLimited):
+        reserve(quota, limited, tokens=11)
+    quota.post(hold, tokens=20, cost_nano_usd=0)
+    reserve(quota, limited, tokens=80)
+    with pytest.raises(RateLimited):
+        reserve(quota, limited, tokens=1)
+
+
+def test_settling_twice_counts_once() -> None:
+    quota = Quota()
+    limited = plan(tokens_per_day=100, parallel_requests=1)
+    hold = reserve(quota, limited, tokens=50)
+    quota.post(hold, tokens=50, cost_nano_usd=0)
+    quota.void(hold)
+    quota.post(hold, tokens=50, cost_nano_usd=0)
+    assert quota.parallel("ten_1") == 0
+    reserve(quota, limited, tokens=50)
+    with pytest.raises(RateLimited):
+        reserve(quota, plan(tokens_per_day=100), tokens=1)
+
+
+def test_a_key_narrows_its_plan_and_never_widens_it() -> None:
+    quota = Quota()
+    wide_key, narrow_key = key(requests_per_day=1_000), key(requests_per_day=1)
+    reserve(quota, plan(requests_per_day=2), narrow_key)
+    with pytest.raises(RateLimited, match="this API key"):
+        reserve(quota, plan(requests_per_day=2), narrow_key)
+    reserve(quota, plan(requests_per_day=2), wide_key)
+    with pytest.raises(RateLimited, match="plan 'p'"):
+        reserve(quota, plan(requests_per_day=2), wide_key)
+
+
+def test_parallel_requests_are_counted_and_come_back() -> None:
+    quota = Quota()
+    limited = plan(parallel_requests=2)
+    first = reserve(quota, limited)
+    reserve(quota, limited)
+    with pytest.raises(RateLimited, match="at once"):
+        reserve(quota, limited)
+    quota.post(first, 0, 0)
+    reserve(quota, limited)
+
+
+def test_money_is_held_and_refused_as_insufficient_quota() -> None:
+    quota = Quota()
+    limited = plan(cost_nano_usd_per_month=1_000_000_000)
+    reserve(quota, limited, cost=600_000_000)
+    with pytest.raises(RateLimited) as caught:
+        reserve(quota, limited, cost=400_000_001)
+    assert caught.value.to_openai()["error"]["type"] == "insufficient_quota"
+    assert "left 0.400000000" in caught.value.message
+
+
+def test_a_request_larger_than_the_limit_is_told_it_never_passes() -> None:
+    with pytest.raises(RateLimited, match="never") as caught:
+        reserve(Quota(), plan(tokens_per_minute=10), tokens=11)
+    assert caught.value.headers["x-should-retry"] == "false"
+
+
+def test_a_request_that_ends_in_the_next_window_is_not_settled_there() -> None:
+    quota = Quota()
+    limited = plan(tokens_per_minute=100)
+    hold = reserve(quota, limited, tokens=100)
+    fresh = reserve(quota, limited, tokens=60, now=NOON + MINUTE)
+    quota.post(hold, tokens=10, cost_nano_usd=0)
+    with pytest.raises(RateLimited):
+        reserve(quota, limited, tokens=50, now=NOON + MINUTE)
+    quota.post(fresh, tokens=60, cost_nano_usd=0)
+    reserve(quota, limited, tokens=40, now=NOON + MINUTE)
+
+
+def test_a_clock_set_back_gives_no_second_quota() -> None:
+    quota = Quota()
+    limited = plan(requests_per_day=1)
+    reserve(quota, limited)
+    with pytest.raises(RateLimited):
+        reserve(quota, limited, now=NOON - 2 * DAY)
+
+
+@pytest.mark.parametrize(
+    ("moment", "month_start", "month_end"),
+    [
+        (at(2024, 2, 29, 23, 59, 59), at(2024, 2, 1), at(2024, 3, 1)),
+        (at(2025, 12, 31, 23, 59, 59), at(2025, 12, 1), at(2026, 1, 1)),
+        (at(2026, 1, 1), at(2026, 1, 1), at(2026, 2, 1)),
+        (at(2026, 4, 30, 1), at(2026, 4, 1), at(2026, 5, 1)),
+    ],
+)
+def test_months_are_calendar_months(moment: int, month_start: int, month_end: int) -> None:
+    windows = Windows.at(moment)
+    assert (windows.starts[2], windows.ends[2]) == (month_start, month_end)
+    assert all(start <= moment < end for start, end in zip(windows.starts, windows.ends, strict=True))
+
+
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_what_is_restored_counts(window: int) -> None:
+    quota = Quota()
+    quota.begin(NOON)
+    quota.restore(window, "ten_1", requests=9, tokens=0, cost_nano_usd=0)
+    limited = plan(**{f"requests_per_{('minute', 'day', 'month')[window]}": 10})
+    reserve(quota, limited)
+    with pytest.raises(RateLimited):
+        reserve(quota, limited)
+
+
+class QuotaMachine(RuleBasedStateMachine):
+    """Any order of reserve, post, void and time against a model that recounts everything each time."""
+
+    holds = Bundle("holds")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quota = Quota()
+        self.now = at(2026, 1, 31, 23, 50)
+        self.limits = {
+            ("requests", "minute"): 4,
+            ("requests", "day"): 9,
+            ("tokens", "minute"): 100,
+            ("tokens", "month"): 250,
+            ("cost_nano_usd", "day"): 60,
+        }
+        self.plan = plan(
+            **{f"{unit}_per_{window}": most for (unit, window), most in self.limits.items()}, parallel_requests=5
+        )
+        #: [reserved at, asked or used tokens, asked or used cost, is open]
+        self.ledger: dict[int, list[int]] = {}
+        self.largest_request = 0
+
+    def used(self, unit: str, window: str) -> int:
+        index = ("minute", "day", "month").index(window)
+        start = Windows.at(self.now).starts[index]
+        rows = [row for row in self.ledger.values() if row[0] >= start]
+        return len(rows) if unit == "requests" else sum(row[1 if unit == "tokens" else 2] for row in rows)
+
+    @rule(target=holds, tokens=st.integers(0, 60), cost=st.integers(0, 30))
+    def reserve(self, tokens: int, cost: int) -> Hold | None:
+        demand = {"requests": 1, "tokens": tokens, "cost_nano_usd": cost}
+        fits = all(self.used(unit, window) + demand[unit] <= most for (unit, window), most in self.limits.items())
+        fits = fits and sum(row[3] for row in self.ledger.values()) < 5
+        try:
+            hold = reserve(self.quota, self.plan, tokens=tokens, cost=cost, now=self.now)
+        except RateLimited:
+            assert not fits
+            return None
+        assert fits
+        self.ledger[id(hold)] = [self.now, tokens, cost, 1]
+        self.kept = [*getattr(self, "kept", []), hold]
+        return hold
+
+    @rule(hold=consumes(holds), tokens=st.integers(0, 80), cost=st.integers(0, 40))
+    def post(self, hold: Hold | None, tokens: int, cost: int) -> None:
+        if hold is not None:
+            self.quota.post(hold, tokens, cost)
+            self.ledger[id(hold)][1:] = [tokens, cost, 0]
+            self.largest_request = max(self.largest_request, tokens)
+
+    @rule(hold=consumes(holds))
+    def void(self, hold: Hold | None) -> None:
+        if hold is not None:
+            self.quota.void(hold)
+            del self.ledger[id(hold)]
+
+    @rule(seconds=st.sampled_from([1, 20, 61, 1_000, 90_000]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds * SECOND
+
+    @invariant()
+    def requests_never_pass_their_limit(self) -> None:
+        for (unit, window), most in self.limits.items():
+            if unit == "requests":
+                assert self.used(unit, window) <= most
+
+    @invariant()
+    def tokens_overshoot_by_no_more_than_the_open_requests_can_use(self) -> None:
+        # Each of at most five parallel requests was held and may use more than its hold: by one request's use each.
+        assert self.used("tokens", "month") <= 250 + 5 * 80
+
+
+QuotaMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestQuotaMachine = QuotaMachine.TestCase

@@ -1,0 +1,129 @@
+"""The control plane on a real database, reached in every way there is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import PATIENCE_S
+from trustgate.access.directory import Directory
+from trustgate.admin.commands import Admin, ServerStatus
+from trustgate.admin.desk import Desk
+from trustgate.admin.local import LocalAdmin
+from trustgate.admin.remote import RemoteAdmin
+from trustgate.admin.routes import admin_routes
+from trustgate.models.catalog import Catalog
+from trustgate.store import Store, open_store
+from trustgate.types import Entry
+
+ADMIN_KEY = "the-admin-key-of-these-tests"
+STATUS = ServerStatus(
+    version="0",
+    pid=1,
+    address="http://127.0.0.1:1",
+    started_us=1,
+    store_id="s",
+    last_seq=0,
+    pending=0,
+    active_requests=0,
+)
+
+
+class Plane:
+    """A server's control plane without the server: what it works on, and what it told the request path."""
+
+    def __init__(self, store: Store, directory: Directory, catalog: Catalog) -> None:
+        self.store = store
+        self.directory = directory
+        self.catalog = catalog
+        self.cut: list[str] = []
+        #: Entries that were acknowledged and are not in the store yet.
+        self.acknowledged: list[Entry] = []
+        #: Flushing the books tells that it has begun, and waits while ``slow`` is there and not set.
+        self.flushing = asyncio.Event()
+        self.slow: asyncio.Event | None = None
+        self.admin = LocalAdmin(
+            Desk(store, directory, catalog, books=self, on_keys_dead=self._on_keys_dead, status=lambda: STATUS)
+        )
+
+    @classmethod
+    async def open(cls, path: Path) -> Plane:
+        store = await open_store(path)
+        state = await store.load_state()
+        return cls(store, Directory(state), Catalog(state.passports, state.aliases))
+
+    async def flush(self) -> None:
+        self.flushing.set()
+        if self.slow is not None:
+            await self.slow.wait()
+        entries, self.acknowledged = self.acknowledged, []
+        await self.store.append_entries(entries)
+
+    def _on_keys_dead(self, key_ids: Collection[str]) -> None:
+        self.cut += key_ids
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
+    plane = await Plane.open(tmp_path / "trustgate.duckdb")
+    yield plane
+    await plane.admin.close()
+
+
+@pytest.fixture(params=["local", "socket", "network"])
+async def admin(request: pytest.FixtureRequest, plane: Plane, tmp_path: Path) -> AsyncIterator[Admin]:
+    """Every implementation of ``Admin``, over the same ``plane``."""
+    if request.param == "local":
+        yield plane.admin
+        return
+    key = ADMIN_KEY if request.param == "network" else None
+    with serve(plane, tmp_path, key=key) as address:
+        if key is None:
+            yield RemoteAdmin.over_socket(Path(address))
+        else:
+            yield RemoteAdmin.over_network(address, key)
+
+
+@contextlib.contextmanager
+def serve(plane: Plane, folder: Path, *, key: str | None) -> Iterator[str]:
+    """Serve the admin routes in a thread; gives the socket's path, or with a key the URL."""
+    listener = socket.socket(socket.AF_UNIX if key is None else socket.AF_INET, socket.SOCK_STREAM)
+    with listener:
+        # Relative to the current folder: pytest's folders are too long for a socket's path.
+        path = os.path.relpath(folder / "admin.sock")
+        listener.bind(path if key is None else ("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        ended = threading.Event()
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(plane, listener, key, ended)))
+        thread.start()
+        try:
+            yield path if key is None else f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+async def _serve(plane: Plane, listener: socket.socket, key: str | None, ended: threading.Event) -> None:
+    from hypercorn.asyncio import serve as hypercorn_serve
+    from hypercorn.config import Config
+    from starlette.applications import Starlette
+
+    config = Config()
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]
+    config.errorlog = None
+    config.graceful_timeout = 1
+
+    async def wait_for_end() -> None:
+        await asyncio.to_thread(ended.wait)
+
+    app = Starlette(routes=admin_routes(plane.admin, key=key))
+    await hypercorn_serve(app, config, shutdown_trigger=wait_for_end)  # type: ignore[arg-type]

@@ -1,0 +1,103 @@
+"""The admin routes: who may use them, what is no command, and what a fault of our own looks like from outside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from starlette.applications import Starlette
+
+from tests.admin.conftest import ADMIN_KEY, Plane
+from trustgate.admin.commands import Command, TenantAdd, TenantList
+from trustgate.admin.routes import PATH, admin_routes
+
+_LIST = msgspec.json.encode(TenantList())
+
+
+class _Broken:
+    """An admin with a fault of its own."""
+
+    async def execute(self, command: Command[Any]) -> Any:
+        raise ZeroDivisionError("a detail that nobody outside may see")
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+async def guarded(plane: Plane) -> AsyncIterator[httpx.AsyncClient]:
+    app = Starlette(routes=admin_routes(plane.admin, key=ADMIN_KEY))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {ADMIN_KEY}x",
+        f"Basic {ADMIN_KEY}",
+        ADMIN_KEY,
+        "Bearer é",
+    ],
+)
+async def test_without_the_key_nothing_is_done(
+    guarded: httpx.AsyncClient, plane: Plane, authorization: str | None
+) -> None:
+    headers = [] if authorization is None else [(b"authorization", authorization.encode())]
+    answer = await guarded.post(PATH, content=msgspec.json.encode(TenantAdd(name="acme")), headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert ADMIN_KEY not in answer.text
+    assert list(plane.directory.tenants()) == []
+
+
+async def test_with_the_key_it_is(guarded: httpx.AsyncClient) -> None:
+    for scheme in ("Bearer", "bearer"):
+        answer = await guarded.post(PATH, content=_LIST, headers={"authorization": f"{scheme} {ADMIN_KEY}"})
+        assert (answer.status_code, answer.json()) == (200, {"result": []})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"type": "tenant.explode"}',
+        b'{"type": "tenant.add"}',
+        b'{"type": "tenant.add", "name": 5}',
+        b'{"type": "tenant.add", "name": "acme", "colour": "red"}',
+        b'{"type": "tenant.add", "name": "\xff"}',
+        b"[" * 100_000,
+    ],
+)
+async def test_what_is_no_command_is_refused(guarded: httpx.AsyncClient, body: bytes) -> None:
+    answer = await guarded.post(PATH, content=body, headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    assert answer.status_code == 400
+    assert answer.json()["kind"] == "InvalidRequest"
+    assert "one version" in answer.json()["hint"]
+
+
+async def test_a_command_has_a_largest_size(guarded: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trustgate.admin.routes._MAX_COMMAND_BYTES", 10)
+    answer = await guarded.post(PATH, content=_LIST, headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    assert (answer.status_code, answer.json()["kind"]) == (413, "RequestTooLarge")
+
+
+async def test_a_fault_of_our_own_keeps_its_details(caplog: pytest.LogCaptureFixture) -> None:
+    app = Starlette(routes=admin_routes(_Broken(), key=None))
+    with caplog.at_level(logging.ERROR, "trustgate.admin"):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+            answer = await client.post(PATH, content=_LIST)
+    assert answer.status_code == 500
+    assert "detail" not in answer.text
+    assert "ZeroDivisionError" in caplog.text, "the operator finds it in the log"

@@ -1,0 +1,210 @@
+"""What can go wrong before a command reaches anybody: wrong words, bad settings, unusable folders, other processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GatewayFactory
+from tests.support.gateway import Gateway
+from tests.support.processes import PATIENCE_S, clean_environment
+from trustgate import __version__
+
+
+def _run(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "trustgate", *arguments],
+        env=clean_environment(environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    program = (
+        "import sys; from trustgate.cli import run; run(['--help']); "
+        "heavy = {'duckdb', 'httpx', 'aiohttp', 'starlette', 'hypercorn', 'rich', 'asyncio', 'yaml', 'http.client'}; "
+        "sys.exit(', '.join(sorted(heavy & sys.modules.keys())) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "serve" in done.stdout
+
+
+def test_the_version() -> None:
+    assert _run("--version").stdout.decode() == f"trustgate {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("frobnicate",), "No such command 'frobnicate'"),
+        (("tenant", "list", "--frob"), "No such option: --frob"),
+        (("tenant", "add"), "Missing argument 'NAME'"),
+        (("key", "create", "acme", "--expires", "soon"), "'--expires': 'soon' is not a time span"),
+        (("key", "create", "acme", "--requests-per-day=-1"), "'--requests-per-day': '-1' is not a whole number"),
+        (("plan", "set", "pro", "--usd-per-day", "5,00"), "'--usd-per-day': '5,00' is not an amount in USD"),
+        (("passport", "add", "m", "--input-price", "0.0000001"), "more than 6 decimals"),
+        (("passport", "add", "m", "--parameter", "stop=x"), "'--parameter': the value of stop is not JSON"),
+        (("usage", "--by", "weather"), "'weather' is not one of 'day', 'model', 'key', 'tenant'"),
+        (("receipt", "list", "--limit", "0"), "'--limit'"),
+        (("serve", "--port", "http"), "'--port'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_words_are_usage_errors(home: Gateway, arguments: tuple[str, ...], said: str) -> None:
+    result = home.cli(*arguments, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert said in result.stderr
+    assert "--help" in result.stderr
+    assert not home.home.exists()
+
+
+def test_a_noun_alone_shows_its_verbs() -> None:
+    result = _run("tenant")
+    assert result.returncode == 2
+    assert b"suspend" in result.stderr
+
+
+def test_an_argument_that_is_no_utf8_is_refused(home: Gateway) -> None:
+    result = _run("--home", str(home.home), "tenant", "add", b"caf\xe9")
+    assert result.returncode == 2
+    assert b"is not UTF-8" in result.stderr
+
+
+def test_a_mistake_in_the_settings_file_is_told_with_its_line(home: Gateway) -> None:
+    home.home.mkdir(mode=0o700)
+    (home.home / "trustgate.toml").write_text('[serve]\nhost = "127.0.0.1"\nport = "many"\n')
+    result = home.cli("tenant", "list", "--json", check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "trustgate.toml, line 3" in result.stderr
+    (home.home / "trustgate.toml").write_text("[serve\n")
+    assert "trustgate.toml, line 1" in home.cli("tenant", "list", check=False).stderr
+
+
+def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    result = _run("--home", str(tmp_path / "file" / "home"), "tenant", "list")
+    assert result.returncode == 1
+    assert b"cannot be made" in result.stderr
+    assert b"--home" in result.stderr
+
+
+def test_the_home_can_come_from_the_environment(tmp_path: Path) -> None:
+    assert _run("plan", "list", TRUSTGATE_HOME=str(tmp_path / "there")).returncode == 0
+    assert (tmp_path / "there" / "trustgate.duckdb").exists()
+
+
+def test_a_database_that_another_process_holds_is_told_with_its_process(home: Gateway) -> None:
+    home.cli("plan", "list")
+    program = (
+        "import asyncio, sys; from pathlib import Path; from trustgate.store import open_store\n"
+        "async def hold():\n"
+        "    store = await open_store(Path(sys.argv[1])); print('held', flush=True)\n"
+        "    await asyncio.to_thread(sys.stdin.read); await store.close()\n"
+        "asyncio.run(hold())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(home.home / "trustgate.duckdb")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        result = home.cli("tenant", "list", check=False)
+        diagnosis = home.cli("doctor", check=False)
+        holder.stdin.close()
+    assert result.returncode == 6
+    assert str(holder.pid) in result.stderr
+    assert diagnosis.returncode == 1
+    assert str(holder.pid) in diagnosis.stdout
+    assert home.cli("tenant", "list").returncode == 0
+
+
+def test_commands_at_the_same_time_wait_for_each_other(home: Gateway) -> None:
+    home.cli("plan", "list")
+    command = [sys.executable, "-m", "trustgate", "--home", str(home.home), "tenant", "add"]
+    running = [
+        subprocess.Popen([*command, f"t{n}"], env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for n in range(3)
+    ]
+    for process in running:
+        _, said = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, said
+    assert len(home.cli_json("tenant", "list")["tenants"]) == 3
+
+
+def test_a_reader_that_leaves_early_is_no_failure(home: Gateway) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [sys.executable, "-m", "trustgate", "--home", str(home.home), "plan", "list", "--json"],
+        env=clean_environment(),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    os.close(write)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_told(home: Gateway) -> None:
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "trustgate", "version"],
+            env=clean_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"Error: The output cannot be written")
+
+
+def test_a_fault_of_our_own_is_told_without_a_traceback_unless_it_is_wanted() -> None:
+    program = (
+        "import sys; import trustgate.cli.version as v; from trustgate.cli import run\n"
+        "def broken(): raise ZeroDivisionError('oops')\n"
+        "v.versions = broken; sys.exit(run(['version']))"
+    )
+    command = [sys.executable, "-c", program]
+    quiet = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=False)
+    assert quiet.returncode == 1
+    assert quiet.stderr.startswith("Error: internal error: ZeroDivisionError")
+    assert "TRUSTGATE_DEBUG=1" in quiet.stderr
+    assert "Traceback" not in quiet.stderr
+    wanted = clean_environment({"TRUSTGATE_DEBUG": "1"})
+    loud = subprocess.run(command, env=wanted, capture_output=True, text=True, check=False)
+    assert "Traceback" in loud.stderr
+
+
+def test_an_interrupted_command_ends_with_130() -> None:
+    program = (
+        "import os, signal, sys; import trustgate.cli.version as v; from trustgate.cli import run\n"
+        # A background job inherits SIGINT as ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "v.versions = lambda: os.kill(os.getpid(), signal.SIGINT); sys.exit(run(['version']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=clean_environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+def test_a_second_server_is_refused(make_gateway: GatewayFactory) -> None:
+    first = make_gateway(upstream="builtin:echo").start()
+    result = first.cli("serve", "--port", "0", check=False)
+    assert result.returncode == 6
+    assert str(first.process.pid) in result.stderr
+    assert first.cli_json("doctor")["ok"] is True

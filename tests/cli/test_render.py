@@ -1,0 +1,90 @@
+"""How things are written for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trustgate.cli import render, values
+from trustgate.types import ApiKey, Limits
+
+
+@pytest.mark.parametrize(
+    ("nano_usd", "text"),
+    [
+        (0, "$0.00"),
+        (1, "$0.000000001"),
+        (1_500, "$0.0000015"),
+        (5_000_000_000, "$5.00"),
+        (5_100_000_000, "$5.10"),
+        (1_234_567_000_000_000, "$1,234,567.00"),
+        (-2_500_000_000, "-$2.50"),
+    ],
+)
+def test_money_is_written_exactly(nano_usd: int, text: str) -> None:
+    assert render.usd(nano_usd) == text
+
+
+@given(st.integers(min_value=0, max_value=2**53 - 1))
+def test_money_that_is_written_can_be_read_again(nano_usd: int) -> None:
+    assert values.usd(render.usd(nano_usd).replace(",", "")) == nano_usd
+
+
+def test_prices_are_per_million_tokens() -> None:
+    assert render.usd_per_million(150_000) == "$0.15"
+
+
+def test_times_are_utc() -> None:
+    assert render.instant_utc(1_769_903_999_999_999) == "2026-01-31 23:59:59 UTC"
+    assert render.instant(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 bytes"), (1536, "1.5 KiB"), (32 * 2**20, "32.0 MiB"), (2**50, "1,024.0 TiB")]
+)
+def test_sizes(count: int, text: str) -> None:
+    assert render.size(count) == text
+
+
+def test_json_has_every_field_but_no_hash_of_a_secret(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    key = ApiKey(id="key_1", tenant_id="ten_1", name="Zoë", secret_sha256="ab" * 32, redacted="tgk_…")
+    render.document({"keys": (key,)})
+    import sys
+
+    sys.stdout.flush()
+    out = capfdbinary.readouterr().out
+    [shown] = json.loads(out)["keys"]
+    assert set(shown) == {*ApiKey.__struct_fields__} - {"secret_sha256"}
+    assert set(shown["limits"]) == set(Limits.__struct_fields__)
+    assert "Zoë".encode() in out
+    assert out.endswith(b"}\n")
+
+
+def test_control_codes_and_markup_in_names_are_inert(capsys: pytest.CaptureFixture[str]) -> None:
+    render.table(["Name"], [["\x1b[31mred\x07 [bold]b[/bold] :smile:"]], empty="")
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "[bold]b[/bold] :smile:" in out
+
+
+def test_without_a_terminal_nothing_is_fitted_to_a_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    render.table(["A", "B"], [["x" * 300, "y" * 300]], empty="")
+    render.card([("Name", "z" * 300)])
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 3
+    assert "x" * 300 in out
+    assert "z" * 300 in out
+
+
+def test_an_empty_table_says_so_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    render.table(["A"], [], empty="There is nothing.")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "There is nothing.\n"

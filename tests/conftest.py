@@ -1,0 +1,89 @@
+"""Fixtures that every test may use: gateways, upstreams, clients."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.support.gateway import Gateway
+from tests.support.litellm import LiteLLM
+from tests.support.upstream import Upstream
+
+GatewayFactory = Callable[..., Gateway]
+ClientFactory = Callable[..., openai.OpenAI]
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """A scripted upstream. The test fails if it scripts answers that nobody asks for."""
+    server = Upstream().start()
+    yield server
+    server.stop()
+    assert server.unused == 0, f"nobody asked for {server.unused} scripted answers"
+
+
+@pytest.fixture
+def make_gateway(tmp_path: Path) -> Iterator[GatewayFactory]:
+    """Makes gateways, not yet started; takes what ``Gateway`` takes besides its home. Checks them at the end."""
+    with _gateways(tmp_path) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="module")
+def make_module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayFactory]:
+    """``make_gateway`` for gateways that all tests of a file share."""
+    with _gateways(tmp_path_factory.mktemp("gateways")) as factory:
+        yield factory
+
+
+@pytest.fixture
+def gateway(make_gateway: GatewayFactory, upstream: Upstream) -> Gateway:
+    """A running gateway in front of the scripted ``upstream``."""
+    return make_gateway(upstream=upstream.api_url).start()
+
+
+@pytest.fixture(scope="session")
+def litellm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteLLM]:
+    """A running LiteLLM proxy. Tests that use it carry the mark ``litellm``."""
+    proxy = LiteLLM(tmp_path_factory.mktemp("litellm"))
+    proxy.start()
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def make_client() -> Iterator[ClientFactory]:
+    """Makes official OpenAI clients: ``make_client(base_url, key)``, plus what ``openai.OpenAI`` takes."""
+    with contextlib.ExitStack() as clients:
+
+        def make(base_url: str, key: str, **options: Any) -> openai.OpenAI:
+            return clients.enter_context(openai.OpenAI(base_url=base_url, api_key=key, **{"timeout": 30.0, **options}))
+
+        yield make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs LiteLLM by what it uses, so that the mark cannot be forgotten."""
+    for item in items:
+        if "litellm" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.litellm)
+
+
+@contextlib.contextmanager
+def _gateways(folder: Path) -> Iterator[GatewayFactory]:
+    with contextlib.ExitStack() as gateways:
+        count = 0
+
+        def make(**options: Any) -> Gateway:
+            nonlocal count
+            count += 1
+            made = Gateway(folder / f"home{count}", **options)
+            gateways.callback(made.close)
+            return made
+
+        yield make

@@ -1,0 +1,82 @@
+"""The README, run: its commands in their order, by a shell, in front of a real LiteLLM proxy."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.docs import README, current
+from tests.support.gateway import Gateway
+from tests.support.litellm import CONFIG
+from tests.support.processes import clean_environment
+
+_BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
+
+
+def blocks() -> list[tuple[str, str]]:
+    """(language, text) of each block of commands, in order."""
+    return [(found[1], found[2]) for found in _BLOCK.finditer(README.read_text())]
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    assert current(README.read_text()) == README.read_text(), "run: python tests/docs.py"
+
+
+def test_the_readme_from_top_to_bottom(served: Gateway, tmp_path: Path) -> None:
+    script = ["set -eu"]
+    skipped = []
+    for language, text in blocks():
+        if re.search(r"^trustgate serve|trustgate serve$|^python3 tests$", text.strip()):
+            # Installing and serving are done (by .ci/run and by the fixture, with the same flags); so are the tests.
+            skipped.append(text)
+        elif language == "python":
+            script.append(f"python3 - <<'PYTHON' | tee answer\n{text}PYTHON\nexport RECEIPT=$(tail -n 1 answer)")
+        else:
+            script.append(text)
+    assert len(skipped) == 3
+    program = "\n".join(script).replace("http://127.0.0.1:4010", served.base_url)
+    done = run(program, served, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout
+    assert "Hello!" in said, "the echo"
+    assert "data: [DONE]" in said, "the stream"
+    assert re.search(r"^rcpt_[0-9a-f]{32}$", said, re.MULTILINE), "the SDK's answer and receipt"
+    assert "gpt-4o" in said.split("data: [DONE]")[1], "usage and receipts"
+    aliases = served.cli_json("passport", "alias", "--list")["aliases"]
+    assert {"name": "gpt-4", "target": "fast"} in aliases
+
+
+def test_the_start_command_is_the_one_that_ci_runs() -> None:
+    start = blocks()[0][1]
+    ci = (README.parent / ".ci" / "run").read_text()
+    for part in ("-r requirements.lock", "--no-deps ."):
+        assert part in start
+        assert part in ci
+
+
+def run(program: str, gateway: Gateway, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the README's script where ``trustgate`` and ``python3`` are those of this environment."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, command in (("trustgate", f"{sys.executable} -m trustgate"), ("python3", sys.executable)):
+        shim = programs / name
+        shim.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        shim.chmod(0o755)
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    program = program.replace('export PATH="$PWD/.venv/bin:$PATH"', f"export PATH={shlex.quote(str(programs))}:$PATH")
+    environment = clean_environment({"TRUSTGATE_HOME": str(gateway.home), "PATH": os.environ["PATH"]})
+    return subprocess.run(
+        ["bash", "-c", program], cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+
+
+@pytest.mark.parametrize("word", ["trustgate serve", "trustgate doctor", "python3 tests"])
+def test_the_readme_names_what_a_newcomer_needs(word: str) -> None:
+    assert word in README.read_text()

@@ -1,0 +1,125 @@
+"""The virtual environments of the tests. Owns where they are, what is in them and when they are made anew.
+
+Standard library only: it runs before anything is installed. Each environment is a folder named for its purpose, the
+Python version and a digest of its lock file, under ``.venv-tests`` in the checkout or under the folder that the
+variable TRUSTGATE_TEST_VENVS names. A changed lock file makes a new folder, so nothing is ever half up to date.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MAIN_LOCK = ROOT / "requirements.lock"
+TESTS_LOCK = ROOT / "tests" / "requirements.lock"
+LITELLM_LOCK = ROOT / "tests" / "litellm" / "requirements.lock"
+VENVS_VARIABLE = "TRUSTGATE_TEST_VENVS"
+#: Names the Python of the LiteLLM environment to the tests, and lets you bring your own.
+LITELLM_VARIABLE = "TRUSTGATE_TEST_LITELLM_PYTHON"
+
+
+class EnvironmentFailed(Exception):
+    """An environment could not be made; the message is for the person at the terminal."""
+
+
+def venvs_folder() -> Path:
+    """Where the environments are: $TRUSTGATE_TEST_VENVS, or ``.venv-tests`` in the checkout."""
+    return Path(os.environ.get(VENVS_VARIABLE) or ROOT / ".venv-tests").absolute()
+
+
+def tests_python(base: Path) -> Path:
+    """The Python that runs the tests: locked versions of everything, and this checkout, editable."""
+    folder = _environment("tests", base, TESTS_LOCK)
+    python = _python_of(folder)
+    installed = folder / ".trustgate"
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if not installed.is_file() or installed.read_text() != wanted:
+        _pip(python, "--no-deps", "--editable", str(ROOT))
+        installed.write_text(wanted)
+    return python
+
+
+def litellm_python(base: Path) -> Path:
+    """The Python that runs the LiteLLM proxy."""
+    return _python_of(_environment("litellm", base, LITELLM_LOCK))
+
+
+def find_litellm() -> Path | None:
+    """The Python of a finished LiteLLM environment, or None. Never installs: tests call this."""
+    if named := os.environ.get(LITELLM_VARIABLE):
+        return Path(named)
+    folder = _folder("litellm", _version_of(Path(sys.executable)), LITELLM_LOCK)
+    return _python_of(folder) if (folder / ".complete").is_file() else None
+
+
+def _environment(purpose: str, base: Path, lock: Path) -> Path:
+    """Make the environment unless it is there, and give its folder. Two runs at once wait for each other."""
+    folder = _folder(purpose, _version_of(base), lock)
+    complete = folder / ".complete"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder.with_name(f"{folder.name}.lock")):
+        if complete.is_file():
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        say(f"making the {purpose} environment in {_short(folder)} (once for each lock file; it takes a minute or two)")
+        _run([str(base), "-m", "venv", str(folder)], f"{base} cannot make a virtual environment")
+        _pip(_python_of(folder), "--require-hashes", "--requirement", str(lock))
+        complete.touch()
+    return folder
+
+
+def _folder(purpose: str, version: str, lock: Path) -> Path:
+    # The checkout's path counts as well: a shared cache must not serve one checkout the editable install of another.
+    digest = hashlib.sha256(f"{ROOT}\n".encode() + lock.read_bytes()).hexdigest()[:12]
+    return venvs_folder() / f"{purpose}-py{version}-{digest}"
+
+
+def _python_of(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+def _version_of(python: Path) -> str:
+    if python == Path(sys.executable):
+        return ".".join(map(str, sys.version_info[:3]))
+    code = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
+    try:
+        return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise EnvironmentFailed(f"{python} is not a Python that runs: {error}") from error
+
+
+def _pip(python: Path, *arguments: str) -> None:
+    # No configuration is overridden: whoever needs a mirror or a proxy has told pip.
+    command = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", *arguments]
+    _run(command, "pip could not install what the tests need; is the package index reachable?")
+
+
+def _run(command: list[str], failure: str) -> None:
+    try:
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise EnvironmentFailed(f"{failure}\n  {' '.join(command)}\n  {error}") from error
+
+
+@contextlib.contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def say(message: str) -> None:
+    """A line about what goes on, on stderr: stdout belongs to the program that is run."""
+    print(f"tests: {message}", file=sys.stderr, flush=True)

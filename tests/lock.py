@@ -1,0 +1,107 @@
+"""The lock files: ``python3 tests/lock.py`` renews them, ``--check`` says whether they fit what they lock.
+
+Owns the three lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the
+tests, the same versions) and tests/litellm/requirements.lock. ``--check`` needs no network; ``--upgrade`` takes the
+newest versions the ranges allow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+# Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.environments import LITELLM_LOCK, MAIN_LOCK, ROOT, TESTS_LOCK, EnvironmentFailed, say, tests_python
+
+PROJECT = ROOT / "pyproject.toml"
+TESTS_IN = ROOT / "tests" / "requirements.in"
+LITELLM_IN = ROOT / "tests" / "litellm" / "requirements.in"
+#: lock file → what it is made from; requirements.lock also binds the versions of the second.
+SOURCES = {MAIN_LOCK: [PROJECT], TESTS_LOCK: [PROJECT, TESTS_IN], LITELLM_LOCK: [LITELLM_IN]}
+
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 tests/lock.py", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="check only; exit code 1 when a lock does not fit")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions allowed")
+    options = parser.parse_args()
+    try:
+        python = tests_python(Path(sys.executable))
+    except EnvironmentFailed as error:
+        say(str(error))
+        return 1
+    if Path(sys.prefix) != python.parent.parent:
+        return subprocess.run([python, __file__, *sys.argv[1:]], check=False).returncode
+    return check() if options.check else renew(upgrade=options.upgrade)
+
+
+def renew(*, upgrade: bool) -> int:
+    """Resolve again for every platform and every Python from 3.11 on. No address and no path goes into a lock."""
+    for lock, sources in SOURCES.items():
+        command = ["uv", "pip", "compile", "--universal", "--generate-hashes", "--quiet"]
+        command += ["--python-version", "3.11", "--no-emit-index-url", "--no-emit-find-links"]
+        command += ["--custom-compile-command", "python3 tests/lock.py"]
+        command += ["--output-file", str(lock.relative_to(ROOT)), *(str(path.relative_to(ROOT)) for path in sources)]
+        command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock == TESTS_LOCK else []
+        command += ["--upgrade"] if upgrade else []
+        subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, check=True)
+    return check()
+
+
+def check() -> int:
+    """Whether every requirement is met by its lock, and the two locks of TrustGate agree. Prints what is not."""
+    problems = [
+        problem for lock, sources in SOURCES.items() for problem in _unmet(_pins(lock), sources, lock.relative_to(ROOT))
+    ]
+    tests = _pins(TESTS_LOCK)
+    problems += [
+        f"tests/requirements.lock has {name} {tests.get(name)}, requirements.lock has {version}"
+        for name, version in _pins(MAIN_LOCK).items()
+        if tests.get(name) != version
+    ]
+    for problem in problems:
+        say(problem)
+    if problems:
+        say("renew the locks with: python3 tests/lock.py")
+        return 1
+    say("the lock files fit pyproject.toml and the requirements of the tests")
+    return 0
+
+
+def _unmet(pins: dict[str, str], sources: list[Path], lock: Path) -> list[str]:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    problems = []
+    for line in (line for source in sources for line in _requirements(source)):
+        requirement = Requirement(line)
+        version = pins.get(canonicalize_name(requirement.name))
+        if version is None or version not in requirement.specifier:
+            problems.append(f"{lock} has {requirement.name} {version or 'not at all'}, but {line} is required")
+    return problems
+
+
+def _requirements(source: Path) -> list[str]:
+    if source == PROJECT:
+        return list(tomllib.loads(source.read_text())["project"]["dependencies"])
+    lines = (line.split("#")[0].strip() for line in source.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def _pins(lock: Path) -> dict[str, str]:
+    from packaging.utils import canonicalize_name
+
+    found = (_PIN.match(line) for line in lock.read_text().splitlines())
+    return {canonicalize_name(pin[1]): pin[2] for pin in found if pin}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

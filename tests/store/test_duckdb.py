@@ -1,0 +1,459 @@
+"""What is DuckDB's in the store: locks, damage, full disks, migrations, and ``kill -9``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+import trustgate
+from tests.support.disks import fill, tiny_disk
+from tests.support.entries import make_entries
+from trustgate.errors import (
+    HomeUnusable,
+    OperatorError,
+    StoreDamaged,
+    StoreLocked,
+    StoreTooNew,
+    Unavailable,
+)
+from trustgate.store import ReceiptFilter, engine, migrations, open_store
+from trustgate.store.duckdb import DuckDBStore
+from trustgate.store.rows import ALIASES, ENTRY_COLUMNS, KEYS, PASSPORTS, PLANS, TENANTS
+
+ROOT = Path(trustgate.__file__).parents[1]
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "trustgate.duckdb"
+
+
+def program(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A Python program that may import ours, its output to be read line by line."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def in_child(path: Path, *statements: str, crash: bool = False) -> None:
+    """Run SQL on the database in another process: one that opened it here would drop our lock on closing it."""
+    code = "import duckdb, os, sys\nc = duckdb.connect(sys.argv[1])\nfor s in sys.argv[2:]: c.execute(s)\n"
+    code += "os._exit(0)" if crash else "c.close()"
+    subprocess.run([sys.executable, "-c", code, str(path), *statements], check=True, timeout=PATIENCE_S)
+
+
+async def make_store(path: Path, entries: int = 0) -> None:
+    store = await open_store(path)
+    await store.append_entries(make_entries(1, entries))
+    await store.close()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it has not happened"
+        await asyncio.sleep(0.01)
+
+
+# locks
+
+HOLD = """
+import asyncio, sys
+from pathlib import Path
+from trustgate.store import open_store
+async def main():
+    store = await open_store(Path(sys.argv[1]))
+    print("open", flush=True)
+    sys.stdin.read()
+asyncio.run(main())
+"""
+HOLD_WITH_DUCKDB = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+
+
+@pytest.mark.parametrize("code", [HOLD, HOLD_WITH_DUCKDB], ids=["trustgate", "another program"])
+async def test_a_second_process_is_told_who_holds_the_database(path: Path, code: str) -> None:
+    await make_store(path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+
+        with pytest.raises(StoreLocked) as refusal:
+            await open_store(path)
+
+        assert f"process {holder.pid} ({Path(sys.executable).name} -c" in refusal.value.message
+        assert str(path) in refusal.value.message
+        assert refusal.value.hint
+        holder.kill()
+    await make_store(path)  # a lock dies with its process
+
+
+async def test_a_second_store_in_this_process_is_refused_too(path: Path) -> None:
+    store = await open_store(path)
+    with pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
+        await open_store(path)
+    await store.append_entries(make_entries(1, 1))
+    await store.close()
+    await make_store(path)
+
+
+async def test_a_failed_open_gives_the_lock_back(path: Path) -> None:
+    path.write_bytes(b"garbage")
+    for _ in range(2):
+        with pytest.raises(StoreDamaged):
+            await open_store(path)
+
+
+# files that are not as they should be
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"garbage" * 10_000], ids=["empty", "a byte", "garbage"])
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(StoreDamaged, match="is damaged") as refusal:
+        await open_store(path)
+    assert refusal.value.hint
+    assert path.read_bytes() == content
+
+
+async def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None:
+    in_child(path, "CREATE TABLE meta (a INTEGER)", "CREATE TABLE theirs (a INTEGER)")
+    before = path.read_bytes()
+    with pytest.raises(StoreDamaged, match=r"not .* TrustGate's"):
+        await open_store(path)
+    assert path.read_bytes() == before
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    await make_store(path, 3)
+    in_child(path, "UPDATE meta SET schema_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(StoreTooNew, match="schema is 99"):
+        await open_store(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("offset", [20, 4096 + 20, 8192 + 20, 12288 + 200])
+async def test_a_flipped_byte_in_the_file_is_noticed(path: Path, offset: int) -> None:
+    await make_store(path, 10)
+    flip(path, offset)
+    with pytest.raises(StoreDamaged):
+        await open_store(path)
+
+
+async def test_a_flipped_byte_in_the_write_ahead_log_is_noticed(path: Path) -> None:
+    await make_store(path)
+    in_child(path, *[f"INSERT INTO aliases VALUES ('a-rather-long-alias-{i}', 'x')" for i in range(9)], crash=True)
+    wal = path.with_name(path.name + ".wal")
+    flip(wal, wal.read_bytes().index(b"a-rather-long-alias-4"))
+    with pytest.raises(StoreDamaged):
+        await open_store(path)
+
+
+async def test_a_missing_database_beside_its_write_ahead_log_is_noticed(path: Path) -> None:
+    """DuckDB would make an empty database and delete the log."""
+    await make_store(path)
+    in_child(path, "INSERT INTO aliases VALUES ('a', 'b')", crash=True)
+    path.rename(path.with_name("elsewhere"))
+    with pytest.raises(StoreDamaged, match="write-ahead log"):
+        await open_store(path)
+    path.with_name("elsewhere").rename(path)
+    store = await open_store(path)
+    assert [alias.name for alias in (await store.load_state()).aliases] == ["a"]
+    await store.close()
+
+
+async def test_missing_receipts_are_noticed(path: Path) -> None:
+    await make_store(path, 10)
+    in_child(path, "DELETE FROM receipts WHERE seq = 5")
+    with pytest.raises(StoreDamaged, match="9 receipts, but the last one is number 10"):
+        await open_store(path)
+
+
+async def test_a_row_that_cannot_be_read_is_damage(path: Path) -> None:
+    await make_store(path)
+    in_child(path, "UPDATE plans SET limits = '{\"requests_per_day\": \"many\"}' WHERE name = 'pro'")
+    store = await open_store(path)
+    with pytest.raises(StoreDamaged, match="table plans"):
+        await store.load_state()
+    await store.close()
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0xFF
+    path.write_bytes(data)
+
+
+# folders that are not as they should be
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HomeUnusable, match=r"missing cannot be used: No such file or directory") as refusal:
+        await open_store(tmp_path / "missing" / "trustgate.duckdb")
+    assert refusal.value.hint
+
+
+async def test_a_file_for_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HomeUnusable, match="Not a directory"):
+        await open_store(tmp_path / "file" / "trustgate.duckdb")
+
+
+async def test_a_folder_for_a_file_is_refused(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(OperatorError):
+        await open_store(path)
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which nothing can be made, by root neither."""
+    folder = tmp_path / "unwritable"
+    if os.geteuid() == 0:
+        with tiny_disk(folder, 4096, ",ro"):
+            yield folder
+    else:
+        folder.mkdir(mode=0o500)
+        yield folder
+
+
+async def test_an_unwritable_folder_is_named(unwritable: Path) -> None:
+    with pytest.raises(HomeUnusable, match="unwritable cannot be used"):
+        await open_store(unwritable / "trustgate.duckdb")
+
+
+# making and migrating
+
+
+async def test_only_the_owner_may_read_the_database(path: Path) -> None:
+    await make_store(path)
+    for name in ("trustgate.duckdb", "trustgate.duckdb.lock"):
+        assert stat.S_IMODE(path.with_name(name).stat().st_mode) == 0o600
+
+
+async def test_a_making_that_was_cut_off_is_begun_anew(path: Path) -> None:
+    path.with_name("trustgate.duckdb.new").write_bytes(b"half a database")
+    await make_store(path, 1)
+    assert not path.with_name("trustgate.duckdb.new").exists()
+
+
+async def test_every_member_has_its_column(path: Path) -> None:
+    await make_store(path)
+    with duckdb.connect(path, read_only=True) as connection:
+        found: dict[str, set[str]] = {}
+        for table, column in connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall():
+            found.setdefault(table, set()).add(column)
+    for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES):
+        assert found[table.table] == set(table.kind.__struct_fields__)
+    assert found["receipts"] == set(ENTRY_COLUMNS)
+
+
+def _second_schema(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("CREATE TABLE payments (id VARCHAR)")
+
+
+async def test_an_older_database_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await make_store(path, 5)
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, _second_schema))
+    monkeypatch.setattr(migrations, "LATEST", migrations.LATEST + 1)
+
+    store = await open_store(path)
+
+    assert store.info.schema_version == migrations.LATEST
+    assert await store.last_seq() == 5
+    await store.close()
+    await make_store(path)  # and not migrated again
+
+
+async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(connection: duckdb.DuckDBPyConnection) -> None:
+        _second_schema(connection)
+        raise ArithmeticError
+
+    await make_store(path, 5)
+    with monkeypatch.context() as newer:
+        newer.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, broken))
+        newer.setattr(migrations, "LATEST", migrations.LATEST + 1)
+        with pytest.raises(ArithmeticError):
+            await open_store(path)
+
+    store = await open_store(path)
+    assert store.info.schema_version == migrations.LATEST
+    assert await store.last_seq() == 5
+    await store.close()
+    with duckdb.connect(path, read_only=True) as connection:
+        assert connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'payments'").fetchall() == []
+
+
+# hardening
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM read_text('/etc/hostname')",
+        "COPY tenants TO '/tmp/trustgate-tenants.csv'",
+        "ATTACH '/tmp/trustgate-other.duckdb'",
+        "SET enable_external_access = true",
+        "SET memory_limit = '10GB'",
+        "INSTALL httpfs",
+        "FROM statement",  # a local variable
+    ],
+)
+async def test_sql_reaches_nothing_but_the_database(path: Path, statement: str) -> None:
+    opened = engine.Engine.open(path)
+    with pytest.raises(Unavailable) as refusal:
+        await opened.run(lambda connection: connection.execute(statement))
+    assert isinstance(refusal.value.__cause__, duckdb.Error)
+    await opened.close()
+
+
+# checkpoints and full disks
+
+
+async def test_an_idle_store_checkpoints(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "IDLE_S", 0.02)
+    monkeypatch.setattr(engine, "IDLE_CHECKPOINT_BYTES", 1)
+    opened = engine.Engine.open(path)
+    await opened.run(lambda connection: connection.execute("INSERT INTO aliases VALUES ('a', 'b')").fetchall())
+
+    await eventually(lambda: opened.wal_bytes == 0)
+
+    await opened.close()
+
+
+async def test_a_small_log_or_a_full_disk_is_not_checkpointed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk a checkpoint kills the database instance."""
+    monkeypatch.setattr(engine, "IDLE_S", 0.02)
+    looked: list[int] = []
+
+    def no_space(folder: Path) -> Any:
+        looked.append(1)
+        return type("Usage", (), {"free": 0})
+
+    monkeypatch.setattr(shutil, "disk_usage", no_space)
+    opened = engine.Engine.open(path)
+    for threshold in (engine.IDLE_CHECKPOINT_BYTES, 1):
+        monkeypatch.setattr(engine, "IDLE_CHECKPOINT_BYTES", threshold)
+        await opened.run(lambda connection: connection.execute("INSERT INTO aliases VALUES (uuid(), 'b')").fetchall())
+    await eventually(lambda: bool(looked))
+
+    assert len(looked) == 1
+    assert opened.wal_bytes > 0
+    await opened.close()
+
+
+async def test_a_full_disk_is_survived(tmp_path: Path) -> None:
+    """The commit fails with a clear error, what is there stays readable, and freed space is enough to go on."""
+    with tiny_disk(tmp_path / "disk", 3_000_000) as disk:
+        store = await open_store(disk / "trustgate.duckdb")
+        await store.append_entries(make_entries(1, 100))
+        filler = fill(disk)
+        for _ in range(3):
+            with pytest.raises(Unavailable) as refusal:
+                await store.append_entries(make_entries(101, 1000))
+            assert refusal.value.code == "storage_full"
+            assert await store.last_seq() == 100
+            assert len(await store.entries(ReceiptFilter(limit=1000))) == 100
+        filler.unlink()
+
+        await store.append_entries(make_entries(101, 1000))
+        store_id = store.store_id
+        await store.close()
+
+        store = await open_store(disk / "trustgate.duckdb")
+        assert (store.store_id, await store.last_seq()) == (store_id, 1100)
+        await store.close()
+
+
+async def test_a_checkpoint_on_a_full_disk_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit is durable and the instance dead: the batch must be neither lost, nor doubled, nor refused."""
+    monkeypatch.setattr(engine, "CHECKPOINT_THRESHOLD", "1MB")
+    with tiny_disk(tmp_path / "disk", 5_000_000) as disk:
+        store = await open_store(disk / "trustgate.duckdb")
+        assert isinstance(store, DuckDBStore)
+        reconnects: list[int] = []
+        connect = engine._connect
+
+        def counted(path: Path) -> duckdb.DuckDBPyConnection:
+            reconnects.append(1)
+            return connect(path)
+
+        monkeypatch.setattr(engine, "_connect", counted)
+        committed = 0
+
+        async def append_until_refused() -> None:
+            nonlocal committed
+            while committed < 100_000:
+                await store.append_entries(make_entries(committed + 1, 500))
+                committed += 500
+
+        with pytest.raises(Unavailable) as refusal:
+            await append_until_refused()
+        assert refusal.value.code == "storage_full"
+        assert reconnects, "no checkpoint has failed"
+        assert await store.last_seq() == committed
+
+        await store.close()
+        store = await open_store(disk / "trustgate.duckdb")
+        assert await store.last_seq() == committed
+        assert [entry.seq for entry in await store.entries(ReceiptFilter(limit=3))] == [
+            committed,
+            committed - 1,
+            committed - 2,
+        ]
+        await store.close()
+
+
+# kill -9
+
+COMMIT_FOR_EVER = """
+import asyncio, sys
+from pathlib import Path
+from tests.support.entries import make_entries
+from trustgate.store import open_store
+async def main():
+    store = await open_store(Path(sys.argv[1]))
+    while True:
+        first = await store.last_seq() + 1
+        await store.append_entries(make_entries(first, 1 + first % 70))
+        print(await store.last_seq(), flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_nothing_acknowledged_is_lost_to_kill_9(path: Path) -> None:
+    chance = random.Random(os.getpid())
+    for _ in range(4):
+        with program(COMMIT_FOR_EVER, path) as committing:
+            assert committing.stdout is not None
+            acknowledged = int(committing.stdout.readline())
+            await asyncio.sleep(chance.random() * 0.5)
+            committing.send_signal(signal.SIGKILL)
+            for line in committing.stdout:
+                acknowledged = int(line) if line.endswith("\n") else acknowledged
+
+        store = await open_store(path)
+        last_seq = await store.last_seq()
+        kept = await store.entries(ReceiptFilter(limit=1_000_000))
+        await store.close()
+
+        assert last_seq >= acknowledged > 0
+        assert [entry.seq for entry in kept] == list(range(last_seq, 0, -1))

@@ -1,0 +1,1 @@
+"""What the tests share: real gateways, a scripted upstream, a real LiteLLM proxy."""

@@ -1,0 +1,145 @@
+"""Who may call: tenants, keys and plans in memory, looked up by the SHA-256 of a bearer token.
+
+Owns the index that authentication reads. It is filled from the store at start and changed by the admin room
+after each durable change, on the one event loop: a change holds from the next request on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from trustgate.access.keys import explain_unknown, hash_secret
+from trustgate.errors import AuthenticationFailed, NotFound
+from trustgate.ids import now_us
+from trustgate.store import State
+from trustgate.types import ApiKey, Plan, Tenant
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """An authenticated caller: the key, its tenant and the tenant's plan, as of this request."""
+
+    key: ApiKey
+    tenant: Tenant
+    plan: Plan
+    #: SHA-256 (hex) of the plan's and the key's limits and scope: what a receipt calls ``policy_hash``.
+    policy_hash: str
+
+
+class Directory:
+    def __init__(self, state: State) -> None:
+        self._plans = {plan.name: plan for plan in state.plans}
+        self._tenants = {tenant.id: tenant for tenant in state.tenants}
+        self._keys = {key.id: key for key in state.keys}
+        self._tenant_ids = {tenant.name: tenant.id for tenant in state.tenants if tenant.status != "removed"}
+        self._key_ids_of: dict[str, dict[str, None]] = {}
+        self._key_by_hash: dict[bytes, ApiKey] = {}
+        #: Callers already assembled, by key hash; dropped whenever something they are made of changes.
+        self._callers: dict[bytes, Caller] = {}
+        for key in state.keys:
+            self._index_key(key)
+
+    # what the request path asks
+
+    def authenticate(self, token: bytes, at_us: int) -> Caller:
+        """The caller whose secret this is.
+
+        Raises ``AuthenticationFailed`` for a token that is unknown, revoked or expired, or whose tenant is
+        suspended or removed.
+        """
+        digest = hash_secret(token)
+        caller = self._callers.get(digest)
+        if caller is None:
+            caller = self._assemble(digest, token)
+        expires_us = caller.key.expires_us
+        if expires_us is not None and expires_us <= at_us:
+            raise AuthenticationFailed("The API key has expired.", code="api_key_expired")
+        return caller
+
+    def _assemble(self, digest: bytes, token: bytes) -> Caller:
+        key = self._key_by_hash.get(digest)
+        if key is None:
+            raise explain_unknown(token.decode("ascii", "replace"))
+        if key.revoked_us is not None and key.revoked_us <= now_us():
+            raise AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
+        tenant = self._tenants[key.tenant_id]
+        if tenant.status != "active":
+            raise AuthenticationFailed(f"The account of this API key is {tenant.status}.", code="account_inactive")
+        plan = self._plans[tenant.plan]
+        caller = Caller(key, tenant, plan, _policy_hash(plan, key))
+        self._callers[digest] = caller
+        return caller
+
+    # what the admin room changes
+
+    def put(self, record: Tenant | ApiKey | Plan) -> None:
+        """Take a new or changed record; it holds from the next request on."""
+        if isinstance(record, ApiKey):
+            self._keys[record.id] = record
+            self._index_key(record)
+            self._callers.pop(bytes.fromhex(record.secret_sha256), None)
+            return
+        if isinstance(record, Tenant):
+            old = self._tenants.get(record.id)
+            if old is not None and self._tenant_ids.get(old.name) == old.id:
+                del self._tenant_ids[old.name]
+            if record.status != "removed":
+                self._tenant_ids[record.name] = record.id
+            self._tenants[record.id] = record
+            for key in self.keys_of(record.id):
+                self._callers.pop(bytes.fromhex(key.secret_sha256), None)
+            return
+        self._plans[record.name] = record
+        self._callers.clear()
+
+    def remove(self, plan: Plan) -> None:
+        self._plans.pop(plan.name, None)
+
+    def _index_key(self, key: ApiKey) -> None:
+        self._key_by_hash[bytes.fromhex(key.secret_sha256)] = key
+        self._key_ids_of.setdefault(key.tenant_id, {})[key.id] = None
+
+    # what people look up
+
+    def tenant(self, ref: str) -> Tenant:
+        """The tenant of this id or name. Raises ``NotFound``."""
+        tenant = self._tenants.get(ref) or self._tenants.get(self._tenant_ids.get(ref, ""))
+        if tenant is None:
+            raise NotFound(f"There is no tenant {ref!r}.", hint="trustgate tenant list", code="tenant_not_found")
+        return tenant
+
+    def key(self, ref: str) -> ApiKey:
+        """The key of this id, or with this redacted form where only one has it. Raises ``NotFound``."""
+        key = self._keys.get(ref)
+        if key is None:
+            alike = [key for key in self._keys.values() if key.redacted == ref]
+            if len(alike) != 1:
+                raise NotFound(f"There is no key {ref!r}.", hint="trustgate key list", code="key_not_found")
+            key = alike[0]
+        return key
+
+    def plan(self, name: str) -> Plan:
+        plan = self._plans.get(name)
+        if plan is None:
+            known = ", ".join(sorted(self._plans))
+            raise NotFound(f"There is no plan {name!r}.", hint=f"The plans are: {known}.", code="plan_not_found")
+        return plan
+
+    def tenants(self) -> Iterable[Tenant]:
+        return self._tenants.values()
+
+    def keys(self) -> Iterable[ApiKey]:
+        return self._keys.values()
+
+    def plans(self) -> Iterable[Plan]:
+        return self._plans.values()
+
+    def keys_of(self, tenant_id: str) -> list[ApiKey]:
+        return [self._keys[key_id] for key_id in self._key_ids_of.get(tenant_id, ())]
+
+
+def _policy_hash(plan: Plan, key: ApiKey) -> str:
+    policy = (plan.name, plan.limits, plan.scope, plan.on_disconnect, key.limits, key.scope)
+    return hashlib.sha256(msgspec.json.encode(policy, order="sorted")).hexdigest()

@@ -1,0 +1,91 @@
+"""What a plan and a key allow: endpoints, models, features and sizes. Pure checks that raise or pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trustgate.access.directory import Caller
+from trustgate.errors import PermissionDenied
+from trustgate.types import Limits, Scope, matches
+
+
+def check_plan(
+    caller: Caller,
+    *,
+    endpoint: str,
+    model: str,
+    model_names: tuple[str, ...],
+    features: Iterable[str],
+    max_tokens: int | None,
+    prompt_tokens: int,
+) -> None:
+    """Raise ``PermissionDenied`` (403), naming who forbids what, unless plan and key both allow the request.
+
+    ``model`` is the name asked for, ``model_names`` those of the passport behind it: one of these must match.
+    """
+    owners = (
+        (f"The plan {caller.plan.name!r}", caller.plan.scope, caller.plan.limits),
+        ("This API key", caller.key.scope, caller.key.limits),
+    )
+    for owner, scope, limits in owners:
+        if scope is not _EVERYTHING and scope != _EVERYTHING:
+            _check_scope(owner, scope, endpoint, model, model_names, features)
+        _check_sizes(owner, limits, max_tokens, prompt_tokens)
+
+
+_EVERYTHING = Scope()
+
+
+def allows_model(caller: Caller, model_names: tuple[str, ...]) -> bool:
+    """Whether the caller may use, and so may see, the model of these names."""
+    return all(
+        any(matches(scope.models, name) for name in model_names) for scope in (caller.plan.scope, caller.key.scope)
+    )
+
+
+def completion_cap(caller: Caller) -> int | None:
+    """The smallest ``max_tokens`` that plan and key set, or None."""
+    caps = [limits.max_tokens for limits in (caller.plan.limits, caller.key.limits) if limits.max_tokens is not None]
+    return min(caps, default=None)
+
+
+def _check_scope(
+    owner: str, scope: Scope, endpoint: str, model: str, model_names: tuple[str, ...], features: Iterable[str]
+) -> None:
+    if not matches(scope.endpoints, endpoint):
+        raise PermissionDenied(f"{owner} does not include the endpoint {endpoint}.", code="endpoint_not_allowed")
+    if not any(matches(scope.models, name) for name in model_names):
+        raise PermissionDenied(
+            f"{owner} does not include the model {model!r}.", code="model_not_allowed", param="model"
+        )
+    for feature in features:
+        if not matches(scope.features, feature):
+            raise PermissionDenied(
+                f"{owner} does not include {feature.replace('_', ' ')}.",
+                code="feature_not_allowed",
+                param=_PARAM_OF.get(feature),
+            )
+
+
+_PARAM_OF = {
+    "streaming": "stream",
+    "tools": "tools",
+    "structured_outputs": "response_format",
+    "logprobs": "logprobs",
+    "multiple_choices": "n",
+}
+
+
+def _check_sizes(owner: str, limits: Limits, max_tokens: int | None, prompt_tokens: int) -> None:
+    if limits.max_tokens is not None and max_tokens is not None and max_tokens > limits.max_tokens:
+        raise PermissionDenied(
+            f"{owner} allows completions of at most {limits.max_tokens} tokens; {max_tokens} were asked for.",
+            code="max_tokens_exceeded",
+            param="max_tokens",
+        )
+    if limits.max_prompt_tokens is not None and prompt_tokens > limits.max_prompt_tokens:
+        raise PermissionDenied(
+            f"{owner} allows prompts of at most {limits.max_prompt_tokens} tokens; this one has about {prompt_tokens}.",
+            code="context_length_exceeded",
+            param="messages",
+        )

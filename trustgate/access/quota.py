@@ -1,0 +1,251 @@
+"""Quotas: how much a tenant and a key may use, held in advance and settled to the real figure.
+
+``reserve`` takes a request's worst case out of every window at once or refuses it, ``post`` replaces the hold by
+what was really used, ``void`` gives it back. All three run on one event loop without awaiting, so no two
+requests can pass the same limit together: of N requests against a limit of M exactly M are admitted. Requests are
+exact; tokens and money can overshoot by no more than one request's use beyond its own hold.
+
+Owns the counters. They are memory only: at start they are rebuilt from the receipts of the running windows.
+Windows are calendar windows in UTC; what began in one window is settled in that one, or nowhere once it is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from trustgate.errors import RateLimited
+from trustgate.ids import MICROSECONDS_PER_SECOND
+from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits, Plan, Tenant
+
+_MINUTE_US: Final = 60 * MICROSECONDS_PER_SECOND
+_DAY_US: Final = 86_400 * MICROSECONDS_PER_SECOND
+_WINDOWS: Final = ("minute", "day", "month")
+_REQUESTS, _TOKENS, _COST = range(3)
+_UNITS: Final = ("requests", "tokens", "cost_nano_usd")
+#: Beyond this many seconds a client should not wait in its retry loop but tell its user.
+_RETRY_WORTH_S: Final = 60
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """The worst case of one request: what is held until the real figure is known."""
+
+    tokens: int
+    cost_nano_usd: int
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """The state of the tightest limit on one unit, for the ``x-ratelimit-*`` headers."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+class _Limit(msgspec.Struct, frozen=True):
+    window: int
+    unit: int
+    most: int
+
+
+class _Counter:
+    """One subject's use in each running window, and its requests in flight."""
+
+    __slots__ = ("parallel", "used")
+
+    def __init__(self) -> None:
+        self.used = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
+        self.parallel = 0
+
+
+class Hold:
+    """A reservation. Settled once, by ``post`` or ``void``; settling again does nothing."""
+
+    __slots__ = ("ask", "counters", "open", "rates", "starts")
+
+    def __init__(self, ask: Ask, counters: tuple[_Counter, ...], starts: tuple[int, int, int]) -> None:
+        self.ask = ask
+        self.counters = counters
+        self.starts = starts
+        self.open = True
+        self.rates: tuple[Rate | None, Rate | None] = (None, None)
+
+
+class Windows(msgspec.Struct, frozen=True):
+    """The calendar windows that contain a moment: where each began and where each ends, microseconds UTC."""
+
+    starts: tuple[int, int, int]
+    ends: tuple[int, int, int]
+
+    @classmethod
+    def at(cls, at_us: int) -> Windows:
+        minute = at_us - at_us % _MINUTE_US
+        day = at_us - at_us % _DAY_US
+        date = time.gmtime(at_us // MICROSECONDS_PER_SECOND)
+        month = day - (date.tm_mday - 1) * _DAY_US
+        next_month = month + 31 * _DAY_US
+        next_month -= (time.gmtime(next_month // MICROSECONDS_PER_SECOND).tm_mday - 1) * _DAY_US
+        return cls((minute, day, month), (minute + _MINUTE_US, day + _DAY_US, next_month))
+
+
+class Quota:
+    def __init__(self) -> None:
+        self._counters: dict[str, _Counter] = {}
+        self._windows = Windows((0, 0, 0), (0, 0, 0))
+        self._limits: dict[Limits, tuple[_Limit, ...]] = {}
+
+    # the request path
+
+    def reserve(self, tenant: Tenant, plan: Plan, key: ApiKey, ask: Ask, at_us: int) -> Hold:
+        """Take the request and its worst case out of every window of its tenant and its key.
+
+        Raises ``RateLimited`` (429) with ``Retry-After`` and changes nothing when any limit would be passed.
+        """
+        if at_us >= self._windows.ends[0]:
+            self._turn(at_us)
+        subjects = (
+            (self._counter(tenant.id), plan.limits, f"plan {plan.name!r}"),
+            (self._counter(key.id), key.limits, "this API key"),
+        )
+        demand = (1, ask.tokens, ask.cost_nano_usd)
+        for counter, limits, owner in subjects:
+            most = limits.parallel_requests
+            if most is not None and counter.parallel >= most:
+                raise _too_many_at_once(most, owner)
+            for limit in self._active(limits):
+                used = counter.used[limit.window][limit.unit]
+                # A request larger than the whole limit may run only where nothing at all limits it: refuse it too.
+                if used + demand[limit.unit] > limit.most:
+                    raise self._refusal(limit, used, demand[limit.unit], owner, at_us)
+        hold = Hold(ask, (subjects[0][0], subjects[1][0]), self._windows.starts)
+        for counter in hold.counters:
+            counter.parallel += 1
+            for used_in_window in counter.used:
+                used_in_window[_REQUESTS] += 1
+                used_in_window[_TOKENS] += ask.tokens
+                used_in_window[_COST] += ask.cost_nano_usd
+        hold.rates = (self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us))
+        return hold
+
+    def post(self, hold: Hold, tokens: int, cost_nano_usd: int) -> None:
+        """Settle a hold to what was really used."""
+        self._settle(hold, 0, tokens - hold.ask.tokens, cost_nano_usd - hold.ask.cost_nano_usd)
+
+    def void(self, hold: Hold) -> None:
+        """Give a hold back whole: the request was not served."""
+        self._settle(hold, -1, -hold.ask.tokens, -hold.ask.cost_nano_usd)
+
+    def _settle(self, hold: Hold, requests: int, tokens: int, cost_nano_usd: int) -> None:
+        if not hold.open:
+            return
+        hold.open = False
+        for counter in hold.counters:
+            counter.parallel -= 1
+            for window, start in enumerate(hold.starts):
+                if start == self._windows.starts[window]:
+                    used = counter.used[window]
+                    used[_REQUESTS] += requests
+                    used[_TOKENS] += tokens
+                    used[_COST] += cost_nano_usd
+
+    # start
+
+    def restore(self, window: int, subject_id: str, requests: int, tokens: int, cost_nano_usd: int) -> None:
+        """Add what the receipts of the running ``window`` (0 minute, 1 day, 2 month) say a subject used."""
+        used = self._counter(subject_id).used[window]
+        used[_REQUESTS] += requests
+        used[_TOKENS] += tokens
+        used[_COST] += cost_nano_usd
+
+    def begin(self, at_us: int) -> Windows:
+        """Start counting in the windows that contain ``at_us``."""
+        self._turn(at_us)
+        return self._windows
+
+    def parallel(self, subject_id: str) -> int:
+        counter = self._counters.get(subject_id)
+        return 0 if counter is None else counter.parallel
+
+    def used(self, subject_id: str, at_us: int) -> dict[str, dict[str, int]]:
+        """What a tenant or key has used in each running window, holds included: {window: {unit: n}}."""
+        if at_us >= self._windows.ends[0]:
+            self._turn(at_us)
+        counter = self._counters.get(subject_id) or _Counter()
+        return {
+            window: dict(zip(_UNITS, used, strict=True)) for window, used in zip(_WINDOWS, counter.used, strict=True)
+        }
+
+    # inside
+
+    def _counter(self, subject_id: str) -> _Counter:
+        try:
+            return self._counters[subject_id]
+        except KeyError:
+            return self._counters.setdefault(subject_id, _Counter())
+
+    def _turn(self, at_us: int) -> None:
+        """Begin the windows of ``at_us``; a clock that was set back keeps the later windows."""
+        windows = Windows.at(at_us)
+        for index, (old, new) in enumerate(zip(self._windows.starts, windows.starts, strict=True)):
+            if new > old:
+                for counter in self._counters.values():
+                    counter.used[index] = [0, 0, 0]
+        if windows.starts[0] > self._windows.starts[0]:
+            self._windows = windows
+
+    def _active(self, limits: Limits) -> tuple[_Limit, ...]:
+        try:
+            return self._limits[limits]
+        except KeyError:
+            active = tuple(
+                _Limit(window, unit, most)
+                for window, window_name in enumerate(_WINDOWS)
+                for unit, unit_name in enumerate(_UNITS)
+                if (most := getattr(limits, f"{unit_name}_per_{window_name}")) is not None
+            )
+            return self._limits.setdefault(limits, active)
+
+    def _rate(self, subjects: Sequence[tuple[_Counter, Limits, str]], unit: int, at_us: int) -> Rate | None:
+        tightest = None
+        for counter, limits, _ in subjects:
+            for limit in self._active(limits):
+                if limit.unit == unit:
+                    remaining = max(0, limit.most - counter.used[limit.window][unit])
+                    if tightest is None or remaining < tightest.remaining:
+                        reset_us = self._windows.ends[limit.window] - at_us
+                        tightest = Rate(limit.most, remaining, max(0, reset_us) / MICROSECONDS_PER_SECOND)
+        return tightest
+
+    def _refusal(self, limit: _Limit, used: int, demand: int, owner: str, at_us: int) -> RateLimited:
+        window, unit = _WINDOWS[limit.window], _UNITS[limit.unit]
+        retry_after_s = max(1, -(-(self._windows.ends[limit.window] - at_us) // MICROSECONDS_PER_SECOND))
+        most, left, need = (_show(limit.unit, n) for n in (limit.most, max(0, limit.most - used), demand))
+        what = "USD" if limit.unit == _COST else unit
+        hopeless = demand > limit.most
+        return RateLimited(
+            f"Rate limit reached on {what} per {window} for {owner}: limit {most}, left {left}, this request "
+            f"needs {need}. " + ("It can never pass." if hopeless else f"Please try again in {retry_after_s} s."),
+            type="insufficient_quota" if limit.unit == _COST else unit,
+            code="insufficient_quota" if limit.unit == _COST else "rate_limit_exceeded",
+            headers={"retry-after": str(retry_after_s)},
+            retryable=not hopeless and retry_after_s <= _RETRY_WORTH_S,
+        )
+
+
+def _show(unit: int, amount: int) -> str:
+    if unit != _COST:
+        return str(amount)
+    return f"{amount // NANO_USD_PER_USD}.{amount % NANO_USD_PER_USD:09d}"
+
+
+def _too_many_at_once(most: int, owner: str) -> RateLimited:
+    return RateLimited(
+        f"Too many parallel requests for {owner}: at most {most} at once. Please try again when one has ended.",
+        type="requests",
+        code="too_many_parallel_requests",
+        headers={"retry-after": "1"},
+        retryable=True,
+    )

@@ -1,0 +1,285 @@
+"""The verbs of the control plane, as data.
+
+Each command is a frozen record whose tag is its name on the wire; ``Admin.execute`` takes one and gives
+its result. ``local`` does the work on a store; ``remote`` encodes the command for the server's socket and
+``routes`` decodes it there, so the command line works the same whether the server is running or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+import msgspec
+
+from trustgate.models.passports import ImportedPassport, PassportFields
+from trustgate.store import UsageRow
+from trustgate.store.base import UsageGroup
+from trustgate.types import Alias, ApiKey, Limits, Passport, Plan, Receipt, Scope, Tenant
+
+R = TypeVar("R")
+
+
+class Command(msgspec.Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One verb. ``result`` is the type ``execute`` gives back, for decoding it on the far side."""
+
+    result: ClassVar[Any]
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key and its secret: the only moment the secret is shown."""
+
+    key: ApiKey
+    secret: str
+
+
+class TenantWithKey(msgspec.Struct, frozen=True, kw_only=True):
+    tenant: Tenant
+    key: ApiKey
+    secret: str
+
+
+class TenantDetail(msgspec.Struct, frozen=True, kw_only=True):
+    tenant: Tenant
+    plan: Plan
+    keys: tuple[ApiKey, ...]
+
+
+class ReceiptDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """A receipt, where it stands in the log, and what opens its commitments."""
+
+    seq: int
+    receipt: Receipt
+    #: 64 hexadecimal digits; present for whoever may open the commitments.
+    secret: str | None = None
+    leaf_hash: str
+
+
+class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    version: str
+    pid: int
+    #: The public address, "" when the work is done without a server.
+    address: str
+    started_us: int
+    store_id: str
+    last_seq: int
+    #: Entries in the journal that the database does not have yet.
+    pending: int
+    active_requests: int
+    targets: tuple[TargetStatus, ...] = ()
+
+
+class TargetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    base_url: str
+    healthy: bool | None
+    detail: str
+    models: int
+
+
+# tenants; TENANT is an id or a name everywhere
+
+
+class TenantAdd(Command[TenantWithKey], frozen=True, kw_only=True, tag="tenant.add"):
+    name: str
+    plan: str = "pro"
+    result = TenantWithKey
+
+
+class TenantList(Command[tuple[Tenant, ...]], frozen=True, kw_only=True, tag="tenant.list"):
+    removed: bool = False
+    result = tuple[Tenant, ...]
+
+
+class TenantShow(Command[TenantDetail], frozen=True, kw_only=True, tag="tenant.show"):
+    tenant: str
+    result = TenantDetail
+
+
+class TenantSet(Command[Tenant], frozen=True, kw_only=True, tag="tenant.set"):
+    tenant: str
+    name: str | None = None
+    plan: str | None = None
+    result = Tenant
+
+
+class TenantSuspend(Command[Tenant], frozen=True, kw_only=True, tag="tenant.suspend"):
+    tenant: str
+    result = Tenant
+
+
+class TenantResume(Command[Tenant], frozen=True, kw_only=True, tag="tenant.resume"):
+    tenant: str
+    result = Tenant
+
+
+class TenantRemove(Command[Tenant], frozen=True, kw_only=True, tag="tenant.remove"):
+    tenant: str
+    result = Tenant
+
+
+# keys; KEY is an id, or the secret's redacted form when only one key has it
+
+
+class KeyCreate(Command[NewKey], frozen=True, kw_only=True, tag="key.create"):
+    tenant: str
+    name: str = "default"
+    expires_in_s: int | None = None
+    limits: Limits = Limits()
+    scope: Scope = Scope()
+    result = NewKey
+
+
+class KeyList(Command[tuple[ApiKey, ...]], frozen=True, kw_only=True, tag="key.list"):
+    tenant: str | None = None
+    revoked: bool = False
+    result = tuple[ApiKey, ...]
+
+
+class KeyShow(Command[ApiKey], frozen=True, kw_only=True, tag="key.show"):
+    key: str
+    result = ApiKey
+
+
+class KeyRevoke(Command[ApiKey], frozen=True, kw_only=True, tag="key.revoke"):
+    key: str
+    result = ApiKey
+
+
+class KeyRotate(Command[NewKey], frozen=True, kw_only=True, tag="key.rotate"):
+    """A new secret with the old key's rights; the old one ends after the grace."""
+
+    key: str
+    grace_s: int = 0
+    result = NewKey
+
+
+# plans
+
+
+class PlanPut(Command[Plan], frozen=True, kw_only=True, tag="plan.put"):
+    """Add a plan (``create``) or change one. What is not given stays."""
+
+    name: str
+    create: bool = False
+    #: Limits by field name; None lifts a limit.
+    limits: dict[str, int | None] = {}
+    #: Scope by field name: models, endpoints, features.
+    scope: dict[str, tuple[str, ...]] = {}
+    on_disconnect: Literal["abort", "drain"] | None = None
+    result = Plan
+
+
+class PlanList(Command[tuple[Plan, ...]], frozen=True, kw_only=True, tag="plan.list"):
+    result = tuple[Plan, ...]
+
+
+class PlanShow(Command[Plan], frozen=True, kw_only=True, tag="plan.show"):
+    name: str
+    result = Plan
+
+
+class PlanRemove(Command[Plan], frozen=True, kw_only=True, tag="plan.remove"):
+    name: str
+    result = Plan
+
+
+# passports; PASSPORT is an id or a slug
+
+
+class PassportAdd(Command[Passport], frozen=True, kw_only=True, tag="passport.add"):
+    slug: str
+    fields: PassportFields
+    result = Passport
+
+
+class PassportSet(Command[Passport], frozen=True, kw_only=True, tag="passport.set"):
+    """Change what is given. ``unset`` names optional members to set back to what a new passport has."""
+
+    passport: str
+    fields: PassportFields = PassportFields()
+    unset: tuple[str, ...] = ()
+    #: Prices by field name; the others stay. None for the cached price: cached tokens cost what others cost.
+    prices: dict[str, int | None] = {}
+    result = Passport
+
+
+class PassportList(Command[tuple[Passport, ...]], frozen=True, kw_only=True, tag="passport.list"):
+    revoked: bool = False
+    result = tuple[Passport, ...]
+
+
+class PassportShow(Command[Passport], frozen=True, kw_only=True, tag="passport.show"):
+    passport: str
+    result = Passport
+
+
+class PassportStatus(Command[Passport], frozen=True, kw_only=True, tag="passport.status"):
+    passport: str
+    status: Literal["active", "deprecated", "revoked"]
+    result = Passport
+
+
+class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    unchanged: int
+
+
+class PassportImport(Command[ImportResult], frozen=True, kw_only=True, tag="passport.import"):
+    """Add what is new; of what exists, change what the file says. ``only_existing`` adds nothing (a price table)."""
+
+    passports: tuple[ImportedPassport, ...]
+    only_existing: bool = False
+    result = ImportResult
+
+
+class AliasSet(Command[Alias], frozen=True, kw_only=True, tag="alias.set"):
+    name: str
+    target: str
+    result = Alias
+
+
+class AliasList(Command[tuple[Alias, ...]], frozen=True, kw_only=True, tag="alias.list"):
+    result = tuple[Alias, ...]
+
+
+class AliasRemove(Command[Alias], frozen=True, kw_only=True, tag="alias.remove"):
+    name: str
+    result = Alias
+
+
+# the books
+
+
+class UsageShow(Command[tuple[UsageRow, ...]], frozen=True, kw_only=True, tag="usage.show"):
+    by: UsageGroup = "day"
+    tenant: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    result = tuple[UsageRow, ...]
+
+
+class ReceiptList(Command[tuple[ReceiptDetail, ...]], frozen=True, kw_only=True, tag="receipt.list"):
+    tenant: str | None = None
+    since_us: int | None = None
+    before_seq: int | None = None
+    limit: int = 50
+    result = tuple[ReceiptDetail, ...]
+
+
+class ReceiptShow(Command[ReceiptDetail], frozen=True, kw_only=True, tag="receipt.show"):
+    receipt: str
+    result = ReceiptDetail
+
+
+class Status(Command[ServerStatus], frozen=True, kw_only=True, tag="status"):
+    result = ServerStatus
+
+
+class Admin(Protocol):
+    """Whoever can carry out commands."""
+
+    async def execute(self, command: Command[R]) -> R:
+        """Do it. Raises the ``TrustGateError`` that says why not: NotFound, Conflict, InvalidRequest …"""
+        ...
+
+    async def close(self) -> None: ...

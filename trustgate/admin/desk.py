@@ -1,0 +1,72 @@
+"""What every handler of a command works with: the store, the memory beside it, and the rule that joins them.
+
+A change is made durable first and then shown to the request path, so what a caller meets is never lost by a crash.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from trustgate.access.directory import Directory
+from trustgate.admin.commands import ServerStatus
+from trustgate.models.catalog import Catalog
+from trustgate.store import Store
+from trustgate.types import Alias, Passport, Plan, Record, Tenant
+
+
+class Books(Protocol):
+    """The log of receipts, as far as reading needs it."""
+
+    async def flush(self) -> None:
+        """Bring everything that was acknowledged into the store."""
+        ...
+
+
+class Desk:
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        catalog: Catalog,
+        *,
+        books: Books | None = None,
+        on_keys_dead: Callable[[Collection[str]], None] | None = None,
+        status: Callable[[], ServerStatus] | None = None,
+    ) -> None:
+        """``books``, ``on_keys_dead`` and ``status`` are the running server's; without one there is none of them."""
+        self.store = store
+        self.directory = directory
+        self.catalog = catalog
+        self.status = status
+        self._books = books
+        self._on_keys_dead = on_keys_dead
+
+    def tenant(self, ref: str) -> Tenant:
+        """The tenant of this id or name, however its letters are composed. Raises ``NotFound``."""
+        return self.directory.tenant(unicodedata.normalize("NFC", ref))
+
+    async def keep(self, *records: Record) -> None:
+        await self.store.put(*records)
+        for record in records:
+            if isinstance(record, Passport | Alias):
+                self.catalog.put(record)
+            else:
+                self.directory.put(record)
+
+    async def forget(self, record: Plan | Alias) -> None:
+        await self.store.remove(record)
+        if isinstance(record, Alias):
+            self.catalog.remove(record)
+        else:
+            self.directory.remove(record)
+
+    def cut(self, key_ids: Collection[str]) -> None:
+        """End the running requests of keys that died."""
+        if self._on_keys_dead is not None:
+            self._on_keys_dead(key_ids)
+
+    async def flush(self) -> None:
+        if self._books is not None:
+            await self._books.flush()

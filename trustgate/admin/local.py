@@ -1,0 +1,144 @@
+"""Carrying out commands in this process: in the server's, or, when none runs, in the command line's own.
+
+Owns the table that leads from a command to its handler, and the lock that lets one change happen at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from trustgate.access.directory import Directory
+from trustgate.admin import books, commands, models, tenants
+from trustgate.admin.commands import Command
+from trustgate.admin.desk import Desk
+from trustgate.models.catalog import Catalog
+from trustgate.settings import Settings
+from trustgate.store import Store, open_store
+
+R = TypeVar("R")
+
+Handler = Callable[[Desk, Any], Awaitable[Any]]
+
+_HANDLERS: dict[type[Command[Any]], Handler] = {
+    commands.TenantAdd: tenants.tenant_add,
+    commands.TenantList: tenants.tenant_list,
+    commands.TenantShow: tenants.tenant_show,
+    commands.TenantSet: tenants.tenant_set,
+    commands.TenantSuspend: tenants.tenant_suspend,
+    commands.TenantResume: tenants.tenant_resume,
+    commands.TenantRemove: tenants.tenant_remove,
+    commands.KeyCreate: tenants.key_create,
+    commands.KeyList: tenants.key_list,
+    commands.KeyShow: tenants.key_show,
+    commands.KeyRevoke: tenants.key_revoke,
+    commands.KeyRotate: tenants.key_rotate,
+    commands.PlanPut: tenants.plan_put,
+    commands.PlanList: tenants.plan_list,
+    commands.PlanShow: tenants.plan_show,
+    commands.PlanRemove: tenants.plan_remove,
+    commands.PassportAdd: models.passport_add,
+    commands.PassportSet: models.passport_set,
+    commands.PassportList: models.passport_list,
+    commands.PassportShow: models.passport_show,
+    commands.PassportStatus: models.passport_status,
+    commands.PassportImport: models.passport_import,
+    commands.AliasSet: models.alias_set,
+    commands.AliasList: models.alias_list,
+    commands.AliasRemove: models.alias_remove,
+    commands.UsageShow: books.usage_show,
+    commands.ReceiptList: books.receipt_list,
+    commands.ReceiptShow: books.receipt_show,
+    commands.Status: books.status,
+}
+
+#: Every command, for decoding one by its tag.
+COMMANDS: tuple[type[Command[Any]], ...] = tuple(_HANDLERS)
+
+
+#: Commands that only read the books, which can take seconds: a revocation does not wait for them.
+_UNLOCKED = frozenset({commands.UsageShow, commands.ReceiptList, commands.ReceiptShow, commands.Status})
+
+
+class LocalAdmin:
+    """``Admin`` over a desk. Whoever closes it closes the desk's store."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._one_at_a_time = asyncio.Lock()
+        #: Commands at work: the event loop itself holds tasks only weakly.
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def execute(self, command: Command[R]) -> R:
+        """See ``Admin``. A command that has begun is carried out to its end, even if its caller goes away.
+
+        Otherwise a change could be durable and yet unknown to the request path.
+        """
+        task = asyncio.ensure_future(self._carry_out(command))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _carry_out(self, command: Command[R]) -> R:
+        handler = _HANDLERS[type(command)]
+        lock = contextlib.nullcontext() if type(command) in _UNLOCKED else self._one_at_a_time
+        async with lock:
+            result: R = await handler(self._desk, command)
+            return result
+
+    async def close(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._desk.store.close()
+
+
+async def open_local_admin(settings: Settings) -> LocalAdmin:
+    """Open the database in this process, making it where there is none.
+
+    Raises ``StoreLocked`` when another process has it, and what ``open_store`` raises.
+    """
+    settings.make_home()
+    store = await open_store(settings.database)
+    try:
+        state = await store.load_state()
+        return LocalAdmin(
+            Desk(
+                store, Directory(state), Catalog(state.passports, state.aliases), books=_LeftInJournal(store, settings)
+            )
+        )
+    except BaseException:
+        await store.close()
+        raise
+
+
+class _LeftInJournal:
+    """The books when no server runs: what a killed one left in its journal belongs in them before anybody reads."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._recovered = False
+        self._recovering = asyncio.Lock()
+
+    async def flush(self) -> None:
+        async with self._recovering:
+            if not self._recovered and self._settings.journal_folder.is_dir():
+                await self._recover()
+            self._recovered = True
+
+    async def _recover(self) -> None:
+        from trustgate.receipts.journal import Journal
+        from trustgate.receipts.log import Log
+
+        journal = Journal.open(
+            self._settings.journal_folder,
+            store_id=self._store.store_id,
+            last_seq=await self._store.last_seq(),
+            segment_bytes=self._settings.journal.segment_bytes,
+        )
+        try:
+            await Log.recover(self._store, journal)
+        finally:
+            journal.close()

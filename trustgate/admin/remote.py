@@ -1,0 +1,224 @@
+"""The ``Admin`` who passes commands on to a running server: over its Unix socket, or over HTTP(S) with the admin key.
+
+Owns the client side of ``POST /admin/v1/execute``. Plain ``http.client``: it loads in a few milliseconds, and a
+command is one request. A refusal comes back as the very exception the server raised.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from trustgate import errors
+from trustgate.admin.commands import Command
+from trustgate.errors import AuthenticationFailed, OperatorError, SettingsError, TrustGateError
+
+R = TypeVar("R")
+
+_PATH = "/admin/v1/execute"
+_CONNECT_TIMEOUT_S = 5.0
+#: Adding up millions of receipts takes seconds; a big import too.
+_ANSWER_TIMEOUT_S = 120.0
+
+
+class _Refusal(msgspec.Struct):
+    """What the OpenAI-shaped part of a refusal says."""
+
+    message: str
+    type: str | None = None
+    param: str | None = None
+    code: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    """Either ``result`` or ``error``; ``kind`` names the error's class."""
+
+    result: msgspec.Raw = msgspec.Raw()
+    error: _Refusal | None = None
+    kind: str | None = None
+    hint: str | None = None
+
+
+class RemoteAdmin:
+    """Carries commands to a server. One connection a command, so it may be kept for as long as one likes."""
+
+    def __init__(self, connection: _Maker, place: str, *, base_path: str = "", key: str | None = None) -> None:
+        self._connect = connection
+        self._place = place
+        self._path = base_path + _PATH
+        self._headers = {"content-type": "application/json"}
+        if key is not None:
+            self._headers["authorization"] = f"Bearer {key}"
+
+    @classmethod
+    def over_socket(cls, path: Path) -> RemoteAdmin:
+        """To the server of this machine that listens on the Unix socket ``path``."""
+        return cls(_SocketMaker(path), f"The server on {path}")
+
+    @classmethod
+    def over_network(cls, url: str, key: str) -> RemoteAdmin:
+        """To the server at ``url``. Raises ``SettingsError`` rather than send the key in clear over a network."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if parts.scheme != "https" and not _is_loopback(host):
+            raise SettingsError(
+                f"The admin key must not travel to {host} over plain http, where anybody on the way can read it.",
+                hint="Use an https:// address, or a tunnel: ssh -L 4010:127.0.0.1:4010 HOST, then "
+                "TRUSTGATE_URL=http://127.0.0.1:4010",
+            )
+        maker = _NetworkMaker(host, parts.port, secure=parts.scheme == "https")
+        return cls(maker, f"The server at {url}", base_path=parts.path.rstrip("/"), key=key)
+
+    async def execute(self, command: Command[R]) -> R:
+        """Have the server do it. Raises what the server raised, or ``OperatorError`` when it cannot be asked.
+
+        Blocks: it serves programs that have nothing else to do meanwhile.
+        """
+        status, body = self._exchange(msgspec.json.encode(command))
+        try:
+            answer = msgspec.json.decode(body, type=_Answer)
+            if answer.error is None and status == http.HTTPStatus.OK:
+                result: R = msgspec.json.decode(answer.result, type=command.result)
+                return result
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise self._misunderstood(status) from None
+        raise self._refusal(answer, status)
+
+    async def close(self) -> None:
+        """Nothing to do: connections end with their command."""
+
+    def _exchange(self, body: bytes) -> tuple[int, bytes]:
+        connection = self._connect()
+        try:
+            connection.connect()
+            assert connection.sock is not None
+            connection.sock.settimeout(_ANSWER_TIMEOUT_S)
+        except OSError as error:
+            connection.close()
+            raise OperatorError(
+                f"{self._place} cannot be reached: {_reason(error)}.",
+                hint="See whether it runs, and whether the address is right.",
+                code="server_unreachable",
+            ) from None
+        try:
+            connection.request("POST", self._path, body, self._headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise OperatorError(
+                f"{self._place} broke off before it answered: {_reason(error)}. "
+                "It may have carried out the command all the same.",
+                hint="Look first (list or show) before you repeat it.",
+                code="server_broke_off",
+            ) from None
+        finally:
+            connection.close()
+
+    def _refusal(self, answer: _Answer, status: int) -> TrustGateError:
+        refusal = answer.error
+        kind = _KINDS.get(answer.kind or "")
+        if refusal is None:
+            return self._misunderstood(status)
+        if kind is None and status == http.HTTPStatus.UNAUTHORIZED:
+            kind = AuthenticationFailed
+        if kind is None:
+            # An answer of the public side: the address is a TrustGate's, but its admin routes are shut.
+            return OperatorError(
+                f"{self._place} does not take commands: {refusal.message}",
+                hint="Remote management is off until its settings name a key: [admin] key_env in trustgate.toml.",
+                code="remote_management_off",
+            )
+        return _rebuild(kind, refusal, answer.hint)
+
+    def _misunderstood(self, status: int) -> OperatorError:
+        return OperatorError(
+            f"{self._place} answered with something that is no answer to a command (status {status}).",
+            hint="Is that address a TrustGate of this version? Compare: trustgate version",
+            code="server_misunderstood",
+        )
+
+
+# connections
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_CONNECT_TIMEOUT_S)
+        self._socket_path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._socket_path)
+
+
+class _SocketMaker:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self) -> http.client.HTTPConnection:
+        return _UnixConnection(self._path)
+
+
+class _NetworkMaker:
+    def __init__(self, host: str, port: int | None, *, secure: bool) -> None:
+        self._host = host
+        self._port = port
+        self._secure = secure
+
+    def __call__(self) -> http.client.HTTPConnection:
+        if self._secure:
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(self._host, self._port, timeout=_CONNECT_TIMEOUT_S, context=context)
+        return http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_TIMEOUT_S)
+
+
+_Maker = _SocketMaker | _NetworkMaker
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid ({error.verify_message})"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+# errors
+
+
+def _classes(root: type[TrustGateError]) -> Iterator[type[TrustGateError]]:
+    yield root
+    for branch in root.__subclasses__():
+        yield from _classes(branch)
+
+
+#: The whole tree of trustgate.errors, by class name.
+_KINDS: dict[str, type[TrustGateError]] = {
+    kind.__name__: kind for kind in _classes(TrustGateError) if kind.__module__ == errors.__name__
+}
+
+
+def _rebuild(kind: type[TrustGateError], refusal: _Refusal, hint: str | None) -> TrustGateError:
+    """The exception as the server raised it. Goes past ``__init__`` of subclasses, which may want other arguments."""
+    error = kind.__new__(kind)
+    details: dict[str, Any] = {"code": refusal.code, "param": refusal.param, "type": refusal.type}
+    TrustGateError.__init__(error, refusal.message, hint=hint, **details)
+    return error

@@ -1,0 +1,312 @@
+"""The commands on tenants, keys and plans."""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from trustgate.access.keys import mint
+from trustgate.admin.commands import (
+    KeyCreate,
+    KeyList,
+    KeyRevoke,
+    KeyRotate,
+    KeyShow,
+    NewKey,
+    PlanList,
+    PlanPut,
+    PlanRemove,
+    PlanShow,
+    TenantAdd,
+    TenantDetail,
+    TenantList,
+    TenantRemove,
+    TenantResume,
+    TenantSet,
+    TenantShow,
+    TenantSuspend,
+    TenantWithKey,
+)
+from trustgate.admin.desk import Desk
+from trustgate.errors import Conflict, InvalidRequest
+from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
+from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Tenant, matches
+
+T = TypeVar("T", Limits, Scope)
+
+_NAME_MOST = 64
+#: Longer than anybody plans; keeps sums of times far from the largest integer.
+_LIFETIME_MOST_S = 100 * 366 * 86_400
+
+
+# tenants
+
+
+async def tenant_add(desk: Desk, command: TenantAdd) -> TenantWithKey:
+    name = _free_tenant_name(desk, command.name)
+    plan = desk.directory.plan(command.plan)
+    at_us = now_us()
+    tenant = Tenant(id=new_id("ten", at_us), name=name, plan=plan.name, created_us=at_us)
+    new = _new_key(tenant, "default", at_us)
+    await desk.keep(tenant, new.key)
+    return TenantWithKey(tenant=tenant, key=new.key, secret=new.secret)
+
+
+async def tenant_list(desk: Desk, command: TenantList) -> tuple[Tenant, ...]:
+    return tuple(tenant for tenant in desk.directory.tenants() if command.removed or tenant.status != "removed")
+
+
+async def tenant_show(desk: Desk, command: TenantShow) -> TenantDetail:
+    tenant = desk.tenant(command.tenant)
+    return TenantDetail(
+        tenant=tenant, plan=desk.directory.plan(tenant.plan), keys=tuple(desk.directory.keys_of(tenant.id))
+    )
+
+
+async def tenant_set(desk: Desk, command: TenantSet) -> Tenant:
+    tenant = _living(desk, command.tenant)
+    if command.name is not None and command.name != tenant.name:
+        tenant = replace(tenant, name=_free_tenant_name(desk, command.name))
+    if command.plan is not None:
+        tenant = replace(tenant, plan=desk.directory.plan(command.plan).name)
+    await desk.keep(tenant)
+    return tenant
+
+
+async def tenant_suspend(desk: Desk, command: TenantSuspend) -> Tenant:
+    tenant = replace(_living(desk, command.tenant), status="suspended")
+    await desk.keep(tenant)
+    desk.cut(_ids(desk.directory.keys_of(tenant.id)))
+    return tenant
+
+
+async def tenant_resume(desk: Desk, command: TenantResume) -> Tenant:
+    tenant = replace(_living(desk, command.tenant), status="active")
+    await desk.keep(tenant)
+    return tenant
+
+
+async def tenant_remove(desk: Desk, command: TenantRemove) -> Tenant:
+    """The tenant's name is free again and its keys are dead; its receipts and usage stay."""
+    tenant = replace(_living(desk, command.tenant), status="removed")
+    at_us = now_us()
+    keys = desk.directory.keys_of(tenant.id)
+    await desk.keep(tenant, *(replace(key, revoked_us=at_us) for key in keys if key.revoked_us is None))
+    desk.cut(_ids(keys))
+    return tenant
+
+
+def _living(desk: Desk, ref: str) -> Tenant:
+    tenant = desk.tenant(ref)
+    if tenant.status == "removed":
+        raise Conflict(f"The tenant {tenant.name!r} was removed.", hint="Add it anew: trustgate tenant add NAME")
+    return tenant
+
+
+def _checked_name(name: str, whose: str) -> str:
+    """The name as it is kept: Unicode's composed form (NFC). Raises ``InvalidRequest``."""
+    name = unicodedata.normalize("NFC", name)
+    if not 1 <= len(name) <= _NAME_MOST or not name.isprintable() or name != name.strip():
+        raise InvalidRequest(
+            f"{whose} name has 1 to {_NAME_MOST} printable characters, without blanks around it.", param="name"
+        )
+    if name.startswith("-"):
+        raise InvalidRequest(f"{whose} name cannot begin with a dash.", param="name")
+    return name
+
+
+def _free_tenant_name(desk: Desk, name: str) -> str:
+    name = _checked_name(name, "A tenant's")
+    if name.startswith("ten_"):
+        raise InvalidRequest("A tenant's name cannot begin with ten_, as ids do.", param="name")
+    if any(tenant.name == name and tenant.status != "removed" for tenant in desk.directory.tenants()):
+        raise Conflict(
+            f"There is a tenant {name!r} already.",
+            hint=f"trustgate tenant show {shlex.quote(name)}",
+            code="tenant_exists",
+        )
+    return name
+
+
+# keys
+
+
+async def key_create(desk: Desk, command: KeyCreate) -> NewKey:
+    tenant = _living(desk, command.tenant)
+    _check_limits(command.limits)
+    _check_scope(command.scope)
+    at_us = now_us()
+    new = _new_key(
+        tenant,
+        command.name,
+        at_us,
+        limits=command.limits,
+        scope=command.scope,
+        expires_us=None if command.expires_in_s is None else _after(command.expires_in_s, at_us, least_s=1),
+    )
+    await desk.keep(new.key)
+    return new
+
+
+async def key_list(desk: Desk, command: KeyList) -> tuple[ApiKey, ...]:
+    keys = desk.directory.keys() if command.tenant is None else _keys_of(desk, command.tenant)
+    return tuple(key for key in keys if command.revoked or key.revoked_us is None)
+
+
+def _keys_of(desk: Desk, tenant: str) -> list[ApiKey]:
+    return desk.directory.keys_of(desk.tenant(tenant).id)
+
+
+async def key_show(desk: Desk, command: KeyShow) -> ApiKey:
+    return desk.directory.key(command.key)
+
+
+async def key_revoke(desk: Desk, command: KeyRevoke) -> ApiKey:
+    key = desk.directory.key(command.key)
+    if key.revoked_us is None:
+        key = replace(key, revoked_us=now_us())
+        await desk.keep(key)
+    desk.cut({key.id})
+    return key
+
+
+async def key_rotate(desk: Desk, command: KeyRotate) -> NewKey:
+    old = desk.directory.key(command.key)
+    tenant = _living(desk, old.tenant_id)
+    at_us = now_us()
+    if old.revoked_us is not None or (old.expires_us is not None and old.expires_us <= at_us):
+        state = "has expired" if old.revoked_us is None else "has been revoked"
+        raise Conflict(
+            f"The key {old.id} {state}: there is nothing to rotate.",
+            hint=f"trustgate key create {shlex.quote(tenant.name)}",
+        )
+    new = _new_key(tenant, old.name, at_us, limits=old.limits, scope=old.scope, expires_us=old.expires_us)
+    ends_us = _after(command.grace_s, at_us, least_s=0)
+    if command.grace_s == 0:
+        await desk.keep(new.key, replace(old, revoked_us=at_us))
+        desk.cut({old.id})
+    else:
+        soonest_us = ends_us if old.expires_us is None else min(ends_us, old.expires_us)
+        await desk.keep(new.key, replace(old, expires_us=soonest_us))
+    return new
+
+
+def _new_key(
+    tenant: Tenant,
+    name: str,
+    at_us: int,
+    *,
+    limits: Limits | None = None,
+    scope: Scope | None = None,
+    expires_us: int | None = None,
+) -> NewKey:
+    name = _checked_name(name, "A key's")
+    minted = mint()
+    key = ApiKey(
+        id=new_id("key", at_us),
+        tenant_id=tenant.id,
+        name=name,
+        secret_sha256=minted.sha256,
+        redacted=minted.redacted,
+        limits=limits or Limits(),
+        scope=scope or Scope(),
+        created_us=at_us,
+        expires_us=expires_us,
+    )
+    return NewKey(key=key, secret=minted.secret)
+
+
+def _after(seconds: int, at_us: int, *, least_s: int) -> int:
+    """The moment so many seconds later, microseconds UTC. Raises ``InvalidRequest``."""
+    if not least_s <= seconds <= _LIFETIME_MOST_S:
+        raise InvalidRequest("A time must lie in the future, and at most a hundred years from now.")
+    return at_us + seconds * MICROSECONDS_PER_SECOND
+
+
+def _ids(keys: Collection[ApiKey]) -> set[str]:
+    return {key.id for key in keys}
+
+
+# plans
+
+
+async def plan_put(desk: Desk, command: PlanPut) -> Plan:
+    plan = _new_plan(desk, command.name) if command.create else desk.directory.plan(command.name)
+    plan = replace(
+        plan,
+        limits=_changed(plan.limits, command.limits),
+        scope=_changed(plan.scope, command.scope),
+        on_disconnect=command.on_disconnect or plan.on_disconnect,
+    )
+    _check_limits(plan.limits)
+    _check_scope(plan.scope)
+    await desk.keep(plan)
+    return plan
+
+
+def _new_plan(desk: Desk, name: str) -> Plan:
+    name = _checked_name(name, "A plan's")
+    if any(plan.name == name for plan in desk.directory.plans()):
+        raise Conflict(
+            f"There is a plan {name!r} already.", hint=f"trustgate plan set {shlex.quote(name)} …", code="plan_exists"
+        )
+    return Plan(name=name, created_us=now_us())
+
+
+async def plan_list(desk: Desk, command: PlanList) -> tuple[Plan, ...]:
+    return tuple(desk.directory.plans())
+
+
+async def plan_show(desk: Desk, command: PlanShow) -> Plan:
+    return desk.directory.plan(command.name)
+
+
+async def plan_remove(desk: Desk, command: PlanRemove) -> Plan:
+    plan = desk.directory.plan(command.name)
+    users = [
+        tenant.name for tenant in desk.directory.tenants() if tenant.plan == plan.name and tenant.status != "removed"
+    ]
+    if users:
+        shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+        raise Conflict(
+            f"The plan {plan.name!r} is in use by {shown}.",
+            hint="Move them first: trustgate tenant set NAME --plan OTHER",
+            code="plan_in_use",
+        )
+    await desk.forget(plan)
+    return plan
+
+
+def _changed(record: T, changes: Mapping[str, object]) -> T:
+    unknown = changes.keys() - set(record.__struct_fields__)
+    if unknown:
+        raise InvalidRequest(f"There is no {', '.join(sorted(unknown))} in a plan.")
+    try:
+        return msgspec.convert({**msgspec.to_builtins(record), **changes}, type(record))
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"A plan cannot have that: {error}.") from None
+
+
+def _check_limits(limits: Limits) -> None:
+    for name in limits.__struct_fields__:
+        value = getattr(limits, name)
+        if value is not None and not 0 <= value < 2**53:
+            raise InvalidRequest(f"{name} must be a whole number from 0 on.", param=name)
+
+
+def _check_scope(scope: Scope) -> None:
+    for name in scope.__struct_fields__:
+        patterns: tuple[str, ...] = getattr(scope, name)
+        if not patterns or not all(pattern and pattern.isprintable() for pattern in patterns):
+            raise InvalidRequest(f"{name} must not be empty.", hint="Use * for everything.", param=name)
+    for name, singular, known in (("endpoints", "endpoint", ENDPOINTS), ("features", "feature", FEATURES)):
+        for pattern in getattr(scope, name):
+            if not any(matches((pattern,), each) for each in known):
+                raise InvalidRequest(
+                    f"There is no {singular} {pattern!r}.", hint=f"The {name} are: {', '.join(known)}.", param=name
+                )

@@ -1,0 +1,152 @@
+"""The command line: one file per noun, one renderer (``render``), one way to reach whoever carries commands out
+(``context``).
+
+Owns the entry point and the one place where an exception becomes a sentence on stderr and an exit code. Nothing slow
+is imported before a command needs it, so that ``trustgate --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from trustgate import __version__
+from trustgate.cli import doctor, key, passport, plan, receipt, serve, tenant, usage, version
+from trustgate.cli.context import Session
+from trustgate.errors import InvalidRequest, TrustGateError
+from trustgate.settings import debug_wanted
+
+_INTERRUPTED = 130
+_PIPE_BROKEN = 141
+_OUTPUT_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+
+app = typer.Typer(
+    name="trustgate",
+    help="An OpenAI-compatible LLM gateway: tenants, keys, plans, quotas, metering and receipts.",
+    epilog="First steps: `trustgate serve`, and in another terminal `trustgate tenant add NAME`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: it needs no rich, and reads well in any terminal
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+serve.register(app)
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(key.app, name="key")
+app.add_typer(plan.app, name="plan")
+app.add_typer(passport.app, name="passport")
+usage.register(app)
+app.add_typer(receipt.app, name="receipt")
+doctor.register(app)
+version.register(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trustgate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _globals(
+    context: typer.Context,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            "--home", metavar="DIR", help="The folder with the database and trustgate.toml.  [env: TRUSTGATE_HOME]"
+        ),
+    ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    context.obj = Session(home)
+
+
+def main() -> NoReturn:
+    """The console script ``trustgate``."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line; gives the exit code. Every failure ends here."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character of some name must not stop a command.
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        _check_encoding(arguments)
+        # Without a command's own exit code, typer gives back what the command returned: None.
+        code = app(arguments, prog_name="trustgate", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except TrustGateError as error:
+        return _fail(error.message, error.hint, error.exit_code)
+    except TyperException as error:
+        return _fail_usage(error)
+    except (KeyboardInterrupt, Abort):
+        return _INTERRUPTED
+    except SystemExit as ending:
+        # Typer turns a broken pipe that a command itself meets into this.
+        if not isinstance(ending.__context__, BrokenPipeError):
+            raise
+        _drop_output()
+        return _PIPE_BROKEN
+    except BrokenPipeError:
+        # Whoever read our output has gone, `head` for example; nobody is left to be told.
+        _drop_output()
+        return _PIPE_BROKEN
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OUTPUT_FULL and error.filename is None:
+            _drop_output()
+            return _fail(f"The output cannot be written: {error.strerror}.", "Make room there.", 1)
+        if debug_wanted():
+            raise
+        return _fail(
+            f"internal error: {type(error).__name__}: {error}",
+            "This is a fault of TrustGate. TRUSTGATE_DEBUG=1 shows where it happened; please report it.",
+            1,
+        )
+
+
+def _drop_output() -> None:
+    """What is still buffered goes nowhere, so that the interpreter does not stumble over it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(
+                f"The argument {argument.encode(errors='replace').decode()!r} is not UTF-8.",
+                hint="Use a UTF-8 terminal, or plain ASCII.",
+            ) from None
+
+
+def _fail_usage(error: TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message().replace("Value error, ", "")
+    if context is None:
+        return _fail(message, "trustgate --help", error.exit_code)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message, err=True)
+        return error.exit_code
+    return _fail(message, f"{context.command_path} --help", error.exit_code)
+
+
+def _fail(message: str, hint: str | None, code: int) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        typer.echo(f"Error: {message}", err=True)
+        if hint:
+            # A hint is a command to type, or a sentence.
+            typer.echo(f"  {'Try: ' if hint.startswith('trustgate ') else ''}{hint}", err=True)
+    return code

@@ -1,0 +1,117 @@
+"""How a command reaches an ``Admin``, and what all commands share.
+
+    TRUSTGATE_URL is set         → the server there
+    the admin socket answers     → the server of this home folder
+    otherwise                    → the database, opened in this process
+
+Owns that choice. When another process holds the database and no socket answers, the server may be about to start or
+another command about to end: that is waited for, for a moment, before ``StoreLocked`` is the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar, cast
+
+import typer
+
+from trustgate.admin.commands import Admin, Command
+from trustgate.errors import StoreLocked
+from trustgate.settings import RemoteServer, Settings, load_settings, remote_server
+
+R = TypeVar("R")
+
+_LOCK_PATIENCE_S = 3.0
+_LOCK_POLL_S = 0.05
+_SOCKET_TIMEOUT_S = 2.0
+
+#: The option that every command which prints data has.
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
+
+
+class Session:
+    """What the global options say; ``typer.Context.obj`` of every command."""
+
+    def __init__(self, home: Path | None) -> None:
+        self.home = home
+
+    def settings(self, overrides: dict[str, object] | None = None) -> Settings:
+        """Raises ``SettingsError``."""
+        return load_settings(self.home, overrides)
+
+
+def session(context: typer.Context) -> Session:
+    return cast(Session, context.obj)
+
+
+def execute(context: typer.Context, command: Command[R]) -> R:
+    """Carry out one command wherever it can be done. Raises the ``TrustGateError`` that says why not."""
+
+    async def one(admin: Admin) -> R:
+        return await admin.execute(command)
+
+    return with_admin(context, one)
+
+
+def with_admin(context: typer.Context, work: Callable[[Admin], Awaitable[R]]) -> R:
+    """Several commands in one go: opens an ``Admin``, does ``work`` with it and closes it."""
+    import asyncio
+
+    async def opened() -> R:
+        admin = await open_admin(session(context).settings())
+        try:
+            return await work(admin)
+        finally:
+            await admin.close()
+
+    return asyncio.run(opened())
+
+
+async def open_admin(settings: Settings) -> Admin:
+    """Raises ``StoreLocked`` when another process has the database and does not answer on the socket."""
+    from trustgate.admin.remote import RemoteAdmin
+
+    remote = remote_server()
+    if remote is not None:
+        return remote_admin(remote)
+    settings.make_home()
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        if socket_answers(settings):
+            return RemoteAdmin.over_socket(settings.socket)
+        try:
+            return await open_here(settings)
+        except StoreLocked:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_LOCK_POLL_S)  # noqa: ASYNC251 - nothing else runs in this loop
+
+
+def remote_admin(remote: RemoteServer) -> Admin:
+    from trustgate.admin.remote import RemoteAdmin
+
+    return RemoteAdmin.over_network(remote.url, remote.key)
+
+
+async def open_here(settings: Settings) -> Admin:
+    """The database, opened in this process. Raises ``StoreLocked``."""
+    from trustgate.admin.local import open_local_admin
+
+    return await open_local_admin(settings)
+
+
+def socket_answers(settings: Settings) -> bool:
+    """Whether somebody accepts connections on the admin socket. Raises ``HomeUnusable`` where others could."""
+    settings.check_socket_folder()
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.closing(probe):
+        probe.settimeout(_SOCKET_TIMEOUT_S)
+        try:
+            probe.connect(str(settings.socket))
+        except OSError:
+            return False
+    return True

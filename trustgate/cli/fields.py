@@ -1,0 +1,157 @@
+"""The options that describe a passport, which ``passport add`` and ``passport set`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import typer
+
+from trustgate.cli import values
+from trustgate.cli.options import option, with_options
+from trustgate.cli.values import Maybe
+from trustgate.models.passports import PassportFields
+from trustgate.types import Prices
+
+T = TypeVar("T")
+
+
+class Given(NamedTuple):
+    """What was given of a passport. ``unset``: members given as ``none``. ``prices``: by field name."""
+
+    fields: PassportFields
+    unset: tuple[str, ...]
+    prices: dict[str, int | None]
+
+    def for_new(self) -> PassportFields:
+        """All of it as the fields of a new passport, where ``none`` is what it has anyway."""
+        from msgspec.structs import replace
+
+        if not self.prices:
+            return self.fields
+        prices: dict[str, Any] = {name: value for name, value in self.prices.items() if value is not None}
+        return replace(self.fields, prices=Prices(**prices))
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.fields.given() or self.unset or self.prices)
+
+
+def _price(name: str, flag: str, what: str, parser: Callable[[str], Any], kind: Any = int) -> Any:
+    return option(name, kind, flag, help=what, parser=parser, metavar="USD")
+
+
+_PRICES = [
+    _price("input_pico_usd", "--input-price", "Per million prompt tokens, in USD", values.usd_per_million),
+    _price("output_pico_usd", "--output-price", "Per million completion tokens, in USD", values.usd_per_million),
+    _price(
+        "cached_input_pico_usd",
+        "--cached-input-price",
+        "Per million cached prompt tokens; without it they cost what others do",
+        values.usd_per_million_or_none,
+        Maybe,
+    ),
+    _price("call_nano_usd", "--call-price", "Added once a call, in USD", values.usd),
+]
+_PLAIN = [
+    option("api_model_id", str, "--api-model-id", help="The LLM server's name for the model", metavar="ID"),
+    option("provider", str, "--provider", help="Who offers it, such as openai", metavar="NAME"),
+    option("format", Literal["api", "safetensors", "gguf"], "--format", help="What the model is"),
+]
+#: Members that ``none`` takes away again.
+_OPTIONAL = [
+    option(
+        "base_url",
+        Maybe,
+        "--base-url",
+        help="The LLM server, if not the default one: https://…/v1",
+        parser=values.text_or_none,
+        metavar="URL",
+    ),
+    option(
+        "credential_env",
+        Maybe,
+        "--credential-env",
+        help="Name of the environment variable with its key",
+        parser=values.text_or_none,
+        metavar="NAME",
+    ),
+    option(
+        "credential_file",
+        Maybe,
+        "--credential-file",
+        help="Or the file with its key; relative to the home folder",
+        parser=values.text_or_none,
+        metavar="FILE",
+    ),
+    option(
+        "context_length",
+        Maybe,
+        "--context-length",
+        help="Prompt and completion together, in tokens",
+        parser=values.count_or_none,
+        metavar="N",
+    ),
+    option(
+        "max_output_tokens",
+        Maybe,
+        "--max-output-tokens",
+        help="The largest completion, in tokens",
+        parser=values.count_or_none,
+        metavar="N",
+    ),
+]
+_LISTS = [
+    option("capabilities", list[str], "--capability", help="tools, vision …; repeat for more", metavar="WORD"),
+    option(
+        "fallbacks",
+        list[str],
+        "--fallback",
+        help="Passports to try when this one fails; the next --fallback is tried after those. Weights share the load",
+        metavar="SLUG[:WEIGHT][,…]",
+    ),
+    option(
+        "default_parameters",
+        list[str],
+        "--parameter",
+        help="What requests get that do not say it: temperature=0.2; repeat for more",
+        metavar="NAME=JSON",
+    ),
+]
+_PARSED: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
+    "capabilities": ("--capability", values.words),
+    "fallbacks": ("--fallback", values.fallbacks),
+    "default_parameters": ("--parameter", values.parameters),
+}
+
+
+def _collect(given: Mapping[str, Any]) -> Given:
+    fields: dict[str, Any] = {o.name: given[o.name] for o in _PLAIN}
+    unset: list[str] = []
+    for name in (o.name for o in _OPTIONAL):
+        maybe: Maybe | None = given[name]
+        if maybe is not None and maybe.value is None:
+            unset.append(name)
+        elif maybe is not None:
+            fields[name] = maybe.value
+    for name, (flag, parser) in _PARSED.items():
+        if given[name] == ["none"]:
+            unset.append(name)
+        elif given[name]:
+            fields[name] = _parsed(given[name], flag, parser)
+    prices = {o.name: given[o.name] for o in _PRICES if given[o.name] is not None}
+    cached = prices.get("cached_input_pico_usd")
+    if isinstance(cached, Maybe):
+        prices["cached_input_pico_usd"] = cached.value
+    return Given(PassportFields(**fields), tuple(unset), prices)
+
+
+def _parsed(texts: list[str], flag: str, parser: Callable[[list[str]], T]) -> T:
+    try:
+        return parser(texts)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message, param_hint=f"'{flag}'") from None
+
+
+#: Gives a command the options that describe a passport; its parameter ``given`` gets what they said.
+with_passport_fields = with_options("given", [*_PLAIN, *_OPTIONAL, *_PRICES, *_LISTS], _collect)

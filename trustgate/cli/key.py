@@ -1,0 +1,176 @@
+"""``trustgate key``: the secrets that tenants call with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from trustgate.admin.commands import Admin, KeyCreate, KeyList, KeyRevoke, KeyRotate, KeyShow, NewKey, TenantList
+from trustgate.cli import render, values
+from trustgate.cli.context import JsonOption, execute, with_admin
+from trustgate.cli.limits import Allowed, limit_fields, scope_fields, with_limits
+from trustgate.ids import now_us
+from trustgate.types import ApiKey, Limits, Scope, Tenant
+
+app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or its shortened form (tgk_Ab12…9xYz).")]
+
+
+@app.command("create")
+@with_limits
+def create(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id or name.")],
+    allowed: Allowed,
+    name: Annotated[str, typer.Option(help="A name to tell the tenant's keys apart.")] = "default",
+    expires: Annotated[
+        int | None,
+        typer.Option(metavar="SPAN", parser=values.duration, help="When it expires: in 30d, 24h, 90m …"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Create a further key. Its secret is shown this once.
+
+    Limits, models, endpoints and features narrow what the tenant's plan allows; they never widen it.
+    """
+    command = KeyCreate(
+        tenant=tenant, name=name, expires_in_s=expires, limits=Limits(**allowed.limits), scope=Scope(**allowed.scope)
+    )
+    new = execute(context, command)
+    if json:
+        render.document({"key": secret_document(new.key, new.secret)})
+    else:
+        _print_new(new)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant's.")] = None,
+    revoked: Annotated[bool, typer.Option("--revoked", help="Revoked keys too.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """List the keys. Secrets are never shown again."""
+
+    async def work(admin: Admin) -> tuple[tuple[ApiKey, ...], tuple[Tenant, ...]]:
+        keys = await admin.execute(KeyList(tenant=tenant, revoked=revoked))
+        return keys, () if json else await admin.execute(TenantList(removed=True))
+
+    keys, tenants = with_admin(context, work)
+    if json:
+        render.document({"keys": keys})
+        return
+    tenant_names = {tenant.id: tenant.name for tenant in tenants}
+    render.table(*key_rows(keys, tenant_names), empty="There is no such key. Create one: trustgate key create TENANT")
+
+
+@app.command("show")
+def show(context: typer.Context, key: KeyArgument, json: JsonOption = False) -> None:
+    """Show a key and its limits, not its secret."""
+    _print(execute(context, KeyShow(key=key)), json)
+
+
+@app.command("revoke")
+def revoke(context: typer.Context, key: KeyArgument, json: JsonOption = False) -> None:
+    """End a key now. Its next request fails, its running streams are cut."""
+    _print(execute(context, KeyRevoke(key=key)), json)
+
+
+@app.command("rotate")
+def rotate(
+    context: typer.Context,
+    key: KeyArgument,
+    grace: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SPAN",
+            parser=values.duration,
+            help="How long the old secret still works: 24h, 30m …  [default: not at all]",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Replace a key by a new one. Its secret is shown this once.
+
+    The new key has the old one's rights, limits and expiry.
+    """
+    new = execute(context, KeyRotate(key=key, grace_s=grace or 0))
+    if json:
+        render.document({"key": secret_document(new.key, new.secret)})
+    else:
+        _print_new(new)
+
+
+# what the tenant's commands show too
+
+
+def secret_document(key: ApiKey, secret: str) -> dict[str, Any]:
+    """A new key for ``--json``: the only document with a secret in it."""
+    return {"id": key.id, "secret": secret, **render.plain(key)}
+
+
+def show_secret(fields: Iterable[tuple[str, render.Cell]], secret: str) -> None:
+    """What was made, and the only sight of its secret."""
+    render.card([*fields, ("Secret", render.Styled(secret, "bold green"))])
+    render.say(render.Styled("Keep the secret now: it is not shown again. TrustGate has only its hash.", "yellow"))
+
+
+def key_rows(
+    keys: Iterable[ApiKey], tenant_names: dict[str, str] | None = None
+) -> tuple[list[str | render.Column], list[list[render.Cell]]]:
+    """Columns and rows for a table of keys; with a column for the tenant where their names are given."""
+    columns: list[str | render.Column] = ["Name", "Key", "Status", "Expires (UTC)", "Created (UTC)", "Id"]
+    rows: list[list[render.Cell]] = [
+        [
+            key.name,
+            key.redacted,
+            _status(key),
+            render.instant(key.expires_us),
+            render.instant(key.created_us),
+            key.id,
+        ]
+        for key in keys
+    ]
+    if tenant_names is None:
+        return columns, rows
+    owners = [tenant_names.get(key.tenant_id, key.tenant_id) for key in keys]
+    return ["Tenant", *columns], [[owner, *row] for owner, row in zip(owners, rows, strict=True)]
+
+
+def _print_new(new: NewKey) -> None:
+    show_secret([field for field in _fields(new.key) if field[0] not in ("Key", "Status", "Created")], new.secret)
+
+
+def _print(key: ApiKey, json: bool) -> None:
+    if json:
+        render.document({"key": key})
+        return
+    fields = _fields(key)
+    if key.revoked_us is not None:
+        fields.append(("Revoked", render.instant_utc(key.revoked_us)))
+    render.card(fields)
+
+
+def _fields(key: ApiKey) -> list[tuple[str, render.Cell]]:
+    return [
+        ("Key", key.redacted),
+        ("Id", key.id),
+        ("Name", key.name),
+        ("Tenant", key.tenant_id),
+        ("Status", _status(key)),
+        ("Created", render.instant_utc(key.created_us)),
+        ("Expires", "never" if key.expires_us is None else render.instant_utc(key.expires_us)),
+        *limit_fields(key.limits, none="as the plan says"),
+        *scope_fields(key.scope),
+    ]
+
+
+def _status(key: ApiKey) -> render.Styled:
+    if key.revoked_us is not None:
+        return render.status("revoked")
+    if key.expires_us is not None and key.expires_us <= now_us():
+        return render.status("expired")
+    return render.status("active")

@@ -1,0 +1,226 @@
+"""What a person sees, and the one JSON document a program gets. The only module that imports rich.
+
+Owns the look: tables, cards, dates (UTC), money (nano-USD as dollars, up to nine decimals), grouped numbers. What must
+be copied whole (ids, secrets, commands) is never cut off nor wrapped: a table that is too wide for the terminal
+becomes cards, and lines that are too long are left to the terminal. Where output is not a terminal nothing is
+fitted to a width.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from trustgate.types import NANO_USD_PER_USD
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+#: Never shown: a hash of a secret helps only who wants to guess it.
+_HIDDEN = frozenset({"secret_sha256"})
+
+_UNLIMITED_WIDTH = 100_000
+_NOTHING = "–"
+
+
+class Styled(NamedTuple):
+    """A cell with a style of rich's."""
+
+    text: str
+    style: str
+
+
+Cell = str | Styled
+
+_STATUS_STYLES = {
+    "active": "green",
+    "suspended": "yellow",
+    "deprecated": "yellow",
+    "expired": "yellow",
+    "removed": "red",
+    "revoked": "red",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
+}
+
+
+class Column(NamedTuple):
+    title: str
+    align: Literal["left", "right"] = "left"
+
+
+def right(title: str) -> Column:
+    """A column of numbers."""
+    return Column(title, "right")
+
+
+# JSON
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON values: every field, defaults included, except the hidden ones."""
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__ if name not in _HIDDEN}
+    if isinstance(value, Mapping):
+        return {name: plain(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(member) for member in value]
+    return value
+
+
+def document(value: Any) -> None:
+    """Print ``value`` as one JSON document, always in UTF-8."""
+    text = msgspec.json.format(msgspec.json.encode(plain(value)), indent=2)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text + b"\n")
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON on one line."""
+    return msgspec.json.encode(value).decode()
+
+
+# words
+
+
+def status(word: str) -> Styled:
+    return Styled(word, _STATUS_STYLES.get(word, ""))
+
+
+def usd(nano_usd: int) -> str:
+    """Nano-USD as dollars, exactly: at least two decimals, at most nine. ``$0.0000015``."""
+    whole, rest = divmod(abs(nano_usd), NANO_USD_PER_USD)
+    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if nano_usd < 0 else ''}${whole:,}.{decimals}"
+
+
+def usd_per_million(pico_usd: int) -> str:
+    """A price in pico-USD a token as dollars per million tokens, exactly."""
+    return usd(pico_usd * 1000)
+
+
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+def size(count: int) -> str:
+    """Bytes, rounded: ``12.3 MiB``."""
+    amount = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} TiB"
+
+
+def optional(value: int | None) -> str:
+    """A number, or a dash where there is none."""
+    return _NOTHING if value is None else number(value)
+
+
+def instant(at_us: int | None) -> str:
+    """Microseconds UTC as ``2026-01-31 23:59:59``; tables say in their heads that it is UTC."""
+    if not at_us:
+        return _NOTHING
+    return datetime.fromtimestamp(at_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def instant_utc(at_us: int | None) -> str:
+    return f"{instant(at_us)} UTC" if at_us else _NOTHING
+
+
+def names(values: Iterable[str], *, nothing: str = _NOTHING) -> str:
+    return ", ".join(values) or nothing
+
+
+# people's output
+
+
+def table(columns: Sequence[str | Column], rows: Iterable[Sequence[Cell]], *, empty: str) -> None:
+    """Rows under heads. ``empty`` is said where there are none, on stderr as it is no data."""
+    listed = list(rows)
+    if not listed:
+        say(empty, to_stderr=True)
+        return
+    heads = [Column(column) if isinstance(column, str) else column for column in columns]
+    console = _console()
+    made = _table(heads, listed)
+    if _width(console, made) <= console.width:
+        with console.capture() as captured:
+            console.print(made)
+        # rich fills the last column with blanks.
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+        return
+    for row in listed:
+        card((head.title, cell) for head, cell in zip(heads, row, strict=True))
+        say("")
+
+
+def card(fields: Iterable[tuple[str, Cell]], *, title: str | None = None) -> None:
+    """Names and values, one a line. A value longer than the terminal is left to the terminal to break."""
+    listed = [(name, cell) for name, cell in fields]
+    width = max((len(name) for name, _ in listed), default=0)
+    console = _console()
+    if title is not None:
+        console.print(_text(Styled(title, "bold")), soft_wrap=True)
+    for name, cell in listed:
+        console.print(_line(Styled(name.ljust(width + 2), "dim"), cell), soft_wrap=True)
+
+
+def finding(word: str, name: str, message: str, hint: str | None) -> None:
+    """One line of a diagnosis, and how to mend what it says."""
+    console = _console()
+    console.print(_line(Styled(f"{word:<5}", _STATUS_STYLES[word]), f"{name:<11}{message}"), soft_wrap=True)
+    if hint:
+        console.print(_text(Styled(f"{'':<16}→ {hint}", "cyan")), soft_wrap=True)
+
+
+def say(text: Cell, *, to_stderr: bool = False) -> None:
+    """One line or several, exactly as they are."""
+    _console(to_stderr=to_stderr).print(_text(text), soft_wrap=True)
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> RenderableType:
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        made.add_column(column.title, justify=column.align, no_wrap=True)
+    for row in rows:
+        made.add_row(*map(_text, row))
+    return made
+
+
+def _text(cell: Cell) -> Text:
+    """Text without markup: a name with brackets in it is a name with brackets in it, and no control code gets out."""
+    from rich.text import Text
+
+    words, style = cell if isinstance(cell, Styled) else (cell, "")
+    return Text("".join(c if c.isprintable() or c == "\n" else "�" for c in words), style=style)
+
+
+def _line(*cells: Cell) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(*map(_text, cells))
+
+
+def _width(console: Console, made: RenderableType) -> int:
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(width=_UNLIMITED_WIDTH), made).maximum
+
+
+def _console(*, to_stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    # Without a terminal there is no width to fit into.
+    width = None if stream.isatty() else _UNLIMITED_WIDTH
+    return Console(stderr=to_stderr, width=width, highlight=False, markup=False, emoji=False)

@@ -1,0 +1,174 @@
+"""``trustgate tenant``: who may call."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trustgate.admin.commands import (
+    Admin,
+    Status,
+    TenantAdd,
+    TenantList,
+    TenantRemove,
+    TenantResume,
+    TenantSet,
+    TenantShow,
+    TenantSuspend,
+    TenantWithKey,
+)
+from trustgate.cli import render
+from trustgate.cli.context import JsonOption, execute, session, with_admin
+from trustgate.cli.key import key_rows, secret_document, show_secret
+from trustgate.errors import InvalidRequest
+from trustgate.settings import Settings, remote_server
+from trustgate.types import Tenant
+
+app = typer.Typer(help="Tenants: who may call, and on which plan.", no_args_is_help=True)
+
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id or name.")]
+
+
+@app.command("add")
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of your choice.")],
+    plan: Annotated[str, typer.Option(help="The plan: free, pro, growth, internal, or one of your own.")] = "pro",
+    json: JsonOption = False,
+) -> None:
+    """Add a tenant with its first key. The key's secret is shown this once."""
+
+    async def work(admin: Admin) -> tuple[TenantWithKey, str]:
+        added = await admin.execute(TenantAdd(name=name, plan=plan))
+        return added, (await admin.execute(Status())).address
+
+    added, address = with_admin(context, work)
+    if json:
+        render.document({"tenant": added.tenant, "key": secret_document(added.key, added.secret)})
+        return
+    show_secret(
+        [
+            ("Tenant", added.tenant.name),
+            ("Id", added.tenant.id),
+            ("Plan", added.tenant.plan),
+            ("Key", added.key.id),
+        ],
+        added.secret,
+    )
+    render.say("")
+    _show_first_request(added.secret, _public_address(session(context).settings(), address))
+
+
+def _public_address(settings: Settings, address: str) -> str:
+    """Where clients find the server: as it says itself, else where it would listen."""
+    remote = remote_server()
+    if remote is not None:
+        return remote.url
+    address = address or f"http://{settings.serve.host}:{settings.serve.port}"
+    # Every interface is no address that a client could use.
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _show_first_request(secret: str, address: str) -> None:
+    render.say(render.Styled("A first request", "bold"))
+    render.say(
+        f"""curl {address}/v1/chat/completions \\
+  -H "Authorization: Bearer {secret}" \\
+  -H "Content-Type: application/json" \\
+  -d '{{"model": "trustgate/echo", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+"""
+    )
+    render.say(render.Styled("With the OpenAI SDK", "bold"))
+    render.say(
+        f"""from openai import OpenAI
+
+client = OpenAI(base_url="{address}/v1", api_key="{secret}")
+answer = client.chat.completions.create(
+    model="trustgate/echo", messages=[{{"role": "user", "content": "Hello"}}]
+)
+print(answer.choices[0].message.content)
+
+trustgate/echo is built in; any model of your LLM server works the same way."""
+    )
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    removed: Annotated[bool, typer.Option("--removed", help="Removed tenants too.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """List the tenants."""
+    tenants = execute(context, TenantList(removed=removed))
+    if json:
+        render.document({"tenants": tenants})
+        return
+    render.table(
+        ["Name", "Plan", "Status", "Created (UTC)", "Id"],
+        [(t.name, t.plan, render.status(t.status), render.instant(t.created_us), t.id) for t in tenants],
+        empty="There is no tenant yet. Add one: trustgate tenant add NAME",
+    )
+
+
+@app.command("show")
+def show(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
+    """Show a tenant with its plan and keys."""
+    detail = execute(context, TenantShow(tenant=tenant))
+    if json:
+        render.document({"tenant": detail.tenant, "plan": detail.plan, "keys": detail.keys})
+        return
+    _card(detail.tenant)
+    render.say("")
+    render.table(*key_rows(detail.keys), empty="It has no key: trustgate key create TENANT")
+
+
+@app.command("set")
+def set_(
+    context: typer.Context,
+    tenant: TenantArgument,
+    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Another plan; it holds from the next request on.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Rename a tenant or move it to another plan."""
+    if name is None and plan is None:
+        raise InvalidRequest("There is nothing to set.", hint="Give --name or --plan.")
+    _changed(execute(context, TenantSet(tenant=tenant, name=name, plan=plan)), json)
+
+
+@app.command("suspend")
+def suspend(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
+    """Refuse a tenant's requests. Its running streams are cut."""
+    _changed(execute(context, TenantSuspend(tenant=tenant)), json)
+
+
+@app.command("resume")
+def resume(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
+    """Serve a suspended tenant again."""
+    _changed(execute(context, TenantResume(tenant=tenant)), json)
+
+
+@app.command("remove")
+def remove(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
+    """Remove a tenant for good. Its keys die; its receipts and usage stay."""
+    _changed(execute(context, TenantRemove(tenant=tenant)), json)
+
+
+def _changed(tenant: Tenant, json: bool) -> None:
+    if json:
+        render.document({"tenant": tenant})
+    else:
+        _card(tenant)
+
+
+def _card(tenant: Tenant) -> None:
+    render.card(
+        [
+            ("Tenant", tenant.name),
+            ("Id", tenant.id),
+            ("Plan", tenant.plan),
+            ("Status", render.status(tenant.status)),
+            ("Created", render.instant_utc(tenant.created_us)),
+        ]
+    )

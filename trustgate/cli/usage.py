@@ -1,0 +1,77 @@
+"""``trustgate usage``: what was used, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+import typer
+
+from trustgate.admin.commands import Admin, KeyList, TenantList, UsageShow
+from trustgate.cli import render, values
+from trustgate.cli.context import JsonOption, with_admin
+from trustgate.store import UsageRow
+from trustgate.store.base import UsageGroup
+
+_SUMS = tuple(name for name in UsageRow.__struct_fields__ if name != "group")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("usage", short_help="Show requests, tokens and cost.")(usage)
+
+
+def usage(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant's.")] = None,
+    by: Annotated[UsageGroup, typer.Option(help="What to add up by.")] = "day",
+    since: Annotated[
+        int | None,
+        typer.Option(metavar="WHEN", parser=values.since, help="From when on: 7d, today, month or 2026-01-31 (UTC)."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show requests, tokens and cost by day, model, key or tenant.
+
+    Requests are those that were answered; what was refused or failed is counted apart and costs nothing.
+    """
+
+    async def work(admin: Admin) -> tuple[tuple[UsageRow, ...], dict[str, str]]:
+        rows = await admin.execute(UsageShow(by=by, tenant=tenant, since_us=since))
+        return rows, {} if json else await _names(admin, by)
+
+    rows, names = with_admin(context, work)
+    total = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
+    if json:
+        render.document({"usage": rows, "total": total})
+    else:
+        _print(by, rows, total, names)
+
+
+async def _names(admin: Admin, by: UsageGroup) -> dict[str, str]:
+    """People's names for the ids that rows are grouped by."""
+    if by not in ("tenant", "key"):
+        return {}
+    tenants = {tenant.id: tenant.name for tenant in await admin.execute(TenantList(removed=True))}
+    if by == "tenant":
+        return tenants
+    keys = await admin.execute(KeyList(revoked=True))
+    return {key.id: f"{tenants.get(key.tenant_id, key.tenant_id)} {key.name} {key.redacted}" for key in keys}
+
+
+def _print(by: UsageGroup, rows: Iterable[UsageRow], total: Mapping[str, int], names: Mapping[str, str]) -> None:
+    listed = [_row(names.get(row.group, row.group), {name: getattr(row, name) for name in _SUMS}) for row in rows]
+    if len(listed) > 1:
+        listed.append(_row("Total", total))
+    head = "Day (UTC)" if by == "day" else by.capitalize()
+    numbers = ("Requests", "Refused", "Failed", "Prompt", "Cached", "Completion", "Cost")
+    render.table([head, *map(render.right, numbers)], listed, empty="Nothing was used in that time.")
+    if total["estimated"]:
+        render.say(
+            f"{render.number(total['estimated'])} of the requests were metered by an estimate: "
+            "the LLM server did not report their usage."
+        )
+
+
+def _row(group: str, sums: Mapping[str, int]) -> list[str]:
+    counts = ("requests", "refused", "failed", "prompt_tokens", "cached_tokens", "completion_tokens")
+    return [group, *(render.number(sums[name]) for name in counts), render.usd(sums["cost_nano_usd"])]

@@ -1,0 +1,174 @@
+"""What is written on a command line, as the values it means: times, money, fallbacks, parameters.
+
+Owns these notations. Each parser raises ``typer.BadParameter``, which the command line reports with the option's name.
+Money is parsed as decimals and kept exactly, as integers; what cannot be kept exactly is refused, never rounded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import typer
+
+from trustgate.types import Fallback
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_WHOLE = re.compile(r"\d+(_\d{3})*", re.ASCII)
+_DECIMAL = re.compile(r"\d{1,12}(\.\d*)?|\.\d+", re.ASCII)
+#: The largest integer that JSON readers everywhere keep exactly.
+_MOST = 2**53 - 1
+_DIGITS_MOST = 100
+
+_NANO_DECIMALS = 9
+#: Micro-USD a million tokens, which is pico-USD a token.
+_PRICE_DECIMALS = 6
+
+
+class Maybe:
+    """A value as given; None stands for the word ``none``, which takes away what was there."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+# numbers and money
+
+
+def whole(text: str) -> int:
+    """``50000`` or ``50_000``."""
+    # The length first: Python refuses to read thousands of digits.
+    if len(text) > _DIGITS_MOST or not _WHOLE.fullmatch(text) or (value := int(text.replace("_", ""))) > _MOST:
+        raise typer.BadParameter(f"{text!r} is not a whole number from 0 on, such as 50000 or 50_000.")
+    return value
+
+
+def count_or_none(text: str) -> Maybe:
+    return _or_none(text, whole)
+
+
+def usd_or_none(text: str) -> Maybe:
+    return _or_none(text, usd)
+
+
+def usd_per_million_or_none(text: str) -> Maybe:
+    return _or_none(text, usd_per_million)
+
+
+def text_or_none(text: str) -> Maybe:
+    return _or_none(text, str)
+
+
+def _or_none(text: str, parser: Callable[[str], Any]) -> Maybe:
+    return Maybe(None if text.lower() == "none" else parser(text))
+
+
+def usd(text: str) -> int:
+    """Dollars as nano-USD: ``5.00``, ``$5``, ``0.0025``."""
+    return _decimal(text, _NANO_DECIMALS, "an amount in USD, such as 5.00")
+
+
+def usd_per_million(text: str) -> int:
+    """Dollars per million tokens as pico-USD a token: ``0.15``."""
+    return _decimal(text, _PRICE_DECIMALS, "a price in USD per million tokens, such as 0.15")
+
+
+def _decimal(text: str, decimals: int, what: str) -> int:
+    digits = text.removeprefix("$")
+    if not _DECIMAL.fullmatch(digits):
+        raise typer.BadParameter(f"{text!r} is not {what}.")
+    scaled = Decimal(digits).scaleb(decimals)
+    if scaled != scaled.to_integral_value():
+        raise typer.BadParameter(f"{text!r} has more than {decimals} decimals, the most that is kept exactly.")
+    if scaled > _MOST:
+        raise typer.BadParameter(f"{text!r} is too large.")
+    return int(scaled)
+
+
+# times
+
+
+def duration(text: str) -> int:
+    """``30d``, ``24h``, ``90m``, ``45s`` or ``2w``, as seconds."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is not a time span, such as 30d, 24h, 90m or 45s.")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def since(text: str) -> int:
+    """The start of a period, microseconds UTC: ``7d`` (ago), ``today``, ``month``, a date, or a time with its zone."""
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if text == "today":
+        start = midnight
+    elif text == "month":
+        start = midnight.replace(day=1)
+    elif _DURATION.fullmatch(text):
+        try:
+            start = now - timedelta(seconds=duration(text))
+        except OverflowError:
+            raise typer.BadParameter(f"{text!r} lies too far back.") from None
+    else:
+        start = _written(text)
+    return max(0, (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
+
+
+def _written(text: str) -> datetime:
+    try:
+        if len(text) <= len("2026-01-01"):
+            day = date.fromisoformat(text)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a start, such as 7d, today, month, 2026-01-01 or 2026-01-01T12:00:00Z."
+        ) from None
+    # Times are UTC unless they say otherwise.
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+# passports
+
+
+def words(texts: list[str]) -> tuple[str, ...]:
+    """Words, several options or separated by commas, each once."""
+    return tuple(dict.fromkeys(part.strip() for text in texts for part in text.split(",") if part.strip()))
+
+
+def fallbacks(texts: list[str]) -> tuple[Fallback, ...]:
+    """Each text is one rank, in order: ``SLUG[:WEIGHT][,SLUG[:WEIGHT]…]``."""
+    return tuple(_fallback(part, rank) for rank, text in enumerate(texts, start=1) for part in text.split(","))
+
+
+def _fallback(text: str, rank: int) -> Fallback:
+    slug, colon, weight = text.strip().rpartition(":")
+    if colon and weight.isascii() and weight.isdigit():
+        # A model's name may have a colon itself (llama3:8b); such a number is a weight all the same.
+        if not slug or not 1 <= int(weight) <= 1_000_000:
+            raise typer.BadParameter(f"{text!r} is not SLUG or SLUG:WEIGHT with a weight from 1 on.")
+        return Fallback(passport=slug, rank=rank, weight=int(weight))
+    if not text.strip():
+        raise typer.BadParameter("A fallback names a passport: SLUG or SLUG:WEIGHT.")
+    return Fallback(passport=text.strip(), rank=rank)
+
+
+def parameters(texts: list[str]) -> dict[str, Any]:
+    """``NAME=JSON`` each: ``temperature=0.2``, ``stop=["\\n"]``."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{text!r} is not NAME=JSON, such as temperature=0.2.")
+        try:
+            found[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise typer.BadParameter(
+                f"the value of {name} is not JSON: {value!r}. Texts want quotes: '{name}=\"…\"'"
+            ) from None
+    return found

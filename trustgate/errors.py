@@ -1,0 +1,239 @@
+"""Every failure TrustGate can name, in one tree.
+
+One exception serves three readers: a client on ``/v1`` (an OpenAI-shaped JSON error with a status), the
+command line (a message, what to do next, an exit code) and the admin socket, which carries it from
+the server to the command line without loss.
+
+    TrustGateError                        500  exit 1
+    ├── InvalidRequest                    400  exit 2   the caller sent something wrong
+    │   ├── RequestTooLarge               413
+    │   ├── RequestTimeout                408
+    │   ├── NotFound                      404  exit 4
+    │   ├── MethodNotAllowed              405
+    │   └── Conflict                      409  exit 5   it exists already, or is in use
+    ├── AuthenticationFailed              401  exit 3
+    ├── PermissionDenied                  403  exit 3
+    ├── RateLimited                       429
+    ├── UpstreamFailed                    502           the LLM server failed or spoke nonsense
+    │   ├── UpstreamTimeout               504
+    │   └── UpstreamRefused               its own   the LLM server's own 4xx, passed on
+    ├── Unavailable                       503           this gateway cannot serve now
+    └── OperatorError                          exit 1   for the person who runs the gateway
+        ├── SettingsError                      exit 2   a flag, a variable or trustgate.toml
+        ├── HomeUnusable                                the home folder cannot be used
+        ├── StoreLocked                        exit 6   another process holds the database
+        ├── StoreTooNew                                 written by a newer TrustGate
+        ├── StoreDamaged                                the database or the journal lost data
+        └── ChainError                                  Solana, or the RPC node that speaks for it
+            ├── RpcUnavailable                          no usable answer now; asking again may help
+            ├── RpcRejected                             the node understood, and refused
+            ├── FundsMissing                            the anchor key cannot pay the fee
+            ├── AnchorPending                           sent, not final yet: flush again to go on
+            └── AnchorRefused                           posting it would contradict the chain, or cost real money
+
+Owns: the tree, the statuses and the JSON form. Source of the JSON form: OpenAI API reference, "Error codes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class TrustGateError(Exception):
+    """The root of the tree; also what is raised for a fault of our own.
+
+    ``message`` says what happened; ``hint`` the next thing to do, for a person at a terminal. Neither may
+    hold a secret, an upstream address or another tenant's data: both are shown to the caller.
+    """
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = "internal_error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+        self.headers = dict(headers or {})
+        if code is not None:
+            self.code = code
+        if type is not None:
+            self.type = type
+        if retryable is not None:
+            # Read by the OpenAI SDKs, which would otherwise retry every 408, 409, 429 and 5xx twice.
+            self.headers["x-should-retry"] = "true" if retryable else "false"
+
+    def to_openai(self) -> dict[str, dict[str, Any]]:
+        """The body every refusal on ``/v1`` has: ``{"error": {message, type, param, code}}``."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class InvalidRequest(TrustGateError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+    exit_code = 2
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+
+
+class RequestTimeout(InvalidRequest):
+    status = 408
+    code = "request_timeout"
+
+
+class NotFound(InvalidRequest):
+    status = 404
+    code = "not_found"
+    exit_code = 4
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+    code = "method_not_allowed"
+
+
+class Conflict(InvalidRequest):
+    status = 409
+    code = "conflict"
+    exit_code = 5
+
+
+class AuthenticationFailed(TrustGateError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    exit_code = 3
+
+
+class PermissionDenied(TrustGateError):
+    status = 403
+    type = "invalid_request_error"
+    code = "permission_denied"
+    exit_code = 3
+
+
+class RateLimited(TrustGateError):
+    """A quota is used up. ``type`` says which, as OpenAI does: requests, tokens or insufficient_quota."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class UpstreamFailed(TrustGateError):
+    status = 502
+    type = "upstream_error"
+    code: str | None = "upstream_error"
+
+
+class UpstreamTimeout(UpstreamFailed):
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamRefused(UpstreamFailed):
+    """The upstream refused this request, with a status of its own (400–499)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str,
+        code: str | None,
+        param: str | None,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(message, type=type, param=param, headers=headers)
+        self.status = status
+        self.code = code
+
+
+class Unavailable(TrustGateError):
+    status = 503
+    type = "service_unavailable"
+    code = "service_unavailable"
+
+
+class OperatorError(TrustGateError):
+    """Something only the person who runs the gateway can mend."""
+
+    code = "operator_error"
+
+
+class SettingsError(OperatorError):
+    exit_code = 2
+    code = "bad_settings"
+
+
+class HomeUnusable(OperatorError):
+    code = "home_unusable"
+
+
+class StoreLocked(OperatorError):
+    exit_code = 6
+    code = "store_locked"
+
+
+class StoreTooNew(OperatorError):
+    code = "store_too_new"
+
+
+class StoreDamaged(OperatorError):
+    code = "store_damaged"
+
+
+class ChainError(OperatorError):
+    code = "chain_error"
+
+
+class RpcUnavailable(ChainError):
+    """The network, HTTP 429 or 5xx, an answer that makes no sense, a node that lags behind."""
+
+    code = "rpc_unavailable"
+    #: What the node asked for in Retry-After, seconds.
+    retry_after_s: float | None = None
+
+
+class RpcRejected(ChainError):
+    """The node refused the call: ``rpc_code`` is the JSON-RPC error's code, ``data`` what came with it."""
+
+    code = "rpc_rejected"
+    rpc_code: int | None = None
+    data: Any = None
+
+
+class FundsMissing(ChainError):
+    code = "funds_missing"
+
+
+class AnchorPending(ChainError):
+    code = "anchor_pending"
+
+
+class AnchorRefused(ChainError):
+    code = "anchor_refused"

@@ -1,0 +1,202 @@
+"""What a request has cost: the hold taken, the usage metered, the receipt written. Each exactly once.
+
+Owns the moment between a request's admission and its receipt. ``Account.close`` is synchronous on purpose: it runs
+wherever the request ends (complete, refused, cut, client gone, cancelled) without a point at which it could be
+interrupted, and it runs before the last byte is sent, so what a client has seen the end of is already journaled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+
+from trustgate.access.directory import Caller
+from trustgate.access.quota import Ask, Hold, Quota, Rate
+from trustgate.errors import RateLimited
+from trustgate.gateway.endpoints import Call, Endpoint
+from trustgate.gateway.requests import Arrival
+from trustgate.gateway.responses import error_body
+from trustgate.models.catalog import Resolved, price_hash
+from trustgate.models.estimate import with_margin
+from trustgate.models.targets import Target
+from trustgate.receipts.log import Log
+from trustgate.receipts.receipt import commitment
+from trustgate.types import COUNTED, Finish, Prices, Receipt, Usage
+
+#: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
+DEFAULT_COMPLETION_TOKENS = 4_096
+#: At most one refusal of a key in this time becomes a receipt, so that hammering a used-up quota cannot fill the disk.
+_REFUSAL_EVERY_US = 1_000_000
+
+#: Names in a receipt are cut here, characters: an entry must fit into a record of the journal.
+_NAME_MOST = 256
+
+_NOTHING = Usage()
+_NO_PRICE_HASH = price_hash(Prices())
+
+
+def worst_case(endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: int | None) -> Ask:
+    """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get."""
+    prompt_tokens = with_margin(call.prompt_tokens)
+    completion_tokens = 0
+    if endpoint.generates:
+        bounds = [bound for bound in (call.max_tokens, cap) if bound is not None]
+        ceiling = resolved.passport.max_output_tokens if resolved is not None else None
+        if ceiling is not None:
+            bounds.append(ceiling)
+        completion_tokens = min(bounds, default=DEFAULT_COMPLETION_TOKENS) * call.choices
+    cost_nano_usd = 0
+    if resolved is not None:
+        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        cost_nano_usd = resolved.passport.prices.cost_nano_usd(usage)
+    return Ask(prompt_tokens + completion_tokens, cost_nano_usd)
+
+
+class Books:
+    """Where accounts are opened: the quota they draw on and the log their receipts go to."""
+
+    def __init__(self, quota: Quota, log: Log) -> None:
+        self.quota = quota
+        self.log = log
+        self._last_refusal_us: dict[str, int] = {}
+
+    def open(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: bytes, ask: Ask) -> Account:
+        """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
+        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, arrival.at_us)
+        return Account(self, arrival, endpoint, caller, call, body, hold)
+
+    def refuse(
+        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: bytes, refusal: RateLimited
+    ) -> bool:
+        """Write a receipt of a refusal, so that it can be proven too; False when the key had one a moment ago."""
+        last_us = self._last_refusal_us.get(caller.key.id)
+        if last_us is not None and arrival.at_us - last_us < _REFUSAL_EVERY_US:
+            return False
+        self._last_refusal_us[caller.key.id] = arrival.at_us
+        account = Account(self, arrival, endpoint, caller, call, body, None)
+        account.sent(error_body(refusal))
+        account.close("refused", status=refusal.status)
+        return True
+
+
+class Account:
+    """One admitted request. The path fills it in as it goes; whatever happens, it is closed once."""
+
+    __slots__ = (
+        "_answer",
+        "_arrival",
+        "_body",
+        "_books",
+        "_call",
+        "_caller",
+        "_endpoint",
+        "_hold",
+        "closed",
+        "first_ms",
+        "target",
+        "upstream_model",
+        "usage_so_far",
+    )
+
+    def __init__(
+        self,
+        books: Books,
+        arrival: Arrival,
+        endpoint: Endpoint,
+        caller: Caller,
+        call: Call,
+        body: bytes,
+        hold: Hold | None,
+    ) -> None:
+        self._books = books
+        self._arrival = arrival
+        self._endpoint = endpoint
+        self._caller = caller
+        self._call = call
+        self._body = body
+        self._answer = hashlib.sha256()
+        self._hold = hold
+        self.target: Target | None = None
+        self.upstream_model = ""
+        self.first_ms: int | None = None
+        #: What was used up to now: the prompt's estimate, until a meter knows better.
+        self.usage_so_far: Callable[[], Usage] = self._prompt_estimate
+        self.closed = False
+
+    def _prompt_estimate(self) -> Usage:
+        return Usage(prompt_tokens=self._call.prompt_tokens, estimated=True)
+
+    @property
+    def rates(self) -> tuple[Rate | None, Rate | None]:
+        """The tightest limits on requests and on tokens, for the response's headers."""
+        return self._hold.rates if self._hold is not None else (None, None)
+
+    def __enter__(self) -> Account:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Refused before anything was done for it, and so not closed: give the hold back, write nothing."""
+        if not self.closed:
+            self.closed = True
+            if self._hold is not None:
+                self._books.quota.void(self._hold)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The estimate of the prompt."""
+        return self._call.prompt_tokens
+
+    def sent(self, data: bytes) -> None:
+        """Bytes of the answer that go to the client: they are what the receipt commits to."""
+        if self.first_ms is None:
+            self.first_ms = self._arrival.elapsed_ms()
+        self._answer.update(data)
+
+    def close(self, finish: Finish, *, status: int, usage: Usage = _NOTHING) -> None:
+        """Settle the hold and write the receipt. Does nothing when the account is closed already."""
+        if self.closed:
+            return
+        self.closed = True
+        target = self.target
+        counted = finish in COUNTED and target is not None
+        cost_nano_usd = target.passport.prices.cost_nano_usd(usage) if target is not None and counted else 0
+        if self._hold is not None:
+            if counted:
+                self._books.quota.post(self._hold, usage.total_tokens, cost_nano_usd)
+            else:
+                self._books.quota.void(self._hold)
+        total_ms = self._arrival.elapsed_ms()
+        log, caller = self._books.log, self._caller
+        secret = os.urandom(32)
+        tseq, tprev = log.link(caller.tenant.id)
+        log.append(
+            Receipt(
+                id=self._arrival.receipt_id,
+                created_us=self._arrival.at_us,
+                tenant=caller.tenant.id,
+                key=caller.key.id,
+                tseq=tseq,
+                tprev=tprev,
+                endpoint=self._endpoint.name,
+                model=self._call.model[:_NAME_MOST],
+                passport=target.passport.id if target is not None else "",
+                upstream_model=self.upstream_model[:_NAME_MOST],
+                request_commitment=commitment(secret, "request", hashlib.sha256(self._body).digest()),
+                response_commitment=commitment(secret, "response", self._answer.digest()),
+                prompt_tokens=usage.prompt_tokens,
+                cached_tokens=usage.cached_tokens,
+                completion_tokens=usage.completion_tokens,
+                reasoning_tokens=usage.reasoning_tokens,
+                usage_source="estimate" if usage.estimated else "provider",
+                cost_nano_usd=cost_nano_usd,
+                price_hash=target.price_hash if target is not None else _NO_PRICE_HASH,
+                policy_hash=caller.policy_hash,
+                latency_first_ms=total_ms if self.first_ms is None else self.first_ms,
+                latency_total_ms=total_ms,
+                status=status,
+                finish=finish,
+                stream=self._call.stream,
+            ),
+            secret,
+        )

@@ -1,0 +1,75 @@
+"""The public ASGI application: which path leads where, and OpenAI-shaped answers for those that lead nowhere.
+
+Routing reads ``scope["path"]`` alone, never a URL built from the Host header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
+from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
+from trustgate.gateway.pipeline import Pipeline
+from trustgate.gateway.reads import Health, Reads
+from trustgate.gateway.responses import error_body
+
+_SHOWN_PATH_CHARACTERS = 100
+
+
+class _Endpoint:
+    """An endpoint of the path as an ASGI application of its own: no request object is made for it."""
+
+    def __init__(self, pipeline: Pipeline, endpoint: Endpoint) -> None:
+        self._serve = partial(pipeline.serve, endpoint)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._serve(scope, receive, send)
+
+
+class _Plain:
+    def __init__(self, handler: object) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._handler(scope, receive, send)  # type: ignore[operator]
+
+
+def make_app(pipeline: Pipeline, reads: Reads, health: Health, extra: Sequence[BaseRoute] = ()) -> Starlette:
+    routes: list[BaseRoute] = [
+        Route(endpoint.path, _Endpoint(pipeline, endpoint), methods=["POST"]) for endpoint in ENDPOINTS
+    ]
+    routes += [
+        Route("/v1/models", reads.app(reads.models), methods=["GET"]),
+        Route("/v1/models/{model:path}", reads.app(reads.model), methods=["GET"]),
+        Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
+        Route("/v1/receipts/{receipt}", reads.app(reads.receipt), methods=["GET"]),
+        Route("/health", _Plain(health.alive), methods=["GET"]),
+        Route("/ready", _Plain(health.ready), methods=["GET"]),
+        *extra,
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+    # A redirect would be built from the Host header, and no client of an API follows one for a POST.
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """What Starlette's router refuses: an unknown path, or a method that a path does not have."""
+    assert isinstance(error, HTTPException), "registered for HTTPException alone"
+    path = request.scope["path"][:_SHOWN_PATH_CHARACTERS]
+    method = request.method[:_SHOWN_PATH_CHARACTERS]
+    refusal: TrustGateError
+    if error.status_code == 405:
+        refusal = MethodNotAllowed(f"Not allowed to {method} on {path}.")
+    else:
+        refusal = NotFound(f"Unknown request URL: {method} {path}.", code="unknown_url")
+    headers = {**(error.headers or {}), **refusal.headers, "content-type": "application/json"}
+    return Response(error_body(refusal), refusal.status, headers)

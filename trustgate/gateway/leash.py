@@ -1,0 +1,122 @@
+"""Ending a request before its time: its client hung up, its key was revoked, its deadline passed, we shut down.
+
+``Leash`` is a context manager, built like ``asyncio.timeout``: whoever holds it may ``pull`` it, and the request's
+task is cancelled at the point where it waits; the block then raises ``Pulled`` with the reason. ``Running`` is the
+list of all that run, by key, with the bound on how many may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from types import TracebackType
+from typing import Literal
+
+from trustgate.errors import Unavailable
+
+Reason = Literal["client_gone", "key_revoked", "deadline", "shutdown"]
+
+
+class Pulled(Exception):
+    """The request was ended early. Never leaves the gateway room."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+class Leash:
+    __slots__ = ("_cancelling", "_task", "_timer", "key_id", "reason", "running")
+
+    def __init__(self, running: Running, key_id: str) -> None:
+        self.running = running
+        self.key_id = key_id
+        self.reason: Reason | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._cancelling = 0
+
+    def pull(self, reason: Reason) -> None:
+        """End the request. Only the first pull counts; after the block has ended, none does."""
+        if self.reason is None and self._task is not None:
+            self.reason = reason
+            self._task.cancel()
+
+    def __enter__(self) -> Leash:
+        task = asyncio.current_task()
+        assert task is not None, "a leash is held inside a task"
+        self._task = task
+        self._cancelling = task.cancelling()
+        self.running.add(self)
+        if self.running.timeout_s:
+            self._timer = asyncio.get_running_loop().call_later(self.running.timeout_s, self.pull, "deadline")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.running.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        task, self._task = self._task, None
+        # Cancelled by the pull alone, not by somebody else as well (compare asyncio.Timeout).
+        if (
+            self.reason is not None
+            and task is not None
+            and task.uncancel() <= self._cancelling
+            and kind is asyncio.CancelledError
+        ):
+            raise Pulled(self.reason) from error
+
+
+class Running:
+    """The requests in flight: at most ``most`` at once, each for at most ``timeout_s`` seconds (0: for ever)."""
+
+    def __init__(self, most: int, timeout_s: float) -> None:
+        self.most = most
+        self.timeout_s = timeout_s
+        self._leashes: set[Leash] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.draining = False
+
+    def leash(self, key_id: str) -> Leash:
+        """Admit one more request. Raises ``Unavailable`` (503) when the gateway is full or shutting down."""
+        if self.draining:
+            raise Unavailable(
+                "The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"}, retryable=True
+            )
+        if len(self._leashes) >= self.most:
+            raise Unavailable(
+                "The gateway is at its limit of concurrent requests.",
+                code="overloaded",
+                headers={"retry-after": "1"},
+                retryable=True,
+            )
+        return Leash(self, key_id)
+
+    def add(self, leash: Leash) -> None:
+        self._leashes.add(leash)
+        self._empty.clear()
+
+    def discard(self, leash: Leash) -> None:
+        self._leashes.discard(leash)
+        if not self._leashes:
+            self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._leashes)
+
+    def cut_keys(self, key_ids: Collection[str]) -> None:
+        for leash in [leash for leash in self._leashes if leash.key_id in key_ids]:
+            leash.pull("key_revoked")
+
+    async def drain(self, grace_s: float) -> None:
+        """Admit nobody, wait for those that run, and cut what is left after ``grace_s`` seconds."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._empty.wait(), grace_s)
+        except TimeoutError:
+            for leash in list(self._leashes):
+                leash.pull("shutdown")
+            await self._empty.wait()

@@ -1,0 +1,261 @@
+"""The request path: eleven steps, from top to bottom in the order in which every request walks them.
+
+    1 request     head under limits, then (for callers we know) the body          400 408 413
+    2 bearer auth SHA-256 of the key, looked up in memory                         401
+    3 payment     no tenant of this version can owe one
+    4 plan        endpoint, model, features, sizes                                403
+    5 quota       the worst case is held                                          429
+    6 validation  the members that matter have the right types                    400
+    7 passport    the model's name leads to an ordered list of targets            404
+    8 fetch       the first target that answers; retries before the first byte    502 503 504
+    9 metering    usage, from the answer or its last chunk
+    10 receipt    journaled before the last byte leaves
+    11 response   the upstream's bytes
+
+The body is read after the key is known, so that a stranger cannot make the gateway buffer anything. No step touches
+a database, a file (but the journal) or a name server; each takes values and gives a value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from trustgate import __version__
+from trustgate.access.directory import Caller, Directory
+from trustgate.access.plans import check_plan, completion_cap
+from trustgate.access.quota import Ask
+from trustgate.errors import (
+    AuthenticationFailed,
+    RateLimited,
+    TrustGateError,
+    Unavailable,
+    UpstreamTimeout,
+)
+from trustgate.gateway.accounting import Account, Books, worst_case
+from trustgate.gateway.body import outgoing
+from trustgate.gateway.endpoints import Call, Endpoint
+from trustgate.gateway.leash import Pulled, Reason, Running
+from trustgate.gateway.relay import ending, relay_stream, relay_whole
+from trustgate.gateway.requests import (
+    Arrival,
+    ClientDisconnected,
+    Watch,
+    bearer_token,
+    check_head,
+    read_body,
+)
+from trustgate.gateway.responses import Headers, Reply, rate_headers
+from trustgate.models.catalog import Catalog
+from trustgate.models.targets import Target, Targets
+from trustgate.models.upstream import Answer, UpstreamClient
+from trustgate.settings import Settings
+from trustgate.types import Finish
+
+_logger = logging.getLogger("trustgate.gateway")
+
+#: What travels from the client to the upstream besides the body. The credential never does.
+_FORWARDED = (b"accept", b"openai-beta", b"idempotency-key", b"accept-language")
+
+
+class Pipeline:
+    """The eleven steps, over the parts that each of them asks."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        directory: Directory,
+        catalog: Catalog,
+        targets: Targets,
+        upstream: UpstreamClient,
+        books: Books,
+        running: Running,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._catalog = catalog
+        self._targets = targets
+        self._upstream = upstream
+        self._books = books
+        self._running = running
+        self._forwarded = (*_FORWARDED, *(name.lower().encode() for name in settings.upstream.forward_headers))
+
+    async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens: the ASGI application of an endpoint."""
+        arrival = Arrival(scope)
+        reply = Reply(send, [(b"x-request-id", arrival.request_id)])
+        try:
+            await self._walk(endpoint, arrival, scope, receive, reply)
+        except ClientDisconnected:
+            return
+        except Pulled as pulled:
+            await reply.refuse(_ended(pulled.reason))
+        except TrustGateError as error:
+            await reply.refuse(error)
+        except Exception:
+            _logger.exception("internal error in request %s", arrival.request_id.decode())
+            await reply.refuse(TrustGateError("The gateway failed. The error is in its log."))
+
+    async def _walk(self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, reply: Reply) -> None:
+        limits = self._settings.serve
+
+        # 1 request: what its head says
+        check_head(scope, arrival, limits.max_body_bytes)
+
+        # 2 bearer auth
+        caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
+
+        with self._running.leash(caller.key.id) as leash:
+            # 1 request: its body, now that we know whose it is
+            self._books.log.check_room(len(self._running))
+            body = await read_body(receive, limits.max_body_bytes, limits.body_timeout_s)
+            call = endpoint.peek(body)
+
+            # 3 payment: no tenant of this version can owe one
+
+            # 4 plan (what the name means is looked up here; that it means nothing is told at step 7)
+            resolved = self._catalog.resolve(call.model)
+            cap = completion_cap(caller)
+            check_plan(
+                caller,
+                endpoint=endpoint.name,
+                model=call.model,
+                model_names=resolved.names if resolved is not None else (call.model,),
+                features=call.features,
+                max_tokens=call.max_tokens,
+                prompt_tokens=call.prompt_tokens,
+            )
+
+            # 5 quota
+            ask = worst_case(endpoint, call, resolved, cap)
+            with self._open_account(arrival, endpoint, caller, call, body, ask, reply) as account:
+                # 6 validation
+                if call.invalid is not None:
+                    raise call.invalid
+
+                # 7 passport
+                targets = self._targets.route(call.model, resolved)
+
+                # 8 fetch, 9 metering, 10 receipt, 11 response
+                reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
+                watch = Watch(receive, reply, leash, drain=caller.plan.on_disconnect == "drain")
+                try:
+                    answer = await self._fetch(endpoint, arrival, call, body, targets, cap)
+                    try:
+                        account.target = answer.target
+                        reply.headers += self._passed_on(answer)
+                        if answer.is_stream:
+                            await relay_stream(answer, account, reply, drop_usage=not call.include_usage)
+                        else:
+                            await relay_whole(answer, account, reply)
+                    finally:
+                        await answer.close()
+                except TrustGateError as error:
+                    _close_failed(account, reply, error, "upstream_cut")
+                    raise
+                except asyncio.CancelledError:
+                    account.target = account.target or targets[0]
+                    _close_cancelled(account, reply, leash.reason or "shutdown")
+                    raise
+                finally:
+                    watch.stop()
+
+    def _open_account(
+        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: bytes, ask: Ask, reply: Reply
+    ) -> Account:
+        """Take the hold. A refusal is put on record too, where it is not one of many."""
+        try:
+            account = self._books.open(arrival, endpoint, caller, call, body, ask)
+        except RateLimited as refusal:
+            if self._books.refuse(arrival, endpoint, caller, call, body, refusal):
+                reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
+            raise
+        reply.headers += rate_headers(account.rates)
+        return account
+
+    async def _fetch(
+        self, endpoint: Endpoint, arrival: Arrival, call: Call, body: bytes, targets: list[Target], cap: int | None
+    ) -> Answer:
+        """Send the request to the first target that answers, as each of them wants it."""
+        changes: dict[str, Any] = {}
+        merges: dict[str, dict[str, Any]] = {}
+        if call.stream and not call.include_usage:
+            merges["stream_options"] = {"include_usage": True}
+
+        def body_for(target: Target) -> bytes:
+            defaults = dict(target.passport.default_parameters)
+            if endpoint.generates and call.max_tokens is None and cap is not None:
+                defaults.update({_max_tokens_member(endpoint, target): cap})
+            return outgoing(body, {**changes, "model": target.model}, defaults, merges)
+
+        timeout_s = self._settings.serve.request_timeout_s
+        return await self._upstream.fetch(
+            targets,
+            path=endpoint.upstream_path,
+            body_for=body_for,
+            headers=self._upstream_headers(arrival),
+            deadline=arrival.started + timeout_s if timeout_s else None,
+        )
+
+    def _passed_on(self, answer: Answer) -> Headers:
+        """The upstream's response headers that the operator lets through."""
+        headers: Headers = []
+        for name in self._settings.upstream.forward_response_headers:
+            value = answer.headers.get(name)
+            if value is not None:
+                headers.append((name.lower().encode(), value.encode("latin-1", "replace")))
+        return headers
+
+    def _upstream_headers(self, arrival: Arrival) -> list[tuple[str, str]]:
+        headers = [
+            ("content-type", "application/json"),
+            ("accept-encoding", "identity"),
+            ("user-agent", f"trustgate/{__version__}"),
+            ("x-request-id", arrival.request_id.decode()),
+        ]
+        for name in self._forwarded:
+            value = arrival.headers.get(name)
+            if value is not None:
+                headers.append((name.decode(), value.decode("latin-1")))
+        return headers
+
+
+def _max_tokens_member(endpoint: Endpoint, target: Target) -> str:
+    """OpenAI's own newer models refuse ``max_tokens``; most other servers know nothing else."""
+    return endpoint.max_tokens_member if "api.openai.com" in target.upstream.base_url else "max_tokens"
+
+
+def _close_failed(account: Account, reply: Reply, error: TrustGateError, finish: Finish) -> None:
+    """The upstream, or the gateway, gave up. What was sent is charged; before the first byte nothing is."""
+    if account.closed:
+        return
+    account.sent(reply.last_words(error))
+    if reply.started:
+        account.close(ending(reply, finish), status=200, usage=account.usage_so_far())
+    else:
+        account.close("upstream_error", status=error.status)
+
+
+def _close_cancelled(account: Account, reply: Reply, reason: Reason) -> None:
+    """The request was ended early. A client that hung up is charged for what it had the upstream do."""
+    if reason == "client_gone":
+        account.close("client_gone", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
+    else:
+        _close_failed(account, reply, _ended(reason), "cut")
+
+
+#: The status that nginx made customary for "the client closed the request"; it is in receipts only.
+_CLIENT_CLOSED_REQUEST = 499
+
+
+def _ended(reason: Reason) -> TrustGateError:
+    """What a client is told whose request was ended early."""
+    if reason == "key_revoked":
+        return AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
+    if reason == "deadline":
+        return UpstreamTimeout("The request took longer than the gateway allows.", code="request_deadline")
+    return Unavailable("The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"})

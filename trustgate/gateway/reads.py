@@ -1,0 +1,212 @@
+"""What a caller may read: the models it can use, its own usage and receipts. And whether the gateway is alive.
+
+These endpoints authenticate like the path but cost no quota and write no receipt.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
+
+from trustgate.access.directory import Caller, Directory
+from trustgate.access.plans import allows_model
+from trustgate.access.quota import Quota
+from trustgate.errors import InvalidRequest, NotFound, TrustGateError
+from trustgate.gateway.requests import Arrival, bearer_token
+from trustgate.gateway.responses import send_error, send_json
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.models.catalog import Catalog, Resolved
+from trustgate.models.targets import Targets
+from trustgate.receipts.log import Log
+from trustgate.receipts.receipt import leaf_hash
+from trustgate.store import Store, UsageFilter
+from trustgate.types import Entry, Passport
+
+_logger = logging.getLogger("trustgate.gateway")
+
+_DAY_US = 86_400 * MICROSECONDS_PER_SECOND
+
+Handler = Callable[[Caller, Scope], Awaitable[Any]]
+
+
+class Reads:
+    def __init__(
+        self, *, directory: Directory, catalog: Catalog, targets: Targets, quota: Quota, log: Log, store: Store
+    ) -> None:
+        self._directory = directory
+        self._catalog = catalog
+        self._targets = targets
+        self._quota = quota
+        self._log = log
+        self._store = store
+
+    def app(self, handler: Handler) -> _Read:
+        return _Read(self._directory, handler)
+
+    async def models(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/models?available=true|false``: what the caller's plan includes (OpenAI's list of models)."""
+        wanted = QueryParams(scope["query_string"]).get("available", "all")
+        if wanted not in ("all", "true", "false"):
+            raise InvalidRequest("available must be true, false or all.", param="available")
+        listed = self._listed(caller)
+        if wanted != "all":
+            listed = [model for model in listed if model["available"] is (wanted == "true")]
+        return {"object": "list", "data": listed}
+
+    async def model(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/models/{id}``: by slug, passport id, alias or a name that a wildcard takes."""
+        name = scope["path_params"]["model"]
+        resolved = self._catalog.resolve(name)
+        if resolved is None or not allows_model(caller, resolved.names):
+            raise NotFound(
+                f"The model {name!r} does not exist or you do not have access to it.",
+                code="model_not_found",
+                param="model",
+            )
+        return self._card(name, resolved)
+
+    def _listed(self, caller: Caller) -> list[dict[str, Any]]:
+        names: dict[str, None] = {}
+        for passport in self._catalog.passports():
+            if passport.status == "revoked":
+                continue
+            if not passport.is_wildcard:
+                names[passport.slug] = None
+                continue
+            # What the upstream says it has, under the names by which the wildcard takes it.
+            for model in self._targets.upstream_of(passport).models:
+                names.setdefault(_name_under(passport, model), None)
+        cards = []
+        for name in names:
+            resolved = self._catalog.resolve(name)
+            if resolved is not None and allows_model(caller, resolved.names):
+                cards.append(self._card(name, resolved))
+        return cards
+
+    def _card(self, name: str, resolved: Resolved) -> dict[str, Any]:
+        passport = resolved.passport
+        return {
+            "id": name,
+            "object": "model",
+            "created": passport.created_us // MICROSECONDS_PER_SECOND,
+            "owned_by": passport.provider,
+            "available": self._targets.is_available(passport, resolved.upstream_model),
+            "passport": passport.id,
+            "status": passport.status,
+            "context_length": passport.context_length,
+            "max_output_tokens": passport.max_output_tokens,
+            "capabilities": passport.capabilities,
+        }
+
+    async def usage(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/usage?since=2026-01-31&by=day|model|key``: the caller's tenant, the last 30 days unless said."""
+        query = QueryParams(scope["query_string"])
+        by = query.get("by", "day")
+        if by not in ("day", "model", "key"):
+            raise InvalidRequest("by must be day, model or key.", param="by")
+        since_us = _since(query.get("since"))
+        await self._log.flush()
+        rows = await self._store.usage(
+            UsageFilter(by=by, tenant_id=caller.tenant.id, since_us=since_us)  # type: ignore[arg-type]
+        )
+        return {
+            "object": "list",
+            "data": rows,
+            "current": {
+                "tenant": self._quota.used(caller.tenant.id, now_us()),
+                "key": self._quota.used(caller.key.id, now_us()),
+            },
+            "limits": {"plan": caller.plan.limits, "key": caller.key.limits},
+        }
+
+    async def receipt(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/receipts/{id}``: a receipt of the caller's own tenant, with the secret that opens it."""
+        receipt_id = scope["path_params"]["receipt"]
+        await self._log.flush()
+        entry = await self._store.entry(receipt_id)
+        if entry is None or entry.receipt.tenant != caller.tenant.id:
+            raise NotFound(f"There is no receipt {receipt_id!r}.", code="receipt_not_found")
+        return receipt_card(entry)
+
+
+def receipt_card(entry: Entry) -> dict[str, Any]:
+    return {
+        "object": "receipt",
+        "seq": entry.seq,
+        "receipt": entry.receipt,
+        "secret": entry.secret.hex(),
+        "leaf_hash": leaf_hash(entry.receipt).hex(),
+    }
+
+
+class _Read:
+    """The ASGI application of one reading endpoint: authenticate, ask, answer in JSON."""
+
+    def __init__(self, directory: Directory, handler: Handler) -> None:
+        self._directory = directory
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrival = Arrival(scope)
+        headers = [(b"x-request-id", arrival.request_id)]
+        try:
+            caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
+            answer = await self._handler(caller, scope)
+        except TrustGateError as error:
+            await send_error(send, error, headers)
+        except Exception:
+            _logger.exception("internal error in request %s", arrival.request_id.decode())
+            await send_error(send, TrustGateError("The gateway failed. The error is in its log."), headers)
+        else:
+            await send_json(send, answer, headers)
+
+
+class Check(Protocol):
+    def __call__(self) -> dict[str, str]:
+        """Of each part the gateway needs: ``ok``, or what is wrong with it."""
+
+
+class Health:
+    """``GET /health`` (the process answers) and ``GET /ready`` (it could serve a request): no key needed."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, {"status": "ok"})
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = self._check()
+        is_ready = all(state == "ok" for state in parts.values())
+        await send_json(
+            send, {"status": "ready" if is_ready else "not_ready", "checks": parts}, status=200 if is_ready else 503
+        )
+
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def _since(text: str | None) -> int:
+    """The start of a day in UTC, microseconds; 30 days ago when not given. Raises ``InvalidRequest``."""
+    if text is None:
+        return now_us() - 30 * _DAY_US
+    try:
+        if not _DATE.fullmatch(text):
+            raise ValueError
+        day = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        raise InvalidRequest("since must be a date like 2026-01-31.", param="since") from None
+    return (day - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _name_under(wildcard: Passport, model: str) -> str:
+    """The name by which a client reaches an upstream's model through a wildcard passport."""
+    if wildcard.slug == wildcard.api_model_id:
+        return model
+    return wildcard.slug.replace("*", model, 1)

@@ -1,0 +1,125 @@
+"""What goes to the client: the reply as it stands, OpenAI-shaped errors, JSON documents, rate-limit headers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from starlette.types import Send
+
+from trustgate.access.quota import Rate
+from trustgate.errors import TrustGateError
+
+Headers = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_encode = msgspec.json.Encoder().encode
+_REFUSAL_TIMEOUT_S = 5.0
+
+
+async def send_body(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", b"%d" % len(body))],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, value: Any, headers: Iterable[tuple[bytes, bytes]] = (), status: int = 200) -> None:
+    await send_body(send, status, [_JSON, *headers], _encode(value))
+
+
+async def send_error(send: Send, error: TrustGateError, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Refuse with the error's status, body and headers."""
+    own = [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
+    if error.status == 401:
+        own.append((b"www-authenticate", b'Bearer realm="trustgate"'))
+    await send_body(send, error.status, [_JSON, *headers, *own], error_body(error))
+
+
+def error_body(error: TrustGateError) -> bytes:
+    return _encode(error.to_openai())
+
+
+def error_event(error: TrustGateError) -> bytes:
+    """The error as a server-sent event, for a stream that has begun: SDKs raise it."""
+    return b"data: " + error_body(error) + b"\n\n"
+
+
+class Reply:
+    """One client's reply as it stands: its headers so far, whether it has begun, whether anybody still listens."""
+
+    __slots__ = ("_send", "gone", "headers", "started")
+
+    def __init__(self, send: Send, headers: Headers) -> None:
+        self._send = send
+        self.headers = headers
+        self.started = False
+        #: The client hung up: nothing is sent any more.
+        self.gone = False
+
+    async def whole(self, status: int, content_type: bytes, body: bytes) -> None:
+        if not self.gone:
+            self.started = True
+            await send_body(self._send, status, [(b"content-type", content_type), *self.headers], body)
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send the head of a stream."""
+        if not self.gone:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.headers]})
+
+    async def write(self, body: bytes, *, last: bool = False) -> None:
+        if not self.gone:
+            await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+
+    def last_words(self, error: TrustGateError) -> bytes:
+        """The bytes with which ``refuse`` will end this reply: a JSON body, or an event of the stream."""
+        return error_event(error) if self.started else error_body(error)
+
+    async def refuse(self, error: TrustGateError) -> None:
+        """End with an error: as a response of its own, or, in a stream that has begun, as its last event."""
+        if self.gone:
+            return
+        # A client that reads nothing must not hold its request for ever.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFUSAL_TIMEOUT_S):
+                if self.started:
+                    await self.write(error_event(error), last=True)
+                else:
+                    self.started = True
+                    await send_error(self._send, error, self.headers)
+
+
+def rate_headers(rates: tuple[Rate | None, Rate | None]) -> Headers:
+    """``x-ratelimit-limit/-remaining/-reset`` for requests and tokens, of the tightest limit on each."""
+    headers: Headers = []
+    for unit, rate in zip((b"requests", b"tokens"), rates, strict=True):
+        if rate is not None:
+            headers += _rate_headers(unit, rate)
+    return headers
+
+
+def _rate_headers(unit: bytes, rate: Rate) -> Headers:
+    return [
+        (b"x-ratelimit-limit-" + unit, b"%d" % rate.limit),
+        (b"x-ratelimit-remaining-" + unit, b"%d" % rate.remaining),
+        (b"x-ratelimit-reset-" + unit, _duration(rate.reset_s)),
+    ]
+
+
+def _duration(seconds: float) -> bytes:
+    """A duration as OpenAI writes it: 250ms, 12s, 6m0s, 1h2m3s."""
+    if seconds < 1:
+        return b"%dms" % round(seconds * 1000)
+    minutes, whole_s = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, whole_s)
+    return b"%dm%ds" % (minutes, whole_s) if minutes else b"%ds" % whole_s

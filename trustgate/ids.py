@@ -1,0 +1,23 @@
+"""Identifiers and the clock. Owns the only two sources of randomness and time that records are made with."""
+
+from __future__ import annotations
+
+import os
+import time
+
+MICROSECONDS_PER_SECOND = 1_000_000
+
+
+def now_us() -> int:
+    """The time now: microseconds since the Unix epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def new_id(prefix: str, at_us: int | None = None) -> str:
+    """``prefix_`` and 32 hexadecimal digits: 48 bits of milliseconds, then 80 random bits.
+
+    Identifiers of one kind sort by the time they were made (the layout of UUIDv7, RFC 9562 section 5.7,
+    without its version bits).
+    """
+    at_ms = (now_us() if at_us is None else at_us) // 1000
+    return f"{prefix}_{at_ms:012x}{os.urandom(10).hex()}"

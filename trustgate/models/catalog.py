@@ -1,0 +1,146 @@
+"""Which model a name means: passports and aliases in memory, and the order in which they answer.
+
+Owns resolution: id, slug or ``api_model_id`` → alias → wildcard (the most specific first) → none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from trustgate.errors import NotFound
+from trustgate.types import Alias, Passport, Prices
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A passport, and the model name to send its upstream (a wildcard passport fills it from the request)."""
+
+    passport: Passport
+    upstream_model: str
+    #: The names plans are matched against: the passport's own, or for a wildcard the model's name. Never an
+    #: alias, which could otherwise open what a plan does not include.
+    names: tuple[str, ...]
+    price_hash: str
+
+
+class Catalog:
+    def __init__(self, passports: Iterable[Passport], aliases: Iterable[Alias]) -> None:
+        self._passports = {passport.id: passport for passport in passports}
+        self._aliases = {alias.name: alias for alias in aliases}
+        self._reindex()
+
+    def _reindex(self) -> None:
+        self._by_name: dict[str, Passport] = {}
+        serving = [passport for passport in self._passports.values() if passport.status != "revoked"]
+        # Later rounds give way to earlier ones: an id beats a slug, a slug an upstream's name for the model.
+        for name_of in (_passport_id, _slug, _api_model_id):
+            for passport in serving:
+                if not passport.is_wildcard:
+                    self._by_name.setdefault(name_of(passport), passport)
+        # A revoked model must not come back through a wildcard, under any of its names.
+        self._revoked_names = {
+            name_of(passport)
+            for name_of in (_passport_id, _slug, _api_model_id)
+            for passport in self._passports.values()
+            if passport.status == "revoked"
+        }
+        # The longest literal part is the most specific pattern.
+        wildcards = [passport for passport in serving if passport.is_wildcard]
+        self._wildcards = sorted(wildcards, key=lambda p: (-len(p.slug.replace("*", "")), p.slug))
+        #: Names already resolved; bounded, since callers choose the names.
+        self._resolved: dict[str, Resolved | None] = {}
+
+    # what the request path asks
+
+    def resolve(self, name: str) -> Resolved | None:
+        """The passport that answers for a model name, or None."""
+        try:
+            return self._resolved[name]
+        except KeyError:
+            pass
+        resolved = self._resolve(name)
+        if len(self._resolved) < _RESOLVED_MAX:
+            self._resolved[name] = resolved
+        return resolved
+
+    def _resolve(self, name: str) -> Resolved | None:
+        alias = self._aliases.get(name)
+        passport = self._by_name.get(name)
+        if passport is None and alias is not None:
+            name = alias.target
+            passport = self._by_name.get(name)
+        if passport is not None:
+            return _resolved(passport, passport.api_model_id, (passport.slug, passport.id))
+        if name in self._revoked_names:
+            return None
+        for wildcard in self._wildcards:
+            if fnmatchcase(name, wildcard.slug):
+                return _resolved(wildcard, _fill(wildcard, name), (name,))
+        return None
+
+    # what the admin room changes
+
+    def put(self, record: Passport | Alias) -> None:
+        if isinstance(record, Passport):
+            self._passports[record.id] = record
+        else:
+            self._aliases[record.name] = record
+        self._reindex()
+
+    def remove(self, alias: Alias) -> None:
+        self._aliases.pop(alias.name, None)
+        self._reindex()
+
+    # what people look up
+
+    def passport(self, ref: str) -> Passport:
+        """The passport of this id or slug, revoked ones included. Raises ``NotFound``."""
+        passport = self._passports.get(ref) or next((p for p in self._passports.values() if p.slug == ref), None)
+        if passport is None:
+            raise NotFound(f"There is no passport {ref!r}.", hint="trustgate passport list", code="passport_not_found")
+        return passport
+
+    def passports(self) -> Iterable[Passport]:
+        return self._passports.values()
+
+    def aliases(self) -> Iterable[Alias]:
+        return self._aliases.values()
+
+
+_RESOLVED_MAX = 10_000
+
+
+def price_hash(prices: Prices) -> str:
+    """SHA-256 (hex) of the prices in JSON with sorted keys: what a receipt calls ``price_hash``."""
+    return hashlib.sha256(msgspec.json.encode(prices, order="sorted")).hexdigest()
+
+
+def _resolved(passport: Passport, upstream_model: str, names: tuple[str, ...]) -> Resolved:
+    return Resolved(passport, upstream_model, names, price_hash(passport.prices))
+
+
+def _fill(wildcard: Passport, name: str) -> str:
+    """The upstream's name for ``name``: what the slug's ``*`` matched, put in place of the one in the model id.
+
+    ``openai/*`` with model id ``*`` sends ``gpt-4o`` for ``openai/gpt-4o``; slug and model id ``*`` send it whole.
+    """
+    if wildcard.slug == wildcard.api_model_id or "*" not in wildcard.api_model_id:
+        return name if "*" in wildcard.api_model_id else wildcard.api_model_id
+    before, _, after = wildcard.slug.partition("*")
+    matched = name[len(before) : len(name) - len(after)]
+    return wildcard.api_model_id.replace("*", matched, 1)
+
+
+def _passport_id(passport: Passport) -> str:
+    return passport.id
+
+
+def _slug(passport: Passport) -> str:
+    return passport.slug
+
+
+def _api_model_id(passport: Passport) -> str:
+    return passport.api_model_id

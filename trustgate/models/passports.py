@@ -1,0 +1,204 @@
+"""Making and changing passports. Owns what makes a passport, an alias and their names valid."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from trustgate.errors import InvalidRequest
+from trustgate.settings import BUILTIN_SCHEME, why_not_base_url, why_not_variable_name
+from trustgate.types import Fallback, Passport, Prices
+
+__all__ = [
+    "BUILTIN_SCHEME",
+    "OPTIONAL",
+    "ImportedPassport",
+    "PassportFields",
+    "change_passport",
+    "check_name",
+    "make_passport",
+]
+
+#: Members that a request decides itself; a default for them would change what was asked, or break the answer.
+_NOT_DEFAULTS = frozenset({"model", "messages", "prompt", "input", "stream", "stream_options"})
+#: What can be taken away again from a passport.
+OPTIONAL = frozenset(
+    (
+        *("base_url", "credential_env", "credential_file", "context_length", "max_output_tokens"),
+        *("capabilities", "default_parameters", "fallbacks"),
+    )
+)
+
+_NAME_CHARACTERS = 200
+_CAPABILITY = re.compile(r"[a-z][a-z0-9_]{0,39}")
+#: The largest number of tokens and the largest price (pico-USD a token, 1,000 USD) that are no slip of the keyboard.
+_MAX_TOKENS = 1_000_000_000
+_MAX_PRICE = 10**15
+
+
+class PassportFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What can be given of a passport; what is absent keeps its value (or, for a new one, its default)."""
+
+    api_model_id: str | None = None
+    provider: str | None = None
+    format: Literal["api", "safetensors", "gguf"] | None = None
+    base_url: str | None = None
+    credential_env: str | None = None
+    credential_file: str | None = None
+    context_length: int | None = None
+    max_output_tokens: int | None = None
+    capabilities: tuple[str, ...] | None = None
+    prices: Prices | None = None
+    default_parameters: dict[str, Any] | None = None
+    fallbacks: tuple[Fallback, ...] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The members that are given, by name."""
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+
+
+class ImportedPassport(msgspec.Struct, frozen=True, kw_only=True):
+    """One passport as an import file describes it (models.importer)."""
+
+    slug: str
+    fields: PassportFields
+
+
+def make_passport(passport_id: str, slug: str, fields: PassportFields, created_us: int) -> Passport:
+    """A passport from what is given of it; without a model id the slug is sent upstream.
+
+    Raises ``InvalidRequest`` naming the member that cannot be so.
+    """
+    blank = Passport(id=passport_id, slug=slug, api_model_id=slug, created_us=created_us)
+    return change_passport(blank, fields)
+
+
+def change_passport(
+    passport: Passport,
+    fields: PassportFields,
+    *,
+    unset: tuple[str, ...] = (),
+    prices: dict[str, int | None] | None = None,
+) -> Passport:
+    """The passport with what is given changed, and the ``unset`` members as a new passport has them.
+
+    Raises ``InvalidRequest`` naming the member that cannot be so.
+    """
+    for name in unset:
+        if name not in OPTIONAL:
+            raise InvalidRequest(f"A passport cannot do without {name}.", param=name)
+    defaults = Passport(id="", slug="", api_model_id="")
+    members: dict[str, Any] = {name: getattr(defaults, name) for name in unset}
+    members.update(fields.given())
+    # One place to look for the key: naming another takes the older one's place.
+    for one, other in (("credential_env", "credential_file"), ("credential_file", "credential_env")):
+        if members.get(one) is not None:
+            members.setdefault(other, None)
+    if prices:
+        members["prices"] = _changed_prices(members.get("prices", passport.prices), prices)
+    changed = msgspec.structs.replace(passport, **members)
+    _check(changed)
+    return changed
+
+
+def _changed_prices(prices: Prices, changes: dict[str, int | None]) -> Prices:
+    for name, value in changes.items():
+        if name not in Prices.__struct_fields__:
+            raise InvalidRequest(f"There is no price {name}.", param="prices")
+        if value is None and name != "cached_input_pico_usd":
+            raise InvalidRequest(f"The price {name} must be a number.", param="prices")
+    return msgspec.structs.replace(prices, **changes)
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise ``InvalidRequest`` unless ``name`` can be a slug or an alias: something a request can ask for."""
+    if not name or len(name) > _NAME_CHARACTERS or not name.isprintable() or name != name.strip():
+        raise InvalidRequest(
+            f"{what} must have 1 to {_NAME_CHARACTERS} printable characters, without blanks at its ends.", param="slug"
+        )
+    if name.startswith("passport_"):
+        raise InvalidRequest(f"{what} must not begin with passport_: that is how ids begin.", param="slug")
+    if name.startswith("-"):
+        raise InvalidRequest(f"{what} must not begin with a dash.", param="slug")
+
+
+def _check(passport: Passport) -> None:
+    check_name(passport.slug, f"The slug {passport.slug[:40]!r}")
+    _check_names(passport)
+    _check_upstream(passport)
+    _check_sizes(passport)
+    for capability in passport.capabilities:
+        if not _CAPABILITY.fullmatch(capability):
+            raise InvalidRequest(
+                f"{capability[:40]!r} is no capability: they are words like tools or vision.", param="capabilities"
+            )
+    for name in passport.default_parameters:
+        if name in _NOT_DEFAULTS:
+            raise InvalidRequest(f"{name} cannot be a default parameter.", param="default_parameters")
+    _check_fallbacks(passport)
+
+
+def _check_names(passport: Passport) -> None:
+    model = passport.api_model_id
+    if not model or len(model) > _NAME_CHARACTERS or not model.isprintable() or model != model.strip():
+        raise InvalidRequest(
+            f"api_model_id must have 1 to {_NAME_CHARACTERS} printable characters, without blanks at its ends.",
+            param="api_model_id",
+        )
+    if passport.is_wildcard:
+        if passport.slug.count("*") > 1 or set("?[") & set(passport.slug):
+            raise InvalidRequest("A wildcard slug has one * and neither ? nor [.", param="slug")
+        if model.count("*") > 1:
+            raise InvalidRequest("api_model_id may have one * at most.", param="api_model_id")
+    elif "*" in model:
+        raise InvalidRequest(
+            "api_model_id has a *, but the slug has none to fill it with.",
+            hint="Give the slug a * as well, as in openai/*.",
+            param="api_model_id",
+        )
+    if not re.fullmatch(r"[\w.+-]{1,64}", passport.provider):
+        raise InvalidRequest("provider must be one word, such as openai or anthropic.", param="provider")
+
+
+def _check_upstream(passport: Passport) -> None:
+    if passport.base_url is not None:
+        fault = why_not_base_url(passport.base_url)
+        if fault is not None:
+            raise InvalidRequest(
+                f"base_url {fault}.", hint="For example: --base-url https://api.openai.com/v1", param="base_url"
+            )
+    if passport.credential_env is not None:
+        fault = why_not_variable_name(passport.credential_env)
+        if fault is not None:
+            raise InvalidRequest(
+                f"credential_env {fault}.", hint="For example: --credential-env OPENAI_API_KEY", param="credential_env"
+            )
+    if passport.credential_env is not None and passport.credential_file is not None:
+        raise InvalidRequest("Give credential_env or credential_file, not both.", param="credential_file")
+    path = passport.credential_file
+    if path is not None and (not path or not path.isprintable()):
+        raise InvalidRequest("credential_file must be the path of a file.", param="credential_file")
+
+
+def _check_sizes(passport: Passport) -> None:
+    for name in ("context_length", "max_output_tokens"):
+        value = getattr(passport, name)
+        if value is not None and not 1 <= value <= _MAX_TOKENS:
+            raise InvalidRequest(f"{name} must be between 1 and {_MAX_TOKENS:,}.", param=name)
+    for name in Prices.__struct_fields__:
+        value = getattr(passport.prices, name)
+        if value is not None and not 0 <= value <= _MAX_PRICE:
+            raise InvalidRequest("A price must not be negative, nor above 1,000 USD a token.", param="prices")
+
+
+def _check_fallbacks(passport: Passport) -> None:
+    names = [fallback.passport for fallback in passport.fallbacks]
+    if len(set(names)) != len(names):
+        raise InvalidRequest("A fallback is named twice.", param="fallbacks")
+    if passport.slug in names or passport.id in names:
+        raise InvalidRequest("A passport cannot fall back on itself.", param="fallbacks")
+    for fallback in passport.fallbacks:
+        if not 1 <= fallback.weight <= 1_000_000 or not 1 <= fallback.rank <= 1_000_000:
+            raise InvalidRequest("The weight of a fallback must be between 1 and 1,000,000.", param="fallbacks")

@@ -1,0 +1,186 @@
+"""Targets: where passports lead. Which of them to try for a request, in what order, and which to leave alone.
+
+Owns upstream credentials in memory, the circuit breakers and the health of each upstream. Nothing here reads a file
+or an environment variable while a request waits: credentials are read when a target is first made and again at each
+health probe.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from trustgate.errors import NotFound, OperatorError, Unavailable
+from trustgate.models.catalog import Catalog, Resolved
+from trustgate.types import Passport
+
+#: Consecutive failures that open a breaker, and how long it stays open: doubling from the first to the last.
+_FAILURES_TO_OPEN = 5
+_OPEN_FIRST_S = 5.0
+_OPEN_LAST_S = 60.0
+
+
+ReadCredential = Callable[[Passport], str | None]
+
+
+class Breaker:
+    """Closed: requests pass. Open, after failures in a row: none pass for a while; then one is let through to try."""
+
+    __slots__ = ("_clock", "_failures", "_open_s", "_open_until", "_trying")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._open_s = _OPEN_FIRST_S
+        self._open_until: float | None = None
+        self._trying = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._open_until is not None and (self._trying or self._clock() < self._open_until)
+
+    @property
+    def retry_after_s(self) -> float:
+        return 0.0 if self._open_until is None else max(1.0, self._open_until - self._clock())
+
+    def admit(self) -> bool:
+        """Whether a request may try this target now. An open breaker whose time is over admits one at a time."""
+        if self._open_until is None:
+            return True
+        if self.is_open:
+            return False
+        self._trying = True
+        return True
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self._open_s = _OPEN_FIRST_S
+        self._open_until = None
+        self._trying = False
+
+    def failed(self) -> None:
+        self._failures += 1
+        if self._trying or self._failures >= _FAILURES_TO_OPEN:
+            self._open_until = self._clock() + self._open_s
+            self._open_s = min(self._open_s * 2, _OPEN_LAST_S)
+            self._trying = False
+
+    def abandoned(self) -> None:
+        """The trial ended without a verdict (the client hung up): let the next request try."""
+        self._trying = False
+
+
+class Upstream:
+    """One base URL with one credential: its breakers are per model, its health is its own."""
+
+    def __init__(self, base_url: str, credential: str | None) -> None:
+        self.base_url = base_url
+        self.credential = credential
+        #: None until the first probe; then whether the last one reached it, and what it said.
+        self.healthy: bool | None = None
+        self.detail = "not probed yet"
+        self.models: tuple[str, ...] = ()
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One thing to try: a model of an upstream, under a passport."""
+
+    passport: Passport
+    model: str
+    upstream: Upstream
+    breaker: Breaker
+    price_hash: str
+
+
+class Targets:
+    def __init__(self, catalog: Catalog, default_base_url: str, read_credential: ReadCredential) -> None:
+        self._catalog = catalog
+        self._default_base_url = default_base_url.rstrip("/")
+        self._read_credential = read_credential
+        self._upstreams: dict[tuple[str, str | None, str | None], Upstream] = {}
+        self._breakers: dict[tuple[str, str], Breaker] = {}
+
+    def route(self, name: str, resolved: Resolved | None) -> list[Target]:
+        """What to try for a model name, in order, each admitted by its breaker when its turn comes.
+
+        Raises ``NotFound`` (404 ``model_not_found``) for a name no passport answers for.
+        """
+        if resolved is None:
+            raise NotFound(
+                f"The model {name!r} does not exist or you do not have access to it.",
+                code="model_not_found",
+                param="model",
+            )
+        return [self._target(each) for each in (resolved, *self._fallbacks(resolved.passport))]
+
+    def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
+        ranks = sorted({fallback.rank for fallback in passport.fallbacks})
+        for rank in ranks:
+            left = [fallback for fallback in passport.fallbacks if fallback.rank == rank]
+            while left:
+                chosen = random.choices(left, [max(fallback.weight, 1) for fallback in left])[0]  # noqa: S311 - no secret
+                left.remove(chosen)
+                resolved = self._catalog.resolve(chosen.passport)
+                if resolved is not None:
+                    yield resolved
+
+    def _target(self, resolved: Resolved) -> Target:
+        upstream = self.upstream_of(resolved.passport)
+        breaker = self._breakers.get((upstream.base_url, resolved.upstream_model))
+        if breaker is None:
+            if len(self._breakers) >= _BREAKERS_MAX:
+                self._breakers = {key: breaker for key, breaker in self._breakers.items() if breaker.is_open}
+            breaker = self._breakers.setdefault((upstream.base_url, resolved.upstream_model), Breaker())
+        return Target(resolved.passport, resolved.upstream_model, upstream, breaker, resolved.price_hash)
+
+    def upstream_of(self, passport: Passport) -> Upstream:
+        key = (passport.base_url or self._default_base_url, passport.credential_env, passport.credential_file)
+        upstream = self._upstreams.get(key)
+        if upstream is None:
+            upstream = Upstream(key[0].rstrip("/"), None)
+            self._upstreams[key] = upstream
+            self.refresh_credential(passport, upstream)
+        return upstream
+
+    def refresh_credential(self, passport: Passport, upstream: Upstream) -> bool:
+        """Read the upstream's key anew; one that cannot be read makes the upstream unhealthy (False)."""
+        try:
+            upstream.credential = self._read_credential(passport)
+            return True
+        except OperatorError as error:
+            upstream.credential = None
+            upstream.healthy = False
+            upstream.detail = error.message
+            return False
+
+    def upstreams(self) -> list[tuple[Passport, Upstream]]:
+        """Every upstream that an active passport leads to, with one such passport."""
+        seen: dict[int, tuple[Passport, Upstream]] = {}
+        for passport in self._catalog.passports():
+            if passport.status != "revoked":
+                upstream = self.upstream_of(passport)
+                seen.setdefault(id(upstream), (passport, upstream))
+        return list(seen.values())
+
+    def is_available(self, passport: Passport, model: str) -> bool:
+        """Whether a request for this passport could be served now, as far as is known."""
+        upstream = self.upstream_of(passport)
+        breaker = self._breakers.get((upstream.base_url, model))
+        return upstream.healthy is not False and not (breaker is not None and breaker.is_open)
+
+
+#: Wildcards let callers name models freely; closed breakers are forgotten beyond this many.
+_BREAKERS_MAX = 10_000
+
+
+def all_open(model: str, retry_after_s: float) -> Unavailable:
+    """Every target of the model is resting after failures."""
+    return Unavailable(
+        f"The model {model!r} is not available right now: its upstream keeps failing.",
+        code="model_unavailable",
+        headers={"retry-after": str(max(1, round(retry_after_s)))},
+        retryable=True,
+    )

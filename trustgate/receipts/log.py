@@ -1,0 +1,168 @@
+"""The log of receipts: gives each its place, makes it durable, and hands it to the store behind the response.
+
+``append`` is the only thing a request does here, and it waits for nobody: the entry is written to the journal
+(one system call) and queued; from then on it survives the process. A task integrates the queue into the store in
+batches, releases the journal, and tries again for as long as the store fails. Recovery runs the same road:
+what the journal holds beyond the store is appended to it before the first request is served.
+
+Owns the order (``seq`` without gaps) and each tenant's chain (``tseq``, ``tprev``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from trustgate.errors import TrustGateError, Unavailable
+from trustgate.receipts.journal import Journal
+from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.store import Store
+from trustgate.types import Entry, Receipt
+
+_logger = logging.getLogger("trustgate.receipts")
+
+_BATCH_ENTRIES = 1_000
+_BATCH_PAUSE_S = 0.1
+_RETRY_FIRST_S = 1.0
+_RETRY_LAST_S = 30.0
+#: Entries the store may lag behind before new requests are refused (about a kilobyte of memory each).
+_PENDING_MOST = 200_000
+
+
+class Log:
+    def __init__(self, store: Store, journal: Journal, *, last_seq: int, heads: dict[str, tuple[int, str]]) -> None:
+        self._store = store
+        self._journal = journal
+        self._last_seq = last_seq
+        #: Of each tenant: the number and the leaf hash (hex) of its last receipt.
+        self._heads = heads
+        self._pending: deque[Entry] = deque()
+        self._work = asyncio.Event()
+        self._dirty = asyncio.Event()
+        self._integrating = asyncio.Lock()
+        #: Why entries are not durable or not integrated, while that lasts.
+        self.fault: str | None = None
+
+    @classmethod
+    async def recover(cls, store: Store, journal: Journal) -> Log:
+        """Bring the store up to the journal and go on from there.
+
+        Raises ``StoreDamaged`` when the two do not fit together: then something was lost, and serving on would
+        hide it.
+        """
+        last_seq = await store.last_seq()
+        batch: list[Entry] = []
+        recovered = 0
+        for entry in journal.replay(last_seq):
+            batch.append(entry)
+            last_seq = entry.seq
+            if len(batch) == _BATCH_ENTRIES:
+                await store.append_entries(batch)
+                recovered += len(batch)
+                batch = []
+        if batch:
+            await store.append_entries(batch)
+            recovered += len(batch)
+        if recovered:
+            _logger.info("recovered %d receipts from the journal", recovered)
+        journal.release(last_seq)
+        heads = {
+            head.tenant_id: (head.entry.receipt.tseq, leaf_hash(head.entry.receipt).hex())
+            for head in await store.load_heads()
+        }
+        return cls(store, journal, last_seq=last_seq, heads=heads)
+
+    @property
+    def last_seq(self) -> int:
+        return self._last_seq
+
+    @property
+    def pending(self) -> int:
+        """Entries that are in the journal and not yet in the store."""
+        return len(self._pending)
+
+    # the request path
+
+    def check_room(self, in_flight: int) -> None:
+        """Raise ``Unavailable`` (503 ``storage_full``) unless ``in_flight`` more receipts could surely be kept."""
+        if self.fault is not None and len(self._pending) >= _PENDING_MOST:
+            raise Unavailable(
+                "The gateway cannot record requests right now.", code="storage_full", headers={"retry-after": "30"}
+            )
+        try:
+            self._journal.check_room(in_flight)
+        except Unavailable:
+            # Wake the upkeep: it finds out whether there is room again.
+            self._dirty.set()
+            raise
+
+    def link(self, tenant_id: str) -> tuple[int, str]:
+        """``tseq`` and ``tprev`` of the tenant's next receipt. No await may stand between this and ``append``."""
+        tseq, tprev = self._heads.get(tenant_id, (0, FIRST_TPREV))
+        return tseq + 1, tprev
+
+    def append(self, receipt: Receipt, secret: bytes) -> Entry:
+        """Give the receipt its place. When this returns, the entry survives the death of the process."""
+        entry = Entry(seq=self._last_seq + 1, receipt=receipt, secret=secret)
+        try:
+            self._journal.append(entry)
+        except (OSError, TrustGateError) as error:
+            # The answer is already made: keep the entry in memory, say so, and let check_room refuse what follows.
+            self.fault = f"the journal cannot be written: {error}"
+            _logger.error("%s", self.fault)
+        self._last_seq = entry.seq
+        self._heads[receipt.tenant] = (receipt.tseq, leaf_hash(receipt).hex())
+        self._pending.append(entry)
+        self._work.set()
+        self._dirty.set()
+        return entry
+
+    # behind the response
+
+    async def flush(self) -> None:
+        """Integrate everything appended so far. Raises what the store raises."""
+        target = self._last_seq
+        while self._pending and self._pending[0].seq <= target:
+            await self._integrate()
+
+    async def run(self) -> None:
+        """Integrate for ever, in batches; a failing store is tried again, more and more slowly."""
+        retry_s = _RETRY_FIRST_S
+        while True:
+            await self._work.wait()
+            await asyncio.sleep(_BATCH_PAUSE_S)
+            try:
+                await self._integrate()
+                retry_s = _RETRY_FIRST_S
+            except TrustGateError as error:
+                self.fault = error.message
+                _logger.error("receipts wait in the journal: %s (next try in %.0f s)", error.message, retry_s)
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, _RETRY_LAST_S)
+
+    async def _integrate(self) -> None:
+        async with self._integrating:
+            batch = [self._pending[index] for index in range(min(len(self._pending), _BATCH_ENTRIES))]
+            if batch:
+                await self._store.append_entries(batch)
+                for _ in batch:
+                    self._pending.popleft()
+                self._journal.release(batch[-1].seq)
+                self.fault = None
+            if not self._pending:
+                self._work.clear()
+
+    async def sync_journal(self, every_s: float) -> None:
+        """For ever: bring what was journaled to the disk itself, and prepare room ahead, in a thread."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            await asyncio.sleep(every_s)
+            try:
+                await asyncio.to_thread(self._journal.maintain)
+            except (OSError, TrustGateError) as error:
+                self.fault = f"the journal cannot be kept up: {error}"
+                _logger.error("%s", self.fault)
+                self._dirty.set()
+                await asyncio.sleep(_RETRY_FIRST_S)

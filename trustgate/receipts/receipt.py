@@ -1,0 +1,40 @@
+"""The receipt: a flat, canonical, salted record of one answered (or refused) request.
+
+Owns the format. A receipt is strings, integers and booleans only, so that its JSON with sorted keys *is* its
+RFC 8785 (JCS) form; floats, large integers and bytes, where the two differ, cannot occur by type.
+
+What was asked and answered is not stored: ``request_commitment`` and ``response_commitment`` are salted.
+With the 32 secret bytes of a receipt, ``salt = HMAC-SHA256(secret, label)`` and ``commitment =
+HMAC-SHA256(salt, SHA-256(content))``, label ``request`` or ``response``, hexadecimal. So a tenant who holds
+the secret can open one commitment without the other, and nobody else can guess a short prompt from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Literal
+
+import msgspec
+
+from trustgate.types import Receipt
+
+_sorted_json = msgspec.json.Encoder(order="sorted")
+
+FIRST_TPREV = "0" * 64
+
+
+def canonical(receipt: Receipt) -> bytes:
+    """The receipt in RFC 8785 (JCS) form: what is hashed, signed for and exported."""
+    return _sorted_json.encode(receipt)
+
+
+def leaf_hash(receipt: Receipt) -> bytes:
+    """SHA-256(0x00 ‖ canonical form): RFC 6962 section 2.1."""
+    return hashlib.sha256(b"\x00" + canonical(receipt)).digest()
+
+
+def commitment(secret: bytes, label: Literal["request", "response"], content_sha256: bytes) -> str:
+    """The salted commitment to content with this SHA-256 digest, 64 hexadecimal digits."""
+    salt = hmac.digest(secret, label.encode(), "sha256")
+    return hmac.digest(salt, content_sha256, "sha256").hex()

@@ -1,0 +1,352 @@
+"""The composition root: opens the store, recovers, builds the parts, listens, and takes it all down in order.
+
+    store (its lock decides who is the server) → journal → recovery → memory → tasks → listeners
+    SIGTERM: stop accepting → let requests end (a limit says how long) → flush → close
+
+Owns the order. Two listeners run in one event loop: the public one over TCP, the admin socket beside the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trustgate import __version__
+from trustgate.access.directory import Directory
+from trustgate.access.quota import Quota
+from trustgate.admin.commands import ServerStatus, TargetStatus
+from trustgate.admin.desk import Desk
+from trustgate.admin.local import LocalAdmin
+from trustgate.errors import OperatorError
+from trustgate.gateway.accounting import Books
+from trustgate.gateway.leash import Running
+from trustgate.gateway.pipeline import Pipeline
+from trustgate.ids import now_us
+from trustgate.models.catalog import Catalog
+from trustgate.models.health import probe_for_ever
+from trustgate.models.targets import Targets
+from trustgate.models.upstream import UpstreamClient
+from trustgate.receipts.journal import Journal
+from trustgate.receipts.log import Log
+from trustgate.settings import BUILTIN_SCHEME, Settings
+from trustgate.store import Store, open_store
+
+if TYPE_CHECKING:
+    from hypercorn.config import Config
+    from starlette.types import ASGIApp
+
+_logger = logging.getLogger("trustgate.server")
+
+_BACKLOG = 1024
+_KEEP_ALIVE_S = 75.0
+_MAX_HEADERS_BYTES = 64 * 1024
+#: What Hypercorn may take beyond the drain of requests to close its connections.
+_CLOSING_S = 5.0
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; gives back the exit code. Raises ``OperatorError`` when it cannot start."""
+    _log_to_stderr(settings.log.level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's, which makes Hypercorn much quicker; where there is no uvloop, asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings) -> None:
+    stop = _stop_on_signal()
+    settings.make_home()
+    # A key that is missing should stop the start, not surprise the first caller.
+    settings.upstream_key()
+    settings.admin_key()
+    async with contextlib.AsyncExitStack() as stack:
+        store = await open_store(settings.database)
+        stack.push_async_callback(store.close)
+        public = stack.enter_context(_listen(settings.serve.host, settings.serve.port))
+        journal = Journal.open(
+            settings.journal_folder,
+            store_id=store.store_id,
+            last_seq=await store.last_seq(),
+            segment_bytes=settings.journal.segment_bytes,
+        )
+        stack.callback(journal.close)
+        log = await Log.recover(store, journal)
+        server = await _Server.build(settings, store, log, _address(settings.serve.host, public))
+        stack.push_async_callback(server.upstream.close)
+        admin = stack.enter_context(_listen_admin(settings.socket))
+        await _run_until(stop, settings, server, public, admin)
+        await log.flush()
+
+
+async def _run_until(
+    stop: asyncio.Event, settings: Settings, server: _Server, public: socket.socket, admin: socket.socket
+) -> None:
+    """Serve both listeners until ``stop``, then drain."""
+    log = server.books.log
+    async with _background(
+        log.run(),
+        log.sync_journal(settings.journal.sync_ms / 1000),
+        probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
+    ):
+        grace_s = settings.serve.shutdown_grace_s
+        listeners = asyncio.gather(
+            _listener(server.public_app(settings), public, stop, grace_s),
+            _listener(server.admin_app(), admin, stop, grace_s),
+        )
+        print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
+        draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
+        try:
+            await listeners
+            await draining
+        finally:
+            draining.cancel()
+
+
+async def _drain_on(stop: asyncio.Event, running: Running, grace_s: float) -> None:
+    await stop.wait()
+    _logger.info("stopping: %d requests have %g s to end", len(running), grace_s)
+    await running.drain(grace_s)
+
+
+class _Server:
+    """The parts of a running gateway, built once, in the order of their dependence."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        log: Log,
+        *,
+        directory: Directory,
+        catalog: Catalog,
+        quota: Quota,
+        address: str,
+    ) -> None:
+        from trustgate.models.echo import EchoTransport
+
+        upstream = settings.upstream
+        self.address = address
+        self.started_us = now_us()
+        self.store = store
+        self.directory = directory
+        self.catalog = catalog
+        self.quota = quota
+        self.books = Books(quota, log)
+        self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
+        self.targets = Targets(catalog, upstream.url, settings.read_credential)
+        self.upstream = UpstreamClient(
+            retries=upstream.retries,
+            connect_timeout_s=upstream.connect_timeout_s,
+            read_timeout_s=upstream.read_timeout_s,
+            max_connections=upstream.max_connections,
+            transports={BUILTIN_SCHEME: EchoTransport()},
+        )
+        self.admin = LocalAdmin(
+            Desk(store, directory, catalog, books=log, on_keys_dead=self.running.cut_keys, status=self.status)
+        )
+
+    @classmethod
+    async def build(cls, settings: Settings, store: Store, log: Log, address: str) -> _Server:
+        """Fill the memory from the store: who may call, what there is, what the running windows have used."""
+        state = await store.load_state()
+        quota = Quota()
+        for window, since_us in enumerate(quota.begin(now_us()).starts):
+            for used in await store.window_usage(since_us):
+                for subject in (used.tenant_id, used.key_id):
+                    quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
+        catalog = Catalog(state.passports, state.aliases)
+        return cls(settings, store, log, directory=Directory(state), catalog=catalog, quota=quota, address=address)
+
+    def public_app(self, settings: Settings) -> ASGIApp:
+        from trustgate.admin.routes import admin_routes
+        from trustgate.gateway.app import make_app
+        from trustgate.gateway.reads import Health, Reads
+
+        pipeline = Pipeline(
+            settings,
+            directory=self.directory,
+            catalog=self.catalog,
+            targets=self.targets,
+            upstream=self.upstream,
+            books=self.books,
+            running=self.running,
+        )
+        reads = Reads(
+            directory=self.directory,
+            catalog=self.catalog,
+            targets=self.targets,
+            quota=self.quota,
+            log=self.books.log,
+            store=self.store,
+        )
+        key = settings.admin_key()
+        extra = admin_routes(self.admin, key=key) if key is not None else ()
+        return make_app(pipeline, reads, Health(self.check), extra)
+
+    def admin_app(self) -> ASGIApp:
+        from starlette.applications import Starlette
+
+        from trustgate.admin.routes import admin_routes
+
+        return Starlette(routes=admin_routes(self.admin, key=None))
+
+    def check(self) -> dict[str, str]:
+        """What ``/ready`` tells: no addresses, no paths."""
+        upstreams = [
+            upstream for _, upstream in self.targets.upstreams() if not upstream.base_url.startswith(BUILTIN_SCHEME)
+        ]
+        if any(upstream.healthy for upstream in upstreams):
+            reachable = "ok"
+        else:
+            reachable = "no upstream is reachable" if upstreams else "there is no upstream"
+        store = "ok" if self.books.log.fault is None else "receipts cannot be stored right now"
+        return {"store": store, "upstream": reachable, "serving": "draining" if self.running.draining else "ok"}
+
+    def status(self) -> ServerStatus:
+        return ServerStatus(
+            version=__version__,
+            pid=os.getpid(),
+            address=self.address,
+            started_us=self.started_us,
+            store_id=self.store.store_id,
+            last_seq=self.books.log.last_seq,
+            pending=self.books.log.pending,
+            active_requests=len(self.running),
+            targets=tuple(
+                TargetStatus(
+                    base_url=upstream.base_url,
+                    healthy=upstream.healthy,
+                    detail=upstream.detail,
+                    models=len(upstream.models),
+                )
+                for _, upstream in self.targets.upstreams()
+            ),
+        )
+
+
+# listening
+
+
+@contextlib.contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Bind the public port ourselves: a port in use is then a sentence, and port 0 a number we can tell."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OperatorError(
+            f"{host!r} is no address to listen on: {error.strerror}.",
+            hint="Use --host 127.0.0.1 (this machine only) or --host 0.0.0.0 (every interface).",
+        ) from None
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise OperatorError(
+                f"Cannot listen on {host}:{port}: {error.strerror}.",
+                hint=f"See what uses the port (ss -ltnp 'sport = :{port}'), or choose another: --port {port + 1}",
+            ) from None
+        listener.setblocking(False)
+        yield listener
+
+
+@contextlib.contextmanager
+def _listen_admin(path: Path) -> Iterator[socket.socket]:
+    """The admin socket, for its owner alone. Whoever gets here holds the store, so an older socket is stale."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        umask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            raise OperatorError(f"Cannot make the admin socket {path}: {error.strerror}.") from None
+        finally:
+            os.umask(umask)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+async def _listener(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, grace_s: float) -> None:
+    from hypercorn.asyncio import serve
+
+    # Hypercorn closes the descriptor it is given; ours stays ours.
+    config = _hypercorn_config(os.dup(listener.fileno()), grace_s)
+    await serve(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+
+
+def _hypercorn_config(descriptor: int, grace_s: float) -> Config:
+    from hypercorn.config import Config
+
+    config = Config()
+    config.bind = [f"fd://{descriptor}"]
+    config.accesslog = None
+    config.errorlog = logging.getLogger("trustgate.hypercorn")
+    config.include_server_header = False
+    config.keep_alive_timeout = _KEEP_ALIVE_S
+    config.graceful_timeout = grace_s + _CLOSING_S
+    config.h11_max_incomplete_size = _MAX_HEADERS_BYTES
+    return config
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# the process
+
+
+def _stop_on_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    return stop
+
+
+@contextlib.asynccontextmanager
+async def _background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run the jobs beside the block; a job that dies takes the server down rather than leave it half alive."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(job) for job in jobs]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    root = logging.getLogger("trustgate")
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    root.propagate = False
+    # Hypercorn tells at level INFO where it listens; the ready line says that better.
+    logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)

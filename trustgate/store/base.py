@@ -1,0 +1,133 @@
+"""The ``Store`` protocol: a dozen domain verbs, no SQL, no connection.
+
+The logic makes ids and times, the store keeps what it is given. Every verb is a coroutine that may take
+milliseconds or, over millions of receipts, a second; nothing on the request path awaits one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from trustgate.types import Alias, ApiKey, Entry, Passport, Plan, Record, Tenant
+
+UsageGroup = Literal["day", "model", "key", "tenant"]
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an operator has set up, revoked and removed records included."""
+
+    tenants: tuple[Tenant, ...]
+    keys: tuple[ApiKey, ...]
+    plans: tuple[Plan, ...]
+    passports: tuple[Passport, ...]
+    aliases: tuple[Alias, ...]
+
+
+class TenantHead(msgspec.Struct, frozen=True):
+    """The last entry of one tenant: where its chain of receipts goes on."""
+
+    tenant_id: str
+    entry: Entry
+
+
+class WindowUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one key used since a moment: what quotas are rebuilt from. Counted endings only (types.COUNTED)."""
+
+    tenant_id: str
+    key_id: str
+    requests: int
+    tokens: int
+    cost_nano_usd: int
+
+
+class UsageFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which receipts to add up, and by what. Times are microseconds UTC: since <= created < until."""
+
+    by: UsageGroup = "day"
+    tenant_id: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+
+
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The sum over one group. ``group`` is a day (2026-01-31), a model as asked for, a key id or a tenant id."""
+
+    group: str
+    #: Answered requests (types.COUNTED), then those that were refused or that the upstream failed.
+    requests: int
+    refused: int
+    failed: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cost_nano_usd: int
+    #: How many of the requests were metered by an estimate.
+    estimated: int
+
+
+class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which entries to list, newest first; ``before_seq`` goes on where the last page ended."""
+
+    tenant_id: str | None = None
+    key_id: str | None = None
+    since_us: int | None = None
+    before_seq: int | None = None
+    limit: int = 50
+
+
+class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``doctor`` wants to know. ``size_bytes`` is all that the store takes up on disk."""
+
+    schema_version: int
+    size_bytes: int
+    path: str
+
+
+class Store(Protocol):
+    @property
+    def store_id(self) -> str:
+        """An id made with the database; the journal carries it too, so that the two cannot be mixed up."""
+        ...
+
+    @property
+    def info(self) -> StoreInfo: ...
+
+    async def load_state(self) -> State: ...
+
+    async def put(self, *records: Record) -> None:
+        """Keep the records, replacing older ones of the same identity: all of them or none."""
+        ...
+
+    async def remove(self, *records: Plan | Alias) -> None:
+        """Forget plans and aliases. Tenants, keys and passports are never forgotten: receipts name them."""
+        ...
+
+    async def last_seq(self) -> int:
+        """The highest ``seq`` committed; 0 for an empty log."""
+        ...
+
+    async def append_entries(self, entries: Sequence[Entry]) -> None:
+        """Commit the entries, durably, in one transaction. They must continue ``last_seq`` without a gap.
+
+        Raises Unavailable with code ``storage_full`` on a full disk. After any failure ``last_seq`` tells what has
+        been committed: all of the entries or none.
+        """
+        ...
+
+    async def load_heads(self) -> list[TenantHead]:
+        """The last entry of every tenant that has any."""
+        ...
+
+    async def window_usage(self, since_us: int) -> list[WindowUsage]: ...
+
+    async def usage(self, query: UsageFilter) -> list[UsageRow]: ...
+
+    async def entries(self, query: ReceiptFilter) -> list[Entry]: ...
+
+    async def entry(self, receipt_id: str) -> Entry | None: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,309 @@
+"""The ``Store`` on a DuckDB file: the verbs, and the SQL that answers them.
+
+Owns every query. Each verb is a function over the connection that the engine runs on its writer thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import duckdb
+import msgspec
+
+from trustgate.errors import StoreDamaged, TrustGateError, Unavailable
+from trustgate.store.base import ReceiptFilter, State, StoreInfo, TenantHead, UsageFilter, UsageRow, WindowUsage
+from trustgate.store.engine import Engine
+from trustgate.store.migrations import schema_version
+from trustgate.store.rows import (
+    ALIASES,
+    ENTRY_COLUMNS,
+    ENTRY_SELECT,
+    KEYS,
+    PASSPORTS,
+    PLANS,
+    TENANTS,
+    RecordTable,
+    S,
+    entry_from_row,
+    entry_to_row,
+    table_of,
+)
+from trustgate.types import COUNTED, Alias, Entry, Plan, Record
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+T = TypeVar("T")
+
+#: The appender holds the GIL for about 5 µs a row; between slices the event loop gets its turn.
+SLICE_ROWS = 50
+
+_US_PER_DAY = 86_400_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
+_IS_COUNTED = "finish IN (" + ", ".join(f"'{finish}'" for finish in sorted(COUNTED)) + ")"
+_GROUPS = {"day": f"created_us // {_US_PER_DAY}", "model": "model", "key": '"key"', "tenant": "tenant"}
+
+
+class DuckDBStore:
+    """See ``store.base.Store``. Made by ``open``; must be closed."""
+
+    def __init__(self, engine: Engine, store_id: str, schema_version: int, last_seq: int) -> None:
+        self._engine = engine
+        self._store_id = store_id
+        self._schema_version = schema_version
+        self._last_seq = last_seq
+        #: The instance died in a commit of entries: whether they are in the database is to be looked up.
+        self._in_doubt = False
+
+    @classmethod
+    async def open(cls, path: Path) -> DuckDBStore:
+        """Open the database at ``path``; create it if there is none, migrate it if it is old.
+
+        Raises HomeUnusable, StoreLocked, StoreTooNew, StoreDamaged, or Unavailable (``storage_full``).
+        """
+        engine = await asyncio.to_thread(Engine.open, path)
+        try:
+            return cls(engine, *await engine.run(_load_identity))
+        except BaseException:
+            await engine.close()
+            raise
+
+    @property
+    def store_id(self) -> str:
+        return self._store_id
+
+    @property
+    def info(self) -> StoreInfo:
+        return StoreInfo(
+            schema_version=self._schema_version,
+            size_bytes=self._engine.size_bytes,
+            path=str(self._engine.path),
+        )
+
+    async def load_state(self) -> State:
+        return await self._engine.run(_load_state)
+
+    async def put(self, *records: Record) -> None:
+        await self._engine.run(_in_transaction, lambda connection: _put(connection, records))
+
+    async def remove(self, *records: Plan | Alias) -> None:
+        await self._engine.run(_in_transaction, lambda connection: _remove(connection, records))
+
+    async def last_seq(self) -> int:
+        if self._in_doubt:
+            await self._engine.run(self._resolve_doubt)
+        return self._last_seq
+
+    async def append_entries(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        try:
+            await self._engine.run(self._append, entries)
+        except Unavailable:
+            if not self._in_doubt:
+                raise
+            await self._engine.run(self._append, entries)
+
+    async def load_heads(self) -> list[TenantHead]:
+        return await self._engine.run(_load_heads)
+
+    async def window_usage(self, since_us: int) -> list[WindowUsage]:
+        return await self._engine.run(_window_usage, since_us)
+
+    async def usage(self, query: UsageFilter) -> list[UsageRow]:
+        return await self._engine.run(_usage, query)
+
+    async def entries(self, query: ReceiptFilter) -> list[Entry]:
+        return await self._engine.run(_entries, query)
+
+    async def entry(self, receipt_id: str) -> Entry | None:
+        return await self._engine.run(_entry, receipt_id)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    # On the writer thread: what these change needs no lock.
+
+    def _append(self, connection: DuckDBPyConnection, entries: Sequence[Entry]) -> None:
+        if self._in_doubt:
+            self._resolve_doubt(connection)
+            if self._last_seq == entries[-1].seq:
+                return
+        for expected, entry in enumerate(entries, start=self._last_seq + 1):
+            if entry.seq != expected:
+                raise TrustGateError(f"Entry {entry.seq} does not continue the log: {expected} is next.")
+        try:
+            _in_transaction(connection, lambda connection: _append_rows(connection, entries))
+        except duckdb.FatalException:
+            # When the checkpoint that a commit set off runs out of space, the instance dies, the commit being durable.
+            self._in_doubt = True
+            raise
+        self._last_seq = entries[-1].seq
+
+    def _resolve_doubt(self, connection: DuckDBPyConnection) -> None:
+        self._last_seq = _load_identity(connection)[2]
+        self._in_doubt = False
+
+
+def _in_transaction(connection: DuckDBPyConnection, work: Callable[[DuckDBPyConnection], T]) -> T:
+    """All of ``work`` or nothing. Always rolls back on an exception: a later commit would say OK and drop the rows."""
+    connection.begin()
+    try:
+        result = work(connection)
+        connection.commit()
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # a failed commit has rolled back; a dead instance has nothing to
+            connection.rollback()
+        raise
+    return result
+
+
+def _load_identity(connection: DuckDBPyConnection) -> tuple[str, int, int]:
+    """The store's id, its schema, and the highest seq."""
+    store_id = _one(connection.execute("SELECT store_id FROM meta"))
+    last_seq, count = connection.execute("SELECT coalesce(max(seq), 0), count(*) FROM receipts").fetchall()[0]
+    if last_seq != count:
+        raise StoreDamaged(
+            f"The database holds {count} receipts, but the last one is number {last_seq}.",
+            hint="Put back a copy of the database, or, to start anew, move it away.",
+        )
+    return str(store_id), schema_version(connection), int(last_seq)
+
+
+def _one(result: DuckDBPyConnection) -> Any:
+    row = result.fetchone()
+    if row is None:
+        raise StoreDamaged("The database has lost a row that is always there.", hint="Put back a copy of the database.")
+    return row[0]
+
+
+def _load_state(connection: DuckDBPyConnection) -> State:
+    def load(table: RecordTable[S]) -> tuple[S, ...]:
+        rows = connection.execute(table.select_sql).fetchall()
+        try:
+            return tuple(table.from_row(row) for row in rows)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise StoreDamaged(
+                f"A row of table {table.table} cannot be read: {error}.", hint="Put back a copy of the database."
+            ) from error
+
+    return State(
+        tenants=load(TENANTS), keys=load(KEYS), plans=load(PLANS), passports=load(PASSPORTS), aliases=load(ALIASES)
+    )
+
+
+def _put(connection: DuckDBPyConnection, records: Sequence[Record]) -> None:
+    for record in records:
+        table = table_of(record)
+        connection.execute(table.upsert_sql, table.to_row(record))
+
+
+def _remove(connection: DuckDBPyConnection, records: Sequence[Plan | Alias]) -> None:
+    for record in records:
+        connection.execute(table_of(record).delete_sql, [record.name])
+
+
+def _append_rows(connection: DuckDBPyConnection, entries: Sequence[Entry]) -> None:
+    appender = connection.appender("receipts", columns=list(ENTRY_COLUMNS))
+    try:
+        for start in range(0, len(entries), SLICE_ROWS):
+            appender.append_rows([entry_to_row(entry) for entry in entries[start : start + SLICE_ROWS]])
+            time.sleep(0)
+        appender.flush()
+    except BaseException:
+        appender.clear()  # what it still buffers would otherwise be committed on its own, after the rollback
+        raise
+
+
+def _load_heads(connection: DuckDBPyConnection) -> list[TenantHead]:
+    rows = connection.execute(
+        f"SELECT {ENTRY_SELECT} FROM receipts WHERE seq IN (SELECT max(seq) FROM receipts GROUP BY tenant)"  # noqa: S608
+    ).fetchall()
+    entries = (entry_from_row(row) for row in rows)
+    return [TenantHead(entry.receipt.tenant, entry) for entry in entries]
+
+
+def _window_usage(connection: DuckDBPyConnection, since_us: int) -> list[WindowUsage]:
+    rows = connection.execute(
+        f"""SELECT tenant, "key", count(*), sum(prompt_tokens + completion_tokens), sum(cost_nano_usd)
+            FROM receipts WHERE created_us >= ? AND {_IS_COUNTED}
+            GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
+        [since_us],
+    ).fetchall()
+    return [
+        WindowUsage(tenant_id=tenant, key_id=key, requests=requests, tokens=int(tokens), cost_nano_usd=int(cost))
+        for tenant, key, requests, tokens, cost in rows
+    ]
+
+
+def _usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]:
+    where, values = _where(
+        ("tenant = ?", query.tenant_id),
+        ("created_us >= ?", query.since_us),
+        ("created_us < ?", query.until_us),
+    )
+    sums = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
+    rows = connection.execute(
+        f"""SELECT {_GROUPS[query.by]} AS "group",
+                count(*) FILTER (WHERE {_IS_COUNTED}),
+                count(*) FILTER (WHERE finish = 'refused'),
+                count(*) FILTER (WHERE finish = 'upstream_error'),
+                {", ".join(f"coalesce(sum({name}) FILTER (WHERE {_IS_COUNTED}), 0)" for name in sums)},
+                count(*) FILTER (WHERE {_IS_COUNTED} AND usage_source = 'estimate')
+            FROM receipts {where} GROUP BY "group" ORDER BY "group" """,  # noqa: S608 - constants; values are bound
+        values,
+    ).fetchall()
+    members = ("requests", "refused", "failed", *sums, "estimated")
+    return [
+        UsageRow(
+            group=_day(row[0]) if query.by == "day" else row[0],
+            **{member: int(value) for member, value in zip(members, row[1:], strict=True)},
+        )
+        for row in rows
+    ]
+
+
+def _day(days: int) -> str:
+    """The date, ISO 8601, so many days after the epoch."""
+    return (_EPOCH + timedelta(days=days)).date().isoformat()
+
+
+def _entries(connection: DuckDBPyConnection, query: ReceiptFilter) -> list[Entry]:
+    where, values = _where(
+        ("tenant = ?", query.tenant_id),
+        ('"key" = ?', query.key_id),
+        ("created_us >= ?", query.since_us),
+        ("seq < ?", query.before_seq),
+    )
+    rows = connection.execute(
+        f"SELECT {ENTRY_SELECT} FROM receipts {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - values are bound
+        [*values, max(query.limit, 0)],
+    ).fetchall()
+    return [entry_from_row(row) for row in rows]
+
+
+def _entry(connection: DuckDBPyConnection, receipt_id: str) -> Entry | None:
+    """Found by the millisecond that the id begins with (ids.new_id): receipts are nearly in the order of time."""
+    parts = _RECEIPT_ID.fullmatch(receipt_id)
+    if parts is None:
+        return None
+    since_us = int(parts.group(1), 16) * 1000
+    rows = connection.execute(
+        f"SELECT {ENTRY_SELECT} FROM receipts WHERE created_us BETWEEN ? AND ? AND id = ?",  # noqa: S608 - bound
+        [since_us, since_us + 999, receipt_id],
+    ).fetchall()
+    return entry_from_row(rows[0]) if rows else None
+
+
+def _where(*conditions: tuple[str, Any]) -> tuple[str, list[Any]]:
+    """A WHERE clause of the conditions whose value is given, and those values."""
+    given = [(sql, value) for sql, value in conditions if value is not None]
+    return ("WHERE " + " AND ".join(sql for sql, _ in given) if given else ""), [value for _, value in given]

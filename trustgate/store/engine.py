@@ -1,0 +1,360 @@
+"""One DuckDB file, one connection, one thread.
+
+Owns opening (the locks, the hardening, the schema), the writer thread that all work runs on, and what becomes of
+DuckDB's failures. What the work is, is ``store.duckdb``'s.
+
+Traps this file is built around (DuckDB 2.0.0, measured): the database lock is a POSIX lock, which the process loses
+when anything in it opens and closes the database file, so nothing here opens it and an flock on a sidecar file is held
+as well. A commit on a full disk fails and can be tried again; a checkpoint on a full disk kills the instance, *after*
+the commit it ran in became durable: close, connect again, look. A database file that is missing beside its write-ahead
+log is created empty and the log deleted without a word: refuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path, PurePath
+from typing import IO, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import duckdb
+
+from trustgate.errors import (
+    HomeUnusable,
+    OperatorError,
+    StoreDamaged,
+    StoreLocked,
+    StoreTooNew,
+    TrustGateError,
+    Unavailable,
+)
+from trustgate.ids import now_us
+from trustgate.store.migrations import migrate
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: DuckDB checkpoints inside a commit when the write-ahead log is so large, which makes that commit wait up to a second.
+#: The writer does it earlier, when it has had nothing to do for a while, so that it happens under unbroken load alone.
+CHECKPOINT_THRESHOLD = "64MB"
+IDLE_S = 1.0
+IDLE_CHECKPOINT_BYTES = 8 * 1024 * 1024
+#: A checkpoint writes what the log holds into the file before it deletes the log; it must not run out of space.
+CHECKPOINT_HEADROOM_BYTES = 64 * 1024 * 1024
+
+
+class LockHolder(NamedTuple):
+    """The process that holds the lock, as far as it can be told."""
+
+    pid: int | None
+    program: str | None
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "another process"
+        return f"process {self.pid}" + (f" ({self.program})" if self.program else "")
+
+
+class Engine:
+    """An open database. ``run`` does work on its thread; nothing else touches the connection."""
+
+    def __init__(self, path: Path, lock: IO[str], connection: duckdb.DuckDBPyConnection) -> None:
+        self.path = path
+        self._lock = lock
+        self._connection: duckdb.DuckDBPyConnection | None = connection
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="trustgate-store", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path) -> Engine:
+        """Open the database, creating or migrating it. Blocks; leaves nothing behind when it fails.
+
+        Raises HomeUnusable, StoreLocked, StoreTooNew, StoreDamaged, or Unavailable (``storage_full``).
+        """
+        lock = _lock_sidecar(path)
+        try:
+            if not path.exists():
+                _create(path)
+            return cls(path, lock, _connect(path))
+        except BaseException:
+            lock.close()
+            raise
+
+    async def run(
+        self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """``work(connection, …)`` on the writer thread. Raises what it raises, DuckDB's errors as ours."""
+        if self._closing:
+            raise Unavailable("The database has been closed.", code="store_closed")
+        future: Future[R] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = self._attempt(work, *args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - it is the caller's
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._jobs.put(job)
+        return await asyncio.wrap_future(future)
+
+    async def close(self) -> None:
+        """Finish what is queued, close the database, give up the lock. May be called twice."""
+        if not self._closing:
+            self._closing = True
+            self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    @property
+    def wal_bytes(self) -> int:
+        return _size(_beside(self.path, ".wal"))
+
+    @property
+    def size_bytes(self) -> int:
+        """The database file and its write-ahead log. Reads their sizes without opening them."""
+        return _size(self.path) + self.wal_bytes
+
+    # On the writer thread from here on.
+
+    def _work(self) -> None:
+        timeout: float | None = None
+        while True:
+            try:
+                job = self._jobs.get(timeout=timeout)
+            except queue.Empty:
+                timeout = None
+                self._checkpoint_if_worthwhile()
+                continue
+            if job is None:
+                break
+            job()
+            del job  # it holds the caller's arguments
+            timeout = IDLE_S
+        if self._connection is not None:
+            with contextlib.suppress(duckdb.Error):
+                self._connection.close()
+        self._lock.close()
+
+    def _attempt(
+        self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        if self._connection is None:
+            self._connection = _connect(self.path)
+        try:
+            return work(self._connection, *args, **kwargs)
+        except duckdb.FatalException as error:
+            logger.error("The database failed and is being opened again: %s", error)
+            self._drop_connection()
+            raise translate(error) from error
+        except duckdb.Error as error:
+            raise translate(error) from error
+
+    def _drop_connection(self) -> None:
+        """Close the dead instance; the next job connects again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(duckdb.Error):
+                connection.close()
+
+    def _checkpoint_if_worthwhile(self) -> None:
+        wal_bytes = self.wal_bytes
+        if self._connection is None or wal_bytes < IDLE_CHECKPOINT_BYTES:
+            return
+        if shutil.disk_usage(self.path.parent).free < 2 * wal_bytes + CHECKPOINT_HEADROOM_BYTES:
+            return
+        try:
+            self._connection.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            logger.warning("The database could not be checkpointed: %s", error)
+            if isinstance(error, duckdb.FatalException):
+                self._drop_connection()
+
+
+def _create(path: Path) -> None:
+    """Make a new database beside ``path`` and move it there whole, so that a crash leaves either none or a good one.
+
+    Raises StoreDamaged if a write-ahead log lies where the database is missing: DuckDB would delete it.
+    """
+    wal = _beside(path, ".wal")
+    if wal.exists():
+        raise StoreDamaged(
+            f"The database {path.name} is missing, but its write-ahead log {wal.name} is there.",
+            hint=f"Put the database back into {path.parent}; or, to start with an empty one, move {wal.name} away.",
+        )
+    new = _beside(path, ".new")
+    try:
+        for leftover in (new, _beside(new, ".wal")):
+            leftover.unlink(missing_ok=True)
+        _connect(new).close()
+        new.chmod(0o600)
+        new.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _unusable(path.parent, error) from error
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open and harden the database and bring its schema up to date. The caller holds the sidecar's lock."""
+    try:
+        connection = duckdb.connect(
+            path,
+            config={
+                "memory_limit": "512MB",
+                "threads": 2,
+                "temp_directory": str(_beside(path, ".tmp")),
+                "checkpoint_threshold": CHECKPOINT_THRESHOLD,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "allow_community_extensions": False,
+                "allow_persistent_secrets": False,
+                "python_enable_replacements": False,
+            },
+        )
+    except duckdb.Error as error:
+        raise _open_failure(path, error) from error
+    try:
+        # Refused inside ``config``, because the two switch off the setting of the temporary folder.
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        migrate(connection, now_us())
+    except duckdb.Error as error:
+        connection.close()
+        raise translate(error) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _lock_sidecar(path: Path) -> IO[str]:
+    """Take the lock beside the database and write our process id into it. Raises StoreLocked, HomeUnusable."""
+    sidecar = _beside(path, ".lock")
+    try:
+        lock = os.fdopen(os.open(sidecar, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8")
+    except OSError as error:
+        raise _unusable(path.parent, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+    except BlockingIOError as error:
+        written = lock.read().strip()
+        lock.close()
+        raise _locked(path, int(written) if written.isdigit() else None) from error
+    except OSError as error:
+        with contextlib.suppress(OSError):  # closing tries once more to write what could not be written
+            lock.close()
+        raise _unusable(path.parent, error) from error
+    return lock
+
+
+def _locked(path: Path, pid: int | None) -> StoreLocked:
+    holder = LockHolder(pid, None if pid is None else _program(pid))
+    return StoreLocked(
+        f"The database {path} is in use by {holder}.",
+        hint="If that is `trustgate serve`, leave it running and give commands the same --home: they go through it. "
+        "Otherwise stop it and try again.",
+    )
+
+
+def _program(pid: int) -> str | None:
+    """The first words of a process's command line, folders left out; None where that cannot be read."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    shown = [PurePath(word.decode(errors="replace")).name[:40] for word in words[:3] if word]
+    return " ".join(shown) or None
+
+
+def _open_failure(path: Path, error: duckdb.Error) -> TrustGateError:
+    """What it means that DuckDB would not open the file. Texts as DuckDB 2.0.0 writes them."""
+    text = str(error)
+    if "Could not set lock" in text:
+        pid = re.search(r"\(PID (\d+)\)", text)
+        return _locked(path, int(pid.group(1)) if pid else None)
+    if "with version number" in text:
+        return StoreTooNew(
+            f"The database {path} was written by a version of DuckDB that this program cannot read.",
+            hint="Use the TrustGate that wrote it, or choose another folder with --home.",
+        )
+    if _is_full(text):
+        return _storage_full(path.parent)
+    if "Cannot open file" in text or "Permission denied" in text:
+        return HomeUnusable(
+            f"The database {path} cannot be opened: {text.rpartition(': ')[2]}.",
+            hint="Check who owns the folder and its files, or choose another one with --home.",
+        )
+    return _damaged(path)
+
+
+def translate(error: duckdb.Error) -> TrustGateError:
+    """What a failure of DuckDB in the middle of work means to whoever asked for the work.
+
+    DuckDB's own text may quote values, so it goes no further than ``__cause__``.
+    """
+    text = str(error)
+    if _is_full(text):
+        return _storage_full(None)
+    if "Corrupt" in text or "checksum" in text or isinstance(error, duckdb.InternalException):
+        return _damaged(None)
+    return Unavailable(f"The database failed ({type(error).__name__}).", code="store_failed", hint="See the log.")
+
+
+def _is_full(text: str) -> bool:
+    return "No space left" in text or "Disk quota exceeded" in text or "max_temp_directory_size" in text
+
+
+def _storage_full(folder: Path | None) -> Unavailable:
+    return Unavailable(
+        f"The disk {f'of {folder} ' if folder else ''}is full: nothing more can be recorded.",
+        code="storage_full",
+        hint="Free some space; nothing recorded is lost and no restart is needed.",
+    )
+
+
+def _damaged(path: Path | None) -> StoreDamaged:
+    return StoreDamaged(
+        f"The database {path} is damaged." if path else "The database is damaged.",
+        hint="Put back a copy of it with its .wal file; the journal adds what the copy lacks as far as it reaches, and "
+        "says so when it does not. To start anew, move the database away.",
+    )
+
+
+def _unusable(folder: Path, error: OSError) -> OperatorError:
+    return HomeUnusable(
+        f"The folder {folder} cannot be used: {error.strerror or error}.",
+        hint="Create it, or give it to the user who runs TrustGate, or choose another one with --home.",
+    )
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,188 @@
+"""The schema of the database, as numbered steps, and what a new database starts with.
+
+Owns the only data-definition SQL. Steps are append-only: one that has been released is never edited, because files in
+the field were made by it. A change that DuckDB cannot make in place is made by create, copy, rename. There are no
+foreign keys (DuckDB refuses to update a referenced row) and no index on ``receipts``: it is append-only and ordered by
+``seq``, so the minimum and maximum of each block of rows find what is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trustgate.errors import StoreDamaged, StoreTooNew
+from trustgate.ids import new_id
+from trustgate.store.rows import table_of
+from trustgate.types import FEATURES, Limits, Passport, Plan, Record, Scope
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+Migration = Callable[["DuckDBPyConnection"], None]
+
+
+def _first_schema(connection: DuckDBPyConnection) -> None:
+    for statement in (
+        """CREATE TABLE meta (
+            schema_version INTEGER NOT NULL,
+            store_id VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL
+        )""",
+        """CREATE TABLE tenants (
+            id VARCHAR PRIMARY KEY,
+            name VARCHAR NOT NULL,
+            plan VARCHAR NOT NULL,
+            status VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL
+        )""",
+        """CREATE TABLE keys (
+            id VARCHAR PRIMARY KEY,
+            tenant_id VARCHAR NOT NULL,
+            name VARCHAR NOT NULL,
+            secret_sha256 VARCHAR NOT NULL,
+            redacted VARCHAR NOT NULL,
+            limits VARCHAR NOT NULL,  -- JSON of types.Limits
+            scope VARCHAR NOT NULL,  -- JSON of types.Scope
+            created_us BIGINT NOT NULL,
+            expires_us BIGINT,
+            revoked_us BIGINT
+        )""",
+        """CREATE TABLE plans (
+            name VARCHAR PRIMARY KEY,
+            limits VARCHAR NOT NULL,  -- JSON of types.Limits
+            scope VARCHAR NOT NULL,  -- JSON of types.Scope
+            on_disconnect VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL
+        )""",
+        """CREATE TABLE passports (
+            id VARCHAR PRIMARY KEY,
+            slug VARCHAR NOT NULL,
+            api_model_id VARCHAR NOT NULL,
+            provider VARCHAR NOT NULL,
+            format VARCHAR NOT NULL,
+            base_url VARCHAR,
+            credential_env VARCHAR,
+            credential_file VARCHAR,
+            context_length BIGINT,
+            max_output_tokens BIGINT,
+            capabilities VARCHAR NOT NULL,  -- JSON list of words
+            prices VARCHAR NOT NULL,  -- JSON of types.Prices
+            status VARCHAR NOT NULL,
+            default_parameters VARCHAR NOT NULL,  -- JSON object
+            fallbacks VARCHAR NOT NULL,  -- JSON list of types.Fallback
+            created_us BIGINT NOT NULL
+        )""",
+        "CREATE TABLE aliases (name VARCHAR PRIMARY KEY, target VARCHAR NOT NULL)",
+        """CREATE TABLE receipts (
+            seq BIGINT NOT NULL,
+            v SMALLINT NOT NULL,
+            id VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL,
+            tenant VARCHAR NOT NULL,
+            "key" VARCHAR NOT NULL,
+            tseq BIGINT NOT NULL,
+            tprev BLOB NOT NULL,
+            endpoint VARCHAR NOT NULL,
+            model VARCHAR NOT NULL,
+            passport VARCHAR NOT NULL,
+            upstream_model VARCHAR NOT NULL,
+            request_commitment BLOB NOT NULL,
+            response_commitment BLOB NOT NULL,
+            prompt_tokens BIGINT NOT NULL,
+            cached_tokens BIGINT NOT NULL,
+            completion_tokens BIGINT NOT NULL,
+            reasoning_tokens BIGINT NOT NULL,
+            usage_source VARCHAR NOT NULL,
+            cost_nano_usd BIGINT NOT NULL,
+            price_hash BLOB NOT NULL,
+            policy_hash BLOB NOT NULL,
+            latency_first_ms BIGINT NOT NULL,
+            latency_total_ms BIGINT NOT NULL,
+            status SMALLINT NOT NULL,
+            finish VARCHAR NOT NULL,
+            stream BOOLEAN NOT NULL,
+            secret BLOB NOT NULL
+        )""",
+    ):
+        connection.execute(statement)
+
+
+#: Step N brings a database from schema N-1 to schema N.
+MIGRATIONS: tuple[Migration, ...] = (_first_schema,)
+
+LATEST = len(MIGRATIONS)
+
+
+def schema_version(connection: DuckDBPyConnection) -> int:
+    """The schema of the open database; 0 if it is empty. Raises StoreDamaged if it is another program's database."""
+    columns = connection.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+    if not columns:
+        return 0
+    ours = ("meta", "schema_version") in columns
+    rows = connection.execute("SELECT schema_version FROM meta").fetchall() if ours else []
+    if len(rows) != 1:
+        raise StoreDamaged(
+            "The database file is a DuckDB database, but not one of TrustGate's.",
+            hint="Choose another folder with --home, or move that file away.",
+        )
+    return int(rows[0][0])
+
+
+def migrate(connection: DuckDBPyConnection, now_us: int) -> None:
+    """Bring the database to the latest schema, in one transaction; fill a new one with the seeds.
+
+    Raises StoreTooNew for a database of a newer TrustGate, StoreDamaged for one of another program. Either way it is
+    left as it was.
+    """
+    version = schema_version(connection)
+    if version > LATEST:
+        raise StoreTooNew(
+            f"The database was written by a newer TrustGate: its schema is {version}, this program's {LATEST}.",
+            hint="Use the newer TrustGate, or choose another folder with --home. The database has not been changed.",
+        )
+    if version == LATEST:
+        return
+    connection.begin()
+    try:
+        for step in MIGRATIONS[version:]:
+            step(connection)
+        if version == 0:
+            connection.execute("INSERT INTO meta VALUES (?, ?, ?)", [LATEST, new_id("store", now_us), now_us])
+            for record in seeds(now_us):
+                table = table_of(record)
+                connection.execute(table.upsert_sql, table.to_row(record))
+        else:
+            connection.execute("UPDATE meta SET schema_version = ?", [LATEST])
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def seeds(now_us: int) -> tuple[Record, ...]:
+    """What a new database holds: four plans, and the passports that make the first request work."""
+    everything_but_streaming = tuple(feature for feature in FEATURES if feature != "streaming")
+    return (
+        Plan(
+            name="free",
+            limits=Limits(requests_per_day=1_000),
+            scope=Scope(features=everything_but_streaming),
+            created_us=now_us,
+        ),
+        Plan(name="pro", limits=Limits(requests_per_day=50_000), created_us=now_us),
+        Plan(name="growth", limits=Limits(requests_per_day=500_000), created_us=now_us),
+        Plan(name="internal", created_us=now_us),
+        Passport(id=new_id("passport", now_us), slug="*", api_model_id="*", created_us=now_us),
+        Passport(
+            id=new_id("passport", now_us),
+            slug="trustgate/echo",
+            api_model_id="trustgate/echo",
+            provider="trustgate",
+            base_url="builtin:echo",
+            context_length=8192,
+            max_output_tokens=4096,
+            capabilities=("chat", "completions", "embeddings"),
+            created_us=now_us,
+        ),
+    )

@@ -1,0 +1,100 @@
+"""Between records and rows. Owns which table a record lives in and how each member is kept in a column.
+
+A column is named as the member it keeps. Members that are structures (limits, prices, …) are kept as JSON text; the
+64-digit hashes of a receipt as 32 bytes; everything else as it is. Reading a row gives back an equal record, so a
+receipt has the same canonical bytes, and the same leaf hash, after the round trip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from trustgate.errors import TrustGateError
+from trustgate.types import Alias, ApiKey, Entry, Passport, Plan, Receipt, Record, Tenant
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+#: Members of a receipt that are hexadecimal hashes, kept as bytes: they are most of a receipt's size.
+HASHES = frozenset({"tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash"})
+
+
+class RecordTable(Generic[S]):
+    """How one kind of record is kept: its table, its identity, and which members are JSON text."""
+
+    def __init__(self, kind: type[S], table: str, identity: str, json: frozenset[str] = frozenset()) -> None:
+        self.kind = kind
+        self.table = table
+        self.identity = identity
+        self._json = json
+        self._members = kind.__struct_fields__
+        columns = ", ".join(f'"{member}"' for member in self._members)
+        marks = ", ".join("?" * len(self._members))
+        self.upsert_sql = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - constants
+        self.select_sql = f"SELECT {columns} FROM {table} ORDER BY {identity}"  # noqa: S608 - constants
+        self.delete_sql = f"DELETE FROM {table} WHERE {identity} = ?"  # noqa: S608 - constants
+
+    def to_row(self, record: S) -> list[Any]:
+        return [
+            msgspec.json.encode(getattr(record, member)).decode() if member in self._json else getattr(record, member)
+            for member in self._members
+        ]
+
+    def from_row(self, row: Sequence[Any]) -> S:
+        """The record of a row. Raises msgspec.ValidationError for a row that no TrustGate wrote."""
+        values = {
+            member: msgspec.json.decode(value) if member in self._json else value
+            for member, value in zip(self._members, row, strict=True)
+        }
+        return msgspec.convert(values, self.kind)
+
+
+TENANTS = RecordTable(Tenant, "tenants", "id")
+KEYS = RecordTable(ApiKey, "keys", "id", frozenset({"limits", "scope"}))
+PLANS = RecordTable(Plan, "plans", "name", frozenset({"limits", "scope"}))
+PASSPORTS = RecordTable(
+    Passport, "passports", "id", frozenset({"capabilities", "prices", "default_parameters", "fallbacks"})
+)
+ALIASES = RecordTable(Alias, "aliases", "name")
+
+_TABLES: dict[type[Record], RecordTable[Any]] = {
+    table.kind: table for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES)
+}
+
+
+def table_of(record: Record) -> RecordTable[Any]:
+    return _TABLES[type(record)]
+
+
+_RECEIPT_MEMBERS = Receipt.__struct_fields__
+_HASH_POSITIONS = tuple(i for i, member in enumerate(_RECEIPT_MEMBERS) if member in HASHES)
+
+#: The columns of table ``receipts`` in the order of ``entry_to_row``, and as a list for a SELECT.
+ENTRY_COLUMNS = ("seq", *_RECEIPT_MEMBERS, "secret")
+ENTRY_SELECT = ", ".join(f'"{column}"' for column in ENTRY_COLUMNS)
+
+
+def entry_to_row(entry: Entry) -> list[Any]:
+    """The row of an entry. Raises TrustGateError for a hash that is not lower-case hexadecimal."""
+    values = list(msgspec.structs.astuple(entry.receipt))
+    for position in _HASH_POSITIONS:
+        values[position] = _bytes_of(values[position], _RECEIPT_MEMBERS[position])
+    return [entry.seq, *values, entry.secret]
+
+
+def _bytes_of(digits: str, member: str) -> bytes:
+    with contextlib.suppress(ValueError):
+        value = bytes.fromhex(digits)
+        if value.hex() == digits:  # upper case or blanks would come back changed
+            return value
+    raise TrustGateError(f"The receipt's {member} is not lower-case hexadecimal.")
+
+
+def entry_from_row(row: Sequence[Any]) -> Entry:
+    values = list(row[1:-1])
+    for position in _HASH_POSITIONS:
+        values[position] = values[position].hex()
+    return Entry(seq=row[0], receipt=Receipt(**dict(zip(_RECEIPT_MEMBERS, values, strict=True))), secret=row[-1])
