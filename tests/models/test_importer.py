@@ -214,7 +214,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("config.yaml", "a: \x01", "not valid YAML"),
     ("config.yaml", "model_list: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
     ("config.json", '{"model_list": [{"model_name": 7}]}', r"model_list\[0\]: model_name"),
-    ("prices.json", '{\n "a": 1,\n}', "line 3: Expecting property name"),
+    ("prices.json", '{\n "a": 1,\n "b" 2}', "line 3: Expecting ':' delimiter"),
     ("prices.json", "[]", "holds no mapping"),
     ("prices.json", '{"a": {"b": 1}}', "neither"),
     ("prices.json", '{"a": NaN}', "NaN is not a JSON number"),
