@@ -11,6 +11,7 @@ the server to the command line without loss.
     │   ├── NotFound                      404  exit 4
     │   ├── MethodNotAllowed              405
     │   └── Conflict                      409  exit 5   it exists already, or is in use
+    ├── VerificationFailed                400  exit 7   a receipt, proof, checkpoint or anchor does not hold
     ├── AuthenticationFailed              401  exit 3
     ├── PermissionDenied                  403  exit 3
     ├── RateLimited                       429
@@ -120,6 +121,15 @@ class Conflict(InvalidRequest):
     status = 409
     code = "conflict"
     exit_code = 5
+
+
+class VerificationFailed(TrustGateError):
+    """What was to be proven is not: the message names the check and what was found instead."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "verification_failed"
+    exit_code = 7
 
 
 class AuthenticationFailed(TrustGateError):

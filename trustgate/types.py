@@ -242,3 +242,40 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     seq: int
     receipt: Receipt
     secret: bytes
+
+
+class AnchorAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One signed transaction of an anchor, recorded before it is sent. Base58 signature, the transaction's own bytes."""
+
+    signature: str
+    transaction: bytes
+    #: After this block height the chain no longer takes the transaction.
+    last_valid_block_height: int
+    created_us: int
+    #: ``open``: it may still land. ``final``: it is the anchor. ``failed``: it landed with an error and did nothing
+    #: but cost its fee. ``expired``: it can never land.
+    outcome: Literal["open", "final", "failed", "expired"] = "open"
+    detail: str = ""
+
+
+class Anchor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="anchor"):
+    """One state of the log on its way to a chain, or there. At most one is planned for each chain at a time."""
+
+    id: str
+    state: Literal["planned", "anchored"] = "planned"
+    #: The chain: the hash of its genesis block, base58; tells clusters apart whatever the RPC's address.
+    genesis: str
+    #: Who signs and pays, base58.
+    fee_payer: str
+    tree_size: int
+    #: Root hash, 64 hexadecimal digits.
+    root: str
+    #: The signed checkpoint, which the memo carries verbatim.
+    note: str
+    created_us: int
+    attempts: tuple[AnchorAttempt, ...] = ()
+    #: Of the transaction that landed, once the state is ``anchored``.
+    signature: str = ""
+    slot: int = 0
+    fee_lamports: int = 0
+    anchored_us: int = 0
