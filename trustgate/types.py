@@ -244,8 +244,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     secret: bytes
 
 
+class LogName(msgspec.Struct, frozen=True, kw_only=True, tag="log_name"):
+    """A name the log has had: the verifier key (C2SP signed-note) of its checkpoints, which begins with the origin."""
+
+    vkey: str
+    created_us: int
+
+
 class AnchorAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One signed transaction of an anchor, recorded before it is sent. Base58 signature, the transaction's own bytes."""
+    """One signed transaction of an anchor, recorded before it is sent: its base58 signature and its own bytes."""
 
     signature: str
     transaction: bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import lzma
 import os
 import random
 import shutil
@@ -31,7 +32,7 @@ from trustgate.errors import (
 )
 from trustgate.store import ReceiptFilter, engine, migrations, open_store
 from trustgate.store.duckdb import DuckDBStore
-from trustgate.store.rows import ALIASES, ENTRY_COLUMNS, KEYS, PASSPORTS, PLANS, TENANTS
+from trustgate.store.rows import ALIASES, ANCHORS, ENTRY_COLUMNS, KEYS, LOG_NAMES, PASSPORTS, PLANS, TENANTS
 
 ROOT = Path(trustgate.__file__).parents[1]
 PATIENCE_S = 60.0
@@ -260,18 +261,43 @@ async def test_every_member_has_its_column(path: Path) -> None:
         found: dict[str, set[str]] = {}
         for table, column in connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall():
             found.setdefault(table, set()).add(column)
-    for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES):
+    for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES):
         assert found[table.table] == set(table.kind.__struct_fields__)
     assert found["receipts"] == set(ENTRY_COLUMNS)
 
 
-def _second_schema(connection: duckdb.DuckDBPyConnection) -> None:
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.mark.parametrize("version", range(1, migrations.LATEST + 1))
+async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path, version: int) -> None:
+    path.write_bytes(lzma.decompress((FIXTURES / f"schema-{version}.duckdb.xz").read_bytes()))
+
+    store = await open_store(path)
+
+    assert store.info.schema_version == migrations.LATEST
+    state = await store.load_state()
+    assert [(tenant.name, tenant.plan) for tenant in state.tenants] == [("Zoë", "pro")]
+    assert state.keys[0].limits.requests_per_day == 5
+    assert state.keys[0].scope.models == ("gpt-*",)
+    assert [alias.target for alias in state.aliases] == ["trustgate/echo"]
+    entries = await store.entries(ReceiptFilter(oldest_first=True, limit=1_000))
+    expected = make_entries(1, 700)  # but for their ids, which are random
+    assert [entry.seq for entry in entries] == list(range(1, 701))
+    assert [entry.receipt.request_commitment for entry in entries] == [
+        entry.receipt.request_commitment for entry in expected
+    ]
+    assert [entry.secret for entry in entries] == [entry.secret for entry in expected]
+    await store.close()
+
+
+def _another_schema(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("CREATE TABLE payments (id VARCHAR)")
 
 
 async def test_an_older_database_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await make_store(path, 5)
-    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, _second_schema))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, _another_schema))
     monkeypatch.setattr(migrations, "LATEST", migrations.LATEST + 1)
 
     store = await open_store(path)
@@ -284,7 +310,7 @@ async def test_an_older_database_is_migrated(path: Path, monkeypatch: pytest.Mon
 
 async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(connection: duckdb.DuckDBPyConnection) -> None:
-        _second_schema(connection)
+        _another_schema(connection)
         raise ArithmeticError
 
     await make_store(path, 5)

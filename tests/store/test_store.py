@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,16 +18,19 @@ from hypothesis import strategies as st
 from tests.support.entries import FIRST_US, make_entries, make_entry, receipts
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.receipt import canonical
-from trustgate.store import ReceiptFilter, Store, UsageFilter, UsageRow, open_store
+from trustgate.store import ReceiptFilter, Store, StoredTile, UsageFilter, UsageRow, open_store
 from trustgate.store.base import UsageGroup
 from trustgate.types import (
     COUNTED,
     Alias,
+    Anchor,
+    AnchorAttempt,
     ApiKey,
     Entry,
     Fallback,
     Finish,
     Limits,
+    LogName,
     Passport,
     Plan,
     Prices,
@@ -270,6 +274,54 @@ async def test_a_receipt_that_would_come_back_changed_is_refused(store: Store, b
     assert len(await store.entries(ReceiptFilter(limit=100))) == 60
 
 
+async def test_entries_bring_the_tiles_they_complete(store: Store, open_store_factory: OpenStore) -> None:
+    tiles = [StoredTile(0, 0, b"a" * 8192), StoredTile(0, 1, b"b" * 8192), StoredTile(1, 0, b"c" * 8192)]
+    await store.append_entries(make_entries(1, 3), tiles[:1])
+    await store.append_entries((), tiles[1:])
+
+    store = await reopen(store, open_store_factory)
+
+    assert [await store.tile_count(level) for level in (0, 1, 2)] == [2, 1, 0]
+    assert await store.tiles(0, [1, 0, 7]) == {0: b"a" * 8192, 1: b"b" * 8192}
+    assert await store.tiles(1, [0]) == {0: b"c" * 8192}
+    assert await store.tiles(1, []) == {}
+    assert await store.last_seq() == 3
+    await store.close()
+
+
+async def test_refused_entries_leave_no_tile(store: Store) -> None:
+    with pytest.raises(TrustGateError, match="does not continue"):
+        await store.append_entries([make_entry(2)], [StoredTile(0, 0, b"a" * 8192)])
+    with pytest.raises(TrustGateError, match="hexadecimal"):
+        await store.append_entries([make_entry(1, tprev="no hash")], [StoredTile(0, 0, b"a" * 8192)])
+    assert await store.tile_count(0) == 0
+
+
+async def test_anchors_and_names_come_back_in_their_order(store: Store, open_store_factory: OpenStore) -> None:
+    attempt = AnchorAttempt(signature="5" * 88, transaction=b"\x00\xff", last_valid_block_height=9, created_us=4)
+    planned = Anchor(
+        id="anchor_2",
+        genesis="G",
+        fee_payer="F",
+        tree_size=2**53 - 1,
+        root="ab" * 32,
+        note="origin\n1\n",
+        created_us=3,
+        attempts=(attempt,),
+    )
+    first = msgspec.structs.replace(planned, id="anchor_1", tree_size=1, attempts=())
+    anchored = msgspec.structs.replace(planned, state="anchored", signature="5" * 88, slot=7, fee_lamports=5000)
+    names = [LogName(vkey="z+1+a", created_us=1), LogName(vkey="a+1+a", created_us=2)]
+    await store.put(planned, *reversed(names))
+    await store.put(first, anchored)
+
+    store = await reopen(store, open_store_factory)
+
+    assert await store.anchors() == [first, anchored]
+    assert await store.log_names() == names
+    await store.close()
+
+
 async def test_no_entries_are_no_work(store: Store) -> None:
     await store.append_entries([])
     assert await store.last_seq() == 0
@@ -397,18 +449,21 @@ async def test_window_usage_is_what_counts_against_quotas(store: Store, mixed: l
         ReceiptFilter(since_us=MIDDLE_US, tenant_id="tenant_0", limit=500),
         ReceiptFilter(before_seq=100, limit=10),
         ReceiptFilter(tenant_id="nobody"),
+        ReceiptFilter(oldest_first=True, limit=9),
+        ReceiptFilter(oldest_first=True, after_seq=40, tenant_id="tenant_1", limit=10),
+        ReceiptFilter(after_seq=40, before_seq=44),
     ],
 )
-async def test_entries_are_listed_newest_first(store: Store, mixed: list[Entry], query: ReceiptFilter) -> None:
+async def test_entries_are_listed_in_either_order(store: Store, mixed: list[Entry], query: ReceiptFilter) -> None:
     await store.append_entries(mixed)
 
     expected = [
         entry
-        for entry in reversed(mixed)
+        for entry in (mixed if query.oldest_first else reversed(mixed))
         if query.tenant_id in (None, entry.receipt.tenant)
         and query.key_id in (None, entry.receipt.key)
         and entry.receipt.created_us >= (query.since_us or 0)
-        and entry.seq < (query.before_seq or 2**63)
+        and (query.after_seq or 0) < entry.seq < (query.before_seq or 2**63)
     ]
     assert await store.entries(query) == expected[: max(query.limit, 0)]
 
@@ -463,5 +518,5 @@ async def test_info_tells_what_the_store_takes_up(store: Store) -> None:
     before = store.info
     await store.append_entries(make_entries(1, 500))
 
-    assert before.schema_version == store.info.schema_version == 1
+    assert before.schema_version == store.info.schema_version == 2
     assert store.info.size_bytes > before.size_bytes > 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from trustgate.store.base import (
+    Kept,
     ReceiptFilter,
     State,
     Store,
+    StoredTile,
     StoreInfo,
     TenantHead,
     UsageFilter,
@@ -16,10 +18,12 @@ from trustgate.store.base import (
 )
 
 __all__ = [
+    "Kept",
     "ReceiptFilter",
     "State",
     "Store",
     "StoreInfo",
+    "StoredTile",
     "TenantHead",
     "UsageFilter",
     "UsageRow",

@@ -7,11 +7,14 @@ milliseconds or, over millions of receipts, a second; nothing on the request pat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from trustgate.types import Alias, ApiKey, Entry, Passport, Plan, Record, Tenant
+from trustgate.types import Alias, Anchor, ApiKey, Entry, LogName, Passport, Plan, Record, Tenant
+
+#: What ``Store.put`` keeps: what operators set up, and what the log of receipts has to remember of itself.
+Kept = Record | Anchor | LogName
 
 UsageGroup = Literal["day", "model", "key", "tenant"]
 
@@ -70,13 +73,26 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which entries to list, newest first; ``before_seq`` goes on where the last page ended."""
+    """Which entries to list: newest first, or with ``oldest_first`` in the log's order.
+
+    ``before_seq`` and ``after_seq`` go on where the last page ended.
+    """
 
     tenant_id: str | None = None
     key_id: str | None = None
     since_us: int | None = None
     before_seq: int | None = None
+    after_seq: int | None = None
+    oldest_first: bool = False
     limit: int = 50
+
+
+class StoredTile(NamedTuple):
+    """A full tile of the tree over the receipts: its place (C2SP tlog-tiles) and its 256 hashes, one after another."""
+
+    level: int
+    position: int
+    hashes: bytes
 
 
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,8 +114,8 @@ class Store(Protocol):
 
     async def load_state(self) -> State: ...
 
-    async def put(self, *records: Record) -> None:
-        """Keep the records, replacing older ones of the same identity: all of them or none."""
+    async def put(self, *records: Kept) -> None:
+        """Keep the records durably, replacing older ones of the same identity: all of them or none."""
         ...
 
     async def remove(self, *records: Plan | Alias) -> None:
@@ -110,8 +126,10 @@ class Store(Protocol):
         """The highest ``seq`` committed; 0 for an empty log."""
         ...
 
-    async def append_entries(self, entries: Sequence[Entry]) -> None:
-        """Commit the entries, durably, in one transaction. They must continue ``last_seq`` without a gap.
+    async def append_entries(self, entries: Sequence[Entry], tiles: Sequence[StoredTile] = ()) -> None:
+        """Commit the entries and the tiles they complete, durably, in one transaction.
+
+        The entries must continue ``last_seq`` without a gap; there may be none, where only tiles are missing.
 
         Raises Unavailable with code ``storage_full`` on a full disk. After any failure ``last_seq`` tells what has
         been committed: all of the entries or none.
@@ -129,5 +147,21 @@ class Store(Protocol):
     async def entries(self, query: ReceiptFilter) -> list[Entry]: ...
 
     async def entry(self, receipt_id: str) -> Entry | None: ...
+
+    async def tile_count(self, level: int) -> int:
+        """How many tiles of this level there are; they are numbered from 0."""
+        ...
+
+    async def tiles(self, level: int, positions: Sequence[int]) -> dict[int, bytes]:
+        """The hashes of those tiles that there are."""
+        ...
+
+    async def log_names(self) -> list[LogName]:
+        """The names the log has had, the oldest first."""
+        ...
+
+    async def anchors(self) -> list[Anchor]:
+        """Every anchor, planned ones included, the oldest first."""
+        ...
 
     async def close(self) -> None: ...

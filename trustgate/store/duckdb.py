@@ -18,14 +18,26 @@ import duckdb
 import msgspec
 
 from trustgate.errors import StoreDamaged, TrustGateError, Unavailable
-from trustgate.store.base import ReceiptFilter, State, StoreInfo, TenantHead, UsageFilter, UsageRow, WindowUsage
+from trustgate.store.base import (
+    Kept,
+    ReceiptFilter,
+    State,
+    StoredTile,
+    StoreInfo,
+    TenantHead,
+    UsageFilter,
+    UsageRow,
+    WindowUsage,
+)
 from trustgate.store.engine import Engine
 from trustgate.store.migrations import schema_version
 from trustgate.store.rows import (
     ALIASES,
+    ANCHORS,
     ENTRY_COLUMNS,
     ENTRY_SELECT,
     KEYS,
+    LOG_NAMES,
     PASSPORTS,
     PLANS,
     TENANTS,
@@ -35,7 +47,7 @@ from trustgate.store.rows import (
     entry_to_row,
     table_of,
 )
-from trustgate.types import COUNTED, Alias, Entry, Plan, Record
+from trustgate.types import COUNTED, Alias, Anchor, Entry, LogName, Plan
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -44,6 +56,8 @@ T = TypeVar("T")
 
 #: The appender holds the GIL for about 5 µs a row; between slices the event loop gets its turn.
 SLICE_ROWS = 50
+
+_TILE_COLUMNS = ("level", "position", "hashes")
 
 _US_PER_DAY = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -91,7 +105,7 @@ class DuckDBStore:
     async def load_state(self) -> State:
         return await self._engine.run(_load_state)
 
-    async def put(self, *records: Record) -> None:
+    async def put(self, *records: Kept) -> None:
         await self._engine.run(_in_transaction, lambda connection: _put(connection, records))
 
     async def remove(self, *records: Plan | Alias) -> None:
@@ -102,15 +116,15 @@ class DuckDBStore:
             await self._engine.run(self._resolve_doubt)
         return self._last_seq
 
-    async def append_entries(self, entries: Sequence[Entry]) -> None:
-        if not entries:
+    async def append_entries(self, entries: Sequence[Entry], tiles: Sequence[StoredTile] = ()) -> None:
+        if not entries and not tiles:
             return
         try:
-            await self._engine.run(self._append, entries)
+            await self._engine.run(self._append, entries, tiles)
         except Unavailable:
             if not self._in_doubt:
                 raise
-            await self._engine.run(self._append, entries)
+            await self._engine.run(self._append, entries, tiles)
 
     async def load_heads(self) -> list[TenantHead]:
         return await self._engine.run(_load_heads)
@@ -127,26 +141,40 @@ class DuckDBStore:
     async def entry(self, receipt_id: str) -> Entry | None:
         return await self._engine.run(_entry, receipt_id)
 
+    async def tile_count(self, level: int) -> int:
+        return await self._engine.run(_tile_count, level)
+
+    async def tiles(self, level: int, positions: Sequence[int]) -> dict[int, bytes]:
+        return await self._engine.run(_tiles, level, positions)
+
+    async def log_names(self) -> list[LogName]:
+        names = await self._engine.run(_load, LOG_NAMES)
+        return sorted(names, key=lambda name: name.created_us)
+
+    async def anchors(self) -> list[Anchor]:
+        return list(await self._engine.run(_load, ANCHORS))
+
     async def close(self) -> None:
         await self._engine.close()
 
     # On the writer thread: what these change needs no lock.
 
-    def _append(self, connection: DuckDBPyConnection, entries: Sequence[Entry]) -> None:
+    def _append(self, connection: DuckDBPyConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
         if self._in_doubt:
             self._resolve_doubt(connection)
-            if self._last_seq == entries[-1].seq:
+            if entries and self._last_seq == entries[-1].seq:
                 return
         for expected, entry in enumerate(entries, start=self._last_seq + 1):
             if entry.seq != expected:
                 raise TrustGateError(f"Entry {entry.seq} does not continue the log: {expected} is next.")
         try:
-            _in_transaction(connection, lambda connection: _append_rows(connection, entries))
+            _in_transaction(connection, lambda connection: _append_rows(connection, entries, tiles))
         except duckdb.FatalException:
             # When the checkpoint that a commit set off runs out of space, the instance dies, the commit being durable.
             self._in_doubt = True
             raise
-        self._last_seq = entries[-1].seq
+        if entries:
+            self._last_seq = entries[-1].seq
 
     def _resolve_doubt(self, connection: DuckDBPyConnection) -> None:
         self._last_seq = _load_identity(connection)[2]
@@ -185,22 +213,27 @@ def _one(result: DuckDBPyConnection) -> Any:
     return row[0]
 
 
-def _load_state(connection: DuckDBPyConnection) -> State:
-    def load(table: RecordTable[S]) -> tuple[S, ...]:
-        rows = connection.execute(table.select_sql).fetchall()
-        try:
-            return tuple(table.from_row(row) for row in rows)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
-            raise StoreDamaged(
-                f"A row of table {table.table} cannot be read: {error}.", hint="Put back a copy of the database."
-            ) from error
+def _load(connection: DuckDBPyConnection, table: RecordTable[S]) -> tuple[S, ...]:
+    rows = connection.execute(table.select_sql).fetchall()
+    try:
+        return tuple(table.from_row(row) for row in rows)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise StoreDamaged(
+            f"A row of table {table.table} cannot be read: {error}.", hint="Put back a copy of the database."
+        ) from error
 
+
+def _load_state(connection: DuckDBPyConnection) -> State:
     return State(
-        tenants=load(TENANTS), keys=load(KEYS), plans=load(PLANS), passports=load(PASSPORTS), aliases=load(ALIASES)
+        tenants=_load(connection, TENANTS),
+        keys=_load(connection, KEYS),
+        plans=_load(connection, PLANS),
+        passports=_load(connection, PASSPORTS),
+        aliases=_load(connection, ALIASES),
     )
 
 
-def _put(connection: DuckDBPyConnection, records: Sequence[Record]) -> None:
+def _put(connection: DuckDBPyConnection, records: Sequence[Kept]) -> None:
     for record in records:
         table = table_of(record)
         connection.execute(table.upsert_sql, table.to_row(record))
@@ -211,16 +244,52 @@ def _remove(connection: DuckDBPyConnection, records: Sequence[Plan | Alias]) -> 
         connection.execute(table_of(record).delete_sql, [record.name])
 
 
-def _append_rows(connection: DuckDBPyConnection, entries: Sequence[Entry]) -> None:
-    appender = connection.appender("receipts", columns=list(ENTRY_COLUMNS))
+def _append_rows(connection: DuckDBPyConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
+    if entries:
+        _append_slices(connection, "receipts", ENTRY_COLUMNS, entries, entry_to_row)
+    if tiles:
+        _append_slices(connection, "tiles", _TILE_COLUMNS, tiles, list)
+
+
+def _append_slices(
+    connection: DuckDBPyConnection,
+    table: str,
+    columns: Sequence[str],
+    records: Sequence[T],
+    to_row: Callable[[T], list[Any]],
+) -> None:
+    appender = connection.appender(table, columns=list(columns))
     try:
-        for start in range(0, len(entries), SLICE_ROWS):
-            appender.append_rows([entry_to_row(entry) for entry in entries[start : start + SLICE_ROWS]])
+        for start in range(0, len(records), SLICE_ROWS):
+            appender.append_rows([to_row(record) for record in records[start : start + SLICE_ROWS]])
             time.sleep(0)
         appender.flush()
     except BaseException:
         appender.clear()  # what it still buffers would otherwise be committed on its own, after the rollback
         raise
+
+
+def _tile_count(connection: DuckDBPyConnection, level: int) -> int:
+    count, last = connection.execute(
+        "SELECT count(*), coalesce(max(position), -1) FROM tiles WHERE level = ?", [level]
+    ).fetchall()[0]
+    if last + 1 != count:
+        raise StoreDamaged(
+            f"The database holds {count} tiles of level {level}, but the last one is number {last}.",
+            hint="Put back a copy of the database.",
+        )
+    return int(count)
+
+
+def _tiles(connection: DuckDBPyConnection, level: int, positions: Sequence[int]) -> dict[int, bytes]:
+    if not positions:
+        return {}
+    marks = ", ".join("?" * len(positions))
+    rows = connection.execute(
+        f"SELECT position, hashes FROM tiles WHERE level = ? AND position IN ({marks})",  # noqa: S608 - bound
+        [level, *positions],
+    ).fetchall()
+    return dict(rows)
 
 
 def _load_heads(connection: DuckDBPyConnection) -> list[TenantHead]:
@@ -282,9 +351,11 @@ def _entries(connection: DuckDBPyConnection, query: ReceiptFilter) -> list[Entry
         ('"key" = ?', query.key_id),
         ("created_us >= ?", query.since_us),
         ("seq < ?", query.before_seq),
+        ("seq > ?", query.after_seq),
     )
+    order = "ASC" if query.oldest_first else "DESC"
     rows = connection.execute(
-        f"SELECT {ENTRY_SELECT} FROM receipts {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - values are bound
+        f"SELECT {ENTRY_SELECT} FROM receipts {where} ORDER BY seq {order} LIMIT ?",  # noqa: S608 - values are bound
         [*values, max(query.limit, 0)],
     ).fetchall()
     return [entry_from_row(row) for row in rows]

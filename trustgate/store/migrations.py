@@ -108,8 +108,36 @@ def _first_schema(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _tree_and_anchors(connection: DuckDBPyConnection) -> None:
+    """Tiles are append-only, written in the order they fill up, so they need no index, as ``receipts`` needs none."""
+    for statement in (
+        """CREATE TABLE tiles (
+            level SMALLINT NOT NULL,
+            position BIGINT NOT NULL,
+            hashes BLOB NOT NULL  -- 256 hashes of 32 bytes
+        )""",
+        "CREATE TABLE log_names (vkey VARCHAR PRIMARY KEY, created_us BIGINT NOT NULL)",
+        """CREATE TABLE anchors (
+            id VARCHAR PRIMARY KEY,
+            state VARCHAR NOT NULL,
+            genesis VARCHAR NOT NULL,
+            fee_payer VARCHAR NOT NULL,
+            tree_size BIGINT NOT NULL,
+            root VARCHAR NOT NULL,
+            note VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL,
+            attempts VARCHAR NOT NULL,  -- JSON list of types.AnchorAttempt
+            signature VARCHAR NOT NULL,
+            slot BIGINT NOT NULL,
+            fee_lamports BIGINT NOT NULL,
+            anchored_us BIGINT NOT NULL
+        )""",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings a database from schema N-1 to schema N.
-MIGRATIONS: tuple[Migration, ...] = (_first_schema,)
+MIGRATIONS: tuple[Migration, ...] = (_first_schema, _tree_and_anchors)
 
 LATEST = len(MIGRATIONS)
 

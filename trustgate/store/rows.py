@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from trustgate.errors import TrustGateError
-from trustgate.types import Alias, ApiKey, Entry, Passport, Plan, Receipt, Record, Tenant
+from trustgate.store.base import Kept
+from trustgate.types import Alias, Anchor, ApiKey, Entry, LogName, Passport, Plan, Receipt, Tenant
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -59,13 +60,15 @@ PASSPORTS = RecordTable(
     Passport, "passports", "id", frozenset({"capabilities", "prices", "default_parameters", "fallbacks"})
 )
 ALIASES = RecordTable(Alias, "aliases", "name")
+ANCHORS = RecordTable(Anchor, "anchors", "id", frozenset({"attempts"}))
+LOG_NAMES = RecordTable(LogName, "log_names", "vkey")
 
-_TABLES: dict[type[Record], RecordTable[Any]] = {
-    table.kind: table for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES)
+_TABLES: dict[type[Kept], RecordTable[Any]] = {
+    table.kind: table for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES)
 }
 
 
-def table_of(record: Record) -> RecordTable[Any]:
+def table_of(record: Kept) -> RecordTable[Any]:
     return _TABLES[type(record)]
 
 
