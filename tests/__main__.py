@@ -4,6 +4,8 @@
     python3 tests -k quota -x            anything pytest takes; coverage is left out
     python3 tests --python python3.13    on another interpreter
     python3 tests --no-litellm           without the LiteLLM proxy and its large environment
+    python3 tests --quick                without the tests marked slow: kills by the dozen, long streams
+    python3 tests --jobs 1               in one process, not in as many as there are cores
     python3 tests --run mypy             any tool of the environment, from the top of the checkout
 
 The first run installs locked versions into virtual environments of its own; see environments.py.
@@ -44,10 +46,17 @@ def main() -> int:
         return 0
     if options.run is not None:
         return _tool(python, options.run)
-    if options.no_litellm:
-        pytest_arguments = ["-m", "not litellm", *pytest_arguments]
-    if options.coverage or not (options.no_coverage or pytest_arguments):
-        return _covered(python, pytest_arguments, whole=not pytest_arguments)
+    whole = not pytest_arguments
+    left_out = [
+        f"not {mark}" for mark, is_left_out in (("litellm", options.no_litellm), ("slow", options.quick)) if is_left_out
+    ]
+    if left_out:
+        pytest_arguments = ["-m", " and ".join(left_out), *pytest_arguments]
+    jobs = options.jobs or (os.cpu_count() or 1 if whole else 1)
+    if jobs > 1:
+        pytest_arguments = [f"--numprocesses={jobs}", "--dist=loadgroup", *pytest_arguments]
+    if options.coverage or (whole and not options.no_coverage and not left_out):
+        return _covered(python, pytest_arguments, whole=whole and not left_out)
     return _call([str(python), "-m", "pytest", *pytest_arguments])
 
 
@@ -60,6 +69,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--python", default=sys.executable, help="the interpreter to test on (default: this one)")
     parser.add_argument("--no-litellm", action="store_true", help="leave out the tests that need the LiteLLM proxy")
+    parser.add_argument("--quick", action="store_true", help="leave out the tests that are marked slow")
+    parser.add_argument("--jobs", type=int, default=0, help="how many processes share the tests")
     parser.add_argument("--coverage", action="store_true", help="measure coverage although tests are selected")
     parser.add_argument("--no-coverage", action="store_true", help="run everything without measuring coverage")
     parser.add_argument("--install-only", action="store_true", help="make the environments and stop")

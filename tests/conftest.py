@@ -68,10 +68,15 @@ def make_client() -> Iterator[ClientFactory]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs LiteLLM by what it uses, so that the mark cannot be forgotten."""
+    """Mark what needs LiteLLM by what it uses, so that the mark cannot be forgotten; say what belongs together.
+
+    When several processes share the tests, a file stays in one, and LiteLLM, which takes long to start, starts once.
+    """
     for item in items:
-        if "litellm" in getattr(item, "fixturenames", ()):
+        needs_litellm = "litellm" in getattr(item, "fixturenames", ())
+        if needs_litellm:
             item.add_marker(pytest.mark.litellm)
+        item.add_marker(pytest.mark.xdist_group("litellm" if needs_litellm else item.nodeid.partition("::")[0]))
 
 
 @contextlib.contextmanager

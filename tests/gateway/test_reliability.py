@@ -49,6 +49,7 @@ class Load:
             thread.join()
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(
     make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp
 ) -> None:
