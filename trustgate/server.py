@@ -1,6 +1,7 @@
 """The composition root: opens the store, recovers, builds the parts, listens, and takes it all down in order.
 
-    store (its lock decides who is the server) → journal → recovery → memory → tasks → listeners
+    store (its lock decides who is the server) → journal → recovery → log (checked against what it has signed)
+    → memory → tasks → listeners
     SIGTERM: stop accepting → let requests end (a limit says how long) → flush → close
 
 Owns the order. Two listeners run in one event loop: the public one over TCP, the admin socket beside the database.
@@ -34,8 +35,11 @@ from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
 from trustgate.models.targets import Targets
 from trustgate.models.upstream import UpstreamClient
+from trustgate.receipts.archive import Archive
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
+from trustgate.receipts.publisher import Publisher
+from trustgate.receipts.tree import Tree
 from trustgate.settings import BUILTIN_SCHEME, Settings
 from trustgate.store import Store, open_store
 
@@ -86,12 +90,23 @@ async def _serve(settings: Settings) -> None:
             segment_bytes=settings.journal.segment_bytes,
         )
         stack.callback(journal.close)
-        log = await Log.recover(store, journal)
-        server = await _Server.build(settings, store, log, _address(settings.serve.host, public))
+        tree = await Tree.open(store)
+        log = await Log.recover(store, journal, tree)
+        publisher = await Publisher.open(
+            store,
+            tree,
+            key_file=settings.log_key,
+            checkpoint_file=settings.checkpoint,
+            origin=settings.receipts.origin,
+        )
+        archive = Archive(store, tree, publisher)
+        server = await _Server.build(settings, store, log, archive, _address(settings.serve.host, public))
         stack.push_async_callback(server.upstream.close)
         admin = stack.enter_context(_listen_admin(settings.socket))
-        await _run_until(stop, settings, server, public, admin)
+        async with _background(publisher.run(settings.receipts.checkpoint_every_s)):
+            await _run_until(stop, settings, server, public, admin)
         await log.flush()
+        await archive.renewed()
 
 
 async def _run_until(
@@ -132,6 +147,7 @@ class _Server:
         settings: Settings,
         store: Store,
         log: Log,
+        archive: Archive,
         *,
         directory: Directory,
         catalog: Catalog,
@@ -148,6 +164,7 @@ class _Server:
         self.catalog = catalog
         self.quota = quota
         self.books = Books(quota, log)
+        self.archive = archive
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
         self.upstream = UpstreamClient(
@@ -158,11 +175,18 @@ class _Server:
             transports={BUILTIN_SCHEME: EchoTransport()},
         )
         self.admin = LocalAdmin(
-            Desk(store, directory, catalog, books=log, on_keys_dead=self.running.cut_keys, status=self.status)
+            Desk(
+                store,
+                directory,
+                catalog,
+                books=_Online(log, archive),
+                on_keys_dead=self.running.cut_keys,
+                status=self.status,
+            )
         )
 
     @classmethod
-    async def build(cls, settings: Settings, store: Store, log: Log, address: str) -> _Server:
+    async def build(cls, settings: Settings, store: Store, log: Log, archive: Archive, address: str) -> _Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
         quota = Quota()
@@ -171,12 +195,14 @@ class _Server:
                 for subject in (used.tenant_id, used.key_id):
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases)
-        return cls(settings, store, log, directory=Directory(state), catalog=catalog, quota=quota, address=address)
+        directory = Directory(state)
+        return cls(settings, store, log, archive, directory=directory, catalog=catalog, quota=quota, address=address)
 
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
         from trustgate.gateway.reads import Health, Reads
+        from trustgate.gateway.transparency import Transparency
 
         pipeline = Pipeline(
             settings,
@@ -194,10 +220,11 @@ class _Server:
             quota=self.quota,
             log=self.books.log,
             store=self.store,
+            archive=self.archive,
         )
         key = settings.admin_key()
         extra = admin_routes(self.admin, key=key) if key is not None else ()
-        return make_app(pipeline, reads, Health(self.check), extra)
+        return make_app(pipeline, reads, Health(self.check), Transparency(self.archive), extra)
 
     def admin_app(self) -> ASGIApp:
         from starlette.applications import Starlette
@@ -238,6 +265,20 @@ class _Server:
                 for _, upstream in self.targets.upstreams()
             ),
         )
+
+
+class _Online:
+    """The running server's books, for its commands."""
+
+    def __init__(self, log: Log, archive: Archive) -> None:
+        self._log = log
+        self._archive = archive
+
+    async def flush(self) -> None:
+        await self._log.flush()
+
+    async def archive(self) -> Archive:
+        return self._archive
 
 
 # listening

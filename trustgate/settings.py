@@ -98,6 +98,59 @@ class JournalSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
+class ReceiptSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[receipts]``: the log that they form."""
+
+    origin: Annotated[
+        str,
+        Meta(
+            description="The log's name in its checkpoints, usually a host and path without a scheme, such as "
+            "example.com/log. Fixed when the log is made; empty: a name is made up."
+        ),
+    ] = ""
+    checkpoint_every_s: Annotated[
+        float, Meta(ge=0.01, le=86400, description="How often the log signs its growing state, seconds.")
+    ] = 1.0
+
+
+class AnchorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[anchor]``: posting the log's state to Solana. Nothing is posted by itself unless one of the first two is set.
+
+    A failing chain is a warning (``doctor``, ``/metrics``), never a failing request.
+    """
+
+    every: Annotated[
+        str, Meta(description="Anchor so often while serving, such as 30m, 1h or 1d; empty: not by the clock.")
+    ] = ""
+    after_receipts: Annotated[
+        int,
+        Meta(ge=0, le=2**53 - 1, description="Anchor while serving after so many receipts; 0: not by their number."),
+    ] = 0
+    rpc: Annotated[
+        str,
+        Meta(
+            description="devnet, testnet, mainnet-beta, local, or the URL of an RPC node; it may hold a key of yours."
+        ),
+    ] = "devnet"
+    mainnet: Annotated[
+        bool, Meta(description="Whether a URL under rpc may lead to mainnet, where fees are real money.")
+    ] = False
+    keypair: Annotated[
+        str,
+        Meta(description="The file with the key that pays, as the Solana CLI writes it; relative to the home folder."),
+    ] = "anchor.json"
+    commitment: Annotated[
+        Literal["confirmed", "finalized"], Meta(description="How settled a transaction must be to count as anchored.")
+    ] = "finalized"
+    max_fee_lamports: Annotated[
+        int, Meta(ge=5_000, le=1_000_000_000, description="The most that one anchor may cost, lamports.")
+    ] = 100_000
+
+    @property
+    def every_s(self) -> float | None:
+        return duration_s(self.every) if self.every else None
+
+
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[admin]``: remote management, off by default."""
 
@@ -122,6 +175,8 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "serve": ServeSettings,
     "upstream": UpstreamSettings,
     "journal": JournalSettings,
+    "receipts": ReceiptSettings,
+    "anchor": AnchorSettings,
     "admin": AdminSettings,
     "log": LogSettings,
 }
@@ -132,6 +187,11 @@ _RESERVED = frozenset({"TRUSTGATE_HOME", "TRUSTGATE_URL", "TRUSTGATE_ADMIN_KEY",
 #: sun_path holds 104 bytes on macOS and the BSDs (108 on Linux), the closing zero included.
 _SOCKET_PATH_BYTES = 103
 _ADMIN_KEY_CHARACTERS = 16
+#: A memo carries the name twice and has room for about a thousand bytes.
+_ORIGIN_CHARACTERS = 128
+_ANCHOR_LEAST_S = 10
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +199,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     serve: ServeSettings = ServeSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     journal: JournalSettings = JournalSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
+    anchor: AnchorSettings = AnchorSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
 
@@ -155,6 +217,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def journal_folder(self) -> Path:
         return self.home / "journal"
+
+    @property
+    def log_key(self) -> Path:
+        """The key that signs the log's checkpoints."""
+        return self.home / "log.key"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint that was signed."""
+        return self.home / "checkpoint"
+
+    @property
+    def anchor_keypair(self) -> Path:
+        """The key that pays for anchors."""
+        return self.home / Path(self.anchor.keypair).expanduser()
+
+    @property
+    def localnet_folder(self) -> Path:
+        return self.home / "localnet"
 
     @property
     def socket(self) -> Path:
@@ -334,6 +415,10 @@ def _check_value(name: str, value: Any) -> str | None:
     """What is wrong with a value beyond its type, as the end of a sentence; None if nothing is."""
     if name == "upstream.url":
         return why_not_base_url(value)
+    if name == "anchor.every" and value:
+        return None if (duration_s(value) or 0) >= _ANCHOR_LEAST_S else "must be a time from 10s on, such as 30m or 1h"
+    if name == "receipts.origin" and value:
+        return why_not_origin(value)
     if name.endswith(".key_env") and value is not None:
         return why_not_variable_name(value)
     if name in ("upstream.forward_headers", "upstream.forward_response_headers"):
@@ -343,6 +428,19 @@ def _check_value(name: str, value: Any) -> str | None:
             if header.lower() in _HEADERS_OURS:
                 return f"must not hold {header}: that header is the gateway's own"
     return None
+
+
+def why_not_origin(origin: str) -> str | None:
+    """What is wrong with a log's name (C2SP signed-note: not empty, no blanks, no plus); None if nothing is."""
+    if len(origin) > _ORIGIN_CHARACTERS or not (origin.isascii() and origin.isprintable()):
+        return f"must be at most {_ORIGIN_CHARACTERS} printable ASCII characters"
+    return "must not hold blanks or a plus sign" if " " in origin or "+" in origin else None
+
+
+def duration_s(text: str) -> int | None:
+    """``30s``, ``15m``, ``1h``, ``7d`` or ``2w`` in seconds; None for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
+    return None if found is None else int(found[1]) * SECONDS[found[2]]
 
 
 def why_not_variable_name(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """``python3 tests/bench``: how fast the gateway is, beside bare passthroughs in the same run.
 
-Makes the tests' environment if need be and runs measure.py in it; ``--help`` lists the options. Standard library only.
+``python3 tests/bench log`` measures the tree over the receipts instead. Makes the tests' environment if need be and
+runs measure.py or log.py in it; ``--help`` lists the options. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ def main() -> int:
     except environments.EnvironmentFailed as error:
         environments.say(str(error))
         return 1
-    command = [str(python), "-m", "tests.bench.measure", *sys.argv[1:]]
+    arguments = sys.argv[1:]
+    name = arguments.pop(0) if arguments[:1] == ["log"] else "measure"
+    command = [str(python), "-m", f"tests.bench.{name}", *arguments]
     try:
         return subprocess.run(command, cwd=environments.ROOT, check=False).returncode
     except KeyboardInterrupt:

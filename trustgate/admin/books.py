@@ -7,6 +7,7 @@ import os
 from trustgate import __version__
 from trustgate.admin.commands import (
     ReceiptDetail,
+    ReceiptExport,
     ReceiptList,
     ReceiptShow,
     ServerStatus,
@@ -49,10 +50,20 @@ async def receipt_show(desk: Desk, command: ReceiptShow) -> ReceiptDetail:
     await desk.flush()
     entry = await desk.store.entry(command.receipt)
     if entry is None:
-        raise NotFound(
-            f"There is no receipt {command.receipt!r}.", hint="trustgate receipt list", code="receipt_not_found"
-        )
+        raise _no_receipt(command.receipt)
     return _detail(entry, with_secret=True)
+
+
+async def receipt_export(desk: Desk, command: ReceiptExport) -> str:
+    archive = await desk.archive()
+    entry = await desk.store.entry(command.receipt)
+    if entry is None:
+        raise _no_receipt(command.receipt)
+    return (await archive.bundle(entry, command.disclose)).decode()
+
+
+def _no_receipt(receipt_id: str) -> NotFound:
+    return NotFound(f"There is no receipt {receipt_id!r}.", hint="trustgate receipt list", code="receipt_not_found")
 
 
 def _detail(entry: Entry, *, with_secret: bool) -> ReceiptDetail:

@@ -14,7 +14,7 @@ import msgspec
 from trustgate.models.passports import ImportedPassport, PassportFields
 from trustgate.store import UsageRow
 from trustgate.store.base import UsageGroup
-from trustgate.types import Alias, ApiKey, Limits, Passport, Plan, Receipt, Scope, Tenant
+from trustgate.types import Alias, Anchor, ApiKey, Limits, Passport, Plan, Receipt, Scope, Tenant
 
 R = TypeVar("R")
 
@@ -269,6 +269,128 @@ class ReceiptList(Command[tuple[ReceiptDetail, ...]], frozen=True, kw_only=True,
 class ReceiptShow(Command[ReceiptDetail], frozen=True, kw_only=True, tag="receipt.show"):
     receipt: str
     result = ReceiptDetail
+
+
+class ReceiptExport(Command[str], frozen=True, kw_only=True, tag="receipt.export"):
+    """A receipt with all that a stranger needs to check it: the text of a bundle (receipts.bundle).
+
+    ``disclose``: which of the two commitments the bundle opens.
+    """
+
+    receipt: str
+    disclose: tuple[Literal["request", "response"], ...] = ("request", "response")
+    result = str
+
+
+# anchors
+
+
+class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The log, its name and what of it stands on the chain of the settings."""
+
+    origin: str
+    #: Verifier key of the checkpoints (C2SP signed-note).
+    vkey: str
+    tree_size: int
+    #: Root hash of that size, hexadecimal.
+    root: str
+    #: Who pays for anchors, base58; None while there is no such key.
+    pubkey: str | None
+    #: The largest state that is anchored, on any chain; 0 for none.
+    anchored_size: int
+    anchored_us: int
+    #: Anchors that were begun and are not settled.
+    planned: tuple[Anchor, ...] = ()
+    #: The schedule, as a sentence, and why its last try failed, if it did.
+    schedule: str = ""
+    problem: str = ""
+
+
+class FlushState(msgspec.Struct, frozen=True, kw_only=True):
+    """A flush at work, or at its end: ``outcome`` is there then."""
+
+    stage: str
+    outcome: FlushOutcome | None = None
+
+
+class FlushOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """``anchored``: something was posted, now or before by a flush that did not get to say so."""
+
+    anchored: bool
+    dry_run: bool
+    tree_size: int
+    root: str
+    network: str
+    fee_lamports: int
+    fee_payer: str
+    signature: str = ""
+    slot: int = 0
+    explorer: str = ""
+
+
+class AnchorFlush(Command[FlushState], frozen=True, kw_only=True, tag="anchor.flush"):
+    """Begin an anchor of everything since the last one, or ask how it goes: answers within a second or so.
+
+    Asking again with the same ``flush`` (an id of the caller's making) goes on with the same one, until there is an
+    outcome. What is None is as the settings say.
+    """
+
+    flush: str
+    rpc: str | None = None
+    keypair: str | None = None
+    commitment: Literal["confirmed", "finalized"] | None = None
+    max_fee_lamports: int | None = None
+    mainnet: bool = False
+    dry_run: bool = False
+    result = FlushState
+
+
+class AnchorList(Command[tuple[Anchor, ...]], frozen=True, kw_only=True, tag="anchor.list"):
+    result = tuple[Anchor, ...]
+
+
+class AnchorStatus(Command[LogStatus], frozen=True, kw_only=True, tag="anchor.status"):
+    result = LogStatus
+
+
+class AnchorFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """What the chain has of one anchor: ``problem`` is empty when all holds."""
+
+    signature: str
+    slot: int
+    tree_size: int
+    root: str
+    problem: str = ""
+
+
+class AnchorAudit(msgspec.Struct, frozen=True, kw_only=True):
+    network: str
+    address: str
+    origin: str
+    vkey: str
+    findings: tuple[AnchorFinding, ...]
+    #: Memos of this fee payer that are no anchors of this log.
+    other_memos: int
+
+
+class AnchorVerify(Command[AnchorAudit], frozen=True, kw_only=True, tag="anchor.verify"):
+    """Check every anchor from what the chain says, and against the log."""
+
+    rpc: str | None = None
+    keypair: str | None = None
+    result = AnchorAudit
+
+
+class AnchorKey(msgspec.Struct, frozen=True, kw_only=True):
+    pubkey: str
+    path: str
+
+
+class AnchorKeygen(Command[AnchorKey], frozen=True, kw_only=True, tag="anchor.keygen"):
+    """Make the key that pays for anchors, a file as the Solana CLI writes it. Refuses to replace one."""
+
+    keypair: str | None = None
+    result = AnchorKey
 
 
 class Status(Command[ServerStatus], frozen=True, kw_only=True, tag="status"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from trustgate.access.directory import Directory
 from trustgate.admin.commands import ServerStatus
@@ -15,12 +15,19 @@ from trustgate.models.catalog import Catalog
 from trustgate.store import Store
 from trustgate.types import Alias, Passport, Plan, Record, Tenant
 
+if TYPE_CHECKING:
+    from trustgate.receipts.archive import Archive
+
 
 class Books(Protocol):
-    """The log of receipts, as far as reading needs it."""
+    """The log of receipts, as far as commands need it."""
 
     async def flush(self) -> None:
         """Bring everything that was acknowledged into the store."""
+        ...
+
+    async def archive(self) -> Archive:
+        """The log that proofs come from. Raises ``StoreDamaged`` where it is other than it has said."""
         ...
 
 
@@ -31,11 +38,11 @@ class Desk:
         directory: Directory,
         catalog: Catalog,
         *,
-        books: Books | None = None,
+        books: Books,
         on_keys_dead: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
     ) -> None:
-        """``books``, ``on_keys_dead`` and ``status`` are the running server's; without one there is none of them."""
+        """``on_keys_dead`` and ``status`` are the running server's; without one there is neither."""
         self.store = store
         self.directory = directory
         self.catalog = catalog
@@ -68,5 +75,9 @@ class Desk:
             self._on_keys_dead(key_ids)
 
     async def flush(self) -> None:
-        if self._books is not None:
-            await self._books.flush()
+        await self._books.flush()
+
+    async def archive(self) -> Archive:
+        """The log with everything that was acknowledged."""
+        await self._books.flush()
+        return await self._books.archive()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.access.directory import Directory
 from trustgate.admin import books, commands, models, tenants
@@ -17,6 +17,10 @@ from trustgate.admin.desk import Desk
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
 from trustgate.store import Store, open_store
+
+if TYPE_CHECKING:
+    from trustgate.receipts.archive import Archive
+    from trustgate.receipts.tree import Tree
 
 R = TypeVar("R")
 
@@ -51,6 +55,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.UsageShow: books.usage_show,
     commands.ReceiptList: books.receipt_list,
     commands.ReceiptShow: books.receipt_show,
+    commands.ReceiptExport: books.receipt_export,
     commands.Status: books.status,
 }
 
@@ -104,41 +109,63 @@ async def open_local_admin(settings: Settings) -> LocalAdmin:
     try:
         state = await store.load_state()
         return LocalAdmin(
-            Desk(
-                store, Directory(state), Catalog(state.passports, state.aliases), books=_LeftInJournal(store, settings)
-            )
+            Desk(store, Directory(state), Catalog(state.passports, state.aliases), books=_Offline(store, settings))
         )
     except BaseException:
         await store.close()
         raise
 
 
-class _LeftInJournal:
+class _Offline:
     """The books when no server runs: what a killed one left in its journal belongs in them before anybody reads."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._recovered = False
-        self._recovering = asyncio.Lock()
+        self._tree: Tree | None = None
+        self._archive: Archive | None = None
+        self._opening = asyncio.Lock()
 
     async def flush(self) -> None:
-        async with self._recovering:
-            if not self._recovered and self._settings.journal_folder.is_dir():
-                await self._recover()
-            self._recovered = True
+        async with self._opening:
+            await self._recovered()
 
-    async def _recover(self) -> None:
+    async def archive(self) -> Archive:
+        from trustgate.receipts.archive import Archive
+        from trustgate.receipts.publisher import Publisher
+
+        async with self._opening:
+            tree = await self._recovered()
+            if self._archive is None:
+                settings = self._settings
+                publisher = await Publisher.open(
+                    self._store,
+                    tree,
+                    key_file=settings.log_key,
+                    checkpoint_file=settings.checkpoint,
+                    origin=settings.receipts.origin,
+                )
+                self._archive = Archive(self._store, tree, publisher)
+            return self._archive
+
+    async def _recovered(self) -> Tree:
+        """The tree, with what the journal holds beyond the store; opened once."""
         from trustgate.receipts.journal import Journal
         from trustgate.receipts.log import Log
+        from trustgate.receipts.tree import Tree
 
-        journal = Journal.open(
-            self._settings.journal_folder,
-            store_id=self._store.store_id,
-            last_seq=await self._store.last_seq(),
-            segment_bytes=self._settings.journal.segment_bytes,
-        )
-        try:
-            await Log.recover(self._store, journal)
-        finally:
-            journal.close()
+        if self._tree is None:
+            tree = await Tree.open(self._store)
+            if self._settings.journal_folder.is_dir():
+                journal = Journal.open(
+                    self._settings.journal_folder,
+                    store_id=self._store.store_id,
+                    last_seq=await self._store.last_seq(),
+                    segment_bytes=self._settings.journal.segment_bytes,
+                )
+                try:
+                    await Log.recover(self._store, journal, tree)
+                finally:
+                    journal.close()
+            self._tree = tree
+        return self._tree

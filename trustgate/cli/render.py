@@ -8,8 +8,9 @@ fitted to a width.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -184,6 +185,26 @@ def finding(word: str, name: str, message: str, hint: str | None) -> None:
 def say(text: Cell, *, to_stderr: bool = False) -> None:
     """One line or several, exactly as they are."""
     _console(to_stderr=to_stderr).print(_text(text), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def working(first: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done for as long as the block runs: a spinner, or a line for each new stage."""
+    console = _console(to_stderr=True)
+    if console.is_terminal:
+        with console.status(_text(first)) as spinner:
+            yield lambda stage: spinner.update(_text(stage))
+        return
+    last = first
+
+    def tell(stage: str) -> None:
+        nonlocal last
+        if stage != last:
+            last = stage
+            say(stage, to_stderr=True)
+
+    say(first, to_stderr=True)
+    yield tell
 
 
 def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> RenderableType:

@@ -15,10 +15,9 @@ from typing import Any
 import msgspec
 import typer
 
+from trustgate.settings import duration_s
 from trustgate.types import Fallback
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 _WHOLE = re.compile(r"\d+(_\d{3})*", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,12}(\.\d*)?|\.\d+", re.ASCII)
 #: The largest integer that JSON readers everywhere keep exactly.
@@ -95,10 +94,10 @@ def _decimal(text: str, decimals: int, what: str) -> int:
 
 def duration(text: str) -> int:
     """``30d``, ``24h``, ``90m``, ``45s`` or ``2w``, as seconds."""
-    found = _DURATION.fullmatch(text)
-    if found is None:
+    seconds = duration_s(text)
+    if seconds is None:
         raise typer.BadParameter(f"{text!r} is not a time span, such as 30d, 24h, 90m or 45s.")
-    return int(found[1]) * _SECONDS[found[2]]
+    return seconds
 
 
 def since(text: str) -> int:
@@ -109,9 +108,9 @@ def since(text: str) -> int:
         start = midnight
     elif text == "month":
         start = midnight.replace(day=1)
-    elif _DURATION.fullmatch(text):
+    elif (seconds := duration_s(text)) is not None:
         try:
-            start = now - timedelta(seconds=duration(text))
+            start = now - timedelta(seconds=seconds)
         except OverflowError:
             raise typer.BadParameter(f"{text!r} lies too far back.") from None
     else:

@@ -20,6 +20,7 @@ from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.pipeline import Pipeline
 from trustgate.gateway.reads import Health, Reads
 from trustgate.gateway.responses import error_body
+from trustgate.gateway.transparency import Transparency
 
 _SHOWN_PATH_CHARACTERS = 100
 
@@ -42,7 +43,9 @@ class _Plain:
         await self._handler(scope, receive, send)  # type: ignore[operator]
 
 
-def make_app(pipeline: Pipeline, reads: Reads, health: Health, extra: Sequence[BaseRoute] = ()) -> Starlette:
+def make_app(
+    pipeline: Pipeline, reads: Reads, health: Health, log: Transparency, extra: Sequence[BaseRoute] = ()
+) -> Starlette:
     routes: list[BaseRoute] = [
         Route(endpoint.path, _Endpoint(pipeline, endpoint), methods=["POST"]) for endpoint in ENDPOINTS
     ]
@@ -50,7 +53,12 @@ def make_app(pipeline: Pipeline, reads: Reads, health: Health, extra: Sequence[B
         Route("/v1/models", reads.app(reads.models), methods=["GET"]),
         Route("/v1/models/{model:path}", reads.app(reads.model), methods=["GET"]),
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
+        Route("/v1/receipts", reads.app(reads.receipts), methods=["GET"]),
         Route("/v1/receipts/{receipt}", reads.app(reads.receipt), methods=["GET"]),
+        Route("/v1/receipts/{receipt}/proof", reads.app(reads.proof), methods=["GET"]),
+        Route("/log/checkpoint", _Plain(log.checkpoint), methods=["GET"]),
+        Route("/log/tile/{path:path}", _Plain(log.tile), methods=["GET"]),
+        Route("/log/keys", _Plain(log.keys), methods=["GET"]),
         Route("/health", _Plain(health.alive), methods=["GET"]),
         Route("/ready", _Plain(health.ready), methods=["GET"]),
         *extra,

@@ -19,16 +19,21 @@ from trustgate.access.plans import allows_model
 from trustgate.access.quota import Quota
 from trustgate.errors import InvalidRequest, NotFound, TrustGateError
 from trustgate.gateway.requests import Arrival, bearer_token
-from trustgate.gateway.responses import send_error, send_json
+from trustgate.gateway.responses import send_body, send_error, send_json
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.targets import Targets
+from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import leaf_hash
-from trustgate.store import Store, UsageFilter
+from trustgate.store import ReceiptFilter, Store, UsageFilter
 from trustgate.types import Entry, Passport
 
 _logger = logging.getLogger("trustgate.gateway")
+
+_PAGE_DEFAULT = 20
+_PAGE_MOST = 100
+_SHOWN_ID_CHARACTERS = 100
 
 _DAY_US = 86_400 * MICROSECONDS_PER_SECOND
 
@@ -37,7 +42,15 @@ Handler = Callable[[Caller, Scope], Awaitable[Any]]
 
 class Reads:
     def __init__(
-        self, *, directory: Directory, catalog: Catalog, targets: Targets, quota: Quota, log: Log, store: Store
+        self,
+        *,
+        directory: Directory,
+        catalog: Catalog,
+        targets: Targets,
+        quota: Quota,
+        log: Log,
+        store: Store,
+        archive: Archive,
     ) -> None:
         self._directory = directory
         self._catalog = catalog
@@ -45,6 +58,7 @@ class Reads:
         self._quota = quota
         self._log = log
         self._store = store
+        self._archive = archive
 
     def app(self, handler: Handler) -> _Read:
         return _Read(self._directory, handler)
@@ -127,12 +141,54 @@ class Reads:
 
     async def receipt(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/receipts/{id}``: a receipt of the caller's own tenant, with the secret that opens it."""
-        receipt_id = scope["path_params"]["receipt"]
+        return receipt_card(await self._entry(caller, scope["path_params"]["receipt"]))
+
+    async def receipts(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/receipts?after=ID&order=asc|desc&limit=20``: the caller's tenant's, paged as OpenAI pages lists."""
+        query = QueryParams(scope["query_string"])
+        order = query.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise InvalidRequest("order must be asc or desc.", param="order")
+        limit = _page_size(query.get("limit"))
+        after = query.get("after")
+        oldest_first = order == "asc"
+        await self._log.flush()
+        seq = None if after is None else (await self._entry(caller, after, param="after")).seq
+        found = await self._store.entries(
+            ReceiptFilter(
+                tenant_id=caller.tenant.id,
+                after_seq=seq if oldest_first else None,
+                before_seq=None if oldest_first else seq,
+                oldest_first=oldest_first,
+                limit=limit + 1,
+            )
+        )
+        page = found[:limit]
+        return {
+            "object": "list",
+            "data": [receipt_card(entry) for entry in page],
+            "first_id": page[0].receipt.id if page else None,
+            "last_id": page[-1].receipt.id if page else None,
+            "has_more": len(found) > limit,
+        }
+
+    async def proof(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/receipts/{id}/proof``: its inclusion in the log, as a C2SP tlog-proof."""
+        entry = await self._entry(caller, scope["path_params"]["receipt"])
+        return PlainText(await self._archive.proof(entry))
+
+    async def _entry(self, caller: Caller, receipt_id: str, *, param: str | None = None) -> Entry:
+        """A receipt of the caller's tenant. Raises ``NotFound``, for somebody else's too."""
         await self._log.flush()
         entry = await self._store.entry(receipt_id)
         if entry is None or entry.receipt.tenant != caller.tenant.id:
-            raise NotFound(f"There is no receipt {receipt_id!r}.", code="receipt_not_found")
-        return receipt_card(entry)
+            shown = receipt_id[:_SHOWN_ID_CHARACTERS]
+            raise NotFound(f"There is no receipt {shown!r}.", code="receipt_not_found", param=param)
+        return entry
+
+
+class PlainText(bytes):
+    """An answer that is text of its own and no JSON."""
 
 
 def receipt_card(entry: Entry) -> dict[str, Any]:
@@ -164,7 +220,10 @@ class _Read:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             await send_error(send, TrustGateError("The gateway failed. The error is in its log."), headers)
         else:
-            await send_json(send, answer, headers)
+            if isinstance(answer, PlainText):
+                await send_body(send, 200, [(b"content-type", b"text/plain; charset=utf-8"), *headers], answer)
+            else:
+                await send_json(send, answer, headers)
 
 
 class Check(Protocol):
@@ -187,6 +246,15 @@ class Health:
         await send_json(
             send, {"status": "ready" if is_ready else "not_ready", "checks": parts}, status=200 if is_ready else 503
         )
+
+
+def _page_size(text: str | None) -> int:
+    """Raises ``InvalidRequest``."""
+    if text is None:
+        return _PAGE_DEFAULT
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= _PAGE_MOST):
+        raise InvalidRequest(f"limit must be a number from 1 to {_PAGE_MOST}.", param="limit")
+    return int(text)
 
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")

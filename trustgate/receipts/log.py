@@ -2,8 +2,9 @@
 
 ``append`` is the only thing a request does here, and it waits for nobody: the entry is written to the journal
 (one system call) and queued; from then on it survives the process. A task integrates the queue into the store in
-batches, releases the journal, and tries again for as long as the store fails. Recovery runs the same road:
-what the journal holds beyond the store is appended to it before the first request is served.
+batches, with the tiles of the tree that they complete, releases the journal, and tries again for as long as the store
+fails. Recovery runs the same road: what the journal holds beyond the store is integrated before the first request is
+served.
 
 Owns the order (``seq`` without gaps) and each tenant's chain (``tseq``, ``tprev``).
 """
@@ -13,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.receipts.tree import Tree
 from trustgate.store import Store
 from trustgate.types import Entry, Receipt
 
@@ -31,13 +34,18 @@ _PENDING_MOST = 200_000
 
 
 class Log:
-    def __init__(self, store: Store, journal: Journal, *, last_seq: int, heads: dict[str, tuple[int, str]]) -> None:
+    def __init__(
+        self, store: Store, journal: Journal, tree: Tree, *, last_seq: int, heads: dict[str, tuple[int, str]]
+    ) -> None:
+        """Use ``recover``."""
         self._store = store
         self._journal = journal
+        self._tree = tree
         self._last_seq = last_seq
         #: Of each tenant: the number and the leaf hash (hex) of its last receipt.
         self._heads = heads
-        self._pending: deque[Entry] = deque()
+        #: What the store does not have yet, each with its leaf hash.
+        self._pending: deque[tuple[Entry, bytes]] = deque()
         self._work = asyncio.Event()
         self._dirty = asyncio.Event()
         self._integrating = asyncio.Lock()
@@ -45,33 +53,30 @@ class Log:
         self.fault: str | None = None
 
     @classmethod
-    async def recover(cls, store: Store, journal: Journal) -> Log:
-        """Bring the store up to the journal and go on from there.
+    async def recover(cls, store: Store, journal: Journal, tree: Tree) -> Log:
+        """Bring the store, and the tree of what it has, up to the journal and go on from there.
 
         Raises ``StoreDamaged`` when the two do not fit together: then something was lost, and serving on would
         hide it.
         """
         last_seq = await store.last_seq()
-        batch: list[Entry] = []
-        recovered = 0
+        first_seq = last_seq + 1
+        batch: list[tuple[Entry, bytes]] = []
         for entry in journal.replay(last_seq):
-            batch.append(entry)
+            batch.append((entry, leaf_hash(entry.receipt)))
             last_seq = entry.seq
             if len(batch) == _BATCH_ENTRIES:
-                await store.append_entries(batch)
-                recovered += len(batch)
+                await _integrate(store, tree, batch)
                 batch = []
-        if batch:
-            await store.append_entries(batch)
-            recovered += len(batch)
-        if recovered:
-            _logger.info("recovered %d receipts from the journal", recovered)
+        await _integrate(store, tree, batch)
+        if last_seq >= first_seq:
+            _logger.info("recovered %d receipts from the journal", last_seq - first_seq + 1)
         journal.release(last_seq)
         heads = {
             head.tenant_id: (head.entry.receipt.tseq, leaf_hash(head.entry.receipt).hex())
             for head in await store.load_heads()
         }
-        return cls(store, journal, last_seq=last_seq, heads=heads)
+        return cls(store, journal, tree, last_seq=last_seq, heads=heads)
 
     @property
     def last_seq(self) -> int:
@@ -111,9 +116,10 @@ class Log:
             # The answer is already made: keep the entry in memory, say so, and let check_room refuse what follows.
             self.fault = f"the journal cannot be written: {error}"
             _logger.error("%s", self.fault)
+        leaf = leaf_hash(receipt)
         self._last_seq = entry.seq
-        self._heads[receipt.tenant] = (receipt.tseq, leaf_hash(receipt).hex())
-        self._pending.append(entry)
+        self._heads[receipt.tenant] = (receipt.tseq, leaf.hex())
+        self._pending.append((entry, leaf))
         self._work.set()
         self._dirty.set()
         return entry
@@ -123,7 +129,7 @@ class Log:
     async def flush(self) -> None:
         """Integrate everything appended so far. Raises what the store raises."""
         target = self._last_seq
-        while self._pending and self._pending[0].seq <= target:
+        while self._pending and self._pending[0][0].seq <= target:
             await self._integrate()
 
     async def run(self) -> None:
@@ -145,10 +151,10 @@ class Log:
         async with self._integrating:
             batch = [self._pending[index] for index in range(min(len(self._pending), _BATCH_ENTRIES))]
             if batch:
-                await self._store.append_entries(batch)
+                await _integrate(self._store, self._tree, batch)
                 for _ in batch:
                     self._pending.popleft()
-                self._journal.release(batch[-1].seq)
+                self._journal.release(batch[-1][0].seq)
                 self.fault = None
             if not self._pending:
                 self._work.clear()
@@ -166,3 +172,10 @@ class Log:
                 _logger.error("%s", self.fault)
                 self._dirty.set()
                 await asyncio.sleep(_RETRY_FIRST_S)
+
+
+async def _integrate(store: Store, tree: Tree, batch: Sequence[tuple[Entry, bytes]]) -> None:
+    """Commit entries and the tiles they complete; then the tree has them."""
+    grown, tiles = await tree.extended([leaf for _, leaf in batch])
+    await store.append_entries([entry for entry, _ in batch], tiles)
+    tree.adopt(grown)

@@ -34,7 +34,11 @@ def leaf_hash(receipt: Receipt) -> bytes:
     return hashlib.sha256(b"\x00" + canonical(receipt)).digest()
 
 
+def salt(secret: bytes, label: Literal["request", "response"]) -> bytes:
+    """What opens one of a receipt's two commitments, 32 bytes; the other stays shut."""
+    return hmac.digest(secret, label.encode(), "sha256")
+
+
 def commitment(secret: bytes, label: Literal["request", "response"], content_sha256: bytes) -> str:
     """The salted commitment to content with this SHA-256 digest, 64 hexadecimal digits."""
-    salt = hmac.digest(secret, label.encode(), "sha256")
-    return hmac.digest(salt, content_sha256, "sha256").hex()
+    return hmac.digest(salt(secret, label), content_sha256, "sha256").hex()

@@ -1,0 +1,147 @@
+"""The bundle: one JSON document with all that a stranger needs to check one receipt, without this program.
+
+Owns the format. Every member is bound by a check (receipts.verify), so that nothing in a bundle can be altered and
+believed; what could only be claimed, such as the name of the chain or a slot, is left out on purpose.
+
+    format   ``trustgate-receipt-bundle@v1``
+    receipt  the receipt, an object of strings, integers and booleans; what is hashed is its RFC 8785 form
+    salts    {"request", "response"}: what opens a commitment, 64 hexadecimal digits, or null where the holder chose not
+             to disclose it. A salt opens its own commitment alone; the secret of the receipt is never in a bundle
+    proof    a C2SP tlog-proof without extra data; its signed checkpoint is the anchored one where there is an anchor
+    key      the C2SP verifier key of the log
+    anchor   the Solana transaction that carries the checkpoint as its memo, base64 (RFC 4648 section 4), or null
+
+All members are always there. Blanks between tokens and the order of members are free; apart from these the document is
+written as RFC 8785 writes it, so that no two readers can understand it differently: no member twice, no other way to
+write a string or a number. At most 1 MiB.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from trustgate.errors import VerificationFailed
+from trustgate.receipts.note import decode_base64
+from trustgate.types import Receipt
+
+FORMAT: Final = "trustgate-receipt-bundle@v1"
+MAX_BUNDLE_BYTES = 1024 * 1024
+
+Label = Literal["request", "response"]
+
+#: RFC 8785 section 3.2.2.3 and RFC 7493: integers that every JSON reader keeps exactly.
+_MAX_INTEGER = 2**53 - 1
+_HASHES = ("tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
+_HASH = re.compile(r"[0-9a-f]{64}")
+#: A string as a whole, or blanks between tokens: in a text that is known to be JSON.
+_STRING_OR_BLANKS = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\r\n]+')
+
+
+class Salts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    request: str | None
+    response: str | None
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bundle whose form is right; nothing in it is verified yet."""
+
+    format: Literal["trustgate-receipt-bundle@v1"]
+    #: As it came; ``receipt_of`` makes a receipt of it.
+    receipt: dict[str, Any]
+    salts: Salts
+    proof: str
+    key: str
+    anchor: str | None
+
+    def salt(self, label: Label) -> bytes | None:
+        """What opens the commitment of ``label``, 32 bytes; None where it is not disclosed."""
+        salt = self.salts.request if label == "request" else self.salts.response
+        return None if salt is None else bytes.fromhex(salt)
+
+    @property
+    def transaction(self) -> bytes | None:
+        """The anchor's transaction, raw; None where there is no anchor."""
+        return None if self.anchor is None else base64.b64decode(self.anchor)
+
+
+def make_bundle(
+    *, receipt: Receipt, proof: bytes, salts: Mapping[Label, bytes], vkey: str, anchor: bytes | None
+) -> bytes:
+    """The document, indented for people.
+
+    ``proof`` is a tlog-proof against the checkpoint that ``anchor``, a raw transaction, carries as its memo; without an
+    anchor, against any. ``salts`` has those to disclose, 32 bytes each.
+    """
+    opened = {label: salt.hex() for label, salt in salts.items()}
+    bundle = Bundle(
+        format=FORMAT,
+        receipt=msgspec.to_builtins(receipt),
+        salts=Salts(request=opened.get("request"), response=opened.get("response")),
+        proof=proof.decode(),
+        key=vkey,
+        anchor=None if anchor is None else base64.b64encode(anchor).decode(),
+    )
+    return msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n"
+
+
+def read_bundle(data: bytes) -> Bundle:
+    """Read a document. Raises VerificationFailed where it is not a bundle, to the letter."""
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise _not_a_bundle(f"it has {len(data)} bytes, more than the {MAX_BUNDLE_BYTES} that a bundle may have")
+    try:
+        document = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_a_bundle(f"it is not JSON: {error}") from None
+    except RecursionError:
+        raise _not_a_bundle("it is nested too deeply") from None
+    if isinstance(document, dict) and document.get("format") != FORMAT:
+        raise _not_a_bundle(f"its format is {ascii(document.get('format'))[:80]}, and only {FORMAT!r} is known here")
+    try:
+        bundle = msgspec.convert(document, Bundle)
+    except msgspec.ValidationError as error:
+        raise _not_a_bundle(str(error)) from None
+    for name, value in bundle.receipt.items():
+        if not isinstance(value, str | int):
+            raise _not_a_bundle(f"the receipt's member {name!r} is neither a string nor an integer nor a boolean")
+    if msgspec.json.encode(document) != _STRING_OR_BLANKS.sub(rb"\1", data):
+        raise _not_a_bundle("a member is there twice, or a string or a number is written in an unusual way")
+    for label, salt in (("request", bundle.salts.request), ("response", bundle.salts.response)):
+        if salt is not None and not _HASH.fullmatch(salt):
+            raise _not_a_bundle(f"the salt of the {label} is not 64 hexadecimal digits in lower case")
+    if bundle.anchor is not None and not decode_base64(bundle.anchor):
+        raise _not_a_bundle("the anchor's transaction is not base64")
+    return bundle
+
+
+def receipt_of(members: Mapping[str, Any]) -> Receipt:
+    """The receipt with just these members. Raises VerificationFailed unless they are those of version 1, all of them."""
+    if members.get("v") != 1:
+        raise VerificationFailed(
+            "The receipt is not of version 1, the only one known here.", hint="Use a newer TrustGate to check it."
+        )
+    expected = frozenset(Receipt.__struct_fields__)
+    if missing := sorted(expected - members.keys()):
+        raise VerificationFailed(f"The receipt lacks {', '.join(missing)}.")
+    if unknown := sorted(members.keys() - expected):
+        raise VerificationFailed(f"The receipt has members that no receipt has: {', '.join(map(ascii, unknown))}.")
+    for name, value in members.items():
+        if isinstance(value, int) and not 0 <= value <= _MAX_INTEGER:
+            raise VerificationFailed(f"The receipt's {name} is not an integer from 0 to 2^53 - 1.")
+    for name in _HASHES:
+        if not isinstance(members[name], str) or not _HASH.fullmatch(members[name]):
+            raise VerificationFailed(f"The receipt's {name} is not 64 hexadecimal digits in lower case.")
+    try:
+        return msgspec.convert(members, Receipt)
+    except msgspec.ValidationError as error:
+        raise VerificationFailed(f"A member of the receipt is not what it has to be: {error}.") from None
+
+
+def _not_a_bundle(why: str) -> VerificationFailed:
+    return VerificationFailed(
+        f"This is not a receipt bundle: {why}.", hint="A bundle is what `trustgate receipt export` writes."
+    )

@@ -1,0 +1,171 @@
+"""The log's own key: it signs checkpoints, and nothing else. It is another than the one that pays for anchors.
+
+Owns the file, which holds one line: ``PRIVATE+KEY+name+hash+base64(type ‖ seed)``. Whoever reads it can speak for the
+log, so it is made with mode 0600 and never shown.
+
+Source of the form: Go's sumdb ``note`` package, which C2SP signed-note describes the public side of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from trustgate.errors import Conflict, HomeUnusable
+from trustgate.receipts.note import (
+    ED25519,
+    KEY_BYTES,
+    Signature,
+    VerifierKey,
+    decode_base64,
+    encode_base64,
+    format_note,
+    is_key_name,
+)
+
+if TYPE_CHECKING:
+    from solders.keypair import Keypair
+
+__all__ = ["LogKey", "create_log_key", "load_log_key"]
+
+logger = logging.getLogger(__name__)
+
+_PREFIX: Final = "PRIVATE+KEY+"
+_MAX_FILE_BYTES: Final = 4096
+#: What file systems answer that have no hard links.
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+
+
+class LogKey:
+    """A key with its name. Its secret shows in no representation."""
+
+    __slots__ = ("_keypair", "verifier")
+
+    def __init__(self, name: str, seed: bytes) -> None:
+        """The key that follows from a seed of 32 bytes. Raises ``ValueError`` for a name or seed that cannot be."""
+        from solders.keypair import Keypair
+
+        self._keypair: Keypair = Keypair.from_seed(seed)
+        #: What others check signatures with.
+        self.verifier = VerifierKey(name, bytes(self._keypair.pubkey()))
+
+    @classmethod
+    def generate(cls, name: str) -> LogKey:
+        """A new key. Raises ``ValueError`` for a name that no key can have."""
+        return cls(name, secrets.token_bytes(KEY_BYTES))
+
+    @classmethod
+    def parse(cls, text: str) -> LogKey:
+        """The key in the form of the file, without a newline. Raises ``ValueError``, which does not repeat it."""
+        name, _, rest = text.removeprefix(_PREFIX).partition("+")
+        key_hash, _, encoded = rest.partition("+")
+        material = decode_base64(encoded)
+        if not text.startswith(_PREFIX) or material is None or not is_key_name(name):
+            raise ValueError("it is not a private key in the form PRIVATE+KEY+name+hash+base64")
+        if material[:1] != ED25519 or len(material) != 1 + KEY_BYTES:
+            raise ValueError("it is not an Ed25519 key")
+        key = cls(name, material[1:])
+        if key.verifier.key_hash.hex() != key_hash:
+            raise ValueError("its hash is not that of its name and key")
+        return key
+
+    @property
+    def name(self) -> str:
+        """The log's name: the origin of its checkpoints."""
+        return self.verifier.name
+
+    def sign(self, text: str) -> bytes:
+        """The signed note of this text. Raises ``ValueError`` for a text that no note can have."""
+        signature = bytes(self._keypair.sign_message(text.encode()))
+        return format_note(text, (Signature(self.name, self.verifier.key_hash, signature),))
+
+    def secret_text(self) -> str:
+        """The form of the file. A secret."""
+        return f"{_PREFIX}{self.name}+{self.verifier.key_hash.hex()}+{encode_base64(ED25519 + self._keypair.secret())}"
+
+    def __repr__(self) -> str:
+        return f"LogKey({str(self.verifier)!r})"
+
+
+def load_log_key(path: Path) -> LogKey:
+    """Read the key. Raises ``HomeUnusable`` if the file cannot be read, or holds no key."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise HomeUnusable(
+            f"The log's key {path} cannot be read: {error.strerror or error}.",
+            hint="Give it to the user who runs TrustGate, or put it back from your backup.",
+        ) from error
+    try:
+        key = LogKey.parse(data[:_MAX_FILE_BYTES].decode("ascii", "replace").removesuffix("\n"))
+    except ValueError as error:
+        raise HomeUnusable(f"The log's key {path} is damaged: {error}.", hint="Put it back from your backup.") from None
+    if mode & 0o077:
+        logger.warning("The log's key %s can be used by others on this machine: chmod 600 it.", path)
+    return key
+
+
+def create_log_key(path: Path, name: str) -> LogKey:
+    """Make a key and its file, with mode 0600. Afterwards it is on the disk; a crash leaves a whole file or none.
+
+    Raises ``Conflict`` rather than overwrite a file, ``HomeUnusable`` if it cannot be written, ``ValueError`` for a
+    name that no key can have.
+    """
+    key = LogKey.generate(name)
+    new = path.with_name(path.name + ".new")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()
+        _write(new, key.secret_text() + "\n")
+        try:
+            _publish(new, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                new.unlink()
+        _fsync_folder(path.parent)
+    except FileExistsError:
+        raise Conflict(
+            f"There is a key at {path} already; it is not overwritten.", hint="Move it away to make another."
+        ) from None
+    except OSError as error:
+        raise HomeUnusable(
+            f"The log's key {path} cannot be written: {error.strerror or error}.",
+            hint="Make room on the disk of the home folder, and check who owns it.",
+        ) from error
+    return key
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        os.fchmod(descriptor, 0o600)  # whatever the umask took away
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _publish(new: Path, path: Path) -> None:
+    """Give the file its name. Raises ``FileExistsError`` rather than take one away from another file."""
+    try:
+        os.link(new, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "it exists", str(path)) from None
+        new.rename(path)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Solana: reading transactions, talking to a cluster, and anchoring the log's checkpoints there."""
