@@ -274,11 +274,12 @@ class ReceiptShow(Command[ReceiptDetail], frozen=True, kw_only=True, tag="receip
 class ReceiptExport(Command[str], frozen=True, kw_only=True, tag="receipt.export"):
     """A receipt with all that a stranger needs to check it: the text of a bundle (receipts.bundle).
 
-    ``disclose``: which of the two commitments the bundle opens.
+    ``disclose``: which of the two commitments can be opened with the bundle. Whoever has it can then try to guess what
+    was said, too.
     """
 
     receipt: str
-    disclose: tuple[Literal["request", "response"], ...] = ("request", "response")
+    disclose: tuple[Literal["request", "response"], ...] = ()
     result = str
 
 

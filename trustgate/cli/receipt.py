@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from trustgate.admin.commands import Admin, ReceiptDetail, ReceiptList, ReceiptShow, TenantList
+from trustgate.admin.commands import Admin, ReceiptDetail, ReceiptExport, ReceiptList, ReceiptShow, TenantList
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
+from trustgate.errors import OperatorError, VerificationFailed
 
-app = typer.Typer(help="Receipts: the durable record of each request.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from trustgate.receipts.verify import Verdict
+
+_DISCLOSED: dict[str, tuple[Literal["request", "response"], ...]] = {
+    "none": (),
+    "request": ("request",),
+    "response": ("response",),
+    "both": ("request", "response"),
+}
+
+#: More than a bundle or a body of a request may have.
+_MOST_BYTES = 1024 * 1024 * 1024
+
+app = typer.Typer(help="Receipts: the durable, provable record of each request.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -55,6 +71,102 @@ def show(
         render.document(detail)
     else:
         render.card(_fields(detail))
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    receipt: Annotated[str, typer.Argument(metavar="RECEIPT", help="Its id: the header x-trustgate-receipt.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there; else it is printed.")
+    ] = None,
+    disclose: Annotated[
+        Literal["none", "request", "response", "both"],
+        typer.Option(
+            help="Which commitments whoever has the bundle can open: to check what was said, and to try to guess it."
+        ),
+    ] = "none",
+) -> None:
+    """Export a receipt as a bundle that anybody can check, offline: its proof, checkpoint and anchor with it."""
+    text = execute(context, ReceiptExport(receipt=receipt, disclose=_DISCLOSED[disclose]))
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OperatorError(f"{output} cannot be written: {error.strerror}.", hint="Choose another --output.") from None
+    render.say(f"Wrote {output}. Check it: trustgate receipt verify {output}", to_stderr=True)
+
+
+@app.command("verify")
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, as receipt export writes it; - is stdin.")],
+    rpc: Annotated[
+        str | None,
+        typer.Option(metavar="URL|NAME", help="Also ask this Solana node or cluster whether it has the anchor."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="VKEY", help="The log's verifier key, as its operator publishes it (/log/keys)."),
+    ] = None,
+    payer: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Who pays for the log's anchors, as its operator publishes it."),
+    ] = None,
+    request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prove that this, byte for byte, is what was asked.")
+    ] = None,
+    response: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prove that this, byte for byte, is what was answered.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check a bundle, offline and without a database. Exit code 7 at the first check that fails."""
+    from trustgate.receipts.note import VerifierKey
+    from trustgate.receipts.verify import verify_bundle
+
+    verdict = verify_bundle(
+        _read(file),
+        key=None if key is None else VerifierKey.parse(key),
+        request=None if request is None else _read(request),
+        response=None if response is None else _read(response),
+        fee_payer=payer,
+    )
+    if rpc is not None and verdict.ok:
+        verdict = _ask_chain(verdict, rpc)
+    if json:
+        render.document({"ok": verdict.ok, "checks": [check._asdict() for check in verdict.checks]})
+    else:
+        for check in verdict.checks:
+            render.check(check.state, check.name, check.detail)
+    verdict.require()
+
+
+def _ask_chain(verdict: Verdict, rpc: str) -> Verdict:
+    """The verdict with what a chain says of the anchor. Raises ``ChainError`` when it cannot be asked."""
+    import asyncio
+
+    from trustgate.receipts.verify import Check
+    from trustgate.solana.verify import find_transaction
+
+    if verdict.transaction is None:
+        return verdict.plus(Check("chain", "failed", "The bundle has no anchor that a chain could know."))
+    try:
+        detail = asyncio.run(find_transaction(rpc, verdict.transaction))
+    except VerificationFailed as error:
+        return verdict.plus(Check("chain", "failed", error.message, error.hint))
+    return verdict.plus(Check("chain", "passed", detail))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if str(path) == "-":
+            return sys.stdin.buffer.read(_MOST_BYTES)
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES)
+    except OSError as error:
+        raise OperatorError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _row(detail: ReceiptDetail, tenant_names: dict[str, str]) -> list[render.Cell]:

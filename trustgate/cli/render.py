@@ -182,6 +182,13 @@ def finding(word: str, name: str, message: str, hint: str | None) -> None:
         console.print(_text(Styled(f"{'':<16}→ {hint}", "cyan")), soft_wrap=True)
 
 
+def check(state: str, name: str, detail: str) -> None:
+    """One line of an examination: what was checked, and what was found."""
+    mark = {"passed": "✓", "failed": "✗"}.get(state, "–")
+    style = {"passed": "green", "failed": "bold red"}.get(state, "dim")
+    _console().print(_line(Styled(f"{mark} {name:<19}", style), detail), soft_wrap=True)
+
+
 def say(text: Cell, *, to_stderr: bool = False) -> None:
     """One line or several, exactly as they are."""
     _console(to_stderr=to_stderr).print(_text(text), soft_wrap=True)

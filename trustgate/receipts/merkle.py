@@ -52,7 +52,7 @@ def hash_pairs(hashes: Sequence[bytes]) -> list[bytes]:
 
 
 def bag(hashes: Sequence[bytes]) -> bytes:
-    """The hash over subtrees that lie side by side, the larger first, folded from the right; of none, the empty root."""
+    """The hash over subtrees that lie side by side, the larger first, folded from the right. Of none: EMPTY_ROOT."""
     if not hashes:
         return EMPTY_ROOT
     node = hashes[-1]
@@ -105,8 +105,9 @@ def inclusion_path(index: int, size: int) -> tuple[tuple[Subtree, ...], ...]:
 def consistency_path(old_size: int, size: int) -> tuple[tuple[Subtree, ...], ...]:
     """For each hash of the consistency proof between trees of two sizes: what it is bagged from.
 
-    It proves that the larger begins with the smaller. Source: RFC 6962 section 2.1.2. No hash is needed between equal sizes, nor from the empty tree, which every tree
-    begins with. Raises ``ValueError`` unless ``old_size`` is at most ``size``.
+    It proves that the larger begins with the smaller. No hash is needed between equal sizes, nor from the empty tree,
+    which every tree begins with. Source: RFC 6962 section 2.1.2. Raises ``ValueError`` unless ``old_size`` is at most
+    ``size``.
     """
     if not 0 <= old_size <= size <= MAX_SIZE:
         raise ValueError(f"a tree of {old_size} leaves is no beginning of one of {size}")
