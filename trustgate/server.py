@@ -41,11 +41,14 @@ from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.tree import Tree
 from trustgate.settings import BUILTIN_SCHEME, Settings
+from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
     from starlette.types import ASGIApp
+
+    from trustgate.gateway.metrics import Metric
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -117,6 +120,7 @@ async def _run_until(
     async with _background(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
+        server.anchoring.run(),
         probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
     ):
         grace_s = settings.serve.shutdown_grace_s
@@ -174,12 +178,15 @@ class _Server:
             max_connections=upstream.max_connections,
             transports={BUILTIN_SCHEME: EchoTransport()},
         )
+        online = _Online(log, archive)
+        self.anchoring = Anchoring(settings, store, online.archive)
         self.admin = LocalAdmin(
             Desk(
                 store,
                 directory,
                 catalog,
-                books=_Online(log, archive),
+                books=online,
+                anchoring=self.anchoring,
                 on_keys_dead=self.running.cut_keys,
                 status=self.status,
             )
@@ -201,6 +208,7 @@ class _Server:
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
+        from trustgate.gateway.metrics import Metrics
         from trustgate.gateway.reads import Health, Reads
         from trustgate.gateway.transparency import Transparency
 
@@ -224,7 +232,7 @@ class _Server:
         )
         key = settings.admin_key()
         extra = admin_routes(self.admin, key=key) if key is not None else ()
-        return make_app(pipeline, reads, Health(self.check), Transparency(self.archive), extra)
+        return make_app(pipeline, reads, Health(self.check), Transparency(self.archive), Metrics(self.metrics), extra)
 
     def admin_app(self) -> ASGIApp:
         from starlette.applications import Starlette
@@ -244,6 +252,17 @@ class _Server:
             reachable = "no upstream is reachable" if upstreams else "there is no upstream"
         store = "ok" if self.books.log.fault is None else "receipts cannot be stored right now"
         return {"store": store, "upstream": reachable, "serving": "draining" if self.running.draining else "ok"}
+
+    def metrics(self) -> Iterator[Metric]:
+        from trustgate.gateway.metrics import Metric
+
+        log, archive, anchoring = self.books.log, self.archive, self.anchoring
+        yield Metric("requests_in_flight", "gauge", "Requests being served.", len(self.running))
+        yield Metric("receipts_total", "counter", "Receipts written, over the life of the log.", log.last_seq)
+        yield Metric("receipts_pending", "gauge", "Receipts that wait in the journal for the database.", log.pending)
+        yield Metric("log_checkpoint_size", "gauge", "Receipts under the signed checkpoint.", archive.checkpoint_size)
+        yield Metric("log_anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
+        yield Metric("anchor_failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
 
     def status(self) -> ServerStatus:
         return ServerStatus(
@@ -278,6 +297,7 @@ class _Online:
         await self._log.flush()
 
     async def archive(self) -> Archive:
+        await self._log.flush()
         return self._archive
 
 

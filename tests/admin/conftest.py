@@ -20,6 +20,11 @@ from trustgate.admin.local import LocalAdmin
 from trustgate.admin.remote import RemoteAdmin
 from trustgate.admin.routes import admin_routes
 from trustgate.models.catalog import Catalog
+from trustgate.receipts.archive import Archive
+from trustgate.receipts.publisher import Publisher
+from trustgate.receipts.tree import Tree
+from trustgate.settings import Settings
+from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
 from trustgate.types import Entry
 
@@ -39,7 +44,7 @@ STATUS = ServerStatus(
 class Plane:
     """A server's control plane without the server: what it works on, and what it told the request path."""
 
-    def __init__(self, store: Store, directory: Directory, catalog: Catalog) -> None:
+    def __init__(self, store: Store, directory: Directory, catalog: Catalog, home: Path) -> None:
         self.store = store
         self.directory = directory
         self.catalog = catalog
@@ -49,15 +54,24 @@ class Plane:
         #: Flushing the books tells that it has begun, and waits while ``slow`` is there and not set.
         self.flushing = asyncio.Event()
         self.slow: asyncio.Event | None = None
+        self._home = home
         self.admin = LocalAdmin(
-            Desk(store, directory, catalog, books=self, on_keys_dead=self._on_keys_dead, status=lambda: STATUS)
+            Desk(
+                store,
+                directory,
+                catalog,
+                books=self,
+                anchoring=Anchoring(Settings(home=home), store, self.archive),
+                on_keys_dead=self._on_keys_dead,
+                status=lambda: STATUS,
+            )
         )
 
     @classmethod
-    async def open(cls, path: Path) -> Plane:
-        store = await open_store(path)
+    async def open(cls, home: Path) -> Plane:
+        store = await open_store(home / "trustgate.duckdb")
         state = await store.load_state()
-        return cls(store, Directory(state), Catalog(state.passports, state.aliases))
+        return cls(store, Directory(state), Catalog(state.passports, state.aliases), home)
 
     async def flush(self) -> None:
         self.flushing.set()
@@ -66,13 +80,25 @@ class Plane:
         entries, self.acknowledged = self.acknowledged, []
         await self.store.append_entries(entries)
 
+    async def archive(self) -> Archive:
+        await self.flush()
+        tree = await Tree.open(self.store)
+        publisher = await Publisher.open(
+            self.store,
+            tree,
+            key_file=self._home / "log.key",
+            checkpoint_file=self._home / "checkpoint",
+            origin="example.com/log",
+        )
+        return Archive(self.store, tree, publisher)
+
     def _on_keys_dead(self, key_ids: Collection[str]) -> None:
         self.cut += key_ids
 
 
 @pytest.fixture
 async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
-    plane = await Plane.open(tmp_path / "trustgate.duckdb")
+    plane = await Plane.open(tmp_path)
     yield plane
     await plane.admin.close()
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.entries import make_entries
 from trustgate.errors import StoreDamaged
-from trustgate.receipts.log import Log
 from trustgate.receipts.journal import Journal
+from trustgate.receipts.log import Log
 from trustgate.receipts.merkle import EMPTY_ROOT, root_of, verify_consistency, verify_inclusion
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.tiles import TileId

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from trustgate.models.passports import ImportedPassport, PassportFields
+from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import UsageRow
 from trustgate.store.base import UsageGroup
 from trustgate.types import Alias, Anchor, ApiKey, Limits, Passport, Plan, Receipt, Scope, Tenant
@@ -314,21 +315,6 @@ class FlushState(msgspec.Struct, frozen=True, kw_only=True):
     outcome: FlushOutcome | None = None
 
 
-class FlushOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """``anchored``: something was posted, now or before by a flush that did not get to say so."""
-
-    anchored: bool
-    dry_run: bool
-    tree_size: int
-    root: str
-    network: str
-    fee_lamports: int
-    fee_payer: str
-    signature: str = ""
-    slot: int = 0
-    explorer: str = ""
-
-
 class AnchorFlush(Command[FlushState], frozen=True, kw_only=True, tag="anchor.flush"):
     """Begin an anchor of everything since the last one, or ask how it goes: answers within a second or so.
 
@@ -352,26 +338,6 @@ class AnchorList(Command[tuple[Anchor, ...]], frozen=True, kw_only=True, tag="an
 
 class AnchorStatus(Command[LogStatus], frozen=True, kw_only=True, tag="anchor.status"):
     result = LogStatus
-
-
-class AnchorFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """What the chain has of one anchor: ``problem`` is empty when all holds."""
-
-    signature: str
-    slot: int
-    tree_size: int
-    root: str
-    problem: str = ""
-
-
-class AnchorAudit(msgspec.Struct, frozen=True, kw_only=True):
-    network: str
-    address: str
-    origin: str
-    vkey: str
-    findings: tuple[AnchorFinding, ...]
-    #: Memos of this fee payer that are no anchors of this log.
-    other_memos: int
 
 
 class AnchorVerify(Command[AnchorAudit], frozen=True, kw_only=True, tag="anchor.verify"):

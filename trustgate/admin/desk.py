@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from trustgate.access.directory import Directory
 from trustgate.admin.commands import ServerStatus
+from trustgate.admin.flushing import Flushing
 from trustgate.models.catalog import Catalog
+from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store
 from trustgate.types import Alias, Passport, Plan, Record, Tenant
 
@@ -27,7 +29,7 @@ class Books(Protocol):
         ...
 
     async def archive(self) -> Archive:
-        """The log that proofs come from. Raises ``StoreDamaged`` where it is other than it has said."""
+        """The log with everything that was acknowledged. Raises ``StoreDamaged`` where it is other than it has said."""
         ...
 
 
@@ -39,6 +41,7 @@ class Desk:
         catalog: Catalog,
         *,
         books: Books,
+        anchoring: Anchoring,
         on_keys_dead: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
     ) -> None:
@@ -47,6 +50,8 @@ class Desk:
         self.directory = directory
         self.catalog = catalog
         self.status = status
+        self.anchoring = anchoring
+        self.flushing = Flushing(anchoring)
         self._books = books
         self._on_keys_dead = on_keys_dead
 
@@ -78,6 +83,4 @@ class Desk:
         await self._books.flush()
 
     async def archive(self) -> Archive:
-        """The log with everything that was acknowledged."""
-        await self._books.flush()
         return await self._books.archive()

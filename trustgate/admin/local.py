@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.access.directory import Directory
-from trustgate.admin import books, commands, models, tenants
+from trustgate.admin import anchors, books, commands, models, tenants
 from trustgate.admin.commands import Command
 from trustgate.admin.desk import Desk
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
+from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.ReceiptList: books.receipt_list,
     commands.ReceiptShow: books.receipt_show,
     commands.ReceiptExport: books.receipt_export,
+    commands.AnchorFlush: anchors.anchor_flush,
+    commands.AnchorList: anchors.anchor_list,
+    commands.AnchorStatus: anchors.anchor_status,
+    commands.AnchorVerify: anchors.anchor_verify,
+    commands.AnchorKeygen: anchors.anchor_keygen,
     commands.Status: books.status,
 }
 
@@ -63,8 +69,20 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
 COMMANDS: tuple[type[Command[Any]], ...] = tuple(_HANDLERS)
 
 
-#: Commands that only read the books, which can take seconds: a revocation does not wait for them.
-_UNLOCKED = frozenset({commands.UsageShow, commands.ReceiptList, commands.ReceiptShow, commands.Status})
+#: Commands that only read the books, or wait for a chain, which can take seconds: a revocation does not wait for them.
+_UNLOCKED = frozenset(
+    {
+        commands.UsageShow,
+        commands.ReceiptList,
+        commands.ReceiptShow,
+        commands.ReceiptExport,
+        commands.AnchorFlush,
+        commands.AnchorList,
+        commands.AnchorStatus,
+        commands.AnchorVerify,
+        commands.Status,
+    }
+)
 
 
 class LocalAdmin:
@@ -108,8 +126,15 @@ async def open_local_admin(settings: Settings) -> LocalAdmin:
     store = await open_store(settings.database)
     try:
         state = await store.load_state()
+        offline = _Offline(store, settings)
         return LocalAdmin(
-            Desk(store, Directory(state), Catalog(state.passports, state.aliases), books=_Offline(store, settings))
+            Desk(
+                store,
+                Directory(state),
+                Catalog(state.passports, state.aliases),
+                books=offline,
+                anchoring=Anchoring(settings, store, offline.archive),
+            )
         )
     except BaseException:
         await store.close()

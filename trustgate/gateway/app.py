@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
 from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
+from trustgate.gateway.metrics import Metrics
 from trustgate.gateway.pipeline import Pipeline
 from trustgate.gateway.reads import Health, Reads
 from trustgate.gateway.responses import error_body
@@ -44,7 +45,12 @@ class _Plain:
 
 
 def make_app(
-    pipeline: Pipeline, reads: Reads, health: Health, log: Transparency, extra: Sequence[BaseRoute] = ()
+    pipeline: Pipeline,
+    reads: Reads,
+    health: Health,
+    log: Transparency,
+    metrics: Metrics,
+    extra: Sequence[BaseRoute] = (),
 ) -> Starlette:
     routes: list[BaseRoute] = [
         Route(endpoint.path, _Endpoint(pipeline, endpoint), methods=["POST"]) for endpoint in ENDPOINTS
@@ -61,6 +67,7 @@ def make_app(
         Route("/log/keys", _Plain(log.keys), methods=["GET"]),
         Route("/health", _Plain(health.alive), methods=["GET"]),
         Route("/ready", _Plain(health.ready), methods=["GET"]),
+        Route("/metrics", _Plain(metrics), methods=["GET"]),
         *extra,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})

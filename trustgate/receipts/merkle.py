@@ -195,13 +195,9 @@ def verify_consistency(old_size: int, old_root: bytes, size: int, root: bytes, p
             raise InvalidProof(f"two trees of {size} leaves have different roots: {old_root.hex()} and {root.hex()}")
         return
     level, index = _last_peak(old_size)
-    if index:
-        _check_length(proof[:1], 1)
-        seed, proof = proof[0], proof[1:]
-    else:
-        seed = old_root
     inner = _rejoined(index, (size - 1) >> level)
-    _check_length(proof, inner + (index >> inner).bit_count())
+    _check_length(proof, bool(index) + inner + (index >> inner).bit_count())
+    seed, proof = (proof[0], proof[1:]) if index else (old_root, proof)
     # The old tree ends with the seed: whatever stands to the right of the way up from there is new.
     lefts = [sibling for height, sibling in enumerate(proof[:inner]) if index >> height & 1]
     old = _climb_border(_climb_border(seed, lefts), proof[inner:])

@@ -9,38 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from trustgate.errors import VerificationFailed
-from trustgate.receipts.bundle import Bundle, Label, read_bundle, receipt_of
+from trustgate.receipts.bundle import Label, read_bundle, receipt_of
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint
 from trustgate.receipts.merkle import InvalidProof, verify_inclusion
 from trustgate.receipts.note import VerifierKey
-from trustgate.receipts.proof import InclusionProof, parse_proof
+from trustgate.receipts.proof import parse_proof
 from trustgate.receipts.receipt import canonical, leaf_hash
 from trustgate.solana.transaction import Transaction, read_transaction
 from trustgate.types import Receipt
 
 State = Literal["passed", "failed", "not checked"]
 
-#: What ``verify_bundle`` checks, in this order.
-CHECKS = (
-    "form",
-    "receipt",
-    "leaf",
-    "proof",
-    "checkpoint",
-    "inclusion",
-    "request",
-    "response",
-    "anchor transaction",
-    "anchor signature",
-    "anchor memo",
-    "anchor fee payer",
-)
-
-_NO_ANCHOR = "The bundle has no anchor: no chain vouches for the time or the permanence of the checkpoint."
+_NO_ANCHOR = "The bundle has no anchor: that the log cannot be rewritten rests on its key alone."
 
 
 class Check(NamedTuple):
@@ -51,6 +34,10 @@ class Check(NamedTuple):
     detail: str
     #: Of a failed check: what to do next, where that can be said.
     hint: str | None = None
+
+
+#: For whoever does not ask a chain, to say so.
+CHAIN_NOT_ASKED = Check("chain", "not checked", "Whether the transaction ever reached a chain has to be asked of it.")
 
 
 class Verdict(NamedTuple):
@@ -100,56 +87,146 @@ def verify_bundle(
     (base58): without them the bundle's own are taken, and the checks say that nothing shows whose they are.
     ``request`` and ``response`` are contents that the commitments are to be opened to, byte for byte.
     """
-    examination = _Examination(data, key, {"request": request, "response": response}, fee_payer)
-    checks: list[Check] = []
-    for name in CHECKS:
-        try:
-            state, detail = examination.make(name)
-        except VerificationFailed as error:
-            checks.append(Check(name, "failed", error.message, error.hint))
-            break
-        checks.append(Check(name, state, detail))
-    return Verdict(tuple(checks), examination.receipt, examination.checkpoint, examination.transaction)
+    record = _Record()
+    try:
+        _examine(record, data, key, {"request": request, "response": response}, fee_payer)
+    except VerificationFailed as error:
+        record.failed(error)
+    return Verdict(tuple(record.checks), record.receipt, record.checkpoint, record.transaction)
 
 
-_Outcome = tuple[Literal["passed", "not checked"], str]
+class _Record:
+    """What has been checked and found so far."""
+
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+        self.receipt: Receipt | None = None
+        self.checkpoint: Checkpoint | None = None
+        self.transaction: Transaction | None = None
+        self._name = ""
+
+    def begin(self, name: str) -> None:
+        self._name = name
+
+    def passed(self, detail: str) -> None:
+        self.checks.append(Check(self._name, "passed", detail))
+
+    def skipped(self, detail: str) -> None:
+        self.checks.append(Check(self._name, "not checked", detail))
+
+    def failed(self, error: VerificationFailed) -> None:
+        self.checks.append(Check(self._name, "failed", error.message, error.hint))
 
 
-class _Examination:
-    """One bundle under examination. Each check takes what those before it found; all raise VerificationFailed."""
+def _examine(
+    record: _Record,
+    data: bytes,
+    key: VerifierKey | None,
+    contents: dict[Label, bytes | None],
+    fee_payer: str | None,
+) -> None:
+    """Every check in its order. Raises VerificationFailed in the one that fails."""
+    record.begin("form")
+    bundle = read_bundle(data)
+    record.passed(f"A document of the format {bundle.format}, written without ambiguity.")
 
-    bundle: Bundle
-    receipt: Receipt | None = None
-    proof: InclusionProof
-    checkpoint: Checkpoint | None = None
-    transaction: Transaction | None = None
+    record.begin("receipt")
+    receipt = record.receipt = receipt_of(bundle.receipt)
+    size = len(canonical(receipt))
+    record.passed(f"All members of a version {receipt.v} receipt and no other; {size} bytes in RFC 8785 form.")
 
-    def __init__(
-        self, data: bytes, key: VerifierKey | None, contents: dict[Label, bytes | None], fee_payer: str | None
-    ) -> None:
-        self._data = data
-        self._key = key
-        self._contents = contents
-        self._fee_payer = fee_payer
-        made: tuple[Callable[[], _Outcome], ...] = (
-            self._form,
-            self._receipt,
-            self._leaf,
-            self._proof,
-            self._checkpoint,
-            self._inclusion,
-            lambda: self._opening("request"),
-            lambda: self._opening("response"),
-            self._anchor_transaction,
-            self._anchor_signature,
-            self._anchor_memo,
-            self._anchor_fee_payer,
+    record.begin("leaf")
+    leaf = leaf_hash(receipt)
+    record.passed(f"The receipt's leaf hash is {leaf.hex()}.")
+
+    record.begin("proof")
+    proof = parse_proof(bundle.proof.encode())
+    if proof.extra:
+        raise VerificationFailed("The proof has extra data, which nothing vouches for; a bundle's proof has none.")
+    record.passed(f"A tlog-proof of {len(proof.hashes)} hashes for leaf {proof.index}.")
+
+    record.begin("checkpoint")
+    own_key = VerifierKey.parse(bundle.key)
+    if key is not None and key != own_key:
+        raise VerificationFailed(
+            f"The bundle names the key {own_key}, not the one it is to be checked with, {key}.",
+            hint="Take the verifier key of the log that issued the receipt. If this is it, the bundle is forged.",
         )
-        self._checks = dict(zip(CHECKS, made, strict=True))
+    checkpoint = record.checkpoint = open_checkpoint(proof.checkpoint, own_key)
+    signed = f"{checkpoint.origin} signed a checkpoint of {checkpoint.size} receipts"
+    record.passed(
+        f"{signed} with the given key."
+        if key is not None
+        else f"{signed} with the key that the bundle itself names. This shows nothing about whose key it is: compare "
+        f"{own_key} with what the operator publishes."
+    )
 
-    def make(self, name: str) -> _Outcome:
-        return self._checks[name]()
+    record.begin("inclusion")
+    try:
+        verify_inclusion(leaf, proof.index, checkpoint.size, proof.hashes, checkpoint.root)
+    except InvalidProof as error:
+        raise VerificationFailed(f"The receipt is not in the log at this place: {error}.") from None
+    record.passed(f"Leaf {proof.index} of the {checkpoint.size} under the root {checkpoint.root.hex()} is the receipt.")
 
-    def _form(self) -> _Outcome:
-        self.bundle = read_bundle(self._data)
-        return "passed", f"A document of the format {self.bundle.format}, written without ambiguity."
+    _examine_opening(record, "request", bundle.salt("request"), contents["request"], receipt.request_commitment)
+    _examine_opening(record, "response", bundle.salt("response"), contents["response"], receipt.response_commitment)
+    _examine_anchor(record, bundle.transaction, proof.checkpoint, fee_payer)
+
+
+def _examine_opening(record: _Record, label: Label, salt: bytes | None, content: bytes | None, commitment: str) -> None:
+    """HMAC(salt, SHA-256(content)) is the commitment."""
+    record.begin(label)
+    if content is None:
+        disclosed = "is not disclosed" if salt is None else "is disclosed, but no content was given"
+        record.skipped(f"What opens the commitment to the {label} {disclosed}.")
+        return
+    if salt is None:
+        raise VerificationFailed(
+            f"The bundle does not disclose what opens the commitment to the {label}.",
+            hint=f"Ask its holder for a bundle that discloses the {label}.",
+        )
+    if hmac.digest(salt, hashlib.sha256(content).digest(), "sha256").hex() != commitment:
+        raise VerificationFailed(
+            f"The given {label} is not what the receipt was issued for.",
+            hint="It has to be the same bytes, down to blanks and line ends; or the salt was altered.",
+        )
+    record.passed(f"The receipt was issued for the given {label} of {len(content)} bytes.")
+
+
+def _examine_anchor(record: _Record, raw: bytes | None, note: bytes, fee_payer: str | None) -> None:
+    """The transaction is one, is signed, carries the checkpoint, and is paid for by whom it should be."""
+    record.begin("anchor transaction")
+    if raw is None:
+        if fee_payer is not None:
+            raise VerificationFailed(
+                "The bundle has no anchor, so nobody has paid for one.",
+                hint="Leave the fee payer away, or ask for a bundle made after the next anchor.",
+            )
+        for name in ("anchor transaction", "anchor signature", "anchor memo", "anchor fee payer"):
+            record.begin(name)
+            record.skipped(_NO_ANCHOR)
+        return
+    transaction = record.transaction = read_transaction(raw)
+    record.passed(f"A well-formed Solana transaction of {len(raw)} bytes.")
+
+    record.begin("anchor signature")
+    transaction.verify_signatures()
+    record.passed(f"Signed by all its signers; it is known as {transaction.signature}.")
+
+    record.begin("anchor memo")
+    if transaction.memos != (note,):
+        raise VerificationFailed(
+            f"The transaction carries {len(transaction.memos)} memos, of which one alone has to be the checkpoint, "
+            "to the byte."
+        )
+    record.passed("Its one memo is the signed checkpoint, to the byte.")
+
+    record.begin("anchor fee payer")
+    paid = transaction.fee_payer
+    if fee_payer is not None and fee_payer != paid:
+        raise VerificationFailed(f"{paid} signed and paid for the transaction, not {fee_payer}.")
+    record.passed(
+        f"{paid}, the given address, signed and paid for it."
+        if fee_payer is not None
+        else f"{paid} signed and paid for it. Compare this address with the one that the operator publishes."
+    )

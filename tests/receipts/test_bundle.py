@@ -1,0 +1,234 @@
+"""Bundles: made, and checked by somebody who trusts nobody. Every way to spoil one is noticed, by its proper check."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.bundles import REQUEST, RESPONSE, Damage, SampleLog, damaged
+from tests.support.entries import make_receipt, receipts
+from trustgate.errors import VerificationFailed
+from trustgate.receipts.bundle import make_bundle, read_bundle, receipt_of
+from trustgate.receipts.checkpoint import Checkpoint, sign_checkpoint
+from trustgate.receipts.logkey import LogKey
+from trustgate.receipts.proof import InclusionProof, format_proof
+from trustgate.receipts.receipt import canonical, salt
+from trustgate.receipts.verify import CHAIN_NOT_ASKED, Check, Verdict, verify_bundle
+from trustgate.types import Receipt
+
+LOG = SampleLog()
+GOOD = LOG.bundle()
+DAMAGED = list(damaged(GOOD))
+
+NAMES = [
+    *("form", "receipt", "leaf", "proof", "checkpoint", "inclusion", "request", "response"),
+    *("anchor transaction", "anchor signature", "anchor memo", "anchor fee payer"),
+]
+
+
+def states(verdict: Verdict) -> dict[str, str]:
+    return {check.name: check.state for check in verdict.checks}
+
+
+def refused_by(data: bytes, **given_: Any) -> str:
+    """The check that the bundle fails; every one before it passed or was not made, and none comes after."""
+    verdict = verify_bundle(data, **given_)
+    assert not verdict.ok
+    assert verdict.failed is verdict.checks[-1]
+    assert [check.name for check in verdict.checks] == NAMES[: len(verdict.checks)]
+    assert "failed" not in [check.state for check in verdict.checks[:-1]]
+    return verdict.checks[-1].name
+
+
+def test_a_good_bundle_passes_every_check() -> None:
+    verdict = verify_bundle(GOOD, key=LOG.verifier, request=REQUEST, response=RESPONSE, fee_payer=LOG.fee_payer)
+
+    assert verdict.ok and verdict.failed is None
+    assert [(check.name, check.state) for check in verdict.checks] == [(name, "passed") for name in NAMES]
+    assert verdict.receipt == LOG.receipt
+    assert verdict.checkpoint is not None and verdict.checkpoint.size == LOG.size
+    assert verdict.transaction is not None and verdict.transaction.raw == LOG.anchor()
+    verdict.require()
+
+
+def test_what_was_not_given_is_said_not_to_be_checked() -> None:
+    verdict = verify_bundle(GOOD)
+    details = {check.name: check.detail for check in verdict.checks}
+
+    assert verdict.ok
+    assert [name for name, state in states(verdict).items() if state == "not checked"] == ["request", "response"]
+    assert "nothing about whose key it is" in details["checkpoint"] and LOG.vkey in details["checkpoint"]
+    assert LOG.fee_payer in details["anchor fee payer"] and "Compare" in details["anchor fee payer"]
+
+
+def test_without_an_anchor_the_rest_is_checked_all_the_same() -> None:
+    verdict = verify_bundle(LOG.bundle(anchor=None), key=LOG.verifier)
+
+    assert verdict.ok and verdict.transaction is None
+    assert [name for name, state in states(verdict).items() if name.startswith("anchor") and state == "passed"] == []
+    assert refused_by(LOG.bundle(anchor=None), fee_payer=LOG.fee_payer) == "anchor transaction"
+
+
+@pytest.mark.parametrize(
+    ("size", "index"), [(1, 0), (2, 1), (3, 2), (256, 255), (257, 256), (1000, 0), (70_000, 69_999)]
+)
+def test_receipts_anywhere_in_logs_of_any_size(size: int, index: int) -> None:
+    log = SampleLog(size, index)
+
+    assert verify_bundle(log.bundle(), key=log.verifier).ok
+
+
+@given(receipts())
+def test_every_receipt_that_can_occur_survives_the_document(receipt: Receipt) -> None:
+    """To the byte of its canonical form, whatever its texts hold."""
+    document = make_bundle(receipt=receipt, proof=LOG.proof, salts={}, vkey=LOG.vkey, anchor=None)
+
+    assert canonical(receipt_of(read_bundle(document).receipt)) == canonical(receipt)
+    assert refused_by(document) == "inclusion"
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=lambda damage: damage.name)
+def test_damage_is_noticed(damage: Damage) -> None:
+    """Every value changed, every member missing or doubled: nothing in a bundle is unbound."""
+    assert damage.data != GOOD
+    assert refused_by(damage.data, request=REQUEST, response=RESPONSE)
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "check"),
+    [
+        ("format", "trustgate-receipt-bundle@v2", "form"),
+        ("receipt.v", 2, "receipt"),
+        ("receipt.status", -1, "receipt"),
+        ("receipt.stream", 0, "receipt"),
+        ("receipt.status", True, "receipt"),
+        ("receipt.finish", "whatever", "receipt"),
+        ("receipt.tprev", "A" * 64, "receipt"),
+        ("receipt.cost_nano_usd", 1, "inclusion"),
+        ("receipt.model", "gpt-5", "inclusion"),
+        ("salts.request", "0" * 64, "request"),
+        ("salts.response", "0" * 64, "response"),
+        ("salts.response", None, "response"),
+        ("salts.request", "A" * 64, "form"),
+        ("proof", "c2sp.org/tlog-proof@v2\n", "proof"),
+        ("key", "", "checkpoint"),
+        ("anchor", "AAAA", "anchor transaction"),
+        ("anchor", "AAA", "form"),
+    ],
+)
+def test_damage_is_noticed_by_the_check_whose_business_it_is(member: str, value: Any, check: str) -> None:
+    document = json.loads(GOOD)
+    parent = document
+    *path, last = member.split(".")
+    for name in path:
+        parent = parent[name]
+    parent[last] = value
+
+    data = json.dumps(document, ensure_ascii=False).encode()
+    assert refused_by(data, request=REQUEST, response=RESPONSE) == check
+
+
+def test_blanks_and_the_order_of_members_are_free() -> None:
+    document = json.loads(GOOD)
+    document["receipt"] = dict(reversed(document["receipt"].items()))
+    written = json.dumps(dict(reversed(document.items())), ensure_ascii=False, indent="\t").replace("\n", "\r\n")
+
+    assert verify_bundle(f" \n{written}\n\n".encode(), request=REQUEST, response=RESPONSE).ok
+
+
+def test_the_key_to_check_with_decides() -> None:
+    """A bundle that vouches for itself, made by a forger from end to end, holds only until it meets the log's key."""
+    forger = SampleLog(origin=LOG.key.name)
+    forger.key = LogKey(LOG.key.name, bytes(32))
+    forger.note = sign_checkpoint(Checkpoint(LOG.key.name, forger.size, forger.root), forger.key)
+
+    assert verify_bundle(forger.bundle()).ok
+    assert refused_by(forger.bundle(), key=LOG.verifier) == "checkpoint"
+    assert refused_by(forger.bundle(vkey=LOG.vkey), key=LOG.verifier) == "checkpoint"
+
+
+def test_a_checkpoint_of_another_log_is_refused_under_its_own_key() -> None:
+    """The names of key and origin have to agree, else one log could speak for another."""
+    impostor = LogKey("other.example/log", bytes(32))
+    text = LOG.note.decode().split("\n\n")[0] + "\n"
+    proof = format_proof(InclusionProof(LOG.index, tuple(LOG.hashes), impostor.sign(text)))
+
+    assert refused_by(LOG.bundle(proof=proof, vkey=str(impostor.verifier))) == "checkpoint"
+
+
+def test_the_receipt_of_another_leaf_is_refused() -> None:
+    assert refused_by(LOG.bundle(receipt=make_receipt(7))) == "inclusion"
+
+
+def test_extra_data_in_the_proof_is_refused() -> None:
+    """Nothing vouches for it, so a bundle has none that somebody could take for vouched."""
+    proof = format_proof(InclusionProof(LOG.index, tuple(LOG.hashes), LOG.note, b"paid in full"))
+
+    assert refused_by(LOG.bundle(proof=proof)) == "proof"
+
+
+@pytest.mark.parametrize(
+    "memos", [(b"hello",), (LOG.note, LOG.note), (LOG.note[:-1],), (b"hello", LOG.note), (SampleLog(299).note,)]
+)
+def test_the_memo_has_to_be_the_checkpoint(memos: tuple[bytes, ...]) -> None:
+    assert refused_by(LOG.bundle(anchor=LOG.anchor(*memos)), key=LOG.verifier) == "anchor memo"
+
+
+def test_the_fee_payer_has_to_be_the_given_one() -> None:
+    other = SampleLog(2, 0).key.verifier
+    assert refused_by(GOOD, fee_payer=str(other)) == "anchor fee payer"
+
+
+@pytest.mark.parametrize("content", ["request", "response"])
+def test_a_commitment_opens_to_its_content_alone(content: str) -> None:
+    assert refused_by(GOOD, **{content: b""}) == content
+    assert refused_by(GOOD, **{content: RESPONSE if content == "request" else REQUEST}) == content
+
+
+def test_one_commitment_can_be_opened_without_the_other() -> None:
+    bundle = LOG.bundle(disclose=("response",))
+
+    assert verify_bundle(bundle, response=RESPONSE).ok
+    assert refused_by(bundle, request=REQUEST) == "request"
+    assert salt(LOG.secret, "request").hex() not in bundle.decode()
+    assert LOG.secret.hex() not in GOOD.decode()
+
+
+def test_a_failed_verdict_raises_naming_the_check() -> None:
+    verdict = verify_bundle(LOG.bundle(receipt=make_receipt(7)))
+
+    with pytest.raises(VerificationFailed, match="'inclusion'") as caught:
+        verdict.require()
+    assert caught.value.param == "inclusion" and caught.value.exit_code == 7
+
+
+def test_checks_made_elsewhere_join_the_verdict() -> None:
+    verdict = verify_bundle(GOOD)
+
+    assert verdict.plus(CHAIN_NOT_ASKED).ok
+    failed = verdict.plus(Check("chain", "failed", "No such transaction."))
+    assert not failed.ok and failed.failed == failed.checks[-1]
+    assert verdict.ok
+
+
+def test_no_bytes_crash_it() -> None:
+    """A broken piece anywhere in the bundle ends in a verdict, and in a good one only if it says the same as before."""
+    generator = hashlib.sha256(b"seed").digest()
+    for number in range(500):
+        generator = hashlib.sha256(generator).digest()
+        at = int.from_bytes(generator[:4]) % len(GOOD)
+        data = GOOD[:at] + generator[4 : 5 + number % 3] + GOOD[at + 1 :]
+        verdict = verify_bundle(data, request=REQUEST, response=RESPONSE)
+        assert not verdict.ok or verdict.receipt == LOG.receipt
+
+
+@given(st.text(max_size=200))
+def test_no_key_crashes_it(text: str) -> None:
+    document = make_bundle(receipt=LOG.receipt, proof=LOG.proof, salts={}, vkey=text, anchor=None)
+
+    assert refused_by(document) == "checkpoint"

@@ -1,0 +1,237 @@
+"""Bundles for tests: a log of generated receipts, proofs read from its tiles, anchors that were really signed.
+
+``damaged`` is every way to spoil a bundle that the checkers have to notice.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from solders.compute_budget import set_compute_unit_limit, set_compute_unit_price
+from solders.hash import Hash
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.message import Message, MessageV0
+from solders.pubkey import Pubkey
+from solders.transaction import VersionedTransaction
+
+from tests.support.entries import make_receipt
+from trustgate.receipts.bundle import Label, make_bundle
+from trustgate.receipts.checkpoint import Checkpoint, sign_checkpoint
+from trustgate.receipts.logkey import LogKey
+from trustgate.receipts.merkle import build_proof, inclusion_path
+from trustgate.receipts.note import VerifierKey
+from trustgate.receipts.proof import InclusionProof, format_proof
+from trustgate.receipts.receipt import commitment, leaf_hash, salt
+from trustgate.receipts.tiles import Edge, TileId, hash_in_tiles
+from trustgate.types import Receipt
+
+MEMO_PROGRAM = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
+MEMO_PROGRAM_V1 = "Memo1UhkJRfHyvLMcVucJwxXeuD728EqVDDwQDxFMNo"
+
+REQUEST = '{"model":"gpt-4o","messages":[{"role":"user","content":"Grüße?"}]}\n'.encode()
+RESPONSE = b'{"choices":[{"message":{"content":"Yes."}}]}'
+
+
+class Damage(NamedTuple):
+    name: str
+    data: bytes
+
+
+class SampleLog:
+    """A log with ``size`` receipts, the same each time; one of them for REQUEST and RESPONSE."""
+
+    def __init__(self, size: int = 300, index: int = 123, origin: str = "log.example/tests", **members: Any) -> None:
+        self.size, self.index = size, index
+        self.key = LogKey(origin, hashlib.sha256(b"log").digest())
+        self.payer = Keypair.from_seed(hashlib.sha256(b"payer").digest())
+        self.secret = hashlib.sha256(b"secret").digest()
+        self.receipt = self._receipt(**members)
+        leaves = [leaf_hash(make_receipt(number, id=f"rcpt_{number}")) for number in range(1, size + 1)]
+        leaves[index] = leaf_hash(self.receipt)
+        edge = Edge()
+        tiles = {tile.id: tile.hashes for tile in edge.append(leaves)}
+        partials = {level: edge.partial(level) for level in range(8)}
+        tiles |= {TileId(level, (size >> (8 * level)) // 256): found for level, found in partials.items() if found}
+        self.hashes = build_proof(inclusion_path(index, size), lambda subtree: hash_in_tiles(subtree, tiles))
+        self.root = edge.root()
+        self.note = sign_checkpoint(Checkpoint(origin, size, self.root), self.key)
+
+    def _receipt(self, **members: Any) -> Receipt:
+        commitments = {
+            f"{label}_commitment": commitment(self.secret, label, hashlib.sha256(content).digest())
+            for label, content in CONTENTS.items()
+        }
+        defaults = {"id": "rcpt_sample", "model": 'gpt-4o "ü" \U0001f600 \x07', **commitments}
+        return make_receipt(self.index + 1, **{**defaults, **members})
+
+    @property
+    def verifier(self) -> VerifierKey:
+        return self.key.verifier
+
+    @property
+    def vkey(self) -> str:
+        return str(self.key.verifier)
+
+    @property
+    def fee_payer(self) -> str:
+        return str(self.payer.pubkey())
+
+    @cached_property
+    def proof(self) -> bytes:
+        return format_proof(InclusionProof(index=self.index, hashes=tuple(self.hashes), checkpoint=self.note))
+
+    def anchor(self, *memos: bytes, version: Literal["legacy", 0] = 0, program: str = MEMO_PROGRAM) -> bytes:
+        """A signed transaction whose memo is the checkpoint, or these memos."""
+        instructions = [set_compute_unit_limit(100_000), set_compute_unit_price(1_000)]
+        instructions += [Instruction(Pubkey.from_string(program), memo, []) for memo in memos or (self.note,)]
+        payer, blockhash = self.payer.pubkey(), Hash(hashlib.sha256(b"blockhash").digest())
+        message: Message | MessageV0
+        if version == "legacy":
+            message = Message.new_with_blockhash(instructions, payer, blockhash)
+        else:
+            message = MessageV0.try_compile(payer, instructions, [], blockhash)
+        return bytes(VersionedTransaction(message, [self.payer]))
+
+    def bundle(
+        self,
+        *,
+        anchor: bytes | Literal["own"] | None = "own",
+        disclose: tuple[Label, ...] = ("request", "response"),
+        **changed: Any,
+    ) -> bytes:
+        """The sample receipt's bundle. ``changed``: other arguments for ``make_bundle``."""
+        arguments: dict[str, Any] = {
+            "receipt": self.receipt,
+            "proof": self.proof,
+            "salts": {label: salt(self.secret, label) for label in disclose},
+            "vkey": self.vkey,
+            "anchor": self.anchor() if anchor == "own" else anchor,
+        }
+        return make_bundle(**{**arguments, **changed})
+
+
+CONTENTS: Mapping[Label, bytes] = {"request": REQUEST, "response": RESPONSE}
+
+
+def damaged(bundle: bytes) -> Iterator[Damage]:
+    """Bundles with one thing wrong each: every value changed, every member missing, doubled or in company.
+
+    Values keep their type. Texts that have parts (proof, key, transaction) are damaged in every part. To notice a
+    changed salt, a checker needs the contents.
+    """
+    document = json.loads(bundle)
+    for path, value in _leaves(document):
+        name = ".".join(path)
+        for number, changed in enumerate(_changed(path, value)):
+            yield Damage(f"{name} changed ({number})", _written(document, path, changed))
+    for path in _members(document):
+        name = ".".join(path)
+        yield Damage(f"{name} missing", _without(document, path))
+        if path != ("anchor",):  # which says that there is none, and is not damaged
+            yield Damage(f"{name} null", _written(document, path, None))
+        yield Damage(f"{name} an object", _written(document, path, {}))
+        yield Damage(f"{name} twice", _doubled(document, path))
+    for path in ((), ("receipt",), ("salts",)):
+        for extra in ("extra", "__proto__", "0"):
+            yield Damage(f"{extra} in {path}", _written(document, (*path, extra), "x"))
+    yield from _damaged_text(bundle)
+
+
+def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, (*path, name))
+    else:
+        yield path, node
+
+
+def _members(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield (*path, name)
+            yield from _members(value, (*path, name))
+
+
+def _changed(path: tuple[str, ...], value: Any) -> Iterator[Any]:
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield from (value + 1, value - 1, -value - 1, 2**53 + 2)
+    elif path == ("anchor",):
+        raw = base64.b64decode(value)
+        for at in range(0, len(raw), 7):
+            yield base64.b64encode(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]).decode()
+        yield from (base64.b64encode(raw[:-1]).decode(), base64.b64encode(raw + b"\0").decode(), value[:-1], "")
+    elif isinstance(value, str):
+        for at in sorted({0, len(value) // 2, len(value) - 1, *range(0, len(value), 25)}):
+            yield value[:at] + _other(value[at]) + value[at + 1 :]
+        yield from ("", value + "x", value + "\n", value.swapcase())
+        lines = value.splitlines(keepends=True)
+        yield from ("".join(lines[:at] + lines[at + 1 :]) for at in range(len(lines)))
+
+
+def _other(character: str) -> str:
+    """Another character of the same kind, so that only its meaning can be wrong."""
+    for kind in ("0123456789", "abcdef", "ghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"):
+        if character in kind:
+            return kind[(kind.index(character) + 1) % len(kind)]
+    return "." if character != "." else "-"
+
+
+def _parent(document: Any, path: tuple[str, ...]) -> tuple[Any, Any]:
+    """A copy of the document, and the object in it that has the member ``path``."""
+    changed = parent = copy.deepcopy(document)
+    for name in path[:-1]:
+        parent = parent[name]
+    return changed, parent
+
+
+def _written(document: Any, path: tuple[str, ...], value: Any) -> bytes:
+    changed, parent = _parent(document, path)
+    parent[path[-1]] = value
+    return _text(changed)
+
+
+def _without(document: Any, path: tuple[str, ...]) -> bytes:
+    changed, parent = _parent(document, path)
+    del parent[path[-1]]
+    return _text(changed)
+
+
+def _doubled(document: Any, path: tuple[str, ...]) -> bytes:
+    """The member once more, with the same value: what one reader takes from the one, another from the other."""
+    changed, parent = _parent(document, path)
+    parent["\0"] = parent[path[-1]]
+    return _text(changed).replace(b'"\\u0000"', json.dumps(path[-1]).encode())
+
+
+def _text(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
+def _damaged_text(bundle: bytes) -> Iterator[Damage]:
+    yield Damage("empty", b"")
+    yield Damage("cut short", bundle[:-3])
+    yield Damage("something after it", bundle + b"{}")
+    yield Damage("a byte order mark before it", b"\xef\xbb\xbf" + bundle)
+    yield Damage("not UTF-8", bundle.replace("ü".encode(), b"\xfc"))
+    yield Damage("a character written as an escape", bundle.replace("ü".encode(), b"\\u00fc"))
+    yield Damage("half a surrogate pair", bundle.replace("ü".encode(), b"\\ud83d"))
+    yield Damage("a number with a fraction", bundle.replace(b'"status": 200', b'"status": 200.0'))
+    yield Damage("a number with an exponent", bundle.replace(b'"status": 200', b'"status": 2e2'))
+    yield Damage("a number no reader keeps", bundle.replace(b'"status": 200', b'"status": 9007199254740993'))
+    yield Damage("a number beyond all bounds", bundle.replace(b'"status": 200', b'"status": 1e999'))
+    yield Damage("minus nothing", bundle.replace(b'"status": 200', b'"status": -0'))
+    yield Damage("a blank that is none", bundle.replace(b'"status": 200', b'"status":\xc2\xa0200'))
+    yield Damage("a list", b"[" + bundle + b"]")
+    yield Damage("null", b"null")
+    yield Damage("nested without end", b'{"format":' * 100_000)
+    yield Damage("nested deeply", b"[" * 100_000 + b"]" * 100_000)
+    yield Damage("too long", bundle + b" " * 1024 * 1024)

@@ -1,0 +1,203 @@
+"""A headless Chromium for tests of pages. Owns finding it, starting it and speaking its DevTools protocol.
+
+It installs nothing: a machine without Chromium gets a failure that says how to install it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from tests.support.processes import PATIENCE_S, Process, clean_environment
+
+_COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",  # containers have little of it
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+)
+
+
+def find_chromium() -> str:
+    """The command that starts it. Raises AssertionError where there is none."""
+    found = next(filter(None, map(shutil.which, _COMMANDS)), None)
+    assert found is not None, "Chromium is missing, and this test needs it: apt-get install chromium"
+    return found
+
+
+class Browser:
+    """A running browser with one page, for synchronous tests; closes with its ``with``."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder`` becomes its home and has to be empty."""
+        profile = folder / "profile"
+        self._process = Process(
+            "Chromium",
+            [find_chromium(), *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            folder,
+            clean_environment({"HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}),
+            folder / "chromium.log",
+        )
+        self._runner = asyncio.Runner()
+        port_file = profile / "DevToolsActivePort"
+        try:
+            self._process.wait_until(lambda: port_file.is_file() and port_file.read_text().count("\n") == 1)
+            port, path = port_file.read_text().split("\n")
+            self._runner.run(self._connect(f"ws://127.0.0.1:{port}{path}"))
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._disconnect())
+        self._stop()
+
+    def open(self, path: Path, *, first: str = "") -> None:
+        """Show a page from the disk, as by its address ``file://…``. ``first`` is a script to run before its own."""
+        self._runner.run(self._open(path.absolute().as_uri(), first))
+
+    def evaluate(self, script: str) -> Any:
+        """The value of an expression in the page, a promise's once it is kept. AssertionError when it throws."""
+        return self._runner.run(self._evaluate(script))
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call a function (its text) in the page, with arguments that JSON can say."""
+        return self._runner.run(self._call_function(function, arguments))
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in an ``<input type=file>``, as somebody at the keyboard would."""
+        self._runner.run(self._choose_file(selector, path))
+
+    def screenshot(self, *, dark: bool = False, width: int = 900) -> bytes:
+        """The whole page as PNG."""
+        return self._runner.run(self._screenshot(dark, width))
+
+    @property
+    def complaints(self) -> list[str]:
+        """What went wrong in the page unseen since it was opened: uncaught exceptions, errors in the console."""
+        return list(self._complaints)
+
+    @property
+    def requests(self) -> list[str]:
+        """The addresses that the page has asked for since it was opened, its own first."""
+        return list(self._requests)
+
+    # The protocol: https://chromedevtools.github.io/devtools-protocol/
+
+    async def _connect(self, url: str) -> None:
+        self._complaints: list[str] = []
+        self._requests: list[str] = []
+        self._session = ""
+        self._last_id = 0
+        self._client = aiohttp.ClientSession()
+        self._socket = await self._client.ws_connect(url, max_msg_size=0)
+        target = await self._send("Target.createTarget", url="about:blank")
+        attached = await self._send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            await self._send(f"{domain}.enable")
+
+    async def _disconnect(self) -> None:
+        await self._socket.close()
+        await self._client.close()
+
+    def _stop(self) -> None:
+        self._runner.close()
+        if self._process.exit_code is None:
+            self._process.signal(signal.SIGTERM)
+            self._process.wait()
+
+    async def _open(self, url: str, first: str) -> None:
+        script = await self._send("Page.addScriptToEvaluateOnNewDocument", source=first)
+        self._complaints.clear()
+        self._requests.clear()
+        navigated = await self._send("Page.navigate", url=url)
+        assert "errorText" not in navigated, navigated["errorText"]
+        while (await self._receive())["method"] != "Page.loadEventFired":
+            pass
+        await self._send("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+
+    async def _evaluate(self, expression: str) -> Any:
+        return _value(
+            await self._send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        )
+
+    async def _call_function(self, function: str, arguments: tuple[Any, ...]) -> Any:
+        window = await self._send("Runtime.evaluate", expression="window")
+        return _value(
+            await self._send(
+                "Runtime.callFunctionOn",
+                functionDeclaration=function,
+                objectId=window["result"]["objectId"],
+                arguments=[{"value": argument} for argument in arguments],
+                awaitPromise=True,
+                returnByValue=True,
+            )
+        )
+
+    async def _choose_file(self, selector: str, path: Path) -> None:
+        document = await self._send("DOM.getDocument")
+        node = await self._send("DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector)
+        await self._send("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(path)])
+
+    async def _screenshot(self, dark: bool, width: int) -> bytes:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self._send("Emulation.setEmulatedMedia", features=[scheme])
+        await self._send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False
+        )
+        taken = await self._send("Page.captureScreenshot", captureBeyondViewport=True)
+        return base64.b64decode(taken["data"])
+
+    async def _send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One command; gives its result. What happens meanwhile is noted."""
+        self._last_id += 1
+        command = {"id": self._last_id, "method": method, "params": parameters}
+        await self._socket.send_json({**command, "sessionId": self._session} if self._session else command)
+        while True:
+            answer = await self._receive()
+            if answer.get("id") == self._last_id:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    async def _receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = await self._socket.receive_json(timeout=PATIENCE_S)
+        self._note(message.get("method", ""), message.get("params", {}))
+        return message
+
+    def _note(self, event: str, details: Mapping[str, Any]) -> None:
+        if event == "Runtime.exceptionThrown":
+            self._complaints.append(_thrown(details["exceptionDetails"]))
+        elif event == "Log.entryAdded" and details["entry"]["level"] == "error":
+            self._complaints.append(details["entry"]["text"])
+        elif event == "Runtime.consoleAPICalled" and details["type"] in ("error", "assert"):
+            self._complaints.append(str(details["args"]))
+        elif event == "Network.requestWillBeSent":
+            self._requests.append(details["request"]["url"])
+
+
+def _value(evaluated: Mapping[str, Any]) -> Any:
+    assert "exceptionDetails" not in evaluated, _thrown(evaluated["exceptionDetails"])
+    return evaluated["result"].get("value")
+
+
+def _thrown(details: Mapping[str, Any]) -> str:
+    return str(details.get("exception", {}).get("description") or details["text"])

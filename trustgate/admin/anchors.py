@@ -1,0 +1,76 @@
+"""The commands that anchor the log and tell how it is anchored.
+
+A flush may take a minute, and its caller wants to see it move: it runs as a task of its own (``flushing``), and each
+command of the same flush tells how it stands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trustgate.admin.commands import (
+    AnchorFlush,
+    AnchorKey,
+    AnchorKeygen,
+    AnchorList,
+    AnchorStatus,
+    AnchorVerify,
+    FlushState,
+    LogStatus,
+)
+from trustgate.admin.desk import Desk
+from trustgate.solana.anchoring import Order
+from trustgate.solana.reports import AnchorAudit
+from trustgate.types import Anchor
+
+
+async def anchor_flush(desk: Desk, command: AnchorFlush) -> FlushState:
+    return await desk.flushing.advance(command.flush, _order(desk, command))
+
+
+def _order(desk: Desk, command: AnchorFlush) -> Order:
+    """What the settings say, but for what the command says."""
+    order = desk.anchoring.order()
+    return Order(
+        rpc=command.rpc or order.rpc,
+        keypair=order.keypair if command.keypair is None else Path(command.keypair),
+        commitment=command.commitment or order.commitment,
+        max_fee_lamports=order.max_fee_lamports if command.max_fee_lamports is None else command.max_fee_lamports,
+        mainnet=command.mainnet or (order.mainnet and command.rpc is None),
+        dry_run=command.dry_run,
+    )
+
+
+async def anchor_list(desk: Desk, command: AnchorList) -> tuple[Anchor, ...]:
+    return tuple(await desk.store.anchors())
+
+
+async def anchor_status(desk: Desk, command: AnchorStatus) -> LogStatus:
+    archive = await desk.archive()
+    anchoring = desk.anchoring
+    await anchoring.load()
+    return LogStatus(
+        origin=archive.origin,
+        vkey=archive.vkey,
+        tree_size=archive.tree.size,
+        root=archive.tree.root.hex(),
+        pubkey=anchoring.pubkey(),
+        anchored_size=anchoring.anchored_size,
+        anchored_us=anchoring.anchored_us,
+        planned=tuple(anchor for anchor in await desk.store.anchors() if anchor.state == "planned"),
+        schedule=anchoring.schedule(),
+        problem=anchoring.problem,
+    )
+
+
+async def anchor_verify(desk: Desk, command: AnchorVerify) -> AnchorAudit:
+    order = desk.anchoring.order()
+    keypair = order.keypair if command.keypair is None else Path(command.keypair)
+    return await desk.anchoring.verify(command.rpc or order.rpc, keypair)
+
+
+async def anchor_keygen(desk: Desk, command: AnchorKeygen) -> AnchorKey:
+    from trustgate.solana.keypair import create_keypair
+
+    path = desk.anchoring.order().keypair if command.keypair is None else Path(command.keypair)
+    return AnchorKey(pubkey=create_keypair(path).address, path=str(path))

@@ -1,0 +1,222 @@
+"""When and how this gateway anchors: on command, and on a schedule while it serves.
+
+Owns the one flush at a time, the schedule with its backoff, and what is told of both. It never touches the request
+path: a chain that fails is a ``problem`` that ``anchor status``, ``doctor`` and ``/metrics`` show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from trustgate.errors import TrustGateError
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.receipts.archive import Archive
+from trustgate.settings import Settings
+from trustgate.solana.reports import AnchorAudit, FlushOutcome
+from trustgate.store import Store
+
+if TYPE_CHECKING:
+    from trustgate.solana.anchors import Anchorer, FlushResult, Target
+    from trustgate.solana.rpc import RpcClient
+
+_logger = logging.getLogger("trustgate.anchor")
+
+_LOOK_EVERY_S = 1.0
+_BACKOFF_FIRST_S = 30.0
+_BACKOFF_LAST_S = 3600.0
+
+
+class Order(NamedTuple):
+    """How to anchor; what the settings say unless a command says otherwise."""
+
+    rpc: str
+    keypair: Path
+    commitment: Literal["confirmed", "finalized"]
+    max_fee_lamports: int
+    mainnet: bool
+    dry_run: bool = False
+
+
+class Anchoring:
+    def __init__(self, settings: Settings, store: Store, archive: Callable[[], Awaitable[Archive]]) -> None:
+        """``archive`` gives the log with everything that was acknowledged."""
+        self._settings = settings
+        self._store = store
+        self._archive = archive
+        self._anchorer: Anchorer | None = None
+        #: Failed tries of the schedule in a row, and what the last one said.
+        self.failures = 0
+        self.problem = ""
+        #: How far the log is anchored: on the chain of the settings once that has been asked, until then on any.
+        self.anchored_size = 0
+        self.anchored_us = 0
+        self._genesis: str | None = None
+
+    async def load(self) -> None:
+        """Look up how far the log is anchored."""
+        anchored = [
+            anchor
+            for anchor in await self._store.anchors()
+            if anchor.state == "anchored" and self._genesis in (None, anchor.genesis)
+        ]
+        self.anchored_size = max((anchor.tree_size for anchor in anchored), default=0)
+        self.anchored_us = max((anchor.anchored_us for anchor in anchored), default=0)
+
+    def order(self) -> Order:
+        """What the settings say."""
+        anchor = self._settings.anchor
+        return Order(
+            rpc=anchor.rpc,
+            keypair=self._settings.anchor_keypair,
+            commitment=anchor.commitment,
+            max_fee_lamports=anchor.max_fee_lamports,
+            mainnet=anchor.mainnet,
+        )
+
+    def schedule(self) -> str:
+        """The schedule as a sentence; "" for none."""
+        anchor = self._settings.anchor
+        when = [f"every {anchor.every}"] if anchor.every else []
+        when += [f"after {anchor.after_receipts:,} receipts"] if anchor.after_receipts else []
+        return f"{', '.join(when)}, to {anchor.rpc}" if when else ""
+
+    def pubkey(self) -> str | None:
+        """The address of the settings' key; None where there is no such file. Raises ``SettingsError``."""
+        from trustgate.solana.keypair import load_keypair
+
+        path = self._settings.anchor_keypair
+        return load_keypair(path).address if path.exists() else None
+
+    # on command
+
+    async def flush(self, order: Order, tell: Callable[[str], None]) -> FlushOutcome:
+        """Anchor the log as it is now. ``tell`` hears what is being done. Raises what ``Anchorer.flush`` raises."""
+        from trustgate.solana.anchors import Anchorer, Progress
+        from trustgate.solana.keypair import load_keypair
+
+        key = load_keypair(order.keypair)
+        if self._anchorer is None:
+            self._anchorer = Anchorer(self._store)
+
+        def progress(at: Progress) -> None:
+            tell(at.text)
+
+        async with self._rpc(order.rpc) as rpc:
+            result = await self._anchorer.flush(
+                rpc,
+                key,
+                await self._target(),
+                max_fee_lamports=order.max_fee_lamports,
+                commitment=order.commitment,
+                allow_mainnet=order.mainnet,
+                dry_run=order.dry_run,
+                progress=progress,
+            )
+        if order.rpc == self._settings.anchor.rpc:
+            self._genesis = result.genesis
+        await self.load()
+        return _outcome(result)
+
+    async def verify(self, rpc: str, keypair: Path) -> AnchorAudit:
+        """Check every anchor of the key's address from what the chain says. Raises ``ChainError``, ``SettingsError``."""
+        from trustgate.solana.keypair import load_keypair
+        from trustgate.solana.verify import verify_chain
+
+        address = load_keypair(keypair).address
+        target = await self._target()
+        archive = await self._archive()
+        async with self._rpc(rpc) as client:
+            audit = await verify_chain(client, address, target)
+        return AnchorAudit(address=address, origin=archive.origin, vkey=archive.vkey, **audit)
+
+    async def _target(self) -> Target:
+        from trustgate.receipts.checkpoint import open_checkpoint
+        from trustgate.receipts.note import VerifierKey
+        from trustgate.solana.anchors import Target
+
+        archive = await self._archive()
+        note = await archive.renewed()
+        verifier = VerifierKey.parse(archive.vkey)
+        checkpoint = open_checkpoint(note, verifier)
+        return Target(
+            tree_size=checkpoint.size,
+            root=checkpoint.root,
+            note=note,
+            origin=archive.origin,
+            open_note=lambda data: open_checkpoint(data, verifier),
+            root_at=archive.tree.root_at,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _rpc(self, text: str) -> AsyncIterator[RpcClient]:
+        """A client of the node that is meant; ``local`` is a chain of this home folder, started if none runs."""
+        from trustgate.solana.clusters import LOCAL, Cluster, find_cluster
+        from trustgate.solana.rpc import RpcClient
+
+        cluster = find_cluster(text)
+        async with contextlib.AsyncExitStack() as stack:
+            if cluster.name == LOCAL:
+                from trustgate.solana.localnet import find_or_start
+
+                cluster = Cluster(LOCAL, await stack.enter_async_context(find_or_start(self._settings.localnet_folder)))
+            yield await stack.enter_async_context(RpcClient(cluster))
+
+    # on a schedule
+
+    async def run(self) -> None:
+        """For ever: anchor whenever the settings say so; after a failure, more and more slowly."""
+        anchor = self._settings.anchor
+        await self.load()
+        if not self.schedule():
+            return
+        loop = asyncio.get_running_loop()
+        try_again_at = 0.0
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if loop.time() < try_again_at or not await self._is_due(anchor.every_s, anchor.after_receipts):
+                continue
+            try:
+                outcome = await self.flush(self.order(), _unheard)
+            except TrustGateError as error:
+                self.failures += 1
+                self.problem = error.message
+                wait_s = min(_BACKOFF_FIRST_S * 2 ** (self.failures - 1), _BACKOFF_LAST_S)
+                try_again_at = loop.time() + wait_s
+                _logger.warning("not anchored (%s); next try in %.0f s", error.message, wait_s)
+            else:
+                self.failures, self.problem = 0, ""
+                _logger.info("anchored %d receipts on %s", outcome.tree_size, outcome.network)
+
+    async def _is_due(self, every_s: float | None, after_receipts: int) -> bool:
+        waiting = (await self._archive()).tree.size - self.anchored_size
+        if self._genesis is None:
+            return True  # what stands on that chain is not known yet
+        if waiting <= 0:
+            return False
+        if after_receipts and waiting >= after_receipts:
+            return True
+        return every_s is not None and now_us() - self.anchored_us >= every_s * MICROSECONDS_PER_SECOND
+
+
+def _outcome(result: FlushResult) -> FlushOutcome:
+    return FlushOutcome(
+        anchored=result.anchored,
+        dry_run=result.dry_run,
+        tree_size=result.tree_size,
+        root=result.root,
+        network=result.cluster,
+        fee_lamports=result.fee_lamports,
+        fee_payer=result.fee_payer,
+        signature=result.signature,
+        slot=result.slot,
+        explorer=result.explorer,
+    )
+
+
+def _unheard(_: str) -> None:
+    """The schedule's progress is nobody's business; its end is logged."""

@@ -1,0 +1,179 @@
+"""The key that pays for anchors: keypair files of the Solana CLI, as they are.
+
+Owns the file: a JSON array of 64 numbers, the Ed25519 seed and then the public key. Whoever reads it can spend what the
+address holds and post under its name, so it is made with mode 0600, and no error, log line or representation holds a
+byte of it. Source of the form: Solana documentation, "File System Wallets using the CLI".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from trustgate.errors import Conflict, HomeUnusable, SettingsError
+
+if TYPE_CHECKING:
+    from solders.keypair import Keypair
+    from solders.pubkey import Pubkey
+
+__all__ = ["PayerKey", "create_keypair", "load_keypair"]
+
+logger = logging.getLogger(__name__)
+
+KEYPAIR_BYTES: Final = 64
+SEED_BYTES: Final = 32
+#: 64 numbers, with room for blanks and line ends.
+_MAX_FILE_BYTES: Final = 4096
+#: What file systems answer that have no hard links.
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+_KEYGEN_HINT: Final = "Make one with `trustgate anchor keygen`, or name a keypair file of the Solana CLI."
+
+
+class PayerKey:
+    """A keypair whose secret shows in no representation (that of solders' own does)."""
+
+    __slots__ = ("_keypair", "address")
+
+    def __init__(self, keypair: Keypair) -> None:
+        self._keypair = keypair
+        #: Base58.
+        self.address = str(keypair.pubkey())
+
+    @classmethod
+    def generate(cls) -> PayerKey:
+        return cls.from_seed(secrets.token_bytes(SEED_BYTES))
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> PayerKey:
+        """The keypair that follows from a seed of 32 bytes."""
+        from solders.keypair import Keypair
+
+        return cls(Keypair.from_seed(seed))
+
+    def pubkey(self) -> Pubkey:
+        return self._keypair.pubkey()
+
+    def sign(self, message: bytes) -> bytes:
+        """The Ed25519 signature of these bytes, 64 bytes."""
+        return bytes(self._keypair.sign_message(message))
+
+    def secret_text(self) -> str:
+        """The form of the file. A secret."""
+        return f"[{','.join(str(byte) for byte in bytes(self._keypair))}]"
+
+    def __repr__(self) -> str:
+        return f"PayerKey({self.address!r})"
+
+
+def load_keypair(path: Path) -> PayerKey:
+    """Read a keypair file. Raises ``SettingsError`` if it cannot be read or holds no keypair.
+
+    A file that others on the machine can read is used, with a warning: the Solana CLI takes it too.
+    """
+    try:
+        # Not blocking: a named pipe would otherwise wait for a writer for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MAX_FILE_BYTES + 1) if stat.S_ISREG(mode) else None
+    except FileNotFoundError:
+        raise SettingsError(f"There is no keypair file {path}.", hint=_KEYGEN_HINT) from None
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "that is no path"
+        raise SettingsError(f"The keypair file {path} cannot be read: {why}.", hint=_KEYGEN_HINT) from None
+    if data is None:
+        raise SettingsError(f"The keypair file {path} is not a file.", hint=_KEYGEN_HINT)
+    key = _parse(path, data)
+    if mode & 0o077:
+        logger.warning("The keypair file %s can be used by others on this machine: chmod 600 it.", path)
+    return key
+
+
+def create_keypair(path: Path) -> PayerKey:
+    """Make a keypair and its file, mode 0600. Afterwards it is on the disk; a crash leaves a whole file or none.
+
+    Raises ``Conflict`` rather than overwrite a file, ``HomeUnusable`` if it cannot be written.
+    """
+    key = PayerKey.generate()
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        try:
+            _write(new, key.secret_text())
+            _publish(new, path)
+        finally:
+            with contextlib.suppress(OSError):
+                new.unlink()
+        _fsync_folder(path.parent)
+    except FileExistsError:
+        raise Conflict(
+            f"There is a file {path} already; it is not overwritten.",
+            hint="Move it away to make another key, or name another file.",
+        ) from None
+    except OSError as error:
+        raise HomeUnusable(
+            f"The keypair file {path} cannot be written: {error.strerror or error}.",
+            hint="Make room on its disk, and check that its folder is there and yours.",
+        ) from None
+    return key
+
+
+def _parse(path: Path, data: bytes) -> PayerKey:
+    """The keypair that a file's bytes are. Raises ``SettingsError``, which says nothing of them but their number."""
+    from solders.keypair import Keypair
+
+    def refused(why: str) -> SettingsError:
+        return SettingsError(
+            f"{path} is not a keypair file: {why}.",
+            hint=f"It holds a JSON array of {KEYPAIR_BYTES} numbers from 0 to 255. {_KEYGEN_HINT}",
+        )
+
+    if len(data) > _MAX_FILE_BYTES:
+        raise refused(f"it is larger than {_MAX_FILE_BYTES} bytes")
+    try:
+        numbers = msgspec.json.decode(data, type=list[int])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise refused("it is not a JSON array of whole numbers") from None
+    if len(numbers) != KEYPAIR_BYTES:
+        raise refused(f"it holds {len(numbers)} numbers, not {KEYPAIR_BYTES}")
+    if not all(0 <= number <= 255 for number in numbers):
+        raise refused("a number in it is not from 0 to 255")
+    try:
+        return PayerKey(Keypair.from_bytes(bytes(numbers)))
+    except ValueError:
+        raise refused("its public half does not belong to its secret half") from None
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        os.fchmod(descriptor, 0o600)  # whatever the umask took away
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _publish(new: Path, path: Path) -> None:
+    """Give the file its name. Raises ``FileExistsError`` rather than take one away from another file."""
+    try:
+        os.link(new, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "it exists", str(path)) from None
+        new.rename(path)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
