@@ -21,7 +21,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trustgate.admin.commands import Admin, Command, PassportList, ServerStatus, Status, TargetStatus
+from trustgate.admin.commands import (
+    Admin,
+    AnchorStatus,
+    Command,
+    LogStatus,
+    PassportList,
+    ServerStatus,
+    Status,
+    TargetStatus,
+)
 from trustgate.cli import render
 from trustgate.cli.context import Session, open_here, remote_admin, socket_answers
 from trustgate.cli.version import versions
@@ -164,12 +173,15 @@ def _running(settings: Settings) -> Iterator[Finding]:
     try:
         status = _ask(admin, Status())
         passports = _ask(admin, PassportList())
+        log = _ask(admin, AnchorStatus())
     except TrustGateError as error:
         yield _failed("server", error)
         return
     yield _server(status)
     yield _ok("database", f"open in the server (process {status.pid}), {render.number(status.last_seq)} receipts")
     yield _journal(settings, status.pending)
+    yield _anchored(log)
+    yield from _keys(settings)
     yield from map(_target, status.targets)
     yield from _credentials(settings, passports, running=True)
 
@@ -181,6 +193,24 @@ def _server(status: ServerStatus) -> Finding:
     if status.version != mine:
         return _warn("server", f"{message}; its version is {status.version}, this one {mine}", "Restart the server.")
     return _ok("server", message)
+
+
+def _anchored(log: LogStatus) -> Finding:
+    waiting = log.tree_size - log.anchored_size
+    message = f"{log.origin}: {render.number(log.tree_size)} receipts, {render.number(waiting)} not anchored"
+    if log.problem:
+        return _warn("log", f"{message}; the schedule ({log.schedule}) fails: {log.problem}", "trustgate anchor flush")
+    if log.planned:
+        return _warn("log", f"{message}; an anchor was begun and is not settled", "trustgate anchor flush")
+    return _ok("log", f"{message}{f'; anchored {log.schedule}' if log.schedule else ''}")
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    """Whether others on this machine could sign for the log, or spend what its anchors are paid with."""
+    for path in (settings.log_key, settings.anchor_keypair):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mode & 0o077:
+                yield _fail("keys", f"{path} can be read by other users of this machine", f"chmod 600 {path}")
 
 
 def _target(target: TargetStatus) -> Finding:
@@ -226,6 +256,7 @@ def _not_running(settings: Settings) -> Iterator[Finding]:
     else:
         yield _warn("database", f"{settings.database} does not exist yet", "trustgate serve makes it.")
     yield _journal(settings, 0)
+    yield from _keys(settings)
     yield _upstream(settings)
     yield from _credentials(settings, passports, running=False)
 
