@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Checks a TrustGate receipt bundle: node verify.mjs BUNDLE [--key VKEY] [--fee-payer ADDRESS]
+// Checks a TrustGate receipt bundle: node verify.mjs BUNDLE [--key VKEY] [--payer ADDRESS]
 //                                    [--request FILE] [--response FILE]
 // Needs Node 20 or newer and nothing else; asks nobody. Exit code: 0 it holds, 1 it does not, 2 wrong use.
 
@@ -200,6 +200,7 @@ function readBundle(data) {
   checkMembers("bundle", bundle, BUNDLE, bad);
   checkMembers("object salts", bundle.salts, SALTS, bad);
   for (const [name, value] of Object.entries(bundle.receipt)) {
+    if (!/^[a-z_]+$/.test(name)) bad(`no receipt has a member ${JSON.stringify(name)}`);
     if (!isText(value) && !isFlag(value) && !Number.isSafeInteger(value)) {
       bad(`the receipt's member ${name} is neither a string nor a boolean nor an integer that every reader keeps`);
     }
@@ -489,18 +490,22 @@ function decimal(digits) {
 
 import { realpathSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { argv, stderr, stdout } from "node:process";
+import { argv, stderr, stdout, version } from "node:process";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 
 export { verifyBundle };
 
 const USAGE =
-  "usage: node verify.mjs BUNDLE [--key VKEY] [--fee-payer ADDRESS] [--request FILE] [--response FILE]\n";
+  "usage: node verify.mjs BUNDLE [--key VKEY] [--payer ADDRESS] [--request FILE] [--response FILE]\n";
 
 class Unreadable extends Error {}
 
 async function main(args) {
+  if (!globalThis.crypto?.subtle) {
+    stderr.write(`This needs Node 20 or newer, not ${version}.\n`);
+    return 2;
+  }
   let given;
   try {
     given = await readArguments(args);
@@ -520,7 +525,7 @@ async function readArguments(args) {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
-    options: { key: string, "fee-payer": string, request: string, response: string },
+    options: { key: string, payer: string, request: string, response: string },
   });
   if (positionals.length !== 1) throw new Error("Name one bundle.");
   const read = async (path) => {
@@ -533,7 +538,7 @@ async function readArguments(args) {
   return {
     data: await read(positionals[0]),
     key: values.key ?? null,
-    feePayer: values["fee-payer"] ?? null,
+    feePayer: values.payer ?? null,
     request: await read(values.request),
     response: await read(values.response),
   };

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.bundles import REQUEST, RESPONSE, Damage, SampleLog, damaged
+from tests.support.bundles import REQUEST, RESPONSE, Damage, Hostile, SampleLog, damaged, hostile
 from tests.support.entries import make_receipt, receipts
 from trustgate.errors import VerificationFailed
 from trustgate.receipts.bundle import make_bundle, read_bundle, receipt_of
@@ -165,18 +165,9 @@ def test_the_receipt_of_another_leaf_is_refused() -> None:
     assert refused_by(LOG.bundle(receipt=make_receipt(7))) == "inclusion"
 
 
-def test_extra_data_in_the_proof_is_refused() -> None:
-    """Nothing vouches for it, so a bundle has none that somebody could take for vouched."""
-    proof = format_proof(InclusionProof(LOG.index, tuple(LOG.hashes), LOG.note, b"paid in full"))
-
-    assert refused_by(LOG.bundle(proof=proof)) == "proof"
-
-
-@pytest.mark.parametrize(
-    "memos", [(b"hello",), (LOG.note, LOG.note), (LOG.note[:-1],), (b"hello", LOG.note), (SampleLog(299).note,)]
-)
-def test_the_memo_has_to_be_the_checkpoint(memos: tuple[bytes, ...]) -> None:
-    assert refused_by(LOG.bundle(anchor=LOG.anchor(*memos)), key=LOG.verifier) == "anchor memo"
+@pytest.mark.parametrize("bundle", list(hostile(LOG)), ids=lambda bundle: bundle.name)
+def test_what_is_signed_and_still_wrong(bundle: Hostile) -> None:
+    assert refused_by(bundle.data) == bundle.check
 
 
 def test_the_fee_payer_has_to_be_the_given_one() -> None:

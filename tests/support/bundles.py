@@ -1,6 +1,7 @@
 """Bundles for tests: a log of generated receipts, proofs read from its tiles, anchors that were really signed.
 
-``damaged`` is every way to spoil a bundle that the checkers have to notice.
+``damaged`` is every way to spoil a bundle that the checkers have to notice; ``hostile`` is what somebody makes who has
+keys of their own and signs whatever helps.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from trustgate.receipts.tiles import Edge, TileId, hash_in_tiles
 from trustgate.types import Receipt
 
 MEMO_PROGRAM = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
+#: Takes no text, but that is for a chain to find.
+COMPUTE_BUDGET_PROGRAM = "ComputeBudget111111111111111111111111111111"
 MEMO_PROGRAM_V1 = "Memo1UhkJRfHyvLMcVucJwxXeuD728EqVDDwQDxFMNo"
 
 REQUEST = '{"model":"gpt-4o","messages":[{"role":"user","content":"Grüße?"}]}\n'.encode()
@@ -42,6 +45,13 @@ RESPONSE = b'{"choices":[{"message":{"content":"Yes."}}]}'
 class Damage(NamedTuple):
     name: str
     data: bytes
+
+
+class Hostile(NamedTuple):
+    name: str
+    data: bytes
+    #: The check that has to refuse it.
+    check: str
 
 
 class SampleLog:
@@ -99,6 +109,10 @@ class SampleLog:
             message = MessageV0.try_compile(payer, instructions, [], blockhash)
         return bytes(VersionedTransaction(message, [self.payer]))
 
+    def signed(self, message: bytes) -> bytes:
+        """Any bytes at all as the message of a transaction, signed by the fee payer."""
+        return b"\x01" + bytes(self.payer.sign_message(message)) + message
+
     def bundle(
         self,
         *,
@@ -142,6 +156,130 @@ def damaged(bundle: bytes) -> Iterator[Damage]:
         for extra in ("extra", "__proto__", "0"):
             yield Damage(f"{extra} in {path}", _written(document, (*path, extra), "x"))
     yield from _damaged_text(bundle)
+
+
+def hostile(log: SampleLog) -> Iterator[Hostile]:
+    """Bundles whose every signature holds, and which still have to be refused, whatever key is expected."""
+    for number, vkey in enumerate(_bad_keys(log)):
+        yield Hostile(f"key {number}", log.bundle(vkey=vkey), "checkpoint")
+    for number, note in enumerate(_bad_notes(log)):
+        proof = log.proof.replace(log.note, note)
+        assert proof != log.proof
+        yield Hostile(f"note {number}", log.bundle(proof=proof, anchor=log.anchor(note)), "checkpoint")
+    header, index, *hashes = log.proof.removesuffix(b"\n\n" + log.note).split(b"\n")
+    for name, lines, check in (
+        ("extra data", [header, b"extra cGFpZA==", index, *hashes], "proof"),
+        ("too many hashes for any tree", [header, index, *hashes * 10], "proof"),
+        ("no index", [header, *hashes], "proof"),
+        ("an index beyond all trees", [header, b"index 9223372036854775807", *hashes], "proof"),
+        ("an index with a leading zero", [header, b"index 0%d" % log.index, *hashes], "proof"),
+        ("an index beyond the tree", [header, b"index %d" % log.size, *hashes], "inclusion"),
+        ("one hash too many", [header, index, *hashes, hashes[-1]], "inclusion"),
+        ("one hash too few", [header, index, *hashes[:-1]], "inclusion"),
+    ):
+        yield Hostile(f"proof: {name}", log.bundle(proof=b"\n".join(lines) + b"\n\n" + log.note), check)
+    yield Hostile("proof: no checkpoint", log.bundle(proof=b"\n".join([header, index, *hashes]) + b"\n\n"), "proof")
+    # Whatever the index, the one leaf's hash is the root.
+    one = SampleLog(1, 0)
+    wrong = one.proof.replace(b"index 0", b"index 5")
+    yield Hostile("an index beyond a tree of one", one.bundle(proof=wrong), "inclusion")
+    for name, memos in (
+        ("none", (b"hello",)),
+        ("two", (log.note, log.note)),
+        ("another besides", (b"hello", log.note)),
+        ("cut short", (log.note[:-1],)),
+        ("of an earlier state", (SampleLog(299).note,)),
+    ):
+        yield Hostile(f"memo: {name}", log.bundle(anchor=log.anchor(*memos)), "anchor memo")
+    yield Hostile("no memo", log.bundle(anchor=log.anchor(program=COMPUTE_BUDGET_PROGRAM)), "anchor memo")
+    for name, message in _bad_messages(log):
+        yield Hostile(f"transaction: {name}", log.bundle(anchor=log.signed(message)), "anchor transaction")
+    unsigned = log.anchor()[65:]
+    for name, raw in (
+        ("no signature", b"\0" + b"\0" + unsigned[1:]),
+        ("a count too long", b"\x81\0" + log.anchor()[1:]),
+    ):
+        yield Hostile(f"transaction: {name}", log.bundle(anchor=raw), "anchor transaction")
+
+
+def _bad_keys(log: SampleLog) -> Iterator[str]:
+    name, key_hash, encoded = log.vkey.split("+", 2)
+    material = base64.b64decode(encoded)
+    yield f"{name}+{key_hash}"
+    yield f"{name}+00000000+{encoded}"
+    yield f"{name}+{key_hash.upper()}+{encoded}"
+    for other_name, other in (
+        (name, b"\x04" + material[1:]),
+        (name, material + b"\0"),
+        ("a b", material),
+        ("", material),
+    ):
+        digest = hashlib.sha256(other_name.encode() + b"\n" + other).hexdigest()
+        yield f"{other_name}+{digest[:8]}+{base64.b64encode(other).decode()}"
+
+
+def _bad_notes(log: SampleLog) -> Iterator[bytes]:
+    """Signed by the log's own key, or under its name, and yet not its checkpoint."""
+    text, _, signature = log.note.decode().rpartition("\n\n")
+    origin, size, root = text.split("\n")
+    for lines in (
+        ("other.example/log", size, root),
+        (origin, "0" + size, root),
+        (origin, "9223372036854775808", root),
+        (origin, size, root[:-1]),
+        (origin, size, "AAAA"),
+        (origin, size),
+        (origin, size, root, "", "more"),
+        (origin, size, root, "tab\there"),
+    ):
+        body = "\n".join(lines) + "\n"
+        own = f"— {origin} {_encoded(log.verifier.key_hash + _sign(log, body))}"
+        yield f"{body}\n{own}\n".encode()
+    yield f"{text}\n\n".encode()
+    yield f"{text}\n\n{signature}no signature\n".encode()
+    yield f"{text}\n\n{signature * 101}".encode()
+    yield f"{text}\n\n{signature}".removesuffix("\n").encode()
+    # A second signature that claims to be the log's has to hold too.
+    yield f"{text}\n\n{signature}— {origin} {_encoded(log.verifier.key_hash + bytes(64))}\n".encode()
+    yield f"{text}\n\n— {origin} {_encoded(log.verifier.key_hash + _sign(log, text + chr(10))[:63])}\n".encode()
+
+
+def _bad_messages(log: SampleLog) -> Iterator[tuple[str, bytes]]:
+    """Version 0 messages that no validator takes, made of the good one: version, header, keys, blockhash and so on."""
+    good = log.anchor()[65:]
+    program_at = len(good) - len(log.note) - 5
+    assert good[:5] == b"\x80\x01\x00\x02\x03" and good[program_at] in (1, 2)
+    yield "version 1", b"\x81" + good[1:]
+    yield "two signers asked for", good[:1] + b"\x02" + good[2:]
+    yield "no signer that may pay", good[:2] + b"\x01" + good[3:]
+    yield "more read-only accounts than there are", good[:3] + b"\x03" + good[4:]
+    yield "an account twice", good[:37] + good[5:37] + good[69:]
+    yield "the fee payer as a program", good[:program_at] + b"\x00" + good[program_at + 1 :]
+    yield "a program that is not there", good[:program_at] + b"\x09" + good[program_at + 1 :]
+    yield "an account that is not there", _with_account(good, program_at, 9)
+    yield "a table that nothing is taken from", good[:-1] + b"\x01" + bytes(32) + b"\0\0"
+    yield "more accounts than can be named", good[:-1] + b"\x01" + bytes(32) + b"\xfe\x01" + bytes(254) + b"\0"
+    yield "bytes after its end", good + b"\0"
+    yield "an end too soon", good[:-1]
+    long = log.anchor(log.note, bytes(900))[65:]
+    assert len(long) + 65 > 1232
+    yield "too long", long
+
+
+def _with_account(message: bytes, program_at: int, account: int) -> bytes:
+    """The message whose last instruction is given one account."""
+    assert message[program_at + 1] == 0
+    return message[: program_at + 1] + bytes([1, account]) + message[program_at + 2 :]
+
+
+def _sign(log: SampleLog, body: str) -> bytes:
+    keypair = Keypair.from_seed(hashlib.sha256(b"log").digest())
+    assert bytes(keypair.pubkey()) == log.verifier.public_key
+    return bytes(keypair.sign_message(body.encode()))
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

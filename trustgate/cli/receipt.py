@@ -10,11 +10,12 @@ import typer
 
 from trustgate.admin.commands import Admin, ReceiptDetail, ReceiptExport, ReceiptList, ReceiptShow, TenantList
 from trustgate.cli import render, values
-from trustgate.cli.context import JsonOption, execute, with_admin
+from trustgate.cli.context import JsonOption, execute, session, with_admin
 from trustgate.errors import OperatorError, VerificationFailed
 
 if TYPE_CHECKING:
     from trustgate.receipts.verify import Verdict
+    from trustgate.settings import Settings
 
 _DISCLOSED: dict[str, tuple[Literal["request", "response"], ...]] = {
     "none": (),
@@ -101,6 +102,7 @@ def export(
 
 @app.command("verify")
 def verify(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, as receipt export writes it; - is stdin.")],
     rpc: Annotated[
         str | None,
@@ -134,7 +136,7 @@ def verify(
         fee_payer=payer,
     )
     if rpc is not None and verdict.ok:
-        verdict = _ask_chain(verdict, rpc)
+        verdict = _ask_chain(verdict, rpc, session(context).settings())
     if json:
         render.document({"ok": verdict.ok, "checks": [check._asdict() for check in verdict.checks]})
     else:
@@ -143,17 +145,24 @@ def verify(
     verdict.require()
 
 
-def _ask_chain(verdict: Verdict, rpc: str) -> Verdict:
+def _ask_chain(verdict: Verdict, rpc: str, settings: Settings) -> Verdict:
     """The verdict with what a chain says of the anchor. Raises ``ChainError`` when it cannot be asked."""
     import asyncio
 
     from trustgate.receipts.verify import Check
-    from trustgate.solana.verify import find_transaction
+    from trustgate.solana.anchoring import open_rpc
+    from trustgate.solana.verify import verify_on_chain
 
-    if verdict.transaction is None:
+    transaction = verdict.transaction
+    if transaction is None:
         return verdict.plus(Check("chain", "failed", "The bundle has no anchor that a chain could know."))
+
+    async def ask() -> str:
+        async with open_rpc(rpc, settings.localnet_folder) as client:
+            return await verify_on_chain(client, transaction)
+
     try:
-        detail = asyncio.run(find_transaction(rpc, verdict.transaction))
+        detail = asyncio.run(ask())
     except VerificationFailed as error:
         return verdict.plus(Check("chain", "failed", error.message, error.hint))
     return verdict.plus(Check("chain", "passed", detail))

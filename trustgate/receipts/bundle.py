@@ -38,6 +38,8 @@ Label = Literal["request", "response"]
 _MAX_INTEGER = 2**53 - 1
 _HASHES = ("tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
 _HASH = re.compile(r"[0-9a-f]{64}")
+#: Of a receipt. A number for a name would come first in JavaScript, wherever it was written.
+_MEMBER = re.compile(r"[a-z_]+")
 #: A string as a whole, or blanks between tokens: in a text that is known to be JSON.
 _STRING_OR_BLANKS = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\r\n]+')
 
@@ -106,6 +108,8 @@ def read_bundle(data: bytes) -> Bundle:
     except msgspec.ValidationError as error:
         raise _not_a_bundle(str(error)) from None
     for name, value in bundle.receipt.items():
+        if not _MEMBER.fullmatch(name):
+            raise _not_a_bundle(f"no receipt has a member {name!a}")
         if not isinstance(value, str) and not (isinstance(value, int) and abs(value) <= _MAX_INTEGER):
             raise _not_a_bundle(
                 f"the receipt's member {name!a} is neither a string nor a boolean nor an integer that every "

@@ -106,7 +106,7 @@ class Anchoring:
         def progress(at: Progress) -> None:
             tell(at.text)
 
-        async with self._rpc(order.rpc) as rpc:
+        async with open_rpc(order.rpc, self._settings.localnet_folder) as rpc:
             result = await self._anchorer.flush(
                 rpc,
                 key,
@@ -129,10 +129,16 @@ class Anchoring:
 
         address = load_keypair(keypair).address
         target = await self._target()
-        archive = await self._archive()
-        async with self._rpc(rpc) as client:
+        async with open_rpc(rpc, self._settings.localnet_folder) as client:
             audit = await verify_chain(client, address, target)
-        return AnchorAudit(address=address, origin=archive.origin, vkey=archive.vkey, **audit)
+        return AnchorAudit(
+            network=audit.cluster,
+            address=address,
+            origin=target.origin,
+            vkey=(await self._archive()).vkey,
+            findings=audit.findings,
+            other_memos=audit.other_memos,
+        )
 
     async def _target(self) -> Target:
         from trustgate.receipts.checkpoint import open_checkpoint
@@ -151,20 +157,6 @@ class Anchoring:
             open_note=lambda data: open_checkpoint(data, verifier),
             root_at=archive.tree.root_at,
         )
-
-    @contextlib.asynccontextmanager
-    async def _rpc(self, text: str) -> AsyncIterator[RpcClient]:
-        """A client of the node that is meant; ``local`` is a chain of this home folder, started if none runs."""
-        from trustgate.solana.clusters import LOCAL, Cluster, find_cluster
-        from trustgate.solana.rpc import RpcClient
-
-        cluster = find_cluster(text)
-        async with contextlib.AsyncExitStack() as stack:
-            if cluster.name == LOCAL:
-                from trustgate.solana.localnet import find_or_start
-
-                cluster = Cluster(LOCAL, await stack.enter_async_context(find_or_start(self._settings.localnet_folder)))
-            yield await stack.enter_async_context(RpcClient(cluster))
 
     # on a schedule
 
@@ -201,6 +193,24 @@ class Anchoring:
         if after_receipts and waiting >= after_receipts:
             return True
         return every_s is not None and now_us() - self.anchored_us >= every_s * MICROSECONDS_PER_SECOND
+
+
+@contextlib.asynccontextmanager
+async def open_rpc(text: str, localnet_folder: Path) -> AsyncIterator[RpcClient]:
+    """A client of the node that is meant: a cluster's name or a URL. ``local`` is the chain kept in the folder.
+
+    It is started for as long as the client is open, where nobody runs it. Raises ``SettingsError``.
+    """
+    from trustgate.solana.clusters import LOCAL, Cluster, find_cluster
+    from trustgate.solana.rpc import RpcClient
+
+    cluster = find_cluster(text)
+    async with contextlib.AsyncExitStack() as stack:
+        if cluster.name == LOCAL:
+            from trustgate.solana.localnet import find_or_start
+
+            cluster = Cluster(LOCAL, await stack.enter_async_context(find_or_start(localnet_folder)))
+        yield await stack.enter_async_context(RpcClient(cluster))
 
 
 def _outcome(result: FlushResult) -> FlushOutcome:

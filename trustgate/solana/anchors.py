@@ -1,123 +1,83 @@
-"""Anchoring: one transaction for the log's state, never two, whatever crashes and whatever the node does.
+"""Anchoring: one transaction for a state of the log, never two, whatever crashes and whatever the node does.
 
 Owns the state machine. What it does is recorded before it is done:
 
-    look at the chain          refuse what contradicts it; take up own anchors that the book has forgotten
-    record planned             size, root and note
-    record the attempt         signature, bytes, last block height that takes it; then send
-    wait                       the same bytes again while nobody knows them; see ``fate``
-    record anchored            or failed, or expired: then look at the chain, and sign anew
+    look at the chain     refuse what contradicts the log; take up own anchors that the book has forgotten
+    record planned        size, root and note
+    record the attempt    signature, bytes, the last block height that takes it; then send
+    wait                  look what became of it (``fate``); the same bytes again while nobody knows them
+    record anchored       or failed, or expired: then look at the chain again, and sign anew
 
-So at any moment there is at most one signed transaction that may still land, it is in the book, and a new one is signed
-only once the old one can never land. Whoever calls holds a lock that keeps a second process away from the book.
+So there is never more than one signed transaction that may still land, it is in the book before anybody else sees it,
+and another is signed only when it can never land. Every failure in between only delays. Whoever calls keeps other
+processes away from the book (the store's lock does).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from trustgate.errors import AnchorPending, AnchorRefused, ChainError, FundsMissing, RpcRejected, RpcUnavailable
-from trustgate.errors import VerificationFailed
-from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
-from trustgate.solana.clusters import (
-    check_genesis,
-    check_money,
-    cluster_name,
-    explorer_url,
-    funding_hint,
-    is_public,
-)
+from trustgate.errors import AnchorPending, ChainError, FundsMissing, RpcRejected, RpcUnavailable
+from trustgate.ids import now_us
+from trustgate.solana.clusters import check_genesis, check_money, cluster_name, explorer_url, funding_hint, is_public
 from trustgate.solana.fate import Fate, look
-from trustgate.solana.history import Post, read_history
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.memo import Fee, check_note_size, estimate, sign_memo
+from trustgate.solana.memo import BASE_FEE_LAMPORTS, Fee, check_fee_limit, check_note_size, estimate, sign_memo
 from trustgate.solana.patience import Patience, Timing
+from trustgate.solana.standing import AnchorBook, LogState, Standing, Target, open_attempt
 from trustgate.solana.transaction import read_transaction
 from trustgate.types import Anchor, AnchorAttempt
 
 if TYPE_CHECKING:
-    from trustgate.solana.rpc import RpcClient
+    from trustgate.solana.rpc import Blockhash, RpcClient
+
+__all__ = ["AnchorBook", "Anchorer", "FlushResult", "LogState", "Progress", "Settled", "Target", "Timing"]
 
 #: A blockhash is good for so many blocks (Solana: MAX_PROCESSING_AGE).
 BLOCKHASH_AGE_BLOCKS: Final = 150
-#: Transactions that land and fail cost their fee: after so many a person should look.
+#: How often in a row a transaction must be found to have expired: one answer may be wrong.
+_GONE_LOOKS: Final = 2
+#: A transaction that lands and fails costs its fee: after so many in one flush a person should look.
 _MOST_FAILURES: Final = 3
-_AIRDROP_LAMPORTS: Final = 1_000_000_000
 _LAMPORTS_PER_SOL: Final = 1_000_000_000
 
 Settled = Literal["confirmed", "finalized"]
 
 
-class LogState(Protocol):
-    """What a checkpoint says (``receipts.checkpoint.Checkpoint``)."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def root(self) -> bytes: ...
-
-
-class Target(NamedTuple):
-    """The log as it is now."""
-
-    tree_size: int
-    #: 32 bytes.
-    root: bytes
-    #: The signed checkpoint of just this state.
-    note: bytes
-    #: The log's name, the first line of its checkpoints.
-    origin: str
-    #: Reads a signed note. Raises ``VerificationFailed`` unless it is a checkpoint signed with the log's key.
-    open_note: Callable[[bytes], LogState]
-    #: The root that the log had when it had so many leaves, at most ``tree_size``.
-    root_at: Callable[[int], Awaitable[bytes]]
-
-
-class AnchorBook(Protocol):
-    """Where anchors are kept (``store.Store``)."""
-
-    async def anchors(self) -> list[Anchor]:
-        """All of them, the oldest first."""
-        ...
-
-    async def put(self, anchor: Anchor, /) -> None:
-        """Add or replace it, by its id; it is durable when this returns."""
-        ...
-
-
 class Progress(NamedTuple):
-    """Where a flush is: ``text`` is a sentence for people, without a full stop."""
+    """Where a flush is. ``text`` is for people, a sentence without its full stop."""
 
     stage: Literal["looking", "funding", "sending", "waiting", "trouble"]
     text: str
 
 
 class FlushResult(NamedTuple):
-    """``anchored``: the state stands on the chain, and the book did not know that before."""
+    """``anchored``: something was posted, by this flush or by one that did not get to record it."""
 
     anchored: bool
     dry_run: bool
+    #: The log's state on the chain: leaves, and the root in 64 hexadecimal digits. Of a dry run: what would be posted.
     tree_size: int
-    #: 64 hexadecimal digits.
     root: str
-    #: Hash of the genesis block, and the cluster's name.
+    #: Hash of the genesis block, and what the cluster is called.
     genesis: str
     cluster: str
     fee_payer: str
-    #: Of the last anchor; for a dry run an estimate.
+    #: Of the transaction that carries the state; of a dry run an estimate.
     fee_lamports: int = 0
+    #: "" and 0 where there is no transaction.
     signature: str = ""
     slot: int = 0
     explorer: str = ""
-    #: Every anchor that this flush has settled: posted, or found on the chain.
+    #: Every anchor that this flush has recorded as settled, in that order.
     anchors: tuple[Anchor, ...] = ()
 
 
-def silent(_: Progress) -> None:
+def ignore(_: Progress) -> None:
     """Nobody watches."""
 
 
@@ -125,9 +85,9 @@ class Anchorer:
     """Flushes to one book, one at a time."""
 
     def __init__(self, book: AnchorBook, *, timing: Timing | None = None, now: Callable[[], int] = now_us) -> None:
-        """``now`` gives the time in microseconds, for the records."""
+        """``now`` gives the time in microseconds UTC, for the records."""
         self._book = book
-        self._timing = timing or Timing()
+        self._timing = Timing() if timing is None else timing
         self._now = now
         self._one_at_a_time = asyncio.Lock()
 
@@ -141,19 +101,22 @@ class Anchorer:
         commitment: Settled = "finalized",
         allow_mainnet: bool = False,
         dry_run: bool = False,
-        progress: Callable[[Progress], None] = silent,
+        progress: Callable[[Progress], None] = ignore,
     ) -> FlushResult:
         """Bring the log's state onto the chain, and say how it stands there. Interrupted, the next flush goes on.
 
-        An anchor that was begun is finished first, even if the log has grown since; then the present state follows.
-        ``dry_run`` looks, simulates and checks the funds, and neither records nor sends anything. Raises
-        ``AnchorRefused`` (the chain knows more, or other; real money without ``allow_mainnet``; a fee above the limit),
-        ``FundsMissing``, ``AnchorPending`` (sent, and the time is up), ``RpcUnavailable`` (nothing is under way, and the
-        time is up), ``RpcRejected``, and what the book raises.
+        What was begun is finished first, even if the log has grown since; then its present state follows. ``dry_run``
+        looks, checks the funds and simulates, but records and sends nothing. Raises ``AnchorRefused`` (the chain
+        contradicts the log; real money without ``allow_mainnet``; a fee above the limit), ``FundsMissing``,
+        ``AnchorPending`` (a transaction is under way, and the time is up), ``RpcUnavailable`` (none is, and the time is
+        up), ``RpcRejected``, and what the book raises.
         """
+        terms = _Terms(max_fee_lamports, commitment, allow_mainnet, dry_run)
         async with self._one_at_a_time:
-            terms = _Terms(max_fee_lamports, commitment, allow_mainnet, dry_run)
-            return await _Flush(self._book, rpc, key, target, terms, self._timing, self._now, progress).run()
+            check_note_size(target.note)
+            check_fee_limit(max_fee_lamports)
+            flush = _Flush(rpc, key, target, terms, self._timing, self._now, progress)
+            return await flush.run(self._book)
 
 
 class _Terms(NamedTuple):
@@ -164,9 +127,13 @@ class _Terms(NamedTuple):
 
 
 class _Flush:
+    """One flush, from looking to the end."""
+
+    _genesis: str
+    _standing: Standing
+
     def __init__(
         self,
-        book: AnchorBook,
         rpc: RpcClient,
         key: PayerKey,
         target: Target,
@@ -175,7 +142,6 @@ class _Flush:
         now: Callable[[], int],
         progress: Callable[[Progress], None],
     ) -> None:
-        self._book = book
         self._rpc = rpc
         self._key = key
         self._target = target
@@ -183,203 +149,215 @@ class _Flush:
         self._now = now
         self._progress = progress
         self._patience = Patience(timing, self._trouble)
+        #: What went wrong last, for the message when the time is up.
         self._problem = ""
-        self._genesis = ""
-        #: What the book has of this chain, by id.
-        self._anchors: dict[str, Anchor] = {}
-        self._settled: list[Anchor] = []
+        self._sent_at = float("-inf")
         self._failures = 0
-        self._airdropped = False
 
-    async def run(self) -> FlushResult:
-        self._say("looking", f"Asking {self._rpc.cluster.host} what it knows")
+    async def run(self, book: AnchorBook) -> FlushResult:
+        self._say("looking", f"Asking {self._rpc.cluster.host} what stands on the chain")
         self._genesis = await self._patience.ask(self._rpc.genesis_hash)
         check_genesis(self._rpc.cluster, self._genesis)
         check_money(self._rpc.cluster, self._genesis, allow_mainnet=self._terms.allow_mainnet)
-        check_note_size(self._target.note)
-        self._anchors = {anchor.id: anchor for anchor in await self._book.anchors() if anchor.genesis == self._genesis}
-
+        self._standing = standing = await Standing.load(book, self._target, self._genesis, self._now)
+        await standing.check_book()
         while True:
-            plan = self._planned()
-            if plan is not None and not self._terms.dry_run and _may_land(plan):
-                if self._is_own(plan):
-                    await self._check_against_log(plan.tree_size, bytes.fromhex(plan.root), "The book")
-                await self._watch(plan)
+            if not self._terms.dry_run and (anchor := standing.under_way()) is not None:
+                await self._settle(anchor)
                 continue
-            if self._settled and plan is None and self._standing() == self._target.tree_size:
-                break  # the chain was looked at before this anchor was signed
-            await self._take_up_forgotten()
-            plan = self._next_plan()
+            if standing.settled and standing.planned() is None and standing.anchored_size == self._target.tree_size:
+                return self._result()
+            await standing.take_up_forgotten(
+                self._rpc, self._key.address, self._patience, self._wait, record=not self._terms.dry_run
+            )
+            plan = standing.next_plan(self._key.address)
             if plan is None:
-                break
+                return self._result()
             fee = await self._estimate(plan)
             if self._terms.dry_run:
-                return self._estimated(plan, fee)
-            await self._sign(plan, fee)
-        return self._result()
+                return self._forecast(plan, fee)
+            await self._post(plan, fee)
 
-    # what the book and the chain know
-
-    def _planned(self) -> Anchor | None:
-        """What was begun, the oldest first; one that may still land before others."""
-        planned = [anchor for anchor in self._anchors.values() if anchor.state == "planned"]
-        return next((anchor for anchor in planned if _may_land(anchor)), planned[0] if planned else None)
-
-    def _newest(self) -> Anchor | None:
-        """The largest state of this log that the book has on this chain."""
-        anchored = [anchor for anchor in self._anchors.values() if anchor.state == "anchored"]
-        anchored.sort(key=lambda anchor: anchor.tree_size, reverse=True)
-        return next((anchor for anchor in anchored if self._is_own(anchor)), None)
-
-    def _standing(self) -> int:
-        newest = self._newest()
-        return 0 if newest is None else newest.tree_size
-
-    def _is_own(self, anchor: Anchor) -> bool:
-        """Whether it is of this log, and not of one that had another name or key."""
-        return self._read(anchor.note.encode()) is not None
-
-    def _read(self, note: bytes) -> LogState | None:
-        if note.partition(b"\n")[0] != self._target.origin.encode():
-            return None
-        try:
-            return self._target.open_note(note)
-        except VerificationFailed:
-            return None
-
-    async def _check_against_log(self, size: int, root: bytes, who: str) -> None:
-        """Raises ``AnchorRefused`` unless the log has been in this state."""
-        if size > self._target.tree_size:
-            raise AnchorRefused(
-                f"{who} has an anchor of {size} receipts of {self._target.origin}; the log here has only "
-                f"{self._target.tree_size}.",
-                hint="Receipts are missing here: was an older copy of the database put back? Anchor from the home folder "
-                "that has them all.",
-            )
-        if await self._target.root_at(size) != root:
-            raise AnchorRefused(
-                f"{who} has an anchor of {self._target.origin} whose first {size} receipts are not those of the log here.",
-                hint="Two histories have been written under one name. Find out which is the true one; the other must go on "
-                "under a new name.",
-            )
-
-    async def _take_up_forgotten(self) -> None:
-        """Record own anchors that the chain has and the book has not. Raises ``AnchorRefused`` for contradictions."""
-        newest = self._newest()
-        if newest is not None:
-            await self._check_against_log(newest.tree_size, bytes.fromhex(newest.root), "The book")
-        payers = {anchor.fee_payer for anchor in self._anchors.values()} | {self._key.address}
-        for payer in sorted(payers):
-            for post in await self._forgotten(payer):
-                state = self._read(post.memos[0]) if len(post.memos) == 1 else None
-                if state is None:
-                    continue
-                await self._check_against_log(state.size, state.root, "The chain")
-                if not any(
-                    anchor.state == "anchored" and anchor.tree_size == state.size and self._is_own(anchor)
-                    for anchor in self._anchors.values()
-                ):
-                    await self._adopt(post, state)
-
-    async def _forgotten(self, payer: str) -> list[Post]:
-        """What the address has posted and the book has not, once the chain cannot forget it any more."""
-        anchored = [
-            anchor for anchor in self._anchors.values() if anchor.state == "anchored" and anchor.fee_payer == payer
-        ]
-        known = {anchor.signature for anchor in anchored}
-        last = max(anchored, key=lambda anchor: anchor.slot, default=None)
-        while True:
-            history = await read_history(
-                self._rpc,
-                payer,
-                "confirmed",
-                self._patience,
-                until=None if last is None else last.signature,
-                known=known,
-                min_slot=0 if last is None else last.slot,
-            )
-            unsettled = [post for post in history.posts if not post.is_final and self._read(post.memos[0]) is not None]
-            if not unsettled:
-                return list(history.posts)
-            self._say("waiting", f"An anchor that is not in the book, {unsettled[0].signature}, is not final yet")
-            if self._patience.is_over:
-                raise RpcUnavailable(
-                    f"An anchor that is not in the book, {unsettled[0].signature}, is not final yet.",
-                    hint="Run trustgate anchor flush again.",
-                )
-            await self._patience.pause(self._patience.timing.poll_s)
-
-    async def _adopt(self, post: Post, state: LogState) -> None:
-        """Record a found anchor: as the end of what was begun, if that is this state or one that it overtook."""
-        plan = self._planned()
-        if plan is None or (self._is_own(plan) and plan.tree_size > state.size):
-            plan = self._blank(state, post.memos[0])
-        raw = post.transaction.raw
-        height = max((attempt.last_valid_block_height for attempt in plan.attempts), default=0)
-        others = tuple(attempt for attempt in plan.attempts if attempt.signature != post.signature)
-        found = AnchorAttempt(
-            signature=post.signature,
-            transaction=raw,
-            last_valid_block_height=height,
-            created_us=self._now(),
-            outcome="final",
-            detail="found on the chain",
-        )
-        await self._record_settled(
-            replace(
-                plan,
-                tree_size=state.size,
-                root=state.root.hex(),
-                note=post.memos[0].decode(),
-                fee_payer=post.transaction.fee_payer,
-                attempts=(*others, found),
-            ),
-            signature=post.signature,
-            slot=post.slot,
-            fee_lamports=post.fee_lamports,
-            block_time_s=post.block_time_s,
-        )
-
-    # from a plan to an anchor
-
-    def _next_plan(self) -> Anchor | None:
-        """What to post now: what was begun, else the log's state; None where it stands on the chain already."""
-        standing = self._standing()
-        plan = self._planned()
-        if plan is not None and self._is_own(plan) and standing < plan.tree_size <= self._target.tree_size:
-            return plan
-        if self._target.tree_size <= standing:
-            return None
-        blank = self._blank(self._target_state(), self._target.note)
-        # What was begun under another name of the log, or was overtaken, and cannot land: its place is taken.
-        return blank if plan is None else replace(blank, id=plan.id, attempts=plan.attempts)
-
-    def _target_state(self) -> LogState:
-        return _State(self._target.tree_size, self._target.root)
-
-    def _blank(self, state: LogState, note: bytes) -> Anchor:
-        now = self._now()
-        return Anchor(
-            id=new_id("anchor", now),
-            genesis=self._genesis,
-            fee_payer=self._key.address,
-            tree_size=state.size,
-            root=state.root.hex(),
-            note=note.decode(),
-            created_us=now,
-        )
+    # what it costs
 
     async def _estimate(self, plan: Anchor) -> Fee:
         """The fee, for which there is money. Raises ``FundsMissing``."""
-        await self._check_against_log(plan.tree_size, bytes.fromhex(plan.root), "The book")
         self._say("looking", "Asking what a transaction costs")
-        rent = await self._patience.ask(self._rpc.rent_minimum)
+        kept = await self._patience.ask(self._rpc.rent_minimum)
+        await self._fund(kept, BASE_FEE_LAMPORTS)
+        fee = await self._patience.ask(
+            lambda: estimate(
+                self._rpc, self._key.address, plan.note.encode(), max_fee_lamports=self._terms.max_fee_lamports
+            )
+        )
+        await self._fund(kept, fee.lamports)
+        return fee
+
+    async def _fund(self, kept: int, fee: int) -> None:
+        """See to it that the address can pay the fee, and then still holds ``kept`` lamports, as every account must."""
         address = self._key.address
         held = await self._patience.ask(lambda: self._rpc.balance(address))
-        most = self._terms.max_fee_lamports
-        if held < rent + min(most, 5_000):
-            held = await self._fund(held, rent + most)
-        fee = await self._patience.ask(lambda: estimate(self._rpc, address, plan.note.encode(), max_fee_lamports=most))
-        if held < rent + fee.lamports:
-            held = await self._fund(held, rent + fee.lamports)
-        return fee
+        if held < kept + fee and not is_public(self._genesis) and not self._terms.dry_run:
+            held = await self._airdropped(kept + fee)
+        if held < kept + fee:
+            missing = kept + fee - held
+            raise FundsMissing(
+                f"{address} lacks {missing:,} lamports ({missing / _LAMPORTS_PER_SOL:.9f} SOL): it holds {held:,}, an "
+                f"anchor costs {fee:,}, and {kept:,} must stay on every account.",
+                hint=funding_hint(address, self._genesis, self._rpc.cluster.url),
+            )
+
+    async def _airdropped(self, needed: int) -> int:
+        """Ask a chain of somebody's own for coins; what the address holds then, lamports."""
+        address = self._key.address
+        self._say("funding", f"Asking the local chain for 1 SOL for {address}")
+        try:
+            await self._patience.ask(lambda: self._rpc.request_airdrop(address, _LAMPORTS_PER_SOL))
+        except RpcRejected as error:
+            self._trouble(error)
+            return await self._patience.ask(lambda: self._rpc.balance(address))
+        while True:
+            held = await self._patience.ask(lambda: self._rpc.balance(address))
+            if held >= needed or self._patience.is_over:
+                return held
+            await self._wait("The coins are not there yet")
+
+    # one transaction
+
+    async def _post(self, plan: Anchor, fee: Fee) -> None:
+        """Sign a transaction, record it, and send it for the first time."""
+        await self._standing.save(plan)
+        self._say("sending", f"Anchoring {plan.tree_size:,} receipts for {fee.lamports:,} lamports")
+        blockhash = await self._patience.ask(self._blockhash)
+        raw = sign_memo(self._key, plan.note.encode(), blockhash.blockhash, fee)
+        attempt = AnchorAttempt(
+            signature=read_transaction(raw).signature,
+            transaction=raw,
+            last_valid_block_height=blockhash.last_valid_block_height,
+            created_us=self._now(),
+        )
+        await self._standing.save_attempt(plan, attempt)
+        await self._send(attempt, preflight=True)
+
+    async def _blockhash(self) -> Blockhash:
+        """A confirmed blockhash, and the height past which it cannot be good any more, whatever the node says of it."""
+        found = await self._rpc.latest_blockhash()
+        height = (await self._rpc.epoch_info("confirmed")).block_height
+        latest = height + BLOCKHASH_AGE_BLOCKS
+        if not height < found.last_valid_block_height <= latest + BLOCKHASH_AGE_BLOCKS:
+            raise RpcUnavailable(
+                f"The RPC node {self._rpc.cluster.host} gives a blockhash that is good up to block "
+                f"{found.last_valid_block_height}, at block {height}.",
+                hint="It lags behind. Try again later, or use another: --rpc URL.",
+            )
+        return replace(found, last_valid_block_height=max(found.last_valid_block_height, latest))
+
+    async def _send(self, attempt: AnchorAttempt, *, preflight: bool) -> None:
+        """Hand the bytes over. That this fails says nothing: what became of them is looked up."""
+        self._sent_at = self._patience.now
+        try:
+            await self._rpc.send(attempt.transaction, preflight=preflight)
+        except (RpcUnavailable, RpcRejected) as error:
+            self._trouble(error)
+
+    async def _settle(self, anchor: Anchor) -> None:
+        """Wait for the anchor's transaction, and record what became of it. Raises ``AnchorPending``."""
+        attempt = open_attempt(anchor)
+        assert attempt is not None, "it is under way"
+        last = self._standing.last_of(read_transaction(attempt.transaction).fee_payer)
+        gone = 0
+        while True:
+            pause_s = self._patience.timing.poll_s
+            try:
+                fate = await look(
+                    self._rpc, attempt, self._terms.commitment, after=None if last is None else last.signature
+                )
+            except (RpcUnavailable, RpcRejected) as error:
+                self._trouble(error)
+                gone = 0
+                pause_s = max(pause_s, getattr(error, "retry_after_s", None) or 0.0)
+            else:
+                gone = gone + 1 if fate.state == "gone" else 0
+                if fate.state in ("landed", "failed") or gone == _GONE_LOOKS:
+                    await self._record(anchor, attempt, fate)
+                    return
+                self._say("waiting", f"The transaction is {fate.detail}")
+                if fate.state == "missing" and self._patience.now - self._sent_at >= self._patience.timing.resend_s:
+                    await self._send(attempt, preflight=False)
+            if self._patience.is_over:
+                raise self._pending(anchor, attempt)
+            await self._patience.pause(pause_s)
+
+    async def _record(self, anchor: Anchor, attempt: AnchorAttempt, fate: Fate) -> None:
+        if fate.state == "landed":
+            assert fate.landed is not None, "what landed was shown"
+            await self._standing.save_landed(
+                anchor,
+                attempt,
+                slot=fate.landed.slot,
+                fee_lamports=fate.landed.fee_lamports,
+                block_time_s=fate.landed.block_time_s,
+            )
+            return
+        outcome: Literal["failed", "expired"] = "failed" if fate.state == "failed" else "expired"
+        await self._standing.save_attempt(anchor, replace(attempt, outcome=outcome, detail=fate.detail))
+        self._trouble_text(f"The transaction {attempt.signature}: {fate.detail}")
+        self._failures += fate.state == "failed"
+        if self._failures == _MOST_FAILURES:
+            raise RpcRejected(
+                f"{self._failures} transactions in a row landed and failed; of the last, {attempt.signature}: "
+                f"{fate.detail}.",
+                hint="Each has cost its fee. Look at it in an explorer before the next flush.",
+            )
+
+    # what is said
+
+    def _result(self) -> FlushResult:
+        newest = self._standing.newest()
+        if newest is None:
+            return self._report(self._target.tree_size, self._target.root.hex())
+        return self._report(newest.tree_size, newest.root)._replace(
+            anchored=bool(self._standing.settled),
+            fee_payer=newest.fee_payer,
+            fee_lamports=newest.fee_lamports,
+            signature=newest.signature,
+            slot=newest.slot,
+            explorer=explorer_url(newest.signature, self._genesis, self._rpc.cluster.url),
+            anchors=tuple(self._standing.settled),
+        )
+
+    def _forecast(self, plan: Anchor, fee: Fee) -> FlushResult:
+        return self._report(plan.tree_size, plan.root)._replace(fee_lamports=fee.lamports)
+
+    def _report(self, tree_size: int, root: str) -> FlushResult:
+        return FlushResult(
+            anchored=False,
+            dry_run=self._terms.dry_run,
+            tree_size=tree_size,
+            root=root,
+            genesis=self._genesis,
+            cluster=cluster_name(self._genesis),
+            fee_payer=self._key.address,
+        )
+
+    def _pending(self, anchor: Anchor, attempt: AnchorAttempt) -> AnchorPending:
+        problem = f" The last trouble: {self._problem}" if self._problem else ""
+        return AnchorPending(
+            f"The anchor of {anchor.tree_size:,} receipts is sent, but not {self._terms.commitment} within "
+            f"{self._patience.timing.timeout_s:g} s (transaction {attempt.signature}).{problem}",
+            hint="Run trustgate anchor flush again: it goes on with this transaction, and does not post a second one.",
+        )
+
+    def _say(self, stage: Literal["looking", "funding", "sending", "waiting", "trouble"], text: str) -> None:
+        self._progress(Progress(stage, text))
+
+    async def _wait(self, why: str) -> None:
+        self._say("waiting", why)
+        await self._patience.pause(self._patience.timing.poll_s)
+
+    def _trouble(self, error: ChainError) -> None:
+        self._trouble_text(error.message)
+
+    def _trouble_text(self, text: str) -> None:
+        self._problem = text
+        self._say("trouble", text.rstrip("."))

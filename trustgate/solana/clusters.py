@@ -129,13 +129,14 @@ def host_of(url: str) -> str:
     return host if parts.port is None else f"{host}:{parts.port}"
 
 
-def funding_hint(address: str, genesis: str) -> str:
-    """How to put lamports onto an address."""
+def funding_hint(address: str, genesis: str, rpc_url: str) -> str:
+    """How to put lamports onto an address. ``rpc_url`` is shown only where it is on this machine."""
     name = cluster_name(genesis)
     if name == MAINNET:
         return f"Send SOL to {address}."
     if name == LOCAL:
-        return f"Put some there: solana airdrop 1 {address} --url http://127.0.0.1:8899"
+        url = f"http://{host_of(rpc_url)}" if _is_loopback(rpc_url) else "URL"
+        return f"Put some there: solana airdrop 1 {address} --url {url}"
     return f"Put some there: solana airdrop 1 {address} --url {name}, or use https://faucet.solana.com."
 
 

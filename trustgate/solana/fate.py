@@ -1,10 +1,10 @@
 """What has become of a transaction that was signed: the question on which everything about anchors hangs.
 
-A node may be behind, may be wrong, may be several nodes behind one address. So "it did not land" is believed only when
-nothing else is possible: the *finalized* height is past the last block that could take it, and a look made *after* that,
-by a node that is as far, finds it neither by its signature nor in the history of the address that paid. And "it landed"
-is believed when the node shows it, byte for byte. Everything in between means: wait, and send the same bytes again.
-Whoever signs anew on any lesser doubt posts twice.
+A node may lag, may be wrong, may be several nodes behind one address. So "it did not land" is believed only when
+nothing else is possible: the *finalized* height is past the last block that could take it, and a look made *after*
+that, by a node that is as far, finds it neither by its signature nor in the history of the address that paid. And "it
+landed" is believed when the node shows it, byte for byte. Everything in between means: wait, and send the same bytes
+again. Whoever signs anew on any lesser doubt posts twice.
 """
 
 from __future__ import annotations

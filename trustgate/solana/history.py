@@ -96,7 +96,8 @@ async def find_mention(
 ) -> bool:
     """Whether the finalized history of an address, as of ``min_slot`` or later, has a transaction.
 
-    It is read back to the transaction ``until``, which is known to be older. Raises ``RpcUnavailable`` at the first page that does not come: an answer of half the history is none.
+    It is read back to the transaction ``until``, which is known to be older. Raises ``RpcUnavailable`` at the first
+    page that does not come: an answer of half the history is none.
     """
     async for page in _pages(rpc, address, "finalized", None, until, min_slot):
         if any(mention.signature == signature for mention in page):

@@ -52,6 +52,15 @@ def check_note_size(note: bytes) -> None:
         )
 
 
+def check_fee_limit(max_fee_lamports: int) -> None:
+    """Raises ``AnchorRefused`` for a limit that no transaction stays within."""
+    if max_fee_lamports < BASE_FEE_LAMPORTS:
+        raise AnchorRefused(
+            f"A transaction costs {BASE_FEE_LAMPORTS:,} lamports at least, and {max_fee_lamports:,} are allowed.",
+            hint=f"Allow more: --max-fee {2 * BASE_FEE_LAMPORTS}.",
+        )
+
+
 async def estimate(rpc: RpcClient, address: str, note: bytes, *, max_fee_lamports: int) -> Fee:
     """What it takes to post ``note``, paid by ``address``, at present.
 
@@ -59,11 +68,7 @@ async def estimate(rpc: RpcClient, address: str, note: bytes, *, max_fee_lamport
     ``AnchorRefused`` where the fee cannot stay within ``max_fee_lamports``, and what the client raises.
     """
     check_note_size(note)
-    if max_fee_lamports < BASE_FEE_LAMPORTS:
-        raise AnchorRefused(
-            f"A transaction costs {BASE_FEE_LAMPORTS} lamports at least; {max_fee_lamports} are allowed.",
-            hint=f"Allow more: --max-fee {2 * BASE_FEE_LAMPORTS}.",
-        )
+    check_fee_limit(max_fee_lamports)
     probe = Fee(_MOST_COMPUTE_UNITS, 0, BASE_FEE_LAMPORTS)
     simulated = await rpc.simulate(_unsigned(_message(address, note, bytes(32), probe)))
     if simulated.err is not None:
@@ -84,7 +89,7 @@ async def estimate(rpc: RpcClient, address: str, note: bytes, *, max_fee_lamport
 def price(compute_units: int, recent: Sequence[int], max_fee_lamports: int) -> Fee:
     """The limit, price and fee of a transaction that uses ``compute_units``.
 
-    ``recent`` is what recent blocks took, micro-lamports a compute unit, of which the 75th percentile is offered. The fee
+    ``recent`` is what recent blocks took, micro-lamports a compute unit: the 75th percentile of it is offered. The fee
     is never above ``max_fee_lamports``, which is at least the base fee.
     """
     limit = min(compute_units + -(-compute_units // 10) + _SPARE_COMPUTE_UNITS, _MOST_COMPUTE_UNITS)

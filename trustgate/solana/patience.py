@@ -1,7 +1,7 @@
 """How long to go on asking a node, and how long to wait in between.
 
-Owns the time limit of one undertaking (a flush, a verification) and the pauses within it. Only what may be otherwise the
-next time is asked again: ``RpcUnavailable``.
+Owns the time limit of one undertaking (a flush, a verification) and the pauses within it. Only what may be otherwise
+the next time is asked again: ``RpcUnavailable``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Patience:
         await self.timing.sleep(max(0.0, min(seconds, self._deadline - self.now)))
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The call's answer, asking again while there is time. Raises the last ``RpcUnavailable`` when there is none."""
+        """The call's answer, asking again while there is time. Then raises the last ``RpcUnavailable``."""
         backoff_s = self.timing.backoff_s
         while True:
             try:

@@ -174,6 +174,10 @@ class _TransactionAnswer(Struct, rename="camel"):
     block_time: int | None = None
 
 
+#: A union is no ``type`` to mypy.
+_TRANSACTION_OR_NONE: Final[Any] = _TransactionAnswer | None
+
+
 class Landed(Struct, frozen=True):
     """A transaction in a block: its wire bytes, and what came of it. ``err`` is None if it did what it says."""
 
@@ -290,7 +294,9 @@ class RpcClient:
     async def transaction(self, signature: str, commitment: Commitment) -> Landed | None:
         """The transaction of this signature; None where the node has none."""
         options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
-        answer = await self._call("getTransaction", [signature, options], _TransactionAnswer | None)  # type: ignore[arg-type]  # a union is no type to mypy
+        answer: _TransactionAnswer | None = await self._call(
+            "getTransaction", [signature, options], _TRANSACTION_OR_NONE
+        )
         if answer is None:
             return None
         encoded, encoding = answer.transaction

@@ -9,12 +9,13 @@ Sources: Agave's ``validate_fee_payer``, ``check_rent_state`` and ``validate_acc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 from solders.account import Account
 from solders.litesvm import LiteSVM
+from solders.message import Message, MessageV0
 from solders.pubkey import Pubkey
 from solders.system_program import ID as SYSTEM_PROGRAM
 from solders.transaction import VersionedTransaction
@@ -78,6 +79,13 @@ class Bank:
         found = self._vm.get_account(key)
         return found if found is not None and found.lamports else None
 
+    def lamports(self, key: Pubkey) -> int:
+        return self._vm.get_balance(key) or 0
+
+    def fee(self, message: Message | MessageV0) -> int:
+        """What a transaction with this message would cost, lamports."""
+        return _fee(resolve(message, self.account))
+
     def known(self) -> tuple[Pubkey, ...]:
         """Every account that a transaction may have changed: all there are, but for programs that were always there."""
         return tuple(self._known)
@@ -91,8 +99,7 @@ class Bank:
     def simulate(self, transaction: VersionedTransaction, slot: int, time_s: int) -> Outcome:
         """What the transaction would do now. Changes nothing; signatures and blockhash are not looked at."""
         resolved = resolve(transaction.message, self.account)
-        priority = priority_fee(resolved.programs_and_data)
-        fee = base_fee(resolved.signers, resolved.programs_and_data) + priority
+        fee, priority = _fee(resolved), priority_fee(resolved.programs_and_data)
         refusal = resolved.err or _lock_error(resolved) or self._payer_error(resolved.keys[0], fee)
         if refusal is not None:
             return Outcome(resolved, refusal, lands=False, fee=fee)
@@ -107,7 +114,7 @@ class Bank:
                 self._vm.set_account(payer, before)
             if isinstance(result, FailedTransactionMetadata):
                 # The JSON form, because solders has no other way to tell errors that carry details.
-                err = json.loads(result.to_json())["err"]
+                err = msgspec.json.decode(result.to_json())["err"]
                 lands = isinstance(err, dict) and "InstructionError" in err
                 return _outcome(resolved, err, result.meta(), lands=lands, fee=fee)
             post = dict(result.post_accounts())
@@ -116,13 +123,20 @@ class Bank:
 
     def execute(self, transaction: VersionedTransaction, outcome: Outcome, slot: int, settled_slot: int) -> None:
         """Do what ``simulate`` has just said; of accounts, what they were up to ``settled_slot`` is forgotten."""
+        assert outcome.lands
         keys = outcome.resolved.keys
-        payer = self.account(keys[0])
-        assert payer is not None and outcome.lands
-        changes = outcome.post or {keys[0]: _with_lamports(payer, payer.lamports - outcome.fee)}
-        for key, after in changes.items():
-            self._remember(key, slot, settled_slot)
-            self._vm.set_account(key, after)
+        before = self.account(keys[0])
+        assert before is not None  # else it could not have paid
+        for key, writable in zip(keys, outcome.resolved.writable, strict=True):
+            if writable:
+                self._remember(key, slot, settled_slot)
+        if outcome.err is not None:
+            self._vm.set_account(keys[0], _with_lamports(before, before.lamports - outcome.fee))
+            return
+        with tamed("running the transaction"):
+            priority = priority_fee(outcome.resolved.programs_and_data)
+            self._vm.set_account(keys[0], _with_lamports(before, before.lamports - priority))
+            self._vm.send_transaction(transaction)
 
     def _remember(self, key: Pubkey, slot: int, settled_slot: int) -> None:
         self._known[key] = None
@@ -164,6 +178,10 @@ class Bank:
         return len(before.data) == len(after.data) and after.lamports <= before.lamports
 
 
+def _fee(resolved: Resolved) -> int:
+    return base_fee(resolved.signers, resolved.programs_and_data) + priority_fee(resolved.programs_and_data)
+
+
 def _lock_error(resolved: Resolved) -> Any:
     if len(resolved.keys) > _MAX_ACCOUNT_LOCKS:
         return "TooManyAccountLocks"
@@ -183,22 +201,24 @@ def _outcome(
     fee: int,
     post: dict[Pubkey, Account] | None = None,
 ) -> Outcome:
-    returned = meta.return_data()
+    # Its JSON tells more than its methods: how deep a call was.
+    told = msgspec.json.decode(meta.to_json())
+    returned = told["return_data"]
     return Outcome(
         resolved=resolved,
         err=err,
         lands=lands,
         fee=fee,
-        logs=tuple(meta.logs()),
-        units=meta.compute_units_consumed(),
-        inner=tuple(tuple(_inner(json.loads(meta.to_json())["inner_instructions"]))),
-        returned=(str(returned.program_id), bytes(returned.data)) if returned.data else None,
+        logs=tuple(told["logs"]),
+        units=told["compute_units_consumed"],
+        inner=tuple(_inner(told["inner_instructions"])),
+        returned=(b58encode(bytes(returned["program_id"])), bytes(returned["data"])) if returned["data"] else None,
         post=post or {},
     )
 
 
 def _inner(listed: list[list[dict[str, Any]]]) -> Iterator[tuple[Inner, ...]]:
-    """LiteSVM's own JSON: the only form in which it tells how deep a call was. Lists begin with their length."""
+    """What each instruction called. Lists of bytes begin with their length."""
     for group in listed:
         yield tuple(
             Inner(

@@ -56,7 +56,7 @@ def tamed(what: str) -> Iterator[None]:
 
 
 def transaction_text(err: Any) -> str:
-    """A transaction's error (its JSON form) as a sentence: "Error processing Instruction 0: custom program error: 0x1"."""
+    """A transaction's error, given in its JSON form, as the sentence that nodes make of it."""
     if isinstance(err, dict) and "InstructionError" in err:
         index, cause = err["InstructionError"]
         return f"Error processing Instruction {index}: {instruction_text(cause)}"

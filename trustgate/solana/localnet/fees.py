@@ -49,16 +49,20 @@ def base_fee(signatures: int, instructions: Iterable[tuple[str, bytes]]) -> int:
 
 def priority_fee(instructions: Iterable[tuple[str, bytes]]) -> int:
     """Lamports for being preferred: the price asked times the limit, used up or not."""
-    limit: int | None = None
-    price = default = 0
+    listed = tuple(instructions)
+    limit = _asked(listed, _SET_LIMIT, _LIMIT_BYTES)
+    if limit is None:
+        limit = sum(_DEFAULT_BUILTIN_UNITS if program in _BUILTINS else _DEFAULT_UNITS for program, _ in listed)
+    return -(-unit_price(listed) * min(limit, MAX_COMPUTE_UNITS) // _MICRO_LAMPORTS_PER_LAMPORT)
+
+
+def unit_price(instructions: Iterable[tuple[str, bytes]]) -> int:
+    """The price asked, micro-lamports a compute unit."""
+    return _asked(instructions, _SET_PRICE, _PRICE_BYTES) or 0
+
+
+def _asked(instructions: Iterable[tuple[str, bytes]], kind: int, size: int) -> int | None:
     for program, data in instructions:
-        default += _DEFAULT_BUILTIN_UNITS if program in _BUILTINS else _DEFAULT_UNITS
-        if program != COMPUTE_BUDGET_PROGRAM or not data:
-            continue
-        number = int.from_bytes(data[1:], "little")
-        if data[0] == _SET_LIMIT and len(data) == 1 + _LIMIT_BYTES:
-            limit = number
-        elif data[0] == _SET_PRICE and len(data) == 1 + _PRICE_BYTES:
-            price = number
-    units = min(default if limit is None else limit, MAX_COMPUTE_UNITS)
-    return -(-price * units // _MICRO_LAMPORTS_PER_LAMPORT)
+        if program == COMPUTE_BUDGET_PROGRAM and data[:1] == bytes([kind]) and len(data) == 1 + size:
+            return int.from_bytes(data[1:], "little")
+    return None

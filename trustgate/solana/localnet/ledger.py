@@ -114,7 +114,7 @@ class Ledger:
         try:
             written = os.pwrite(self._file, line, self._end)
             if written != len(line):
-                raise OSError(f"only {written} of {len(line)} bytes were written")  # noqa: TRY301 - one way to fail
+                raise OSError(f"only {written} of {len(line)} bytes were written")
         except OSError as error:
             with contextlib.suppress(OSError):  # what is behind the end will be overwritten, or dropped as torn
                 os.ftruncate(self._file, self._end)

@@ -1,0 +1,253 @@
+"""examples/verify/index.html, opened from the disk in a headless Chromium."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.environments import ROOT
+from tests.support.bundles import REQUEST, RESPONSE, SampleLog, damaged, hostile
+from tests.support.chromium import Browser
+from trustgate.receipts.verify import verify_bundle
+
+FOLDER = ROOT / "examples" / "verify"
+PAGE = FOLDER / "index.html"
+LOG = SampleLog()
+GOOD = LOG.bundle()
+BAD = GOOD.replace(b'"cost_nano_usd": 12345', b'"cost_nano_usd": 12344')
+
+#: Chooses files and types texts as somebody at the keyboard would; gives what the page shows then.
+_CHECK = """
+async function (files, texts) {
+  const element = (id) => document.getElementById(id);
+  for (const [id, text] of Object.entries(texts)) element(id).value = text;
+  const shown = new Promise((resolve) => {
+    const observer = new MutationObserver(() => { observer.disconnect(); resolve(); });
+    observer.observe(element("verdict"), { childList: true });
+  });
+  for (const [id, encoded] of Object.entries(files)) {
+    const chosen = new DataTransfer();
+    const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
+    chosen.items.add(new File([bytes], "chosen"));
+    element(id).files = chosen.files;
+    element(id).dispatchEvent(new Event("change"));
+  }
+  await shown;
+  const visible = (id) => element(id).checkVisibility();
+  return {
+    mood: element("verdict").className,
+    verdict: element("verdict").innerText,
+    checks: Array.from(element("checks").children, (item) => [
+      item.querySelector(".name").innerText, item.querySelector(".state").innerText,
+    ]),
+    receipt: visible("receipt") ? element("receipt").innerText : null,
+    seen: visible("verdict") && visible("checks"),
+  };
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Browser]:
+    """The page, just opened. However it is used, it complains of nothing and asks nobody for anything."""
+    browser.open(PAGE)
+    yield browser
+    assert browser.complaints == []
+    assert browser.requests == [PAGE.as_uri()]
+
+
+def shown(page: Browser, bundle: bytes, *, texts: dict[str, str] | None = None, **contents: bytes) -> dict[str, Any]:
+    """What the page shows of a bundle; contents that were chosen before stay chosen."""
+    files = {name: base64.b64encode(data).decode() for name, data in {**contents, "bundle": bundle}.items()}
+    result: dict[str, Any] = page.call(_CHECK, files, texts or {})
+    assert result["seen"]
+    return result
+
+
+def expected(data: bytes, **given: Any) -> list[list[str]]:
+    return [[check.name, check.state] for check in verify_bundle(data, **given).checks]
+
+
+def test_the_page_and_the_script_check_with_the_same_code() -> None:
+    def core(path: Path) -> str:
+        start, end = "// --- core: the same text in verify.mjs and index.html ---\n", "// --- end of core ---\n"
+        before, _, rest = path.read_text().partition(start)
+        found, _, after = rest.partition(end)
+        assert before and found and after
+        return found
+
+    assert core(PAGE) == core(FOLDER / "verify.mjs")
+
+
+def test_a_good_bundle_holds_under_the_logs_key(page: Browser) -> None:
+    texts = {"key": f" {LOG.vkey}\n", "fee-payer": LOG.fee_payer}
+
+    found = shown(page, GOOD, texts=texts, request=REQUEST, response=RESPONSE)
+
+    passed = expected(GOOD, key=LOG.verifier, fee_payer=LOG.fee_payer, request=REQUEST, response=RESPONSE)
+    assert found["checks"] == [*passed, ["chain", "not checked"]]
+    assert {state for _, state in passed} == {"passed"}
+    assert found["mood"] == "good" and "The bundle holds" in found["verdict"]
+    for told in ("rcpt_sample", "log.example/tests", "2026-02-02 02:42:04.000 UTC", "0.000012345 USD", "complete"):
+        assert told in found["receipt"]
+
+
+def test_without_the_logs_key_the_page_is_wary(page: Browser) -> None:
+    found = shown(page, GOOD)
+
+    assert found["checks"] == [*expected(GOOD), ["chain", "not checked"]]
+    assert found["mood"] == "wary" and "whose it is was not checked" in found["verdict"]
+
+
+def test_a_bundle_without_anchor(page: Browser) -> None:
+    bundle = LOG.bundle(anchor=None, disclose=())
+
+    found = shown(page, bundle, texts={"key": LOG.vkey})
+
+    assert found["checks"] == expected(bundle, key=LOG.verifier)
+    assert found["mood"] == "good" and "no anchor" in found["verdict"]
+
+
+def test_every_damaged_bundle_is_refused_by_the_same_check(page: Browser) -> None:
+    shown(page, GOOD, request=REQUEST, response=RESPONSE)
+    for damage in damaged(GOOD):
+        found = shown(page, damage.data)
+        assert found["mood"] == "bad", f"{damage.name} was not noticed"
+        assert found["checks"] == expected(damage.data, request=REQUEST, response=RESPONSE), damage.name
+        assert found["verdict"].startswith(f"Refused: {found['checks'][-1][0]}")
+        assert found["receipt"] is None, "nothing of a refused receipt is shown as if it held"
+
+
+def test_what_is_signed_and_still_wrong_is_refused(page: Browser) -> None:
+    for bundle in hostile(LOG):
+        found = shown(page, bundle.data)
+        assert (found["mood"], found["checks"][-1]) == ("bad", [bundle.check, "failed"]), bundle.name
+
+
+def test_another_verdict_follows_what_is_put_in(page: Browser) -> None:
+    other = SampleLog(origin="other.example/log")
+
+    assert shown(page, GOOD, request=REQUEST)["mood"] == "wary"
+    assert shown(page, GOOD, texts={"key": other.vkey})["checks"][-1] == ["checkpoint", "failed"]
+    assert shown(page, GOOD, texts={"key": "nonsense"})["checks"][-1] == ["checkpoint", "failed"]
+    assert shown(page, GOOD, texts={"key": LOG.vkey})["mood"] == "good"
+    assert shown(page, GOOD, texts={"fee-payer": other.vkey})["checks"][-1] == ["anchor fee payer", "failed"]
+    assert shown(page, GOOD, texts={"fee-payer": ""}, request=RESPONSE)["checks"][-1] == ["request", "failed"]
+
+
+def test_a_file_of_the_disk_is_chosen(page: Browser, tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_bytes(GOOD)
+    page.evaluate(
+        "globalThis.shown = new Promise((resolve) => new MutationObserver(resolve)"
+        ".observe(document.getElementById('verdict'), {childList: true})), 0"
+    )
+
+    page.choose_file("#bundle", tmp_path / "bundle.json")
+
+    page.evaluate("shown.then(() => 0)")
+    assert page.evaluate("document.getElementById('verdict').className") == "wary"
+
+
+def test_a_bundle_is_dropped_on_the_page(page: Browser) -> None:
+    dropped = """
+    async function (encoded) {
+      const shown = new Promise((resolve) => new MutationObserver(() => resolve())
+        .observe(document.getElementById("verdict"), { childList: true }));
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0))], "dropped.json"));
+      const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+      document.querySelector("h1").dispatchEvent(drop);
+      await shown;
+      return [drop.defaultPrevented, document.getElementById("bundle").files[0].name];
+    }
+    """
+    assert page.call(dropped, base64.b64encode(GOOD).decode()) == [True, "dropped.json"]
+    assert page.evaluate("document.getElementById('verdict').className") == "wary"
+
+
+def test_what_is_typed_checks_again(page: Browser) -> None:
+    shown(page, GOOD)
+    typed = """
+    async function (key) {
+      const changed = new Promise((resolve) => new MutationObserver(() => resolve())
+        .observe(document.getElementById("verdict"), { childList: true }));
+      document.getElementById("key").value = key;
+      document.getElementById("key").dispatchEvent(new Event("input"));
+      await changed;
+      return document.getElementById("verdict").className;
+    }
+    """
+    assert page.call(typed, LOG.vkey) == "good"
+    assert page.call(typed, LOG.vkey[:-1]) == "bad"
+
+
+def test_what_a_bundle_says_is_text_and_nothing_else(page: Browser) -> None:
+    """A model's name is what a client asked for: it may try to be a script."""
+    log = SampleLog(model="<img src=x onerror=console.error('ran')><script>console.error('ran')</script>")
+
+    found = shown(page, log.bundle())
+
+    assert "<script>" in found["receipt"]
+    assert page.evaluate("document.images.length") == 0
+
+
+def test_a_browser_without_ed25519_is_told_so(browser: Browser) -> None:
+    browser.open(
+        PAGE,
+        first="""
+        const real = SubtleCrypto.prototype.importKey;
+        SubtleCrypto.prototype.importKey = function (format, data, algorithm, ...rest) {
+          return algorithm.name === "Ed25519"
+            ? Promise.reject(new DOMException("Unrecognized name.", "NotSupportedError"))
+            : real.call(this, format, data, algorithm, ...rest);
+        };
+        """,
+    )
+    found = shown(browser, GOOD)
+
+    assert "cannot check Ed25519" in browser.evaluate("document.getElementById('trouble').innerText")
+    assert found["mood"] == "bad" and "cannot check Ed25519" in found["verdict"]
+    assert found["checks"][-1] == ["checkpoint", "failed"]
+
+
+@pytest.mark.parametrize("bundle", [GOOD, BAD], ids=["good", "bad"])
+def test_it_can_be_read_by_day_and_by_night_on_screens_of_every_width(page: Browser, bundle: bytes) -> None:
+    shown(page, bundle)
+    style = "[document.body, document.getElementById('verdict')].map((e) => getComputedStyle(e)).flatMap(%s)"
+    looks = []
+    for dark in (False, True):
+        for width in (360, 900):
+            picture = page.screenshot(dark=dark, width=width)
+            assert picture.startswith(b"\x89PNG")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        looks.append(page.evaluate(style % "(s) => [s.backgroundColor, s.color]"))
+
+    for colours in looks:
+        for back, ink in zip(colours[::2], colours[1::2], strict=True):
+            assert _contrast(back, ink) >= 4.5, f"{ink} on {back}"  # WCAG 2.2, 1.4.3
+    assert _luminance(looks[0][0]) > 0.5 > _luminance(looks[1][0])
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2.2, "contrast ratio"."""
+    dark, light = sorted((_luminance(one), _luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    """WCAG 2.2, "relative luminance", of ``rgb(1, 2, 3)``."""
+    parts: list[int] = json.loads(colour.replace("rgb(", "[").replace(")", "]"))
+    linear = [part / 255 / 12.92 if part / 255 <= 0.04045 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in parts]
+    red, green, blue = linear
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

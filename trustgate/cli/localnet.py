@@ -1,0 +1,78 @@
+"""``trustgate localnet``: a Solana of one's own, for development."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trustgate.cli import render
+from trustgate.cli.context import session
+
+if TYPE_CHECKING:
+    from trustgate.solana.localnet.chain import Entry
+
+
+def register(app: typer.Typer) -> None:
+    app.command("localnet")(localnet)
+
+
+def localnet(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; whoever reaches it can use the chain.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 lets the system choose.")] = 8899,
+    slot_ms: Annotated[
+        int, typer.Option(metavar="MS", min=1, max=60_000, help="How long a slot lasts, milliseconds.")
+    ] = 400,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Keep nothing: a new chain, forgotten at the end.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print a line for each transaction that lands.")
+    ] = False,
+) -> None:
+    """Run a local Solana for development until SIGTERM or Ctrl-C.
+
+    It runs real programs (memo, token, associated token) and answers like an RPC node, but it is one process, and its
+    coins are worth nothing. The chain is kept in the home folder, in localnet; two cannot run there at once.
+    """
+    settings = session(context).settings()
+    folder = None
+    if not ephemeral:
+        settings.make_home()
+        folder = settings.localnet_folder
+    asyncio.run(_run(host, port, slot_ms, folder, _tell if verbose else None))
+
+
+async def _run(
+    host: str, port: int, slot_ms: int, folder: Path | None, listener: Callable[[Entry], None] | None
+) -> None:
+    from trustgate.solana.localnet import running_localnet
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with running_localnet(host=host, port=port, slot_ms=slot_ms, folder=folder, listener=listener) as net:
+        kept = "kept nowhere" if folder is None else f"kept in {folder}"
+        render.say(
+            f"A local Solana is ready at {net.url} ({kept}). DEVELOPMENT ONLY: its coins are worth nothing and its "
+            f"history proves nothing to others. Use it with: --rpc {net.url}"
+        )
+        await stop.wait()
+
+
+def _tell(entry: Entry) -> None:
+    """One transaction, one line."""
+    outcome = entry.outcome
+    ended = "ok" if outcome.err is None else f"FAILED {render.json_text(outcome.err)}"
+    memo = "" if entry.memo is None else f"  memo {render.json_text(entry.memo)}"
+    with contextlib.suppress(BrokenPipeError):  # nobody reads any longer; the chain goes on
+        render.say(f"slot {entry.slot}  {entry.signature}  {ended}  fee {outcome.fee} lamports{memo}")
