@@ -160,8 +160,12 @@ def damaged(bundle: bytes) -> Iterator[Damage]:
 
 def hostile(log: SampleLog) -> Iterator[Hostile]:
     """Bundles whose every signature holds, and which still have to be refused, whatever key is expected."""
+    body = log.note.decode().rpartition("\n\n")[0] + "\n"
     for number, vkey in enumerate(_bad_keys(log)):
-        yield Hostile(f"key {number}", log.bundle(vkey=vkey), "checkpoint")
+        name, key_hash = vkey.split("+")[:2]
+        note = f"{body}\n— {name} {_encoded(bytes.fromhex(key_hash) + _sign(log, body))}\n".encode()
+        signed = log.proof.replace(log.note, note)
+        yield Hostile(f"key {number}", log.bundle(vkey=vkey, proof=signed, anchor=log.anchor(note)), "checkpoint")
     for number, note in enumerate(_bad_notes(log)):
         proof = log.proof.replace(log.note, note)
         assert proof != log.proof
@@ -250,7 +254,7 @@ def _bad_messages(log: SampleLog) -> Iterator[tuple[str, bytes]]:
     program_at = len(good) - len(log.note) - 5
     assert good[:5] == b"\x80\x01\x00\x02\x03" and good[program_at] in (1, 2)
     yield "version 1", b"\x81" + good[1:]
-    yield "two signers asked for", good[:1] + b"\x02" + good[2:]
+    yield "two signers asked for", good[:1] + b"\x02\x00\x01" + good[4:]
     yield "no signer that may pay", good[:2] + b"\x01" + good[3:]
     yield "more read-only accounts than there are", good[:3] + b"\x03" + good[4:]
     yield "an account twice", good[:37] + good[5:37] + good[69:]

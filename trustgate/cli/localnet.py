@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
@@ -16,6 +15,9 @@ from trustgate.cli.context import session
 
 if TYPE_CHECKING:
     from trustgate.solana.localnet.chain import Entry
+
+
+_FUND_LAMPORTS = 10 * 10**9
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +36,10 @@ def localnet(
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Keep nothing: a new chain, forgotten at the end.")
     ] = False,
+    fund: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Give this address 10 SOL of this chain at the start; may be repeated."),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print a line for each transaction that lands.")
     ] = False,
@@ -43,17 +49,26 @@ def localnet(
     It runs real programs (memo, token, associated token) and answers like an RPC node, but it is one process, and its
     coins are worth nothing. The chain is kept in the home folder, in localnet; two cannot run there at once.
     """
+    import asyncio
+
     settings = session(context).settings()
     folder = None
     if not ephemeral:
         settings.make_home()
         folder = settings.localnet_folder
-    asyncio.run(_run(host, port, slot_ms, folder, _tell if verbose else None))
+    asyncio.run(_run(host, port, slot_ms, folder, tuple(fund or ()), _tell if verbose else None))
 
 
 async def _run(
-    host: str, port: int, slot_ms: int, folder: Path | None, listener: Callable[[Entry], None] | None
+    host: str,
+    port: int,
+    slot_ms: int,
+    folder: Path | None,
+    funded: tuple[str, ...],
+    listener: Callable[[Entry], None] | None,
 ) -> None:
+    import asyncio
+
     from trustgate.solana.localnet import running_localnet
 
     stop = asyncio.Event()
@@ -61,6 +76,8 @@ async def _run(
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     async with running_localnet(host=host, port=port, slot_ms=slot_ms, folder=folder, listener=listener) as net:
+        for address in funded:
+            net.airdrop(address, _FUND_LAMPORTS)
         kept = "kept nowhere" if folder is None else f"kept in {folder}"
         render.say(
             f"A local Solana is ready at {net.url} ({kept}). DEVELOPMENT ONLY: its coins are worth nothing and its "

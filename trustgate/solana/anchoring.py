@@ -29,6 +29,8 @@ _logger = logging.getLogger("trustgate.anchor")
 _LOOK_EVERY_S = 1.0
 _BACKOFF_FIRST_S = 30.0
 _BACKOFF_LAST_S = 3600.0
+#: A local chain that is started for one command moves quicker than a real one, so that nobody waits for finality.
+_LOCAL_SLOT_MS = 50
 
 
 class Order(NamedTuple):
@@ -209,7 +211,8 @@ async def open_rpc(text: str, localnet_folder: Path) -> AsyncIterator[RpcClient]
         if cluster.name == LOCAL:
             from trustgate.solana.localnet import find_or_start
 
-            cluster = Cluster(LOCAL, await stack.enter_async_context(find_or_start(localnet_folder)))
+            local = find_or_start(localnet_folder, slot_ms=_LOCAL_SLOT_MS)
+            cluster = Cluster(LOCAL, await stack.enter_async_context(local))
         yield await stack.enter_async_context(RpcClient(cluster))
 
 

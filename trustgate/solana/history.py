@@ -94,12 +94,12 @@ async def read_history(
 async def find_mention(
     rpc: RpcClient, address: str, signature: str, *, min_slot: int, until: str | None = None
 ) -> bool:
-    """Whether the finalized history of an address, as of ``min_slot`` or later, has a transaction.
+    """Whether the history of an address, as of ``min_slot`` or later, has a transaction, final or not.
 
     It is read back to the transaction ``until``, which is known to be older. Raises ``RpcUnavailable`` at the first
     page that does not come: an answer of half the history is none.
     """
-    async for page in _pages(rpc, address, "finalized", None, until, min_slot):
+    async for page in _pages(rpc, address, "confirmed", None, until, min_slot):
         if any(mention.signature == signature for mention in page):
             return True
     return False

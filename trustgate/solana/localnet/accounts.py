@@ -7,7 +7,8 @@ as late as on a cluster. Source: Solana documentation, "RPC: HTTP methods".
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from base64 import b64decode
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from solders.account import Account
@@ -96,7 +97,7 @@ def _accounts(chain: Chain, slot: int) -> Iterator[tuple[Pubkey, Account]]:
             yield key, account
 
 
-def _filter(value: Any) -> Any:
+def _filter(value: Any) -> Callable[[bytes], bool]:
     """A check of an account's data: by its size, or by bytes at a place."""
     if isinstance(value, dict) and "dataSize" in value:
         size = to_number(value["dataSize"])
@@ -109,8 +110,6 @@ def _filter(value: Any) -> Any:
 
 
 def _compared_bytes(compared: dict[str, Any]) -> bytes:
-    from base64 import b64decode
-
     text, encoding = compared.get("bytes"), compared.get("encoding") or "base58"
     if not isinstance(text, str) or encoding not in ("base58", "base64"):
         raise invalid("Invalid params: memcmp has bytes in base58 or base64")
@@ -164,7 +163,7 @@ def _token_accounts_by_delegate(chain: Chain, params: Params) -> dict[str, Any]:
     return _token_accounts_where(chain, params, lambda held: held.delegate == delegate)
 
 
-def _token_accounts_where(chain: Chain, params: Params, fits: Any) -> dict[str, Any]:
+def _token_accounts_where(chain: Chain, params: Params, fits: Callable[[TokenAccount], bool]) -> dict[str, Any]:
     config, wanted = params.config(2), params.need(1)
     slot = config.slot(chain)
     mint, program = _mint_or_program(chain, wanted, slot)

@@ -9,11 +9,12 @@ Sources: Agave's ``validate_fee_payer``, ``check_rent_state`` and ``validate_acc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 from solders.account import Account
+from solders.hash import Hash
 from solders.litesvm import LiteSVM
 from solders.message import Message, MessageV0
 from solders.pubkey import Pubkey
@@ -21,7 +22,7 @@ from solders.system_program import ID as SYSTEM_PROGRAM
 from solders.transaction import VersionedTransaction
 from solders.transaction_metadata import FailedTransactionMetadata, TransactionMetadata
 
-from trustgate.solana.localnet.clock import SLOTS_PER_EPOCH
+from trustgate.solana.localnet.clock import SKIPPED_SLOTS, SLOTS_PER_EPOCH
 from trustgate.solana.localnet.faults import tamed
 from trustgate.solana.localnet.fees import base_fee, priority_fee
 from trustgate.solana.localnet.lookup import Resolved, resolve
@@ -29,6 +30,17 @@ from trustgate.solana.transaction import b58encode
 
 FAUCET_LAMPORTS = 500_000_000 * 10**9
 _MAX_ACCOUNT_LOCKS = 64
+#: Of how many slots programs know the hash (512 on a cluster).
+_SLOT_HASHES = 32
+
+
+class Moment(NamedTuple):
+    """When a transaction runs."""
+
+    slot: int
+    time_s: int
+    #: Gives the blockhash of an earlier slot.
+    blockhash_of: Callable[[int], str]
 
 
 class Inner(NamedTuple):
@@ -96,7 +108,7 @@ class Bank:
 
     # running
 
-    def simulate(self, transaction: VersionedTransaction, slot: int, time_s: int) -> Outcome:
+    def simulate(self, transaction: VersionedTransaction, moment: Moment) -> Outcome:
         """What the transaction would do now. Changes nothing; signatures and blockhash are not looked at."""
         resolved = resolve(transaction.message, self.account)
         fee, priority = _fee(resolved), priority_fee(resolved.programs_and_data)
@@ -106,7 +118,7 @@ class Bank:
         payer, before = resolved.keys[0], self.account(resolved.keys[0])
         assert before is not None  # else it could not have paid
         with tamed("running the transaction"):
-            self._set_clock(slot, time_s)
+            self._set_moment(moment)
             self._vm.set_account(payer, _with_lamports(before, before.lamports - priority))
             try:
                 result = self._vm.simulate_transaction(transaction)
@@ -145,12 +157,17 @@ class Bank:
             entries.append((slot, self.account(key)))
         self._before[key] = entries
 
-    def _set_clock(self, slot: int, time_s: int) -> None:
+    def _set_moment(self, moment: Moment) -> None:
+        """What programs can ask the chain for: the clock, and the hashes of the last slots."""
         clock = self._vm.get_clock()
-        clock.slot, clock.unix_timestamp = slot, time_s
-        clock.epoch = slot // SLOTS_PER_EPOCH
+        if (clock.slot, clock.unix_timestamp) == (moment.slot, moment.time_s):
+            return
+        clock.slot, clock.unix_timestamp = moment.slot, moment.time_s
+        clock.epoch = moment.slot // SLOTS_PER_EPOCH
         clock.leader_schedule_epoch = clock.epoch + 1
         self._vm.set_clock(clock)
+        recent = range(moment.slot - 1, max(SKIPPED_SLOTS, moment.slot - _SLOT_HASHES) - 1, -1)
+        self._vm.set_slot_hashes([(slot, Hash.from_string(moment.blockhash_of(slot))) for slot in recent])
 
     def _payer_error(self, payer: Pubkey, fee: int) -> Any:
         account = self.account(payer)

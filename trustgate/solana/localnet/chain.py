@@ -18,13 +18,13 @@ from typing import Literal, NamedTuple
 
 from solders.hash import Hash
 from solders.keypair import Keypair
-from solders.message import Message, MessageV0
+from solders.message import MessageV0
 from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
 
 from trustgate.errors import TrustGateError
-from trustgate.solana.localnet.bank import Bank, Outcome
+from trustgate.solana.localnet.bank import Bank, Moment, Outcome
 from trustgate.solana.localnet.clock import BLOCKHASH_AGE_BLOCKS, SKIPPED_SLOTS, Clock, block_height
 from trustgate.solana.localnet.faults import INTERNAL_ERROR, RpcError
 from trustgate.solana.localnet.ledger import Genesis, Landed, Ledger, damaged
@@ -95,14 +95,12 @@ class Chain:
             chain._replay(record)
         if not records and ledger is not None:
             ledger.write(first)
-        beat = chain.clock.start(slot_ms, after_slot=max((record.slot for record in transactions), default=0))
+        # A new chain has as many blocks behind it as something needs to be final.
+        last_slot = max((record.slot for record in transactions), default=SKIPPED_SLOTS + finality_slots)
+        beat = chain.clock.start(slot_ms, least_slot=last_slot + 1)
         if ledger is not None:
             ledger.write(beat)
         return chain
-
-    def close(self) -> None:
-        if self._ledger is not None:
-            self._ledger.close()
 
     # time
 
@@ -136,18 +134,15 @@ class Chain:
 
     # running
 
-    def simulate(
-        self, transaction: VersionedTransaction, commitment: Commitment | None, *, check_duplicate: bool = True
-    ) -> Outcome:
-        """What sending it would do. ``commitment`` None: whatever its blockhash."""
-        slot = self.slot
-        outcome = self.bank.simulate(transaction, slot, self.clock.time_s(slot))
+    def simulate(self, transaction: VersionedTransaction, commitment: Commitment | None) -> Outcome:
+        """What sending it would do. ``commitment`` None: with a blockhash of its own, that fits."""
+        outcome = self.bank.simulate(transaction, self._moment(self.slot))
         message = transaction.message
-        if commitment is not None and not self.blockhash_is_valid(str(message.recent_blockhash), commitment):
+        if commitment is None:
+            return outcome
+        if not self.blockhash_is_valid(str(message.recent_blockhash), commitment):
             return _refused(outcome, "BlockhashNotFound")
-        if check_duplicate and bytes(message) in self._messages:
-            return _refused(outcome, "AlreadyProcessed")
-        return outcome
+        return _refused(outcome, "AlreadyProcessed") if bytes(message) in self._messages else outcome
 
     def send(self, transaction: VersionedTransaction) -> Entry | None:
         """Run it for good, signed as it must be. None if it cannot land: a validator forgets such a transaction."""
@@ -177,9 +172,6 @@ class Chain:
         )
         return VersionedTransaction(message, [self._faucet])
 
-    def fee(self, message: Message | MessageV0) -> int:
-        return self.bank.fee(message)
-
     # history
 
     def entry(self, signature: str) -> Entry | None:
@@ -198,7 +190,7 @@ class Chain:
         place = f"the transaction {len(self.entries) + 1} of its ledger"
         try:
             transaction = VersionedTransaction.from_bytes(record.transaction)
-            outcome = self.bank.simulate(transaction, record.slot, self.clock.time_s(record.slot))
+            outcome = self.bank.simulate(transaction, self._moment(record.slot))
         except (ValueError, RpcError) as error:
             raise damaged(self._ledger.folder, f"{place} cannot be read ({error})") from None
         if not outcome.lands or outcome.err != record.err:
@@ -231,6 +223,9 @@ class Chain:
         for key in dict.fromkeys(keys):
             self._by_address.setdefault(key, []).append(entry)
         return entry
+
+    def _moment(self, slot: int) -> Moment:
+        return Moment(slot, self.clock.time_s(slot), lambda earlier: self.clock.hash_at(earlier).blockhash)
 
     def _balances(self, keys: tuple[Pubkey, ...]) -> tuple[int, ...]:
         return tuple(self.bank.lamports(key) for key in keys)

@@ -56,20 +56,20 @@ class Clock:
         for beat in beats:
             self._add(beat)
 
-    def start(self, slot_ms: int, *, after_slot: int = SKIPPED_SLOTS) -> Beat:
-        """Begin to run. The slot is one that nobody has seen: later than ``after_slot`` and than the beats so far."""
-        now_us = self._now_us()
-        slot = max(after_slot, self.slot) + 1 if self._beats else SKIPPED_SLOTS
-        if self._beats and now_us < self._beats[-1].at_us:  # the system's clock was set back: time stands still
-            self._lead_us += self._beats[-1].at_us - now_us
-            now_us = self._beats[-1].at_us
-        return self._add(Beat(slot, now_us, slot_ms))
+    def start(self, slot_ms: int, *, least_slot: int) -> Beat:
+        """Begin to run, in ``least_slot`` or later: in a slot that nobody has seen."""
+        if not self._beats:
+            return self._add(Beat(least_slot, self._now_us(), slot_ms))
+        slot = max(least_slot, self.slot + 1)
+        # If the system's clock was set back, time goes on from where it was.
+        self._lead_us += max(0, self._beats[-1].at_us - self._now_us())
+        return self._add(Beat(slot, self._now_us(), slot_ms))
 
     def advance(self, slots: int) -> Beat:
         """Move on by hand."""
         if slots < 1:
             raise ValueError("a chain moves forward only, by one slot or more")
-        return self._add(Beat(self.slot + slots, max(self._now_us(), self._beats[-1].at_us), self._beats[-1].slot_ms))
+        return self._add(Beat(self.slot + slots, self._now_us(), self._beats[-1].slot_ms))
 
     @property
     def slot(self) -> int:

@@ -7,7 +7,7 @@ ask.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -47,7 +47,7 @@ async def listening(chain: Chain, host: str, port: int) -> AsyncIterator[str]:
         listener.close()
 
 
-def _handler(chain: Chain):  # type: ignore[no-untyped-def]
+def _handler(chain: Chain) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=_ANY_ORIGIN)

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trustgate.errors import OperatorError, RpcUnavailable, StoreLocked
+from trustgate.errors import InvalidRequest, OperatorError, RpcUnavailable, StoreLocked
 from trustgate.solana.transaction import KEY_BYTES, b58decode, b58encode
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ DEFAULT_FINALITY_SLOTS = 32
 
 _PATIENCE_S = 10.0
 _POLL_S = 0.05
+_CONNECT_S = 1.0
 
 
 class Localnet:
@@ -42,6 +43,19 @@ class Localnet:
     @property
     def slot(self) -> int:
         return self.chain.slot
+
+    def airdrop(self, address: str, lamports: int) -> str:
+        """Put lamports on an address (base58); gives the signature. Raises InvalidRequest."""
+        from trustgate.solana.localnet.faults import RpcError
+        from trustgate.solana.localnet.methods import call
+
+        try:
+            return str(call(self.chain, "requestAirdrop", [address, lamports]))
+        except RpcError as error:
+            raise InvalidRequest(
+                f"{lamports} lamports cannot be put on {address!r}: {error.message}.",
+                hint="An address is 32 bytes in base58; `solana address` or `trustgate anchor keygen` shows one.",
+            ) from None
 
     def advance(self, slots: int = 1) -> None:
         """Move on by hand."""
@@ -106,27 +120,26 @@ async def find_or_start(folder: Path, *, slot_ms: int = DEFAULT_SLOT_MS) -> Asyn
     Raises what ``running_localnet`` raises but StoreLocked; RpcUnavailable if the process that holds the folder does
     not answer.
     """
+    async with AsyncExitStack() as stack:
+        yield await _entered(stack, folder, slot_ms)
+
+
+async def _entered(stack: AsyncExitStack, folder: Path, slot_ms: int) -> str:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            running = running_localnet(folder=folder, slot_ms=slot_ms)
-            net = await running.__aenter__()
+            net = await stack.enter_async_context(running_localnet(folder=folder, slot_ms=slot_ms))
+            return net.url
         except StoreLocked:
             url = await _found(folder)
-            if url is not None:
-                yield url
-                return
-            if time.monotonic() > deadline:
-                raise RpcUnavailable(
-                    f"A process holds the local chain in {folder}, but does not answer.",
-                    hint="Stop it, or wait until it is ready.",
-                ) from None
-            await asyncio.sleep(_POLL_S)
-            continue
-        break
-    async with AsyncExitStack() as stack:
-        stack.push_async_exit(running)
-        yield net.url
+        if url is not None:
+            return url
+        if time.monotonic() > deadline:
+            raise RpcUnavailable(
+                f"A process holds the local chain in {folder}, but does not answer.",
+                hint="Stop it, or wait until it is ready.",
+            )
+        await asyncio.sleep(_POLL_S)
 
 
 async def _found(folder: Path) -> str | None:
@@ -138,7 +151,7 @@ async def _found(folder: Path) -> str | None:
         return None
     host, _, port = url.removeprefix("http://").rpartition(":")
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), _POLL_S * 20)
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), _CONNECT_S)
     except (OSError, ValueError, TimeoutError):
         return None
     writer.close()

@@ -11,6 +11,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from typing import Any
 
+from solders.account import Account
 from solders.message import Message, MessageV0, from_bytes_versioned
 from solders.pubkey import Pubkey
 from solders.signature import Signature
@@ -142,7 +143,7 @@ def _simulate(chain: Chain, params: Params) -> dict[str, Any]:
     if verify and not all(transaction.verify_with_results()):
         raise _unsigned()
     slot = config.slot(chain)
-    outcome = chain.simulate(transaction, None if replace else config.commitment(), check_duplicate=not replace)
+    outcome = chain.simulate(transaction, None if replace else config.commitment())
     inner = inner_json(outcome, parsed=True) if config.flag("innerInstructions") else None
     value = _simulated(outcome, accounts=_simulated_accounts(chain, outcome, config), inner=inner)
     if replace:
@@ -182,7 +183,7 @@ def _simulated_accounts(chain: Chain, outcome: Outcome, config: Config) -> list[
     if outcome.err is not None:
         return [None] * len(keys)
 
-    def read(key: Pubkey) -> Any:
+    def read(key: Pubkey) -> Account | None:
         account = outcome.post.get(key) or chain.bank.account(key)
         return account if account is not None and account.lamports else None
 
