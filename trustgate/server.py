@@ -27,6 +27,7 @@ from trustgate.admin.desk import Desk
 from trustgate.admin.local import LocalAdmin
 from trustgate.errors import OperatorError
 from trustgate.gateway.accounting import Books
+from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
 from trustgate.gateway.pipeline import Pipeline
 from trustgate.ids import now_us
@@ -89,6 +90,7 @@ async def _serve(settings: Settings) -> None:
         log = await Log.recover(store, journal)
         server = await _Server.build(settings, store, log, _address(settings.serve.host, public))
         stack.push_async_callback(server.upstream.close)
+        stack.callback(server.handles.close)
         admin = stack.enter_context(_listen_admin(settings.socket))
         await _run_until(stop, settings, server, public, admin)
         await log.flush()
@@ -148,6 +150,7 @@ class _Server:
         self.catalog = catalog
         self.quota = quota
         self.books = Books(quota, log)
+        self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
         self.upstream = UpstreamClient(
@@ -177,12 +180,13 @@ class _Server:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
         from trustgate.gateway.reads import Health, Reads
+        from trustgate.gateway.routing import Routing
 
         pipeline = Pipeline(
             settings,
             directory=self.directory,
             catalog=self.catalog,
-            targets=self.targets,
+            routing=Routing(self.targets, self.handles),
             upstream=self.upstream,
             books=self.books,
             running=self.running,
@@ -238,6 +242,15 @@ class _Server:
                 for _, upstream in self.targets.upstreams()
             ),
         )
+
+
+def _open_handles(path: Path) -> Handles:
+    try:
+        return Handles(path)
+    except OSError as error:
+        raise OperatorError(
+            f"The file {path} cannot be used: {error.strerror}.", hint="Mend who may read and write it."
+        ) from None
 
 
 # listening

@@ -43,6 +43,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: Annotated[
         int, Meta(ge=_KIB, le=_GIB, description="The largest request body that is taken, bytes.")
     ] = 20 * _MIB
+    max_upload_bytes: Annotated[
+        int, Meta(ge=_KIB, le=16 * _GIB, description="The largest form (audio, images, files) that is taken, bytes.")
+    ] = 512 * _MIB
     body_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long a client may take to send a body, seconds.")
     ] = 30.0
@@ -151,6 +154,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def database(self) -> Path:
         return self.home / "trustgate.duckdb"
+
+    @property
+    def handles_file(self) -> Path:
+        """Which tenant each id belongs to that an upstream gave out (responses, files, batches)."""
+        return self.home / "handles.jsonl"
 
     @property
     def journal_folder(self) -> Path:

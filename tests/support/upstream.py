@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import struct
 import threading
@@ -326,7 +327,7 @@ class Upstream:
     def reply_to(self, request: Recorded) -> Reply:
         """Record the request and choose its reply."""
         with self._changed:
-            if request.method == "GET":
+            if request.method == "GET" and not _KEPT.search(request.path):
                 self.probes.append(request)
                 answer = self.probe or self._list_models
             else:
@@ -497,6 +498,10 @@ class _Connection(asyncio.Protocol):
         await asyncio.wait([arrival, self._lost], return_when=asyncio.FIRST_COMPLETED)
         arrival.cancel()
         return self._arrived.is_set()
+
+
+#: GETs of what an upstream keeps are scripted as POSTs are; all others ask for its health.
+_KEPT = re.compile(r"/(responses|files|batches)\b")
 
 
 # The wire forms of OpenAI's API

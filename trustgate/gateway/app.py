@@ -5,7 +5,7 @@ Routing reads ``scope["path"]`` alone, never a URL built from the Host header.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from starlette.applications import Starlette
@@ -24,14 +24,18 @@ from trustgate.gateway.responses import error_body
 _SHOWN_PATH_CHARACTERS = 100
 
 
-class _Endpoint:
-    """An endpoint of the path as an ASGI application of its own: no request object is made for it."""
+class _Endpoints:
+    """The endpoints of one path as an ASGI application of its own: no request object is made for it."""
 
-    def __init__(self, pipeline: Pipeline, endpoint: Endpoint) -> None:
-        self._serve = partial(pipeline.serve, endpoint)
+    def __init__(self, pipeline: Pipeline, endpoints: Iterable[Endpoint]) -> None:
+        self._serve = {endpoint.method: partial(pipeline.serve, endpoint) for endpoint in endpoints}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._serve(scope, receive, send)
+        serve = self._serve.get(scope["method"])
+        if serve is None:
+            # Starlette lets HEAD pass where GET does.
+            raise HTTPException(405, headers={"allow": ", ".join(self._serve)})
+        await serve(scope, receive, send)
 
 
 class _Plain:
@@ -43,8 +47,12 @@ class _Plain:
 
 
 def make_app(pipeline: Pipeline, reads: Reads, health: Health, extra: Sequence[BaseRoute] = ()) -> Starlette:
+    by_path: dict[str, list[Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        by_path.setdefault(endpoint.path, []).append(endpoint)
     routes: list[BaseRoute] = [
-        Route(endpoint.path, _Endpoint(pipeline, endpoint), methods=["POST"]) for endpoint in ENDPOINTS
+        Route(path, _Endpoints(pipeline, endpoints), methods=[endpoint.method for endpoint in endpoints])
+        for path, endpoints in by_path.items()
     ]
     routes += [
         Route("/v1/models", reads.app(reads.models), methods=["GET"]),
