@@ -103,7 +103,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def is_plain(self) -> bool:
         """Names no upstream's ids and gives none out: the usual case."""
-        return self.body == "json" and self.has_model and (self.makes or self.names or self.lists) is None
+        return self.has_model and (self.makes or self.names or self.lists) is None
 
     @cached_property
     def needed(self) -> frozenset[str]:

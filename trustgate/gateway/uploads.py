@@ -66,7 +66,8 @@ class Upload:
     async def read_head(self, max_memory_bytes: int, timeout_s: float) -> None:
         """Read until the form is whole, or can be decided on. Raises what a wrong form deserves."""
         self._timeout_s = timeout_s
-        while not self._ended and (self.size < HEAD_BYTES or not self._needed <= self.fields.keys()):
+        head_bytes = min(HEAD_BYTES, max_memory_bytes)
+        while not self._ended and (self.size < head_bytes or not self._needed <= self.fields.keys()):
             if self.size > max_memory_bytes:
                 missing = ", ".join(sorted(self._needed - self.fields.keys()))
                 raise InvalidRequest(
