@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.gateway.batches import BatchFile
 from trustgate.gateway.dialects import ANTHROPIC, EVENTS, OPENAI, RESPONSES, Dialect
 from trustgate.gateway.handles import Kind
 from trustgate.gateway.reading import (
@@ -20,10 +21,12 @@ from trustgate.gateway.reading import (
     broken_call,
     explain,
     json_fault,
+    read_batch,
     read_chat,
     read_completion,
     read_count,
     read_embedding,
+    read_file,
     read_image,
     read_messages,
     read_moderation,
@@ -35,10 +38,12 @@ from trustgate.gateway.reading import (
     with_files,
 )
 from trustgate.gateway.wire import (
+    BatchRequest,
     ChatRequest,
     CompletionRequest,
     CountTokensRequest,
     EmbeddingRequest,
+    FileRequest,
     ImageRequest,
     InputTokensRequest,
     MessagesRequest,
@@ -131,10 +136,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"We could not parse the JSON body of your request: {json_fault(body, error)}.", code="invalid_json"
             ) from None
 
-    def peek_form(self, fields: dict[str, str]) -> Call:
+    def peek_form(self, fields: dict[str, str], batch: BatchFile | None = None) -> Call:
         """Read the fields of a form: each is text, and converted to what its member is."""
         try:
-            return self.read(msgspec.convert(fields, self.wire, strict=False))
+            call = self.read(msgspec.convert(fields, self.wire, strict=False))
+            return call if batch is None else msgspec.structs.replace(call, model=batch.model)
         except msgspec.ValidationError as error:
             return Call(model=fields.get("model", ""), choices=0, invalid=explain(error))
 
@@ -315,4 +321,51 @@ ENDPOINTS = (
         summary="Write down in English what is said in a recording.",
         **_TRANSCRIPTION,
     ),
+    Endpoint(
+        name="files",
+        path="/v1/files",
+        upstream_path="/files",
+        summary="Give the upstream a file to keep.",
+        body="form",
+        wire=FileRequest,
+        read=read_file,
+        meter=read_nothing_used,
+        retries=False,
+        makes="file",
+    ),
+    Endpoint(
+        name="files",
+        path="/v1/files",
+        upstream_path="/files",
+        summary="List the files the upstream keeps for the caller.",
+        method="GET",
+        body="none",
+        meter=read_nothing_used,
+        lists="file",
+    ),
+    _looks("files", "file", "/files/{id}", "Look at what is known of a file."),
+    _looks("files", "file", "/files/{id}", "Delete a file.", method="DELETE", deletes=True),
+    _looks("files", "file", "/files/{id}/content", "Get a file's content.", answers="any"),
+    Endpoint(
+        name="batches",
+        path="/v1/batches",
+        upstream_path="/batches",
+        summary="Have the requests in a file answered in the background.",
+        wire=BatchRequest,
+        read=read_batch,
+        retries=False,
+        makes="batch",
+    ),
+    Endpoint(
+        name="batches",
+        path="/v1/batches",
+        upstream_path="/batches",
+        summary="List the caller's batches.",
+        method="GET",
+        body="none",
+        meter=read_nothing_used,
+        lists="batch",
+    ),
+    _looks("batches", "batch", "/batches/{id}", "Look at a batch."),
+    _looks("batches", "batch", "/batches/{id}/cancel", "End a batch.", method="POST"),
 )

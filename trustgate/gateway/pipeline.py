@@ -103,7 +103,7 @@ class Pipeline:
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._books.log.check_room(len(self._running))
             body, call = await self._read(endpoint, arrival, receive)
-            way = self._routing.begin(endpoint, call, scope, caller.tenant.id)
+            way = self._routing.begin(endpoint, call, body, scope, caller.tenant.id)
             call = way.call
 
             # 3 payment: no tenant of this version can owe one
@@ -164,9 +164,16 @@ class Pipeline:
             body = await read_body(receive, limits.max_body_bytes, limits.body_timeout_s)
             return body, endpoint.peek(body)
         content_type = arrival.headers.get(b"content-type", b"")
-        upload = Upload(receive, content_type, endpoint.needed, endpoint.decisive, limits.max_upload_bytes)
+        upload = Upload(
+            receive,
+            content_type,
+            endpoint.needed,
+            endpoint.decisive,
+            limits.max_upload_bytes,
+            reads_batches=endpoint.makes == "file",
+        )
         await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)
-        return upload, endpoint.peek_form(upload.fields)
+        return upload, endpoint.peek_form(upload.fields, upload.batch)
 
     def _open_account(
         self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, ask: Ask, reply: Reply

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.gateway.batches import file_ids
 from trustgate.gateway.handles import Kind
 from trustgate.gateway.wire import (
     BatchRequest,
@@ -310,21 +311,8 @@ def read_nothing(request: Nothing) -> Call:
 
 def with_files(call: Call, body: bytes) -> Call:
     """The call with the upstream's files that its body names, wherever in it they stand."""
-    found: dict[str, None] = {}
-    left: list[Any] = [msgspec.json.decode(body)]
-    while left:
-        value = left.pop()
-        if isinstance(value, list):
-            left.extend(value)
-        elif isinstance(value, dict):
-            left.extend(value.values())
-            named = [value.get("file_id"), *_list(value.get("file_ids"))]
-            found.update((name, None) for name in named if isinstance(name, str))
+    found = dict.fromkeys(file_ids(msgspec.json.decode(body)))
     return msgspec.structs.replace(call, uses=(*call.uses, *(("file", name) for name in found))) if found else call
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 # explaining what is wrong

@@ -15,6 +15,7 @@ from trustgate.errors import InvalidRequest
 from trustgate.gateway.endpoints import Call, Endpoint
 from trustgate.gateway.handles import Handle, Handles, Kind
 from trustgate.gateway.keeping import Keeper
+from trustgate.gateway.uploads import Payload, Upload
 from trustgate.models.catalog import Resolved
 from trustgate.models.targets import Target, Targets
 
@@ -22,7 +23,7 @@ from trustgate.models.targets import Target, Targets
 class Way:
     """The way of one request."""
 
-    __slots__ = ("call", "handle", "is_modelless", "keeper", "path", "used")
+    __slots__ = ("call", "handle", "is_modelless", "is_verbatim", "keeper", "path", "used")
 
     def __init__(self, call: Call, path: str) -> None:
         self.call = call
@@ -31,6 +32,8 @@ class Way:
         self.handle: Handle | None = None
         self.used: Handle | None = None
         self.is_modelless = False
+        #: The body names the model in places where it cannot be changed.
+        self.is_verbatim = False
         self.keeper: Keeper | None = None
 
     @property
@@ -44,7 +47,7 @@ class Routing:
         self._targets = targets
         self._handles = handles
 
-    def begin(self, endpoint: Endpoint, call: Call, scope: Scope, tenant_id: str) -> Way:
+    def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, tenant_id: str) -> Way:
         """Look up the ids that the request names. Raises ``NotFound`` for one that is not its tenant's."""
         way = Way(call, endpoint.upstream_path)
         if call.uses:
@@ -64,8 +67,14 @@ class Routing:
         known = way.handle or (None if endpoint.has_model else way.used)
         if known is not None:
             way.call = call = msgspec.structs.replace(call, model=known.model)
+        if endpoint.makes == "batch" and way.used is not None:
+            if not way.used.model:
+                raise InvalidRequest("That file was not uploaded for a batch.", param="input_file_id")
+            way.call = call = msgspec.structs.replace(call, prompt_tokens=max(way.used.owed, 0))
         way.is_modelless = not endpoint.has_model and not call.model
-        way.keeper = Keeper(self._handles, endpoint, tenant_id, call, way.handle)
+        batch = body.batch if isinstance(body, Upload) else None
+        way.is_verbatim = batch is not None
+        way.keeper = Keeper(self._handles, endpoint, tenant_id, call, way.handle, batch)
         return way
 
     def targets(self, way: Way, resolved: Resolved | None) -> list[Target]:
@@ -75,6 +84,12 @@ class Routing:
         if way.is_modelless:
             return [self._targets.default()]
         targets = self._targets.route(way.call.model, resolved)
+        if way.is_verbatim:
+            if targets[0].model != way.call.model:
+                raise InvalidRequest(
+                    f"In a batch the model {way.call.model!r} must be called {targets[0].model!r}.", param="file"
+                )
+            return targets[:1]
         if way.used is None:
             return targets
         upstream = self._targets.made_by(way.used.passport, way.used.upstream_model).upstream

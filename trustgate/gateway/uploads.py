@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import Receive
 
 from trustgate.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TrustGateError
+from trustgate.gateway.batches import BatchFile
 from trustgate.gateway.forms import FormScanner, ModelField, Piece, boundary_of
 
 #: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives.
@@ -30,7 +31,14 @@ class Upload:
     """A form: its beginning, the fields in it, and what still arrives."""
 
     def __init__(
-        self, receive: Receive, content_type: bytes, needed: frozenset[str], decisive: frozenset[str], max_bytes: int
+        self,
+        receive: Receive,
+        content_type: bytes,
+        needed: frozenset[str],
+        decisive: frozenset[str],
+        max_bytes: int,
+        *,
+        reads_batches: bool = False,
     ) -> None:
         """``needed``: the fields without which nothing can be decided. Raises ``InvalidRequest``."""
         self.content_type = content_type
@@ -46,6 +54,10 @@ class Upload:
         self._max_bytes = max_bytes
         self._boundary = boundary_of(content_type)
         self._scanner = FormScanner(self._boundary, decisive)
+        if reads_batches:
+            self._scanner.on_file = self._look_at_file
+        #: The requests in it, where it is the file of a batch.
+        self.batch: BatchFile | None = None
         self._hash = hashlib.sha256()
         self._pieces: list[Piece] = []
         self._ended = False
@@ -59,17 +71,24 @@ class Upload:
     def is_whole(self) -> bool:
         return self._ended
 
-    def watch_file(self, watcher: Callable[[bytes], None]) -> None:
-        """Show the bytes of files to ``watcher`` from now on."""
-        self._scanner.on_file = watcher
+    def _look_at_file(self, data: bytes) -> None:
+        if "purpose" not in self.fields:
+            raise InvalidRequest("The purpose must come before the file.", param="purpose", code="invalid_form")
+        if self.fields["purpose"] == "batch":
+            self.batch = self.batch or BatchFile()
+            self.batch.feed(data)
+
+    @property
+    def _is_decidable(self) -> bool:
+        return self._needed <= self.fields.keys() and (self.batch is None or self.batch.model != "")
 
     async def read_head(self, max_memory_bytes: int, timeout_s: float) -> None:
         """Read until the form is whole, or can be decided on. Raises what a wrong form deserves."""
         self._timeout_s = timeout_s
         head_bytes = min(HEAD_BYTES, max_memory_bytes)
-        while not self._ended and (self.size < head_bytes or not self._needed <= self.fields.keys()):
+        while not self._ended and (self.size < head_bytes or not self._is_decidable):
             if self.size > max_memory_bytes:
-                missing = ", ".join(sorted(self._needed - self.fields.keys()))
+                missing = ", ".join(sorted(self._needed - self.fields.keys())) or "a first short line"
                 raise InvalidRequest(
                     f"In a form larger than {max_memory_bytes} bytes, {missing} must come before the file.",
                     code="invalid_form",
@@ -97,6 +116,8 @@ class Upload:
         pieces = self._scanner.feed(chunk)
         if not message.get("more_body", False):
             self._scanner.finish()
+            if self.batch is not None:
+                self.batch.finish()
             self._ended = True
         return pieces
 
