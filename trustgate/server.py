@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from trustgate.gateway.accounting import Books
 from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
 from trustgate.gateway.pipeline import Pipeline
+from trustgate.gateway.tls import Certificate
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
@@ -41,16 +43,11 @@ from trustgate.settings import BUILTIN_SCHEME, Settings
 from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
-    from hypercorn.config import Config
     from starlette.types import ASGIApp
 
 _logger = logging.getLogger("trustgate.server")
 
 _BACKLOG = 1024
-_KEEP_ALIVE_S = 75.0
-_MAX_HEADERS_BYTES = 64 * 1024
-#: What Hypercorn may take beyond the drain of requests to close its connections.
-_CLOSING_S = 5.0
 
 
 def run(settings: Settings) -> int:
@@ -76,6 +73,8 @@ async def _serve(settings: Settings) -> None:
     # A key that is missing should stop the start, not surprise the first caller.
     settings.upstream_key()
     settings.admin_key()
+    files = settings.tls_files()
+    certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
@@ -88,28 +87,40 @@ async def _serve(settings: Settings) -> None:
         )
         stack.callback(journal.close)
         log = await Log.recover(store, journal)
-        server = await _Server.build(settings, store, log, _address(settings.serve.host, public))
+        server = await _Server.build(
+            settings, store, log, _address(settings.serve.host, public, "http" if certificate is None else "https")
+        )
         stack.push_async_callback(server.upstream.close)
         stack.callback(server.handles.close)
         admin = stack.enter_context(_listen_admin(settings.socket))
-        await _run_until(stop, settings, server, public, admin)
+        await _run_until(stop, settings, server, public, admin, certificate)
         await log.flush()
 
 
 async def _run_until(
-    stop: asyncio.Event, settings: Settings, server: _Server, public: socket.socket, admin: socket.socket
+    stop: asyncio.Event,
+    settings: Settings,
+    server: _Server,
+    public: socket.socket,
+    admin: socket.socket,
+    certificate: Certificate | None,
 ) -> None:
     """Serve both listeners until ``stop``, then drain."""
+    from trustgate.gateway.listener import listen
+
     log = server.books.log
     async with _background(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
+        server.running.cut_stalled(settings.serve.stall_timeout_s),
+        *(() if certificate is None else (certificate.look_for_ever(),)),
     ):
         grace_s = settings.serve.shutdown_grace_s
+        serve = partial(listen, stop=stop, grace_s=grace_s, head_timeout_s=settings.serve.head_timeout_s)
         listeners = asyncio.gather(
-            _listener(server.public_app(settings), public, stop, grace_s),
-            _listener(server.admin_app(), admin, stop, grace_s),
+            serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),
+            serve(server.admin_app(), admin),
         )
         print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
         draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
@@ -201,7 +212,7 @@ class _Server:
         )
         key = settings.admin_key()
         extra = admin_routes(self.admin, key=key) if key is not None else ()
-        return make_app(pipeline, reads, Health(self.check), extra)
+        return make_app(pipeline, reads, Health(self.check), extra, settings.serve.cors_origins)
 
     def admin_app(self) -> ASGIApp:
         from starlette.applications import Starlette
@@ -304,31 +315,9 @@ def _listen_admin(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-async def _listener(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, grace_s: float) -> None:
-    from hypercorn.asyncio import serve
-
-    # Hypercorn closes the descriptor it is given; ours stays ours.
-    config = _hypercorn_config(os.dup(listener.fileno()), grace_s)
-    await serve(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
-
-
-def _hypercorn_config(descriptor: int, grace_s: float) -> Config:
-    from hypercorn.config import Config
-
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.accesslog = None
-    config.errorlog = logging.getLogger("trustgate.hypercorn")
-    config.include_server_header = False
-    config.keep_alive_timeout = _KEEP_ALIVE_S
-    config.graceful_timeout = grace_s + _CLOSING_S
-    config.h11_max_incomplete_size = _MAX_HEADERS_BYTES
-    return config
-
-
-def _address(host: str, listener: socket.socket) -> str:
+def _address(host: str, listener: socket.socket, scheme: str) -> str:
     port = listener.getsockname()[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 # the process

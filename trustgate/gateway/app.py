@@ -10,10 +10,11 @@ from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
 from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
@@ -22,6 +23,11 @@ from trustgate.gateway.reads import Health, Reads
 from trustgate.gateway.responses import error_body
 
 _SHOWN_PATH_CHARACTERS = 100
+#: The response headers that pages may read.
+_EXPOSED = (
+    *("x-request-id", "x-trustgate-receipt", "retry-after", "x-should-retry"),
+    *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
+)
 
 
 class _Endpoints:
@@ -46,7 +52,10 @@ class _Plain:
         await self._handler(scope, receive, send)  # type: ignore[operator]
 
 
-def make_app(pipeline: Pipeline, reads: Reads, health: Health, extra: Sequence[BaseRoute] = ()) -> Starlette:
+def make_app(
+    pipeline: Pipeline, reads: Reads, health: Health, extra: Sequence[BaseRoute] = (), cors_origins: Sequence[str] = ()
+) -> ASGIApp:
+    """``cors_origins``: whose web pages browsers let call the gateway; none unless said."""
     by_path: dict[str, list[Endpoint]] = {}
     for endpoint in ENDPOINTS:
         by_path.setdefault(endpoint.path, []).append(endpoint)
@@ -66,7 +75,17 @@ def make_app(pipeline: Pipeline, reads: Reads, health: Health, extra: Sequence[B
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
     # A redirect would be built from the Host header, and no client of an API follows one for a POST.
     app.router.redirect_slashes = False
-    return app
+    if not cors_origins:
+        return app
+    # Keys travel in headers that a page sets itself: never with credentials of the browser's own.
+    return CORSMiddleware(
+        app,
+        allow_origins=cors_origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=_EXPOSED,
+        max_age=3600,
+    )
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -100,6 +100,7 @@ class Pipeline:
         caller = self._directory.authenticate(bearer_token(arrival, endpoint.dialect.key_header), arrival.at_us)
 
         with self._running.leash(caller.key.id) as leash:
+            leash.reply = reply
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._books.log.check_room(len(self._running))
             body, call = await self._read(endpoint, arrival, receive)
@@ -220,7 +221,9 @@ def _close_failed(account: Account, reply: Reply, error: TrustGateError, finish:
 
 def _close_cancelled(account: Account, reply: Reply, reason: Reason) -> None:
     """The request was ended early. A client that hung up is charged for what it had the upstream do."""
-    if reason == "client_gone":
+    if reason == "client_stalled":
+        account.close("cut", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
+    elif reason == "client_gone":
         account.close("client_gone", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
     else:
         _close_failed(account, reply, _ended(reason), "cut")

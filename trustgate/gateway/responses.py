@@ -53,7 +53,10 @@ def error_body(error: TrustGateError) -> bytes:
 class Reply:
     """One client's reply as it stands: its headers so far, whether it has begun, whether anybody still listens."""
 
-    __slots__ = ("_dialect", "_send", "gone", "headers", "is_raw", "request_id", "sequence", "started")
+    __slots__ = (
+        *("_dialect", "_now", "_send", "gone", "headers", "is_raw"),
+        *("request_id", "sequence", "started", "waiting_since"),
+    )
 
     def __init__(self, send: Send, request_id: bytes, dialect: Dialect) -> None:
         self._send = send
@@ -61,6 +64,9 @@ class Reply:
         self.request_id = request_id
         self.headers: Headers = [(b"x-request-id", request_id)]
         self.started = False
+        #: Since when a piece waits for the client to take it, in the loop's time.
+        self.waiting_since: float | None = None
+        self._now = asyncio.get_running_loop().time
         #: The number of the stream's last event, where they are numbered.
         self.sequence = -1
         #: The answer has no frames (audio, a file): there is no way to say an error in the middle of it.
@@ -71,7 +77,9 @@ class Reply:
     async def whole(self, status: int, content_type: bytes, body: bytes) -> None:
         if not self.gone:
             self.started = True
+            self.waiting_since = self._now()
             await send_body(self._send, status, [(b"content-type", content_type), *self.headers], body)
+            self.waiting_since = None
 
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the head of a stream."""
@@ -81,7 +89,9 @@ class Reply:
 
     async def write(self, body: bytes, *, last: bool = False) -> None:
         if not self.gone:
+            self.waiting_since = self._now()
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+            self.waiting_since = None
 
     def last_words(self, error: TrustGateError) -> bytes:
         """The bytes with which ``refuse`` will end this reply: a JSON body, or an event of the stream."""
