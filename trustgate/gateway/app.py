@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
 from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
+from trustgate.gateway.openapi import OpenApi
 from trustgate.gateway.pipeline import Pipeline
 from trustgate.gateway.reads import Health, Reads
 from trustgate.gateway.responses import error_body
@@ -68,6 +69,7 @@ def make_app(
         Route("/v1/models/{model:path}", reads.app(reads.model), methods=["GET"]),
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
         Route("/v1/receipts/{receipt}", reads.app(reads.receipt), methods=["GET"]),
+        Route("/openapi.json", OpenApi(), methods=["GET"]),
         Route("/health", _Plain(health.alive), methods=["GET"]),
         Route("/ready", _Plain(health.ready), methods=["GET"]),
         *extra,

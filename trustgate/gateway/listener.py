@@ -300,14 +300,20 @@ class _Tasks(TaskGroup):
 
 
 class _Events(asyncio.Queue[Any]):
-    """What a request's application is told. Once that has ended nothing is kept, and nobody waits."""
+    """What a request's application is told. Once there is nobody to tell, nothing is kept and nobody waits."""
 
     def __init__(self, most: int) -> None:
         super().__init__(most)
         self._is_closed = False
 
     async def put(self, item: Any) -> None:
-        if not self._is_closed:
+        if self._is_closed:
+            return
+        if item["type"] == "http.disconnect":
+            # It comes from where the answer is sent: behind a body that nobody reads it would wait for itself.
+            self.close()
+            self.put_nowait(item)
+        else:
             await super().put(item)
 
     def close(self) -> None:
