@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,10 @@ from trustgate.admin.desk import Desk
 from trustgate.admin.local import LocalAdmin
 from trustgate.errors import OperatorError
 from trustgate.gateway.accounting import Books
+from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
 from trustgate.gateway.pipeline import Pipeline
+from trustgate.gateway.tls import Certificate
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
@@ -45,7 +48,6 @@ from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
-    from hypercorn.config import Config
     from starlette.types import ASGIApp
 
     from trustgate.gateway.metrics import Metric
@@ -53,10 +55,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("trustgate.server")
 
 _BACKLOG = 1024
-_KEEP_ALIVE_S = 75.0
-_MAX_HEADERS_BYTES = 64 * 1024
-#: What Hypercorn may take beyond the drain of requests to close its connections.
-_CLOSING_S = 5.0
 
 
 def run(settings: Settings) -> int:
@@ -82,6 +80,8 @@ async def _serve(settings: Settings) -> None:
     # A key that is missing should stop the start, not surprise the first caller.
     settings.upstream_key()
     settings.admin_key()
+    files = settings.tls_files()
+    certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
@@ -103,30 +103,42 @@ async def _serve(settings: Settings) -> None:
             origin=settings.receipts.origin,
         )
         archive = Archive(store, tree, publisher)
-        server = await _Server.build(settings, store, log, archive, _address(settings.serve.host, public))
+        address = _address(settings.serve.host, public, "http" if certificate is None else "https")
+        server = await _Server.build(settings, store, log, archive, address)
         stack.push_async_callback(server.upstream.close)
+        stack.callback(server.handles.close)
         admin = stack.enter_context(_listen_admin(settings.socket))
         async with _background(publisher.run(settings.receipts.checkpoint_every_s)):
-            await _run_until(stop, settings, server, public, admin)
+            await _run_until(stop, settings, server, public, admin, certificate)
         await log.flush()
         await archive.renewed()
 
 
 async def _run_until(
-    stop: asyncio.Event, settings: Settings, server: _Server, public: socket.socket, admin: socket.socket
+    stop: asyncio.Event,
+    settings: Settings,
+    server: _Server,
+    public: socket.socket,
+    admin: socket.socket,
+    certificate: Certificate | None,
 ) -> None:
     """Serve both listeners until ``stop``, then drain."""
+    from trustgate.gateway.listener import listen
+
     log = server.books.log
     async with _background(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         server.anchoring.run(),
         probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
+        server.running.cut_stalled(settings.serve.stall_timeout_s),
+        *(() if certificate is None else (certificate.look_for_ever(),)),
     ):
         grace_s = settings.serve.shutdown_grace_s
+        serve = partial(listen, stop=stop, grace_s=grace_s, head_timeout_s=settings.serve.head_timeout_s)
         listeners = asyncio.gather(
-            _listener(server.public_app(settings), public, stop, grace_s),
-            _listener(server.admin_app(), admin, stop, grace_s),
+            serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),
+            serve(server.admin_app(), admin),
         )
         print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
         draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
@@ -169,6 +181,7 @@ class _Server:
         self.quota = quota
         self.books = Books(quota, log)
         self.archive = archive
+        self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
         self.upstream = UpstreamClient(
@@ -210,13 +223,14 @@ class _Server:
         from trustgate.gateway.app import make_app
         from trustgate.gateway.metrics import Metrics
         from trustgate.gateway.reads import Health, Reads
+        from trustgate.gateway.routing import Routing
         from trustgate.gateway.transparency import Transparency
 
         pipeline = Pipeline(
             settings,
             directory=self.directory,
             catalog=self.catalog,
-            targets=self.targets,
+            routing=Routing(self.targets, self.handles),
             upstream=self.upstream,
             books=self.books,
             running=self.running,
@@ -232,7 +246,15 @@ class _Server:
         )
         key = settings.admin_key()
         extra = admin_routes(self.admin, key=key) if key is not None else ()
-        return make_app(pipeline, reads, Health(self.check), Transparency(self.archive), Metrics(self.metrics), extra)
+        return make_app(
+            pipeline,
+            reads,
+            Health(self.check),
+            Transparency(self.archive),
+            Metrics(self.metrics),
+            extra,
+            settings.serve.cors_origins,
+        )
 
     def admin_app(self) -> ASGIApp:
         from starlette.applications import Starlette
@@ -301,6 +323,15 @@ class _Online:
         return self._archive
 
 
+def _open_handles(path: Path) -> Handles:
+    try:
+        return Handles(path)
+    except OSError as error:
+        raise OperatorError(
+            f"The file {path} cannot be used: {error.strerror}.", hint="Mend who may read and write it."
+        ) from None
+
+
 # listening
 
 
@@ -352,31 +383,9 @@ def _listen_admin(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-async def _listener(app: ASGIApp, listener: socket.socket, stop: asyncio.Event, grace_s: float) -> None:
-    from hypercorn.asyncio import serve
-
-    # Hypercorn closes the descriptor it is given; ours stays ours.
-    config = _hypercorn_config(os.dup(listener.fileno()), grace_s)
-    await serve(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
-
-
-def _hypercorn_config(descriptor: int, grace_s: float) -> Config:
-    from hypercorn.config import Config
-
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.accesslog = None
-    config.errorlog = logging.getLogger("trustgate.hypercorn")
-    config.include_server_header = False
-    config.keep_alive_timeout = _KEEP_ALIVE_S
-    config.graceful_timeout = grace_s + _CLOSING_S
-    config.h11_max_incomplete_size = _MAX_HEADERS_BYTES
-    return config
-
-
-def _address(host: str, listener: socket.socket) -> str:
+def _address(host: str, listener: socket.socket, scheme: str) -> str:
     port = listener.getsockname()[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 # the process

@@ -43,6 +43,25 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: Annotated[
         int, Meta(ge=_KIB, le=_GIB, description="The largest request body that is taken, bytes.")
     ] = 20 * _MIB
+    max_upload_bytes: Annotated[
+        int, Meta(ge=_KIB, le=16 * _GIB, description="The largest form (audio, images, files) that is taken, bytes.")
+    ] = 512 * _MIB
+    tls_certificate: Annotated[
+        str | None, Meta(description="A PEM file with the certificate chain to serve HTTPS with; needs tls_key.")
+    ] = None
+    tls_key: Annotated[str | None, Meta(description="A PEM file with the certificate's key, without a password.")] = (
+        None
+    )
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins whose web pages may call the gateway from a browser, or * for all."),
+    ] = ()
+    head_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="How long a client may take to send the head of a request, seconds.")
+    ] = 15.0
+    stall_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="How long a client may take nothing of its answer, seconds.")
+    ] = 60.0
     body_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long a client may take to send a body, seconds.")
     ] = 30.0
@@ -214,6 +233,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def database(self) -> Path:
         return self.home / "trustgate.duckdb"
 
+    def tls_files(self) -> tuple[Path, Path] | None:
+        """The files of the certificate and its key; None: no TLS. Raises ``SettingsError`` when one is missing."""
+        certificate, key = self.serve.tls_certificate, self.serve.tls_key
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            raise SettingsError(
+                "serve.tls_certificate and serve.tls_key belong together; one of them is missing.",
+                hint="Give both files, or neither to serve without TLS.",
+            )
+        return self.home / Path(certificate).expanduser(), self.home / Path(key).expanduser()
+
+    @property
+    def handles_file(self) -> Path:
+        """Which tenant each id belongs to that an upstream gave out (responses, files, batches)."""
+        return self.home / "handles.jsonl"
+
     @property
     def journal_folder(self) -> Path:
         return self.home / "journal"
@@ -380,6 +416,7 @@ def debug_wanted() -> bool:
 
 BUILTIN_SCHEME = "builtin:"
 _BUILTINS = frozenset({"builtin:echo"})
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: Headers that must never be copied from one side to the other.
 _HEADERS_OURS = frozenset(
@@ -421,6 +458,9 @@ def _check_value(name: str, value: Any) -> str | None:
         return why_not_origin(value)
     if name.endswith(".key_env") and value is not None:
         return why_not_variable_name(value)
+    if name == "serve.cors_origins":
+        bad = [origin for origin in value if origin != "*" and not _ORIGIN.fullmatch(origin)]
+        return f"holds {bad[0]!r}, which is no origin such as https://app.example.com" if bad else None
     if name in ("upstream.forward_headers", "upstream.forward_response_headers"):
         for header in value:
             if not _HEADER_NAME.fullmatch(header):

@@ -55,11 +55,18 @@ def matches(patterns: tuple[str, ...], name: str) -> bool:
 
 
 #: Features a plan can gate. Each is found by the request's own fields (gateway.endpoints).
-FEATURES = ("streaming", "tools", "vision", "audio", "files", "structured_outputs", "logprobs", "multiple_choices")
+FEATURES = (
+    *("streaming", "tools", "vision", "audio", "files", "structured_outputs", "logprobs", "multiple_choices"),
+    "background",
+)
 
 
 #: What plans and receipts call the endpoints that serve models (gateway.endpoints).
-ENDPOINTS = ("chat.completions", "completions", "embeddings")
+ENDPOINTS = (
+    *("chat.completions", "completions", "embeddings", "responses", "messages", "moderations", "rerank"),
+    *("images.generations", "images.edits", "audio.speech", "audio.transcriptions", "audio.translations"),
+    *("files", "batches"),
+)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="plan"):
@@ -102,13 +109,17 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
 class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a model costs. Pico-USD a token; ``call_nano_usd`` is added once a call.
 
-    ``cached_input`` None means that cached prompt tokens cost what other prompt tokens cost.
+    ``cached_input`` None means that cached prompt tokens cost what other prompt tokens cost. What is not counted in
+    tokens has prices of its own: a made image, a second of audio, a character to be spoken.
     """
 
     input_pico_usd: int = 0
     cached_input_pico_usd: int | None = None
     output_pico_usd: int = 0
     call_nano_usd: int = 0
+    image_nano_usd: int = 0
+    audio_second_nano_usd: int = 0
+    character_pico_usd: int = 0
 
     def cost_nano_usd(self, usage: Usage) -> int:
         """The cost of ``usage``, nano-USD, rounded once, up."""
@@ -119,6 +130,13 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
             + cached * cached_price
             + usage.completion_tokens * self.output_pico_usd
         )
+        if usage.images or usage.audio_ms or usage.characters:
+            pico += (
+                usage.images * self.image_nano_usd * PICO_USD_PER_NANO_USD
+                # A thousandth of a second costs a thousandth of the price: nano-USD a second is pico-USD a millisecond.
+                + usage.audio_ms * self.audio_second_nano_usd
+                + usage.characters * self.character_pico_usd
+            )
         return self.call_nano_usd - (-pico // PICO_USD_PER_NANO_USD)
 
 
@@ -176,7 +194,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What one request used, in OpenAI's words.
 
     ``cached_tokens`` are part of ``prompt_tokens``, ``reasoning_tokens`` part of ``completion_tokens``.
-    ``estimated``: the upstream did not say, the gateway estimated.
+    ``estimated``: the upstream did not say, the gateway estimated. Images, milliseconds of audio and characters are
+    what some endpoints are priced by besides tokens or instead of them.
     """
 
     prompt_tokens: int = 0
@@ -184,6 +203,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    images: int = 0
+    audio_ms: int = 0
+    characters: int = 0
 
     @property
     def total_tokens(self) -> int:

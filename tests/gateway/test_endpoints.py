@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.endpoints import ENDPOINTS, Call
 
-CHAT, COMPLETIONS, EMBEDDINGS = ENDPOINTS
+CHAT, COMPLETIONS, EMBEDDINGS = ENDPOINTS[:3]
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
@@ -152,6 +152,6 @@ def test_json_that_is_no_object_is_an_invalid_request(body: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_call_or_a_clear_refusal(body: bytes) -> None:
-    for endpoint in ENDPOINTS:
+    for endpoint in (endpoint for endpoint in ENDPOINTS if endpoint.body == "json"):
         with suppress(InvalidRequest):
             assert endpoint.peek(body).invalid is not None

@@ -12,7 +12,7 @@ from trustgate.errors import NotFound, Unavailable, UpstreamFailed, UpstreamRefu
 from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe
 from trustgate.models.targets import Breaker, Targets
-from trustgate.models.upstream import Answer, UpstreamClient
+from trustgate.models.upstream import Answer, Outgoing, UpstreamClient
 from trustgate.types import Fallback, Passport
 
 SECRET = "sk-upstream-credential"
@@ -66,9 +66,11 @@ class World:
     async def fetch(self, model: str = "a", deadline: float | None = None) -> Answer:
         return await self.client.fetch(
             self.targets.route(model, self.catalog.resolve(model)),
-            path="/chat/completions",
-            body_for=lambda target: b'{"model":"%b"}' % target.model.encode(),
-            headers=[("content-type", "application/json")],
+            Outgoing(
+                path="/chat/completions",
+                body_for=lambda target: b'{"model":"%b"}' % target.model.encode(),
+                headers=[("content-type", "application/json")],
+            ),
             deadline=deadline,
         )
 

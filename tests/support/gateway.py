@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tests.support.processes import PATIENCE_S, Process, clean_environment
 
-_READY = re.compile(r"ready at (http://\S+)")
+_READY = re.compile(r"ready at (https?://\S+)")
 _COMMAND = (sys.executable, "-m", "trustgate")
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import struct
 import threading
@@ -257,6 +258,8 @@ class Upstream:
         #: Requests that could not be understood, and failures of the upstream's own.
         self.faults: list[str] = []
         self.open_connections = 0
+        #: Requests with a form whose heads have arrived, whether or not the rest did.
+        self.uploads = 0
         self._scripted: deque[Answer] = deque()
         self._changed = threading.Condition()
         self._connections: set[_Connection] = set()
@@ -307,12 +310,21 @@ class Upstream:
         """Block until exactly that many connections are open."""
         self._wait_until(lambda: self.open_connections == count, timeout_s, lambda: f"{self.open_connections} open")
 
+    def wait_for_uploads(self, count: int, timeout_s: float = PATIENCE_S) -> None:
+        """Block until that many requests with a form have begun to arrive, all in all."""
+        self._wait_until(lambda: self.uploads >= count, timeout_s, lambda: f"{self.uploads} uploads")
+
+    def upload_begun(self) -> None:
+        with self._changed:
+            self.uploads += 1
+            self._changed.notify_all()
+
     # for connections, on the upstream's own thread
 
     def opened(self, connection: _Connection) -> int:
         self._connections.add(connection)
-        self._connection_count += 1
         with self._changed:
+            self._connection_count += 1
             self.open_connections += 1
             self._changed.notify_all()
         return self._connection_count
@@ -326,7 +338,7 @@ class Upstream:
     def reply_to(self, request: Recorded) -> Reply:
         """Record the request and choose its reply."""
         with self._changed:
-            if request.method == "GET":
+            if request.method == "GET" and not _KEPT.search(request.path):
                 self.probes.append(request)
                 answer = self.probe or self._list_models
             else:
@@ -457,6 +469,8 @@ class _Connection(asyncio.Protocol):
         lower = {name.lower(): value for name, value in headers}
         if lower.get("expect", "").lower() == "100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if lower.get("content-type", "").startswith("multipart/"):
+            self._upstream.upload_begun()
         body = await self._body(lower)
         return None if body is None else Recorded(method, target, headers, body, self._number)
 
@@ -497,6 +511,10 @@ class _Connection(asyncio.Protocol):
         await asyncio.wait([arrival, self._lost], return_when=asyncio.FIRST_COMPLETED)
         arrival.cancel()
         return self._arrived.is_set()
+
+
+#: GETs of what an upstream keeps are scripted as POSTs are; all others ask for its health.
+_KEPT = re.compile(r"/(responses|files|batches)\b")
 
 
 # The wire forms of OpenAI's API

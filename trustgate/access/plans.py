@@ -21,7 +21,8 @@ def check_plan(
 ) -> None:
     """Raise ``PermissionDenied`` (403), naming who forbids what, unless plan and key both allow the request.
 
-    ``model`` is the name asked for, ``model_names`` those of the passport behind it: one of these must match.
+    ``model`` is the name asked for, ``model_names`` those of the passport behind it: one of these must match. A
+    request that names no model (a file's upload) has none.
     """
     owners = (
         (f"The plan {caller.plan.name!r}", caller.plan.scope, caller.plan.limits),
@@ -54,7 +55,7 @@ def _check_scope(
 ) -> None:
     if not matches(scope.endpoints, endpoint):
         raise PermissionDenied(f"{owner} does not include the endpoint {endpoint}.", code="endpoint_not_allowed")
-    if not any(matches(scope.models, name) for name in model_names):
+    if model_names and not any(matches(scope.models, name) for name in model_names):
         raise PermissionDenied(
             f"{owner} does not include the model {model!r}.", code="model_not_allowed", param="model"
         )

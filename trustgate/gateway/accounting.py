@@ -16,7 +16,7 @@ from trustgate.access.quota import Ask, Hold, Quota, Rate
 from trustgate.errors import RateLimited
 from trustgate.gateway.endpoints import Call, Endpoint
 from trustgate.gateway.requests import Arrival
-from trustgate.gateway.responses import error_body
+from trustgate.gateway.uploads import Payload, digest
 from trustgate.models.catalog import Resolved, price_hash
 from trustgate.models.estimate import with_margin
 from trustgate.models.targets import Target
@@ -48,7 +48,12 @@ def worst_case(endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: i
         completion_tokens = min(bounds, default=DEFAULT_COMPLETION_TOKENS) * call.choices
     cost_nano_usd = 0
     if resolved is not None:
-        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        usage = Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            images=call.images,
+            characters=call.characters,
+        )
         cost_nano_usd = resolved.passport.prices.cost_nano_usd(usage)
     return Ask(prompt_tokens + completion_tokens, cost_nano_usd)
 
@@ -61,13 +66,15 @@ class Books:
         self.log = log
         self._last_refusal_us: dict[str, int] = {}
 
-    def open(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: bytes, ask: Ask) -> Account:
+    def open(
+        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, ask: Ask
+    ) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
         hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, arrival.at_us)
         return Account(self, arrival, endpoint, caller, call, body, hold)
 
     def refuse(
-        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: bytes, refusal: RateLimited
+        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, refusal: RateLimited
     ) -> bool:
         """Write a receipt of a refusal, so that it can be proven too; False when the key had one a moment ago."""
         last_us = self._last_refusal_us.get(caller.key.id)
@@ -75,7 +82,7 @@ class Books:
             return False
         self._last_refusal_us[caller.key.id] = arrival.at_us
         account = Account(self, arrival, endpoint, caller, call, body, None)
-        account.sent(error_body(refusal))
+        account.sent(endpoint.dialect.body(refusal, arrival.request_id.decode()))
         account.close("refused", status=refusal.status)
         return True
 
@@ -106,7 +113,7 @@ class Account:
         endpoint: Endpoint,
         caller: Caller,
         call: Call,
-        body: bytes,
+        body: Payload,
         hold: Hold | None,
     ) -> None:
         self._books = books
@@ -182,7 +189,7 @@ class Account:
                 model=self._call.model[:_NAME_MOST],
                 passport=target.passport.id if target is not None else "",
                 upstream_model=self.upstream_model[:_NAME_MOST],
-                request_commitment=commitment(secret, "request", hashlib.sha256(self._body).digest()),
+                request_commitment=commitment(secret, "request", digest(self._body)),
                 response_commitment=commitment(secret, "response", self._answer.digest()),
                 prompt_tokens=usage.prompt_tokens,
                 cached_tokens=usage.cached_tokens,

@@ -5,35 +5,46 @@ Routing reads ``scope["path"]`` alone, never a URL built from the Host header.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
 from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.metrics import Metrics
+from trustgate.gateway.openapi import OpenApi
 from trustgate.gateway.pipeline import Pipeline
 from trustgate.gateway.reads import Health, Reads
 from trustgate.gateway.responses import error_body
 from trustgate.gateway.transparency import Transparency
 
 _SHOWN_PATH_CHARACTERS = 100
+#: The response headers that pages may read.
+_EXPOSED = (
+    *("x-request-id", "x-trustgate-receipt", "retry-after", "x-should-retry"),
+    *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
+)
 
 
-class _Endpoint:
-    """An endpoint of the path as an ASGI application of its own: no request object is made for it."""
+class _Endpoints:
+    """The endpoints of one path as an ASGI application of its own: no request object is made for it."""
 
-    def __init__(self, pipeline: Pipeline, endpoint: Endpoint) -> None:
-        self._serve = partial(pipeline.serve, endpoint)
+    def __init__(self, pipeline: Pipeline, endpoints: Iterable[Endpoint]) -> None:
+        self._serve = {endpoint.method: partial(pipeline.serve, endpoint) for endpoint in endpoints}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._serve(scope, receive, send)
+        serve = self._serve.get(scope["method"])
+        if serve is None:
+            # Starlette lets HEAD pass where GET does.
+            raise HTTPException(405, headers={"allow": ", ".join(self._serve)})
+        await serve(scope, receive, send)
 
 
 class _Plain:
@@ -51,9 +62,15 @@ def make_app(
     log: Transparency,
     metrics: Metrics,
     extra: Sequence[BaseRoute] = (),
-) -> Starlette:
+    cors_origins: Sequence[str] = (),
+) -> ASGIApp:
+    """``cors_origins``: whose web pages browsers let call the gateway; none unless said."""
+    by_path: dict[str, list[Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        by_path.setdefault(endpoint.path, []).append(endpoint)
     routes: list[BaseRoute] = [
-        Route(endpoint.path, _Endpoint(pipeline, endpoint), methods=["POST"]) for endpoint in ENDPOINTS
+        Route(path, _Endpoints(pipeline, endpoints), methods=[endpoint.method for endpoint in endpoints])
+        for path, endpoints in by_path.items()
     ]
     routes += [
         Route("/v1/models", reads.app(reads.models), methods=["GET"]),
@@ -65,6 +82,7 @@ def make_app(
         Route("/log/checkpoint", _Plain(log.checkpoint), methods=["GET"]),
         Route("/log/tile/{path:path}", _Plain(log.tile), methods=["GET"]),
         Route("/log/keys", _Plain(log.keys), methods=["GET"]),
+        Route("/openapi.json", OpenApi(), methods=["GET"]),
         Route("/health", _Plain(health.alive), methods=["GET"]),
         Route("/ready", _Plain(health.ready), methods=["GET"]),
         Route("/metrics", _Plain(metrics), methods=["GET"]),
@@ -73,7 +91,17 @@ def make_app(
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
     # A redirect would be built from the Host header, and no client of an API follows one for a POST.
     app.router.redirect_slashes = False
-    return app
+    if not cors_origins:
+        return app
+    # Keys travel in headers that a page sets itself: never with credentials of the browser's own.
+    return CORSMiddleware(
+        app,
+        allow_origins=cors_origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=_EXPOSED,
+        max_age=3600,
+    )
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

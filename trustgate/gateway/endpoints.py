@@ -1,223 +1,371 @@
-"""The endpoints the path serves, each described once: route, wire type, what to hold and what to gate.
+"""The endpoints the path serves, each described once: route, wire type, what to hold, gate, meter and remember.
 
-Owns the reading of a request body into a ``Call``: the few facts that plan, quota and routing decide by. A body that
-is JSON but breaks the wire type still gives a ``Call`` (with what could be read) and the refusal, which the path
-delivers at its sixth step, after authentication, plan and quota have spoken.
+Adding one is an entry of the table below, and where its request is a new one a wire type (``wire``) and a function that
+reads it (``reading``). The path, the routes, the plans' names and ``/openapi.json`` follow from the table.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import msgspec
 
 from trustgate.errors import InvalidRequest
-from trustgate.gateway.wire import ChatRequest, CompletionRequest, EmbeddingRequest, ModelOnly
-from trustgate.models.estimate import estimate_chat, estimate_input
+from trustgate.gateway.batches import BatchFile
+from trustgate.gateway.dialects import ANTHROPIC, EVENTS, OPENAI, RESPONSES, Dialect
+from trustgate.gateway.handles import Kind
+from trustgate.gateway.reading import (
+    Call,
+    broken_call,
+    explain,
+    json_fault,
+    read_batch,
+    read_chat,
+    read_completion,
+    read_count,
+    read_embedding,
+    read_file,
+    read_image,
+    read_messages,
+    read_moderation,
+    read_nothing,
+    read_rerank,
+    read_response,
+    read_speech,
+    read_transcription,
+    with_files,
+)
+from trustgate.gateway.wire import (
+    BatchRequest,
+    ChatRequest,
+    CompletionRequest,
+    CountTokensRequest,
+    EmbeddingRequest,
+    FileRequest,
+    ImageRequest,
+    InputTokensRequest,
+    MessagesRequest,
+    ModerationRequest,
+    Nothing,
+    RerankRequest,
+    ResponsesRequest,
+    SpeechRequest,
+    TranscriptionRequest,
+)
+from trustgate.models.events import read_images, read_nothing_used, read_transcript
+from trustgate.models.usage import Reported, read_json_usage
+
+__all__ = ["ENDPOINTS", "Call", "Endpoint"]
+
+Body = Literal["json", "form", "none"]
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request asks for, as far as the gateway must know."""
-
-    model: str
-    stream: bool = False
-    #: The client's own bound on one completion, in tokens; None when it set none.
-    max_tokens: int | None = None
-    choices: int = 1
-    prompt_tokens: int = 0
-    features: tuple[str, ...] = ()
-    #: The client itself asked for the usage chunk at the end of its stream.
-    include_usage: bool = False
-    #: Set when the body breaks the wire type: what the sixth step raises.
-    invalid: InvalidRequest | None = None
-
-
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One route of the path. ``name`` is what plans and receipts call it."""
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One route of the path. ``name`` is what plans and receipts call it; several routes may share one."""
 
     name: str
+    #: ``{id}`` in it is an upstream's id, which must belong to the caller's tenant (``names`` says of what).
     path: str
     #: Where the upstream serves it, below its base URL.
     upstream_path: str
-    decoder: msgspec.json.Decoder[Any]
-    read: Callable[[Any, int], Call]
+    summary: str
+    method: Literal["GET", "POST", "DELETE"] = "POST"
+    body: Body = "json"
+    wire: type[Any] = Nothing
+    read: Callable[[Any], Call] = read_nothing
+    dialect: Dialect = OPENAI
+    #: What an answer that is no stream of events may be: a JSON object, or anything (relayed as it comes).
+    answers: Literal["object", "any"] = "object"
+    #: What an answer read whole says that it used.
+    meter: Callable[[bytes], Reported] = read_json_usage
     #: Whether the answer holds generated tokens that a bound applies to.
-    generates: bool = True
-    #: The member that bounds the completion when the gateway has to set one.
+    generates: bool = False
+    #: The member that bounds the completion when the gateway has to set one; and what OpenAI's own servers want.
     max_tokens_member: str = "max_tokens"
+    openai_max_tokens_member: str = ""
+    #: Whether a stream tells its usage only when ``stream_options.include_usage`` asks for it.
+    asks_usage: bool = False
+    #: Whether a passport's default parameters belong into the request.
+    takes_defaults: bool = False
+    #: Whether a try that failed may be made again: not where a second try could make a second thing.
+    retries: bool = True
+    #: The kind of id that the answer gives out, that the path names, that the answer lists, and whether it is deleted.
+    makes: Kind | None = None
+    names: Kind | None = None
+    lists: Kind | None = None
+    deletes: bool = False
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Any]:
+        return msgspec.json.Decoder(self.wire)
+
+    @cached_property
+    def has_model(self) -> bool:
+        return "model" in self.wire.__struct_fields__
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Names no upstream's ids and gives none out: the usual case."""
+        return self.has_model and (self.makes or self.names or self.lists) is None
+
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        """The fields without which nothing can be decided."""
+        return frozenset(field.name for field in msgspec.structs.fields(self.wire) if field.required)
+
+    @cached_property
+    def decisive(self) -> frozenset[str]:
+        """The fields of a form that may be said once only, and not after its beginning was sent on."""
+        return frozenset(self.wire.__struct_fields__) & {"model", "stream", "n", "purpose"}
 
     def peek(self, body: bytes) -> Call:
         """Read a body once. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
+        if self.body == "none":
+            return _NOTHING_ASKED
         try:
-            return self.read(self.decoder.decode(body), len(body))
+            call = self.read(self._decoder.decode(body))
+            return call if b"file_id" not in body and b"\\u00" not in body else with_files(call, body)
         except msgspec.ValidationError as error:
-            return Call(
-                model=_readable_model(body), prompt_tokens=estimate_tokens_of_bytes(len(body)), invalid=_invalid(error)
-            )
+            return broken_call(body, error)
         except RecursionError:
             raise InvalidRequest("The JSON body is nested too deeply.", code="invalid_json") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(
-                f"We could not parse the JSON body of your request: {_json_fault(body, error)}.", code="invalid_json"
+                f"We could not parse the JSON body of your request: {json_fault(body, error)}.", code="invalid_json"
             ) from None
 
-
-def estimate_tokens_of_bytes(size_bytes: int) -> int:
-    return -(-size_bytes // 4)
-
-
-# reading each wire type
-
-
-def _read_chat(request: ChatRequest, size_bytes: int) -> Call:
-    texts: list[str] = []
-    images = 0
-    features = []
-    part_types: set[str] = set()
-    for message in request.messages:
-        content = message.content
-        if isinstance(content, str):
-            texts.append(content)
-        elif content is not None:
-            for part in content:
-                part_types.add(part.type)
-                if part.text is not None:
-                    texts.append(part.text)
-                elif part.type in _VISION_PARTS:
-                    images += 1
-    tools_bytes = 0
-    if request.tools or request.functions:
-        features.append("tools")
-        tools_bytes = sum(map(len, map(bytes, (*(request.tools or ()), *(request.functions or ())))))
-    for message in request.messages:
-        if message.tool_calls:
-            tools_bytes += sum(map(len, map(bytes, message.tool_calls)))
-    if part_types:
-        if not part_types.isdisjoint(_VISION_PARTS):
-            features.append("vision")
-        if "input_audio" in part_types:
-            features.append("audio")
-        if "file" in part_types:
-            features.append("files")
-    if request.modalities and "audio" in request.modalities and "audio" not in features:
-        features.append("audio")
-    if request.response_format is not None and request.response_format.get("type") != "text":
-        features.append("structured_outputs")
-    if request.logprobs:
-        features.append("logprobs")
-    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    prompt_tokens = estimate_chat(texts, messages=len(request.messages), images=images, tools_bytes=tools_bytes)
-    return _generation(request, features, limit, prompt_tokens, request.n or 1)
+    def peek_form(self, fields: dict[str, str], batch: BatchFile | None = None) -> Call:
+        """Read the fields of a form: each is text, and converted to what its member is."""
+        try:
+            call = self.read(msgspec.convert(fields, self.wire, strict=False))
+            return call if batch is None else msgspec.structs.replace(call, model=batch.model)
+        except msgspec.ValidationError as error:
+            return Call(model=fields.get("model", ""), choices=0, invalid=explain(error))
 
 
-def _read_completion(request: CompletionRequest, size_bytes: int) -> Call:
-    features = ["logprobs"] if request.logprobs else []
-    prompts = len(request.prompt) if isinstance(request.prompt, list) and request.prompt else 1
-    if isinstance(request.prompt, list) and request.prompt and isinstance(request.prompt[0], int):
-        prompts = 1
-    choices = max(request.n or 1, request.best_of or 1) * prompts
-    return _generation(request, features, request.max_tokens, estimate_input(request.prompt or ""), choices)
-
-
-def _read_embedding(request: EmbeddingRequest, size_bytes: int) -> Call:
-    return Call(model=request.model, prompt_tokens=estimate_input(request.input), choices=0)
-
-
-def _generation(
-    request: ChatRequest | CompletionRequest,
-    features: list[str],
-    max_tokens: int | None,
-    prompt_tokens: int,
-    choices: int,
-) -> Call:
-    stream = request.stream is True
-    if stream:
-        features.append("streaming")
-    if (request.n or 1) > 1:
-        features.append("multiple_choices")
-    options = request.stream_options
-    return Call(
-        model=request.model,
-        stream=stream,
-        max_tokens=max_tokens,
-        choices=choices,
-        prompt_tokens=prompt_tokens,
-        features=tuple(features),
-        include_usage=options is not None and options.include_usage is True,
-    )
-
-
-_VISION_PARTS = frozenset({"image_url", "input_image", "image"})
-
-
-# explaining what is wrong
-
-
-def _readable_model(body: bytes) -> str:
-    try:
-        model = msgspec.json.decode(body, type=ModelOnly).model
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    return model if isinstance(model, str) else ""
-
-
-_PATH = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
-
-
-def _invalid(error: msgspec.ValidationError) -> InvalidRequest:
-    """msgspec's ``Expected `int`, got `str` - at `$.max_tokens``` as an error that names the member."""
-    text = str(error)
-    where = _PATH.search(text)
-    # msgspec does not tell the key of a mapping: ``metadata[...]`` becomes ``metadata[]``.
-    param = where.group(1).replace("[...]", "[]") if where else None
-    message = text[: where.start()] if where else text
-    missing = re.search(r"missing required field `(\w+)`", message)
-    if missing:
-        param = f"{param}.{missing.group(1)}" if param else missing.group(1)
-        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
-    if param:
-        return InvalidRequest(f"Invalid value for '{param}': {message}.", param=param, code="invalid_value")
-    return InvalidRequest(f"The body must be a JSON object with the request's parameters: {message}.")
-
-
-def _json_fault(body: bytes, error: Exception) -> str:
-    try:
-        body.decode()
-    except UnicodeDecodeError as unicode_error:
-        return f"it is not valid UTF-8 (byte {unicode_error.start})"
-    if re.search(rb"\\u[dD][89a-fA-F]", body) and "truncated" in str(error):
-        return "a string holds half of a surrogate pair"
-    if not body.strip():
-        return "it is empty"
-    return str(error).removeprefix("JSON is malformed: ")
+_NOTHING_ASKED = Call(model="", choices=0)
 
 
 # the table
+
+_TRANSCRIPTION: dict[str, Any] = {
+    "body": "form",
+    "wire": TranscriptionRequest,
+    "read": read_transcription,
+    "dialect": EVENTS,
+    "answers": "any",
+    "meter": read_transcript,
+}
+
+
+def _looks(name: str, kind: Kind, path: str, summary: str, **members: Any) -> Endpoint:
+    """A route that looks at, ends or deletes what an upstream holds, by its id."""
+    dialect = RESPONSES if kind == "response" else OPENAI
+    return Endpoint(
+        **{
+            "name": name,
+            "path": f"/v1{path}",
+            "upstream_path": path,
+            "summary": summary,
+            "method": "GET",
+            "body": "none",
+            "dialect": dialect,
+            "names": kind,
+            **members,
+        }
+    )
+
 
 ENDPOINTS = (
     Endpoint(
         name="chat.completions",
         path="/v1/chat/completions",
         upstream_path="/chat/completions",
-        decoder=msgspec.json.Decoder(ChatRequest),
-        read=_read_chat,
-        max_tokens_member="max_completion_tokens",
+        summary="Answer a conversation.",
+        wire=ChatRequest,
+        read=read_chat,
+        generates=True,
+        openai_max_tokens_member="max_completion_tokens",
+        asks_usage=True,
+        takes_defaults=True,
     ),
     Endpoint(
         name="completions",
         path="/v1/completions",
         upstream_path="/completions",
-        decoder=msgspec.json.Decoder(CompletionRequest),
-        read=_read_completion,
+        summary="Go on with a text.",
+        wire=CompletionRequest,
+        read=read_completion,
+        generates=True,
+        asks_usage=True,
+        takes_defaults=True,
     ),
     Endpoint(
         name="embeddings",
         path="/v1/embeddings",
         upstream_path="/embeddings",
-        decoder=msgspec.json.Decoder(EmbeddingRequest),
-        read=_read_embedding,
-        generates=False,
+        summary="Turn texts into vectors.",
+        wire=EmbeddingRequest,
+        read=read_embedding,
+        takes_defaults=True,
     ),
+    Endpoint(
+        name="responses",
+        path="/v1/responses",
+        upstream_path="/responses",
+        summary="Answer a conversation that the upstream may keep.",
+        wire=ResponsesRequest,
+        read=read_response,
+        dialect=RESPONSES,
+        generates=True,
+        max_tokens_member="max_output_tokens",
+        makes="response",
+    ),
+    Endpoint(
+        name="responses",
+        path="/v1/responses/input_tokens",
+        upstream_path="/responses/input_tokens",
+        summary="Count the tokens of a request for a response.",
+        wire=InputTokensRequest,
+        read=read_response,
+        meter=read_nothing_used,
+    ),
+    _looks("responses", "response", "/responses/{id}", "Look at a response, or follow it as a stream."),
+    _looks("responses", "response", "/responses/{id}", "Delete a response.", method="DELETE", deletes=True),
+    _looks("responses", "response", "/responses/{id}/cancel", "End a response in the background.", method="POST"),
+    _looks("responses", "response", "/responses/{id}/input_items", "List what a response was given."),
+    Endpoint(
+        name="messages",
+        path="/v1/messages",
+        upstream_path="/messages",
+        summary="Answer a conversation, in Anthropic's words.",
+        wire=MessagesRequest,
+        read=read_messages,
+        dialect=ANTHROPIC,
+        generates=True,
+    ),
+    Endpoint(
+        name="messages",
+        path="/v1/messages/count_tokens",
+        upstream_path="/messages/count_tokens",
+        summary="Count the tokens of a conversation, in Anthropic's words.",
+        wire=CountTokensRequest,
+        read=read_count,
+        dialect=ANTHROPIC,
+        meter=read_nothing_used,
+    ),
+    Endpoint(
+        name="moderations",
+        path="/v1/moderations",
+        upstream_path="/moderations",
+        summary="Judge whether texts or images are harmful.",
+        wire=ModerationRequest,
+        read=read_moderation,
+    ),
+    *(
+        Endpoint(
+            name="rerank",
+            path=path,
+            upstream_path="/rerank",
+            summary="Order documents by how well they answer a query.",
+            wire=RerankRequest,
+            read=read_rerank,
+        )
+        for path in ("/v1/rerank", "/rerank")
+    ),
+    Endpoint(
+        name="images.generations",
+        path="/v1/images/generations",
+        upstream_path="/images/generations",
+        summary="Make images.",
+        wire=ImageRequest,
+        read=read_image,
+        dialect=EVENTS,
+        meter=read_images,
+    ),
+    Endpoint(
+        name="audio.speech",
+        path="/v1/audio/speech",
+        upstream_path="/audio/speech",
+        summary="Speak a text.",
+        wire=SpeechRequest,
+        read=read_speech,
+        dialect=EVENTS,
+        answers="any",
+        meter=read_nothing_used,
+    ),
+    Endpoint(
+        name="images.edits",
+        path="/v1/images/edits",
+        upstream_path="/images/edits",
+        summary="Change images.",
+        body="form",
+        wire=ImageRequest,
+        read=read_image,
+        dialect=EVENTS,
+        meter=read_images,
+    ),
+    Endpoint(
+        name="audio.transcriptions",
+        path="/v1/audio/transcriptions",
+        upstream_path="/audio/transcriptions",
+        summary="Write down what is said in a recording.",
+        **_TRANSCRIPTION,
+    ),
+    Endpoint(
+        name="audio.translations",
+        path="/v1/audio/translations",
+        upstream_path="/audio/translations",
+        summary="Write down in English what is said in a recording.",
+        **_TRANSCRIPTION,
+    ),
+    Endpoint(
+        name="files",
+        path="/v1/files",
+        upstream_path="/files",
+        summary="Give the upstream a file to keep.",
+        body="form",
+        wire=FileRequest,
+        read=read_file,
+        meter=read_nothing_used,
+        retries=False,
+        makes="file",
+    ),
+    Endpoint(
+        name="files",
+        path="/v1/files",
+        upstream_path="/files",
+        summary="List the files the upstream keeps for the caller.",
+        method="GET",
+        body="none",
+        meter=read_nothing_used,
+        lists="file",
+    ),
+    _looks("files", "file", "/files/{id}", "Look at what is known of a file."),
+    _looks("files", "file", "/files/{id}", "Delete a file.", method="DELETE", deletes=True),
+    _looks("files", "file", "/files/{id}/content", "Get a file's content.", answers="any"),
+    Endpoint(
+        name="batches",
+        path="/v1/batches",
+        upstream_path="/batches",
+        summary="Have the requests in a file answered in the background.",
+        wire=BatchRequest,
+        read=read_batch,
+        retries=False,
+        makes="batch",
+    ),
+    Endpoint(
+        name="batches",
+        path="/v1/batches",
+        upstream_path="/batches",
+        summary="List the caller's batches.",
+        method="GET",
+        body="none",
+        meter=read_nothing_used,
+        lists="batch",
+    ),
+    _looks("batches", "batch", "/batches/{id}", "Look at a batch."),
+    _looks("batches", "batch", "/batches/{id}/cancel", "End a batch.", method="POST"),
 )

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Protocol
 
 from trustgate.errors import Unavailable
 
-Reason = Literal["client_gone", "key_revoked", "deadline", "shutdown"]
+Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "shutdown"]
 
 
 class Pulled(Exception):
@@ -25,13 +25,23 @@ class Pulled(Exception):
         self.reason: Reason = reason
 
 
+class Sending(Protocol):
+    """An answer on its way to a client."""
+
+    #: Since when the client has taken in nothing of what it is being given, in the loop's time; None: nothing waits.
+    waiting_since: float | None
+    gone: bool
+
+
 class Leash:
-    __slots__ = ("_cancelling", "_task", "_timer", "key_id", "reason", "running")
+    __slots__ = ("_cancelling", "_task", "_timer", "key_id", "reason", "reply", "running")
 
     def __init__(self, running: Running, key_id: str) -> None:
         self.running = running
         self.key_id = key_id
         self.reason: Reason | None = None
+        #: What its client is given, once there is something.
+        self.reply: Sending | None = None
         self._task: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._cancelling = 0
@@ -110,6 +120,18 @@ class Running:
     def cut_keys(self, key_ids: Collection[str]) -> None:
         for leash in [leash for leash in self._leashes if leash.key_id in key_ids]:
             leash.pull("key_revoked")
+
+    async def cut_stalled(self, after_s: float) -> None:
+        """For ever: cut what waits for a client that has taken in nothing for so long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(1.0, after_s / 4))
+            before = loop.time() - after_s
+            for leash in list(self._leashes):
+                reply = leash.reply
+                if reply is not None and reply.waiting_since is not None and reply.waiting_since < before:
+                    reply.gone = True
+                    leash.pull("client_stalled")
 
     async def drain(self, grace_s: float) -> None:
         """Admit nobody, wait for those that run, and cut what is left after ``grace_s`` seconds."""

@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from trustgate import __version__
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_plan, completion_cap
 from trustgate.access.quota import Ask
@@ -36,29 +34,20 @@ from trustgate.errors import (
     UpstreamTimeout,
 )
 from trustgate.gateway.accounting import Account, Books, worst_case
-from trustgate.gateway.body import outgoing
 from trustgate.gateway.endpoints import Call, Endpoint
 from trustgate.gateway.leash import Pulled, Reason, Running
-from trustgate.gateway.relay import ending, relay_stream, relay_whole
-from trustgate.gateway.requests import (
-    Arrival,
-    ClientDisconnected,
-    Watch,
-    bearer_token,
-    check_head,
-    read_body,
-)
+from trustgate.gateway.outgoing import Forwarding
+from trustgate.gateway.relay import ending, relay
+from trustgate.gateway.requests import Arrival, Watch, bearer_token, check_head, read_body
 from trustgate.gateway.responses import Headers, Reply, rate_headers
+from trustgate.gateway.routing import Routing
+from trustgate.gateway.uploads import ClientDisconnected, Payload, Upload
 from trustgate.models.catalog import Catalog
-from trustgate.models.targets import Target, Targets
 from trustgate.models.upstream import Answer, UpstreamClient
 from trustgate.settings import Settings
 from trustgate.types import Finish
 
 _logger = logging.getLogger("trustgate.gateway")
-
-#: What travels from the client to the upstream besides the body. The credential never does.
-_FORWARDED = (b"accept", b"openai-beta", b"idempotency-key", b"accept-language")
 
 
 class Pipeline:
@@ -70,7 +59,7 @@ class Pipeline:
         *,
         directory: Directory,
         catalog: Catalog,
-        targets: Targets,
+        routing: Routing,
         upstream: UpstreamClient,
         books: Books,
         running: Running,
@@ -78,16 +67,16 @@ class Pipeline:
         self._settings = settings
         self._directory = directory
         self._catalog = catalog
-        self._targets = targets
+        self._routing = routing
         self._upstream = upstream
         self._books = books
         self._running = running
-        self._forwarded = (*_FORWARDED, *(name.lower().encode() for name in settings.upstream.forward_headers))
+        self._forwarding = Forwarding(settings.upstream.forward_headers)
 
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
         arrival = Arrival(scope)
-        reply = Reply(send, [(b"x-request-id", arrival.request_id)])
+        reply = Reply(send, arrival.request_id, endpoint.dialect)
         try:
             await self._walk(endpoint, arrival, scope, receive, reply)
         except ClientDisconnected:
@@ -104,27 +93,30 @@ class Pipeline:
         limits = self._settings.serve
 
         # 1 request: what its head says
-        check_head(scope, arrival, limits.max_body_bytes)
+        max_bytes = limits.max_upload_bytes if endpoint.body == "form" else limits.max_body_bytes
+        check_head(scope, arrival, endpoint.body, max_bytes)
 
         # 2 bearer auth
-        caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
+        caller = self._directory.authenticate(bearer_token(arrival, endpoint.dialect.key_header), arrival.at_us)
 
         with self._running.leash(caller.key.id) as leash:
-            # 1 request: its body, now that we know whose it is
+            leash.reply = reply
+            # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._books.log.check_room(len(self._running))
-            body = await read_body(receive, limits.max_body_bytes, limits.body_timeout_s)
-            call = endpoint.peek(body)
+            body, call = await self._read(endpoint, arrival, receive)
+            way = self._routing.begin(endpoint, call, body, scope, caller.tenant.id)
+            call = way.call
 
             # 3 payment: no tenant of this version can owe one
 
             # 4 plan (what the name means is looked up here; that it means nothing is told at step 7)
-            resolved = self._catalog.resolve(call.model)
+            resolved = self._catalog.resolve(call.model) if call.model or not way.is_modelless else None
             cap = completion_cap(caller)
             check_plan(
                 caller,
                 endpoint=endpoint.name,
                 model=call.model,
-                model_names=resolved.names if resolved is not None else (call.model,),
+                model_names=resolved.names if resolved is not None else way.unresolved_names,
                 features=call.features,
                 max_tokens=call.max_tokens,
                 prompt_tokens=call.prompt_tokens,
@@ -138,20 +130,22 @@ class Pipeline:
                     raise call.invalid
 
                 # 7 passport
-                targets = self._targets.route(call.model, resolved)
+                targets = self._routing.targets(way, resolved)
 
                 # 8 fetch, 9 metering, 10 receipt, 11 response
                 reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
                 watch = Watch(receive, reply, leash, drain=caller.plan.on_disconnect == "drain")
                 try:
-                    answer = await self._fetch(endpoint, arrival, call, body, targets, cap)
+                    _watch_from_its_end(body, watch)
+                    answer = await self._upstream.fetch(
+                        targets,
+                        self._forwarding.outgoing(endpoint, arrival, call, body, way.path, cap),
+                        deadline=arrival.started + limits.request_timeout_s,
+                    )
                     try:
                         account.target = answer.target
                         reply.headers += self._passed_on(answer)
-                        if answer.is_stream:
-                            await relay_stream(answer, account, reply, drop_usage=not call.include_usage)
-                        else:
-                            await relay_whole(answer, account, reply)
+                        await relay(endpoint, call, answer, account, reply, way.keeper)
                     finally:
                         await answer.close()
                 except TrustGateError as error:
@@ -164,8 +158,26 @@ class Pipeline:
                 finally:
                     watch.stop()
 
+    async def _read(self, endpoint: Endpoint, arrival: Arrival, receive: Receive) -> tuple[Payload, Call]:
+        """The request's body, or the beginning of it that can be decided on, and what it asks for."""
+        limits = self._settings.serve
+        if endpoint.body != "form":
+            body = await read_body(receive, limits.max_body_bytes, limits.body_timeout_s)
+            return body, endpoint.peek(body)
+        content_type = arrival.headers.get(b"content-type", b"")
+        upload = Upload(
+            receive,
+            content_type,
+            endpoint.needed,
+            endpoint.decisive,
+            limits.max_upload_bytes,
+            reads_batches=endpoint.makes == "file",
+        )
+        await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)
+        return upload, endpoint.peek_form(upload.fields, upload.batch)
+
     def _open_account(
-        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: bytes, ask: Ask, reply: Reply
+        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, ask: Ask, reply: Reply
     ) -> Account:
         """Take the hold. A refusal is put on record too, where it is not one of many."""
         try:
@@ -177,30 +189,6 @@ class Pipeline:
         reply.headers += rate_headers(account.rates)
         return account
 
-    async def _fetch(
-        self, endpoint: Endpoint, arrival: Arrival, call: Call, body: bytes, targets: list[Target], cap: int | None
-    ) -> Answer:
-        """Send the request to the first target that answers, as each of them wants it."""
-        changes: dict[str, Any] = {}
-        merges: dict[str, dict[str, Any]] = {}
-        if call.stream and not call.include_usage:
-            merges["stream_options"] = {"include_usage": True}
-
-        def body_for(target: Target) -> bytes:
-            defaults = dict(target.passport.default_parameters)
-            if endpoint.generates and call.max_tokens is None and cap is not None:
-                defaults.update({_max_tokens_member(endpoint, target): cap})
-            return outgoing(body, {**changes, "model": target.model}, defaults, merges)
-
-        timeout_s = self._settings.serve.request_timeout_s
-        return await self._upstream.fetch(
-            targets,
-            path=endpoint.upstream_path,
-            body_for=body_for,
-            headers=self._upstream_headers(arrival),
-            deadline=arrival.started + timeout_s if timeout_s else None,
-        )
-
     def _passed_on(self, answer: Answer) -> Headers:
         """The upstream's response headers that the operator lets through."""
         headers: Headers = []
@@ -210,23 +198,14 @@ class Pipeline:
                 headers.append((name.lower().encode(), value.encode("latin-1", "replace")))
         return headers
 
-    def _upstream_headers(self, arrival: Arrival) -> list[tuple[str, str]]:
-        headers = [
-            ("content-type", "application/json"),
-            ("accept-encoding", "identity"),
-            ("user-agent", f"trustgate/{__version__}"),
-            ("x-request-id", arrival.request_id.decode()),
-        ]
-        for name in self._forwarded:
-            value = arrival.headers.get(name)
-            if value is not None:
-                headers.append((name.decode(), value.decode("latin-1")))
-        return headers
 
-
-def _max_tokens_member(endpoint: Endpoint, target: Target) -> str:
-    """OpenAI's own newer models refuse ``max_tokens``; most other servers know nothing else."""
-    return endpoint.max_tokens_member if "api.openai.com" in target.upstream.base_url else "max_tokens"
+def _watch_from_its_end(body: Payload, watch: Watch) -> None:
+    """Watch for the client's hanging up once its request is here whole."""
+    if isinstance(body, Upload) and not body.is_whole:
+        body.on_end = watch.begin
+        body.on_gone = watch.gone
+    else:
+        watch.begin()
 
 
 def _close_failed(account: Account, reply: Reply, error: TrustGateError, finish: Finish) -> None:
@@ -242,7 +221,9 @@ def _close_failed(account: Account, reply: Reply, error: TrustGateError, finish:
 
 def _close_cancelled(account: Account, reply: Reply, reason: Reason) -> None:
     """The request was ended early. A client that hung up is charged for what it had the upstream do."""
-    if reason == "client_gone":
+    if reason == "client_stalled":
+        account.close("cut", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
+    elif reason == "client_gone":
         account.close("client_gone", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
     else:
         _close_failed(account, reply, _ended(reason), "cut")

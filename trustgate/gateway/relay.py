@@ -1,18 +1,23 @@
 """Giving an upstream's answer to the client, unchanged but for what the gateway owns, and metering it on the way.
 
-Two ways: an answer that was read whole, and a stream of server-sent events relayed frame by frame. Both close the
-account before the last byte leaves.
+Three ways: an answer that was read whole, a stream of server-sent events relayed frame by frame, and bytes without
+frames (audio, files) relayed as they come. All close the account before the last byte leaves.
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from trustgate.errors import UpstreamFailed
 from trustgate.gateway.accounting import Account
+from trustgate.gateway.endpoints import Call, Endpoint
+from trustgate.gateway.keeping import Keeper
 from trustgate.gateway.responses import Headers, Reply
+from trustgate.models.events import EventMeter, clean_failure
 from trustgate.models.sse import SseScanner, frame_data
 from trustgate.models.upstream import Answer, stream_error
-from trustgate.models.usage import FrameKind, StreamMeter, read_json_usage
-from trustgate.types import Finish
+from trustgate.models.usage import FrameKind
+from trustgate.types import Finish, Usage
 
 _STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
@@ -22,44 +27,85 @@ def ending(reply: Reply, finish: Finish) -> Finish:
     return "client_gone" if reply.gone else finish
 
 
-async def relay_whole(answer: Answer, account: Account, reply: Reply) -> None:
-    """Meter the body, close the account, send."""
-    reported = read_json_usage(answer.body)
-    account.upstream_model = reported.model
-    account.sent(answer.body)
-    usage = reported.usage_or_estimate(account.prompt_tokens)
-    account.close(ending(reply, "complete"), status=answer.status, usage=usage)
-    await reply.whole(answer.status, answer.content_type.encode("latin-1", "replace"), answer.body)
-
-
-async def relay_stream(answer: Answer, account: Account, reply: Reply, *, drop_usage: bool) -> None:
-    """Relay the frames as they arrive; ``drop_usage`` keeps back the usage chunk that only the gateway asked for.
+async def relay(
+    endpoint: Endpoint, call: Call, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None
+) -> None:
+    """Give the answer to the client in the way that it came.
 
     Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does.
     """
-    relay = _StreamRelay(answer, account, reply, drop_usage)
-    scanner = SseScanner()
+    if not answer.is_stream:
+        await _relay_whole(endpoint, call, answer, account, reply, keeper)
+    elif answer.is_events:
+        await _relay_events(endpoint, call, answer, account, reply, keeper)
+    else:
+        await _relay_raw(call, answer, account, reply)
+
+
+async def _relay_whole(
+    endpoint: Endpoint, call: Call, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None
+) -> None:
+    """Meter the body, close the account, send."""
+    body = answer.body
+    reported = endpoint.meter(body)
+    usage = with_units(reported.usage_or_estimate(account.prompt_tokens), call)
+    if keeper is not None:
+        body, usage = keeper.whole(body, usage, answer.target)
+    account.upstream_model = reported.model
+    account.sent(body)
+    account.close(ending(reply, "complete"), status=answer.status, usage=usage)
+    await reply.whole(answer.status, answer.content_type.encode("latin-1", "replace"), body)
+
+
+async def _relay_raw(call: Call, answer: Answer, account: Account, reply: Reply) -> None:
+    """Relay bytes that have no frames. Their length is not told beforehand: the end is seen by its own sign."""
+    reply.is_raw = True
+    account.usage_so_far = lambda: with_units(Usage(prompt_tokens=0), call)
+    await _begin(answer, reply)
     async for chunk in answer.chunks():
-        await relay.pass_on(scanner.feed(chunk))
-    tail = scanner.tail()
-    if tail:
-        await relay.pass_on([tail])
-    if not relay.meter.done and not relay.meter.finished:
-        raise UpstreamFailed("The upstream's stream ended before its answer did.")
-    relay.close()
-    if not reply.started:
-        await relay.begin()
+        if chunk:
+            account.sent(chunk)
+            await reply.write(chunk)
+    account.close(ending(reply, "complete"), status=answer.status, usage=account.usage_so_far())
     await reply.write(b"", last=True)
 
 
-class _StreamRelay:
-    def __init__(self, answer: Answer, account: Account, reply: Reply, drop_usage: bool) -> None:
+async def _relay_events(
+    endpoint: Endpoint, call: Call, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None
+) -> None:
+    """Relay the frames as they arrive, without the usage chunk that only the gateway asked for."""
+    stream = _EventRelay(endpoint, call, answer, account, reply, keeper)
+    scanner = SseScanner()
+    async for chunk in answer.chunks():
+        await stream.pass_on(scanner.feed(chunk))
+        if stream.failed:
+            break
+    tail = scanner.tail()
+    if tail and not stream.failed:
+        await stream.pass_on([tail])
+    if not stream.meter.done and not stream.meter.finished and not stream.failed:
+        raise UpstreamFailed("The upstream's stream ended before its answer did.")
+    stream.close()
+    if not reply.started:
+        await _begin(answer, reply)
+    await reply.write(b"", last=True)
+
+
+class _EventRelay:
+    def __init__(
+        self, endpoint: Endpoint, call: Call, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None
+    ) -> None:
         self._answer = answer
         self._account = account
         self._reply = reply
-        self._drop_usage = drop_usage
-        self.meter = StreamMeter()
-        account.usage_so_far = lambda: self.meter.usage_or_estimate(account.prompt_tokens)
+        self._keeper = keeper
+        self._drop_usage = endpoint.asks_usage and not call.include_usage
+        self.meter = endpoint.dialect.meter()
+        #: The upstream has told a failure of its own as the stream's last event.
+        self.failed = False
+        account.usage_so_far = lambda: self._charged(
+            with_units(self.meter.usage_or_estimate(account.prompt_tokens), call)
+        )
 
     async def pass_on(self, frames: list[bytes]) -> None:
         """Send the frames in one piece, without those that are the gateway's own."""
@@ -75,27 +121,56 @@ class _StreamRelay:
                 # Not passed on as it is: it may name the upstream's address or credential.
                 failure = stream_error(self.meter.error or b"", self._answer.target)
                 break
+            if kind is FrameKind.FAILED:
+                assert data is not None, "a failure is told in a payload"
+                kept.append(clean_failure(data, self._answer.target))
+                self.failed = True
+                break
             done = done or kind is FrameKind.DONE
             kept.append(frame)
         if self.meter.model:
             self._account.upstream_model = self.meter.model
+        if self._keeper is not None:
+            self._note_id(self._keeper)
         if kept:
             body = kept[0] if len(kept) == 1 else b"".join(kept)
             self._account.sent(body)
-            if done:
-                # [DONE] is the end for every SDK: the receipt must be there before it is seen.
+            if done or self.failed:
+                # This is the end for every SDK: the receipt must be there before it is seen.
                 self.close()
             if not self._reply.started:
-                await self.begin()
+                await _begin(self._answer, self._reply)
             await self._reply.write(body)
         if failure is not None:
             raise failure
 
-    async def begin(self) -> None:
-        content_type = (b"content-type", self._answer.content_type.encode("latin-1", "replace"))
-        await self._reply.begin(self._answer.status, [content_type, *_STREAM_HEADERS])
+    def _note_id(self, keeper: Keeper) -> None:
+        """An id is remembered before the client sees it."""
+        if isinstance(self.meter, EventMeter):
+            self._reply.sequence = self.meter.sequence
+            keeper.seen(self.meter.object_id, self._answer.target)
+
+    def _charged(self, usage: Usage) -> Usage:
+        """What of the usage is to be charged now."""
+        if self._keeper is None or not isinstance(self.meter, EventMeter):
+            return usage
+        return self._keeper.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
 
     def close(self) -> None:
-        self._account.close(
-            ending(self._reply, "complete"), status=self._answer.status, usage=self._account.usage_so_far()
-        )
+        if not self._account.closed:
+            finish: Finish = "upstream_cut" if self.failed else "complete"
+            self._account.close(
+                ending(self._reply, finish), status=self._answer.status, usage=self._account.usage_so_far()
+            )
+
+
+async def _begin(answer: Answer, reply: Reply) -> None:
+    content_type = (b"content-type", answer.content_type.encode("latin-1", "replace"))
+    await reply.begin(answer.status, [content_type, *_STREAM_HEADERS])
+
+
+def with_units(usage: Usage, call: Call) -> Usage:
+    """The usage with what the request itself tells: characters to speak; images to make, if the answer did not say."""
+    if not call.characters and not call.images:
+        return usage
+    return msgspec.structs.replace(usage, characters=call.characters, images=usage.images or call.images)

@@ -9,18 +9,16 @@ import re
 from starlette.types import Receive, Scope
 
 from trustgate.errors import AuthenticationFailed, InvalidRequest, RequestTimeout, RequestTooLarge
+from trustgate.gateway.endpoints import Body
 from trustgate.gateway.leash import Leash
 from trustgate.gateway.responses import Reply
+from trustgate.gateway.uploads import ClientDisconnected
 from trustgate.ids import new_id, now_us
 
 #: A client that hangs up sooner is noticed when the answer is sent; watching earlier would cost every quick request.
 _WATCH_AFTER_S = 0.05
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
-
-
-class ClientDisconnected(Exception):
-    """The client hung up while it still sent its request. Never leaves the gateway room."""
 
 
 class Arrival:
@@ -41,15 +39,15 @@ class Arrival:
         return int((asyncio.get_running_loop().time() - self.started) * 1000)
 
 
-def check_head(scope: Scope, arrival: Arrival, max_body_bytes: int) -> None:
+def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) -> None:
     """Refuse what the head alone condemns.
 
     Raises ``RequestTooLarge`` (413) for a declared size over the limit, ``InvalidRequest`` (400) for repeated
-    credentials or lengths and for a body that says it is not JSON.
+    credentials or lengths and for a body that says it is not what the endpoint takes.
     """
     headers = arrival.headers
     if len(headers) != len(scope["headers"]):
-        for single in (b"authorization", b"content-length", b"content-type"):
+        for single in (b"authorization", b"x-api-key", b"content-length", b"content-type"):
             if sum(name == single for name, _ in scope["headers"]) > 1:
                 raise InvalidRequest(f"The header {single.decode()} is given more than once.", code="duplicate_header")
     declared = headers.get(b"content-length", b"0")
@@ -57,18 +55,28 @@ def check_head(scope: Scope, arrival: Arrival, max_body_bytes: int) -> None:
         raise InvalidRequest("The header content-length is not a number.", code="invalid_header")
     if int(declared) > max_body_bytes:
         raise _too_large(max_body_bytes)
-    content_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-    if content_type != b"application/json" and not content_type.endswith(b"+json"):
-        raise InvalidRequest(
-            "The body must be JSON: send the header content-type: application/json.", code="unsupported_content_type"
-        )
+    if body == "json":
+        content_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        if content_type != b"application/json" and not content_type.endswith(b"+json"):
+            raise InvalidRequest(
+                "The body must be JSON: send the header content-type: application/json.",
+                code="unsupported_content_type",
+            )
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise InvalidRequest("Compressed request bodies are not taken.", code="unsupported_content_encoding")
 
 
-def bearer_token(arrival: Arrival) -> bytes:
-    """The token of ``Authorization: Bearer …`` (RFC 6750 section 2.1). Raises ``AuthenticationFailed``."""
+def bearer_token(arrival: Arrival, key_header: bytes | None = None) -> bytes:
+    """The token of ``Authorization: Bearer …`` (RFC 6750 section 2.1), or what ``key_header`` holds instead.
+
+    Raises ``AuthenticationFailed``, also when the two differ.
+    """
     header = arrival.headers.get(b"authorization")
+    key = None if key_header is None else arrival.headers.get(key_header)
+    if key is not None:
+        if header is not None and header.partition(b" ")[2].strip() != key:
+            raise AuthenticationFailed("The Authorization header and the x-api-key header hold different keys.")
+        return key
     if header is None:
         raise AuthenticationFailed(
             "You didn't provide an API key. Provide it in an Authorization header: Authorization: Bearer YOUR_KEY."
@@ -126,7 +134,16 @@ class Watch:
         self._leash = leash
         self._drain = drain
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """The request has arrived whole: the next thing that the client says is that it is gone."""
         self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
+
+    def gone(self) -> None:
+        """The client hung up before its request had arrived whole."""
+        self._reply.gone = True
+        self._leash.pull("client_gone")
 
     def _start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -139,6 +156,7 @@ class Watch:
             self._leash.pull("client_gone")
 
     def stop(self) -> None:
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()

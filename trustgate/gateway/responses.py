@@ -12,6 +12,7 @@ from starlette.types import Send
 
 from trustgate.access.quota import Rate
 from trustgate.errors import TrustGateError
+from trustgate.gateway.dialects import Dialect
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -35,39 +36,50 @@ async def send_json(send: Send, value: Any, headers: Iterable[tuple[bytes, bytes
     await send_body(send, status, [_JSON, *headers], _encode(value))
 
 
-async def send_error(send: Send, error: TrustGateError, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Refuse with the error's status, body and headers."""
+async def send_error(
+    send: Send, error: TrustGateError, headers: Iterable[tuple[bytes, bytes]] = (), body: bytes | None = None
+) -> None:
+    """Refuse with the error's status, headers and body; the body in OpenAI's form unless given."""
     own = [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
     if error.status == 401:
         own.append((b"www-authenticate", b'Bearer realm="trustgate"'))
-    await send_body(send, error.status, [_JSON, *headers, *own], error_body(error))
+    await send_body(send, error.status, [_JSON, *headers, *own], error_body(error) if body is None else body)
 
 
 def error_body(error: TrustGateError) -> bytes:
     return _encode(error.to_openai())
 
 
-def error_event(error: TrustGateError) -> bytes:
-    """The error as a server-sent event, for a stream that has begun: SDKs raise it."""
-    return b"data: " + error_body(error) + b"\n\n"
-
-
 class Reply:
     """One client's reply as it stands: its headers so far, whether it has begun, whether anybody still listens."""
 
-    __slots__ = ("_send", "gone", "headers", "started")
+    __slots__ = (
+        *("_dialect", "_now", "_send", "gone", "headers", "is_raw"),
+        *("request_id", "sequence", "started", "waiting_since"),
+    )
 
-    def __init__(self, send: Send, headers: Headers) -> None:
+    def __init__(self, send: Send, request_id: bytes, dialect: Dialect) -> None:
         self._send = send
-        self.headers = headers
+        self._dialect = dialect
+        self.request_id = request_id
+        self.headers: Headers = [(b"x-request-id", request_id)]
         self.started = False
+        #: Since when a piece waits for the client to take it, in the loop's time.
+        self.waiting_since: float | None = None
+        self._now = asyncio.get_running_loop().time
+        #: The number of the stream's last event, where they are numbered.
+        self.sequence = -1
+        #: The answer has no frames (audio, a file): there is no way to say an error in the middle of it.
+        self.is_raw = False
         #: The client hung up: nothing is sent any more.
         self.gone = False
 
     async def whole(self, status: int, content_type: bytes, body: bytes) -> None:
         if not self.gone:
             self.started = True
+            self.waiting_since = self._now()
             await send_body(self._send, status, [(b"content-type", content_type), *self.headers], body)
+            self.waiting_since = None
 
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the head of a stream."""
@@ -77,24 +89,33 @@ class Reply:
 
     async def write(self, body: bytes, *, last: bool = False) -> None:
         if not self.gone:
+            self.waiting_since = self._now()
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+            self.waiting_since = None
 
     def last_words(self, error: TrustGateError) -> bytes:
         """The bytes with which ``refuse`` will end this reply: a JSON body, or an event of the stream."""
-        return error_event(error) if self.started else error_body(error)
+        request_id = self.request_id.decode()
+        if not self.started:
+            return self._dialect.body(error, request_id)
+        return b"" if self.is_raw else self._dialect.event(error, request_id, self.sequence)
 
     async def refuse(self, error: TrustGateError) -> None:
-        """End with an error: as a response of its own, or, in a stream that has begun, as its last event."""
-        if self.gone:
+        """End with an error: as a response of its own, or, in a stream that has begun, as its last event.
+
+        An answer without frames is broken off: its client sees that the end is missing.
+        """
+        if self.gone or (self.started and self.is_raw):
             return
         # A client that reads nothing must not hold its request for ever.
         with suppress(TimeoutError):
             async with asyncio.timeout(_REFUSAL_TIMEOUT_S):
+                words = self.last_words(error)
                 if self.started:
-                    await self.write(error_event(error), last=True)
+                    await self.write(words, last=True)
                 else:
                     self.started = True
-                    await send_error(self._send, error, self.headers)
+                    await send_error(self._send, error, self.headers, words)
 
 
 def rate_headers(rates: tuple[Rate | None, Rate | None]) -> Headers:

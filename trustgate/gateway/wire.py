@@ -74,3 +74,109 @@ class ModelOnly(msgspec.Struct, frozen=True):
     """What can be read of a request that is otherwise wrong."""
 
     model: Any = None
+
+
+class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /v1/responses``. Its input's items have many shapes; what matters of them is found by walking them."""
+
+    model: ModelName
+    input: str | list[dict[str, Any]] | None = None
+    instructions: str | list[dict[str, Any]] | None = None
+    max_output_tokens: Tokens | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    tools: list[msgspec.Raw] | None = None
+    text: dict[str, Any] | None = None
+    top_logprobs: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class InputTokensRequest(ResponsesRequest, frozen=True, kw_only=True):
+    """``POST /v1/responses/input_tokens``: counts, generates nothing."""
+
+
+class AnthropicMessage(msgspec.Struct, frozen=True):
+    role: str
+    content: str | list[dict[str, Any]]
+
+
+class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /v1/messages/count_tokens`` (Anthropic API reference, "Messages")."""
+
+    model: ModelName
+    messages: Annotated[list[AnthropicMessage], msgspec.Meta(min_length=1)]
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[msgspec.Raw] | None = None
+
+
+class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
+    """``POST /v1/messages``."""
+
+    max_tokens: Tokens
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class ModerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: ModelName = "omni-moderation-latest"
+    input: str | list[str | dict[str, Any]]
+
+
+class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /v1/rerank``, as Cohere, Jina, vLLM and LiteLLM have it."""
+
+    model: ModelName
+    query: str | dict[str, Any]
+    documents: Annotated[list[str | dict[str, Any]], msgspec.Meta(min_length=1)]
+    top_n: Count | None = None
+
+
+class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /v1/images/generations`` and, as a form, ``/v1/images/edits``. Defaults: OpenAI API reference."""
+
+    model: ModelName = "dall-e-2"
+    prompt: str
+    n: Choices | None = None
+    stream: bool | None = None
+    size: str | None = None
+    quality: str | None = None
+    response_format: str | None = None
+
+
+class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: ModelName
+    input: str
+    voice: str | dict[str, Any] | None = None
+    response_format: str | None = None
+    stream_format: str | None = None
+    speed: float | None = None
+
+
+class TranscriptionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of the form of ``/v1/audio/transcriptions`` and ``/translations``."""
+
+    model: ModelName
+    stream: bool | None = None
+    response_format: str | None = None
+    prompt: str | None = None
+    temperature: float | None = None
+
+
+class FileRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of the form of ``/v1/files``."""
+
+    purpose: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    input_file_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    endpoint: str
+    completion_window: str
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """A request without a body, or one whose body says nothing that matters here."""

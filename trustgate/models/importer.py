@@ -34,7 +34,24 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 #: LiteLLM's modes that this gateway serves, and the capability each gives. LiteLLM answers chats with the models
 #: that the Responses API alone offers.
-_MODES = {"chat": "chat", "responses": "chat", "completion": "completions", "embedding": "embeddings"}
+_MODES = {
+    "chat": "chat",
+    "responses": "chat",
+    "completion": "completions",
+    "embedding": "embeddings",
+    "image_generation": "images",
+    "audio_speech": "speech",
+    "audio_transcription": "transcriptions",
+    "moderation": "moderations",
+    "rerank": "rerank",
+}
+#: What is not counted in tokens: the price, the member it comes from, and how many of its units a USD has (exponent).
+_UNIT_PRICES = (
+    ("image_nano_usd", "output_cost_per_image", 9),
+    ("image_nano_usd", "input_cost_per_image", 9),
+    ("audio_second_nano_usd", "input_cost_per_second", 9),
+    ("character_pico_usd", "input_cost_per_character", 12),
+)
 _PRICE_MEMBERS = ("input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token")
 _CAPABILITIES = {
     "supports_function_calling": "tools",
@@ -118,8 +135,13 @@ def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _pico_usd(info: Mapping[str, Any], member: str, where: str, notes: _Notes) -> int | None:
-    """A price in USD a token as pico-USD, rounded up; None if there is none or it is no price."""
+def _pico_usd(
+    info: Mapping[str, Any], member: str, where: str, notes: _Notes, exponent: int = _PICO_EXPONENT
+) -> int | None:
+    """A price in USD a token as pico-USD (or what ``exponent`` says), rounded up; None if there is none.
+
+    What is no price is noted, and none.
+    """
     value = info.get(member)
     if value is None:
         return None
@@ -131,7 +153,7 @@ def _pico_usd(info: Mapping[str, Any], member: str, where: str, notes: _Notes) -
     if usd is None or not usd.is_finite() or not 0 <= usd <= _MAX_USD_PER_TOKEN:
         notes.add(f"{where}: {member} is not a price in USD a token; left out.")
         return None
-    scaled = usd.scaleb(_PICO_EXPONENT)
+    scaled = usd.scaleb(exponent)
     pico = int(scaled.to_integral_value(ROUND_CEILING))
     if usd and pico != scaled:
         notes.rounded.append(where)
@@ -140,9 +162,14 @@ def _pico_usd(info: Mapping[str, Any], member: str, where: str, notes: _Notes) -
 
 def _prices(info: Mapping[str, Any], where: str, notes: _Notes) -> Prices | None:
     given, cached, generated = (_pico_usd(info, member, where, notes) for member in _PRICE_MEMBERS)
-    if given is None and cached is None and generated is None:
+    units: dict[str, int] = {}
+    for name, member, exponent in _UNIT_PRICES:
+        price = _pico_usd(info, member, where, notes, exponent)
+        if price is not None:
+            units.setdefault(name, price)
+    if given is None and cached is None and generated is None and not units:
         return None
-    return Prices(input_pico_usd=given or 0, cached_input_pico_usd=cached, output_pico_usd=generated or 0)
+    return Prices(input_pico_usd=given or 0, cached_input_pico_usd=cached, output_pico_usd=generated or 0, **units)
 
 
 def _limit(info: Mapping[str, Any], member: str) -> int | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from trustgate.errors import NotFound, OperatorError, Unavailable
-from trustgate.models.catalog import Catalog, Resolved
+from trustgate.models.catalog import Catalog, Resolved, price_hash
 from trustgate.types import Passport
 
 #: Consecutive failures that open a breaker, and how long it stays open: doubling from the first to the last.
@@ -116,6 +116,25 @@ class Targets:
             )
         return [self._target(each) for each in (resolved, *self._fallbacks(resolved.passport))]
 
+    def made_by(self, passport_id: str, model: str) -> Target:
+        """The target that once made something, by its passport's id ("": the default upstream).
+
+        Raises ``Unavailable`` (503) when there is no such passport any more.
+        """
+        if not passport_id:
+            return self.default()
+        try:
+            passport = self._catalog.passport(passport_id)
+        except NotFound:
+            passport = None
+        if passport is None or passport.status == "revoked":
+            raise Unavailable("The model's server that made this is no longer served here.", code="model_unavailable")
+        return self._target(Resolved(passport, model, (), price_hash(passport.prices)))
+
+    def default(self) -> Target:
+        """The default upstream, for what concerns no model."""
+        return self._target(Resolved(_DEFAULT, "", (), price_hash(_DEFAULT.prices)))
+
     def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
         ranks = sorted({fallback.rank for fallback in passport.fallbacks})
         for rank in ranks:
@@ -171,6 +190,9 @@ class Targets:
         breaker = self._breakers.get((upstream.base_url, model))
         return upstream.healthy is not False and not (breaker is not None and breaker.is_open)
 
+
+#: Stands for the default upstream where no model, and so no passport, leads to one.
+_DEFAULT = Passport(id="", slug="the default upstream", api_model_id="")
 
 #: Wildcards let callers name models freely; closed breakers are forgotten beyond this many.
 _BREAKERS_MAX = 10_000

@@ -31,10 +31,31 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MESSAGE_MOST = 2_000
 
 
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """A request on its way to the first target that answers it."""
+
+    method: str = "POST"
+    #: Below the target's base URL, with its query.
+    path: str
+    headers: Sequence[tuple[str, str]]
+    #: The body as a target wants it. One that is not whole yet can be sent once only.
+    body_for: Callable[[Target], bytes | AsyncIterator[bytes]]
+    #: Whether a try that failed may be made again.
+    retries: bool = True
+    #: Whether an answer may be anything, and not only a JSON object or a stream of events.
+    takes_any: bool = False
+    #: Whether the key is told in Anthropic's way too.
+    anthropic: bool = False
+    #: What is wrong with a body that still arrives, once something is: the client's fault, not the upstream's.
+    fault: Callable[[], TrustGateError | None] | None = None
+    #: The length of a body that still arrives, bytes, where it is known.
+    length_for: Callable[[Target], int] | None = None
+
+
 class Answer:
     """What an upstream answered with a status below 400: read whole, or a stream whose first bytes are in hand."""
 
-    __slots__ = ("_chunks", "_response", "body", "content_type", "first", "headers", "status", "target")
+    __slots__ = ("_chunks", "_response", "body", "content_type", "first", "headers", "is_events", "status", "target")
 
     def __init__(
         self,
@@ -44,6 +65,7 @@ class Answer:
         body: bytes = b"",
         first: bytes = b"",
         chunks: AsyncIterator[bytes] | None = None,
+        is_events: bool = True,
     ) -> None:
         self.target = target
         self.status = response.status_code
@@ -51,6 +73,8 @@ class Answer:
         self.content_type = response.headers.get("content-type", "application/json")
         self.body = body
         self.first = first
+        #: Of a stream: server-sent events, or bytes without frames.
+        self.is_events = is_events
         self._chunks = chunks
         self._response = response
 
@@ -101,13 +125,11 @@ class UpstreamClient:
     async def fetch(
         self,
         targets: Sequence[Target],
+        outgoing: Outgoing,
         *,
-        path: str,
-        body_for: Callable[[Target], bytes],
-        headers: Sequence[tuple[str, str]],
         deadline: float | None,
     ) -> Answer:
-        """POST to the targets in order until one answers. ``deadline`` is in the event loop's time.
+        """Send to the targets in order until one answers. ``deadline`` is in the event loop's time.
 
         Raises ``UpstreamRefused`` (its own 4xx), ``UpstreamFailed`` (502), ``UpstreamTimeout`` (504) or
         ``Unavailable`` (503, every target resting).
@@ -118,28 +140,34 @@ class UpstreamClient:
             if not target.breaker.admit():
                 rest_s = min(rest_s, target.breaker.retry_after_s)
                 continue
-            body = body_for(target)
-            for attempt in range(self._retries + 1):
-                outcome = await self._attempt(target, path, body, headers)
+            body = outgoing.body_for(target)
+            once = not outgoing.retries or not isinstance(body, bytes)
+            retries = 0 if once else self._retries
+            for attempt in range(retries + 1):
+                outcome = await self._attempt(target, outgoing, body)
                 if isinstance(outcome, Answer):
                     return outcome
                 failure = outcome
                 pause_s = outcome.pause_s(attempt)
-                if not outcome.again or attempt == self._retries or not _in_time(pause_s, deadline):
+                if not outcome.again or attempt == retries or not _in_time(pause_s, deadline):
                     break
                 if target.breaker.is_open:
                     break
                 await self._wait(pause_s)
-            if failure is not None and not failure.elsewhere:
+            if failure is not None and (once or not failure.elsewhere):
                 break
         raise failure.error if failure is not None else all_open(targets[0].passport.slug, rest_s)
 
     async def _attempt(
-        self, target: Target, path: str, body: bytes, headers: Sequence[tuple[str, str]]
+        self, target: Target, outgoing: Outgoing, body: bytes | AsyncIterator[bytes]
     ) -> Answer | _Failure:
         try:
-            answer = await self._send(target, path, body, headers)
+            answer = await self._send(target, outgoing, body)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets an error of ours
+            fault = None if outgoing.fault is None else outgoing.fault()
+            if fault is not None:
+                target.breaker.abandoned()
+                return _Failure(fault, again=False, elsewhere=False)
             target.breaker.failed()
             return _Failure(translate(error), again=True, elsewhere=True)
         except BaseException:
@@ -155,24 +183,30 @@ class UpstreamClient:
             target.breaker.failed()
         return answer
 
-    async def _send(
-        self, target: Target, path: str, body: bytes, headers: Sequence[tuple[str, str]]
-    ) -> Answer | _Failure:
+    async def _send(self, target: Target, outgoing: Outgoing, body: bytes | AsyncIterator[bytes]) -> Answer | _Failure:
         import httpx
 
-        credential = target.upstream.credential
+        length = []
+        if outgoing.length_for is not None:
+            length = [("content-length", str(outgoing.length_for(target)))]
         request = httpx.Request(
-            "POST",
-            target.upstream.base_url + path,
-            headers=[*headers, ("authorization", f"Bearer {credential}")] if credential else list(headers),
+            outgoing.method,
+            target.upstream.base_url + outgoing.path,
+            headers=[*outgoing.headers, *_credentials(target, anthropic=outgoing.anthropic), *length],
             content=body,
             extensions={"timeout": self._timeout},
         )
         response = await self._transport(target.upstream.base_url).handle_async_request(request)
         answered = False
         try:
-            if response.status_code < 300 and _is_event_stream(response.headers.get("content-type", "")):
+            content_type = response.headers.get("content-type", "")
+            is_events = _is_event_stream(content_type)
+            if response.status_code < 300 and (is_events or (outgoing.takes_any and not _is_json(content_type))):
                 chunks = response.stream.__aiter__()  # type: ignore[union-attr]
+                if not is_events:
+                    first = await anext(chunks, b"")
+                    answered = True
+                    return Answer(target, response, first=first, chunks=chunks, is_events=False)
                 first = await anext(chunks, b"")
                 while not first.strip():
                     # Blank lines are no answer yet; the end before any byte is none at all.
@@ -184,7 +218,7 @@ class UpstreamClient:
                 return Answer(target, response, first=first, chunks=chunks)
             whole = await _read_whole(response)
             if response.status_code < 300:
-                if whole.lstrip()[:1] != b"{":
+                if whole.lstrip()[:1] != b"{" and not outgoing.takes_any:
                     raise UpstreamFailed("The upstream answered with something that is not a JSON object.")
                 return Answer(target, response, body=whole)
             return _failure(response, whole, target)
@@ -255,6 +289,23 @@ class _Failure:
 
 def _in_time(pause_s: float, deadline: float | None) -> bool:
     return deadline is None or asyncio.get_running_loop().time() + pause_s < deadline
+
+
+def _credentials(target: Target, *, anthropic: bool) -> list[tuple[str, str]]:
+    """The upstream's key, in the headers that it may look for. Anthropic itself takes but the one of its own."""
+    credential = target.upstream.credential
+    if not credential:
+        return []
+    bearer = ("authorization", f"Bearer {credential}")
+    if not anthropic:
+        return [bearer]
+    own = ("x-api-key", credential)
+    return [own] if ".anthropic.com" in target.upstream.base_url else [own, bearer]
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def _is_event_stream(content_type: str) -> bool:

@@ -44,6 +44,8 @@ class FrameKind(Enum):
     DONE = 4
     #: A role, a finish reason, usage beside one of these, a ping, or something unknown.
     OTHER = 5
+    #: An answer that tells its own failure, as a Response does; it is the stream's last.
+    FAILED = 6
 
 
 class _CachedTokens(msgspec.Struct, gc=False):
@@ -135,7 +137,10 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_json_usage(body: bytes) -> Reported:
-    """What the JSON body of an answer (chat, completion, embedding) says. Never raises; no JSON says nothing."""
+    """What the JSON body of an answer (chat, completion, embedding, response, message) says.
+
+    Never raises; what is no JSON says nothing.
+    """
     try:
         answer = _decode_body(body)
     except _UNREADABLE:
@@ -217,13 +222,17 @@ class StreamMeter:
                 self.finished = True
             if text := _text(choice):
                 has_text = True
-                self._texts.append(text)
-                self._texts_chars += len(text)
+                self._keep(text)
+        return has_text
+
+    def _keep(self, text: str) -> None:
+        """Remember generated text for the estimate, folded into a number when it gets long."""
+        self._texts.append(text)
+        self._texts_chars += len(text)
         if self._texts_chars >= _FOLD_CHARS:
             self._folded_tokens = self.completion_estimate()
             self._texts.clear()
             self._texts_chars = 0
-        return has_text
 
     def completion_estimate(self) -> int:
         """An estimate of the tokens generated so far."""
@@ -341,7 +350,7 @@ def _lenient_chunk(data: bytes) -> _Chunk | None:
     value = _lenient_json(data)
     if not isinstance(value, dict):
         return None
-    choices = value.get("choices")
+    choices = value.get("choices") or _generated_items(value)
     usage = value.get("usage")
     return _Chunk(
         model=_lenient_text(value.get("model")) or None,
@@ -349,6 +358,17 @@ def _lenient_chunk(data: bytes) -> _Chunk | None:
         usage=_lenient_usage(usage) if isinstance(usage, dict) else None,
         error=_lenient_error(value.get("error")),
     )
+
+
+def _generated_items(value: dict[str, Any]) -> list[Any] | None:
+    """What a Response (``output``) or an Anthropic message (``content``) generated, in the form of choices."""
+    items, parts = value.get("output"), value.get("content")
+    if isinstance(items, list):
+        return [{"message": {**_dict(item), "function_call": item}} for item in items]
+    if isinstance(parts, list):
+        calls = [{"name": _dict(part).get("name"), "arguments": _dict(part).get("input")} for part in parts]
+        return [{"message": {"content": parts, "tool_calls": [{"function": call} for call in calls]}}]
+    return None
 
 
 def _lenient_choice(value: object) -> _Choice:

@@ -7,6 +7,7 @@ for a receipt that the last one does not cover.
 from __future__ import annotations
 
 from collections.abc import Collection
+
 from trustgate.errors import HomeUnusable
 from trustgate.receipts.bundle import Label, make_bundle
 from trustgate.receipts.proof import InclusionProof, format_proof

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from trustgate import __version__
-from trustgate.solana.localnet.accounts import ACCOUNT_METHODS
+from trustgate.solana.localnet.accounts import ACCOUNTMETHODS
 from trustgate.solana.localnet.chain import Chain
 from trustgate.solana.localnet.clock import SKIPPED_SLOTS, SLOTS_PER_EPOCH, block_height
 from trustgate.solana.localnet.encode import TRANSACTION_ENCODINGS, accounts_json, transaction_json
 from trustgate.solana.localnet.faults import BLOCK_NOT_AVAILABLE, METHOD_NOT_FOUND, SLOT_SKIPPED, RpcError, invalid
 from trustgate.solana.localnet.params import Params
-from trustgate.solana.localnet.transactions import TRANSACTION_METHODS
+from trustgate.solana.localnet.transactions import TRANSACTIONMETHODS
 from trustgate.solana.transaction import b58encode
 
 Method = Callable[[Chain, Params], Any]
@@ -29,7 +29,7 @@ _SAMPLE_S = 60
 
 def call(chain: Chain, name: str, params: Any) -> Any:
     """The result of one call. Raises RpcError."""
-    method = _METHODS.get(name)
+    method = METHODS.get(name)
     if method is None:
         raise RpcError(METHOD_NOT_FOUND, "Method not found")
     given = Params(params)
@@ -193,7 +193,7 @@ def _blocks_with_limit(chain: Chain, params: Params) -> list[int]:
     return list(range(first, min(first + count, newest + 1)))
 
 
-_METHODS: dict[str, Method] = {
+METHODS: dict[str, Method] = {
     "getHealth": _health,
     "getVersion": _version,
     "getGenesisHash": _genesis_hash,
@@ -212,6 +212,6 @@ _METHODS: dict[str, Method] = {
     "getBlockTime": _block_time,
     "getBlocks": _blocks,
     "getBlocksWithLimit": _blocks_with_limit,
-    **ACCOUNT_METHODS,
-    **TRANSACTION_METHODS,
+    **ACCOUNTMETHODS,
+    **TRANSACTIONMETHODS,
 }

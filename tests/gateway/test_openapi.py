@@ -1,0 +1,58 @@
+"""``/openapi.json``: true to what is served, and served to anybody."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.gateway.conftest import Tenant
+from tests.support.gateway import Gateway
+from trustgate.gateway.endpoints import ENDPOINTS
+from trustgate.gateway.openapi import document
+from trustgate.types import ENDPOINTS as NAMES
+
+
+@pytest.fixture(scope="module")
+def served(shared_gateway: Gateway) -> Any:
+    response = httpx.get(f"{shared_gateway.base_url}/openapi.json", trust_env=False)
+    assert response.status_code == 200
+    return response.json()
+
+
+def test_it_is_served_without_a_key(served: Any) -> None:
+    assert served == document()
+    assert served["openapi"] == "3.1.0"
+
+
+def test_every_reference_leads_somewhere(served: Any) -> None:
+    for name in re.findall(r'"\$ref": ?"#/components/schemas/([^"]+)"', httpx.Response(200, json=served).text):
+        assert name in served["components"]["schemas"]
+
+
+def test_every_route_of_it_is_served_and_needs_the_key_it_says(shared_gateway: Gateway, served: Any) -> None:
+    """What it lists is there (401 without a key), and what it does not list is not."""
+    for path, operations in served["paths"].items():
+        url = shared_gateway.base_url + re.sub(r"\{\w+\}", "x", path)
+        for method in ("get", "post", "delete", "put"):
+            status = httpx.request(method.upper(), url, trust_env=False).status_code
+            if method not in operations:
+                # GET /v1/responses/input_tokens asks for the response of that id.
+                assert status == 405 or path == "/v1/responses/input_tokens", (method, path)
+            elif operations[method].get("security") == []:
+                assert status in (200, 503), (method, path)
+            else:
+                assert status in (400, 401), (method, path)
+
+
+def test_every_endpoint_is_in_it_and_named_for_plans(served: Any) -> None:
+    assert {(endpoint.path, endpoint.method.lower()) for endpoint in ENDPOINTS} <= {
+        (path, method) for path, operations in served["paths"].items() for method in operations
+    }
+    assert {endpoint.name for endpoint in ENDPOINTS} == set(NAMES)
+
+
+def test_no_upstream_shows_in_it(tenant: Tenant, served: Any) -> None:
+    assert "127.0.0.1" not in httpx.Response(200, json=served).text
