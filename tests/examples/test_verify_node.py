@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.environments import ROOT
 from tests.support.bundles import MEMO_PROGRAM_V1, REQUEST, RESPONSE, SampleLog, damaged, hostile
 from tests.support.entries import make_receipt
 from trustgate.receipts.verify import verify_bundle
+from trustgate.types import Finish, Receipt
 
 SCRIPT = ROOT / "examples" / "verify" / "verify.mjs"
 LOG = SampleLog()
@@ -92,6 +93,17 @@ def test_good_bundles_hold(bundle: bytes) -> None:
 
     assert by_node([bundle], **given) == [by_python(bundle, **given)]
     assert "failed" not in [state for _, state in by_python(bundle, **given)]
+
+
+def test_receipts_of_every_kind_hold() -> None:
+    """Whoever adds an ending or a source of usage has to add it to the scripts."""
+    kinds: list[dict[str, Any]] = [{"finish": finish} for finish in get_args(Finish)]
+    kinds += [{"usage_source": source} for source in get_args(get_type_hints(Receipt)["usage_source"])]
+    bundles = [SampleLog(3, 1, **kind, stream=True).bundle() for kind in kinds]
+
+    assert [{state for _, state in checks} for checks in by_node(bundles, request=REQUEST, response=RESPONSE)] == [
+        {"passed"} for _ in kinds
+    ]
 
 
 def test_every_damaged_bundle_is_refused_by_the_same_check() -> None:

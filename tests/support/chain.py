@@ -95,7 +95,8 @@ class Lane:
         self.kill = kill
         #: To be set before the process makes its first call.
         self.pid = 0
-        self.killed = False
+        #: How often the script has struck.
+        self.went_wrong = 0
         self.calls: Counter[str] = Counter()
 
 
@@ -156,10 +157,12 @@ class FaultyNode:
             if lane.kill.when == "after":
                 await self.forward(request)
             os.kill(lane.pid, signal.SIGKILL)
-            lane.killed = True
             return _CLOSED
         wrong = next((wrong for wrong in lane.wrongs if wrong.concerns(call)), None)
-        return encoded(await call.forward()) if wrong is None else await wrong.fault(call)
+        if wrong is None:
+            return encoded(await call.forward())
+        lane.went_wrong += 1
+        return await wrong.fault(call)
 
 
 @asynccontextmanager
@@ -261,7 +264,7 @@ async def internal_error(call: Call) -> Answer:
 
 async def null_status(call: Call) -> Answer:
     """Says that it does not know the transaction."""
-    return await _changed(call, lambda result: {**result, "value": [None]})
+    return await changed(call, lambda result: {**result, "value": [None]})
 
 
 async def failed_status(call: Call) -> Answer:
@@ -273,34 +276,34 @@ async def failed_status(call: Call) -> Answer:
         "status": {"Err": {"InstructionError": [2, "InvalidInstructionData"]}},
         "confirmationStatus": "finalized",
     }
-    return await _changed(call, lambda result: {**result, "value": [status]})
+    return await changed(call, lambda result: {**result, "value": [status]})
 
 
 async def final_status(call: Call) -> Answer:
     """Says that the transaction is finalized, whatever became of it."""
     status = {"slot": 1, "confirmations": None, "err": None, "status": {"Ok": None}, "confirmationStatus": "finalized"}
-    return await _changed(call, lambda result: {**result, "value": [status]})
+    return await changed(call, lambda result: {**result, "value": [status]})
 
 
 async def nothing(call: Call) -> Answer:
     """Does not have the transaction."""
-    return await _changed(call, lambda _: None)
+    return await changed(call, lambda _: None)
 
 
 async def no_history(call: Call) -> Answer:
     """Has nothing of the address."""
-    return await _changed(call, lambda _: [])
+    return await changed(call, lambda _: [])
 
 
 async def other_transaction(call: Call) -> Answer:
     """Has other bytes under the signature."""
-    return await _changed(call, lambda result: result and {**result, "transaction": ["AAAA", "base64"]})
+    return await changed(call, lambda result: result and {**result, "transaction": ["AAAA", "base64"]})
 
 
 async def accepted_but_refused(call: Call) -> Answer:
     """Takes the transaction, and says that its blockhash is unknown."""
     await call.forward()
-    data = {"err": "BlockhashNotFound", "logs": [], "accounts": None, "unitsConsumed": 0, "returnData": None}
+    data: Document = {"err": "BlockhashNotFound", "logs": [], "accounts": None, "unitsConsumed": 0, "returnData": None}
     return _error(call, -32002, "Transaction simulation failed: Blockhash not found", data)
 
 
@@ -324,38 +327,36 @@ async def swallowed(call: Call) -> Answer:
 async def stale_blockhash(call: Call) -> Answer:
     """Gives a blockhash that expired long ago, as if it were new."""
     stale = call.node.stale["blockhash"]
-    return await _changed(call, lambda result: {**result, "value": {**result["value"], "blockhash": stale}})
+    return await changed(call, lambda result: {**result, "value": {**result["value"], "blockhash": stale}})
 
 
 async def stale_answer(call: Call) -> Answer:
     """Gives a blockhash that expired long ago, and says so."""
-    return await _changed(call, lambda result: {**result, "value": call.node.stale})
+    return await changed(call, lambda result: {**result, "value": call.node.stale})
 
 
 async def short_life(call: Call) -> Answer:
     """Says that a good blockhash is good for one block more."""
     height = (await call.node.ask("getEpochInfo", {"commitment": "processed"}))["blockHeight"]
-    return await _changed(
+    return await changed(
         call, lambda result: {**result, "value": {**result["value"], "lastValidBlockHeight": height + 1}}
     )
 
 
 async def endless_life(call: Call) -> Answer:
     """Says that a blockhash is good for ever."""
-    return await _changed(
-        call, lambda result: {**result, "value": {**result["value"], "lastValidBlockHeight": 2**60}}
-    )
+    return await changed(call, lambda result: {**result, "value": {**result["value"], "lastValidBlockHeight": 2**60}})
 
 
 async def far_ahead(call: Call) -> Answer:
     """Says that the chain is a million blocks further than it is."""
-    return await _changed(call, lambda result: {**result, "blockHeight": result["blockHeight"] + 1_000_000})
+    return await changed(call, lambda result: {**result, "blockHeight": result["blockHeight"] + 1_000_000})
 
 
 async def far_ahead_all(call: Call) -> Answer:
     """And a million slots."""
     ahead = 1_000_000
-    return await _changed(
+    return await changed(
         call,
         lambda result: {
             **result,
@@ -395,6 +396,6 @@ def _error(call: Call, code: int, message: str, data: Any = None) -> Answer:
     return encoded({"jsonrpc": "2.0", "id": call.request["id"], "error": error})
 
 
-async def _changed(call: Call, change: Callable[[Any], Any]) -> Answer:
+async def changed(call: Call, change: Callable[[Any], Any]) -> Answer:
     answer = await call.forward()
     return encoded({**answer, "result": change(answer["result"])} if "result" in answer else answer)

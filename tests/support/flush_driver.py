@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
-import importlib
 import json
 import os
 import select
@@ -25,20 +24,19 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from trustgate.errors import TrustGateError
+from trustgate.errors import RpcUnavailable, TrustGateError
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey
 from trustgate.solana.anchors import AnchorBook, Anchorer, Target, Timing
 from trustgate.solana.clusters import find_cluster
 from trustgate.solana.keypair import PayerKey
+from trustgate.solana.memo import Fee, sign_memo
 from trustgate.types import Anchor
 
 #: Of chains with slots of some 10 ms.
-TIMING = Timing(timeout_s=20.0, poll_s=0.03, resend_s=0.15, backoff_s=0.03)
+TIMING = Timing(timeout_s=20.0, poll_s=0.04, resend_s=0.15, backoff_s=0.03)
 CALL_TIMEOUT_S = 0.5
 
-#: What a child imports; the mother does it once for all.
-_NEEDED = ("httpx", "solders.transaction", "trustgate.store.duckdb", "trustgate.solana.rpc")
 _CRASHED = 70
 
 
@@ -156,8 +154,7 @@ def _child(order: Order) -> None:
 
 def main() -> None:
     """Until stdin ends: ``{order}`` forks a child that waits, ``go ID`` lets it begin."""
-    for module in _NEEDED:
-        importlib.import_module(module)
+    asyncio.run(_load())
     gates: dict[str, int] = {}
     ids: dict[int, str] = {}
     wake_read, wake_write = os.pipe()
@@ -180,6 +177,17 @@ def main() -> None:
                     os.write(gates.pop(line[3:].decode()), b"!")
                 else:
                     _fork(msgspec.json.decode(line, type=Order), gates, ids)
+
+
+async def _load() -> None:
+    """Import what a child imports, by doing what it does as far as a node that is not there lets it."""
+    import trustgate.store.duckdb  # noqa: F401
+    from trustgate.solana.rpc import RpcClient
+
+    sign_memo(payer_key("nobody"), target_of("nobody", 1).note, payer_key("nobody").address, Fee(1, 1, 1))
+    with contextlib.suppress(RpcUnavailable):
+        async with RpcClient(find_cluster("http://127.0.0.1:9")) as rpc:
+            await rpc.genesis_hash()
 
 
 def _fork(order: Order, gates: dict[str, int], ids: dict[int, str]) -> None:

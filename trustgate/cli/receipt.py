@@ -126,7 +126,7 @@ def verify(
 ) -> None:
     """Check a bundle, offline and without a database. Exit code 7 at the first check that fails."""
     from trustgate.receipts.note import VerifierKey
-    from trustgate.receipts.verify import verify_bundle
+    from trustgate.receipts.verify import CHAIN_NOT_ASKED, verify_bundle
 
     verdict = verify_bundle(
         _read(file),
@@ -137,6 +137,8 @@ def verify(
     )
     if rpc is not None and verdict.ok:
         verdict = _ask_chain(verdict, rpc, session(context).settings())
+    elif verdict.ok and verdict.transaction is not None:
+        verdict = verdict.plus(CHAIN_NOT_ASKED)
     if json:
         render.document({"ok": verdict.ok, "checks": [check._asdict() for check in verdict.checks]})
     else:

@@ -125,7 +125,7 @@ class Anchoring:
         return _outcome(result)
 
     async def verify(self, rpc: str, keypair: Path) -> AnchorAudit:
-        """Check every anchor of the key's address from what the chain says. Raises ``ChainError``, ``SettingsError``."""
+        """Check every anchor of the key's address from what a chain says. Raises ``ChainError``, ``SettingsError``."""
         from trustgate.solana.keypair import load_keypair
         from trustgate.solana.verify import verify_chain
 

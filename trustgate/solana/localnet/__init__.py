@@ -9,7 +9,7 @@
     bank     accounts, and what a transaction does to them (LiteSVM, and the fees and rent rules it leaves out)
 
 Its coins are worth nothing and anybody who reaches it may have them. Everything since the chain began stays in
-memory, some 10 KiB a transaction: it is meant for a day's work, not for years.
+memory, some 5 KiB a transaction: it is meant for a day's work, not for years.
 """
 
 from __future__ import annotations

@@ -32,6 +32,15 @@ FAUCET_LAMPORTS = 500_000_000 * 10**9
 _MAX_ACCOUNT_LOCKS = 64
 #: Of how many slots programs know the hash (512 on a cluster).
 _SLOT_HASHES = 32
+_LOADERS = frozenset(
+    Pubkey.from_string(address)
+    for address in (
+        "BPFLoader1111111111111111111111111111111111",
+        "BPFLoader2111111111111111111111111111111111",
+        "BPFLoaderUpgradeab1e11111111111111111111111",
+        "LoaderV411111111111111111111111111111111111",
+    )
+)
 
 
 class Moment(NamedTuple):
@@ -56,6 +65,8 @@ class Outcome(NamedTuple):
     """What running a transaction does, or would do. Balances and accounts are in the order of its account keys."""
 
     resolved: Resolved
+    #: When it ran.
+    slot: int
     #: None, or the error in the JSON form that nodes use: ``{"InstructionError": [0, {"Custom": 1}]}``.
     err: Any
     #: Whether it gets into a block: a failed one does if its fee can be charged.
@@ -114,7 +125,7 @@ class Bank:
         fee, priority = _fee(resolved), priority_fee(resolved.programs_and_data)
         refusal = resolved.err or _lock_error(resolved) or self._payer_error(resolved.keys[0], fee)
         if refusal is not None:
-            return Outcome(resolved, refusal, lands=False, fee=fee)
+            return Outcome(resolved, moment.slot, refusal, lands=False, fee=fee)
         payer, before = resolved.keys[0], self.account(resolved.keys[0])
         assert before is not None  # else it could not have paid
         with tamed("running the transaction"):
@@ -128,12 +139,13 @@ class Bank:
                 # The JSON form, because solders has no other way to tell errors that carry details.
                 err = msgspec.json.decode(result.to_json())["err"]
                 lands = isinstance(err, dict) and "InstructionError" in err
-                return _outcome(resolved, err, result.meta(), lands=lands, fee=fee)
+                return _outcome(resolved, moment.slot, err, result.meta(), lands=lands, fee=fee)
             post = dict(result.post_accounts())
             err = self._rent_error(resolved, post)
-            return _outcome(resolved, err, result.meta(), lands=True, fee=fee, post=post if err is None else {})
+            post = post if err is None else {}
+            return _outcome(resolved, moment.slot, err, result.meta(), lands=True, fee=fee, post=post)
 
-    def execute(self, transaction: VersionedTransaction, outcome: Outcome, slot: int, settled_slot: int) -> None:
+    def execute(self, transaction: VersionedTransaction, outcome: Outcome, settled_slot: int) -> None:
         """Do what ``simulate`` has just said; of accounts, what they were up to ``settled_slot`` is forgotten."""
         assert outcome.lands
         keys = outcome.resolved.keys
@@ -141,11 +153,16 @@ class Bank:
         assert before is not None  # else it could not have paid
         for key, writable in zip(keys, outcome.resolved.writable, strict=True):
             if writable:
-                self._remember(key, slot, settled_slot)
+                self._remember(key, outcome.slot, settled_slot)
         if outcome.err is not None:
             self._vm.set_account(keys[0], _with_lamports(before, before.lamports - outcome.fee))
             return
         with tamed("running the transaction"):
+            if _LOADERS.isdisjoint(keys):
+                for key, account in outcome.post.items():
+                    self._vm.set_account(key, account)
+                return
+            # LiteSVM keeps programs ready to run; when they may have changed, it must see it happen.
             priority = priority_fee(outcome.resolved.programs_and_data)
             self._vm.set_account(keys[0], _with_lamports(before, before.lamports - priority))
             self._vm.send_transaction(transaction)
@@ -211,6 +228,7 @@ def _with_lamports(account: Account, lamports: int) -> Account:
 
 def _outcome(
     resolved: Resolved,
+    slot: int,
     err: Any,
     meta: TransactionMetadata,
     *,
@@ -223,6 +241,7 @@ def _outcome(
     returned = told["return_data"]
     return Outcome(
         resolved=resolved,
+        slot=slot,
         err=err,
         lands=lands,
         fee=fee,

@@ -12,6 +12,7 @@ only the blockhash is judged as that commitment sees it. Durable nonces are not 
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -137,25 +138,26 @@ class Chain:
     def simulate(self, transaction: VersionedTransaction, commitment: Commitment | None) -> Outcome:
         """What sending it would do. ``commitment`` None: with a blockhash of its own, that fits."""
         outcome = self.bank.simulate(transaction, self._moment(self.slot))
-        message = transaction.message
-        if commitment is None:
+        refusal = None if commitment is None else self._refusal(transaction, commitment)
+        if refusal is None:
             return outcome
-        if not self.blockhash_is_valid(str(message.recent_blockhash), commitment):
-            return _refused(outcome, "BlockhashNotFound")
-        return _refused(outcome, "AlreadyProcessed") if bytes(message) in self._messages else outcome
+        return Outcome(outcome.resolved, outcome.slot, refusal, lands=False, fee=outcome.fee)
 
-    def send(self, transaction: VersionedTransaction) -> Entry | None:
-        """Run it for good, signed as it must be. None if it cannot land: a validator forgets such a transaction."""
-        outcome = self.simulate(transaction, "processed")
-        if not outcome.lands:
+    def send(self, transaction: VersionedTransaction, outcome: Outcome | None = None) -> Entry | None:
+        """Run it for good, signed as it must be. None if it cannot land: a validator forgets such a transaction.
+
+        ``outcome`` is what ``simulate`` has just said, if it was asked.
+        """
+        if outcome is None:
+            outcome = self.bank.simulate(transaction, self._moment(self.slot))
+        if not outcome.lands or self._refusal(transaction, "processed") is not None:
             return None
-        slot = self.slot
         if self._ledger is not None:
             try:
-                self._ledger.write(Landed(slot, bytes(transaction), outcome.err))
+                self._ledger.write(Landed(outcome.slot, bytes(transaction), outcome.err))
             except TrustGateError as error:
                 raise RpcError(INTERNAL_ERROR, f"Internal error: {error.message}") from None
-        entry = self._land(transaction, outcome, slot)
+        entry = self._land(transaction, outcome)
         if self.listener is not None:
             self.listener(entry)
         return entry
@@ -181,6 +183,10 @@ class Chain:
         """Everything that mentioned the address, oldest first."""
         return self._by_address.get(address, [])
 
+    def count(self, slot: int) -> int:
+        """How many transactions landed up to the end of a slot."""
+        return bisect.bisect_right(self.entries, slot, key=lambda entry: entry.slot)
+
     def entries_in(self, slot: int) -> list[Entry]:
         return self._by_slot.get(slot, [])
 
@@ -198,12 +204,18 @@ class Chain:
                 self._ledger.folder,
                 f"{place} ended with {record.err or 'success'}, and now ends with {outcome.err or 'success'}",
             )
-        self._land(transaction, outcome, record.slot)
+        self._land(transaction, outcome)
 
-    def _land(self, transaction: VersionedTransaction, outcome: Outcome, slot: int) -> Entry:
-        keys = outcome.resolved.keys
+    def _refusal(self, transaction: VersionedTransaction, commitment: Commitment) -> str | None:
+        message = transaction.message
+        if not self.blockhash_is_valid(str(message.recent_blockhash), commitment):
+            return "BlockhashNotFound"
+        return "AlreadyProcessed" if bytes(message) in self._messages else None
+
+    def _land(self, transaction: VersionedTransaction, outcome: Outcome) -> Entry:
+        keys, slot = outcome.resolved.keys, outcome.slot
         before, tokens_before = self._balances(keys), token_balances(keys, self.bank.account)
-        self.bank.execute(transaction, outcome, slot, settled_slot=slot - self.finality_slots)
+        self.bank.execute(transaction, outcome, settled_slot=slot - self.finality_slots)
         entry = Entry(
             slot=slot,
             order=len(self.entries),
@@ -229,7 +241,3 @@ class Chain:
 
     def _balances(self, keys: tuple[Pubkey, ...]) -> tuple[int, ...]:
         return tuple(self.bank.lamports(key) for key in keys)
-
-
-def _refused(outcome: Outcome, err: str) -> Outcome:
-    return Outcome(outcome.resolved, err, lands=False, fee=outcome.fee)

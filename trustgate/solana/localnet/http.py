@@ -6,6 +6,7 @@ ask.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -36,7 +37,15 @@ async def listening(chain: Chain, host: str, port: int) -> AsyncIterator[str]:
     try:
         application = web.Application(client_max_size=MAX_BODY_BYTES)
         application.router.add_route("*", "/{path:.*}", _handler(chain))
-        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_GRACE_S)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            # What is no HTTP gets its 400; a traceback for each would help nobody. Faults of ours are told by rpc.
+            logger=logging.Logger("silent", logging.CRITICAL + 1),  # noqa: LOG001 - one that nobody else has
+            auto_decompress=False,
+            handle_signals=False,
+            shutdown_timeout=_GRACE_S,
+        )
         await runner.setup()
         try:
             await web.SockSite(runner, listener, backlog=_BACKLOG).start()
@@ -61,6 +70,8 @@ def _handler(chain: Chain) -> Callable[[web.Request], Awaitable[web.Response]]:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return _refused(413, f"The request is larger than {MAX_BODY_BYTES} bytes\n")
+        except (web.RequestPayloadError, ConnectionError):
+            return _refused(400, "The request broke off\n")
         answered = await answer(chain, body)
         return web.Response(body=answered, content_type="application/json", headers=_ANY_ORIGIN)
 

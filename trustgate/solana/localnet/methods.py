@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from trustgate import __version__
-from trustgate.solana.localnet.accounts import ACCOUNTMETHODS
+from trustgate.solana.localnet.accounts import ACCOUNT_METHODS
 from trustgate.solana.localnet.chain import Chain
 from trustgate.solana.localnet.clock import SKIPPED_SLOTS, SLOTS_PER_EPOCH, block_height
 from trustgate.solana.localnet.encode import TRANSACTION_ENCODINGS, accounts_json, transaction_json
 from trustgate.solana.localnet.faults import BLOCK_NOT_AVAILABLE, METHOD_NOT_FOUND, SLOT_SKIPPED, RpcError, invalid
 from trustgate.solana.localnet.params import Params
-from trustgate.solana.localnet.transactions import TRANSACTIONMETHODS
+from trustgate.solana.localnet.transactions import TRANSACTION_METHODS
 from trustgate.solana.transaction import b58encode
 
 Method = Callable[[Chain, Params], Any]
@@ -79,7 +79,7 @@ def _block_height(chain: Chain, params: Params) -> int:
 
 def _transaction_count(chain: Chain, params: Params) -> int:
     slot = params.config(0).slot(chain)
-    return sum(entry.slot <= slot for entry in chain.entries)
+    return chain.count(slot)
 
 
 def _epoch_info(chain: Chain, params: Params) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _epoch_info(chain: Chain, params: Params) -> dict[str, Any]:
         "epoch": slot // SLOTS_PER_EPOCH,
         "slotIndex": slot % SLOTS_PER_EPOCH,
         "slotsInEpoch": SLOTS_PER_EPOCH,
-        "transactionCount": sum(entry.slot <= slot for entry in chain.entries),
+        "transactionCount": chain.count(slot),
     }
 
 
@@ -132,9 +132,7 @@ def _performance_samples(chain: Chain, params: Params) -> list[dict[str, int]]:
 
 def _block(chain: Chain, params: Params) -> dict[str, Any] | None:
     slot = params.number(0)
-    # An old client gives the encoding alone.
-    old = params.get(1) if isinstance(params.get(1), str) else None
-    config = Params([None, {"encoding": old}]).config(1) if old else params.config(1)
+    config = params.config_or_encoding(1)
     commitment = config.settled()
     encoding = config.encoding(TRANSACTION_ENCODINGS, "json")
     details = config.encoding(("full", "accounts", "signatures", "none"), "full", "transactionDetails")
@@ -212,6 +210,6 @@ METHODS: dict[str, Method] = {
     "getBlockTime": _block_time,
     "getBlocks": _blocks,
     "getBlocksWithLimit": _blocks_with_limit,
-    **ACCOUNTMETHODS,
-    **TRANSACTIONMETHODS,
+    **ACCOUNT_METHODS,
+    **TRANSACTION_METHODS,
 }

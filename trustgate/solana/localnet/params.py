@@ -78,6 +78,11 @@ class Params:
             raise _wrong_type(value, "an object of options")
         return Config(value or {})
 
+    def config_or_encoding(self, place: int) -> Config:
+        """For methods to which clients of old give the encoding alone."""
+        value = self.get(place)
+        return Config({"encoding": value}) if isinstance(value, str) else self.config(place)
+
 
 class Config:
     """The last argument: options by name."""

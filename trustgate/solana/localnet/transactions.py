@@ -108,16 +108,16 @@ def _send(chain: Chain, params: Params) -> str:
     if preflight:
         if not signed:
             raise _unsigned()
-        _preflight(chain, transaction, commitment)
-    if signed:
+        chain.send(transaction, _preflight(chain, transaction, commitment))
+    elif signed:
         chain.send(transaction)
     return signature
 
 
-def _preflight(chain: Chain, transaction: VersionedTransaction, commitment: Commitment) -> None:
+def _preflight(chain: Chain, transaction: VersionedTransaction, commitment: Commitment) -> Outcome:
     outcome = chain.simulate(transaction, commitment)
     if outcome.err is None:
-        return
+        return outcome
     raise RpcError(
         PREFLIGHT_FAILED,
         f"Transaction simulation failed: {transaction_text(outcome.err)}",
@@ -129,8 +129,7 @@ def _airdrop(chain: Chain, params: Params) -> str:
     to, lamports, config = params.pubkey(0), params.number(1), params.config(2)
     blockhash = config.text("recentBlockhash")
     transaction = chain.airdrop(to, lamports, None if blockhash is None else str(to_pubkey(blockhash)))
-    _preflight(chain, transaction, "processed")
-    chain.send(transaction)
+    chain.send(transaction, _preflight(chain, transaction, "processed"))
     return str(transaction.signatures[0])
 
 
@@ -251,8 +250,7 @@ def _mention(chain: Chain, entry: Entry) -> dict[str, Any]:
 
 def _transaction(chain: Chain, params: Params) -> dict[str, Any] | None:
     signature = to_signature(params.need(0))
-    # An old client gives the encoding alone.
-    config = Config({"encoding": params.get(1)}) if isinstance(params.get(1), str) else params.config(1)
+    config = params.config_or_encoding(1)
     newest = chain.slot_at(config.settled())
     encoding = config.encoding(TRANSACTION_ENCODINGS, "json")
     entry = chain.entry(signature)
