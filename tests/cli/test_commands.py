@@ -166,6 +166,9 @@ def test_a_passport_through_its_life(either_home: Gateway) -> None:
         "cached_input_pico_usd": 75_000,
         "output_pico_usd": 600_000,
         "call_nano_usd": 1_000_000,
+        "image_nano_usd": 0,
+        "audio_second_nano_usd": 0,
+        "character_pico_usd": 0,
     }
     assert made["fallbacks"] == [{"passport": "trustgate/echo", "rank": 1, "weight": 2}]
     assert made["default_parameters"] == {"temperature": 0.2}

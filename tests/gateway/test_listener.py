@@ -81,6 +81,7 @@ def quick_gateway(make_module_gateway: Any, shared_upstream: Upstream) -> Gatewa
             "TRUSTGATE_SERVE_STALL_TIMEOUT_S": "0.5",
             "TRUSTGATE_SERVE_REQUEST_TIMEOUT_S": "3",
             "TRUSTGATE_SERVE_MAX_CONCURRENT_REQUESTS": "2",
+            "TRUSTGATE_SERVE_TRUST_REQUEST_ID": "false",
             "TRUSTGATE_SERVE_CORS_ORIGINS": "https://app.example.com",
         },
     ).start()
@@ -352,6 +353,12 @@ def test_a_client_that_does_not_read_is_cut_and_accounted(
     gate.open()
     assert (receipt["finish"], receipt["usage_source"]) == ("cut", "estimate")
     assert receipt["completion_tokens"] > 0
+
+
+def test_a_request_id_need_not_be_trusted(quick_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
+    tenant = sign_up(quick_gateway)
+    got = tenant.http.post("/v1/chat/completions", content=BODY, headers={"x-request-id": "mine"})
+    assert got.headers["x-request-id"].startswith("req_")
 
 
 def test_a_request_has_a_deadline(quick_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:

@@ -139,6 +139,13 @@ def test_what_is_wrong_is_named(tenant: Tenant, members: dict[str, Any], said: s
     assert said in error_of(got)["message"]
 
 
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/messages", 405), ("POST", "/v1/messages/x", 404)])
+def test_what_is_not_there_is_told_in_anthropics_words(tenant: Tenant, method: str, path: str, status: int) -> None:
+    got = tenant.http.request(method, path)
+    assert got.status_code == status
+    error_of(got)
+
+
 def test_plans_and_quotas_hold(shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
     shared_gateway.cli("plan", "add", "one-message", "--requests-per-day", "1", "--features", "logprobs")
     tenant = sign_up(shared_gateway, "--plan", "one-message")

@@ -148,11 +148,12 @@ def test_the_table_of_prices() -> None:
     assert fields["free"].prices == Prices()
     assert fields["wrong"] == PassportFields(provider="x", capabilities=("chat",))
     assert fields["only-responses"].capabilities == ("chat",)
-    assert not {"sample_spec", "dall-e-3", "nothing"} & fields.keys()
+    assert not {"sample_spec", "nothing"} & fields.keys()
+    assert fields["dall-e-3"].capabilities is not None and "images" in fields["dall-e-3"].capabilities
     assert imported.notes == (
         "wrong: input_cost_per_token is not a price in USD a token; left out.",
         "wrong: output_cost_per_token is not a price in USD a token; left out.",
-        "Left out 2 entries that are not for chat, completions or embeddings.",
+        "Left out 1 entries for what is not served here.",
         "Rounded up to a whole pico-USD a token: the prices of fine.",
     )
 

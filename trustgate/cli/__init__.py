@@ -19,7 +19,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from trustgate import __version__
-from trustgate.cli import anchor, doctor, key, passport, plan, receipt, serve, tenant, usage, version
+from trustgate.cli import anchor, doctor, key, localnet, passport, plan, receipt, serve, tenant, usage, version
 from trustgate.cli.context import Session
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.settings import debug_wanted
@@ -46,6 +46,7 @@ usage.register(app)
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(anchor.app, name="anchor")
 doctor.register(app)
+localnet.register(app)
 version.register(app)
 
 

@@ -17,12 +17,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
+from trustgate.gateway.dialects import ANTHROPIC, OPENAI
 from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.metrics import Metrics
 from trustgate.gateway.openapi import OpenApi
 from trustgate.gateway.pipeline import Pipeline
 from trustgate.gateway.reads import Health, Reads
-from trustgate.gateway.responses import error_body
+from trustgate.gateway.requests import Arrival
 from trustgate.gateway.transparency import Transparency
 
 _SHOWN_PATH_CHARACTERS = 100
@@ -114,5 +115,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         refusal = MethodNotAllowed(f"Not allowed to {method} on {path}.")
     else:
         refusal = NotFound(f"Unknown request URL: {method} {path}.", code="unknown_url")
-    headers = {**(error.headers or {}), **refusal.headers, "content-type": "application/json"}
-    return Response(error_body(refusal), refusal.status, headers)
+    request_id = Arrival(request.scope).request_id.decode()
+    headers = {**(error.headers or {}), "content-type": "application/json", "x-request-id": request_id}
+    dialect = ANTHROPIC if request.scope["path"].startswith("/v1/messages") else OPENAI
+    return Response(dialect.body(refusal, request_id), refusal.status, headers)

@@ -75,7 +75,7 @@ class Pipeline:
 
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
-        arrival = Arrival(scope)
+        arrival = Arrival(scope, trusts_id=self._settings.serve.trust_request_id)
         reply = Reply(send, arrival.request_id, endpoint.dialect)
         try:
             await self._walk(endpoint, arrival, scope, receive, reply)

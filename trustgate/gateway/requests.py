@@ -26,14 +26,16 @@ class Arrival:
 
     __slots__ = ("at_us", "headers", "receipt_id", "request_id", "started")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, *, trusts_id: bool = True) -> None:
+        """``trusts_id``: whether the client's own request id is kept, where it is sane."""
         self.at_us = now_us()
         self.started = asyncio.get_running_loop().time()
         self.receipt_id = new_id("rcpt", self.at_us)
         #: The last of each name; ``check_head`` refuses repeats of those that must be said once.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         asked = self.headers.get(b"x-request-id", b"")
-        self.request_id = asked if _SANE_REQUEST_ID.fullmatch(asked) else b"req_" + os.urandom(16).hex().encode()
+        is_kept = trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
+        self.request_id = asked if is_kept else b"req_" + os.urandom(16).hex().encode()
 
     def elapsed_ms(self) -> int:
         return int((asyncio.get_running_loop().time() - self.started) * 1000)

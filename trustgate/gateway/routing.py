@@ -23,11 +23,12 @@ from trustgate.models.targets import Target, Targets
 class Way:
     """The way of one request."""
 
-    __slots__ = ("call", "handle", "is_modelless", "is_verbatim", "keeper", "path", "used")
+    __slots__ = ("call", "handle", "is_modelless", "is_verbatim", "keeper", "path", "service", "used")
 
     def __init__(self, call: Call, path: str) -> None:
         self.call = call
         self.path = path
+        self.service = ""
         #: What the path names, and what the body builds on.
         self.handle: Handle | None = None
         self.used: Handle | None = None
@@ -50,6 +51,7 @@ class Routing:
     def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, tenant_id: str) -> Way:
         """Look up the ids that the request names. Raises ``NotFound`` for one that is not its tenant's."""
         way = Way(call, endpoint.upstream_path)
+        way.service = endpoint.service
         if call.uses:
             for kind, object_id in call.uses:
                 handle = self._handles.find(kind, object_id, tenant_id)
@@ -80,10 +82,10 @@ class Routing:
     def targets(self, way: Way, resolved: Resolved | None) -> list[Target]:
         """What to try, in order. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
         if way.handle is not None:
-            return [self._targets.made_by(way.handle.passport, way.handle.upstream_model)]
+            return [self._targets.made_by(way.handle.passport, way.handle.upstream_model, way.service)]
         if way.is_modelless:
-            return [self._targets.default()]
-        targets = self._targets.route(way.call.model, resolved)
+            return [self._targets.default(way.service)]
+        targets = self._targets.route(way.call.model, resolved, way.service)
         if way.is_verbatim:
             if targets[0].model != way.call.model:
                 raise InvalidRequest(

@@ -229,7 +229,7 @@ def _read_price_table(document: Document) -> ImportFile:
     )
     skipped = len(document.value) - len(passports) - ("sample_spec" in document.value)
     if skipped:
-        notes.add(f"Left out {skipped} entries that are not for chat, completions or embeddings.")
+        notes.add(f"Left out {skipped} entries for what is not served here.")
     return ImportFile(kind="litellm_prices", passports=passports, notes=notes.all())
 
 

@@ -101,10 +101,13 @@ class Targets:
         self._default_base_url = default_base_url.rstrip("/")
         self._read_credential = read_credential
         self._upstreams: dict[tuple[str, str | None, str | None], Upstream] = {}
-        self._breakers: dict[tuple[str, str], Breaker] = {}
+        self._breakers: dict[tuple[str, str, str], Breaker] = {}
 
-    def route(self, name: str, resolved: Resolved | None) -> list[Target]:
+    def route(self, name: str, resolved: Resolved | None, service: str = "") -> list[Target]:
         """What to try for a model name, in order, each admitted by its breaker when its turn comes.
+
+        ``service``: what is asked of the model ("": to generate text). Each has breakers of its own, so that a server
+        that fails at one thing is not left alone with the others.
 
         Raises ``NotFound`` (404 ``model_not_found``) for a name no passport answers for.
         """
@@ -114,26 +117,26 @@ class Targets:
                 code="model_not_found",
                 param="model",
             )
-        return [self._target(each) for each in (resolved, *self._fallbacks(resolved.passport))]
+        return [self._target(each, service) for each in (resolved, *self._fallbacks(resolved.passport))]
 
-    def made_by(self, passport_id: str, model: str) -> Target:
+    def made_by(self, passport_id: str, model: str, service: str = "") -> Target:
         """The target that once made something, by its passport's id ("": the default upstream).
 
         Raises ``Unavailable`` (503) when there is no such passport any more.
         """
         if not passport_id:
-            return self.default()
+            return self.default(service)
         try:
             passport = self._catalog.passport(passport_id)
         except NotFound:
             passport = None
         if passport is None or passport.status == "revoked":
             raise Unavailable("The model's server that made this is no longer served here.", code="model_unavailable")
-        return self._target(Resolved(passport, model, (), price_hash(passport.prices)))
+        return self._target(Resolved(passport, model, (), price_hash(passport.prices)), service)
 
-    def default(self) -> Target:
+    def default(self, service: str = "") -> Target:
         """The default upstream, for what concerns no model."""
-        return self._target(Resolved(_DEFAULT, "", (), price_hash(_DEFAULT.prices)))
+        return self._target(Resolved(_DEFAULT, "", (), price_hash(_DEFAULT.prices)), service)
 
     def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
         ranks = sorted({fallback.rank for fallback in passport.fallbacks})
@@ -146,13 +149,14 @@ class Targets:
                 if resolved is not None:
                     yield resolved
 
-    def _target(self, resolved: Resolved) -> Target:
+    def _target(self, resolved: Resolved, service: str) -> Target:
         upstream = self.upstream_of(resolved.passport)
-        breaker = self._breakers.get((upstream.base_url, resolved.upstream_model))
+        key = (upstream.base_url, resolved.upstream_model, service)
+        breaker = self._breakers.get(key)
         if breaker is None:
             if len(self._breakers) >= _BREAKERS_MAX:
-                self._breakers = {key: breaker for key, breaker in self._breakers.items() if breaker.is_open}
-            breaker = self._breakers.setdefault((upstream.base_url, resolved.upstream_model), Breaker())
+                self._breakers = {each: breaker for each, breaker in self._breakers.items() if breaker.is_open}
+            breaker = self._breakers.setdefault(key, Breaker())
         return Target(resolved.passport, resolved.upstream_model, upstream, breaker, resolved.price_hash)
 
     def upstream_of(self, passport: Passport) -> Upstream:
@@ -187,7 +191,7 @@ class Targets:
     def is_available(self, passport: Passport, model: str) -> bool:
         """Whether a request for this passport could be served now, as far as is known."""
         upstream = self.upstream_of(passport)
-        breaker = self._breakers.get((upstream.base_url, model))
+        breaker = self._breakers.get((upstream.base_url, model, ""))
         return upstream.healthy is not False and not (breaker is not None and breaker.is_open)
 
 

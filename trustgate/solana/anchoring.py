@@ -184,7 +184,8 @@ class Anchoring:
                 _logger.warning("not anchored (%s); next try in %.0f s", error.message, wait_s)
             else:
                 self.failures, self.problem = 0, ""
-                _logger.info("anchored %d receipts on %s", outcome.tree_size, outcome.network)
+                if outcome.anchored:
+                    _logger.info("anchored %d receipts on %s", outcome.tree_size, outcome.network)
 
     async def _is_due(self, every_s: float | None, after_receipts: int) -> bool:
         waiting = (await self._archive()).tree.size - self.anchored_size
