@@ -103,8 +103,8 @@ LIES = {
     "short-life": (Wrong("getLatestBlockhash", chain.short_life),),
     "short-life-and-null": (
         Wrong("getLatestBlockhash", chain.short_life),
-        Wrong("getSignatureStatuses", chain.null_status, 4),
-        Wrong("getSignaturesForAddress", chain.no_history, 4, first=2),
+        Wrong("getSignatureStatuses", chain.null_status, 10),
+        Wrong("getSignaturesForAddress", chain.no_history, 10, first=2),
     ),
     "endless-life": (Wrong("getLatestBlockhash", chain.endless_life, 2),),
     "far-ahead": (Wrong("getEpochInfo", chain.far_ahead, 4, first=2),),
@@ -165,18 +165,22 @@ class Stage:
     def __init__(self, net: Localnet, node: FaultyNode, drivers: Drivers, folder: Path) -> None:
         self.net = net
         self.node = node
-        self.drivers = drivers
+        self._drivers = drivers
         self._folder = folder
         self._ids = itertools.count(1)
 
-    def order(self, name: str, lane: Lane, **more: object) -> Order:
-        """An order for the home of this name, which has an empty store when it is new."""
+    async def run(self, name: str, lane: Lane, **more: object) -> Ended:
+        """A flush of the home of this name, which has an empty store when it is new; in a process of its own."""
         home = self._folder / name
         if not home.exists():
             home.mkdir()
             shutil.copyfile(self._folder / STORE, home / STORE)
         order = Order(id=str(next(self._ids)), name=name, home=str(home), url=lane.url, tree_size=TREE_SIZE)
-        return replace(order, **more)
+
+        def begun(pid: int) -> None:
+            lane.pid = pid
+
+        return await self._drivers.run(replace(order, **more), begun)
 
     async def fund(self, name: str) -> None:
         await self.node.ask("requestAirdrop", payer_key(name).address, 10**9)
@@ -193,11 +197,8 @@ class Stage:
     async def play(self, case: Case) -> Played:
         await self.fund(case.name)
         lane = self.node.lane(case.name, *case.wrongs, kill=case.kill)
-        disturbed = await self.drivers.run(
-            self.order(case.name, lane, kill_at_save=case.kill_at_save), lambda pid: setattr(lane, "pid", pid)
-        )
-        plain = self.node.lane(f"{case.name}-after")
-        undisturbed = await self.drivers.run(self.order(case.name, plain))
+        disturbed = await self.run(case.name, lane, kill_at_save=case.kill_at_save)
+        undisturbed = await self.run(case.name, self.node.lane(f"{case.name}-after"))
         return Played(disturbed, lane, undisturbed, *self.posted(case.name))
 
 
@@ -269,3 +270,75 @@ def _check(outcome: Outcome | None, name: str, landed: list[Transaction], failed
 def test_the_matrix_is_as_large_as_it_should_be() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
     assert sum(case.is_deadly for case in CASES) >= 100
+
+
+# several flushes
+
+
+async def test_two_flushes_at_once(tmp_path: Path) -> None:
+    """The store's lock lets in one process at a time; here the second waits for it."""
+    async with _stage(tmp_path) as stage:
+        await stage.fund("two")
+        lanes = [stage.node.lane(f"two-{number}", Wrong("*", chain.drop_after)) for number in range(4)]
+        ended = await asyncio.gather(*(stage.run("two", lane, wait_for_lock=True) for lane in lanes))
+        outcomes = [end.outcome for end in ended if end.outcome is not None]
+        assert [outcome.error for outcome in outcomes] == [""] * 4
+        assert sorted(outcome.anchored for outcome in outcomes) == [False, False, False, True]
+        _check(outcomes[0], "two", *stage.posted("two"))
+
+
+async def test_a_flush_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    """Each one gets a little further, or not; in between the chain moves on, so that what was signed expires."""
+    steps: list[tuple[str, Literal["before", "after"], int]] = [
+        ("getLatestBlockhash", "after", 0),
+        ("sendTransaction", "before", 0),
+        ("getSignatureStatuses", "before", 200),
+        ("sendTransaction", "before", 200),
+        ("getSignaturesForAddress", "after", 0),
+        ("sendTransaction", "after", 0),
+        ("getSignatureStatuses", "after", 200),
+        ("getTransaction", "after", 0),
+    ]
+    async with _stage(tmp_path) as stage:
+        await stage.fund("often")
+        for number, (method, when, blocks) in enumerate(steps):
+            lane = stage.node.lane(f"often-{number}", kill=Kill(method, 1, when))
+            end = await stage.run("often", lane)
+            assert end.exit_code == KILLED, steps[number]
+            if blocks:
+                stage.net.advance(blocks)
+        last = await stage.run("often", stage.node.lane("often-after"))
+        landed, failed = stage.posted("often")
+        _check(last.outcome, "often", landed, failed)
+        assert last.outcome is not None
+        assert [attempt.outcome for attempt in last.outcome.anchors[0].attempts] == ["expired", "expired", "final"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_chain_that_moved_on_while_nobody_looked(tmp_path: Path, moment: Literal["before", "after"]) -> None:
+    """Killed as it sends; the blockhash has expired when the next flush comes. What landed is found, else replaced."""
+    async with _stage(tmp_path) as stage:
+        await stage.fund("late")
+        lane = stage.node.lane("late", kill=Kill("sendTransaction", 1, moment))
+        end = await stage.run("late", lane)
+        assert end.exit_code == KILLED
+        stage.net.advance(1_000)
+        assert len(stage.posted("late")[0]) == (moment == "after")
+        last = await stage.run("late", stage.node.lane("late-after"))
+        _check(last.outcome, "late", *stage.posted("late"))
+        assert last.outcome is not None
+        attempts = [attempt.outcome for attempt in last.outcome.anchors[0].attempts]
+        assert attempts == (["final"] if moment == "after" else ["expired", "final"])
+
+
+async def test_a_node_that_loses_everything(tmp_path: Path) -> None:
+    """It says that it took the transaction, always, and never passes it on. Another node is used then."""
+    async with _stage(tmp_path) as stage:
+        await stage.fund("lost")
+        lane = stage.node.lane("lost", Wrong("sendTransaction", chain.swallowed, 10_000))
+        end = await stage.run("lost", lane, timeout_s=0.6)
+        assert end.outcome is not None
+        assert end.outcome.error == "AnchorPending"
+        assert stage.posted("lost") == ([], [])
+        last = await stage.run("lost", stage.node.lane("lost-after"))
+        _check(last.outcome, "lost", *stage.posted("lost"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -100,6 +101,20 @@ def test_of_many_that_make_the_same_file_one_succeeds(tmp_path: Path) -> None:
     assert len(refused) == 7
     assert made == [load_keypair(tmp_path / "id.json").address]
     assert names_in(tmp_path) == ["id.json"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(code, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    made = create_keypair(tmp_path / "id.json")
+    assert load_keypair(tmp_path / "id.json").address == made.address
+    with pytest.raises(Conflict):
+        create_keypair(tmp_path / "id.json")
+    assert names_in(tmp_path) == ["id.json"]
+    assert load_keypair(tmp_path / "id.json").address == made.address
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

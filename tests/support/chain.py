@@ -111,6 +111,11 @@ class FaultyNode:
         #: A blockhash that expired long ago, with its last block height.
         self.stale: Document = {}
 
+    @property
+    def lane_calls(self) -> Counter[str]:
+        """Calls of all lanes, by method."""
+        return sum((lane.calls for lane in self._lanes.values()), Counter())
+
     def lane(self, name: str, *wrongs: Wrong, kill: Kill | None = None) -> Lane:
         lane = Lane(f"{self.address}/{name}", wrongs, kill)
         self._lanes[f"/{name}"] = lane

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trustgate.errors import RpcRejected, RpcUnavailable, VerificationFailed
 from trustgate.solana.patience import Patience
-from trustgate.solana.transaction import Transaction, read_transaction
+from trustgate.solana.transaction import SIGNATURE_BYTES, Transaction, b58encode, read_transaction
 
 if TYPE_CHECKING:
     from trustgate.solana.rpc import Commitment, Mention, RpcClient
@@ -149,12 +149,13 @@ async def _read(
             raise _unfit(rpc, mention, "does not have it: a node that keeps the whole history is needed")
         if (landed.err is None) != (mention.err is None):
             raise _unfit(rpc, mention, "contradicts itself on whether it failed")
+        # The first signature stands after a count of one byte.
+        if b58encode(landed.raw[1 : 1 + SIGNATURE_BYTES]) != mention.signature:
+            raise _unfit(rpc, mention, "shows another in its place")
         try:
             transaction = read_transaction(landed.raw)
         except VerificationFailed:
-            return None  # nothing that this program has signed; whoever names an address can make it unreadable
-        if transaction.signature != mention.signature:
-            raise _unfit(rpc, mention, "shows another in its place")
+            return None  # of a kind that this program does not sign: anybody may name the address in one
         if transaction.fee_payer != address:
             return None
         try:
