@@ -145,6 +145,9 @@ async def _run_until(
         try:
             await listeners
             await draining
+            # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
+            # a second time.
+            await log.flush()
         finally:
             draining.cancel()
 
