@@ -76,7 +76,8 @@ async def _measure(folder: Path, leaves: int) -> list[tuple[str, str]]:
     checkpoint = publisher.checkpoint
 
     chance = random.Random(1)
-    cold, warm = [], []
+    cold: list[float] = []
+    warm: list[float] = []
     for _ in range(_PROOFS):
         index = chance.randrange(leaves)
         leaf = await _leaf(store, index)

@@ -110,9 +110,10 @@ def test_what_people_see(gateway: Gateway) -> None:
     anchored = gateway.cli("anchor", "flush", "--rpc", "local")
     assert "Anchored 1 receipts on local" in anchored.stdout
     assert anchored.stderr.startswith("Looking at the log\n")
-    assert "Nothing to anchor: all 1 receipts stand on local already" in gateway.cli(
-        "anchor", "flush", "--rpc", "local"
-    ).stdout
+    assert (
+        "Nothing to anchor: all 1 receipts stand on local already"
+        in gateway.cli("anchor", "flush", "--rpc", "local").stdout
+    )
     status = gateway.cli("anchor", "status").stdout
     assert "1 receipts, 0 wait" in status
     assert gateway.cli("doctor", check=False).stdout.count("0 not anchored") == 1

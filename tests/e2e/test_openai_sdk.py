@@ -135,7 +135,7 @@ def test_a_used_up_quota_is_not_retried(
 
 def test_a_path_that_does_not_exist(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
-        client.files.list()
+        client.get("/no/such/path", cast_to=object)
     assert isinstance(refused.value.body, dict)
 
 

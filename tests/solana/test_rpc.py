@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from tests.support.processes import free_port
 from tests.support.upstream import CLOSE, HANG, RESET, Recorded, Reply, Upstream
 from trustgate.errors import ChainError, RpcRejected, RpcUnavailable
+from trustgate.receipts.transaction import b58encode
 from trustgate.solana.clusters import find_cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.localnet import running_localnet
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.solana.rpc import MAX_ANSWER_BYTES, RpcClient, Status
-from trustgate.solana.transaction import b58encode
 
 ADDRESS = PayerKey.from_seed(bytes(32)).address
 SIGNATURE = b58encode(bytes(range(64)))

@@ -18,7 +18,7 @@ from trustgate.receipts.merkle import InvalidProof, verify_inclusion
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.proof import parse_proof
 from trustgate.receipts.receipt import canonical, leaf_hash
-from trustgate.solana.transaction import Transaction, read_transaction
+from trustgate.receipts.transaction import Transaction, read_transaction
 from trustgate.types import Receipt
 
 State = Literal["passed", "failed", "not checked"]

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from trustgate.errors import RpcUnavailable, VerificationFailed
+from trustgate.receipts.transaction import read_transaction
 from trustgate.solana.history import find_mention
-from trustgate.solana.transaction import read_transaction
 from trustgate.types import AnchorAttempt
 
 if TYPE_CHECKING:

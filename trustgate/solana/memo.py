@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trustgate.errors import AnchorRefused, RpcRejected, RpcUnavailable
+from trustgate.receipts.transaction import MAX_TRANSACTION_BYTES, b58decode
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.transaction import MAX_TRANSACTION_BYTES, b58decode
 
 if TYPE_CHECKING:
     from solders.message import MessageV0

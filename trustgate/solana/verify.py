@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trustgate.errors import RpcUnavailable, VerificationFailed
+from trustgate.receipts.transaction import Transaction, read_transaction
 from trustgate.solana.clusters import check_genesis, cluster_name, find_cluster
 from trustgate.solana.history import Post, read_history
 from trustgate.solana.patience import Patience, Timing
 from trustgate.solana.reports import AnchorFinding
 from trustgate.solana.standing import LogState
-from trustgate.solana.transaction import Transaction, read_transaction
 
 if TYPE_CHECKING:
     from trustgate.solana.rpc import RpcClient

@@ -14,6 +14,7 @@ from typing import Any
 from solders.account import Account
 from solders.pubkey import Pubkey
 
+from trustgate.receipts.transaction import b58decode
 from trustgate.solana.localnet.chain import Chain
 from trustgate.solana.localnet.encode import ACCOUNT_ENCODINGS, account_json
 from trustgate.solana.localnet.faults import invalid
@@ -27,7 +28,6 @@ from trustgate.solana.localnet.tokens import (
     read_mint,
     read_token_account,
 )
-from trustgate.solana.transaction import b58decode
 
 _MOST_ACCOUNTS = 100
 _MOST_FILTERS = 4

@@ -22,11 +22,11 @@ from solders.system_program import ID as SYSTEM_PROGRAM
 from solders.transaction import VersionedTransaction
 from solders.transaction_metadata import FailedTransactionMetadata, TransactionMetadata
 
+from trustgate.receipts.transaction import b58encode
 from trustgate.solana.localnet.clock import SKIPPED_SLOTS, SLOTS_PER_EPOCH
 from trustgate.solana.localnet.faults import tamed
 from trustgate.solana.localnet.fees import base_fee, priority_fee
 from trustgate.solana.localnet.lookup import Resolved, resolve
-from trustgate.solana.transaction import b58encode
 
 FAUCET_LAMPORTS = 500_000_000 * 10**9
 _MAX_ACCOUNT_LOCKS = 64

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from trustgate.solana.transaction import b58encode
+from trustgate.receipts.transaction import b58encode
 
 DEFAULT_SLOT_MS = 400
 #: Slots that had no block, all before the first block.

@@ -13,13 +13,13 @@ from solders.account import Account
 from solders.message import Message, MessageV0
 from solders.pubkey import Pubkey
 
+from trustgate.receipts.transaction import b58encode
 from trustgate.solana.localnet.bank import Inner, Outcome
 from trustgate.solana.localnet.chain import Entry
 from trustgate.solana.localnet.faults import INVALID_REQUEST, VERSION_UNSUPPORTED, RpcError
 from trustgate.solana.localnet.lookup import Resolved
 from trustgate.solana.localnet.programs import parsed_instruction
 from trustgate.solana.localnet.tokens import ReadAccount, TokenBalance, amount_json, parsed_account
-from trustgate.solana.transaction import b58encode
 
 TRANSACTION_ENCODINGS = ("json", "jsonParsed", "base64", "base58")
 ACCOUNT_ENCODINGS = ("base64", "base58", "jsonParsed", "binary")

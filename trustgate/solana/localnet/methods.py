@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trustgate import __version__
+from trustgate.receipts.transaction import b58encode
 from trustgate.solana.localnet.accounts import ACCOUNT_METHODS
 from trustgate.solana.localnet.chain import Chain
 from trustgate.solana.localnet.clock import SKIPPED_SLOTS, SLOTS_PER_EPOCH, block_height
@@ -18,7 +19,6 @@ from trustgate.solana.localnet.encode import TRANSACTION_ENCODINGS, accounts_jso
 from trustgate.solana.localnet.faults import BLOCK_NOT_AVAILABLE, METHOD_NOT_FOUND, SLOT_SKIPPED, RpcError, invalid
 from trustgate.solana.localnet.params import Params
 from trustgate.solana.localnet.transactions import TRANSACTION_METHODS
-from trustgate.solana.transaction import b58encode
 
 Method = Callable[[Chain, Params], Any]
 

@@ -11,10 +11,10 @@ from typing import Any, cast, get_args
 
 from solders.pubkey import Pubkey
 
+from trustgate.receipts.transaction import b58decode
 from trustgate.solana.localnet.chain import Chain, Commitment
 from trustgate.solana.localnet.encode import ACCOUNT_ENCODINGS, Slice
 from trustgate.solana.localnet.faults import SLOT_NOT_REACHED, RpcError, invalid
-from trustgate.solana.transaction import b58decode
 
 _KEY_BYTES = 32
 _SIGNATURE_BYTES = 64

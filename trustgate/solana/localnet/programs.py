@@ -12,8 +12,8 @@ from typing import Any
 from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
+from trustgate.receipts.transaction import MEMO_PROGRAMS, b58encode
 from trustgate.solana.localnet.tokens import TOKEN_PROGRAMS, amount_json
-from trustgate.solana.transaction import MEMO_PROGRAMS, b58encode
 
 SYSTEM_PROGRAM = "11111111111111111111111111111111"
 ASSOCIATED_TOKEN_PROGRAM = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"  # noqa: S105 - an address

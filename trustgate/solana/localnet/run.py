@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trustgate.errors import InvalidRequest, OperatorError, RpcUnavailable, StoreLocked
-from trustgate.solana.transaction import KEY_BYTES, b58decode, b58encode
+from trustgate.receipts.transaction import KEY_BYTES, b58decode, b58encode
 
 if TYPE_CHECKING:
     from trustgate.solana.localnet.chain import Chain, Entry

@@ -17,6 +17,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
+from trustgate.receipts.transaction import MAX_TRANSACTION_BYTES, b58decode
 from trustgate.solana.localnet.accounts import with_context
 from trustgate.solana.localnet.bank import Outcome
 from trustgate.solana.localnet.chain import Chain, Commitment, Entry
@@ -40,7 +41,6 @@ from trustgate.solana.localnet.faults import (
 )
 from trustgate.solana.localnet.fees import unit_price
 from trustgate.solana.localnet.params import Config, Params, to_pubkey, to_signature
-from trustgate.solana.transaction import MAX_TRANSACTION_BYTES, b58decode
 
 _MOST_STATUSES = 256
 _MOST_SIGNATURES = 1_000
