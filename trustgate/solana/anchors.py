@@ -45,6 +45,9 @@ _GONE_LOOKS: Final = 2
 _MOST_FAILURES: Final = 3
 _LAMPORTS_PER_SOL: Final = 1_000_000_000
 
+#: How long a node may take to answer at all.
+_FIRST_ANSWER_S: Final = 15.0
+
 Settled = Literal["confirmed", "finalized"]
 
 
@@ -156,7 +159,10 @@ class _Flush:
 
     async def run(self, book: AnchorBook) -> FlushResult:
         self._say("looking", f"Asking {self._rpc.cluster.host} what stands on the chain")
-        self._genesis = await self._patience.ask(self._rpc.genesis_hash)
+        # Nothing is under way yet that would be worth a long wait: an address that is wrong should be told soon.
+        timing = self._patience.timing
+        first = Patience(timing._replace(timeout_s=min(timing.timeout_s, _FIRST_ANSWER_S)), self._trouble)
+        self._genesis = await first.ask(self._rpc.genesis_hash)
         check_genesis(self._rpc.cluster, self._genesis)
         check_money(self._rpc.cluster, self._genesis, allow_mainnet=self._terms.allow_mainnet)
         self._standing = standing = await Standing.load(book, self._target, self._genesis, self._now)
