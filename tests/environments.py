@@ -71,7 +71,9 @@ def _environment(purpose: str, base: Path, lock: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         say(f"making the {purpose} environment in {_short(folder)} (once for each lock file; it takes a minute or two)")
         _run([str(base), "-m", "venv", str(folder)], f"{base} cannot make a virtual environment")
-        _pip(_python_of(folder), "--require-hashes", "--requirement", str(lock))
+        # The lock has everything. Left to look for itself, pip takes `name[extra]` for a package apart from the pinned
+        # `name`, and chooses the newest, which has no hash here: every release of such a package would break the lock.
+        _pip(_python_of(folder), "--no-deps", "--require-hashes", "--requirement", str(lock))
         complete.touch()
     return folder
 

@@ -56,7 +56,7 @@ def test_the_readme_from_top_to_bottom(served: Gateway, tmp_path: Path) -> None:
 def test_the_start_command_is_the_one_that_ci_runs() -> None:
     start = blocks()[0][1]
     ci = (README.parent / ".ci" / "run").read_text()
-    for part in ("-r requirements.lock", "--no-deps ."):
+    for part in ("--no-deps -r requirements.lock", "--no-deps ."):
         assert part in start
         assert part in ci
 
