@@ -38,6 +38,7 @@ from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
 from trustgate.models.targets import Targets
 from trustgate.models.upstream import UpstreamClient
+from trustgate.payment.house import House
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
@@ -104,7 +105,9 @@ async def _serve(settings: Settings) -> None:
         )
         archive = Archive(store, tree, publisher)
         address = _address(settings.serve.host, public, "http" if certificate is None else "https")
-        server = await _Server.build(settings, store, log, archive, address)
+        payments = await House.open(settings, store, log, public_url=address)
+        stack.push_async_callback(payments.close)
+        server = await _Server.build(settings, store, log, archive, payments, address)
         stack.push_async_callback(server.upstream.close)
         stack.callback(server.handles.close)
         admin = stack.enter_context(_listen_admin(settings.socket))
@@ -130,6 +133,7 @@ async def _run_until(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         server.anchoring.run(),
+        server.payments.reconciler.run(settings.payment.reconcile_every_s),
         probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
         server.running.cut_stalled(settings.serve.stall_timeout_s),
         *(() if certificate is None else (certificate.look_for_ever(),)),
@@ -167,6 +171,7 @@ class _Server:
         store: Store,
         log: Log,
         archive: Archive,
+        payments: House,
         *,
         directory: Directory,
         catalog: Catalog,
@@ -184,6 +189,7 @@ class _Server:
         self.quota = quota
         self.books = Books(quota, log)
         self.archive = archive
+        self.payments = payments
         self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
@@ -209,7 +215,9 @@ class _Server:
         )
 
     @classmethod
-    async def build(cls, settings: Settings, store: Store, log: Log, archive: Archive, address: str) -> _Server:
+    async def build(
+        cls, settings: Settings, store: Store, log: Log, archive: Archive, payments: House, address: str
+    ) -> _Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
         quota = Quota()
@@ -219,14 +227,26 @@ class _Server:
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases)
         directory = Directory(state)
-        return cls(settings, store, log, archive, directory=directory, catalog=catalog, quota=quota, address=address)
+        return cls(
+            settings,
+            store,
+            log,
+            archive,
+            payments,
+            directory=directory,
+            catalog=catalog,
+            quota=quota,
+            address=address,
+        )
 
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
+        from trustgate.gateway.credits import Credits
         from trustgate.gateway.metrics import Metrics
         from trustgate.gateway.reads import Health, Reads
         from trustgate.gateway.routing import Routing
+        from trustgate.gateway.sales import Sales
         from trustgate.gateway.transparency import Transparency
 
         pipeline = Pipeline(
@@ -237,6 +257,7 @@ class _Server:
             upstream=self.upstream,
             books=self.books,
             running=self.running,
+            sales=Sales(self.payments.cashier, self.books, settings.serve),
         )
         reads = Reads(
             directory=self.directory,
@@ -252,6 +273,7 @@ class _Server:
         return make_app(
             pipeline,
             reads,
+            Credits(self.directory, self.payments.cashier, self.running, settings.serve),
             Health(self.check),
             Transparency(self.archive),
             Metrics(self.metrics),

@@ -65,11 +65,11 @@ class Reconciler:
     async def run(self, every_s: float) -> None:
         """For ever."""
         while True:
-            await asyncio.sleep(every_s)
             try:
                 await self.reconcile()
             except TrustGateError as error:
                 _logger.warning("payments cannot be looked up: %s", error.message)
+            await asyncio.sleep(every_s)
 
     async def reconcile(self) -> list[Payment]:
         """Look at everything that is open and no running request's; gives each as it stands afterwards.
