@@ -38,6 +38,7 @@ from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
 from trustgate.models.targets import Targets
 from trustgate.models.upstream import UpstreamClient
+from trustgate.payment.balance import Balances
 from trustgate.payment.house import House
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.journal import Journal
@@ -200,7 +201,7 @@ class _Server:
             max_connections=upstream.max_connections,
             transports={BUILTIN_SCHEME: EchoTransport()},
         )
-        online = _Online(log, archive)
+        online = _Online(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
         self.admin = LocalAdmin(
             Desk(
@@ -209,6 +210,8 @@ class _Server:
                 catalog,
                 books=online,
                 anchoring=self.anchoring,
+                settings=settings,
+                quota=quota,
                 on_keys_dead=self.running.cut_keys,
                 status=self.status,
             )
@@ -334,11 +337,12 @@ class _Server:
 
 
 class _Online:
-    """The running server's books, for its commands."""
+    """The running server's books, for its commands. Closed by whoever opened them."""
 
-    def __init__(self, log: Log, archive: Archive) -> None:
+    def __init__(self, log: Log, archive: Archive, payments: House) -> None:
         self._log = log
         self._archive = archive
+        self._payments = payments
 
     async def flush(self) -> None:
         await self._log.flush()
@@ -346,6 +350,19 @@ class _Online:
     async def archive(self) -> Archive:
         await self._log.flush()
         return self._archive
+
+    async def tree(self) -> Tree:
+        await self._log.flush()
+        return self._archive.tree
+
+    async def house(self) -> House:
+        return self._payments
+
+    async def balances(self) -> Balances:
+        return self._payments.balances
+
+    async def close(self) -> None:
+        """Nothing: the server goes on."""
 
 
 def _open_handles(path: Path) -> Handles:

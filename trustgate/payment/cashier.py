@@ -332,7 +332,7 @@ class Sale:
             raise self._cashier.challenge(order, payment.reason or "settlement_failed", "it could not be settled")
         if payment.state != "settled":
             raise _pending()
-        balances.change(order.tenant_id, payment.value_nano_usd)
+        balances.settled(order.tenant_id, payment.value_nano_usd)
         if not order.tops_up:
             self._hold = balances.hold_at_least(order.tenant_id, order.price_nano_usd)
 
@@ -351,6 +351,7 @@ class Sale:
         else:
             self._hold.settle(charged_nano_usd)
         if settled is not None:
+            self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)
             self._cashier.behind(self._cashier.ledger.end(settled, "delivered"))
         return {
             "v": 2,
@@ -365,6 +366,7 @@ class Sale:
         assert self.is_settled
         assert not self._closed
         self._closed = True
+        self._cashier.balances.recorded(self.payment.tenant_id, self.payment.value_nano_usd)
         entry = append_credit(
             self._cashier.log,
             self.payment.tenant_id,

@@ -47,6 +47,8 @@ class Reconciler:
         self._is_active = is_active
         self._on_decided = on_decided
         self._one_at_a_time = asyncio.Lock()
+        #: Why the chain could not say, by the payment's id; of the last look.
+        self.problems: dict[str, str] = {}
 
     async def recover(self) -> list[Payment]:
         """Before the first request: end what a dead process left, as far as the receipts tell; gives what is unknown.
@@ -78,6 +80,7 @@ class Reconciler:
         """
         async with self._one_at_a_time:
             looked_at = []
+            self.problems = {}
             for payment in await self._open():
                 if not self._is_active(payment):
                     await self._decide(payment)
@@ -93,6 +96,7 @@ class Reconciler:
             try:
                 settlement = await self._chain.fate(payment)
             except TrustGateError as error:
+                self.problems[payment.id] = error.message
                 _logger.warning("the fate of payment %s cannot be looked up: %s", payment.id, error.message)
                 return
             if settlement.outcome == "unknown" and payment.state == "unknown":
