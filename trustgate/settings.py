@@ -191,6 +191,13 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
     base_sepolia_rpc: Annotated[str, Meta(description="The RPC node that is asked about Base Sepolia.")] = (
         "https://sepolia.base.org"
     )
+    public_url: Annotated[
+        str,
+        Meta(
+            description="What clients call the gateway, such as https://llm.example.com; payments name it as what they "
+            "are for. Empty: the address it listens on."
+        ),
+    ] = ""
     verify_timeout_s: Annotated[
         float, Meta(gt=0, le=300, description="How long a facilitator may take to verify a payment, seconds.")
     ] = 15.0
@@ -499,7 +506,7 @@ def why_not_base_url(url: str) -> str | None:
 
 def _check_value(name: str, value: Any) -> str | None:
     """What is wrong with a value beyond its type, as the end of a sentence; None if nothing is."""
-    if name == "upstream.url":
+    if name == "upstream.url" or (name == "payment.public_url" and value):
         return why_not_base_url(value)
     if name == "anchor.every" and value:
         return None if (duration_s(value) or 0) >= _ANCHOR_LEAST_S else "must be a time from 10s on, such as 30m or 1h"

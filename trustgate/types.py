@@ -297,8 +297,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 #: How a request ended. ``complete``: the client got it all. ``client_gone``: it hung up. ``upstream_cut``: the
 #: upstream broke off in mid-answer. ``cut``: the gateway broke off (key revoked, deadline, shutdown).
 #: ``upstream_error``: the upstream refused or failed before the first byte; nothing is charged.
-#: ``refused``: a quota refused it.
-Finish = Literal["complete", "client_gone", "upstream_cut", "cut", "upstream_error", "refused"]
+#: ``refused``: a quota refused it, or its payment did not do. ``credited``: no request of a model; its receipt tells
+#: what a payment or the operator added to the tenant's balance, or took from it.
+Finish = Literal["complete", "client_gone", "upstream_cut", "cut", "upstream_error", "refused", "credited"]
 
 #: The endings that count against quotas. The others gave their hold back.
 COUNTED: frozenset[str] = frozenset({"complete", "client_gone", "upstream_cut", "cut"})

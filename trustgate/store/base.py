@@ -198,9 +198,9 @@ class Store(Protocol):
     # payments
 
     async def claim_payment(self, payment: Payment) -> Payment:
-        """Keep a payment unless one with its key, or with its tenant's identifier, is there: atomic and durable.
+        """Keep a payment unless one with its key, or an unfailed one with its tenant's identifier, is there.
 
-        Gives back the one that stands: ``payment`` itself where it is new.
+        Atomic and durable. Gives back the one that stands: ``payment`` itself where it is new.
         """
         ...
 

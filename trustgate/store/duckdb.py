@@ -403,7 +403,7 @@ def _entry(connection: DuckDBPyConnection, receipt_id: str) -> Entry | None:
 
 
 def _claim_payment(connection: DuckDBPyConnection, payment: Payment) -> Payment:
-    same = "\"key\" = ? OR (identifier <> '' AND tenant_id = ? AND identifier = ?)"
+    same = "\"key\" = ? OR (identifier <> '' AND state <> 'failed' AND tenant_id = ? AND identifier = ?)"
     rows = connection.execute(
         f'SELECT {PAYMENTS.columns} FROM payments WHERE {same} ORDER BY "key" = ? DESC',  # noqa: S608 - bound
         [payment.key, payment.tenant_id, payment.identifier, payment.key],
