@@ -17,10 +17,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from trustgate.errors import RpcUnavailable
 from trustgate.ids import MICROSECONDS_PER_SECOND
 from trustgate.payment.base import Settlement
-from trustgate.payment.identity import Authorization, authorization_of, inner_of, token_source, transaction_of
+from trustgate.payment.identity import Authorization, authorization_of, inner_of, payer_of, token_source, transaction_of
 from trustgate.payment.nodes import Nodes
 from trustgate.receipts.transaction import SIGNATURE_BYTES, Transaction, b58decode, b58encode
 from trustgate.types import Payment
@@ -53,6 +55,7 @@ class Chains:
     async def fate(self, payment: Payment) -> Settlement:
         """``settled`` and ``failed`` are final, ``unknown`` is "not yet". Raises ``ChainError`` when it cannot say."""
         payload = inner_of(payment.payload)
+        payment = msgspec.structs.replace(payment, payer=payment.payer or payer_of(payload))
         if payment.offer.network.startswith("solana:"):
             return await self._on_solana(payment, payload)
         return await self._on_evm(payment, payload)

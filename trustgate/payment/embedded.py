@@ -39,7 +39,9 @@ _logger = logging.getLogger("trustgate.payment")
 _THREADS: Final = 8
 #: A call to a node takes less; a thread that waits longer waits for an event loop that is gone.
 _ANSWER_S: Final = 20.0
-_POLL_S: Final = 0.2
+_POLL_S: Final = 0.1
+_POLL_GROWTH: Final = 1.25
+_POLL_MOST_S: Final = 1.0
 _RESEND_S: Final = 2.0
 _SIMULATION_FAILED: Final = "transaction_simulation_failed"
 #: What a simulation says where the fee payer has no money: no fault of the client's.
@@ -50,6 +52,8 @@ _INSUFFICIENT_FUNDS: Final = 1
 
 
 class Timing(NamedTuple):
+    """Seconds. ``poll_s`` is before the first look; each later one waits a little longer."""
+
     verify_s: float
     settle_s: float
     poll_s: float = _POLL_S
@@ -187,14 +191,15 @@ class EmbeddedFacilitator:
     async def _send(self, rpc: RpcClient, raw: bytes, sent: _Sent) -> Settlement:
         """Send and look, for as long as there is time: every failure in between only delays."""
         loop = asyncio.get_running_loop()
-        resend_at = 0.0
+        resend_at, poll_s = 0.0, self._timing.poll_s
         while True:
             if loop.time() >= resend_at:
                 # It was simulated a moment ago. A second look by the node would delay it, and refuse it where the node
                 # lags behind the one that was asked before.
                 await _patiently(lambda: rpc.send(raw, preflight=False))
                 resend_at = loop.time() + self._timing.resend_s
-            await asyncio.sleep(self._timing.poll_s)
+            await asyncio.sleep(poll_s)
+            poll_s = min(poll_s * _POLL_GROWTH, _POLL_MOST_S)
             answer = await _patiently(lambda: rpc.signature_status(sent.transaction))
             status = None if answer is None else answer.status
             if status is None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from msgspec import Meta, Struct
 
+from trustgate.errors import RpcRejected
 from trustgate.solana.jsonrpc import JsonRpc
 
 #: keccak256 of the signature, the first four bytes: of functions.
@@ -98,11 +99,12 @@ class EvmRpc(JsonRpc):
     async def has_code(self, address: str) -> bool:
         return len(await self.call("eth_getCode", [address, "latest"], _Hex)) > len("0x")
 
-    async def authorization_state(self, token: str, payer: str, nonce: str, block: int) -> bool:
-        """Whether the authorization was used or cancelled, as of a block."""
-        answer = await self._ask(token, AUTHORIZATION_STATE + word(payer) + word(nonce), hex(block))
+    async def authorization_state(self, token: str, payer: str, nonce: str, block: int | None) -> bool:
+        """Whether the authorization was used or cancelled, as of a block, or of the latest."""
+        tag = "latest" if block is None else hex(block)
+        answer = await self._ask(token, AUTHORIZATION_STATE + word(payer) + word(nonce), tag)
         if len(answer) != len("0x") + 64:
-            raise self.unavailable("answered authorizationState with something that is no boolean")
+            raise RpcRejected(f"{token} does not know authorizations (EIP-3009).")
         return int(answer, 16) != 0
 
     async def decimals(self, token: str) -> int | None:

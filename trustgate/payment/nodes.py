@@ -36,6 +36,11 @@ _LOCAL_PATIENCE_S: Final = 15.0
 _LOOK_EVERY_S: Final = 1.0
 
 
+def has_node(network: str) -> bool:
+    """Whether the settings name a node for this network."""
+    return network in _SETTING_OF
+
+
 class Nodes:
     """To be closed by the task that made it."""
 
