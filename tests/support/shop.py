@@ -247,8 +247,12 @@ def signed(amount: int, *, nonce: str | None = None, identifier: str = "", offer
     nonce = nonce or os.urandom(32).hex()
     accepted = requirements(offer, amount)
     authorization = {
-        **{"from": "0x" + "c7" * 20, "to": offer.pay_to, "value": str(amount), "nonce": "0x" + nonce},
-        **{"validAfter": "0", "validBefore": "99999999999"},
+        "from": "0x" + "c7" * 20,
+        "to": offer.pay_to,
+        "value": str(amount),
+        "nonce": "0x" + nonce,
+        "validAfter": "0",
+        "validBefore": "99999999999",
     }
     payload = {"signature": "0x00", "authorization": authorization}
     raw = msgspec.json.encode({"x402Version": 2, "accepted": accepted, "payload": payload})

@@ -42,6 +42,7 @@ _WINDOWS = ("minute", "day", "month")
 _UNITS = ("requests", "tokens", "cost_nano_usd")
 _SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
 
+
 class Moment(NamedTuple):
     """What memory held at one moment: the last receipt then, the balances, the quotas where there are any."""
 
@@ -80,8 +81,8 @@ class Audit:
         self._edge = Edge()
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
         self._windows = _Windows(moment.quota) if moment.quota is not None else None
-        #: By payment id, as a number: the place of the receipt that tells of it, and a hash of what it tells. (A million
-        #: of them are 200 MB.)
+        #: By payment id, as a number: the place of the receipt that tells of it, with a hash of what it tells.
+        #: A million of them are 200 MB.
         self._receipt_of: dict[int, int] = {}
         self._differences: list[Difference] = []
         self._count = 0
@@ -202,12 +203,11 @@ class Audit:
             self._differ(_name(entry), f"it credits {credited} nano-USD and names no payment")
 
     async def _check_tree_size(self) -> None:
-        size = self._tree.size
-        if size < self._moment.last_seq:
-            self._differ("log", f"the tree has {size} leaves for {self._moment.last_seq} receipts")
-        elif self._edge.size == self._moment.last_seq:
-            if self._edge.root() != await self._tree.root_at(self._edge.size):
-                self._differ("log", f"the root over {self._edge.size} receipts is not the root of the tree")
+        size, last = self._tree.size, self._moment.last_seq
+        if size < last:
+            self._differ("log", f"the tree has {size} leaves for {last} receipts")
+        elif self._edge.size == last and self._edge.root() != await self._tree.root_at(last):
+            self._differ("log", f"the root over {last} receipts is not the root of the tree")
 
     # usage
 
@@ -328,7 +328,9 @@ def _gaps(found: list[int], done: int, until: int) -> str:
         shown = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
         return f"of the receipts {done + 1} to {until}, {len(missing)} are missing: number {shown}"
     twice = sorted({seq for seq in found if found.count(seq) > 1})
-    return f"of the receipts {done + 1} to {until}, {len(twice)} are there twice: number {', '.join(map(str, twice[:5]))}"
+    return (
+        f"of the receipts {done + 1} to {until}, {len(twice)} are there twice: number {', '.join(map(str, twice[:5]))}"
+    )
 
 
 def _name(entry: Entry) -> str:

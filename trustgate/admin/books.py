@@ -7,6 +7,7 @@ import os
 from msgspec.structs import replace
 
 from trustgate import __version__
+from trustgate.admin.audit import Audit, Moment
 from trustgate.admin.commands import (
     ReceiptDetail,
     ReceiptExport,
@@ -16,7 +17,6 @@ from trustgate.admin.commands import (
     Status,
     UsageShow,
 )
-from trustgate.admin.audit import Audit, Moment
 from trustgate.admin.desk import Desk
 from trustgate.admin.money import AuditState, BooksAudit, BooksReport, Difference
 from trustgate.admin.watching import Tell
@@ -93,6 +93,7 @@ async def _audit(desk: Desk, tell: Tell) -> BooksReport:
     tree = await desk.books.tree()
     house, problem = await desk.books.house(), None
     moment = Moment.take(house.log.last_seq, house.balances, desk.quota)
+    await desk.flush()
     try:
         await desk.archive()
     except StoreDamaged as error:

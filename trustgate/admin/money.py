@@ -196,7 +196,7 @@ class BooksReport(msgspec.Struct, frozen=True, kw_only=True):
     payments: int
     #: Payments that have not come to their end.
     open_payments: int
-    #: What receipts say was credited: by payments, by the operator; and what was charged, refunds by the operator apart.
+    #: What payments brought, what the operator added and took; then the receipts' sums, with these in them.
     paid_nano_usd: int
     added_nano_usd: int
     refunded_nano_usd: int

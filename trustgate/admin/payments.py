@@ -19,6 +19,7 @@ from trustgate.admin.money import (
     BalanceChange,
     OfferWanted,
     Payer,
+    PaymentCheck,
     PaymentDetail,
     PaymentFinding,
     PaymentKeygen,
@@ -29,7 +30,6 @@ from trustgate.admin.money import (
     PaymentSet,
     PaymentShow,
     PaymentTermsList,
-    PaymentCheck,
     Reconciled,
     ReconcileState,
     Refund,
@@ -57,6 +57,8 @@ _TEST_FACILITATOR = "https://x402.org/facilitator"
 _TEST_NETWORKS = frozenset({SOLANA_DEVNET, SOLANA_TESTNET, BASE_SEPOLIA})
 #: Fees that a fee payer should at least have left: some hundred payments' worth.
 _LEAST_LAMPORTS = 1_000_000
+#: Of one payment: two signatures.
+_FEE_LAMPORTS = 10_000
 
 
 # terms
@@ -317,9 +319,7 @@ async def _reconcile(desk: Desk, tell: Tell) -> tuple[Reconciled, ...]:
         now = await desk.store.payment(payment.id)
         problem = house.reconciler.problems.get(payment.id, "")
         found.append(
-            Reconciled(
-                before=payment.state, payment=_unsigned(now or payment), released=now is None, problem=problem
-            )
+            Reconciled(before=payment.state, payment=_unsigned(now or payment), released=now is None, problem=problem)
         )
     return tuple(found)
 
@@ -358,9 +358,7 @@ async def _change(desk: Desk, tenant: Tenant, nano_usd: int) -> BalanceChange:
     """Write the receipt, then change the balance with it; durable when this returns."""
     house = await desk.books.house()
     house.log.check_room(1)
-    entry = append_credit(
-        house.log, tenant.id, credited_nano_usd=max(nano_usd, 0), charged_nano_usd=max(-nano_usd, 0)
-    )
+    entry = append_credit(house.log, tenant.id, credited_nano_usd=max(nano_usd, 0), charged_nano_usd=max(-nano_usd, 0))
     house.balances.change(tenant.id, nano_usd)
     await desk.flush()
     return BalanceChange(
@@ -404,16 +402,13 @@ async def payment_keygen(desk: Desk, command: PaymentKeygen) -> AnchorKey:
 
 async def payment_check(desk: Desk, command: PaymentCheck) -> tuple[PaymentFinding, ...]:
     living = {tenant.id: tenant for tenant in desk.directory.tenants() if tenant.status != "removed"}
-    paying = [
-        terms for terms in desk.directory.all_terms() if terms.mode != "off" and terms.tenant_id in living
-    ]
+    paying = [terms for terms in desk.directory.all_terms() if terms.mode != "off" and terms.tenant_id in living]
     found = [*await _open_findings(desk), *_price_findings(desk, paying, living)]
     if paying:
         house = await desk.books.house()
         offers = {(offer.facilitator, offer.network): offer for terms in paying for offer in terms.offers}
         await house.facilitators.prepare(offers.values())
-        for offer in offers.values():
-            found.append(await _offer_finding(desk, offer))
+        found += [await _offer_finding(desk, offer) for offer in offers.values()]
     return tuple(found)
 
 
@@ -432,9 +427,7 @@ async def _open_findings(desk: Desk) -> list[PaymentFinding]:
     ]
 
 
-def _price_findings(
-    desk: Desk, paying: list[PaymentTerms], living: dict[str, Tenant]
-) -> Iterator[PaymentFinding]:
+def _price_findings(desk: Desk, paying: list[PaymentTerms], living: dict[str, Tenant]) -> Iterator[PaymentFinding]:
     by_passport = [living[terms.tenant_id].name for terms in paying if terms.price_nano_usd is None]
     if not by_passport:
         return
@@ -442,15 +435,11 @@ def _price_findings(
     whose = ", ".join(by_passport[:5]) + (f" and {len(by_passport) - 5} more" if len(by_passport) > 5 else "")
     mend = "trustgate passport set SLUG --input-price USD --output-price USD"
     if not priced:
-        yield PaymentFinding(
-            status="fail", message=f"{whose} pay what passports say, and none has a price", hint=mend
-        )
+        yield PaymentFinding(status="fail", message=f"{whose} pay what passports say, and none has a price", hint=mend)
     elif unpriced:
         slugs = ", ".join(passport.slug for passport in unpriced[:5])
         more = f" and {len(unpriced) - 5} more" if len(unpriced) > 5 else ""
-        yield PaymentFinding(
-            status="warn", message=f"without a price, so refused to {whose}: {slugs}{more}", hint=mend
-        )
+        yield PaymentFinding(status="warn", message=f"without a price, so refused to {whose}: {slugs}{more}", hint=mend)
 
 
 async def _offer_finding(desk: Desk, offer: Offer) -> PaymentFinding:
@@ -483,8 +472,7 @@ async def _offer_finding(desk: Desk, offer: Offer) -> PaymentFinding:
         return PaymentFinding(status="fail", message=f"{where}: {error.message}", hint=error.hint)
     payer = offer.extra.get("feePayer", "")
     message = f"{where}; {payer} has {lamports:,} lamports for fees"
-    if lamports < _LEAST_LAMPORTS:
-        status = "fail" if lamports < 5_000 else "warn"
-        return PaymentFinding(status=status, message=message, hint=f"Send some SOL to {payer}: a payment costs about "
-                              "5,000 lamports.")  # fmt: skip
-    return PaymentFinding(status="ok", message=message)
+    if lamports >= _LEAST_LAMPORTS:
+        return PaymentFinding(status="ok", message=message)
+    hint = f"Send some SOL to {payer}: a payment costs about {_FEE_LAMPORTS:,} lamports."
+    return PaymentFinding(status="fail" if lamports < _FEE_LAMPORTS else "warn", message=message, hint=hint)

@@ -1,4 +1,4 @@
-"""Work that was ordered by command and takes longer than a command may: begun once, asked about as often as one likes."""
+"""Work that was ordered by command and takes longer than a command may: begun once, asked about again and again."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ class Watched(Generic[R]):
         self._task: asyncio.Task[R] | None = None
         self._stage = ""
 
-    async def advance(
-        self, order: str, work: Callable[[Tell], Awaitable[R]], first: str
-    ) -> tuple[str, R | None]:
+    async def advance(self, order: str, work: Callable[[Tell], Awaitable[R]], first: str) -> tuple[str, R | None]:
         """Begin the work of this order (an id), or see how it stands: its stage, and what came of it once it is done.
 
         ``work`` takes what it has to tell its stages to, of which ``first`` is the first. Raises what the work ended

@@ -12,6 +12,7 @@ from trustgate.payment.cashier import Cashier
 from trustgate.payment.chains import Chains
 from trustgate.payment.facilitator import Facilitators
 from trustgate.payment.ledger import Ledger
+from trustgate.payment.nodes import Nodes
 from trustgate.payment.reconciler import Reconciler
 from trustgate.receipts.log import Log
 from trustgate.settings import Settings
@@ -25,8 +26,9 @@ class House:
         ledger = Ledger(store)
         self.log = log
         self.balances = balances
-        self.facilitators = Facilitators(settings)
-        self.chains = Chains(settings)
+        self.nodes = Nodes(settings)
+        self.facilitators = Facilitators(settings, self.nodes)
+        self.chains = Chains(self.nodes)
         self.cashier = Cashier(ledger, balances, log, self.facilitators, public_url=public_url)
         self.reconciler = Reconciler(
             store,
@@ -49,3 +51,4 @@ class House:
         await self.cashier.close()
         await self.facilitators.close()
         await self.chains.close()
+        await self.nodes.close()
