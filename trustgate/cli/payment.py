@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
 import typer
@@ -39,6 +39,7 @@ TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenan
 #: The network's names that this program knows, as far as people type them.
 _NETWORKS = "solana, solana-devnet, base, base-sepolia, or a CAIP-2 id"
 _STYLES = {"delivered": "green", "credited": "green", "unknown": "yellow", "failed": "red"}
+_STATES: tuple[str, ...] = get_args(PaymentState)
 _BY_PASSPORT = "passports"
 
 
@@ -242,15 +243,25 @@ def _name(network: str) -> str:
 # payments
 
 
+def _known_state(text: str) -> str:
+    if text not in _STATES:
+        raise typer.BadParameter(f"{text!r} is no state of a payment: {', '.join(_STATES)}.")
+    return text
+
+
 @app.command("list")
 def list_(
     context: typer.Context,
     tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant's.")] = None,
     state: Annotated[
-        list[PaymentState] | None,
-        typer.Option(help="Only those in this state; unknown: nobody knows yet what became of them. Repeat for more."),
+        list[str] | None,
+        typer.Option(
+            metavar="STATE",
+            parser=_known_state,
+            help=f"Only those in this state ({', '.join(_STATES)}). Unknown: nobody knows yet what became of it.",
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", parser=values.whole, help="How many.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")] = 50,
     before: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on where the last page ended: only those before this one.")
     ] = None,
@@ -259,7 +270,8 @@ def list_(
     """List payments, the newest first."""
 
     async def work(admin: Admin) -> tuple[tuple[Payment, ...], dict[str, str]]:
-        command = PaymentList(tenant=tenant, states=tuple(state or ()), before_id=before, limit=limit)
+        states = cast(tuple[PaymentState, ...], tuple(state or ()))
+        command = PaymentList(tenant=tenant, states=states, before_id=before, limit=limit)
         payments = await admin.execute(command)
         if json:
             return payments, {}
