@@ -1,7 +1,7 @@
 """The payment room over a real store, journal and log, with a network whose coins are lines in a file.
 
-The network is the seam that the tests own: it settles, refuses, loses answers and remembers what really moved, in a file
-that outlives every process. What the room does with that is the room's own.
+The network is the seam that the tests own: it settles, refuses, loses answers and remembers what really moved, in a
+file that outlives every process. What the room does with that is the room's own.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MOVES, FAILS, LOSES_ANSWER, LOSES_REQUEST = "moves", "fails", "loses answer", "l
 
 
 class Paper:
-    """A network on paper, its facilitator and its node. ``plan`` says what the next settlings do; then all goes well."""
+    """A network on paper, its facilitator and its node. ``plan``: what the next settlings do; then all goes well."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -250,9 +250,9 @@ def signed(amount: int, *, nonce: str | None = None, identifier: str = "", offer
         "from": "0x" + "c7" * 20,
         "to": offer.pay_to,
         "value": str(amount),
-        "nonce": "0x" + nonce,
         "validAfter": "0",
         "validBefore": "99999999999",
+        "nonce": "0x" + nonce,
     }
     payload = {"signature": "0x00", "authorization": authorization}
     raw = msgspec.json.encode({"x402Version": 2, "accepted": accepted, "payload": payload})

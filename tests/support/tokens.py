@@ -147,7 +147,9 @@ class Token:
         """Wait until all that was sent so far is final: the SDK's client sees nothing else."""
         wanted = (await self.rpc.epoch_info("processed")).absolute_slot
         async with asyncio.timeout(PATIENCE_S):
-            while (await self.rpc.epoch_info("finalized")).absolute_slot < wanted:
+            while True:
+                if (await self.rpc.epoch_info("finalized")).absolute_slot >= wanted:
+                    return
                 await asyncio.sleep(0.005)
 
     # payments

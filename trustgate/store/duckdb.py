@@ -343,6 +343,7 @@ def _window_usage(connection: DuckDBPyConnection, since_us: int) -> list[WindowU
 
 def _usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]:
     where, values = _where(
+        ("finish <> ?", "credited"),  # which is no request, and has no model
         ("tenant = ?", query.tenant_id),
         ("created_us >= ?", query.since_us),
         ("created_us < ?", query.until_us),
