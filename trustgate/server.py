@@ -48,6 +48,7 @@ from trustgate.receipts.tree import Tree
 from trustgate.settings import BUILTIN_SCHEME, Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
+from trustgate.types import Offer
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -134,6 +135,7 @@ async def _run_until(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         server.anchoring.run(),
+        server.payments.facilitators.prepare(server.offers()),
         server.payments.reconciler.run(settings.payment.reconcile_every_s),
         probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
         server.running.cut_stalled(settings.serve.stall_timeout_s),
@@ -241,6 +243,10 @@ class _Server:
             quota=quota,
             address=address,
         )
+
+    def offers(self) -> list[Offer]:
+        """All the ways that tenants pay."""
+        return [offer for terms in self.directory.all_terms() if terms.mode != "off" for offer in terms.offers]
 
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes

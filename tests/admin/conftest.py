@@ -60,7 +60,10 @@ class Plane:
         self.flushing = asyncio.Event()
         self.slow: asyncio.Event | None = None
         self._home = home
-        self.settings = Settings(home=home, payment=PaymentSettings(solana_devnet_rpc="local"))
+        nowhere = "http://127.0.0.1:9"
+        self.settings = Settings(
+            home=home, payment=PaymentSettings(solana_devnet_rpc=nowhere, base_sepolia_rpc=nowhere)
+        )
         self.quota = Quota()
         self._tree: Tree | None = None
         self._journal: Journal | None = None

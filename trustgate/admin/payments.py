@@ -310,7 +310,7 @@ async def _reconcile(desk: Desk, tell: Tell) -> tuple[Reconciled, ...]:
     query = PaymentFilter(states=tuple(sorted(OPEN)), limit=None)  # type: ignore[arg-type]
     before = await desk.store.payments(query)
     house = await desk.books.house()
-    await house.facilitators.prepare({payment.offer for payment in before})
+    await house.facilitators.prepare([payment.offer for payment in before])
     tell(f"Asking about {len(before)} payments")
     await house.reconciler.reconcile()
     await desk.flush()
