@@ -12,6 +12,7 @@ import pytest
 from tests.support.chain import FaultyNode, Lane, Wrong, faulty_node
 from tests.support.payments import payment_of
 from tests.support.tokens import Token, Wallet
+from trustgate.payment.base import Settlement
 from trustgate.payment.chains import Chains
 from trustgate.payment.embedded import EmbeddedFacilitator, Timing
 from trustgate.payment.nodes import Nodes
@@ -90,3 +91,20 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
         net.advance(FINALITY_SLOTS)
         node = await stack.enter_async_context(faulty_node(net.url))
         yield Shop(tmp_path, net, node, token, stack, wallets)
+
+
+class Record:
+    """The ledger's side of a settling: what was recorded, and what the node had been told by then."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self.transactions: list[str] = []
+
+    async def __call__(self, transaction: str) -> None:
+        assert self._shop.lane.calls["sendTransaction"] == 0, "nothing is sent before it is recorded"
+        self.transactions.append(transaction)
+
+
+async def settle(shop: Shop, facilitator: EmbeddedFacilitator, payment: Payment) -> tuple[Settlement, list[str]]:
+    record = Record(shop)
+    return await facilitator.settle(payment, record), record.transactions
