@@ -118,11 +118,14 @@ class Plane:
         return (await self.house()).balances
 
     async def close(self) -> None:
-        if self._house is not None:
-            await self._house.close()
-            await self._house.log.flush()
-        if self._journal is not None:
-            self._journal.close()
+        """On the loop on which it was opened: whoever serves does so."""
+        house, self._house = self._house, None
+        if house is not None:
+            await house.close()
+            await house.log.flush()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.close()
 
     async def archive(self) -> Archive:
         tree = await self.tree()
@@ -195,4 +198,7 @@ async def _serve(plane: Plane, listener: socket.socket, key: str | None, ended: 
         await asyncio.to_thread(ended.wait)
 
     app = Starlette(routes=admin_routes(plane.admin, key=key))
-    await hypercorn_serve(app, config, shutdown_trigger=wait_for_end)  # type: ignore[arg-type]
+    try:
+        await hypercorn_serve(app, config, shutdown_trigger=wait_for_end)  # type: ignore[arg-type]
+    finally:
+        await plane.close()

@@ -32,7 +32,7 @@ from trustgate.types import COUNTED, OPEN, PAID, RECEIPT_V2_MEMBERS, Entry, Paym
 
 #: Whole tiles, so that a page's leaves can be held against them.
 _PAGE_ENTRIES = 8 * TILE_WIDTH
-_PAGE_PAYMENTS = 500
+_PAGE_PAYMENTS = 2_000
 #: Leaves hashed before the event loop gets its turn.
 _SLICE = 64
 _MOST_DIFFERENCES = 1_000
