@@ -55,7 +55,7 @@ def test_a_tenant_pays_from_set_to_off(either_home: Gateway, tenant: str, facili
         (("--network", "nowhere", "--pay-to", WALLET), 2, "no network 'nowhere'", "solana-devnet"),
         (("--network", "base", "--pay-to", "0x12"), 2, "0x12", ""),
         (("--network", "base", "--pay-to", WALLET), 2, "Who settles payments on base?", "--facilitator URL"),
-        (("--network", "solana", "--pay-to", WALLET), 2, "Who settles", "trustgate payment keygen"),
+        (("--network", "solana", "--pay-to", "1" * 32), 2, "Who settles", "trustgate payment keygen"),
         (("--network", "base", "--pay-to", WALLET, "--asset", "a", "--asset", "b"), 2, "given 2 times for 1", "once"),
     ],
 )

@@ -30,9 +30,20 @@ from trustgate.errors import (
     StoreTooNew,
     Unavailable,
 )
-from trustgate.store import ReceiptFilter, engine, migrations, open_store
+from trustgate.store import PaymentFilter, ReceiptFilter, engine, migrations, open_store
 from trustgate.store.duckdb import DuckDBStore
-from trustgate.store.rows import ALIASES, ANCHORS, ENTRY_COLUMNS, KEYS, LOG_NAMES, PASSPORTS, PLANS, TENANTS
+from trustgate.store.rows import (
+    ALIASES,
+    ANCHORS,
+    ENTRY_COLUMNS,
+    KEYS,
+    LOG_NAMES,
+    PASSPORTS,
+    PAYMENT_TERMS,
+    PAYMENTS,
+    PLANS,
+    TENANTS,
+)
 
 ROOT = Path(trustgate.__file__).parents[1]
 PATIENCE_S = 60.0
