@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from solders.hash import Hash
 from solders.instruction import AccountMeta, Instruction
@@ -76,6 +76,7 @@ def test_other_transactions_are_other_payments() -> None:
     assert len({key_of(encoded(transaction(seed))) for seed in range(5)}) == 5
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: base64.b64encode(data).decode()))
 def test_what_is_no_transaction_has_a_key_too(text: str) -> None:
     key = key_of(text)

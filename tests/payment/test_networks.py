@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustgate.errors import InvalidRequest
@@ -144,6 +144,7 @@ def test_checksums_are_those_of_eip_55(address: str) -> None:
         assert check_address(BASE, spelled, "pay_to") == address
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=20, max_size=20).filter(any), st.data())
 def test_a_wrong_digit_does_not_pass_as_an_address(raw: bytes, data: st.DataObject) -> None:
     right = checksummed("0x" + raw.hex())
@@ -188,6 +189,7 @@ def test_an_address_of_solana() -> None:
 # the hash
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=600))
 def test_the_permutation_is_that_of_sha3(data: bytes) -> None:
     """SHA3-256 is the same sponge with another padding, and the standard library has it."""

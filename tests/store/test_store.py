@@ -432,9 +432,9 @@ async def test_money_that_comes_onto_a_balance_is_no_request(store: Store, by: U
     before, quotas = await store.usage(query), await store.window_usage(0)
     a_day_later_us = FIRST_US + 86_400_000_000
 
-    credits = [make_credit(3), make_credit(4, key=""), make_credit(5, created_us=a_day_later_us), make_credit(6)]
+    added = [make_credit(3), make_credit(4, key=""), make_credit(5, created_us=a_day_later_us), make_credit(6)]
     await store.append_entries(
-        [Entry(seq=seq, receipt=credit, secret=bytes(32)) for seq, credit in enumerate(credits, 3)]
+        [Entry(seq=seq, receipt=credit, secret=bytes(32)) for seq, credit in enumerate(added, 3)]
     )
 
     assert await store.usage(query) == before

@@ -70,6 +70,8 @@ class Token:
         self._bank = bank
         #: Base58.
         self.mint = str(mint.pubkey())
+        #: The SDK's clients, by their wallets.
+        self._payers: dict[str, Any] = {}
 
     @classmethod
     @asynccontextmanager
@@ -93,7 +95,10 @@ class Token:
             )
             await token.send([create, spl.initialize_mint2(terms)], mint)
             await token.wait_final()
-            yield token
+            try:
+                yield token
+            finally:
+                token._close_payers()
 
     # wallets
 
@@ -178,8 +183,18 @@ class Token:
         from x402.mechanisms.svm.exact import ExactSvmClientScheme
         from x402.schemas import PaymentRequirements
 
-        scheme = ExactSvmClientScheme(KeypairSigner(payer.keypair), rpc_url=self.rpc.cluster.url)
-        return scheme.create_payment_payload(PaymentRequirements.model_validate(dict(requirements)))
+        scheme = self._payers.get(payer.address)
+        if scheme is None:
+            scheme = ExactSvmClientScheme(KeypairSigner(payer.keypair), rpc_url=self.rpc.cluster.url)
+            self._payers[payer.address] = scheme
+        inner: dict[str, Any] = scheme.create_payment_payload(PaymentRequirements.model_validate(dict(requirements)))
+        return inner
+
+    def _close_payers(self) -> None:
+        """Close the connections of the SDK's clients, which leave that to nobody."""
+        for scheme in self._payers.values():
+            for client in scheme._clients.values():
+                client._provider.session.close()
 
 
 def settle_by_hand(url: str, fee_payer: PayerKey, payload: Mapping[str, Any]) -> str:

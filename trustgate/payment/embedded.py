@@ -156,7 +156,7 @@ class EmbeddedFacilitator:
         response = await loop.run_in_executor(self._threads, _sdk_verify, signer, transaction, payment, key.address)
         if signer.trouble is not None:
             raise signer.trouble
-        if signer.err in _NO_FEE:
+        if isinstance(signer.err, str) and signer.err in _NO_FEE:
             _logger.warning("the facilitator's key %s cannot pay the network's fee: put SOL on it", key.address)
             raise _unavailable("it cannot pay the network's fee at present")
         if response.is_valid:

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from trustgate.errors import ChainError, RpcUnavailable, StoreLocked, TrustGateError
+from trustgate.errors import ChainError, RpcUnavailable, SettingsError, StoreLocked, TrustGateError
 from trustgate.payment.networks import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET, v1_name_of
 from trustgate.settings import Settings
 
@@ -68,7 +68,7 @@ class Nodes:
         text = self._text(network)
         try:
             cluster = Cluster(LOCAL, await self._local.url()) if text == _LOCAL else find_cluster(text)
-        except TrustGateError as error:
+        except SettingsError as error:
             raise ChainError(error.message, hint=self._hint(network)) from None
         rpc = self._solana.get(network)
         if rpc is None or rpc.cluster.url != cluster.url:

@@ -135,6 +135,9 @@ async def _message(rpc: RpcClient, signature: str) -> bytes | None:
         landed = await rpc.transaction(signature, "confirmed")
         if landed is None:
             raise RpcUnavailable(f"The RPC node {rpc.cluster.host} lists {signature} and does not have it.")
+        # The first signature stands after a count of one byte.
+        if b58encode(landed.raw[1 : 1 + SIGNATURE_BYTES]) != signature:
+            raise RpcUnavailable(f"The RPC node {rpc.cluster.host} lists {signature} and shows another in its place.")
         return read_transaction(landed.raw).message
     except RpcRejected as error:
         if error.rpc_code == _VERSION_UNSUPPORTED:

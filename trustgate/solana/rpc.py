@@ -208,7 +208,10 @@ class RpcClient(JsonRpc):
         False for a hash that is too old, and for one that is newer than that block.
         """
         options = {"commitment": commitment, "minContextSlot": min_slot}
-        return (await self.call("isBlockhashValid", [blockhash, options], _ValidAnswer)).value
+        answer = await self.call("isBlockhashValid", [blockhash, options], _ValidAnswer)
+        if answer.context.slot < min_slot:
+            raise self.unavailable("answered isBlockhashValid as of long ago: it lags behind")
+        return answer.value
 
     async def block_time(self, slot: int) -> int | None:
         """When the block of this slot was made, seconds since the epoch; None where the node does not know."""
