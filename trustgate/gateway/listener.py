@@ -1,6 +1,7 @@
 """Listening: Hypercorn's protocols (HTTP/1.1, HTTP/2 by prior knowledge, by upgrade and over TLS) on a socket of ours.
 
-Owns the accept loop, TLS, and what Hypercorn leaves open towards hostile or unlucky clients:
+A connection begins on the quick way (``http1``) and comes here when something on it is not an ordinary request. Owns the
+accept loop, TLS, and what Hypercorn leaves open towards hostile or unlucky clients:
 
     a request head that does not come to its end                    408 after a while
     a head that cannot be read, or is too large                     a JSON error instead of an empty one
@@ -18,6 +19,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import h2.events
@@ -37,6 +39,8 @@ from hypercorn.utils import parse_socket_addr
 from starlette.types import ASGIApp
 
 from trustgate.errors import InvalidRequest, TrustGateError
+from trustgate.gateway import http1
+from trustgate.gateway.http1 import CLOSING_S, Door
 from trustgate.gateway.responses import error_body
 
 _logger = logging.getLogger("trustgate.server")
@@ -45,8 +49,6 @@ _BACKLOG = 1024
 _KEEP_ALIVE_S = 75.0
 _MAX_HEADERS_BYTES = 64 * 1024
 _HANDSHAKE_S = 10.0
-#: What a peer gets to take the last bytes of a connection that is being closed.
-_CLOSING_S = 5.0
 _INTERNAL_ERROR = 2  # RFC 9113 section 7
 
 
@@ -74,9 +76,19 @@ async def listen(
         with contextlib.suppress(asyncio.CancelledError):
             await _Connection(wrapped, loop, config, context, reader, writer, head_timeout_s).run()
 
+    def hand_over(transport: asyncio.Transport, data: bytes) -> None:
+        """A connection that is not, or no longer, ordinary, and what came through it last."""
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, accept, loop=loop)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if data:
+            protocol.data_received(data)
+
+    door = Door(app, hand_over)
     # The descriptor that the server closes is its own; ours stays ours.
-    server = await asyncio.start_server(
-        accept,
+    server = await loop.create_server(
+        partial(http1.Connection, door),
         sock=socket.socket(fileno=_duplicate(listener)),
         backlog=_BACKLOG,
         ssl=tls,
@@ -87,11 +99,15 @@ async def listen(
     finally:
         await context.terminated.set()
         server.close()
-        if connections:
-            _, late = await asyncio.wait(connections, timeout=grace_s + _CLOSING_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(door.close(grace_s), _end(connections, grace_s + CLOSING_S))
+
+
+async def _end(connections: set[asyncio.Task[None]], grace_s: float) -> None:
+    if connections:
+        _, late = await asyncio.wait(connections, timeout=grace_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 def _duplicate(listener: socket.socket) -> int:
@@ -180,7 +196,7 @@ class _Connection(TCPServer):
 
     async def _close(self) -> None:
         try:
-            async with asyncio.timeout(_CLOSING_S):
+            async with asyncio.timeout(CLOSING_S):
                 await super()._close()
         except TimeoutError:
             self.writer.transport.abort()
