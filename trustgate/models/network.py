@@ -1,0 +1,155 @@
+"""The network's side of the upstream client: one request on a pooled connection, and the answer as it comes.
+
+aiohttp's connector (pool, names, TLS) and response parser are used directly, beneath its session and beneath httpx:
+what those build around each request (URLs, header maps, cookies, redirects, timers) costs a gateway more than all of
+its own work, and none of it is wanted. The bytes of a request with its body in hand are made here; a body that still
+arrives goes through httpx's transport over the same connector, which knows how to send and to listen at once.
+
+Owns the pool, and what an upstream's answer looks like to the client: the part of ``httpx.Response`` that is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import aiohttp
+    import httpx
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from aiohttp.streams import StreamReader
+
+_KEEP_ALIVE_S = 60.0
+_READ_BYTES = 64 * 1024
+
+
+class Response:
+    """An answer: its head, and its body still to be read from ``stream``, which is this too."""
+
+    __slots__ = ("_connection", "_payload", "headers", "status_code")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], payload: StreamReader, connection: Connection
+    ) -> None:
+        self.status_code = status
+        self.headers = headers
+        self._payload = payload
+        self._connection = connection
+        # At the end of the body the connection is free for the next request.
+        payload.on_eof(connection.release)
+
+    @property
+    def stream(self) -> Response:
+        return self
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        payload = self._payload
+        while chunk := await payload.readany():
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Let go of the connection; it is closed unless the body was read to its end."""
+        self._connection.close()
+
+
+class _Host:
+    """What is the same for every request to a base URL."""
+
+    __slots__ = ("dial", "host", "prefix")
+
+    def __init__(self, base_url: str, loop: asyncio.AbstractEventLoop) -> None:
+        from aiohttp import ClientRequest
+        from yarl import URL
+
+        url = URL(base_url)
+        #: Whom to connect to, in the connector's form. Never sent.
+        self.dial = ClientRequest("GET", url, loop=loop)
+        self.host = self.dial.headers["host"]
+        self.prefix = url.raw_path.rstrip("/")
+
+
+class Network:
+    def __init__(self, *, connect_timeout_s: float, read_timeout_s: float, max_connections: int) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._read_timeout_s = read_timeout_s
+        self._max_connections = max_connections
+        self._connector: aiohttp.TCPConnector | None = None
+        self._timeout: Any = None
+        self._hosts: dict[str, _Host] = {}
+        self._transport: httpx.AsyncBaseTransport | None = None
+
+    async def send(
+        self, method: str, base_url: str, path: str, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> Response:
+        """Send a request whose body is in hand; gives the answer when its head is here.
+
+        Raises what aiohttp and the system raise.
+        """
+        connector = self._connector or self._open()
+        host = self._hosts.get(base_url) or self._host(base_url)
+        data = _request_bytes(method, host, path, headers, body)
+        connection = await connector.connect(host.dial, [], self._timeout)
+        try:
+            protocol: Any = connection.protocol
+            protocol.set_response_params(
+                read_until_eof=True,
+                auto_decompress=False,
+                read_timeout=self._read_timeout_s,
+                read_bufsize=_READ_BYTES,
+            )
+            protocol.transport.write(data)
+            protocol.start_timeout()
+            message, payload = await protocol.read()
+            while 100 <= message.code < 200:
+                message, payload = await protocol.read()
+        except BaseException:
+            connection.close()
+            raise
+        return Response(message.code, message.headers, payload, connection)
+
+    def transport(self) -> httpx.AsyncBaseTransport:
+        """httpx's transport over the same connections."""
+        if self._transport is None:
+            import aiohttp
+            from httpx_aiohttp import AiohttpTransport
+
+            session = aiohttp.ClientSession(
+                connector=self._connector or self._open(),
+                connector_owner=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+            )
+            self._transport = AiohttpTransport(client=session)
+        return self._transport
+
+    async def close(self) -> None:
+        if self._transport is not None:
+            await self._transport.aclose()
+        if self._connector is not None:
+            await self._connector.close()
+
+    def _open(self) -> aiohttp.TCPConnector:
+        import aiohttp
+        import httpx
+
+        self._timeout = aiohttp.ClientTimeout(connect=self._connect_timeout_s, sock_connect=self._connect_timeout_s)
+        self._connector = aiohttp.TCPConnector(
+            limit=self._max_connections, keepalive_timeout=_KEEP_ALIVE_S, ssl=httpx.create_ssl_context()
+        )
+        return self._connector
+
+    def _host(self, base_url: str) -> _Host:
+        return self._hosts.setdefault(base_url, _Host(base_url, asyncio.get_running_loop()))
+
+
+def _request_bytes(method: str, host: _Host, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
+    """A request in HTTP/1.1. Raises ``ValueError`` for a header or a path that would say something else."""
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    length = f"content-length: {len(body)}\r\n" if body or method == "POST" else ""
+    text = f"{method} {host.prefix}{path} HTTP/1.1\r\nhost: {host.host}\r\n{fields}{length}\r\n"
+    lines = len(headers) + 3 + (length != "")
+    if text.count("\n") != lines or text.count("\r") != lines or "\0" in text or " " in path or not path.isascii():
+        raise ValueError("a header or the path of the request to the upstream holds what it must not")
+    return text.encode("latin-1") + body
