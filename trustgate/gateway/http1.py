@@ -148,7 +148,7 @@ class Door:
         return self._date
 
     async def close(self, grace_s: float) -> None:
-        """End idle connections at once, others with their request, those that are left after ``grace_s`` anyway."""
+        """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
         self.closing = True
         for connection in list(self.connections):
             connection.end_when_idle()

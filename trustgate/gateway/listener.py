@@ -99,7 +99,7 @@ async def listen(
     finally:
         await context.terminated.set()
         server.close()
-        await asyncio.gather(door.close(grace_s), _end(connections, grace_s + CLOSING_S))
+        await asyncio.gather(door.close(grace_s + CLOSING_S), _end(connections, grace_s + CLOSING_S))
 
 
 async def _end(connections: set[asyncio.Task[None]], grace_s: float) -> None:

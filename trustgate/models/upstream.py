@@ -347,7 +347,8 @@ def translate(error: BaseException) -> TrustGateError:
     if isinstance(error, TrustGateError):
         return error
     # httpx-aiohttp reports every lost or refused connection as a connect timeout; the cause tells them apart.
-    cause = error.__cause__ or error
+    is_wrapped = error.__cause__ is not None and type(error).__module__.startswith("httpx")
+    cause = error.__cause__ if is_wrapped else error
     kind = type(cause).__name__
     if isinstance(cause, TimeoutError) or kind in {"ReadTimeout", "ConnectTimeout", "PoolTimeout"}:
         return UpstreamTimeout("The upstream did not answer in time.")
