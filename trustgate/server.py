@@ -48,6 +48,7 @@ from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
+    import httpx
     from starlette.types import ASGIApp
 
     from trustgate.gateway.metrics import Metric
@@ -173,8 +174,6 @@ class _Server:
         quota: Quota,
         address: str,
     ) -> None:
-        from trustgate.models.echo import EchoTransport
-
         upstream = settings.upstream
         self.address = address
         self.started_us = now_us()
@@ -192,7 +191,7 @@ class _Server:
             connect_timeout_s=upstream.connect_timeout_s,
             read_timeout_s=upstream.read_timeout_s,
             max_connections=upstream.max_connections,
-            transports={BUILTIN_SCHEME: EchoTransport()},
+            transports={BUILTIN_SCHEME: _echo},
         )
         online = _Online(log, archive)
         self.anchoring = Anchoring(settings, store, online.archive)
@@ -309,6 +308,12 @@ class _Server:
                 for _, upstream in self.targets.upstreams()
             ),
         )
+
+
+def _echo() -> httpx.AsyncBaseTransport:
+    from trustgate.models.echo import EchoTransport
+
+    return EchoTransport()
 
 
 class _Online:

@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import ssl
+
     import aiohttp
     import httpx
-    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.streams import StreamReader
 
@@ -57,7 +58,7 @@ class Response:
 class _Host:
     """What is the same for every request to a base URL."""
 
-    __slots__ = ("dial", "host", "prefix")
+    __slots__ = ("dial", "host", "prefix", "scheme")
 
     def __init__(self, base_url: str, loop: asyncio.AbstractEventLoop) -> None:
         from aiohttp import ClientRequest
@@ -67,6 +68,7 @@ class _Host:
         #: Whom to connect to, in the connector's form. Never sent.
         self.dial = ClientRequest("GET", url, loop=loop)
         self.host = self.dial.headers["host"]
+        self.scheme = url.scheme
         self.prefix = url.raw_path.rstrip("/")
 
 
@@ -75,10 +77,10 @@ class Network:
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
         self._max_connections = max_connections
-        self._connector: aiohttp.TCPConnector | None = None
+        self._connectors: dict[str, aiohttp.TCPConnector] = {}
         self._timeout: Any = None
         self._hosts: dict[str, _Host] = {}
-        self._transport: httpx.AsyncBaseTransport | None = None
+        self._transports: dict[str, httpx.AsyncBaseTransport] = {}
 
     async def send(
         self, method: str, base_url: str, path: str, headers: Sequence[tuple[str, str]], body: bytes
@@ -87,8 +89,8 @@ class Network:
 
         Raises what aiohttp and the system raise.
         """
-        connector = self._connector or self._open()
         host = self._hosts.get(base_url) or self._host(base_url)
+        connector = self._connectors.get(host.scheme) or self._connector(host.scheme)
         data = _request_bytes(method, host, path, headers, body)
         connection = await connector.connect(host.dial, [], self._timeout)
         try:
@@ -109,39 +111,49 @@ class Network:
             raise
         return Response(message.code, message.headers, payload, connection)
 
-    def transport(self) -> httpx.AsyncBaseTransport:
+    def transport(self, base_url: str) -> httpx.AsyncBaseTransport:
         """httpx's transport over the same connections."""
-        if self._transport is None:
+        scheme = base_url.partition(":")[0].lower()
+        if scheme not in self._transports:
             import aiohttp
             from httpx_aiohttp import AiohttpTransport
 
             session = aiohttp.ClientSession(
-                connector=self._connector or self._open(),
+                connector=self._connectors.get(scheme) or self._connector(scheme),
                 connector_owner=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
             )
-            self._transport = AiohttpTransport(client=session)
-        return self._transport
+            self._transports[scheme] = AiohttpTransport(client=session)
+        return self._transports[scheme]
 
     async def close(self) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
-        if self._connector is not None:
-            await self._connector.close()
+        for transport in self._transports.values():
+            await transport.aclose()
+        for connector in self._connectors.values():
+            await connector.close()
 
-    def _open(self) -> aiohttp.TCPConnector:
+    def _connector(self, scheme: str) -> aiohttp.TCPConnector:
+        """The pool of connections; those with TLS have one of their own, made when somebody wants it."""
         import aiohttp
-        import httpx
 
         self._timeout = aiohttp.ClientTimeout(connect=self._connect_timeout_s, sock_connect=self._connect_timeout_s)
-        self._connector = aiohttp.TCPConnector(
-            limit=self._max_connections, keepalive_timeout=_KEEP_ALIVE_S, ssl=httpx.create_ssl_context()
+        connector = aiohttp.TCPConnector(
+            limit=self._max_connections,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            ssl=_certificates() if scheme == "https" else True,
         )
-        return self._connector
+        return self._connectors.setdefault(scheme, connector)
 
     def _host(self, base_url: str) -> _Host:
         return self._hosts.setdefault(base_url, _Host(base_url, asyncio.get_running_loop()))
+
+
+def _certificates() -> ssl.SSLContext:
+    """Whom TLS trusts: the bundle that SSL_CERT_FILE or SSL_CERT_DIR names, else certifi's. httpx's way."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _request_bytes(method: str, host: _Host, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:

@@ -109,10 +109,11 @@ class UpstreamClient:
         connect_timeout_s: float,
         read_timeout_s: float,
         max_connections: int,
-        transports: Mapping[str, httpx.AsyncBaseTransport] | None = None,
+        transports: Mapping[str, httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]] | None = None,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``transports`` maps a base URL's prefix to the transport that serves it; the rest go over the network."""
+        """``transports`` maps a base URL's prefix to the transport that serves it, or to what makes that when it is
+        first wanted; the rest go over the network."""
         self._retries = retries
         self._timeout = {
             "connect": connect_timeout_s,
@@ -229,7 +230,7 @@ class UpstreamClient:
         if transport is None:
             if isinstance(body, bytes):
                 return await self._network.send(outgoing.method, base_url, outgoing.path, headers, body)
-            transport = self._network.transport()
+            transport = self._network.transport(base_url)
         import httpx
 
         if outgoing.length_for is not None:
@@ -271,6 +272,8 @@ class UpstreamClient:
         """What serves the base URL instead of the network."""
         for prefix, transport in self._transports.items():
             if base_url.startswith(prefix):
+                if callable(transport):
+                    transport = self._transports[prefix] = transport()
                 return transport
         return None
 
