@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -141,6 +142,7 @@ async def _run_until(
             serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),
             serve(server.admin_app(), admin),
         )
+        _settle()
         print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
         draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
         try:
@@ -151,6 +153,12 @@ async def _run_until(
             await log.flush()
         finally:
             draining.cancel()
+
+
+def _settle() -> None:
+    """What was loaded to start is here to stay: the collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _drain_on(stop: asyncio.Event, running: Running, grace_s: float) -> None:

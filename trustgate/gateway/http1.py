@@ -54,7 +54,6 @@ _STATUS_LINES = {
 }
 
 Headers = list[tuple[bytes, bytes]]
-HandOver = Callable[[asyncio.Transport, bytes], None]
 
 
 class Head:
@@ -129,7 +128,7 @@ def _lower(raw_name: bytes) -> bytes:
 class Door:
     """What all connections of a listener share: the application, who else takes connections, and when all must go."""
 
-    def __init__(self, app: ASGIApp, hand_over: HandOver) -> None:
+    def __init__(self, app: ASGIApp, hand_over: Callable[[Connection], None]) -> None:
         self.app = app
         self.hand_over = hand_over
         self.loop = asyncio.get_running_loop()
@@ -175,11 +174,6 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    __slots__ = (
-        *("_ahead", "_client", "_discards", "_door", "_drained", "_exchange", "_idle_since"),
-        *("_is_reading", "_scheme", "_server", "_timer", "lost", "transport"),
-    )
-
     def __init__(self, door: Door) -> None:
         self._door = door
         #: What came behind the request that is being answered.
@@ -188,6 +182,7 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
         self._discards = False
+        self._has_left = False
         self._timer: asyncio.TimerHandle | None = None
         self.lost = False
 
@@ -200,7 +195,7 @@ class Connection(asyncio.Protocol):
         self._client = _address(transport.get_extra_info("peername"))
         self._server = _address(transport.get_extra_info("sockname"))
         if tls is not None and tls.selected_alpn_protocol() == "h2":
-            self._door.hand_over(self.transport, b"")
+            self._leave(b"")
             return
         self._door.connections.add(self)
         self._idle_since = self._door.loop.time()
@@ -208,6 +203,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._discards:
+            return
+        if self._has_left:
+            self._ahead += data
             return
         exchange = self._exchange
         if exchange is None:
@@ -255,8 +253,7 @@ class Connection(asyncio.Protocol):
         head = read_head(data)
         door = self._door
         if head is None:
-            self._leave()
-            door.hand_over(self.transport, data)
+            self._leave(data)
             return
         path, _, query = head.target.partition(b"?")
         scope: Scope = {
@@ -282,12 +279,20 @@ class Connection(asyncio.Protocol):
         task = door.loop.create_task(exchange.run(scope))
         door.tasks.add(task)
 
-    def _leave(self) -> None:
+    def _leave(self, data: bytes) -> None:
         """The connection is somebody else's from now on."""
+        self._has_left = True
+        self._ahead = data
         self._door.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._door.hand_over(self)
+
+    def taken(self) -> bytes:
+        """What has come and was not read, for whoever reads on."""
+        data, self._ahead = self._ahead, b""
+        return data
 
     def read_on(self) -> None:
         """The application has taken in what was read ahead."""
