@@ -29,15 +29,21 @@ _READ_BYTES = 64 * 1024
 class Response:
     """An answer: its head, and its body still to be read from ``stream``, which is this too."""
 
-    __slots__ = ("_connection", "_payload", "headers", "status_code")
+    __slots__ = ("_connection", "_loop", "_payload", "_silence_s", "_timer", "_waits_since", "headers", "status_code")
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], payload: StreamReader, connection: Connection
+        self, status: int, headers: Mapping[str, str], payload: StreamReader, connection: Connection, silence_s: float
     ) -> None:
+        """``silence_s``: how long the upstream may say nothing while somebody waits for it."""
         self.status_code = status
         self.headers = headers
         self._payload = payload
         self._connection = connection
+        self._silence_s = silence_s
+        self._loop = asyncio.get_running_loop()
+        #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_since: float | None = None
         # At the end of the body the connection is free for the next request.
         payload.on_eof(connection.release)
 
@@ -47,11 +53,29 @@ class Response:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         payload = self._payload
-        while chunk := await payload.readany():
+        if not payload.is_eof():
+            self._timer = self._loop.call_later(self._silence_s, self._look_whether_silent)
+        while True:
+            self._waits_since = self._loop.time()
+            chunk = await payload.readany()
+            self._waits_since = None
+            if not chunk:
+                break
             yield chunk
+
+    def _look_whether_silent(self) -> None:
+        now = self._loop.time()
+        since = now if self._waits_since is None else self._waits_since
+        left_s = since + self._silence_s - now
+        if left_s <= 0:
+            self._payload.set_exception(TimeoutError("the upstream fell silent"))
+        else:
+            self._timer = self._loop.call_later(left_s, self._look_whether_silent)
 
     async def aclose(self) -> None:
         """Let go of the connection; it is closed unless the body was read to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._connection.close()
 
 
@@ -106,10 +130,11 @@ class Network:
             message, payload = await protocol.read()
             while 100 <= message.code < 200:
                 message, payload = await protocol.read()
+            protocol.read_timeout = None
         except BaseException:
             connection.close()
             raise
-        return Response(message.code, message.headers, payload, connection)
+        return Response(message.code, message.headers, payload, connection, self._read_timeout_s)
 
     def transport(self, base_url: str) -> httpx.AsyncBaseTransport:
         """httpx's transport over the same connections."""
