@@ -45,8 +45,9 @@ KEY_VARIABLES: dict[Kind, str] = {
     "openai": "UPSTREAM_API_KEY",
 }
 
-#: A server of this machine answers at once, unless it is busy starting.
-_TIMEOUT_S = 5.0
+#: A server of this machine answers at once that it is alive; LiteLLM thinks for seconds before it lists its models.
+_FIRST_TIMEOUT_S = 2.0
+_TIMEOUT_S = 15.0
 _ANSWER_MOST_BYTES = 32 * 1024 * 1024
 _MODELS_MOST = 1000
 #: What Ollama calls a model's abilities, and what they are called here.
@@ -102,10 +103,11 @@ def _root(place: str) -> str:
 
 def identify(root: str, key: str | None) -> Found | None:
     """What answers at ``root``; None: nothing, or no LLM server. Never raises for what a server does."""
+    alive = _request("GET", root, "/health/liveliness", timeout_s=_FIRST_TIMEOUT_S)
+    if alive is None:
+        return None  # whatever speaks HTTP has some answer to that
     models = _get(root, "/v1/models", key)
-    if models is None and _get(root, "/health/liveliness") is None:
-        return None
-    kind = _kind(root, models)
+    kind = _kind(root, alive, models)
     if kind is None:
         return None
     names = () if models is None else _model_names(models)
@@ -115,11 +117,11 @@ def identify(root: str, key: str | None) -> Found | None:
     return Found(kind=kind, base_url=f"{root}/v1", wants_key=wants_key, models=names)
 
 
-def _kind(root: str, models: _Answer | None) -> Kind | None:
+def _kind(root: str, alive: _Answer, models: _Answer | None) -> Kind | None:
     if models is not None and models.headers.get("server") == "llama.cpp":
         return "llamacpp"
     # LiteLLM before the others: it may stand in front of them and pass their paths on.
-    if _json(_get(root, "/health/liveliness")) == "I'm alive!":
+    if _json(alive) == "I'm alive!":
         return "litellm"
     if _is_version(_json(_get(root, "/api/version"))):
         return "ollama"
@@ -253,10 +255,18 @@ def _get(root: str, path: str, key: str | None = None) -> _Answer | None:
     return _request("GET", root, path, key=key)
 
 
-def _request(method: str, root: str, path: str, *, key: str | None = None, body: bytes | None = None) -> _Answer | None:
+def _request(
+    method: str,
+    root: str,
+    path: str,
+    *,
+    key: str | None = None,
+    body: bytes | None = None,
+    timeout_s: float = _TIMEOUT_S,
+) -> _Answer | None:
     """The answer; None when there is none: nobody listens, it takes too long, or it is not HTTP."""
     parts = urlsplit(root)
-    host, timeout_s = parts.hostname or "", _TIMEOUT_S
+    host = parts.hostname or ""
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()
