@@ -21,6 +21,7 @@ from typer.exceptions import Abort, TyperException
 from trustgate import __version__
 from trustgate.cli import (
     anchor,
+    completion,
     config,
     doctor,
     init,
@@ -48,6 +49,7 @@ app = typer.Typer(
     epilog="First steps: `trustgate init`, `trustgate serve`, and in another terminal `trustgate tenant add NAME`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,  # `trustgate completion` has scripts of its own, which ask the program for values alone
     rich_markup_mode=None,  # plain help: it needs no rich, and reads well in any terminal
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -62,6 +64,7 @@ app.add_typer(receipt.app, name="receipt")
 app.add_typer(anchor.app, name="anchor")
 doctor.register(app)
 app.add_typer(config.app, name="config")
+app.add_typer(completion.app, name="completion")
 localnet.register(app)
 version.register(app)
 
