@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MAIN_LOCK = ROOT / "requirements.lock"
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"
+BINARY_LOCK = ROOT / "tests" / "binary" / "requirements.lock"
 LITELLM_LOCK = ROOT / "tests" / "litellm" / "requirements.lock"
 VENVS_VARIABLE = "TRUSTGATE_TEST_VENVS"
 #: Names the Python of the LiteLLM environment to the tests, and lets you bring your own.
@@ -45,6 +46,11 @@ def tests_python(base: Path) -> Path:
         _pip(python, "--no-deps", "--editable", str(ROOT))
         installed.write_text(wanted)
     return python
+
+
+def binary_python(base: Path) -> Path:
+    """The Python that makes the single file: TrustGate's dependencies and PyInstaller, nothing else."""
+    return _python_of(_environment("binary", base, BINARY_LOCK))
 
 
 def litellm_python(base: Path) -> Path:

@@ -211,7 +211,9 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 #: Variables of this program that are no settings: where home is, how to reach a server far away, how to debug.
-_RESERVED = frozenset({"TRUSTGATE_HOME", "TRUSTGATE_URL", "TRUSTGATE_ADMIN_KEY", "TRUSTGATE_DEBUG"})
+_RESERVED = frozenset(
+    {"TRUSTGATE_HOME", "TRUSTGATE_URL", "TRUSTGATE_ADMIN_KEY", "TRUSTGATE_DEBUG", "TRUSTGATE_UNPACK_DIR"}
+)
 
 #: sun_path holds 104 bytes on macOS and the BSDs (108 on Linux), the closing zero included.
 _SOCKET_PATH_BYTES = 103

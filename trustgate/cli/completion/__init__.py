@@ -30,7 +30,7 @@ FILES: dict[Shell, str] = {
 }
 
 #: Nobody waits longer for a word to be completed, seconds.
-_PATIENCE_S = 2.0
+_PATIENCE_S = 5.0
 
 
 def script(shell: Shell) -> str:
