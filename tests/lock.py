@@ -1,13 +1,15 @@
 """The lock files: ``python3 tests/lock.py`` renews them, ``--check`` says whether they fit what they lock.
 
-Owns the four lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the tests,
-the same versions), tests/binary/requirements.lock (TrustGate and what packs it) and tests/litellm/requirements.lock.
+Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the tests, the
+same versions), tests/binary/requirements.lock (TrustGate and what packs it), tests/litellm/requirements.lock,
+tests/clients/requirements.lock and, made by npm, its package-lock.json.
 ``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -19,8 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.environments import (
     BINARY_LOCK,
+    CLIENTS_LOCK,
     LITELLM_LOCK,
     MAIN_LOCK,
+    NODE_LOCK,
     ROOT,
     TESTS_LOCK,
     EnvironmentFailed,
@@ -32,12 +36,15 @@ PROJECT = ROOT / "pyproject.toml"
 TESTS_IN = ROOT / "tests" / "requirements.in"
 BINARY_IN = ROOT / "tests" / "binary" / "requirements.in"
 LITELLM_IN = ROOT / "tests" / "litellm" / "requirements.in"
+CLIENTS_IN = ROOT / "tests" / "clients" / "requirements.in"
+NODE_IN = NODE_LOCK.with_name("package.json")
 #: lock file → what it is made from; requirements.lock also binds the versions of the second.
 SOURCES = {
     MAIN_LOCK: [PROJECT],
     TESTS_LOCK: [PROJECT, TESTS_IN],
     BINARY_LOCK: [PROJECT, BINARY_IN],
     LITELLM_LOCK: [LITELLM_IN],
+    CLIENTS_LOCK: [CLIENTS_IN],
 }
 #: Locks that have TrustGate in them, at the versions of requirements.lock.
 WITH_TRUSTGATE = (TESTS_LOCK, BINARY_LOCK)
@@ -70,6 +77,8 @@ def renew(*, upgrade: bool) -> int:
         command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock in WITH_TRUSTGATE else []
         command += ["--upgrade"] if upgrade else []
         subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, check=True)
+    node = ["npm", "update" if upgrade else "install", "--package-lock-only", "--omit-lockfile-registry-resolved"]
+    subprocess.run([*node, "--ignore-scripts", "--no-audit", "--no-fund"], cwd=NODE_IN.parent, check=True)
     return check()
 
 
@@ -86,6 +95,7 @@ def check() -> int:
             for name, version in main.items()
             if pins.get(name) != version
         ]
+    problems += _unmet_by_node()
     for problem in problems:
         say(problem)
     if problems:
@@ -93,6 +103,17 @@ def check() -> int:
         return 1
     say("the lock files fit pyproject.toml and the requirements of the tests")
     return 0
+
+
+def _unmet_by_node() -> list[str]:
+    """npm checks the rest itself: it installs nothing from a lock that does not fit its package.json."""
+    name = NODE_LOCK.relative_to(ROOT)
+    if not NODE_LOCK.is_file():
+        return [f"{name} is not there"]
+    text = NODE_LOCK.read_text()
+    locked = json.loads(text)["packages"][""].get("dependencies")
+    problems = [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    return [*problems, *([f"{name} has addresses of a registry"] if '"resolved"' in text else [])]
 
 
 def _unmet(pins: dict[str, str], sources: list[Path], lock: Path) -> list[str]:
