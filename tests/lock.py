@@ -112,7 +112,9 @@ def _unmet_by_node() -> list[str]:
         return [f"{name} is not there"]
     text = NODE_LOCK.read_text()
     locked = json.loads(text)["packages"][""].get("dependencies")
-    problems = [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    problems = (
+        [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    )
     return [*problems, *([f"{name} has addresses of a registry"] if '"resolved"' in text else [])]
 
 

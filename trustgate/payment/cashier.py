@@ -162,9 +162,7 @@ class Cashier:
             raise self.challenge(order, "payment_already_used", "it has been used")
         if standing.request_sha256 != order.request_sha256:
             what = "payment" if standing.key == payment.key else "payment identifier"
-            raise Conflict(
-                f"This {what} was used for another request.", code="payment_already_used", retryable=False
-            )
+            raise Conflict(f"This {what} was used for another request.", code="payment_already_used", retryable=False)
         recorded = self.answers.find(standing.id)
         if recorded is not None:
             return recorded
