@@ -28,6 +28,7 @@ from trustgate.cli import (
     key,
     localnet,
     passport,
+    payment,
     plan,
     receipt,
     serve,
@@ -62,6 +63,7 @@ app.add_typer(passport.app, name="passport")
 usage.register(app)
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(anchor.app, name="anchor")
+app.add_typer(payment.app, name="payment")
 doctor.register(app)
 app.add_typer(config.app, name="config")
 app.add_typer(completion.app, name="completion")
