@@ -17,6 +17,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'passport|Models: where they are served, and at what price',
             'receipt|Receipts: the durable, provable record of each request',
             'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
+            'payment|Getting paid (x402): how tenants pay, and what they have paid',
             'config|Settings: what holds, and where it comes from',
             'completion|Completion of the command line, for your shell'
         )
@@ -27,7 +28,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'set|Rename a tenant or move it to another plan',
             'suspend|Refuse a tenant''s requests',
             'resume|Serve a suspended tenant again',
-            'remove|Remove a tenant for good'
+            'remove|Remove a tenant for good',
+            'credit|Show the balance that a tenant''s requests draw on, or add to it'
         )
         'trustgate key' = @(
             'create|Create a further key',
@@ -66,6 +68,16 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'status|Show the log''s name and keys, and how much of it is anchored',
             'verify|Check every anchor from what the chain says alone, and against the log here',
             'keygen|Make the key that pays for anchors'
+        )
+        'trustgate payment' = @(
+            'set|Have a tenant pay, or change how it pays',
+            'off|Let a tenant owe nothing',
+            'terms|Show how tenants pay, and what they have left',
+            'list|List payments, the newest first',
+            'show|Show a payment, from its claim to its end; with --json also what was signed',
+            'reconcile|Ask the chains now what became of payments whose end nobody saw',
+            'refund-credit|Take from a tenant''s balance what you pay back to it, with a receipt',
+            'keygen|Make the key with which the gateway settles Solana payments itself'
         )
         'trustgate config' = @(
             'show|Show every setting, and where its value comes from'
@@ -118,6 +130,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate doctor' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--books||Audit the books instead: receipts = log = usage = payments = balances = quotas, every one',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate localnet' = @(
@@ -177,6 +190,12 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate tenant remove' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant credit' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--add|any|Add this much, as a present or a correction',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key' = @(
@@ -444,6 +463,67 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--keypair|file|The key that pays: a keypair file of the Solana CLI',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate payment' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate payment set' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--mode|words:per-request prepaid|Pay for each request, or top a balance up that requests draw on',
+            '--network|any|Where it pays: solana, solana-devnet, base, base-sepolia, or a CAIP-2 id',
+            '--pay-to|any|Your wallet there; one for each --network',
+            '--asset|any|The token, worth one USD; one for all, or each',
+            '--facilitator|any|Who settles: a facilitator''s URL, or embedded (this gateway; Solana)',
+            '--price|any|What every request costs, or what passports say',
+            '--top-up|any|What a prepaid top-up asks for',
+            '--decimals|any|Of a token that is not well known and cannot be asked',
+            '--asset-name|any|The same: name of its EIP-712 domain (EVM)',
+            '--asset-version|any|The same: version of its EIP-712 domain (EVM)',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment off' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--network|any|Only no longer pay there; elsewhere it still does',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment terms' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--tenant|tenant|Only this tenant''s',
+            '--state|any|Only those in this state (reserved, settling, settled, delivered, credited, unknown, failed)',
+            '--limit|any|How many at most',
+            '--before|any|Go on where the last page ended: only those before this one',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment reconcile' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment refund-credit' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--amount|any|How much of it',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment keygen' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--keypair|file|Where to keep it',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate config' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.'
@@ -486,6 +566,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate tenant suspend 0' = 'tenant'
         'trustgate tenant resume 0' = 'tenant'
         'trustgate tenant remove 0' = 'tenant'
+        'trustgate tenant credit 0' = 'tenant'
         'trustgate key create 0' = 'tenant'
         'trustgate key list 0' = 'tenant'
         'trustgate key show 0' = 'key'
@@ -507,6 +588,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate receipt show 0' = 'receipt'
         'trustgate receipt export 0' = 'receipt'
         'trustgate receipt verify 0' = 'file'
+        'trustgate payment set 0' = 'tenant'
+        'trustgate payment off 0' = 'tenant'
+        'trustgate payment terms 0' = 'tenant'
+        'trustgate payment show 0' = 'any'
+        'trustgate payment refund-credit 0' = 'tenant'
     }
     $dynamic = 'tenant', 'plan', 'passport', 'key', 'receipt'
 
