@@ -12,11 +12,13 @@ from pathlib import Path
 # Run by its path: the checkout is not on the path yet.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tests.bench import report
 from trustgate.cli.completion import FILES, script
 from trustgate.settings import describe
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 COMPLETIONS = README.parent / "completions"
+_BENCH = re.compile(r"(<!-- benchmark: .*? -->\n).*?(<!-- end of benchmark -->)", re.DOTALL)
 _SETTINGS = re.compile(r"(<!-- settings: .*? -->\n).*?(<!-- end of settings -->)", re.DOTALL)
 
 
@@ -31,7 +33,8 @@ def settings_table() -> str:
 
 def current(text: str) -> str:
     """The README with its generated parts as the code has them now."""
-    return _SETTINGS.sub(lambda found: found[1] + settings_table() + found[2], text)
+    text = _SETTINGS.sub(lambda found: found[1] + settings_table() + found[2], text)
+    return _BENCH.sub(lambda found: found[1] + report.published() + found[2], text)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -51,6 +52,7 @@ from trustgate.store import Store, open_store
 from trustgate.types import Offer
 
 if TYPE_CHECKING:
+    import httpx
     from starlette.types import ASGIApp
 
     from trustgate.gateway.metrics import Metric
@@ -147,6 +149,7 @@ async def _run_until(
             serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),
             serve(server.admin_app(), admin),
         )
+        _settle()
         print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
         draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
         try:
@@ -157,6 +160,12 @@ async def _run_until(
             await log.flush()
         finally:
             draining.cancel()
+
+
+def _settle() -> None:
+    """What was loaded to start is here to stay: the collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _drain_on(stop: asyncio.Event, running: Running, grace_s: float) -> None:
@@ -181,8 +190,6 @@ class _Server:
         quota: Quota,
         address: str,
     ) -> None:
-        from trustgate.models.echo import EchoTransport
-
         upstream = settings.upstream
         self.address = address
         self.started_us = now_us()
@@ -201,7 +208,7 @@ class _Server:
             connect_timeout_s=upstream.connect_timeout_s,
             read_timeout_s=upstream.read_timeout_s,
             max_connections=upstream.max_connections,
-            transports={BUILTIN_SCHEME: EchoTransport()},
+            transports={BUILTIN_SCHEME: _echo},
         )
         online = _Online(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
@@ -340,6 +347,12 @@ class _Server:
                 for _, upstream in self.targets.upstreams()
             ),
         )
+
+
+def _echo() -> httpx.AsyncBaseTransport:
+    from trustgate.models.echo import EchoTransport
+
+    return EchoTransport()
 
 
 class _Online:
