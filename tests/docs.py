@@ -1,14 +1,23 @@
-"""The parts of README.md made from code: ``python tests/docs.py`` writes them, a test finds them out of date."""
+"""What is made from code: parts of README.md and the completion scripts.
+
+``python tests/docs.py`` writes them; tests find them out of date.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
+# Run by its path: the checkout is not on the path yet.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from tests.bench import report
+from trustgate.cli.completion import FILES, script
 from trustgate.settings import describe
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+COMPLETIONS = README.parent / "completions"
 _BENCH = re.compile(r"(<!-- benchmark: .*? -->\n).*?(<!-- end of benchmark -->)", re.DOTALL)
 _SETTINGS = re.compile(r"(<!-- settings: .*? -->\n).*?(<!-- end of settings -->)", re.DOTALL)
 
@@ -30,3 +39,5 @@ def current(text: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(current(README.read_text()))
+    for shell, name in FILES.items():
+        (COMPLETIONS / name).write_text(script(shell))

@@ -73,9 +73,13 @@ def tables(found: dict[str, Any]) -> Group:
     for column in ("load", "who", "a second", "p50 ms", "p99 ms", "errors"):
         loads.add_column(column, justify="left" if column in ("load", "who") else "right")
     for load, peer, series in _series(found):
-        spread = f"{_middle(series, 'rps'):.0f} ({min(s['rps'] for s in series):.0f} to {max(s['rps'] for s in series):.0f})"
+        spread = (
+            f"{_middle(series, 'rps'):.0f} ({min(s['rps'] for s in series):.0f} to {max(s['rps'] for s in series):.0f})"
+        )
         errors = str(sum(sample["errors"] for sample in series))
-        loads.add_row(load, peer, spread, f"{_middle(series, 'p50_ms'):.2f}", f"{_middle(series, 'p99_ms'):.2f}", errors)
+        loads.add_row(
+            load, peer, spread, f"{_middle(series, 'p50_ms'):.2f}", f"{_middle(series, 'p99_ms'):.2f}", errors
+        )
     missing = [Text(f"not run: {what}: {why}", style="yellow") for what, why in found["missing"].items()]
     return Group(goals, loads, *missing)
 
