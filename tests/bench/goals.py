@@ -70,7 +70,14 @@ Better = Literal["≥", "≤"]
 
 
 def _judge(
-    measure: str, better: Better, goal: float, values: Sequence[float], *, unit: str = "", form: str = ".2f", note: str = ""
+    measure: str,
+    better: Better,
+    goal: float,
+    values: Sequence[float],
+    *,
+    unit: str = "",
+    form: str = ".2f",
+    note: str = "",
 ) -> Result:
     met = None
     if values:

@@ -68,8 +68,8 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python3 tests/bench",
         description=__doc__,
-        epilog="python3 tests/bench receipts: makes the home folder with 10 million receipts, once (minutes, gigabytes). "
-        "python3 tests/bench publish FILE: shows the numbers of a run in the README. "
+        epilog="python3 tests/bench receipts: makes the home folder with 10 million receipts, once (minutes, gigabytes)."
+        " python3 tests/bench publish FILE: shows the numbers of a run in the README. "
         "python3 tests/bench log: measures the tree over the receipts.",
     )
     names = [peer.name for peer in PEERS]
@@ -88,7 +88,9 @@ def _parse() -> argparse.Namespace:
 class Bench:
     """One run: what is started once, and what is measured on it."""
 
-    def __init__(self, options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack, console: Console) -> None:
+    def __init__(
+        self, options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack, console: Console
+    ) -> None:
         self._options = options
         self._folder = folder
         self._stack = stack
@@ -173,9 +175,7 @@ class Bench:
         for number in range(1, rounds + 1):
             for load, planned in _PLAN.items():
                 names = [
-                    name
-                    for name in planned
-                    if name in self.servers and not (load.stream and name in self._no_streams)
+                    name for name in planned if name in self.servers and not (load.stream and name in self._no_streams)
                 ]
                 # Another one goes first each round, so that none always runs on the warmest machine.
                 first = number % max(len(names), 1)

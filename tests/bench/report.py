@@ -73,9 +73,13 @@ def tables(found: dict[str, Any]) -> Group:
     for column in ("load", "who", "a second", "p50 ms", "p99 ms", "errors"):
         loads.add_column(column, justify="left" if column in ("load", "who") else "right")
     for load, peer, series in _series(found):
-        spread = f"{_middle(series, 'rps'):.0f} ({min(s['rps'] for s in series):.0f} to {max(s['rps'] for s in series):.0f})"
+        spread = (
+            f"{_middle(series, 'rps'):.0f} ({min(s['rps'] for s in series):.0f} to {max(s['rps'] for s in series):.0f})"
+        )
         errors = str(sum(sample["errors"] for sample in series))
-        loads.add_row(load, peer, spread, f"{_middle(series, 'p50_ms'):.2f}", f"{_middle(series, 'p99_ms'):.2f}", errors)
+        loads.add_row(
+            load, peer, spread, f"{_middle(series, 'p50_ms'):.2f}", f"{_middle(series, 'p99_ms'):.2f}", errors
+        )
     missing = [Text(f"not run: {what}: {why}", style="yellow") for what, why in found["missing"].items()]
     return Group(goals, loads, *missing)
 
@@ -100,10 +104,10 @@ def markdown(found: dict[str, Any]) -> str:
     """For the README: the goals, then answers a second of everybody."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     machine = found["machine"]
+    shape = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({machine['system']})"
+    how = f"{found['rounds']} interleaved rounds of {found['seconds']} s, medians"
     lines = [
-        f"On {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({machine['system']}), with "
-        f"the load generator and the upstream on the same cores: {found['rounds']} interleaved rounds of "
-        f"{found['seconds']} s, medians. {versions}.",
+        f"On {shape}, with the load generator and the upstream on the same cores: {how}. {versions}.",
         "",
         "| measure | goal | value | lowest to highest | |",
         "|---|---|---|---|---|",
