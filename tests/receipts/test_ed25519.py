@@ -11,7 +11,7 @@ from trustgate.receipts import ed25519
 
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
 def test_both_ways_give_the_same_key_and_signature(seed: bytes, message: bytes) -> None:
-    openssl, solders = ed25519._OpenSsl(seed), ed25519._Solders(seed)  # noqa: SLF001 - the two that `signer` chooses from
+    openssl, solders = ed25519._OpenSsl(seed), ed25519._Solders(seed)
     assert openssl.public_key == solders.public_key
     assert openssl.sign(message) == solders.sign(message)
 
@@ -31,8 +31,8 @@ def test_where_openssl_is_out_of_reach_solders_signs(monkeypatch: pytest.MonkeyP
 
     seed = bytes(range(32))
     expected = ed25519.signer(seed).sign(b"x")
-    monkeypatch.setattr(ed25519._OpenSsl, "__init__", out_of_reach)  # noqa: SLF001
-    assert type(ed25519.signer(seed)) is ed25519._Solders  # noqa: SLF001
+    monkeypatch.setattr(ed25519._OpenSsl, "__init__", out_of_reach)
+    assert type(ed25519.signer(seed)) is ed25519._Solders
     assert ed25519.signer(seed).sign(b"x") == expected
 
 
