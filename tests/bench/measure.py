@@ -186,7 +186,7 @@ class Bench:
 
     def _idle_memory(self) -> None:
         time.sleep(1)  # what a start leaves behind is freed or not by now; nothing announces that
-        self.measured.rss_mib["idle"] = [self.servers[OURS].rss_mib()]
+        self.measured.rss_mb["idle"] = [self.servers[OURS].rss_mb()]
 
     def _loaded_memory(self, tell: Callable[[str], None]) -> None:
         server = self.servers[OURS]
@@ -197,7 +197,7 @@ class Bench:
                 break
             tell(f"{answered:,} of {_REQUESTS:,} requests")
             wrk(server, C32, 1 if self._options.quick else 5, self._folder)
-        self.measured.rss_mib["loaded"] = [server.rss_mib()]
+        self.measured.rss_mb["loaded"] = [server.rss_mb()]
 
     def _slow(self, tell: Callable[[str], None]) -> None:
         chunks = 20 if self._options.quick else 200

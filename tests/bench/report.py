@@ -46,7 +46,7 @@ def document(measured: Measured, *, rounds: int, seconds: int, peers: dict[str, 
         ],
         "slow_streams": {name: asdict(slow) for name, slow in measured.slow.items()},
         "ready_s": measured.ready_s,
-        "rss_mib": measured.rss_mib,
+        "rss_mb": measured.rss_mb,
         "command_s": measured.command_s,
         "installed_mb": measured.installed_mb,
     }
