@@ -17,7 +17,7 @@ from tests.gateway.test_path import only_receipt
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
-from trustgate.gateway.http1 import read_head
+from trustgate.gateway.heads import read_head
 
 _names = st.sampled_from(
     [b"Host", b"host", b"Content-Length", b"content-length", b"Connection", b"Transfer-Encoding", b"Expect", b"Upgrade"]
