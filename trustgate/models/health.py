@@ -40,12 +40,16 @@ async def probe_all(targets: Targets, client: UpstreamClient) -> None:
     async def probe_one(upstream: Upstream) -> None:
         was = upstream.healthy
         await probe(upstream, client)
-        if upstream.healthy is not was and not upstream.base_url.startswith(BUILTIN_SCHEME):
+        if upstream.healthy is not was:
             level = logging.INFO if upstream.healthy else logging.WARNING
             _logger.log(level, "upstream %s: %s", upstream.base_url, upstream.detail)
 
     due = []
     for passport, upstream in targets.upstreams():
+        if upstream.base_url.startswith(BUILTIN_SCHEME):
+            # It cannot be away, and to ask it would import what most gateways never use.
+            upstream.healthy, upstream.detail = True, "built in"
+            continue
         # In a thread: the credential may be in a file on a slow disk.
         if await asyncio.to_thread(targets.refresh_credential, passport, upstream):
             due.append(probe_one(upstream))
