@@ -432,8 +432,10 @@ async def test_money_that_comes_onto_a_balance_is_no_request(store: Store, by: U
     before, quotas = await store.usage(query), await store.window_usage(0)
     a_day_later_us = FIRST_US + 86_400_000_000
 
-    credits = [make_credit(3), make_credit(4, key=""), make_credit(5, created_us=a_day_later_us), make_credit(6)]
-    await store.append_entries([Entry(seq=seq, receipt=credit, secret=bytes(32)) for seq, credit in enumerate(credits, 3)])
+    on_balance = [make_credit(3), make_credit(4, key=""), make_credit(5, created_us=a_day_later_us), make_credit(6)]
+    await store.append_entries(
+        [Entry(seq=seq, receipt=credit, secret=bytes(32)) for seq, credit in enumerate(on_balance, 3)]
+    )
 
     assert await store.usage(query) == before
     assert await store.window_usage(0) == quotas

@@ -74,7 +74,9 @@ class SampleLog:
         self.secret = hashlib.sha256(b"secret").digest()
         self.receipt = self._receipt(**members)
         leaves = [leaf_hash(make_receipt(number, id=f"rcpt_{number}")) for number in range(1, size + 1)]
-        leaves[index] = leaf_hash(self.receipt) if forged is None else hashlib.sha256(b"\0" + _canonical(forged)).digest()
+        leaves[index] = (
+            leaf_hash(self.receipt) if forged is None else hashlib.sha256(b"\0" + _canonical(forged)).digest()
+        )
         edge = Edge()
         tiles = {tile.id: tile.hashes for tile in edge.append(leaves)}
         partials = {level: edge.partial(level) for level in range(8)}
