@@ -201,6 +201,7 @@ class _Server:
                 store,
                 directory,
                 catalog,
+                settings=settings,
                 books=online,
                 anchoring=self.anchoring,
                 on_keys_dead=self.running.cut_keys,

@@ -55,17 +55,18 @@ class Plane:
         self.flushing = asyncio.Event()
         self.slow: asyncio.Event | None = None
         self._home = home
-        self.admin = LocalAdmin(
-            Desk(
-                store,
-                directory,
-                catalog,
-                books=self,
-                anchoring=Anchoring(Settings(home=home), store, self.archive),
-                on_keys_dead=self._on_keys_dead,
-                status=lambda: STATUS,
-            )
+        settings = Settings(home=home)
+        self.desk = Desk(
+            store,
+            directory,
+            catalog,
+            settings=settings,
+            books=self,
+            anchoring=Anchoring(settings, store, self.archive),
+            on_keys_dead=self._on_keys_dead,
+            status=lambda: STATUS,
         )
+        self.admin = LocalAdmin(self.desk)
 
     @classmethod
     async def open(cls, home: Path) -> Plane:

@@ -5,6 +5,7 @@ A change is made durable first and then shown to the request path, so what a cal
 
 from __future__ import annotations
 
+import asyncio
 import unicodedata
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +14,7 @@ from trustgate.access.directory import Directory
 from trustgate.admin.commands import ServerStatus
 from trustgate.admin.flushing import Flushing
 from trustgate.models.catalog import Catalog
+from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store
 from trustgate.types import Alias, Passport, Plan, Record, Tenant
@@ -40,6 +42,7 @@ class Desk:
         directory: Directory,
         catalog: Catalog,
         *,
+        settings: Settings,
         books: Books,
         anchoring: Anchoring,
         on_keys_dead: Callable[[Collection[str]], None] | None = None,
@@ -47,11 +50,14 @@ class Desk:
     ) -> None:
         """``on_keys_dead`` and ``status`` are the running server's; without one there is neither."""
         self.store = store
+        self.settings = settings
         self.directory = directory
         self.catalog = catalog
         self.status = status
         self.anchoring = anchoring
         self.flushing = Flushing(anchoring)
+        #: The database is copied or rewritten by one command at a time.
+        self.copying = asyncio.Lock()
         self._books = books
         self._on_keys_dead = on_keys_dead
 

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.access.directory import Directory
-from trustgate.admin import anchors, books, commands, models, tenants
-from trustgate.admin.commands import Command
+from trustgate.admin import anchors, backup, books, commands, exports, models, tenants
+from trustgate.admin.commands import Command, Feed, Write
 from trustgate.admin.desk import Desk
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 Handler = Callable[[Desk, Any], Awaitable[Any]]
+FeedHandler = Callable[[Desk, Any, Write], Awaitable[Any]]
 
 _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.TenantAdd: tenants.tenant_add,
@@ -62,11 +63,19 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.AnchorStatus: anchors.anchor_status,
     commands.AnchorVerify: anchors.anchor_verify,
     commands.AnchorKeygen: anchors.anchor_keygen,
+    commands.Compact: backup.compact,
     commands.Status: books.status,
+}
+
+_FEEDS: dict[type[Feed[Any]], FeedHandler] = {
+    commands.Backup: backup.backup,
+    commands.ReceiptsExport: exports.receipts_export,
+    commands.UsageExport: exports.usage_export,
 }
 
 #: Every command, for decoding one by its tag.
 COMMANDS: tuple[type[Command[Any]], ...] = tuple(_HANDLERS)
+FEEDS: tuple[type[Feed[Any]], ...] = tuple(_FEEDS)
 
 
 #: Commands that only read the books, or wait for a chain, which can take seconds: a revocation does not wait for them.
@@ -80,6 +89,7 @@ _UNLOCKED = frozenset(
         commands.AnchorList,
         commands.AnchorStatus,
         commands.AnchorVerify,
+        commands.Compact,
         commands.Status,
     }
 )
@@ -111,6 +121,11 @@ class LocalAdmin:
             result: R = await handler(self._desk, command)
             return result
 
+    async def feed(self, command: Feed[R], write: Write) -> R:
+        """See ``Admin``. It changes nothing, so it ends where its caller goes away."""
+        result: R = await _FEEDS[type(command)](self._desk, command, write)
+        return result
+
     async def close(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -132,6 +147,7 @@ async def open_local_admin(settings: Settings) -> LocalAdmin:
                 store,
                 Directory(state),
                 Catalog(state.passports, state.aliases),
+                settings=settings,
                 books=offline,
                 anchoring=Anchoring(settings, store, offline.archive),
             )

@@ -214,6 +214,30 @@ def working(first: str) -> Iterator[Callable[[str], None]]:
     yield tell
 
 
+Advance = Callable[[int, int | None], None]
+
+
+@contextlib.contextmanager
+def progress(what: str, *, in_bytes: bool = False) -> Iterator[Advance]:
+    """A bar on stderr for as long as the block runs, where that is a terminal: ``advance(done, total)``.
+
+    A total of None is one that nobody knows: what is done is counted then.
+    """
+    console = _console(to_stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    counted = [DownloadColumn(binary_units=True)] if in_bytes else [TextColumn("{task.fields[counted]}")]
+    columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), *counted, TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None, counted="")
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, counted=number(done) + (f" of {number(total)}" if total else "")
+        )
+
+
 def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> RenderableType:
     from rich.table import Table
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trustgate.store.base import (
+    Compacted,
+    Copied,
+    ExportFilter,
     Kept,
+    Lines,
     ReceiptFilter,
     State,
     Store,
@@ -18,7 +23,11 @@ from trustgate.store.base import (
 )
 
 __all__ = [
+    "Compacted",
+    "Copied",
+    "ExportFilter",
     "Kept",
+    "Lines",
     "ReceiptFilter",
     "State",
     "Store",
@@ -28,6 +37,7 @@ __all__ = [
     "UsageFilter",
     "UsageRow",
     "WindowUsage",
+    "hold_database",
     "open_store",
 ]
 
@@ -41,3 +51,13 @@ async def open_store(path: Path) -> Store:
     from trustgate.store.duckdb import DuckDBStore  # loading DuckDB takes 0.2 s
 
     return await DuckDBStore.open(path)
+
+
+def hold_database(path: Path) -> AbstractContextManager[None]:
+    """Keep every process from opening the database, which need not exist, for as long as the block runs.
+
+    Raises StoreLocked (the message names the process) or HomeUnusable.
+    """
+    from trustgate.store.engine import hold_database as hold
+
+    return hold(path)

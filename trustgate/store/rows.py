@@ -15,7 +15,7 @@ import msgspec
 
 from trustgate.errors import TrustGateError
 from trustgate.store.base import Kept
-from trustgate.types import Alias, Anchor, ApiKey, Entry, LogName, Passport, Plan, Receipt, Tenant
+from trustgate.types import COUNTED, Alias, Anchor, ApiKey, Entry, LogName, Passport, Plan, Receipt, Tenant
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -78,6 +78,9 @@ _HASH_POSITIONS = tuple(i for i, member in enumerate(_RECEIPT_MEMBERS) if member
 #: The columns of table ``receipts`` in the order of ``entry_to_row``, and as a list for a SELECT.
 ENTRY_COLUMNS = ("seq", *_RECEIPT_MEMBERS, "secret")
 ENTRY_SELECT = ", ".join(f'"{column}"' for column in ENTRY_COLUMNS)
+
+#: The condition for receipts that count against quotas.
+IS_COUNTED = "finish IN (" + ", ".join(f"'{finish}'" for finish in sorted(COUNTED)) + ")"
 
 
 def entry_to_row(entry: Entry) -> list[Any]:
