@@ -24,9 +24,19 @@ from trustgate.admin.local import FEEDS
 from trustgate.admin.routes import FEED_PATH, admin_routes
 from trustgate.errors import Conflict, NotFound, PermissionDenied, StoreDamaged, StoreTooNew, TrustGateError
 from trustgate.store.exports import RECEIPT_COLUMNS, USAGE_COLUMNS, write_table
-from trustgate.types import Receipt
+from trustgate.types import RECEIPT_V2_MEMBERS, Receipt
 
 _DAY_US = 86_400_000_000
+#: What a receipt of version 2 has besides.
+_PAID: dict[str, Any] = {
+    "charged_nano_usd": 5,
+    "credited_nano_usd": 7,
+    **{name: f'{name} "é' for name in RECEIPT_V2_MEMBERS[2:]},
+}
+
+
+def _receipt(row: dict[str, Any]) -> Receipt:
+    return msgspec.convert({name: value for name, value in row.items() if value is not None}, Receipt)
 
 
 async def _lines(admin: Admin, command: Feed[Any]) -> tuple[list[dict[str, Any]], Any]:
@@ -49,14 +59,15 @@ async def test_receipts_come_whole_in_order_and_filtered(admin: Admin, plane: Pl
         make_entry(seq, tenant=acme.id if seq % 3 == 0 else "ten_other", model='a "quoted"\n名')
         for seq in range(1, 4501)
     ]
+    entries[5] = make_entry(6, tenant=acme.id, v=2, **_PAID)
     await plane.store.append_entries(entries[:-1])
     plane.acknowledged.append(entries[-1])
 
     rows, result = await _lines(admin, ReceiptsExport())
     assert result.rows == len(rows) == 4500, "what was only acknowledged is in it"
     assert list(rows[0]) == list(RECEIPT_COLUMNS)
-    assert rows == [{"seq": entry.seq, **msgspec.to_builtins(entry.receipt)} for entry in entries]
-    assert [msgspec.convert(row, Receipt) for row in rows[:9]] == [entry.receipt for entry in entries[:9]]
+    assert [_receipt(row) for row in rows] == [entry.receipt for entry in entries]
+    assert [row["seq"] for row in rows] == [entry.seq for entry in entries]
 
     since, until = entries[100].receipt.created_us, entries[200].receipt.created_us
     own, _ = await _lines(admin, ReceiptsExport(tenant="acme", since_us=since, until_us=until))
@@ -203,7 +214,9 @@ def test_no_damage_goes_unnoticed(good: bytes, tmp_path_factory: pytest.TempPath
 
 
 def test_tables_hold_what_the_lines_say(tmp_path: Path) -> None:
-    rows = [{"seq": entry.seq, **msgspec.to_builtins(entry.receipt)} for entry in make_entries(1, 50)]
+    none = dict.fromkeys(RECEIPT_V2_MEMBERS)
+    rows = [{"seq": entry.seq, **msgspec.to_builtins(entry.receipt), **none} for entry in make_entries(1, 50)]
+    rows[3] |= _PAID
     rows[7]["model"] = '=1+1, "名"\n'
     lines = tmp_path / "it's lines.jsonl"
     lines.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))

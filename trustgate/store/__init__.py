@@ -6,11 +6,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trustgate.store.base import (
+    Balance,
     Compacted,
     Copied,
     ExportFilter,
     Kept,
     Lines,
+    PaymentFilter,
     ReceiptFilter,
     State,
     Store,
@@ -23,11 +25,13 @@ from trustgate.store.base import (
 )
 
 __all__ = [
+    "Balance",
     "Compacted",
     "Copied",
     "ExportFilter",
     "Kept",
     "Lines",
+    "PaymentFilter",
     "ReceiptFilter",
     "State",
     "Store",

@@ -12,7 +12,20 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from trustgate.types import Alias, Anchor, ApiKey, Entry, LogName, Passport, Plan, Record, Tenant
+from trustgate.types import (
+    Alias,
+    Anchor,
+    ApiKey,
+    Entry,
+    LogName,
+    Passport,
+    Payment,
+    PaymentState,
+    PaymentTerms,
+    Plan,
+    Record,
+    Tenant,
+)
 
 #: What ``Store.put`` keeps: what operators set up, and what the log of receipts has to remember of itself.
 Kept = Record | Anchor | LogName
@@ -28,6 +41,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     plans: tuple[Plan, ...]
     passports: tuple[Passport, ...]
     aliases: tuple[Alias, ...]
+    payment_terms: tuple[PaymentTerms, ...] = ()
 
 
 class TenantHead(msgspec.Struct, frozen=True):
@@ -86,6 +100,23 @@ class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     after_seq: int | None = None
     oldest_first: bool = False
     limit: int = 50
+
+
+class PaymentFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which payments to list, newest first: of a tenant, in one of some states, made before a moment."""
+
+    tenant_id: str | None = None
+    states: tuple[PaymentState, ...] = ()
+    before_us: int | None = None
+    limit: int | None = 50
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """What the receipts of one tenant say was credited and charged, nano-USD."""
+
+    tenant_id: str
+    credited_nano_usd: int
+    charged_nano_usd: int
 
 
 class StoredTile(NamedTuple):
@@ -218,6 +249,35 @@ class Store(Protocol):
 
     async def compact(self) -> Compacted:
         """Rewrite the database without what is unused in it. Everything else waits meanwhile; raises as ``copy_to``."""
+        ...
+
+    # payments
+
+    async def claim_payment(self, payment: Payment) -> Payment:
+        """Keep a payment unless one with its key, or an unfailed one with its tenant's identifier, is there.
+
+        Atomic and durable. Gives back the one that stands: ``payment`` itself where it is new.
+        """
+        ...
+
+    async def move_payment(self, payment: Payment, *, before: PaymentState) -> bool:
+        """Replace the payment of this key where its state is still ``before``; False, and no change, where not."""
+        ...
+
+    async def release_payment(self, payment: Payment) -> None:
+        """Forget a payment that is still ``reserved``: nothing was asked of anybody. It may be claimed again."""
+        ...
+
+    async def payment(self, payment_id: str) -> Payment | None: ...
+
+    async def payments(self, query: PaymentFilter) -> list[Payment]: ...
+
+    async def payment_receipt(self, payment: Payment) -> Entry | None:
+        """The entry whose receipt names this payment."""
+        ...
+
+    async def balances(self) -> list[Balance]:
+        """Of every tenant with receipts of version 2."""
         ...
 
     async def close(self) -> None: ...

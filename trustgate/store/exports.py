@@ -7,14 +7,14 @@ value, so that an export in a server's process holds up the requests as little a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import duckdb
 import msgspec
 
 from trustgate.errors import OperatorError
 from trustgate.store.base import ExportFilter, Lines
-from trustgate.store.rows import HASHES, IS_COUNTED
+from trustgate.store.rows import HASHES, IS_COUNTED, PAYMENT_MEMBERS
 from trustgate.types import Receipt
 
 if TYPE_CHECKING:
@@ -23,22 +23,33 @@ if TYPE_CHECKING:
 _US_PER_DAY = 86_400_000_000
 _LAST_US = 2**63 - 1
 
+
+def _sql_type(kind: Any) -> str:
+    kinds = {kind, *get_args(kind)}
+    return "BOOLEAN" if bool in kinds else "BIGINT" if int in kinds or kinds & {1, 2} else "VARCHAR"
+
+
 #: The columns of an export with their types in SQL, in order.
 RECEIPT_COLUMNS: dict[str, str] = {
     "seq": "BIGINT",
-    **{
-        field.name: {int: "BIGINT", bool: "BOOLEAN"}.get(field.type, "VARCHAR")
-        for field in msgspec.structs.fields(Receipt)
-    },
+    **{field.name: _sql_type(field.type) for field in msgspec.structs.fields(Receipt)},
 }
 USAGE_COLUMNS: dict[str, str] = {
     **dict.fromkeys(("day", "tenant", "tenant_name", "key", "endpoint", "model"), "VARCHAR"),
     **dict.fromkeys(("requests", "refused", "failed", "estimated"), "BIGINT"),
     **dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"), "BIGINT"),
-    "cost_nano_usd": "BIGINT",
+    **dict.fromkeys(("cost_nano_usd", "charged_nano_usd", "credited_nano_usd"), "BIGINT"),
 }
 
-_AS_JSON = {name: f'lower(hex("{name}"))' if name in HASHES else f'"{name}"' for name in RECEIPT_COLUMNS}
+
+def _member(name: str) -> str:
+    """A receipt's member in SQL. What a receipt of version 1 does not have is null."""
+    if name in PAYMENT_MEMBERS:
+        return f"json_extract_string(payment_detail, '$[{PAYMENT_MEMBERS.index(name)}]')"
+    return f'lower(hex("{name}"))' if name in HASHES else f'"{name}"'
+
+
+_AS_JSON = {name: _member(name) for name in RECEIPT_COLUMNS}
 
 
 def receipt_lines(connection: DuckDBPyConnection, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
@@ -66,7 +77,9 @@ def usage_lines(connection: DuckDBPyConnection, query: ExportFilter) -> Lines:
                     count(*) FILTER (WHERE finish = 'refused') AS refused,
                     count(*) FILTER (WHERE finish = 'upstream_error') AS failed,
                     count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate') AS estimated,
-                    {sums}
+                    {sums},
+                    coalesce(sum(charged_nano_usd), 0)::BIGINT AS charged_nano_usd,
+                    coalesce(sum(credited_nano_usd), 0)::BIGINT AS credited_nano_usd
                 FROM receipts {where} GROUP BY ALL
             ), named AS (
                 SELECT used.*, coalesce(tenants.name, '') AS tenant_name
