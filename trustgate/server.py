@@ -27,12 +27,15 @@ from trustgate.access.quota import Quota
 from trustgate.admin.commands import ServerStatus, TargetStatus
 from trustgate.admin.desk import Desk
 from trustgate.admin.local import LocalAdmin
-from trustgate.errors import OperatorError
+from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.accounting import Books
 from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
 from trustgate.gateway.pipeline import Pipeline
+from trustgate.gateway.routing import Routing
+from trustgate.gateway.sockets import address_of, listen_admin, listen_public
 from trustgate.gateway.tls import Certificate
+from trustgate.gateway.tuning import Tuning
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
@@ -43,7 +46,7 @@ from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.tree import Tree
-from trustgate.settings import BUILTIN_SCHEME, Settings
+from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
 
@@ -54,14 +57,18 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("trustgate.server")
 
-_BACKLOG = 1024
+#: What the last requests under old settings get to end beyond their deadline.
+_GRACE_S = 10.0
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; gives back the exit code. Raises ``OperatorError`` when it cannot start."""
+def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; gives back the exit code. Raises ``OperatorError`` when it cannot start.
+
+    ``load`` reads the settings anew, for SIGHUP and ``trustgate reload``.
+    """
     _log_to_stderr(settings.log.level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(settings, load))
     return 0
 
 
@@ -74,7 +81,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, load: Callable[[], Settings] | None) -> None:
     stop = _stop_on_signal()
     settings.make_home()
     # A key that is missing should stop the start, not surprise the first caller.
@@ -85,7 +92,7 @@ async def _serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
-        public = stack.enter_context(_listen(settings.serve.host, settings.serve.port))
+        public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
         journal = Journal.open(
             settings.journal_folder,
             store_id=store.store_id,
@@ -103,12 +110,13 @@ async def _serve(settings: Settings) -> None:
             origin=settings.receipts.origin,
         )
         archive = Archive(store, tree, publisher)
-        address = _address(settings.serve.host, public, "http" if certificate is None else "https")
-        server = await _Server.build(settings, store, log, archive, address)
-        stack.push_async_callback(server.upstream.close)
+        address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
+        server = await _Server.build(settings, store, log, archive, address, load)
+        stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
-        admin = stack.enter_context(_listen_admin(settings.socket))
-        async with _background(publisher.run(settings.receipts.checkpoint_every_s)):
+        admin = stack.enter_context(listen_admin(settings.socket))
+        stack.enter_context(_on_hangup(server.reload_or_tell))
+        async with _background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
             await _run_until(stop, settings, server, public, admin, certificate)
         await log.flush()
         await archive.renewed()
@@ -130,8 +138,13 @@ async def _run_until(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         server.anchoring.run(),
-        probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
-        server.running.cut_stalled(settings.serve.stall_timeout_s),
+        probe_for_ever(
+            server.targets,
+            lambda: server.upstream,
+            lambda: server.settings.upstream.health_interval_s,
+            server.probe_soon,
+        ),
+        server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
         *(() if certificate is None else (certificate.look_for_ever(),)),
     ):
         grace_s = settings.serve.shutdown_grace_s
@@ -172,9 +185,8 @@ class _Server:
         catalog: Catalog,
         quota: Quota,
         address: str,
+        load: Callable[[], Settings] | None,
     ) -> None:
-        from trustgate.models.echo import EchoTransport
-
         upstream = settings.upstream
         self.address = address
         self.started_us = now_us()
@@ -187,15 +199,22 @@ class _Server:
         self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
-        self.upstream = UpstreamClient(
-            retries=upstream.retries,
-            connect_timeout_s=upstream.connect_timeout_s,
-            read_timeout_s=upstream.read_timeout_s,
-            max_connections=upstream.max_connections,
-            transports={BUILTIN_SCHEME: EchoTransport()},
-        )
+        self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
+        #: Of settings that no longer hold: requests that began under them may still use them.
+        self._old_upstreams: list[UpstreamClient] = []
+        self.probe_soon = asyncio.Event()
+        self.tuning = Tuning(settings, load, [self._retune])
         online = _Online(log, archive)
         self.anchoring = Anchoring(settings, store, online.archive)
+        self.pipeline = Pipeline(
+            settings,
+            directory=directory,
+            catalog=catalog,
+            routing=Routing(self.targets, self.handles),
+            upstream=self.upstream,
+            books=self.books,
+            running=self.running,
+        )
         self.admin = LocalAdmin(
             Desk(
                 store,
@@ -206,11 +225,20 @@ class _Server:
                 anchoring=self.anchoring,
                 on_keys_dead=self.running.cut_keys,
                 status=self.status,
+                reload=self.tuning.reload,
             )
         )
 
     @classmethod
-    async def build(cls, settings: Settings, store: Store, log: Log, archive: Archive, address: str) -> _Server:
+    async def build(
+        cls,
+        settings: Settings,
+        store: Store,
+        log: Log,
+        archive: Archive,
+        address: str,
+        load: Callable[[], Settings] | None,
+    ) -> _Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
         quota = Quota()
@@ -220,25 +248,61 @@ class _Server:
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases)
         directory = Directory(state)
-        return cls(settings, store, log, archive, directory=directory, catalog=catalog, quota=quota, address=address)
+        return cls(
+            settings,
+            store,
+            log,
+            archive,
+            directory=directory,
+            catalog=catalog,
+            quota=quota,
+            address=address,
+            load=load,
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """As they hold now."""
+        return self.tuning.settings
+
+    def _retune(self, settings: Settings) -> None:
+        """Have every part go by other settings, from the next request on."""
+        upstream = settings.upstream
+        if upstream != self._upstream_settings:
+            # Requests that have begun go on with the old one.
+            self._old_upstreams.append(self.upstream)
+            asyncio.get_running_loop().call_later(self.running.timeout_s + _GRACE_S, self._close_oldest_upstream)
+            self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
+        self.pipeline.retune(settings, self.upstream)
+        self.targets.retune(upstream.url, settings.read_credential)
+        self.probe_soon.set()
+        self.running.most = settings.serve.max_concurrent_requests
+        self.running.timeout_s = settings.serve.request_timeout_s
+        self.anchoring.retune(settings)
+        logging.getLogger("trustgate").setLevel(settings.log.level.upper())
+
+    def _close_oldest_upstream(self) -> None:
+        if self._old_upstreams:
+            self._closing = asyncio.ensure_future(self._old_upstreams.pop(0).close())
+
+    async def reload_or_tell(self) -> None:
+        """What SIGHUP does: there is nobody to answer but the log."""
+        try:
+            await self.tuning.reload()
+        except TrustGateError as error:
+            _logger.error("the settings stay as they are: %s", error.message)
+
+    async def close_upstreams(self) -> None:
+        for client in (*self._old_upstreams, self.upstream):
+            await client.close()
 
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
         from trustgate.gateway.metrics import Metrics
         from trustgate.gateway.reads import Health, Reads
-        from trustgate.gateway.routing import Routing
         from trustgate.gateway.transparency import Transparency
 
-        pipeline = Pipeline(
-            settings,
-            directory=self.directory,
-            catalog=self.catalog,
-            routing=Routing(self.targets, self.handles),
-            upstream=self.upstream,
-            books=self.books,
-            running=self.running,
-        )
         reads = Reads(
             directory=self.directory,
             catalog=self.catalog,
@@ -251,7 +315,7 @@ class _Server:
         key = settings.admin_key()
         extra = admin_routes(self.admin, key=key) if key is not None else ()
         return make_app(
-            pipeline,
+            self.pipeline,
             reads,
             Health(self.check),
             Transparency(self.archive),
@@ -327,6 +391,18 @@ class _Online:
         return self._archive
 
 
+def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
+    from trustgate.models.echo import EchoTransport
+
+    return UpstreamClient(
+        retries=upstream.retries,
+        connect_timeout_s=upstream.connect_timeout_s,
+        read_timeout_s=upstream.read_timeout_s,
+        max_connections=upstream.max_connections,
+        transports={BUILTIN_SCHEME: EchoTransport()},
+    )
+
+
 def _open_handles(path: Path) -> Handles:
     try:
         return Handles(path)
@@ -334,62 +410,6 @@ def _open_handles(path: Path) -> Handles:
         raise OperatorError(
             f"The file {path} cannot be used: {error.strerror}.", hint="Mend who may read and write it."
         ) from None
-
-
-# listening
-
-
-@contextlib.contextmanager
-def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Bind the public port ourselves: a port in use is then a sentence, and port 0 a number we can tell."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise OperatorError(
-            f"{host!r} is no address to listen on: {error.strerror}.",
-            hint="Use --host 127.0.0.1 (this machine only) or --host 0.0.0.0 (every interface).",
-        ) from None
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            raise OperatorError(
-                f"Cannot listen on {host}:{port}: {error.strerror}.",
-                hint=f"See what uses the port (ss -ltnp 'sport = :{port}'), or choose another: --port {port + 1}",
-            ) from None
-        listener.setblocking(False)
-        yield listener
-
-
-@contextlib.contextmanager
-def _listen_admin(path: Path) -> Iterator[socket.socket]:
-    """The admin socket, for its owner alone. Whoever gets here holds the store, so an older socket is stale."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with listener:
-        umask = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        except OSError as error:
-            raise OperatorError(f"Cannot make the admin socket {path}: {error.strerror}.") from None
-        finally:
-            os.umask(umask)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _address(host: str, listener: socket.socket, scheme: str) -> str:
-    port = listener.getsockname()[1]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 # the process
@@ -401,6 +421,21 @@ def _stop_on_signal() -> asyncio.Event:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     return stop
+
+
+@contextlib.contextmanager
+def _on_hangup(reload: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Reload on SIGHUP for as long as the block runs."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def begin() -> None:
+        task = loop.create_task(reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, begin)
+    yield
 
 
 @contextlib.asynccontextmanager

@@ -10,12 +10,14 @@ from trustgate.admin.commands import (
     ReceiptExport,
     ReceiptList,
     ReceiptShow,
+    Reload,
+    Reloaded,
     ServerStatus,
     Status,
     UsageShow,
 )
 from trustgate.admin.desk import Desk
-from trustgate.errors import InvalidRequest, NotFound
+from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, UsageFilter, UsageRow
 from trustgate.types import Entry
@@ -73,6 +75,15 @@ def _detail(entry: Entry, *, with_secret: bool) -> ReceiptDetail:
         secret=entry.secret.hex() if with_secret else None,
         leaf_hash=leaf_hash(entry.receipt).hex(),
     )
+
+
+async def reload(desk: Desk, command: Reload) -> Reloaded:
+    if desk.reload is None:
+        raise Conflict(
+            "No server runs on this home folder; there is nothing to reload.", hint="trustgate serve", code="no_server"
+        )
+    changed, restart = await desk.reload()
+    return Reloaded(changed=tuple(changed), restart=tuple(restart))
 
 
 async def status(desk: Desk, command: Status) -> ServerStatus:

@@ -422,6 +422,19 @@ class Compact(Command[Compacted], frozen=True, kw_only=True, tag="compact"):
     patience_s = 3600.0
 
 
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """The names of the settings that have changed: those that hold from now on, and those that want a restart."""
+
+    changed: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+class Reload(Command[Reloaded], frozen=True, kw_only=True, tag="reload"):
+    """Have the running server read its settings again. ``SettingsError`` for bad ones: the old ones stay."""
+
+    result = Reloaded
+
+
 class Status(Command[ServerStatus], frozen=True, kw_only=True, tag="status"):
     result = ServerStatus
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
 from trustgate.access.directory import Directory
@@ -47,13 +47,15 @@ class Desk:
         anchoring: Anchoring,
         on_keys_dead: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
+        reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
     ) -> None:
-        """``on_keys_dead`` and ``status`` are the running server's; without one there is neither."""
+        """``on_keys_dead``, ``status`` and ``reload`` are the running server's; without one there are none."""
         self.store = store
         self.settings = settings
         self.directory = directory
         self.catalog = catalog
         self.status = status
+        self.reload = reload
         self.anchoring = anchoring
         self.flushing = Flushing(anchoring)
         #: The database is copied or rewritten by one command at a time.

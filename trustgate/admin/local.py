@@ -64,6 +64,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.AnchorVerify: anchors.anchor_verify,
     commands.AnchorKeygen: anchors.anchor_keygen,
     commands.Compact: backup.compact,
+    commands.Reload: books.reload,
     commands.Status: books.status,
 }
 
@@ -90,6 +91,7 @@ _UNLOCKED = frozenset(
         commands.AnchorStatus,
         commands.AnchorVerify,
         commands.Compact,
+        commands.Reload,
         commands.Status,
     }
 )

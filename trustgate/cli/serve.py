@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
-from trustgate.cli.context import session
+from trustgate.admin.commands import Reload
+from trustgate.cli import render
+from trustgate.cli.context import JsonOption, execute, session
 
 
 def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
+    app.command("reload", short_help="Have the running server read its settings again.")(reload)
 
 
 def serve(
@@ -35,15 +38,29 @@ def serve(
 
     Creates what is missing in the home folder. On SIGTERM running streams end first.
     """
-    settings = session(context).settings(
-        {
-            "serve.host": host,
-            "serve.port": port,
-            "upstream.url": upstream,
-            "upstream.key_env": upstream_key_env,
-        }
-    )
+    flags: dict[str, object] = {
+        "serve.host": host,
+        "serve.port": port,
+        "upstream.url": upstream,
+        "upstream.key_env": upstream_key_env,
+    }
+    settings = session(context).settings(flags)
     settings.make_home()
     from trustgate.server import run
 
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, lambda: session(context).settings(flags)))
+
+
+def reload(context: typer.Context, json: JsonOption = False) -> None:
+    """Have the running server read trustgate.toml again, as SIGHUP does.
+
+    A bad file is refused, and the old settings stay. Says which settings hold from the next request on, and which want
+    a restart.
+    """
+    done = execute(context, Reload())
+    if json:
+        render.document(done)
+        return
+    render.say("Changed, from the next request on: " + render.names(done.changed, nothing="nothing") + ".")
+    if done.restart:
+        render.say("Changed, but only after a restart: " + render.names(done.restart) + ".")

@@ -73,6 +73,12 @@ class Pipeline:
         self._running = running
         self._forwarding = Forwarding(settings.upstream.forward_headers)
 
+    def retune(self, settings: Settings, upstream: UpstreamClient) -> None:
+        """Go by these from the next request on."""
+        self._settings = settings
+        self._upstream = upstream
+        self._forwarding = Forwarding(settings.upstream.forward_headers)
+
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
         arrival = Arrival(scope, trusts_id=self._settings.serve.trust_request_id)
