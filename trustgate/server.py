@@ -27,8 +27,9 @@ from trustgate.access.quota import Quota
 from trustgate.admin.commands import ServerStatus, TargetStatus
 from trustgate.admin.desk import Desk
 from trustgate.admin.local import LocalAdmin
-from trustgate.errors import OperatorError, TrustGateError
+from trustgate.errors import NotFound, OperatorError, TrustGateError
 from trustgate.gateway.accounting import Books
+from trustgate.gateway.counters import Counters
 from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
 from trustgate.gateway.pipeline import Pipeline
@@ -36,7 +37,7 @@ from trustgate.gateway.routing import Routing
 from trustgate.gateway.sockets import address_of, listen_admin, listen_public
 from trustgate.gateway.tls import Certificate
 from trustgate.gateway.tuning import Tuning
-from trustgate.ids import now_us
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
 from trustgate.models.targets import Targets
@@ -87,6 +88,7 @@ async def _serve(settings: Settings, load: Callable[[], Settings] | None) -> Non
     # A key that is missing should stop the start, not surprise the first caller.
     settings.upstream_key()
     settings.admin_key()
+    settings.metrics_key()
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
@@ -195,6 +197,8 @@ class _Server:
         self.catalog = catalog
         self.quota = quota
         self.books = Books(quota, log)
+        self.counters = Counters(catalog)
+        log.on_append = self.counters.count
         self.archive = archive
         self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
@@ -214,6 +218,7 @@ class _Server:
             upstream=self.upstream,
             books=self.books,
             running=self.running,
+            count_error=self.counters.count_error,
         )
         self.admin = LocalAdmin(
             Desk(
@@ -319,7 +324,7 @@ class _Server:
             reads,
             Health(self.check),
             Transparency(self.archive),
-            Metrics(self.metrics),
+            Metrics(lambda: self.settings, self.counters, self.metrics, self._tenant_name),
             extra,
             settings.serve.cors_origins,
         )
@@ -344,15 +349,36 @@ class _Server:
         return {"store": store, "upstream": reachable, "serving": "draining" if self.running.draining else "ok"}
 
     def metrics(self) -> Iterator[Metric]:
-        from trustgate.gateway.metrics import Metric
+        """What ``/metrics`` tells of how the parts stand."""
+        from trustgate.gateway.metrics import Labels, Metric
 
         log, archive, anchoring = self.books.log, self.archive, self.anchoring
-        yield Metric("requests_in_flight", "gauge", "Requests being served.", len(self.running))
-        yield Metric("receipts_total", "counter", "Receipts written, over the life of the log.", log.last_seq)
-        yield Metric("receipts_pending", "gauge", "Receipts that wait in the journal for the database.", log.pending)
-        yield Metric("log_checkpoint_size", "gauge", "Receipts under the signed checkpoint.", archive.checkpoint_size)
-        yield Metric("log_anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
-        yield Metric("anchor_failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
+        shows_models = "model" in self.settings.metrics.labels
+        up: dict[Labels, float] = {
+            (("upstream", passport.slug if shows_models else str(number)),): upstream.healthy is not False
+            for number, (passport, upstream) in enumerate(self.targets.upstreams(), 1)
+        }
+        one = Metric.of
+        yield Metric("trustgate_info", "gauge", "The version that runs.", {(("version", __version__),): 1})
+        started_s = self.started_us / MICROSECONDS_PER_SECOND
+        yield one("process_start_time_seconds", "gauge", "When the server started, seconds since the epoch.", started_s)
+        yield one("trustgate_requests_in_flight", "gauge", "Requests being served.", len(self.running))
+        yield one("trustgate_requests_in_flight_limit", "gauge", "How many may be.", self.running.most)
+        yield one("trustgate_receipts_total", "counter", "Receipts written, over the life of the log.", log.last_seq)
+        yield one("trustgate_receipts_pending", "gauge", "Receipts that wait for the database.", log.pending)
+        yield one("trustgate_log_failing", "gauge", "1 while receipts cannot be kept as they should.", bool(log.fault))
+        yield one("trustgate_log_checkpoint_size", "gauge", "Receipts under the checkpoint.", archive.checkpoint_size)
+        yield one("trustgate_log_anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
+        anchored_s = anchoring.anchored_us / MICROSECONDS_PER_SECOND
+        yield one("trustgate_log_anchored_time_seconds", "gauge", "When that was, seconds since the epoch.", anchored_s)
+        yield one("trustgate_anchor_failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
+        yield Metric("trustgate_upstream_up", "gauge", "Whether an upstream can be reached, by a passport of it.", up)
+
+    def _tenant_name(self, tenant_id: str) -> str:
+        try:
+            return self.directory.tenant(tenant_id).name
+        except NotFound:
+            return tenant_id
 
     def status(self) -> ServerStatus:
         return ServerStatus(

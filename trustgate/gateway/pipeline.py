@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
@@ -63,8 +64,10 @@ class Pipeline:
         upstream: UpstreamClient,
         books: Books,
         running: Running,
+        count_error: Callable[[TrustGateError], None],
     ) -> None:
         self._settings = settings
+        self._count_error = count_error
         self._directory = directory
         self._catalog = catalog
         self._routing = routing
@@ -85,15 +88,18 @@ class Pipeline:
         reply = Reply(send, arrival.request_id, endpoint.dialect)
         try:
             await self._walk(endpoint, arrival, scope, receive, reply)
+            return
         except ClientDisconnected:
             return
         except Pulled as pulled:
-            await reply.refuse(_ended(pulled.reason))
-        except TrustGateError as error:
-            await reply.refuse(error)
+            error = _ended(pulled.reason)
+        except TrustGateError as caught:
+            error = caught
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
-            await reply.refuse(TrustGateError("The gateway failed. The error is in its log."))
+            error = TrustGateError("The gateway failed. The error is in its log.")
+        self._count_error(error)
+        await reply.refuse(error)
 
     async def _walk(self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, reply: Reply) -> None:
         limits = self._settings.serve

@@ -22,7 +22,7 @@ RELOADED = frozenset(
     (
         *("serve.max_body_bytes", "serve.max_upload_bytes", "serve.body_timeout_s", "serve.stall_timeout_s"),
         *("serve.max_concurrent_requests", "serve.request_timeout_s", "serve.trust_request_id"),
-        *("upstream.*", "anchor.*", "receipts.checkpoint_every_s", "log.level"),
+        *("upstream.*", "anchor.*", "metrics.*", "receipts.checkpoint_every_s", "log.level"),
     )
 )
 
@@ -76,7 +76,8 @@ class Tuning:
             raise Conflict("This server's settings cannot be read again.", hint="Restart it.")
         async with self._one_at_a_time:
             new = await asyncio.to_thread(self._load)
-            new.upstream_key()
+            for read_key in (new.upstream_key, new.metrics_key):
+                read_key()
             changed = differences(self.settings, new)
             self.settings = adopted(self.settings, new)
             for part in self._retune:
