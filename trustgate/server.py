@@ -27,7 +27,7 @@ from trustgate.access.quota import Quota
 from trustgate.admin.commands import ServerStatus, TargetStatus
 from trustgate.admin.desk import Desk
 from trustgate.admin.local import LocalAdmin
-from trustgate.errors import NotFound, OperatorError, TrustGateError
+from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.accounting import Books
 from trustgate.gateway.counters import Counters
 from trustgate.gateway.handles import Handles
@@ -37,7 +37,8 @@ from trustgate.gateway.routing import Routing
 from trustgate.gateway.sockets import address_of, listen_admin, listen_public
 from trustgate.gateway.tls import Certificate
 from trustgate.gateway.tuning import Tuning
-from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.gateway.vitals import Vitals
+from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
 from trustgate.models.targets import Targets
@@ -54,7 +55,6 @@ from trustgate.store import Store, open_store
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from trustgate.gateway.metrics import Metric
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -191,7 +191,6 @@ class _Server:
     ) -> None:
         upstream = settings.upstream
         self.address = address
-        self.started_us = now_us()
         self.store = store
         self.directory = directory
         self.catalog = catalog
@@ -220,6 +219,17 @@ class _Server:
             running=self.running,
             count_error=self.counters.count_error,
         )
+        self.vitals = Vitals(
+            address=address,
+            settings=lambda: self.settings,
+            counters=self.counters,
+            directory=directory,
+            running=self.running,
+            targets=self.targets,
+            log=log,
+            archive=archive,
+            anchoring=self.anchoring,
+        )
         self.admin = LocalAdmin(
             Desk(
                 store,
@@ -231,6 +241,7 @@ class _Server:
                 on_keys_dead=self.running.cut_keys,
                 status=self.status,
                 reload=self.tuning.reload,
+                pulse=self.vitals.pulse,
             )
         )
 
@@ -322,9 +333,9 @@ class _Server:
         return make_app(
             self.pipeline,
             reads,
-            Health(self.check),
+            Health(self.vitals.check),
             Transparency(self.archive),
-            Metrics(lambda: self.settings, self.counters, self.metrics, self._tenant_name),
+            Metrics(lambda: self.settings, self.counters, self.vitals.metrics, self.vitals.tenant_name),
             extra,
             settings.serve.cors_origins,
         )
@@ -336,56 +347,12 @@ class _Server:
 
         return Starlette(routes=admin_routes(self.admin, key=None))
 
-    def check(self) -> dict[str, str]:
-        """What ``/ready`` tells: no addresses, no paths."""
-        upstreams = [
-            upstream for _, upstream in self.targets.upstreams() if not upstream.base_url.startswith(BUILTIN_SCHEME)
-        ]
-        if any(upstream.healthy for upstream in upstreams):
-            reachable = "ok"
-        else:
-            reachable = "no upstream is reachable" if upstreams else "there is no upstream"
-        store = "ok" if self.books.log.fault is None else "receipts cannot be stored right now"
-        return {"store": store, "upstream": reachable, "serving": "draining" if self.running.draining else "ok"}
-
-    def metrics(self) -> Iterator[Metric]:
-        """What ``/metrics`` tells of how the parts stand."""
-        from trustgate.gateway.metrics import Labels, Metric
-
-        log, archive, anchoring = self.books.log, self.archive, self.anchoring
-        shows_models = "model" in self.settings.metrics.labels
-        up: dict[Labels, float] = {
-            (("upstream", passport.slug if shows_models else str(number)),): upstream.healthy is not False
-            for number, (passport, upstream) in enumerate(self.targets.upstreams(), 1)
-        }
-        one = Metric.of
-        yield Metric("trustgate_info", "gauge", "The version that runs.", {(("version", __version__),): 1})
-        started_s = self.started_us / MICROSECONDS_PER_SECOND
-        yield one("process_start_time_seconds", "gauge", "When the server started, seconds since the epoch.", started_s)
-        yield one("trustgate_requests_in_flight", "gauge", "Requests being served.", len(self.running))
-        yield one("trustgate_requests_in_flight_limit", "gauge", "How many may be.", self.running.most)
-        yield one("trustgate_receipts_total", "counter", "Receipts written, over the life of the log.", log.last_seq)
-        yield one("trustgate_receipts_pending", "gauge", "Receipts that wait for the database.", log.pending)
-        yield one("trustgate_log_failing", "gauge", "1 while receipts cannot be kept as they should.", bool(log.fault))
-        yield one("trustgate_log_checkpoint_size", "gauge", "Receipts under the checkpoint.", archive.checkpoint_size)
-        yield one("trustgate_log_anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
-        anchored_s = anchoring.anchored_us / MICROSECONDS_PER_SECOND
-        yield one("trustgate_log_anchored_time_seconds", "gauge", "When that was, seconds since the epoch.", anchored_s)
-        yield one("trustgate_anchor_failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
-        yield Metric("trustgate_upstream_up", "gauge", "Whether an upstream can be reached, by a passport of it.", up)
-
-    def _tenant_name(self, tenant_id: str) -> str:
-        try:
-            return self.directory.tenant(tenant_id).name
-        except NotFound:
-            return tenant_id
-
     def status(self) -> ServerStatus:
         return ServerStatus(
             version=__version__,
             pid=os.getpid(),
             address=self.address,
-            started_us=self.started_us,
+            started_us=self.vitals.started_us,
             store_id=self.store.store_id,
             last_seq=self.books.log.last_seq,
             pending=self.books.log.pending,

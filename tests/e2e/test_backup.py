@@ -111,6 +111,7 @@ def test_a_backup_under_load_has_all_that_was_acknowledged_before_it(
         wrote = elsewhere.cli_json("export", "receipts", "--output", str(tmp_path / name))
         assert wrote["rows"] == len(receipts(elsewhere))
         assert (tmp_path / name).stat().st_size > 0
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     refused = elsewhere.cli("export", "usage", "--format", "parquet", check=False)
     assert (refused.returncode, "--output" in refused.stderr) == (2, True)
     assert elsewhere.cli("export", "usage", "--format", "csv").stdout.startswith("day,tenant,tenant_name,key,")

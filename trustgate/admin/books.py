@@ -6,6 +6,7 @@ import os
 
 from trustgate import __version__
 from trustgate.admin.commands import (
+    Look,
     ReceiptDetail,
     ReceiptExport,
     ReceiptList,
@@ -18,6 +19,7 @@ from trustgate.admin.commands import (
 )
 from trustgate.admin.desk import Desk
 from trustgate.errors import Conflict, InvalidRequest, NotFound
+from trustgate.receipts.pulse import Pulse
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, UsageFilter, UsageRow
 from trustgate.types import Entry
@@ -75,6 +77,14 @@ def _detail(entry: Entry, *, with_secret: bool) -> ReceiptDetail:
         secret=entry.secret.hex() if with_secret else None,
         leaf_hash=leaf_hash(entry.receipt).hex(),
     )
+
+
+async def look(desk: Desk, command: Look) -> Pulse:
+    if desk.pulse is None:
+        raise Conflict(
+            "No server runs on this home folder; there is nothing to look at.", hint="trustgate serve", code="no_server"
+        )
+    return desk.pulse()
 
 
 async def reload(desk: Desk, command: Reload) -> Reloaded:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from trustgate.models.passports import ImportedPassport, PassportFields
+from trustgate.receipts.pulse import Pulse
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import Compacted, UsageRow
 from trustgate.store.base import UsageGroup
@@ -433,6 +434,12 @@ class Reload(Command[Reloaded], frozen=True, kw_only=True, tag="reload"):
     """Have the running server read its settings again. ``SettingsError`` for bad ones: the old ones stay."""
 
     result = Reloaded
+
+
+class Look(Command[Pulse], frozen=True, kw_only=True, tag="look"):
+    """How a running server is doing just now."""
+
+    result = Pulse
 
 
 class Status(Command[ServerStatus], frozen=True, kw_only=True, tag="status"):

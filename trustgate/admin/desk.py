@@ -21,6 +21,7 @@ from trustgate.types import Alias, Passport, Plan, Record, Tenant
 
 if TYPE_CHECKING:
     from trustgate.receipts.archive import Archive
+    from trustgate.receipts.pulse import Pulse
 
 
 class Books(Protocol):
@@ -48,14 +49,16 @@ class Desk:
         on_keys_dead: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
         reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
+        pulse: Callable[[], Pulse] | None = None,
     ) -> None:
-        """``on_keys_dead``, ``status`` and ``reload`` are the running server's; without one there are none."""
+        """``on_keys_dead`` and what stands after it are the running server's; without one there are none."""
         self.store = store
         self.settings = settings
         self.directory = directory
         self.catalog = catalog
         self.status = status
         self.reload = reload
+        self.pulse = pulse
         self.anchoring = anchoring
         self.flushing = Flushing(anchoring)
         #: The database is copied or rewritten by one command at a time.

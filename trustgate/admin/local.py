@@ -65,6 +65,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.AnchorKeygen: anchors.anchor_keygen,
     commands.Compact: backup.compact,
     commands.Reload: books.reload,
+    commands.Look: books.look,
     commands.Status: books.status,
 }
 
@@ -91,6 +92,7 @@ _UNLOCKED = frozenset(
         commands.AnchorStatus,
         commands.AnchorVerify,
         commands.Compact,
+        commands.Look,
         commands.Reload,
         commands.Status,
     }

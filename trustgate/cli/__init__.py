@@ -31,6 +31,7 @@ from trustgate.cli import (
     receipt,
     serve,
     tenant,
+    top,
     usage,
     version,
 )
@@ -61,6 +62,7 @@ app.add_typer(receipt.app, name="receipt")
 app.add_typer(anchor.app, name="anchor")
 app.add_typer(export.app, name="export")
 care.register(app)
+top.register(app)
 doctor.register(app)
 localnet.register(app)
 version.register(app)

@@ -27,6 +27,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
     try:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield part
+        part.chmod(0o600)  # whoever wrote it may have made it anew
         descriptor = os.open(part, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -115,6 +115,9 @@ class Counters:
         self._by_key[key] = cell
         return cell
 
+    def model_of(self, receipt: Receipt) -> str:
+        return self.model_label(receipt.model, receipt.passport, receipt.finish)
+
     def model_label(self, model: str, passport_id: str, finish: str) -> str:
         """The model as it is told apart: its passport's slug; of a wildcard passport the name asked for, if it is one.
 
