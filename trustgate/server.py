@@ -30,9 +30,12 @@ from trustgate.admin.local import LocalAdmin
 from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.accounting import Books
 from trustgate.gateway.counters import Counters
+from trustgate.gateway.endpoints import Endpoint
 from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
+from trustgate.gateway.logs import RequestLog, formatter
 from trustgate.gateway.pipeline import Pipeline
+from trustgate.gateway.requests import Arrival
 from trustgate.gateway.routing import Routing
 from trustgate.gateway.sockets import address_of, listen_admin, listen_public
 from trustgate.gateway.tls import Certificate
@@ -51,6 +54,7 @@ from trustgate.receipts.tree import Tree
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
+from trustgate.types import Receipt
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -67,7 +71,7 @@ def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
 
     ``load`` reads the settings anew, for SIGHUP and ``trustgate reload``.
     """
-    _log_to_stderr(settings.log.level)
+    _log_to_stderr(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, load))
     return 0
@@ -140,6 +144,7 @@ async def _run_until(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         server.anchoring.run(),
+        server.request_log.run(),
         probe_for_ever(
             server.targets,
             lambda: server.upstream,
@@ -165,6 +170,7 @@ async def _run_until(
             await log.flush()
         finally:
             draining.cancel()
+            server.request_log.flush()
 
 
 async def _drain_on(stop: asyncio.Event, running: Running, grace_s: float) -> None:
@@ -197,7 +203,8 @@ class _Server:
         self.quota = quota
         self.books = Books(quota, log)
         self.counters = Counters(catalog)
-        log.on_append = self.counters.count
+        self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
+        log.on_append = self._on_receipt
         self.archive = archive
         self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
@@ -217,7 +224,7 @@ class _Server:
             upstream=self.upstream,
             books=self.books,
             running=self.running,
-            count_error=self.counters.count_error,
+            on_refusal=self._on_refusal,
         )
         self.vitals = Vitals(
             address=address,
@@ -295,7 +302,18 @@ class _Server:
         self.running.most = settings.serve.max_concurrent_requests
         self.running.timeout_s = settings.serve.request_timeout_s
         self.anchoring.retune(settings)
-        logging.getLogger("trustgate").setLevel(settings.log.level.upper())
+        self.request_log.form = settings.log.format if settings.log.requests else None
+        _tell_as(settings)
+
+    def _on_receipt(self, receipt: Receipt) -> None:
+        self.counters.count(receipt)
+        if self.request_log.form is not None:
+            self.request_log.request(receipt)
+
+    def _on_refusal(self, error: TrustGateError, endpoint: Endpoint, arrival: Arrival) -> None:
+        self.counters.count_error(error)
+        if self.request_log.form is not None:
+            self.request_log.refusal(error, endpoint.name, arrival.receipt_id, arrival.request_id.decode())
 
     def _close_oldest_upstream(self) -> None:
         if self._old_upstreams:
@@ -443,12 +461,17 @@ async def _background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
                 task.cancel()
 
 
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+def _log_to_stderr(settings: Settings) -> None:
     root = logging.getLogger("trustgate")
-    root.addHandler(handler)
-    root.setLevel(level.upper())
+    root.addHandler(logging.StreamHandler(sys.stderr))
     root.propagate = False
+    _tell_as(settings)
     # Hypercorn tells at level INFO where it listens; the ready line says that better.
     logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)
+
+
+def _tell_as(settings: Settings) -> None:
+    root = logging.getLogger("trustgate")
+    root.setLevel(settings.log.level.upper())
+    for handler in root.handlers:
+        handler.setFormatter(formatter(settings.log.format))

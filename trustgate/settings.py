@@ -243,6 +243,10 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe messages that are shown.")
     ] = "info"
+    format: Annotated[
+        Literal["text", "json"], Meta(description="text for people, or json: one JSON object a line.")
+    ] = "text"
+    requests: Annotated[bool, Meta(description="Whether each request, and each refusal, is a line too.")] = False
 
 
 _SECTIONS: dict[str, type[msgspec.Struct]] = {

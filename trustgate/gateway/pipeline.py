@@ -64,10 +64,10 @@ class Pipeline:
         upstream: UpstreamClient,
         books: Books,
         running: Running,
-        count_error: Callable[[TrustGateError], None],
+        on_refusal: Callable[[TrustGateError, Endpoint, Arrival], None],
     ) -> None:
         self._settings = settings
-        self._count_error = count_error
+        self._on_refusal = on_refusal
         self._directory = directory
         self._catalog = catalog
         self._routing = routing
@@ -98,7 +98,7 @@ class Pipeline:
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             error = TrustGateError("The gateway failed. The error is in its log.")
-        self._count_error(error)
+        self._on_refusal(error, endpoint, arrival)
         await reply.refuse(error)
 
     async def _walk(self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, reply: Reply) -> None:
