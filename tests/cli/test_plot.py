@@ -21,9 +21,9 @@ def test_it_is_xml_with_a_bar_for_each_name(bars: list[tuple[str, int, str]], ti
     drawn = [rect for rect in root.iter(f"{_SVG}rect") if rect.get("class") == "bar"]
     assert len(drawn) == len(bars)
     widths = [float(rect.get("width", "nan")) for rect in drawn]
-    assert all(0 <= width <= 610.1 for width in widths)
+    assert all(0 <= width <= 600.1 for width in widths)
     if any(value for _, value, _ in bars):
-        assert max(widths) == pytest.approx(610, abs=0.1)
+        assert max(widths) == pytest.approx(600, abs=0.1)
 
 
 def test_usage_draws_it(either_home: Gateway) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import httpx
 import pytest
@@ -21,6 +23,8 @@ from trustgate.types import Passport
 #: One sample of the text format: name, labels, value.
 _SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (\S+)')
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\["\\n])*)"')
+
+DASHBOARD = Path(__file__).parents[2] / "examples" / "deploy" / "grafana.json"
 
 Sample = tuple[str, dict[str, str], float]
 
@@ -55,6 +59,25 @@ def scrape(gateway: Gateway, key: str | None = None) -> list[Sample]:
 def value(samples: list[Sample], name: str, **labels: str) -> float:
     """The sum of the samples of this name that have these labels."""
     return sum(number for found, given, number in samples if found == name and labels.items() <= given.items())
+
+
+def dashboard() -> list[str]:
+    """Every query of the example dashboard."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+def dashboard_metrics() -> set[str]:
+    return set(re.findall(r"\b(?:trustgate|gen_ai)_\w+(?=\{)", " ".join(dashboard())))
+
+
+def dashboard_labels() -> set[str]:
+    queries = " ".join(dashboard())
+    grouped = re.findall(r"by \(([^)]*)\)", queries)
+    return {
+        *re.findall(r"[{,]\s*(\w+)(?:=|!)", queries),
+        *(label.strip() for labels in grouped for label in labels.split(",")),
+    }
 
 
 @pytest.fixture
@@ -111,6 +134,7 @@ def test_a_key_shuts_it_and_labels_are_as_the_settings_say(gateway: Gateway, sig
     gateway.start()
     tenant = sign_up(gateway)
     assert tenant.chat().status_code == 200
+    assert httpx.post(f"{gateway.api_url}/chat/completions", json={}, trust_env=False).status_code == 401
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "scrape-with-this-key"}):
         refused = httpx.get(f"{gateway.base_url}/metrics", headers=headers, trust_env=False)
         assert refused.status_code == 401
@@ -118,6 +142,12 @@ def test_a_key_shuts_it_and_labels_are_as_the_settings_say(gateway: Gateway, sig
     samples = scrape(gateway, "scrape-with-this-key")
     assert value(samples, "trustgate_tenant_requests_total", tenant=tenant.name) == 1
     assert value(samples, "trustgate_tenant_tokens_total", tenant=tenant.name) > 0
+
+    names = {name for name, _, _ in samples}
+    assert len(dashboard_metrics()) > 12
+    assert dashboard_metrics() <= names, "the dashboard asks for what is not served"
+    labels = {label for _, given, _ in samples for label in given}
+    assert dashboard_labels() <= labels | {"job"}
 
     config.write_text("[metrics]\nlabels = []\n")
     assert set(gateway.cli_json("reload")["changed"]) == {"metrics.key_env", "metrics.labels"}

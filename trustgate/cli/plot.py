@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-_WIDTH, _LEFT, _RIGHT, _TOP = 900, 180, 110, 40
+_WIDTH, _LEFT, _RIGHT, _TOP = 900, 190, 110, 40
 _ROW, _PANEL_GAP = 18, 34
-_NAME_CHARACTERS = 26
+_NAME_CHARACTERS = 23
 
 _STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f; } .title { font-size: 16px; font-weight: 600; }
