@@ -13,13 +13,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trustgate import __version__
 from trustgate.access.directory import Directory
@@ -30,13 +28,16 @@ from trustgate.admin.local import LocalAdmin
 from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.accounting import Books
 from trustgate.gateway.counters import Counters
+from trustgate.gateway.credits import Credits
 from trustgate.gateway.endpoints import Endpoint
 from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
-from trustgate.gateway.logs import RequestLog, formatter
+from trustgate.gateway.logs import RequestLog, log_to_stderr, tell_as
 from trustgate.gateway.pipeline import Pipeline
+from trustgate.gateway.process import background, loop_factory, on_hangup, stop_on_signal
 from trustgate.gateway.requests import Arrival
 from trustgate.gateway.routing import Routing
+from trustgate.gateway.sales import Sales
 from trustgate.gateway.sockets import address_of, listen_admin, listen_public
 from trustgate.gateway.tls import Certificate
 from trustgate.gateway.tuning import Tuning
@@ -46,6 +47,8 @@ from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
 from trustgate.models.targets import Targets
 from trustgate.models.upstream import UpstreamClient
+from trustgate.payment.balance import Balances
+from trustgate.payment.house import House
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
@@ -54,7 +57,7 @@ from trustgate.receipts.tree import Tree
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
-from trustgate.types import Receipt
+from trustgate.types import Offer, Receipt
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -71,23 +74,14 @@ def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
 
     ``load`` reads the settings anew, for SIGHUP and ``trustgate reload``.
     """
-    _log_to_stderr(settings)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    log_to_stderr(settings.log)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings, load))
     return 0
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's, which makes Hypercorn much quicker; where there is no uvloop, asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
 async def _serve(settings: Settings, load: Callable[[], Settings] | None) -> None:
-    stop = _stop_on_signal()
+    stop = stop_on_signal()
     settings.make_home()
     # A key that is missing should stop the start, not surprise the first caller.
     settings.upstream_key()
@@ -117,12 +111,14 @@ async def _serve(settings: Settings, load: Callable[[], Settings] | None) -> Non
         )
         archive = Archive(store, tree, publisher)
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
-        server = await _Server.build(settings, store, log, archive, address, load)
+        payments = await House.open(settings, store, log, public_url=address)
+        stack.push_async_callback(payments.close)
+        server = await _Server.build(settings, store, log, archive, payments, address, load)
         stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
         admin = stack.enter_context(listen_admin(settings.socket))
-        stack.enter_context(_on_hangup(server.reload_or_tell))
-        async with _background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
+        stack.enter_context(on_hangup(stop, server.reload_or_tell))
+        async with background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
             await _run_until(stop, settings, server, public, admin, certificate)
         await log.flush()
         await archive.renewed()
@@ -140,10 +136,12 @@ async def _run_until(
     from trustgate.gateway.listener import listen
 
     log = server.books.log
-    async with _background(
+    async with background(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         server.anchoring.run(),
+        server.payments.facilitators.prepare(server.offers()),
+        server.payments.reconciler.run(settings.payment.reconcile_every_s),
         server.request_log.run(),
         probe_for_ever(
             server.targets,
@@ -188,6 +186,7 @@ class _Server:
         store: Store,
         log: Log,
         archive: Archive,
+        payments: House,
         *,
         directory: Directory,
         catalog: Catalog,
@@ -206,6 +205,7 @@ class _Server:
         self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
         log.on_append = self._on_receipt
         self.archive = archive
+        self.payments = payments
         self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
@@ -214,8 +214,10 @@ class _Server:
         self._old_upstreams: list[UpstreamClient] = []
         self.probe_soon = asyncio.Event()
         self.tuning = Tuning(settings, load, [self._retune])
-        online = _Online(log, archive)
+        online = _Online(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
+        self.sales = Sales(payments.cashier, self.books, settings.serve)
+        self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
         self.pipeline = Pipeline(
             settings,
             directory=directory,
@@ -224,6 +226,7 @@ class _Server:
             upstream=self.upstream,
             books=self.books,
             running=self.running,
+            sales=self.sales,
             on_refusal=self._on_refusal,
         )
         self.vitals = Vitals(
@@ -242,9 +245,10 @@ class _Server:
                 store,
                 directory,
                 catalog,
-                settings=settings,
                 books=online,
                 anchoring=self.anchoring,
+                settings=settings,
+                quota=quota,
                 on_keys_dead=self.running.cut_keys,
                 status=self.status,
                 reload=self.tuning.reload,
@@ -259,6 +263,7 @@ class _Server:
         store: Store,
         log: Log,
         archive: Archive,
+        payments: House,
         address: str,
         load: Callable[[], Settings] | None,
     ) -> _Server:
@@ -276,6 +281,7 @@ class _Server:
             store,
             log,
             archive,
+            payments,
             directory=directory,
             catalog=catalog,
             quota=quota,
@@ -297,13 +303,15 @@ class _Server:
             asyncio.get_running_loop().call_later(self.running.timeout_s + _GRACE_S, self._close_oldest_upstream)
             self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
         self.pipeline.retune(settings, self.upstream)
+        for part in (self.sales, self.credits):
+            part.retune(settings.serve)
         self.targets.retune(upstream.url, settings.read_credential)
         self.probe_soon.set()
         self.running.most = settings.serve.max_concurrent_requests
         self.running.timeout_s = settings.serve.request_timeout_s
         self.anchoring.retune(settings)
         self.request_log.form = settings.log.format if settings.log.requests else None
-        _tell_as(settings)
+        tell_as(settings.log)
 
     def _on_receipt(self, receipt: Receipt) -> None:
         self.counters.count(receipt)
@@ -330,6 +338,10 @@ class _Server:
         for client in (*self._old_upstreams, self.upstream):
             await client.close()
 
+    def offers(self) -> list[Offer]:
+        """All the ways that tenants pay."""
+        return [offer for terms in self.directory.all_terms() if terms.mode != "off" for offer in terms.offers]
+
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
@@ -351,6 +363,7 @@ class _Server:
         return make_app(
             self.pipeline,
             reads,
+            self.credits,
             Health(self.vitals.check),
             Transparency(self.archive),
             Metrics(lambda: self.settings, self.counters, self.vitals.metrics, self.vitals.tenant_name),
@@ -388,11 +401,12 @@ class _Server:
 
 
 class _Online:
-    """The running server's books, for its commands."""
+    """The running server's books, for its commands. Closed by whoever opened them."""
 
-    def __init__(self, log: Log, archive: Archive) -> None:
+    def __init__(self, log: Log, archive: Archive, payments: House) -> None:
         self._log = log
         self._archive = archive
+        self._payments = payments
 
     async def flush(self) -> None:
         await self._log.flush()
@@ -400,6 +414,19 @@ class _Online:
     async def archive(self) -> Archive:
         await self._log.flush()
         return self._archive
+
+    async def tree(self) -> Tree:
+        await self._log.flush()
+        return self._archive.tree
+
+    async def house(self) -> House:
+        return self._payments
+
+    async def balances(self) -> Balances:
+        return self._payments.balances
+
+    async def close(self) -> None:
+        """Nothing: the server goes on."""
 
 
 def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
@@ -421,57 +448,3 @@ def _open_handles(path: Path) -> Handles:
         raise OperatorError(
             f"The file {path} cannot be used: {error.strerror}.", hint="Mend who may read and write it."
         ) from None
-
-
-# the process
-
-
-def _stop_on_signal() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    return stop
-
-
-@contextlib.contextmanager
-def _on_hangup(reload: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Reload on SIGHUP for as long as the block runs."""
-    loop = asyncio.get_running_loop()
-    tasks: set[asyncio.Task[None]] = set()
-
-    def begin() -> None:
-        task = loop.create_task(reload())
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, begin)
-    yield
-
-
-@contextlib.asynccontextmanager
-async def _background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run the jobs beside the block; a job that dies takes the server down rather than leave it half alive."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(job) for job in jobs]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    root = logging.getLogger("trustgate")
-    root.addHandler(logging.StreamHandler(sys.stderr))
-    root.propagate = False
-    _tell_as(settings)
-    # Hypercorn tells at level INFO where it listens; the ready line says that better.
-    logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)
-
-
-def _tell_as(settings: Settings) -> None:
-    root = logging.getLogger("trustgate")
-    root.setLevel(settings.log.level.upper())
-    for handler in root.handlers:
-        handler.setFormatter(formatter(settings.log.format))

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import select
 import signal
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import msgspec
@@ -12,7 +19,7 @@ from tests.conftest import GatewayFactory
 from tests.docs import README
 from tests.gateway.conftest import SignUp, Tenant
 from tests.support.gateway import Gateway
-from tests.support.processes import wait_until
+from tests.support.processes import PATIENCE_S, clean_environment, wait_until
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
 from trustgate.gateway.tuning import RELOADED, adopted, differences, is_reloaded
 from trustgate.settings import AnchorSettings, JournalSettings, ServeSettings, Settings, describe
@@ -107,6 +114,38 @@ def test_a_hangup_reloads_and_a_running_stream_goes_on(gateway: Gateway, upstrea
         gate.open()
         assert "data: [DONE]" in list(lines)
     assert tenant.chat().status_code == 200
+
+
+def test_the_end_of_its_terminal_is_the_servers_end(tmp_path: Path) -> None:
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trustgate", "--home", str(tmp_path / "home"), "serve", "--port", "0"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**clean_environment(), "TRUSTGATE_UPSTREAM_URL": "builtin:echo"},
+        start_new_session=True,
+        # The terminal is to control the session; no other thread runs here.
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+    )
+    os.close(theirs)
+    said = b""
+
+    def wait_for(words: bytes) -> None:
+        nonlocal said
+        while words not in said:
+            assert select.select([terminal], [], [], PATIENCE_S)[0], said
+            said += os.read(terminal, 65536)
+
+    try:
+        wait_for(b"is ready")
+        process.send_signal(signal.SIGHUP)
+        wait_for(b"settings reloaded")
+        os.close(terminal)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_without_a_server_there_is_nothing_to_reload(tmp_path: Path) -> None:

@@ -18,7 +18,18 @@ from trustgate.receipts.pulse import Pulse
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import Compacted, UsageRow
 from trustgate.store.base import UsageGroup
-from trustgate.types import Alias, Anchor, ApiKey, Limits, Passport, Plan, Receipt, Scope, Tenant
+from trustgate.types import (
+    Alias,
+    Anchor,
+    ApiKey,
+    Limits,
+    Passport,
+    PaymentTerms,
+    Plan,
+    Receipt,
+    Scope,
+    Tenant,
+)
 
 R = TypeVar("R")
 
@@ -58,6 +69,8 @@ class TenantDetail(msgspec.Struct, frozen=True, kw_only=True):
     tenant: Tenant
     plan: Plan
     keys: tuple[ApiKey, ...]
+    #: None: it has never had to pay.
+    terms: PaymentTerms | None = None
 
 
 class ReceiptDetail(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from trustgate.cli import (
     key,
     localnet,
     passport,
+    payment,
     plan,
     receipt,
     serve,
@@ -60,6 +61,7 @@ app.add_typer(passport.app, name="passport")
 usage.register(app)
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(anchor.app, name="anchor")
+app.add_typer(payment.app, name="payment")
 app.add_typer(export.app, name="export")
 care.register(app)
 top.register(app)

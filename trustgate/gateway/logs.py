@@ -17,6 +17,7 @@ import msgspec
 
 from trustgate.errors import TrustGateError
 from trustgate.ids import now_us
+from trustgate.settings import LogSettings
 from trustgate.types import Receipt
 
 Form = Literal["text", "json"]
@@ -52,6 +53,23 @@ def formatter(form: Form) -> logging.Formatter:
     if form == "json":
         return JsonFormatter()
     return logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+
+
+def log_to_stderr(settings: LogSettings) -> None:
+    """Begin to tell. Owns the root of this program's loggers from then on."""
+    root = logging.getLogger("trustgate")
+    root.addHandler(logging.StreamHandler(sys.stderr))
+    root.propagate = False
+    tell_as(settings)
+    # Hypercorn tells at level INFO where it listens; the ready line says that better.
+    logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)
+
+
+def tell_as(settings: LogSettings) -> None:
+    root = logging.getLogger("trustgate")
+    root.setLevel(settings.level.upper())
+    for handler in root.handlers:
+        handler.setFormatter(formatter(settings.format))
 
 
 class RequestLog:

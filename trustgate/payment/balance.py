@@ -14,11 +14,13 @@ from trustgate.store import Balance
 
 
 class _Figures:
-    __slots__ = ("balance", "held")
+    __slots__ = ("balance", "held", "unrecorded")
 
     def __init__(self, balance: int = 0) -> None:
         self.balance = balance
         self.held = 0
+        #: The part of the balance that no receipt tells of yet.
+        self.unrecorded = 0
 
 
 class BalanceHold:
@@ -66,6 +68,20 @@ class Balances:
     def change(self, tenant_id: str, nano_usd: int) -> None:
         """Add what a payment or the operator credits; below zero: take."""
         self._of(tenant_id).balance += nano_usd
+
+    def settled(self, tenant_id: str, nano_usd: int) -> None:
+        """Add what a payment brought whose receipt is yet to be written; ``recorded`` is to follow."""
+        figures = self._of(tenant_id)
+        figures.balance += nano_usd
+        figures.unrecorded += nano_usd
+
+    def recorded(self, tenant_id: str, nano_usd: int) -> None:
+        """The receipt of what ``settled`` added is being written."""
+        self._of(tenant_id).unrecorded -= nano_usd
+
+    def on_record(self) -> dict[str, int]:
+        """What the receipts written up to this moment say is the balance of every tenant that ever had one."""
+        return {tenant_id: figures.balance - figures.unrecorded for tenant_id, figures in self._figures.items()}
 
     def tenants(self) -> dict[str, int]:
         """The balance of every tenant that ever had one."""

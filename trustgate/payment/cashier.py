@@ -34,7 +34,7 @@ from trustgate.payment.identity import payment_key
 from trustgate.payment.ledger import Ledger
 from trustgate.payment.wire import Presented
 from trustgate.receipts.log import Log
-from trustgate.types import NANO_USD_PER_USD, Entry, Offer, Payment, PaymentTerms
+from trustgate.types import Entry, Offer, Payment, PaymentTerms
 
 _logger = logging.getLogger("trustgate.payment")
 
@@ -205,7 +205,7 @@ class Cashier:
     def challenge(self, order: Order, reason: str = "", why: str = "") -> PaymentRequired:
         """The 402 for an order. ``reason``: x402's word for what is wrong with a payment; ``why``: ours."""
         price = self._price(order)
-        dollars = _usd(price)
+        dollars = wire.usd(price)
         if why:
             message = f"The payment does not do: {why} ({reason}). This request takes {dollars} USD."
         elif order.terms.mode == "prepaid":
@@ -307,18 +307,22 @@ class Sale:
     def is_settled(self) -> bool:
         return self.payment is not None and self.payment.state == "settled"
 
+    @property
+    def headers(self) -> Headers:
+        """What the answer has to have among its headers."""
+        return _PRIVATE if self.payment is None else [*_PRIVATE, *wire.settled_headers(self.payment)]
+
     async def settle(self) -> Headers:
-        """Collect, before the first byte leaves; gives the headers that the answer has to have.
+        """Collect, before the first byte leaves; gives ``headers``.
 
         Raises ``PaymentRequired`` where the payment failed, ``Unavailable`` where its fate is unknown. A caller that is
         cancelled meanwhile learns of it after the settling has ended, for better or worse.
         """
-        if self.payment is None:
-            return _PRIVATE
-        if self._settling is None:
-            self._settling = asyncio.get_running_loop().create_task(self._settle())
-        await to_its_end(self._settling)
-        return [*_PRIVATE, *wire.settled_headers(self.payment)]
+        if self.payment is not None:
+            if self._settling is None:
+                self._settling = asyncio.get_running_loop().create_task(self._settle())
+            await to_its_end(self._settling)
+        return self.headers
 
     async def _settle(self) -> None:
         assert self.payment is not None
@@ -328,7 +332,7 @@ class Sale:
             raise self._cashier.challenge(order, payment.reason or "settlement_failed", "it could not be settled")
         if payment.state != "settled":
             raise _pending()
-        balances.change(order.tenant_id, payment.value_nano_usd)
+        balances.settled(order.tenant_id, payment.value_nano_usd)
         if not order.tops_up:
             self._hold = balances.hold_at_least(order.tenant_id, order.price_nano_usd)
 
@@ -347,6 +351,7 @@ class Sale:
         else:
             self._hold.settle(charged_nano_usd)
         if settled is not None:
+            self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)
             self._cashier.behind(self._cashier.ledger.end(settled, "delivered"))
         return {
             "v": 2,
@@ -357,8 +362,11 @@ class Sale:
 
     def credit(self) -> Entry:
         """Write the receipt of a payment that settled and was for nothing but the balance, or not delivered."""
-        assert self.payment is not None and self.is_settled and not self._closed
+        assert self.payment is not None
+        assert self.is_settled
+        assert not self._closed
         self._closed = True
+        self._cashier.balances.recorded(self.payment.tenant_id, self.payment.value_nano_usd)
         entry = append_credit(
             self._cashier.log,
             self.payment.tenant_id,
@@ -448,9 +456,3 @@ def _pending() -> Unavailable:
         headers={"retry-after": str(_PENDING_RETRY_S)},
         retryable=True,
     )
-
-
-def _usd(nano_usd: int) -> str:
-    """Dollars with as many decimals as there are."""
-    whole, rest = divmod(nano_usd, NANO_USD_PER_USD)
-    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".") if rest else str(whole)

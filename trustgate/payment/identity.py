@@ -18,6 +18,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from trustgate.errors import InvalidRequest, VerificationFailed
 from trustgate.receipts.transaction import Transaction, b58encode, read_transaction
 
@@ -27,6 +29,7 @@ TOKEN_PROGRAMS: Final = frozenset(
 #: A transaction in base64, ten times over; decoding is bounded by it.
 _MOST_BASE64_CHARACTERS: Final = 16_384
 _TRANSFER_CHECKED: Final = 12
+_SOURCE_PLACE: Final = 0
 _OWNER_PLACE: Final = 3
 
 
@@ -79,6 +82,15 @@ def payer_of(payload: Mapping[str, Any]) -> str:
     return payer if isinstance(payer, str) and re.fullmatch("0x[0-9a-fA-F]{40}", payer) else ""
 
 
+def inner_of(payload: bytes) -> dict[str, Any]:
+    """The scheme's own part of a PaymentPayload in JSON; empty where there is none."""
+    try:
+        inner = msgspec.json.decode(payload).get("payload")
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return inner if isinstance(inner, dict) else {}
+
+
 def transaction_of(payload: Mapping[str, Any]) -> Transaction | None:
     """The Solana transaction in an exact payload; None where there is none that a validator would take."""
     text = payload.get("transaction")
@@ -107,11 +119,20 @@ def authorization_of(payload: Mapping[str, Any]) -> Authorization | None:
     return None
 
 
+def token_source(transaction: Transaction) -> str:
+    """The account that the tokens of the first transfer come from; "" where there is none."""
+    return _transfer_account(transaction, _SOURCE_PLACE)
+
+
 def _token_owner(transaction: Transaction) -> str:
-    """Who signs for the tokens that the first token instruction moves."""
+    """Who signs for the tokens that the first transfer moves."""
+    return _transfer_account(transaction, _OWNER_PLACE)
+
+
+def _transfer_account(transaction: Transaction, which: int) -> str:
     for program, accounts, data in transaction.instructions:
         if program in TOKEN_PROGRAMS and data[:1] == bytes([_TRANSFER_CHECKED]) and len(accounts) > _OWNER_PLACE:
-            place = accounts[_OWNER_PLACE]
+            place = accounts[which]
             return b58encode(transaction.keys[place]) if place < len(transaction.keys) else ""
     return ""
 

@@ -47,6 +47,8 @@ class Reconciler:
         self._is_active = is_active
         self._on_decided = on_decided
         self._one_at_a_time = asyncio.Lock()
+        #: Why the chain could not say, by the payment's id; of the last look.
+        self.problems: dict[str, str] = {}
 
     async def recover(self) -> list[Payment]:
         """Before the first request: end what a dead process left, as far as the receipts tell; gives what is unknown.
@@ -65,11 +67,11 @@ class Reconciler:
     async def run(self, every_s: float) -> None:
         """For ever."""
         while True:
-            await asyncio.sleep(every_s)
             try:
                 await self.reconcile()
             except TrustGateError as error:
                 _logger.warning("payments cannot be looked up: %s", error.message)
+            await asyncio.sleep(every_s)
 
     async def reconcile(self) -> list[Payment]:
         """Look at everything that is open and no running request's; gives each as it stands afterwards.
@@ -78,6 +80,7 @@ class Reconciler:
         """
         async with self._one_at_a_time:
             looked_at = []
+            self.problems = {}
             for payment in await self._open():
                 if not self._is_active(payment):
                     await self._decide(payment)
@@ -93,6 +96,7 @@ class Reconciler:
             try:
                 settlement = await self._chain.fate(payment)
             except TrustGateError as error:
+                self.problems[payment.id] = error.message
                 _logger.warning("the fate of payment %s cannot be looked up: %s", payment.id, error.message)
                 return
             if settlement.outcome == "unknown" and payment.state == "unknown":

@@ -127,7 +127,11 @@ def _read_v2(raw: bytes) -> Presented:
 
 def _read_v1(raw: bytes) -> Presented:
     found = msgspec.json.decode(raw, type=_PayloadV1)
-    return Presented(1, found.scheme, caip2_of(found.network) or found.network, None, found.payload, "", raw)
+    try:
+        network = caip2_of(found.network)
+    except InvalidRequest:
+        network = found.network
+    return Presented(1, found.scheme, network, None, found.payload, "", raw)
 
 
 def _identifier(extensions: dict[str, Any] | None) -> str:
@@ -154,12 +158,21 @@ def _bad(header: str, why: str) -> InvalidRequest:
 
 def atomic(nano_usd: int, offer: Offer) -> int:
     """So many atomic units of the offer's asset are worth at least ``nano_usd``; rounded up, at least 1."""
-    return max(1, -(-nano_usd * 10**offer.decimals // NANO_USD_PER_USD))
+    scale: int = 10**offer.decimals
+    return max(1, -(-nano_usd * scale // NANO_USD_PER_USD))
 
 
 def worth_nano_usd(amount: int, offer: Offer) -> int:
     """What so many atomic units are worth; rounded down."""
-    return int(amount * NANO_USD_PER_USD // 10**offer.decimals)
+    scale: int = 10**offer.decimals
+    return amount * NANO_USD_PER_USD // scale
+
+
+def usd(nano_usd: int) -> str:
+    """Dollars, with as many decimals as there are."""
+    whole, rest = divmod(abs(nano_usd), NANO_USD_PER_USD)
+    text = f"{whole}.{rest:09d}".rstrip("0") if rest else str(whole)
+    return f"-{text}" if nano_usd < 0 else text
 
 
 def requirements(offer: Offer, amount: int) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Transaction(NamedTuple):
     keys: tuple[bytes, ...]
     blockhash: bytes
     instructions: tuple[Instruction, ...]
+    #: How many accounts come from address tables.
+    looked_up: int = 0
 
     @property
     def signature(self) -> str:
@@ -132,6 +134,7 @@ def read_transaction(raw: bytes, *, allow_trailing: bool = False) -> Transaction
         instructions=tuple(
             Instruction(b58encode(keys[program]), tuple(accounts), data) for program, accounts, data in instructions
         ),
+        looked_up=looked_up,
     )
 
 

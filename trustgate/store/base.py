@@ -68,6 +68,8 @@ class UsageFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tenant_id: str | None = None
     since_us: int | None = None
     until_us: int | None = None
+    #: Only receipts up to this place in the log.
+    until_seq: int | None = None
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +92,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which entries to list: newest first, or with ``oldest_first`` in the log's order.
 
-    ``before_seq`` and ``after_seq`` go on where the last page ended.
+    ``before_seq`` and ``after_seq`` go on where the last page ended; ``until_seq`` is the last that is wanted, which
+    makes a page of a long log quick.
     """
 
     tenant_id: str | None = None
@@ -98,16 +101,22 @@ class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     since_us: int | None = None
     before_seq: int | None = None
     after_seq: int | None = None
+    until_seq: int | None = None
     oldest_first: bool = False
     limit: int = 50
 
 
 class PaymentFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which payments to list, newest first: of a tenant, in one of some states, made before a moment."""
+    """Which payments to list: of a tenant, in one of some states. Newest first, or with ``oldest_first`` the other way.
+
+    ``before_id`` and ``after_id`` go on where the last page ended: ids are in the order of time.
+    """
 
     tenant_id: str | None = None
     states: tuple[PaymentState, ...] = ()
-    before_us: int | None = None
+    before_id: str | None = None
+    after_id: str | None = None
+    oldest_first: bool = False
     limit: int | None = 50
 
 

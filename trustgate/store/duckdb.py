@@ -364,9 +364,11 @@ def _window_usage(connection: DuckDBPyConnection, since_us: int) -> list[WindowU
 
 def _usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]:
     where, values = _where(
+        ("finish <> ?", "credited"),  # which is no request, and has no model
         ("tenant = ?", query.tenant_id),
         ("created_us >= ?", query.since_us),
         ("created_us < ?", query.until_us),
+        ("seq <= ?", query.until_seq),
     )
     sums = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
     rows = connection.execute(
@@ -401,6 +403,7 @@ def _entries(connection: DuckDBPyConnection, query: ReceiptFilter) -> list[Entry
         ("created_us >= ?", query.since_us),
         ("seq < ?", query.before_seq),
         ("seq > ?", query.after_seq),
+        ("seq <= ?", query.until_seq),
     )
     order = "ASC" if query.oldest_first else "DESC"
     rows = connection.execute(
@@ -466,10 +469,12 @@ def _payments(connection: DuckDBPyConnection, query: PaymentFilter) -> list[Paym
     where, values = _where(
         ("tenant_id = ?", query.tenant_id),
         ("list_contains(?::VARCHAR[], state)", list(query.states) or None),
-        ("created_us < ?", query.before_us),
+        ("id < ?", query.before_id),
+        ("id > ?", query.after_id),
     )
+    order = "ASC" if query.oldest_first else "DESC"
     rows = connection.execute(
-        f"SELECT {PAYMENTS.columns} FROM payments {where} ORDER BY created_us DESC, id DESC LIMIT ?",  # noqa: S608
+        f"SELECT {PAYMENTS.columns} FROM payments {where} ORDER BY id {order} LIMIT ?",  # noqa: S608 - bound
         [*values, query.limit],
     ).fetchall()
     return [PAYMENTS.from_row(row) for row in rows]
