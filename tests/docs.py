@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.bench import report
 from trustgate.gateway.tuning import is_reloaded
 from trustgate.settings import describe
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+_BENCH = re.compile(r"(<!-- benchmark: .*? -->\n).*?(<!-- end of benchmark -->)", re.DOTALL)
 _SETTINGS = re.compile(r"(<!-- settings: .*? -->\n).*?(<!-- end of settings -->)", re.DOTALL)
 
 
@@ -24,7 +26,8 @@ def settings_table() -> str:
 
 def current(text: str) -> str:
     """The README with its generated parts as the code has them now."""
-    return _SETTINGS.sub(lambda found: found[1] + settings_table() + found[2], text)
+    text = _SETTINGS.sub(lambda found: found[1] + settings_table() + found[2], text)
+    return _BENCH.sub(lambda found: found[1] + report.published() + found[2], text)
 
 
 if __name__ == "__main__":

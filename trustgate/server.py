@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -60,6 +61,7 @@ from trustgate.store import Store, open_store
 from trustgate.types import Offer, Receipt
 
 if TYPE_CHECKING:
+    import httpx
     from starlette.types import ASGIApp
 
 
@@ -158,6 +160,7 @@ async def _run_until(
             serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),
             serve(server.admin_app(), admin),
         )
+        _settle()
         print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
         draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
         try:
@@ -169,6 +172,12 @@ async def _run_until(
         finally:
             draining.cancel()
             server.request_log.flush()
+
+
+def _settle() -> None:
+    """What was loaded to start is here to stay: the collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _drain_on(stop: asyncio.Event, running: Running, grace_s: float) -> None:
@@ -400,6 +409,12 @@ class _Server:
         )
 
 
+def _echo() -> httpx.AsyncBaseTransport:
+    from trustgate.models.echo import EchoTransport
+
+    return EchoTransport()
+
+
 class _Online:
     """The running server's books, for its commands. Closed by whoever opened them."""
 
@@ -430,14 +445,12 @@ class _Online:
 
 
 def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
-    from trustgate.models.echo import EchoTransport
-
     return UpstreamClient(
         retries=upstream.retries,
         connect_timeout_s=upstream.connect_timeout_s,
         read_timeout_s=upstream.read_timeout_s,
         max_connections=upstream.max_connections,
-        transports={BUILTIN_SCHEME: EchoTransport()},
+        transports={BUILTIN_SCHEME: _echo},
     )
 
 
