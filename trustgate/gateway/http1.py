@@ -43,15 +43,15 @@ _TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 #: Fields that change how the connection is read on.
-_HOP = frozenset(
-    (b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"http2-settings", b"proxy-connection")
-)
+_HOP = frozenset((b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"http2-settings", b"proxy-connection"))
 #: Names of fields as clients write them, in lower case: seen before, and so known to be tokens. Bounded.
 _names: dict[bytes, bytes] = {}
 _NAMES_MOST = 1_000
 
 _BODILESS = frozenset((204, 304))
-_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -496,9 +496,7 @@ class Exchange:
 
     async def _fail(self) -> None:
         body = error_body(TrustGateError("The gateway failed. The error is in its log."))
-        await self.send(
-            {"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"application/json")]}
-        )
+        await self.send({"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"application/json")]})
         await self.send({"type": "http.response.body", "body": body})
 
 
