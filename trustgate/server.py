@@ -77,8 +77,12 @@ def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
     ``load`` reads the settings anew, for SIGHUP and ``trustgate reload``.
     """
     log_to_stderr(settings.log)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(settings, load))
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_serve(settings, load))
+    finally:
+        # What was frozen (_settle) is let go of: extension modules complain of what they find alive at the end.
+        gc.unfreeze()
     return 0
 
 
