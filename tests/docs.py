@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.bench import report
 from trustgate.cli.completion import FILES, script
+from trustgate.gateway.tuning import is_reloaded
 from trustgate.settings import describe
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -27,7 +28,8 @@ def settings_table() -> str:
     rows = ["| setting | default | variable | |", "|---|---|---|---|"]
     for setting in describe():
         default = "–" if setting.default in (None, (), []) else f"`{setting.default}`"
-        rows.append(f"| `{setting.name}` | {default} | `{setting.variable}` | {setting.doc} |")
+        doc = f"{setting.doc} ↻" if is_reloaded(setting.name) else setting.doc
+        rows.append(f"| `{setting.name}` | {default} | `{setting.variable}` | {doc} |")
     return "\n".join(rows) + "\n"
 
 

@@ -231,12 +231,32 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[metrics]``: who sees what at ``/metrics``."""
+
+    key_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds the key /metrics asks for (as a bearer token); "
+            "without one it is open to whoever reaches the port."
+        ),
+    ] = None
+    labels: Annotated[
+        tuple[Literal["model", "tenant"], ...],
+        Meta(description="What requests, tokens and cost are told apart by: model, tenant. Tenants are named then."),
+    ] = ("model",)
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[log]``: what the server tells on stderr."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe messages that are shown.")
     ] = "info"
+    format: Annotated[
+        Literal["text", "json"], Meta(description="text for people, or json: one JSON object a line.")
+    ] = "text"
+    requests: Annotated[bool, Meta(description="Whether each request, and each refusal, is a line too.")] = False
 
 
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -247,6 +267,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "anchor": AnchorSettings,
     "payment": PaymentSettings,
     "admin": AdminSettings,
+    "metrics": MetricsSettings,
     "log": LogSettings,
 }
 
@@ -254,6 +275,9 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
 _RESERVED = frozenset(
     {"TRUSTGATE_HOME", "TRUSTGATE_URL", "TRUSTGATE_ADMIN_KEY", "TRUSTGATE_DEBUG", "TRUSTGATE_UNPACK_DIR"}
 )
+
+#: The settings that name a variable with a key in it.
+_KEY_VARIABLES = ("upstream.key_env", "admin.key_env", "metrics.key_env")
 
 #: sun_path holds 104 bytes on macOS and the BSDs (108 on Linux), the closing zero included.
 _SOCKET_PATH_BYTES = 103
@@ -274,6 +298,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     anchor: AnchorSettings = AnchorSettings()
     payment: PaymentSettings = PaymentSettings()
     admin: AdminSettings = AdminSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
     # paths
@@ -409,6 +434,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 hint=f"Use at least {_ADMIN_KEY_CHARACTERS} random characters, as `openssl rand -hex 32` makes them.",
             )
         return key
+
+    def metrics_key(self) -> str | None:
+        """The key that ``/metrics`` asks for; None: it asks for none. Raises ``SettingsError``."""
+        return None if self.metrics.key_env is None else read_secret_variable(self.metrics.key_env)
 
     def read_credential(self, passport: Passport) -> str | None:
         """The upstream's key for a passport; None where the upstream needs none. Raises ``SettingsError``.
@@ -600,7 +629,7 @@ def trace_settings(home: Path | None = None, overrides: Mapping[str, Any] | None
         if value is not None:
             flag = _Place(f"The flag for {name}", "See trustgate serve --help.")
             values[name], sources[name] = _convert(name, value, flag, strict=True), Source("flag")
-    _refuse_unknown_variables(str(values.get(name)) for name in ("upstream.key_env", "admin.key_env"))
+    _refuse_unknown_variables(str(values.get(name)) for name in _KEY_VARIABLES)
     sections: dict[str, Any] = {section: _build(section, values) for section in _SECTIONS}
     return Traced(Settings(home=folder, **sections), _source_of_home(home), sources)
 

@@ -29,7 +29,7 @@ class Measured:
     samples: Samples = field(default_factory=dict)
     slow: dict[str, Slow] = field(default_factory=dict)
     ready_s: dict[str, list[float]] = field(default_factory=dict)
-    rss_mib: dict[str, list[float]] = field(default_factory=dict)
+    rss_mb: dict[str, list[float]] = field(default_factory=dict)
     command_s: dict[str, list[float]] = field(default_factory=dict)
     #: Megabytes on disk, of the gateway's environment and of LiteLLM's.
     installed_mb: dict[str, float] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def results(measured: Measured) -> list[Result]:
         *_slow(slow),
         _judge("serve to ready, empty", "≤", 1.0, measured.ready_s.get(OURS, []), unit=" s"),
         _judge("serve to ready, 10M receipts", "≤", 2.0, measured.ready_s.get(BIG, []), unit=" s"),
-        _judge("resident memory, idle", "≤", 120, measured.rss_mib.get("idle", []), unit=" MiB", form=".0f"),
+        _judge("resident memory, idle", "≤", 120, measured.rss_mb.get("idle", []), unit=" MB", form=".0f"),
         _judge(
             "the same after 100,000 requests ÷ idle",
             "≤",
@@ -122,7 +122,7 @@ def results(measured: Measured) -> list[Result]:
             [
                 after / before
                 for before, after in zip(
-                    measured.rss_mib.get("idle", []), measured.rss_mib.get("loaded", []), strict=False
+                    measured.rss_mb.get("idle", []), measured.rss_mb.get("loaded", []), strict=False
                 )
             ],
         ),

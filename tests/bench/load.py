@@ -147,8 +147,8 @@ async def _ask_slowly(url: str, streams: int, chunks: int, key: str) -> Slow:
     for ended in endings:
         transport, _ = await loop.create_connection(
             lambda ended=ended: _Stream(request, delays_ms, ended),  # type: ignore[misc]
-            place.hostname,
-            place.port,
+            place.hostname or "127.0.0.1",
+            place.port or 80,
         )
         transports.append(transport)
     complete = sum(await asyncio.wait_for(asyncio.gather(*endings), 240))

@@ -68,8 +68,8 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python3 tests/bench",
         description=__doc__,
-        epilog="python3 tests/bench receipts: makes the home folder with 10 million receipts, once (minutes, gigabytes). "
-        "python3 tests/bench publish FILE: shows the numbers of a run in the README. "
+        epilog="python3 tests/bench receipts: makes the home folder with 10 million receipts, once (it takes minutes)."
+        " python3 tests/bench publish FILE: shows the numbers of a run in the README. "
         "python3 tests/bench log: measures the tree over the receipts.",
     )
     names = [peer.name for peer in PEERS]
@@ -186,7 +186,7 @@ class Bench:
 
     def _idle_memory(self) -> None:
         time.sleep(1)  # what a start leaves behind is freed or not by now; nothing announces that
-        self.measured.rss_mib["idle"] = [self.servers[OURS].rss_mib()]
+        self.measured.rss_mb["idle"] = [self.servers[OURS].rss_mb()]
 
     def _loaded_memory(self, tell: Callable[[str], None]) -> None:
         server = self.servers[OURS]
@@ -197,7 +197,7 @@ class Bench:
                 break
             tell(f"{answered:,} of {_REQUESTS:,} requests")
             wrk(server, C32, 1 if self._options.quick else 5, self._folder)
-        self.measured.rss_mib["loaded"] = [server.rss_mib()]
+        self.measured.rss_mb["loaded"] = [server.rss_mb()]
 
     def _slow(self, tell: Callable[[str], None]) -> None:
         chunks = 20 if self._options.quick else 200

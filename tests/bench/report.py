@@ -46,7 +46,7 @@ def document(measured: Measured, *, rounds: int, seconds: int, peers: dict[str, 
         ],
         "slow_streams": {name: asdict(slow) for name, slow in measured.slow.items()},
         "ready_s": measured.ready_s,
-        "rss_mib": measured.rss_mib,
+        "rss_mb": measured.rss_mb,
         "command_s": measured.command_s,
         "installed_mb": measured.installed_mb,
     }
@@ -104,10 +104,10 @@ def markdown(found: dict[str, Any]) -> str:
     """For the README: the goals, then answers a second of everybody."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     machine = found["machine"]
+    shape = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({machine['system']})"
+    how = f"{found['rounds']} interleaved rounds of {found['seconds']} s, medians"
     lines = [
-        f"On {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({machine['system']}), with "
-        f"the load generator and the upstream on the same cores: {found['rounds']} interleaved rounds of "
-        f"{found['seconds']} s, medians. {versions}.",
+        f"On {shape}, with the load generator and the upstream on the same cores: {how}. {versions}.",
         "",
         "| measure | goal | value | lowest to highest | |",
         "|---|---|---|---|---|",

@@ -1,7 +1,7 @@
 """The servers the gateway is measured beside: a fast upstream, a bare passthrough, and the limit of its parts.
 
-``python -m tests.bench.servers upstream|bare|httpx|raw --port PORT [--upstream URL]``. Each is one process with one uvloop,
-as the gateway is, and does nothing it could leave out.
+``python -m tests.bench.servers upstream|bare|httpx|raw --port PORT [--upstream URL]``. Each is one process with one
+uvloop, as the gateway is, and does nothing it could leave out.
 """
 
 from __future__ import annotations

@@ -21,9 +21,11 @@ from typer.exceptions import Abort, TyperException
 from trustgate import __version__
 from trustgate.cli import (
     anchor,
+    care,
     completion,
     config,
     doctor,
+    export,
     init,
     key,
     localnet,
@@ -33,6 +35,7 @@ from trustgate.cli import (
     receipt,
     serve,
     tenant,
+    top,
     usage,
     version,
 )
@@ -64,6 +67,9 @@ usage.register(app)
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(anchor.app, name="anchor")
 app.add_typer(payment.app, name="payment")
+app.add_typer(export.app, name="export")
+care.register(app)
+top.register(app)
 doctor.register(app)
 app.add_typer(config.app, name="config")
 app.add_typer(completion.app, name="completion")

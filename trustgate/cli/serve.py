@@ -6,7 +6,9 @@ from typing import Any
 
 import typer
 
-from trustgate.cli.context import session
+from trustgate.admin.commands import Reload
+from trustgate.cli import render
+from trustgate.cli.context import JsonOption, execute, session
 from trustgate.cli.options import option, with_options
 
 #: What the flags of ``serve`` say, by the names of settings; None where one was not given.
@@ -46,6 +48,7 @@ with_serve_flags = with_options(
 
 def register(app: typer.Typer) -> None:
     app.command("serve", short_help="Run the gateway until SIGTERM or Ctrl-C.")(serve)
+    app.command("reload", short_help="Have the running server read its settings again.")(reload)
 
 
 @with_serve_flags
@@ -58,4 +61,19 @@ def serve(context: typer.Context, flags: ServeFlags) -> None:
     settings.make_home()
     from trustgate.server import run
 
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, lambda: session(context).settings(flags)))
+
+
+def reload(context: typer.Context, json: JsonOption = False) -> None:
+    """Have the running server read trustgate.toml again, as SIGHUP does.
+
+    A bad file is refused, and the old settings stay. Says which settings hold from the next request on, and which want
+    a restart.
+    """
+    done = execute(context, Reload())
+    if json:
+        render.document(done)
+        return
+    render.say("Changed, from the next request on: " + render.names(done.changed, nothing="nothing") + ".")
+    if done.restart:
+        render.say("Changed, but only after a restart: " + render.names(done.restart) + ".")

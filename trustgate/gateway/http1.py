@@ -3,8 +3,8 @@
 Ordinary is what every client of the API sends: one head in one piece, without anything that changes how the connection
 is read on, and a body of a stated length. Whatever else comes first (HTTP/2, an upgrade, a chunked body, ``Expect``, a
 head in pieces or one that is wrong) goes, with its connection and from its first byte, to Hypercorn's protocols
-(``listener``), which read all of HTTP and refuse what is none. So nothing is judged here: a head is recognised or it is
-somebody else's.
+(``protocols``), which read all of HTTP and refuse what is none. So nothing is judged here: a head is recognised
+(``heads``) or it is somebody else's.
 
 Owns the recognised connections: flow control both ways, keep-alive, the end of the process, and the bytes of answers.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,104 +24,19 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Scope
 
 from trustgate.errors import TrustGateError
+from trustgate.gateway.heads import Head, read_head
 from trustgate.gateway.responses import error_body
 
 _logger = logging.getLogger("trustgate.server")
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
 _AHEAD_BYTES = 64 * 1024
-_HEAD_MOST_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 75.0
 #: What a client gets to take the last bytes of a connection that is being closed.
 CLOSING_S = 5.0
 
-_METHODS = {b"GET": "GET", b"POST": "POST", b"DELETE": "DELETE"}
-_TARGET = re.compile(rb"/[!-~]*")
-_TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-#: What no field value may hold; CR and LF are counted.
-_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
-#: Fields that change how the connection is read on.
-_HOP = frozenset(
-    (b"transfer-encoding", b"upgrade", b"expect", b"te", b"trailer", b"http2-settings", b"proxy-connection")
-)
-#: Names of fields as clients write them, in lower case: seen before, and so known to be tokens. Bounded.
-_names: dict[bytes, bytes] = {}
-_NAMES_MOST = 1_000
-
 _BODILESS = frozenset((204, 304))
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
-
-Headers = list[tuple[bytes, bytes]]
-
-
-class Head:
-    """The head of an ordinary request, and where its body begins."""
-
-    __slots__ = ("begins", "closes", "headers", "length", "method", "target")
-
-    def __init__(self, method: str, target: bytes, headers: Headers, length: int, begins: int, *, closes: bool) -> None:
-        self.method = method
-        self.target = target
-        self.headers = headers
-        #: Of the body, bytes.
-        self.length = length
-        self.begins = begins
-        #: The client wants the connection closed afterwards.
-        self.closes = closes
-
-
-def read_head(data: bytes) -> Head | None:
-    """The head that ``data`` begins with, if it is whole and ordinary."""
-    end = data.find(b"\r\n\r\n", 0, _HEAD_MOST_BYTES)
-    if end < 0:
-        return None
-    head = data[:end]
-    lines = head.split(b"\r\n")
-    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or _CONTROLS.search(head):
-        return None
-    words = lines[0].split(b" ")
-    if len(words) != 3 or words[2] != b"HTTP/1.1":
-        return None
-    method = _METHODS.get(words[0])
-    if method is None or not _TARGET.fullmatch(words[1]):
-        return None
-    headers: Headers = []
-    hosts = 0
-    length: int | None = None
-    closes = False
-    for line in lines[1:]:
-        raw_name, _, value = line.partition(b":")
-        name = _names.get(raw_name) or _lower(raw_name)
-        value = value.strip(b" \t")
-        if not name or name in _HOP:
-            return None
-        if name == b"host":
-            hosts += 1
-        elif name == b"content-length":
-            if length is not None or not _LENGTH.fullmatch(value):
-                return None
-            length = int(value)
-        elif name == b"connection":
-            option = value.lower()
-            if option == b"close":
-                closes = True
-            elif option != b"keep-alive":
-                return None
-        headers.append((name, value))
-    if hosts != 1:
-        return None
-    return Head(method, words[1], headers, length or 0, end + 4, closes=closes)
-
-
-def _lower(raw_name: bytes) -> bytes:
-    """The name of a field in lower case; empty if it is none."""
-    if not _TOKEN.fullmatch(raw_name):
-        return b""
-    name = raw_name.lower()
-    if len(_names) < _NAMES_MOST and len(raw_name) < 100:
-        _names[raw_name] = name
-    return name
 
 
 class Door:
@@ -352,7 +266,7 @@ class Exchange:
     """One request and its answer: the application's ``receive`` and ``send``."""
 
     __slots__ = (
-        *("_closes", "_connection", "_door", "_is_chunked", "_is_done", "_is_told", "_left", "_parts"),
+        *("_closes", "_connection", "_door", "_is_chunked", "_is_done", "_left", "_parts"),
         *("_start", "_woken", "missing", "unread"),
     )
 
@@ -364,8 +278,6 @@ class Exchange:
         self.missing = head.length - len(body)
         self.unread = len(body)
         self._parts = deque((body,))
-        #: Whether the application has been given the end of the body.
-        self._is_told = False
         self._woken: asyncio.Future[None] | None = None
         #: The head of the answer while it waits for the first piece of its body.
         self._start: Message | None = None
@@ -412,9 +324,8 @@ class Exchange:
             if self._parts:
                 part = self._parts.popleft()
                 self.unread -= len(part)
-                self._is_told = not self.missing and not self._parts
                 self._connection.read_on()
-                return {"type": "http.request", "body": part, "more_body": not self._is_told}
+                return {"type": "http.request", "body": part, "more_body": bool(self.missing or self._parts)}
             self._woken = self._door.loop.create_future()
             await self._woken
 
@@ -472,10 +383,13 @@ class Exchange:
         """The bytes of the answer's head. ``size``: of the whole body, where it is known."""
         status: int = start["status"]
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        says_close = False
         for name, value in start.get("headers", ()):
             lines.append(b"%b: %b\r\n" % (name, value))
             if name == b"content-length":
                 self._left = int(value)
+            elif name == b"connection" and value == b"close":
+                says_close = self._closes = True
         if status in _BODILESS:
             self._left = 0
         elif self._left is None:
@@ -488,7 +402,8 @@ class Exchange:
         lines.append(self._door.date())
         if self.missing or self._closes or self._door.closing:
             self._closes = True
-            lines.append(b"connection: close\r\n")
+            if not says_close:
+                lines.append(b"connection: close\r\n")
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             raise ValueError("a response header holds a line end")

@@ -1,7 +1,7 @@
 """Listening on a socket of ours: the accept loop, TLS, and the end of all connections.
 
-A connection begins on the quick way (``http1``) and goes to Hypercorn's protocols (``protocols``) when something on it is
-not an ordinary request. Most gateways never see one, so those are imported, in a thread, when the first comes.
+A connection begins on the quick way (``http1``) and goes to Hypercorn's protocols (``protocols``) when something on it
+is not an ordinary request. Most gateways never see one, so those are imported, in a thread, when the first comes.
 """
 
 from __future__ import annotations

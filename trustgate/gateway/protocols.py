@@ -1,4 +1,4 @@
-"""Hypercorn's protocols (HTTP/1.1, HTTP/2 by prior knowledge, by upgrade and over TLS) on connections that are given here.
+"""Hypercorn's protocols (HTTP/1.1, HTTP/2 by prior knowledge, by upgrade and over TLS), for connections given here.
 
 Owns what Hypercorn leaves open towards hostile or unlucky clients:
 

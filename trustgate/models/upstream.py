@@ -272,9 +272,10 @@ class UpstreamClient:
         """What serves the base URL instead of the network."""
         for prefix, transport in self._transports.items():
             if base_url.startswith(prefix):
-                if callable(transport):
-                    transport = self._transports[prefix] = transport()
-                return transport
+                if not callable(transport):
+                    return transport
+                made = self._transports[prefix] = transport()
+                return made
         return None
 
     async def close(self) -> None:
