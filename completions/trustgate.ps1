@@ -7,7 +7,12 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate' = @(
             'init|Write trustgate.toml: find the LLM server, ask a few questions',
             'serve|Run the gateway until SIGTERM or Ctrl-C',
+            'reload|Have the running server read its settings again',
             'usage|Show requests, tokens and cost',
+            'backup|Write everything that has to be kept into one file',
+            'restore|Put a backup back',
+            'compact|Make the database file smaller',
+            'top|Watch the running gateway',
             'doctor|Explain what is wrong, and how to mend it',
             'localnet|Run a local Solana for development until SIGTERM or Ctrl-C',
             'version|Show the versions of TrustGate and of what it runs on',
@@ -18,6 +23,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'receipt|Receipts: the durable, provable record of each request',
             'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
             'payment|Getting paid (x402): how tenants pay, and what they have paid',
+            'export|Receipts and usage for other programs: JSON lines, CSV or Parquet',
             'config|Settings: what holds, and where it comes from',
             'completion|Completion of the command line, for your shell'
         )
@@ -79,6 +85,10 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'refund-credit|Take from a tenant''s balance what you pay back to it, with a receipt',
             'keygen|Make the key with which the gateway settles Solana payments itself'
         )
+        'trustgate export' = @(
+            'receipts|Export receipts, in the log''s order: one row each, without the secrets that open their commitments',
+            'usage|Export usage: one row for each day (UTC), tenant, key, endpoint and model'
+        )
         'trustgate config' = @(
             'show|Show every setting, and where its value comes from'
         )
@@ -119,12 +129,43 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key'
         )
+        'trustgate reload' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate usage' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--tenant|tenant|Only this tenant''s',
             '--by|words:day model key tenant|What to add up by',
             '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
+            '--plot|file|Draw requests, tokens and cost into this file, too',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate backup' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--force||Replace FILE if there is one',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate restore' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--new-log||Go on from it as a log of another name, although the old one has gone further',
+            '--dry-run||Check the backup and the home; change nothing',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate compact' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate top' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--every|any|How often to look',
+            '--once||Look once, and end',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate doctor' = @(
@@ -524,6 +565,34 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--keypair|file|Where to keep it',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate export' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate export receipts' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--output|file|Where to; its ending says the format',
+            '-o|file|Where to; its ending says the format',
+            '--format|words:jsonl csv parquet|The format, where the name of FILE does not say it',
+            '--tenant|tenant|Only this tenant''s',
+            '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|Until when, not included',
+            '--force||Replace FILE if there is one',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate export usage' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--output|file|Where to; its ending says the format',
+            '-o|file|Where to; its ending says the format',
+            '--format|words:jsonl csv parquet|The format, where the name of FILE does not say it',
+            '--tenant|tenant|Only this tenant''s',
+            '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|Until when, not included',
+            '--force||Replace FILE if there is one',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate config' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.'
@@ -560,6 +629,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         )
     }
     $arguments = @{
+        'trustgate backup 0' = 'file'
+        'trustgate restore 0' = 'file'
         'trustgate tenant add 0' = 'any'
         'trustgate tenant show 0' = 'tenant'
         'trustgate tenant set 0' = 'tenant'

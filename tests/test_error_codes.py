@@ -17,8 +17,8 @@ _ON_THE_WAY = (
     *("gateway/*.py", "access/directory.py", "access/plans.py", "access/quota.py"),
     *("models/sse.py", "models/targets.py", "models/upstream.py", "payment/cashier.py", "payment/embedded.py"),
 )
-#: What the directory says to commands alone.
-_TO_COMMANDS = {(404, "key_not_found"), (404, "plan_not_found"), (404, "tenant_not_found")}
+#: What the directory and `trustgate reload` say to commands alone.
+_TO_COMMANDS = {(404, "key_not_found"), (404, "plan_not_found"), (404, "tenant_not_found"), (409, "conflict")}
 _CLASSES = {
     name: kind
     for name, kind in vars(errors).items()

@@ -238,7 +238,8 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="Name of the environment variable that holds the key /metrics asks for (as a bearer token); "
-            "without one it is open to whoever reaches the port."
+            "without one it is open to whoever reaches the port.",
+            examples=["TRUSTGATE_METRICS_KEY"],
         ),
     ] = None
     labels: Annotated[

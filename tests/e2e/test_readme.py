@@ -73,6 +73,13 @@ def test_the_readme_from_top_to_bottom(served: Gateway, tmp_path: Path) -> None:
     assert {"name": "gpt-4", "target": "fast"} in aliases
 
 
+def test_each_promise_names_a_test_that_exists() -> None:
+    named = re.findall(r"\[`(test_\w+)`\]\((\S+?)\)", README.read_text())
+    assert len(named) >= 7
+    for test, file in named:
+        assert f"def {test}(" in (README.parent / file).read_text(), f"{file} has no {test}"
+
+
 def test_the_start_command_is_the_one_that_ci_runs() -> None:
     start = blocks()[0][1]
     ci = (README.parent / ".ci" / "run").read_text()

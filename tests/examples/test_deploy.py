@@ -20,11 +20,8 @@ from tests.environments import ROOT
 from tests.support.gateway import Gateway
 from tests.support.processes import Process, clean_environment, free_port
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
-from trustgate.cli import app
-from trustgate.cli.completion.tree import read_tree
 
 DEPLOY = ROOT / "examples" / "deploy"
-HAS_BACKUP = any(node.path == "trustgate backup" for node in read_tree(app))
 #: prctl(2): what MemoryDenyWriteExecute does, as far as the kernel offers it without systemd.
 _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 
@@ -262,7 +259,6 @@ def test_the_cron_file_calls_the_script_that_is_here() -> None:
     assert (folder, days) == ("/var/backups/trustgate", "30")
 
 
-@pytest.mark.xfail(not HAS_BACKUP, reason="trustgate backup is not there yet")
 def test_the_backup_script(make_gateway: GatewayFactory, tmp_path: Path) -> None:
     gateway = make_gateway(upstream="builtin:echo").start()
     gateway.add_tenant("kept")

@@ -299,7 +299,7 @@ def _tell(context: typer.Context, settings: Settings, setup: _Setup, imported: I
     render.say("")
     render.say(render.Styled("Next", "bold"))
     if socket_answers(settings):
-        render.say("  Restart the server that runs here: it goes on with its old settings.")
+        render.say(f"  {program} reload    (the server that runs here goes on with its old settings until then)")
         return
     render.say(f"  {program} serve")
     render.say(f"  {program} tenant add NAME    (in another terminal)")
