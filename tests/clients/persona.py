@@ -118,8 +118,6 @@ def _chat_frames(text: str, calls: list[dict[str, Any]]) -> Iterator[dict[str, A
         return
     for number, call in enumerate(calls):
         yield _call_delta({**call, "index": number, "function": {**call["function"], "arguments": ""}})
-    # Their arguments arrive in turns.
-    for number, call in enumerate(calls):
         for piece in _pieces(call["function"]["arguments"]):
             yield _call_delta({"index": number, "function": {"arguments": piece}})
     yield delta(None, finish_reason="tool_calls")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ class Stage:
     def run(self, name: str) -> dict[str, str | None]:
         """One client's program, as a tenant of its own. Raises AssertionError when it reports nothing."""
         client = CLIENTS[name]
-        folder = self.folder / name.replace("/", "-").replace(" ", "-")
+        folder = self.folder / tenant_of(name)
         folder.mkdir()
         given = {"origin": self.gateway.base_url, "wrong_key": "sk-nobody", **self._keys(name)}
         done = subprocess.run(
@@ -78,7 +79,8 @@ class Stage:
 
 
 def tenant_of(client: str) -> str:
-    return client.replace("@", "").replace("/", "-").replace(" ", "-").replace(",", "").lower()
+    """The name of a client's tenant: letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", client.lower()).strip("-")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class Said:
 
 
 def curl(version: str, *arguments: str, key: str = given.key) -> subprocess.CompletedProcess[bytes]:
-    command = ["curl", "-sS", version, "--max-time", "20", "-H", f"Authorization: Bearer {key}", *arguments]
+    command = ["curl", "-sS", version, "--max-time", "60", "-H", f"Authorization: Bearer {key}", *arguments]
     return subprocess.run(command, capture_output=True, check=False)
 
 
@@ -46,6 +46,7 @@ def upload(option: str) -> None:
     sound = folder / "a.wav"
     sound.write_bytes(b"RIFF" * 50_000)
     done = curl(option, "-F", "model=scripted", "-F", f"file=@{sound}", f"{given.url}/audio/transcriptions")
+    assert done.returncode == 0, done.stderr.decode()
     equal(json.loads(done.stdout)["text"], TEXT)
 
 

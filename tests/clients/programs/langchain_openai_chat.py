@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import openai
+from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
@@ -57,7 +58,7 @@ def parts() -> None:
 
 
 def choices() -> None:
-    answer = model("scripted", n=2, logprobs=True).generate([[("user", "Hello")]])
+    answer = model("scripted", n=2, logprobs=True).generate([[HumanMessage("Hello")]])
     equal([one.text for one in answer.generations[0]], [TEXT, TEXT])
 
 

@@ -90,7 +90,7 @@ async def messages() -> None:
 
 
 def moderations() -> None:
-    assert not litellm.moderation(model="openai/scripted", input="one", **_SERVER).results[0].flagged
+    assert not litellm.moderation(model="scripted", input="one", **_SERVER).results[0].flagged
 
 
 def images() -> None:
