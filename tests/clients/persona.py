@@ -59,6 +59,8 @@ def answer(request: Recorded) -> Reply:
             return _chat(asked)
         case "responses":
             return _response(asked)
+        case "responses/compact":
+            return Reply.json(_compacted())
         case "messages":
             return _message(asked)
         case "messages/count_tokens":
@@ -100,7 +102,9 @@ def _chat(asked: dict[str, Any]) -> Reply:
         with_usage = (asked.get("stream_options") or {}).get("include_usage")
         return Reply.sse([*_chat_frames(text, calls), *([usage_chunk(USAGE)] if with_usage else []), DONE])
     whole = completion(text)
-    message = {"role": "assistant", "content": None, "tool_calls": calls} if calls else whole["choices"][0]["message"]
+    message = {**whole["choices"][0]["message"], "annotations": []}
+    if calls:
+        message |= {"content": None, "tool_calls": calls}
     choice = {
         "message": message,
         "finish_reason": "tool_calls" if calls else "stop",
@@ -160,16 +164,25 @@ def _response(asked: dict[str, Any]) -> Reply:
     return Reply.json(whole)
 
 
+def _compacted() -> dict[str, Any]:
+    """A conversation made shorter, which only its maker can read."""
+    summary = {"type": "compaction", "id": f"cmp_{next(_numbers)}", "encrypted_content": "c2hvcnRlcg=="}
+    return {
+        "id": f"resp_{next(_numbers)}",
+        "object": "response.compaction",
+        "created_at": 1_700_000_000,
+        "output": [summary],
+        "usage": answers.RESPONSE_USAGE,
+    }
+
+
 # Messages
 
 
 def _message(asked: dict[str, Any]) -> Reply:
-    blocks: list[dict[str, Any]] = [
-        {"type": "tool_use", "id": f"toolu_{number}", "name": tool["name"], "input": example(tool["input_schema"])}
-        for number, tool in enumerate(asked.get("tools") or ())
-    ]
+    blocks = [_use(number, tool) for number, tool in enumerate(asked.get("tools") or ())]
     reason = "tool_use" if blocks else "end_turn"
-    blocks = blocks or [{"type": "text", "text": TEXT}]
+    blocks = blocks or [{"type": "text", "text": TEXT, "citations": None}]
     if not asked.get("stream"):
         return Reply.json({**answers.message(), "content": blocks, "stop_reason": reason})
     plain = answers.message_stream(_pieces(TEXT))
@@ -180,6 +193,11 @@ def _message(asked: dict[str, Any]) -> Reply:
         usage={"output_tokens": answers.MESSAGE_USAGE["output_tokens"]},
     )
     return Reply.sse([plain[0], *middle, ending, event("message_stop")])
+
+
+def _use(number: int, tool: dict[str, Any]) -> dict[str, Any]:
+    called = {"id": f"toolu_{number}", "name": tool["name"], "input": example(tool["input_schema"])}
+    return {"type": "tool_use", **called, "caller": {"type": "direct"}}
 
 
 def _block_events(index: int, block: dict[str, Any]) -> Iterator[bytes]:

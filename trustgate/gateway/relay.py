@@ -165,8 +165,11 @@ class _EventRelay:
 
 
 async def _begin(answer: Answer, reply: Reply) -> None:
-    content_type = (b"content-type", answer.content_type.encode("latin-1", "replace"))
-    await reply.begin(answer.status, [content_type, *_STREAM_HEADERS])
+    content_type = answer.content_type.encode("latin-1", "replace")
+    if answer.is_events and b"charset" not in content_type.lower():
+        # Events are UTF-8 by definition; clients that do not know that take text without a charset for Latin-1.
+        content_type += b"; charset=utf-8"
+    await reply.begin(answer.status, [(b"content-type", content_type), *_STREAM_HEADERS])
 
 
 def with_units(usage: Usage, call: Call) -> Usage:
