@@ -13,12 +13,14 @@ the server to the command line without loss.
     │   └── Conflict                      409  exit 5   it exists already, or is in use
     ├── VerificationFailed                400  exit 7   a receipt, proof, checkpoint or anchor does not hold
     ├── AuthenticationFailed              401  exit 3
+    ├── PaymentRequired                   402           nothing paid, or nothing that pays for this
     ├── PermissionDenied                  403  exit 3
     ├── RateLimited                       429
     ├── UpstreamFailed                    502           the LLM server failed or spoke nonsense
     │   ├── UpstreamTimeout               504
     │   └── UpstreamRefused               its own   the LLM server's own 4xx, passed on
     ├── Unavailable                       503           this gateway cannot serve now
+    │   └── FacilitatorUnavailable                      whoever judges payments gives no usable answer
     └── OperatorError                          exit 1   for the person who runs the gateway
         ├── SettingsError                      exit 2   a flag, a variable or trustgate.toml
         ├── HomeUnusable                                the home folder cannot be used
@@ -63,12 +65,15 @@ class TrustGateError(Exception):
         type: str | None = None,
         headers: Mapping[str, str] | None = None,
         retryable: bool | None = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.param = param
         self.headers = dict(headers or {})
+        #: Further members of the JSON body, beside ``error``.
+        self.beside = dict(beside or {})
         if code is not None:
             self.code = code
         if type is not None:
@@ -80,12 +85,13 @@ class TrustGateError(Exception):
     def to_openai(self) -> dict[str, dict[str, Any]]:
         """The body every refusal on ``/v1`` has: ``{"error": {message, type, param, code}}``."""
         return {
+            **self.beside,
             "error": {
                 "message": self.message,
                 "type": self.type,
                 "param": self.param,
                 "code": self.code,
-            }
+            },
         }
 
 
@@ -139,6 +145,14 @@ class AuthenticationFailed(TrustGateError):
     exit_code = 3
 
 
+class PaymentRequired(TrustGateError):
+    """A payment is missing or does not do. ``beside`` has the x402 members that stand beside the error."""
+
+    status = 402
+    type = "payment_required"
+    code = "payment_required"
+
+
 class PermissionDenied(TrustGateError):
     status = 403
     type = "invalid_request_error"
@@ -187,6 +201,10 @@ class Unavailable(TrustGateError):
     status = 503
     type = "service_unavailable"
     code = "service_unavailable"
+
+
+class FacilitatorUnavailable(Unavailable):
+    code = "facilitator_unavailable"
 
 
 class OperatorError(TrustGateError):

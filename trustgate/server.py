@@ -38,6 +38,8 @@ from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
 from trustgate.models.targets import Targets
 from trustgate.models.upstream import UpstreamClient
+from trustgate.payment.balance import Balances
+from trustgate.payment.house import House
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
@@ -46,6 +48,7 @@ from trustgate.receipts.tree import Tree
 from trustgate.settings import BUILTIN_SCHEME, Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
+from trustgate.types import Offer
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -104,7 +107,9 @@ async def _serve(settings: Settings) -> None:
         )
         archive = Archive(store, tree, publisher)
         address = _address(settings.serve.host, public, "http" if certificate is None else "https")
-        server = await _Server.build(settings, store, log, archive, address)
+        payments = await House.open(settings, store, log, public_url=address)
+        stack.push_async_callback(payments.close)
+        server = await _Server.build(settings, store, log, archive, payments, address)
         stack.push_async_callback(server.upstream.close)
         stack.callback(server.handles.close)
         admin = stack.enter_context(_listen_admin(settings.socket))
@@ -130,6 +135,8 @@ async def _run_until(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         server.anchoring.run(),
+        server.payments.facilitators.prepare(server.offers()),
+        server.payments.reconciler.run(settings.payment.reconcile_every_s),
         probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
         server.running.cut_stalled(settings.serve.stall_timeout_s),
         *(() if certificate is None else (certificate.look_for_ever(),)),
@@ -167,6 +174,7 @@ class _Server:
         store: Store,
         log: Log,
         archive: Archive,
+        payments: House,
         *,
         directory: Directory,
         catalog: Catalog,
@@ -184,6 +192,7 @@ class _Server:
         self.quota = quota
         self.books = Books(quota, log)
         self.archive = archive
+        self.payments = payments
         self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
@@ -194,7 +203,7 @@ class _Server:
             max_connections=upstream.max_connections,
             transports={BUILTIN_SCHEME: EchoTransport()},
         )
-        online = _Online(log, archive)
+        online = _Online(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
         self.admin = LocalAdmin(
             Desk(
@@ -203,13 +212,17 @@ class _Server:
                 catalog,
                 books=online,
                 anchoring=self.anchoring,
+                settings=settings,
+                quota=quota,
                 on_keys_dead=self.running.cut_keys,
                 status=self.status,
             )
         )
 
     @classmethod
-    async def build(cls, settings: Settings, store: Store, log: Log, archive: Archive, address: str) -> _Server:
+    async def build(
+        cls, settings: Settings, store: Store, log: Log, archive: Archive, payments: House, address: str
+    ) -> _Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
         quota = Quota()
@@ -219,14 +232,30 @@ class _Server:
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases)
         directory = Directory(state)
-        return cls(settings, store, log, archive, directory=directory, catalog=catalog, quota=quota, address=address)
+        return cls(
+            settings,
+            store,
+            log,
+            archive,
+            payments,
+            directory=directory,
+            catalog=catalog,
+            quota=quota,
+            address=address,
+        )
+
+    def offers(self) -> list[Offer]:
+        """All the ways that tenants pay."""
+        return [offer for terms in self.directory.all_terms() if terms.mode != "off" for offer in terms.offers]
 
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
+        from trustgate.gateway.credits import Credits
         from trustgate.gateway.metrics import Metrics
         from trustgate.gateway.reads import Health, Reads
         from trustgate.gateway.routing import Routing
+        from trustgate.gateway.sales import Sales
         from trustgate.gateway.transparency import Transparency
 
         pipeline = Pipeline(
@@ -237,6 +266,7 @@ class _Server:
             upstream=self.upstream,
             books=self.books,
             running=self.running,
+            sales=Sales(self.payments.cashier, self.books, settings.serve),
         )
         reads = Reads(
             directory=self.directory,
@@ -252,6 +282,7 @@ class _Server:
         return make_app(
             pipeline,
             reads,
+            Credits(self.directory, self.payments.cashier, self.running, settings.serve),
             Health(self.check),
             Transparency(self.archive),
             Metrics(self.metrics),
@@ -312,11 +343,12 @@ class _Server:
 
 
 class _Online:
-    """The running server's books, for its commands."""
+    """The running server's books, for its commands. Closed by whoever opened them."""
 
-    def __init__(self, log: Log, archive: Archive) -> None:
+    def __init__(self, log: Log, archive: Archive, payments: House) -> None:
         self._log = log
         self._archive = archive
+        self._payments = payments
 
     async def flush(self) -> None:
         await self._log.flush()
@@ -324,6 +356,19 @@ class _Online:
     async def archive(self) -> Archive:
         await self._log.flush()
         return self._archive
+
+    async def tree(self) -> Tree:
+        await self._log.flush()
+        return self._archive.tree
+
+    async def house(self) -> House:
+        return self._payments
+
+    async def balances(self) -> Balances:
+        return self._payments.balances
+
+    async def close(self) -> None:
+        """Nothing: the server goes on."""
 
 
 def _open_handles(path: Path) -> Handles:

@@ -170,6 +170,45 @@ class AnchorSettings(msgspec.Struct, frozen=True, kw_only=True):
         return duration_s(self.every) if self.every else None
 
 
+class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[payment]``: how x402 payments are judged, settled and looked up. Which tenant pays what is no setting."""
+
+    keypair: Annotated[
+        str,
+        Meta(
+            description="The file with the key that pays the network's fees where the gateway settles payments itself "
+            "(facilitator embedded), as the Solana CLI writes it; relative to the home folder."
+        ),
+    ] = "facilitator.json"
+    solana_rpc: Annotated[
+        str, Meta(description="The RPC node that is asked about Solana mainnet: mainnet-beta, local or a URL.")
+    ] = "mainnet-beta"
+    solana_devnet_rpc: Annotated[
+        str,
+        Meta(description="The same for Solana devnet: devnet, local or a URL; local is a chain that poses as devnet."),
+    ] = "devnet"
+    base_rpc: Annotated[str, Meta(description="The RPC node that is asked about Base.")] = "https://mainnet.base.org"
+    base_sepolia_rpc: Annotated[str, Meta(description="The RPC node that is asked about Base Sepolia.")] = (
+        "https://sepolia.base.org"
+    )
+    public_url: Annotated[
+        str,
+        Meta(
+            description="What clients call the gateway, such as https://llm.example.com; payments name it as what they "
+            "are for. Empty: the address it listens on."
+        ),
+    ] = ""
+    verify_timeout_s: Annotated[
+        float, Meta(gt=0, le=300, description="How long a facilitator may take to verify a payment, seconds.")
+    ] = 15.0
+    settle_timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="How long settling may take before a payment counts as unknown, seconds.")
+    ] = 60.0
+    reconcile_every_s: Annotated[
+        float, Meta(ge=0.1, le=86400, description="How often payments of unknown fate are looked up, seconds.")
+    ] = 15.0
+
+
 class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[admin]``: remote management, off by default."""
 
@@ -196,6 +235,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "journal": JournalSettings,
     "receipts": ReceiptSettings,
     "anchor": AnchorSettings,
+    "payment": PaymentSettings,
     "admin": AdminSettings,
     "log": LogSettings,
 }
@@ -220,6 +260,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     journal: JournalSettings = JournalSettings()
     receipts: ReceiptSettings = ReceiptSettings()
     anchor: AnchorSettings = AnchorSettings()
+    payment: PaymentSettings = PaymentSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
 
@@ -268,6 +309,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def anchor_keypair(self) -> Path:
         """The key that pays for anchors."""
         return self.home / Path(self.anchor.keypair).expanduser()
+
+    @property
+    def payment_keypair(self) -> Path:
+        """The key that pays the network's fees of payments that the gateway settles itself."""
+        return self.home / Path(self.payment.keypair).expanduser()
 
     @property
     def localnet_folder(self) -> Path:
@@ -325,6 +371,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     # secrets
+
+    def facilitator_override(self) -> str | None:
+        """``X402_FACILITATOR_URL``: takes the place of every remote facilitator. Raises ``SettingsError``."""
+        url = os.environ.get("X402_FACILITATOR_URL")
+        if not url:
+            return None
+        fault = why_not_base_url(url)
+        if fault is not None:
+            raise SettingsError(f"X402_FACILITATOR_URL {fault}.", hint="It looks like https://x402.org/facilitator")
+        return url.rstrip("/")
 
     def upstream_key(self) -> str | None:
         """The key of the default upstream, or None where it needs none. Raises ``SettingsError``."""
@@ -450,7 +506,7 @@ def why_not_base_url(url: str) -> str | None:
 
 def _check_value(name: str, value: Any) -> str | None:
     """What is wrong with a value beyond its type, as the end of a sentence; None if nothing is."""
-    if name == "upstream.url":
+    if name == "upstream.url" or (name == "payment.public_url" and value):
         return why_not_base_url(value)
     if name == "anchor.every" and value:
         return None if (duration_s(value) or 0) >= _ANCHOR_LEAST_S else "must be a time from 10s on, such as 30m or 1h"

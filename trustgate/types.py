@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 NANO_USD_PER_USD = 1_000_000_000
 PICO_USD_PER_NANO_USD = 1_000
@@ -186,8 +187,89 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, tag="alias"):
     target: str
 
 
-#: What an operator can change. Plans are known by name, aliases by name, the rest by id.
-Record = Tenant | ApiKey | Plan | Passport | Alias
+class Offer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One way to pay: an x402 network, an asset on it, the address that receives, and who settles there."""
+
+    #: CAIP-2, such as ``solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1`` or ``eip155:8453``.
+    network: str
+    #: Mint (Solana) or contract (EVM) of a token that is worth one USD a unit, with so many decimals.
+    asset: str
+    decimals: int
+    pay_to: str
+    #: ``embedded``, or the base URL of a remote facilitator.
+    facilitator: str
+    scheme: Literal["exact"] = "exact"
+    #: What the scheme tells clients besides: ``feePayer`` (Solana), ``name`` and ``version`` (EVM).
+    extra: dict[str, Any] = {}
+
+
+PaymentMode = Literal["off", "per-request", "prepaid"]
+
+
+class PaymentTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="payment_terms"):
+    """How a tenant pays. One record a tenant; a tenant without one owes nothing.
+
+    In both modes a request draws on the tenant's balance where that covers its worst case. Where it does not,
+    ``per-request`` asks for that worst case, ``prepaid`` for ``top_up_nano_usd`` (or the worst case, if that is more);
+    what a payment brings beyond the request's cost stays on the balance.
+    """
+
+    tenant_id: str
+    mode: PaymentMode
+    #: What every request costs; None: what its passport's prices say.
+    price_nano_usd: int | None = None
+    top_up_nano_usd: int = NANO_USD_PER_USD
+    #: At most one for each network, in the order in which clients are told of them.
+    offers: tuple[Offer, ...] = ()
+    created_us: int = 0
+
+
+#: What an operator can change. Plans are known by name, aliases by name, terms by their tenant, the rest by id.
+Record = Tenant | ApiKey | Plan | Passport | Alias | PaymentTerms
+
+
+#: ``reserved``: claimed for one request, nothing was asked of the facilitator but to verify. ``settling``: it was told
+#: to settle. ``settled``: the money moved. ``delivered``: a receipt of the request that it paid for exists.
+#: ``credited``: the money moved, the request was not served: the receipt of the credit exists. ``unknown``: nobody can
+#: tell yet whether the money moved. ``failed``: it did not, and never will with this payment.
+PaymentState = Literal["reserved", "settling", "settled", "delivered", "credited", "unknown", "failed"]
+
+#: The states in which the money has moved.
+PAID: frozenset[str] = frozenset({"settled", "delivered", "credited"})
+#: The states from which a payment goes on by itself.
+OPEN: frozenset[str] = frozenset({"reserved", "settling", "settled", "unknown"})
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="payment"):
+    """One x402 payment, from its claim to its end: a row of the ledger, written before the act it tells of."""
+
+    id: str
+    #: What makes it the same payment, however it is encoded: 64 hexadecimal digits (payment.wire).
+    key: str
+    tenant_id: str
+    key_id: str
+    #: The id of the request's receipt, minted before there is one.
+    receipt_id: str
+    #: SHA-256 (hex) of what it pays for: endpoint and body.
+    request_sha256: str
+    #: The client's payment-identifier (x402 extension); "" without one. Unique for a tenant.
+    identifier: str = ""
+    x402_version: Literal[1, 2]
+    offer: Offer
+    #: Atomic units of the asset, decimal digits, and what they are worth.
+    amount: str
+    value_nano_usd: int
+    #: The client's PaymentPayload and the PaymentRequirements it is held against, JSON as the facilitator takes them.
+    payload: bytes
+    requirements: bytes
+    state: PaymentState = "reserved"
+    #: As the scheme writes it (base58 signature, 0x hash); known before it is sent where the gateway itself sends it.
+    transaction: str = ""
+    payer: str = ""
+    #: Why it failed or is unknown, for people.
+    reason: str = ""
+    created_us: int
+    updated_us: int
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,17 +297,22 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 #: How a request ended. ``complete``: the client got it all. ``client_gone``: it hung up. ``upstream_cut``: the
 #: upstream broke off in mid-answer. ``cut``: the gateway broke off (key revoked, deadline, shutdown).
 #: ``upstream_error``: the upstream refused or failed before the first byte; nothing is charged.
-#: ``refused``: a quota refused it.
-Finish = Literal["complete", "client_gone", "upstream_cut", "cut", "upstream_error", "refused"]
+#: ``refused``: a quota refused it, or its payment did not do. ``credited``: no request of a model; its receipt tells
+#: what a payment or the operator added to the tenant's balance, or took from it.
+Finish = Literal["complete", "client_gone", "upstream_cut", "cut", "upstream_error", "refused", "credited"]
 
 #: The endings that count against quotas. The others gave their hold back.
 COUNTED: frozenset[str] = frozenset({"complete", "client_gone", "upstream_cut", "cut"})
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """One leaf of the log. Every field is always present; times are microseconds UTC, money nano-USD."""
+    """One leaf of the log; times are microseconds UTC, money nano-USD.
 
-    v: int = 1
+    Version 1 is the receipt of a tenant that owes nothing; version 2 has the members from ``charged_nano_usd`` on
+    besides. Within a version every member is always present, so each has one canonical form.
+    """
+
+    v: Literal[1, 2] = 1
     id: str
     created_us: int
     tenant: str
@@ -256,6 +343,24 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     finish: Finish
     stream: bool
+    #: What was taken from the tenant's balance, and what a payment (or the operator) added to it. A tenant's balance is
+    #: the sum of what was credited less the sum of what was charged, over all of its receipts.
+    charged_nano_usd: int | UnsetType = UNSET
+    credited_nano_usd: int | UnsetType = UNSET
+    #: The payment's id, network (CAIP-2), transaction, asset, amount (atomic units) and payer; "" where none was made.
+    payment: str | UnsetType = UNSET
+    payment_network: str | UnsetType = UNSET
+    payment_transaction: str | UnsetType = UNSET
+    payment_asset: str | UnsetType = UNSET
+    payment_amount: str | UnsetType = UNSET
+    payment_payer: str | UnsetType = UNSET
+
+
+#: The members of a receipt of version 2 that version 1 does not have.
+RECEIPT_V2_MEMBERS = (
+    *("charged_nano_usd", "credited_nano_usd", "payment", "payment_network", "payment_transaction"),
+    *("payment_asset", "payment_amount", "payment_payer"),
+)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -51,7 +51,8 @@ async function examine(record, data, given) {
 
   record.begin("receipt");
   const canonical = utf8(canonicalReceipt(bundle.receipt));
-  record.passed(`All members of a version 1 receipt and no other; ${canonical.length} bytes in RFC 8785 form.`);
+  const { v } = bundle.receipt;
+  record.passed(`All members of a version ${v} receipt and no other; ${canonical.length} bytes in RFC 8785 form.`);
 
   record.begin("leaf");
   const leaf = await sha256(Uint8Array.of(0), canonical);
@@ -156,7 +157,8 @@ const BUNDLE = {
   anchor: orNull((value) => isText(value) && value !== "" && unbase64(value) !== null),
 };
 const SALTS = { request: orNull(isHash), response: orNull(isHash) };
-const RECEIPT = {
+const ENDINGS = ["complete", "client_gone", "upstream_cut", "cut", "upstream_error", "refused"];
+const RECEIPT_V1 = {
   v: oneOf(1),
   id: isText,
   created_us: isCount,
@@ -181,9 +183,27 @@ const RECEIPT = {
   latency_first_ms: isCount,
   latency_total_ms: isCount,
   status: isCount,
-  finish: oneOf("complete", "client_gone", "upstream_cut", "cut", "upstream_error", "refused"),
+  finish: oneOf(...ENDINGS),
   stream: isFlag,
 };
+/** Of a tenant that pays. */
+const RECEIPT_V2 = {
+  ...RECEIPT_V1,
+  v: oneOf(2),
+  finish: oneOf(...ENDINGS, "credited"),
+  charged_nano_usd: isCount,
+  credited_nano_usd: isCount,
+  payment: isText,
+  payment_network: isText,
+  payment_transaction: isText,
+  payment_asset: isText,
+  payment_amount: (value) => isText(value) && /^[0-9]*$/.test(value),
+  payment_payer: isText,
+};
+const RECEIPTS = new Map([
+  [1, RECEIPT_V1],
+  [2, RECEIPT_V2],
+]);
 
 function readBundle(data) {
   const bad = (why) => refuse(`This is not a receipt bundle: ${why}.`);
@@ -215,7 +235,8 @@ function readBundle(data) {
 
 /** The text that is hashed. RFC 8785 of a flat object: members in the order of their names, no blanks. */
 function canonicalReceipt(receipt) {
-  checkMembers("receipt", receipt, RECEIPT, (why) => refuse(`This is not a receipt of version 1: ${why}.`));
+  const known = RECEIPTS.get(receipt.v) ?? refuse("The receipt is of neither version 1 nor 2, the ones known here.");
+  checkMembers("receipt", receipt, known, (why) => refuse(`This is no receipt of version ${receipt.v}: ${why}.`));
   const members = Object.keys(receipt).sort();
   return `{${members.map((name) => `${JSON.stringify(name)}:${JSON.stringify(receipt[name])}`).join(",")}}`;
 }

@@ -14,16 +14,21 @@ import pytest
 
 from tests.support.processes import PATIENCE_S
 from trustgate.access.directory import Directory
+from trustgate.access.quota import Quota
 from trustgate.admin.commands import Admin, ServerStatus
 from trustgate.admin.desk import Desk
 from trustgate.admin.local import LocalAdmin
 from trustgate.admin.remote import RemoteAdmin
 from trustgate.admin.routes import admin_routes
 from trustgate.models.catalog import Catalog
+from trustgate.payment.balance import Balances
+from trustgate.payment.house import House
 from trustgate.receipts.archive import Archive
+from trustgate.receipts.journal import Journal
+from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.tree import Tree
-from trustgate.settings import Settings
+from trustgate.settings import PaymentSettings, Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
 from trustgate.types import Entry
@@ -55,13 +60,23 @@ class Plane:
         self.flushing = asyncio.Event()
         self.slow: asyncio.Event | None = None
         self._home = home
+        nowhere = "http://127.0.0.1:9"
+        self.settings = Settings(
+            home=home, payment=PaymentSettings(solana_devnet_rpc=nowhere, base_sepolia_rpc=nowhere)
+        )
+        self.quota = Quota()
+        self._tree: Tree | None = None
+        self._journal: Journal | None = None
+        self._house: House | None = None
         self.admin = LocalAdmin(
             Desk(
                 store,
                 directory,
                 catalog,
                 books=self,
-                anchoring=Anchoring(Settings(home=home), store, self.archive),
+                anchoring=Anchoring(self.settings, store, self.archive),
+                settings=self.settings,
+                quota=self.quota,
                 on_keys_dead=self._on_keys_dead,
                 status=lambda: STATUS,
             )
@@ -79,10 +94,41 @@ class Plane:
             await self.slow.wait()
         entries, self.acknowledged = self.acknowledged, []
         await self.store.append_entries(entries)
+        if self._house is not None:
+            await self._house.log.flush()
+
+    async def tree(self) -> Tree:
+        await self.flush()
+        if self._tree is None or self._house is None:
+            self._tree = await Tree.open(self.store)
+        return self._tree
+
+    async def house(self) -> House:
+        """From the first time on, receipts go through its log."""
+        if self._house is None:
+            tree = await self.tree()
+            self._journal = Journal.open(
+                self._home / "journal", store_id=self.store.store_id, last_seq=await self.store.last_seq()
+            )
+            log = await Log.recover(self.store, self._journal, tree)
+            self._house = await House.open(self.settings, self.store, log)
+        return self._house
+
+    async def balances(self) -> Balances:
+        return (await self.house()).balances
+
+    async def close(self) -> None:
+        """On the loop on which it was opened: whoever serves does so."""
+        house, self._house = self._house, None
+        if house is not None:
+            await house.close()
+            await house.log.flush()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.close()
 
     async def archive(self) -> Archive:
-        await self.flush()
-        tree = await Tree.open(self.store)
+        tree = await self.tree()
         publisher = await Publisher.open(
             self.store,
             tree,
@@ -152,4 +198,7 @@ async def _serve(plane: Plane, listener: socket.socket, key: str | None, ended: 
         await asyncio.to_thread(ended.wait)
 
     app = Starlette(routes=admin_routes(plane.admin, key=key))
-    await hypercorn_serve(app, config, shutdown_trigger=wait_for_end)  # type: ignore[arg-type]
+    try:
+        await hypercorn_serve(app, config, shutdown_trigger=wait_for_end)  # type: ignore[arg-type]
+    finally:
+        await plane.close()

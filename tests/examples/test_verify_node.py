@@ -18,11 +18,12 @@ from tests.environments import ROOT
 from tests.support.bundles import MEMO_PROGRAM_V1, REQUEST, RESPONSE, SampleLog, damaged, hostile
 from tests.support.entries import make_receipt
 from trustgate.receipts.verify import verify_bundle
-from trustgate.types import Finish, Receipt
+from trustgate.types import RECEIPT_V2_MEMBERS, Finish, Receipt
 
 SCRIPT = ROOT / "examples" / "verify" / "verify.mjs"
 LOG = SampleLog()
 GOOD = LOG.bundle()
+PAID = SampleLog(v=2)
 
 #: Checks many bundles in one process: [{data, options}] from stdin, all bytes base64; gives [[[name, state], …], …].
 _HARNESS = """
@@ -85,6 +86,7 @@ def files(tmp_path: Path) -> Path:
         LOG.bundle(anchor=None),
         LOG.bundle(anchor=LOG.anchor(version="legacy")),
         LOG.bundle(anchor=LOG.anchor(program=MEMO_PROGRAM_V1)),
+        PAID.bundle(),
         *(SampleLog(size, index).bundle() for size, index in ((1, 0), (2, 0), (3, 2), (257, 256), (1000, 512))),
     ],
 )
@@ -97,7 +99,9 @@ def test_good_bundles_hold(bundle: bytes) -> None:
 
 def test_receipts_of_every_kind_hold() -> None:
     """Whoever adds an ending or a source of usage has to add it to the scripts."""
-    kinds: list[dict[str, Any]] = [{"finish": finish} for finish in get_args(Finish)]
+    kinds: list[dict[str, Any]] = [{"finish": finish} for finish in get_args(Finish) if finish != "credited"]
+    kinds += [{**kind, "v": 2} for kind in [*kinds, {"finish": "credited", "endpoint": "credits"}]]
+    kinds += [{"v": 2, **dict.fromkeys(RECEIPT_V2_MEMBERS[2:], ""), "charged_nano_usd": 2**53 - 1}]
     kinds += [{"usage_source": source} for source in get_args(get_type_hints(Receipt)["usage_source"])]
     bundles = [SampleLog(3, 1, **kind, stream=True).bundle() for kind in kinds]
 
@@ -106,9 +110,10 @@ def test_receipts_of_every_kind_hold() -> None:
     ]
 
 
-def test_every_damaged_bundle_is_refused_by_the_same_check() -> None:
+@pytest.mark.parametrize("log", [LOG, PAID], ids=["version 1", "version 2"])
+def test_every_damaged_bundle_is_refused_by_the_same_check(log: SampleLog) -> None:
     given = {"request": REQUEST, "response": RESPONSE}
-    damages = list(damaged(GOOD))
+    damages = list(damaged(log.bundle()))
 
     for damage, found in zip(damages, by_node((data for _, data in damages), **given), strict=True):
         assert found[-1][1] == "failed", f"{damage.name} was not noticed"
@@ -185,11 +190,14 @@ def test_the_command_prints_each_check(files: Path) -> None:
     assert last == "The bundle holds."
 
 
-def test_it_says_the_same_sentences_as_the_command_line(files: Path) -> None:
+@pytest.mark.parametrize("log", [LOG, PAID], ids=["version 1", "version 2"])
+def test_it_says_the_same_sentences_as_the_command_line(files: Path, log: SampleLog) -> None:
     """Of what holds; why something does not may be worded otherwise."""
+    (files / "bundle.json").write_bytes(log.bundle())
+
     details = re.findall(r"^passed +[a-z ]+: (.*)$", node(SCRIPT, files / "bundle.json").stdout, re.MULTILINE)
 
-    assert details == [check.detail for check in verify_bundle(GOOD).checks if check.state == "passed"]
+    assert details == [check.detail for check in verify_bundle(log.bundle()).checks if check.state == "passed"]
 
 
 def test_the_command_refuses(files: Path) -> None:

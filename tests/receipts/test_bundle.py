@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.bundles import REQUEST, RESPONSE, Damage, Hostile, SampleLog, damaged, hostile
-from tests.support.entries import make_receipt, receipts
+from tests.support.entries import make_credit, make_receipt, receipts
 from trustgate.errors import VerificationFailed
 from trustgate.receipts.bundle import make_bundle, read_bundle, receipt_of
 from trustgate.receipts.checkpoint import Checkpoint, sign_checkpoint
@@ -19,11 +20,14 @@ from trustgate.receipts.logkey import LogKey
 from trustgate.receipts.proof import InclusionProof, format_proof
 from trustgate.receipts.receipt import canonical, salt
 from trustgate.receipts.verify import CHAIN_NOT_ASKED, Check, Verdict, verify_bundle
-from trustgate.types import Receipt
+from trustgate.types import RECEIPT_V2_MEMBERS, Receipt
 
 LOG = SampleLog()
 GOOD = LOG.bundle()
 DAMAGED = list(damaged(GOOD))
+PAID = SampleLog(v=2)
+#: What is not of the receipt is damaged in the other, too.
+DAMAGED_PAID = [damage for damage in damaged(PAID.bundle()) if damage.name.startswith("receipt.")]
 
 NAMES = [
     *("form", "receipt", "leaf", "proof", "checkpoint", "inclusion", "request", "response"),
@@ -97,6 +101,39 @@ def test_damage_is_noticed(damage: Damage) -> None:
     """Every value changed, every member missing or doubled: nothing in a bundle is unbound."""
     assert damage.data != GOOD
     assert refused_by(damage.data, request=REQUEST, response=RESPONSE)
+
+
+@pytest.mark.parametrize("damage", DAMAGED_PAID, ids=lambda damage: damage.name)
+def test_damage_to_a_receipt_of_version_2_is_noticed(damage: Damage) -> None:
+    assert damage.data != PAID.bundle()
+    assert refused_by(damage.data, request=REQUEST, response=RESPONSE)
+
+
+def test_receipts_of_version_2_hold() -> None:
+    verdict = verify_bundle(PAID.bundle(), key=PAID.verifier, request=REQUEST, response=RESPONSE)
+
+    assert verdict.ok and verdict.receipt == PAID.receipt
+    assert "version 2" in verdict.checks[1].detail
+    unpaid = dict.fromkeys(RECEIPT_V2_MEMBERS[2:], "")
+    for receipt in (make_receipt(2, v=2, **unpaid), make_credit(2), make_credit(2, key="", **unpaid)):
+        log = SampleLog(3, 1, forged=json.loads(canonical(receipt)))
+        verdict = verify_bundle(log.bundle(), key=log.verifier)
+        assert verdict.ok and verdict.receipt == receipt
+
+
+def test_what_is_wrong_with_a_receipt_is_said() -> None:
+    first, second = (json.loads(canonical(make_receipt(v=version))) for version in (1, 2))
+    for members, why in (
+        ({**first, "payment": ""}, "none of version 1 has: 'payment'"),
+        ({**first, "v": 2}, "version 2 lacks charged_nano_usd, credited_nano_usd, payment, payment_amount"),
+        ({**second, "v": 3}, "neither version 1 nor 2"),
+        ({**first, "finish": "credited"}, "version 1, which has no finish 'credited'"),
+        ({**second, "payment_amount": "1.5"}, "payment_amount is not decimal digits"),
+        ({**second, "charged_nano_usd": -1}, "charged_nano_usd is less than nothing"),
+        ({**second, "payment_payer": None}, "payment_payer"),
+    ):
+        with pytest.raises(VerificationFailed, match=re.escape(why)):
+            receipt_of(members)
 
 
 @pytest.mark.parametrize(

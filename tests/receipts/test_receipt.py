@@ -6,25 +6,44 @@ import hashlib
 import hmac
 import json
 
+import pytest
 from hypothesis import given
+from msgspec import UNSET
 
-from tests.support.entries import make_receipt, receipts
+from tests.support.entries import make_credit, make_receipt, receipts
 from trustgate.receipts.receipt import canonical, commitment, leaf_hash
-from trustgate.types import Receipt
+from trustgate.types import RECEIPT_V2_MEMBERS, Receipt
 
 
 @given(receipts())
 def test_the_canonical_form_is_jcs(receipt: Receipt) -> None:
     """RFC 8785, of what can occur in a receipt: no blanks, names in order, as little escaped as JSON lets."""
     members = {name: getattr(receipt, name) for name in Receipt.__struct_fields__}
-    expected = json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    present = {name: value for name, value in members.items() if value is not UNSET}
+    expected = json.dumps(present, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     assert canonical(receipt) == expected.encode()
 
 
-def test_every_member_is_in_the_canonical_form() -> None:
+def test_every_member_of_its_version_is_in_the_canonical_form() -> None:
     """Members with defaults too: whoever checks a receipt must not need to know what ours are."""
-    assert sorted(json.loads(canonical(make_receipt()))) == sorted(Receipt.__struct_fields__)
+    second = set(Receipt.__struct_fields__)
+    assert set(json.loads(canonical(make_receipt()))) == second - set(RECEIPT_V2_MEMBERS)
+    assert set(json.loads(canonical(make_receipt(v=2)))) == second
+    assert set(json.loads(canonical(make_credit()))) == second
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        # Computed by the program as it was before there was a version 2.
+        (1, "afe7aee1b41594ce67608f9fc312f399b48ef059ce43ce7b195582fb671d869e"),
+        (2, "c4336552e4285bd75da22587c03a61f06dbb5630b17b4f1b52f4a6a0318456b0"),
+    ],
+)
+def test_a_version_never_changes(version: int, expected: str) -> None:
+    """Receipts are checked years after they were issued: not a byte of a version's form may ever be another."""
+    assert leaf_hash(make_receipt(1, id="rcpt_1", v=version)).hex() == expected
 
 
 def test_the_leaf_hash_is_rfc_6962s() -> None:

@@ -292,7 +292,7 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
 
 
 def _another_schema(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("CREATE TABLE payments (id VARCHAR)")
+    connection.execute("CREATE TABLE later (id VARCHAR)")
 
 
 async def test_an_older_database_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
     assert await store.last_seq() == 5
     await store.close()
     with duckdb.connect(path, read_only=True) as connection:
-        assert connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'payments'").fetchall() == []
+        assert connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'later'").fetchall() == []
 
 
 # hardening

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.entries import FIRST_US, make_entries, make_entry, receipts
+from tests.support.entries import FIRST_US, make_credit, make_entries, make_entry, receipts
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.receipt import canonical
 from trustgate.store import ReceiptFilter, Store, StoredTile, UsageFilter, UsageRow, open_store
@@ -365,7 +365,8 @@ def mixed() -> list[Entry]:
             tenant=f"tenant_{(tenant := chance.randrange(4))}",
             key=f"key_{tenant}_{chance.randrange(2)}",
             model=chance.choice(["gpt-4o", "openai/gpt-4o", "trustgate/echo"]),
-            finish=chance.choice(get_args(Finish)),
+            finish=(finish := chance.choice(get_args(Finish))),
+            v=2 if finish == "credited" else chance.choice([1, 2]),
             usage_source=chance.choice(["provider", "estimate"]),
             prompt_tokens=chance.randrange(1000),
             cached_tokens=chance.randrange(100),
@@ -396,7 +397,7 @@ async def test_usage_adds_up(store: Store, mixed: list[Entry], by: UsageGroup, w
 def expected_usage(entries: list[Entry], query: UsageFilter) -> list[UsageRow]:
     groups: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(UsageRow.__struct_fields__[1:], 0))
     for receipt in (entry.receipt for entry in entries):
-        if query.tenant_id not in (None, receipt.tenant):
+        if query.tenant_id not in (None, receipt.tenant) or receipt.finish == "credited":
             continue
         if not (query.since_us or 0) <= receipt.created_us < (query.until_us or 2**63):
             continue
@@ -420,6 +421,27 @@ async def test_usage_of_an_exact_window(store: Store) -> None:
     (row,) = await store.usage(UsageFilter(by="tenant", since_us=since_us, until_us=until_us))
 
     assert row.requests == 3
+
+
+@pytest.mark.parametrize("by", get_args(UsageGroup))
+async def test_money_that_comes_onto_a_balance_is_no_request(store: Store, by: UsageGroup) -> None:
+    """Its receipt adds to no sum, uses up no quota, and no model, key or day is shown for it alone."""
+    requests = [make_entry(1, v=2), make_entry(2, v=2, finish="refused", status=402)]
+    await store.append_entries(requests)
+    query = UsageFilter(by=by)
+    before, quotas = await store.usage(query), await store.window_usage(0)
+    a_day_later_us = FIRST_US + 86_400_000_000
+
+    added = [make_credit(3), make_credit(4, key=""), make_credit(5, created_us=a_day_later_us), make_credit(6)]
+    await store.append_entries(
+        [Entry(seq=seq, receipt=credit, secret=bytes(32)) for seq, credit in enumerate(added, 3)]
+    )
+
+    assert await store.usage(query) == before
+    assert await store.window_usage(0) == quotas
+    assert [(row.requests, row.refused, row.failed) for row in before] == [(1, 1, 0)]
+    assert [row.requests for row in quotas] == [1]
+    assert len(await store.entries(ReceiptFilter())) == 6
 
 
 async def test_window_usage_is_what_counts_against_quotas(store: Store, mixed: list[Entry]) -> None:
@@ -518,5 +540,5 @@ async def test_info_tells_what_the_store_takes_up(store: Store) -> None:
     before = store.info
     await store.append_entries(make_entries(1, 500))
 
-    assert before.schema_version == store.info.schema_version == 2
+    assert before.schema_version == store.info.schema_version == 3
     assert store.info.size_bytes > before.size_bytes > 0

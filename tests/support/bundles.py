@@ -22,16 +22,16 @@ from solders.message import Message, MessageV0
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
-from tests.support.entries import make_receipt
+from tests.support.entries import make_credit, make_receipt
 from trustgate.receipts.bundle import Label, make_bundle
 from trustgate.receipts.checkpoint import Checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey
 from trustgate.receipts.merkle import build_proof, inclusion_path
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.proof import InclusionProof, format_proof
-from trustgate.receipts.receipt import commitment, leaf_hash, salt
+from trustgate.receipts.receipt import canonical, commitment, leaf_hash, salt
 from trustgate.receipts.tiles import Edge, TileId, hash_in_tiles
-from trustgate.types import Receipt
+from trustgate.types import RECEIPT_V2_MEMBERS, Receipt
 
 MEMO_PROGRAM = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
 #: Takes no text, but that is for a chain to find.
@@ -55,16 +55,28 @@ class Hostile(NamedTuple):
 
 
 class SampleLog:
-    """A log with ``size`` receipts, the same each time; one of them for REQUEST and RESPONSE."""
+    """A log with ``size`` receipts, the same each time; one of them for REQUEST and RESPONSE.
 
-    def __init__(self, size: int = 300, index: int = 123, origin: str = "log.example/tests", **members: Any) -> None:
-        self.size, self.index = size, index
+    ``forged``: the members, whatever they are, that the log has and vouches for in that receipt's place.
+    """
+
+    def __init__(
+        self,
+        size: int = 300,
+        index: int = 123,
+        origin: str = "log.example/tests",
+        forged: Mapping[str, Any] | None = None,
+        **members: Any,
+    ) -> None:
+        self.size, self.index, self.forged = size, index, forged
         self.key = LogKey(origin, hashlib.sha256(b"log").digest())
         self.payer = Keypair.from_seed(hashlib.sha256(b"payer").digest())
         self.secret = hashlib.sha256(b"secret").digest()
         self.receipt = self._receipt(**members)
         leaves = [leaf_hash(make_receipt(number, id=f"rcpt_{number}")) for number in range(1, size + 1)]
-        leaves[index] = leaf_hash(self.receipt)
+        leaves[index] = (
+            leaf_hash(self.receipt) if forged is None else hashlib.sha256(b"\0" + _canonical(forged)).digest()
+        )
         edge = Edge()
         tiles = {tile.id: tile.hashes for tile in edge.append(leaves)}
         partials = {level: edge.partial(level) for level in range(8)}
@@ -122,7 +134,7 @@ class SampleLog:
     ) -> bytes:
         """The sample receipt's bundle. ``changed``: other arguments for ``make_bundle``."""
         arguments: dict[str, Any] = {
-            "receipt": self.receipt,
+            "receipt": self.receipt if self.forged is None else self.forged,
             "proof": self.proof,
             "salts": {label: salt(self.secret, label) for label in disclose},
             "vkey": self.vkey,
@@ -155,6 +167,8 @@ def damaged(bundle: bytes) -> Iterator[Damage]:
     for path in ((), ("receipt",), ("salts",)):
         for extra in ("extra", "__proto__", "0"):
             yield Damage(f"{extra} in {path}", _written(document, (*path, extra), "x"))
+    for name in sorted(set(RECEIPT_V2_MEMBERS) - document["receipt"].keys()):
+        yield Damage(f"{name}, of version 2", _written(document, ("receipt", name), 0 if "nano" in name else ""))
     yield from _damaged_text(bundle)
 
 
@@ -198,12 +212,45 @@ def hostile(log: SampleLog) -> Iterator[Hostile]:
     yield Hostile("no memo", log.bundle(anchor=log.anchor(program=COMPUTE_BUDGET_PROGRAM)), "anchor memo")
     for name, message in _bad_messages(log):
         yield Hostile(f"transaction: {name}", log.bundle(anchor=log.signed(message)), "anchor transaction")
+    for name, members in _bad_receipts():
+        yield Hostile(f"receipt: {name}", SampleLog(3, 1, forged=members).bundle(), "receipt")
     unsigned = log.anchor()[65:]
     for name, raw in (
         ("no signature", b"\0" + b"\0" + unsigned[1:]),
         ("a count too long", b"\x81\0" + log.anchor()[1:]),
     ):
         yield Hostile(f"transaction: {name}", log.bundle(anchor=raw), "anchor transaction")
+
+
+def _bad_receipts() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Members that a log may vouch for, and that are nevertheless no receipt's of the version they claim."""
+    first, second, credit = (
+        json.loads(canonical(receipt)) for receipt in (make_receipt(2), make_receipt(2, v=2), make_credit(2))
+    )
+    for name in RECEIPT_V2_MEMBERS:
+        yield f"version 1 with {name}", {**first, name: second[name]}
+        yield f"version 2 without {name}", {member: second[member] for member in second if member != name}
+    yield "version 1 with all of version 2", {**second, "v": 1}
+    yield "version 2 with those of version 1 alone", {**first, "v": 2}
+    yield "version 1 of a credit", {**first, "finish": "credited"}
+    yield "version 1 of a credit in all but its number", {**credit, "v": 1}
+    yield "version 2 without one of version 1", {member: second[member] for member in second if member != "stream"}
+    yield "version 2 with one of none", {**second, "extra": ""}
+    for version in (0, 3, -1, "1", "2", "", True, False):
+        yield f"version {version!r}", {**second, "v": version}
+    yield "no version", {member: second[member] for member in second if member != "v"}
+    for name in ("charged_nano_usd", "credited_nano_usd"):
+        for value in (-1, "1", "", True):
+            yield f"{name} {value!r}", {**second, name: value}
+    for name in RECEIPT_V2_MEMBERS[2:]:
+        for number in (0, False):
+            yield f"{name} {number!r}", {**second, name: number}
+    for amount in ("-1", "+1", "1.0", "1e6", "0x1", " 1", "1\n", "1_000", "\u0661", "\uff11", "one"):
+        yield f"payment_amount {amount!r}", {**second, "payment_amount": amount}
+
+
+def _canonical(members: Mapping[str, Any]) -> bytes:
+    return json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _bad_keys(log: SampleLog) -> Iterator[str]:
@@ -314,7 +361,7 @@ def _changed(path: tuple[str, ...], value: Any) -> Iterator[Any]:
     elif isinstance(value, str):
         for at in sorted({0, len(value) // 2, len(value) - 1, *range(0, len(value), 25)}):
             yield value[:at] + _other(value[at]) + value[at + 1 :]
-        yield from ("", value + "x", value + "\n", value.swapcase())
+        yield from (other for other in ("", value + "x", value + "\n", value.swapcase()) if other != value)
         lines = value.splitlines(keepends=True)
         yield from ("".join(lines[:at] + lines[at + 1 :]) for at in range(len(lines)))
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from trustgate.ids import new_id
-from trustgate.types import Entry, Receipt
+from trustgate.types import Entry, Finish, Receipt
 
 FIRST_US = 1_770_000_000_000_000  # 2026-02-02 02:40 UTC
 
 
 def make_receipt(number: int = 1, **members: Any) -> Receipt:
-    """A receipt like the gateway's, a second and a bit after the one before; its hashes are no other's."""
+    """A receipt like the gateway's, a second and a bit after the one before; its hashes are no other's.
+
+    Of version 1; with ``v=2`` that of a request which was paid for.
+    """
     created_us = members.get("created_us", FIRST_US + number * 1_000_001)
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     defaults: dict[str, Any] = {
@@ -44,7 +47,27 @@ def make_receipt(number: int = 1, **members: Any) -> Receipt:
         "finish": "complete",
         "stream": False,
     }
+    if members.get("v") == 2:
+        defaults |= {
+            "charged_nano_usd": 12_345,
+            "credited_nano_usd": 1_500_000_000,
+            "payment": f"pay_{number}",
+            "payment_network": "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",
+            "payment_transaction": f"transaction_{number}",
+            "payment_asset": "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
+            "payment_amount": "1500000",
+            "payment_payer": "payer_1",
+        }
     return Receipt(**{**defaults, **members})
+
+
+def make_credit(number: int = 1, **members: Any) -> Receipt:
+    """The receipt of money that came onto a balance by itself (payment.credit)."""
+    nothing = dict.fromkeys(
+        ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd"), 0
+    )
+    form = {"v": 2, "endpoint": "credits", "finish": "credited", "charged_nano_usd": 0, **nothing}
+    return make_receipt(number, **{**form, "model": "", "passport": "", "upstream_model": "", **members})
 
 
 def make_entry(seq: int, **members: Any) -> Entry:
@@ -58,10 +81,30 @@ def make_entries(first: int, count: int) -> list[Entry]:
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 _counts = st.integers(0, 2**53 - 1)
 _hashes = st.binary(min_size=32, max_size=32).map(bytes.hex)
+_amounts = st.just("") | st.integers(0, 2**256 - 1).map(str)
 
 
 def receipts() -> st.SearchStrategy[Receipt]:
     """Any receipt that can occur: any text, numbers up to the largest that JSON keeps exactly, real hashes."""
+    return _receipts(v=st.just(1), finish=_finishes(but="credited")) | _receipts(
+        v=st.just(2),
+        finish=_finishes(),
+        charged_nano_usd=_counts,
+        credited_nano_usd=_counts,
+        payment=_texts,
+        payment_network=_texts,
+        payment_transaction=_texts,
+        payment_asset=_texts,
+        payment_amount=_amounts,
+        payment_payer=_texts,
+    )
+
+
+def _finishes(*, but: str = "") -> st.SearchStrategy[str]:
+    return st.sampled_from([finish for finish in get_args(Finish) if finish != but])
+
+
+def _receipts(**members: st.SearchStrategy[Any]) -> st.SearchStrategy[Receipt]:
     return st.builds(
         Receipt,
         id=_texts,
@@ -87,6 +130,6 @@ def receipts() -> st.SearchStrategy[Receipt]:
         latency_first_ms=_counts,
         latency_total_ms=_counts,
         status=st.integers(100, 599),
-        finish=st.sampled_from(["complete", "client_gone", "upstream_cut", "cut", "upstream_error", "refused"]),
         stream=st.booleans(),
+        **members,
     )

@@ -15,7 +15,7 @@ from trustgate.access.keys import explain_unknown, hash_secret
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.ids import now_us
 from trustgate.store import State
-from trustgate.types import ApiKey, Plan, Tenant
+from trustgate.types import ApiKey, PaymentTerms, Plan, Tenant
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -26,6 +26,8 @@ class Caller(msgspec.Struct, frozen=True):
     plan: Plan
     #: SHA-256 (hex) of the plan's and the key's limits and scope: what a receipt calls ``policy_hash``.
     policy_hash: str
+    #: How the tenant pays; None: it owes nothing.
+    terms: PaymentTerms | None = None
 
 
 class Directory:
@@ -33,6 +35,7 @@ class Directory:
         self._plans = {plan.name: plan for plan in state.plans}
         self._tenants = {tenant.id: tenant for tenant in state.tenants}
         self._keys = {key.id: key for key in state.keys}
+        self._terms = {terms.tenant_id: terms for terms in state.payment_terms}
         self._tenant_ids = {tenant.name: tenant.id for tenant in state.tenants if tenant.status != "removed"}
         self._key_ids_of: dict[str, dict[str, None]] = {}
         self._key_by_hash: dict[bytes, ApiKey] = {}
@@ -68,13 +71,16 @@ class Directory:
         if tenant.status != "active":
             raise AuthenticationFailed(f"The account of this API key is {tenant.status}.", code="account_inactive")
         plan = self._plans[tenant.plan]
-        caller = Caller(key, tenant, plan, _policy_hash(plan, key))
+        terms = self._terms.get(tenant.id)
+        if terms is not None and terms.mode == "off":
+            terms = None
+        caller = Caller(key, tenant, plan, _policy_hash(plan, key), terms)
         self._callers[digest] = caller
         return caller
 
     # what the admin room changes
 
-    def put(self, record: Tenant | ApiKey | Plan) -> None:
+    def put(self, record: Tenant | ApiKey | Plan | PaymentTerms) -> None:
         """Take a new or changed record; it holds from the next request on."""
         if isinstance(record, ApiKey):
             self._keys[record.id] = record
@@ -88,14 +94,21 @@ class Directory:
             if record.status != "removed":
                 self._tenant_ids[record.name] = record.id
             self._tenants[record.id] = record
-            for key in self.keys_of(record.id):
-                self._callers.pop(bytes.fromhex(key.secret_sha256), None)
+            self._forget_callers(record.id)
+            return
+        if isinstance(record, PaymentTerms):
+            self._terms[record.tenant_id] = record
+            self._forget_callers(record.tenant_id)
             return
         self._plans[record.name] = record
         self._callers.clear()
 
     def remove(self, plan: Plan) -> None:
         self._plans.pop(plan.name, None)
+
+    def _forget_callers(self, tenant_id: str) -> None:
+        for key in self.keys_of(tenant_id):
+            self._callers.pop(bytes.fromhex(key.secret_sha256), None)
 
     def _index_key(self, key: ApiKey) -> None:
         self._key_by_hash[bytes.fromhex(key.secret_sha256)] = key
@@ -126,6 +139,13 @@ class Directory:
             known = ", ".join(sorted(self._plans))
             raise NotFound(f"There is no plan {name!r}.", hint=f"The plans are: {known}.", code="plan_not_found")
         return plan
+
+    def terms(self, tenant_id: str) -> PaymentTerms | None:
+        """How a tenant pays, switched off or not; None where that was never said."""
+        return self._terms.get(tenant_id)
+
+    def all_terms(self) -> Iterable[PaymentTerms]:
+        return self._terms.values()
 
     def tenants(self) -> Iterable[Tenant]:
         return self._tenants.values()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -89,6 +89,16 @@ class Windows(msgspec.Struct, frozen=True):
         next_month = month + 31 * _DAY_US
         next_month -= (time.gmtime(next_month // MICROSECONDS_PER_SECOND).tm_mday - 1) * _DAY_US
         return cls((minute, day, month), (minute + _MINUTE_US, day + _DAY_US, next_month))
+
+
+class Standing(NamedTuple):
+    """Copies of all counters: of each subject its requests in flight and, for each window, requests, tokens and cost.
+
+    What is in flight is part of the use, with its hold.
+    """
+
+    windows: Windows
+    counters: dict[str, tuple[int, tuple[tuple[int, int, int], ...]]]
 
 
 class Quota:
@@ -177,6 +187,18 @@ class Quota:
         return {
             window: dict(zip(_UNITS, used, strict=True)) for window, used in zip(_WINDOWS, counter.used, strict=True)
         }
+
+    def standing(self, at_us: int) -> Standing:
+        """Everything at once, for whoever holds it against the receipts."""
+        if at_us >= self._windows.ends[0]:
+            self._turn(at_us)
+        return Standing(
+            self._windows,
+            {
+                subject: (counter.parallel, tuple((used[0], used[1], used[2]) for used in counter.used))
+                for subject, counter in self._counters.items()
+            },
+        )
 
     # inside
 

@@ -1,10 +1,13 @@
-"""The commands that read the books: usage, receipts, the server's state."""
+"""The commands that read the books: usage, receipts, the audit, the server's state."""
 
 from __future__ import annotations
 
 import os
 
+from msgspec.structs import replace
+
 from trustgate import __version__
+from trustgate.admin.audit import Audit, Moment
 from trustgate.admin.commands import (
     ReceiptDetail,
     ReceiptExport,
@@ -15,7 +18,9 @@ from trustgate.admin.commands import (
     UsageShow,
 )
 from trustgate.admin.desk import Desk
-from trustgate.errors import InvalidRequest, NotFound
+from trustgate.admin.money import AuditState, BooksAudit, BooksReport, Difference
+from trustgate.admin.watching import Tell
+from trustgate.errors import InvalidRequest, NotFound, StoreDamaged
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, UsageFilter, UsageRow
 from trustgate.types import Entry
@@ -43,7 +48,7 @@ async def receipt_list(desk: Desk, command: ReceiptList) -> tuple[ReceiptDetail,
             tenant_id=tenant_id, since_us=command.since_us, before_seq=command.before_seq, limit=command.limit
         )
     )
-    return tuple(_detail(entry, with_secret=False) for entry in entries)
+    return tuple(receipt_detail(entry) for entry in entries)
 
 
 async def receipt_show(desk: Desk, command: ReceiptShow) -> ReceiptDetail:
@@ -51,7 +56,7 @@ async def receipt_show(desk: Desk, command: ReceiptShow) -> ReceiptDetail:
     entry = await desk.store.entry(command.receipt)
     if entry is None:
         raise _no_receipt(command.receipt)
-    return _detail(entry, with_secret=True)
+    return receipt_detail(entry, with_secret=True)
 
 
 async def receipt_export(desk: Desk, command: ReceiptExport) -> str:
@@ -66,13 +71,37 @@ def _no_receipt(receipt_id: str) -> NotFound:
     return NotFound(f"There is no receipt {receipt_id!r}.", hint="trustgate receipt list", code="receipt_not_found")
 
 
-def _detail(entry: Entry, *, with_secret: bool) -> ReceiptDetail:
+def receipt_detail(entry: Entry, *, with_secret: bool = False) -> ReceiptDetail:
     return ReceiptDetail(
         seq=entry.seq,
         receipt=entry.receipt,
         secret=entry.secret.hex() if with_secret else None,
         leaf_hash=leaf_hash(entry.receipt).hex(),
     )
+
+
+async def books_audit(desk: Desk, command: BooksAudit) -> AuditState:
+    async def work(tell: Tell) -> BooksReport:
+        return await _audit(desk, tell)
+
+    stage, report = await desk.auditing.advance(command.audit, work, "Bringing the books up to date")
+    return AuditState(stage=stage, report=report)
+
+
+async def _audit(desk: Desk, tell: Tell) -> BooksReport:
+    """Every difference between the books, and whether the log is the one that was signed for."""
+    tree = await desk.books.tree()
+    house, problem = await desk.books.house(), None
+    moment = Moment.take(house.log.last_seq, house.balances, desk.quota)
+    await desk.flush()
+    try:
+        await desk.archive()
+    except StoreDamaged as error:
+        problem = Difference(record="log", detail=error.message)
+    report = await Audit(desk.store, tree, moment, tell).run()
+    if problem is None:
+        return report
+    return replace(report, differences=(problem, *report.differences), difference_count=report.difference_count + 1)
 
 
 async def status(desk: Desk, command: Status) -> ServerStatus:

@@ -15,7 +15,18 @@ from trustgate.models.passports import ImportedPassport, PassportFields
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import UsageRow
 from trustgate.store.base import UsageGroup
-from trustgate.types import Alias, Anchor, ApiKey, Limits, Passport, Plan, Receipt, Scope, Tenant
+from trustgate.types import (
+    Alias,
+    Anchor,
+    ApiKey,
+    Limits,
+    Passport,
+    PaymentTerms,
+    Plan,
+    Receipt,
+    Scope,
+    Tenant,
+)
 
 R = TypeVar("R")
 
@@ -43,6 +54,8 @@ class TenantDetail(msgspec.Struct, frozen=True, kw_only=True):
     tenant: Tenant
     plan: Plan
     keys: tuple[ApiKey, ...]
+    #: None: it has never had to pay.
+    terms: PaymentTerms | None = None
 
 
 class ReceiptDetail(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,15 +10,23 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
 from trustgate.access.directory import Directory
+from trustgate.access.quota import Quota
 from trustgate.admin.commands import ServerStatus
 from trustgate.admin.flushing import Flushing
+from trustgate.admin.money import BooksReport, Reconciled
+from trustgate.admin.watching import Watched
+from trustgate.errors import Conflict
 from trustgate.models.catalog import Catalog
+from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store
 from trustgate.types import Alias, Passport, Plan, Record, Tenant
 
 if TYPE_CHECKING:
+    from trustgate.payment.balance import Balances
+    from trustgate.payment.house import House
     from trustgate.receipts.archive import Archive
+    from trustgate.receipts.tree import Tree
 
 
 class Books(Protocol):
@@ -32,6 +40,20 @@ class Books(Protocol):
         """The log with everything that was acknowledged. Raises ``StoreDamaged`` where it is other than it has said."""
         ...
 
+    async def tree(self) -> Tree:
+        """The tree over everything that was acknowledged."""
+        ...
+
+    async def house(self) -> House:
+        """The payment room, over the log with everything that was acknowledged; what is appended there is kept."""
+        ...
+
+    async def balances(self) -> Balances:
+        """What tenants have; to look at, not to change: that is the house's."""
+        ...
+
+    async def close(self) -> None: ...
+
 
 class Desk:
     def __init__(
@@ -42,17 +64,23 @@ class Desk:
         *,
         books: Books,
         anchoring: Anchoring,
+        settings: Settings,
+        quota: Quota | None = None,
         on_keys_dead: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
     ) -> None:
-        """``on_keys_dead`` and ``status`` are the running server's; without one there is neither."""
+        """``quota``, ``on_keys_dead`` and ``status`` are the running server's; without one there is none of them."""
         self.store = store
         self.directory = directory
         self.catalog = catalog
         self.status = status
         self.anchoring = anchoring
         self.flushing = Flushing(anchoring)
-        self._books = books
+        self.settings = settings
+        self.quota = quota
+        self.books = books
+        self.reconciling: Watched[tuple[Reconciled, ...]] = Watched(_busy_reconciling)
+        self.auditing: Watched[BooksReport] = Watched(_busy_auditing)
         self._on_keys_dead = on_keys_dead
 
     def tenant(self, ref: str) -> Tenant:
@@ -80,7 +108,24 @@ class Desk:
             self._on_keys_dead(key_ids)
 
     async def flush(self) -> None:
-        await self._books.flush()
+        await self.books.flush()
 
     async def archive(self) -> Archive:
-        return await self._books.archive()
+        return await self.books.archive()
+
+    async def close(self) -> None:
+        """Closes the store, too."""
+        await self.reconciling.end()
+        await self.auditing.end()
+        try:
+            await self.books.close()
+        finally:
+            await self.store.close()
+
+
+def _busy_reconciling() -> Conflict:
+    return Conflict("Payments are being looked up already.", hint="trustgate payment list", code="reconcile_running")
+
+
+def _busy_auditing() -> Conflict:
+    return Conflict("Another audit is under way.", hint="Try again when it has ended.", code="audit_running")

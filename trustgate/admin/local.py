@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.access.directory import Directory
-from trustgate.admin import anchors, books, commands, models, tenants
+from trustgate.admin import anchors, books, commands, models, money, payments, tenants
 from trustgate.admin.commands import Command
 from trustgate.admin.desk import Desk
 from trustgate.models.catalog import Catalog
@@ -20,7 +20,11 @@ from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
+    from trustgate.payment.balance import Balances
+    from trustgate.payment.house import House
     from trustgate.receipts.archive import Archive
+    from trustgate.receipts.journal import Journal
+    from trustgate.receipts.log import Log
     from trustgate.receipts.tree import Tree
 
 R = TypeVar("R")
@@ -62,6 +66,17 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.AnchorStatus: anchors.anchor_status,
     commands.AnchorVerify: anchors.anchor_verify,
     commands.AnchorKeygen: anchors.anchor_keygen,
+    money.PaymentSet: payments.payment_set,
+    money.PaymentOff: payments.payment_off,
+    money.PaymentTermsList: payments.payment_terms,
+    money.PaymentList: payments.payment_list,
+    money.PaymentShow: payments.payment_show,
+    money.PaymentReconcile: payments.payment_reconcile,
+    money.PaymentRefundCredit: payments.payment_refund_credit,
+    money.PaymentKeygen: payments.payment_keygen,
+    money.PaymentCheck: payments.payment_check,
+    money.TenantCredit: payments.tenant_credit,
+    money.BooksAudit: books.books_audit,
     commands.Status: books.status,
 }
 
@@ -80,13 +95,19 @@ _UNLOCKED = frozenset(
         commands.AnchorList,
         commands.AnchorStatus,
         commands.AnchorVerify,
+        money.PaymentTermsList,
+        money.PaymentList,
+        money.PaymentShow,
+        money.PaymentReconcile,
+        money.PaymentCheck,
+        money.BooksAudit,
         commands.Status,
     }
 )
 
 
 class LocalAdmin:
-    """``Admin`` over a desk. Whoever closes it closes the desk's store."""
+    """``Admin`` over a desk. Whoever closes it closes the desk, and its store."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -114,7 +135,7 @@ class LocalAdmin:
     async def close(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._desk.store.close()
+        await self._desk.close()
 
 
 async def open_local_admin(settings: Settings) -> LocalAdmin:
@@ -134,6 +155,7 @@ async def open_local_admin(settings: Settings) -> LocalAdmin:
                 Catalog(state.passports, state.aliases),
                 books=offline,
                 anchoring=Anchoring(settings, store, offline.archive),
+                settings=settings,
             )
         )
     except BaseException:
@@ -142,18 +164,29 @@ async def open_local_admin(settings: Settings) -> LocalAdmin:
 
 
 class _Offline:
-    """The books when no server runs: what a killed one left in its journal belongs in them before anybody reads."""
+    """The books when no server runs: what a killed one left in its journal belongs in them before anybody reads.
+
+    What a command appends goes the server's way: into the journal, from there into the store. A journal is made only
+    where something is to be appended.
+    """
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
         self._tree: Tree | None = None
+        self._journal: Journal | None = None
+        self._log: Log | None = None
         self._archive: Archive | None = None
+        self._house: House | None = None
         self._opening = asyncio.Lock()
 
     async def flush(self) -> None:
         async with self._opening:
             await self._recovered()
+
+    async def tree(self) -> Tree:
+        async with self._opening:
+            return await self._recovered()
 
     async def archive(self) -> Archive:
         from trustgate.receipts.archive import Archive
@@ -173,24 +206,60 @@ class _Offline:
                 self._archive = Archive(self._store, tree, publisher)
             return self._archive
 
+    async def house(self) -> House:
+        from trustgate.payment.house import House
+
+        async with self._opening:
+            if self._house is None:
+                tree = await self._recovered()
+                log = self._log or await self._open_log(tree)
+                self._house = await House.open(self._settings, self._store, log)
+                # What a killed server left settled may have got a receipt now.
+                await log.flush()
+            return self._house
+
+    async def balances(self) -> Balances:
+        from trustgate.payment.balance import Balances
+
+        await self.flush()
+        return Balances(await self._store.balances())
+
+    async def close(self) -> None:
+        async with self._opening:
+            if self._house is not None:
+                await self._house.close()
+            if self._log is not None:
+                await self._log.flush()
+            if self._journal is not None:
+                self._journal.close()
+
     async def _recovered(self) -> Tree:
-        """The tree, with what the journal holds beyond the store; opened once."""
-        from trustgate.receipts.journal import Journal
-        from trustgate.receipts.log import Log
+        """The tree, with what the journal holds beyond the store, and what commands have appended."""
         from trustgate.receipts.tree import Tree
 
         if self._tree is None:
             tree = await Tree.open(self._store)
             if self._settings.journal_folder.is_dir():
-                journal = Journal.open(
-                    self._settings.journal_folder,
-                    store_id=self._store.store_id,
-                    last_seq=await self._store.last_seq(),
-                    segment_bytes=self._settings.journal.segment_bytes,
-                )
-                try:
-                    await Log.recover(self._store, journal, tree)
-                finally:
-                    journal.close()
+                await self._open_log(tree)
             self._tree = tree
+        if self._log is not None:
+            await self._log.flush()
         return self._tree
+
+    async def _open_log(self, tree: Tree) -> Log:
+        from trustgate.receipts.journal import Journal
+        from trustgate.receipts.log import Log
+
+        journal = Journal.open(
+            self._settings.journal_folder,
+            store_id=self._store.store_id,
+            last_seq=await self._store.last_seq(),
+            segment_bytes=self._settings.journal.segment_bytes,
+        )
+        try:
+            self._log = await Log.recover(self._store, journal, tree)
+        except BaseException:
+            journal.close()
+            raise
+        self._journal = journal
+        return self._log

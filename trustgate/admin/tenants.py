@@ -64,7 +64,10 @@ async def tenant_list(desk: Desk, command: TenantList) -> tuple[Tenant, ...]:
 async def tenant_show(desk: Desk, command: TenantShow) -> TenantDetail:
     tenant = desk.tenant(command.tenant)
     return TenantDetail(
-        tenant=tenant, plan=desk.directory.plan(tenant.plan), keys=tuple(desk.directory.keys_of(tenant.id))
+        tenant=tenant,
+        plan=desk.directory.plan(tenant.plan),
+        keys=tuple(desk.directory.keys_of(tenant.id)),
+        terms=desk.directory.terms(tenant.id),
     )
 
 

@@ -19,7 +19,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from trustgate import __version__
-from trustgate.cli import anchor, doctor, key, localnet, passport, plan, receipt, serve, tenant, usage, version
+from trustgate.cli import anchor, doctor, key, localnet, passport, payment, plan, receipt, serve, tenant, usage, version
 from trustgate.cli.context import Session
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.settings import debug_wanted
@@ -45,6 +45,7 @@ app.add_typer(passport.app, name="passport")
 usage.register(app)
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(anchor.app, name="anchor")
+app.add_typer(payment.app, name="payment")
 doctor.register(app)
 localnet.register(app)
 version.register(app)

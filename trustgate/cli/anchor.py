@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -18,6 +17,7 @@ from trustgate.admin.commands import (
 )
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
+from trustgate.cli.values import absolute
 from trustgate.errors import VerificationFailed
 from trustgate.ids import new_id, now_us
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
@@ -66,7 +66,7 @@ def flush(
     command = AnchorFlush(
         flush=new_id("flush", now_us()),
         rpc=rpc,
-        keypair=_absolute(keypair),
+        keypair=absolute(keypair),
         commitment=commitment,
         max_fee_lamports=max_fee,
         mainnet=mainnet,
@@ -86,11 +86,6 @@ def flush(
         render.document(outcome)
     else:
         _show(outcome)
-
-
-def _absolute(path: str | None) -> str | None:
-    """Relative to where the command is typed, whoever carries it out."""
-    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def _ignore(_: str) -> None:
@@ -190,7 +185,7 @@ def verify(
     context: typer.Context, rpc: RpcOption = None, keypair: KeypairOption = None, json: JsonOption = False
 ) -> None:
     """Check every anchor from what the chain says alone, and against the log here. Exit code 7 when one is wrong."""
-    audit = execute(context, AnchorVerify(rpc=rpc, keypair=_absolute(keypair)))
+    audit = execute(context, AnchorVerify(rpc=rpc, keypair=absolute(keypair)))
     wrong = [finding for finding in audit.findings if finding.problem]
     if json:
         render.document({"ok": not wrong, **render.plain(audit)})
@@ -225,7 +220,7 @@ def _show_audit(audit: AnchorAudit) -> None:
 @app.command("keygen")
 def keygen(context: typer.Context, keypair: KeypairOption = None, json: JsonOption = False) -> None:
     """Make the key that pays for anchors. Fund its address before the first flush."""
-    made = execute(context, AnchorKeygen(keypair=_absolute(keypair)))
+    made = execute(context, AnchorKeygen(keypair=absolute(keypair)))
     if json:
         render.document(made)
     else:

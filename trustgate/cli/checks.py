@@ -31,6 +31,7 @@ from trustgate.admin.commands import (
     Status,
     TargetStatus,
 )
+from trustgate.admin.money import PaymentCheck, PaymentFinding
 from trustgate.cli import render
 from trustgate.cli.context import Session, open_here, remote_admin, socket_answers
 from trustgate.cli.version import versions
@@ -174,6 +175,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
         status = _ask(admin, Status())
         passports = _ask(admin, PassportList())
         log = _ask(admin, AnchorStatus())
+        payments = _ask(admin, PaymentCheck())
     except TrustGateError as error:
         yield _failed("server", error)
         return
@@ -184,6 +186,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
     yield from _keys(settings)
     yield from map(_target, status.targets)
     yield from _credentials(settings, passports, running=True)
+    yield from map(_payment, payments)
 
 
 def _server(status: ServerStatus) -> Finding:
@@ -206,8 +209,8 @@ def _anchored(log: LogStatus) -> Finding:
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
-    """Whether others on this machine could sign for the log, or spend what its anchors are paid with."""
-    for path in (settings.log_key, settings.anchor_keypair):
+    """Whether others on this machine could sign for the log, or spend what anchors and payments are paid with."""
+    for path in (settings.log_key, settings.anchor_keypair, settings.payment_keypair):
         with contextlib.suppress(OSError):
             if path.stat().st_mode & 0o077:
                 yield _fail("keys", f"{path} can be read by other users of this machine", f"chmod 600 {path}")
@@ -225,11 +228,17 @@ def _target(target: TargetStatus) -> Finding:
 def _remote(remote: RemoteServer) -> Iterator[Finding]:
     try:
         status = _ask(remote_admin(remote), Status())
+        payments = _ask(remote_admin(remote), PaymentCheck())
     except TrustGateError as error:
         yield _failed("server", error)
         return
     yield _server(status)
     yield from map(_target, status.targets)
+    yield from map(_payment, payments)
+
+
+def _payment(found: PaymentFinding) -> Finding:
+    return Finding(name="payment", status=found.status, message=found.message, hint=found.hint)
 
 
 def _ask(admin: Admin, command: Command[R]) -> R:
@@ -247,9 +256,10 @@ def _not_running(settings: Settings) -> Iterator[Finding]:
     yield _no_server(settings)
     yield _port(settings)
     passports: tuple[Passport, ...] = ()
+    payments: tuple[PaymentFinding, ...] = ()
     if settings.database.exists():
         try:
-            passports, finding = asyncio.run(_database(settings))
+            passports, payments, finding = asyncio.run(_database(settings))
             yield finding
         except TrustGateError as error:
             yield _failed("database", error)
@@ -259,6 +269,7 @@ def _not_running(settings: Settings) -> Iterator[Finding]:
     yield from _keys(settings)
     yield _upstream(settings)
     yield from _credentials(settings, passports, running=False)
+    yield from map(_payment, payments)
 
 
 def _no_server(settings: Settings) -> Finding:
@@ -282,15 +293,16 @@ def _port(settings: Settings) -> Finding:
     return _ok("port", f"{place} is free")
 
 
-async def _database(settings: Settings) -> tuple[tuple[Passport, ...], Finding]:
+async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[PaymentFinding, ...], Finding]:
     admin = await open_here(settings)
     try:
         status = await admin.execute(Status())
         passports = await admin.execute(PassportList())
+        payments = await admin.execute(PaymentCheck())
     finally:
         await admin.close()
     size = render.size(settings.database.stat().st_size)
-    return passports, _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
+    return passports, payments, _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
 
 
 def _journal(settings: Settings, pending: int) -> Finding:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from msgspec import UnsetType
 
 from trustgate.admin.commands import Admin, ReceiptDetail, ReceiptExport, ReceiptList, ReceiptShow, TenantList
 from trustgate.cli import render, values
@@ -16,6 +17,7 @@ from trustgate.errors import OperatorError, VerificationFailed
 if TYPE_CHECKING:
     from trustgate.receipts.verify import Verdict
     from trustgate.settings import Settings
+    from trustgate.types import Receipt
 
 _DISCLOSED: dict[str, tuple[Literal["request", "response"], ...]] = {
     "none": (),
@@ -139,11 +141,17 @@ def verify(
         verdict = _ask_chain(verdict, rpc, session(context).settings())
     elif verdict.ok and verdict.transaction is not None:
         verdict = verdict.plus(CHAIN_NOT_ASKED)
+    # What a receipt says is worth nothing unless every check of it passed.
+    proven = verdict.receipt if verdict.ok else None
     if json:
-        render.document({"ok": verdict.ok, "checks": [check._asdict() for check in verdict.checks]})
+        checks = [check._asdict() for check in verdict.checks]
+        render.document({"ok": verdict.ok, "checks": checks, "receipt": proven})
     else:
         for check in verdict.checks:
             render.check(check.state, check.name, check.detail)
+        if proven is not None:
+            render.say("")
+            render.card(_told(proven))
     verdict.require()
 
 
@@ -190,30 +198,15 @@ def _row(detail: ReceiptDetail, tenant_names: dict[str, str]) -> list[render.Cel
         render.usd(receipt.cost_nano_usd),
         render.number(receipt.latency_total_ms),
         str(receipt.status),
-        render.Styled(receipt.finish, "green" if receipt.finish == "complete" else "yellow"),
+        render.Styled(receipt.finish, "green" if receipt.finish in ("complete", "credited") else "yellow"),
         receipt.id,
     ]
 
 
 def _fields(detail: ReceiptDetail) -> list[tuple[str, render.Cell]]:
     receipt = detail.receipt
-    estimated = "" if receipt.usage_source == "provider" else ", estimated"
     return [
-        ("Receipt", receipt.id),
-        ("Time", render.instant_utc(receipt.created_us)),
-        ("Tenant", receipt.tenant),
-        ("Key", receipt.key),
-        ("Endpoint", receipt.endpoint + (", streamed" if receipt.stream else "")),
-        ("Model", f"{receipt.model} (answered by {receipt.upstream_model or 'none'})"),
-        ("Passport", receipt.passport),
-        ("Ended", f"{receipt.finish}, status {receipt.status}"),
-        ("Prompt", f"{receipt.prompt_tokens:,} tokens, {receipt.cached_tokens:,} cached"),
-        (
-            "Completion",
-            f"{receipt.completion_tokens:,} tokens, {receipt.reasoning_tokens:,} for reasoning{estimated}",
-        ),
-        ("Cost", render.usd(receipt.cost_nano_usd)),
-        ("Took", f"{receipt.latency_first_ms:,} ms to the first byte, {receipt.latency_total_ms:,} ms in all"),
+        *_told(receipt),
         ("Place in the log", render.number(detail.seq)),
         ("Place of the tenant", render.number(receipt.tseq)),
         ("Leaf hash", detail.leaf_hash),
@@ -223,4 +216,52 @@ def _fields(detail: ReceiptDetail) -> list[tuple[str, render.Cell]]:
         ("Prices", receipt.price_hash),
         ("Policy", receipt.policy_hash),
         *([("Secret", detail.secret)] if detail.secret is not None else []),
+    ]
+
+
+def _told(receipt: Receipt) -> list[tuple[str, render.Cell]]:
+    """What a receipt says to people."""
+    request = receipt.finish != "credited"
+    return [
+        ("Receipt", receipt.id),
+        ("Time", render.instant_utc(receipt.created_us)),
+        ("Tenant", receipt.tenant),
+        ("Key", receipt.key or "none"),
+        ("Endpoint", receipt.endpoint + (", streamed" if receipt.stream else "")),
+        *([("Model", f"{receipt.model} (answered by {receipt.upstream_model or 'none'})")] if request else []),
+        *([("Passport", receipt.passport)] if request else []),
+        ("Ended", f"{receipt.finish}, status {receipt.status}"),
+        *(_used(receipt) if request else []),
+        *_balance(receipt),
+    ]
+
+
+def _used(receipt: Receipt) -> list[tuple[str, render.Cell]]:
+    estimated = "" if receipt.usage_source == "provider" else ", estimated"
+    return [
+        ("Prompt", f"{receipt.prompt_tokens:,} tokens, {receipt.cached_tokens:,} cached"),
+        (
+            "Completion",
+            f"{receipt.completion_tokens:,} tokens, {receipt.reasoning_tokens:,} for reasoning{estimated}",
+        ),
+        ("Cost", render.usd(receipt.cost_nano_usd)),
+        ("Took", f"{receipt.latency_first_ms:,} ms to the first byte, {receipt.latency_total_ms:,} ms in all"),
+    ]
+
+
+def _balance(receipt: Receipt) -> list[tuple[str, render.Cell]]:
+    """What left the tenant's balance and came onto it, and by which payment; nothing of version 1."""
+    charged, credited = receipt.charged_nano_usd, receipt.credited_nano_usd
+    if isinstance(charged, UnsetType) or isinstance(credited, UnsetType):
+        return []
+    moved: list[tuple[str, render.Cell]] = [("Charged", render.usd(charged)), ("Credited", render.usd(credited))]
+    if not receipt.payment:
+        return moved
+    return [
+        *moved,
+        ("Payment", f"{receipt.payment}"),
+        ("Paid", f"{receipt.payment_amount} atomic units of {receipt.payment_asset}"),
+        ("Paid by", f"{receipt.payment_payer or 'unknown'}"),
+        ("Paid on", f"{receipt.payment_network}"),
+        ("Paid in", f"transaction {receipt.payment_transaction or 'unknown'}"),
     ]

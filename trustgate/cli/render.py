@@ -65,9 +65,10 @@ def right(title: str) -> Column:
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON values: every field, defaults included, except the hidden ones."""
+    """A record as JSON values: every field it has, defaults included, except the hidden ones."""
     if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name)) for name in value.__struct_fields__ if name not in _HIDDEN}
+        members = {name: getattr(value, name) for name in value.__struct_fields__ if name not in _HIDDEN}
+        return {name: plain(member) for name, member in members.items() if member is not msgspec.UNSET}
     if isinstance(value, Mapping):
         return {name: plain(member) for name, member in value.items()}
     if isinstance(value, list | tuple):

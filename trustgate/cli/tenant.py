@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -18,7 +19,8 @@ from trustgate.admin.commands import (
     TenantSuspend,
     TenantWithKey,
 )
-from trustgate.cli import render
+from trustgate.admin.money import TenantCredit
+from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, session, with_admin
 from trustgate.cli.key import key_rows, secret_document, show_secret
 from trustgate.errors import InvalidRequest
@@ -116,7 +118,7 @@ def show(context: typer.Context, tenant: TenantArgument, json: JsonOption = Fals
     """Show a tenant with its plan and keys."""
     detail = execute(context, TenantShow(tenant=tenant))
     if json:
-        render.document({"tenant": detail.tenant, "plan": detail.plan, "keys": detail.keys})
+        render.document({"tenant": detail.tenant, "plan": detail.plan, "keys": detail.keys, "terms": detail.terms})
         return
     _card(detail.tenant)
     render.say("")
@@ -153,6 +155,33 @@ def resume(context: typer.Context, tenant: TenantArgument, json: JsonOption = Fa
 def remove(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
     """Remove a tenant for good. Its keys die; its receipts and usage stay."""
     _changed(execute(context, TenantRemove(tenant=tenant)), json)
+
+
+@app.command("credit")
+def credit(
+    context: typer.Context,
+    tenant: TenantArgument,
+    add: Annotated[
+        int | None, typer.Option(metavar="USD", parser=values.usd, help="Add this much, as a present or a correction.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the balance that a tenant's requests draw on, or add to it. What is added has a receipt."""
+    if add == 0:
+        raise InvalidRequest("There is nothing to add.", hint=f"trustgate tenant credit {shlex.quote(tenant)}")
+    change = execute(context, TenantCredit(tenant=tenant, add_nano_usd=add or 0))
+    if json:
+        render.document(change)
+        return
+    fields: list[tuple[str, render.Cell]] = [
+        ("Tenant", change.tenant.name),
+        ("Balance", render.usd(change.balance_nano_usd)),
+    ]
+    if change.held_nano_usd:
+        fields.append(("Held", f"{render.usd(change.held_nano_usd)} of it, for requests that run"))
+    if change.receipt:
+        fields.append(("Receipt", change.receipt))
+    render.card(fields)
 
 
 def _changed(tenant: Tenant, json: bool) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -87,6 +88,11 @@ def _decimal(text: str, decimals: int, what: str) -> int:
     if scaled > _MOST:
         raise typer.BadParameter(f"{text!r} is too large.")
     return int(scaled)
+
+
+def absolute(path: str | None) -> str | None:
+    """A path relative to where the command is typed, for whoever carries it out."""
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 # times

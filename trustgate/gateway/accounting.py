@@ -10,19 +10,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from typing import Any
 
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota, Rate
-from trustgate.errors import RateLimited
+from trustgate.errors import TrustGateError
 from trustgate.gateway.endpoints import Call, Endpoint
 from trustgate.gateway.requests import Arrival
 from trustgate.gateway.uploads import Payload, digest
 from trustgate.models.catalog import Resolved, price_hash
 from trustgate.models.estimate import with_margin
 from trustgate.models.targets import Target
+from trustgate.payment.cashier import Sale
+from trustgate.payment.credit import payment_members
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import commitment
-from trustgate.types import COUNTED, Finish, Prices, Receipt, Usage
+from trustgate.types import COUNTED, Finish, PaymentTerms, Prices, Receipt, Usage
 
 #: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
 DEFAULT_COMPLETION_TOKENS = 4_096
@@ -67,14 +70,21 @@ class Books:
         self._last_refusal_us: dict[str, int] = {}
 
     def open(
-        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, ask: Ask
+        self,
+        arrival: Arrival,
+        endpoint: Endpoint,
+        caller: Caller,
+        call: Call,
+        body: Payload,
+        ask: Ask,
+        sale: Sale | None = None,
     ) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
         hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, arrival.at_us)
-        return Account(self, arrival, endpoint, caller, call, body, hold)
+        return Account(self, arrival, endpoint, caller, call, body, hold, sale)
 
     def refuse(
-        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, refusal: RateLimited
+        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, refusal: TrustGateError
     ) -> bool:
         """Write a receipt of a refusal, so that it can be proven too; False when the key had one a moment ago."""
         last_us = self._last_refusal_us.get(caller.key.id)
@@ -99,6 +109,7 @@ class Account:
         "_caller",
         "_endpoint",
         "_hold",
+        "_sale",
         "closed",
         "first_ms",
         "target",
@@ -115,6 +126,7 @@ class Account:
         call: Call,
         body: Payload,
         hold: Hold | None,
+        sale: Sale | None = None,
     ) -> None:
         self._books = books
         self._arrival = arrival
@@ -124,6 +136,7 @@ class Account:
         self._body = body
         self._answer = hashlib.sha256()
         self._hold = hold
+        self._sale = sale
         self.target: Target | None = None
         self.upstream_model = ""
         self.first_ms: int | None = None
@@ -175,6 +188,7 @@ class Account:
                 self._books.quota.void(self._hold)
         total_ms = self._arrival.elapsed_ms()
         log, caller = self._books.log, self._caller
+        paid = {} if caller.terms is None else self._paid(caller.terms, finish, cost_nano_usd)
         secret = os.urandom(32)
         tseq, tprev = log.link(caller.tenant.id)
         log.append(
@@ -204,6 +218,20 @@ class Account:
                 status=status,
                 finish=finish,
                 stream=self._call.stream,
+                **paid,
             ),
             secret,
         )
+
+    def _paid(self, terms: PaymentTerms, finish: Finish, cost_nano_usd: int) -> dict[str, Any]:
+        """What the tenant is charged: the request's cost, or its terms' price for every request that was answered.
+
+        An answer that the upstream broke off is not charged: what was paid for it stays on the balance.
+        """
+        if self._sale is None:
+            return {"v": 2, "charged_nano_usd": 0, "credited_nano_usd": 0, **payment_members(None)}
+        if finish not in COUNTED or finish == "upstream_cut":
+            cost_nano_usd = 0
+        elif terms.price_nano_usd is not None:
+            cost_nano_usd = terms.price_nano_usd if self._endpoint.is_sold else 0
+        return self._sale.close(cost_nano_usd)

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
+from trustgate.gateway.credits import Credits
 from trustgate.gateway.dialects import ANTHROPIC, OPENAI
 from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.metrics import Metrics
@@ -30,6 +31,7 @@ _SHOWN_PATH_CHARACTERS = 100
 #: The response headers that pages may read.
 _EXPOSED = (
     *("x-request-id", "x-trustgate-receipt", "retry-after", "x-should-retry"),
+    *("payment-required", "payment-response", "x-payment-response"),
     *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 )
 
@@ -59,6 +61,7 @@ class _Plain:
 def make_app(
     pipeline: Pipeline,
     reads: Reads,
+    credit: Credits,
     health: Health,
     log: Transparency,
     metrics: Metrics,
@@ -77,6 +80,8 @@ def make_app(
         Route("/v1/models", reads.app(reads.models), methods=["GET"]),
         Route("/v1/models/{model:path}", reads.app(reads.model), methods=["GET"]),
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
+        Route("/v1/credits", reads.app(credit.show), methods=["GET"]),
+        Route("/v1/credits", _Plain(credit.top_up), methods=["POST"]),
         Route("/v1/receipts", reads.app(reads.receipts), methods=["GET"]),
         Route("/v1/receipts/{receipt}", reads.app(reads.receipt), methods=["GET"]),
         Route("/v1/receipts/{receipt}/proof", reads.app(reads.proof), methods=["GET"]),

@@ -72,7 +72,8 @@ def _anthropic_error(error: TrustGateError, request_id: str) -> dict[str, Any]:
     kind = error.type if error.type in _ANTHROPIC_KNOWN and error.status >= 500 else None
     fallback = "api_error" if error.status >= 500 else "invalid_request_error"
     inner = {"type": kind or _ANTHROPIC_TYPES.get(error.status, fallback), "message": error.message}
-    return {"type": "error", "error": inner, **({"request_id": request_id} if request_id else {})}
+    named = {"request_id": request_id} if request_id else {}
+    return {**error.beside, "type": "error", "error": inner, **named}
 
 
 def _anthropic_event(error: TrustGateError, request_id: str, sequence: int) -> bytes:

@@ -96,6 +96,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     names: Kind | None = None
     lists: Kind | None = None
     deletes: bool = False
+    #: It only counts what another request would use.
+    counts: bool = False
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[Any]:
@@ -109,6 +111,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def has_model(self) -> bool:
         return "model" in self.wire.__struct_fields__
+
+    @cached_property
+    def is_sold(self) -> bool:
+        """Whether a request costs something by itself: not one that looks at, lists, ends or counts."""
+        return (self.has_model and not self.counts) or self.makes == "batch"
 
     @cached_property
     def is_plain(self) -> bool:
@@ -236,6 +243,7 @@ ENDPOINTS = (
         wire=InputTokensRequest,
         read=read_response,
         meter=read_nothing_used,
+        counts=True,
     ),
     Endpoint(
         name="responses",
@@ -268,6 +276,7 @@ ENDPOINTS = (
         read=read_count,
         dialect=ANTHROPIC,
         meter=read_nothing_used,
+        counts=True,
     ),
     Endpoint(
         name="moderations",

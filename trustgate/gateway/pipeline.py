@@ -2,7 +2,7 @@
 
     1 request     head under limits, then (for callers we know) the body          400 408 413
     2 bearer auth SHA-256 of the key, looked up in memory                         401
-    3 payment     no tenant of this version can owe one
+    3 payment     x402, for tenants that pay: balance held, or payment verified   402 409
     4 plan        endpoint, model, features, sizes                                403
     5 quota       the worst case is held                                          429
     6 validation  the members that matter have the right types                    400
@@ -10,15 +10,17 @@
     8 fetch       the first target that answers; retries before the first byte    502 503 504
     9 metering    usage, from the answer or its last chunk
     10 receipt    journaled before the last byte leaves
-    11 response   the upstream's bytes
+    11 response   the upstream's bytes; a payment is settled before the first
 
 The body is read after the key is known, so that a stranger cannot make the gateway buffer anything. No step touches
-a database, a file (but the journal) or a name server; each takes values and gives a value.
+a database, a file (but the journal) or a name server; each takes values and gives a value. The exception is a payment
+that a client presents: its steps are in the ledger before they are taken.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from starlette.types import Receive, Scope, Send
@@ -28,6 +30,7 @@ from trustgate.access.plans import check_plan, completion_cap
 from trustgate.access.quota import Ask
 from trustgate.errors import (
     AuthenticationFailed,
+    PaymentRequired,
     RateLimited,
     TrustGateError,
     Unavailable,
@@ -41,9 +44,12 @@ from trustgate.gateway.relay import ending, relay
 from trustgate.gateway.requests import Arrival, Watch, bearer_token, check_head, read_body
 from trustgate.gateway.responses import Headers, Reply, rate_headers
 from trustgate.gateway.routing import Routing
+from trustgate.gateway.sales import Sales
 from trustgate.gateway.uploads import ClientDisconnected, Payload, Upload
 from trustgate.models.catalog import Catalog
 from trustgate.models.upstream import Answer, UpstreamClient
+from trustgate.payment.answers import Recorded
+from trustgate.payment.cashier import Sale
 from trustgate.settings import Settings
 from trustgate.types import Finish
 
@@ -63,6 +69,7 @@ class Pipeline:
         upstream: UpstreamClient,
         books: Books,
         running: Running,
+        sales: Sales,
     ) -> None:
         self._settings = settings
         self._directory = directory
@@ -71,6 +78,7 @@ class Pipeline:
         self._upstream = upstream
         self._books = books
         self._running = running
+        self._sales = sales
         self._forwarding = Forwarding(settings.upstream.forward_headers)
 
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,56 +115,62 @@ class Pipeline:
             way = self._routing.begin(endpoint, call, body, scope, caller.tenant.id)
             call = way.call
 
-            # 3 payment: no tenant of this version can owe one
-
-            # 4 plan (what the name means is looked up here; that it means nothing is told at step 7)
+            # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
             resolved = self._catalog.resolve(call.model) if call.model or not way.is_modelless else None
             cap = completion_cap(caller)
-            check_plan(
-                caller,
-                endpoint=endpoint.name,
-                model=call.model,
-                model_names=resolved.names if resolved is not None else way.unresolved_names,
-                features=call.features,
-                max_tokens=call.max_tokens,
-                prompt_tokens=call.prompt_tokens,
-            )
-
-            # 5 quota
             ask = worst_case(endpoint, call, resolved, cap)
-            with self._open_account(arrival, endpoint, caller, call, body, ask, reply) as account:
-                # 6 validation
-                if call.invalid is not None:
-                    raise call.invalid
 
-                # 7 passport
-                targets = self._routing.targets(way, resolved)
+            # 3 payment
+            sale = await self._sales.admit(arrival, endpoint, caller, call, body, resolved, ask, reply)
+            if isinstance(sale, Recorded):
+                await reply.replay(*sale)
+                return
+            async with sale or _OWES_NOTHING:
+                # 4 plan
+                check_plan(
+                    caller,
+                    endpoint=endpoint.name,
+                    model=call.model,
+                    model_names=resolved.names if resolved is not None else way.unresolved_names,
+                    features=call.features,
+                    max_tokens=call.max_tokens,
+                    prompt_tokens=call.prompt_tokens,
+                )
 
-                # 8 fetch, 9 metering, 10 receipt, 11 response
-                reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
-                watch = Watch(receive, reply, leash, drain=caller.plan.on_disconnect == "drain")
-                try:
-                    _watch_from_its_end(body, watch)
-                    answer = await self._upstream.fetch(
-                        targets,
-                        self._forwarding.outgoing(endpoint, arrival, call, body, way.path, cap),
-                        deadline=arrival.started + limits.request_timeout_s,
-                    )
+                # 5 quota
+                with self._open_account(arrival, endpoint, caller, call, body, ask, sale, reply) as account:
+                    # 6 validation
+                    if call.invalid is not None:
+                        raise call.invalid
+
+                    # 7 passport
+                    targets = self._routing.targets(way, resolved)
+
+                    # 8 fetch, 9 metering, 10 receipt, 11 response
+                    reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
+                    watch = Watch(receive, reply, leash, drain=caller.plan.on_disconnect == "drain")
                     try:
-                        account.target = answer.target
-                        reply.headers += self._passed_on(answer)
-                        await relay(endpoint, call, answer, account, reply, way.keeper)
+                        _watch_from_its_end(body, watch)
+                        answer = await self._upstream.fetch(
+                            targets,
+                            self._forwarding.outgoing(endpoint, arrival, call, body, way.path, cap),
+                            deadline=arrival.started + limits.request_timeout_s,
+                        )
+                        try:
+                            account.target = answer.target
+                            reply.headers += self._passed_on(answer)
+                            await relay(endpoint, call, answer, account, reply, way.keeper, sale)
+                        finally:
+                            await answer.close()
+                    except TrustGateError as error:
+                        _close_failed(account, reply, error, "upstream_cut")
+                        raise
+                    except asyncio.CancelledError:
+                        account.target = account.target or targets[0]
+                        _close_cancelled(account, reply, leash.reason or "shutdown")
+                        raise
                     finally:
-                        await answer.close()
-                except TrustGateError as error:
-                    _close_failed(account, reply, error, "upstream_cut")
-                    raise
-                except asyncio.CancelledError:
-                    account.target = account.target or targets[0]
-                    _close_cancelled(account, reply, leash.reason or "shutdown")
-                    raise
-                finally:
-                    watch.stop()
+                        watch.stop()
 
     async def _read(self, endpoint: Endpoint, arrival: Arrival, receive: Receive) -> tuple[Payload, Call]:
         """The request's body, or the beginning of it that can be decided on, and what it asks for."""
@@ -177,11 +191,19 @@ class Pipeline:
         return upload, endpoint.peek_form(upload.fields, upload.batch)
 
     def _open_account(
-        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, ask: Ask, reply: Reply
+        self,
+        arrival: Arrival,
+        endpoint: Endpoint,
+        caller: Caller,
+        call: Call,
+        body: Payload,
+        ask: Ask,
+        sale: Sale | None,
+        reply: Reply,
     ) -> Account:
         """Take the hold. A refusal is put on record too, where it is not one of many."""
         try:
-            account = self._books.open(arrival, endpoint, caller, call, body, ask)
+            account = self._books.open(arrival, endpoint, caller, call, body, ask, sale)
         except RateLimited as refusal:
             if self._books.refuse(arrival, endpoint, caller, call, body, refusal):
                 reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
@@ -199,6 +221,9 @@ class Pipeline:
         return headers
 
 
+_OWES_NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
+
+
 def _watch_from_its_end(body: Payload, watch: Watch) -> None:
     """Watch for the client's hanging up once its request is here whole."""
     if isinstance(body, Upload) and not body.is_whole:
@@ -213,7 +238,9 @@ def _close_failed(account: Account, reply: Reply, error: TrustGateError, finish:
     if account.closed:
         return
     account.sent(reply.last_words(error))
-    if reply.started:
+    if isinstance(error, PaymentRequired):
+        account.close("refused", status=error.status)
+    elif reply.started:
         account.close(ending(reply, finish), status=200, usage=account.usage_so_far())
     else:
         account.close("upstream_error", status=error.status)

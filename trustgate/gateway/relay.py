@@ -1,10 +1,13 @@
 """Giving an upstream's answer to the client, unchanged but for what the gateway owns, and metering it on the way.
 
 Three ways: an answer that was read whole, a stream of server-sent events relayed frame by frame, and bytes without
-frames (audio, files) relayed as they come. All close the account before the last byte leaves.
+frames (audio, files) relayed as they come. All close the account before the last byte leaves; and all collect, where
+the request is to be paid for, once the answer, or the first piece of it, is in hand and before any of it leaves.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 import msgspec
 
@@ -17,6 +20,7 @@ from trustgate.models.events import EventMeter, clean_failure
 from trustgate.models.sse import SseScanner, frame_data
 from trustgate.models.upstream import Answer, stream_error
 from trustgate.models.usage import FrameKind
+from trustgate.payment.cashier import Sale
 from trustgate.types import Finish, Usage
 
 _STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
@@ -28,53 +32,89 @@ def ending(reply: Reply, finish: Finish) -> Finish:
 
 
 async def relay(
-    endpoint: Endpoint, call: Call, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None
+    endpoint: Endpoint,
+    call: Call,
+    answer: Answer,
+    account: Account,
+    reply: Reply,
+    keeper: Keeper | None,
+    sale: Sale | None,
 ) -> None:
     """Give the answer to the client in the way that it came.
 
-    Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does.
+    Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does; and what
+    ``Sale.settle`` raises, before anything was sent.
     """
     if not answer.is_stream:
-        await _relay_whole(endpoint, call, answer, account, reply, keeper)
+        await _relay_whole(endpoint, call, answer, account, reply, keeper, sale)
     elif answer.is_events:
-        await _relay_events(endpoint, call, answer, account, reply, keeper)
+        await _relay_events(endpoint, call, answer, account, reply, keeper, sale)
     else:
-        await _relay_raw(call, answer, account, reply)
+        await _relay_raw(call, answer, account, reply, sale)
 
 
 async def _relay_whole(
-    endpoint: Endpoint, call: Call, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None
+    endpoint: Endpoint,
+    call: Call,
+    answer: Answer,
+    account: Account,
+    reply: Reply,
+    keeper: Keeper | None,
+    sale: Sale | None,
 ) -> None:
-    """Meter the body, close the account, send."""
+    """Meter the body, settle, close the account, send."""
     body = answer.body
     reported = endpoint.meter(body)
     usage = with_units(reported.usage_or_estimate(account.prompt_tokens), call)
     if keeper is not None:
         body, usage = keeper.whole(body, usage, answer.target)
     account.upstream_model = reported.model
+    content_type = answer.content_type.encode("latin-1", "replace")
+    if sale is not None:
+        try:
+            reply.headers += await sale.settle()
+        except asyncio.CancelledError:
+            if sale.is_settled:
+                # The client left while it paid for this answer: it is kept, and a retry with the same payment gets it.
+                account.sent(body)
+                account.close("client_gone", status=answer.status, usage=usage)
+                reply.headers += sale.headers
+                reply.record(answer.status, content_type, body)
+            raise
     account.sent(body)
     account.close(ending(reply, "complete"), status=answer.status, usage=usage)
-    await reply.whole(answer.status, answer.content_type.encode("latin-1", "replace"), body)
+    await reply.whole(answer.status, content_type, body)
 
 
-async def _relay_raw(call: Call, answer: Answer, account: Account, reply: Reply) -> None:
+async def _relay_raw(call: Call, answer: Answer, account: Account, reply: Reply, sale: Sale | None) -> None:
     """Relay bytes that have no frames. Their length is not told beforehand: the end is seen by its own sign."""
     reply.is_raw = True
     account.usage_so_far = lambda: with_units(Usage(prompt_tokens=0), call)
-    await _begin(answer, reply)
+    if sale is None:
+        await _begin(answer, reply)
     async for chunk in answer.chunks():
         if chunk:
+            if not reply.started:
+                await _begin(answer, reply, sale)
             account.sent(chunk)
             await reply.write(chunk)
+    if not reply.started:
+        await _begin(answer, reply, sale)
     account.close(ending(reply, "complete"), status=answer.status, usage=account.usage_so_far())
     await reply.write(b"", last=True)
 
 
 async def _relay_events(
-    endpoint: Endpoint, call: Call, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None
+    endpoint: Endpoint,
+    call: Call,
+    answer: Answer,
+    account: Account,
+    reply: Reply,
+    keeper: Keeper | None,
+    sale: Sale | None,
 ) -> None:
     """Relay the frames as they arrive, without the usage chunk that only the gateway asked for."""
-    stream = _EventRelay(endpoint, call, answer, account, reply, keeper)
+    stream = _EventRelay(endpoint, call, answer, account, reply, keeper, sale)
     scanner = SseScanner()
     async for chunk in answer.chunks():
         await stream.pass_on(scanner.feed(chunk))
@@ -93,12 +133,20 @@ async def _relay_events(
 
 class _EventRelay:
     def __init__(
-        self, endpoint: Endpoint, call: Call, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None
+        self,
+        endpoint: Endpoint,
+        call: Call,
+        answer: Answer,
+        account: Account,
+        reply: Reply,
+        keeper: Keeper | None,
+        sale: Sale | None,
     ) -> None:
         self._answer = answer
         self._account = account
         self._reply = reply
         self._keeper = keeper
+        self._sale = sale
         self._drop_usage = endpoint.asks_usage and not call.include_usage
         self.meter = endpoint.dialect.meter()
         #: The upstream has told a failure of its own as the stream's last event.
@@ -134,6 +182,9 @@ class _EventRelay:
             self._note_id(self._keeper)
         if kept:
             body = kept[0] if len(kept) == 1 else b"".join(kept)
+            if self._sale is not None and not self._reply.started and not self.failed:
+                # The stream has begun to be an answer: now it is paid for, before any of it leaves.
+                self._reply.headers += await self._sale.settle()
             self._account.sent(body)
             if done or self.failed:
                 # This is the end for every SDK: the receipt must be there before it is seen.
@@ -164,12 +215,17 @@ class _EventRelay:
             )
 
 
-async def _begin(answer: Answer, reply: Reply) -> None:
+async def _begin(answer: Answer, reply: Reply, unpaid: Sale | None = None) -> None:
+    """Send the head; before it, collect what is ``unpaid``."""
+    if unpaid is not None:
+        reply.headers += await unpaid.settle()
     content_type = answer.content_type.encode("latin-1", "replace")
     if answer.is_events and b"charset" not in content_type.lower():
         # Events are UTF-8 by definition; clients that do not know that take text without a charset for Latin-1.
         content_type += b"; charset=utf-8"
-    await reply.begin(answer.status, [(b"content-type", content_type), *_STREAM_HEADERS])
+    says_cache = any(name == b"cache-control" for name, _ in reply.headers)
+    headers = _STREAM_HEADERS[1:] if says_cache else _STREAM_HEADERS
+    await reply.begin(answer.status, [(b"content-type", content_type), *headers])
 
 
 def with_units(usage: Usage, call: Call) -> Usage:

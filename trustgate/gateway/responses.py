@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.types import Send
@@ -50,12 +50,20 @@ def error_body(error: TrustGateError) -> bytes:
     return _encode(error.to_openai())
 
 
+class Recorder(Protocol):
+    """Takes an answer down as it goes out, also where its client has gone."""
+
+    def begin(self, status: int, headers: Headers) -> None: ...
+
+    def write(self, body: bytes, *, last: bool) -> None: ...
+
+
 class Reply:
     """One client's reply as it stands: its headers so far, whether it has begun, whether anybody still listens."""
 
     __slots__ = (
         *("_dialect", "_now", "_send", "gone", "headers", "is_raw"),
-        *("request_id", "sequence", "started", "waiting_since"),
+        *("recorder", "request_id", "sequence", "started", "waiting_since"),
     )
 
     def __init__(self, send: Send, request_id: bytes, dialect: Dialect) -> None:
@@ -73,21 +81,38 @@ class Reply:
         self.is_raw = False
         #: The client hung up: nothing is sent any more.
         self.gone = False
+        self.recorder: Recorder | None = None
+
+    def record(self, status: int, content_type: bytes, body: bytes) -> None:
+        """Take a whole answer down, whether or not it can be sent."""
+        if self.recorder is not None:
+            self.recorder.begin(status, [(b"content-type", content_type), *self.headers])
+            self.recorder.write(body, last=True)
 
     async def whole(self, status: int, content_type: bytes, body: bytes) -> None:
+        self.record(status, content_type, body)
         if not self.gone:
             self.started = True
             self.waiting_since = self._now()
             await send_body(self._send, status, [(b"content-type", content_type), *self.headers], body)
             self.waiting_since = None
 
+    async def replay(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give an answer once more, as it went out the first time but for the request's id."""
+        own = [header for header in headers if header[0] != b"x-request-id"]
+        await send_body(self._send, status, [*own, *self.headers], body)
+
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the head of a stream."""
+        if self.recorder is not None:
+            self.recorder.begin(status, [*headers, *self.headers])
         if not self.gone:
             self.started = True
             await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.headers]})
 
     async def write(self, body: bytes, *, last: bool = False) -> None:
+        if self.recorder is not None:
+            self.recorder.write(body, last=last)
         if not self.gone:
             self.waiting_since = self._now()
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})

@@ -104,6 +104,16 @@ class Upload:
                 )
             self._pieces += await self._more()
 
+    async def read_whole(self, max_memory_bytes: int) -> None:
+        """Read to the end, into memory. Raises ``RequestTooLarge`` for a form that has no room there."""
+        while not self._ended:
+            if self.size > max_memory_bytes:
+                raise RequestTooLarge(
+                    f"A form that is paid for must not be larger than {max_memory_bytes} bytes.",
+                    headers={"connection": "close"},
+                )
+            self._pieces += await self._more()
+
     async def _more(self) -> list[Piece]:
         """The pieces of the next chunk. A client may be slow, but not silent."""
         try:

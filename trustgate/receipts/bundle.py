@@ -4,7 +4,8 @@ Owns the format. Every member is bound by a check (receipts.verify), so that not
 believed; what could only be claimed, such as the name of the chain or a slot, is left out on purpose.
 
     format   ``trustgate-receipt-bundle@v1``
-    receipt  the receipt, an object of strings, integers and booleans; what is hashed is its RFC 8785 form
+    receipt  the receipt, an object of strings, integers and booleans with all members of its version (1 or 2: see
+             receipts.receipt) and no other; what is hashed is its RFC 8785 form
     salts    {"request", "response"}: what opens a commitment, 64 hexadecimal digits, or null where the holder chose not
              to disclose it. A salt opens its own commitment alone; the secret of the receipt is never in a bundle
     proof    a C2SP tlog-proof without extra data; its signed checkpoint is the anchored one where there is an anchor
@@ -27,7 +28,7 @@ import msgspec
 
 from trustgate.errors import VerificationFailed
 from trustgate.receipts.note import decode_base64
-from trustgate.types import Receipt
+from trustgate.types import RECEIPT_V2_MEMBERS, Receipt
 
 FORMAT: Final = "trustgate-receipt-bundle@v1"
 MAX_BUNDLE_BYTES = 1024 * 1024
@@ -36,8 +37,12 @@ Label = Literal["request", "response"]
 
 #: RFC 8785 section 3.2.2.3 and RFC 7493: integers that every JSON reader keeps exactly.
 _MAX_INTEGER = 2**53 - 1
+_V2_MEMBERS = frozenset(Receipt.__struct_fields__)
+#: All members of a receipt, by its version.
+_MEMBERS = {1: _V2_MEMBERS - frozenset(RECEIPT_V2_MEMBERS), 2: _V2_MEMBERS}
 _HASHES = ("tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
 _HASH = re.compile(r"[0-9a-f]{64}")
+_AMOUNT = re.compile(r"[0-9]*")
 #: Of a receipt. A number for a name would come first in JavaScript, wherever it was written.
 _MEMBER = re.compile(r"[a-z_]+")
 #: A string as a whole, or blanks between tokens: in a text that is known to be JSON.
@@ -126,26 +131,34 @@ def read_bundle(data: bytes) -> Bundle:
 
 
 def receipt_of(members: Mapping[str, Any]) -> Receipt:
-    """The receipt with just these members. Raises VerificationFailed unless they are all of version 1."""
-    if members.get("v") != 1:
+    """The receipt with just these members. Raises VerificationFailed unless they are all that its version has."""
+    version = members.get("v")
+    expected = _MEMBERS.get(version) if type(version) is int else None  # True is 1, too
+    if expected is None:
         raise VerificationFailed(
-            "The receipt is not of version 1, the only one known here.", hint="Use a newer TrustGate to check it."
+            "The receipt is of neither version 1 nor 2, the ones known here.", hint="Use a newer TrustGate to check it."
         )
-    expected = frozenset(Receipt.__struct_fields__)
     if missing := sorted(expected - members.keys()):
-        raise VerificationFailed(f"The receipt lacks {', '.join(missing)}.")
+        raise VerificationFailed(f"The receipt of version {version} lacks {', '.join(missing)}.")
     if unknown := sorted(members.keys() - expected):
-        raise VerificationFailed(f"The receipt has members that no receipt has: {', '.join(map(ascii, unknown))}.")
+        raise VerificationFailed(
+            f"The receipt has members that none of version {version} has: {', '.join(map(ascii, unknown))}."
+        )
     for name, value in members.items():
         if isinstance(value, int) and value < 0:
             raise VerificationFailed(f"The receipt's {name} is less than nothing.")
     for name in _HASHES:
         if not isinstance(members[name], str) or not _HASH.fullmatch(members[name]):
             raise VerificationFailed(f"The receipt's {name} is not 64 hexadecimal digits in lower case.")
+    if version == 1 and members["finish"] == "credited":
+        raise VerificationFailed("The receipt is of version 1, which has no finish 'credited'.")
     try:
-        return msgspec.convert(members, Receipt)
+        receipt = msgspec.convert(members, Receipt)
     except msgspec.ValidationError as error:
         raise VerificationFailed(f"A member of the receipt is not what it has to be: {error}.") from None
+    if isinstance(receipt.payment_amount, str) and not _AMOUNT.fullmatch(receipt.payment_amount):
+        raise VerificationFailed("The receipt's payment_amount is not decimal digits.")
+    return receipt
 
 
 def _not_a_bundle(why: str) -> VerificationFailed:

@@ -60,6 +60,8 @@ class Transaction(NamedTuple):
     keys: tuple[bytes, ...]
     blockhash: bytes
     instructions: tuple[Instruction, ...]
+    #: How many accounts come from address tables.
+    looked_up: int = 0
 
     @property
     def signature(self) -> str:
@@ -89,20 +91,26 @@ class Transaction(NamedTuple):
                 )
 
 
-def read_transaction(raw: bytes) -> Transaction:
-    """Read a signed transaction. Raises VerificationFailed for bytes that no validator would take for one."""
+def read_transaction(raw: bytes, *, allow_trailing: bool = False) -> Transaction:
+    """Read a signed transaction. Raises VerificationFailed for bytes that no validator would take for one.
+
+    ``allow_trailing``: bytes after its end are left out, as lenient decoders do; they are no part of the transaction.
+    """
+    if allow_trailing:
+        raw = raw[:MAX_TRANSACTION_BYTES]
     if len(raw) > MAX_TRANSACTION_BYTES:
         raise _malformed(f"it has {len(raw)} bytes, more than the {MAX_TRANSACTION_BYTES} that a transaction may have")
     reader = _Reader(raw)
     signatures = tuple(reader.take(SIGNATURE_BYTES) for _ in range(reader.count()))
-    message = raw[reader.position :]
+    message_at = reader.position
     version = _read_version(reader)
     required, readonly_signed, readonly_unsigned = reader.take(3)
     keys = tuple(reader.take(KEY_BYTES) for _ in range(reader.count()))
     blockhash = reader.take(KEY_BYTES)
     instructions = [_read_instruction(reader) for _ in range(reader.count())]
     looked_up = 0 if version is None else sum(_read_lookup(reader) for _ in range(reader.count()))
-    reader.end()
+    if not allow_trailing:
+        reader.end()
 
     if not signatures or len(signatures) != required:
         raise _malformed(f"it carries {len(signatures)} signatures where its header asks for {required}")
@@ -117,15 +125,16 @@ def read_transaction(raw: bytes) -> Transaction:
         if not 0 < program < len(keys) or any(account >= len(keys) + looked_up for account in accounts):
             raise _malformed("an instruction points to an account that is not there")
     return Transaction(
-        raw=raw,
+        raw=raw[: reader.position],
         signatures=signatures,
-        message=message,
+        message=raw[message_at : reader.position],
         version=version,
         keys=keys,
         blockhash=blockhash,
         instructions=tuple(
             Instruction(b58encode(keys[program]), tuple(accounts), data) for program, accounts, data in instructions
         ),
+        looked_up=looked_up,
     )
 
 

@@ -60,7 +60,7 @@ def find_cluster(text: str) -> Cluster:
         raise SettingsError(
             f"There is no cluster{named}.", hint=f"Name one of {', '.join(_URLS)}, or the http(s) URL of an RPC node."
         )
-    if (fault := _why_not_url(text)) is not None:
+    if (fault := why_not_url(text)) is not None:
         raise SettingsError(
             f"The address of the RPC node {fault}.", hint="It looks like https://rpc.example.com or https://host:8899."
         )
@@ -140,7 +140,7 @@ def funding_hint(address: str, genesis: str, rpc_url: str) -> str:
     return f"Put some there: solana airdrop 1 {address} --url {name}, or use https://faucet.solana.com."
 
 
-def _why_not_url(url: str) -> str | None:
+def why_not_url(url: str) -> str | None:
     """What is wrong with it, as the end of a sentence; None if nothing is."""
     try:
         parts = urlsplit(url)

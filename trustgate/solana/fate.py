@@ -1,4 +1,4 @@
-"""What has become of a transaction that was signed: the question on which everything about anchors hangs.
+"""What has become of a transaction that was signed: the question on which anchors and payments hang.
 
 A node may lag, may be wrong, may be several nodes behind one address. So "it did not land" is believed only when
 nothing else is possible: the *finalized* height is past the last block that could take it, and a look made *after*
@@ -39,28 +39,32 @@ async def look(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *
     tip = await rpc.epoch_info("finalized")
     answer = await rpc.signature_status(attempt.signature)
     status = answer.status
+    own = read_transaction(attempt.transaction)
     if status is not None:
-        return await _fate_of_seen(rpc, attempt, commitment, status)
+        return await look_closer(rpc, attempt.signature, own.message, commitment, status)
     if tip.block_height <= attempt.last_valid_block_height:
         left = attempt.last_valid_block_height - tip.block_height
         return Fate("missing", detail=f"not in a block yet; it can be for {left} blocks more")
     if answer.slot < tip.absolute_slot:
         raise _contradiction(rpc, "knows less of the transaction than of the chain: it lags behind")
-    payer = read_transaction(attempt.transaction).fee_payer
-    if await find_mention(rpc, payer, attempt.signature, min_slot=tip.absolute_slot, until=after):
+    if await find_mention(rpc, own.fee_payer, attempt.signature, min_slot=tip.absolute_slot, until=after):
         raise _contradiction(rpc, "has the transaction in the history of its address, and does not know it")
     return Fate("gone", detail=f"its blockhash expired at block {attempt.last_valid_block_height}")
 
 
-async def _fate_of_seen(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, status: Status) -> Fate:
+async def look_closer(rpc: RpcClient, signature: str, message: bytes, commitment: Commitment, status: Status) -> Fate:
+    """What has become of a transaction that a node knows: ``seen``, ``landed`` or ``failed``.
+
+    ``message`` is what was signed. Raises ``RpcUnavailable`` where the node contradicts itself.
+    """
     needed: Commitment = commitment if status.err is None else "finalized"
     if not status.has_reached(needed):
         reached = status.confirmation_status or "processed"
         return Fate("seen", detail=f"{reached} in slot {status.slot}, waiting until it is {needed}")
-    landed = await rpc.transaction(attempt.signature, needed)
+    landed = await rpc.transaction(signature, needed)
     if landed is None:
         raise _contradiction(rpc, f"says that the transaction is {needed}, and does not have it")
-    if not _is_same(landed.raw, attempt.transaction):
+    if not _is_same(landed.raw, signature, message):
         raise _contradiction(rpc, "shows another transaction under this signature")
     if (landed.err is None) != (status.err is None):
         raise _contradiction(rpc, "says of the transaction both that it failed and that it did not")
@@ -69,14 +73,13 @@ async def _fate_of_seen(rpc: RpcClient, attempt: AnchorAttempt, commitment: Comm
     return Fate("landed", landed, f"{needed} in slot {landed.slot}")
 
 
-def _is_same(raw: bytes, recorded: bytes) -> bool:
-    """Whether these are the bytes that were signed, with the memo that was meant."""
+def _is_same(raw: bytes, signature: str, message: bytes) -> bool:
+    """Whether these are the bytes that were signed."""
     try:
         shown = read_transaction(raw)
     except VerificationFailed:
         return False
-    own = read_transaction(recorded)
-    return (shown.signature, shown.message, shown.memos) == (own.signature, own.message, own.memos)
+    return (shown.signature, shown.message) == (signature, message)
 
 
 def _contradiction(rpc: RpcClient, what: str) -> RpcUnavailable:

@@ -1,4 +1,4 @@
-"""What an address has posted: the memos of the transactions that it paid for, read from a chain.
+"""The history of an address: the memos of the transactions that it paid for, and one transaction among others.
 
 Anybody can make a transaction that names an address, so what counts is who paid; the signatures are checked here, over
 the bytes that the node gave. A memo is read from the instruction, never from logs, whose form changes. What a memo says
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Further back than this nobody looks; at an anchor a minute it is two years.
 _MOST_MENTIONS: Final = 1_000_000
+#: Transactions looked through for one.
+_MOST_READ: Final = 2_000
 #: Transactions asked for at a time. Public nodes answer some four a second.
 _AT_A_TIME: Final = 4
 #: What a node answers for a transaction of a version that was not asked for.
@@ -103,6 +105,46 @@ async def find_mention(
         if any(mention.signature == signature for mention in page):
             return True
     return False
+
+
+async def find_message(rpc: RpcClient, address: str, message: bytes, *, since_s: int, min_slot: int) -> str | None:
+    """The signature of the transaction with this message in the history of an address, as of ``min_slot`` or later.
+
+    None where there is none since then (seconds since the epoch). Raises ``RpcUnavailable``, also where more happened
+    at the address than can be looked through.
+    """
+    seen = 0
+    async for page in _pages(rpc, address, "confirmed", None, None, min_slot):
+        recent = [mention for mention in page if mention.block_time is None or mention.block_time >= since_s]
+        seen += len(recent)
+        if seen > _MOST_READ:
+            raise RpcUnavailable(f"More than {_MOST_READ} transactions of {address} would have to be looked through.")
+        for start in range(0, len(recent), _AT_A_TIME):
+            some = [mention.signature for mention in recent[start : start + _AT_A_TIME]]
+            for signature, found in zip(some, await asyncio.gather(*(_message(rpc, s) for s in some)), strict=True):
+                if found == message:
+                    return signature
+        if len(recent) < len(page):
+            return None
+    return None
+
+
+async def _message(rpc: RpcClient, signature: str) -> bytes | None:
+    """What was signed; None for a transaction of a kind that no payment is."""
+    try:
+        landed = await rpc.transaction(signature, "confirmed")
+        if landed is None:
+            raise RpcUnavailable(f"The RPC node {rpc.cluster.host} lists {signature} and does not have it.")
+        # The first signature stands after a count of one byte.
+        if b58encode(landed.raw[1 : 1 + SIGNATURE_BYTES]) != signature:
+            raise RpcUnavailable(f"The RPC node {rpc.cluster.host} lists {signature} and shows another in its place.")
+        return read_transaction(landed.raw).message
+    except RpcRejected as error:
+        if error.rpc_code == _VERSION_UNSUPPORTED:
+            return None
+        raise
+    except VerificationFailed:
+        return None
 
 
 async def _pages(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from trustgate.store.base import (
+    Balance,
     Kept,
+    PaymentFilter,
     ReceiptFilter,
     State,
     Store,
@@ -18,7 +20,9 @@ from trustgate.store.base import (
 )
 
 __all__ = [
+    "Balance",
     "Kept",
+    "PaymentFilter",
     "ReceiptFilter",
     "State",
     "Store",

@@ -11,7 +11,20 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from trustgate.types import Alias, Anchor, ApiKey, Entry, LogName, Passport, Plan, Record, Tenant
+from trustgate.types import (
+    Alias,
+    Anchor,
+    ApiKey,
+    Entry,
+    LogName,
+    Passport,
+    Payment,
+    PaymentState,
+    PaymentTerms,
+    Plan,
+    Record,
+    Tenant,
+)
 
 #: What ``Store.put`` keeps: what operators set up, and what the log of receipts has to remember of itself.
 Kept = Record | Anchor | LogName
@@ -27,6 +40,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     plans: tuple[Plan, ...]
     passports: tuple[Passport, ...]
     aliases: tuple[Alias, ...]
+    payment_terms: tuple[PaymentTerms, ...] = ()
 
 
 class TenantHead(msgspec.Struct, frozen=True):
@@ -53,6 +67,8 @@ class UsageFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tenant_id: str | None = None
     since_us: int | None = None
     until_us: int | None = None
+    #: Only receipts up to this place in the log.
+    until_seq: int | None = None
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +91,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which entries to list: newest first, or with ``oldest_first`` in the log's order.
 
-    ``before_seq`` and ``after_seq`` go on where the last page ended.
+    ``before_seq`` and ``after_seq`` go on where the last page ended; ``until_seq`` is the last that is wanted, which
+    makes a page of a long log quick.
     """
 
     tenant_id: str | None = None
@@ -83,8 +100,31 @@ class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     since_us: int | None = None
     before_seq: int | None = None
     after_seq: int | None = None
+    until_seq: int | None = None
     oldest_first: bool = False
     limit: int = 50
+
+
+class PaymentFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which payments to list: of a tenant, in one of some states. Newest first, or with ``oldest_first`` the other way.
+
+    ``before_id`` and ``after_id`` go on where the last page ended: ids are in the order of time.
+    """
+
+    tenant_id: str | None = None
+    states: tuple[PaymentState, ...] = ()
+    before_id: str | None = None
+    after_id: str | None = None
+    oldest_first: bool = False
+    limit: int | None = 50
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """What the receipts of one tenant say was credited and charged, nano-USD."""
+
+    tenant_id: str
+    credited_nano_usd: int
+    charged_nano_usd: int
 
 
 class StoredTile(NamedTuple):
@@ -162,6 +202,35 @@ class Store(Protocol):
 
     async def anchors(self) -> list[Anchor]:
         """Every anchor, planned ones included, the oldest first."""
+        ...
+
+    # payments
+
+    async def claim_payment(self, payment: Payment) -> Payment:
+        """Keep a payment unless one with its key, or an unfailed one with its tenant's identifier, is there.
+
+        Atomic and durable. Gives back the one that stands: ``payment`` itself where it is new.
+        """
+        ...
+
+    async def move_payment(self, payment: Payment, *, before: PaymentState) -> bool:
+        """Replace the payment of this key where its state is still ``before``; False, and no change, where not."""
+        ...
+
+    async def release_payment(self, payment: Payment) -> None:
+        """Forget a payment that is still ``reserved``: nothing was asked of anybody. It may be claimed again."""
+        ...
+
+    async def payment(self, payment_id: str) -> Payment | None: ...
+
+    async def payments(self, query: PaymentFilter) -> list[Payment]: ...
+
+    async def payment_receipt(self, payment: Payment) -> Entry | None:
+        """The entry whose receipt names this payment."""
+        ...
+
+    async def balances(self) -> list[Balance]:
+        """Of every tenant with receipts of version 2."""
         ...
 
     async def close(self) -> None: ...

@@ -19,7 +19,9 @@ import msgspec
 
 from trustgate.errors import StoreDamaged, TrustGateError, Unavailable
 from trustgate.store.base import (
+    Balance,
     Kept,
+    PaymentFilter,
     ReceiptFilter,
     State,
     StoredTile,
@@ -39,6 +41,8 @@ from trustgate.store.rows import (
     KEYS,
     LOG_NAMES,
     PASSPORTS,
+    PAYMENT_TERMS,
+    PAYMENTS,
     PLANS,
     TENANTS,
     RecordTable,
@@ -47,7 +51,7 @@ from trustgate.store.rows import (
     entry_to_row,
     table_of,
 )
-from trustgate.types import COUNTED, Alias, Anchor, Entry, LogName, Plan
+from trustgate.types import COUNTED, Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -60,6 +64,8 @@ SLICE_ROWS = 50
 _TILE_COLUMNS = ("level", "position", "hashes")
 
 _US_PER_DAY = 86_400_000_000
+#: A request arrives, and its receipt is dated, before its payment is claimed: at most so long before.
+_CLAIM_SLACK_US = _US_PER_DAY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
 _IS_COUNTED = "finish IN (" + ", ".join(f"'{finish}'" for finish in sorted(COUNTED)) + ")"
@@ -154,6 +160,27 @@ class DuckDBStore:
     async def anchors(self) -> list[Anchor]:
         return list(await self._engine.run(_load, ANCHORS))
 
+    async def claim_payment(self, payment: Payment) -> Payment:
+        return await self._engine.run(_in_transaction, lambda connection: _claim_payment(connection, payment))
+
+    async def move_payment(self, payment: Payment, *, before: PaymentState) -> bool:
+        return await self._engine.run(_in_transaction, lambda connection: _move_payment(connection, payment, before))
+
+    async def release_payment(self, payment: Payment) -> None:
+        await self._engine.run(_in_transaction, lambda connection: _release_payment(connection, payment))
+
+    async def payment(self, payment_id: str) -> Payment | None:
+        return await self._engine.run(_payment, payment_id)
+
+    async def payments(self, query: PaymentFilter) -> list[Payment]:
+        return await self._engine.run(_payments, query)
+
+    async def payment_receipt(self, payment: Payment) -> Entry | None:
+        return await self._engine.run(_payment_receipt, payment)
+
+    async def balances(self) -> list[Balance]:
+        return await self._engine.run(_balances)
+
     async def close(self) -> None:
         await self._engine.close()
 
@@ -230,6 +257,7 @@ def _load_state(connection: DuckDBPyConnection) -> State:
         plans=_load(connection, PLANS),
         passports=_load(connection, PASSPORTS),
         aliases=_load(connection, ALIASES),
+        payment_terms=_load(connection, PAYMENT_TERMS),
     )
 
 
@@ -315,9 +343,11 @@ def _window_usage(connection: DuckDBPyConnection, since_us: int) -> list[WindowU
 
 def _usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]:
     where, values = _where(
+        ("finish <> ?", "credited"),  # which is no request, and has no model
         ("tenant = ?", query.tenant_id),
         ("created_us >= ?", query.since_us),
         ("created_us < ?", query.until_us),
+        ("seq <= ?", query.until_seq),
     )
     sums = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
     rows = connection.execute(
@@ -352,6 +382,7 @@ def _entries(connection: DuckDBPyConnection, query: ReceiptFilter) -> list[Entry
         ("created_us >= ?", query.since_us),
         ("seq < ?", query.before_seq),
         ("seq > ?", query.after_seq),
+        ("seq <= ?", query.until_seq),
     )
     order = "ASC" if query.oldest_first else "DESC"
     rows = connection.execute(
@@ -372,6 +403,80 @@ def _entry(connection: DuckDBPyConnection, receipt_id: str) -> Entry | None:
         [since_us, since_us + 999, receipt_id],
     ).fetchall()
     return entry_from_row(rows[0]) if rows else None
+
+
+def _claim_payment(connection: DuckDBPyConnection, payment: Payment) -> Payment:
+    same = "\"key\" = ? OR (identifier <> '' AND state <> 'failed' AND tenant_id = ? AND identifier = ?)"
+    rows = connection.execute(
+        f'SELECT {PAYMENTS.columns} FROM payments WHERE {same} ORDER BY "key" = ? DESC',  # noqa: S608 - bound
+        [payment.key, payment.tenant_id, payment.identifier, payment.key],
+    ).fetchall()
+    if rows:
+        return PAYMENTS.from_row(rows[0])
+    connection.execute(PAYMENTS.insert_sql, PAYMENTS.to_row(payment))
+    return payment
+
+
+def _move_payment(connection: DuckDBPyConnection, payment: Payment, before: PaymentState) -> bool:
+    """Only what changes after a claim is written."""
+    changed = connection.execute(
+        """UPDATE payments SET state = ?, "transaction" = ?, payer = ?, reason = ?, updated_us = ?
+           WHERE "key" = ? AND id = ? AND state = ? RETURNING id""",
+        [
+            *(payment.state, payment.transaction, payment.payer, payment.reason, payment.updated_us),
+            *(payment.key, payment.id, before),
+        ],
+    ).fetchall()
+    return len(changed) == 1
+
+
+def _release_payment(connection: DuckDBPyConnection, payment: Payment) -> None:
+    connection.execute(
+        "DELETE FROM payments WHERE \"key\" = ? AND id = ? AND state = 'reserved'", [payment.key, payment.id]
+    )
+
+
+def _payment(connection: DuckDBPyConnection, payment_id: str) -> Payment | None:
+    rows = connection.execute(
+        f"SELECT {PAYMENTS.columns} FROM payments WHERE id = ?",  # noqa: S608 - bound
+        [payment_id],
+    ).fetchall()
+    return PAYMENTS.from_row(rows[0]) if rows else None
+
+
+def _payments(connection: DuckDBPyConnection, query: PaymentFilter) -> list[Payment]:
+    where, values = _where(
+        ("tenant_id = ?", query.tenant_id),
+        ("list_contains(?::VARCHAR[], state)", list(query.states) or None),
+        ("id < ?", query.before_id),
+        ("id > ?", query.after_id),
+    )
+    order = "ASC" if query.oldest_first else "DESC"
+    rows = connection.execute(
+        f"SELECT {PAYMENTS.columns} FROM payments {where} ORDER BY id {order} LIMIT ?",  # noqa: S608 - bound
+        [*values, query.limit],
+    ).fetchall()
+    return [PAYMENTS.from_row(row) for row in rows]
+
+
+def _payment_receipt(connection: DuckDBPyConnection, payment: Payment) -> Entry | None:
+    """No receipt of a payment is older than its claim."""
+    rows = connection.execute(
+        f"SELECT {ENTRY_SELECT} FROM receipts WHERE created_us >= ? AND payment = ?",  # noqa: S608 - bound
+        [payment.created_us - _CLAIM_SLACK_US, payment.id],
+    ).fetchall()
+    return entry_from_row(rows[0]) if rows else None
+
+
+def _balances(connection: DuckDBPyConnection) -> list[Balance]:
+    rows = connection.execute(
+        """SELECT tenant, sum(credited_nano_usd), sum(charged_nano_usd) FROM receipts
+           WHERE charged_nano_usd IS NOT NULL GROUP BY tenant ORDER BY tenant"""
+    ).fetchall()
+    return [
+        Balance(tenant_id=tenant, credited_nano_usd=int(credited), charged_nano_usd=int(charged))
+        for tenant, credited, charged in rows
+    ]
 
 
 def _where(*conditions: tuple[str, Any]) -> tuple[str, list[Any]]:

@@ -136,8 +136,48 @@ def _tree_and_anchors(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _payments(connection: DuckDBPyConnection) -> None:
+    """Older receipts have no value in the new columns: they are of version 1, which lacks those members."""
+    for statement in (
+        "ALTER TABLE receipts ADD COLUMN charged_nano_usd BIGINT",
+        "ALTER TABLE receipts ADD COLUMN credited_nano_usd BIGINT",
+        "ALTER TABLE receipts ADD COLUMN payment VARCHAR",
+        "ALTER TABLE receipts ADD COLUMN payment_detail VARCHAR",  # JSON list of types.RECEIPT_V2_MEMBERS, from the 4th
+        """CREATE TABLE payment_terms (
+            tenant_id VARCHAR PRIMARY KEY,
+            mode VARCHAR NOT NULL,
+            price_nano_usd BIGINT,
+            top_up_nano_usd BIGINT NOT NULL,
+            offers VARCHAR NOT NULL,  -- JSON list of types.Offer
+            created_us BIGINT NOT NULL
+        )""",
+        """CREATE TABLE payments (
+            id VARCHAR NOT NULL,
+            "key" VARCHAR PRIMARY KEY,
+            tenant_id VARCHAR NOT NULL,
+            key_id VARCHAR NOT NULL,
+            receipt_id VARCHAR NOT NULL,
+            request_sha256 VARCHAR NOT NULL,
+            identifier VARCHAR NOT NULL,
+            x402_version SMALLINT NOT NULL,
+            offer VARCHAR NOT NULL,  -- JSON of types.Offer
+            amount VARCHAR NOT NULL,
+            value_nano_usd BIGINT NOT NULL,
+            payload BLOB NOT NULL,
+            requirements BLOB NOT NULL,
+            state VARCHAR NOT NULL,
+            "transaction" VARCHAR NOT NULL,
+            payer VARCHAR NOT NULL,
+            reason VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL,
+            updated_us BIGINT NOT NULL
+        )""",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings a database from schema N-1 to schema N.
-MIGRATIONS: tuple[Migration, ...] = (_first_schema, _tree_and_anchors)
+MIGRATIONS: tuple[Migration, ...] = (_first_schema, _tree_and_anchors, _payments)
 
 LATEST = len(MIGRATIONS)
 

@@ -15,7 +15,20 @@ import msgspec
 
 from trustgate.errors import TrustGateError
 from trustgate.store.base import Kept
-from trustgate.types import Alias, Anchor, ApiKey, Entry, LogName, Passport, Plan, Receipt, Tenant
+from trustgate.types import (
+    RECEIPT_V2_MEMBERS,
+    Alias,
+    Anchor,
+    ApiKey,
+    Entry,
+    LogName,
+    Passport,
+    Payment,
+    PaymentTerms,
+    Plan,
+    Receipt,
+    Tenant,
+)
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -34,6 +47,8 @@ class RecordTable(Generic[S]):
         self._members = kind.__struct_fields__
         columns = ", ".join(f'"{member}"' for member in self._members)
         marks = ", ".join("?" * len(self._members))
+        self.columns = columns
+        self.insert_sql = f"INSERT INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - constants
         self.upsert_sql = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - constants
         self.select_sql = f"SELECT {columns} FROM {table} ORDER BY {identity}"  # noqa: S608 - constants
         self.delete_sql = f"DELETE FROM {table} WHERE {identity} = ?"  # noqa: S608 - constants
@@ -62,9 +77,11 @@ PASSPORTS = RecordTable(
 ALIASES = RecordTable(Alias, "aliases", "name")
 ANCHORS = RecordTable(Anchor, "anchors", "id", frozenset({"attempts"}))
 LOG_NAMES = RecordTable(LogName, "log_names", "vkey")
+PAYMENT_TERMS = RecordTable(PaymentTerms, "payment_terms", "tenant_id", frozenset({"offers"}))
+PAYMENTS = RecordTable(Payment, "payments", '"key"', frozenset({"offer"}))
 
 _TABLES: dict[type[Kept], RecordTable[Any]] = {
-    table.kind: table for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES)
+    table.kind: table for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS)
 }
 
 
@@ -72,20 +89,30 @@ def table_of(record: Kept) -> RecordTable[Any]:
     return _TABLES[type(record)]
 
 
-_RECEIPT_MEMBERS = Receipt.__struct_fields__
+#: The last members of a receipt of version 2 are kept as one JSON list: most receipts have none of them.
+_PAYMENT_MEMBERS = RECEIPT_V2_MEMBERS[3:]
+_RECEIPT_MEMBERS = Receipt.__struct_fields__[: -len(_PAYMENT_MEMBERS)]
 _HASH_POSITIONS = tuple(i for i, member in enumerate(_RECEIPT_MEMBERS) if member in HASHES)
+_V1_MEMBERS = len(_RECEIPT_MEMBERS) - (len(RECEIPT_V2_MEMBERS) - len(_PAYMENT_MEMBERS))
+_NO_V2_VALUES = (None,) * (len(_RECEIPT_MEMBERS) - _V1_MEMBERS + 1)
 
 #: The columns of table ``receipts`` in the order of ``entry_to_row``, and as a list for a SELECT.
-ENTRY_COLUMNS = ("seq", *_RECEIPT_MEMBERS, "secret")
+ENTRY_COLUMNS = ("seq", *_RECEIPT_MEMBERS, "payment_detail", "secret")
 ENTRY_SELECT = ", ".join(f'"{column}"' for column in ENTRY_COLUMNS)
 
 
 def entry_to_row(entry: Entry) -> list[Any]:
     """The row of an entry. Raises TrustGateError for a hash that is not lower-case hexadecimal."""
-    values = list(msgspec.structs.astuple(entry.receipt))
+    values = msgspec.structs.astuple(entry.receipt)
+    kept = list(values[:_V1_MEMBERS])
     for position in _HASH_POSITIONS:
-        values[position] = _bytes_of(values[position], _RECEIPT_MEMBERS[position])
-    return [entry.seq, *values, entry.secret]
+        kept[position] = _bytes_of(kept[position], _RECEIPT_MEMBERS[position])
+    if entry.receipt.v == 1:
+        kept += _NO_V2_VALUES
+    else:
+        kept += values[_V1_MEMBERS : len(_RECEIPT_MEMBERS)]
+        kept.append(msgspec.json.encode(values[len(_RECEIPT_MEMBERS) :]).decode())
+    return [entry.seq, *kept, entry.secret]
 
 
 def _bytes_of(digits: str, member: str) -> bytes:
@@ -97,7 +124,13 @@ def _bytes_of(digits: str, member: str) -> bytes:
 
 
 def entry_from_row(row: Sequence[Any]) -> Entry:
-    values = list(row[1:-1])
+    values = list(row[1:-2])
     for position in _HASH_POSITIONS:
         values[position] = values[position].hex()
-    return Entry(seq=row[0], receipt=Receipt(**dict(zip(_RECEIPT_MEMBERS, values, strict=True))), secret=row[-1])
+    detail = row[-2]
+    if detail is None:
+        members = dict(zip(_RECEIPT_MEMBERS[:_V1_MEMBERS], values, strict=False))
+    else:
+        members = dict(zip(_RECEIPT_MEMBERS, values, strict=True))
+        members |= zip(_PAYMENT_MEMBERS, msgspec.json.decode(detail), strict=True)
+    return Entry(seq=row[0], receipt=Receipt(**members), secret=row[-1])

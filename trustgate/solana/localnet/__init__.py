@@ -14,6 +14,6 @@ memory, some 5 KiB a transaction: it is meant for a day's work, not for years.
 
 from __future__ import annotations
 
-from trustgate.solana.localnet.run import Localnet, find_or_start, running_localnet
+from trustgate.solana.localnet.run import Localnet, find_or_start, find_running, running_localnet
 
-__all__ = ["Localnet", "find_or_start", "running_localnet"]
+__all__ = ["Localnet", "find_or_start", "find_running", "running_localnet"]

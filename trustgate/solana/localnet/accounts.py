@@ -19,7 +19,7 @@ from trustgate.solana.localnet.chain import Chain
 from trustgate.solana.localnet.encode import ACCOUNT_ENCODINGS, account_json
 from trustgate.solana.localnet.faults import invalid
 from trustgate.solana.localnet.params import Config, Params, to_number, to_pubkey
-from trustgate.solana.localnet.tokens import (
+from trustgate.solana.tokens import (
     TOKEN_PROGRAMS,
     Mint,
     ReadAccount,

@@ -30,7 +30,7 @@ from trustgate.solana.localnet.clock import BLOCKHASH_AGE_BLOCKS, SKIPPED_SLOTS,
 from trustgate.solana.localnet.faults import INTERNAL_ERROR, RpcError
 from trustgate.solana.localnet.ledger import Genesis, Landed, Ledger, damaged
 from trustgate.solana.localnet.programs import memo_instruction, memo_summary
-from trustgate.solana.localnet.tokens import TokenBalance, token_balances
+from trustgate.solana.tokens import TokenBalance, token_balances
 
 DEFAULT_FINALITY_SLOTS = 32
 

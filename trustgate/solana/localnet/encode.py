@@ -19,7 +19,7 @@ from trustgate.solana.localnet.chain import Entry
 from trustgate.solana.localnet.faults import INVALID_REQUEST, VERSION_UNSUPPORTED, RpcError
 from trustgate.solana.localnet.lookup import Resolved
 from trustgate.solana.localnet.programs import parsed_instruction
-from trustgate.solana.localnet.tokens import ReadAccount, TokenBalance, amount_json, parsed_account
+from trustgate.solana.tokens import ReadAccount, TokenBalance, amount_json, parsed_account
 
 TRANSACTION_ENCODINGS = ("json", "jsonParsed", "base64", "base58")
 ACCOUNT_ENCODINGS = ("base64", "base58", "jsonParsed", "binary")

@@ -13,7 +13,7 @@ from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
 from trustgate.receipts.transaction import MEMO_PROGRAMS, b58encode
-from trustgate.solana.localnet.tokens import TOKEN_PROGRAMS, amount_json
+from trustgate.solana.tokens import TOKEN_PROGRAMS, amount_json
 
 SYSTEM_PROGRAM = "11111111111111111111111111111111"
 ASSOCIATED_TOKEN_PROGRAM = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"  # noqa: S105 - an address

@@ -124,26 +124,8 @@ async def find_or_start(folder: Path, *, slot_ms: int = DEFAULT_SLOT_MS) -> Asyn
         yield await _entered(stack, folder, slot_ms)
 
 
-async def _entered(stack: AsyncExitStack, folder: Path, slot_ms: int) -> str:
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            net = await stack.enter_async_context(running_localnet(folder=folder, slot_ms=slot_ms))
-            return net.url
-        except StoreLocked:
-            url = await _found(folder)
-        if url is not None:
-            return url
-        if time.monotonic() > deadline:
-            raise RpcUnavailable(
-                f"A process holds the local chain in {folder}, but does not answer.",
-                hint="Stop it, or wait until it is ready.",
-            )
-        await asyncio.sleep(_POLL_S)
-
-
-async def _found(folder: Path) -> str | None:
-    """The address of the running chain, if it answers."""
+async def find_running(folder: Path) -> str | None:
+    """The URL of the folder's chain where somebody runs it; None where nobody answers. Starts nothing."""
     from trustgate.solana.localnet.ledger import read_address
 
     url = read_address(folder)
@@ -156,6 +138,24 @@ async def _found(folder: Path) -> str | None:
         return None
     writer.close()
     return url
+
+
+async def _entered(stack: AsyncExitStack, folder: Path, slot_ms: int) -> str:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            net = await stack.enter_async_context(running_localnet(folder=folder, slot_ms=slot_ms))
+            return net.url
+        except StoreLocked:
+            url = await find_running(folder)
+        if url is not None:
+            return url
+        if time.monotonic() > deadline:
+            raise RpcUnavailable(
+                f"A process holds the local chain in {folder}, but does not answer.",
+                hint="Stop it, or wait until it is ready.",
+            )
+        await asyncio.sleep(_POLL_S)
 
 
 def _checked(genesis: str) -> str:

@@ -1,7 +1,7 @@
 """Tokens: what the accounts of the two token programs hold.
 
-Owns the layouts of mints and token accounts, and the two forms nodes tell amounts in. Source: SPL Token,
-``state.rs``; extensions of Token-2022 follow behind and are not told.
+Owns the layouts of mints and token accounts, the two forms nodes tell amounts in, and where a wallet's tokens are.
+Source: SPL Token, ``state.rs``; extensions of Token-2022 follow behind and are not told. SPL Associated Token Account.
 
     mint     authority 4 ‖ 32, supply u64, decimals u8, initialized u8, freeze authority 4 ‖ 32            82 bytes
     account  mint 32, owner 32, amount u64, delegate 4 ‖ 32, state u8, native 4 ‖ u64, delegated u64,
@@ -21,6 +21,8 @@ TOKEN_PROGRAM = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA"  # noqa: S105 - an
 TOKEN_2022_PROGRAM = "TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb"  # noqa: S105 - an address
 #: The token programs, by the names nodes give them.
 TOKEN_PROGRAMS = {TOKEN_PROGRAM: "spl-token", TOKEN_2022_PROGRAM: "spl-token-2022"}
+
+ASSOCIATED_TOKEN_PROGRAM = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"  # noqa: S105 - an address
 
 ReadAccount = Callable[[Pubkey], Account | None]
 
@@ -88,6 +90,13 @@ def read_token_account(account: Account | None) -> TokenAccount | None:
         delegated_amount=int.from_bytes(data[121:129], "little"),
         close_authority=_optional(data, 129),
     )
+
+
+def associated_account(wallet: str, mint: str, program: str = TOKEN_PROGRAM) -> str:
+    """The address of the account with a wallet's tokens of one mint; base58 all of them."""
+    seeds = [bytes(Pubkey.from_string(address)) for address in (wallet, program, mint)]
+    address, _ = Pubkey.find_program_address(seeds, Pubkey.from_string(ASSOCIATED_TOKEN_PROGRAM))
+    return str(address)
 
 
 def token_balances(keys: Sequence[Pubkey], read: ReadAccount) -> tuple[TokenBalance, ...]:

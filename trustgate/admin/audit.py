@@ -1,0 +1,394 @@
+"""The audit of the books: every receipt read again and held against the log's tree, the ledger and what memory holds.
+
+    receipts   seq 1, 2, 3 … to the size of the tree; each hashes to the leaf that the tree has for it
+    tenants    tseq 1, 2, 3 …, each naming the hash of the one before
+    usage      the sums that ``usage`` tells are those of the receipts
+    payments   each that moved money has the one receipt that tells of it, with the same figures; and the other way
+    balances   credited less charged is the balance that requests draw on
+    quotas     what the running windows count is what the receipts of that time say
+
+Owns what is compared with what. Everything is read, nothing sampled: a page of receipts at a time, so that a server
+goes on serving. The state of memory is taken at one moment, and the receipts up to that moment are what it must equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from trustgate.access.quota import Quota, Standing
+from trustgate.admin.money import BooksReport, Difference
+from trustgate.admin.watching import Tell
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.payment.balance import Balances
+from trustgate.receipts.merkle import HASH_BYTES
+from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.receipts.tiles import TILE_WIDTH, Edge, TileId
+from trustgate.receipts.tree import Tree
+from trustgate.store import PaymentFilter, ReceiptFilter, Store, UsageFilter, UsageRow
+from trustgate.types import COUNTED, OPEN, PAID, RECEIPT_V2_MEMBERS, Entry, Payment, Receipt
+
+#: Whole tiles, so that a page's leaves can be held against them.
+_PAGE_ENTRIES = 8 * TILE_WIDTH
+_PAGE_PAYMENTS = 2_000
+#: Leaves hashed before the event loop gets its turn.
+_SLICE = 64
+_MOST_DIFFERENCES = 1_000
+#: A request counts in the windows that run when it is admitted, which is so much after it arrived at most.
+_ADMISSION_US = 300 * MICROSECONDS_PER_SECOND
+_WINDOWS = ("minute", "day", "month")
+_UNITS = ("requests", "tokens", "cost_nano_usd")
+_SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
+
+
+class Moment(NamedTuple):
+    """What memory held at one moment: the last receipt then, the balances, the quotas where there are any."""
+
+    last_seq: int
+    balances: dict[str, int]
+    quota: Standing | None
+
+    @classmethod
+    def take(cls, last_seq: int, balances: Balances, quota: Quota | None) -> Moment:
+        """No await may stand between the reading of ``last_seq`` and this."""
+        return cls(last_seq, balances.on_record(), None if quota is None else quota.standing(now_us()))
+
+
+class _Tenant:
+    """What the receipts of one tenant come to."""
+
+    __slots__ = ("charged", "credited", "tail", "tseq", "usage")
+
+    def __init__(self) -> None:
+        self.tseq = 0
+        self.tail = FIRST_TPREV
+        self.credited = 0
+        self.charged = 0
+        self.usage: defaultdict[str, int] = defaultdict(int)
+
+
+class Audit:
+    """One audit. ``run`` once."""
+
+    def __init__(self, store: Store, tree: Tree, moment: Moment, tell: Tell) -> None:
+        """The store, and the tree over it, have at least what was in the log at the moment."""
+        self._store = store
+        self._tree = tree
+        self._moment = moment
+        self._tell = tell
+        self._edge = Edge()
+        self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
+        self._windows = _Windows(moment.quota) if moment.quota is not None else None
+        #: By payment id, as a number: the place of the receipt that tells of it, with a hash of what it tells.
+        #: A million of them are 200 MB.
+        self._receipt_of: dict[int, int] = {}
+        self._differences: list[Difference] = []
+        self._count = 0
+        self._sums: defaultdict[str, int] = defaultdict(int)
+
+    async def run(self) -> BooksReport:
+        await self._read_receipts()
+        await self._check_tree_size()
+        await self._check_usage()
+        await self._read_payments()
+        self._check_balances()
+        if self._windows is not None:
+            for what, detail in self._windows.differences():
+                self._differ(what, detail)
+        sums = self._sums
+        return BooksReport(
+            receipts=self._moment.last_seq,
+            tenants=len(self._tenants),
+            payments=sums["payments"],
+            open_payments=sums["open"],
+            paid_nano_usd=sums["paid"],
+            added_nano_usd=sums["added"],
+            refunded_nano_usd=sums["refunded"],
+            credited_nano_usd=sum(tenant.credited for tenant in self._tenants.values()),
+            charged_nano_usd=sum(tenant.charged for tenant in self._tenants.values()),
+            balance_nano_usd=sum(self._moment.balances.values()),
+            quotas_checked=self._windows is not None,
+            differences=tuple(self._differences),
+            difference_count=self._count,
+        )
+
+    def _differ(self, record: str, detail: str) -> None:
+        self._count += 1
+        if len(self._differences) < _MOST_DIFFERENCES:
+            self._differences.append(Difference(record=record, detail=detail))
+
+    # receipts
+
+    async def _read_receipts(self) -> None:
+        last = self._moment.last_seq
+        done = 0
+        while done < last:
+            until = min(last, done + _PAGE_ENTRIES)
+            entries = await self._store.entries(
+                ReceiptFilter(after_seq=done, until_seq=until, oldest_first=True, limit=_PAGE_ENTRIES + TILE_WIDTH)
+            )
+            await self._check_page(entries, done, until)
+            done = until
+            self._tell(f"Read {done:,} of {last:,} receipts")
+
+    async def _check_page(self, entries: list[Entry], done: int, until: int) -> None:
+        found = [entry.seq for entry in entries]
+        if found != list(range(done + 1, until + 1)):
+            self._differ("log", f"{_gaps(found, done, until)}; what is there is checked, the tree's hashes are not")
+        leaves: list[bytes] = []
+        for start in range(0, len(entries), _SLICE):
+            for entry in entries[start : start + _SLICE]:
+                leaf = leaf_hash(entry.receipt)
+                leaves.append(leaf)
+                self._check_entry(entry, leaf)
+            await asyncio.sleep(0)
+        if len(leaves) == until - done and self._edge.size == done:
+            self._edge.append(leaves)
+            await self._check_leaves(entries, leaves, done)
+
+    async def _check_leaves(self, entries: list[Entry], leaves: list[bytes], done: int) -> None:
+        """Hold the leaves of a page, which begins with a tile, against the tree's tiles."""
+        for start in range(0, len(leaves), TILE_WIDTH):
+            hashes = leaves[start : start + TILE_WIDTH]
+            tile = await self._tree.tile(TileId(0, (done + start) // TILE_WIDTH), len(hashes))
+            if tile == b"".join(hashes):
+                continue
+            for place, leaf in enumerate(hashes):
+                if tile is None or tile[place * HASH_BYTES : (place + 1) * HASH_BYTES] != leaf:
+                    entry = entries[start + place]
+                    self._differ(_name(entry), "it is not what the tree of the log has there: it has been changed")
+
+    def _check_entry(self, entry: Entry, leaf: bytes) -> None:
+        receipt = entry.receipt
+        tenant = self._tenants[receipt.tenant]
+        if receipt.tseq != tenant.tseq + 1:
+            self._differ(_name(entry), f"its tseq is {receipt.tseq}, after {tenant.tseq} of tenant {receipt.tenant}")
+        elif receipt.tprev != tenant.tail:
+            self._differ(_name(entry), "its tprev is not the hash of the receipt before it")
+        tenant.tseq, tenant.tail = receipt.tseq, leaf.hex()
+        if receipt.finish in COUNTED:
+            tenant.usage["requests"] += 1
+            tenant.usage["estimated"] += receipt.usage_source == "estimate"
+            for member in _SUMS:
+                tenant.usage[member] += getattr(receipt, member)
+        elif receipt.finish == "refused":
+            tenant.usage["refused"] += 1
+        elif receipt.finish == "upstream_error":
+            tenant.usage["failed"] += 1
+        if self._windows is not None:
+            self._windows.add(receipt)
+        if receipt.v == 2:
+            self._check_money(entry, tenant)
+
+    def _check_money(self, entry: Entry, tenant: _Tenant) -> None:
+        receipt = entry.receipt
+        missing = [member for member in RECEIPT_V2_MEMBERS if not isinstance(getattr(receipt, member), str | int)]
+        if missing:
+            self._differ(_name(entry), f"it is of version 2 and lacks {', '.join(missing)}")
+            return
+        charged, credited = _money(receipt)
+        tenant.charged += charged
+        tenant.credited += credited
+        if receipt.payment:
+            number = _number(str(receipt.payment))
+            first = self._receipt_of.setdefault(number, _packed(entry.seq, _told(receipt))) >> _HASH_BITS
+            if first != entry.seq:
+                self._differ(_name(entry), f"payment {receipt.payment} is in receipt number {first} already")
+        elif receipt.finish == "credited":
+            self._sums["added"] += credited
+            self._sums["refunded"] += charged
+        elif credited:
+            self._differ(_name(entry), f"it credits {credited} nano-USD and names no payment")
+
+    async def _check_tree_size(self) -> None:
+        size, last = self._tree.size, self._moment.last_seq
+        if size < last:
+            self._differ("log", f"the tree has {size} leaves for {last} receipts")
+        elif self._edge.size == last and self._edge.root() != await self._tree.root_at(last):
+            self._differ("log", f"the root over {last} receipts is not the root of the tree")
+
+    # usage
+
+    async def _check_usage(self) -> None:
+        self._tell("Comparing usage")
+        rows = await self._store.usage(UsageFilter(by="tenant", until_seq=self._moment.last_seq))
+        told = {row.group: row for row in rows}
+        members = [name for name in UsageRow.__struct_fields__ if name != "group"]
+        for tenant_id in self._tenants.keys() | told.keys():
+            row, usage = told.get(tenant_id), self._tenants[tenant_id].usage
+            for member in members:
+                said = 0 if row is None else getattr(row, member)
+                if said != usage[member]:
+                    self._differ(f"usage of tenant {tenant_id}", f"{member}: {said}, by its receipts {usage[member]}")
+
+    # payments
+
+    async def _read_payments(self) -> None:
+        after = ""
+        while True:
+            query = PaymentFilter(after_id=after, oldest_first=True, limit=_PAGE_PAYMENTS)
+            payments = await self._store.payments(query)
+            for payment in payments:
+                await self._check_payment(payment)
+            if len(payments) < _PAGE_PAYMENTS:
+                break
+            after = payments[-1].id
+            self._tell(f"Read {self._sums['payments']:,} payments")
+        for packed in self._receipt_of.values():
+            entry = await self._entry(packed >> _HASH_BITS)
+            self._differ(_name(entry), f"it names payment {entry.receipt.payment}, which the ledger does not have")
+
+    async def _check_payment(self, payment: Payment) -> None:
+        self._sums["payments"] += 1
+        packed = self._receipt_of.pop(_number(payment.id), None)
+        if payment.state in OPEN:
+            self._sums["open"] += 1
+        if packed is None:
+            # A receipt of after the moment does as well.
+            is_due = payment.state in ("delivered", "credited")
+            if is_due and await self._store.payment_receipt(payment) is None:
+                self._differ(f"payment {payment.id}", f"it is {payment.state}, and no receipt tells of it")
+            return
+        self._sums["paid"] += payment.value_nano_usd
+        seq = packed >> _HASH_BITS
+        if packed == _packed(seq, _expected(payment)):
+            return
+        entry = await self._entry(seq)
+        if payment.state not in PAID:
+            self._differ(f"payment {payment.id}", f"it is {payment.state}, and {_name(entry)} says that it was paid")
+        for what, theirs, ours in _figures(entry.receipt, payment):
+            if theirs != ours:
+                self._differ(_name(entry), f"payment {payment.id}: its {what} is {theirs}, in the ledger {ours}")
+
+    async def _entry(self, seq: int) -> Entry:
+        (entry,) = await self._store.entries(ReceiptFilter(after_seq=seq - 1, until_seq=seq, limit=1))
+        return entry
+
+    # balances
+
+    def _check_balances(self) -> None:
+        balances = self._moment.balances
+        for tenant_id in self._tenants.keys() | balances.keys():
+            tenant = self._tenants[tenant_id]
+            expected, held = tenant.credited - tenant.charged, balances.get(tenant_id, 0)
+            if expected != held:
+                self._differ(
+                    f"balance of tenant {tenant_id}",
+                    f"{held} nano-USD, by its receipts {expected} ({tenant.credited} credited, {tenant.charged} "
+                    "charged)",
+                )
+
+
+class _Windows:
+    """The use of the running windows by the receipts, to be held against the counters of the quotas."""
+
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
+        self._oldest_us = min(standing.windows.starts) - _ADMISSION_US
+        #: By window and subject: requests, tokens, cost of what arrived in the window, and of what did just before it.
+        self._within: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._before: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+
+    def add(self, receipt: Receipt) -> None:
+        if receipt.created_us < self._oldest_us or receipt.finish not in COUNTED:
+            return
+        use = 1, receipt.prompt_tokens + receipt.completion_tokens, receipt.cost_nano_usd
+        for window, start_us in enumerate(self._standing.windows.starts):
+            if receipt.created_us >= start_us - _ADMISSION_US:
+                sums = self._within if receipt.created_us >= start_us else self._before
+                for subject in (receipt.tenant, receipt.key):
+                    for unit, amount in enumerate(use):
+                        sums[window, subject][unit] += amount
+
+    def differences(self) -> Iterator[tuple[str, str]]:
+        """A request in flight counts with its hold, so a subject that has some is held to its least alone."""
+        counters = self._standing.counters
+        subjects = counters.keys() | {subject for _, subject in self._within}
+        for subject in sorted(subjects):
+            parallel, used = counters.get(subject, (0, ((0, 0, 0),) * len(_WINDOWS)))
+            for window, name in enumerate(_WINDOWS):
+                least = self._within[window, subject]
+                most = [a + b for a, b in zip(least, self._before[window, subject], strict=True)]
+                for unit, unit_name in enumerate(_UNITS):
+                    counted = used[window][unit]
+                    if counted < least[unit] or (not parallel and counted > most[unit]):
+                        yield (
+                            f"quota of {subject}",
+                            f"{unit_name} of this {name}: {counted} counted, by its receipts {least[unit]}",
+                        )
+
+
+def _gaps(found: list[int], done: int, until: int) -> str:
+    """What is wrong with the numbers of a page that should have ``done`` + 1 to ``until``."""
+    expected = set(range(done + 1, until + 1))
+    missing = sorted(expected - set(found))
+    if missing:
+        shown = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+        return f"of the receipts {done + 1} to {until}, {len(missing)} are missing: number {shown}"
+    twice = sorted({seq for seq in found if found.count(seq) > 1})
+    return (
+        f"of the receipts {done + 1} to {until}, {len(twice)} are there twice: number {', '.join(map(str, twice[:5]))}"
+    )
+
+
+def _name(entry: Entry) -> str:
+    return f"receipt {entry.receipt.id} (number {entry.seq})"
+
+
+def _number(payment_id: str) -> int:
+    """The digits of an id as a number, which takes less memory; of anything else its hash."""
+    try:
+        return int(payment_id.removeprefix("pay_"), 16)
+    except ValueError:
+        return hash(payment_id)
+
+
+def _money(receipt: Receipt) -> tuple[int, int]:
+    """Charged and credited, nano-USD; 0 for a receipt of version 1."""
+    charged, credited = receipt.charged_nano_usd, receipt.credited_nano_usd
+    return charged if isinstance(charged, int) else 0, credited if isinstance(credited, int) else 0
+
+
+_HASH_BITS = 64
+
+
+def _packed(seq: int, told: tuple[object, ...]) -> int:
+    return seq << _HASH_BITS | hash(told) & (1 << _HASH_BITS) - 1
+
+
+def _told(receipt: Receipt) -> tuple[object, ...]:
+    """What a receipt tells of its payment."""
+    return (
+        *(receipt.tenant, receipt.key, receipt.credited_nano_usd, receipt.payment_amount, receipt.payment_asset),
+        *(receipt.payment_network, receipt.payment_transaction, receipt.payment_payer),
+        "" if receipt.finish == "credited" else receipt.id,
+    )
+
+
+def _expected(payment: Payment) -> tuple[object, ...]:
+    """What the receipt of a payment that has come to its end has to tell; of another one nothing that it could."""
+    offer = payment.offer
+    return (
+        *(payment.tenant_id, payment.key_id, payment.value_nano_usd, payment.amount, offer.asset),
+        *(offer.network, payment.transaction, payment.payer),
+        {"delivered": payment.receipt_id, "credited": ""}.get(payment.state),
+    )
+
+
+def _figures(receipt: Receipt, payment: Payment) -> Iterator[tuple[str, object, object]]:
+    """What a receipt and the ledger both say of a payment: the figure's name, the receipt's, the ledger's."""
+    offer = payment.offer
+    yield "tenant", receipt.tenant, payment.tenant_id
+    yield "key", receipt.key, payment.key_id
+    yield "value", receipt.credited_nano_usd, payment.value_nano_usd
+    yield "amount", receipt.payment_amount, payment.amount
+    yield "asset", receipt.payment_asset, offer.asset
+    yield "network", receipt.payment_network, offer.network
+    yield "transaction", receipt.payment_transaction, payment.transaction
+    yield "payer", receipt.payment_payer, payment.payer
+    if payment.state == "delivered":
+        yield "receipt", receipt.id, payment.receipt_id
+    if payment.state in ("delivered", "credited"):
+        yield "end", "credited" if receipt.finish == "credited" else "delivered", payment.state

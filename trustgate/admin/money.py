@@ -1,0 +1,221 @@
+"""The verbs of the control plane that deal with money: terms, payments, balances, and the audit of the books."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from trustgate.admin.commands import AnchorKey, Command, ReceiptDetail
+from trustgate.types import Payment, PaymentState, PaymentTerms, Tenant
+
+# payments
+
+
+class OfferWanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One way to pay as an operator says it: names of network and asset, or their ids. Checked before it is kept."""
+
+    network: str
+    pay_to: str
+    asset: str = "usdc"
+    #: ``embedded``, the base URL of a remote one; None: what suits the network (admin.payments).
+    facilitator: str | None = None
+    #: Of a token that is not well known, where the chain cannot be asked for them.
+    decimals: int | None = None
+    asset_name: str = ""
+    asset_version: str = ""
+
+
+class TermsDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """How a tenant pays, and what it has left. ``notes``: what its operator should know of it."""
+
+    tenant: Tenant
+    terms: PaymentTerms
+    balance_nano_usd: int
+    notes: tuple[str, ...] = ()
+
+
+class PaymentSet(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.set"):
+    """Switch payment on for a tenant, or change how it pays. What is not given stays; of the offers, those of other
+    networks.
+    """
+
+    tenant: str
+    mode: Literal["per-request", "prepaid"] | None = None
+    #: What every request costs. ``by_passport``: what passports say, instead.
+    price_nano_usd: int | None = None
+    by_passport: bool = False
+    top_up_nano_usd: int | None = None
+    offers: tuple[OfferWanted, ...] = ()
+    result = TermsDetail
+
+
+class PaymentOff(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.off"):
+    """Let a tenant owe nothing; or, with a network, no longer pay there."""
+
+    tenant: str
+    network: str | None = None
+    result = TermsDetail
+
+
+class PaymentTermsList(Command[tuple[TermsDetail, ...]], frozen=True, kw_only=True, tag="payment.terms"):
+    """Of one tenant, or of all that ever had terms."""
+
+    tenant: str | None = None
+    result = tuple[TermsDetail, ...]
+
+
+class PaymentList(Command[tuple[Payment, ...]], frozen=True, kw_only=True, tag="payment.list"):
+    """Without what was signed; newest first."""
+
+    tenant: str | None = None
+    states: tuple[PaymentState, ...] = ()
+    before_id: str | None = None
+    limit: int = 50
+    result = tuple[Payment, ...]
+
+
+class PaymentDetail(msgspec.Struct, frozen=True, kw_only=True):
+    payment: Payment
+    #: The receipt that tells of it; None while there is none.
+    receipt: ReceiptDetail | None = None
+
+
+class PaymentShow(Command[PaymentDetail], frozen=True, kw_only=True, tag="payment.show"):
+    payment: str
+    result = PaymentDetail
+
+
+class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment that was open: how it stood before, and how it stands now.
+
+    ``released``: it had only been claimed, nobody had been told to settle it. ``problem``: why nothing could be learnt.
+    """
+
+    before: PaymentState
+    payment: Payment
+    released: bool = False
+    problem: str = ""
+
+
+class ReconcileState(msgspec.Struct, frozen=True, kw_only=True):
+    """A look at the open payments at work, or at its end: ``payments`` is there then."""
+
+    stage: str
+    payments: tuple[Reconciled, ...] | None = None
+
+
+class PaymentReconcile(Command[ReconcileState], frozen=True, kw_only=True, tag="payment.reconcile"):
+    """Look at what is open, or ask how it goes: as ``AnchorFlush`` does, with ``reconcile`` an id of the caller's."""
+
+    reconcile: str
+    result = ReconcileState
+
+
+class BalanceChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant's balance, and the receipt of the change ("" where nothing was changed)."""
+
+    tenant: Tenant
+    balance_nano_usd: int
+    #: What requests in flight have reserved of it.
+    held_nano_usd: int
+    receipt: str = ""
+
+
+class TenantCredit(Command[BalanceChange], frozen=True, kw_only=True, tag="tenant.credit"):
+    """Show a tenant's balance, or add to it."""
+
+    tenant: str
+    add_nano_usd: int = 0
+    result = BalanceChange
+
+
+class Payer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one address has paid for a tenant, in one asset."""
+
+    payer: str
+    network: str
+    asset: str
+    decimals: int
+    #: Atomic units.
+    amount: str
+    value_nano_usd: int
+
+
+class Refund(msgspec.Struct, frozen=True, kw_only=True):
+    change: BalanceChange
+    refunded_nano_usd: int
+    #: Who paid, the last to pay first.
+    payers: tuple[Payer, ...]
+
+
+class PaymentRefundCredit(Command[Refund], frozen=True, kw_only=True, tag="payment.refund_credit"):
+    """Take from a balance what the operator pays back; all that is free of it unless an amount is given."""
+
+    tenant: str
+    amount_nano_usd: int | None = None
+    result = Refund
+
+
+class PaymentKeygen(Command[AnchorKey], frozen=True, kw_only=True, tag="payment.keygen"):
+    """Make the key that pays fees where the gateway itself settles payments. Refuses to replace one."""
+
+    keypair: str | None = None
+    result = AnchorKey
+
+
+class PaymentFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that ``doctor`` found of payments."""
+
+    status: Literal["ok", "warn", "fail"]
+    message: str
+    hint: str | None = None
+
+
+class PaymentCheck(Command[tuple[PaymentFinding, ...]], frozen=True, kw_only=True, tag="payment.check"):
+    """Whether tenants that pay can: facilitators, fee payer, prices, payments that wait. Moves nothing."""
+
+    result = tuple[PaymentFinding, ...]
+
+
+# the audit of the books
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Two books that say different things: of which record, and what."""
+
+    record: str
+    detail: str
+
+
+class BooksReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an audit read, what it comes to, and every difference (the first thousand of them)."""
+
+    receipts: int
+    tenants: int
+    payments: int
+    #: Payments that have not come to their end.
+    open_payments: int
+    #: What payments brought, what the operator added and took; then the receipts' sums, with these in them.
+    paid_nano_usd: int
+    added_nano_usd: int
+    refunded_nano_usd: int
+    credited_nano_usd: int
+    charged_nano_usd: int
+    balance_nano_usd: int
+    #: Without a server there are no quotas in memory.
+    quotas_checked: bool
+    differences: tuple[Difference, ...]
+    difference_count: int
+
+
+class AuditState(msgspec.Struct, frozen=True, kw_only=True):
+    stage: str
+    report: BooksReport | None = None
+
+
+class BooksAudit(Command[AuditState], frozen=True, kw_only=True, tag="books.audit"):
+    """Hold all the books against each other, or ask how it goes: as ``AnchorFlush`` does."""
+
+    audit: str
+    result = AuditState

@@ -1,0 +1,478 @@
+"""The commands on how tenants pay, on payments and on balances.
+
+Owns who settles where an operator does not say (``_facilitator_for``), and that every change of a balance by the
+operator is a receipt before it is a balance.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from trustgate.admin.books import receipt_detail
+from trustgate.admin.commands import AnchorKey
+from trustgate.admin.desk import Desk
+from trustgate.admin.money import (
+    BalanceChange,
+    OfferWanted,
+    Payer,
+    PaymentCheck,
+    PaymentDetail,
+    PaymentFinding,
+    PaymentKeygen,
+    PaymentList,
+    PaymentOff,
+    PaymentReconcile,
+    PaymentRefundCredit,
+    PaymentSet,
+    PaymentShow,
+    PaymentTermsList,
+    Reconciled,
+    ReconcileState,
+    Refund,
+    TenantCredit,
+    TermsDetail,
+)
+from trustgate.admin.watching import Tell
+from trustgate.errors import Conflict, InvalidRequest, NotFound, TrustGateError
+from trustgate.ids import now_us
+from trustgate.payment.credit import append_credit
+from trustgate.payment.facilitator import EMBEDDED
+from trustgate.payment.networks import BASE_SEPOLIA, SOLANA, SOLANA_DEVNET, SOLANA_TESTNET, caip2_of, v1_name_of
+from trustgate.payment.wire import usd
+from trustgate.settings import Settings
+from trustgate.store import PaymentFilter
+from trustgate.types import NANO_USD_PER_USD, OPEN, PAID, Offer, Passport, Payment, PaymentTerms, Prices, Tenant
+
+_PAYMENTS_MOST = 10_000
+#: One million dollars: more is a slip of the finger.
+_MOST_NANO_USD = 1_000_000 * NANO_USD_PER_USD
+_OFFERS_MOST = 16
+_NO_PRICES = Prices()
+#: Settles on test networks, for free.
+_TEST_FACILITATOR = "https://x402.org/facilitator"
+_TEST_NETWORKS = frozenset({SOLANA_DEVNET, SOLANA_TESTNET, BASE_SEPOLIA})
+#: Fees that a fee payer should at least have left: some hundred payments' worth.
+_LEAST_LAMPORTS = 1_000_000
+#: Of one payment: two signatures.
+_FEE_LAMPORTS = 10_000
+
+
+# terms
+
+
+async def payment_set(desk: Desk, command: PaymentSet) -> TermsDetail:
+    tenant = _living(desk, command.tenant)
+    old = desk.directory.terms(tenant.id)
+    terms = old or PaymentTerms(tenant_id=tenant.id, mode="off", created_us=now_us())
+    if command.mode is not None:
+        terms = replace(terms, mode=command.mode)
+    elif terms.mode == "off":
+        terms = replace(terms, mode="per-request")
+    if command.by_passport:
+        if command.price_nano_usd is not None:
+            raise InvalidRequest("A price for every request and the passports' prices exclude each other.")
+        terms = replace(terms, price_nano_usd=None)
+    elif command.price_nano_usd is not None:
+        terms = replace(terms, price_nano_usd=_amount(command.price_nano_usd, "price", least=1))
+    if command.top_up_nano_usd is not None:
+        terms = replace(terms, top_up_nano_usd=_amount(command.top_up_nano_usd, "top-up", least=1))
+    _check_sellable(desk, terms)
+    if not command.offers and not terms.offers:
+        raise InvalidRequest(
+            "Where is to be paid? No network is set for this tenant.",
+            hint=f"trustgate payment set {shlex.quote(tenant.name)} --network solana-devnet --pay-to ADDRESS",
+            param="network",
+            code="no_network",
+        )
+    notes = []
+    for wanted in command.offers:
+        offer = await _checked(desk, wanted)
+        terms = replace(terms, offers=_with(terms.offers, offer))
+        if wanted.facilitator is None:
+            notes.append(_told_of_default(desk, offer))
+    if len(terms.offers) > _OFFERS_MOST:
+        raise InvalidRequest(f"At most {_OFFERS_MOST} networks can be offered.", param="network")
+    await desk.keep(terms)
+    if terms.offers:
+        await (await desk.books.house()).facilitators.prepare(terms.offers)
+    return await _detail(desk, tenant, terms, *notes, *_notes(desk, terms))
+
+
+async def payment_off(desk: Desk, command: PaymentOff) -> TermsDetail:
+    tenant = _living(desk, command.tenant)
+    terms = _terms(desk, tenant)
+    if command.network is None:
+        terms = replace(terms, mode="off")
+    else:
+        network = caip2_of(command.network)
+        left = tuple(offer for offer in terms.offers if offer.network != network)
+        if len(left) == len(terms.offers):
+            raise NotFound(
+                f"{tenant.name} does not pay on {_name(network)}.",
+                hint=f"trustgate payment terms {shlex.quote(tenant.name)}",
+                code="offer_not_found",
+            )
+        if not left and terms.mode != "off":
+            raise Conflict(
+                f"{_name(network)} is the only network that {tenant.name} can pay on.",
+                hint=f"trustgate payment off {shlex.quote(tenant.name)}",
+                code="last_network",
+            )
+        terms = replace(terms, offers=left)
+    await desk.keep(terms)
+    return await _detail(desk, tenant, terms)
+
+
+async def payment_terms(desk: Desk, command: PaymentTermsList) -> tuple[TermsDetail, ...]:
+    tenants = {tenant.id: tenant for tenant in desk.directory.tenants()}
+    if command.tenant is not None:
+        tenant = desk.tenant(command.tenant)
+        return (await _detail(desk, tenant, _terms(desk, tenant), *_notes(desk, _terms(desk, tenant))),)
+    balances = (await desk.books.balances()).tenants()
+    return tuple(
+        TermsDetail(
+            tenant=tenants[terms.tenant_id],
+            terms=terms,
+            balance_nano_usd=balances.get(terms.tenant_id, 0),
+            notes=_notes(desk, terms),
+        )
+        for terms in desk.directory.all_terms()
+        if terms.tenant_id in tenants and tenants[terms.tenant_id].status != "removed"
+    )
+
+
+async def _detail(desk: Desk, tenant: Tenant, terms: PaymentTerms, *notes: str) -> TermsDetail:
+    balance = (await desk.books.balances()).balance(tenant.id)
+    return TermsDetail(tenant=tenant, terms=terms, balance_nano_usd=balance, notes=notes)
+
+
+def _living(desk: Desk, ref: str) -> Tenant:
+    tenant = desk.tenant(ref)
+    if tenant.status == "removed":
+        raise Conflict(f"The tenant {tenant.name!r} was removed.", hint="trustgate tenant list")
+    return tenant
+
+
+def _terms(desk: Desk, tenant: Tenant) -> PaymentTerms:
+    terms = desk.directory.terms(tenant.id)
+    if terms is None:
+        raise NotFound(
+            f"Payment has never been switched on for {tenant.name}.",
+            hint=f"trustgate payment set {shlex.quote(tenant.name)} --network solana-devnet --pay-to ADDRESS",
+            code="no_terms",
+        )
+    return terms
+
+
+def _amount(nano_usd: int, what: str, *, least: int) -> int:
+    if not least <= nano_usd <= _MOST_NANO_USD:
+        raise InvalidRequest(
+            f"The {what} must be more than 0 and at most {usd(_MOST_NANO_USD)} USD.", param=what, code="bad_amount"
+        )
+    return nano_usd
+
+
+async def _checked(desk: Desk, wanted: OfferWanted) -> Offer:
+    """Refused here, while somebody is there to mend it, not when a customer pays."""
+    from trustgate.payment.offers import Wish, make_offer
+
+    house = await desk.books.house()
+    network = caip2_of(wanted.network)
+    wish = Wish(
+        network=network,
+        asset=wanted.asset,
+        pay_to=wanted.pay_to,
+        facilitator=wanted.facilitator or _facilitator_for(desk.settings, network),
+        decimals=wanted.decimals,
+        name=wanted.asset_name,
+        version=wanted.asset_version,
+    )
+    return await make_offer(wish, house.facilitators, house.nodes)
+
+
+def _facilitator_for(settings: Settings, network: str) -> str:
+    """Who settles on a network where the operator does not say. Raises ``InvalidRequest`` where nobody is known.
+
+    The one of ``X402_FACILITATOR_URL``; on Solana this gateway, once there is a key that can pay the fees; on test
+    networks the public one.
+    """
+    override = settings.facilitator_override()
+    if override is not None:
+        return override
+    if network in (SOLANA, SOLANA_DEVNET) and settings.payment_keypair.exists():
+        return EMBEDDED
+    if network in _TEST_NETWORKS:
+        return _TEST_FACILITATOR
+    raise InvalidRequest(
+        f"Who settles payments on {_name(network)}? There is no facilitator to take for it.",
+        hint="trustgate payment keygen makes a key with which the gateway settles itself."
+        if network == SOLANA
+        else "Name one: --facilitator URL",
+        param="facilitator",
+        code="no_facilitator",
+    )
+
+
+def _told_of_default(desk: Desk, offer: Offer) -> str:
+    if offer.facilitator == EMBEDDED:
+        payer = offer.extra.get("feePayer", "")
+        return f"On {_name(offer.network)} this gateway settles payments itself; {payer} pays the fees."
+    reason = "as X402_FACILITATOR_URL says" if desk.settings.facilitator_override() else "which is public and for tests"
+    return f"On {_name(offer.network)} payments are settled by {offer.facilitator}, {reason}."
+
+
+def _with(offers: tuple[Offer, ...], offer: Offer) -> tuple[Offer, ...]:
+    """The offers with this one, in the place of the one for the same network."""
+    if any(other.network == offer.network for other in offers):
+        return tuple(offer if other.network == offer.network else other for other in offers)
+    return (*offers, offer)
+
+
+def _name(network: str) -> str:
+    return v1_name_of(network) or network
+
+
+# prices
+
+
+def _priced(desk: Desk) -> tuple[list[Passport], list[Passport]]:
+    """The passports that serve, with a price and without one."""
+    serving = [passport for passport in desk.catalog.passports() if passport.status != "revoked"]
+    return (
+        [passport for passport in serving if passport.prices != _NO_PRICES],
+        [passport for passport in serving if passport.prices == _NO_PRICES],
+    )
+
+
+def _check_sellable(desk: Desk, terms: PaymentTerms) -> None:
+    """Raises ``Conflict`` where every request of the tenant would be refused for want of a price."""
+    if terms.price_nano_usd is None and not _priced(desk)[0]:
+        raise Conflict(
+            "No passport has a price, so there is nothing that could be sold.",
+            hint="Give every request one price (--price 0.01), or give passports theirs: "
+            "trustgate passport set SLUG --input-price USD --output-price USD",
+            code="nothing_priced",
+        )
+
+
+def _notes(desk: Desk, terms: PaymentTerms) -> tuple[str, ...]:
+    if terms.mode == "off" or terms.price_nano_usd is not None:
+        return ()
+    unpriced = [passport.slug for passport in _priced(desk)[1]]
+    if not unpriced:
+        return ()
+    shown = ", ".join(unpriced[:5]) + (f" and {len(unpriced) - 5} more" if len(unpriced) > 5 else "")
+    return (f"Passports without a price are refused to this tenant (403 model_not_priced): {shown}.",)
+
+
+# payments
+
+
+async def payment_list(desk: Desk, command: PaymentList) -> tuple[Payment, ...]:
+    if not 1 <= command.limit <= _PAYMENTS_MOST:
+        raise InvalidRequest(f"limit must lie between 1 and {_PAYMENTS_MOST}.", param="limit")
+    tenant_id = None if command.tenant is None else desk.tenant(command.tenant).id
+    payments = await desk.store.payments(
+        PaymentFilter(tenant_id=tenant_id, states=command.states, before_id=command.before_id, limit=command.limit)
+    )
+    return tuple(_unsigned(payment) for payment in payments)
+
+
+async def payment_show(desk: Desk, command: PaymentShow) -> PaymentDetail:
+    payment = await desk.store.payment(command.payment)
+    if payment is None:
+        raise NotFound(
+            f"There is no payment {command.payment!r}.", hint="trustgate payment list", code="payment_not_found"
+        )
+    await desk.flush()
+    entry = await desk.store.payment_receipt(payment)
+    return PaymentDetail(payment=payment, receipt=None if entry is None else receipt_detail(entry))
+
+
+def _unsigned(payment: Payment) -> Payment:
+    return replace(payment, payload=b"", requirements=b"")
+
+
+async def payment_reconcile(desk: Desk, command: PaymentReconcile) -> ReconcileState:
+    async def work(tell: Tell) -> tuple[Reconciled, ...]:
+        return await _reconcile(desk, tell)
+
+    stage, payments = await desk.reconciling.advance(command.reconcile, work, "Looking for open payments")
+    return ReconcileState(stage=stage, payments=payments)
+
+
+async def _reconcile(desk: Desk, tell: Tell) -> tuple[Reconciled, ...]:
+    # Before the room is opened: opening it ends what a dead process left.
+    query = PaymentFilter(states=tuple(sorted(OPEN)), limit=None)  # type: ignore[arg-type]
+    before = await desk.store.payments(query)
+    house = await desk.books.house()
+    await house.facilitators.prepare([payment.offer for payment in before])
+    tell(f"Asking about {len(before)} payments")
+    await house.reconciler.reconcile()
+    await desk.flush()
+    found = []
+    for payment in before:
+        now = await desk.store.payment(payment.id)
+        problem = house.reconciler.problems.get(payment.id, "")
+        found.append(
+            Reconciled(before=payment.state, payment=_unsigned(now or payment), released=now is None, problem=problem)
+        )
+    return tuple(found)
+
+
+# balances
+
+
+async def tenant_credit(desk: Desk, command: TenantCredit) -> BalanceChange:
+    tenant = desk.tenant(command.tenant)
+    if not command.add_nano_usd:
+        balances = await desk.books.balances()
+        return BalanceChange(
+            tenant=tenant, balance_nano_usd=balances.balance(tenant.id), held_nano_usd=balances.held(tenant.id)
+        )
+    tenant = _living(desk, command.tenant)
+    return await _change(desk, tenant, _amount(command.add_nano_usd, "credit", least=1))
+
+
+async def payment_refund_credit(desk: Desk, command: PaymentRefundCredit) -> Refund:
+    tenant = desk.tenant(command.tenant)
+    house = await desk.books.house()
+    payers = await _payers(desk, tenant)
+    free = house.balances.balance(tenant.id) - house.balances.held(tenant.id)
+    amount = free if command.amount_nano_usd is None else _amount(command.amount_nano_usd, "refund", least=1)
+    if not 0 < amount <= free:
+        raise Conflict(
+            f"{tenant.name} has {usd(max(free, 0))} USD that could be paid back"
+            + (f", not {usd(amount)}." if amount > 0 else "."),
+            hint=f"trustgate tenant credit {shlex.quote(tenant.name)}",
+            code="balance_too_small",
+        )
+    return Refund(change=await _change(desk, tenant, -amount), refunded_nano_usd=amount, payers=payers)
+
+
+async def _change(desk: Desk, tenant: Tenant, nano_usd: int) -> BalanceChange:
+    """Write the receipt, then change the balance with it; durable when this returns."""
+    house = await desk.books.house()
+    house.log.check_room(1)
+    entry = append_credit(house.log, tenant.id, credited_nano_usd=max(nano_usd, 0), charged_nano_usd=max(-nano_usd, 0))
+    house.balances.change(tenant.id, nano_usd)
+    await desk.flush()
+    return BalanceChange(
+        tenant=tenant,
+        balance_nano_usd=house.balances.balance(tenant.id),
+        held_nano_usd=house.balances.held(tenant.id),
+        receipt=entry.receipt.id,
+    )
+
+
+async def _payers(desk: Desk, tenant: Tenant) -> tuple[Payer, ...]:
+    """Who paid how much, the last to pay first."""
+    query = PaymentFilter(tenant_id=tenant.id, states=tuple(sorted(PAID)), limit=None)  # type: ignore[arg-type]
+    found: dict[tuple[str, str, str], Payer] = {}
+    for payment in await desk.store.payments(query):
+        offer = payment.offer
+        known = found.get((payment.payer, offer.network, offer.asset))
+        found[payment.payer, offer.network, offer.asset] = Payer(
+            payer=payment.payer,
+            network=offer.network,
+            asset=offer.asset,
+            decimals=offer.decimals,
+            amount=str(int(payment.amount) + (0 if known is None else int(known.amount))),
+            value_nano_usd=payment.value_nano_usd + (0 if known is None else known.value_nano_usd),
+        )
+    return tuple(found.values())
+
+
+# the fee payer's key
+
+
+async def payment_keygen(desk: Desk, command: PaymentKeygen) -> AnchorKey:
+    from trustgate.solana.keypair import create_keypair
+
+    path = desk.settings.payment_keypair if command.keypair is None else Path(command.keypair)
+    return AnchorKey(pubkey=create_keypair(path).address, path=str(path))
+
+
+# what doctor asks
+
+
+async def payment_check(desk: Desk, command: PaymentCheck) -> tuple[PaymentFinding, ...]:
+    living = {tenant.id: tenant for tenant in desk.directory.tenants() if tenant.status != "removed"}
+    paying = [terms for terms in desk.directory.all_terms() if terms.mode != "off" and terms.tenant_id in living]
+    found = [*await _open_findings(desk), *_price_findings(desk, paying, living)]
+    if paying:
+        house = await desk.books.house()
+        offers = {(offer.facilitator, offer.network): offer for terms in paying for offer in terms.offers}
+        await house.facilitators.prepare(offers.values())
+        found += [await _offer_finding(desk, offer) for offer in offers.values()]
+    return tuple(found)
+
+
+async def _open_findings(desk: Desk) -> list[PaymentFinding]:
+    unknown = await desk.store.payments(PaymentFilter(states=("unknown",), limit=_PAYMENTS_MOST))
+    if not unknown:
+        return []
+    first = min(payment.created_us for payment in unknown)
+    minutes = max(0, now_us() - first) // 60_000_000
+    return [
+        PaymentFinding(
+            status="warn",
+            message=f"nobody knows yet what became of {len(unknown)} payments, the oldest {minutes} minutes old",
+            hint="trustgate payment reconcile",
+        )
+    ]
+
+
+def _price_findings(desk: Desk, paying: list[PaymentTerms], living: dict[str, Tenant]) -> Iterator[PaymentFinding]:
+    by_passport = [living[terms.tenant_id].name for terms in paying if terms.price_nano_usd is None]
+    if not by_passport:
+        return
+    priced, unpriced = _priced(desk)
+    whose = ", ".join(by_passport[:5]) + (f" and {len(by_passport) - 5} more" if len(by_passport) > 5 else "")
+    mend = "trustgate passport set SLUG --input-price USD --output-price USD"
+    if not priced:
+        yield PaymentFinding(status="fail", message=f"{whose} pay what passports say, and none has a price", hint=mend)
+    elif unpriced:
+        slugs = ", ".join(passport.slug for passport in unpriced[:5])
+        more = f" and {len(unpriced) - 5} more" if len(unpriced) > 5 else ""
+        yield PaymentFinding(status="warn", message=f"without a price, so refused to {whose}: {slugs}{more}", hint=mend)
+
+
+async def _offer_finding(desk: Desk, offer: Offer) -> PaymentFinding:
+    """Whether somebody settles this offer: the facilitator still does, and the fee payer can pay."""
+    where = f"{_name(offer.network)} by {offer.facilitator}"
+    facilitators = (await desk.books.house()).facilitators
+    try:
+        kinds = await (await facilitators.get(offer.facilitator)).supported()
+        if not any(kind.scheme == offer.scheme and kind.network == offer.network for kind in kinds):
+            return PaymentFinding(
+                status="fail",
+                message=f"{where}: it no longer settles there",
+                hint=f"trustgate payment set TENANT --network {_name(offer.network)} --pay-to {offer.pay_to} "
+                "--facilitator URL",
+            )
+        said = next(
+            (kind.extra.get("feePayer") for kind in kinds if kind.network == offer.network and kind.x402_version == 2),
+            None,
+        )
+        if said is not None and said != offer.extra.get("feePayer"):
+            return PaymentFinding(
+                status="fail",
+                message=f"{where}: its fee payer is {said} now, clients are told of {offer.extra.get('feePayer')}",
+                hint=f"trustgate payment set TENANT --network {_name(offer.network)} --pay-to {offer.pay_to}",
+            )
+        if offer.facilitator != EMBEDDED:
+            return PaymentFinding(status="ok", message=where)
+        lamports = await facilitators.embedded().balance(offer.network)
+    except TrustGateError as error:
+        return PaymentFinding(status="fail", message=f"{where}: {error.message}", hint=error.hint)
+    payer = offer.extra.get("feePayer", "")
+    message = f"{where}; {payer} has {lamports:,} lamports for fees"
+    if lamports >= _LEAST_LAMPORTS:
+        return PaymentFinding(status="ok", message=message)
+    hint = f"Send some SOL to {payer}: a payment costs about {_FEE_LAMPORTS:,} lamports."
+    return PaymentFinding(status="fail" if lamports < _FEE_LAMPORTS else "warn", message=message, hint=hint)

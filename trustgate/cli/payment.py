@@ -1,0 +1,471 @@
+"""``trustgate payment``: how tenants pay, and what they have paid."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Annotated, Any, Literal, cast, get_args
+
+import msgspec
+import typer
+
+from trustgate.admin.commands import Admin, TenantList
+from trustgate.admin.money import (
+    OfferWanted,
+    Payer,
+    PaymentDetail,
+    PaymentKeygen,
+    PaymentList,
+    PaymentOff,
+    PaymentReconcile,
+    PaymentRefundCredit,
+    PaymentSet,
+    PaymentShow,
+    PaymentTermsList,
+    Reconciled,
+    TermsDetail,
+)
+from trustgate.cli import render, values
+from trustgate.cli.context import JsonOption, execute, with_admin
+from trustgate.cli.values import Maybe, absolute
+from trustgate.errors import InvalidRequest
+from trustgate.ids import new_id, now_us
+from trustgate.types import Offer, Payment, PaymentState
+
+app = typer.Typer(help="Getting paid (x402): how tenants pay, and what they have paid.", no_args_is_help=True)
+
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id or name.")]
+#: The network's names that this program knows, as far as people type them.
+_NETWORKS = "solana, solana-devnet, base, base-sepolia, or a CAIP-2 id"
+_STYLES = {"delivered": "green", "credited": "green", "unknown": "yellow", "failed": "red"}
+_STATES: tuple[str, ...] = get_args(PaymentState)
+_BY_PASSPORT = "passports"
+
+
+def _price(text: str) -> Maybe:
+    """Nano-USD, or none of its own."""
+    return Maybe(None if text == _BY_PASSPORT else values.usd(text))
+
+
+@app.command("set")
+def set_(
+    context: typer.Context,
+    tenant: TenantArgument,
+    mode: Annotated[
+        Literal["per-request", "prepaid"] | None,
+        typer.Option(help="Pay for each request, or top a balance up that requests draw on.  [default: per-request]"),
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help=f"Where it pays: {_NETWORKS}. Repeat for more.")
+    ] = None,
+    pay_to: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="Your wallet there; one for each --network.")
+    ] = None,
+    asset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="usdc|MINT", help="The token, worth one USD; one for all, or each.  [default: usdc]"),
+    ] = None,
+    facilitator: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL|embedded",
+            help="Who settles: a facilitator's URL, or embedded (this gateway; Solana).  [default: embedded where "
+            "there is a key for it, else on test networks https://x402.org/facilitator]",
+        ),
+    ] = None,
+    price: Annotated[
+        Maybe | None,
+        typer.Option(
+            parser=_price,
+            metavar="USD|passports",
+            help="What every request costs, or what passports say.  [default: passports]",
+        ),
+    ] = None,
+    top_up: Annotated[
+        int | None,
+        typer.Option(metavar="USD", parser=values.usd, help="What a prepaid top-up asks for.  [default: 1.00]"),
+    ] = None,
+    decimals: Annotated[
+        int | None,
+        typer.Option(metavar="N", parser=values.whole, help="Of a token that is not well known and cannot be asked."),
+    ] = None,
+    asset_name: Annotated[str, typer.Option(metavar="NAME", help="The same: name of its EIP-712 domain (EVM).")] = "",
+    asset_version: Annotated[
+        str, typer.Option(metavar="VERSION", help="The same: version of its EIP-712 domain (EVM).")
+    ] = "",
+    json: JsonOption = False,
+) -> None:
+    """Have a tenant pay, or change how it pays.
+
+    Networks, addresses, tokens and facilitators are asked whether they will do before anything is kept. What is not
+    given stays as it is; so do offers on other networks.
+    """
+    offers = _offers(network, pay_to, asset, facilitator)
+    if decimals is not None or asset_name or asset_version:
+        offers = tuple(
+            msgspec.structs.replace(offer, decimals=decimals, asset_name=asset_name, asset_version=asset_version)
+            for offer in offers
+        )
+    command = PaymentSet(
+        tenant=tenant,
+        mode=mode,
+        price_nano_usd=None if price is None else price.value,
+        by_passport=price is not None and price.value is None,
+        top_up_nano_usd=top_up,
+        offers=offers,
+    )
+    _show_terms(execute(context, command), json)
+
+
+def _offers(
+    networks: Sequence[str] | None,
+    addresses: Sequence[str] | None,
+    assets: Sequence[str] | None,
+    facilitators: Sequence[str] | None,
+) -> tuple[OfferWanted, ...]:
+    """The n-th address is for the n-th network. One asset or facilitator is for all of them."""
+    networks, addresses = networks or [], addresses or []
+    if len(networks) != len(addresses):
+        raise InvalidRequest(
+            "Each --network needs its --pay-to: the address that receives there.",
+            hint="For example: --network solana --pay-to ADDRESS --network base --pay-to 0x…",
+        )
+    assets = _for_each("--asset", assets or ["usdc"], networks)
+    chosen = _for_each("--facilitator", facilitators, networks) if facilitators else [None] * len(networks)
+    return tuple(
+        OfferWanted(network=network, pay_to=address, asset=asset, facilitator=facilitator)
+        for network, address, asset, facilitator in zip(networks, addresses, assets, chosen, strict=True)
+    )
+
+
+def _for_each(option: str, given: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
+    if not networks and option == "--asset":
+        return []
+    if len(given) not in (1, len(networks)) or not networks:
+        raise InvalidRequest(
+            f"{option} is given {len(given)} times for {len(networks)} networks.",
+            hint=f"Give {option} once for all, or once for each --network.",
+        )
+    return given if len(given) == len(networks) else [given[0]] * len(networks)
+
+
+@app.command("off")
+def off(
+    context: typer.Context,
+    tenant: TenantArgument,
+    network: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only no longer pay there; elsewhere it still does.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Let a tenant owe nothing. Its balance stays; `payment set` switches payment on again."""
+    _show_terms(execute(context, PaymentOff(tenant=tenant, network=network)), json)
+
+
+@app.command("terms")
+def terms(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant's.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how tenants pay, and what they have left."""
+    found = execute(context, PaymentTermsList(tenant=tenant))
+    if json:
+        render.document({"terms": [_plain_terms(detail) for detail in found]})
+    elif tenant is not None:
+        _show_terms(found[0], json)
+    else:
+        numbers = map(render.right, ("Price", "Balance"))
+        render.table(
+            ["Tenant", "Mode", *numbers, "Networks"],
+            [
+                [
+                    detail.tenant.name,
+                    detail.terms.mode,
+                    _price_of(detail),
+                    render.usd(detail.balance_nano_usd),
+                    render.names(_name(offer.network) for offer in detail.terms.offers),
+                ]
+                for detail in found
+            ],
+            empty="No tenant pays. Have one: trustgate payment set TENANT --network solana-devnet --pay-to ADDRESS",
+        )
+
+
+def _show_terms(detail: TermsDetail, json: bool) -> None:
+    if json:
+        render.document(_plain_terms(detail))
+        return
+    terms = detail.terms
+    fields: list[tuple[str, render.Cell]] = [
+        ("Tenant", detail.tenant.name),
+        ("Mode", render.Styled(terms.mode, "yellow" if terms.mode == "off" else "green")),
+        ("Price", _price_of(detail)),
+    ]
+    if terms.mode == "prepaid":
+        fields.append(("Top-up", f"{render.usd(terms.top_up_nano_usd)} or more: POST /v1/credits"))
+    fields.append(("Balance", render.usd(detail.balance_nano_usd)))
+    for offer in terms.offers:
+        fields += _offer_fields(offer)
+    render.card(fields)
+    for note in detail.notes:
+        render.say(render.Styled(note, "yellow"))
+
+
+def _price_of(detail: TermsDetail) -> str:
+    price = detail.terms.price_nano_usd
+    return "as passports say" if price is None else f"{render.usd(price)} a request"
+
+
+def _offer_fields(offer: Offer) -> list[tuple[str, render.Cell]]:
+    return [
+        (_name(offer.network), f"{offer.asset} to {offer.pay_to}"),
+        ("", f"settled by {offer.facilitator}"),
+    ]
+
+
+def _plain_terms(detail: TermsDetail) -> dict[str, Any]:
+    return {
+        "tenant": detail.tenant,
+        "terms": detail.terms,
+        "balance_nano_usd": detail.balance_nano_usd,
+        "notes": detail.notes,
+    }
+
+
+def _name(network: str) -> str:
+    from trustgate.payment.networks import v1_name_of
+
+    return v1_name_of(network) or network
+
+
+# payments
+
+
+def _known_state(text: str) -> str:
+    if text not in _STATES:
+        raise typer.BadParameter(f"{text!r} is no state of a payment: {', '.join(_STATES)}.")
+    return text
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant's.")] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STATE",
+            parser=_known_state,
+            help=f"Only those in this state ({', '.join(_STATES)}). Unknown: nobody knows yet what became of it.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")] = 50,
+    before: Annotated[
+        str | None, typer.Option(metavar="ID", help="Go on where the last page ended: only those before this one.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List payments, the newest first."""
+
+    async def work(admin: Admin) -> tuple[tuple[Payment, ...], dict[str, str]]:
+        states = cast(tuple[PaymentState, ...], tuple(state or ()))
+        command = PaymentList(tenant=tenant, states=states, before_id=before, limit=limit)
+        payments = await admin.execute(command)
+        if json:
+            return payments, {}
+        return payments, {each.id: each.name for each in await admin.execute(TenantList(removed=True))}
+
+    payments, names = with_admin(context, work)
+    if json:
+        render.document({"payments": [_plain(payment) for payment in payments]})
+        return
+    render.table(
+        ["Time (UTC)", "State", "Tenant", render.right("Amount"), "Network", "Payer", "Id"],
+        [
+            [
+                render.instant(payment.created_us),
+                _state(payment.state),
+                names.get(payment.tenant_id, payment.tenant_id),
+                render.usd(payment.value_nano_usd),
+                _name(payment.offer.network),
+                payment.payer or "–",
+                payment.id,
+            ]
+            for payment in payments
+        ],
+        empty="There is no such payment.",
+    )
+
+
+def _state(state: PaymentState) -> render.Styled:
+    return render.Styled(state, _STYLES.get(state, ""))
+
+
+def _plain(payment: Payment) -> dict[str, Any]:
+    """Without what was signed."""
+    members: dict[str, Any] = render.plain(payment)
+    return {name: value for name, value in members.items() if name not in ("payload", "requirements")}
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    payment: Annotated[str, typer.Argument(metavar="ID", help="The payment's id.")],
+    json: JsonOption = False,
+) -> None:
+    """Show a payment, from its claim to its end; with --json also what was signed."""
+    detail = execute(context, PaymentShow(payment=payment))
+    if json:
+        signed = {name: _json_or_text(getattr(detail.payment, name)) for name in ("payload", "requirements")}
+        receipt = None if detail.receipt is None else {"seq": detail.receipt.seq, "receipt": detail.receipt.receipt}
+        render.document({"payment": {**_plain(detail.payment), **signed}, "receipt": receipt})
+    else:
+        render.card(_fields(detail))
+
+
+def _json_or_text(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return raw.decode(errors="replace")
+
+
+def _fields(detail: PaymentDetail) -> list[tuple[str, render.Cell]]:
+    payment = detail.payment
+    offer = payment.offer
+    fields: list[tuple[str, render.Cell]] = [
+        ("Payment", payment.id),
+        ("State", _state(payment.state)),
+        ("Tenant", payment.tenant_id),
+        ("Key", payment.key_id),
+        ("Amount", f"{render.usd(payment.value_nano_usd)} ({payment.amount} units of {offer.asset})"),
+        ("Network", f"{_name(offer.network)} ({offer.network})"),
+        ("Payer", payment.payer or "–"),
+        ("Paid to", offer.pay_to),
+        ("Settled by", offer.facilitator),
+        ("Transaction", payment.transaction or "–"),
+        ("Receipt", "none yet" if detail.receipt is None else detail.receipt.receipt.id),
+        ("Claimed", render.instant_utc(payment.created_us)),
+        ("Changed", render.instant_utc(payment.updated_us)),
+    ]
+    if payment.identifier:
+        fields.insert(4, ("Identifier", payment.identifier))
+    if payment.reason:
+        fields.append(("Reason", payment.reason))
+    return fields
+
+
+@app.command("reconcile")
+def reconcile(context: typer.Context, json: JsonOption = False) -> None:
+    """Ask the chains now what became of payments whose end nobody saw. A running server does so by itself, too."""
+    command = PaymentReconcile(reconcile=new_id("reconcile", now_us()))
+
+    async def work(admin: Admin) -> tuple[Reconciled, ...]:
+        with nullcontext(_ignore) if json else render.working("Looking for open payments") as say:
+            while True:
+                state = await admin.execute(command)
+                if state.payments is not None:
+                    return state.payments
+                say(state.stage)
+
+    found = with_admin(context, work)
+    if json:
+        render.document(
+            {
+                "payments": [
+                    {**_plain(each.payment), "before": each.before, "released": each.released, "problem": each.problem}
+                    for each in found
+                ]
+            }
+        )
+        return
+    render.table(
+        ["Payment", "Was", "Is", render.right("Amount"), "Why"],
+        [
+            [
+                each.payment.id,
+                each.before,
+                render.Styled("released", "") if each.released else _state(each.payment.state),
+                render.usd(each.payment.value_nano_usd),
+                each.problem or each.payment.reason or "–",
+            ]
+            for each in found
+        ],
+        empty="No payment is open: each has come to its end.",
+    )
+
+
+def _ignore(_: str) -> None:
+    """Nobody watches."""
+
+
+@app.command("refund-credit")
+def refund_credit(
+    context: typer.Context,
+    tenant: TenantArgument,
+    amount: Annotated[
+        int | None,
+        typer.Option(metavar="USD", parser=values.usd, help="How much of it.  [default: all that is free]"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Take from a tenant's balance what you pay back to it, with a receipt.
+
+    TrustGate does not have the keys of your wallet: you send the money, to one of the addresses that it lists.
+    """
+    refund = execute(context, PaymentRefundCredit(tenant=tenant, amount_nano_usd=amount))
+    change = refund.change
+    if json:
+        render.document(
+            {
+                "tenant": change.tenant,
+                "refunded_nano_usd": refund.refunded_nano_usd,
+                "balance_nano_usd": change.balance_nano_usd,
+                "receipt": change.receipt,
+                "payers": refund.payers,
+            }
+        )
+        return
+    render.card(
+        [
+            ("Tenant", change.tenant.name),
+            ("To pay back", render.Styled(render.usd(refund.refunded_nano_usd), "bold")),
+            ("Balance", render.usd(change.balance_nano_usd)),
+            ("Receipt", change.receipt),
+        ]
+    )
+    render.say("")
+    render.table(
+        ["Paid by", "Network", "Token", render.right("Paid in all")],
+        [[_payer(each), _name(each.network), each.asset, render.usd(each.value_nano_usd)] for each in refund.payers],
+        empty="No payment was ever made for this tenant: its credit came from you.",
+    )
+    if refund.payers:
+        render.say(render.Styled("The balance is taken. Now send the money: TrustGate cannot.", "yellow"))
+
+
+def _payer(payer: Payer) -> str:
+    return payer.payer or "not said"
+
+
+@app.command("keygen")
+def keygen(
+    context: typer.Context,
+    keypair: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Where to keep it.  [default: as payment.keypair says, facilitator.json in the home]"
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make the key with which the gateway settles Solana payments itself. It pays their fees: put some SOL on it."""
+    made = execute(context, PaymentKeygen(keypair=absolute(keypair)))
+    if json:
+        render.document(made)
+        return
+    render.card([("Address", made.pubkey), ("Kept in", made.path)])
+    example = shlex.join(["trustgate", "payment", "set", "TENANT", "--network", "solana", "--pay-to", "ADDRESS"])
+    render.say(f"Put some SOL on it, 0.01 will do for a long time; then: {example} --facilitator embedded")

@@ -1,0 +1,91 @@
+"""Balances: what each paying tenant has left, and what of it is held for requests that run.
+
+Owns the two figures, in memory, nano-USD. At start a balance is what the tenant's receipts say was credited less what
+they say was charged; from then on every change here goes with a receipt. A hold takes a request's worst case out of
+reach of others, so that concurrent requests cannot spend the same money; settling a hold takes what was really used,
+which may pass the hold (and then the balance falls below zero) by no more than one request's use beyond its worst case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trustgate.store import Balance
+
+
+class _Figures:
+    __slots__ = ("balance", "held", "unrecorded")
+
+    def __init__(self, balance: int = 0) -> None:
+        self.balance = balance
+        self.held = 0
+        #: The part of the balance that no receipt tells of yet.
+        self.unrecorded = 0
+
+
+class BalanceHold:
+    """A reservation on a tenant's balance. Settled once; settling again does nothing."""
+
+    __slots__ = ("_amount", "_figures")
+
+    def __init__(self, figures: _Figures, amount: int) -> None:
+        self._figures: _Figures | None = figures
+        self._amount = amount
+        figures.held += amount
+
+    def settle(self, charged_nano_usd: int) -> None:
+        """Take what was used; what was held beyond it is free again."""
+        figures, self._figures = self._figures, None
+        if figures is not None:
+            figures.held -= self._amount
+            figures.balance -= charged_nano_usd
+
+
+class Balances:
+    def __init__(self, balances: Iterable[Balance] = ()) -> None:
+        self._figures = {
+            balance.tenant_id: _Figures(balance.credited_nano_usd - balance.charged_nano_usd) for balance in balances
+        }
+
+    def balance(self, tenant_id: str) -> int:
+        """What was credited and not charged; what is held is part of it."""
+        figures = self._figures.get(tenant_id)
+        return 0 if figures is None else figures.balance
+
+    def held(self, tenant_id: str) -> int:
+        figures = self._figures.get(tenant_id)
+        return 0 if figures is None else figures.held
+
+    def hold(self, tenant_id: str, amount: int) -> BalanceHold | None:
+        """Reserve ``amount``; None, and no change, where less is free."""
+        figures = self._of(tenant_id)
+        return BalanceHold(figures, amount) if figures.balance - figures.held >= amount else None
+
+    def hold_at_least(self, tenant_id: str, amount: int) -> BalanceHold:
+        """Reserve ``amount`` whatever is free: for a request that has been paid for."""
+        return BalanceHold(self._of(tenant_id), amount)
+
+    def change(self, tenant_id: str, nano_usd: int) -> None:
+        """Add what a payment or the operator credits; below zero: take."""
+        self._of(tenant_id).balance += nano_usd
+
+    def settled(self, tenant_id: str, nano_usd: int) -> None:
+        """Add what a payment brought whose receipt is yet to be written; ``recorded`` is to follow."""
+        figures = self._of(tenant_id)
+        figures.balance += nano_usd
+        figures.unrecorded += nano_usd
+
+    def recorded(self, tenant_id: str, nano_usd: int) -> None:
+        """The receipt of what ``settled`` added is being written."""
+        self._of(tenant_id).unrecorded -= nano_usd
+
+    def on_record(self) -> dict[str, int]:
+        """What the receipts written up to this moment say is the balance of every tenant that ever had one."""
+        return {tenant_id: figures.balance - figures.unrecorded for tenant_id, figures in self._figures.items()}
+
+    def tenants(self) -> dict[str, int]:
+        """The balance of every tenant that ever had one."""
+        return {tenant_id: figures.balance for tenant_id, figures in self._figures.items()}
+
+    def _of(self, tenant_id: str) -> _Figures:
+        return self._figures.setdefault(tenant_id, _Figures())

@@ -1,0 +1,458 @@
+"""Step 3 of the path: what a request owes, and how it is paid.
+
+    no payment, the balance covers the worst case   → the balance, held
+    no payment                                      → 402 with what would do
+    a payment that is new                           → claimed in the ledger, verified; settled before the first byte
+    a payment that was presented before             → its kept answer; or 409; or 503 while nobody knows its fate
+
+A payment counts for one tenant and one request: its row in the ledger says which. It is settled once and never looked
+at again; what it brings beyond the request's cost is the tenant's balance, which the next request draws on.
+
+Owns the sale: a request's hold on the balance, its claim on a payment, and that both are given up or used up, once,
+however the request ends. What is not settled when the request ends was never charged; what is settled is on the balance
+before the first byte leaves, and in the request's receipt (or in one of its own) before the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import msgspec
+
+from trustgate.errors import Conflict, PaymentRequired, TrustGateError, Unavailable
+from trustgate.ids import new_id, now_us
+from trustgate.payment import wire
+from trustgate.payment.answers import Answers, Recorded, Recorder
+from trustgate.payment.balance import BalanceHold, Balances
+from trustgate.payment.base import Facilitator, Settlement
+from trustgate.payment.credit import append_credit, payment_members
+from trustgate.payment.identity import payment_key
+from trustgate.payment.ledger import Ledger
+from trustgate.payment.wire import Presented
+from trustgate.receipts.log import Log
+from trustgate.types import Entry, Offer, Payment, PaymentTerms
+
+_logger = logging.getLogger("trustgate.payment")
+
+Headers = list[tuple[bytes, bytes]]
+
+#: Paid answers are nobody else's.
+_PRIVATE: Headers = [(b"cache-control", b"private, no-store")]
+_PENDING_RETRY_S = 5
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request would have to pay for."""
+
+    tenant_id: str
+    key_id: str
+    terms: PaymentTerms
+    receipt_id: str
+    #: SHA-256 (hex) of what is paid for: endpoint and body.
+    request_sha256: str
+    #: Path of the endpoint, and what it does, for the challenge.
+    path: str
+    description: str
+    #: The worst case.
+    price_nano_usd: int
+    presented: Presented | None
+    #: It buys nothing but balance, so the balance is not drawn on.
+    tops_up: bool = False
+
+
+class FindFacilitator(Protocol):
+    async def get(self, name: str) -> Facilitator: ...
+
+
+class Cashier:
+    def __init__(
+        self, ledger: Ledger, balances: Balances, log: Log, facilitators: FindFacilitator, *, public_url: str
+    ) -> None:
+        """``public_url``: what clients call the gateway, without a slash at its end."""
+        self.ledger = ledger
+        self.balances = balances
+        self.log = log
+        self.answers = Answers()
+        self._facilitators = facilitators
+        self._public_url = public_url
+        #: Payments that a running request has claimed, by key.
+        self._active: dict[str, asyncio.Event] = {}
+        #: Payments of unknown fate, by id: the request that each was for.
+        self._undecided: dict[str, tuple[str, str]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def admit(self, order: Order) -> Sale | Recorded:
+        """A sale to be entered (``async with``), or the answer that the presented payment has bought already.
+
+        Raises ``PaymentRequired`` (402), ``Conflict`` (409: the payment paid for something else), ``Unavailable`` (503:
+        the payment's fate is unknown, or nobody can verify it).
+        """
+        if order.presented is None:
+            self._refuse_undecided(order)
+            return self._on_balance(order)
+        offer, amount = self._wanted(order, order.presented)
+        payment = _payment(order, order.presented, offer, amount, self._public_url)
+        while True:
+            running = self._active.get(payment.key)
+            if running is None:
+                standing = await self._claim(payment)
+                if standing.id == payment.id:
+                    return await self._verified(order, payment)
+                running = self._active.get(standing.key)
+                if running is None:
+                    return self._again(order, payment, standing)
+            await running.wait()
+
+    # what was presented
+
+    def _wanted(self, order: Order, presented: Presented) -> tuple[Offer, int]:
+        """The offer that a payment answers, and the amount. Raises ``PaymentRequired`` where there is none."""
+        price = self._price(order)
+        for offer in order.terms.offers:
+            if (offer.scheme, offer.network) != (presented.scheme, presented.network):
+                continue
+            amount = wire.atomic(price, offer)
+            accepted = presented.accepted
+            if accepted is not None:
+                ours = wire.requirements(offer, amount)
+                differing = [name for name in ("asset", "amount", "payTo") if accepted.get(name) != ours[name]]
+                if differing:
+                    raise self.challenge(
+                        order, "invalid_payment_requirements", f"its {differing[0]} is not what is asked for"
+                    )
+            return offer, amount
+        raise self.challenge(order, "invalid_network", "nothing is sold for that scheme and network")
+
+    async def _claim(self, payment: Payment) -> Payment:
+        """Claim it in the ledger; while that is under way, and while the claim holds, it counts as running."""
+        self._active[payment.key] = asyncio.Event()
+        claiming = asyncio.get_running_loop().create_task(self.ledger.claim(payment))
+        try:
+            standing: Payment = await to_its_end(claiming)
+        except asyncio.CancelledError:
+            self.give_up(payment)
+            raise
+        except BaseException:
+            self.finished(payment)
+            raise
+        if standing.id != payment.id:
+            self.finished(payment)
+        return standing
+
+    async def _verified(self, order: Order, payment: Payment) -> Sale:
+        """The sale of a payment that is claimed. Gives the claim up where it would not do."""
+        try:
+            self._refuse_undecided(order)
+            facilitator = await self._facilitators.get(payment.offer.facilitator)
+            verdict = await facilitator.verify(payment)
+            if not verdict.valid:
+                raise self.challenge(order, verdict.reason or "invalid_payload", "the facilitator refuses it")
+        except BaseException:
+            self.give_up(payment)
+            raise
+        return Sale(self, order, payment=msgspec.structs.replace(payment, payer=verdict.payer))
+
+    def _again(self, order: Order, payment: Payment, standing: Payment) -> Sale | Recorded:
+        """What a payment gets that was presented before, or whose identifier was."""
+        if standing.tenant_id != order.tenant_id:
+            raise self.challenge(order, "payment_already_used", "it has been used")
+        if standing.request_sha256 != order.request_sha256:
+            what = "payment" if standing.key == payment.key else "payment identifier"
+            raise Conflict(f"This {what} was used for another request.", code="payment_already_used", retryable=False)
+        recorded = self.answers.find(standing.id)
+        if recorded is not None:
+            return recorded
+        if standing.state == "credited":
+            return Sale(self, order) if order.tops_up else self._on_balance(order)
+        if standing.state == "delivered":
+            raise Conflict(
+                "This payment has been used, and its answer is no longer kept.",
+                code="payment_already_used",
+                retryable=False,
+            )
+        if standing.state == "failed":
+            raise self.challenge(order, standing.reason or "invalid_transaction_state", "it failed")
+        raise _pending()
+
+    # the balance
+
+    def _on_balance(self, order: Order) -> Sale:
+        """Raises ``PaymentRequired`` where the balance does not cover the worst case."""
+        if order.tops_up:
+            raise self.challenge(order)
+        hold = self.balances.hold(order.tenant_id, order.price_nano_usd)
+        # A request that owes nothing passes, even where the last one used more than its hold.
+        if hold is None and order.price_nano_usd > 0:
+            raise self.challenge(order)
+        return Sale(self, order, hold=hold)
+
+    def _refuse_undecided(self, order: Order) -> None:
+        """While nobody knows whether a payment for this very request went through, no second one is taken."""
+        if (order.tenant_id, order.request_sha256) in self._undecided.values():
+            raise _pending()
+
+    # the challenge
+
+    def _price(self, order: Order) -> int:
+        if order.terms.mode == "prepaid" and not order.tops_up:
+            return max(order.terms.top_up_nano_usd, order.price_nano_usd)
+        return order.price_nano_usd
+
+    def challenge(self, order: Order, reason: str = "", why: str = "") -> PaymentRequired:
+        """The 402 for an order. ``reason``: x402's word for what is wrong with a payment; ``why``: ours."""
+        price = self._price(order)
+        dollars = wire.usd(price)
+        if why:
+            message = f"The payment does not do: {why} ({reason}). This request takes {dollars} USD."
+        elif order.terms.mode == "prepaid":
+            message = f"The balance does not cover this request. A top-up takes {dollars} USD: POST /v1/credits."
+        else:
+            message = f"This request takes a payment of up to {dollars} USD; what it does not use is credited."
+        return wire.challenge(
+            order.terms.offers,
+            price,
+            resource=self._public_url + order.path,
+            description=order.description,
+            message=message,
+            reason=reason,
+        )
+
+    # for sales, and for whoever looks after payments
+
+    async def settle(self, payment: Payment) -> Payment:
+        """Have a claimed payment settled; gives it back as ``settled``, ``failed`` or ``unknown``."""
+        payment = await self.ledger.settling(payment)
+        facilitator = await self._facilitators.get(payment.offer.facilitator)
+
+        async def note(transaction: str) -> None:
+            nonlocal payment
+            payment = await self.ledger.sending(payment, transaction)
+
+        self._undecided[payment.id] = payment.tenant_id, payment.request_sha256
+        try:
+            settlement = await facilitator.settle(payment, note)
+        except Exception:
+            _logger.exception("a facilitator failed to settle payment %s", payment.id)
+            settlement = Settlement("unknown", reason="the facilitator failed")
+        payment = await self.ledger.settled(payment, settlement)
+        if payment.state == "unknown":
+            _logger.warning("the fate of payment %s is unknown: %s", payment.id, payment.reason)
+        else:
+            self.decided(payment)
+        return payment
+
+    def decided(self, payment: Payment) -> None:
+        self._undecided.pop(payment.id, None)
+
+    def undecided(self, payments: Iterable[Payment]) -> None:
+        """Take note of payments whose fate is unknown from before."""
+        for payment in payments:
+            self._undecided[payment.id] = payment.tenant_id, payment.request_sha256
+
+    def is_active(self, payment: Payment) -> bool:
+        """Whether a running request has it."""
+        return payment.key in self._active
+
+    def give_up(self, payment: Payment) -> None:
+        """Release a claim. The release is in the store's queue before any later claim."""
+        self.behind(self.ledger.release(payment))
+        self.finished(payment)
+
+    def finished(self, payment: Payment) -> None:
+        event = self._active.pop(payment.key, None)
+        if event is not None:
+            event.set()
+
+    def behind(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do it behind the response; what fails is found again by the reconciler."""
+        task = asyncio.get_running_loop().create_task(self._logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _logged(self, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except TrustGateError as error:
+            _logger.warning("the ledger of payments lags behind: %s", error.message)
+
+    async def close(self) -> None:
+        """Wait for what is behind."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+class Sale:
+    """One request's dealings with money; an asynchronous context manager around all that may end it."""
+
+    __slots__ = ("_cashier", "_closed", "_hold", "_order", "_settling", "payment", "recorder")
+
+    def __init__(
+        self, cashier: Cashier, order: Order, *, payment: Payment | None = None, hold: BalanceHold | None = None
+    ) -> None:
+        self._cashier = cashier
+        self._order = order
+        self._hold = hold
+        self._settling: asyncio.Task[None] | None = None
+        self._closed = False
+        #: The payment; None where the balance pays.
+        self.payment = payment
+        #: Takes the answer down for a retry with the same payment.
+        self.recorder = Recorder() if payment is not None else None
+
+    @property
+    def is_settled(self) -> bool:
+        return self.payment is not None and self.payment.state == "settled"
+
+    @property
+    def headers(self) -> Headers:
+        """What the answer has to have among its headers."""
+        return _PRIVATE if self.payment is None else [*_PRIVATE, *wire.settled_headers(self.payment)]
+
+    async def settle(self) -> Headers:
+        """Collect, before the first byte leaves; gives ``headers``.
+
+        Raises ``PaymentRequired`` where the payment failed, ``Unavailable`` where its fate is unknown. A caller that is
+        cancelled meanwhile learns of it after the settling has ended, for better or worse.
+        """
+        if self.payment is not None:
+            if self._settling is None:
+                self._settling = asyncio.get_running_loop().create_task(self._settle())
+            await to_its_end(self._settling)
+        return self.headers
+
+    async def _settle(self) -> None:
+        assert self.payment is not None
+        order, balances = self._order, self._cashier.balances
+        self.payment = payment = await self._cashier.settle(self.payment)
+        if payment.state == "failed":
+            raise self._cashier.challenge(order, payment.reason or "settlement_failed", "it could not be settled")
+        if payment.state != "settled":
+            raise _pending()
+        balances.settled(order.tenant_id, payment.value_nano_usd)
+        if not order.tops_up:
+            self._hold = balances.hold_at_least(order.tenant_id, order.price_nano_usd)
+
+    def close(self, charged_nano_usd: int) -> dict[str, Any]:
+        """The request has ended and its receipt is being written: gives the receipt's members of version 2.
+
+        Without a payment that settled or a balance that was held nothing is charged, whatever was used.
+        """
+        assert not self._closed, "a sale is closed once"
+        self._closed = True
+        settled = self.payment if self.is_settled else None
+        if self._hold is None and self.payment is not None:
+            charged_nano_usd = 0
+        elif self._hold is None:
+            self._cashier.balances.change(self._order.tenant_id, -charged_nano_usd)
+        else:
+            self._hold.settle(charged_nano_usd)
+        if settled is not None:
+            self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)
+            self._cashier.behind(self._cashier.ledger.end(settled, "delivered"))
+        return {
+            "v": 2,
+            "charged_nano_usd": charged_nano_usd,
+            "credited_nano_usd": 0 if settled is None else settled.value_nano_usd,
+            **payment_members(settled),
+        }
+
+    def credit(self) -> Entry:
+        """Write the receipt of a payment that settled and was for nothing but the balance, or not delivered."""
+        assert self.payment is not None
+        assert self.is_settled
+        assert not self._closed
+        self._closed = True
+        self._cashier.balances.recorded(self.payment.tenant_id, self.payment.value_nano_usd)
+        entry = append_credit(
+            self._cashier.log,
+            self.payment.tenant_id,
+            key_id=self.payment.key_id,
+            credited_nano_usd=self.payment.value_nano_usd,
+            payment=self.payment,
+        )
+        self._cashier.behind(self._cashier.ledger.end(self.payment, "credited"))
+        return entry
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.payment is None:
+            if self._hold is not None:
+                self._hold.settle(0)
+            return
+        if self._settling is not None and not self._settling.done():
+            await to_its_end(self._settling)
+        if self.is_settled and not self._closed:
+            self.credit()
+        if self._hold is not None:
+            self._hold.settle(0)
+        recorded = self.recorder.recorded() if self.recorder is not None and self.is_settled else None
+        if recorded is not None:
+            self._cashier.answers.keep(self.payment.id, recorded)
+        if self.payment.state == "reserved":
+            self._cashier.give_up(self.payment)
+        else:
+            # What is behind the response is in the store's queue already, before whatever a waiting retry asks.
+            self._cashier.finished(self.payment)
+
+
+async def to_its_end(task: asyncio.Task[Any]) -> Any:
+    """The result of a task that must not be interrupted: a caller that is cancelled is so once the task has ended."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except Exception:  # noqa: BLE001 - told below, once
+            break
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    return task.result()
+
+
+def _payment(order: Order, presented: Presented, offer: Offer, amount: int, public_url: str) -> Payment:
+    at_us = now_us()
+    ours = (
+        wire.requirements(offer, amount)
+        if presented.x402_version == 2
+        else wire.requirements_v1(offer, amount, public_url + order.path, order.description)
+    )
+    return Payment(
+        id=new_id("pay", at_us),
+        key=payment_key(presented.x402_version, offer.scheme, offer.network, offer.asset, presented.payload),
+        tenant_id=order.tenant_id,
+        key_id=order.key_id,
+        receipt_id=order.receipt_id,
+        request_sha256=order.request_sha256,
+        identifier=presented.identifier,
+        x402_version=presented.x402_version,
+        offer=offer,
+        amount=str(amount),
+        value_nano_usd=wire.worth_nano_usd(amount, offer),
+        payload=presented.raw,
+        requirements=msgspec.json.encode(ours),
+        created_us=at_us,
+        updated_us=at_us,
+    )
+
+
+def _pending() -> Unavailable:
+    return Unavailable(
+        "A payment for this request is being looked up: whether it went through is not known yet. Do not pay again; "
+        "try again with the same payment.",
+        code="payment_pending",
+        headers={"retry-after": str(_PENDING_RETRY_S)},
+        retryable=True,
+    )

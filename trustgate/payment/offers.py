@@ -1,0 +1,317 @@
+"""An offer from what an operator types: refused here, while somebody is there to mend it, not when a customer pays.
+
+Owns the questions to the chain and to the facilitator: is there such a token, does it say how many decimals it has, can
+the receiver take it, does the facilitator settle it. A transfer to a wallet without an account for the token fails on
+Solana, so the account has to be there; nobody pays for making one later.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from trustgate.errors import InvalidRequest, RpcRejected
+from trustgate.payment.facilitator import EMBEDDED, Facilitators
+from trustgate.payment.networks import (
+    SOLANA,
+    SOLANA_DEVNET,
+    caip2_of,
+    check_address,
+    is_solana,
+    known_asset,
+    v1_name_of,
+)
+from trustgate.payment.nodes import Nodes, has_node
+from trustgate.types import Offer
+
+if TYPE_CHECKING:
+    from trustgate.payment.evm import EvmRpc
+    from trustgate.solana.rpc import Account
+
+#: More than any token has that is worth a dollar; nano-USD are made of units by it.
+_MOST_DECIMALS: Final = 18
+_TRANSFER_FEE_CONFIG: Final = 1
+_EXTENSIONS_AT: Final = 166
+_NO_NONCE: Final = "0x" + "0" * 64
+
+
+class Wish(NamedTuple):
+    """What an operator says of one way to be paid."""
+
+    #: A name or a CAIP-2 id.
+    network: str
+    #: ``usdc``, a mint or a contract; a token that is worth one USD a unit.
+    asset: str
+    pay_to: str
+    #: ``embedded`` or a URL.
+    facilitator: str
+    #: Needed for a token that is not well known on a chain that cannot be asked.
+    decimals: int | None = None
+    #: The same, of the token's EIP-712 domain; on EVM alone.
+    name: str = ""
+    version: str = ""
+
+
+class _Token(NamedTuple):
+    address: str
+    decimals: int
+    extra: dict[str, Any]
+
+
+async def make_offer(wish: Wish, facilitators: Facilitators, nodes: Nodes) -> Offer:
+    """The offer, checked against the chain (where the settings name a node for it) and the facilitator.
+
+    Raises ``InvalidRequest``, whose ``param`` says which part is wrong; ``ChainError``, ``FacilitatorUnavailable`` and
+    ``SettingsError`` where somebody cannot be asked.
+    """
+    network = caip2_of(wish.network)
+    facilitator = _facilitator_of(wish, network)
+    pay_to = check_address(network, wish.pay_to, "pay_to")
+    known = known_asset(network, wish.asset)
+    asset = check_address(network, wish.asset, "asset") if known is None else known.address
+    if pay_to == asset:
+        raise InvalidRequest(
+            "What is paid to the token itself is lost.", param="pay_to", code="bad_address", hint="Give your wallet."
+        )
+    wish = wish._replace(asset=asset, pay_to=pay_to)
+    if known is not None:
+        wish = wish._replace(
+            decimals=wish.decimals if wish.decimals is not None else known.decimals,
+            name=wish.name or known.name,
+            version=wish.version or known.version,
+        )
+    if is_solana(network):
+        token = await _solana_token(wish, network, nodes)
+    else:
+        token = await _evm_token(wish, network, nodes, is_known=known is not None)
+    extra = token.extra | await _extra_of(facilitators, facilitator, network)
+    return Offer(
+        network=network,
+        asset=token.address,
+        decimals=token.decimals,
+        pay_to=pay_to,
+        facilitator=facilitator,
+        extra=extra,
+    )
+
+
+def _facilitator_of(wish: Wish, network: str) -> str:
+    from trustgate.payment.remote import check_facilitator_url
+
+    if wish.facilitator != EMBEDDED:
+        return check_facilitator_url(wish.facilitator)
+    if network not in (SOLANA, SOLANA_DEVNET):
+        raise InvalidRequest(
+            f"The embedded facilitator settles on Solana alone, not on {v1_name_of(network) or network}.",
+            param="facilitator",
+            code="bad_facilitator",
+            hint="Name a remote one: --facilitator https://x402.org/facilitator settles on test networks.",
+        )
+    return EMBEDDED
+
+
+async def _extra_of(facilitators: Facilitators, name: str, network: str) -> dict[str, Any]:
+    """What the facilitator wants clients to be told. Raises ``InvalidRequest`` where it does not settle there."""
+    kinds = await (await facilitators.get(name)).supported()
+    exact = [kind for kind in kinds if kind.scheme == "exact"]
+    found = [kind for kind in exact if kind.network in (network, v1_name_of(network))]
+    if not found:
+        listed = ", ".join(sorted({kind.network for kind in exact})[:10]) or "nothing"
+        raise InvalidRequest(
+            f"The facilitator does not settle on {v1_name_of(network) or network}.",
+            param="facilitator",
+            code="bad_facilitator",
+            hint=f"It settles on {listed}.",
+        )
+    chosen = next((kind for kind in found if kind.x402_version == 2), found[0])
+    if not is_solana(network):
+        return {}
+    fee_payer = chosen.extra.get("feePayer")
+    if not isinstance(fee_payer, str):
+        raise InvalidRequest(
+            "The facilitator does not say who pays the network's fee (feePayer).",
+            param="facilitator",
+            code="bad_facilitator",
+            hint="Use another one, or embedded.",
+        )
+    return {"feePayer": check_address(network, fee_payer, "facilitator")}
+
+
+# Solana
+
+
+async def _solana_token(wish: Wish, network: str, nodes: Nodes) -> _Token:
+    if not has_node(network):
+        return _Token(wish.asset, _decimals(wish, None), {})
+    await nodes.prepare([network])
+    rpc = await nodes.solana(network)
+    where = v1_name_of(network) or network
+    mint = await rpc.account(wish.asset)
+    decimals, program = _read_mint(wish, mint, where)
+    receiver = await rpc.account(wish.pay_to)
+    _check_wallet(wish, receiver, where)
+
+    from trustgate.solana.tokens import associated_account, read_token_account
+
+    address = associated_account(wish.pay_to, wish.asset, program)
+    account = await rpc.account(address)
+    held = None if account is None else read_token_account(_solders(account))
+    if held is None or str(held.mint) != wish.asset or str(held.owner) != wish.pay_to:
+        flags = "--program-2022 " if program.startswith("Tokenz") else ""
+        command = f"spl-token {flags}create-account {wish.asset} --owner {wish.pay_to} --fee-payer FILE --url {where}"
+        raise InvalidRequest(
+            f"{wish.pay_to} has no account for this token on {where} ({address}), so nobody could pay it.",
+            param="pay_to",
+            code="no_token_account",
+            hint=f"Make one, with any key that has a little SOL: {shlex.join(shlex.split(command))}",
+        )
+    if held.state != "initialized":
+        raise InvalidRequest(
+            f"The token's maker has frozen the account of {wish.pay_to}.", param="pay_to", code="frozen_token_account"
+        )
+    return _Token(wish.asset, _decimals(wish, decimals), {})
+
+
+def _read_mint(wish: Wish, account: Account | None, where: str) -> tuple[int, str]:
+    """Its decimals, and the program that it belongs to."""
+    from trustgate.solana.tokens import read_mint
+
+    mint = None if account is None else read_mint(_solders(account))
+    if account is None or mint is None:
+        what = "There is nothing" if account is None else "There is no mint"
+        raise InvalidRequest(
+            f"{what} at {wish.asset} on {where}.",
+            param="asset",
+            code="no_mint",
+            hint="Check the network: a token has another mint on each. `usdc` is known on solana and solana-devnet.",
+        )
+    if _takes_fee(account.data):
+        raise InvalidRequest(
+            f"The token {wish.asset} keeps a part of every transfer, so no exact amount can be paid with it.",
+            param="asset",
+            code="unfit_asset",
+            hint="Use a token without a transfer fee, such as usdc.",
+        )
+    return mint.decimals, account.owner
+
+
+def _takes_fee(mint: bytes) -> bool:
+    """Whether it has Token-2022's extension of transfer fees, with a fee above zero now or soon."""
+    at = _EXTENSIONS_AT
+    while at + 4 <= len(mint):
+        kind, size = int.from_bytes(mint[at : at + 2], "little"), int.from_bytes(mint[at + 2 : at + 4], "little")
+        body = mint[at + 4 : at + 4 + size]
+        if kind == _TRANSFER_FEE_CONFIG:
+            # Two authorities and what was withheld, then twice: epoch u64, the most u64, basis points u16.
+            return any(int.from_bytes(body[start + 16 : start + 18], "little") for start in (72, 90))
+        at += 4 + size
+    return False
+
+
+def _check_wallet(wish: Wish, account: Account | None, where: str) -> None:
+    from solders.pubkey import Pubkey
+
+    from trustgate.solana.tokens import TOKEN_PROGRAMS
+
+    if account is not None and account.owner in TOKEN_PROGRAMS:
+        raise InvalidRequest(
+            f"{wish.pay_to} is no wallet, but an account of a token.",
+            param="pay_to",
+            code="bad_address",
+            hint="Give the address of the wallet that it belongs to; payments find its account for the token.",
+        )
+    if account is None and not Pubkey.from_string(wish.pay_to).is_on_curve():
+        raise InvalidRequest(
+            f"{wish.pay_to} is no wallet on {where}: no key can exist for it, and nothing is there.",
+            param="pay_to",
+            code="bad_address",
+            hint="Copy the address again.",
+        )
+
+
+def _solders(account: Account) -> Any:
+    """The account as the readers of tokens take it."""
+    from solders.account import Account as SoldersAccount
+    from solders.pubkey import Pubkey
+
+    return SoldersAccount(account.lamports, account.data, Pubkey.from_string(account.owner))
+
+
+# EVM
+
+
+async def _evm_token(wish: Wish, network: str, nodes: Nodes, *, is_known: bool) -> _Token:
+    decimals = None
+    if has_node(network) and not is_known:
+        decimals, wish = await _ask_contract(wish, network, nodes)
+    missing = [f"--asset-{part}" for part in ("name", "version") if not getattr(wish, part)]
+    if missing:
+        raise InvalidRequest(
+            f"The token {wish.asset} does not say what its signatures are made over.",
+            param="asset",
+            code="unknown_asset",
+            hint=f"Give {' and '.join(missing)}: name and version of its EIP-712 domain.",
+        )
+    return _Token(wish.asset, _decimals(wish, decimals), {"name": wish.name, "version": wish.version})
+
+
+async def _ask_contract(wish: Wish, network: str, nodes: Nodes) -> tuple[int | None, Wish]:
+    """Decimals, name and version, as far as the contract says them."""
+    from trustgate.payment.evm import NAME, VERSION
+
+    rpc = await nodes.evm(network)
+    if not await rpc.has_code(wish.asset):
+        raise InvalidRequest(
+            f"There is no contract at {wish.asset} on {v1_name_of(network) or network}.",
+            param="asset",
+            code="no_contract",
+            hint="Check the network: a token has another contract on each.",
+        )
+    try:
+        decimals = await rpc.decimals(wish.asset)
+        await rpc.authorization_state(wish.asset, wish.pay_to, _NO_NONCE, None)
+    except RpcRejected:
+        raise InvalidRequest(
+            f"{wish.asset} is no token that can be paid with by signature (EIP-3009).",
+            param="asset",
+            code="unfit_asset",
+            hint="Use one that can, such as usdc.",
+        ) from None
+    return decimals, wish._replace(
+        name=wish.name or await _text(rpc, wish.asset, NAME),
+        version=wish.version or await _text(rpc, wish.asset, VERSION),
+    )
+
+
+async def _text(rpc: EvmRpc, token: str, selector: str) -> str:
+    """What the contract says of itself; "" where it does not."""
+    try:
+        return await rpc.text(token, selector) or ""
+    except RpcRejected:
+        return ""
+
+
+def _decimals(wish: Wish, found: int | None) -> int:
+    """What was found, which what was said must not contradict."""
+    decimals = wish.decimals if found is None else found
+    if decimals is None:
+        raise InvalidRequest(
+            f"How many decimals has the token {wish.asset}?",
+            param="asset",
+            code="unknown_asset",
+            hint="No node is known that could be asked: give --decimals.",
+        )
+    if wish.decimals not in (None, decimals):
+        raise InvalidRequest(
+            f"The token {wish.asset} has {decimals} decimals, not {wish.decimals}.",
+            param="decimals",
+            code="bad_decimals",
+            hint="Leave --decimals out.",
+        )
+    if not 0 <= decimals <= _MOST_DECIMALS:
+        raise InvalidRequest(
+            f"The token {wish.asset} has {decimals} decimals; at most {_MOST_DECIMALS} are usable here.",
+            param="asset",
+            code="unfit_asset",
+        )
+    return decimals
