@@ -76,9 +76,7 @@ def _environments(base: Path, *, tools_only: bool) -> Path:
     }
     with ThreadPoolExecutor() as pool:
         python = pool.submit(environments.tests_python, base)
-        made = {
-            name: pool.submit(make) for name, make in others.items() if not tools_only and not os.environ.get(name)
-        }
+        made = {name: pool.submit(make) for name, make in others.items() if not tools_only and not os.environ.get(name)}
         os.environ.update({name: str(folder.result()) for name, folder in made.items()})
         return python.result()
 

@@ -1,7 +1,7 @@
 """The lock files: ``python3 tests/lock.py`` renews them, ``--check`` says whether they fit what they lock.
 
 Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the tests, the
-same versions), tests/litellm/requirements.lock, tests/clients/requirements.lock and, made by npm, its package-lock.json.
+same versions), tests/litellm/requirements.lock, tests/clients/requirements.lock and npm's package-lock.json beside it.
 ``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 
@@ -104,7 +104,9 @@ def _unmet_by_node() -> list[str]:
         return [f"{name} is not there"]
     text = NODE_LOCK.read_text()
     locked = json.loads(text)["packages"][""].get("dependencies")
-    problems = [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    problems = (
+        [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    )
     return [*problems, *([f"{name} has addresses of a registry"] if '"resolved"' in text else [])]
 
 

@@ -84,7 +84,9 @@ def _quantiles(delays: list[float]) -> tuple[float, float]:
 
 async def _read(port: int, headers: Mapping[str, str], count: int) -> list[float]:
     """The delays of the frames of ``count`` streams at the same time, milliseconds."""
-    return [delay for delays in await asyncio.gather(*(_stream(port, headers) for _ in range(count))) for delay in delays]
+    return [
+        delay for delays in await asyncio.gather(*(_stream(port, headers) for _ in range(count))) for delay in delays
+    ]
 
 
 async def _stream(port: int, headers: Mapping[str, str]) -> list[float]:
@@ -116,14 +118,16 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     try:
         head = await reader.readuntil(b"\r\n\r\n")
         if head.startswith(b"GET"):
-            writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 27\r\nconnection: close\r\n\r\n{"object":"list","data":[]}')
+            writer.write(
+                b'HTTP/1.1 200 OK\r\ncontent-length: 27\r\nconnection: close\r\n\r\n{"object":"list","data":[]}'
+            )
             return
         length = re.search(rb"content-length: (\d+)", head.lower())
         await reader.readexactly(int(length[1]) if length else 0)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n")
         writer.write(b"connection: close\r\n\r\n")
         for _ in range(FRAMES):
-            send(_frame('{"content":"%d"}' % time.monotonic_ns(), "null"))
+            send(_frame(f'{{"content":"{time.monotonic_ns()}"}}', "null"))
             await asyncio.sleep(_PACE_S)
         send(_frame("{}", '"stop"') + b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")

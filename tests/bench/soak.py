@@ -121,7 +121,9 @@ def _leave_a_stream(gateway: Running) -> None:
     """Read the beginning of a stream, and close."""
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     body = json.dumps({**_HELLO, "stream": True}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: {gateway.headers['authorization']}\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: {gateway.headers['authorization']}\r\n"
+    )
     head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(head.encode() + body)

@@ -23,7 +23,9 @@ class Said:
 
 def ask(method: str, path: str, body: Any, headers: dict[str, str], key: str) -> Said:
     headers = {**headers, "authorization": f"Bearer {key}"}
-    answer = http.request(method, path, json=body, headers=headers) if body is not None else http.get(path, headers=headers)
+    answer = (
+        http.request(method, path, json=body, headers=headers) if body is not None else http.get(path, headers=headers)
+    )
     equal(answer.http_version, "HTTP/2")
     return Said(answer.status_code, answer.content)
 
