@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,7 @@ def _environments(base: Path, *, tools_only: bool) -> Path:
     """Make what is needed, several at a time, and tell the tests where it is; gives the Python that runs them."""
     # LiteLLM and the clients run as programs of their own, so one environment serves every Python the tests run on.
     own = Path(sys.executable)
-    others = {
+    others: dict[str, Callable[[], Path]] = {
         environments.LITELLM_VARIABLE: partial(environments.litellm_python, own),
         environments.CLIENTS_VARIABLE: partial(environments.clients_python, own),
         environments.NODE_VARIABLE: environments.node_folder,

@@ -6,6 +6,7 @@ Owns the accept loop, TLS, and what Hypercorn leaves open towards hostile or unl
     a head that cannot be read, or is too large                     a JSON error instead of an empty one
     more body than anybody wants to read                            dropped, instead of waited for
     an answer that comes before its request has come whole          says that the connection closes, as it then does
+    a peer that does not read its answer                            aborted after a while, whoever it is
     a peer that does not read while its connection is closed        aborted after a while
     HTTP/2: data for a request that was answered already            counted, instead of ending every other request
     HTTP/2: an answer that was broken off                           a reset, instead of silence
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -46,6 +48,9 @@ _BACKLOG = 1024
 _KEEP_ALIVE_S = 75.0
 _MAX_HEADERS_BYTES = 64 * 1024
 _HANDSHAKE_S = 10.0
+_MOST_FILES = 65_536
+#: With so little unsent no writer is made to wait: uvloop's low-water mark; asyncio's own is higher.
+_RESUMES_AT_BYTES = 16
 #: What a peer gets to take the last bytes of a connection that is being closed.
 _CLOSING_S = 5.0
 _INTERNAL_ERROR = 2  # RFC 9113 section 7
@@ -58,10 +63,14 @@ async def listen(
     *,
     grace_s: float,
     head_timeout_s: float,
+    stall_timeout_s: float,
     tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then give connections ``grace_s`` seconds to end."""
+    _allow_many_connections()
     loop = asyncio.get_running_loop()
+    # Requests that are accounted for have their own, shorter patience, and a receipt of how they ended.
+    patience_s = 2 * stall_timeout_s + 1
     config = _config()
     context = WorkerContext(None)
     wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
@@ -73,7 +82,7 @@ async def listen(
         connections.add(task)
         task.add_done_callback(connections.discard)
         with contextlib.suppress(asyncio.CancelledError):
-            await _Connection(wrapped, loop, config, context, reader, writer, head_timeout_s).run()
+            await _Connection(wrapped, loop, config, context, reader, writer, head_timeout_s, patience_s).run()
 
     # The descriptor that the server closes is its own; ours stays ours.
     server = await asyncio.start_server(
@@ -93,6 +102,15 @@ async def listen(
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+def _allow_many_connections() -> None:
+    """Lift the soft limit on open files, often 1,024, to the hard one: every request may need two sockets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _duplicate(listener: socket.socket) -> int:
@@ -124,9 +142,11 @@ class _Connection(TCPServer):
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         head_timeout_s: float,
+        patience_s: float,
     ) -> None:
         super().__init__(app, loop, config, context, {}, reader, writer)
         self._head_timeout_s = head_timeout_s
+        self._patience_s = patience_s
         self._head_deadline: float | None = None
 
     async def run(self) -> None:
@@ -178,6 +198,26 @@ class _Connection(TCPServer):
             self._head_deadline = self._head_deadline or self.loop.time() + self._head_timeout_s
         else:
             self._head_deadline = None
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        transport = self.writer.transport
+        async with self.send_lock:
+            try:
+                self.writer.write(event.data)
+                # The usual case is that there is nothing to wait for, and no timer is needed for that.
+                if transport.get_write_buffer_size() <= _RESUMES_AT_BYTES:
+                    await self.writer.drain()
+                else:
+                    async with asyncio.timeout(self._patience_s):
+                        await self.writer.drain()
+            except TimeoutError:
+                transport.abort()
+                await self.protocol.handle(Closed())
+            except (ConnectionError, RuntimeError):
+                await self.protocol.handle(Closed())
 
     async def _close(self) -> None:
         try:

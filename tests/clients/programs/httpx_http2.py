@@ -31,7 +31,7 @@ def ask(method: str, path: str, body: Any, headers: dict[str, str], key: str) ->
 
 
 def transcriptions() -> None:
-    form = {"data": {"model": "scripted"}, "files": {"file": ("a.wav", b"RIFF" * 50_000)}}
+    form: dict[str, Any] = {"data": {"model": "scripted"}, "files": {"file": ("a.wav", b"RIFF" * 50_000)}}
     answer = http.post("/v1/audio/transcriptions", headers={"authorization": f"Bearer {given.key}"}, **form)
     equal(answer.json()["text"], TEXT)
 
