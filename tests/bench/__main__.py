@@ -2,7 +2,8 @@
 
 Makes the environments that it can (the tests' own, LiteLLM's, Portkey's from npm) and runs measure.py, or what the
 first argument names: ``receipts``, ``publish``, ``log``,
-``soak`` (memory over 100,000 requests), ``frames`` (what is added to the way of a stream's frame). ``--help`` lists the options. Standard library only.
+``soak`` (memory over 100,000 requests), ``frames`` (what is added to the way of a stream's frame). ``--help`` lists the
+options. Standard library only.
 """
 
 from __future__ import annotations
