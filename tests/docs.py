@@ -1,6 +1,8 @@
 """What is made from code: parts of README.md and the completion scripts.
 
 ``python tests/docs.py`` writes them; tests find them out of date.
+
+The table of clients is made from what they did: ``python -m tests.clients`` runs them and writes it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ COMPLETIONS = README.parent / "completions"
 _BENCH = re.compile(r"(<!-- benchmark: .*? -->\n).*?(<!-- end of benchmark -->)", re.DOTALL)
 _SETTINGS = re.compile(r"(<!-- settings: .*? -->\n).*?(<!-- end of settings -->)", re.DOTALL)
 
+_CLIENTS = re.compile(r"(<!-- clients: .*? -->\n)(.*?)(<!-- end of clients -->)", re.DOTALL)
+
 
 def settings_table() -> str:
     """Every setting with its default and its variable, as a Markdown table."""
@@ -37,6 +41,18 @@ def current(text: str) -> str:
     """The README with its generated parts as the code has them now."""
     text = _SETTINGS.sub(lambda found: found[1] + settings_table() + found[2], text)
     return _BENCH.sub(lambda found: found[1] + report.published() + found[2], text)
+
+
+def clients_section(text: str) -> str:
+    """The table of clients that the README has. Raises AssertionError when it has none."""
+    found = _CLIENTS.search(text)
+    assert found is not None, "the README has no table of clients"
+    return found[2]
+
+
+def with_clients_section(text: str, table: str) -> str:
+    """The README with that table of clients."""
+    return _CLIENTS.sub(lambda found: found[1] + table + found[3], text)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the tests, the
 same versions), tests/binary/requirements.lock (TrustGate and what packs it), tests/litellm/requirements.lock,
-tests/clients/requirements.lock and, made by npm, its package-lock.json.
+tests/clients/requirements.lock and npm's package-lock.json beside it.
 ``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 

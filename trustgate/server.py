@@ -159,7 +159,13 @@ async def _run_until(
         *(() if certificate is None else (certificate.look_for_ever(),)),
     ):
         grace_s = settings.serve.shutdown_grace_s
-        serve = partial(listen, stop=stop, grace_s=grace_s, head_timeout_s=settings.serve.head_timeout_s)
+        serve = partial(
+            listen,
+            stop=stop,
+            grace_s=grace_s,
+            head_timeout_s=settings.serve.head_timeout_s,
+            stall_timeout_s=settings.serve.stall_timeout_s,
+        )
         listeners = asyncio.gather(
             serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),
             serve(server.admin_app(), admin),

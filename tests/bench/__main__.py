@@ -1,7 +1,9 @@
 """``python3 tests/bench``: how fast the gateway is, beside bare passthroughs and other gateways in the same run.
 
 Makes the environments that it can (the tests' own, LiteLLM's, Portkey's from npm) and runs measure.py, or what the
-first argument names: ``receipts``, ``publish``, ``log``. ``--help`` lists the options. Standard library only.
+first argument names: ``receipts``, ``publish``, ``log``,
+``soak`` (memory over 100,000 requests), ``frames`` (what is added to the way of a stream's frame). ``--help`` lists the
+options. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from tests import environments
 from tests.bench import installed
 
-_PROGRAMS = ("log", "publish", "receipts")
+_PROGRAMS = ("frames", "log", "publish", "receipts", "soak")
 
 
 def main() -> int:

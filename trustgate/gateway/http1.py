@@ -42,8 +42,10 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phr
 class Door:
     """What all connections of a listener share: the application, who else takes connections, and when all must go."""
 
-    def __init__(self, app: ASGIApp, hand_over: Callable[[Connection], None]) -> None:
+    def __init__(self, app: ASGIApp, hand_over: Callable[[Connection], None], patience_s: float) -> None:
+        """``patience_s``: how long a client may take in nothing of an answer before its connection is reset."""
         self.app = app
+        self.patience_s = patience_s
         self.hand_over = hand_over
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -259,7 +261,11 @@ class Connection(asyncio.Protocol):
             return
         self.transport.write(data)
         if self._drained is not None:
-            await self._drained
+            timer = self._door.loop.call_later(self._door.patience_s, self.transport.abort)
+            try:
+                await self._drained
+            finally:
+                timer.cancel()
 
 
 class Exchange:

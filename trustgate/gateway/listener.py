@@ -7,6 +7,8 @@ is not an ordinary request. Most gateways never see one, so those are imported, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import socket
 import ssl
 from functools import partial
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 1024
 _HANDSHAKE_S = 10.0
+_MOST_FILES = 65_536
 
 
 async def listen(
@@ -31,12 +34,16 @@ async def listen(
     *,
     grace_s: float,
     head_timeout_s: float,
+    stall_timeout_s: float,
     tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then give connections ``grace_s`` seconds to end."""
+    _allow_many_connections()
     loop = asyncio.get_running_loop()
-    others = _Others(app, head_timeout_s)
-    door = Door(app, others.take)
+    # Requests that are accounted for have their own, shorter patience, and a receipt of how they ended.
+    patience_s = 2 * stall_timeout_s + 1
+    others = _Others(app, head_timeout_s, patience_s)
+    door = Door(app, others.take, patience_s)
     # The descriptor that the server closes is its own; ours stays ours.
     server = await loop.create_server(
         partial(http1.Connection, door),
@@ -55,9 +62,10 @@ async def listen(
 class _Others:
     """Where connections go that are not ordinary."""
 
-    def __init__(self, app: ASGIApp, head_timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, head_timeout_s: float, patience_s: float) -> None:
         self._app = app
         self._head_timeout_s = head_timeout_s
+        self._patience_s = patience_s
         self._protocols: Protocols | None = None
         self._making: asyncio.Task[Protocols] | None = None
         self._coming: set[asyncio.Task[None]] = set()
@@ -83,7 +91,7 @@ class _Others:
         await asyncio.to_thread(_import_protocols)
         from trustgate.gateway.protocols import Protocols
 
-        self._protocols = Protocols(self._app, self._head_timeout_s)
+        self._protocols = Protocols(self._app, self._head_timeout_s, self._patience_s)
         return self._protocols
 
     async def close(self, grace_s: float) -> None:
@@ -94,6 +102,15 @@ class _Others:
 
 def _import_protocols() -> None:
     from trustgate.gateway import protocols  # noqa: F401 - imported here so that the event loop need not wait
+
+
+def _allow_many_connections() -> None:
+    """Lift the soft limit on open files, often 1,024, to the hard one: every request may need two sockets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _duplicate(listener: socket.socket) -> int:

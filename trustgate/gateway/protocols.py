@@ -28,7 +28,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import StreamClosed
+from hypercorn.protocol.events import Response, StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
 from hypercorn.typing import ConnectionState
@@ -49,12 +49,13 @@ _INTERNAL_ERROR = 2  # RFC 9113 section 7
 class Protocols:
     """The connections that were given here."""
 
-    def __init__(self, app: ASGIApp, head_timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, head_timeout_s: float, patience_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._config = _config()
         self._context = WorkerContext(None)
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]
         self._head_timeout_s = head_timeout_s
+        self._patience_s = patience_s
         self._connections: set[asyncio.Task[None]] = set()
 
     def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
@@ -72,8 +73,8 @@ class Protocols:
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
         with contextlib.suppress(asyncio.CancelledError):
-            parts = (self._app, self._loop, self._config, self._context, reader, writer, self._head_timeout_s)
-            await _Connection(*parts).run()
+            parts = (self._app, self._loop, self._config, self._context, reader, writer)
+            await _Connection(*parts, self._head_timeout_s, self._patience_s).run()
 
     async def close(self, grace_s: float) -> None:
         """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
@@ -108,9 +109,11 @@ class _Connection(TCPServer):
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         head_timeout_s: float,
+        patience_s: float,
     ) -> None:
         super().__init__(app, loop, config, context, {}, reader, writer)
         self._head_timeout_s = head_timeout_s
+        self._patience_s = patience_s
         self._head_deadline: float | None = None
 
     async def run(self) -> None:
@@ -163,6 +166,13 @@ class _Connection(TCPServer):
         else:
             self._head_deadline = None
 
+    async def protocol_send(self, event: Event) -> None:
+        timer = self.loop.call_later(self._patience_s, self.writer.transport.abort)
+        try:
+            await super().protocol_send(event)
+        finally:
+            timer.cancel()
+
     async def _close(self) -> None:
         try:
             async with asyncio.timeout(CLOSING_S):
@@ -203,6 +213,16 @@ class _Protocol:
 
 
 class _H11(H11Protocol):
+    async def stream_send(self, event: StreamEvent) -> None:
+        import h11
+
+        if isinstance(event, Response) and self.connection.their_state is h11.SEND_BODY:
+            # A client that is not told would send its next request into a closed connection.
+            said = any(name == b"connection" for name, _ in event.headers)
+            headers = event.headers if said else [*event.headers, (b"connection", b"close")]
+            event = Response(stream_id=event.stream_id, headers=headers, status_code=event.status_code)
+        await super().stream_send(event)
+
     async def _send_error_response(self, status_code: int) -> None:
         """What is refused before there is a request: said as everything else is."""
         import h11
