@@ -76,6 +76,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needs_litellm = "litellm" in getattr(item, "fixturenames", ())
         if needs_litellm:
             item.add_marker(pytest.mark.litellm)
+        if item.path.parent.name == "clients":
+            item.add_marker(pytest.mark.clients)
         item.add_marker(pytest.mark.xdist_group("litellm" if needs_litellm else item.nodeid.partition("::")[0]))
 
 

@@ -1,4 +1,7 @@
-"""The parts of README.md made from code: ``python tests/docs.py`` writes them, a test finds them out of date."""
+"""The parts of README.md made from code: ``python tests/docs.py`` writes them, a test finds them out of date.
+
+The table of clients is made from what they did: ``python -m tests.clients`` runs them and writes it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from trustgate.settings import describe
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 _SETTINGS = re.compile(r"(<!-- settings: .*? -->\n).*?(<!-- end of settings -->)", re.DOTALL)
+
+_CLIENTS = re.compile(r"(<!-- clients: .*? -->\n)(.*?)(<!-- end of clients -->)", re.DOTALL)
 
 
 def settings_table() -> str:
@@ -23,6 +28,18 @@ def settings_table() -> str:
 def current(text: str) -> str:
     """The README with its generated parts as the code has them now."""
     return _SETTINGS.sub(lambda found: found[1] + settings_table() + found[2], text)
+
+
+def clients_section(text: str) -> str:
+    """The table of clients that the README has. Raises AssertionError when it has none."""
+    found = _CLIENTS.search(text)
+    assert found is not None, "the README has no table of clients"
+    return found[2]
+
+
+def with_clients_section(text: str, table: str) -> str:
+    """The README with that table of clients."""
+    return _CLIENTS.sub(lambda found: found[1] + table + found[3], text)
 
 
 if __name__ == "__main__":

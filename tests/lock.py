@@ -1,13 +1,14 @@
 """The lock files: ``python3 tests/lock.py`` renews them, ``--check`` says whether they fit what they lock.
 
-Owns the three lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the
-tests, the same versions) and tests/litellm/requirements.lock. ``--check`` needs no network; ``--upgrade`` takes the
-newest versions the ranges allow.
+Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the tests, the
+same versions), tests/litellm/requirements.lock, tests/clients/requirements.lock and, made by npm, its package-lock.json.
+``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -17,13 +18,30 @@ from pathlib import Path
 # Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.environments import LITELLM_LOCK, MAIN_LOCK, ROOT, TESTS_LOCK, EnvironmentFailed, say, tests_python
+from tests.environments import (
+    CLIENTS_LOCK,
+    LITELLM_LOCK,
+    MAIN_LOCK,
+    NODE_LOCK,
+    ROOT,
+    TESTS_LOCK,
+    EnvironmentFailed,
+    say,
+    tests_python,
+)
 
 PROJECT = ROOT / "pyproject.toml"
 TESTS_IN = ROOT / "tests" / "requirements.in"
 LITELLM_IN = ROOT / "tests" / "litellm" / "requirements.in"
+CLIENTS_IN = ROOT / "tests" / "clients" / "requirements.in"
+NODE_IN = NODE_LOCK.with_name("package.json")
 #: lock file → what it is made from; requirements.lock also binds the versions of the second.
-SOURCES = {MAIN_LOCK: [PROJECT], TESTS_LOCK: [PROJECT, TESTS_IN], LITELLM_LOCK: [LITELLM_IN]}
+SOURCES = {
+    MAIN_LOCK: [PROJECT],
+    TESTS_LOCK: [PROJECT, TESTS_IN],
+    LITELLM_LOCK: [LITELLM_IN],
+    CLIENTS_LOCK: [CLIENTS_IN],
+}
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
 
@@ -53,6 +71,8 @@ def renew(*, upgrade: bool) -> int:
         command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock == TESTS_LOCK else []
         command += ["--upgrade"] if upgrade else []
         subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, check=True)
+    node = ["npm", "update" if upgrade else "install", "--package-lock-only", "--omit-lockfile-registry-resolved"]
+    subprocess.run([*node, "--ignore-scripts", "--no-audit", "--no-fund"], cwd=NODE_IN.parent, check=True)
     return check()
 
 
@@ -67,6 +87,7 @@ def check() -> int:
         for name, version in _pins(MAIN_LOCK).items()
         if tests.get(name) != version
     ]
+    problems += _unmet_by_node()
     for problem in problems:
         say(problem)
     if problems:
@@ -74,6 +95,17 @@ def check() -> int:
         return 1
     say("the lock files fit pyproject.toml and the requirements of the tests")
     return 0
+
+
+def _unmet_by_node() -> list[str]:
+    """npm checks the rest itself: it installs nothing from a lock that does not fit its package.json."""
+    name = NODE_LOCK.relative_to(ROOT)
+    if not NODE_LOCK.is_file():
+        return [f"{name} is not there"]
+    text = NODE_LOCK.read_text()
+    locked = json.loads(text)["packages"][""].get("dependencies")
+    problems = [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    return [*problems, *([f"{name} has addresses of a registry"] if '"resolved"' in text else [])]
 
 
 def _unmet(pins: dict[str, str], sources: list[Path], lock: Path) -> list[str]:

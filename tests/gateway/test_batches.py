@@ -112,6 +112,24 @@ def test_a_batchs_file_is_looked_at(tenant: Tenant, scripted: Upstream, content:
     assert scripted.requests == []
 
 
+@pytest.mark.parametrize("last", ["gpt-4o", "o1-pro"])
+def test_the_file_may_come_before_its_purpose(tenant: Tenant, scripted: Upstream, last: str) -> None:
+    """As JavaScript's clients send it. It is looked at all the same."""
+    content = lines("gpt-4o", last)
+    boundary = b"--x\r\ncontent-disposition: form-data; name="
+    form = boundary + b'"file"; filename="a.jsonl"\r\n\r\n' + content + b"\r\n"
+    form += boundary + b'"purpose"\r\n\r\nbatch\r\n--x--\r\n'
+    if last == "gpt-4o":
+        scripted.script(Reply.json(file_object(f"file-{tenant.name}")))
+    answer = tenant.http.post("/v1/files", content=form, headers={"content-type": "multipart/form-data; boundary=x"})
+    if last == "gpt-4o":
+        assert answer.status_code == 200
+        assert content in scripted.requests[0].body
+    else:
+        assert (answer.status_code, error_of(answer)["param"]) == (400, "file")
+        assert scripted.requests == []
+
+
 def test_a_large_batch_file_is_looked_at_to_its_end(tenant: Tenant, scripted: Upstream) -> None:
     content = lines(*["gpt-4o"] * 4000, messages=[{"role": "user", "content": "x" * 400}]) + lines("o1-pro")
     refused = upload(tenant, content)

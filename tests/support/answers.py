@@ -17,7 +17,17 @@ RESPONSE_USAGE = {
     "output_tokens_details": {"reasoning_tokens": 2},
     "total_tokens": 15,
 }
-MESSAGE_USAGE = {"input_tokens": 8, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 0, "output_tokens": 5}
+MESSAGE_USAGE = {
+    "input_tokens": 8,
+    "cache_read_input_tokens": 3,
+    "cache_creation_input_tokens": 0,
+    "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+    "output_tokens": 5,
+    "output_tokens_details": None,
+    "server_tool_use": None,
+    "service_tier": "standard",
+    "inference_geo": None,
+}
 
 
 def event(kind: str, /, **members: Any) -> bytes:
@@ -35,7 +45,16 @@ def response(
         "id": object_id,
         "object": "response",
         "created_at": 1_700_000_000,
+        "completed_at": 1_700_000_001 if status == "completed" else None,
         "status": status,
+        "background": False,
+        "service_tier": "default",
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "top_logprobs": 0,
+        "max_tool_calls": None,
+        "safety_identifier": None,
+        "prompt_cache_key": None,
         "error": None,
         "incomplete_details": None,
         "instructions": None,
@@ -87,8 +106,10 @@ def message(text: str = "Hello!") -> dict[str, Any]:
         "type": "message",
         "role": "assistant",
         "model": "claude-sonnet-4-5",
-        "content": [{"type": "text", "text": text}],
+        "content": [{"type": "text", "text": text, "citations": None}],
+        "container": None,
         "stop_reason": "end_turn",
+        "stop_details": None,
         "stop_sequence": None,
         "usage": MESSAGE_USAGE,
     }

@@ -5,6 +5,7 @@ Owns the accept loop, TLS, and what Hypercorn leaves open towards hostile or unl
     a request head that does not come to its end                    408 after a while
     a head that cannot be read, or is too large                     a JSON error instead of an empty one
     more body than anybody wants to read                            dropped, instead of waited for
+    an answer that comes before its request has come whole          says that the connection closes, as it then does
     a peer that does not read while its connection is closed        aborted after a while
     HTTP/2: data for a request that was answered already            counted, instead of ending every other request
     HTTP/2: an answer that was broken off                           a reset, instead of silence
@@ -29,7 +30,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import StreamClosed
+from hypercorn.protocol.events import Response, StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
 from hypercorn.typing import ConnectionState
@@ -218,6 +219,16 @@ class _Protocol:
 
 
 class _H11(H11Protocol):
+    async def stream_send(self, event: StreamEvent) -> None:
+        import h11
+
+        if isinstance(event, Response) and self.connection.their_state is h11.SEND_BODY:
+            # A client that is not told would send its next request into a closed connection.
+            said = any(name == b"connection" for name, _ in event.headers)
+            headers = event.headers if said else [*event.headers, (b"connection", b"close")]
+            event = Response(stream_id=event.stream_id, headers=headers, status_code=event.status_code)
+        await super().stream_send(event)
+
     async def _send_error_response(self, status_code: int) -> None:
         """What is refused before there is a request: said as everything else is."""
         import h11

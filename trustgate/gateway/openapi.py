@@ -31,11 +31,16 @@ _REFUSALS = {
     504: "The upstream did not answer in time.",
 }
 
-_READS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("/v1/models", "List the models the caller may use.", ("available",)),
-    ("/v1/models/{model}", "Look at a model.", ()),
-    ("/v1/usage", "What the caller's tenant has used.", ("since", "by")),
-    ("/v1/receipts/{receipt}", "A receipt of the caller's tenant, with the secret that opens it.", ()),
+#: path, summary, the query's parameters with their schemas
+_READS: tuple[tuple[str, str, dict[str, dict[str, Any]]], ...] = (
+    ("/v1/models", "List the models the caller may use.", {"available": {"enum": ["true", "false", "all"]}}),
+    ("/v1/models/{model}", "Look at a model.", {}),
+    (
+        "/v1/usage",
+        "What the caller's tenant has used.",
+        {"since": {"type": "string", "format": "date"}, "by": {"enum": ["day", "model", "key"]}},
+    ),
+    ("/v1/receipts/{receipt}", "A receipt of the caller's tenant, with the secret that opens it.", {}),
 )
 
 
@@ -49,7 +54,7 @@ def document() -> dict[str, Any]:
         operations = paths.setdefault(endpoint.path, {})
         operations[endpoint.method.lower()] = _operation(endpoint, schema_of.get(endpoint.wire))
     for path, summary, query in _READS:
-        parameters = [{"name": name, "in": "query", "required": False, "schema": {"type": "string"}} for name in query]
+        parameters = [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query.items()]
         paths[path] = {"get": _described(path, summary, "reads", parameters, {"application/json": _OBJECT}, _ERROR)}
     for path, summary in (("/health", "Whether the process answers."), ("/openapi.json", "This document.")):
         paths[path] = {"get": {"summary": summary, "security": [], "responses": {"200": _ok({_JSON: _OBJECT})}}}
@@ -112,7 +117,7 @@ _ANTHROPIC_ERROR_SCHEMA = {
 def _operation(endpoint: Endpoint, schema: Any) -> dict[str, Any]:
     content: dict[str, Any] = {_JSON: _OBJECT}
     if endpoint.generates or "stream" in endpoint.wire.__struct_fields__ or endpoint.names == "response":
-        content["text/event-stream"] = {"type": "string"}
+        content["text/event-stream"] = {}  # what an event holds is the upstream's to say
     if endpoint.answers == "any":
         content["*/*"] = {}
     error = _ANTHROPIC_ERROR if endpoint.dialect is ANTHROPIC else _ERROR

@@ -219,9 +219,13 @@ async def _begin(answer: Answer, reply: Reply, unpaid: Sale | None = None) -> No
     """Send the head; before it, collect what is ``unpaid``."""
     if unpaid is not None:
         reply.headers += await unpaid.settle()
-    content_type = (b"content-type", answer.content_type.encode("latin-1", "replace"))
+    content_type = answer.content_type.encode("latin-1", "replace")
+    if answer.is_events and b"charset" not in content_type.lower():
+        # Events are UTF-8 by definition; clients that do not know that take text without a charset for Latin-1.
+        content_type += b"; charset=utf-8"
     says_cache = any(name == b"cache-control" for name, _ in reply.headers)
-    await reply.begin(answer.status, [content_type, *(_STREAM_HEADERS[1:] if says_cache else _STREAM_HEADERS)])
+    headers = _STREAM_HEADERS[1:] if says_cache else _STREAM_HEADERS
+    await reply.begin(answer.status, [(b"content-type", content_type), *headers])
 
 
 def with_units(usage: Usage, call: Call) -> Usage:

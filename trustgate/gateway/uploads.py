@@ -58,6 +58,8 @@ class Upload:
             self._scanner.on_file = self._look_at_file
         #: The requests in it, where it is the file of a batch.
         self.batch: BatchFile | None = None
+        #: What came of the file before its purpose was told, as JavaScript's clients send it.
+        self._unjudged: list[bytes] = []
         self._hash = hashlib.sha256()
         self._pieces: list[Piece] = []
         self._ended = False
@@ -72,11 +74,18 @@ class Upload:
         return self._ended
 
     def _look_at_file(self, data: bytes) -> None:
+        self._unjudged.append(data)
+        self._judge_file()
+
+    def _judge_file(self) -> None:
+        """Read what has come of a batch's file. Until its purpose is told it waits, within ``read_head``'s bound."""
         if "purpose" not in self.fields:
-            raise InvalidRequest("The purpose must come before the file.", param="purpose", code="invalid_form")
+            return
         if self.fields["purpose"] == "batch":
             self.batch = self.batch or BatchFile()
-            self.batch.feed(data)
+            for data in self._unjudged:
+                self.batch.feed(data)
+        self._unjudged.clear()
 
     @property
     def _is_decidable(self) -> bool:
@@ -124,6 +133,8 @@ class Upload:
             )
         self._hash.update(chunk)
         pieces = self._scanner.feed(chunk)
+        if self._unjudged:
+            self._judge_file()
         if not message.get("more_body", False):
             self._scanner.finish()
             if self.batch is not None:

@@ -13,6 +13,8 @@ import msgspec
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Tokens = Annotated[int, msgspec.Meta(ge=0)]
 Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
+#: Known, so that it can be refused with a reason.
+_NOT_SERVED = msgspec.Meta(extra_json_schema={"enum": [None]})
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
@@ -86,7 +88,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
-    conversation: str | dict[str, Any] | None = None
+    conversation: Annotated[str | dict[str, Any] | None, _NOT_SERVED] = None
     tools: list[msgspec.Raw] | None = None
     text: dict[str, Any] | None = None
     top_logprobs: int | None = None
@@ -95,7 +97,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputTokensRequest(ResponsesRequest, frozen=True, kw_only=True):
-    """``POST /v1/responses/input_tokens``: counts, generates nothing."""
+    """``POST /v1/responses/input_tokens`` and ``/compact``: neither generates an answer that a bound applies to."""
 
 
 class AnthropicMessage(msgspec.Struct, frozen=True):
