@@ -7,14 +7,17 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.conftest import GatewayFactory
 from tests.docs import README, current
+from tests.support.facilitator import FacilitatorDouble
 from tests.support.gateway import Gateway
-from tests.support.litellm import CONFIG
+from tests.support.litellm import CONFIG, LiteLLM
 from tests.support.processes import clean_environment
 
 _BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
@@ -27,6 +30,22 @@ def blocks() -> list[tuple[str, str]]:
 
 def test_generated_parts_are_up_to_date() -> None:
     assert current(README.read_text()) == README.read_text(), "run: python tests/docs.py"
+
+
+@pytest.fixture(scope="module")
+def facilitator() -> Iterator[FacilitatorDouble]:
+    with FacilitatorDouble() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def served(make_module_gateway: GatewayFactory, litellm: LiteLLM, facilitator: FacilitatorDouble) -> Gateway:
+    """As in the other tests, but that no public facilitator is asked."""
+    return make_module_gateway(
+        upstream=litellm.api_url,
+        arguments=("--upstream-key-env", "UPSTREAM_KEY"),
+        environment={"UPSTREAM_KEY": litellm.master_key, "X402_FACILITATOR_URL": facilitator.url},
+    ).start()
 
 
 def test_the_readme_from_top_to_bottom(served: Gateway, tmp_path: Path) -> None:
@@ -49,6 +68,7 @@ def test_the_readme_from_top_to_bottom(served: Gateway, tmp_path: Path) -> None:
     assert "data: [DONE]" in said, "the stream"
     assert re.search(r"^rcpt_[0-9a-f]{32}$", said, re.MULTILINE), "the SDK's answer and receipt"
     assert "gpt-4o" in said.split("data: [DONE]")[1], "usage and receipts"
+    assert "The books balance." in said
     aliases = served.cli_json("passport", "alias", "--list")["aliases"]
     assert {"name": "gpt-4", "target": "fast"} in aliases
 

@@ -30,9 +30,20 @@ from trustgate.errors import (
     StoreTooNew,
     Unavailable,
 )
-from trustgate.store import ReceiptFilter, engine, migrations, open_store
+from trustgate.store import PaymentFilter, ReceiptFilter, engine, migrations, open_store
 from trustgate.store.duckdb import DuckDBStore
-from trustgate.store.rows import ALIASES, ANCHORS, ENTRY_COLUMNS, KEYS, LOG_NAMES, PASSPORTS, PLANS, TENANTS
+from trustgate.store.rows import (
+    ALIASES,
+    ANCHORS,
+    ENTRY_COLUMNS,
+    KEYS,
+    LOG_NAMES,
+    PASSPORTS,
+    PAYMENT_TERMS,
+    PAYMENTS,
+    PLANS,
+    TENANTS,
+)
 
 ROOT = Path(trustgate.__file__).parents[1]
 PATIENCE_S = 60.0
@@ -261,7 +272,7 @@ async def test_every_member_has_its_column(path: Path) -> None:
         found: dict[str, set[str]] = {}
         for table, column in connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall():
             found.setdefault(table, set()).add(column)
-    for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES):
+    for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS, PAYMENTS):
         assert found[table.table] == set(table.kind.__struct_fields__)
     assert found["receipts"] == set(ENTRY_COLUMNS)
 
@@ -281,13 +292,25 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
     assert state.keys[0].limits.requests_per_day == 5
     assert state.keys[0].scope.models == ("gpt-*",)
     assert [alias.target for alias in state.aliases] == ["trustgate/echo"]
-    entries = await store.entries(ReceiptFilter(oldest_first=True, limit=1_000))
+    entries = await store.entries(ReceiptFilter(oldest_first=True, until_seq=700, limit=1_000))
     expected = make_entries(1, 700)  # but for their ids, which are random
     assert [entry.seq for entry in entries] == list(range(1, 701))
     assert [entry.receipt.request_commitment for entry in entries] == [
         entry.receipt.request_commitment for entry in expected
     ]
     assert [entry.secret for entry in entries] == [entry.secret for entry in expected]
+    if version >= 3:
+        ((terms,), (payment,)) = state.payment_terms, await store.payments(PaymentFilter())
+        assert (terms.mode, terms.price_nano_usd, terms.offers) == ("prepaid", 10_000_000, (payment.offer,))
+        assert (payment.state, payment.identifier, payment.amount) == (
+            "delivered",
+            "mine-0123456789abcdef",
+            "1" + "0" * 24,
+        )
+        paid = await store.payment_receipt(payment)
+        assert paid is not None
+        assert (paid.seq, paid.receipt.v, paid.receipt.charged_nano_usd) == (701, 2, 5)
+        assert (paid.receipt.credited_nano_usd, paid.receipt.payment_payer) == (2**53, "0x2")
     await store.close()
 
 

@@ -41,7 +41,15 @@ from trustgate.errors import Conflict, InvalidRequest, NotFound, TrustGateError
 from trustgate.ids import now_us
 from trustgate.payment.credit import append_credit
 from trustgate.payment.facilitator import EMBEDDED
-from trustgate.payment.networks import BASE_SEPOLIA, SOLANA, SOLANA_DEVNET, SOLANA_TESTNET, caip2_of, v1_name_of
+from trustgate.payment.networks import (
+    BASE_SEPOLIA,
+    SOLANA,
+    SOLANA_DEVNET,
+    SOLANA_TESTNET,
+    caip2_of,
+    check_address,
+    v1_name_of,
+)
 from trustgate.payment.wire import usd
 from trustgate.settings import Settings
 from trustgate.store import PaymentFilter
@@ -182,6 +190,7 @@ async def _checked(desk: Desk, wanted: OfferWanted) -> Offer:
 
     house = await desk.books.house()
     network = caip2_of(wanted.network)
+    check_address(network, wanted.pay_to, "pay_to")
     wish = Wish(
         network=network,
         asset=wanted.asset,

@@ -1,0 +1,120 @@
+"""``trustgate payment``, ``tenant credit`` and ``doctor --books``, with a server on the home folder and without one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.facilitator import FacilitatorDouble
+from tests.support.gateway import Gateway
+
+WALLET = "0x" + "b6" * 20
+_names = (f"tenant-{number}" for number in itertools.count(1))
+
+
+@pytest.fixture(scope="module")
+def facilitator() -> Iterator[FacilitatorDouble]:
+    with FacilitatorDouble() as double:
+        yield double
+
+
+@pytest.fixture
+def tenant(either_home: Gateway) -> str:
+    name = next(_names)
+    either_home.add_tenant(name)
+    return name
+
+
+def test_a_tenant_pays_from_set_to_off(either_home: Gateway, tenant: str, facilitator: FacilitatorDouble) -> None:
+    network = ("--network", "base-sepolia", "--pay-to", WALLET, "--facilitator", facilitator.url)
+    document = either_home.cli_json("payment", "set", tenant, *network, "--price", "0.01", "--mode", "prepaid")
+    terms = document["terms"]
+    assert (terms["mode"], terms["price_nano_usd"], terms["top_up_nano_usd"]) == ("prepaid", 10_000_000, 1_000_000_000)
+    assert [offer["network"] for offer in terms["offers"]] == ["eip155:84532"]
+    two = ("--network", "base", "--pay-to", WALLET, "--network", "base-sepolia", "--pay-to", WALLET)
+    said = either_home.cli("payment", "set", tenant, *two, "--facilitator", facilitator.url, "--top-up", "5").stdout
+    assert "$5.00 or more: POST /v1/credits" in said
+    assert said.count(f"settled by {facilitator.url}") == 2
+    listed = {each["tenant"]["name"]: each for each in either_home.cli_json("payment", "terms")["terms"]}
+    assert [offer["network"] for offer in listed[tenant]["terms"]["offers"]] == ["eip155:84532", "eip155:8453"]
+    assert tenant in either_home.cli("payment", "terms").stdout
+    assert either_home.cli_json("tenant", "show", tenant)["terms"]["mode"] == "prepaid"
+    assert either_home.cli_json("payment", "off", tenant, "--network", "base")["terms"]["mode"] == "prepaid"
+    assert either_home.cli_json("payment", "off", tenant)["terms"]["mode"] == "off"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says", "hint"),
+    [
+        ((), 2, "Where is to be paid?", "trustgate payment set"),
+        (("--network", "base"), 2, "Each --network needs its --pay-to", "For example"),
+        (("--network", "nowhere", "--pay-to", WALLET), 2, "no network 'nowhere'", "solana-devnet"),
+        (("--network", "base", "--pay-to", "0x12"), 2, "0x12", ""),
+        (("--network", "base", "--pay-to", WALLET), 2, "Who settles payments on base?", "--facilitator URL"),
+        (("--network", "solana", "--pay-to", "1" * 32), 2, "Who settles", "trustgate payment keygen"),
+        (("--network", "base", "--pay-to", WALLET, "--asset", "a", "--asset", "b"), 2, "given 2 times for 1", "once"),
+    ],
+)
+def test_what_would_not_do_is_told_with_what_to_type(
+    either_home: Gateway, tenant: str, arguments: tuple[str, ...], code: int, says: str, hint: str
+) -> None:
+    refused = either_home.cli("payment", "set", tenant, "--price", "0.01", *arguments, check=False)
+    assert refused.returncode == code
+    assert says in refused.stderr
+    assert hint in refused.stderr
+
+
+def test_without_any_price_nothing_is_sold(either_home: Gateway, tenant: str) -> None:
+    refused = either_home.cli("payment", "set", tenant, "--network", "base", "--pay-to", WALLET, check=False)
+    assert refused.returncode == 5
+    assert "--price 0.01" in refused.stderr
+
+
+def test_credit_is_given_and_paid_back_and_the_books_balance(either_home: Gateway, tenant: str) -> None:
+    added = either_home.cli_json("tenant", "credit", tenant, "--add", "2.50")
+    assert added["balance_nano_usd"] == 2_500_000_000
+    assert either_home.cli_json("receipt", "show", added["receipt"])["receipt"]["credited_nano_usd"] == 2_500_000_000
+    refund = either_home.cli_json("payment", "refund-credit", tenant, "--amount", "1")
+    assert (refund["refunded_nano_usd"], refund["balance_nano_usd"]) == (1_000_000_000, 1_500_000_000)
+    assert "To pay back" in either_home.cli("payment", "refund-credit", tenant, "--amount", "0.5").stdout
+    assert "$1.00" in either_home.cli("tenant", "credit", tenant).stdout
+    too_much = either_home.cli("payment", "refund-credit", tenant, "--amount", "9", check=False)
+    assert too_much.returncode == 5
+    assert "could be paid back" in too_much.stderr
+    report = either_home.cli_json("doctor", "--books")
+    assert report["ok"] is True
+    assert report["receipts"] >= 3
+    assert "The books balance." in either_home.cli("doctor", "--books").stdout
+
+
+def test_payments_are_looked_at(either_home: Gateway, tenant: str) -> None:
+    assert either_home.cli_json("payment", "list", "--tenant", tenant, "--state", "unknown") == {"payments": []}
+    assert either_home.cli_json("payment", "reconcile") == {"payments": []}
+    missing = either_home.cli("payment", "show", "pay_none", check=False)
+    assert (missing.returncode, "trustgate payment list" in missing.stderr) == (4, True)
+    wrong = either_home.cli("payment", "list", "--state", "lost", check=False)
+    assert wrong.returncode == 2
+    assert "is no state of a payment" in wrong.stderr
+
+
+def test_what_a_server_left_is_changed_offline_and_found_by_the_next(home: Gateway) -> None:
+    """Receipts of requests that a killed server has in its journal alone come before what is added offline."""
+    gateway = Gateway(home.home, upstream="builtin:echo").start()
+    headers = {"authorization": f"Bearer {gateway.add_tenant()}"}
+    body = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hi"}]}
+    for _ in range(3):
+        answer = httpx.post(f"{gateway.api_url}/chat/completions", json=body, headers=headers, trust_env=False)
+        assert answer.status_code == 200
+    gateway.kill()
+    assert gateway.cli_json("tenant", "credit", "acme", "--add", "1")["balance_nano_usd"] == 1_000_000_000
+    gateway.start()
+    answer = httpx.post(f"{gateway.api_url}/chat/completions", json=body, headers=headers, trust_env=False)
+    assert answer.status_code == 200
+    report = gateway.cli_json("doctor", "--books")
+    assert (report["ok"], report["receipts"], report["quotas_checked"]) == (True, 5, True), json.dumps(report)
+    assert httpx.get(f"{gateway.api_url}/credits", headers=headers, trust_env=False).json()["balance_usd"] == "1"
+    gateway.close()

@@ -1,0 +1,98 @@
+"""Balances and their holds; the receipts of money by itself; the answers that a retry gets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trustgate.payment import answers as answers_module
+from trustgate.payment.answers import MOST_ANSWER_BYTES, Answers, Recorded, Recorder
+from trustgate.payment.balance import BalanceHold, Balances
+from trustgate.store import Balance
+
+
+def _balances(credited: int = 10, charged: int = 0) -> Balances:
+    return Balances([Balance(tenant_id="t", credited_nano_usd=credited, charged_nano_usd=charged)])
+
+
+def test_a_balance_begins_with_what_receipts_say() -> None:
+    balances = _balances(10, 4)
+    assert (balances.balance("t"), balances.balance("other")) == (6, 0)
+
+
+def test_a_hold_is_out_of_reach_and_settled_once() -> None:
+    balances = _balances(10)
+    hold = balances.hold("t", 7)
+    assert hold is not None
+    assert (balances.balance("t"), balances.held("t")) == (10, 7)
+    assert balances.hold("t", 4) is None
+    hold.settle(2)
+    hold.settle(2)
+    assert (balances.balance("t"), balances.held("t")) == (8, 0)
+
+
+def test_what_is_settled_is_on_record_once_its_receipt_is_written() -> None:
+    balances = _balances(10)
+    balances.settled("t", 5)
+    assert (balances.balance("t"), balances.on_record()) == (15, {"t": 10})
+    balances.recorded("t", 5)
+    assert balances.on_record() == {"t": 15}
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.booleans()), max_size=40), st.integers(0, 50))
+def test_holds_never_promise_more_than_there_is(steps: list[tuple[int, int, bool]], credited: int) -> None:
+    balances, holds, charged = _balances(credited), list[tuple[BalanceHold, int]](), 0
+    for ask, use, settles in steps:
+        if settles and holds:
+            hold, held = holds.pop()
+            hold.settle(min(use, held))
+            charged += min(use, held)
+        elif (taken := balances.hold("t", ask)) is not None:
+            holds.append((taken, ask))
+        assert balances.balance("t") == credited - charged
+        assert balances.held("t") == sum(held for _, held in holds) <= balances.balance("t")
+
+
+# answers
+
+
+def _recorded(body: bytes) -> Recorded:
+    return Recorded(200, [], body)
+
+
+def test_an_answer_is_taken_down_whole_or_not_at_all() -> None:
+    recorder = Recorder()
+    assert recorder.recorded() is None
+    recorder.begin(200, [(b"a", b"b")])
+    recorder.write(b"one ", last=False)
+    assert recorder.recorded() is None
+    recorder.write(b"two", last=True)
+    assert recorder.recorded() == Recorded(200, [(b"a", b"b")], b"one two")
+    large = Recorder()
+    large.begin(200, [])
+    large.write(b"x" * MOST_ANSWER_BYTES, last=False)
+    large.write(b"x", last=True)
+    assert large.recorded() is None
+
+
+def test_the_oldest_answers_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_module, "_MOST_BYTES", 10)
+    answers = Answers()
+    for number in range(4):
+        answers.keep(f"pay_{number}", _recorded(b"1234"))
+    assert [answers.find(f"pay_{number}") is not None for number in range(4)] == [False, False, True, True]
+    answers.keep("pay_3", _recorded(b"12"))
+    assert answers.find("pay_3") == _recorded(b"12")
+    assert answers.find("pay_2") is not None
+
+
+def test_an_answer_is_kept_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(answers_module.time, "monotonic", lambda: now[0])
+    answers = Answers()
+    answers.keep("pay_1", _recorded(b"1"))
+    now[0] += 3_599
+    assert answers.find("pay_1") is not None
+    now[0] += 1
+    assert answers.find("pay_1") is None
