@@ -6,13 +6,21 @@ its own, so that the chain tells exactly what it moved.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.support.market import Market, market
+from tests import environments
+from tests.support.market import MODEL, Buyer, Market, market
 from tests.support.paying import PROGRAMS, WANTED, Bought, Wanted, buy
+from tests.support.processes import clean_environment
 from tests.support.upstream import Upstream
 from trustgate.payment.networks import SOLANA_DEVNET
 
@@ -21,6 +29,7 @@ pytestmark = pytest.mark.clients
 UNITS = 1_000_000
 #: One atomic unit of a token with six decimals that is worth a dollar.
 NANO_USD = 1_000
+_BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello, who are you?"}], "max_tokens": 16}
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +101,82 @@ def test_a_stock_client_pays_and_the_tokens_move(place: Market, purchases: Purch
         assert receipt["charged_nano_usd"] == receipt["cost_nano_usd"] > 0
         assert left > 0
         assert receipt["stream"] is wanted.stream
+
+
+def test_a_balance_that_the_sdk_topped_up_pays_for_requests_until_it_is_used_up(
+    place: Market, tmp_path: Path
+) -> None:
+    wanted = Wanted("x402 SDK, httpx", "prepaid", "top-up")
+    topped_up = buy(place, wanted.client, [wanted], tmp_path, units=UNITS, mode="prepaid", top_up_nano_usd=30_000_000)
+    buyer, got = topped_up[wanted.name]
+    assert "error" not in got, got["error"]
+    assert place.units(buyer.seller) == 30_000
+
+    answers = []
+    with httpx.Client(base_url=place.gateway.base_url, headers={"authorization": f"Bearer {buyer.key}"}) as http:
+        while not answers or answers[-1].status_code == 200:
+            assert len(answers) < 10, "two cents do not last for ever"
+            answers.append(http.post("/v1/chat/completions", json=_BODY, timeout=30))
+        balance = http.get("/v1/credits").json()["balance_nano_usd"]
+
+    *paid, refused = answers
+    assert refused.status_code == 402
+    assert "payment-required" in refused.headers
+    costs = [place.receipt(answer.headers["x-trustgate-receipt"])["charged_nano_usd"] for answer in paid]
+    assert paid and all(cost > 0 for cost in costs)
+    assert balance == 30_000_000 - sum(costs)
+    assert place.units(buyer.seller) == 30_000
+    assert place.units(buyer.wallet.address) == UNITS - 30_000
+
+
+def test_what_the_clients_paid_is_in_the_books(place: Market, purchases: Purchases) -> None:
+    for client in PROGRAMS:
+        purchases.of(next(one for one in WANTED if one.client == client))
+
+    checked = place.gateway.cli("doctor", "--books", check=False)
+
+    assert "The books balance." in checked.stdout, checked.stdout
+    assert place.gateway.cli_json("payment", "list", "--state", "unknown")["payments"] == []
+
+
+def test_a_conformance_checker_finds_nothing_in_the_402(place: Market) -> None:
+    """x402conf asks by GET and without a key, so that something has to ask in its place as callers of the API do."""
+    [buyer] = place.buyers(1)
+    python = environments.find_clients()
+    assert python is not None, "the clients are not installed: run `python3 tests --install-only`"
+
+    with _asking_for(place, buyer) as url:
+        command = [python, "-m", "x402conf", "resource", url, "--fail-on-error"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=clean_environment())
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = json.loads(done.stdout)["results"][0]["checks"]
+    assert sorted(check["check"].split()[0] for check in checks) == [f"P{number}" for number in range(1, 8)]
+    assert [check for check in checks if not check["pass"]] == []
+
+
+@contextmanager
+def _asking_for(place: Market, buyer: Buyer) -> Iterator[str]:
+    """A URL whose GET gives the gateway's answer to an unpaid chat completion of the buyer's, as it came."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            headers = {"authorization": f"Bearer {buyer.key}"}
+            answer = httpx.post(f"{place.gateway.api_url}/chat/completions", json=_BODY, headers=headers, timeout=30)
+            self.send_response(answer.status_code)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
