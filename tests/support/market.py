@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -86,6 +86,10 @@ class Market:
             self.execute(terms)
             buyers.append(Buyer(added.tenant.name, added.secret, wallet, seller.address))
         return buyers
+
+    def sign(self, buyer: Buyer, requirements: Mapping[str, Any]) -> dict[str, Any]:
+        """The PaymentPayload (version 2) with which the SDK's client would pay."""
+        return self._run(self._token.payment(buyer.wallet, requirements))
 
     def units(self, address: str) -> int:
         """What an address holds of the token, atomic units."""
