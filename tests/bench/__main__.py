@@ -1,8 +1,7 @@
 """``python3 tests/bench``: how fast the gateway is, beside bare passthroughs in the same run.
 
-``python3 tests/bench log`` measures the tree over the receipts instead, ``paid`` what it costs that a tenant pays. Makes
-the tests' environment if need be and runs measure.py, log.py or paid.py in it; ``--help`` lists the options. Standard
-library only.
+``python3 tests/bench log`` measures the tree over the receipts instead. Makes the tests' environment if need be and
+runs measure.py or log.py in it; ``--help`` lists the options. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def main() -> int:
         environments.say(str(error))
         return 1
     arguments = sys.argv[1:]
-    name = arguments.pop(0) if arguments[:1] in (["log"], ["paid"]) else "measure"
+    name = arguments.pop(0) if arguments[:1] == ["log"] else "measure"
     command = [str(python), "-m", f"tests.bench.{name}", *arguments]
     try:
         return subprocess.run(command, cwd=environments.ROOT, check=False).returncode

@@ -75,7 +75,7 @@ class Startup:
 
 Samples = dict[tuple[Load, str], list[Sample]]
 
-WRK_DONE = """
+_WRK_DONE = """
 done = function(summary, latency)
   local e = summary.errors
   io.write(string.format("\\nRESULT %d %d %f %f %d\\n", summary.requests, summary.duration,
@@ -170,7 +170,7 @@ def _wrk(server: Running, load: Load, seconds: int, folder: Path) -> Sample:
     lines = ['wrk.method = "POST"', f"wrk.body = [==[{load.body}]==]"]
     lines += [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
     script = folder / "wrk.lua"
-    script.write_text("\n".join([*lines, WRK_DONE]))
+    script.write_text("\n".join([*lines, _WRK_DONE]))
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script)]
     url = f"{server.url}/v1/chat/completions"
     said = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
@@ -199,10 +199,10 @@ def _table(peers: Sequence[Peer], samples: Samples, startups: dict[str, Startup]
             table.add_row(
                 load.name if peer is peers[0] else "",
                 peer.name,
-                spread([sample.rps for sample in series], ".0f"),
-                spread([sample.p50_ms for sample in series], ".2f"),
-                spread([sample.p99_ms for sample in series], ".2f"),
-                spread(_ratios(samples, load, peer.name), ".2f"),
+                _spread([sample.rps for sample in series], ".0f"),
+                _spread([sample.p50_ms for sample in series], ".2f"),
+                _spread([sample.p99_ms for sample in series], ".2f"),
+                _spread(_ratios(samples, load, peer.name), ".2f"),
                 str(sum(sample.errors for sample in series)),
             )
         table.add_section()
@@ -214,7 +214,7 @@ def _table(peers: Sequence[Peer], samples: Samples, startups: dict[str, Startup]
     return table
 
 
-def spread(values: Sequence[float], form: str) -> str:
+def _spread(values: Sequence[float], form: str) -> str:
     if not values:
         return "-"
     middle = f"{statistics.median(values):{form}}"

@@ -11,17 +11,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import hashlib
 import json
 import os
 import platform
 import secrets
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,22 +32,33 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.measure import MODEL, WRK_DONE, Load, Sample, spread
-from tests.bench.peers import start_server
+from tests.bench.load import Load, Sample
+from tests.bench.peers import MODEL, start_server
+from tests.bench.servers import Upstream
+from tests.environments import ROOT
 from tests.support.gateway import Gateway
 from tests.support.market import MODEL as PAID_MODEL
-from tests.support.market import Buyer, Market, market
+from tests.support.market import Buyer, TokenMarket, token_market
 from tests.support.payments import payment_of
+from tests.support.processes import Process, clean_environment, free_port
 from trustgate.payment.embedded import EmbeddedFacilitator
 from trustgate.payment.nodes import Nodes
 from trustgate.settings import PaymentSettings, Settings
 
 LOADS = (Load(1, False), Load(8, False), Load(32, False), Load(16, True))
 UNPAID, BALANCE, PAYMENT = "owes nothing", "by balance", "by payment"
+PAYER = "0x" + "11" * 20
 TO = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
 #: More than any machine does: payments that are made ahead, a second.
 _MOST_RPS = 3_000
 
+_WRK_DONE = """
+done = function(summary, latency)
+  local e = summary.errors
+  io.write(string.format("\\nRESULT %d %d %f %f %d\\n", summary.requests, summary.duration,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
 _WRK_PAYMENTS = """
 local payments, number = {}, 0
 for line in io.lines(%s) do payments[#payments + 1] = line end
@@ -67,6 +81,9 @@ class Waits(NamedTuple):
 def main() -> int:
     """Measure. Exit code 1 when wrk is missing or a request failed: then the numbers mean nothing."""
     options = _parse()
+    if options.facilitator:
+        asyncio.run(_serve_facilitator(options.facilitator))
+        return 0
     console = Console()
     if shutil.which("wrk") is None:
         console.print("The benchmark needs wrk, an HTTP load generator: apt-get install wrk (or brew install wrk).")
@@ -96,10 +113,36 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=5, help="how long one measurement takes (default: 5)")
     parser.add_argument("--streams", type=int, default=20, help="how many streams to pay on the chain (default: 20)")
     parser.add_argument("--quick", action="store_true", help="one round of a second each: does it work at all")
+    parser.add_argument("--facilitator", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.streams = 1, 1, 2
     return options
+
+
+class _Facilitator(Upstream):
+    """Finds every payment valid and settles it on the spot."""
+
+    kinds = b'{"kinds":[{"x402Version":2,"scheme":"exact","network":"eip155:84532"}],"extensions":[],"signers":{}}'
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator or len(body) < self._length(head):
+            return
+        self._received = b""
+        answer = self.kinds
+        if head.startswith(b"POST"):
+            found = {"isValid": True, "success": True, "payer": PAYER, "network": "eip155:84532"}
+            answer = json.dumps({**found, "transaction": f"0x{hashlib.sha256(body).hexdigest()}"}).encode()
+        kind = b"content-type: application/json"
+        self.transport.write(b"HTTP/1.1 200 OK\r\n%s\r\ncontent-length: %d\r\n\r\n%s" % (kind, len(answer), answer))
+
+
+async def _serve_facilitator(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(_Facilitator, "127.0.0.1", port, backlog=1024)
+    print("ready", flush=True)
+    await server.serve_forever()
 
 
 # requests a second, beside a facilitator that takes no time
@@ -108,12 +151,16 @@ Samples = dict[tuple[Load, str], list[Sample]]
 
 
 def _measure(upstream: str, folder: Path, options: argparse.Namespace) -> tuple[Samples, float]:
-    facilitator = start_server("facilitator", folder)
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.paid", "--facilitator", str(port)]
+    facilitator = Process("the facilitator", command, ROOT, clean_environment(), folder / "facilitator.log")
+    facilitator.wait_until(lambda: "ready" in facilitator.stdout)
+    settles = f"http://127.0.0.1:{port}"
     gateway = Gateway(folder / "home", upstream=f"{upstream}/v1").start()
     samples: Samples = defaultdict(list)
     try:
         gateway.cli("passport", "add", MODEL, "--base-url", f"{upstream}/v1", "--input-price", "1", "--output-price", "2")
-        headers = {kind: _tenant(gateway, kind, facilitator.url) for kind in (UNPAID, BALANCE, PAYMENT)}
+        headers = {kind: _tenant(gateway, kind, settles) for kind in (UNPAID, BALANCE, PAYMENT)}
         for number in range(options.rounds):
             for load in LOADS:
                 kinds = list(headers)
@@ -122,12 +169,13 @@ def _measure(upstream: str, folder: Path, options: argparse.Namespace) -> tuple[
                     payments = _payments(gateway, headers[kind], load, seconds) if kind == PAYMENT else None
                     url = f"{gateway.base_url}/v1/chat/completions"
                     samples[load, kind].append(_wrk(url, load, seconds, headers[kind], folder, payments))
-        call = _wrk(f"{facilitator.url}/settle", LOADS[0], options.seconds, {}, folder, None)
+        call = _wrk(f"{settles}/settle", LOADS[0], options.seconds, {}, folder, None)
         checked = gateway.cli("doctor", "--books", check=False).stdout
         assert "The books balance." in checked, checked
     finally:
         gateway.close()
-        facilitator.stop()
+        facilitator.signal(signal.SIGKILL)
+        facilitator.wait()
     return samples, call.p50_ms
 
 
@@ -151,7 +199,7 @@ def _payments(gateway: Gateway, headers: Mapping[str, str], load: Load, seconds:
     made = []
     for _ in range((seconds + 1) * _MOST_RPS):
         authorization = {
-            "from": "0x" + "11" * 20,
+            "from": PAYER,
             "to": TO,
             "value": required["accepts"][0]["amount"],
             "validAfter": str(now - 600),
@@ -178,7 +226,7 @@ def _wrk(
         listed.write_text("\n".join(payments))
         lines.append(_WRK_PAYMENTS % json.dumps(str(listed)))
     script = folder / "paid.lua"
-    script.write_text("\n".join([*lines, WRK_DONE]))
+    script.write_text("\n".join([*lines, _WRK_DONE]))
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = [line.split()[1:] for line in said.splitlines() if line.startswith("RESULT ")]
@@ -193,7 +241,7 @@ def _wrk(
 
 def _first_bytes(upstream: str, folder: Path, count: int) -> Waits:
     folder.mkdir()
-    with market(folder, f"{upstream}/v1") as place:
+    with token_market(folder, f"{upstream}/v1") as place:
         free = place.gateway.add_tenant("free", plan="internal")
         waits = Waits([], [], [])
         body = {**json.loads(Load(1, True).body), "model": PAID_MODEL, "max_tokens": 16}
@@ -221,7 +269,7 @@ def _first_byte(http: httpx.Client, body: dict[str, Any], headers: Mapping[str, 
     return took
 
 
-def _settle(place: Market, buyer: Buyer, required: dict[str, Any]) -> float:
+def _settle(place: TokenMarket, buyer: Buyer, required: dict[str, Any]) -> float:
     """The embedded facilitator by itself, on the same chain: verify and settle of one payment as large."""
     payment = payment_of(place.sign(buyer, required), required)
 
@@ -263,10 +311,10 @@ def _table(samples: Samples, options: argparse.Namespace) -> Table:
             table.add_row(
                 load.name if kind == UNPAID else "",
                 kind,
-                spread([sample.rps for sample in series], ".0f"),
-                spread([sample.p50_ms for sample in series], ".2f"),
-                spread([sample.p99_ms for sample in series], ".2f"),
-                spread(ratios, ".2f"),
+                _spread([sample.rps for sample in series], ".0f"),
+                _spread([sample.p50_ms for sample in series], ".2f"),
+                _spread([sample.p99_ms for sample in series], ".2f"),
+                _spread(ratios, ".2f"),
                 str(sum(sample.errors for sample in series)),
             )
         table.add_section()
@@ -274,12 +322,17 @@ def _table(samples: Samples, options: argparse.Namespace) -> Table:
 
 
 def _said_of(waits: Waits) -> str:
-    show: Callable[[list[float]], str] = lambda values: spread([value * 1000 for value in values], ".0f")  # noqa: E731
-    more = [paid - unpaid for paid, unpaid in zip(waits.paid, waits.unpaid, strict=True)]
+    unpaid, paid, settles = (_spread([1000 * seconds for seconds in series], ".0f") for series in waits)
+    more = [1000 * (after - before) for after, before in zip(waits.paid, waits.unpaid, strict=True)]
     return (
-        f"first byte of a stream on a local chain, {len(more)} times, ms: unpaid {show(waits.unpaid)}, "
-        f"paid {show(waits.paid)}, so {show(more)} more; verify and settle by themselves {show(waits.settles)}"
+        f"first byte of a stream on a local chain, {len(more)} times, ms: unpaid {unpaid}, paid {paid}, so "
+        f"{_spread(more, '.0f')} more; verify and settle by themselves {settles}"
     )
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    middle = f"{statistics.median(values):{form}}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
 
 
 if __name__ == "__main__":

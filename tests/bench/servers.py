@@ -1,7 +1,6 @@
-"""The servers the gateway is measured beside: a fast upstream, a bare passthrough, the limit of its parts, and an x402
-facilitator that takes every payment at once.
+"""The servers the gateway is measured beside: a fast upstream, a bare passthrough, and the limit of its parts.
 
-``python -m tests.bench.servers upstream|bare|raw|facilitator --port PORT [--upstream URL]``. Each is one process with one uvloop,
+``python -m tests.bench.servers upstream|bare|raw --port PORT [--upstream URL]``. Each is one process with one uvloop,
 as the gateway is, and does nothing it could leave out.
 """
 
@@ -9,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, ClassVar, cast
@@ -96,38 +94,6 @@ class Upstream(asyncio.Protocol):
 
 async def serve_upstream(port: int, _: str) -> None:
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port, backlog=1024)
-    await server.serve_forever()
-
-
-# ------------------------------------------------------------------------------------------------ a facilitator
-
-
-class Facilitator(Upstream):
-    """Finds every payment valid and settles it on the spot."""
-
-    models = b'{"kinds":[{"x402Version":2,"scheme":"exact","network":"eip155:84532"}],"extensions":[],"signers":{}}'
-    payer: ClassVar = "0x" + "11" * 20
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, separator, body = self._received.partition(b"\r\n\r\n")
-        if not separator or len(body) < self._length(head):
-            return
-        self._received = b""
-        if head.startswith(b"GET"):
-            answer = self.models
-        elif b"/verify " in head[:200]:
-            answer = b'{"isValid":true,"payer":"%s"}' % self.payer.encode()
-        else:
-            transaction = hashlib.sha256(body).hexdigest()
-            settled = {"success": True, "transaction": f"0x{transaction}", "network": "eip155:84532"}
-            answer = json.dumps({**settled, "payer": self.payer}).encode()
-        kind = b"content-type: application/json\r\n"
-        self.transport.write(b"HTTP/1.1 200 OK\r\n%scontent-length: %d\r\n\r\n%s" % (kind, len(answer), answer))
-
-
-async def serve_facilitator(port: int, _: str) -> None:
-    server = await asyncio.get_running_loop().create_server(Facilitator, "127.0.0.1", port, backlog=1024)
     await server.serve_forever()
 
 
@@ -223,7 +189,6 @@ SERVERS: dict[str, Callable[[int, str], Coroutine[Any, Any, None]]] = {
     "upstream": serve_upstream,
     "bare": serve_bare,
     "raw": serve_raw,
-    "facilitator": serve_facilitator,
 }
 
 

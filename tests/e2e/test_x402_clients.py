@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from tests import environments
-from tests.support.market import MODEL, Buyer, Market, market
-from tests.support.paying import PROGRAMS, WANTED, Bought, Wanted, buy
+from tests.support.market import MODEL, Buyer, TokenMarket, token_market
+from tests.support.purchases import PROGRAMS, WANTED, Bought, Wanted, buy
 from tests.support.processes import clean_environment
 from tests.support.upstream import Upstream
 from trustgate.payment.networks import SOLANA_DEVNET
@@ -33,10 +33,10 @@ _BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello, who ar
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenMarket]:
     upstream = Upstream().start()
     try:
-        with market(tmp_path_factory.mktemp("market"), upstream.api_url) as opened:
+        with token_market(tmp_path_factory.mktemp("market"), upstream.api_url) as opened:
             yield opened
     finally:
         upstream.stop()
@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
 class Purchases:
     """Runs a client's program when the first of its purchases is asked for."""
 
-    def __init__(self, place: Market, make_folder: Callable[[str], Path]) -> None:
+    def __init__(self, place: TokenMarket, make_folder: Callable[[str], Path]) -> None:
         self._place = place
         self._make_folder = make_folder
         self._bought: dict[str, dict[str, Bought]] = {}
@@ -59,12 +59,12 @@ class Purchases:
 
 
 @pytest.fixture(scope="module")
-def purchases(place: Market, tmp_path_factory: pytest.TempPathFactory) -> Purchases:
+def purchases(place: TokenMarket, tmp_path_factory: pytest.TempPathFactory) -> Purchases:
     return Purchases(place, tmp_path_factory.mktemp)
 
 
 @pytest.mark.parametrize("wanted", WANTED, ids=lambda wanted: f"{wanted.client}: {wanted.name}")
-def test_a_stock_client_pays_and_the_tokens_move(place: Market, purchases: Purchases, wanted: Wanted) -> None:
+def test_a_stock_client_pays_and_the_tokens_move(place: TokenMarket, purchases: Purchases, wanted: Wanted) -> None:
     buyer, got = purchases.of(wanted)
 
     assert "error" not in got, got["error"]
@@ -104,7 +104,7 @@ def test_a_stock_client_pays_and_the_tokens_move(place: Market, purchases: Purch
 
 
 def test_a_balance_that_the_sdk_topped_up_pays_for_requests_until_it_is_used_up(
-    place: Market, tmp_path: Path
+    place: TokenMarket, tmp_path: Path
 ) -> None:
     wanted = Wanted("x402 SDK, httpx", "prepaid", "top-up")
     topped_up = buy(place, wanted.client, [wanted], tmp_path, units=UNITS, mode="prepaid", top_up_nano_usd=30_000_000)
@@ -129,7 +129,7 @@ def test_a_balance_that_the_sdk_topped_up_pays_for_requests_until_it_is_used_up(
     assert place.units(buyer.wallet.address) == UNITS - 30_000
 
 
-def test_what_the_clients_paid_is_in_the_books(place: Market, purchases: Purchases) -> None:
+def test_what_the_clients_paid_is_in_the_books(place: TokenMarket, purchases: Purchases) -> None:
     for client in PROGRAMS:
         purchases.of(next(one for one in WANTED if one.client == client))
 
@@ -139,7 +139,7 @@ def test_what_the_clients_paid_is_in_the_books(place: Market, purchases: Purchas
     assert place.gateway.cli_json("payment", "list", "--state", "unknown")["payments"] == []
 
 
-def test_a_conformance_checker_finds_nothing_in_the_402(place: Market) -> None:
+def test_a_conformance_checker_finds_nothing_in_the_402(place: TokenMarket) -> None:
     """x402conf asks by GET and without a key, so that something has to ask in its place as callers of the API do."""
     [buyer] = place.buyers(1)
     python = environments.find_clients()
@@ -156,7 +156,7 @@ def test_a_conformance_checker_finds_nothing_in_the_402(place: Market) -> None:
 
 
 @contextmanager
-def _asking_for(place: Market, buyer: Buyer) -> Iterator[str]:
+def _asking_for(place: TokenMarket, buyer: Buyer) -> Iterator[str]:
     """A URL whose GET gives the gateway's answer to an unpaid chat completion of the buyer's, as it came."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -4,7 +4,7 @@ The chain runs in this process, on a thread with an event loop of its own, and p
 process, its facilitator the embedded one. Every buyer has a wallet, a tenant and a seller of its own, so that what one
 purchase moved can be told from what others moved at the same time.
 
-    with market(folder, upstream.api_url) as place:
+    with token_market(folder, upstream.api_url) as place:
         [buyer] = place.buyers(1, units=1_000_000)
         ... buyer.key, buyer.secret, place.rpc_url ...
         assert place.units(buyer.seller) == 1_500
@@ -58,8 +58,8 @@ class Buyer(NamedTuple):
         return str(self.wallet.keypair)
 
 
-class Market:
-    """Made by ``market``."""
+class TokenMarket:
+    """Made by ``token_market``."""
 
     def __init__(self, gateway: Gateway, rpc_url: str, token: Token, run: _Run) -> None:
         self.gateway = gateway
@@ -130,7 +130,7 @@ class _Run:
 
 
 @contextmanager
-def market(folder: Path, upstream: str) -> Iterator[Market]:
+def token_market(folder: Path, upstream: str) -> Iterator[TokenMarket]:
     """An open market in front of the LLM server at ``upstream``; its gateway must not have logged a traceback."""
     with _loop() as run:
         stack = AsyncExitStack()
@@ -145,7 +145,7 @@ def market(folder: Path, upstream: str) -> Iterator[Market]:
             gateway.start()
             try:
                 gateway.cli("passport", "add", MODEL, "--base-url", upstream, *_PRICES)
-                yield Market(gateway, net.url, token, run)
+                yield TokenMarket(gateway, net.url, token, run)
             finally:
                 gateway.close()
         finally:

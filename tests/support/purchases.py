@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tests import environments
-from tests.support.market import MODEL, Buyer, Market
+from tests.support.market import MODEL, Buyer, TokenMarket
 from tests.support.processes import clean_environment
 
 _PROGRAMS = environments.ROOT / "tests" / "clients" / "paying"
@@ -66,8 +66,8 @@ class Bought(NamedTuple):
     got: dict[str, Any]
 
 
-def buy(place: Market, client: str, wanted: list[Wanted], folder: Path, **terms: Any) -> dict[str, Bought]:
-    """Have a client's program make purchases, each with a buyer of its own. ``terms``: what ``Market.buyers`` takes."""
+def buy(place: TokenMarket, client: str, wanted: list[Wanted], folder: Path, **terms: Any) -> dict[str, Bought]:
+    """Have a client's program make purchases, each with a buyer of its own. ``terms``: what ``TokenMarket.buyers`` takes."""
     buyers = dict(zip((one.name for one in wanted), place.buyers(len(wanted), **terms), strict=True))
     given = {
         "origin": place.gateway.base_url,
