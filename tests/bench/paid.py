@@ -2,8 +2,8 @@
 bring a payment each, in the same rounds; and the first byte of a paid stream on a local Solana.
 
 The first part has a facilitator that takes every payment at once, so that what is seen is the gateway's own: ledger,
-journal, two calls to the facilitator. The second has the embedded one, and real token transfers. Absolute numbers wander
-with the machine; compare what was taken in one run. Run by ``python3 tests/bench paid``.
+journal, two calls to the facilitator. The second has the embedded one, and real token transfers. Absolute numbers
+wander with the machine; compare what was taken in one run. Run by ``python3 tests/bench paid``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import httpx
 from rich.console import Console
 from rich.table import Table
-
 from tests.bench.load import Load, Sample
+
 from tests.bench.peers import MODEL, start_server
 from tests.bench.servers import Upstream
 from tests.environments import ROOT
@@ -159,7 +159,9 @@ def _measure(upstream: str, folder: Path, options: argparse.Namespace) -> tuple[
     gateway = Gateway(folder / "home", upstream=f"{upstream}/v1").start()
     samples: Samples = defaultdict(list)
     try:
-        gateway.cli("passport", "add", MODEL, "--base-url", f"{upstream}/v1", "--input-price", "1", "--output-price", "2")
+        gateway.cli(
+            "passport", "add", MODEL, "--base-url", f"{upstream}/v1", "--input-price", "1", "--output-price", "2"
+        )
         headers = {kind: _tenant(gateway, kind, settles) for kind in (UNPAID, BALANCE, PAYMENT)}
         for number in range(options.rounds):
             for load in LOADS:

@@ -109,7 +109,8 @@ def compiled(folder: Path) -> Path:
     (folder / "node_modules").symlink_to(node / "node_modules")
     (folder / "package.json").write_text('{"type": "module"}')
     options = ["--strict", "--erasableSyntaxOnly", "--skipLibCheck", "--target", "es2023", "--module", "nodenext"]
-    command = ["node", node / "node_modules" / "typescript" / "bin" / "tsc", *options, "--types", "node", "agent.ts"]
+    compiler = str(node / "node_modules" / "typescript" / "bin" / "tsc")
+    command = ["node", compiler, *options, "--types", "node", "agent.ts"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "agent.js"

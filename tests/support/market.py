@@ -74,7 +74,12 @@ class TokenMarket:
         return self._token.mint
 
     def buyers(
-        self, count: int, *, units: int = 1_000_000, mode: PaymentMode = "per-request", top_up_nano_usd: int | None = None
+        self,
+        count: int,
+        *,
+        units: int = 1_000_000,
+        mode: PaymentMode = "per-request",
+        top_up_nano_usd: int | None = None,
     ) -> list[Buyer]:
         """New wallets that hold ``units`` atomic units each, and as many tenants, each of which pays a new seller."""
         buyers = []

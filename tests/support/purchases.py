@@ -67,7 +67,7 @@ class Bought(NamedTuple):
 
 
 def buy(place: TokenMarket, client: str, wanted: list[Wanted], folder: Path, **terms: Any) -> dict[str, Bought]:
-    """Have a client's program make purchases, each with a buyer of its own. ``terms``: what ``TokenMarket.buyers`` takes."""
+    """Have a client make purchases, each with a buyer of its own. ``terms``: what ``TokenMarket.buyers`` takes."""
     buyers = dict(zip((one.name for one in wanted), place.buyers(len(wanted), **terms), strict=True))
     given = {
         "origin": place.gateway.base_url,

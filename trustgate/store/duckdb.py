@@ -6,7 +6,6 @@ Owns every query. Each verb is a function over the connection that the engine ru
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from trustgate.store.base import (
     UsageRow,
     WindowUsage,
 )
-from trustgate.store.engine import Engine
+from trustgate.store.engine import Engine, in_transaction
 from trustgate.store.migrations import schema_version
 from trustgate.store.rows import (
     ALIASES,
@@ -112,10 +111,10 @@ class DuckDBStore:
         return await self._engine.run(_load_state)
 
     async def put(self, *records: Kept) -> None:
-        await self._engine.run(_in_transaction, lambda connection: _put(connection, records))
+        await self._engine.run(in_transaction, lambda connection: _put(connection, records))
 
     async def remove(self, *records: Plan | Alias) -> None:
-        await self._engine.run(_in_transaction, lambda connection: _remove(connection, records))
+        await self._engine.run(in_transaction, lambda connection: _remove(connection, records))
 
     async def last_seq(self) -> int:
         if self._in_doubt:
@@ -161,13 +160,13 @@ class DuckDBStore:
         return list(await self._engine.run(_load, ANCHORS))
 
     async def claim_payment(self, payment: Payment) -> Payment:
-        return await self._engine.run(_in_transaction, lambda connection: _claim_payment(connection, payment))
+        return await self._engine.run_together(lambda connection: _claim_payment(connection, payment))
 
     async def move_payment(self, payment: Payment, *, before: PaymentState) -> bool:
-        return await self._engine.run(_in_transaction, lambda connection: _move_payment(connection, payment, before))
+        return await self._engine.run_together(lambda connection: _move_payment(connection, payment, before))
 
     async def release_payment(self, payment: Payment) -> None:
-        await self._engine.run(_in_transaction, lambda connection: _release_payment(connection, payment))
+        await self._engine.run_together(lambda connection: _release_payment(connection, payment))
 
     async def payment(self, payment_id: str) -> Payment | None:
         return await self._engine.run(_payment, payment_id)
@@ -195,7 +194,7 @@ class DuckDBStore:
             if entry.seq != expected:
                 raise TrustGateError(f"Entry {entry.seq} does not continue the log: {expected} is next.")
         try:
-            _in_transaction(connection, lambda connection: _append_rows(connection, entries, tiles))
+            in_transaction(connection, lambda connection: _append_rows(connection, entries, tiles))
         except duckdb.FatalException:
             # When the checkpoint that a commit set off runs out of space, the instance dies, the commit being durable.
             self._in_doubt = True
@@ -206,19 +205,6 @@ class DuckDBStore:
     def _resolve_doubt(self, connection: DuckDBPyConnection) -> None:
         self._last_seq = _load_identity(connection)[2]
         self._in_doubt = False
-
-
-def _in_transaction(connection: DuckDBPyConnection, work: Callable[[DuckDBPyConnection], T]) -> T:
-    """All of ``work`` or nothing. Always rolls back on an exception: a later commit would say OK and drop the rows."""
-    connection.begin()
-    try:
-        result = work(connection)
-        connection.commit()
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):  # a failed commit has rolled back; a dead instance has nothing to
-            connection.rollback()
-        raise
-    return result
 
 
 def _load_identity(connection: DuckDBPyConnection) -> tuple[str, int, int]:

@@ -73,8 +73,8 @@ async def _all(buy: Callable[[Purchase], Any]) -> dict[str, Any]:
 def as_version_1(body: dict[str, Any]) -> dict[str, Any]:
     """A challenge's body as the Python SDK's model of version 1 takes it.
 
-    The SDK pays by version 2 wherever its header is, so that version 1 is spoken only by who hides the header. Its model
-    then wants text for ``error``, where OpenAI's clients want an object; the gateway sends OpenAI's.
+    The SDK pays by version 2 wherever its header is, so that version 1 is spoken only by who hides the header. Its
+    model then wants text for ``error``, where OpenAI's clients want an object; the gateway sends OpenAI's.
     """
     return {**body, "error": body["error"]["code"]}
 
@@ -82,5 +82,3 @@ def as_version_1(body: dict[str, Any]) -> dict[str, Any]:
 def text_of(chunks: list[dict[str, Any]]) -> str:
     """What the chunks of a streamed chat completion say."""
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
-
-
