@@ -65,7 +65,7 @@ for line in io.lines(%s) do payments[#payments + 1] = line end
 request = function()
   number = number + 1
   wrk.headers["payment-signature"] = payments[number]
-  return wrk.format()
+  return wrk.format(nil, nil, nil, (string.gsub(wrk.body, '"user": "0"', '"user": "' .. number .. '"')))
 end
 """
 
@@ -220,7 +220,9 @@ def _payments(gateway: Gateway, headers: Mapping[str, str], load: Load, seconds:
 def _wrk(
     url: str, load: Load, seconds: int, headers: Mapping[str, str], folder: Path, payments: list[str] | None
 ) -> Sample:
-    lines = ['wrk.method = "POST"', f"wrk.body = [==[{load.body}]==]"]
+    # A second payment for a request whose first one is being settled is refused: with payments no two are the same.
+    body = json.dumps({**json.loads(load.body), "user": "0"})
+    lines = ['wrk.method = "POST"', f"wrk.body = [==[{body}]==]"]
     sent = {"content-type": "application/json", **headers}
     lines += [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in sent.items()]
     if payments is not None:
