@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -69,16 +70,14 @@ def _environments(base: Path, *, tools_only: bool) -> Path:
     """Make what is needed, several at a time, and tell the tests where it is; gives the Python that runs them."""
     # LiteLLM and the clients run as programs of their own, so one environment serves every Python the tests run on.
     own = Path(sys.executable)
-    others = {
+    others: dict[str, Callable[[], Path]] = {
         environments.LITELLM_VARIABLE: partial(environments.litellm_python, own),
         environments.CLIENTS_VARIABLE: partial(environments.clients_python, own),
         environments.NODE_VARIABLE: environments.node_folder,
     }
     with ThreadPoolExecutor() as pool:
         python = pool.submit(environments.tests_python, base)
-        made = {
-            name: pool.submit(make) for name, make in others.items() if not tools_only and not os.environ.get(name)
-        }
+        made = {name: pool.submit(make) for name, make in others.items() if not tools_only and not os.environ.get(name)}
         os.environ.update({name: str(folder.result()) for name, folder in made.items()})
         return python.result()
 

@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MAIN_LOCK = ROOT / "requirements.lock"
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"
+BINARY_LOCK = ROOT / "tests" / "binary" / "requirements.lock"
 LITELLM_LOCK = ROOT / "tests" / "litellm" / "requirements.lock"
 CLIENTS_LOCK = ROOT / "tests" / "clients" / "requirements.lock"
 NODE_LOCK = ROOT / "tests" / "clients" / "package-lock.json"
@@ -51,6 +52,11 @@ def tests_python(base: Path) -> Path:
         _pip(python, "--no-deps", "--editable", str(ROOT))
         installed.write_text(wanted)
     return python
+
+
+def binary_python(base: Path) -> Path:
+    """The Python that makes the single file: TrustGate's dependencies and PyInstaller, nothing else."""
+    return _python_of(_environment("binary", base, BINARY_LOCK))
 
 
 def litellm_python(base: Path) -> Path:

@@ -1,7 +1,8 @@
 """The lock files: ``python3 tests/lock.py`` renews them, ``--check`` says whether they fit what they lock.
 
 Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the tests, the
-same versions), tests/litellm/requirements.lock, tests/clients/requirements.lock and, made by npm, its package-lock.json.
+same versions), tests/binary/requirements.lock (TrustGate and what packs it), tests/litellm/requirements.lock,
+tests/clients/requirements.lock and npm's package-lock.json beside it.
 ``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.environments import (
+    BINARY_LOCK,
     CLIENTS_LOCK,
     LITELLM_LOCK,
     MAIN_LOCK,
@@ -32,6 +34,7 @@ from tests.environments import (
 
 PROJECT = ROOT / "pyproject.toml"
 TESTS_IN = ROOT / "tests" / "requirements.in"
+BINARY_IN = ROOT / "tests" / "binary" / "requirements.in"
 LITELLM_IN = ROOT / "tests" / "litellm" / "requirements.in"
 CLIENTS_IN = ROOT / "tests" / "clients" / "requirements.in"
 NODE_IN = NODE_LOCK.with_name("package.json")
@@ -39,9 +42,12 @@ NODE_IN = NODE_LOCK.with_name("package.json")
 SOURCES = {
     MAIN_LOCK: [PROJECT],
     TESTS_LOCK: [PROJECT, TESTS_IN],
+    BINARY_LOCK: [PROJECT, BINARY_IN],
     LITELLM_LOCK: [LITELLM_IN],
     CLIENTS_LOCK: [CLIENTS_IN],
 }
+#: Locks that have TrustGate in them, at the versions of requirements.lock.
+WITH_TRUSTGATE = (TESTS_LOCK, BINARY_LOCK)
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
 
@@ -68,7 +74,7 @@ def renew(*, upgrade: bool) -> int:
         command += ["--python-version", "3.11", "--no-emit-index-url", "--no-emit-find-links"]
         command += ["--custom-compile-command", "python3 tests/lock.py"]
         command += ["--output-file", str(lock.relative_to(ROOT)), *(str(path.relative_to(ROOT)) for path in sources)]
-        command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock == TESTS_LOCK else []
+        command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock in WITH_TRUSTGATE else []
         command += ["--upgrade"] if upgrade else []
         subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, check=True)
     node = ["npm", "update" if upgrade else "install", "--package-lock-only", "--omit-lockfile-registry-resolved"]
@@ -81,12 +87,14 @@ def check() -> int:
     problems = [
         problem for lock, sources in SOURCES.items() for problem in _unmet(_pins(lock), sources, lock.relative_to(ROOT))
     ]
-    tests = _pins(TESTS_LOCK)
-    problems += [
-        f"tests/requirements.lock has {name} {tests.get(name)}, requirements.lock has {version}"
-        for name, version in _pins(MAIN_LOCK).items()
-        if tests.get(name) != version
-    ]
+    main = _pins(MAIN_LOCK)
+    for lock in WITH_TRUSTGATE:
+        pins = _pins(lock)
+        problems += [
+            f"{lock.relative_to(ROOT)} has {name} {pins.get(name)}, requirements.lock has {version}"
+            for name, version in main.items()
+            if pins.get(name) != version
+        ]
     problems += _unmet_by_node()
     for problem in problems:
         say(problem)
@@ -104,7 +112,9 @@ def _unmet_by_node() -> list[str]:
         return [f"{name} is not there"]
     text = NODE_LOCK.read_text()
     locked = json.loads(text)["packages"][""].get("dependencies")
-    problems = [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    problems = (
+        [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    )
     return [*problems, *([f"{name} has addresses of a registry"] if '"resolved"' in text else [])]
 
 

@@ -1,7 +1,9 @@
-"""``python3 tests/bench``: how fast the gateway is, beside bare passthroughs in the same run.
+"""``python3 tests/bench``: how fast the gateway is, beside bare passthroughs and other gateways in the same run.
 
-``python3 tests/bench log`` measures the tree over the receipts instead. Makes the tests' environment if need be and
-runs measure.py or log.py in it; ``--help`` lists the options. Standard library only.
+Makes the environments that it can (the tests' own, LiteLLM's, Portkey's from npm) and runs measure.py, or what the
+first argument names: ``receipts``, ``publish``, ``log``,
+``soak`` (memory over 100,000 requests), ``frames`` (what is added to the way of a stream's frame). ``--help`` lists the
+options. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from tests import environments
+from tests.bench import installed
+
+_PROGRAMS = ("frames", "log", "paid", "publish", "receipts", "soak")
 
 
 def main() -> int:
@@ -23,12 +28,24 @@ def main() -> int:
         environments.say(str(error))
         return 1
     arguments = sys.argv[1:]
-    name = arguments.pop(0) if arguments[:1] == ["log"] else "measure"
+    name = arguments.pop(0) if arguments[:1] and arguments[0] in _PROGRAMS else "measure"
+    if name == "measure" and not {"--quick", "--peers", "--help", "-h"} & set(arguments):
+        _install_peers()
     command = [str(python), "-m", f"tests.bench.{name}", *arguments]
     try:
         return subprocess.run(command, cwd=environments.ROOT, check=False).returncode
     except KeyboardInterrupt:
         return 130
+
+
+def _install_peers() -> None:
+    """Whoever cannot be installed is left out, and the table says so."""
+    if environments.find_litellm() is None:
+        try:
+            environments.litellm_python(Path(sys.executable))
+        except environments.EnvironmentFailed as error:
+            environments.say(str(error))
+    installed.install_portkey()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The servers the gateway is measured beside: a fast upstream, a bare passthrough, and the limit of its parts.
 
-``python -m tests.bench.servers upstream|bare|raw --port PORT [--upstream URL]``. Each is one process with one uvloop,
-as the gateway is, and does nothing it could leave out.
+``python -m tests.bench.servers upstream|bare|httpx|raw --port PORT [--upstream URL]``. Each is one process with one
+uvloop, as the gateway is, and does nothing it could leave out.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import uvloop
 
+#: Between two chunks of a slow stream, seconds.
+SLOW_S = 0.02
 #: Frames of a stream that carry text; the role, the finish, the usage and [DONE] come on top.
 STREAM_CHUNKS = 100
 MAX_CONNECTIONS = 1000
@@ -64,6 +68,12 @@ class Upstream(asyncio.Protocol):
     streams: ClassVar = {False: _frames(False), True: _frames(True)}
     models = b'{"object":"list","data":[{"id":"gpt-4o-mini","object":"model","created":0,"owned_by":"bench"}]}'
 
+    #: A chunk that says when it was sent.
+    slow = (
+        b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o-mini",'
+        b'"choices":[{"index":0,"delta":{"content":"<<%d>>"},"logprobs":null,"finish_reason":null}]}\n\n'
+    )
+
     def __init__(self) -> None:
         self._received = b""
 
@@ -79,11 +89,32 @@ class Upstream(asyncio.Protocol):
         if head.startswith(b"GET"):
             length = len(self.models)
             self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (length, self.models))
-        elif json.loads(body).get("stream"):
+            return
+        asked = json.loads(body)
+        if not asked.get("stream"):
+            self.transport.write(self.answer)
+        elif asked.get("user") == "slow":
+            self._begin_slowly(asked["seed"], b"include_usage" in body)
+        else:
             for frame in self.streams[b"include_usage" in body]:
                 self.transport.write(frame)
-        else:
-            self.transport.write(self.answer)
+
+    def _begin_slowly(self, chunks: int, with_usage: bool) -> None:
+        head, role, *_ = self.streams[False]
+        self.transport.write(head + role)
+        loop = asyncio.get_running_loop()
+        loop.call_later(SLOW_S, self._go_on, chunks, with_usage, loop)
+
+    def _go_on(self, chunks: int, with_usage: bool, loop: asyncio.AbstractEventLoop) -> None:
+        if self.transport.is_closing():
+            return
+        if chunks == 0:
+            # The finish, the usage where it is wanted, and [DONE].
+            self.transport.write(b"".join(self.streams[with_usage][2 + STREAM_CHUNKS :]))
+            return
+        frame = self.slow % time.monotonic_ns()
+        self.transport.write(b"%x\r\n%b\r\n" % (len(frame), frame))
+        loop.call_later(SLOW_S, self._go_on, chunks - 1, with_usage, loop)
 
     @staticmethod
     def _length(head: bytes) -> int:
@@ -100,7 +131,7 @@ async def serve_upstream(port: int, _: str) -> None:
 # ------------------------------------------------------------------------------------------------ passthroughs
 
 
-async def serve_bare(port: int, upstream: str) -> None:
+async def serve_bare(port: int, upstream: str, *, default_transport: bool = False) -> None:
     """What one would write by hand: a Starlette route and an httpx client, the client on the quicker transport."""
     import httpx
     from httpx_aiohttp import AiohttpTransport
@@ -110,7 +141,10 @@ async def serve_bare(port: int, upstream: str) -> None:
     from starlette.routing import Route
 
     limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
-    client = httpx.AsyncClient(transport=AiohttpTransport(limits=limits), base_url=upstream, timeout=60)
+    transport: httpx.AsyncBaseTransport = (
+        httpx.AsyncHTTPTransport(limits=limits) if default_transport else AiohttpTransport(limits=limits)
+    )
+    client = httpx.AsyncClient(transport=transport, base_url=upstream, timeout=60)
 
     async def relay(request: Request) -> Response:
         body = await request.body()
@@ -188,6 +222,7 @@ async def _hypercorn(app: Any, port: int) -> None:
 SERVERS: dict[str, Callable[[int, str], Coroutine[Any, Any, None]]] = {
     "upstream": serve_upstream,
     "bare": serve_bare,
+    "httpx": partial(serve_bare, default_transport=True),
     "raw": serve_raw,
 }
 

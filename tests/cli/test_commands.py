@@ -186,6 +186,18 @@ def test_a_passport_through_its_life(either_home: Gateway) -> None:
     assert "environment variable EXAMPLE_KEY" in shown
 
 
+def test_prices_of_what_is_not_counted_in_tokens(either_home: Gateway) -> None:
+    made = either_home.cli_json(
+        *("passport", "add", "media", "--image-price", "0.04", "--audio-second-price", "0.0001"),
+        *("--character-price", "15"),
+    )["passport"]
+    wanted = {"image_nano_usd": 40_000_000, "audio_second_nano_usd": 100_000, "character_pico_usd": 15_000_000}
+    assert {name: made["prices"][name] for name in wanted} == wanted
+    shown = either_home.cli("passport", "set", "media", "--image-price", "0.02").stdout
+    for line in ("$0.02 each", "$0.0001 a second", "$15.00 per million characters"):
+        assert line in shown
+
+
 def test_aliases(either_home: Gateway) -> None:
     assert either_home.cli_json("passport", "alias", "parrot", "trustgate/echo") == {
         "alias": {"name": "parrot", "target": "trustgate/echo"}

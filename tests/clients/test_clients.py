@@ -1,4 +1,4 @@
-"""Every client works unchanged: each one's program, run against a gateway in front of LiteLLM and a scripted upstream."""
+"""Every client works unchanged: its program, run against a gateway in front of LiteLLM and a scripted upstream."""
 
 from __future__ import annotations
 

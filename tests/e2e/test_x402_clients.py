@@ -112,7 +112,7 @@ def test_a_balance_that_the_sdk_topped_up_pays_for_requests_until_it_is_used_up(
     assert "error" not in got, got["error"]
     assert place.units(buyer.seller) == 30_000
 
-    answers = []
+    answers: list[httpx.Response] = []
     with httpx.Client(base_url=place.gateway.base_url, headers={"authorization": f"Bearer {buyer.key}"}) as http:
         while not answers or answers[-1].status_code == 200:
             assert len(answers) < 10, "two cents do not last for ever"
@@ -146,7 +146,7 @@ def test_a_conformance_checker_finds_nothing_in_the_402(place: TokenMarket) -> N
     assert python is not None, "the clients are not installed: run `python3 tests --install-only`"
 
     with _asking_for(place, buyer) as url:
-        command = [python, "-m", "x402conf", "resource", url, "--fail-on-error"]
+        command = [str(python), "-m", "x402conf", "resource", url, "--fail-on-error"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=clean_environment())
 
     assert done.returncode == 0, done.stdout + done.stderr

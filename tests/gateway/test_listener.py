@@ -355,6 +355,33 @@ def test_a_client_that_does_not_read_is_cut_and_accounted(
     assert receipt["completion_tokens"] > 0
 
 
+def test_a_stranger_that_does_not_read_is_cut(quick_gateway: Gateway) -> None:
+    """It asks for more than the system's buffers hold, and reads nothing of it: its connection is reset."""
+    with connect(quick_gateway) as connection:
+        connection.setblocking(False)
+        asked = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 20
+
+        def is_cut() -> bool:
+            try:
+                connection.send(asked)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            return False
+
+        wait_until(is_cut, "the end of the connection", 30)
+
+
+def test_a_refusal_before_the_body_tells_that_the_connection_closes(shared_gateway: Gateway) -> None:
+    with connect(shared_gateway) as connection:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer no\r\ncontent-length: 9\r\n\r\n"
+        connection.sendall(head)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
 def test_a_request_id_need_not_be_trusted(quick_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
     tenant = sign_up(quick_gateway)
     got = tenant.http.post("/v1/chat/completions", content=BODY, headers={"x-request-id": "mine"})

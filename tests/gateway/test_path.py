@@ -112,7 +112,7 @@ def test_a_stream_passes_frame_by_frame_without_the_gateways_own_chunk(
         received = response.read()
     assert received == stream + finish + (usage if asked else b"") + DONE
     assert scripted.requests[0].json()["stream_options"] == {"include_usage": True, **({"extra": 1} if asked else {})}
-    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["x-accel-buffering"] == "no"
     receipt = receipt_of(tenant, response)["receipt"]
     assert (receipt["prompt_tokens"], receipt["completion_tokens"], receipt["cached_tokens"]) == (11, 22, 5)

@@ -89,7 +89,7 @@ def test_the_oldest_answers_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_answer_is_kept_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
-    monkeypatch.setattr(answers_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("trustgate.payment.answers.time.monotonic", lambda: now[0])
     answers = Answers()
     answers.keep("pay_1", _recorded(b"1"))
     now[0] += 3_599

@@ -17,7 +17,7 @@ RESPONSE_USAGE = {
     "output_tokens_details": {"reasoning_tokens": 2},
     "total_tokens": 15,
 }
-MESSAGE_USAGE = {
+MESSAGE_USAGE: dict[str, Any] = {
     "input_tokens": 8,
     "cache_read_input_tokens": 3,
     "cache_creation_input_tokens": 0,

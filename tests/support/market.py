@@ -17,7 +17,7 @@ import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -29,7 +29,7 @@ from trustgate.admin.money import OfferWanted, PaymentList, PaymentSet, TenantCr
 from trustgate.admin.remote import RemoteAdmin
 from trustgate.settings import Settings
 from trustgate.solana.localnet import running_localnet
-from trustgate.types import Payment, PaymentMode
+from trustgate.types import Payment
 
 R = TypeVar("R")
 
@@ -78,7 +78,7 @@ class TokenMarket:
         count: int,
         *,
         units: int = 1_000_000,
-        mode: PaymentMode = "per-request",
+        mode: Literal["per-request", "prepaid"] = "per-request",
         top_up_nano_usd: int | None = None,
     ) -> list[Buyer]:
         """New wallets that hold ``units`` atomic units each, and as many tenants, each of which pays a new seller."""

@@ -52,6 +52,9 @@ _PRICES = [
         Maybe,
     ),
     _price("call_nano_usd", "--call-price", "Added once a call, in USD", values.usd),
+    _price("image_nano_usd", "--image-price", "Per image made, in USD", values.usd),
+    _price("audio_second_nano_usd", "--audio-second-price", "Per second of audio heard, in USD", values.usd),
+    _price("character_pico_usd", "--character-price", "Per million characters spoken, in USD", values.usd_per_million),
 ]
 _PLAIN = [
     option("api_model_id", str, "--api-model-id", help="The LLM server's name for the model", metavar="ID"),

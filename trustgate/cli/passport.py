@@ -244,6 +244,12 @@ def _price_fields(passport: Passport) -> list[tuple[str, render.Cell]]:
     ]
     if prices.call_nano_usd:
         fields.append(("Call", f"{render.usd(prices.call_nano_usd)} each"))
+    if prices.image_nano_usd:
+        fields.append(("Image", f"{render.usd(prices.image_nano_usd)} each"))
+    if prices.audio_second_nano_usd:
+        fields.append(("Audio", f"{render.usd(prices.audio_second_nano_usd)} a second"))
+    if prices.character_pico_usd:
+        fields.append(("Speech", f"{render.usd_per_million(prices.character_pico_usd)} per million characters"))
     return fields
 
 

@@ -188,7 +188,7 @@ class Account:
                 self._books.quota.void(self._hold)
         total_ms = self._arrival.elapsed_ms()
         log, caller = self._books.log, self._caller
-        paid = {} if caller.terms is None else self._paid(caller.terms, cost_nano_usd, counted=counted)
+        paid = {} if caller.terms is None else self._paid(caller.terms, finish, cost_nano_usd)
         secret = os.urandom(32)
         tseq, tprev = log.link(caller.tenant.id)
         log.append(
@@ -223,11 +223,15 @@ class Account:
             secret,
         )
 
-    def _paid(self, terms: PaymentTerms, cost_nano_usd: int, *, counted: bool) -> dict[str, Any]:
-        """What the tenant is charged: the request's cost, or its terms' price for every request that was answered."""
+    def _paid(self, terms: PaymentTerms, finish: Finish, cost_nano_usd: int) -> dict[str, Any]:
+        """What the tenant is charged: the request's cost, or its terms' price for every request that was answered.
+
+        An answer that the upstream broke off is not charged: what was paid for it stays on the balance.
+        """
         if self._sale is None:
             return {"v": 2, "charged_nano_usd": 0, "credited_nano_usd": 0, **payment_members(None)}
-        fixed = terms.price_nano_usd
-        if fixed is not None:
-            cost_nano_usd = fixed if counted and self._endpoint.is_sold else 0
+        if finish not in COUNTED or finish == "upstream_cut":
+            cost_nano_usd = 0
+        elif terms.price_nano_usd is not None:
+            cost_nano_usd = terms.price_nano_usd if self._endpoint.is_sold else 0
         return self._sale.close(cost_nano_usd)

@@ -52,17 +52,19 @@ def _is_object(raw: msgspec.Raw | None) -> bool:
 
 def _is_verbatim(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
     """Whether ``body`` is exactly these members, in this order, each once."""
-    compact = 1 + sum(len(name) + len(bytes(raw)) + 4 for name, raw in members.items())
-    if compact == len(body):
+    values = [(name.encode(), bytes(raw)) for name, raw in members.items()]
+    # As most programs write JSON: without any blanks, or with one after each colon and comma.
+    if body == b"{" + b",".join([b'"%b":%b' % member for member in values]) + b"}":
+        return True
+    if body == b"{" + b", ".join([b'"%b": %b' % member for member in values]) + b"}":
         return True
     at = _skip(body, 0) + 1
-    for name, raw in members.items():
+    for name, value in values:
         at = _skip(body, at)
-        key = b'"%b"' % name.encode()
+        key = b'"%b"' % name
         if not body.startswith(key, at):
             return False
         at = _skip(body, _skip(body, at + len(key)) + 1)
-        value = bytes(raw)
         if not body.startswith(value, at):
             return False
         at = _skip(body, at + len(value))

@@ -20,6 +20,7 @@ from trustgate.gateway.responses import send_body
 _REFUSALS = {
     400: "The request is wrong; param names the member.",
     401: "The API key is missing, wrong, expired or revoked.",
+    402: "The caller must pay first; the header payment-required says how.",
     403: "The plan or the key does not include this.",
     404: "There is no such model, or no such object of the caller's.",
     405: "The route does not have this method.",
@@ -54,7 +55,9 @@ def document() -> dict[str, Any]:
         operations = paths.setdefault(endpoint.path, {})
         operations[endpoint.method.lower()] = _operation(endpoint, schema_of.get(endpoint.wire))
     for path, summary, query in _READS:
-        parameters = [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query.items()]
+        parameters = [
+            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query.items()
+        ]
         paths[path] = {"get": _described(path, summary, "reads", parameters, {"application/json": _OBJECT}, _ERROR)}
     for path, summary in (("/health", "Whether the process answers."), ("/openapi.json", "This document.")):
         paths[path] = {"get": {"summary": summary, "security": [], "responses": {"200": _ok({_JSON: _OBJECT})}}}

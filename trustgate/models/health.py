@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -29,23 +31,31 @@ class _ModelList(msgspec.Struct):
 _decode = msgspec.json.Decoder(_ModelList).decode
 
 
-async def probe_for_ever(targets: Targets, client: UpstreamClient, every_s: float) -> None:
-    """Probe every upstream that a passport leads to, at once and then every ``every_s`` seconds."""
+async def probe_for_ever(
+    targets: Targets, client: Callable[[], UpstreamClient], every_s: Callable[[], float], soon: asyncio.Event
+) -> None:
+    """Probe every upstream that a passport leads to: at once, every so many seconds, and when ``soon`` is set."""
     while True:
-        await probe_all(targets, client)
-        await asyncio.sleep(every_s)
+        await probe_all(targets, client())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(soon.wait(), every_s())
+        soon.clear()
 
 
 async def probe_all(targets: Targets, client: UpstreamClient) -> None:
     async def probe_one(upstream: Upstream) -> None:
         was = upstream.healthy
         await probe(upstream, client)
-        if upstream.healthy is not was and not upstream.base_url.startswith(BUILTIN_SCHEME):
+        if upstream.healthy is not was:
             level = logging.INFO if upstream.healthy else logging.WARNING
             _logger.log(level, "upstream %s: %s", upstream.base_url, upstream.detail)
 
     due = []
     for passport, upstream in targets.upstreams():
+        if upstream.base_url.startswith(BUILTIN_SCHEME):
+            # It cannot be away, and to ask it would import what most gateways never use.
+            upstream.healthy, upstream.detail = True, "built in"
+            continue
         # In a thread: the credential may be in a file on a slow disk.
         if await asyncio.to_thread(targets.refresh_credential, passport, upstream):
             due.append(probe_one(upstream))

@@ -1,8 +1,9 @@
 """The upstream client: sends one request to the first target that answers it.
 
 Owns retries, fallbacks and the translation of everything an upstream can do wrong into the error tree. Retries
-happen before the first byte of an answer and never after. The seam is httpx's transport interface: requests go straight
-to a transport, beneath httpx's client, because its redirects, cookies, decoding and pool cost more than the whole path.
+happen before the first byte of an answer and never after. Over the network requests go through ``models.network``,
+beneath httpx's client, whose redirects, cookies, decoding and pool cost more than the whole path; what is served in the
+process, or by a test, is a transport in httpx's sense.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trustgate.errors import TrustGateError, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from trustgate.models.network import Network, Response
 from trustgate.models.targets import Target, all_open
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _BACKOFF_LAST_S = 4.0
 _RETRY_AFTER_MOST_S = 5.0
 #: The largest answer that is read whole (a stream has no such bound).
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_PROBE_S = 10.0
 _MESSAGE_MOST = 2_000
 
 
@@ -60,7 +63,7 @@ class Answer:
     def __init__(
         self,
         target: Target,
-        response: httpx.Response,
+        response: httpx.Response | Response,
         *,
         body: bytes = b"",
         first: bytes = b"",
@@ -106,10 +109,11 @@ class UpstreamClient:
         connect_timeout_s: float,
         read_timeout_s: float,
         max_connections: int,
-        transports: Mapping[str, httpx.AsyncBaseTransport] | None = None,
+        transports: Mapping[str, httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]] | None = None,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``transports`` maps a base URL's prefix to the transport that serves it; the rest go over the network."""
+        """``transports`` maps a base URL's prefix to the transport that serves it, or to what makes that when it is
+        first wanted; the rest go over the network."""
         self._retries = retries
         self._timeout = {
             "connect": connect_timeout_s,
@@ -117,9 +121,10 @@ class UpstreamClient:
             "write": read_timeout_s,
             "pool": connect_timeout_s,
         }
-        self._max_connections = max_connections
         self._transports = dict(transports or {})
-        self._network: httpx.AsyncBaseTransport | None = None
+        self._network = Network(
+            connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s, max_connections=max_connections
+        )
         self._wait = wait
 
     async def fetch(
@@ -184,19 +189,7 @@ class UpstreamClient:
         return answer
 
     async def _send(self, target: Target, outgoing: Outgoing, body: bytes | AsyncIterator[bytes]) -> Answer | _Failure:
-        import httpx
-
-        length = []
-        if outgoing.length_for is not None:
-            length = [("content-length", str(outgoing.length_for(target)))]
-        request = httpx.Request(
-            outgoing.method,
-            target.upstream.base_url + outgoing.path,
-            headers=[*outgoing.headers, *_credentials(target, anthropic=outgoing.anthropic), *length],
-            content=body,
-            extensions={"timeout": self._timeout},
-        )
-        response = await self._transport(target.upstream.base_url).handle_async_request(request)
+        response = await self._ask(target, outgoing, body)
         answered = False
         try:
             content_type = response.headers.get("content-type", "")
@@ -227,36 +220,66 @@ class UpstreamClient:
                 with suppress(Exception):
                     await response.stream.aclose()  # type: ignore[union-attr]
 
-    async def probe(self, base_url: str, credential: str | None) -> tuple[int, bytes]:
-        """GET the upstream's model list: (status, body). Raises ``UpstreamFailed`` when there is no answer."""
+    async def _ask(
+        self, target: Target, outgoing: Outgoing, body: bytes | AsyncIterator[bytes]
+    ) -> httpx.Response | Response:
+        """One request on its way, and the head of its answer."""
+        base_url = target.upstream.base_url
+        headers = [*outgoing.headers, *_credentials(target, anthropic=outgoing.anthropic)]
+        transport = self._transport(base_url)
+        if transport is None:
+            if isinstance(body, bytes):
+                return await self._network.send(outgoing.method, base_url, outgoing.path, headers, body)
+            transport = self._network.transport(base_url)
         import httpx
 
+        if outgoing.length_for is not None:
+            headers.append(("content-length", str(outgoing.length_for(target))))
+        request = httpx.Request(
+            outgoing.method,
+            base_url + outgoing.path,
+            headers=headers,
+            content=body,
+            extensions={"timeout": self._timeout},
+        )
+        return await transport.handle_async_request(request)
+
+    async def probe(self, base_url: str, credential: str | None) -> tuple[int, bytes]:
+        """GET the upstream's model list: (status, body). Raises ``UpstreamFailed`` when there is no answer."""
         headers = [("accept", "application/json"), ("accept-encoding", "identity")]
         if credential:
             headers.append(("authorization", f"Bearer {credential}"))
-        request = httpx.Request(
-            "GET", base_url + "/models", headers=headers, extensions={"timeout": {**self._timeout, "read": 10.0}}
-        )
         try:
-            response = await self._transport(base_url).handle_async_request(request)
-            try:
-                return response.status_code, await _read_whole(response)
-            finally:
-                await response.stream.aclose()  # type: ignore[union-attr]
+            async with asyncio.timeout(_PROBE_S):
+                response = await self._ask_get(base_url, headers)
+                try:
+                    return response.status_code, await _read_whole(response)
+                finally:
+                    await response.stream.aclose()  # type: ignore[union-attr]
         except Exception as error:
             raise translate(error) from error
 
-    def _transport(self, base_url: str) -> httpx.AsyncBaseTransport:
+    async def _ask_get(self, base_url: str, headers: list[tuple[str, str]]) -> httpx.Response | Response:
+        transport = self._transport(base_url)
+        if transport is None:
+            return await self._network.send("GET", base_url, "/models", headers, b"")
+        import httpx
+
+        request = httpx.Request("GET", base_url + "/models", headers=headers, extensions={"timeout": self._timeout})
+        return await transport.handle_async_request(request)
+
+    def _transport(self, base_url: str) -> httpx.AsyncBaseTransport | None:
+        """What serves the base URL instead of the network."""
         for prefix, transport in self._transports.items():
             if base_url.startswith(prefix):
-                return transport
-        if self._network is None:
-            self._network = _network_transport(self._max_connections)
-        return self._network
+                if not callable(transport):
+                    return transport
+                made = self._transports[prefix] = transport()
+                return made
+        return None
 
     async def close(self) -> None:
-        if self._network is not None:
-            await self._network.aclose()
+        await self._network.close()
 
 
 class _Failure:
@@ -312,7 +335,7 @@ def _is_event_stream(content_type: str) -> bool:
     return content_type[:17].lower() == "text/event-stream"
 
 
-async def _read_whole(response: httpx.Response) -> bytes:
+async def _read_whole(response: httpx.Response | Response) -> bytes:
     parts = []
     size = 0
     async for chunk in response.stream:  # type: ignore[union-attr]
@@ -328,7 +351,8 @@ def translate(error: BaseException) -> TrustGateError:
     if isinstance(error, TrustGateError):
         return error
     # httpx-aiohttp reports every lost or refused connection as a connect timeout; the cause tells them apart.
-    cause = error.__cause__ or error
+    is_wrapped = error.__cause__ is not None and type(error).__module__.startswith("httpx")
+    cause = error.__cause__ if is_wrapped else error
     kind = type(cause).__name__
     if isinstance(cause, TimeoutError) or kind in {"ReadTimeout", "ConnectTimeout", "PoolTimeout"}:
         return UpstreamTimeout("The upstream did not answer in time.")
@@ -337,7 +361,7 @@ def translate(error: BaseException) -> TrustGateError:
     return UpstreamFailed("The upstream broke off the connection.")
 
 
-def _failure(response: httpx.Response, body: bytes, target: Target) -> _Failure:
+def _failure(response: httpx.Response | Response, body: bytes, target: Target) -> _Failure:
     status = response.status_code
     if is_credential_refusal(status, body):
         # The gateway's credential was refused, not the caller's: it is the operator's to mend.
@@ -433,20 +457,3 @@ def _clean(message: str, target: Target) -> str:
     if "." in name or name != host or name == "localhost":
         message = message.replace(host, "…").replace(name, "…")
     return message[:_MESSAGE_MOST]
-
-
-def _network_transport(max_connections: int) -> httpx.AsyncBaseTransport:
-    """httpx's transport on aiohttp's pool, which is several times faster than httpx's own under concurrency."""
-    import aiohttp
-    import httpx
-    from httpx_aiohttp import AiohttpTransport
-
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=60, ssl=transport.ssl_context),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-        )
-
-    transport = AiohttpTransport(limits=httpx.Limits(max_connections=max_connections), client=session)
-    return transport

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hmac
 import logging
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from trustgate.errors import Conflict, HomeUnusable
+from trustgate.receipts.ed25519 import signer
 from trustgate.receipts.note import (
     ED25519,
     KEY_BYTES,
@@ -27,9 +29,6 @@ from trustgate.receipts.note import (
     format_note,
     is_key_name,
 )
-
-if TYPE_CHECKING:
-    from solders.keypair import Keypair
 
 __all__ = ["LogKey", "create_log_key", "load_log_key"]
 
@@ -44,15 +43,14 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errn
 class LogKey:
     """A key with its name. Its secret shows in no representation."""
 
-    __slots__ = ("_keypair", "verifier")
+    __slots__ = ("_seed", "_signer", "verifier")
 
     def __init__(self, name: str, seed: bytes) -> None:
         """The key that follows from a seed of 32 bytes. Raises ``ValueError`` for a name or seed that cannot be."""
-        from solders.keypair import Keypair
-
-        self._keypair: Keypair = Keypair.from_seed(seed)
+        self._seed = seed
+        self._signer = signer(seed)
         #: What others check signatures with.
-        self.verifier = VerifierKey(name, bytes(self._keypair.pubkey()))
+        self.verifier = VerifierKey(name, self._signer.public_key)
 
     @classmethod
     def generate(cls, name: str) -> LogKey:
@@ -81,12 +79,17 @@ class LogKey:
 
     def sign(self, text: str) -> bytes:
         """The signed note of this text. Raises ``ValueError`` for a text that no note can have."""
-        signature = bytes(self._keypair.sign_message(text.encode()))
+        signature = self._signer.sign(text.encode())
         return format_note(text, (Signature(self.name, self.verifier.key_hash, signature),))
+
+    def has_signed(self, text: str, note: bytes) -> bool:
+        """Whether the note is this key's own of this text: whoever can sign need not verify, since a signature of
+        Ed25519 is always the same."""
+        return hmac.compare_digest(self.sign(text), note)
 
     def secret_text(self) -> str:
         """The form of the file. A secret."""
-        return f"{_PREFIX}{self.name}+{self.verifier.key_hash.hex()}+{encode_base64(ED25519 + self._keypair.secret())}"
+        return f"{_PREFIX}{self.name}+{self.verifier.key_hash.hex()}+{encode_base64(ED25519 + self._seed)}"
 
     def __repr__(self) -> str:
         return f"LogKey({str(self.verifier)!r})"

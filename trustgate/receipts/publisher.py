@@ -15,11 +15,12 @@ import contextlib
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from trustgate.errors import SettingsError, StoreDamaged, VerificationFailed
 from trustgate.ids import now_us
-from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from trustgate.receipts.checkpoint import Checkpoint, reopen_checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey, create_log_key, load_log_key
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.tree import Tree
@@ -77,10 +78,10 @@ class Publisher:
                 self.checkpoint, self.note = checkpoint, note
             return self.note
 
-    async def run(self, every_s: float) -> None:
+    async def run(self, every_s: Callable[[], float]) -> None:
         """For ever: sign the log's state, at most so often."""
         while True:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(every_s())
             try:
                 await self.renew()
             except OSError as error:
@@ -94,7 +95,7 @@ class Publisher:
         except FileNotFoundError:
             return
         try:
-            checkpoint = open_checkpoint(note, self.verifier)
+            checkpoint = reopen_checkpoint(note, self._key)
         except VerificationFailed as error:
             raise StoreDamaged(
                 f"{self._path} is not a checkpoint signed with the log's key: {error.message}",

@@ -54,9 +54,9 @@ async def buy(purchase: Purchase) -> dict[str, Any]:
 
 def buy_sync(purchase: Purchase) -> dict[str, Any]:
     payer = _Fitted(wallet(x402ClientSync(), purchase))
-    client: openai.OpenAI
+    client: Any
     if purchase.version == 1:
-        http = httpx.Client(transport=X402Transport(payer, inner=Older()), timeout=60)
+        http: Any = httpx.Client(transport=X402Transport(payer, inner=Older()), timeout=60)
         client = openai.OpenAI(base_url=f"{given.origin}/v1", api_key=purchase.key, http_client=http)
     else:
         client = X402OpenAI(x402_client=payer, base_url=f"{given.origin}/v1", api_key=purchase.key)
@@ -72,7 +72,8 @@ def buy_sync(purchase: Purchase) -> dict[str, Any]:
 
 async def buy_async(purchase: Purchase) -> dict[str, Any]:
     payer = _FittedAsync(wallet(x402Client(), purchase))
-    async with AsyncX402OpenAI(x402_client=payer, base_url=f"{given.origin}/v1", api_key=purchase.key) as client:
+    client: Any = AsyncX402OpenAI(x402_client=payer, base_url=f"{given.origin}/v1", api_key=purchase.key)
+    async with client:
         raw: Any = await client.chat.completions.with_raw_response.create(
             model=given.model, messages=MESSAGES, max_tokens=16, stream=purchase.stream
         )

@@ -27,7 +27,7 @@ class Older(httpx.AsyncHTTPTransport):
 
 
 async def buy(purchase: Purchase) -> dict[str, Any]:
-    payer = x402Client()
+    payer: Any = x402Client()
     payer.set_spend_controls(given.spend_controls)
     register_exact_svm_client(payer, KeypairSigner(Keypair.from_base58_string(purchase.secret)), rpc_url=given.rpc_url)
     transport = x402AsyncTransport(payer, Older() if purchase.version == 1 else None)

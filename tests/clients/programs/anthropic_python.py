@@ -41,9 +41,7 @@ def tools_stream() -> None:
 
 def wrong_key() -> None:
     with raises(anthropic.AuthenticationError, status=401):
-        anthropic.Anthropic(base_url=given.origin, api_key=given.wrong_key).messages.create(
-            model="scripted", **_ASK
-        )
+        anthropic.Anthropic(base_url=given.origin, api_key=given.wrong_key).messages.create(model="scripted", **_ASK)
 
 
 def quota() -> None:

@@ -23,13 +23,15 @@ class Said:
 
 def ask(method: str, path: str, body: Any, headers: dict[str, str], key: str) -> Said:
     headers = {**headers, "authorization": f"Bearer {key}"}
-    answer = http.request(method, path, json=body, headers=headers) if body is not None else http.get(path, headers=headers)
+    answer = (
+        http.request(method, path, json=body, headers=headers) if body is not None else http.get(path, headers=headers)
+    )
     equal(answer.http_version, "HTTP/2")
     return Said(answer.status_code, answer.content)
 
 
 def transcriptions() -> None:
-    form = {"data": {"model": "scripted"}, "files": {"file": ("a.wav", b"RIFF" * 50_000)}}
+    form: dict[str, Any] = {"data": {"model": "scripted"}, "files": {"file": ("a.wav", b"RIFF" * 50_000)}}
     answer = http.post("/v1/audio/transcriptions", headers={"authorization": f"Bearer {given.key}"}, **form)
     equal(answer.json()["text"], TEXT)
 

@@ -50,7 +50,9 @@ def tools_stream() -> None:
 
 def schema() -> None:
     for method in ("json_schema", "function_calling"):
-        equal(model("scripted").with_structured_output(Place, method=method).invoke("Hello"), Place(city="Köln", days=3))
+        equal(
+            model("scripted").with_structured_output(Place, method=method).invoke("Hello"), Place(city="Köln", days=3)
+        )
 
 
 def parts() -> None:

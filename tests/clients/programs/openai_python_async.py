@@ -38,9 +38,7 @@ async def stream() -> None:
 
 async def usage() -> None:
     options = {"include_usage": True}
-    stream = await client.chat.completions.create(
-        model="gpt-4o", messages=HELLO, stream=True, stream_options=options
-    )
+    stream = await client.chat.completions.create(model="gpt-4o", messages=HELLO, stream=True, stream_options=options)
     chunks = [chunk async for chunk in stream]
     assert chunks[-1].usage.total_tokens > 0
 

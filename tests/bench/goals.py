@@ -1,0 +1,179 @@
+"""The goals: what is compared with what, and how good is good enough.
+
+Values are medians; the spread is the lowest and the highest of the rounds. Ratios are taken within a round, between
+measurements a moment apart, because absolute figures wander with the machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from tests.bench.load import Load, Sample, Slow
+
+C1, C8, C32, STREAMS = Load(1, False), Load(8, False), Load(32, False), Load(16, True)
+#: The upstream itself, and the gateway on the home folder with millions of receipts.
+DIRECT, BIG = "direct", "trustgate, 10M receipts"
+OURS = "trustgate"
+
+Samples = dict[tuple[Load, str], dict[int, Sample]]
+
+
+@dataclass
+class Measured:
+    """All that was measured. Lists are one figure a repetition."""
+
+    #: By load and peer: the sample of each round.
+    samples: Samples = field(default_factory=dict)
+    slow: dict[str, Slow] = field(default_factory=dict)
+    ready_s: dict[str, list[float]] = field(default_factory=dict)
+    rss_mb: dict[str, list[float]] = field(default_factory=dict)
+    command_s: dict[str, list[float]] = field(default_factory=dict)
+    #: Megabytes on disk, of the gateway's environment and of LiteLLM's.
+    installed_mb: dict[str, float] = field(default_factory=dict)
+    #: What could not be run, and why.
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table. ``values`` empty: it could not be measured."""
+
+    measure: str
+    goal: str
+    values: list[float]
+    met: bool | None
+    form: str
+    note: str = ""
+
+    @property
+    def middle(self) -> str:
+        return format(statistics.median(self.values), self.form) if self.values else "–"
+
+    @property
+    def spread(self) -> str:
+        if len(self.values) < 2:
+            return ""
+        return f"{min(self.values):{self.form}} to {max(self.values):{self.form}}"
+
+    @property
+    def verdict(self) -> str:
+        return "not measured" if self.met is None else "met" if self.met else "not met"
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "middle": self.middle, "spread": self.spread, "verdict": self.verdict}
+
+
+Better = Literal["≥", "≤"]
+
+
+def _judge(
+    measure: str,
+    better: Better,
+    goal: float,
+    values: Sequence[float],
+    *,
+    unit: str = "",
+    form: str = ".2f",
+    note: str = "",
+) -> Result:
+    met = None
+    if values:
+        middle = statistics.median(values)
+        met = middle >= goal if better == "≥" else middle <= goal
+    return Result(measure, f"{better} {goal:g}{unit}", list(values), met, form, note)
+
+
+def results(measured: Measured) -> list[Result]:
+    """Every line of the issue's table, in its order."""
+    samples = measured.samples
+    both = (C8, C32)
+
+    def rps(peer: str, *loads: Load, ours: str = OURS) -> list[float]:
+        return _ratios(samples, loads, ours, peer, lambda sample: sample.rps)
+
+    slow = measured.slow
+    return [
+        _judge("requests/s, 8 and 32 connections ÷ bare proxy", "≥", 1.2, rps("bare", *both)),
+        _judge("the same ÷ raw limit", "≥", 0.8, rps("raw", *both)),
+        _judge("the same ÷ bare proxy on httpx's default transport", "≥", 1.2, rps("httpx", *both)),
+        _judge("the same ÷ LiteLLM proxy", "≥", 50, rps("litellm", *both), form=".0f"),
+        _judge("the same ÷ Portkey gateway", "≥", 2, rps("portkey", *both)),
+        _judge("streams of 100 chunks, 16 at once, ÷ bare proxy", "≥", 1.0, rps("bare", STREAMS)),
+        _judge("the same ÷ LiteLLM proxy", "≥", 100, rps("litellm", STREAMS), form=".0f"),
+        _judge("latency added at 1 connection, p50 ÷ bare proxy's", "≤", 1.0, _added(samples)),
+        _judge(
+            "p99 at 32 connections ÷ bare proxy's, receipts and checkpoints running",
+            "≤",
+            1.0,
+            _ratios(samples, (C32,), OURS, "bare", lambda sample: sample.p99_ms),
+        ),
+        _judge("requests/s with 10M receipts, 10,000 tenants ÷ empty", "≥", 0.95, rps(OURS, C32, ours=BIG)),
+        *_slow(slow),
+        _judge("serve to ready, empty", "≤", 1.0, measured.ready_s.get(OURS, []), unit=" s"),
+        _judge("serve to ready, 10M receipts", "≤", 2.0, measured.ready_s.get(BIG, []), unit=" s"),
+        _judge("resident memory, idle", "≤", 120, measured.rss_mb.get("idle", []), unit=" MB", form=".0f"),
+        _judge(
+            "the same after 100,000 requests ÷ idle",
+            "≤",
+            1.2,
+            [
+                after / before
+                for before, after in zip(
+                    measured.rss_mb.get("idle", []), measured.rss_mb.get("loaded", []), strict=False
+                )
+            ],
+        ),
+        _judge("trustgate --help", "≤", 0.35, measured.command_s.get("--help", []), unit=" s"),
+        _judge("tenant list through the socket", "≤", 0.6, measured.command_s.get("tenant list", []), unit=" s"),
+        _judge("installed size ÷ LiteLLM proxy's", "≤", 0.4, _installed(measured)),
+        _judge("usage of 10M receipts by tenant and month", "≤", 0.5, measured.command_s.get("usage", []), unit=" s"),
+    ]
+
+
+def _slow(slow: dict[str, Slow]) -> list[Result]:
+    ours, direct = slow.get(OURS), slow.get(DIRECT)
+    if ours is None or direct is None:
+        return []
+    beside = ", ".join(f"{name} {seen.p99_ms - direct.p99_ms:.0f} ms" for name, seen in slow.items() if name != DIRECT)
+    at_once = f"{ours.streams:,} slow streams at once (20 ms a chunk)"
+    return [
+        _judge(f"{at_once}: complete", "≥", ours.streams, [float(ours.complete)], form=".0f"),
+        _judge(
+            "the same: delay added to a chunk, p99",
+            "≤",
+            20,
+            [ours.p99_ms - direct.p99_ms],
+            unit=" ms",
+            form=".1f",
+            note=f"{beside}; the upstream itself {direct.p99_ms:.0f} ms",
+        ),
+    ]
+
+
+def _ratios(
+    samples: Samples, loads: Sequence[Load], ours: str, other: str, figure: Callable[[Sample], float]
+) -> list[float]:
+    """Ours to the other's, round by round."""
+    found = []
+    for load in loads:
+        mine, theirs = samples.get((load, ours), {}), samples.get((load, other), {})
+        found += [figure(mine[number]) / figure(theirs[number]) for number in mine if number in theirs]
+    return found
+
+
+def _added(samples: Samples) -> list[float]:
+    """The latency that the gateway adds to the upstream's own, to that which the bare proxy adds, round by round."""
+    direct, bare, mine = (samples.get((C1, peer), {}) for peer in (DIRECT, "bare", OURS))
+    return [
+        (mine[number].p50_ms - direct[number].p50_ms) / (bare[number].p50_ms - direct[number].p50_ms)
+        for number in mine
+        if number in direct and number in bare
+    ]
+
+
+def _installed(measured: Measured) -> list[float]:
+    ours, theirs = measured.installed_mb.get(OURS), measured.installed_mb.get("litellm")
+    return [ours / theirs] if ours and theirs else []

@@ -1,0 +1,172 @@
+"""The quick way through HTTP/1.1: what it recognises, and that it serves as Hypercorn's protocols do."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.gateway.conftest import Tenant
+from tests.gateway.test_listener import BODY, connect, read_all
+from tests.gateway.test_path import only_receipt
+from tests.support.gateway import Gateway
+from tests.support.processes import wait_until
+from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
+from trustgate.gateway.heads import read_head
+
+_names = st.sampled_from(
+    [b"Host", b"host", b"Content-Length", b"content-length", b"Connection", b"Transfer-Encoding", b"Expect", b"Upgrade"]
+) | st.from_regex(rb"[A-Za-z!#-]{1,8}", fullmatch=True)
+_values = st.sampled_from(
+    [b"x", b"", b"0", b"17", b"+5", b"5, 5", b"close", b"keep-alive", b"chunked", b"100-continue", b"h2c", b"a\tb "]
+) | st.binary(max_size=6)
+_lines = st.lists(st.tuples(_names, st.sampled_from([b": ", b":", b" :", b": \t"]), _values), max_size=5)
+
+
+@given(
+    method=st.sampled_from([b"GET", b"POST", b"DELETE", b"get", b"PUT", b"HEAD", b""]),
+    target=st.sampled_from([b"/", b"/v1/chat/completions?x=%20", b"*", b"http://x/", b"/ x", b"/\xff", b""]),
+    version=st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"http/1.1"]),
+    lines=_lines,
+    host=st.booleans(),
+    end=st.sampled_from([b"\r\n", b"\n", b"\r\r\n"]),
+    rest=st.binary(max_size=4),
+)
+def test_what_is_recognised_is_read_as_h11_reads_it(
+    method: bytes,
+    target: bytes,
+    version: bytes,
+    lines: list[tuple[bytes, bytes, bytes]],
+    host: bool,
+    end: bytes,
+    rest: bytes,
+) -> None:
+    fields = [b"".join(line) for line in lines] + ([b"host: x"] if host else [])
+    data = b"".join(line + end for line in [b" ".join((method, target, version)), *fields, b""]) + rest
+    head = read_head(data)
+    if head is None:
+        return
+    judge = h11.Connection(h11.SERVER)
+    judge.receive_data(data)
+    request = judge.next_event()
+    assert isinstance(request, h11.Request)
+    assert (head.method.encode(), head.target) == (request.method, request.target)
+    assert head.headers == [(bytes(name), bytes(value)) for name, value in request.headers]
+    # And the body is as long as h11 says, of this request and of nothing behind it.
+    body = b""
+    while isinstance(event := judge.next_event(), h11.Data):
+        body += bytes(event.data)
+    assert body == data[head.begins : head.begins + head.length]
+    assert (event is h11.NEED_DATA) == (len(data) - head.begins < head.length)
+    assert judge.they_are_waiting_for_100_continue is False
+
+
+def request(tenant: Tenant, body: str = BODY, *fields: bytes, method: bytes = b"POST") -> bytes:
+    head = [
+        method + b" /v1/chat/completions HTTP/1.1",
+        b"host: x",
+        b"authorization: Bearer " + tenant.secret.encode(),
+        b"content-length: %d" % len(body),
+        *fields,
+    ]
+    return b"\r\n".join([*head, b"", body.encode()])
+
+
+def read_answer(connection: socket.socket, left: bytes = b"") -> tuple[bytes, bytes, bytes]:
+    """The head and the body of an answer that tells its length, and what came behind it."""
+    data = left
+    while b"\r\n\r\n" not in data:
+        data += receive(connection)
+    head, _, body = data.partition(b"\r\n\r\n")
+    [length] = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    while len(body) < length:
+        body += receive(connection)
+    return head, body[:length], body[length:]
+
+
+def receive(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    assert data, "the gateway hung up"
+    return data
+
+
+def test_requests_behind_one_another_are_answered_in_order(tenant: Tenant, scripted: Upstream) -> None:
+    scripted.script(*[Reply.chat(f"answer {number}") for number in range(5)])
+    with connect(tenant.gateway) as connection:
+        connection.sendall(request(tenant) * 5)
+        left = b""
+        for number in range(5):
+            head, body, left = read_answer(connection, left)
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert json.loads(body)["choices"][0]["message"]["content"] == f"answer {number}"
+
+
+@pytest.mark.parametrize("odd", [b"expect: 100-continue", b"te: trailers", b"connection: upgrade"])
+def test_an_odd_request_after_ordinary_ones_is_served_by_the_other_way(
+    tenant: Tenant, scripted: Upstream, odd: bytes
+) -> None:
+    with connect(tenant.gateway) as connection:
+        left = b""
+        for fields in ((), (), (odd,), ()):
+            connection.sendall(request(tenant, BODY, *fields))
+            while left.startswith(b"HTTP/1.1 100") or (odd.startswith(b"expect") and fields and not left):
+                left = left.partition(b"\r\n\r\n")[2] if left else receive(connection)
+            head, _, left = read_answer(connection, left)
+            assert head.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60, 200, -1])
+def test_a_request_in_two_pieces_is_one_request(tenant: Tenant, scripted: Upstream, cut: int) -> None:
+    data = request(tenant)
+    with connect(tenant.gateway) as connection:
+        for piece in (data[:cut], data[cut:]):
+            connection.sendall(piece)
+            time.sleep(0.02)  # so that they are two pieces to the gateway as well; one is served all the same
+        head, _, left = read_answer(connection)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert left == b""
+
+
+def test_a_client_that_wants_the_connection_closed_is_told_so(tenant: Tenant, scripted: Upstream) -> None:
+    with connect(tenant.gateway) as connection:
+        connection.sendall(request(tenant, BODY, b"connection: close"))
+        answer = read_all(connection)
+    assert b"\r\nconnection: close\r\n" in answer
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_refusal_is_seen_though_the_body_still_comes(shared_gateway: Gateway) -> None:
+    body = b"x" * 3_000_000
+    with connect(shared_gateway) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tgk_nobody\r\n"
+            b"content-length: %d\r\n\r\n" % len(body)
+        )
+        connection.sendall(body)
+        answer = read_all(connection)
+    assert b"\r\nconnection: close\r\n" in answer
+    assert answer.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 413 "))
+
+
+def test_a_client_that_hangs_up_in_a_stream_is_noticed(tenant: Tenant, scripted: Upstream) -> None:
+    gate = Gate()
+    scripted.script(Reply.sse([delta("a"), gate, DONE]))
+    with connect(tenant.gateway) as connection:
+        connection.sendall(request(tenant, json.dumps({**json.loads(BODY), "stream": True})))
+        gate.wait_reached()
+    wait_until(lambda: bool(tenant.receipts()), "the receipt of a request whose client has gone")
+    gate.open()
+    assert only_receipt(tenant)["finish"] == "client_gone"
+
+
+def test_a_body_that_is_larger_than_its_length_is_another_request(tenant: Tenant, scripted: Upstream) -> None:
+    with connect(tenant.gateway) as connection:
+        connection.sendall(request(tenant) + b"GARBAGE\r\n\r\n")
+        head, _, left = read_answer(connection)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert (left + read_all(connection)).startswith(b"HTTP/1.1 400 ")

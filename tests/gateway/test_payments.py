@@ -1,0 +1,518 @@
+"""Paid requests over real sockets, and everything that can go wrong: never unpaid, never twice, never lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from x402.http.utils import decode_payment_required_header, decode_payment_response_header
+from x402.schemas import PaymentRequired
+from x402.schemas.v1 import PaymentRequirementsV1
+
+from tests.conftest import GatewayFactory
+from tests.support.evmnode import EvmNode
+from tests.support.facilitator import (
+    CLOSES,
+    HTML_502,
+    SETTLE_FAULTS,
+    SETTLES,
+    FacilitatorDouble,
+    fails,
+    held,
+    invalid,
+    moved,
+)
+from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Customer, Market, market_environment
+from tests.support.payments import PAYER, SHOP
+from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream, delta
+
+
+@pytest.fixture(scope="module")
+def market(make_module_gateway: GatewayFactory) -> Iterator[Market]:
+    with contextlib.ExitStack() as stack:
+        upstream, chain = Upstream().start(), Upstream().start()
+        stack.callback(upstream.stop)
+        stack.callback(chain.stop)
+        facilitator = stack.enter_context(FacilitatorDouble())
+        node = EvmNode(chain)
+        gateway = make_module_gateway(upstream=upstream.api_url, environment=market_environment(node)).start()
+        market = Market(gateway, upstream, facilitator, node)
+        stack.callback(market.close)
+        yield market
+
+
+@pytest.fixture
+def customer(market: Market) -> Iterator[Customer]:
+    yield market.customer()
+    assert market.upstream.unused == 0
+
+
+def challenge_of(response: httpx.Response) -> PaymentRequired:
+    required = decode_payment_required_header(response.headers["payment-required"])
+    assert isinstance(required, PaymentRequired)
+    return required
+
+
+def only_payment(market: Market, customer: Customer) -> Any:
+    [payment] = market.payments(customer)
+    return payment
+
+
+# the challenge
+
+
+def test_who_does_not_pay_is_told_what_would_do_in_both_versions(market: Market, customer: Customer) -> None:
+    asked = len(market.upstream.requests)
+    refused = customer.chat()
+
+    assert refused.status_code == 402
+    assert len(market.upstream.requests) == asked
+    required = challenge_of(refused)
+    [accepts] = required.accepts
+    assert (accepts.network, accepts.amount, accepts.pay_to) == ("eip155:8453", str(PRICE_UNITS), SHOP)
+    assert accepts.extra == {"name": "USD Coin", "version": "2"}
+    assert required.resource is not None
+    assert required.resource.url == f"{market.gateway.base_url}/v1/chat/completions"
+    assert required.extensions is not None
+    assert "payment-identifier" in required.extensions
+    body = refused.json()
+    assert body["x402Version"] == 1
+    [older] = body["accepts"]
+    assert PaymentRequirementsV1.model_validate(older).network == "base"
+    assert body["error"]["type"] == body["error"]["code"] == "payment_required"
+    assert refused.headers["cache-control"] == "no-store"
+    assert customer.receipts() == []
+
+
+def test_the_price_is_the_worst_case_by_the_passports_prices(market: Market) -> None:
+    market.gateway.cli(
+        *("passport", "add", "priced", "--api-model-id", "gpt-4o", "--input-price", "1", "--output-price", "10")
+    )
+    customer = market.customer(price_nano_usd=None)
+    refused = customer.chat(model="priced", max_tokens=1000)
+    [accepts] = challenge_of(refused).accepts
+    # 1,000 tokens at 10 USD a million are 10,000 units; the prompt's estimate comes on top.
+    assert 10_000 < int(accepts.amount) < 10_100
+
+    paid = customer.chat(customer.pay(refused), model="priced", max_tokens=1000)
+
+    assert paid.status_code == 200
+    [receipt] = customer.receipts()
+    assert receipt["credited_nano_usd"] == int(accepts.amount) * 1_000
+    assert receipt["charged_nano_usd"] == receipt["cost_nano_usd"] == 7 * 1_000 + 5 * 10_000
+    assert customer.balance() == receipt["credited_nano_usd"] - receipt["charged_nano_usd"]
+    # The rest is drawn first.
+    assert customer.chat(model="priced", max_tokens=500).status_code == 200
+    assert customer.chat(model="unpriced").json()["error"]["code"] == "model_not_priced"
+
+
+def test_a_tenant_without_terms_owes_nothing(market: Market) -> None:
+    secret = market.gateway.add_tenant("owes-nothing")
+    headers = {"authorization": f"Bearer {secret}", "payment-signature": "nonsense"}
+    answered = httpx.post(
+        f"{market.gateway.api_url}/chat/completions", json={"model": "gpt-4o", "messages": HELLO}, headers=headers
+    )
+    assert answered.status_code == 200
+    assert httpx.get(f"{market.gateway.api_url}/credits", headers=headers).json()["mode"] == "off"
+    assert httpx.post(f"{market.gateway.api_url}/credits", headers=headers).status_code == 403
+
+
+# paying
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_paying_for_an_answer(market: Market, customer: Customer, version: int) -> None:
+    paid = customer.chat(customer.pay(customer.chat(), version=version))
+
+    assert paid.status_code == 200
+    assert paid.json()["choices"]
+    assert paid.headers["cache-control"] == "private, no-store"
+    settled = decode_payment_response_header(paid.headers["payment-response" if version == 2 else "x-payment-response"])
+    assert settled.success
+    assert settled.network == ("eip155:8453" if version == 2 else "base")
+    [receipt] = customer.receipts()
+    assert receipt["v"] == 2
+    assert receipt["payment_transaction"] == settled.transaction
+    assert (receipt["payment_amount"], receipt["payment_payer"]) == (str(PRICE_UNITS), PAYER)
+    assert receipt["credited_nano_usd"] == receipt["charged_nano_usd"] == PRICE_NANO_USD
+    assert only_payment(market, customer).state == "delivered"
+    assert customer.balance() == 0
+
+
+def test_a_stream_is_settled_after_its_first_piece_came_and_before_it_leaves(
+    market: Market, customer: Customer
+) -> None:
+    first, settle = Gate(), Gate()
+    challenge = customer.chat(stream=True)
+    market.upstream.script(Reply.sse([first, delta("Hel"), delta("lo"), delta(None, finish_reason="stop"), DONE]))
+    market.facilitator.on_settle(held(settle))
+    settles = len(market.facilitator.settles)
+    with ThreadPoolExecutor() as pool:
+
+        def ask() -> tuple[int, str]:
+            with customer.stream(customer.pay(challenge)) as answer:
+                return answer.status_code, answer.read().decode()
+
+        answering = pool.submit(ask)
+        first.wait_reached()
+        assert len(market.facilitator.settles) == settles, "settled before there was anything to pay for"
+        first.open()
+        market.facilitator.wait_for_settles(settles + 1)
+        assert not answering.done()
+        settle.open()
+        status, text = answering.result()
+    assert status == 200
+    assert text.endswith("data: [DONE]\n\n")
+    [receipt] = customer.receipts()
+    assert receipt["stream"]
+    assert receipt["charged_nano_usd"] == PRICE_NANO_USD
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Reply.error(400),
+        Reply.error(401),
+        Reply.html(502),
+        Reply.reset(),
+        Reply.body(b"", status=307, content_type=None),
+    ],
+    ids=["400", "401", "502", "reset", "redirect"],
+)
+def test_an_upstream_that_fails_before_its_first_byte_costs_nothing(
+    market: Market, customer: Customer, failure: Reply
+) -> None:
+    paying = customer.pay(customer.chat())
+    settles = len(market.facilitator.settles)
+    market.upstream.script(failure)
+    failed = customer.chat(paying)
+
+    assert failed.status_code >= 400
+    assert failed.json()["error"]["message"]
+    assert len(market.facilitator.settles) == settles
+    assert market.payments(customer) == []
+    # The payment is as good as new.
+    assert customer.chat(paying).status_code == 200
+
+
+def test_a_stream_that_the_upstream_breaks_off_is_credited(market: Market, customer: Customer) -> None:
+    market.upstream.script(Reply.sse([delta("Hel"), delta("lo"), CLOSE]))
+    with customer.stream(customer.pay(customer.chat(stream=True))) as answer:
+        assert "error" in answer.read().decode()
+
+    [receipt] = customer.receipts()
+    assert (receipt["finish"], receipt["charged_nano_usd"]) == ("upstream_cut", 0)
+    assert customer.balance() == PRICE_NANO_USD
+    # And drawn on by the next.
+    assert customer.chat().status_code == 200
+    assert customer.balance() == 0
+
+
+def test_what_the_facilitator_refuses_is_a_new_402_with_its_reason_and_on_record(
+    market: Market, customer: Customer
+) -> None:
+    market.facilitator.on_verify(invalid("insufficient_funds"))
+    refused = customer.chat(customer.pay(customer.chat()))
+    assert refused.status_code == 402
+    assert challenge_of(refused).error == "insufficient_funds"
+    [receipt] = customer.receipts()
+    assert (receipt["status"], receipt["finish"], receipt["charged_nano_usd"]) == (402, "refused", 0)
+
+
+def test_a_payment_that_fails_to_settle_buys_nothing(market: Market, customer: Customer) -> None:
+    market.facilitator.on_settle(fails("insufficient_funds"))
+    refused = customer.chat(customer.pay(customer.chat()))
+    assert refused.status_code == 402
+    assert only_payment(market, customer).state == "failed"
+    assert customer.balance() == 0
+
+
+@pytest.mark.parametrize("answer", [HTML_502, CLOSES], ids=["html", "closes"])
+def test_while_nobody_can_verify_nothing_is_taken(market: Market, customer: Customer, answer: Any) -> None:
+    market.facilitator.on_verify(answer)
+    paying = customer.pay(customer.chat())
+    unavailable = customer.chat(paying)
+    assert unavailable.status_code == 503
+    assert unavailable.json()["error"]["code"] == "facilitator_unavailable"
+    assert customer.chat(paying).status_code == 200
+
+
+# bindings
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        {"payTo": "0x" + "11" * 20},
+        {"asset": "0x" + "22" * 20},
+        {"network": "eip155:84532"},
+        {"amount": str(PRICE_UNITS - 1)},
+        {"amount": "0"},
+        {"scheme": "upto"},
+    ],
+    ids=str,
+)
+def test_other_terms_are_refused_before_anybody_is_asked(
+    market: Market, customer: Customer, altered: dict[str, str]
+) -> None:
+    verifies = len(market.facilitator.verifies)
+    refused = customer.chat(customer.pay(customer.chat(), accepted=altered))
+    assert refused.status_code == 402
+    assert len(market.facilitator.verifies) == verifies
+
+
+def test_a_payment_counts_for_one_request_and_one_tenant(market: Market, customer: Customer) -> None:
+    paying = customer.pay(customer.chat())
+    first = customer.chat(paying)
+    again = customer.chat(paying)
+    assert again.content == first.content
+    assert again.headers["x-trustgate-receipt"] == first.headers["x-trustgate-receipt"]
+    assert again.headers["payment-response"] == first.headers["payment-response"]
+
+    other = customer.chat(paying, temperature=0)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "payment_already_used")
+    stranger = market.customer()
+    assert stranger.chat(paying).status_code == 402
+    assert len(customer.receipts()) == 1
+
+
+def test_one_payment_sent_eight_times_at_once_settles_once(market: Market, customer: Customer) -> None:
+    paying = customer.pay(customer.chat())
+    moves = market.facilitator.moves
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: customer.chat(paying), range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.headers["x-trustgate-receipt"] for answer in answers}) == 1
+    assert market.facilitator.moves == moves + 1
+    assert len(customer.receipts()) == 1
+
+
+def test_one_identifier_in_parallel_settles_once(market: Market, customer: Customer) -> None:
+    challenge, moves = customer.chat(), market.facilitator.moves
+    payments = [customer.pay(challenge, identifier="order-1234567890-abcdef") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(customer.chat, payments))
+    assert len({answer.headers["x-trustgate-receipt"] for answer in answers}) == 1
+    assert market.facilitator.moves == moves + 1
+    other = customer.chat(customer.pay(challenge, identifier="order-1234567890-abcdef"), temperature=0)
+    assert other.status_code == 409
+
+
+MALFORMED = {
+    "not base64": "%%%",
+    "not json": "bm90IGpzb24=",
+    "no object": "W10=",
+    "no members": "e30=",
+    "unknown version": "eyJ4NDAyVmVyc2lvbiI6IDk5fQ==",
+    "not utf-8": "/////w==",
+    "empty": "",
+    "wrong types": "eyJ4NDAyVmVyc2lvbiI6MiwicGF5bG9hZCI6MSwiYWNjZXB0ZWQiOltdfQ==",
+    "long": "A" * 20_000,
+}
+
+
+@pytest.mark.parametrize("header", ["payment-signature", "x-payment"])
+@pytest.mark.parametrize("value", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_header_is_the_clients_fault(customer: Customer, header: str, value: str) -> None:
+    refused = customer.chat({header: value})
+    assert refused.status_code in (400, 402, 431), refused.text
+    assert refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("inner", [{}, {"transaction": 5}, {"authorization": "x"}, {"signature": None}, {"a": [[[]]]}])
+def test_what_cannot_be_decoded_is_judged_by_the_facilitator(
+    market: Market, customer: Customer, inner: dict[str, Any]
+) -> None:
+    import base64
+
+    [accepted] = json.loads(base64.b64decode(customer.chat().headers["payment-required"]))["accepts"]
+    raw = {"x402Version": 2, "accepted": accepted, "payload": inner}
+    market.facilitator.on_verify(invalid("invalid_payload"))
+    verifies = len(market.facilitator.verifies)
+    refused = customer.chat({"payment-signature": base64.b64encode(json.dumps(raw).encode()).decode()})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "invalid_payload")
+    assert len(market.facilitator.verifies) == verifies + 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+def test_other_methods_on_the_paid_route_take_no_payment(market: Market, customer: Customer, method: str) -> None:
+    verifies = len(market.facilitator.verifies)
+    answered = customer.http.request(method, "/v1/chat/completions", headers=customer.pay(customer.chat()))
+    assert answered.status_code == 405
+    assert len(market.facilitator.verifies) == verifies
+
+
+# nobody knows
+
+
+@pytest.mark.parametrize("fault", SETTLE_FAULTS)
+def test_after_a_fault_nothing_is_served_and_nothing_asked_for_twice(market: Market, fault: str) -> None:
+    """Twice: the money moved all the same, and it did not. Both end right, by what the chain says."""
+    did_move, did_not = market.customer(), market.customer()
+    market.facilitator.on_settle(moved(SETTLE_FAULTS[fault]), SETTLE_FAULTS[fault])
+    payments = {customer: customer.pay(customer.chat()) for customer in (did_move, did_not)}
+    moves = market.facilitator.moves
+    for customer, paying in payments.items():
+        for attempt in (paying, paying, None, customer.pay(market.customer().chat())):
+            pending = customer.chat(attempt)
+            assert (pending.status_code, pending.json()["error"]["code"]) == (503, "payment_pending"), pending.text
+            assert "retry-after" in pending.headers
+        assert only_payment(market, customer).state == "unknown"
+    assert market.facilitator.moves == moves + 1
+
+    market.node.now_s += 10_000  # past what the authorizations are good for
+    market.reconcile()
+
+    assert only_payment(market, did_move).state == "credited"
+    assert did_move.balance() == PRICE_NANO_USD
+    assert did_move.chat(payments[did_move]).status_code == 200
+    assert did_move.balance() == 0
+    assert only_payment(market, did_not).state == "failed"
+    refused = did_not.chat(payments[did_not])
+    assert refused.status_code == 402
+    assert did_not.chat(did_not.pay(refused)).status_code == 200
+    assert market.facilitator.moves == moves + 2
+
+
+# interruptions
+
+
+def test_a_client_that_leaves_while_it_pays_gets_its_answer_with_the_same_payment(
+    market: Market, customer: Customer
+) -> None:
+    paying, gate = customer.pay(customer.chat()), Gate()
+    settles, asked = len(market.facilitator.settles), len(market.upstream.requests)
+    market.facilitator.on_settle(held(gate))
+    with ThreadPoolExecutor() as pool:
+
+        def leave() -> None:
+            with pytest.raises(httpx.ReadTimeout):
+                customer.http.post(
+                    "/v1/chat/completions",
+                    json={"model": "gpt-4o", "messages": HELLO},
+                    headers=paying,
+                    timeout=0.5,
+                )
+
+        leaving = pool.submit(leave)
+        market.facilitator.wait_for_settles(settles + 1)
+        leaving.result()
+        again = pool.submit(customer.chat, paying)
+        gate.open()
+        answer = again.result()
+    assert answer.status_code == 200
+    assert len(market.upstream.requests) == asked + 1, "the upstream was asked again for what was paid and done"
+    [receipt] = customer.receipts()
+    assert receipt["charged_nano_usd"] == PRICE_NANO_USD
+    assert answer.headers["x-trustgate-receipt"] == receipt["id"]
+
+
+@pytest.mark.parametrize("has_moved", [True, False], ids=["moved", "not moved"])
+def test_killed_while_it_settles(market: Market, customer: Customer, has_moved: bool) -> None:
+    paying, gate = customer.pay(customer.chat()), Gate()
+    settles, moves = len(market.facilitator.settles), market.facilitator.moves
+    market.facilitator.on_settle(held(gate, SETTLES if has_moved else HTML_502))
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(customer.chat, paying)
+        market.facilitator.wait_for_settles(settles + 1)
+        market.gateway.kill()
+        gate.open()
+        with pytest.raises(httpx.HTTPError):
+            asking.result()
+    market.gateway.start()
+
+    assert customer.chat(paying).json()["error"]["code"] == "payment_pending"
+    market.node.now_s += 10_000
+    market.reconcile()
+
+    retried = customer.chat(paying)
+    if has_moved:
+        assert retried.status_code == 200
+    else:
+        assert retried.status_code == 402
+    assert market.facilitator.moves == moves + has_moved
+    assert customer.balance() == 0
+    assert market.audit().differences == ()
+
+
+def test_killed_after_it_settled_and_before_the_end_of_the_answer(market: Market, customer: Customer) -> None:
+    paying, gate = customer.pay(customer.chat(stream=True)), Gate()
+    moves = market.facilitator.moves
+    market.upstream.script(Reply.sse([delta("Hel"), gate, delta("lo"), DONE]))
+    with customer.stream(paying) as answer:
+        pieces = answer.iter_raw()
+        assert b"Hel" in next(pieces)
+        market.gateway.kill()
+        with pytest.raises(httpx.HTTPError):
+            next(pieces)
+    gate.open()
+    market.gateway.start()
+
+    assert customer.balance() == PRICE_NANO_USD
+    assert only_payment(market, customer).state == "credited"
+    [receipt] = customer.receipts()
+    assert (receipt["endpoint"], receipt["finish"]) == ("credits", "credited")
+    # The same request with the same payment is served from it; money moves no second time.
+    with customer.stream(paying) as answer:
+        assert answer.read().endswith(b"data: [DONE]\n\n")
+    assert customer.balance() == 0
+    assert market.facilitator.moves == moves + 1
+
+
+def test_after_a_restart_a_used_payment_stays_used(market: Market, customer: Customer) -> None:
+    paying = customer.pay(customer.chat())
+    assert customer.chat(paying).status_code == 200
+    market.gateway.stop()
+    market.gateway.start()
+    used = customer.chat(paying)
+    assert (used.status_code, used.json()["error"]["code"]) == (409, "payment_already_used")
+
+
+# the balance
+
+
+def test_prepaid_requests_draw_on_a_balance_that_is_topped_up(market: Market) -> None:
+    customer = market.customer(mode="prepaid", top_up_nano_usd=3 * PRICE_NANO_USD)
+    assert customer.chat().status_code == 402
+    unpaid = customer.http.post("/v1/credits")
+    [accepts] = challenge_of(unpaid).accepts
+    assert int(accepts.amount) == 3 * PRICE_UNITS
+
+    paying = customer.pay(unpaid)
+    topped_up = customer.http.post("/v1/credits", headers=paying)
+    assert topped_up.status_code == 200
+    assert topped_up.json()["balance_nano_usd"] == 3 * PRICE_NANO_USD
+    assert "payment-response" in topped_up.headers
+    again = customer.http.post("/v1/credits", headers=paying)
+    assert again.json()["balance_nano_usd"] == 3 * PRICE_NANO_USD, "a top-up sent twice counts once"
+
+    assert [customer.chat().status_code for _ in range(4)] == [200, 200, 200, 402]
+    assert customer.balance() == 0
+    other = customer.http.post("/v1/credits", json={"amount_usd": "0.5"})
+    [accepts] = challenge_of(other).accepts
+    assert int(accepts.amount) == 500_000
+    wrong: Any
+    for wrong in ("-1", "0", "NaN", "1e400", "0.0000000001", [], {}, "x"):
+        assert customer.http.post("/v1/credits", json={"amount_usd": wrong}).status_code == 400
+    kinds = [(receipt["endpoint"], receipt["finish"]) for receipt in customer.receipts()]
+    assert kinds == [("credits", "credited"), *[("chat.completions", "complete")] * 3]
+
+
+def test_concurrent_requests_cannot_overspend_a_balance(market: Market) -> None:
+    customer = market.customer(mode="prepaid", top_up_nano_usd=5 * PRICE_NANO_USD)
+    unpaid = customer.http.post("/v1/credits")
+    customer.http.post("/v1/credits", headers=customer.pay(unpaid))
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(lambda _: customer.chat().status_code, range(16)))
+    assert sorted(statuses) == [200] * 5 + [402] * 11
+    assert customer.balance() == 0
+
+
+def test_the_books_balance(market: Market) -> None:
+    report = market.audit()
+    assert report.differences == ()
