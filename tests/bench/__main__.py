@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from tests import environments
 from tests.bench import installed
 
-_PROGRAMS = ("frames", "log", "publish", "receipts", "soak")
+_PROGRAMS = ("frames", "log", "paid", "publish", "receipts", "soak")
 
 
 def main() -> int:

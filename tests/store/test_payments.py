@@ -190,3 +190,24 @@ async def test_the_receipt_of_a_payment_is_found(store: Store) -> None:
     await store.append_entries([make_entry(1), of_it, of_another])
     assert await store.payment_receipt(paid) == of_it
     assert await store.payment_receipt(payment(4)) is None
+
+
+async def test_a_payment_released_and_claimed_again_at_the_same_moment_is_claimed(store: Store) -> None:
+    """Both share a transaction, in which a key that was released does not count as free."""
+    first, again = payment(1), replace(payment(1), id="pay_again")
+    await store.claim_payment(first)
+
+    _, claimed = await asyncio.gather(store.release_payment(first), store.claim_payment(again))
+
+    assert claimed.id == "pay_again"
+    assert [one.id for one in await store.payments(PaymentFilter())] == ["pay_again"]
+
+
+async def test_many_claims_of_one_payment_at_the_same_moment_have_one_winner(store: Store) -> None:
+    claims = [replace(payment(1), id=f"pay_{number}") for number in range(8)]
+    others = [payment(number) for number in range(2, 6)]
+
+    claimed = await asyncio.gather(*(store.claim_payment(one) for one in (*claims, *others)))
+
+    assert {one.id for one in claimed[:8]} == {"pay_0"}
+    assert [one.id for one in claimed[8:]] == [one.id for one in others]

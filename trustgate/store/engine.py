@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path, PurePath
-from typing import IO, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import IO, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import duckdb
 
@@ -74,6 +74,9 @@ class Engine:
         self._lock = lock
         self._connection: duckdb.DuckDBPyConnection | None = connection
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        #: What waits for the next shared transaction. The thread takes it as a whole.
+        self._together: list[tuple[Callable[[duckdb.DuckDBPyConnection], Any], Future[Any]]] = []
+        self._taking = threading.Lock()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="trustgate-store", daemon=True)
         self._thread.start()
@@ -126,6 +129,23 @@ class Engine:
         self._jobs.put(job)
         return await asyncio.wrap_future(future)
 
+    async def run_together(self, work: Callable[[duckdb.DuckDBPyConnection], R]) -> R:
+        """``work(connection)`` within a transaction; the result is given once that is committed.
+
+        Whatever else is to be done so at the same moment shares the transaction, in the order of the calls: a commit
+        waits for the disk, and ten payments need not wait for it ten times. Where one of them fails each is done again
+        by itself, so that ``work`` may be called twice. It is done whether or not its caller is cancelled meanwhile.
+        """
+        if self._closing:
+            raise Unavailable("The database has been closed.", code="store_closed")
+        future: Future[R] = Future()
+        with self._taking:
+            self._together.append((work, future))
+            is_first = len(self._together) == 1
+        if is_first:
+            self._jobs.put(self._do_together)
+        return await asyncio.shield(asyncio.wrap_future(future))
+
     async def close(self) -> None:
         """Finish what is queued, close the database, give up the lock. May be called twice."""
         if not self._closing:
@@ -177,6 +197,29 @@ class Engine:
         except duckdb.Error as error:
             raise translate(error) from error
 
+    def _do_together(self) -> None:
+        with self._taking:
+            taken, self._together = self._together, []
+        try:
+            results = self._attempt(in_transaction, lambda connection: [work(connection) for work, _ in taken])
+        except BaseException as error:  # noqa: BLE001 - it is a caller's
+            if len(taken) > 1:
+                for work, future in taken:
+                    self._do_alone(work, future)
+            else:
+                taken[0][1].set_exception(error)
+        else:
+            for (_, future), result in zip(taken, results, strict=True):
+                future.set_result(result)
+
+    def _do_alone(self, work: Callable[[duckdb.DuckDBPyConnection], R], future: Future[R]) -> None:
+        try:
+            result = self._attempt(in_transaction, work)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
     def _drop_connection(self) -> None:
         """Close the instance; the next job connects again."""
         connection, self._connection = self._connection, None
@@ -196,6 +239,19 @@ class Engine:
             logger.warning("The database could not be checkpointed: %s", error)
             if isinstance(error, duckdb.FatalException):
                 self._drop_connection()
+
+
+def in_transaction(connection: duckdb.DuckDBPyConnection, work: Callable[[duckdb.DuckDBPyConnection], R]) -> R:
+    """All of ``work`` or nothing. Always rolls back on an exception: a later commit would say OK and drop the rows."""
+    connection.begin()
+    try:
+        result = work(connection)
+        connection.commit()
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # a failed commit has rolled back; a dead instance has nothing to
+            connection.rollback()
+        raise
+    return result
 
 
 def _create(path: Path) -> None:
