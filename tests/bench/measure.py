@@ -37,6 +37,7 @@ _PLAN: dict[Load, tuple[str, ...]] = {
 }
 #: After so many requests memory is looked at again.
 _REQUESTS = 100_000
+_MB_PER_MIB = 2**20 / 10**6
 _OF_QUICK = ("raw", "bare", OURS)
 
 
@@ -186,7 +187,7 @@ class Bench:
 
     def _idle_memory(self) -> None:
         time.sleep(1)  # what a start leaves behind is freed or not by now; nothing announces that
-        self.measured.rss_mb["idle"] = [self.servers[OURS].rss_mb()]
+        self.measured.rss_mb["idle"] = [self.servers[OURS].rss_mib() * _MB_PER_MIB]
 
     def _loaded_memory(self, tell: Callable[[str], None]) -> None:
         server = self.servers[OURS]
@@ -197,7 +198,7 @@ class Bench:
                 break
             tell(f"{answered:,} of {_REQUESTS:,} requests")
             wrk(server, C32, 1 if self._options.quick else 5, self._folder)
-        self.measured.rss_mb["loaded"] = [server.rss_mb()]
+        self.measured.rss_mb["loaded"] = [server.rss_mib() * _MB_PER_MIB]
 
     def _slow(self, tell: Callable[[str], None]) -> None:
         chunks = 20 if self._options.quick else 200
