@@ -3,7 +3,7 @@
     python3 tests                        everything, with coverage and its threshold
     python3 tests -k quota -x            anything pytest takes; coverage is left out
     python3 tests --python python3.13    on another interpreter
-    python3 tests --no-litellm           without the LiteLLM proxy and its large environment
+    python3 tests --no-litellm           without the LiteLLM proxy and the clients, and their large environments
     python3 tests --quick                without the tests marked slow: kills by the dozen, long streams
     python3 tests --jobs 1               in one process, not in as many as there are cores
     python3 tests --run mypy             any tool of the environment, from the top of the checkout
@@ -18,6 +18,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 # Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
@@ -35,10 +38,7 @@ def main() -> int:
         return 1
     options, pytest_arguments = _parse(sys.argv[1:])
     try:
-        python = environments.tests_python(_interpreter(options.python))
-        if not options.no_litellm and options.run is None:
-            # LiteLLM is only a server here, so one environment serves every Python the tests run on.
-            os.environ.setdefault(environments.LITELLM_VARIABLE, str(environments.litellm_python(Path(sys.executable))))
+        python = _environments(_interpreter(options.python), tools_only=options.no_litellm or options.run is not None)
     except environments.EnvironmentFailed as error:
         environments.say(str(error))
         return 1
@@ -48,7 +48,13 @@ def main() -> int:
         return _tool(python, options.run)
     whole = not pytest_arguments
     left_out = [
-        f"not {mark}" for mark, is_left_out in (("litellm", options.no_litellm), ("slow", options.quick)) if is_left_out
+        f"not {mark}"
+        for mark, is_left_out in (
+            ("litellm", options.no_litellm),
+            ("clients", options.no_litellm),
+            ("slow", options.quick),
+        )
+        if is_left_out
     ]
     if left_out:
         pytest_arguments = ["-m", " and ".join(left_out), *pytest_arguments]
@@ -60,6 +66,22 @@ def main() -> int:
     return _call([str(python), "-m", "pytest", *pytest_arguments])
 
 
+def _environments(base: Path, *, tools_only: bool) -> Path:
+    """Make what is needed, several at a time, and tell the tests where it is; gives the Python that runs them."""
+    # LiteLLM and the clients run as programs of their own, so one environment serves every Python the tests run on.
+    own = Path(sys.executable)
+    others: dict[str, Callable[[], Path]] = {
+        environments.LITELLM_VARIABLE: partial(environments.litellm_python, own),
+        environments.CLIENTS_VARIABLE: partial(environments.clients_python, own),
+        environments.NODE_VARIABLE: environments.node_folder,
+    }
+    with ThreadPoolExecutor() as pool:
+        python = pool.submit(environments.tests_python, base)
+        made = {name: pool.submit(make) for name, make in others.items() if not tools_only and not os.environ.get(name)}
+        os.environ.update({name: str(folder.result()) for name, folder in made.items()})
+        return python.result()
+
+
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python3 tests",
@@ -68,7 +90,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--python", default=sys.executable, help="the interpreter to test on (default: this one)")
-    parser.add_argument("--no-litellm", action="store_true", help="leave out the tests that need the LiteLLM proxy")
+    parser.add_argument("--no-litellm", action="store_true", help="leave out the LiteLLM proxy and the clients")
     parser.add_argument("--quick", action="store_true", help="leave out the tests that are marked slow")
     parser.add_argument("--jobs", type=int, default=0, help="how many processes share the tests")
     parser.add_argument("--coverage", action="store_true", help="measure coverage although tests are selected")

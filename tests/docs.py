@@ -1,14 +1,24 @@
-"""The parts of README.md made from code: ``python tests/docs.py`` writes them, a test finds them out of date."""
+"""What is made from code: parts of README.md and the completion scripts.
+
+``python tests/docs.py`` writes them; tests find them out of date.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
+# Run by its path: the checkout is not on the path yet.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from tests.bench import report
+from trustgate.cli.completion import FILES, script
+from trustgate.gateway.tuning import is_reloaded
 from trustgate.settings import describe
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+COMPLETIONS = README.parent / "completions"
 _BENCH = re.compile(r"(<!-- benchmark: .*? -->\n).*?(<!-- end of benchmark -->)", re.DOTALL)
 _SETTINGS = re.compile(r"(<!-- settings: .*? -->\n).*?(<!-- end of settings -->)", re.DOTALL)
 
@@ -18,7 +28,8 @@ def settings_table() -> str:
     rows = ["| setting | default | variable | |", "|---|---|---|---|"]
     for setting in describe():
         default = "–" if setting.default in (None, (), []) else f"`{setting.default}`"
-        rows.append(f"| `{setting.name}` | {default} | `{setting.variable}` | {setting.doc} |")
+        doc = f"{setting.doc} ↻" if is_reloaded(setting.name) else setting.doc
+        rows.append(f"| `{setting.name}` | {default} | `{setting.variable}` | {doc} |")
     return "\n".join(rows) + "\n"
 
 
@@ -30,3 +41,5 @@ def current(text: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(current(README.read_text()))
+    for shell, name in FILES.items():
+        (COMPLETIONS / name).write_text(script(shell))

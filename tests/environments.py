@@ -1,4 +1,5 @@
-"""The virtual environments of the tests. Owns where they are, what is in them and when they are made anew.
+"""The environments of the tests: virtual ones, and one of Node's. Owns where they are, what is in them and when they
+are made anew.
 
 Standard library only: it runs before anything is installed. Each environment is a folder named for its purpose, the
 Python version and a digest of its lock file, under ``.venv-tests`` in the checkout or under the folder that the
@@ -20,10 +21,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MAIN_LOCK = ROOT / "requirements.lock"
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"
+BINARY_LOCK = ROOT / "tests" / "binary" / "requirements.lock"
 LITELLM_LOCK = ROOT / "tests" / "litellm" / "requirements.lock"
+CLIENTS_LOCK = ROOT / "tests" / "clients" / "requirements.lock"
+NODE_LOCK = ROOT / "tests" / "clients" / "package-lock.json"
 VENVS_VARIABLE = "TRUSTGATE_TEST_VENVS"
 #: Names the Python of the LiteLLM environment to the tests, and lets you bring your own.
 LITELLM_VARIABLE = "TRUSTGATE_TEST_LITELLM_PYTHON"
+#: The same for the Python that has the other clients, and for the folder that holds Node's node_modules.
+CLIENTS_VARIABLE = "TRUSTGATE_TEST_CLIENTS_PYTHON"
+NODE_VARIABLE = "TRUSTGATE_TEST_NODE"
 
 
 class EnvironmentFailed(Exception):
@@ -47,41 +54,92 @@ def tests_python(base: Path) -> Path:
     return python
 
 
+def binary_python(base: Path) -> Path:
+    """The Python that makes the single file: TrustGate's dependencies and PyInstaller, nothing else."""
+    return _python_of(_environment("binary", base, BINARY_LOCK))
+
+
 def litellm_python(base: Path) -> Path:
     """The Python that runs the LiteLLM proxy."""
     return _python_of(_environment("litellm", base, LITELLM_LOCK))
 
 
+def clients_python(base: Path) -> Path:
+    """The Python that has the clients whose requirements are not those of the tests."""
+    return _python_of(_environment("clients", base, CLIENTS_LOCK))
+
+
+def node_folder() -> Path:
+    """The folder whose ``node_modules`` holds the clients for Node."""
+    folder = _folder("node", "", NODE_LOCK)
+    with _made_once(folder, "node") as is_complete:
+        if not is_complete:
+            folder.mkdir()
+            for source in (NODE_LOCK, NODE_LOCK.with_name("package.json")):
+                shutil.copy(source, folder)
+            # Scripts of packages have no business here, and none of these packages needs one.
+            command = ["npm", "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund"]
+            _run([*command, "--loglevel=error"], "npm could not install the clients for Node; is it there, with Node?")
+    return folder
+
+
 def find_litellm() -> Path | None:
     """The Python of a finished LiteLLM environment, or None. Never installs: tests call this."""
-    if named := os.environ.get(LITELLM_VARIABLE):
+    return _found(LITELLM_VARIABLE, "litellm", LITELLM_LOCK)
+
+
+def find_clients() -> Path | None:
+    """The Python of a finished environment of the clients, or None. Never installs."""
+    return _found(CLIENTS_VARIABLE, "clients", CLIENTS_LOCK)
+
+
+def find_node() -> Path | None:
+    """The folder with the clients for Node, or None. Never installs."""
+    if named := os.environ.get(NODE_VARIABLE):
         return Path(named)
-    folder = _folder("litellm", _version_of(Path(sys.executable)), LITELLM_LOCK)
+    folder = _folder("node", "", NODE_LOCK)
+    return folder if (folder / ".complete").is_file() else None
+
+
+def _found(variable: str, purpose: str, lock: Path) -> Path | None:
+    if named := os.environ.get(variable):
+        return Path(named)
+    folder = _folder(purpose, f"py{_version_of(Path(sys.executable))}", lock)
     return _python_of(folder) if (folder / ".complete").is_file() else None
 
 
 def _environment(purpose: str, base: Path, lock: Path) -> Path:
     """Make the environment unless it is there, and give its folder. Two runs at once wait for each other."""
-    folder = _folder(purpose, _version_of(base), lock)
+    folder = _folder(purpose, f"py{_version_of(base)}", lock)
+    with _made_once(folder, purpose) as is_complete:
+        if not is_complete:
+            _run([str(base), "-m", "venv", str(folder)], f"{base} cannot make a virtual environment")
+            # The lock has everything. Left to look for itself, pip takes `name[extra]` for a package apart from the
+            # pinned `name`, and chooses the newest, which has no hash here: every release of such a package would
+            # break the lock.
+            _pip(_python_of(folder), "--no-deps", "--require-hashes", "--requirement", str(lock))
+    return folder
+
+
+@contextlib.contextmanager
+def _made_once(folder: Path, purpose: str) -> Iterator[bool]:
+    """Whether the folder is complete; when it is not, the block makes it, and it is complete when the block ends."""
     complete = folder / ".complete"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(folder.with_name(f"{folder.name}.lock")):
         if complete.is_file():
-            return folder
+            yield True
+            return
         shutil.rmtree(folder, ignore_errors=True)
         say(f"making the {purpose} environment in {_short(folder)} (once for each lock file; it takes a minute or two)")
-        _run([str(base), "-m", "venv", str(folder)], f"{base} cannot make a virtual environment")
-        # The lock has everything. Left to look for itself, pip takes `name[extra]` for a package apart from the pinned
-        # `name`, and chooses the newest, which has no hash here: every release of such a package would break the lock.
-        _pip(_python_of(folder), "--no-deps", "--require-hashes", "--requirement", str(lock))
+        yield False
         complete.touch()
-    return folder
 
 
 def _folder(purpose: str, version: str, lock: Path) -> Path:
     # The checkout's path counts as well: a shared cache must not serve one checkout the editable install of another.
     digest = hashlib.sha256(f"{ROOT}\n".encode() + lock.read_bytes()).hexdigest()[:12]
-    return venvs_folder() / f"{purpose}-py{version}-{digest}"
+    return venvs_folder() / "-".join(filter(None, (purpose, version, digest)))
 
 
 def _python_of(folder: Path) -> Path:

@@ -1,13 +1,15 @@
 """The lock files: ``python3 tests/lock.py`` renews them, ``--check`` says whether they fit what they lock.
 
-Owns the three lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the
-tests, the same versions) and tests/litellm/requirements.lock. ``--check`` needs no network; ``--upgrade`` takes the
-newest versions the ranges allow.
+Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the tests, the
+same versions), tests/binary/requirements.lock (TrustGate and what packs it), tests/litellm/requirements.lock,
+tests/clients/requirements.lock and, made by npm, its package-lock.json.
+``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -17,13 +19,35 @@ from pathlib import Path
 # Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.environments import LITELLM_LOCK, MAIN_LOCK, ROOT, TESTS_LOCK, EnvironmentFailed, say, tests_python
+from tests.environments import (
+    BINARY_LOCK,
+    CLIENTS_LOCK,
+    LITELLM_LOCK,
+    MAIN_LOCK,
+    NODE_LOCK,
+    ROOT,
+    TESTS_LOCK,
+    EnvironmentFailed,
+    say,
+    tests_python,
+)
 
 PROJECT = ROOT / "pyproject.toml"
 TESTS_IN = ROOT / "tests" / "requirements.in"
+BINARY_IN = ROOT / "tests" / "binary" / "requirements.in"
 LITELLM_IN = ROOT / "tests" / "litellm" / "requirements.in"
+CLIENTS_IN = ROOT / "tests" / "clients" / "requirements.in"
+NODE_IN = NODE_LOCK.with_name("package.json")
 #: lock file → what it is made from; requirements.lock also binds the versions of the second.
-SOURCES = {MAIN_LOCK: [PROJECT], TESTS_LOCK: [PROJECT, TESTS_IN], LITELLM_LOCK: [LITELLM_IN]}
+SOURCES = {
+    MAIN_LOCK: [PROJECT],
+    TESTS_LOCK: [PROJECT, TESTS_IN],
+    BINARY_LOCK: [PROJECT, BINARY_IN],
+    LITELLM_LOCK: [LITELLM_IN],
+    CLIENTS_LOCK: [CLIENTS_IN],
+}
+#: Locks that have TrustGate in them, at the versions of requirements.lock.
+WITH_TRUSTGATE = (TESTS_LOCK, BINARY_LOCK)
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
 
@@ -50,9 +74,11 @@ def renew(*, upgrade: bool) -> int:
         command += ["--python-version", "3.11", "--no-emit-index-url", "--no-emit-find-links"]
         command += ["--custom-compile-command", "python3 tests/lock.py"]
         command += ["--output-file", str(lock.relative_to(ROOT)), *(str(path.relative_to(ROOT)) for path in sources)]
-        command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock == TESTS_LOCK else []
+        command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock in WITH_TRUSTGATE else []
         command += ["--upgrade"] if upgrade else []
         subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, check=True)
+    node = ["npm", "update" if upgrade else "install", "--package-lock-only", "--omit-lockfile-registry-resolved"]
+    subprocess.run([*node, "--ignore-scripts", "--no-audit", "--no-fund"], cwd=NODE_IN.parent, check=True)
     return check()
 
 
@@ -61,12 +87,15 @@ def check() -> int:
     problems = [
         problem for lock, sources in SOURCES.items() for problem in _unmet(_pins(lock), sources, lock.relative_to(ROOT))
     ]
-    tests = _pins(TESTS_LOCK)
-    problems += [
-        f"tests/requirements.lock has {name} {tests.get(name)}, requirements.lock has {version}"
-        for name, version in _pins(MAIN_LOCK).items()
-        if tests.get(name) != version
-    ]
+    main = _pins(MAIN_LOCK)
+    for lock in WITH_TRUSTGATE:
+        pins = _pins(lock)
+        problems += [
+            f"{lock.relative_to(ROOT)} has {name} {pins.get(name)}, requirements.lock has {version}"
+            for name, version in main.items()
+            if pins.get(name) != version
+        ]
+    problems += _unmet_by_node()
     for problem in problems:
         say(problem)
     if problems:
@@ -74,6 +103,19 @@ def check() -> int:
         return 1
     say("the lock files fit pyproject.toml and the requirements of the tests")
     return 0
+
+
+def _unmet_by_node() -> list[str]:
+    """npm checks the rest itself: it installs nothing from a lock that does not fit its package.json."""
+    name = NODE_LOCK.relative_to(ROOT)
+    if not NODE_LOCK.is_file():
+        return [f"{name} is not there"]
+    text = NODE_LOCK.read_text()
+    locked = json.loads(text)["packages"][""].get("dependencies")
+    problems = (
+        [] if locked == json.loads(NODE_IN.read_text())["dependencies"] else [f"{name} does not fit package.json"]
+    )
+    return [*problems, *([f"{name} has addresses of a registry"] if '"resolved"' in text else [])]
 
 
 def _unmet(pins: dict[str, str], sources: list[Path], lock: Path) -> list[str]:

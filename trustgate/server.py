@@ -14,13 +14,11 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trustgate import __version__
 from trustgate.access.directory import Directory
@@ -28,12 +26,23 @@ from trustgate.access.quota import Quota
 from trustgate.admin.commands import ServerStatus, TargetStatus
 from trustgate.admin.desk import Desk
 from trustgate.admin.local import LocalAdmin
-from trustgate.errors import OperatorError
+from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.accounting import Books
+from trustgate.gateway.counters import Counters
+from trustgate.gateway.credits import Credits
+from trustgate.gateway.endpoints import Endpoint
 from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
+from trustgate.gateway.logs import RequestLog, log_to_stderr, tell_as
 from trustgate.gateway.pipeline import Pipeline
+from trustgate.gateway.process import background, loop_factory, on_hangup, stop_on_signal
+from trustgate.gateway.requests import Arrival
+from trustgate.gateway.routing import Routing
+from trustgate.gateway.sales import Sales
+from trustgate.gateway.sockets import address_of, listen_admin, listen_public
 from trustgate.gateway.tls import Certificate
+from trustgate.gateway.tuning import Tuning
+from trustgate.gateway.vitals import Vitals
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.health import probe_for_ever
@@ -46,51 +55,46 @@ from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.tree import Tree
-from trustgate.settings import BUILTIN_SCHEME, Settings
+from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
-from trustgate.types import Offer
+from trustgate.types import Offer, Receipt
 
 if TYPE_CHECKING:
     import httpx
     from starlette.types import ASGIApp
 
-    from trustgate.gateway.metrics import Metric
 
 _logger = logging.getLogger("trustgate.server")
 
-_BACKLOG = 1024
+#: What the last requests under old settings get to end beyond their deadline.
+_GRACE_S = 10.0
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; gives back the exit code. Raises ``OperatorError`` when it cannot start."""
-    _log_to_stderr(settings.log.level)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
+def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; gives back the exit code. Raises ``OperatorError`` when it cannot start.
+
+    ``load`` reads the settings anew, for SIGHUP and ``trustgate reload``.
+    """
+    log_to_stderr(settings.log)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(settings, load))
     return 0
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's, which makes Hypercorn much quicker; where there is no uvloop, asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
-async def _serve(settings: Settings) -> None:
-    stop = _stop_on_signal()
+async def _serve(settings: Settings, load: Callable[[], Settings] | None) -> None:
+    stop = stop_on_signal()
     settings.make_home()
     # A key that is missing should stop the start, not surprise the first caller.
     settings.upstream_key()
     settings.admin_key()
+    settings.metrics_key()
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
-        public = stack.enter_context(_listen(settings.serve.host, settings.serve.port))
+        public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
         journal = Journal.open(
             settings.journal_folder,
             store_id=store.store_id,
@@ -108,14 +112,15 @@ async def _serve(settings: Settings) -> None:
             origin=settings.receipts.origin,
         )
         archive = Archive(store, tree, publisher)
-        address = _address(settings.serve.host, public, "http" if certificate is None else "https")
+        address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
         payments = await House.open(settings, store, log, public_url=address)
         stack.push_async_callback(payments.close)
-        server = await _Server.build(settings, store, log, archive, payments, address)
-        stack.push_async_callback(server.upstream.close)
+        server = await _Server.build(settings, store, log, archive, payments, address, load)
+        stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
-        admin = stack.enter_context(_listen_admin(settings.socket))
-        async with _background(publisher.run(settings.receipts.checkpoint_every_s)):
+        admin = stack.enter_context(listen_admin(settings.socket))
+        stack.enter_context(on_hangup(stop, server.reload_or_tell))
+        async with background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
             await _run_until(stop, settings, server, public, admin, certificate)
         await log.flush()
         await archive.renewed()
@@ -133,14 +138,20 @@ async def _run_until(
     from trustgate.gateway.listener import listen
 
     log = server.books.log
-    async with _background(
+    async with background(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
         server.anchoring.run(),
         server.payments.facilitators.prepare(server.offers()),
         server.payments.reconciler.run(settings.payment.reconcile_every_s),
-        probe_for_ever(server.targets, server.upstream, settings.upstream.health_interval_s),
-        server.running.cut_stalled(settings.serve.stall_timeout_s),
+        server.request_log.run(),
+        probe_for_ever(
+            server.targets,
+            lambda: server.upstream,
+            lambda: server.settings.upstream.health_interval_s,
+            server.probe_soon,
+        ),
+        server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
         *(() if certificate is None else (certificate.look_for_ever(),)),
     ):
         grace_s = settings.serve.shutdown_grace_s
@@ -160,6 +171,7 @@ async def _run_until(
             await log.flush()
         finally:
             draining.cancel()
+            server.request_log.flush()
 
 
 def _settle() -> None:
@@ -189,29 +201,54 @@ class _Server:
         catalog: Catalog,
         quota: Quota,
         address: str,
+        load: Callable[[], Settings] | None,
     ) -> None:
         upstream = settings.upstream
         self.address = address
-        self.started_us = now_us()
         self.store = store
         self.directory = directory
         self.catalog = catalog
         self.quota = quota
         self.books = Books(quota, log)
+        self.counters = Counters(catalog)
+        self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
+        log.on_append = self._on_receipt
         self.archive = archive
         self.payments = payments
         self.handles = _open_handles(settings.handles_file)
         self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
-        self.upstream = UpstreamClient(
-            retries=upstream.retries,
-            connect_timeout_s=upstream.connect_timeout_s,
-            read_timeout_s=upstream.read_timeout_s,
-            max_connections=upstream.max_connections,
-            transports={BUILTIN_SCHEME: _echo},
-        )
+        self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
+        #: Of settings that no longer hold: requests that began under them may still use them.
+        self._old_upstreams: list[UpstreamClient] = []
+        self.probe_soon = asyncio.Event()
+        self.tuning = Tuning(settings, load, [self._retune])
         online = _Online(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
+        self.sales = Sales(payments.cashier, self.books, settings.serve)
+        self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
+        self.pipeline = Pipeline(
+            settings,
+            directory=directory,
+            catalog=catalog,
+            routing=Routing(self.targets, self.handles),
+            upstream=self.upstream,
+            books=self.books,
+            running=self.running,
+            sales=self.sales,
+            on_refusal=self._on_refusal,
+        )
+        self.vitals = Vitals(
+            address=address,
+            settings=lambda: self.settings,
+            counters=self.counters,
+            directory=directory,
+            running=self.running,
+            targets=self.targets,
+            log=log,
+            archive=archive,
+            anchoring=self.anchoring,
+        )
         self.admin = LocalAdmin(
             Desk(
                 store,
@@ -223,12 +260,21 @@ class _Server:
                 quota=quota,
                 on_keys_dead=self.running.cut_keys,
                 status=self.status,
+                reload=self.tuning.reload,
+                pulse=self.vitals.pulse,
             )
         )
 
     @classmethod
     async def build(
-        cls, settings: Settings, store: Store, log: Log, archive: Archive, payments: House, address: str
+        cls,
+        settings: Settings,
+        store: Store,
+        log: Log,
+        archive: Archive,
+        payments: House,
+        address: str,
+        load: Callable[[], Settings] | None,
     ) -> _Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
@@ -249,7 +295,57 @@ class _Server:
             catalog=catalog,
             quota=quota,
             address=address,
+            load=load,
         )
+
+    @property
+    def settings(self) -> Settings:
+        """As they hold now."""
+        return self.tuning.settings
+
+    def _retune(self, settings: Settings) -> None:
+        """Have every part go by other settings, from the next request on."""
+        upstream = settings.upstream
+        if upstream != self._upstream_settings:
+            # Requests that have begun go on with the old one.
+            self._old_upstreams.append(self.upstream)
+            asyncio.get_running_loop().call_later(self.running.timeout_s + _GRACE_S, self._close_oldest_upstream)
+            self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
+        self.pipeline.retune(settings, self.upstream)
+        for part in (self.sales, self.credits):
+            part.retune(settings.serve)
+        self.targets.retune(upstream.url, settings.read_credential)
+        self.probe_soon.set()
+        self.running.most = settings.serve.max_concurrent_requests
+        self.running.timeout_s = settings.serve.request_timeout_s
+        self.anchoring.retune(settings)
+        self.request_log.form = settings.log.format if settings.log.requests else None
+        tell_as(settings.log)
+
+    def _on_receipt(self, receipt: Receipt) -> None:
+        self.counters.count(receipt)
+        if self.request_log.form is not None:
+            self.request_log.request(receipt)
+
+    def _on_refusal(self, error: TrustGateError, endpoint: Endpoint, arrival: Arrival) -> None:
+        self.counters.count_error(error)
+        if self.request_log.form is not None:
+            self.request_log.refusal(error, endpoint.name, arrival.receipt_id, arrival.request_id.decode())
+
+    def _close_oldest_upstream(self) -> None:
+        if self._old_upstreams:
+            self._closing = asyncio.ensure_future(self._old_upstreams.pop(0).close())
+
+    async def reload_or_tell(self) -> None:
+        """What SIGHUP does: there is nobody to answer but the log."""
+        try:
+            await self.tuning.reload()
+        except TrustGateError as error:
+            _logger.error("the settings stay as they are: %s", error.message)
+
+    async def close_upstreams(self) -> None:
+        for client in (*self._old_upstreams, self.upstream):
+            await client.close()
 
     def offers(self) -> list[Offer]:
         """All the ways that tenants pay."""
@@ -258,23 +354,10 @@ class _Server:
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
-        from trustgate.gateway.credits import Credits
         from trustgate.gateway.metrics import Metrics
         from trustgate.gateway.reads import Health, Reads
-        from trustgate.gateway.routing import Routing
-        from trustgate.gateway.sales import Sales
         from trustgate.gateway.transparency import Transparency
 
-        pipeline = Pipeline(
-            settings,
-            directory=self.directory,
-            catalog=self.catalog,
-            routing=Routing(self.targets, self.handles),
-            upstream=self.upstream,
-            books=self.books,
-            running=self.running,
-            sales=Sales(self.payments.cashier, self.books, settings.serve),
-        )
         reads = Reads(
             directory=self.directory,
             catalog=self.catalog,
@@ -287,12 +370,12 @@ class _Server:
         key = settings.admin_key()
         extra = admin_routes(self.admin, key=key) if key is not None else ()
         return make_app(
-            pipeline,
+            self.pipeline,
             reads,
-            Credits(self.directory, self.payments.cashier, self.running, settings.serve),
-            Health(self.check),
+            self.credits,
+            Health(self.vitals.check),
             Transparency(self.archive),
-            Metrics(self.metrics),
+            Metrics(lambda: self.settings, self.counters, self.vitals.metrics, self.vitals.tenant_name),
             extra,
             settings.serve.cors_origins,
         )
@@ -304,35 +387,12 @@ class _Server:
 
         return Starlette(routes=admin_routes(self.admin, key=None))
 
-    def check(self) -> dict[str, str]:
-        """What ``/ready`` tells: no addresses, no paths."""
-        upstreams = [
-            upstream for _, upstream in self.targets.upstreams() if not upstream.base_url.startswith(BUILTIN_SCHEME)
-        ]
-        if any(upstream.healthy for upstream in upstreams):
-            reachable = "ok"
-        else:
-            reachable = "no upstream is reachable" if upstreams else "there is no upstream"
-        store = "ok" if self.books.log.fault is None else "receipts cannot be stored right now"
-        return {"store": store, "upstream": reachable, "serving": "draining" if self.running.draining else "ok"}
-
-    def metrics(self) -> Iterator[Metric]:
-        from trustgate.gateway.metrics import Metric
-
-        log, archive, anchoring = self.books.log, self.archive, self.anchoring
-        yield Metric("requests_in_flight", "gauge", "Requests being served.", len(self.running))
-        yield Metric("receipts_total", "counter", "Receipts written, over the life of the log.", log.last_seq)
-        yield Metric("receipts_pending", "gauge", "Receipts that wait in the journal for the database.", log.pending)
-        yield Metric("log_checkpoint_size", "gauge", "Receipts under the signed checkpoint.", archive.checkpoint_size)
-        yield Metric("log_anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
-        yield Metric("anchor_failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
-
     def status(self) -> ServerStatus:
         return ServerStatus(
             version=__version__,
             pid=os.getpid(),
             address=self.address,
-            started_us=self.started_us,
+            started_us=self.vitals.started_us,
             store_id=self.store.store_id,
             last_seq=self.books.log.last_seq,
             pending=self.books.log.pending,
@@ -384,6 +444,16 @@ class _Online:
         """Nothing: the server goes on."""
 
 
+def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
+    return UpstreamClient(
+        retries=upstream.retries,
+        connect_timeout_s=upstream.connect_timeout_s,
+        read_timeout_s=upstream.read_timeout_s,
+        max_connections=upstream.max_connections,
+        transports={BUILTIN_SCHEME: _echo},
+    )
+
+
 def _open_handles(path: Path) -> Handles:
     try:
         return Handles(path)
@@ -391,93 +461,3 @@ def _open_handles(path: Path) -> Handles:
         raise OperatorError(
             f"The file {path} cannot be used: {error.strerror}.", hint="Mend who may read and write it."
         ) from None
-
-
-# listening
-
-
-@contextlib.contextmanager
-def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Bind the public port ourselves: a port in use is then a sentence, and port 0 a number we can tell."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise OperatorError(
-            f"{host!r} is no address to listen on: {error.strerror}.",
-            hint="Use --host 127.0.0.1 (this machine only) or --host 0.0.0.0 (every interface).",
-        ) from None
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            raise OperatorError(
-                f"Cannot listen on {host}:{port}: {error.strerror}.",
-                hint=f"See what uses the port (ss -ltnp 'sport = :{port}'), or choose another: --port {port + 1}",
-            ) from None
-        listener.setblocking(False)
-        yield listener
-
-
-@contextlib.contextmanager
-def _listen_admin(path: Path) -> Iterator[socket.socket]:
-    """The admin socket, for its owner alone. Whoever gets here holds the store, so an older socket is stale."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with listener:
-        umask = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        except OSError as error:
-            raise OperatorError(f"Cannot make the admin socket {path}: {error.strerror}.") from None
-        finally:
-            os.umask(umask)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _address(host: str, listener: socket.socket, scheme: str) -> str:
-    port = listener.getsockname()[1]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-# the process
-
-
-def _stop_on_signal() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    return stop
-
-
-@contextlib.asynccontextmanager
-async def _background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run the jobs beside the block; a job that dies takes the server down rather than leave it half alive."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(job) for job in jobs]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-
-
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
-    root = logging.getLogger("trustgate")
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    root.propagate = False
-    # Hypercorn tells at level INFO where it listens; the ready line says that better.
-    logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)

@@ -47,11 +47,16 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=_KIB, le=16 * _GIB, description="The largest form (audio, images, files) that is taken, bytes.")
     ] = 512 * _MIB
     tls_certificate: Annotated[
-        str | None, Meta(description="A PEM file with the certificate chain to serve HTTPS with; needs tls_key.")
+        str | None,
+        Meta(
+            description="A PEM file with the certificate chain to serve HTTPS with; needs tls_key.",
+            examples=["certificate.pem"],
+        ),
     ] = None
-    tls_key: Annotated[str | None, Meta(description="A PEM file with the certificate's key, without a password.")] = (
-        None
-    )
+    tls_key: Annotated[
+        str | None,
+        Meta(description="A PEM file with the certificate's key, without a password.", examples=["key.pem"]),
+    ] = None
     cors_origins: Annotated[
         tuple[str, ...],
         Meta(description="Origins whose web pages may call the gateway from a browser, or * for all."),
@@ -83,7 +88,11 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
         "http://127.0.0.1:4000/v1"
     )
     key_env: Annotated[
-        str | None, Meta(description="Name of the environment variable that holds the default LLM server's key.")
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds the default LLM server's key.",
+            examples=["LITELLM_MASTER_KEY"],
+        ),
     ] = None
     connect_timeout_s: Annotated[
         float, Meta(gt=0, le=300, description="How long connecting to an upstream may take, seconds.")
@@ -216,9 +225,26 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="Name of the environment variable that holds the admin key. When set, whoever has that key can "
-            "manage the server on its public port (TRUSTGATE_URL and TRUSTGATE_ADMIN_KEY on their side)."
+            "manage the server on its public port (TRUSTGATE_URL and TRUSTGATE_ADMIN_KEY on their side).",
+            examples=["TRUSTGATE_ADMIN_KEY"],
         ),
     ] = None
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[metrics]``: who sees what at ``/metrics``."""
+
+    key_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds the key /metrics asks for (as a bearer token); "
+            "without one it is open to whoever reaches the port."
+        ),
+    ] = None
+    labels: Annotated[
+        tuple[Literal["model", "tenant"], ...],
+        Meta(description="What requests, tokens and cost are told apart by: model, tenant. Tenants are named then."),
+    ] = ("model",)
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,6 +253,10 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe messages that are shown.")
     ] = "info"
+    format: Annotated[
+        Literal["text", "json"], Meta(description="text for people, or json: one JSON object a line.")
+    ] = "text"
+    requests: Annotated[bool, Meta(description="Whether each request, and each refusal, is a line too.")] = False
 
 
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -237,11 +267,17 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "anchor": AnchorSettings,
     "payment": PaymentSettings,
     "admin": AdminSettings,
+    "metrics": MetricsSettings,
     "log": LogSettings,
 }
 
 #: Variables of this program that are no settings: where home is, how to reach a server far away, how to debug.
-_RESERVED = frozenset({"TRUSTGATE_HOME", "TRUSTGATE_URL", "TRUSTGATE_ADMIN_KEY", "TRUSTGATE_DEBUG"})
+_RESERVED = frozenset(
+    {"TRUSTGATE_HOME", "TRUSTGATE_URL", "TRUSTGATE_ADMIN_KEY", "TRUSTGATE_DEBUG", "TRUSTGATE_UNPACK_DIR"}
+)
+
+#: The settings that name a variable with a key in it.
+_KEY_VARIABLES = ("upstream.key_env", "admin.key_env", "metrics.key_env")
 
 #: sun_path holds 104 bytes on macOS and the BSDs (108 on Linux), the closing zero included.
 _SOCKET_PATH_BYTES = 103
@@ -262,6 +298,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     anchor: AnchorSettings = AnchorSettings()
     payment: PaymentSettings = PaymentSettings()
     admin: AdminSettings = AdminSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
     # paths
@@ -398,6 +435,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         return key
 
+    def metrics_key(self) -> str | None:
+        """The key that ``/metrics`` asks for; None: it asks for none. Raises ``SettingsError``."""
+        return None if self.metrics.key_env is None else read_secret_variable(self.metrics.key_env)
+
     def read_credential(self, passport: Passport) -> str | None:
         """The upstream's key for a passport; None where the upstream needs none. Raises ``SettingsError``.
 
@@ -441,6 +482,10 @@ def _checked_secret(text: str | None, where: str, hint: str) -> str:
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
         raise SettingsError(f"{where} holds blanks or characters that no key has.", hint=hint, code="credential_bad")
     return secret
+
+
+def secret_variable_set(name: str) -> bool:
+    return bool(os.environ.get(name, "").strip())
 
 
 class RemoteServer(NamedTuple):
@@ -555,21 +600,50 @@ def load_settings(home: Path | None = None, overrides: Mapping[str, Any] | None 
     ``overrides`` are flags: names like ``serve.port`` to values, None for flags that were not given.
     Raises ``SettingsError`` naming the file and line, the variable or the flag that is wrong.
     """
-    folder = _find_home(home)
-    values = {**dict(_from_file(folder / "trustgate.toml")), **dict(_from_environment())}
+    return trace_settings(home, overrides).settings
+
+
+class Source(NamedTuple):
+    """Where a value comes from. ``place``: the file with the line, the variable; empty for a default or a flag."""
+
+    kind: Literal["default", "file", "variable", "flag"]
+    place: str = ""
+
+
+class Traced(NamedTuple):
+    """Settings, and where the home folder and each setting that is no default come from, by name."""
+
+    settings: Settings
+    home: Source
+    sources: dict[str, Source]
+
+
+def trace_settings(home: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Traced:
+    """``load_settings``, and where each value comes from. Raises ``SettingsError``."""
+    folder = find_home(home)
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    for name, value, source in (*_from_file(folder / "trustgate.toml"), *_from_environment()):
+        values[name], sources[name] = value, source
     for name, value in (overrides or {}).items():
         if value is not None:
             flag = _Place(f"The flag for {name}", "See trustgate serve --help.")
-            values[name] = _convert(name, value, flag, strict=True)
-    _refuse_unknown_variables(str(values.get(name)) for name in ("upstream.key_env", "admin.key_env"))
+            values[name], sources[name] = _convert(name, value, flag, strict=True), Source("flag")
+    _refuse_unknown_variables(str(values.get(name)) for name in _KEY_VARIABLES)
     sections: dict[str, Any] = {section: _build(section, values) for section in _SECTIONS}
-    return Settings(home=folder, **sections)
+    return Traced(Settings(home=folder, **sections), _source_of_home(home), sources)
 
 
 def _build(section: str, values: Mapping[str, Any]) -> msgspec.Struct:
     kind = _SECTIONS[section]
     given = {field: values[f"{section}.{field}"] for field in kind.__struct_fields__ if f"{section}.{field}" in values}
     return kind(**given)
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raise ``SettingsError`` for a value that its setting cannot have."""
+    for name, value in values.items():
+        _convert(name, value, _Place(name, "Give another value."), strict=True)
 
 
 class Described(NamedTuple):
@@ -579,12 +653,20 @@ class Described(NamedTuple):
     default: Any
     variable: str
     doc: str
+    #: What a value may look like, for settings whose default is none.
+    example: Any = None
+
+
+def describe_sections() -> dict[str, str]:
+    """What each section is about, in order: the sentence after the colon of its docstring."""
+    docs = {section: (kind.__doc__ or "").partition(": ")[2] for section, kind in _SECTIONS.items()}
+    return {section: " ".join(doc.split()) for section, doc in docs.items()}
 
 
 def describe() -> list[Described]:
     """Every setting there is, in order."""
     return [
-        Described(name, field.default, _variable_of(name), _doc_of(_HINTS[name]))
+        Described(name, field.default, _variable_of(name), *_doc_of(_HINTS[name]))
         for section, kind in _SECTIONS.items()
         for field in msgspec.structs.fields(kind)
         for name in [f"{section}.{field.name}"]
@@ -598,7 +680,14 @@ class _Place(NamedTuple):
     hint: str
 
 
-def _find_home(home: Path | None) -> Path:
+def _source_of_home(home: Path | None) -> Source:
+    if home is not None:
+        return Source("flag", "--home")
+    return Source("variable", "TRUSTGATE_HOME") if os.environ.get("TRUSTGATE_HOME", "") else Source("default")
+
+
+def find_home(home: Path | None) -> Path:
+    """The home folder: ``home``, else ``TRUSTGATE_HOME``, else the platform's. Raises ``HomeUnusable``."""
     chosen = home or (Path(named) if (named := os.environ.get("TRUSTGATE_HOME", "")) else None)
     if chosen is None:
         chosen = _user_data_folder() / "trustgate"
@@ -620,7 +709,7 @@ def _user_data_folder() -> Path:
     return Path(named) if named.startswith("/") else Path("~/.local/share")
 
 
-def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
+def _from_file(path: Path) -> Iterator[tuple[str, Any, Source]]:
     import tomllib
 
     try:
@@ -653,7 +742,8 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
                     f"{place}: there is no setting {field} in [{section}].",
                     hint=_did_you_mean(field, fields, f"The settings of [{section}] are"),
                 )
-            yield name, _convert(name, value, _Place(f"{place}: {name}", "Mend that line."), strict=True)
+            converted = _convert(name, value, _Place(f"{place}: {name}", "Mend that line."), strict=True)
+            yield name, converted, Source("file", place)
 
 
 def _bad_toml(path: Path, text: str, error: Exception) -> SettingsError:
@@ -687,15 +777,13 @@ def _line_of(text: str, section: str, field: str | None) -> int:
     return 1
 
 
-def _from_environment() -> Iterator[tuple[str, Any]]:
+def _from_environment() -> Iterator[tuple[str, Any, Source]]:
     for name in _HINTS:
         variable = _variable_of(name)
         text = os.environ.get(variable, "")
         if text and variable not in _RESERVED:
-            yield (
-                name,
-                _convert(name, _from_text(name, text), _Place(variable, f"Mend or unset {variable}."), strict=False),
-            )
+            place = _Place(variable, f"Mend or unset {variable}.")
+            yield name, _convert(name, _from_text(name, text), place, strict=False), Source("variable", variable)
 
 
 def _from_text(name: str, text: str) -> Any:
@@ -757,10 +845,11 @@ def _bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def _doc_of(hint: Any) -> str:
+def _doc_of(hint: Any) -> tuple[str, Any]:
+    """A setting's description, and an example of its value if it has one."""
     for meta in get_args(hint)[1:]:
         if isinstance(meta, Meta) and meta.description is not None:
-            return meta.description
+            return meta.description, (meta.examples or [None])[0]
     raise AssertionError(f"a setting without a description: {hint}")
 
 

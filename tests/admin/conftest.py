@@ -68,19 +68,18 @@ class Plane:
         self._tree: Tree | None = None
         self._journal: Journal | None = None
         self._house: House | None = None
-        self.admin = LocalAdmin(
-            Desk(
-                store,
-                directory,
-                catalog,
-                books=self,
-                anchoring=Anchoring(self.settings, store, self.archive),
-                settings=self.settings,
-                quota=self.quota,
-                on_keys_dead=self._on_keys_dead,
-                status=lambda: STATUS,
-            )
+        self.desk = Desk(
+            store,
+            directory,
+            catalog,
+            books=self,
+            anchoring=Anchoring(self.settings, store, self.archive),
+            settings=self.settings,
+            quota=self.quota,
+            on_keys_dead=self._on_keys_dead,
+            status=lambda: STATUS,
         )
+        self.admin = LocalAdmin(self.desk)
 
     @classmethod
     async def open(cls, home: Path) -> Plane:

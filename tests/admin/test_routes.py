@@ -12,16 +12,20 @@ import pytest
 from starlette.applications import Starlette
 
 from tests.admin.conftest import ADMIN_KEY, Plane
-from trustgate.admin.commands import Command, TenantAdd, TenantList
+from trustgate.admin.commands import Command, Feed, TenantAdd, TenantList, Write
 from trustgate.admin.routes import PATH, admin_routes
 
 _LIST = msgspec.json.encode(TenantList())
 
 
-class _Broken:
+class Broken:
     """An admin with a fault of its own."""
 
     async def execute(self, command: Command[Any]) -> Any:
+        raise ZeroDivisionError("a detail that nobody outside may see")
+
+    async def feed(self, command: Feed[Any], write: Write) -> Any:
+        await write(b"some")
         raise ZeroDivisionError("a detail that nobody outside may see")
 
     async def close(self) -> None: ...
@@ -94,7 +98,7 @@ async def test_a_command_has_a_largest_size(guarded: httpx.AsyncClient, monkeypa
 
 
 async def test_a_fault_of_our_own_keeps_its_details(caplog: pytest.LogCaptureFixture) -> None:
-    app = Starlette(routes=admin_routes(_Broken(), key=None))
+    app = Starlette(routes=admin_routes(Broken(), key=None))
     with caplog.at_level(logging.ERROR, "trustgate.admin"):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
             answer = await client.post(PATH, content=_LIST)

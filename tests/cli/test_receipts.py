@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,12 @@ import httpx
 import pytest
 
 from tests.conftest import GatewayFactory
+from tests.support.entries import make_credit, make_receipt
 from tests.support.gateway import Gateway
+from trustgate.ids import now_us
+from trustgate.settings import load_settings
+from trustgate.store import open_store
+from trustgate.types import RECEIPT_V2_MEMBERS, Entry, Receipt
 
 REQUEST = b'{"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello, who are you?"}]}'
 
@@ -46,6 +52,10 @@ def test_a_receipt_is_checked_by_whoever_has_its_bundle(said: Said, tmp_path: Pa
     document = said.gateway.cli_json("receipt", "verify", str(bundle), *contents)
     assert document["ok"] is True
     assert {check["state"] for check in document["checks"]} == {"passed", "not checked"}
+    # It is of a tenant that owes nothing, and says nothing of money that moved.
+    assert document["receipt"] == said.gateway.cli_json("receipt", "show", said.receipt)["receipt"]
+    assert document["receipt"].keys().isdisjoint(RECEIPT_V2_MEMBERS)
+    assert "Charged" not in checked.stdout and "Charged" not in said.gateway.cli("receipt", "show", said.receipt).stdout
 
 
 def test_the_first_check_that_fails_is_named_and_ends_it(said: Said, tmp_path: Path) -> None:
@@ -72,6 +82,7 @@ def test_the_first_check_that_fails_is_named_and_ends_it(said: Said, tmp_path: P
     )
     assert document["ok"] is False
     assert document["checks"][-1]["state"] == "failed"
+    assert document["receipt"] is None, "nothing of a refused receipt is shown as if it held"
 
 
 def test_a_bundle_without_an_anchor_is_on_no_chain(said: Said) -> None:
@@ -110,3 +121,84 @@ def test_a_bundle_is_the_same_with_and_without_a_server(make_gateway: GatewayFac
     gateway.start()
     assert gateway.cli("receipt", "export", receipt).stdout == offline
     assert json.loads(gateway.cli("receipt", "verify", "-", "--json", stdin=offline).stdout)["ok"] is True
+
+
+UNPAID = dict.fromkeys(RECEIPT_V2_MEMBERS[2:], "")
+
+
+@pytest.fixture(scope="module")
+def paid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Gateway, dict[str, Receipt]]:
+    """A home without a server, and receipts of a tenant that pays: with a payment, on its balance, two credits."""
+    home = tmp_path_factory.mktemp("paid") / "home"
+    at_us = now_us()
+    receipts = {
+        "payment": make_receipt(1, created_us=at_us, v=2),
+        "balance": make_receipt(2, created_us=at_us, v=2, credited_nano_usd=0, **UNPAID),
+        "credit": make_credit(3, created_us=at_us),
+        "gift": make_credit(4, created_us=at_us, key="", **UNPAID),
+    }
+    entries = [Entry(seq=seq, receipt=receipt, secret=bytes(32)) for seq, receipt in enumerate(receipts.values(), 1)]
+
+    async def write() -> None:
+        home.mkdir(mode=0o700)
+        store = await open_store(load_settings(home).database)
+        await store.append_entries(entries)
+        await store.close()
+
+    asyncio.run(write())
+    return Gateway(home), receipts
+
+
+MONEY = {
+    "payment": [
+        ("Charged", "$0.000012345"),
+        ("Credited", "$1.50"),
+        ("Payment", "pay_1"),
+        ("Paid", "1500000 atomic units of 4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU"),
+        ("Paid by", "payer_1"),
+        ("Paid on", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"),
+        ("Paid in", "transaction transaction_1"),
+    ],
+    "balance": [("Charged", "$0.000012345"), ("Credited", "$0.00")],
+    "credit": [("Charged", "$0.00"), ("Credited", "$1.50"), ("Payment", "pay_3")],
+    "gift": [("Charged", "$0.00"), ("Credited", "$1.50")],
+}
+
+
+@pytest.mark.parametrize("kind", MONEY)
+def test_what_was_charged_and_credited_is_shown(paid: tuple[Gateway, dict[str, Receipt]], kind: str) -> None:
+    """As the receipt says, in ``show`` and, once every check has passed, in ``verify``."""
+    gateway, receipts = paid
+    receipt = receipts[kind]
+    shown = gateway.cli("receipt", "show", receipt.id).stdout
+    exported = gateway.cli("receipt", "export", receipt.id).stdout
+    verified = gateway.cli("receipt", "verify", "-", stdin=exported).stdout
+
+    assert "✓ inclusion" in verified
+    for told in (_fields(shown), _fields(verified)):
+        assert [(name, told[name]) for name, _ in MONEY[kind]] == MONEY[kind]
+        assert ("Payment" in told) == bool(receipt.payment)
+        assert ("Model" in told, "Took" in told) == ((receipt.finish != "credited",) * 2)
+        assert told["Key"] == (receipt.key or "none")
+    document = json.loads(gateway.cli("receipt", "verify", "-", "--json", stdin=exported).stdout)
+    assert document["receipt"]["credited_nano_usd"] == receipt.credited_nano_usd
+    assert document["receipt"] == gateway.cli_json("receipt", "show", receipt.id)["receipt"]
+
+
+def _fields(output: str) -> dict[str, str]:
+    """The card in it: names and values."""
+    rows = (line.split("  ", 1) for line in output.splitlines() if "  " in line)
+    return {name: value.strip() for name, value in rows}
+
+
+def test_a_credit_is_listed_and_is_no_use(paid: tuple[Gateway, dict[str, Receipt]]) -> None:
+    gateway, receipts = paid
+
+    assert gateway.cli("receipt", "list").stdout.count(" credited ") == 2
+    assert {detail["receipt"]["id"] for detail in gateway.cli_json("receipt", "list")["receipts"]} == {
+        receipt.id for receipt in receipts.values()
+    }
+    for by in ("day", "model", "key", "tenant"):
+        document = gateway.cli_json("usage", "--by", by)
+        assert [row["requests"] for row in document["usage"]] == [2]
+        assert (document["total"]["refused"], document["total"]["failed"]) == (0, 0)

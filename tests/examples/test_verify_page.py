@@ -13,7 +13,10 @@ import pytest
 from tests.environments import ROOT
 from tests.support.bundles import REQUEST, RESPONSE, SampleLog, damaged, hostile
 from tests.support.chromium import Browser
+from tests.support.entries import make_credit
+from trustgate.receipts.receipt import canonical
 from trustgate.receipts.verify import verify_bundle
+from trustgate.types import RECEIPT_V2_MEMBERS
 
 FOLDER = ROOT / "examples" / "verify"
 PAGE = FOLDER / "index.html"
@@ -103,6 +106,39 @@ def test_a_good_bundle_holds_under_the_logs_key(page: Browser) -> None:
         assert told in found["receipt"]
 
 
+def test_what_was_paid_is_shown(page: Browser) -> None:
+    log = SampleLog(v=2)
+
+    found = shown(page, log.bundle(), texts={"key": log.vkey}, request=REQUEST, response=RESPONSE)
+
+    passed = expected(log.bundle(), key=log.verifier, request=REQUEST, response=RESPONSE)
+    assert found["checks"] == [*passed, ["chain", "not checked"]]
+    assert found["mood"] == "good"
+    told = _told(found)
+    assert (told["Charged"], told["Credited"]) == ("0.000012345 USD", "1.50 USD")
+    assert told["Payment"] == "pay_124"
+    assert told["Paid"] == f"1500000 atomic units of {log.receipt.payment_asset}"
+    assert (told["Paid by"], told["Paid on"]) == ("payer_1", log.receipt.payment_network)
+    assert told["Paid in"] == "transaction transaction_124"
+
+
+def test_a_credit_is_shown_as_no_request(page: Browser) -> None:
+    unpaid = dict.fromkeys(RECEIPT_V2_MEMBERS[2:], "")
+    log = SampleLog(3, 1, forged=json.loads(canonical(make_credit(2, key="", **unpaid))))
+
+    told = _told(shown(page, log.bundle(), texts={"key": log.vkey}))
+
+    assert told["Endpoint"] == "credits" and told["Ended"].startswith("credited")
+    assert told["Credited"] == "1.50 USD" and "key none" in told["Tenant"]
+    assert told.keys().isdisjoint({"Model", "Prompt", "Completion", "Cost", "Payment", "Paid"})
+
+
+def _told(found: dict[str, Any]) -> dict[str, str]:
+    """What the page shows of the receipt."""
+    lines = found["receipt"].splitlines()
+    return dict(zip(lines[::2], lines[1::2], strict=True))
+
+
 def test_without_the_logs_key_the_page_is_wary(page: Browser) -> None:
     found = shown(page, GOOD)
 
@@ -121,7 +157,8 @@ def test_a_bundle_without_anchor(page: Browser) -> None:
 
 def test_every_damaged_bundle_is_refused_by_the_same_check(page: Browser) -> None:
     shown(page, GOOD, request=REQUEST, response=RESPONSE)
-    for damage in damaged(GOOD):
+    paid = [damage for damage in damaged(SampleLog(v=2).bundle()) if damage.name.startswith("receipt.payment_a")]
+    for damage in [*damaged(GOOD), *paid]:
         found = shown(page, damage.data)
         assert found["mood"] == "bad", f"{damage.name} was not noticed"
         assert found["checks"] == expected(damage.data, request=REQUEST, response=RESPONSE), damage.name

@@ -9,10 +9,13 @@ from msgspec.structs import replace
 from trustgate import __version__
 from trustgate.admin.audit import Audit, Moment
 from trustgate.admin.commands import (
+    Look,
     ReceiptDetail,
     ReceiptExport,
     ReceiptList,
     ReceiptShow,
+    Reload,
+    Reloaded,
     ServerStatus,
     Status,
     UsageShow,
@@ -20,7 +23,8 @@ from trustgate.admin.commands import (
 from trustgate.admin.desk import Desk
 from trustgate.admin.money import AuditState, BooksAudit, BooksReport, Difference
 from trustgate.admin.watching import Tell
-from trustgate.errors import InvalidRequest, NotFound, StoreDamaged
+from trustgate.errors import Conflict, InvalidRequest, NotFound, StoreDamaged
+from trustgate.receipts.pulse import Pulse
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, UsageFilter, UsageRow
 from trustgate.types import Entry
@@ -78,6 +82,23 @@ def receipt_detail(entry: Entry, *, with_secret: bool = False) -> ReceiptDetail:
         secret=entry.secret.hex() if with_secret else None,
         leaf_hash=leaf_hash(entry.receipt).hex(),
     )
+
+
+async def look(desk: Desk, command: Look) -> Pulse:
+    if desk.pulse is None:
+        raise Conflict(
+            "No server runs on this home folder; there is nothing to look at.", hint="trustgate serve", code="no_server"
+        )
+    return desk.pulse()
+
+
+async def reload(desk: Desk, command: Reload) -> Reloaded:
+    if desk.reload is None:
+        raise Conflict(
+            "No server runs on this home folder; there is nothing to reload.", hint="trustgate serve", code="no_server"
+        )
+    changed, restart = await desk.reload()
+    return Reloaded(changed=tuple(changed), restart=tuple(restart))
 
 
 async def books_audit(desk: Desk, command: BooksAudit) -> AuditState:

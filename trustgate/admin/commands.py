@@ -2,18 +2,21 @@
 
 Each command is a frozen record whose tag is its name on the wire; ``Admin.execute`` takes one and gives
 its result. ``local`` does the work on a store; ``remote`` encodes the command for the server's socket and
-``routes`` decodes it there, so the command line works the same whether the server is running or not.
+``routes`` decodes it there, so the command line works the same whether the server is running or not. A ``Feed`` is a
+verb whose answer is too long for one record: a backup, an export.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
 from trustgate.models.passports import ImportedPassport, PassportFields
+from trustgate.receipts.pulse import Pulse
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
-from trustgate.store import UsageRow
+from trustgate.store import Compacted, UsageRow
 from trustgate.store.base import UsageGroup
 from trustgate.types import (
     Alias,
@@ -35,6 +38,18 @@ class Command(msgspec.Struct, Generic[R], frozen=True, kw_only=True, omit_defaul
     """One verb. ``result`` is the type ``execute`` gives back, for decoding it on the far side."""
 
     result: ClassVar[Any]
+    #: How long whoever asks a server waits for its answer, seconds. Adding up millions of receipts takes a while.
+    patience_s: ClassVar[float] = 120.0
+
+
+class Feed(msgspec.Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A verb that is answered with bytes, as many as there are, and at their end with a ``result``."""
+
+    result: ClassVar[Any]
+
+
+#: Takes the bytes of a feed, piece by piece, at the pace of whoever they go to.
+Write = Callable[[bytes], Awaitable[None]]
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -373,6 +388,73 @@ class AnchorKeygen(Command[AnchorKey], frozen=True, kw_only=True, tag="anchor.ke
     result = AnchorKey
 
 
+# care
+
+
+class BackupMade(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup holds: the log up to this receipt, under this name."""
+
+    created_us: int
+    store_id: str
+    last_seq: int
+    origin: str
+    size_bytes: int
+
+
+class Backup(Feed[BackupMade], frozen=True, kw_only=True, tag="backup"):
+    """Everything that has to be kept, as one file (``admin.backupfile``). It holds a key: never over a network."""
+
+    result = BackupMade
+
+
+class Exported(msgspec.Struct, frozen=True, kw_only=True):
+    rows: int
+
+
+class ReceiptsExport(Feed[Exported], frozen=True, kw_only=True, tag="receipts.export"):
+    """Receipts as JSON lines (``Store.export_receipts``), in the log's order."""
+
+    tenant: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    result = Exported
+
+
+class UsageExport(Feed[Exported], frozen=True, kw_only=True, tag="usage.export"):
+    """Usage as JSON lines (``Store.export_usage``), day by day."""
+
+    tenant: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    result = Exported
+
+
+class Compact(Command[Compacted], frozen=True, kw_only=True, tag="compact"):
+    """Rewrite the database without what is unused in it. Receipts wait in the journal meanwhile."""
+
+    result = Compacted
+    patience_s = 3600.0
+
+
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """The names of the settings that have changed: those that hold from now on, and those that want a restart."""
+
+    changed: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+class Reload(Command[Reloaded], frozen=True, kw_only=True, tag="reload"):
+    """Have the running server read its settings again. ``SettingsError`` for bad ones: the old ones stay."""
+
+    result = Reloaded
+
+
+class Look(Command[Pulse], frozen=True, kw_only=True, tag="look"):
+    """How a running server is doing just now."""
+
+    result = Pulse
+
+
 class Status(Command[ServerStatus], frozen=True, kw_only=True, tag="status"):
     result = ServerStatus
 
@@ -382,6 +464,10 @@ class Admin(Protocol):
 
     async def execute(self, command: Command[R]) -> R:
         """Do it. Raises the ``TrustGateError`` that says why not: NotFound, Conflict, InvalidRequest …"""
+        ...
+
+    async def feed(self, command: Feed[R], write: Write) -> R:
+        """Give ``write`` the bytes that the command is answered with. Raises as ``execute``, in the middle too."""
         ...
 
     async def close(self) -> None: ...

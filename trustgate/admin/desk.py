@@ -5,8 +5,9 @@ A change is made durable first and then shown to the request path, so what a cal
 
 from __future__ import annotations
 
+import asyncio
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
 from trustgate.access.directory import Directory
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from trustgate.payment.balance import Balances
     from trustgate.payment.house import House
     from trustgate.receipts.archive import Archive
+    from trustgate.receipts.pulse import Pulse
     from trustgate.receipts.tree import Tree
 
 
@@ -68,15 +70,21 @@ class Desk:
         quota: Quota | None = None,
         on_keys_dead: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
+        reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
+        pulse: Callable[[], Pulse] | None = None,
     ) -> None:
-        """``quota``, ``on_keys_dead`` and ``status`` are the running server's; without one there is none of them."""
+        """``quota`` and what stands after it are the running server's; without one there is none of it."""
         self.store = store
+        self.settings = settings
         self.directory = directory
         self.catalog = catalog
         self.status = status
+        self.reload = reload
+        self.pulse = pulse
         self.anchoring = anchoring
         self.flushing = Flushing(anchoring)
-        self.settings = settings
+        #: The database is copied or rewritten by one command at a time.
+        self.copying = asyncio.Lock()
         self.quota = quota
         self.books = books
         self.reconciling: Watched[tuple[Reconciled, ...]] = Watched(_busy_reconciling)

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.access.directory import Directory
-from trustgate.admin import anchors, books, commands, models, money, payments, tenants
-from trustgate.admin.commands import Command
+from trustgate.admin import anchors, backup, books, commands, exports, models, money, payments, tenants
+from trustgate.admin.commands import Command, Feed, Write
 from trustgate.admin.desk import Desk
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 Handler = Callable[[Desk, Any], Awaitable[Any]]
+FeedHandler = Callable[[Desk, Any, Write], Awaitable[Any]]
 
 _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.TenantAdd: tenants.tenant_add,
@@ -77,11 +78,21 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     money.PaymentCheck: payments.payment_check,
     money.TenantCredit: payments.tenant_credit,
     money.BooksAudit: books.books_audit,
+    commands.Compact: backup.compact,
+    commands.Reload: books.reload,
+    commands.Look: books.look,
     commands.Status: books.status,
+}
+
+_FEEDS: dict[type[Feed[Any]], FeedHandler] = {
+    commands.Backup: backup.backup,
+    commands.ReceiptsExport: exports.receipts_export,
+    commands.UsageExport: exports.usage_export,
 }
 
 #: Every command, for decoding one by its tag.
 COMMANDS: tuple[type[Command[Any]], ...] = tuple(_HANDLERS)
+FEEDS: tuple[type[Feed[Any]], ...] = tuple(_FEEDS)
 
 
 #: Commands that only read the books, or wait for a chain, which can take seconds: a revocation does not wait for them.
@@ -101,6 +112,9 @@ _UNLOCKED = frozenset(
         money.PaymentReconcile,
         money.PaymentCheck,
         money.BooksAudit,
+        commands.Compact,
+        commands.Look,
+        commands.Reload,
         commands.Status,
     }
 )
@@ -131,6 +145,11 @@ class LocalAdmin:
         async with lock:
             result: R = await handler(self._desk, command)
             return result
+
+    async def feed(self, command: Feed[R], write: Write) -> R:
+        """See ``Admin``. It changes nothing, so it ends where its caller goes away."""
+        result: R = await _FEEDS[type(command)](self._desk, command, write)
+        return result
 
     async def close(self) -> None:
         if self._tasks:

@@ -1,32 +1,36 @@
 """The ``Admin`` who passes commands on to a running server: over its Unix socket, or over HTTP(S) with the admin key.
 
-Owns the client side of ``POST /admin/v1/execute``. Plain ``http.client``: it loads in a few milliseconds, and a
-command is one request. A refusal comes back as the very exception the server raised.
+Owns the client side of ``POST /admin/v1/execute`` and ``/admin/v1/feed``. Plain ``http.client``: it loads in a few
+milliseconds, and a command is one request. A refusal comes back as the very exception the server raised.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
 from trustgate import errors
-from trustgate.admin.commands import Command
+from trustgate.admin.commands import Command, Feed, Write
 from trustgate.errors import AuthenticationFailed, OperatorError, SettingsError, TrustGateError
 
 R = TypeVar("R")
 
 _PATH = "/admin/v1/execute"
+_FEED_PATH = "/admin/v1/feed"
 _CONNECT_TIMEOUT_S = 5.0
-#: Adding up millions of receipts takes seconds; a big import too.
-_ANSWER_TIMEOUT_S = 120.0
+#: Between two pieces of a feed. Before the first one of a backup the database is copied.
+_FEED_PATIENCE_S = 600.0
+#: More than any outcome has.
+_OUTCOME_BYTES = 1024 * 1024
 
 
 class _Refusal(msgspec.Struct):
@@ -53,7 +57,7 @@ class RemoteAdmin:
     def __init__(self, connection: _Maker, place: str, *, base_path: str = "", key: str | None = None) -> None:
         self._connect = connection
         self._place = place
-        self._path = base_path + _PATH
+        self._base_path = base_path
         self._headers = {"content-type": "application/json"}
         if key is not None:
             self._headers["authorization"] = f"Bearer {key}"
@@ -82,12 +86,33 @@ class RemoteAdmin:
 
         Blocks: it serves programs that have nothing else to do meanwhile.
         """
-        status, body = self._exchange(msgspec.json.encode(command))
+        with contextlib.closing(self._connected(command.patience_s)) as connection:
+            with self._unless_it_breaks_off():
+                response = self._post(connection, _PATH, msgspec.json.encode(command))
+                body = response.read()
+            return cast(R, self._result(body, response.status, command.result))
+
+    async def feed(self, command: Feed[R], write: Write) -> R:
+        """Have the server answer with its bytes; blocks and raises as ``execute``, and what ``write`` raises."""
+        with contextlib.closing(self._connected(_FEED_PATIENCE_S)) as connection:
+            with self._unless_it_breaks_off():
+                response = self._post(connection, _FEED_PATH, msgspec.json.encode(command))
+            while response.status == http.HTTPStatus.OK:
+                with self._unless_it_breaks_off():
+                    data = _read_all(response, int.from_bytes(_read_all(response, 4)))
+                if not data:
+                    break
+                await write(data)
+            with self._unless_it_breaks_off():
+                body = response.read(_OUTCOME_BYTES)
+            return cast(R, self._result(body, response.status, command.result))
+
+    def _result(self, body: bytes, status: int, kind: Any) -> Any:
+        """What an answer says was the result. Raises the refusal that it says instead."""
         try:
             answer = msgspec.json.decode(body, type=_Answer)
             if answer.error is None and status == http.HTTPStatus.OK:
-                result: R = msgspec.json.decode(answer.result, type=command.result)
-                return result
+                return msgspec.json.decode(answer.result, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise self._misunderstood(status) from None
         raise self._refusal(answer, status)
@@ -95,12 +120,12 @@ class RemoteAdmin:
     async def close(self) -> None:
         """Nothing to do: connections end with their command."""
 
-    def _exchange(self, body: bytes) -> tuple[int, bytes]:
+    def _connected(self, patience_s: float) -> http.client.HTTPConnection:
         connection = self._connect()
         try:
             connection.connect()
             assert connection.sock is not None
-            connection.sock.settimeout(_ANSWER_TIMEOUT_S)
+            connection.sock.settimeout(patience_s)
         except OSError as error:
             connection.close()
             raise OperatorError(
@@ -108,10 +133,16 @@ class RemoteAdmin:
                 hint="See whether it runs, and whether the address is right.",
                 code="server_unreachable",
             ) from None
+        return connection
+
+    def _post(self, connection: http.client.HTTPConnection, path: str, body: bytes) -> http.client.HTTPResponse:
+        connection.request("POST", self._base_path + path, body, self._headers)
+        return connection.getresponse()
+
+    @contextlib.contextmanager
+    def _unless_it_breaks_off(self) -> Iterator[None]:
         try:
-            connection.request("POST", self._path, body, self._headers)
-            response = connection.getresponse()
-            return response.status, response.read()
+            yield
         except (OSError, http.client.HTTPException) as error:
             raise OperatorError(
                 f"{self._place} broke off before it answered: {_reason(error)}. "
@@ -119,8 +150,6 @@ class RemoteAdmin:
                 hint="Look first (list or show) before you repeat it.",
                 code="server_broke_off",
             ) from None
-        finally:
-            connection.close()
 
     def _refusal(self, answer: _Answer, status: int) -> TrustGateError:
         refusal = answer.error
@@ -144,6 +173,13 @@ class RemoteAdmin:
             hint="Is that address a TrustGate of this version? Compare: trustgate version",
             code="server_misunderstood",
         )
+
+
+def _read_all(response: http.client.HTTPResponse, length: int) -> bytes:
+    data = response.read(length)
+    if len(data) < length:
+        raise http.client.IncompleteRead(data, length - len(data))
+    return data
 
 
 # connections

@@ -4,27 +4,40 @@ and, where an admin key is set, on the public port to whoever has that key.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from trustgate.admin.commands import Admin, Command
-from trustgate.admin.local import COMMANDS
-from trustgate.errors import AuthenticationFailed, InvalidRequest, RequestTooLarge, TrustGateError
+from trustgate.admin.commands import Admin, Backup, Feed
+from trustgate.admin.local import COMMANDS, FEEDS
+from trustgate.errors import (
+    AuthenticationFailed,
+    InvalidRequest,
+    PermissionDenied,
+    RequestTooLarge,
+    TrustGateError,
+)
+
+T = TypeVar("T")
 
 PATH = "/admin/v1/execute"
+FEED_PATH = "/admin/v1/feed"
 
 _MAX_COMMAND_BYTES = 64 * 1024 * 1024
 
 _logger = logging.getLogger("trustgate.admin")
 _decode = msgspec.json.Decoder(reduce(or_, COMMANDS)).decode
+_decode_feed = msgspec.json.Decoder(reduce(or_, FEEDS)).decode
 
 
 def admin_routes(admin: Admin, *, key: str | None) -> list[Route]:
@@ -34,17 +47,33 @@ def admin_routes(admin: Admin, *, key: str | None) -> list[Route]:
         try:
             if key is not None:
                 _authenticate(request, key)
-            result = await admin.execute(await _command(request))
+            result = await admin.execute(await _command(request, _decode))
         except TrustGateError as error:
             return _refusal(error)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
             _logger.exception("internal error in an admin command")
-            return _refusal(TrustGateError("The server failed to do this. The error is in its log."))
+            return _refusal(_fault())
         return _json(200, {"result": result})
 
-    return [Route(PATH, execute, methods=["POST"])]
+    async def feed(request: Request) -> Response:
+        try:
+            if key is not None:
+                _authenticate(request, key)
+            command = await _command(request, _decode_feed)
+            if isinstance(command, Backup) and key is not None:
+                raise PermissionDenied(
+                    "A backup holds the key of the log; it is made on the server's own machine alone.",
+                    hint="Run the command there, without TRUSTGATE_URL.",
+                )
+        except TrustGateError as error:
+            return _refusal(error)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        return _FeedResponse(admin, command)
+
+    return [Route(PATH, execute, methods=["POST"]), Route(FEED_PATH, feed, methods=["POST"])]
 
 
 def _authenticate(request: Request, key: str) -> None:
@@ -53,23 +82,92 @@ def _authenticate(request: Request, key: str) -> None:
         raise AuthenticationFailed("The admin key is missing or wrong.", hint="Set TRUSTGATE_ADMIN_KEY.")
 
 
-async def _command(request: Request) -> Command[Any]:
+async def _command(request: Request, decode: Callable[[bytes], T]) -> T:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MAX_COMMAND_BYTES:
             raise RequestTooLarge(f"A command is at most {_MAX_COMMAND_BYTES} bytes.")
     try:
-        command: Command[Any] = _decode(bytes(body))
+        return decode(bytes(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(
             f"That is no command: {error}.", hint="Command line and server should be of one version."
         ) from None
-    return command
+
+
+class _FeedResponse(Response):
+    """A feed on its way: frames of bytes, each after its length (4 bytes, big-endian); one of length 0; its outcome.
+
+    The outcome is what the answer to a command is, so what goes wrong in the middle has a reason too. Nothing is sent
+    before the first bytes: a refusal that comes at once has the status of its own.
+    """
+
+    def __init__(self, admin: Admin, command: Feed[Any]) -> None:
+        super().__init__(media_type="application/octet-stream")
+        self._admin = admin
+        self._command = command
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = asyncio.ensure_future(self._feed(send))
+        gone = asyncio.ensure_future(_disconnect(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _feed(self, send: Send) -> None:
+        started = False
+
+        async def start() -> None:
+            nonlocal started
+            started = True
+            head = [(b"content-type", b"application/octet-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+
+        async def write(data: bytes) -> None:
+            if not data:
+                return
+            if not started:
+                await start()
+            await send({"type": "http.response.body", "body": len(data).to_bytes(4) + data, "more_body": True})
+
+        status, outcome = 200, {}
+        try:
+            outcome = {"result": await self._admin.feed(self._command, write)}
+        except TrustGateError as error:
+            status, outcome = error.status, _told(error)
+        except Exception:
+            _logger.exception("internal error in an admin command")
+            status, outcome = 500, _told(_fault())
+        words = msgspec.json.encode(outcome)
+        if started or status == 200:
+            if not started:
+                await start()
+            await send({"type": "http.response.body", "body": bytes(4) + words})
+            return
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(words))]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": words})
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _fault() -> TrustGateError:
+    return TrustGateError("The server failed to do this. The error is in its log.")
+
+
+def _told(error: TrustGateError) -> dict[str, Any]:
+    return {**error.to_openai(), "hint": error.hint, "kind": type(error).__name__}
 
 
 def _refusal(error: TrustGateError) -> Response:
-    return _json(error.status, {**error.to_openai(), "hint": error.hint, "kind": type(error).__name__})
+    return _json(error.status, _told(error))
 
 
 def _json(status: int, value: object) -> Response:

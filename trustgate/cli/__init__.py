@@ -19,7 +19,26 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from trustgate import __version__
-from trustgate.cli import anchor, doctor, key, localnet, passport, payment, plan, receipt, serve, tenant, usage, version
+from trustgate.cli import (
+    anchor,
+    care,
+    completion,
+    config,
+    doctor,
+    export,
+    init,
+    key,
+    localnet,
+    passport,
+    payment,
+    plan,
+    receipt,
+    serve,
+    tenant,
+    top,
+    usage,
+    version,
+)
 from trustgate.cli.context import Session
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.settings import debug_wanted
@@ -31,12 +50,14 @@ _OUTPUT_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 app = typer.Typer(
     name="trustgate",
     help="An OpenAI-compatible LLM gateway: tenants, keys, plans, quotas, metering and receipts.",
-    epilog="First steps: `trustgate serve`, and in another terminal `trustgate tenant add NAME`.",
+    epilog="First steps: `trustgate init`, `trustgate serve`, and in another terminal `trustgate tenant add NAME`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,  # `trustgate completion` has scripts of its own, which ask the program for values alone
     rich_markup_mode=None,  # plain help: it needs no rich, and reads well in any terminal
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+init.register(app)
 serve.register(app)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
@@ -46,7 +67,12 @@ usage.register(app)
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(anchor.app, name="anchor")
 app.add_typer(payment.app, name="payment")
+app.add_typer(export.app, name="export")
+care.register(app)
+top.register(app)
 doctor.register(app)
+app.add_typer(config.app, name="config")
+app.add_typer(completion.app, name="completion")
 localnet.register(app)
 version.register(app)
 

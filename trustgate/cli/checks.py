@@ -337,7 +337,9 @@ def _upstream(settings: Settings) -> Finding:
         status = _get_status(f"{url.rstrip('/')}/models", key)
     except (OSError, http.client.HTTPException) as error:
         return _unreachable(url, getattr(error, "strerror", None) or str(error) or type(error).__name__)
-    if status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+    # LiteLLM without a database answers a request without a key with status 500.
+    keyless_litellm = status == http.HTTPStatus.INTERNAL_SERVER_ERROR and key is None
+    if status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN) or keyless_litellm:
         hint = "Name the environment variable with its key: --upstream-key-env NAME, or key_env under [upstream]."
         return _fail("upstream", f"{url} refuses this key (status {status})" if key else f"{url} wants a key", hint)
     if status != http.HTTPStatus.OK:

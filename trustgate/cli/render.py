@@ -27,6 +27,8 @@ _HIDDEN = frozenset({"secret_sha256"})
 
 _UNLIMITED_WIDTH = 100_000
 _NOTHING = "–"
+#: As wide as a screen is where there is no terminal to fit it into.
+_SCREEN_WIDTH = 160
 
 
 class Styled(NamedTuple):
@@ -213,6 +215,122 @@ def working(first: str) -> Iterator[Callable[[str], None]]:
 
     say(first, to_stderr=True)
     yield tell
+
+
+class Grid(NamedTuple):
+    """Part of a screen: a table. Where the terminal is too narrow the last columns are left out, the first ones cut."""
+
+    columns: Sequence[str | Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+#: What a screen is made of, from top to bottom: a line of cells, or a table.
+Part = Sequence[Cell] | Grid
+
+
+def screen(parts: Sequence[Part]) -> None:
+    """Print a screen once."""
+    console = _console()
+    with console.capture() as captured:
+        console.print(_fitted(parts, min(console.width, _SCREEN_WIDTH)))
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+@contextlib.contextmanager
+def live() -> Iterator[Callable[[Sequence[Part]], None]]:
+    """Take the whole terminal for as long as the block runs; give what is to be shown now, as often as it changes."""
+    from rich.live import Live
+
+    console = _console()
+    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as shown:
+        yield lambda parts: shown.update(_fitted(parts, console.width), refresh=True)
+
+
+def _fitted(parts: Sequence[Part], width: int) -> RenderableType:
+    from rich.console import Group
+
+    return Group(*(_fit_grid(part, width) if isinstance(part, Grid) else _fit_line(part, width) for part in parts))
+
+
+def _fit_line(cells: Sequence[Cell], width: int) -> Text:
+    """Cells side by side, as many lines as they need; none is broken unless it is wider than the terminal."""
+    from rich.text import Text
+
+    lines = [Text()]
+    for text in map(_text, cells):
+        if lines[-1].cell_len and lines[-1].cell_len + 3 + text.cell_len > width:
+            lines.append(Text())
+        lines[-1] += Text("   " if lines[-1].cell_len else "") + text
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n").join(lines)
+
+
+_FIRST_COLUMN_LEAST = 12
+
+
+def _fit_grid(grid: Grid, width: int) -> RenderableType:
+    from rich.table import Table
+
+    heads = [Column(column) if isinstance(column, str) else column for column in grid.columns]
+    cells = [[_text(cell) for cell in row] for row in grid.rows]
+    widths = [max([_text(head.title).cell_len, *(row[at].cell_len for row in cells)]) for at, head in enumerate(heads)]
+    first = min(widths[0], max(_FIRST_COLUMN_LEAST, width - sum(part + 2 for part in widths[1:])))
+    kept, used = 1, first
+    while kept < len(heads) and used + 2 + widths[kept] <= width:
+        used += 2 + widths[kept]
+        kept += 1
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for at, head in enumerate(heads[:kept]):
+        limit = min(first, width) if at == 0 else None
+        made.add_column(head.title, justify=head.align, no_wrap=True, overflow="ellipsis", max_width=limit)
+    for row in cells:
+        made.add_row(*row[:kept])
+    return made
+
+
+#: Eighths of a line's height.
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The last ``width`` values as bars beside each other; the highest is a whole line high."""
+    shown = values[-width:]
+    top = max(shown, default=0)
+    return "".join(_BARS[min(7, int(value * 8 / top))] if value > 0 and top else _BARS[0] for value in shown)
+
+
+def bar(value: float, top: float, width: int) -> str:
+    """A bar that is ``width`` characters long at ``top``, in eighths of a character."""
+    eighths = round(value * 8 * width / top) if top > 0 else 0
+    if value > 0 and eighths == 0:
+        eighths = 1
+    whole, rest = divmod(eighths, 8)
+    return "█" * whole + ("▏▎▍▌▋▊▉"[rest - 1] if rest else "")
+
+
+Advance = Callable[[int, int | None], None]
+
+
+@contextlib.contextmanager
+def progress(what: str, *, in_bytes: bool = False) -> Iterator[Advance]:
+    """A bar on stderr for as long as the block runs, where that is a terminal: ``advance(done, total)``.
+
+    A total of None is one that nobody knows: what is done is counted then.
+    """
+    console = _console(to_stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    counted = [DownloadColumn(binary_units=True)] if in_bytes else [TextColumn("{task.fields[counted]}")]
+    columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), *counted, TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None, counted="")
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, counted=number(done) + (f" of {number(total)}" if total else "")
+        )
 
 
 def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> RenderableType:

@@ -36,7 +36,9 @@ TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenan
 def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of your choice.")],
-    plan: Annotated[str, typer.Option(help="The plan: free, pro, growth, internal, or one of your own.")] = "pro",
+    plan: Annotated[
+        str, typer.Option(metavar="PLAN", help="The plan: free, pro, growth, internal, or one of your own.")
+    ] = "pro",
     json: JsonOption = False,
 ) -> None:
     """Add a tenant with its first key. The key's secret is shown this once."""
@@ -130,7 +132,9 @@ def set_(
     context: typer.Context,
     tenant: TenantArgument,
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
-    plan: Annotated[str | None, typer.Option(help="Another plan; it holds from the next request on.")] = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar="PLAN", help="Another plan; it holds from the next request on.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Rename a tenant or move it to another plan."""

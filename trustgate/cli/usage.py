@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +11,13 @@ import typer
 from trustgate.admin.commands import Admin, KeyList, TenantList, UsageShow
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, with_admin
+from trustgate.cli.output import sink
+from trustgate.errors import InvalidRequest
 from trustgate.store import UsageRow
 from trustgate.store.base import UsageGroup
+
+_BAR_WIDTH = 16
+_SPARK_DAYS = 90
 
 _SUMS = tuple(name for name in UsageRow.__struct_fields__ if name != "group")
 
@@ -28,6 +34,9 @@ def usage(
         int | None,
         typer.Option(metavar="WHEN", parser=values.since, help="From when on: 7d, today, month or 2026-01-31 (UTC)."),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw requests, tokens and cost into this file, too.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show requests, tokens and cost by day, model, key or tenant.
@@ -35,12 +44,21 @@ def usage(
     Requests are those that were answered; what was refused or failed is counted apart and costs nothing.
     """
 
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise InvalidRequest(
+            f"{plot} is no name of an SVG file, which is what is drawn.",
+            hint="Name it usage.svg; a browser, or rsvg-convert, makes a PNG of it.",
+            param="plot",
+        )
+
     async def work(admin: Admin) -> tuple[tuple[UsageRow, ...], dict[str, str]]:
         rows = await admin.execute(UsageShow(by=by, tenant=tenant, since_us=since))
-        return rows, {} if json else await _names(admin, by)
+        return rows, {} if json and plot is None else await _names(admin, by)
 
     rows, names = with_admin(context, work)
     total = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
+    if plot is not None:
+        _draw(plot, by, rows, names)
     if json:
         render.document({"usage": rows, "total": total})
     else:
@@ -58,13 +76,27 @@ async def _names(admin: Admin, by: UsageGroup) -> dict[str, str]:
     return {key.id: f"{tenants.get(key.tenant_id, key.tenant_id)} {key.name} {key.redacted}" for key in keys}
 
 
-def _print(by: UsageGroup, rows: Iterable[UsageRow], total: Mapping[str, int], names: Mapping[str, str]) -> None:
-    listed = [_row(names.get(row.group, row.group), {name: getattr(row, name) for name in _SUMS}) for row in rows]
+def _print(by: UsageGroup, rows: Sequence[UsageRow], total: Mapping[str, int], names: Mapping[str, str]) -> None:
+    most = max((row.requests for row in rows), default=0)
+    listed = [
+        [
+            *_row(names.get(row.group, row.group), {name: getattr(row, name) for name in _SUMS}),
+            render.Styled(render.bar(row.requests, most, _BAR_WIDTH), "cyan"),
+        ]
+        for row in rows
+    ]
     if len(listed) > 1:
-        listed.append(_row("Total", total))
+        listed.append([*_row("Total", total), ""])
     head = "Day (UTC)" if by == "day" else by.capitalize()
     numbers = ("Requests", "Refused", "Failed", "Prompt", "Cached", "Completion", "Cost")
-    render.table([head, *map(render.right, numbers)], listed, empty="Nothing was used in that time.")
+    render.table([head, *map(render.right, numbers), ""], listed, empty="Nothing was used in that time.")
+    if by == "day" and len(rows) > 2:
+        for title, values in (
+            ("Requests", [row.requests for row in rows]),
+            ("Tokens", [row.prompt_tokens + row.completion_tokens for row in rows]),
+            ("Cost", [row.cost_nano_usd for row in rows]),
+        ):
+            render.say(f"{title:<10}{render.sparkline(values, _SPARK_DAYS)}")
     if total["estimated"]:
         render.say(
             f"{render.number(total['estimated'])} of the requests were metered by an estimate: "
@@ -72,6 +104,25 @@ def _print(by: UsageGroup, rows: Iterable[UsageRow], total: Mapping[str, int], n
         )
 
 
-def _row(group: str, sums: Mapping[str, int]) -> list[str]:
+def _draw(file: Path, by: UsageGroup, rows: Sequence[UsageRow], names: Mapping[str, str]) -> None:
+    from trustgate.cli.plot import Panel, svg
+
+    def panel(title: str, values: Sequence[int], write: Callable[[int], str]) -> Panel:
+        groups = [names.get(row.group, row.group) for row in rows]
+        return Panel(title, [(name, value, write(value)) for name, value in zip(groups, values, strict=True)])
+
+    picture = svg(
+        f"Usage by {by}",
+        [
+            panel("Requests", [row.requests for row in rows], render.number),
+            panel("Tokens", [row.prompt_tokens + row.completion_tokens for row in rows], render.number),
+            panel("Cost", [row.cost_nano_usd for row in rows], render.usd),
+        ],
+    )
+    with sink(file, force=True) as into:
+        into.put(picture.encode())
+
+
+def _row(group: str, sums: Mapping[str, int]) -> list[render.Cell]:
     counts = ("requests", "refused", "failed", "prompt_tokens", "cached_tokens", "completion_tokens")
     return [group, *(render.number(sums[name]) for name in counts), render.usd(sums["cost_nano_usd"])]

@@ -49,6 +49,10 @@ class Credits:
         self._running = running
         self._limits = limits
 
+    def retune(self, limits: ServeSettings) -> None:
+        """Go by these from the next request on."""
+        self._limits = limits
+
     async def show(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/credits``: the balance of the caller's tenant."""
         return balance_card(self._cashier.balances, caller)

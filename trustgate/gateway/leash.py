@@ -8,7 +8,7 @@ list of all that run, by key, with the bound on how many may.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Literal, Protocol
 
@@ -121,12 +121,12 @@ class Running:
         for leash in [leash for leash in self._leashes if leash.key_id in key_ids]:
             leash.pull("key_revoked")
 
-    async def cut_stalled(self, after_s: float) -> None:
+    async def cut_stalled(self, after_s: Callable[[], float]) -> None:
         """For ever: cut what waits for a client that has taken in nothing for so long."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(min(1.0, after_s / 4))
-            before = loop.time() - after_s
+            await asyncio.sleep(min(1.0, after_s() / 4))
+            before = loop.time() - after_s()
             for leash in list(self._leashes):
                 reply = leash.reply
                 if reply is not None and reply.waiting_since is not None and reply.waiting_since < before:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
@@ -70,8 +71,10 @@ class Pipeline:
         books: Books,
         running: Running,
         sales: Sales,
+        on_refusal: Callable[[TrustGateError, Endpoint, Arrival], None],
     ) -> None:
         self._settings = settings
+        self._on_refusal = on_refusal
         self._directory = directory
         self._catalog = catalog
         self._routing = routing
@@ -81,21 +84,30 @@ class Pipeline:
         self._sales = sales
         self._forwarding = Forwarding(settings.upstream.forward_headers)
 
+    def retune(self, settings: Settings, upstream: UpstreamClient) -> None:
+        """Go by these from the next request on."""
+        self._settings = settings
+        self._upstream = upstream
+        self._forwarding = Forwarding(settings.upstream.forward_headers)
+
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
         arrival = Arrival(scope, trusts_id=self._settings.serve.trust_request_id)
         reply = Reply(send, arrival.request_id, endpoint.dialect)
         try:
             await self._walk(endpoint, arrival, scope, receive, reply)
+            return
         except ClientDisconnected:
             return
         except Pulled as pulled:
-            await reply.refuse(_ended(pulled.reason))
-        except TrustGateError as error:
-            await reply.refuse(error)
+            error = _ended(pulled.reason)
+        except TrustGateError as caught:
+            error = caught
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
-            await reply.refuse(TrustGateError("The gateway failed. The error is in its log."))
+            error = TrustGateError("The gateway failed. The error is in its log.")
+        self._on_refusal(error, endpoint, arrival)
+        await reply.refuse(error)
 
     async def _walk(self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, reply: Reply) -> None:
         limits = self._settings.serve

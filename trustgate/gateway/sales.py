@@ -31,6 +31,10 @@ class Sales:
         self._books = books
         self._limits = limits
 
+    def retune(self, limits: ServeSettings) -> None:
+        """Go by these from the next request on."""
+        self._limits = limits
+
     async def admit(
         self,
         arrival: Arrival,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -29,11 +31,15 @@ class _ModelList(msgspec.Struct):
 _decode = msgspec.json.Decoder(_ModelList).decode
 
 
-async def probe_for_ever(targets: Targets, client: UpstreamClient, every_s: float) -> None:
-    """Probe every upstream that a passport leads to, at once and then every ``every_s`` seconds."""
+async def probe_for_ever(
+    targets: Targets, client: Callable[[], UpstreamClient], every_s: Callable[[], float], soon: asyncio.Event
+) -> None:
+    """Probe every upstream that a passport leads to: at once, every so many seconds, and when ``soon`` is set."""
     while True:
-        await probe_all(targets, client)
-        await asyncio.sleep(every_s)
+        await probe_all(targets, client())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(soon.wait(), every_s())
+        soon.clear()
 
 
 async def probe_all(targets: Targets, client: UpstreamClient) -> None:

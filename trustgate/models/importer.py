@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -107,6 +107,20 @@ def read_import_file(path: Path, *, direct: bool = False, prices: Path | None = 
         "is neither a LiteLLM configuration nor a table of prices",
         "A configuration has a model_list; a table maps model names to objects with litellm_provider and prices.",
     )
+
+
+def read_model_info(models: Iterable[Mapping[str, Any]]) -> ImportFile:
+    """What a running LiteLLM proxy says of its models (``data`` of its ``/model/info``), by their public names.
+
+    Of several deployments under one name the first counts. Sources: LiteLLM documentation, "Model Management".
+    """
+    notes = _Notes()
+    found: dict[str, ImportedPassport] = {}
+    for model in models:
+        name, info = model.get("model_name"), _mapping(model.get("model_info"))
+        if isinstance(name, str) and name not in found and str(info.get("mode") or "chat") in _MODES:
+            found[name] = ImportedPassport(slug=name, fields=_table_fields(name, info, notes))
+    return ImportFile(kind="litellm_config", passports=tuple(found.values()), notes=notes.all())
 
 
 # Prices, limits and capabilities: the same members in both kinds of file

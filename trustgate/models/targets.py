@@ -103,6 +103,11 @@ class Targets:
         self._upstreams: dict[tuple[str, str | None, str | None], Upstream] = {}
         self._breakers: dict[tuple[str, str, str], Breaker] = {}
 
+    def retune(self, default_base_url: str, read_credential: ReadCredential) -> None:
+        """Go by another default upstream from the next request on."""
+        self._default_base_url = default_base_url.rstrip("/")
+        self._read_credential = read_credential
+
     def route(self, name: str, resolved: Resolved | None, service: str = "") -> list[Target]:
         """What to try for a model name, in order, each admitted by its breaker when its turn comes.
 

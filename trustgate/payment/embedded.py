@@ -79,7 +79,7 @@ class EmbeddedFacilitator:
                 self._key = load_keypair(path)
             except SettingsError as error:
                 raise SettingsError(
-                    error.message, hint=f"Make one with `trustgate anchor keygen --keypair {path}`, and put SOL on it."
+                    error.message, hint="Make one with `trustgate payment keygen`, and put SOL on it."
                 ) from None
         return self._key
 

@@ -120,9 +120,8 @@ class RemoteFacilitator:
             raise self._unavailable(str(failure)) from None
         answer = _decoded(reply.body, _Verify)
         if reply.status == 200 and answer is not None:
-            return Verdict(
-                answer.is_valid, "" if answer.is_valid else _reason(answer.invalid_reason), answer.payer or ""
-            )
+            reason = "" if answer.is_valid else _reason(answer.invalid_reason)
+            return Verdict(answer.is_valid, reason, _identifier(answer.payer))
         if reply.status in _REFUSALS and (answer is None or not answer.is_valid):
             return Verdict(valid=False, reason=_reason(answer and answer.invalid_reason))
         raise self._unavailable(f"gave no answer to /verify that can be relied on (HTTP {reply.status})")

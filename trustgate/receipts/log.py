@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.journal import Journal
@@ -49,6 +49,8 @@ class Log:
         self._work = asyncio.Event()
         self._dirty = asyncio.Event()
         self._integrating = asyncio.Lock()
+        #: Is shown every receipt as it is written; must be quick, and must not fail.
+        self.on_append: Callable[[Receipt], None] | None = None
         #: Why entries are not durable or not integrated, while that lasts.
         self.fault: str | None = None
 
@@ -122,6 +124,8 @@ class Log:
         self._pending.append((entry, leaf))
         self._work.set()
         self._dirty.set()
+        if self.on_append is not None:
+            self.on_append(receipt)
         return entry
 
     # behind the response

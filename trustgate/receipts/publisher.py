@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from trustgate.errors import SettingsError, StoreDamaged, VerificationFailed
@@ -77,10 +78,10 @@ class Publisher:
                 self.checkpoint, self.note = checkpoint, note
             return self.note
 
-    async def run(self, every_s: float) -> None:
+    async def run(self, every_s: Callable[[], float]) -> None:
         """For ever: sign the log's state, at most so often."""
         while True:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(every_s())
             try:
                 await self.renew()
             except OSError as error:

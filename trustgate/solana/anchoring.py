@@ -58,6 +58,17 @@ class Anchoring:
         self.anchored_size = 0
         self.anchored_us = 0
         self._genesis: str | None = None
+        #: In the event loop's time.
+        self._try_again_at = 0.0
+
+    def retune(self, settings: Settings) -> None:
+        """Go by these from now on."""
+        if settings.anchor.rpc != self._settings.anchor.rpc:
+            self._genesis = None
+        if settings.anchor != self._settings.anchor:
+            self.failures, self.problem = 0, ""
+            self._try_again_at = 0.0
+        self._settings = settings
 
     async def load(self) -> None:
         """Look up how far the log is anchored."""
@@ -164,15 +175,11 @@ class Anchoring:
 
     async def run(self) -> None:
         """For ever: anchor whenever the settings say so; after a failure, more and more slowly."""
-        anchor = self._settings.anchor
         await self.load()
-        if not self.schedule():
-            return
         loop = asyncio.get_running_loop()
-        try_again_at = 0.0
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            if loop.time() < try_again_at or not await self._is_due(anchor.every_s, anchor.after_receipts):
+            if not self.schedule() or loop.time() < self._try_again_at or not await self._is_due():
                 continue
             try:
                 outcome = await self.flush(self.order(), _unheard)
@@ -180,14 +187,15 @@ class Anchoring:
                 self.failures += 1
                 self.problem = error.message
                 wait_s = min(_BACKOFF_FIRST_S * 2 ** (self.failures - 1), _BACKOFF_LAST_S)
-                try_again_at = loop.time() + wait_s
+                self._try_again_at = loop.time() + wait_s
                 _logger.warning("not anchored (%s); next try in %.0f s", error.message, wait_s)
             else:
                 self.failures, self.problem = 0, ""
                 if outcome.anchored:
                     _logger.info("anchored %d receipts on %s", outcome.tree_size, outcome.network)
 
-    async def _is_due(self, every_s: float | None, after_receipts: int) -> bool:
+    async def _is_due(self) -> bool:
+        every_s, after_receipts = self._settings.anchor.every_s, self._settings.anchor.after_receipts
         waiting = (await self._archive()).tree.size - self.anchored_size
         if self._genesis is None:
             return True  # what stands on that chain is not known yet

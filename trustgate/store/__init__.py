@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trustgate.store.base import (
     Balance,
+    Compacted,
+    Copied,
+    ExportFilter,
     Kept,
+    Lines,
     PaymentFilter,
     ReceiptFilter,
     State,
@@ -21,7 +26,11 @@ from trustgate.store.base import (
 
 __all__ = [
     "Balance",
+    "Compacted",
+    "Copied",
+    "ExportFilter",
     "Kept",
+    "Lines",
     "PaymentFilter",
     "ReceiptFilter",
     "State",
@@ -32,6 +41,7 @@ __all__ = [
     "UsageFilter",
     "UsageRow",
     "WindowUsage",
+    "hold_database",
     "open_store",
 ]
 
@@ -45,3 +55,13 @@ async def open_store(path: Path) -> Store:
     from trustgate.store.duckdb import DuckDBStore  # loading DuckDB takes 0.2 s
 
     return await DuckDBStore.open(path)
+
+
+def hold_database(path: Path) -> AbstractContextManager[None]:
+    """Keep every process from opening the database, which need not exist, for as long as the block runs.
+
+    Raises StoreLocked (the message names the process) or HomeUnusable.
+    """
+    from trustgate.store.engine import hold_database as hold
+
+    return hold(path)

@@ -7,6 +7,7 @@ milliseconds or, over millions of receipts, a second; nothing on the request pat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -135,6 +136,35 @@ class StoredTile(NamedTuple):
     hashes: bytes
 
 
+class ExportFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which receipts to export. Times are microseconds UTC: since <= created < until."""
+
+    tenant_id: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+
+
+class Lines(NamedTuple):
+    """Rows as JSON, one a line, each line with its end."""
+
+    rows: int
+    text: bytes
+
+
+class Copied(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of the database: the last receipt in it, and its size."""
+
+    last_seq: int
+    size_bytes: int
+
+
+class Compacted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rewrite of the database file made of its size."""
+
+    before_bytes: int
+    after_bytes: int
+
+
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What ``doctor`` wants to know. ``size_bytes`` is all that the store takes up on disk."""
 
@@ -202,6 +232,32 @@ class Store(Protocol):
 
     async def anchors(self) -> list[Anchor]:
         """Every anchor, planned ones included, the oldest first."""
+        ...
+
+    async def export_receipts(self, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
+        """The receipts with ``after_seq < seq <= up_to_seq`` that the filter lets through, in the log's order.
+
+        ``types.Receipt`` with ``seq`` before it; hashes in hexadecimal. Without the secrets.
+        """
+        ...
+
+    async def export_usage(self, query: ExportFilter) -> Lines:
+        """What was used, in the finest groups (``store.exports.USAGE_COLUMNS``). Wants a filter of some days."""
+        ...
+
+    async def first_and_last_us(self, query: ExportFilter) -> tuple[int, int] | None:
+        """When the first and the last of those receipts were made; None where there are none."""
+        ...
+
+    async def copy_to(self, path: Path) -> Copied:
+        """A consistent copy of the database, in a new file. Writing waits meanwhile.
+
+        Raises Unavailable, with code ``storage_full`` on a full disk.
+        """
+        ...
+
+    async def compact(self) -> Compacted:
+        """Rewrite the database without what is unused in it. Everything else waits meanwhile; raises as ``copy_to``."""
         ...
 
     # payments

@@ -20,7 +20,11 @@ import msgspec
 from trustgate.errors import StoreDamaged, TrustGateError, Unavailable
 from trustgate.store.base import (
     Balance,
+    Compacted,
+    Copied,
+    ExportFilter,
     Kept,
+    Lines,
     PaymentFilter,
     ReceiptFilter,
     State,
@@ -31,13 +35,16 @@ from trustgate.store.base import (
     UsageRow,
     WindowUsage,
 )
+from trustgate.store.copying import compact_database, copy_database
 from trustgate.store.engine import Engine
+from trustgate.store.exports import first_and_last_us, receipt_lines, usage_lines
 from trustgate.store.migrations import schema_version
 from trustgate.store.rows import (
     ALIASES,
     ANCHORS,
     ENTRY_COLUMNS,
     ENTRY_SELECT,
+    IS_COUNTED,
     KEYS,
     LOG_NAMES,
     PASSPORTS,
@@ -51,7 +58,7 @@ from trustgate.store.rows import (
     entry_to_row,
     table_of,
 )
-from trustgate.types import COUNTED, Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan
+from trustgate.types import Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -68,7 +75,6 @@ _US_PER_DAY = 86_400_000_000
 _CLAIM_SLACK_US = _US_PER_DAY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
-_IS_COUNTED = "finish IN (" + ", ".join(f"'{finish}'" for finish in sorted(COUNTED)) + ")"
 _GROUPS = {"day": f"created_us // {_US_PER_DAY}", "model": "model", "key": '"key"', "tenant": "tenant"}
 
 
@@ -159,6 +165,21 @@ class DuckDBStore:
 
     async def anchors(self) -> list[Anchor]:
         return list(await self._engine.run(_load, ANCHORS))
+
+    async def export_receipts(self, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
+        return await self._engine.run(receipt_lines, query, after_seq, up_to_seq)
+
+    async def export_usage(self, query: ExportFilter) -> Lines:
+        return await self._engine.run(usage_lines, query)
+
+    async def first_and_last_us(self, query: ExportFilter) -> tuple[int, int] | None:
+        return await self._engine.run(first_and_last_us, query)
+
+    async def copy_to(self, path: Path) -> Copied:
+        return await self._engine.run(copy_database, self._engine.path, path)
+
+    async def compact(self) -> Compacted:
+        return await self._engine.run_closed(compact_database)
 
     async def claim_payment(self, payment: Payment) -> Payment:
         return await self._engine.run(_in_transaction, lambda connection: _claim_payment(connection, payment))
@@ -331,7 +352,7 @@ def _load_heads(connection: DuckDBPyConnection) -> list[TenantHead]:
 def _window_usage(connection: DuckDBPyConnection, since_us: int) -> list[WindowUsage]:
     rows = connection.execute(
         f"""SELECT tenant, "key", count(*), sum(prompt_tokens + completion_tokens), sum(cost_nano_usd)
-            FROM receipts WHERE created_us >= ? AND {_IS_COUNTED}
+            FROM receipts WHERE created_us >= ? AND {IS_COUNTED}
             GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
         [since_us],
     ).fetchall()
@@ -352,11 +373,11 @@ def _usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]
     sums = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
     rows = connection.execute(
         f"""SELECT {_GROUPS[query.by]} AS "group",
-                count(*) FILTER (WHERE {_IS_COUNTED}),
+                count(*) FILTER (WHERE {IS_COUNTED}),
                 count(*) FILTER (WHERE finish = 'refused'),
                 count(*) FILTER (WHERE finish = 'upstream_error'),
-                {", ".join(f"coalesce(sum({name}) FILTER (WHERE {_IS_COUNTED}), 0)" for name in sums)},
-                count(*) FILTER (WHERE {_IS_COUNTED} AND usage_source = 'estimate')
+                {", ".join(f"coalesce(sum({name}) FILTER (WHERE {IS_COUNTED}), 0)" for name in sums)},
+                count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate')
             FROM receipts {where} GROUP BY "group" ORDER BY "group" """,  # noqa: S608 - constants; values are bound
         values,
     ).fetchall()

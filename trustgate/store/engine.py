@@ -21,7 +21,7 @@ import queue
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path, PurePath
 from typing import IO, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -97,6 +97,18 @@ class Engine:
         self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """``work(connection, …)`` on the writer thread. Raises what it raises, DuckDB's errors as ours."""
+        return await self._submit(lambda: self._attempt(work, *args, **kwargs))
+
+    async def run_closed(self, work: Callable[[Path], R]) -> R:
+        """``work(path)`` on the writer thread while the database is closed; whatever comes next opens it again."""
+
+        def closed() -> R:
+            self._drop_connection()
+            return work(self.path)
+
+        return await self._submit(closed)
+
+    async def _submit(self, work: Callable[[], R]) -> R:
         if self._closing:
             raise Unavailable("The database has been closed.", code="store_closed")
         future: Future[R] = Future()
@@ -105,7 +117,7 @@ class Engine:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                result = self._attempt(work, *args, **kwargs)
+                result = work()
             except BaseException as error:  # noqa: BLE001 - it is the caller's
                 future.set_exception(error)
             else:
@@ -123,7 +135,7 @@ class Engine:
 
     @property
     def wal_bytes(self) -> int:
-        return _size(_beside(self.path, ".wal"))
+        return _size(beside(self.path, ".wal"))
 
     @property
     def size_bytes(self) -> int:
@@ -166,7 +178,7 @@ class Engine:
             raise translate(error) from error
 
     def _drop_connection(self) -> None:
-        """Close the dead instance; the next job connects again."""
+        """Close the instance; the next job connects again."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(duckdb.Error):
@@ -191,15 +203,15 @@ def _create(path: Path) -> None:
 
     Raises StoreDamaged if a write-ahead log lies where the database is missing: DuckDB would delete it.
     """
-    wal = _beside(path, ".wal")
+    wal = beside(path, ".wal")
     if wal.exists():
         raise StoreDamaged(
             f"The database {path.name} is missing, but its write-ahead log {wal.name} is there.",
             hint=f"Put the database back into {path.parent}; or, to start with an empty one, move {wal.name} away.",
         )
-    new = _beside(path, ".new")
+    new = beside(path, ".new")
     try:
-        for leftover in (new, _beside(new, ".wal")):
+        for leftover in (new, beside(new, ".wal")):
             leftover.unlink(missing_ok=True)
         _connect(new).close()
         new.chmod(0o600)
@@ -221,7 +233,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
             config={
                 "memory_limit": "512MB",
                 "threads": 2,
-                "temp_directory": str(_beside(path, ".tmp")),
+                "temp_directory": str(beside(path, ".tmp")),
                 "checkpoint_threshold": CHECKPOINT_THRESHOLD,
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
@@ -246,9 +258,16 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+@contextlib.contextmanager
+def hold_database(path: Path) -> Iterator[None]:
+    """Keep every process from opening the database, which need not exist. Raises StoreLocked, HomeUnusable."""
+    with contextlib.closing(_lock_sidecar(path)):
+        yield
+
+
 def _lock_sidecar(path: Path) -> IO[str]:
     """Take the lock beside the database and write our process id into it. Raises StoreLocked, HomeUnusable."""
-    sidecar = _beside(path, ".lock")
+    sidecar = beside(path, ".lock")
     try:
         lock = os.fdopen(os.open(sidecar, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8")
     except OSError as error:
@@ -349,7 +368,8 @@ def _unusable(folder: Path, error: OSError) -> OperatorError:
     )
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def beside(path: Path, suffix: str) -> Path:
+    """The file beside the database whose name has this ending too."""
     return path.with_name(path.name + suffix)
 
 

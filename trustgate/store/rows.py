@@ -16,6 +16,7 @@ import msgspec
 from trustgate.errors import TrustGateError
 from trustgate.store.base import Kept
 from trustgate.types import (
+    COUNTED,
     RECEIPT_V2_MEMBERS,
     Alias,
     Anchor,
@@ -90,15 +91,18 @@ def table_of(record: Kept) -> RecordTable[Any]:
 
 
 #: The last members of a receipt of version 2 are kept as one JSON list: most receipts have none of them.
-_PAYMENT_MEMBERS = RECEIPT_V2_MEMBERS[3:]
-_RECEIPT_MEMBERS = Receipt.__struct_fields__[: -len(_PAYMENT_MEMBERS)]
+PAYMENT_MEMBERS = RECEIPT_V2_MEMBERS[3:]
+_RECEIPT_MEMBERS = Receipt.__struct_fields__[: -len(PAYMENT_MEMBERS)]
 _HASH_POSITIONS = tuple(i for i, member in enumerate(_RECEIPT_MEMBERS) if member in HASHES)
-_V1_MEMBERS = len(_RECEIPT_MEMBERS) - (len(RECEIPT_V2_MEMBERS) - len(_PAYMENT_MEMBERS))
+_V1_MEMBERS = len(_RECEIPT_MEMBERS) - (len(RECEIPT_V2_MEMBERS) - len(PAYMENT_MEMBERS))
 _NO_V2_VALUES = (None,) * (len(_RECEIPT_MEMBERS) - _V1_MEMBERS + 1)
 
 #: The columns of table ``receipts`` in the order of ``entry_to_row``, and as a list for a SELECT.
 ENTRY_COLUMNS = ("seq", *_RECEIPT_MEMBERS, "payment_detail", "secret")
 ENTRY_SELECT = ", ".join(f'"{column}"' for column in ENTRY_COLUMNS)
+
+#: The condition for receipts that count against quotas.
+IS_COUNTED = "finish IN (" + ", ".join(f"'{finish}'" for finish in sorted(COUNTED)) + ")"
 
 
 def entry_to_row(entry: Entry) -> list[Any]:
@@ -132,5 +136,5 @@ def entry_from_row(row: Sequence[Any]) -> Entry:
         members = dict(zip(_RECEIPT_MEMBERS[:_V1_MEMBERS], values, strict=False))
     else:
         members = dict(zip(_RECEIPT_MEMBERS, values, strict=True))
-        members |= zip(_PAYMENT_MEMBERS, msgspec.json.decode(detail), strict=True)
+        members |= zip(PAYMENT_MEMBERS, msgspec.json.decode(detail), strict=True)
     return Entry(seq=row[0], receipt=Receipt(**members), secret=row[-1])

@@ -1,0 +1,358 @@
+# Completes trustgate in bash. Made by `trustgate completion bash` from the program itself: do not edit.
+
+__trustgate_commands() {
+    case "$1" in
+        trustgate) names='init serve usage doctor localnet version tenant key plan passport receipt anchor payment config completion' ;;
+        'trustgate tenant') names='add list show set suspend resume remove credit' ;;
+        'trustgate key') names='create list show revoke rotate' ;;
+        'trustgate plan') names='add set list show remove' ;;
+        'trustgate passport') names='add set list show deprecate revoke activate import alias' ;;
+        'trustgate receipt') names='list show export verify' ;;
+        'trustgate anchor') names='flush list status verify keygen' ;;
+        'trustgate payment') names='set off terms list show reconcile refund-credit keygen' ;;
+        'trustgate config') names=show ;;
+        'trustgate completion') names='bash zsh fish powershell' ;;
+        *) names= ;;
+    esac
+}
+__trustgate_options() {
+    case "$1" in
+        trustgate) options='--help
+-h
+--home
+--version' ;;
+        'trustgate init') options='--help
+-h
+--at
+--models
+--no-models
+--yes
+-y
+--force
+--host
+--port
+--upstream
+--upstream-key-env
+--json' ;;
+        'trustgate serve') options='--help
+-h
+--host
+--port
+--upstream
+--upstream-key-env' ;;
+        'trustgate usage') options='--help
+-h
+--tenant
+--by
+--since
+--json' ;;
+        'trustgate doctor') options='--help
+-h
+--books
+--json' ;;
+        'trustgate localnet') options='--help
+-h
+--host
+--port
+--slot-ms
+--ephemeral
+--fund
+--verbose
+-v' ;;
+        'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate tenant remove' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate receipt show' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment reconcile') options='--help
+-h
+--json' ;;
+        'trustgate tenant' | 'trustgate key' | 'trustgate plan' | 'trustgate passport' | 'trustgate receipt' | 'trustgate anchor' | 'trustgate payment' | 'trustgate config' | 'trustgate completion' | 'trustgate completion bash' | 'trustgate completion zsh' | 'trustgate completion fish' | 'trustgate completion powershell') options='--help
+-h' ;;
+        'trustgate tenant add') options='--help
+-h
+--plan
+--json' ;;
+        'trustgate tenant list') options='--help
+-h
+--removed
+--json' ;;
+        'trustgate tenant set') options='--help
+-h
+--name
+--plan
+--json' ;;
+        'trustgate tenant credit') options='--help
+-h
+--add
+--json' ;;
+        'trustgate key create') options='--help
+-h
+--name
+--expires
+--requests-per-minute
+--requests-per-day
+--requests-per-month
+--tokens-per-minute
+--tokens-per-day
+--tokens-per-month
+--usd-per-minute
+--usd-per-day
+--usd-per-month
+--parallel-requests
+--max-tokens
+--max-prompt-tokens
+--models
+--endpoints
+--features
+--json' ;;
+        'trustgate key list' | 'trustgate passport list') options='--help
+-h
+--revoked
+--json' ;;
+        'trustgate key rotate') options='--help
+-h
+--grace
+--json' ;;
+        'trustgate plan add' | 'trustgate plan set') options='--help
+-h
+--on-disconnect
+--requests-per-minute
+--requests-per-day
+--requests-per-month
+--tokens-per-minute
+--tokens-per-day
+--tokens-per-month
+--usd-per-minute
+--usd-per-day
+--usd-per-month
+--parallel-requests
+--max-tokens
+--max-prompt-tokens
+--models
+--endpoints
+--features
+--json' ;;
+        'trustgate passport add' | 'trustgate passport set') options='--help
+-h
+--api-model-id
+--provider
+--format
+--base-url
+--credential-env
+--credential-file
+--context-length
+--max-output-tokens
+--input-price
+--output-price
+--cached-input-price
+--call-price
+--capability
+--fallback
+--parameter
+--json' ;;
+        'trustgate passport import') options='--help
+-h
+--prices
+--direct
+--json' ;;
+        'trustgate passport alias') options='--help
+-h
+--list
+--remove
+--json' ;;
+        'trustgate receipt list') options='--help
+-h
+--tenant
+--since
+--limit
+--json' ;;
+        'trustgate receipt export') options='--help
+-h
+--output
+-o
+--disclose' ;;
+        'trustgate receipt verify') options='--help
+-h
+--rpc
+--key
+--payer
+--request
+--response
+--json' ;;
+        'trustgate anchor flush') options='--help
+-h
+--rpc
+--keypair
+--commitment
+--max-fee
+--mainnet
+--dry-run
+--json' ;;
+        'trustgate anchor verify') options='--help
+-h
+--rpc
+--keypair
+--json' ;;
+        'trustgate anchor keygen' | 'trustgate payment keygen') options='--help
+-h
+--keypair
+--json' ;;
+        'trustgate payment set') options='--help
+-h
+--mode
+--network
+--pay-to
+--asset
+--facilitator
+--price
+--top-up
+--decimals
+--asset-name
+--asset-version
+--json' ;;
+        'trustgate payment off') options='--help
+-h
+--network
+--json' ;;
+        'trustgate payment list') options='--help
+-h
+--tenant
+--state
+--limit
+--before
+--json' ;;
+        'trustgate payment refund-credit') options='--help
+-h
+--amount
+--json' ;;
+        'trustgate config show') options='--help
+-h
+--changed
+--host
+--port
+--upstream
+--upstream-key-env
+--json' ;;
+        *) options= ;;
+    esac
+}
+__trustgate_value() {
+    case "$1 $2" in
+        'trustgate --home') kind=folder ;;
+        'trustgate init --at' | 'trustgate init --host' | 'trustgate init --port' | 'trustgate init --upstream' | 'trustgate init --upstream-key-env' | 'trustgate serve --host' | 'trustgate serve --port' | 'trustgate serve --upstream' | 'trustgate serve --upstream-key-env' | 'trustgate usage --since' | 'trustgate localnet --host' | 'trustgate localnet --port' | 'trustgate localnet --slot-ms' | 'trustgate localnet --fund' | 'trustgate tenant set --name' | 'trustgate tenant credit --add' | 'trustgate key create --name' | 'trustgate key create --expires' | 'trustgate key create --requests-per-minute' | 'trustgate key create --requests-per-day' | 'trustgate key create --requests-per-month' | 'trustgate key create --tokens-per-minute' | 'trustgate key create --tokens-per-day' | 'trustgate key create --tokens-per-month' | 'trustgate key create --usd-per-minute' | 'trustgate key create --usd-per-day' | 'trustgate key create --usd-per-month' | 'trustgate key create --parallel-requests' | 'trustgate key create --max-tokens' | 'trustgate key create --max-prompt-tokens' | 'trustgate key create --endpoints' | 'trustgate key create --features' | 'trustgate key rotate --grace' | 'trustgate plan add --requests-per-minute' | 'trustgate plan add --requests-per-day' | 'trustgate plan add --requests-per-month' | 'trustgate plan add --tokens-per-minute' | 'trustgate plan add --tokens-per-day' | 'trustgate plan add --tokens-per-month' | 'trustgate plan add --usd-per-minute' | 'trustgate plan add --usd-per-day' | 'trustgate plan add --usd-per-month' | 'trustgate plan add --parallel-requests' | 'trustgate plan add --max-tokens' | 'trustgate plan add --max-prompt-tokens' | 'trustgate plan add --endpoints' | 'trustgate plan add --features' | 'trustgate plan set --requests-per-minute' | 'trustgate plan set --requests-per-day' | 'trustgate plan set --requests-per-month' | 'trustgate plan set --tokens-per-minute' | 'trustgate plan set --tokens-per-day' | 'trustgate plan set --tokens-per-month' | 'trustgate plan set --usd-per-minute' | 'trustgate plan set --usd-per-day' | 'trustgate plan set --usd-per-month' | 'trustgate plan set --parallel-requests' | 'trustgate plan set --max-tokens' | 'trustgate plan set --max-prompt-tokens' | 'trustgate plan set --endpoints' | 'trustgate plan set --features' | 'trustgate passport add --api-model-id' | 'trustgate passport add --provider' | 'trustgate passport add --base-url' | 'trustgate passport add --credential-env' | 'trustgate passport add --context-length' | 'trustgate passport add --max-output-tokens' | 'trustgate passport add --input-price' | 'trustgate passport add --output-price' | 'trustgate passport add --cached-input-price' | 'trustgate passport add --call-price' | 'trustgate passport add --capability' | 'trustgate passport add --parameter' | 'trustgate passport set --api-model-id' | 'trustgate passport set --provider' | 'trustgate passport set --base-url' | 'trustgate passport set --credential-env' | 'trustgate passport set --context-length' | 'trustgate passport set --max-output-tokens' | 'trustgate passport set --input-price' | 'trustgate passport set --output-price' | 'trustgate passport set --cached-input-price' | 'trustgate passport set --call-price' | 'trustgate passport set --capability' | 'trustgate passport set --parameter' | 'trustgate passport alias --remove' | 'trustgate receipt list --since' | 'trustgate receipt list --limit' | 'trustgate receipt verify --rpc' | 'trustgate receipt verify --key' | 'trustgate receipt verify --payer' | 'trustgate anchor flush --rpc' | 'trustgate anchor flush --max-fee' | 'trustgate anchor verify --rpc' | 'trustgate payment set --network' | 'trustgate payment set --pay-to' | 'trustgate payment set --asset' | 'trustgate payment set --facilitator' | 'trustgate payment set --price' | 'trustgate payment set --top-up' | 'trustgate payment set --decimals' | 'trustgate payment set --asset-name' | 'trustgate payment set --asset-version' | 'trustgate payment off --network' | 'trustgate payment list --state' | 'trustgate payment list --limit' | 'trustgate payment list --before' | 'trustgate payment refund-credit --amount' | 'trustgate config show --host' | 'trustgate config show --port' | 'trustgate config show --upstream' | 'trustgate config show --upstream-key-env') kind=any ;;
+        'trustgate usage --tenant' | 'trustgate receipt list --tenant' | 'trustgate payment list --tenant') kind=tenant ;;
+        'trustgate usage --by') kind='words:day model key tenant' ;;
+        'trustgate tenant add --plan' | 'trustgate tenant set --plan') kind=plan ;;
+        'trustgate key create --models' | 'trustgate plan add --models' | 'trustgate plan set --models' | 'trustgate passport add --fallback' | 'trustgate passport set --fallback') kind=passport ;;
+        'trustgate plan add --on-disconnect' | 'trustgate plan set --on-disconnect') kind='words:abort drain' ;;
+        'trustgate passport add --format' | 'trustgate passport set --format') kind='words:api safetensors gguf' ;;
+        'trustgate passport add --credential-file' | 'trustgate passport set --credential-file' | 'trustgate passport import --prices' | 'trustgate receipt export --output' | 'trustgate receipt export -o' | 'trustgate receipt verify --request' | 'trustgate receipt verify --response' | 'trustgate anchor flush --keypair' | 'trustgate anchor verify --keypair' | 'trustgate anchor keygen --keypair' | 'trustgate payment keygen --keypair') kind=file ;;
+        'trustgate receipt export --disclose') kind='words:none request response both' ;;
+        'trustgate anchor flush --commitment') kind='words:confirmed finalized' ;;
+        'trustgate payment set --mode') kind='words:per-request prepaid' ;;
+        *) kind= ;;
+    esac
+}
+__trustgate_argument() {
+    case "$1 $2" in
+        'trustgate tenant add 0' | 'trustgate plan add 0' | 'trustgate passport add 0' | 'trustgate passport alias 0' | 'trustgate passport alias 1' | 'trustgate payment show 0') kind=any ;;
+        'trustgate tenant show 0' | 'trustgate tenant set 0' | 'trustgate tenant suspend 0' | 'trustgate tenant resume 0' | 'trustgate tenant remove 0' | 'trustgate tenant credit 0' | 'trustgate key create 0' | 'trustgate key list 0' | 'trustgate payment set 0' | 'trustgate payment off 0' | 'trustgate payment terms 0' | 'trustgate payment refund-credit 0') kind=tenant ;;
+        'trustgate key show 0' | 'trustgate key revoke 0' | 'trustgate key rotate 0') kind=key ;;
+        'trustgate plan set 0' | 'trustgate plan show 0' | 'trustgate plan remove 0') kind=plan ;;
+        'trustgate passport set 0' | 'trustgate passport show 0' | 'trustgate passport deprecate 0' | 'trustgate passport revoke 0' | 'trustgate passport activate 0') kind=passport ;;
+        'trustgate passport import 0' | 'trustgate receipt verify 0') kind=file ;;
+        'trustgate receipt show 0' | 'trustgate receipt export 0') kind=receipt ;;
+        *) kind= ;;
+    esac
+}
+
+# What the words before the cursor mean: sets path, count (of arguments), flag (that waits for its value) and home.
+__trustgate_walk() {
+    local word
+    path=trustgate count=0 flag= home=
+    for word in "$@"; do
+        if [[ -n $flag ]]; then
+            [[ $flag = --home ]] && home=$word
+            flag=
+        elif [[ $word = --home=* ]]; then
+            home=${word#*=}
+        elif [[ $word = -*=* ]]; then
+            :
+        elif [[ $word = -* ]]; then
+            __trustgate_value "$path" "$word"
+            [[ -n $kind ]] && flag=$word
+        else
+            __trustgate_commands "$path"
+            case " $names " in
+                *" $word "*) path="$path $word" count=0 ;;
+                *) count=$((count + 1)) ;;
+            esac
+        fi
+    done
+}
+
+# Adds to COMPREPLY what begins with $1 among the lines of the standard input; a tab ends the word.
+__trustgate_matching() {
+    local line
+    while IFS= read -r line; do
+        line=${line%%$'\t'*}
+        if [[ $line = "$1"* ]]; then
+            COMPREPLY+=("$(printf '%q' "$line")")
+        fi
+    done
+}
+
+_trustgate() {
+    # bash breaks words at : and = as well; what stands together is put together again.
+    local words=() word broken= i
+    for ((i = 1; i <= COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [[ ${#words[@]} -gt 0 && ($word = [:=] || -n $broken) ]]; then
+            words[${#words[@]}-1]+=$word
+        else
+            words+=("$word")
+        fi
+        broken=
+        [[ $word = [:=] && $COMP_WORDBREAKS = *$word* && $i -lt $COMP_CWORD ]] && broken=$word
+    done
+    local current=${words[${#words[@]}-1]} path count flag home kind names options
+    unset "words[${#words[@]}-1]"
+    __trustgate_walk "${words[@]}"
+    local head= typed=$current
+    if [[ -z $flag && $current = --*=* ]]; then
+        flag=${current%%=*} head=$flag= typed=${current#*=}
+    fi
+    typed=${typed//\\/} typed=${typed#[\"\']}
+    COMPREPLY=()
+    if [[ -n $flag ]]; then
+        __trustgate_value "$path" "$flag"
+    elif [[ $current = -* ]]; then
+        __trustgate_options "$path"
+        __trustgate_matching "$typed" <<< "$options"
+        return
+    else
+        __trustgate_commands "$path"
+        if [[ -n $names ]]; then
+            __trustgate_matching "$typed" <<< "${names// /$'\n'}"
+            return
+        fi
+        __trustgate_argument "$path" "$count"
+    fi
+    case $kind in
+        '' | any) ;;
+        file) compopt -o filenames 2> /dev/null; COMPREPLY=($(compgen -f -- "$typed")) ;;
+        folder) compopt -o filenames 2> /dev/null; COMPREPLY=($(compgen -d -- "$typed")) ;;
+        words:*) kind=${kind#words:}; __trustgate_matching "$typed" <<< "${kind// /$'\n'}" ;;
+        *)
+            home=${home/#\~/$HOME}
+            __trustgate_matching "$typed" \
+                < <("${COMP_WORDS[0]/#\~/$HOME}" ${home:+--home "$home"} completion values "$kind" 2> /dev/null)
+            ;;
+    esac
+    # What bash took for a word of its own ends at the last : or =, so an answer begins there.
+    local whole=$head$typed cut
+    if [[ $whole = *[:=]* && $COMP_WORDBREAKS = *:* ]]; then
+        cut=${typed%"${typed##*[:=]}"}
+        for ((i = 0; i < ${#COMPREPLY[@]}; i++)); do
+            COMPREPLY[i]=${COMPREPLY[i]#"$cut"}
+        done
+    fi
+}
+
+complete -F _trustgate trustgate

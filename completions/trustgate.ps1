@@ -1,0 +1,653 @@
+# Completes trustgate in PowerShell. Made by `trustgate completion powershell` from the program itself: do not edit.
+
+Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
+    param($wordToComplete, $commandAst, $cursorPosition)
+
+    $commands = @{
+        'trustgate' = @(
+            'init|Write trustgate.toml: find the LLM server, ask a few questions',
+            'serve|Run the gateway until SIGTERM or Ctrl-C',
+            'usage|Show requests, tokens and cost',
+            'doctor|Explain what is wrong, and how to mend it',
+            'localnet|Run a local Solana for development until SIGTERM or Ctrl-C',
+            'version|Show the versions of TrustGate and of what it runs on',
+            'tenant|Tenants: who may call, and on which plan',
+            'key|API keys of tenants',
+            'plan|Plans: limits, and what may be called',
+            'passport|Models: where they are served, and at what price',
+            'receipt|Receipts: the durable, provable record of each request',
+            'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
+            'payment|Getting paid (x402): how tenants pay, and what they have paid',
+            'config|Settings: what holds, and where it comes from',
+            'completion|Completion of the command line, for your shell'
+        )
+        'trustgate tenant' = @(
+            'add|Add a tenant with its first key',
+            'list|List the tenants',
+            'show|Show a tenant with its plan and keys',
+            'set|Rename a tenant or move it to another plan',
+            'suspend|Refuse a tenant''s requests',
+            'resume|Serve a suspended tenant again',
+            'remove|Remove a tenant for good',
+            'credit|Show the balance that a tenant''s requests draw on, or add to it'
+        )
+        'trustgate key' = @(
+            'create|Create a further key',
+            'list|List the keys',
+            'show|Show a key and its limits, not its secret',
+            'revoke|End a key now',
+            'rotate|Replace a key by a new one'
+        )
+        'trustgate plan' = @(
+            'add|Add a plan',
+            'set|Change a plan; it holds from the next request on',
+            'list|List the plans',
+            'show|Show a plan',
+            'remove|Remove a plan that no tenant is on'
+        )
+        'trustgate passport' = @(
+            'add|Add a model',
+            'set|Change a passport',
+            'list|List the models',
+            'show|Show a passport',
+            'deprecate|Mark a model as going away; it still serves',
+            'revoke|Stop serving a model, under all its names',
+            'activate|Serve a deprecated or revoked model again',
+            'import|Import models and prices from LiteLLM''s files',
+            'alias|Give a model another name'
+        )
+        'trustgate receipt' = @(
+            'list|List receipts, the newest first',
+            'show|Show a receipt, with the secret that opens its commitments',
+            'export|Export a receipt as a bundle that anybody can check, offline: its proof, checkpoint and anchor with it',
+            'verify|Check a bundle, offline and without a database'
+        )
+        'trustgate anchor' = @(
+            'flush|Post the log''s state to Solana: one transaction for all receipts since the last anchor',
+            'list|List the anchors, the oldest first',
+            'status|Show the log''s name and keys, and how much of it is anchored',
+            'verify|Check every anchor from what the chain says alone, and against the log here',
+            'keygen|Make the key that pays for anchors'
+        )
+        'trustgate payment' = @(
+            'set|Have a tenant pay, or change how it pays',
+            'off|Let a tenant owe nothing',
+            'terms|Show how tenants pay, and what they have left',
+            'list|List payments, the newest first',
+            'show|Show a payment, from its claim to its end; with --json also what was signed',
+            'reconcile|Ask the chains now what became of payments whose end nobody saw',
+            'refund-credit|Take from a tenant''s balance what you pay back to it, with a receipt',
+            'keygen|Make the key with which the gateway settles Solana payments itself'
+        )
+        'trustgate config' = @(
+            'show|Show every setting, and where its value comes from'
+        )
+        'trustgate completion' = @(
+            'bash|eval "$(trustgate completion bash)" in ~/.bashrc',
+            'zsh|trustgate completion zsh > "${fpath[1]}/_trustgate"',
+            'fish|trustgate completion fish > ~/.config/fish/completions/trustgate.fish',
+            'powershell|trustgate completion powershell | Out-String | Invoke-Expression, in $PROFILE'
+        )
+    }
+    $options = @{
+        'trustgate' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--home|folder|The folder with the database and trustgate.toml',
+            '--version||Show the version and exit'
+        )
+        'trustgate init' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--at|any|Where to look for LLM servers, instead of at their usual ports here; repeat for more',
+            '--models||Whether to add the models of the servers found, with prices and limits',
+            '--no-models||Whether to add the models of the servers found, with prices and limits',
+            '--yes||Ask nothing, take what is proposed',
+            '-y||Ask nothing, take what is proposed',
+            '--force||Replace a settings file; the old one is kept',
+            '--host|any|The address to listen on; 0.0.0.0 is every interface',
+            '--port|any|The port; 0 lets the system choose',
+            '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
+            '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate serve' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--host|any|The address to listen on; 0.0.0.0 is every interface',
+            '--port|any|The port; 0 lets the system choose',
+            '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
+            '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key'
+        )
+        'trustgate usage' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--tenant|tenant|Only this tenant''s',
+            '--by|words:day model key tenant|What to add up by',
+            '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate doctor' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--books||Audit the books instead: receipts = log = usage = payments = balances = quotas, every one',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate localnet' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--host|any|The address to listen on; whoever reaches it can use the chain',
+            '--port|any|The port; 0 lets the system choose',
+            '--slot-ms|any|How long a slot lasts, milliseconds',
+            '--ephemeral||Keep nothing: a new chain, forgotten at the end',
+            '--fund|any|Give this address 10 SOL of this chain at the start; may be repeated',
+            '--verbose||Print a line for each transaction that lands',
+            '-v||Print a line for each transaction that lands'
+        )
+        'trustgate version' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate tenant add' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--plan|plan|The plan: free, pro, growth, internal, or one of your own',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--removed||Removed tenants too',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant set' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--name|any|A new name',
+            '--plan|plan|Another plan; it holds from the next request on',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant suspend' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant resume' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant remove' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant credit' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--add|any|Add this much, as a present or a correction',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate key' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate key create' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--name|any|A name to tell the tenant''s keys apart',
+            '--expires|any|When it expires: in 30d, 24h, 90m …',
+            '--requests-per-minute|any|Requests a minute',
+            '--requests-per-day|any|Requests a day',
+            '--requests-per-month|any|Requests a month',
+            '--tokens-per-minute|any|Tokens a minute',
+            '--tokens-per-day|any|Tokens a day',
+            '--tokens-per-month|any|Tokens a month',
+            '--usd-per-minute|any|Spending a minute',
+            '--usd-per-day|any|Spending a day',
+            '--usd-per-month|any|Spending a month',
+            '--parallel-requests|any|Requests at the same time',
+            '--max-tokens|any|Largest completion of one request, in tokens',
+            '--max-prompt-tokens|any|Largest prompt of one request, in tokens',
+            '--models|passport|Models, as globs: ''openai/*''',
+            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
+            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate key list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--revoked||Revoked keys too',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate key show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate key revoke' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate key rotate' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--grace|any|How long the old secret still works: 24h, 30m … [default: not at all]',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate plan' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate plan add' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--on-disconnect|words:abort drain|When a client hangs up: abort the LLM server''s answer, or read it to its end for exact usage',
+            '--requests-per-minute|any|Requests a minute',
+            '--requests-per-day|any|Requests a day',
+            '--requests-per-month|any|Requests a month',
+            '--tokens-per-minute|any|Tokens a minute',
+            '--tokens-per-day|any|Tokens a day',
+            '--tokens-per-month|any|Tokens a month',
+            '--usd-per-minute|any|Spending a minute',
+            '--usd-per-day|any|Spending a day',
+            '--usd-per-month|any|Spending a month',
+            '--parallel-requests|any|Requests at the same time',
+            '--max-tokens|any|Largest completion of one request, in tokens',
+            '--max-prompt-tokens|any|Largest prompt of one request, in tokens',
+            '--models|passport|Models, as globs: ''openai/*''',
+            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
+            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate plan set' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--on-disconnect|words:abort drain|When a client hangs up: abort the LLM server''s answer, or read it to its end for exact usage',
+            '--requests-per-minute|any|Requests a minute',
+            '--requests-per-day|any|Requests a day',
+            '--requests-per-month|any|Requests a month',
+            '--tokens-per-minute|any|Tokens a minute',
+            '--tokens-per-day|any|Tokens a day',
+            '--tokens-per-month|any|Tokens a month',
+            '--usd-per-minute|any|Spending a minute',
+            '--usd-per-day|any|Spending a day',
+            '--usd-per-month|any|Spending a month',
+            '--parallel-requests|any|Requests at the same time',
+            '--max-tokens|any|Largest completion of one request, in tokens',
+            '--max-prompt-tokens|any|Largest prompt of one request, in tokens',
+            '--models|passport|Models, as globs: ''openai/*''',
+            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
+            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate plan list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate plan show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate plan remove' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate passport add' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--api-model-id|any|The LLM server''s name for the model',
+            '--provider|any|Who offers it, such as openai',
+            '--format|words:api safetensors gguf|What the model is',
+            '--base-url|any|The LLM server, if not the default one: https://…/v1',
+            '--credential-env|any|Name of the environment variable with its key',
+            '--credential-file|file|Or the file with its key; relative to the home folder',
+            '--context-length|any|Prompt and completion together, in tokens',
+            '--max-output-tokens|any|The largest completion, in tokens',
+            '--input-price|any|Per million prompt tokens, in USD',
+            '--output-price|any|Per million completion tokens, in USD',
+            '--cached-input-price|any|Per million cached prompt tokens; without it they cost what others do',
+            '--call-price|any|Added once a call, in USD',
+            '--capability|any|tools, vision …; repeat for more',
+            '--fallback|passport|Passports to try when this one fails; the next --fallback is tried after those',
+            '--parameter|any|What requests get that do not say it: temperature=0.2; repeat for more',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport set' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--api-model-id|any|The LLM server''s name for the model',
+            '--provider|any|Who offers it, such as openai',
+            '--format|words:api safetensors gguf|What the model is',
+            '--base-url|any|The LLM server, if not the default one: https://…/v1',
+            '--credential-env|any|Name of the environment variable with its key',
+            '--credential-file|file|Or the file with its key; relative to the home folder',
+            '--context-length|any|Prompt and completion together, in tokens',
+            '--max-output-tokens|any|The largest completion, in tokens',
+            '--input-price|any|Per million prompt tokens, in USD',
+            '--output-price|any|Per million completion tokens, in USD',
+            '--cached-input-price|any|Per million cached prompt tokens; without it they cost what others do',
+            '--call-price|any|Added once a call, in USD',
+            '--capability|any|tools, vision …; repeat for more',
+            '--fallback|passport|Passports to try when this one fails; the next --fallback is tried after those',
+            '--parameter|any|What requests get that do not say it: temperature=0.2; repeat for more',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--revoked||Revoked passports too',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport deprecate' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport revoke' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport activate' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport import' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--prices|file|A table of prices for what a config.yaml says no price of',
+            '--direct||Call OpenAI-compatible providers themselves, not through LiteLLM',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport alias' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--list||List the aliases',
+            '--remove|any|Remove an alias',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate receipt' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate receipt list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--tenant|tenant|Only this tenant''s',
+            '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
+            '--limit|any|How many at most',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate receipt show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate receipt export' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--output|file|Write it there; else it is printed',
+            '-o|file|Write it there; else it is printed',
+            '--disclose|words:none request response both|Which commitments whoever has the bundle can open: to check what was said, and to try to guess it'
+        )
+        'trustgate receipt verify' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--rpc|any|Also ask this Solana node or cluster whether it has the anchor',
+            '--key|any|The log''s verifier key, as its operator publishes it (/log/keys)',
+            '--payer|any|Who pays for the log''s anchors, as its operator publishes it',
+            '--request|file|Prove that this, byte for byte, is what was asked',
+            '--response|file|Prove that this, byte for byte, is what was answered',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate anchor flush' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--rpc|any|devnet, testnet, mainnet-beta, local (a chain on this machine), or the URL of an RPC node',
+            '--keypair|file|The key that pays: a keypair file of the Solana CLI',
+            '--commitment|words:confirmed finalized|How settled the transaction must be before this is done',
+            '--max-fee|any|The most that it may cost',
+            '--mainnet||A URL under --rpc may lead to mainnet, where fees are real money',
+            '--dry-run||Say what it would post, and post nothing',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor status' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor verify' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--rpc|any|devnet, testnet, mainnet-beta, local (a chain on this machine), or the URL of an RPC node',
+            '--keypair|file|The key that pays: a keypair file of the Solana CLI',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate anchor keygen' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--keypair|file|The key that pays: a keypair file of the Solana CLI',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate payment set' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--mode|words:per-request prepaid|Pay for each request, or top a balance up that requests draw on',
+            '--network|any|Where it pays: solana, solana-devnet, base, base-sepolia, or a CAIP-2 id',
+            '--pay-to|any|Your wallet there; one for each --network',
+            '--asset|any|The token, worth one USD; one for all, or each',
+            '--facilitator|any|Who settles: a facilitator''s URL, or embedded (this gateway; Solana)',
+            '--price|any|What every request costs, or what passports say',
+            '--top-up|any|What a prepaid top-up asks for',
+            '--decimals|any|Of a token that is not well known and cannot be asked',
+            '--asset-name|any|The same: name of its EIP-712 domain (EVM)',
+            '--asset-version|any|The same: version of its EIP-712 domain (EVM)',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment off' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--network|any|Only no longer pay there; elsewhere it still does',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment terms' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--tenant|tenant|Only this tenant''s',
+            '--state|any|Only those in this state (reserved, settling, settled, delivered, credited, unknown, failed)',
+            '--limit|any|How many at most',
+            '--before|any|Go on where the last page ended: only those before this one',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment reconcile' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment refund-credit' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--amount|any|How much of it',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment keygen' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--keypair|file|Where to keep it',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate config' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate config show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--changed||Only what is no default',
+            '--host|any|The address to listen on; 0.0.0.0 is every interface',
+            '--port|any|The port; 0 lets the system choose',
+            '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
+            '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate completion' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate completion bash' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate completion zsh' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate completion fish' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate completion powershell' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+    }
+    $arguments = @{
+        'trustgate tenant add 0' = 'any'
+        'trustgate tenant show 0' = 'tenant'
+        'trustgate tenant set 0' = 'tenant'
+        'trustgate tenant suspend 0' = 'tenant'
+        'trustgate tenant resume 0' = 'tenant'
+        'trustgate tenant remove 0' = 'tenant'
+        'trustgate tenant credit 0' = 'tenant'
+        'trustgate key create 0' = 'tenant'
+        'trustgate key list 0' = 'tenant'
+        'trustgate key show 0' = 'key'
+        'trustgate key revoke 0' = 'key'
+        'trustgate key rotate 0' = 'key'
+        'trustgate plan add 0' = 'any'
+        'trustgate plan set 0' = 'plan'
+        'trustgate plan show 0' = 'plan'
+        'trustgate plan remove 0' = 'plan'
+        'trustgate passport add 0' = 'any'
+        'trustgate passport set 0' = 'passport'
+        'trustgate passport show 0' = 'passport'
+        'trustgate passport deprecate 0' = 'passport'
+        'trustgate passport revoke 0' = 'passport'
+        'trustgate passport activate 0' = 'passport'
+        'trustgate passport import 0' = 'file'
+        'trustgate passport alias 0' = 'any'
+        'trustgate passport alias 1' = 'any'
+        'trustgate receipt show 0' = 'receipt'
+        'trustgate receipt export 0' = 'receipt'
+        'trustgate receipt verify 0' = 'file'
+        'trustgate payment set 0' = 'tenant'
+        'trustgate payment off 0' = 'tenant'
+        'trustgate payment terms 0' = 'tenant'
+        'trustgate payment show 0' = 'any'
+        'trustgate payment refund-credit 0' = 'tenant'
+    }
+    $dynamic = 'tenant', 'plan', 'passport', 'key', 'receipt'
+
+    # What the words before the cursor mean: the path of the command, its arguments, a flag that waits for its value.
+    $path = 'trustgate'
+    $count = 0
+    $flag = ''
+    $homeFolder = @()
+    $elements = @($commandAst.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursorPosition })
+    foreach ($element in ($elements | Select-Object -Skip 1)) {
+        $word = $element.ToString().Trim("'", '"')
+        if ($flag) {
+            if ($flag -eq '--home') { $homeFolder = @('--home', $word) }
+            $flag = ''
+        } elseif ($word -like '--home=*') {
+            $homeFolder = @($word)
+        } elseif ($word -like '-*=*') {
+            continue
+        } elseif ($word -like '-*') {
+            $known = @($options[$path] | Where-Object { $_.Split('|')[0] -ceq $word })
+            if ($known.Count -gt 0 -and $known[0].Split('|')[1]) { $flag = $word }
+        } elseif (@($commands[$path] | Where-Object { $_ -and $_.Split('|')[0] -ceq $word }).Count -gt 0) {
+            $path = "$path $word"
+        } else {
+            $count += 1
+        }
+    }
+
+    # The candidates: texts of the form word|help.
+    $kind = ''
+    $candidates = @()
+    if ($flag) {
+        $kind = @($options[$path] | Where-Object { $_.Split('|')[0] -ceq $flag })[0].Split('|')[1]
+    } elseif ($wordToComplete -like '-*') {
+        $candidates = @($options[$path] | ForEach-Object { $name, $value, $help = $_ -split '\|', 3; "$name|$help" })
+    } elseif ($commands.ContainsKey($path)) {
+        $candidates = @($commands[$path])
+    } elseif ($arguments.ContainsKey("$path $count")) {
+        $kind = $arguments["$path $count"]
+    }
+    if ($kind -like 'words:*') {
+        $candidates = @($kind.Substring(6) -split ' ' | ForEach-Object { "$_|" })
+    } elseif ($kind -in $dynamic) {
+        $program = $commandAst.CommandElements[0].ToString()
+        $found = & $program @homeFolder completion values $kind 2>$null
+        $candidates = @($found | ForEach-Object { $_ -replace "`t", '|' })
+    }
+
+    # Nothing: PowerShell completes the names of files.
+    $typed = $wordToComplete.Trim("'", '"')
+    foreach ($candidate in $candidates) {
+        $word, $help = $candidate -split '\|', 2
+        if (-not $word.StartsWith($typed)) { continue }
+        $text = if ($word -match '[^\w./:@+=-]') { "'" + $word.Replace("'", "''") + "'" } else { $word }
+        if (-not $help) { $help = $word }
+        [System.Management.Automation.CompletionResult]::new($text, $word, 'ParameterValue', $help)
+    }
+}

@@ -1,0 +1,5 @@
+"""Where the single file begins."""
+
+from trustgate.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""``trustgate config show``: every setting, and who said so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.gateway import Gateway
+from trustgate.settings import describe
+
+_SECRET = "supersecretkey"
+
+
+def _settings(home: Gateway, *arguments: str) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in home.cli_json("config", "show", *arguments)["settings"]}
+
+
+def test_each_value_comes_with_its_source(home: Gateway) -> None:
+    home = Gateway(home.home, environment={"TRUSTGATE_SERVE_PORT": "4444", "TRUSTGATE_LOG_LEVEL": "debug"})
+    home.home.mkdir()
+    file = home.home / "trustgate.toml"
+    file.write_text(
+        f"[serve]\nhost = '127.0.0.2'\nport = 1\n[anchor]\nrpc = 'https://u:{_SECRET}@rpc.example/{_SECRET}'\n"
+    )
+    found = _settings(home, "--upstream", "http://10.0.0.1:8000/v1")
+    assert list(found) == [setting.name for setting in describe()]
+    seen = {name: (row["value"], row["source"], row["place"]) for name, row in found.items()}
+    assert seen["serve.host"] == ("127.0.0.2", "file", f"{file}, line 2")
+    assert seen["serve.port"] == (4444, "variable", "TRUSTGATE_SERVE_PORT")
+    assert seen["upstream.url"] == ("http://10.0.0.1:8000/v1", "flag", None)
+    assert seen["journal.sync_ms"] == (50, "default", None)
+    assert seen["anchor.rpc"][0] == "https://rpc.example/…"
+    said = home.cli("config", "show").stdout
+    assert _SECRET not in said
+    assert "TRUSTGATE_LOG_LEVEL" in said
+    assert f"{file}, line 2" in said
+
+
+def test_only_what_is_changed(home: Gateway) -> None:
+    assert _settings(home, "--changed") == {}
+    assert set(_settings(home, "--changed", "--port", "5")) == {"serve.port"}
+    assert not home.home.exists(), "looking makes nothing"
+
+
+def test_where_the_home_folder_comes_from(home: Gateway) -> None:
+    shown = home.cli_json("config", "show")
+    assert shown["home"] == {"value": str(home.home), "source": "flag", "place": "--home"}
+    assert shown["file_exists"] is False
+
+
+def test_a_wrong_setting_is_told_with_its_place(home: Gateway) -> None:
+    home.home.mkdir()
+    (home.home / "trustgate.toml").write_text("[serve]\nport = 'x'\n")
+    refused = home.cli("config", "show", check=False)
+    assert refused.returncode == 2
+    assert "line 2: serve.port" in refused.stderr

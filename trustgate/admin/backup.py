@@ -1,0 +1,130 @@
+"""The commands that copy and rewrite the database: ``backup`` and ``compact``.
+
+A backup is made of the log as it is at one moment: everything acknowledged is brought into the database, a checkpoint
+of it signed, then the database copied (which has the same receipts, or some more), then what lies beside it. So it
+needs no journal, and whatever is restored from it continues what it has signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from trustgate import __version__
+from trustgate.admin.backupfile import (
+    CHECKPOINT,
+    CONFIG,
+    DATABASE,
+    END,
+    FORMAT,
+    HANDLES,
+    LOG_KEY,
+    MANIFEST,
+    PIECE_BYTES,
+    FileEntry,
+    Manifest,
+    head,
+    padding,
+)
+from trustgate.admin.commands import Backup, BackupMade, Compact, Write
+from trustgate.admin.desk import Desk
+from trustgate.errors import Conflict, HomeUnusable
+from trustgate.ids import now_us
+from trustgate.store import Compacted
+
+_STAGES = "backup-*.tmp"
+
+
+async def backup(desk: Desk, command: Backup, write: Write) -> BackupMade:
+    async with _alone(desk):
+        home = desk.settings.home
+        for leftover in home.glob(_STAGES):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix="backup-", suffix=".tmp", dir=home) as folder:
+                return await _send(desk, Path(folder), write)
+        except OSError as error:
+            raise HomeUnusable(
+                f"The home folder cannot be backed up: {error.strerror or error} ({error.filename or home}).",
+                hint="Make room on its disk, and check who owns its files.",
+            ) from error
+
+
+async def _send(desk: Desk, stage: Path, write: Write) -> BackupMade:
+    manifest, paths = await _collect(desk, stage)
+    words = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    size_bytes = 0
+
+    async def send(data: bytes) -> None:
+        nonlocal size_bytes
+        size_bytes += len(data)
+        await write(data)
+
+    await send(head(MANIFEST, len(words), manifest.created_us) + words + padding(len(words)))
+    for entry, path in zip(manifest.files, paths, strict=True):
+        await send(head(entry.name, entry.size_bytes, manifest.created_us))
+        with path.open("rb") as file:
+            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+                await send(piece)
+        await send(padding(entry.size_bytes))
+    await send(END)
+    return BackupMade(
+        created_us=manifest.created_us,
+        store_id=manifest.store_id,
+        last_seq=manifest.last_seq,
+        origin=manifest.origin,
+        size_bytes=size_bytes,
+    )
+
+
+async def _collect(desk: Desk, stage: Path) -> tuple[Manifest, list[Path]]:
+    """Copies of everything, in the stage: what changes meanwhile changes no copy."""
+    settings = desk.settings
+    archive = await desk.archive()
+    (stage / CHECKPOINT).write_bytes(await archive.renewed())
+    copied = await desk.store.copy_to(stage / DATABASE)
+    # After the database, which knows every tenant that an id in here may belong to, or will.
+    for name, path in ((LOG_KEY, settings.log_key), (HANDLES, settings.handles_file), (CONFIG, settings.config_file)):
+        with contextlib.suppress(FileNotFoundError):
+            await asyncio.to_thread(shutil.copyfile, path, stage / name)
+    paths = [path for name in (CHECKPOINT, LOG_KEY, CONFIG, HANDLES, DATABASE) if (path := stage / name).exists()]
+    manifest = Manifest(
+        format=FORMAT,
+        version=__version__,
+        created_us=now_us(),
+        store_id=desk.store.store_id,
+        schema_version=desk.store.info.schema_version,
+        last_seq=copied.last_seq,
+        vkey=archive.vkey,
+        files=tuple([await asyncio.to_thread(_describe, path) for path in paths]),
+    )
+    return manifest, paths
+
+
+def _describe(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256=digest)
+
+
+async def compact(desk: Desk, command: Compact) -> Compacted:
+    async with _alone(desk):
+        await desk.flush()
+        return await desk.store.compact()
+
+
+@contextlib.asynccontextmanager
+async def _alone(desk: Desk) -> AsyncIterator[None]:
+    if desk.copying.locked():
+        raise Conflict(
+            "The database is being copied or rewritten already.", hint="Wait until that has ended.", code="copy_running"
+        )
+    async with desk.copying:
+        yield

@@ -1,0 +1,141 @@
+"""The file that a backup is: a plain tar archive, so that it can be looked into and taken apart without this program.
+
+    trustgate-backup/manifest.json     what follows: sizes, SHA-256 digests, the log's name and its last receipt
+    trustgate-backup/<name> …          the files of the home folder, as named in it
+
+Owns the format and the reading of what may be anything: nothing is believed before its digest is right, and no name
+leads out of the folder that the files are put into.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from trustgate.errors import OperatorError, StoreDamaged, StoreTooNew
+
+FORMAT = 1
+FOLDER = "trustgate-backup"
+MANIFEST = "manifest.json"
+
+DATABASE, LOG_KEY, CHECKPOINT = "trustgate.duckdb", "log.key", "checkpoint"
+HANDLES, CONFIG = "handles.jsonl", "trustgate.toml"
+NAMES = (DATABASE, LOG_KEY, CHECKPOINT, HANDLES, CONFIG)
+_NEEDED = frozenset({DATABASE, LOG_KEY, CHECKPOINT})
+
+_BLOCK = tarfile.BLOCKSIZE
+_MANIFEST_BYTES = 64 * 1024
+PIECE_BYTES = 1024 * 1024
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    #: Of the TrustGate that made it.
+    version: str
+    created_us: int
+    store_id: str
+    schema_version: int
+    #: The last receipt in it.
+    last_seq: int
+    #: The log's verifier key, which begins with its name.
+    vkey: str
+    files: tuple[FileEntry, ...]
+
+    @property
+    def origin(self) -> str:
+        return self.vkey.partition("+")[0]
+
+
+# writing
+
+
+def head(name: str, size_bytes: int, at_us: int) -> bytes:
+    """What stands before a file's bytes."""
+    info = tarfile.TarInfo(f"{FOLDER}/{name}")
+    info.size, info.mode, info.mtime = size_bytes, 0o600, at_us // 1_000_000
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def padding(size_bytes: int) -> bytes:
+    """What stands after them."""
+    return bytes(-size_bytes % _BLOCK)
+
+
+END = bytes(2 * _BLOCK)
+
+
+# reading
+
+
+def unpack(backup: Path, folder: Path, tell: Callable[[int, int], None]) -> Manifest:
+    """Put the files of a backup into the folder, mode 0600, each checked. ``tell`` hears bytes done, and of how many.
+
+    Raises StoreDamaged for what is no backup, or a damaged one; StoreTooNew for a newer TrustGate's.
+    """
+    try:
+        with backup.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as archive:
+            manifest = _read_manifest(backup, archive)
+            done, total = 0, sum(entry.size_bytes for entry in manifest.files)
+            for entry in manifest.files:
+                member = archive.next()
+                source = None if member is None else archive.extractfile(member)
+                if member is None or source is None or member.name != f"{FOLDER}/{entry.name}":
+                    raise _damaged(backup, f"{entry.name} is missing")
+                digest = hashlib.sha256()
+                with _create(folder / entry.name) as target:
+                    while piece := source.read(PIECE_BYTES):
+                        digest.update(piece)
+                        target.write(piece)
+                        done += len(piece)
+                        tell(done, total)
+                if digest.hexdigest() != entry.sha256:
+                    raise _damaged(backup, f"{entry.name} is not what was backed up")
+    except tarfile.TarError as error:
+        raise _damaged(backup, "it is cut short, or no backup at all") from error
+    except OSError as error:
+        raise OperatorError(
+            f"{error.filename or backup} cannot be {'read' if error.filename == str(backup) else 'used'}: "
+            f"{error.strerror or error}.",
+            hint="Check the name, who may read it, and the room on the disk.",
+        ) from None
+    return manifest
+
+
+def _read_manifest(backup: Path, archive: tarfile.TarFile) -> Manifest:
+    member = archive.next()
+    source = None if member is None else archive.extractfile(member)
+    if member is None or source is None or member.name != f"{FOLDER}/{MANIFEST}" or member.size > _MANIFEST_BYTES:
+        raise _damaged(backup, "it is no backup of TrustGate")
+    text = source.read()
+    try:
+        if msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format") != msgspec.Raw(b"%d" % FORMAT):
+            raise StoreTooNew(
+                f"{backup} was written by a newer TrustGate.", hint="Restore it with that one, or a newer one still."
+            )
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _damaged(backup, "its manifest cannot be read") from error
+    names = [entry.name for entry in manifest.files]
+    if len(set(names)) != len(names) or not _NEEDED <= set(names) <= set(NAMES):
+        raise _damaged(backup, "its manifest names other files than a backup has")
+    return manifest
+
+
+def _create(path: Path) -> IO[bytes]:
+    path.touch(0o600, exist_ok=False)
+    return path.open("wb")
+
+
+def _damaged(backup: Path, what: str) -> StoreDamaged:
+    return StoreDamaged(f"{backup} cannot be restored: {what}.", hint="Nothing was changed. Use another backup.")

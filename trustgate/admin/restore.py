@@ -1,0 +1,260 @@
+"""Putting a backup back into a home folder, without letting the log tell two stories.
+
+A log that went on from an older copy would contradict what it has signed and what its tenants hold. So what is restored
+must continue everything that this home is known to have had: its database, its journal, its last checkpoint. Where the
+backup is older but the home's journal reaches back to it, the journal fills the rest in, and nothing is lost. Otherwise
+the backup is refused, unless it is to be the beginning of a log of another name.
+
+Owns the order of it: unpack beside, look at the home, open what is to be restored and check it as a server would at its
+start, and only then change places. What was there is put aside, never deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from trustgate.admin.backupfile import CHECKPOINT, CONFIG, DATABASE, HANDLES, LOG_KEY, Manifest, unpack
+from trustgate.admin.commands import AnchorStatus, LogStatus
+from trustgate.admin.local import open_local_admin
+from trustgate.errors import Conflict, SettingsError, StoreDamaged, VerificationFailed
+from trustgate.receipts.checkpoint import open_checkpoint
+from trustgate.receipts.logkey import load_log_key
+from trustgate.receipts.note import VerifierKey
+from trustgate.receipts.segment import scan, segments_in
+from trustgate.settings import Settings
+from trustgate.store import hold_database, open_store
+
+_STAGE = "restore.tmp"
+_ELSEWHERE = "Restore it into an empty folder instead: trustgate --home DIR restore FILE"
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """What was restored, or would be."""
+
+    created_us: int
+    #: Receipts in the backup, and in what was restored: the journal may have added some.
+    backup_seq: int
+    last_seq: int
+    origin: str
+    vkey: str
+    #: Where what was there before is now; "" where there was nothing.
+    replaced: str = ""
+    dry_run: bool = False
+
+
+class _Standing(NamedTuple):
+    """What a home is known to have had."""
+
+    #: The last receipt by its database, its journal and its checkpoint.
+    last_seq: int = 0
+    #: From which receipt on the journal has every one; None: it has none.
+    journal_from: int | None = None
+    journal_last: int = 0
+
+
+async def restore(
+    settings: Settings, backup: Path, *, new_log: bool, dry_run: bool, tell: Callable[[int, int], None]
+) -> Restored:
+    """Restore the backup into the home of the settings. ``tell`` hears bytes unpacked, and of how many.
+
+    ``new_log``: go on from the backup as a log of another name, whatever the old one has said. Raises ``Conflict``
+    where the log would fork or the home is another log's, ``StoreDamaged`` for a bad backup, ``StoreLocked``,
+    ``HomeUnusable``.
+    """
+    settings.make_home()
+    stage = settings.home / _STAGE
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(mode=0o700)
+    try:
+        manifest = unpack(backup, stage, tell)
+        standing = await _look(settings, manifest)
+        with hold_database(settings.database):
+            _check(settings, manifest, standing, new_log=new_log)
+            status = await _open(settings, stage, standing, new_log=new_log)
+            replaced = "" if dry_run else _change_places(settings, stage, new_log=new_log)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return Restored(
+        created_us=manifest.created_us,
+        backup_seq=manifest.last_seq,
+        last_seq=status.tree_size,
+        origin=status.origin,
+        vkey=status.vkey,
+        replaced=replaced,
+        dry_run=dry_run,
+    )
+
+
+# what the home has had
+
+
+async def _look(settings: Settings, manifest: Manifest) -> _Standing:
+    """Raises ``Conflict`` where the home is another log's."""
+    store_id, last_seq = await _database(settings)
+    if store_id not in (None, manifest.store_id):
+        raise Conflict(
+            f"This home holds another database ({store_id}) than the backup ({manifest.store_id}).",
+            hint=_ELSEWHERE,
+            code="other_log",
+        )
+    signed = _signed(settings, manifest)
+    first, journal_last = _journal(settings, manifest)
+    return _Standing(max(last_seq, journal_last, signed), first, journal_last)
+
+
+async def _database(settings: Settings) -> tuple[str | None, int]:
+    """The id and the last receipt of the home's database; None where it holds nothing, or cannot be opened."""
+    if not settings.database.exists():
+        return None, 0
+    try:
+        store = await open_store(settings.database)
+    except StoreDamaged:
+        return None, 0  # which may be why there is something to restore
+    try:
+        last_seq = await store.last_seq()
+        return (store.store_id, last_seq) if last_seq else (None, 0)
+    finally:
+        await store.close()
+
+
+def _journal(settings: Settings, manifest: Manifest) -> tuple[int | None, int]:
+    """The first and the last receipt that the home's journal is sure about. Raises ``StoreDamaged``."""
+    folder = settings.journal_folder
+    segments = segments_in(folder) if folder.is_dir() else []
+    last_seq = 0
+    for segment in segments:
+        data = segment.path.read_bytes()
+        if data.strip(b"\0"):
+            last_seq = max(last_seq, scan(segment, data, manifest.store_id).last_seq)
+    return (segments[0].base if segments else None), last_seq
+
+
+def _signed(settings: Settings, manifest: Manifest) -> int:
+    """The size of the last checkpoint. Raises ``Conflict`` for a log of another name."""
+    vkey = VerifierKey.parse(manifest.vkey)
+    if settings.log_key.exists():
+        own = load_log_key(settings.log_key).verifier
+        if own != vkey:
+            raise Conflict(
+                f"This home's log is {own.name}, signed with another key than the backup's ({vkey.name}).",
+                hint=f"{_ELSEWHERE}. To give this home to the backup's log, move log.key and checkpoint away first.",
+                code="other_log",
+            )
+    if not settings.checkpoint.exists():
+        return 0
+    try:
+        return open_checkpoint(settings.checkpoint.read_bytes(), vkey).size
+    except VerificationFailed as error:
+        raise Conflict(
+            f"This home has a checkpoint that the backup's log has not signed: {error.message}",
+            hint=_ELSEWHERE,
+            code="other_log",
+        ) from None
+
+
+def _check(settings: Settings, manifest: Manifest, standing: _Standing, *, new_log: bool) -> None:
+    if new_log:
+        if settings.receipts.origin == manifest.origin:
+            raise SettingsError(
+                f"receipts.origin is still {manifest.origin}, the name of the log that is not to go on.",
+                hint="Give it another name in trustgate.toml, or none, and restore again.",
+            )
+        return
+    missing = standing.last_seq - manifest.last_seq
+    if missing > 0 and not _journal_fills_in(manifest, standing):
+        raise Conflict(
+            f"The backup ends at receipt {manifest.last_seq:,}, but this home's log has {standing.last_seq:,}: going "
+            f"on from the backup would fork the log and lose {missing:,} receipts.",
+            hint="Keep this home, or use a newer backup. If those receipts are lost for good, go on as a log of "
+            "another name, which is honest about it: trustgate restore --new-log FILE",
+            code="log_would_fork",
+        )
+
+
+def _journal_fills_in(manifest: Manifest, standing: _Standing) -> bool:
+    return (
+        standing.journal_from is not None
+        and standing.journal_from <= manifest.last_seq + 1
+        and standing.journal_last >= standing.last_seq
+    )
+
+
+# what is to be restored
+
+
+async def _open(settings: Settings, stage: Path, standing: _Standing, *, new_log: bool) -> LogStatus:
+    """Open what is in the stage as a server would: recover, check the log against what it has signed."""
+    signed = [(stage / CHECKPOINT).read_bytes()]
+    if new_log:
+        signed = [b""]
+        for name in (LOG_KEY, CHECKPOINT):
+            (stage / name).unlink()
+    else:
+        if standing.journal_from is not None:
+            shutil.copytree(settings.journal_folder, stage / "journal", ignore=shutil.ignore_patterns("*.new"))
+        if settings.checkpoint.exists():
+            signed.append(settings.checkpoint.read_bytes())
+    staged = msgspec.structs.replace(settings, home=stage)
+    try:
+        for note in signed:  # it must continue the one and the other
+            if note:
+                (stage / CHECKPOINT).write_bytes(note)
+            status = await _status(staged)
+        return status
+    finally:
+        if staged.socket.parent != stage:  # a folder of its own, made for a path that is too long
+            shutil.rmtree(staged.socket.parent, ignore_errors=True)
+
+
+async def _status(settings: Settings) -> LogStatus:
+    admin = await open_local_admin(settings)
+    try:
+        return await admin.execute(AnchorStatus())
+    finally:
+        await admin.close()
+
+
+def _change_places(settings: Settings, stage: Path, *, new_log: bool) -> str:
+    """Put the staged files into the home; what they replace goes aside. Gives that folder, "" where it is not needed.
+
+    At every moment the home has either a whole log or one whose checkpoint knows that something is missing, which no
+    server would go on from.
+    """
+    home = settings.home
+    aside = home / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    moved = [DATABASE, f"{DATABASE}.wal", "journal"]
+    kept = [LOG_KEY, CHECKPOINT]
+    if any((home / name).exists() for name in (*moved, *kept)):
+        aside.mkdir(mode=0o700)
+    for name in kept:
+        if (home / name).exists():
+            shutil.copy2(home / name, aside / name)
+        (stage / name).replace(home / name)
+    for name in moved:
+        if (home / name).exists():
+            (home / name).rename(aside / name)
+    if (stage / "journal").exists():
+        (stage / "journal").rename(home / "journal")
+    for name in (HANDLES, CONFIG):
+        # The home's own are newer than the backup's.
+        if (stage / name).exists() and not (home / name).exists():
+            (stage / name).rename(home / name)
+    _sync(stage / DATABASE)
+    (stage / DATABASE).rename(home / DATABASE)
+    _sync(home)
+    return str(aside) if aside.exists() else ""
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""``trustgate backup``, ``restore`` and ``compact``: keeping what must not be lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trustgate.admin.commands import Admin, Backup, BackupMade, Compact, Status
+from trustgate.cli import render
+from trustgate.cli.context import JsonOption, execute, session, socket_answers, with_admin
+from trustgate.cli.output import STDOUT, Sink, sink
+from trustgate.errors import Conflict, InvalidRequest
+from trustgate.settings import remote_server
+
+
+def register(app: typer.Typer) -> None:
+    app.command("backup", short_help="Write everything that has to be kept into one file.")(backup)
+    app.command("restore", short_help="Put a backup back.")(restore)
+    app.command("compact", short_help="Make the database file smaller.")(compact)
+
+
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; - is stdout, for a pipe.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if there is one.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write everything that has to be kept into one file, while the server runs or not.
+
+    The database, the log's key and checkpoint, the ids that upstreams gave out and trustgate.toml; not the keys that
+    hold money. Whoever has the file has the log's key and the hashes of all API keys: keep it as you keep the home
+    folder.
+    """
+    if json and file == STDOUT:
+        raise InvalidRequest("With --json the backup needs a FILE of its own.")
+
+    async def work(admin: Admin, into: Sink) -> BackupMade:
+        with render.progress("Backing up", in_bytes=True) as advance:
+
+            async def write(data: bytes) -> None:
+                await into.write(data)
+                advance(into.size_bytes, None)
+
+            return await admin.feed(Backup(), write)
+
+    with sink(file, force=force) as into:
+        made = with_admin(context, lambda admin: work(admin, into))
+    if json:
+        render.document({"file": str(file), **render.plain(made)})
+    else:
+        what = f"{render.number(made.last_seq)} receipts of the log {made.origin}, {render.size(made.size_bytes)}"
+        render.say(f"Backed up {what}, to {file}." if file != STDOUT else f"Backed up {what}.", to_stderr=True)
+
+
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")],
+    new_log: Annotated[
+        bool,
+        typer.Option(
+            "--new-log", help="Go on from it as a log of another name, although the old one has gone further."
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the backup and the home; change nothing.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Put a backup into the home folder. The server must not run; what was there is put aside, not deleted.
+
+    Refused where the log would fork: where this home has signed, or still has, receipts that the backup lacks.
+    """
+    import asyncio
+
+    from trustgate.admin.restore import restore as put_back
+
+    if remote_server() is not None:
+        raise InvalidRequest("A backup is restored on the machine itself.", hint="Unset TRUSTGATE_URL.")
+    settings = session(context).settings()
+    if socket_answers(settings):
+        pid = execute(context, Status()).pid
+        raise Conflict(f"A server (process {pid}) runs on {settings.home}.", hint=f"Stop it first: kill {pid}")
+    with render.progress("Unpacking", in_bytes=True) as advance:
+        done = asyncio.run(put_back(settings, file, new_log=new_log, dry_run=dry_run, tell=advance))
+    if json:
+        render.document(done)
+        return
+    added = done.last_seq - done.backup_seq
+    from_journal = f" and {render.number(added)} more from the journal" if added else ""
+    rows: list[tuple[str, render.Cell]] = [
+        ("Backup of", render.instant_utc(done.created_us)),
+        ("Receipts", f"{render.number(done.backup_seq)}{from_journal}"),
+        ("Log", done.origin + (", a new name" if new_log else "")),
+    ]
+    if done.replaced:
+        rows.append(("Put aside", done.replaced))
+    render.card(rows, title="It can be restored. Nothing was changed." if dry_run else "Restored.")
+    if not new_log:
+        render.say(
+            "Did the log go on after that backup, on a machine that is lost? Then this would be a second story under "
+            "its name: restore with --new-log instead.",
+            to_stderr=True,
+        )
+
+
+def compact(context: typer.Context, json: JsonOption = False) -> None:
+    """Rewrite the database file without what is unused in it. Nothing is lost if that is interrupted.
+
+    A server goes on serving; receipts wait in its journal meanwhile.
+    """
+    with render.working("Rewriting the database"):
+        done = execute(context, Compact())
+    if json:
+        render.document(done)
+    elif done.after_bytes < done.before_bytes:
+        render.say(f"The database has {render.size(done.after_bytes)} now; it had {render.size(done.before_bytes)}.")
+    else:
+        render.say(f"The database has {render.size(done.before_bytes)}; it cannot be made smaller.")

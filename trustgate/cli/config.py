@@ -1,0 +1,89 @@
+"""``trustgate config``: what the settings are, and who said so."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from trustgate.cli import render
+from trustgate.cli.context import JsonOption, session
+from trustgate.cli.serve import ServeFlags, with_serve_flags
+from trustgate.cli.settings_file import toml
+from trustgate.settings import Source, describe, trace_settings
+
+app = typer.Typer(help="Settings: what holds, and where it comes from.", no_args_is_help=True)
+
+_STYLES = {"default": "dim", "file": "", "variable": "cyan", "flag": "cyan"}
+
+
+@app.command("show", short_help="Show every setting, and where its value comes from.")
+@with_serve_flags
+def show(
+    context: typer.Context,
+    flags: ServeFlags,
+    changed: Annotated[bool, typer.Option("--changed", help="Only what is no default.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show every setting and where its value comes from: default, file, variable or flag.
+
+    With the flags of `trustgate serve` it shows what a server started with them would use.
+    """
+    traced = trace_settings(session(context).home, flags)
+    settings = traced.settings
+    rows = [
+        {
+            "name": setting.name,
+            "value": _shown(setting.name, _value(settings, setting.name)),
+            "source": (source := traced.sources.get(setting.name, Source("default"))).kind,
+            "place": source.place or None,
+            "default": setting.default,
+            "variable": setting.variable,
+            "description": setting.doc,
+        }
+        for setting in describe()
+        if not changed or setting.name in traced.sources
+    ]
+    file = settings.config_file
+    if json:
+        home = {"value": str(settings.home), "source": traced.home.kind, "place": traced.home.place or None}
+        render.document({"home": home, "file": str(file), "file_exists": file.exists(), "settings": rows})
+        return
+    render.card([("Home", f"{settings.home} ({_from(traced.home)})"), ("File", f"{file}{_missing(file.exists())}")])
+    render.say("")
+    render.table(
+        ["Setting", "Value", "From"],
+        [(row["name"], _cell(row["value"]), render.Styled(_place(row), _STYLES[row["source"]])) for row in rows],
+        empty="Everything is at its default.",
+    )
+
+
+def _value(settings: Any, name: str) -> Any:
+    section, _, field = name.partition(".")
+    return getattr(getattr(settings, section), field)
+
+
+def _shown(name: str, value: Any) -> Any:
+    """The value; of the URL of an RPC node only the host, since path and query are where its key stands."""
+    if name == "anchor.rpc" and "://" in value:
+        parts = urlsplit(value)
+        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return host if value.rstrip("/") == host else f"{host}/…"
+    return value
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else toml(value)
+
+
+def _place(row: dict[str, Any]) -> str:
+    return _from(Source(row["source"], row["place"] or ""))
+
+
+def _from(source: Source) -> str:
+    return {"default": "default", "flag": "flag"}.get(source.kind, source.place)
+
+
+def _missing(exists: bool) -> str:
+    return "" if exists else " (there is none; trustgate init writes it)"

@@ -1,0 +1,132 @@
+"""What the server tells on stderr: messages for people or as JSON lines, and, where it is asked for, a line a request.
+
+Owns the form of both. A line has what a receipt has (ids, counts, times) and nothing that was said: no prompt, no
+answer, no URL, no key. Lines of requests are gathered and written behind the answers, so that a slow reader of stderr
+holds up nobody; where it does not keep up, lines are dropped and their number is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from trustgate.errors import TrustGateError
+from trustgate.ids import now_us
+from trustgate.settings import LogSettings
+from trustgate.types import Receipt
+
+Form = Literal["text", "json"]
+
+_FLUSH_EVERY_S = 0.25
+_LINES_MOST = 20_000
+#: Members of a receipt that say nothing to a reader of logs.
+_LEFT_OUT = frozenset(
+    ("v", "id", "created_us", "tseq", "tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
+)
+_MEMBERS = tuple(name for name in Receipt.__struct_fields__ if name not in _LEFT_OUT)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a message: time, level, logger, message and, where there is one, the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        members = {
+            "time": _time(int(record.created * 1_000_000)),
+            "level": record.levelname.lower(),
+            "event": "message",
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            members["traceback"] = self.formatException(record.exc_info)
+        return _encode(members).decode()
+
+
+def formatter(form: Form) -> logging.Formatter:
+    if form == "json":
+        return JsonFormatter()
+    return logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+
+
+def log_to_stderr(settings: LogSettings) -> None:
+    """Begin to tell. Owns the root of this program's loggers from then on."""
+    root = logging.getLogger("trustgate")
+    root.addHandler(logging.StreamHandler(sys.stderr))
+    root.propagate = False
+    tell_as(settings)
+    # Hypercorn tells at level INFO where it listens; the ready line says that better.
+    logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)
+
+
+def tell_as(settings: LogSettings) -> None:
+    root = logging.getLogger("trustgate")
+    root.setLevel(settings.level.upper())
+    for handler in root.handlers:
+        handler.setFormatter(formatter(settings.format))
+
+
+class RequestLog:
+    """Lines of requests on their way to stderr. ``form`` None: none are written."""
+
+    def __init__(self, form: Form | None) -> None:
+        self.form = form
+        self._lines: list[bytes] = []
+        self._dropped = 0
+
+    def request(self, receipt: Receipt) -> None:
+        """Called for every receipt as it is written."""
+        if self.form == "json":
+            members = {name: value for name in _MEMBERS if (value := getattr(receipt, name)) is not msgspec.UNSET}
+            self._put(_encode({"time": _time(now_us()), "event": "request", "receipt": receipt.id, **members}))
+        elif self.form == "text":
+            what = f"{receipt.endpoint} {_word(receipt.model)}: {receipt.status} {receipt.finish}"
+            tokens = f"{receipt.prompt_tokens}+{receipt.completion_tokens} tokens"
+            took = f"{receipt.latency_first_ms}/{receipt.latency_total_ms} ms"
+            self._put(f"{_time(now_us())} REQUEST {what}, {tokens}, {took}, {receipt.tenant} {receipt.id}".encode())
+
+    def refusal(self, error: TrustGateError, endpoint: str, receipt_id: str, request_id: str) -> None:
+        """Called for every request that is refused or fails, whether it has a receipt or not."""
+        if self.form == "json":
+            members = {"receipt": receipt_id, "request_id": request_id, "endpoint": endpoint}
+            told = {"status": error.status, "code": error.code}
+            self._put(_encode({"time": _time(now_us()), "event": "refusal", **members, **told}))
+        elif self.form == "text":
+            self._put(f"{_time(now_us())} REFUSAL {endpoint}: {error.status} {error.code}, {receipt_id}".encode())
+
+    def _put(self, line: bytes) -> None:
+        if len(self._lines) >= _LINES_MOST:
+            self._dropped += 1
+        else:
+            self._lines.append(line)
+
+    async def run(self) -> None:
+        """For ever: write what has gathered."""
+        while True:
+            await asyncio.sleep(_FLUSH_EVERY_S)
+            if self._lines:
+                await asyncio.to_thread(self.flush)
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        dropped, self._dropped = self._dropped, 0
+        if lines:
+            sys.stderr.buffer.write(b"\n".join(lines) + b"\n")
+            sys.stderr.buffer.flush()
+        if dropped:
+            logging.getLogger("trustgate.server").warning("stderr is read too slowly: %d lines were dropped", dropped)
+
+
+def _time(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _word(text: str) -> str:
+    """A name that a caller chose, on one line."""
+    return "".join(c if c.isprintable() else "�" for c in text) or "-"

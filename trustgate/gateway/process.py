@@ -1,0 +1,77 @@
+"""The server as a process: its event loop, its signals, and the jobs that run beside its listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's, which makes Hypercorn much quicker; where there is no uvloop, asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def stop_on_signal() -> asyncio.Event:
+    """Is set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    return stop
+
+
+@contextlib.contextmanager
+def on_hangup(stop: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Reload on SIGHUP for as long as the block runs.
+
+    It also comes when the terminal that the server was started in is closed: then it means to stop. Whoever had it
+    ignored (nohup) has it ignored.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+    had_terminal = _has_terminal()
+
+    def begin() -> None:
+        if had_terminal and not _has_terminal():
+            stop.set()
+            return
+        task = loop.create_task(reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, begin)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.asynccontextmanager
+async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run the jobs beside the block; a job that dies takes the server down rather than leave it half alive."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(job) for job in jobs]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()

@@ -1,0 +1,143 @@
+"""Rows for other programs: receipts and usage as JSON lines, and files of them that tools read.
+
+Owns the columns of an export and the SQL that makes its lines. DuckDB builds the text itself, a page of receipts as one
+value, so that an export in a server's process holds up the requests as little as a few milliseconds of Python would.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import duckdb
+import msgspec
+
+from trustgate.errors import OperatorError
+from trustgate.store.base import ExportFilter, Lines
+from trustgate.store.rows import HASHES, IS_COUNTED, PAYMENT_MEMBERS
+from trustgate.types import Receipt
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_US_PER_DAY = 86_400_000_000
+_LAST_US = 2**63 - 1
+
+
+def _sql_type(kind: Any) -> str:
+    kinds = {kind, *get_args(kind)}
+    return "BOOLEAN" if bool in kinds else "BIGINT" if int in kinds or kinds & {1, 2} else "VARCHAR"
+
+
+#: The columns of an export with their types in SQL, in order.
+RECEIPT_COLUMNS: dict[str, str] = {
+    "seq": "BIGINT",
+    **{field.name: _sql_type(field.type) for field in msgspec.structs.fields(Receipt)},
+}
+USAGE_COLUMNS: dict[str, str] = {
+    **dict.fromkeys(("day", "tenant", "tenant_name", "key", "endpoint", "model"), "VARCHAR"),
+    **dict.fromkeys(("requests", "refused", "failed", "estimated"), "BIGINT"),
+    **dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"), "BIGINT"),
+    **dict.fromkeys(("cost_nano_usd", "charged_nano_usd", "credited_nano_usd"), "BIGINT"),
+}
+
+
+def _member(name: str) -> str:
+    """A receipt's member in SQL. What a receipt of version 1 does not have is null."""
+    if name in PAYMENT_MEMBERS:
+        return f"json_extract_string(payment_detail, '$[{PAYMENT_MEMBERS.index(name)}]')"
+    return f'lower(hex("{name}"))' if name in HASHES else f'"{name}"'
+
+
+_AS_JSON = {name: _member(name) for name in RECEIPT_COLUMNS}
+
+
+def receipt_lines(connection: DuckDBPyConnection, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
+    """See ``Store.export_receipts``."""
+    members = ", ".join(f"'{name}': {sql}" for name, sql in _AS_JSON.items())
+    where, values = _where(query, "seq > ? AND seq <= ?", after_seq, up_to_seq)
+    return _lines(
+        connection,
+        f"SELECT seq AS place, to_json({{{members}}})::VARCHAR AS line FROM receipts {where}",  # noqa: S608 - bound
+        values,
+    )
+
+
+def usage_lines(connection: DuckDBPyConnection, query: ExportFilter) -> Lines:
+    """See ``Store.export_usage``."""
+    where, values = _where(query, "true")
+    tokens = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
+    sums = ", ".join(f"coalesce(sum({name}) FILTER (WHERE {IS_COUNTED}), 0)::BIGINT AS {name}" for name in tokens)
+    members = ", ".join(f"'{name}': \"{name}\"" for name in USAGE_COLUMNS)
+    return _lines(
+        connection,
+        f"""WITH used AS (
+                SELECT strftime(make_timestamp(created_us), '%Y-%m-%d') AS "day", tenant, "key", endpoint, model,
+                    count(*) FILTER (WHERE {IS_COUNTED}) AS requests,
+                    count(*) FILTER (WHERE finish = 'refused') AS refused,
+                    count(*) FILTER (WHERE finish = 'upstream_error') AS failed,
+                    count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate') AS estimated,
+                    {sums},
+                    coalesce(sum(charged_nano_usd), 0)::BIGINT AS charged_nano_usd,
+                    coalesce(sum(credited_nano_usd), 0)::BIGINT AS credited_nano_usd
+                FROM receipts {where} GROUP BY ALL
+            ), named AS (
+                SELECT used.*, coalesce(tenants.name, '') AS tenant_name
+                FROM used LEFT JOIN tenants ON tenants.id = used.tenant
+            )
+            SELECT ("day", tenant, "key", endpoint, model) AS place, to_json({{{members}}})::VARCHAR AS line
+            FROM named""",  # noqa: S608 - constants; values are bound
+        values,
+    )
+
+
+def first_and_last_us(connection: DuckDBPyConnection, query: ExportFilter) -> tuple[int, int] | None:
+    """See ``Store.first_and_last_us``."""
+    where, values = _where(query, "true")
+    row = connection.execute(
+        f"SELECT min(created_us), max(created_us) FROM receipts {where}",  # noqa: S608 - values are bound
+        values,
+    ).fetchone()
+    return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
+
+
+def _lines(connection: DuckDBPyConnection, rows_sql: str, values: list[Any]) -> Lines:
+    """One value for all rows: their lines in the order of ``place``."""
+    row = connection.execute(
+        f"SELECT count(*), string_agg(line, chr(10) ORDER BY place) FROM ({rows_sql})",  # noqa: S608 - as above
+        values,
+    ).fetchone()
+    assert row is not None, "an aggregate has a row"
+    return Lines(int(row[0]), b"" if row[1] is None else row[1].encode() + b"\n")
+
+
+def _where(query: ExportFilter, condition: str, *values: Any) -> tuple[str, list[Any]]:
+    bound = [*values, query.since_us or 0, _LAST_US if query.until_us is None else query.until_us]
+    sql = f"WHERE {condition} AND created_us >= ? AND created_us < ?"
+    return (sql, bound) if query.tenant_id is None else (f"{sql} AND tenant = ?", [*bound, query.tenant_id])
+
+
+def write_table(lines: Path, to: Path, columns: dict[str, str], kind: Literal["csv", "parquet"]) -> None:
+    """Turn a file of JSON lines into a table. Raises OperatorError where ``to`` cannot be written."""
+    types = ", ".join(f"'{name}': '{sql}'" for name, sql in columns.items())
+    options = "FORMAT parquet, COMPRESSION zstd" if kind == "parquet" else "FORMAT csv, HEADER"
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": "512MB",
+        "threads": 2,
+        "autoinstall_known_extensions": False,
+    }
+    try:
+        with duckdb.connect(":memory:", config=config) as connection:
+            connection.execute(
+                f"""COPY (SELECT * FROM read_json({_text(lines)}, format = 'newline_delimited',
+                    columns = {{{types}}})) TO {_text(to)} ({options})"""  # noqa: S608 - constants, quoted paths
+            )
+    except duckdb.Error as error:
+        raise OperatorError(
+            f"{to} cannot be written: {str(error).splitlines()[0].rpartition(': ')[2]}.",
+            hint="Choose another --output, or make room on its disk.",
+        ) from error
+
+
+def _text(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
