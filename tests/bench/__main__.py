@@ -1,8 +1,7 @@
 """``python3 tests/bench``: how fast the gateway is, beside bare passthroughs and other gateways in the same run.
 
-Makes the environments that it can (the tests' own, LiteLLM's, Portkey's from npm) and runs measure.py, or what the
-first argument names: ``receipts``, ``publish``, ``log``,
-``soak`` (memory over 100,000 requests), ``frames`` (what is added to the way of a stream's frame). ``--help`` lists the
+Makes the environments that it can (the tests' own, LiteLLM's, Portkey's from npm) and runs measure.py, or the file
+that the first argument names: ``receipts``, ``publish``, ``log``, ``soak``, ``frames``, ``paid``. ``--help`` lists the
 options. Standard library only.
 """
 
@@ -18,8 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from tests import environments
 from tests.bench import installed
 
-_PROGRAMS = ("frames", "log", "paid", "publish", "receipts", "soak")
-
 
 def main() -> int:
     try:
@@ -28,7 +25,8 @@ def main() -> int:
         environments.say(str(error))
         return 1
     arguments = sys.argv[1:]
-    name = arguments.pop(0) if arguments[:1] and arguments[0] in _PROGRAMS else "measure"
+    # Every program here is a file with a ``main`` of its own.
+    name = arguments.pop(0) if arguments[:1] and not arguments[0].startswith("-") else "measure"
     if name == "measure" and not {"--quick", "--peers", "--help", "-h"} & set(arguments):
         _install_peers()
     command = [str(python), "-m", f"tests.bench.{name}", *arguments]

@@ -160,7 +160,9 @@ def _ratios(
     found = []
     for load in loads:
         mine, theirs = samples.get((load, ours), {}), samples.get((load, other), {})
-        found += [figure(mine[number]) / figure(theirs[number]) for number in mine if number in theirs]
+        pairs = [(figure(mine[number]), figure(theirs[number])) for number in mine if number in theirs]
+        # Whoever answered nothing in a round has no figure in it.
+        found += [our / their for our, their in pairs if their]
     return found
 
 

@@ -44,11 +44,11 @@ class Running:
     stop: Callable[[], None]
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def rss_mb(self) -> float:
-        """Resident memory now, megabytes, from /proc."""
+    def rss_mib(self) -> float:
+        """Resident memory now, MiB, from /proc."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024 / 1e6
+                return int(line.split()[1]) / 1024
         raise AssertionError(f"process {self.pid} has no resident memory")
 
 

@@ -86,6 +86,22 @@ def shared_gateway(make_module_gateway: GatewayFactory, shared_upstream: Upstrea
     ).start()
 
 
+@pytest.fixture(scope="module")
+def quick_gateway(make_module_gateway: GatewayFactory, shared_upstream: Upstream) -> Gateway:
+    """A gateway with little patience."""
+    return make_module_gateway(
+        upstream=shared_upstream.api_url,
+        environment={
+            "TRUSTGATE_SERVE_HEAD_TIMEOUT_S": "0.5",
+            "TRUSTGATE_SERVE_STALL_TIMEOUT_S": "0.5",
+            "TRUSTGATE_SERVE_REQUEST_TIMEOUT_S": "3",
+            "TRUSTGATE_SERVE_MAX_CONCURRENT_REQUESTS": "2",
+            "TRUSTGATE_SERVE_TRUST_REQUEST_ID": "false",
+            "TRUSTGATE_SERVE_CORS_ORIGINS": "https://app.example.com",
+        },
+    ).start()
+
+
 @pytest.fixture
 def sign_up() -> Iterator[SignUp]:
     """Adds tenants: ``sign_up(gateway, "--plan", "free")``."""

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import socket
 import time
+from pathlib import Path
 
 import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.gateway.conftest import Tenant
+from tests.gateway.conftest import SignUp, Tenant
 from tests.gateway.test_listener import BODY, connect, read_all
 from tests.gateway.test_path import only_receipt
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
 from trustgate.gateway.heads import read_head
+
+#: In /proc/net/tcp.
+_TCP_ESTABLISHED = "01"
 
 _names = st.sampled_from(
     [b"Host", b"host", b"Content-Length", b"content-length", b"Connection", b"Transfer-Encoding", b"Expect", b"Upgrade"]
@@ -170,3 +174,28 @@ def test_a_body_that_is_larger_than_its_length_is_another_request(tenant: Tenant
         head, _, left = read_answer(connection)
         assert head.startswith(b"HTTP/1.1 200 ")
         assert (left + read_all(connection)).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_client_that_does_not_read_does_not_keep_its_connection(
+    quick_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    """Cut off in the middle of a stream, with bytes that it has not taken: they are not waited for."""
+    tenant = sign_up(quick_gateway)
+    gate = Gate()
+    scripted.script(Reply.sse([*[delta("word " * 20_000)] * 300, gate]))
+    with connect(quick_gateway) as connection:
+        connection.sendall(request(tenant, json.dumps({**json.loads(BODY), "stream": True})))
+        scripted.wait_for_requests(1).wait_aborted()
+        assert only_receipt(tenant)["finish"] == "cut"
+        wait_until(lambda: not _established(quick_gateway, connection), "the end of the connection")
+    gate.open()
+
+
+def _established(gateway: Gateway, connection: socket.socket) -> bool:
+    """Whether the gateway still has the connection, as the kernel tells."""
+    ports = f":{int(gateway.base_url.rpartition(':')[2]):04X}", f":{connection.getsockname()[1]:04X}"
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return any(
+        local.endswith(ports[0]) and remote.endswith(ports[1]) and state == _TCP_ESTABLISHED
+        for _, local, remote, state, *_ in lines
+    )

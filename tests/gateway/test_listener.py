@@ -71,23 +71,6 @@ def secure_gateway(make_module_gateway: Any, shared_upstream: Upstream, certific
     return gateway
 
 
-@pytest.fixture(scope="module")
-def quick_gateway(make_module_gateway: Any, shared_upstream: Upstream) -> Gateway:
-    """A gateway with little patience."""
-    gateway: Gateway = make_module_gateway(
-        upstream=shared_upstream.api_url,
-        environment={
-            "TRUSTGATE_SERVE_HEAD_TIMEOUT_S": "0.5",
-            "TRUSTGATE_SERVE_STALL_TIMEOUT_S": "0.5",
-            "TRUSTGATE_SERVE_REQUEST_TIMEOUT_S": "3",
-            "TRUSTGATE_SERVE_MAX_CONCURRENT_REQUESTS": "2",
-            "TRUSTGATE_SERVE_TRUST_REQUEST_ID": "false",
-            "TRUSTGATE_SERVE_CORS_ORIGINS": "https://app.example.com",
-        },
-    ).start()
-    return gateway
-
-
 def secret_of(gateway: Gateway, name: str) -> str:
     return gateway.add_tenant(name)
 

@@ -75,7 +75,7 @@ class Door:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         for connection in list(self.connections):
-            connection.transport.close()
+            connection.close()
         # Closing flushes what is still to be sent: only who does not read is cut.
         for _ in range(int(CLOSING_S / 0.05)):
             if not self.connections:
@@ -222,7 +222,7 @@ class Connection(asyncio.Protocol):
         if self.lost:
             return
         if not keeps:
-            self.transport.close()
+            self.close()
             return
         self._idle_since = self._door.loop.time()
         self.read_on()
@@ -242,16 +242,22 @@ class Connection(asyncio.Protocol):
             self.read_on()
             self._door.loop.call_later(CLOSING_S, self.transport.abort)
         else:
-            self.transport.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close when what was written has been taken, or after a while."""
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._door.loop.call_later(CLOSING_S, self.transport.abort)
 
     def end_when_idle(self) -> None:
         if self._exchange is None:
-            self.transport.close()
+            self.close()
 
     def _look_whether_idle(self) -> None:
         left_s = self._idle_since + _KEEP_ALIVE_S - self._door.loop.time()
         if self._exchange is None and left_s <= 0:
-            self.transport.close()
+            self.close()
             return
         self._timer = self._door.loop.call_later(max(left_s, 1.0), self._look_whether_idle)
 
