@@ -87,13 +87,13 @@ def _soak(folder: Path, wanted: int, round_s: int) -> tuple[list[Reading], int]:
         (start,) = (peer.start for peer in PEERS if peer.name == "trustgate")
         gateway = start(upstream.url, folder)
         try:
-            readings = [Reading(0, gateway.rss_mb())]
+            readings = [Reading(0, gateway.rss_mib())]
             failed = 0
             while readings[-1].requests < wanted:
                 sent, lost = _round(gateway, folder, round_s)
                 for _ in range(_LEAVERS):
                     _leave_a_stream(gateway)
-                readings.append(Reading(readings[-1].requests + sent + _LEAVERS, gateway.rss_mb()))
+                readings.append(Reading(readings[-1].requests + sent + _LEAVERS, gateway.rss_mib()))
                 failed += lost
             return readings, failed
         finally:

@@ -62,7 +62,8 @@ class Market:
             customer.http.close()
 
     def payments(self, customer: Customer) -> list[Payment]:
-        return list(self.admin(PaymentList(tenant=customer.name)))
+        payments: tuple[Payment, ...] = self.admin(PaymentList(tenant=customer.name))
+        return list(payments)
 
     def reconcile(self) -> None:
         """Have the gateway look at everything that is open, to the end."""
