@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import httpx
 from rich.console import Console
 from rich.table import Table
-from tests.bench.load import Load, Sample
 
+from tests.bench.load import Load, Sample
 from tests.bench.peers import MODEL, start_server
 from tests.bench.servers import Upstream
 from tests.environments import ROOT

@@ -19,8 +19,8 @@ import pytest
 
 from tests import environments
 from tests.support.market import MODEL, Buyer, TokenMarket, token_market
-from tests.support.purchases import PROGRAMS, WANTED, Bought, Wanted, buy
 from tests.support.processes import clean_environment
+from tests.support.purchases import PROGRAMS, WANTED, Bought, Wanted, buy
 from tests.support.upstream import Upstream
 from trustgate.payment.networks import SOLANA_DEVNET
 
