@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -139,5 +140,6 @@ def run(script: str, gateway: Gateway, chain: str, folder: Path) -> subprocess.C
 
 def units(chain: str, account: str) -> int:
     """What a token account holds, atomic units."""
-    call = {"jsonrpc": "2.0", "id": 1, "method": "getTokenAccountBalance", "params": [account]}
+    call: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "getTokenAccountBalance"}
+    call["params"] = [account, {"commitment": "confirmed"}]
     return int(httpx.post(chain, json=call, timeout=30).json()["result"]["value"]["amount"])
