@@ -276,6 +276,37 @@ async def test_a_client_that_leaves_while_it_pays_gets_its_answer_later(shop: Sh
     assert shop.balances.balance("tenant_1") == PRICE - 5
 
 
+@pytest.mark.parametrize("pays", [True, False])
+async def test_a_retry_with_a_fresh_payment_or_none_gets_what_was_paid_for(shop: Shop, pays: bool) -> None:
+    paying_now, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        paying_now.set()
+        await go_on.wait()
+
+    shop.paper.before_move = wait
+    request = asyncio.ensure_future(shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=5))
+    await paying_now.wait()
+    request.cancel()
+    await asyncio.sleep(0)
+    retry = asyncio.ensure_future(shop.serve(order(PRICE, paying=signed(AMOUNT) if pays else None), cost=5))
+    await asyncio.sleep(0)
+    go_on.set()
+
+    assert await retry == b"again: answer"
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert sum(shop.paper.moved().values()) == 1
+    # Once: who asks the same again buys it again.
+    assert await shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=5) == b"answer"
+
+
+async def test_two_who_ask_the_same_at_once_each_buy_it(shop: Shop) -> None:
+    answers = await asyncio.gather(*(shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=1) for _ in range(5)))
+    assert answers == [b"answer"] * 5
+    assert sum(shop.paper.moved().values()) == 5
+
+
 async def test_a_client_that_leaves_while_it_is_verified_has_paid_nothing(shop: Shop) -> None:
     verifying = asyncio.Event()
 

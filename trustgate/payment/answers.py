@@ -14,6 +14,7 @@ from typing import NamedTuple
 MOST_ANSWER_BYTES = 4 * 1024 * 1024
 _MOST_BYTES = 64 * 1024 * 1024
 _KEPT_S = 3_600.0
+_MOST_OWED = 10_000
 
 
 class Recorded(NamedTuple):
@@ -59,6 +60,18 @@ class Answers:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[float, Recorded]] = OrderedDict()
         self._size = 0
+        #: Payments whose client left before it had the answer, by the request: tenant, and digest of what was asked.
+        self._owed: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def owe(self, request: tuple[str, str], payment_id: str) -> None:
+        """Whoever asks this next has paid for the kept answer already."""
+        self._owed[request] = payment_id
+        while len(self._owed) > _MOST_OWED:
+            self._owed.popitem(last=False)
+
+    def take_owed(self, request: tuple[str, str]) -> Recorded | None:
+        payment_id = self._owed.pop(request, None)
+        return None if payment_id is None else self.find(payment_id)
 
     def keep(self, payment_id: str, recorded: Recorded) -> None:
         self._drop(payment_id)

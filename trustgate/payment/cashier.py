@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -39,6 +39,8 @@ from trustgate.types import Entry, Offer, Payment, PaymentTerms
 _logger = logging.getLogger("trustgate.payment")
 
 Headers = list[tuple[bytes, bytes]]
+#: What tells requests apart: the tenant, and SHA-256 (hex) of what is asked.
+Request = tuple[str, str]
 
 #: Paid answers are nobody else's.
 _PRIVATE: Headers = [(b"cache-control", b"private, no-store")]
@@ -63,6 +65,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     #: It buys nothing but balance, so the balance is not drawn on.
     tops_up: bool = False
 
+    @property
+    def request(self) -> Request:
+        return self.tenant_id, self.request_sha256
+
+
+def request_of(payment: Payment) -> Request:
+    return payment.tenant_id, payment.request_sha256
+
 
 class FindFacilitator(Protocol):
     async def get(self, name: str) -> Facilitator: ...
@@ -82,7 +92,9 @@ class Cashier:
         #: Payments that a running request has claimed, by key.
         self._active: dict[str, asyncio.Event] = {}
         #: Payments of unknown fate, by id: the request that each was for.
-        self._undecided: dict[str, tuple[str, str]] = {}
+        self._undecided: dict[str, Request] = {}
+        #: Requests whose client left while it paid, and that still run: the key of the payment.
+        self._left: dict[Request, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def admit(self, order: Order) -> Sale | Recorded:
@@ -91,8 +103,10 @@ class Cashier:
         Raises ``PaymentRequired`` (402), ``Conflict`` (409: the payment paid for something else), ``Unavailable`` (503:
         the payment's fate is unknown, or nobody can verify it).
         """
+        owed = await self._owed(order)
+        if owed is not None:
+            return owed
         if order.presented is None:
-            self._refuse_undecided(order)
             return self._on_balance(order)
         offer, amount = self._wanted(order, order.presented)
         payment = _payment(order, order.presented, offer, amount, self._public_url)
@@ -146,7 +160,6 @@ class Cashier:
     async def _verified(self, order: Order, payment: Payment) -> Sale:
         """The sale of a payment that is claimed. Gives the claim up where it would not do."""
         try:
-            self._refuse_undecided(order)
             facilitator = await self._facilitators.get(payment.offer.facilitator)
             verdict = await facilitator.verify(payment)
             if not verdict.valid:
@@ -190,10 +203,18 @@ class Cashier:
             raise self.challenge(order)
         return Sale(self, order, hold=hold)
 
-    def _refuse_undecided(self, order: Order) -> None:
-        """While nobody knows whether a payment for this very request went through, no second one is taken."""
-        if (order.tenant_id, order.request_sha256) in self._undecided.values():
+    async def _owed(self, order: Order) -> Recorded | None:
+        """The answer that an earlier payment for this very request has bought, where its client left while it paid.
+
+        A retry often comes with a fresh payment, or with none: it must not buy the same thing twice. While nobody knows
+        whether the earlier one went through, no second one is taken: raises ``Unavailable``.
+        """
+        while (key := self._left.get(order.request)) is not None and (running := self._active.get(key)) is not None:
+            await running.wait()
+        owed = self.answers.take_owed(order.request)
+        if owed is None and order.request in self._undecided.values():
             raise _pending()
+        return owed
 
     # the challenge
 
@@ -232,18 +253,20 @@ class Cashier:
             nonlocal payment
             payment = await self.ledger.sending(payment, transaction)
 
-        self._undecided[payment.id] = payment.tenant_id, payment.request_sha256
         try:
             settlement = await facilitator.settle(payment, note)
         except Exception:
             _logger.exception("a facilitator failed to settle payment %s", payment.id)
             settlement = Settlement("unknown", reason="the facilitator failed")
-        payment = await self.ledger.settled(payment, settlement)
-        if payment.state == "unknown":
-            _logger.warning("the fate of payment %s is unknown: %s", payment.id, payment.reason)
-        else:
-            self.decided(payment)
-        return payment
+        if settlement.outcome == "unknown":
+            _logger.warning("the fate of payment %s is unknown: %s", payment.id, settlement.reason)
+            self.undecided([payment])
+        try:
+            return await self.ledger.settled(payment, settlement)
+        except TrustGateError:
+            # What it came to is not written down, so nobody may rely on it: the chain will tell.
+            self.undecided([payment])
+            raise
 
     def decided(self, payment: Payment) -> None:
         self._undecided.pop(payment.id, None)
@@ -251,7 +274,11 @@ class Cashier:
     def undecided(self, payments: Iterable[Payment]) -> None:
         """Take note of payments whose fate is unknown from before."""
         for payment in payments:
-            self._undecided[payment.id] = payment.tenant_id, payment.request_sha256
+            self._undecided[payment.id] = request_of(payment)
+
+    def leaves(self, payment: Payment) -> None:
+        """The client of the request that this pays for hung up."""
+        self._left[request_of(payment)] = payment.key
 
     def is_active(self, payment: Payment) -> bool:
         """Whether a running request has it."""
@@ -263,6 +290,8 @@ class Cashier:
         self.finished(payment)
 
     def finished(self, payment: Payment) -> None:
+        if self._left.get(request_of(payment)) == payment.key:
+            del self._left[request_of(payment)]
         event = self._active.pop(payment.key, None)
         if event is not None:
             event.set()
@@ -288,7 +317,7 @@ class Cashier:
 class Sale:
     """One request's dealings with money; an asynchronous context manager around all that may end it."""
 
-    __slots__ = ("_cashier", "_closed", "_hold", "_order", "_settling", "payment", "recorder")
+    __slots__ = ("_cashier", "_closed", "_has_left", "_hold", "_order", "_settling", "payment", "recorder")
 
     def __init__(
         self, cashier: Cashier, order: Order, *, payment: Payment | None = None, hold: BalanceHold | None = None
@@ -298,6 +327,8 @@ class Sale:
         self._hold = hold
         self._settling: asyncio.Task[None] | None = None
         self._closed = False
+        #: Its client hung up while it paid.
+        self._has_left = False
         #: The payment; None where the balance pays.
         self.payment = payment
         #: Takes the answer down for a retry with the same payment.
@@ -321,8 +352,13 @@ class Sale:
         if self.payment is not None:
             if self._settling is None:
                 self._settling = asyncio.get_running_loop().create_task(self._settle())
-            await to_its_end(self._settling)
+            await to_its_end(self._settling, self._leave)
         return self.headers
+
+    def _leave(self) -> None:
+        assert self.payment is not None
+        self._has_left = True
+        self._cashier.leaves(self.payment)
 
     async def _settle(self) -> None:
         assert self.payment is not None
@@ -396,6 +432,8 @@ class Sale:
         recorded = self.recorder.recorded() if self.recorder is not None and self.is_settled else None
         if recorded is not None:
             self._cashier.answers.keep(self.payment.id, recorded)
+            if self._has_left:
+                self._cashier.answers.owe(self._order.request, self.payment.id)
         if self.payment.state == "reserved":
             self._cashier.give_up(self.payment)
         else:
@@ -403,8 +441,11 @@ class Sale:
             self._cashier.finished(self.payment)
 
 
-async def to_its_end(task: asyncio.Task[Any]) -> Any:
-    """The result of a task that must not be interrupted: a caller that is cancelled is so once the task has ended."""
+async def to_its_end(task: asyncio.Task[Any], on_cancel: Callable[[], None] = lambda: None) -> Any:
+    """The result of a task that must not be interrupted: a caller that is cancelled is so once the task has ended.
+
+    ``on_cancel`` is told at once.
+    """
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -413,6 +454,7 @@ async def to_its_end(task: asyncio.Task[Any]) -> Any:
             if task.cancelled():
                 raise
             cancelled = error
+            on_cancel()
         except Exception:  # noqa: BLE001 - told below, once
             break
     if cancelled is not None:
