@@ -67,6 +67,8 @@ def test_without_a_server_there_is_nothing_to_see(tmp_path: Path) -> None:
 
 def _in_terminal(gateway: Gateway, columns: int) -> tuple[str, int]:
     """What ``top`` wrote to a terminal that is so wide until it was interrupted, and its exit code."""
+    # The test's own terminal, or what pytest's processes are told of one, would speak louder than this one.
+    variables = {name: value for name, value in clean_environment().items() if name not in ("COLUMNS", "LINES")}
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     process = subprocess.Popen(
@@ -74,7 +76,7 @@ def _in_terminal(gateway: Gateway, columns: int) -> tuple[str, int]:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**clean_environment(), "TERM": "xterm-256color", "LANG": "C.UTF-8"},
+        env={**variables, "TERM": "xterm-256color", "LANG": "C.UTF-8"},
         start_new_session=True,
     )
     os.close(theirs)

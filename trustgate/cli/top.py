@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import Annotated
 
@@ -31,6 +30,8 @@ def top(
 
     Rates and latencies are those of the last ten seconds.
     """
+
+    import asyncio  # with the command: `trustgate --help` has no use for it
 
     async def work(admin: Admin) -> None:
         if once or json:
