@@ -40,9 +40,10 @@ class Ledger:
         return moved
 
     async def sending(self, payment: Payment, transaction: str) -> Payment:
-        """The transaction that will carry it, before it is sent."""
+        """The transaction that will carry it, before it is sent. Raises ``Unavailable`` where that cannot be kept."""
         noted = msgspec.structs.replace(payment, transaction=transaction, updated_us=now_us())
-        await self._store.move_payment(noted, before=payment.state)
+        if not await self._store.move_payment(noted, before=payment.state):
+            raise Unavailable("The payment is being decided on by somebody else.", code="payment_pending")
         return noted
 
     async def settled(self, payment: Payment, settlement: Settlement) -> Payment:
