@@ -48,7 +48,6 @@ def append_credit(
     at_us = now_us()
     secret = os.urandom(32)
     tseq, tprev = log.link(tenant_id)
-    nothing = hashlib.sha256(b"").hexdigest()
     receipt = Receipt(
         v=2,
         id=new_id("rcpt", at_us),
@@ -69,8 +68,8 @@ def append_credit(
         reasoning_tokens=0,
         usage_source="provider",
         cost_nano_usd=0,
-        price_hash=nothing,
-        policy_hash=nothing,
+        price_hash=_EMPTY.hex(),
+        policy_hash=_EMPTY.hex(),
         latency_first_ms=0,
         latency_total_ms=0,
         status=200,
