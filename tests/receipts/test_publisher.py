@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -41,6 +44,14 @@ class Home:
         store = await open_store(self.folder / "trustgate.duckdb")
         await store.append_entries(entries)
         await store.close()
+
+    async def grow(self, publisher: Publisher) -> None:
+        """Two receipts that the publisher's tree has too."""
+        assert self.store is not None
+        tree = publisher._tree
+        grown, tiles = await tree.extended([b"\0" * 32, b"\1" * 32])
+        await self.store.append_entries(make_entries(1, 2), tiles)
+        tree.adopt(grown)
 
     async def close(self) -> None:
         if self.store is not None:
@@ -175,12 +186,7 @@ async def test_a_log_other_than_was_anchored_is_refused(home: Home, size: int, r
 async def test_a_checkpoint_that_cannot_be_written_is_not_shown(home: Home) -> None:
     publisher = await home.open()
     shown = publisher.note
-    assert home.store is not None
-    entries = make_entries(1, 2)
-    tree = publisher._tree
-    grown, tiles = await tree.extended([b"\0" * 32, b"\1" * 32])
-    await home.store.append_entries(entries, tiles)
-    tree.adopt(grown)
+    await home.grow(publisher)
     (home.folder / "checkpoint.new").mkdir()  # root may write anywhere, but not into a folder
 
     with pytest.raises(OSError, match="directory"):
@@ -190,3 +196,32 @@ async def test_a_checkpoint_that_cannot_be_written_is_not_shown(home: Home) -> N
     (home.folder / "checkpoint.new").rmdir()
     await publisher.renew()
     assert publisher.checkpoint.size == 2
+
+
+async def test_who_leaves_while_it_is_written_does_not_let_another_write_beside_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = await home.open()
+    await home.grow(publisher)
+    writing, disk_moves, fsync = threading.Event(), threading.Event(), os.fsync
+
+    def slow_fsync(descriptor: int) -> None:
+        writing.set()
+        assert disk_moves.wait(30)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    leaving = asyncio.create_task(publisher.renew())
+    assert await asyncio.to_thread(writing.wait, 30)
+    writing.clear()
+    leaving.cancel()
+    staying = asyncio.create_task(publisher.renew())
+    await asyncio.wait({leaving})
+    assert not await asyncio.to_thread(writing.wait, 0.1)
+    disk_moves.set()
+
+    note = await staying
+
+    assert publisher.checkpoint.size == 2
+    assert (home.folder / "checkpoint").read_bytes() == note
+    assert not (home.folder / "checkpoint.new").exists()

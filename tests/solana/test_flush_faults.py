@@ -103,8 +103,8 @@ LIES = {
     "short-life": (Wrong("getLatestBlockhash", chain.short_life),),
     "short-life-and-null": (
         Wrong("getLatestBlockhash", chain.short_life),
-        Wrong("getSignatureStatuses", chain.null_status, 10),
-        Wrong("getSignaturesForAddress", chain.no_history, 10, first=2),
+        Wrong("getSignatureStatuses", chain.null_status_of_the_new, 10),
+        Wrong("getSignaturesForAddress", chain.no_history_of_the_new, 10, first=2),
     ),
     "endless-life": (Wrong("getLatestBlockhash", chain.endless_life, 2),),
     "far-ahead": (Wrong("getEpochInfo", chain.far_ahead, 4, first=2),),

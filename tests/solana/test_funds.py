@@ -64,8 +64,11 @@ async def test_a_chain_of_ones_own_gives_the_coins_itself() -> None:
 
 
 async def test_coins_that_take_their_time() -> None:
-    async with a_world(slot_ms=50) as world:  # the balance is asked for as confirmed, a slot later
-        assert (await world.flush(5)).anchored
+    async def none_yet(call: Call) -> Answer:
+        return await changed(call, lambda result: {**result, "value": 0})
+
+    async with a_world() as world:
+        assert (await world.flush(5, Wrong("getBalance", none_yet, 3))).anchored
         assert "The coins are not there yet" in [at.text for at in world.heard]
 
 

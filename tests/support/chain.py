@@ -266,10 +266,29 @@ async def internal_error(call: Call) -> Answer:
 
 # a node that is wrong, or lies
 
+#: For so long a transaction is new. A blockhash lives for 150: who then signs anew has not waited until it was dead.
+_NEW_SLOTS = 60
+
 
 async def null_status(call: Call) -> Answer:
     """Says that it does not know the transaction."""
     return await changed(call, lambda result: {**result, "value": [None]})
+
+
+async def null_status_of_the_new(call: Call) -> Answer:
+    """Says that it does not know the transaction, while another node still might not either."""
+    answer = await call.forward()
+    result = answer["result"]
+    is_new = [status and result["context"]["slot"] - status["slot"] < _NEW_SLOTS for status in result["value"]]
+    return encoded({**answer, "result": {**result, "value": [None]}} if all(is_new) else answer)
+
+
+async def no_history_of_the_new(call: Call) -> Answer:
+    """Has nothing of the address, while what it did last is that young."""
+    answer = await call.forward()
+    slot = await call.node.ask("getSlot", {"commitment": "processed"})
+    is_new = [slot - entry["slot"] < _NEW_SLOTS for entry in answer["result"]]
+    return encoded({**answer, "result": []} if all(is_new) else answer)
 
 
 async def failed_status(call: Call) -> Answer:

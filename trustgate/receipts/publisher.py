@@ -39,6 +39,8 @@ class Publisher:
         self._key = key
         self._tree = tree
         self._renewing = asyncio.Lock()
+        #: Held, so that it is not collected while nobody waits for it.
+        self._last_renewal: asyncio.Task[bytes] | None = None
         self.checkpoint = Checkpoint(key.name, 0, b"")
         #: The signed note of ``checkpoint``.
         self.note = b""
@@ -69,6 +71,11 @@ class Publisher:
 
         Raises ``OSError`` when it cannot be written; the last one stays what is shown.
         """
+        # A thread cannot be cancelled: who leaves while it writes must not let the next one write beside it.
+        renewing = self._last_renewal = asyncio.create_task(self._renew())
+        return await asyncio.shield(renewing)
+
+    async def _renew(self) -> bytes:
         async with self._renewing:
             size, root = self._tree.size, self._tree.root
             if not self.note or size > self.checkpoint.size:
