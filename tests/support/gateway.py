@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Self
 
+from tests.support import nursery
 from tests.support.processes import PATIENCE_S, Process, clean_environment
 
 _READY = re.compile(r"ready at (https?://\S+)")
@@ -36,6 +38,7 @@ class Gateway:
         self.log_path = home.with_name(f"{home.name}.log")
         self._arguments = [*(() if upstream is None else ("--upstream", upstream)), *arguments]
         self._environment = clean_environment(environment)
+        self._is_forked = nursery.can_start(environment or {})
         self._process: Process | None = None
         self._address: str | None = None
         #: Seconds from the start of the process to its ready line, of the last start.
@@ -45,8 +48,12 @@ class Gateway:
         """Start the server and wait for its ready line. A second start listens on the first one's port again."""
         assert self._process is None, "the gateway runs already"
         port = "0" if self._address is None else self._address.rpartition(":")[2]
-        command = [*_COMMAND, "--home", str(self.home), "serve", "--port", port, *self._arguments, *arguments]
-        process = Process("the gateway", command, self.home.parent, self._environment, self.log_path)
+        command = ["--home", str(self.home), "serve", "--port", port, *self._arguments, *arguments]
+        if not self._is_forked:
+            command = [*_COMMAND, *command]
+        process = Process(
+            "the gateway", command, self.home.parent, self._environment, self.log_path, forked=self._is_forked
+        )
         process.wait_until(lambda: _READY.search(process.stdout) is not None, timeout_s)
         self.ready_after_s = time.monotonic() - process.started_at
         ready = _READY.search(process.stdout)
@@ -94,21 +101,27 @@ class Gateway:
         self, *arguments: str, check: bool = True, stdin: str | None = None, timeout_s: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
         """Run ``trustgate --home HOME arguments…``. Raises AssertionError with its output if it fails and ``check``."""
-        result = subprocess.run(
-            [*_COMMAND, "--home", str(self.home), *arguments],
-            cwd=self.home.parent,
-            env=self._environment,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        result = self._run(["--home", str(self.home), *arguments], stdin, timeout_s)
         said = f"trustgate {' '.join(arguments)}: exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
         assert "Traceback (most recent call last)" not in result.stderr, said
         assert not check or result.returncode == 0, said
         return result
+
+    def _run(self, command: list[str], stdin: str | None, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        with TemporaryFile() as said, TemporaryFile() as complained, TemporaryFile() as given:
+            given.write((stdin or "").encode())
+            given.seek(0)
+            folder, environment = self.home.parent, self._environment
+            child = nursery.start(
+                command, folder=folder, environment=environment, stdin=given, stdout=said, stderr=complained
+            )
+            try:
+                exit_code = child.wait(timeout_s)
+            finally:
+                child.kill()
+            for file in (said, complained):
+                file.seek(0)
+            return subprocess.CompletedProcess(command, exit_code, said.read().decode(), complained.read().decode())
 
     def cli_json(self, *arguments: str) -> Any:
         """The one JSON document that the command prints with ``--json``."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests.support import nursery
+
 #: How long to wait for a process to do what it should do quickly, seconds. Generous: CI machines are slow.
 PATIENCE_S = 60.0
 #: How long between two looks at a process that tells nobody when it is ready, seconds.
@@ -22,23 +24,38 @@ class Process:
     """A program that runs beside the test, its output in files."""
 
     def __init__(
-        self, name: str, command: Sequence[str | Path], folder: Path, environment: Mapping[str, str], log: Path
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        folder: Path,
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        forked: bool = False,
     ) -> None:
+        """``forked``: the command is what ``trustgate`` is to do, and its process comes out of the nursery."""
         self._name = name
         self.log_path = log
         self.stdout_path = log.with_suffix(".stdout")
         self._log_start = log.stat().st_size if log.exists() else 0
         self.started_at = time.monotonic()
         with log.open("ab") as stderr, self.stdout_path.open("wb") as stdout:
-            self._popen = subprocess.Popen(
-                [str(part) for part in command],
-                cwd=folder,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+            parts = [str(part) for part in command]
+            self._popen: subprocess.Popen[bytes] | nursery.Child
+            if forked:
+                self._popen = nursery.start(
+                    parts, folder=folder, environment=environment, stdout=stdout, stderr=stderr, new_session=True
+                )
+            else:
+                self._popen = subprocess.Popen(
+                    parts,
+                    cwd=folder,
+                    env=dict(environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    start_new_session=True,
+                )
 
     @property
     def pid(self) -> int:
@@ -84,7 +101,7 @@ class Process:
 
     def _kill(self) -> None:
         self._popen.kill()
-        self._popen.wait()
+        self._popen.wait(PATIENCE_S)
 
     def said(self) -> str:
         """The end of its output, for a failure message."""
