@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota, Rate
 from trustgate.errors import TrustGateError
 from trustgate.gateway.endpoints import Call, Endpoint
 from trustgate.gateway.requests import Arrival
+from trustgate.gateway.responses import Reply
 from trustgate.gateway.uploads import Payload, digest
 from trustgate.models.catalog import Resolved, price_hash
 from trustgate.models.estimate import with_margin
@@ -37,6 +38,11 @@ _NAME_MOST = 256
 
 _NOTHING = Usage()
 _NO_PRICE_HASH = price_hash(Prices())
+
+
+def receipt_header(arrival: Arrival) -> tuple[bytes, bytes]:
+    """Tells the client which receipt its request has."""
+    return b"x-trustgate-receipt", arrival.receipt_id.encode()
 
 
 def worst_case(endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: int | None) -> Ask:
@@ -61,6 +67,16 @@ def worst_case(endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: i
     return Ask(prompt_tokens + completion_tokens, cost_nano_usd)
 
 
+class Request(NamedTuple):
+    """A request whose caller is known: who asks what, of which endpoint, with which body."""
+
+    arrival: Arrival
+    endpoint: Endpoint
+    caller: Caller
+    call: Call
+    body: Payload
+
+
 class Books:
     """Where accounts are opened: the quota they draw on and the log their receipts go to."""
 
@@ -69,32 +85,26 @@ class Books:
         self.log = log
         self._last_refusal_us: dict[str, int] = {}
 
-    def open(
-        self,
-        arrival: Arrival,
-        endpoint: Endpoint,
-        caller: Caller,
-        call: Call,
-        body: Payload,
-        ask: Ask,
-        sale: Sale | None = None,
-    ) -> Account:
+    def open(self, request: Request, ask: Ask, sale: Sale | None) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
-        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, arrival.at_us)
-        return Account(self, arrival, endpoint, caller, call, body, hold, sale)
+        caller = request.caller
+        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, request.arrival.at_us)
+        return Account(self, request, hold, sale)
 
-    def refuse(
-        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, call: Call, body: Payload, refusal: TrustGateError
-    ) -> bool:
-        """Write a receipt of a refusal, so that it can be proven too; False when the key had one a moment ago."""
-        last_us = self._last_refusal_us.get(caller.key.id)
+    def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> None:
+        """Write a receipt of a refusal, so that it can be proven too, and name it in the reply's headers.
+
+        Not where the key had one a moment ago.
+        """
+        arrival, key_id = request.arrival, request.caller.key.id
+        last_us = self._last_refusal_us.get(key_id)
         if last_us is not None and arrival.at_us - last_us < _REFUSAL_EVERY_US:
-            return False
-        self._last_refusal_us[caller.key.id] = arrival.at_us
-        account = Account(self, arrival, endpoint, caller, call, body, None)
-        account.sent(endpoint.dialect.body(refusal, arrival.request_id.decode()))
+            return
+        self._last_refusal_us[key_id] = arrival.at_us
+        account = Account(self, request, None, None)
+        account.sent(request.endpoint.dialect.body(refusal, arrival.request_id.decode()))
         account.close("refused", status=refusal.status)
-        return True
+        reply.headers.append(receipt_header(arrival))
 
 
 class Account:
@@ -102,41 +112,24 @@ class Account:
 
     __slots__ = (
         "_answer",
-        "_arrival",
-        "_body",
         "_books",
-        "_call",
-        "_caller",
-        "_endpoint",
         "_hold",
-        "_sale",
         "closed",
         "first_ms",
+        "request",
+        "sale",
         "target",
         "upstream_model",
         "usage_so_far",
     )
 
-    def __init__(
-        self,
-        books: Books,
-        arrival: Arrival,
-        endpoint: Endpoint,
-        caller: Caller,
-        call: Call,
-        body: Payload,
-        hold: Hold | None,
-        sale: Sale | None = None,
-    ) -> None:
+    def __init__(self, books: Books, request: Request, hold: Hold | None, sale: Sale | None) -> None:
         self._books = books
-        self._arrival = arrival
-        self._endpoint = endpoint
-        self._caller = caller
-        self._call = call
-        self._body = body
+        self.request = request
         self._answer = hashlib.sha256()
         self._hold = hold
-        self._sale = sale
+        #: What the request is paid by; None: it owes nothing.
+        self.sale = sale
         self.target: Target | None = None
         self.upstream_model = ""
         self.first_ms: int | None = None
@@ -145,7 +138,7 @@ class Account:
         self.closed = False
 
     def _prompt_estimate(self) -> Usage:
-        return Usage(prompt_tokens=self._call.prompt_tokens, estimated=True)
+        return Usage(prompt_tokens=self.request.call.prompt_tokens, estimated=True)
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:
@@ -165,12 +158,12 @@ class Account:
     @property
     def prompt_tokens(self) -> int:
         """The estimate of the prompt."""
-        return self._call.prompt_tokens
+        return self.request.call.prompt_tokens
 
     def sent(self, data: bytes) -> None:
         """Bytes of the answer that go to the client: they are what the receipt commits to."""
         if self.first_ms is None:
-            self.first_ms = self._arrival.elapsed_ms()
+            self.first_ms = self.request.arrival.elapsed_ms()
         self._answer.update(data)
 
     def close(self, finish: Finish, *, status: int, usage: Usage = _NOTHING) -> None:
@@ -178,6 +171,7 @@ class Account:
         if self.closed:
             return
         self.closed = True
+        arrival, endpoint, caller, call, body = self.request
         target = self.target
         counted = finish in COUNTED and target is not None
         cost_nano_usd = target.passport.prices.cost_nano_usd(usage) if target is not None and counted else 0
@@ -186,24 +180,24 @@ class Account:
                 self._books.quota.post(self._hold, usage.total_tokens, cost_nano_usd)
             else:
                 self._books.quota.void(self._hold)
-        total_ms = self._arrival.elapsed_ms()
-        log, caller = self._books.log, self._caller
+        total_ms = arrival.elapsed_ms()
+        log = self._books.log
         paid = {} if caller.terms is None else self._paid(caller.terms, finish, cost_nano_usd)
         secret = os.urandom(32)
         tseq, tprev = log.link(caller.tenant.id)
         log.append(
             Receipt(
-                id=self._arrival.receipt_id,
-                created_us=self._arrival.at_us,
+                id=arrival.receipt_id,
+                created_us=arrival.at_us,
                 tenant=caller.tenant.id,
                 key=caller.key.id,
                 tseq=tseq,
                 tprev=tprev,
-                endpoint=self._endpoint.name,
-                model=self._call.model[:_NAME_MOST],
+                endpoint=endpoint.name,
+                model=call.model[:_NAME_MOST],
                 passport=target.passport.id if target is not None else "",
                 upstream_model=self.upstream_model[:_NAME_MOST],
-                request_commitment=commitment(secret, "request", digest(self._body)),
+                request_commitment=commitment(secret, "request", digest(body)),
                 response_commitment=commitment(secret, "response", self._answer.digest()),
                 prompt_tokens=usage.prompt_tokens,
                 cached_tokens=usage.cached_tokens,
@@ -217,7 +211,7 @@ class Account:
                 latency_total_ms=total_ms,
                 status=status,
                 finish=finish,
-                stream=self._call.stream,
+                stream=call.stream,
                 **paid,
             ),
             secret,
@@ -228,10 +222,10 @@ class Account:
 
         An answer that the upstream broke off is not charged: what was paid for it stays on the balance.
         """
-        if self._sale is None:
+        if self.sale is None:
             return {"v": 2, "charged_nano_usd": 0, "credited_nano_usd": 0, **payment_members(None)}
         if finish not in COUNTED or finish == "upstream_cut":
             cost_nano_usd = 0
         elif terms.price_nano_usd is not None:
-            cost_nano_usd = terms.price_nano_usd if self._endpoint.is_sold else 0
-        return self._sale.close(cost_nano_usd)
+            cost_nano_usd = terms.price_nano_usd if self.request.endpoint.is_sold else 0
+        return self.sale.close(cost_nano_usd)

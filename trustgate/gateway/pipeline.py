@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from trustgate.access.directory import Caller, Directory
+from trustgate.access.directory import Directory
 from trustgate.access.plans import check_plan, completion_cap
 from trustgate.access.quota import Ask
 from trustgate.errors import (
@@ -37,7 +37,7 @@ from trustgate.errors import (
     Unavailable,
     UpstreamTimeout,
 )
-from trustgate.gateway.accounting import Account, Books, worst_case
+from trustgate.gateway.accounting import Account, Books, Request, receipt_header, worst_case
 from trustgate.gateway.endpoints import Call, Endpoint
 from trustgate.gateway.leash import Pulled, Reason, Running
 from trustgate.gateway.outgoing import Forwarding
@@ -126,6 +126,7 @@ class Pipeline:
             body, call = await self._read(endpoint, arrival, receive)
             way = self._routing.begin(endpoint, call, body, scope, caller.tenant.id)
             call = way.call
+            request = Request(arrival, endpoint, caller, call, body)
 
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
             resolved = self._catalog.resolve(call.model) if call.model or not way.is_modelless else None
@@ -133,7 +134,7 @@ class Pipeline:
             ask = worst_case(endpoint, call, resolved, cap)
 
             # 3 payment
-            sale = await self._sales.admit(arrival, endpoint, caller, call, body, resolved, ask, reply)
+            sale = await self._sales.admit(request, resolved, ask, reply)
             if isinstance(sale, Recorded):
                 await reply.replay(*sale)
                 return
@@ -150,7 +151,7 @@ class Pipeline:
                 )
 
                 # 5 quota
-                with self._open_account(arrival, endpoint, caller, call, body, ask, sale, reply) as account:
+                with self._open_account(request, ask, sale, reply) as account:
                     # 6 validation
                     if call.invalid is not None:
                         raise call.invalid
@@ -159,7 +160,7 @@ class Pipeline:
                     targets = self._routing.targets(way, resolved)
 
                     # 8 fetch, 9 metering, 10 receipt, 11 response
-                    reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
+                    reply.headers.append(receipt_header(arrival))
                     watch = Watch(receive, reply, leash, drain=caller.plan.on_disconnect == "drain")
                     try:
                         _watch_from_its_end(body, watch)
@@ -171,7 +172,7 @@ class Pipeline:
                         try:
                             account.target = answer.target
                             reply.headers += self._passed_on(answer)
-                            await relay(endpoint, call, answer, account, reply, way.keeper, sale)
+                            await relay(answer, account, reply, way.keeper)
                         finally:
                             await answer.close()
                     except TrustGateError as error:
@@ -202,23 +203,12 @@ class Pipeline:
         await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)
         return upload, endpoint.peek_form(upload.fields, upload.batch)
 
-    def _open_account(
-        self,
-        arrival: Arrival,
-        endpoint: Endpoint,
-        caller: Caller,
-        call: Call,
-        body: Payload,
-        ask: Ask,
-        sale: Sale | None,
-        reply: Reply,
-    ) -> Account:
-        """Take the hold. A refusal is put on record too, where it is not one of many."""
+    def _open_account(self, request: Request, ask: Ask, sale: Sale | None, reply: Reply) -> Account:
+        """Take the hold. A refusal is put on record too."""
         try:
-            account = self._books.open(arrival, endpoint, caller, call, body, ask, sale)
+            account = self._books.open(request, ask, sale)
         except RateLimited as refusal:
-            if self._books.refuse(arrival, endpoint, caller, call, body, refusal):
-                reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
+            self._books.refuse(request, refusal, reply)
             raise
         reply.headers += rate_headers(account.rates)
         return account

@@ -13,7 +13,7 @@ import msgspec
 
 from trustgate.errors import UpstreamFailed
 from trustgate.gateway.accounting import Account
-from trustgate.gateway.endpoints import Call, Endpoint
+from trustgate.gateway.endpoints import Call
 from trustgate.gateway.keeping import Keeper
 from trustgate.gateway.responses import Headers, Reply
 from trustgate.models.events import EventMeter, clean_failure
@@ -31,41 +31,26 @@ def ending(reply: Reply, finish: Finish) -> Finish:
     return "client_gone" if reply.gone else finish
 
 
-async def relay(
-    endpoint: Endpoint,
-    call: Call,
-    answer: Answer,
-    account: Account,
-    reply: Reply,
-    keeper: Keeper | None,
-    sale: Sale | None,
-) -> None:
+async def relay(answer: Answer, account: Account, reply: Reply, keeper: Keeper | None) -> None:
     """Give the answer to the client in the way that it came.
 
     Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does; and what
     ``Sale.settle`` raises, before anything was sent.
     """
     if not answer.is_stream:
-        await _relay_whole(endpoint, call, answer, account, reply, keeper, sale)
+        await _relay_whole(answer, account, reply, keeper)
     elif answer.is_events:
-        await _relay_events(endpoint, call, answer, account, reply, keeper, sale)
+        await _relay_events(answer, account, reply, keeper)
     else:
-        await _relay_raw(call, answer, account, reply, sale)
+        await _relay_raw(answer, account, reply)
 
 
-async def _relay_whole(
-    endpoint: Endpoint,
-    call: Call,
-    answer: Answer,
-    account: Account,
-    reply: Reply,
-    keeper: Keeper | None,
-    sale: Sale | None,
-) -> None:
+async def _relay_whole(answer: Answer, account: Account, reply: Reply, keeper: Keeper | None) -> None:
     """Meter the body, settle, close the account, send."""
+    request, sale = account.request, account.sale
     body = answer.body
-    reported = endpoint.meter(body)
-    usage = with_units(reported.usage_or_estimate(account.prompt_tokens), call)
+    reported = request.endpoint.meter(body)
+    usage = with_units(reported.usage_or_estimate(account.prompt_tokens), request.call)
     if keeper is not None:
         body, usage = keeper.whole(body, usage, answer.target)
     account.upstream_model = reported.model
@@ -86,35 +71,27 @@ async def _relay_whole(
     await reply.whole(answer.status, content_type, body)
 
 
-async def _relay_raw(call: Call, answer: Answer, account: Account, reply: Reply, sale: Sale | None) -> None:
+async def _relay_raw(answer: Answer, account: Account, reply: Reply) -> None:
     """Relay bytes that have no frames. Their length is not told beforehand: the end is seen by its own sign."""
     reply.is_raw = True
-    account.usage_so_far = lambda: with_units(Usage(prompt_tokens=0), call)
-    if sale is None:
+    account.usage_so_far = lambda: with_units(Usage(prompt_tokens=0), account.request.call)
+    if account.sale is None:
         await _begin(answer, reply)
     async for chunk in answer.chunks():
         if chunk:
             if not reply.started:
-                await _begin(answer, reply, sale)
+                await _begin(answer, reply, account.sale)
             account.sent(chunk)
             await reply.write(chunk)
     if not reply.started:
-        await _begin(answer, reply, sale)
+        await _begin(answer, reply, account.sale)
     account.close(ending(reply, "complete"), status=answer.status, usage=account.usage_so_far())
     await reply.write(b"", last=True)
 
 
-async def _relay_events(
-    endpoint: Endpoint,
-    call: Call,
-    answer: Answer,
-    account: Account,
-    reply: Reply,
-    keeper: Keeper | None,
-    sale: Sale | None,
-) -> None:
+async def _relay_events(answer: Answer, account: Account, reply: Reply, keeper: Keeper | None) -> None:
     """Relay the frames as they arrive, without the usage chunk that only the gateway asked for."""
-    stream = _EventRelay(endpoint, call, answer, account, reply, keeper, sale)
+    stream = _EventRelay(answer, account, reply, keeper)
     scanner = SseScanner()
     async for chunk in answer.chunks():
         await stream.pass_on(scanner.feed(chunk))
@@ -132,21 +109,13 @@ async def _relay_events(
 
 
 class _EventRelay:
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        call: Call,
-        answer: Answer,
-        account: Account,
-        reply: Reply,
-        keeper: Keeper | None,
-        sale: Sale | None,
-    ) -> None:
+    def __init__(self, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None) -> None:
+        endpoint, call = account.request.endpoint, account.request.call
         self._answer = answer
         self._account = account
         self._reply = reply
         self._keeper = keeper
-        self._sale = sale
+        self._sale = account.sale
         self._drop_usage = endpoint.asks_usage and not call.include_usage
         self.meter = endpoint.dialect.meter()
         #: The upstream has told a failure of its own as the stream's last event.

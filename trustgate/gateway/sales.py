@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 
-from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask
 from trustgate.errors import PaymentRequired, PermissionDenied
-from trustgate.gateway.accounting import Books
-from trustgate.gateway.endpoints import Call, Endpoint
-from trustgate.gateway.requests import Arrival
+from trustgate.gateway.accounting import Books, Request
+from trustgate.gateway.endpoints import Endpoint
 from trustgate.gateway.responses import Reply
-from trustgate.gateway.uploads import Payload, Upload, digest
+from trustgate.gateway.uploads import Upload, digest
 from trustgate.models.catalog import Resolved
 from trustgate.payment.answers import Recorded
 from trustgate.payment.cashier import Cashier, Order, Sale
@@ -36,21 +34,14 @@ class Sales:
         self._limits = limits
 
     async def admit(
-        self,
-        arrival: Arrival,
-        endpoint: Endpoint,
-        caller: Caller,
-        call: Call,
-        body: Payload,
-        resolved: Resolved | None,
-        ask: Ask,
-        reply: Reply,
+        self, request: Request, resolved: Resolved | None, ask: Ask, reply: Reply
     ) -> Sale | Recorded | None:
         """Have the request paid for: a sale to be entered, the answer it has bought already, or None: it owes nothing.
 
         Raises what ``Cashier.admit`` raises, ``InvalidRequest`` for a payment header that is none, and
         ``PermissionDenied`` for a model without a price. That a presented payment does not do is put on record.
         """
+        arrival, endpoint, caller, _, body = request
         terms = caller.terms
         if terms is None:
             return None
@@ -72,8 +63,8 @@ class Sales:
         try:
             admitted = await self._cashier.admit(order)
         except PaymentRequired as refusal:
-            if presented is not None and self._books.refuse(arrival, endpoint, caller, call, body, refusal):
-                reply.headers.append((b"x-trustgate-receipt", arrival.receipt_id.encode()))
+            if presented is not None:
+                self._books.refuse(request, refusal, reply)
             raise
         if isinstance(admitted, Sale):
             reply.recorder = admitted.recorder
