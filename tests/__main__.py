@@ -60,7 +60,9 @@ def main() -> int:
         pytest_arguments = ["-m", " and ".join(left_out), *pytest_arguments]
     jobs = options.jobs or (os.cpu_count() or 1 if whole else 1)
     if jobs > 1:
-        pytest_arguments = [f"--numprocesses={jobs}", "--dist=loadgroup", *pytest_arguments]
+        # A file stays in one process: its tests share servers. (loadgroup would do more, and groups nothing here:
+        # pytest-xdist 3.8 writes the group where pytest 9.2 no longer reads it.)
+        pytest_arguments = [f"--numprocesses={jobs}", "--dist=loadfile", *pytest_arguments]
     if options.coverage or (whole and not options.no_coverage and not left_out):
         return _covered(python, pytest_arguments, whole=whole and not left_out)
     return _call([str(python), "-m", "pytest", *pytest_arguments])

@@ -68,17 +68,12 @@ def make_client() -> Iterator[ClientFactory]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs LiteLLM by what it uses, so that the mark cannot be forgotten; say what belongs together.
-
-    When several processes share the tests, a file stays in one, and LiteLLM, which takes long to start, starts once.
-    """
+    """Mark what needs LiteLLM and the clients by what it uses, so that the mark cannot be forgotten."""
     for item in items:
-        needs_litellm = "litellm" in getattr(item, "fixturenames", ())
-        if needs_litellm:
+        if "litellm" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.litellm)
         if item.path.parent.name == "clients":
             item.add_marker(pytest.mark.clients)
-        item.add_marker(pytest.mark.xdist_group("litellm" if needs_litellm else item.nodeid.partition("::")[0]))
 
 
 @contextlib.contextmanager
