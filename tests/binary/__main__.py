@@ -77,6 +77,7 @@ def _gather(python: Path, work: Path) -> Path:
     """The folder with the program, its Python and its libraries."""
     command = [str(python), "-m", "PyInstaller", "--onedir", "--name", "trustgate", "--noconfirm", "--log-level=WARN"]
     command += ["--distpath", str(work / "dist"), "--workpath", str(work / "work"), "--specpath", str(work)]
+    command += ["--collect-submodules", "trustgate.cli"]  # imported by names that PyInstaller does not see
     command += [flag for name in _METADATA for flag in ("--copy-metadata", name)]
     command += ["--paths", str(ROOT), str(HERE / "entry.py")]
     try:

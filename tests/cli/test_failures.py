@@ -29,7 +29,8 @@ def _run(*arguments: str | bytes, **environment: str) -> subprocess.CompletedPro
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     program = (
         "import sys; from trustgate.cli import run; run(['--help']); "
-        "heavy = {'duckdb', 'httpx', 'aiohttp', 'starlette', 'hypercorn', 'rich', 'asyncio', 'yaml', 'http.client'}; "
+        "heavy = {'duckdb', 'httpx', 'aiohttp', 'starlette', 'hypercorn', 'rich', 'asyncio', 'yaml', 'http.client', "
+        "'msgspec', 'pydantic', 'trustgate.cli.tenant'}; "
         "sys.exit(', '.join(sorted(heavy & sys.modules.keys())) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

@@ -82,10 +82,11 @@ class RemoteAdmin:
         return cls(maker, f"The server at {url}", base_path=parts.path.rstrip("/"), key=key)
 
     async def execute(self, command: Command[R]) -> R:
-        """Have the server do it. Raises what the server raised, or ``OperatorError`` when it cannot be asked.
+        """As ``ask``, for an ``Admin``. Blocks: it serves programs that have nothing else to do meanwhile."""
+        return self.ask(command)
 
-        Blocks: it serves programs that have nothing else to do meanwhile.
-        """
+    def ask(self, command: Command[R]) -> R:
+        """Have the server do it. Raises what the server raised, or ``OperatorError`` when it cannot be asked."""
         with contextlib.closing(self._connected(command.patience_s)) as connection:
             with self._unless_it_breaks_off():
                 response = self._post(connection, _PATH, msgspec.json.encode(command))

@@ -19,36 +19,18 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from trustgate import __version__
-from trustgate.cli import (
-    anchor,
-    care,
-    completion,
-    config,
-    doctor,
-    export,
-    init,
-    key,
-    localnet,
-    passport,
-    payment,
-    plan,
-    receipt,
-    serve,
-    tenant,
-    top,
-    usage,
-    version,
-)
-from trustgate.cli.context import Session
+from trustgate.cli.commands import Commands
+from trustgate.cli.words import read_plainly
 from trustgate.errors import InvalidRequest, TrustGateError
-from trustgate.settings import debug_wanted
 
 _INTERRUPTED = 130
 _PIPE_BROKEN = 141
 _OUTPUT_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 
+read_plainly()
 app = typer.Typer(
     name="trustgate",
+    cls=Commands,
     help="An OpenAI-compatible LLM gateway: tenants, keys, plans, quotas, metering and receipts.",
     epilog="First steps: `trustgate init`, `trustgate serve`, and in another terminal `trustgate tenant add NAME`.",
     no_args_is_help=True,
@@ -57,24 +39,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: it needs no rich, and reads well in any terminal
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-init.register(app)
-serve.register(app)
-app.add_typer(tenant.app, name="tenant")
-app.add_typer(key.app, name="key")
-app.add_typer(plan.app, name="plan")
-app.add_typer(passport.app, name="passport")
-usage.register(app)
-app.add_typer(receipt.app, name="receipt")
-app.add_typer(anchor.app, name="anchor")
-app.add_typer(payment.app, name="payment")
-app.add_typer(export.app, name="export")
-care.register(app)
-top.register(app)
-doctor.register(app)
-app.add_typer(config.app, name="config")
-app.add_typer(completion.app, name="completion")
-localnet.register(app)
-version.register(app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -96,6 +60,8 @@ def _globals(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
+    from trustgate.cli.context import Session
+
     context.obj = Session(home)
 
 
@@ -136,6 +102,8 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, OSError) and error.errno in _OUTPUT_FULL and error.filename is None:
             _drop_output()
             return _fail(f"The output cannot be written: {error.strerror}.", "Make room there.", 1)
+        from trustgate.settings import debug_wanted
+
         if debug_wanted():
             raise
         return _fail(

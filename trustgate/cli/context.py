@@ -15,13 +15,16 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
 from trustgate.admin.commands import Admin, Command
 from trustgate.errors import StoreLocked
 from trustgate.settings import RemoteServer, Settings, load_settings, remote_server
+
+if TYPE_CHECKING:
+    from trustgate.admin.remote import RemoteAdmin
 
 R = TypeVar("R")
 
@@ -50,6 +53,9 @@ def session(context: typer.Context) -> Session:
 
 def execute(context: typer.Context, command: Command[R]) -> R:
     """Carry out one command wherever it can be done. Raises the ``TrustGateError`` that says why not."""
+    server = _server(session(context).settings())
+    if server is not None:
+        return server.ask(command)
 
     async def one(admin: Admin) -> R:
         return await admin.execute(command)
@@ -73,16 +79,11 @@ def with_admin(context: typer.Context, work: Callable[[Admin], Awaitable[R]]) ->
 
 async def open_admin(settings: Settings) -> Admin:
     """Raises ``StoreLocked`` when another process has the database and does not answer on the socket."""
-    from trustgate.admin.remote import RemoteAdmin
-
-    remote = remote_server()
-    if remote is not None:
-        return remote_admin(remote)
-    settings.make_home()
     deadline = time.monotonic() + _LOCK_PATIENCE_S
     while True:
-        if socket_answers(settings):
-            return RemoteAdmin.over_socket(settings.socket)
+        server = _server(settings)
+        if server is not None:
+            return server
         try:
             return await open_here(settings)
         except StoreLocked:
@@ -91,7 +92,18 @@ async def open_admin(settings: Settings) -> Admin:
         time.sleep(_LOCK_POLL_S)  # noqa: ASYNC251 - nothing else runs in this loop
 
 
-def remote_admin(remote: RemoteServer) -> Admin:
+def _server(settings: Settings) -> RemoteAdmin | None:
+    """The server to ask: the one of ``TRUSTGATE_URL``, or else the one of this home, where it runs."""
+    from trustgate.admin.remote import RemoteAdmin
+
+    remote = remote_server()
+    if remote is not None:
+        return remote_admin(remote)
+    settings.make_home()
+    return RemoteAdmin.over_socket(settings.socket) if socket_answers(settings) else None
+
+
+def remote_admin(remote: RemoteServer) -> RemoteAdmin:
     from trustgate.admin.remote import RemoteAdmin
 
     return RemoteAdmin.over_network(remote.url, remote.key)

@@ -1,0 +1,83 @@
+"""Which commands there are: each with the module that has it, and its line in the help.
+
+Owns that table, and that a command's module is imported when the command is called: neither the help of the whole
+program nor a mistyped name imports one. A test holds the table against what the modules say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple, cast
+
+import typer
+from typer.core import TyperGroup
+
+
+class Entry(NamedTuple):
+    """``module`` is one of ``trustgate.cli``; it has an ``app`` with commands of its own, or it ``register``s some."""
+
+    module: str
+    help: str
+
+
+#: In the order of the help.
+TABLE: Mapping[str, Entry] = {
+    "init": Entry("init", "Write trustgate.toml: find the LLM server, ask a few questions."),
+    "serve": Entry("serve", "Run the gateway until SIGTERM or Ctrl-C."),
+    "reload": Entry("serve", "Have the running server read its settings again."),
+    "usage": Entry("usage", "Show requests, tokens and cost."),
+    "backup": Entry("care", "Write everything that has to be kept into one file."),
+    "restore": Entry("care", "Put a backup back."),
+    "compact": Entry("care", "Make the database file smaller."),
+    "top": Entry("top", "Watch the running gateway."),
+    "doctor": Entry("doctor", "Explain what is wrong, and how to mend it."),
+    "localnet": Entry("localnet", "Run a local Solana for development until SIGTERM or Ctrl-C."),
+    "version": Entry("version", "Show the versions of TrustGate and of what it runs on."),
+    "tenant": Entry("tenant", "Tenants: who may call, and on which plan."),
+    "key": Entry("key", "API keys of tenants."),
+    "plan": Entry("plan", "Plans: limits, and what may be called."),
+    "passport": Entry("passport", "Models: where they are served, and at what price."),
+    "receipt": Entry("receipt", "Receipts: the durable, provable record of each request."),
+    "anchor": Entry(
+        "anchor", "Anchors: the log of receipts on Solana, one transaction for all of them since the last."
+    ),
+    "payment": Entry("payment", "Getting paid (x402): how tenants pay, and what they have paid."),
+    "export": Entry("export", "Receipts and usage for other programs: JSON lines, CSV or Parquet."),
+    "config": Entry("config", "Settings: what holds, and where it comes from."),
+    "completion": Entry("completion", "Completion of the command line, for your shell."),
+}
+
+
+class Commands(TyperGroup):
+    """The whole program: a group that knows its commands from the table alone until one of them is called."""
+
+    def __init__(self, **details: Any) -> None:
+        super().__init__(**details)
+        self.commands = cast(Any, _Loaded())
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in TABLE.items()])
+
+
+class _Loaded(Mapping[str, Any]):
+    """The commands by name; asking for one imports it."""
+
+    def __getitem__(self, name: str) -> Any:
+        module = import_module(f"trustgate.cli.{TABLE[name].module}")
+        app = typer.Typer(rich_markup_mode=None)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            module.register(app)
+        return typer.main.get_group(app).commands[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in TABLE
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TABLE)
+
+    def __len__(self) -> int:
+        return len(TABLE)
