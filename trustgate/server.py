@@ -15,15 +15,15 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from trustgate import __version__
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
-from trustgate.admin.commands import ServerStatus, TargetStatus
+from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
 from trustgate.admin.desk import Desk
 from trustgate.admin.local import LocalAdmin
 from trustgate.errors import OperatorError, TrustGateError
@@ -65,10 +65,28 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
+R = TypeVar("R")
+
 _logger = logging.getLogger("trustgate.server")
 
 #: What the last requests under old settings get to end beyond their deadline.
 _GRACE_S = 10.0
+
+
+class Observer(Protocol):
+    """Who hears, in the server's process and at the moment they happen, of what it does."""
+
+    def on_ready(self, address: str, admin: Admin) -> None:
+        """It listens. ``admin`` carries out commands until it stops."""
+        ...
+
+    def on_receipt(self, receipt: Receipt) -> None:
+        """A receipt is in the journal; the answer that it tells of may not be at its end yet."""
+        ...
+
+    def on_refusal(self, error: TrustGateError, endpoint: str, receipt_id: str) -> None:
+        """A request is refused or has failed. There need not be a receipt of it."""
+        ...
 
 
 def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
@@ -77,17 +95,32 @@ def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
     ``load`` reads the settings anew, for SIGHUP and ``trustgate reload``.
     """
     log_to_stderr(settings.log)
-    try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_serve(settings, load))
-    finally:
-        # What was frozen (_settle) is let go of: extension modules complain of what they find alive at the end.
-        gc.unfreeze()
+
+    async def until_signal() -> None:
+        await serve(settings, load, stop=stop_on_signal())
+
+    run_loop(until_signal())
     return 0
 
 
-async def _serve(settings: Settings, load: Callable[[], Settings] | None) -> None:
-    stop = stop_on_signal()
+def run_loop(main: Coroutine[Any, Any, R]) -> R:
+    """Run something that serves, to its end, in the event loop that a server wants."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(main)
+    finally:
+        # What was frozen (_settle) is let go of: extension modules complain of what they find alive at the end.
+        gc.unfreeze()
+
+
+async def serve(
+    settings: Settings,
+    load: Callable[[], Settings] | None = None,
+    *,
+    stop: asyncio.Event,
+    observer: Observer | None = None,
+) -> None:
+    """Serve until ``stop`` is set. Without an observer stdout is told when it is ready."""
     settings.make_home()
     # A key that is missing should stop the start, not surprise the first caller.
     settings.upstream_key()
@@ -119,7 +152,7 @@ async def _serve(settings: Settings, load: Callable[[], Settings] | None) -> Non
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
         payments = await House.open(settings, store, log, public_url=address)
         stack.push_async_callback(payments.close)
-        server = await _Server.build(settings, store, log, archive, payments, address, load)
+        server = await _Server.build(settings, store, log, archive, payments, address, load, observer)
         stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
         admin = stack.enter_context(listen_admin(settings.socket))
@@ -171,7 +204,10 @@ async def _run_until(
             serve(server.admin_app(), admin),
         )
         _settle()
-        print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
+        if server.observer is not None:
+            server.observer.on_ready(server.address, server.admin)
+        else:
+            print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
         draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
         try:
             await listeners
@@ -212,9 +248,11 @@ class _Server:
         quota: Quota,
         address: str,
         load: Callable[[], Settings] | None,
+        observer: Observer | None,
     ) -> None:
         upstream = settings.upstream
         self.address = address
+        self.observer = observer
         self.store = store
         self.directory = directory
         self.catalog = catalog
@@ -285,6 +323,7 @@ class _Server:
         payments: House,
         address: str,
         load: Callable[[], Settings] | None,
+        observer: Observer | None,
     ) -> _Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
@@ -306,6 +345,7 @@ class _Server:
             quota=quota,
             address=address,
             load=load,
+            observer=observer,
         )
 
     @property
@@ -336,11 +376,15 @@ class _Server:
         self.counters.count(receipt)
         if self.request_log.form is not None:
             self.request_log.request(receipt)
+        if self.observer is not None:
+            self.observer.on_receipt(receipt)
 
     def _on_refusal(self, error: TrustGateError, endpoint: Endpoint, arrival: Arrival) -> None:
         self.counters.count_error(error)
         if self.request_log.form is not None:
             self.request_log.refusal(error, endpoint.name, arrival.receipt_id, arrival.request_id.decode())
+        if self.observer is not None:
+            self.observer.on_refusal(error, endpoint.name, arrival.receipt_id)
 
     def _close_oldest_upstream(self) -> None:
         if self._old_upstreams:

@@ -23,6 +23,7 @@ class Entry(NamedTuple):
 
 #: In the order of the help.
 TABLE: Mapping[str, Entry] = {
+    "demo": Entry("demo", "See all of it at work: offline, throwaway, in a few seconds."),
     "init": Entry("init", "Write trustgate.toml: find the LLM server, ask a few questions."),
     "serve": Entry("serve", "Run the gateway until SIGTERM or Ctrl-C."),
     "reload": Entry("serve", "Have the running server read its settings again."),

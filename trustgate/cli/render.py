@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -190,6 +191,27 @@ def check(state: str, name: str, detail: str) -> None:
     mark = {"passed": "✓", "failed": "✗"}.get(state, "–")
     style = {"passed": "green", "failed": "bold red"}.get(state, "dim")
     _console().print(_line(Styled(f"{mark} {name:<19}", style), detail), soft_wrap=True)
+
+
+def step(state: str, number: str, name: str, detail: str) -> None:
+    """One step of several: how it went, and what is known of it, in a column of its own where there is room."""
+    mark, style = _STEP_MARKS[state]
+    head = f" {mark} {number:>4}  {name:<{_STEP_NAME}}  "
+    console = _console()
+    width = console.width - len(head)
+    lines = [detail]
+    if width >= _STEP_LEAST:
+        # Ids are left whole: the terminal breaks what is wider than it is.
+        lines = textwrap.wrap(detail, width, break_long_words=False, break_on_hyphens=False) or [""]
+    body = f"\n{' ' * len(head)}".join(lines)
+    told = Styled(body, "dim" if state == "not reached" else "red" if state == "stopped" else "")
+    console.print(_line(Styled(head, style), told), soft_wrap=True)
+
+
+_STEP_NAME = len("bearer auth")
+#: The narrowest column that is worth having.
+_STEP_LEAST = 20
+_STEP_MARKS = {"passed": ("✓", "green"), "stopped": ("✗", "bold red"), "not reached": ("·", "dim")}
 
 
 def say(text: Cell, *, to_stderr: bool = False) -> None:

@@ -1,0 +1,182 @@
+"""The eleven steps of the request path, as one request walked them, in words.
+
+Owns what each step is said to have done: only what the request's answer, its receipt or its refusal tells. The order
+is fixed, so a step that a later one rests on was passed; a refusal names the step that it comes from by its status.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from msgspec import UnsetType
+
+from trustgate.cli import render
+
+if TYPE_CHECKING:
+    from trustgate.demo.tour import Refusal, Seen
+    from trustgate.types import Receipt
+
+STEPS = (
+    *("request", "bearer auth", "payment", "plan", "quota", "validation"),
+    *("passport", "fetch", "metering", "receipt", "response"),
+)
+
+State = Literal["passed", "stopped", "not reached"]
+
+
+class Step(NamedTuple):
+    number: int
+    name: str
+    state: State
+    detail: str
+
+
+def walk(seen: Seen) -> tuple[Step, ...]:
+    """All eleven. Of a refused request: up to where it was refused, and what came after that all the same."""
+    stop = 0 if seen.refusal is None else _stop(seen.refusal)
+    return tuple(_step(number, seen, stop) for number in range(1, len(STEPS) + 1))
+
+
+#: By status; 400 comes from more than one step.
+_STOPS = {401: 2, 402: 3, 403: 4, 404: 7, 408: 1, 409: 3, 413: 1, 429: 5, 502: 8, 503: 8, 504: 8}
+_VALIDATION, _FETCH = 6, 8
+#: Codes of a 400 that the head alone is refused with.
+_HEAD_CODES = frozenset(
+    ("duplicate_header", "invalid_header", "unsupported_content_type", "unsupported_content_encoding")
+)
+
+
+def _stop(refusal: Refusal) -> int:
+    if refusal.by_upstream:
+        return _FETCH
+    return 1 if refusal.code in _HEAD_CODES else _STOPS.get(refusal.status, _VALIDATION)
+
+
+def _step(number: int, seen: Seen, stop: int) -> Step:
+    name = STEPS[number - 1]
+    if number == stop and seen.refusal is not None:
+        return Step(number, name, "stopped", f"{seen.refusal.status} {seen.refusal.code}: {seen.refusal.message}")
+    # A refusal is answered, too, and may be on record.
+    comes_anyway = name == "response" or (name == "receipt" and seen.receipt is not None)
+    if stop and number > stop and not comes_anyway:
+        return Step(number, name, "not reached", "")
+    return Step(number, name, "passed", _DETAILS[name](seen))
+
+
+def _request(seen: Seen) -> str:
+    asked = seen.endpoint + (", streamed" if _is_stream(seen) else "")
+    return asked if seen.answer is None else f"{asked}: {len(seen.answer.request)} bytes"
+
+
+def _auth(seen: Seen) -> str:
+    if seen.key is None or seen.tenant is None:
+        return "the key is known"
+    return f"the key {seen.key.redacted} is one of the tenant {seen.tenant.name}"
+
+
+def _payment(seen: Seen) -> str:
+    receipt = _receipt(seen)
+    if receipt is None:
+        return "nothing to be paid, or it was"
+    if isinstance(receipt.charged_nano_usd, UnsetType):
+        return "this tenant owes nothing"
+    if receipt.payment:
+        return (
+            f"{int(str(receipt.payment_amount)):,} units of the token, signed by {_short(str(receipt.payment_payer))}; settled in "
+            f"transaction {_short(str(receipt.payment_transaction))}"
+        )
+    return f"{render.usd(receipt.charged_nano_usd)} of the tenant's balance"
+
+
+def _plan(seen: Seen) -> str:
+    allowed = "this model, and to stream it" if _is_stream(seen) else "this model"
+    return f"{'its plan' if seen.tenant is None else f'the plan {seen.tenant.plan}'} allows {allowed}"
+
+
+def _quota(seen: Seen) -> str:
+    headers = {} if seen.answer is None else seen.answer.headers
+    limit, left = headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-remaining-requests")
+    if limit is None or left is None:
+        return "there is room for it"
+    return f"{int(left):,} of {int(limit):,} requests left, anew in {headers['x-ratelimit-reset-requests']}"
+
+
+def _validation(_: Seen) -> str:
+    return "every member that matters has the right type"
+
+
+def _passport(seen: Seen) -> str:
+    if seen.passport is None:
+        return "the model's name leads to a passport"
+    return f"{seen.passport.slug} is {_short(seen.passport.id)}"
+
+
+def _fetch(seen: Seen) -> str:
+    receipt, passport = _receipt(seen), seen.passport
+    model = "the upstream" if receipt is None else receipt.upstream_model or "the upstream"
+    return f"{model} answered{f', at {passport.base_url}' if passport is not None and passport.base_url else ''}"
+
+
+def _metering(seen: Seen) -> str:
+    receipt = _receipt(seen)
+    if receipt is None:
+        return "metered"
+    source = "as the upstream says" if receipt.usage_source == "provider" else "estimated"
+    used = f"{receipt.prompt_tokens} + {receipt.completion_tokens} tokens, {source}"
+    return f"{used}: {render.usd(receipt.cost_nano_usd)}"
+
+
+def _on_record(seen: Seen) -> str:
+    assert seen.receipt is not None, "a step of requests that have one"
+    return f"number {seen.receipt.seq} of the log: {seen.receipt.receipt.id}"
+
+
+def _response(seen: Seen) -> str:
+    answer, receipt = seen.answer, _receipt(seen)
+    if answer is None:
+        status = seen.refusal.status if seen.refusal is not None else 0 if receipt is None else receipt.status
+        return f"{status}, {receipt.finish}" if receipt is not None else str(status)
+    pieces = f" in {answer.events} events" if answer.events is not None else ""
+    told = f"{answer.status}, {len(answer.body):,} bytes{pieces}"
+    if seen.receipt is not None and seen.receipt.secret is not None:
+        return f"{told}: {_committed(seen.receipt.secret, answer.body, seen.receipt.receipt)}"
+    return f"{told}, and what is asked for in PAYMENT-REQUIRED" if "payment-required" in answer.headers else told
+
+
+def _committed(secret: str, body: bytes, receipt: Receipt) -> str:
+    """Whether the receipt was issued for these very bytes."""
+    import hashlib
+
+    from trustgate.receipts.receipt import commitment
+
+    opened = commitment(bytes.fromhex(secret), "response", hashlib.sha256(body).digest())
+    return f"{'those' if opened == receipt.response_commitment else 'NOT those'} that the receipt commits to"
+
+
+_DETAILS = {
+    "request": _request,
+    "bearer auth": _auth,
+    "payment": _payment,
+    "plan": _plan,
+    "quota": _quota,
+    "validation": _validation,
+    "passport": _passport,
+    "fetch": _fetch,
+    "metering": _metering,
+    "receipt": _on_record,
+    "response": _response,
+}
+
+
+def _receipt(seen: Seen) -> Receipt | None:
+    return None if seen.receipt is None else seen.receipt.receipt
+
+
+def _is_stream(seen: Seen) -> bool:
+    receipt = _receipt(seen)
+    return receipt is not None and receipt.stream
+
+
+def _short(text: str) -> str:
+    """The ends of an id or a hash, to tell it from others."""
+    return text if len(text) <= 24 else f"{text[:14]}…{text[-6:]}"
