@@ -43,7 +43,9 @@ def demo(
     """
     began = time.monotonic()
     if session(context).home is not None:
-        raise InvalidRequest("The demo makes a home folder of its own and removes it; it takes none.")
+        raise InvalidRequest(
+            "The demo makes a home folder of its own and removes it at the end; it takes none.", hint="trustgate demo"
+        )
     show: _Screen | _Record = _Record() if json else _Screen()
     with show:
         # With the command, and with something to look at: half a second goes by here.
@@ -191,7 +193,7 @@ def _show_asked(event: tour.Asked) -> None:
     render.say("")
     render.say(render.Styled(event.title, "bold cyan"))
     if answer is not None and answer.status == _OK:
-        render.say(render.Styled(f" “{answer.text}”, {answer.total_ms:.1f} ms after it was asked", "italic"))
+        render.say(render.Styled(f' "{answer.text}", {answer.total_ms:.1f} ms after it was asked', "italic"))
     for state, group in itertools.groupby(walk(event.seen), key=lambda step: step.state):
         steps = list(group)
         if state == "not reached":
@@ -240,7 +242,7 @@ def _show_verified(event: tour.Verified) -> None:
     render.say(render.Styled("The paid request's receipt, exported and checked as a stranger would", "bold cyan"))
     render.step("passed", str(len(passed)), "checks", f"passed: {', '.join(passed)}")
     if forged is not None:
-        render.step("stopped", "1", "forgery", f"one token less, and the check {forged.name!r} fails")
+        render.step("stopped", "", "forgery", f"one token less, and the check {forged.name!r} fails")
 
 
 def _show_invitation(event: tour.Toured) -> None:
@@ -253,14 +255,16 @@ def _show_invitation(event: tour.Toured) -> None:
         f"export OPENAI_API_KEY={event.key}",
         "",
         "curl $OPENAI_BASE_URL/chat/completions \\",
-        '  -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\',
-        f"""  -d '{{"model": "{event.model}", "messages": {messages}}}'""",
+        '  -H "Authorization: Bearer $OPENAI_API_KEY" \\',
+        '  -H "Content-Type: application/json" \\',
+        f"""  -d '{{"model": "{event.model}",""",
+        f"""       "messages": {messages}}}'""",
         "",
         render.Styled("or with OpenAI's SDK, which finds both there:", "bold"),
         "",
         "from openai import OpenAI",
-        f"messages = {messages}",
-        f'answer = OpenAI().chat.completions.create(model="{event.model}", messages=messages)',
+        "answer = OpenAI().chat.completions.create(",
+        f'    model="{event.model}", messages={messages})',
         "print(answer.choices[0].message.content)",
         "",
         render.Styled("and as its operator:", "bold"),

@@ -198,19 +198,20 @@ def step(state: str, number: str, name: str, detail: str) -> None:
     mark, style = _STEP_MARKS[state]
     head = f" {mark} {number:>4}  {name:<{_STEP_NAME}}  "
     console = _console()
-    width = console.width - len(head)
-    lines = [detail]
-    if width >= _STEP_LEAST:
-        # Ids are left whole: the terminal breaks what is wider than it is.
-        lines = textwrap.wrap(detail, width, break_long_words=False, break_on_hyphens=False) or [""]
-    body = f"\n{' ' * len(head)}".join(lines)
-    told = Styled(body, "dim" if state == "not reached" else "red" if state == "stopped" else "")
-    console.print(_line(Styled(head, style), told), soft_wrap=True)
+    indent = len(head)
+    if console.width - indent < _STEP_LEAST:
+        head, indent = f"{head.rstrip()}\n{' ' * _STEP_NARROW}", _STEP_NARROW
+    # Ids are left whole: what is wider than the terminal it breaks itself.
+    width = max(console.width - indent, 1)
+    lines = textwrap.wrap(detail, width, break_long_words=False, break_on_hyphens=False)
+    body = f"\n{' ' * indent}".join(lines)
+    told = Styled(body, "red" if state == "stopped" else "")
+    console.print(_line(Styled(head if lines else head.rstrip(), style), told), soft_wrap=True)
 
 
 _STEP_NAME = len("bearer auth")
-#: The narrowest column that is worth having.
-_STEP_LEAST = 20
+#: The narrowest column that is worth having, and where the text stands when there is none.
+_STEP_LEAST, _STEP_NARROW = 30, 4
 _STEP_MARKS = {"passed": ("✓", "green"), "stopped": ("✗", "bold red"), "not reached": ("·", "dim")}
 
 

@@ -81,10 +81,9 @@ def _payment(seen: Seen) -> str:
     if isinstance(receipt.charged_nano_usd, UnsetType):
         return "this tenant owes nothing"
     if receipt.payment:
-        return (
-            f"{int(str(receipt.payment_amount)):,} units of the token, signed by {_short(str(receipt.payment_payer))}; settled in "
-            f"transaction {_short(str(receipt.payment_transaction))}"
-        )
+        units = f"{int(str(receipt.payment_amount)):,} units of the token"
+        payer, transaction = _short(str(receipt.payment_payer)), _short(str(receipt.payment_transaction))
+        return f"{units}, signed by {payer}; settled in transaction {transaction}"
     return f"{render.usd(receipt.charged_nano_usd)} of the tenant's balance"
 
 
@@ -108,7 +107,7 @@ def _validation(_: Seen) -> str:
 def _passport(seen: Seen) -> str:
     if seen.passport is None:
         return "the model's name leads to a passport"
-    return f"{seen.passport.slug} is {_short(seen.passport.id)}"
+    return f"{seen.passport.slug} has the passport …{seen.passport.id[-12:]}"
 
 
 def _fetch(seen: Seen) -> str:
@@ -178,5 +177,5 @@ def _is_stream(seen: Seen) -> bool:
 
 
 def _short(text: str) -> str:
-    """The ends of an id or a hash, to tell it from others."""
-    return text if len(text) <= 24 else f"{text[:14]}…{text[-6:]}"
+    """The ends of an id or an address, to tell it from others."""
+    return f"{text[:8]}…{text[-6:]}" if len(text) > 24 else text

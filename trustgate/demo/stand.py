@@ -41,6 +41,11 @@ _FINALITY_SLOTS = 2
 #: What a request that runs when the demo ends still gets.
 _GRACE_S = 1.0
 
+_MIB = 1024 * 1024
+#: Several times what a demo writes, for whoever plays with it for a while.
+_ROOM_BYTES = 32 * _MIB
+_ELSEWHERE = "Name a folder on a disk with room: TMPDIR=/var/tmp trustgate demo"
+
 
 class Heard(NamedTuple):
     """The gateway has answered or refused a request. ``error`` is None where a receipt alone tells of it."""
@@ -158,11 +163,14 @@ def _throwaway_home() -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix="trustgate-demo-"))
     except OSError as error:
-        raise HomeUnusable(
-            f"No temporary folder can be made: {error.strerror}.",
-            hint="Name a folder on a disk with room: TMPDIR=/var/tmp trustgate demo",
-        ) from None
+        raise HomeUnusable(f"No temporary folder can be made: {error.strerror}.", hint=_ELSEWHERE) from None
     try:
+        free = shutil.disk_usage(folder).free
+        if free < _ROOM_BYTES:
+            raise HomeUnusable(
+                f"The disk of {folder.parent} has {free // _MIB} MiB left; the demo wants {_ROOM_BYTES // _MIB}.",
+                hint=_ELSEWHERE,
+            )
         yield folder
     finally:
         try:
