@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
@@ -54,3 +55,16 @@ class Terminal:
             except OSError:  # the program has ended
                 raise AssertionError(f"the program ended without showing {text!r}:\n{self._shown}") from None
         self.before, _, self._shown = self._shown.partition(text)
+
+    def rest(self, timeout_s: float = PATIENCE_S) -> str:
+        """What is shown from here on until the program has ended."""
+        deadline = time.monotonic() + timeout_s
+        with contextlib.suppress(OSError):  # it has ended
+            while True:
+                ready, _, _ = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))
+                assert ready, f"the program did not end, but showed:\n{self._shown}"
+                read = os.read(self._terminal, 65536)
+                if not read:
+                    break
+                self._shown += read.decode(errors="replace")
+        return self._shown
