@@ -5,6 +5,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
 
     $commands = @{
         'trustgate' = @(
+            'demo|See all of it at work: offline, throwaway, in a few seconds',
             'init|Write trustgate.toml: find the LLM server, ask a few questions',
             'serve|Run the gateway until SIGTERM or Ctrl-C',
             'reload|Have the running server read its settings again',
@@ -105,6 +106,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--home|folder|The folder with the database and trustgate.toml',
             '--version||Show the version and exit'
+        )
+        'trustgate demo' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--port|any|The gateway''s port; 0 lets the system choose',
+            '--exit||End after the tour, instead of staying up',
+            '--json||Print one JSON document, nothing else'
         )
         'trustgate init' = @(
             '--help||Show this message and exit.',

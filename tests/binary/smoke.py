@@ -28,6 +28,7 @@ def smoke(binary: Path) -> None:
         print(f"binary: version: {min(machine.timed('version') for _ in range(3)):.2f} s")
         assert machine.json("version")["executable"].startswith(str(machine.unpacked))
         machine.check_server()
+        machine.check_demo()
         # A second user of the same file finds it unpacked; a broken unpacking is done anew.
         next(machine.unpacked.iterdir()).joinpath(".complete").unlink()
         stuck = machine.run("version", check=False)
@@ -68,6 +69,18 @@ class _Machine:
                 server.send_signal(signal.SIGTERM)
                 code = server.wait(_PATIENCE_S)
         assert code == 0, f"serve ended with exit code {code}"
+
+    def check_demo(self) -> None:
+        """All of it at once, the x402 SDK included."""
+        began = time.monotonic()
+        command = [str(self._binary), "demo", "--exit", "--json"]
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=False, cwd="/"
+        )
+        assert done.returncode == 0, done.stderr
+        asked = {request["name"]: request["status"] for request in json.loads(done.stdout)["requests"]}
+        assert asked["paid"] == 200, asked
+        print(f"binary: the demo, with a payment: {time.monotonic() - began:.2f} s")
 
     def _use(self, address: str, began: float, pid: int) -> None:
         print(f"binary: serve is ready after {time.monotonic() - began:.2f} s")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
+from tests.conftest import ClientFactory
 from tests.support.processes import PATIENCE_S, Process, clean_environment
 from tests.support.terminal import Terminal
 
@@ -112,7 +112,9 @@ def test_what_the_tour_saw(environment: dict[str, str], tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_it_stays_for_requests_of_ones_own(environment: dict[str, str], tmp_path: Path) -> None:
+def test_it_stays_for_requests_of_ones_own(
+    environment: dict[str, str], tmp_path: Path, make_client: ClientFactory
+) -> None:
     process = start(environment, tmp_path)
     process.wait_until(lambda: "Ctrl-C ends it" in process.stdout)
     shown = process.stdout
@@ -125,10 +127,9 @@ def test_it_stays_for_requests_of_ones_own(environment: dict[str, str], tmp_path
     exported = dict(re.findall(r"^export (\w+)=(\S+)$", shown, re.MULTILINE))
 
     url, key = exported["OPENAI_BASE_URL"], exported["OPENAI_API_KEY"]
-    with openai.OpenAI(base_url=url, api_key=key, http_client=httpx.Client(trust_env=False)) as client:
-        answer = client.chat.completions.create(
-            model="trustgate/echo", messages=[{"role": "user", "content": "Is anybody there?"}]
-        )
+    answer = make_client(url, key).chat.completions.create(
+        model="trustgate/echo", messages=[{"role": "user", "content": "Is anybody there?"}]
+    )
     assert answer.choices[0].message.content == "Is anybody there?"
     refused = httpx.post(f"{url}/chat/completions", json={}, headers={"authorization": "Bearer no"}, trust_env=False)
     assert refused.status_code == 401

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from trustgate.admin.commands import (
     AnchorFlush,
     AnchorKeygen,
     AnchorStatus,
+    Command,
     KeyCreate,
     KeyShow,
     NewKey,
@@ -42,7 +43,11 @@ from trustgate.solana.rpc import RpcClient
 from trustgate.solana.verify import verify_on_chain
 from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits, Passport, Tenant
 
+R = TypeVar("R")
+
 ENDPOINT = "chat.completions"
+#: What the receipts of credits name.
+_CREDITS = "credits"
 
 #: What a paid request costs: a cent; that in units of the token; and what tokens cost, as those of a small model.
 PRICE_NANO_USD = 10_000_000
@@ -163,8 +168,8 @@ class Tour:
         """Tell of every request that others send, until the gateway stops."""
         told: set[str] = set()
         while (heard := await self._stand.hear()) is not None:
-            # A refusal that is on record is heard of twice.
-            if heard.receipt_id not in told:
+            # A refusal that is on record is heard of twice; what an operator credits is nobody's request.
+            if heard.receipt_id not in told and heard.endpoint != _CREDITS:
                 told.add(heard.receipt_id)
                 self._tell(Asked("yours", "Your request", await self._look(heard)))
 
@@ -221,18 +226,24 @@ class Tour:
 
     async def _filled(self, seen: Seen, receipt_id: str | None) -> Seen:
         """With the receipt, and with what that names."""
-        execute = self._admin.execute
         receipt, key = None, seen.key
         if receipt_id is not None:
-            with contextlib.suppress(NotFound):  # a refusal need not have one
-                receipt = await execute(ReceiptShow(receipt=receipt_id))
+            receipt = await self._find(ReceiptShow(receipt=receipt_id))
         if receipt is not None and key is None:
-            key = await execute(KeyShow(key=receipt.receipt.key))
-        tenant = None if key is None else (await execute(TenantShow(tenant=key.tenant_id))).tenant
+            key = await self._find(KeyShow(key=receipt.receipt.key))
+        tenant = None if key is None else await self._find(TenantShow(tenant=key.tenant_id))
         passport = None
         if receipt is not None and receipt.receipt.passport:
-            passport = await execute(PassportShow(passport=receipt.receipt.passport))
-        return seen._replace(receipt=receipt, key=key, tenant=tenant, passport=passport)
+            passport = await self._find(PassportShow(passport=receipt.receipt.passport))
+        return seen._replace(
+            receipt=receipt, key=key, tenant=None if tenant is None else tenant.tenant, passport=passport
+        )
+
+    async def _find(self, command: Command[R]) -> R | None:
+        """None where it is not there: a refusal need not have a receipt, and what it names may be removed by now."""
+        with contextlib.suppress(NotFound):
+            return await self._admin.execute(command)
+        return None
 
     # proof
 
