@@ -23,6 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
@@ -77,7 +78,8 @@ def _gather(python: Path, work: Path) -> Path:
     """The folder with the program, its Python and its libraries."""
     command = [str(python), "-m", "PyInstaller", "--onedir", "--name", "trustgate", "--noconfirm", "--log-level=WARN"]
     command += ["--distpath", str(work / "dist"), "--workpath", str(work / "work"), "--specpath", str(work)]
-    command += ["--collect-submodules", "trustgate.cli"]  # imported by names that PyInstaller does not see
+    # Imported by names that PyInstaller does not see. It looks for them in --paths, as it does not when it collects.
+    command += [flag for name in sorted(_commands()) for flag in ("--hidden-import", name)]
     command += [flag for name in _METADATA for flag in ("--copy-metadata", name)]
     command += ["--paths", str(ROOT), str(HERE / "entry.py")]
     try:
@@ -85,6 +87,12 @@ def _gather(python: Path, work: Path) -> Path:
     except subprocess.CalledProcessError as error:
         raise environments.EnvironmentFailed(f"PyInstaller failed (exit code {error.returncode})") from None
     return work / "dist" / "trustgate"
+
+
+def _commands() -> Iterator[str]:
+    """The modules of the command line, by their names."""
+    for path in (ROOT / "trustgate" / "cli").rglob("*.py"):
+        yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def _strip(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_the_command_prints_the_script(filled: Gateway) -> None:
 
 def test_every_command_and_option_is_in_the_tree() -> None:
     tree = {node.path: node for node in read_tree(app)}
-    assert [name for name, _ in tree["trustgate"].commands][:2] == ["init", "serve"]
+    assert [name for name, _ in tree["trustgate"].commands][:2] == ["demo", "init"]
     assert "trustgate completion values" not in tree, "it is hidden"
     plan = next(option for option in tree["trustgate tenant add"].options if "--plan" in option.names)
     assert plan.value is not None

@@ -231,13 +231,14 @@ class Tour:
             receipt = await self._find(ReceiptShow(receipt=receipt_id))
         if receipt is not None and key is None:
             key = await self._find(KeyShow(key=receipt.receipt.key))
-        tenant = None if key is None else await self._find(TenantShow(tenant=key.tenant_id))
+        detail = None
+        if key is not None:
+            detail = await self._find(TenantShow(tenant=key.tenant_id))
         passport = None
         if receipt is not None and receipt.receipt.passport:
             passport = await self._find(PassportShow(passport=receipt.receipt.passport))
-        return seen._replace(
-            receipt=receipt, key=key, tenant=None if tenant is None else tenant.tenant, passport=passport
-        )
+        tenant = None if detail is None else detail.tenant
+        return seen._replace(receipt=receipt, key=key, tenant=tenant, passport=passport)
 
     async def _find(self, command: Command[R]) -> R | None:
         """None where it is not there: a refusal need not have a receipt, and what it names may be removed by now."""
