@@ -212,6 +212,8 @@ async def _run_until(
         try:
             await listeners
             await draining
+            # Nobody else orders anything now; the store is still there for what was ordered.
+            await server.admin.settle()
             # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
             # a second time.
             await log.flush()

@@ -121,10 +121,15 @@ class Desk:
     async def archive(self) -> Archive:
         return await self.books.archive()
 
-    async def close(self) -> None:
-        """Closes the store, too."""
+    async def end(self) -> None:
+        """Break off what takes long and can be begun anew."""
+        await self.flushing.end()
         await self.reconciling.end()
         await self.auditing.end()
+
+    async def close(self) -> None:
+        """Closes the store, too."""
+        await self.end()
         try:
             await self.books.close()
         finally:

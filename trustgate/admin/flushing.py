@@ -28,3 +28,7 @@ class Flushing:
             flush, partial(self._anchoring.flush, order), "Waiting for another flush to end"
         )
         return FlushState(stage=stage, outcome=outcome)
+
+    async def end(self) -> None:
+        """Break the flush off, if there is one; the next goes on where it was."""
+        await self._watched.end()

@@ -151,9 +151,14 @@ class LocalAdmin:
         result: R = await _FEEDS[type(command)](self._desk, command, write)
         return result
 
-    async def close(self) -> None:
+    async def settle(self) -> None:
+        """Let the commands that have begun come to their end; what takes long is broken off."""
+        await self._desk.end()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        await self.settle()
         await self._desk.close()
 
 
