@@ -88,6 +88,7 @@ __trustgate_options() {
         'trustgate tenant add') options='--help
 -h
 --plan
+--secret-only
 --json' ;;
         'trustgate tenant list') options='--help
 -h
@@ -106,6 +107,7 @@ __trustgate_options() {
 -h
 --name
 --expires
+--secret-only
 --requests-per-minute
 --requests-per-day
 --requests-per-month
@@ -129,6 +131,7 @@ __trustgate_options() {
         'trustgate key rotate') options='--help
 -h
 --grace
+--secret-only
 --json' ;;
         'trustgate plan add' | 'trustgate plan set') options='--help
 -h

@@ -206,6 +206,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--plan|plan|The plan: free, pro, growth, internal, or one of your own',
+            '--secret-only||Print the secret and nothing else: KEY=$(trustgate …)',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate tenant list' = @(
@@ -256,6 +257,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--name|any|A name to tell the tenant''s keys apart',
             '--expires|any|When it expires: in 30d, 24h, 90m …',
+            '--secret-only||Print the secret and nothing else: KEY=$(trustgate …)',
             '--requests-per-minute|any|Requests a minute',
             '--requests-per-day|any|Requests a day',
             '--requests-per-month|any|Requests a month',
@@ -293,6 +295,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--grace|any|How long the old secret still works: 24h, 30m … [default: not at all]',
+            '--secret-only||Print the secret and nothing else: KEY=$(trustgate …)',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan' = @(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import json
 import time
 from pathlib import Path
@@ -71,6 +72,17 @@ def test_a_secret_is_shown_once_and_never_again(either_home: Gateway) -> None:
             result = either_home.cli(*command, *more)
             assert not any(secret in result.stdout + result.stderr for secret in secrets), command
             assert "secret_sha256" not in result.stdout
+
+
+def test_a_secret_can_be_had_alone(either_home: Gateway) -> None:
+    name = "scripted"
+    first = either_home.cli("tenant", "add", name, "--secret-only").stdout
+    second = either_home.cli("key", "create", name, "--secret-only").stdout
+    key = either_home.cli_json("key", "list", name)["keys"][0]["id"]
+    third = either_home.cli("key", "rotate", key, "--secret-only").stdout
+    for secret in (first, second, third):
+        assert re.fullmatch(r"tgk_\w{38}\n", secret)
+    assert len({first, second, third}) == 3
 
 
 # keys

@@ -52,14 +52,14 @@ def test_the_readme_from_top_to_bottom(served: Gateway, tmp_path: Path) -> None:
     script = ["set -eu"]
     skipped = []
     for language, text in blocks():
-        if re.search(r"^trustgate serve|trustgate serve$|^python3 tests$", text.strip()):
-            # Installing and serving are done (by .ci/run and by the fixture, with the same flags); so are the tests.
+        if re.search(r"^trustgate serve|trustgate (serve|demo)$|^python3 tests$", text.strip()):
+            # Installing and serving are done (by tests/walk and by the fixture, with the same flags); so are the tests.
             skipped.append(text)
         elif language == "python":
             script.append(f"python3 - <<'PYTHON' | tee answer\n{text}PYTHON\nexport RECEIPT=$(tail -n 1 answer)")
         else:
             script.append(text)
-    assert len(skipped) == 3
+    assert len(skipped) == 4
     program = "\n".join(script).replace("http://127.0.0.1:4010", served.base_url)
     done = run(program, served, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,12 +80,9 @@ def test_each_promise_names_a_test_that_exists() -> None:
         assert f"def {test}(" in (README.parent / file).read_text(), f"{file} has no {test}"
 
 
-def test_the_start_command_is_the_one_that_ci_runs() -> None:
-    start = blocks()[0][1]
-    ci = (README.parent / ".ci" / "run").read_text()
-    for part in ("--no-deps -r requirements.lock", "--no-deps ."):
-        assert part in start
-        assert part in ci
+def test_the_start_is_what_ci_walks() -> None:
+    assert blocks()[0][1].strip().endswith("trustgate demo")
+    assert "python3 tests/walk" in (README.parent / ".ci" / "run").read_text()
 
 
 def run(program: str, gateway: Gateway, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -104,6 +101,6 @@ def run(program: str, gateway: Gateway, folder: Path) -> subprocess.CompletedPro
     )
 
 
-@pytest.mark.parametrize("word", ["trustgate serve", "trustgate doctor", "python3 tests"])
+@pytest.mark.parametrize("word", ["trustgate demo", "trustgate serve", "trustgate doctor", "python3 tests"])
 def test_the_readme_names_what_a_newcomer_needs(word: str) -> None:
     assert word in README.read_text()

@@ -16,6 +16,9 @@ from trustgate.types import ApiKey, Limits, Scope, Tenant
 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 
+SecretOnlyOption = Annotated[
+    bool, typer.Option("--secret-only", help="Print the secret and nothing else: KEY=$(trustgate …).")
+]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or its shortened form (tgk_Ab12…9xYz).")]
 
 
@@ -30,6 +33,7 @@ def create(
         int | None,
         typer.Option(metavar="SPAN", parser=values.duration, help="When it expires: in 30d, 24h, 90m …"),
     ] = None,
+    secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Create a further key. Its secret is shown this once.
@@ -43,7 +47,7 @@ def create(
     if json:
         render.document({"key": secret_document(new.key, new.secret)})
     else:
-        _print_new(new)
+        _print_new(new, secret_only=secret_only)
 
 
 @app.command("list")
@@ -91,6 +95,7 @@ def rotate(
             help="How long the old secret still works: 24h, 30m …  [default: not at all]",
         ),
     ] = None,
+    secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Replace a key by a new one. Its secret is shown this once.
@@ -101,7 +106,7 @@ def rotate(
     if json:
         render.document({"key": secret_document(new.key, new.secret)})
     else:
-        _print_new(new)
+        _print_new(new, secret_only=secret_only)
 
 
 # what the tenant's commands show too
@@ -140,7 +145,10 @@ def key_rows(
     return ["Tenant", *columns], [[owner, *row] for owner, row in zip(owners, rows, strict=True)]
 
 
-def _print_new(new: NewKey) -> None:
+def _print_new(new: NewKey, *, secret_only: bool) -> None:
+    if secret_only:
+        render.say(new.secret)
+        return
     show_secret([field for field in _fields(new.key) if field[0] not in ("Key", "Status", "Created")], new.secret)
 
 

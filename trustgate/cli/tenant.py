@@ -22,7 +22,7 @@ from trustgate.admin.commands import (
 from trustgate.admin.money import TenantCredit
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, session, with_admin
-from trustgate.cli.key import key_rows, secret_document, show_secret
+from trustgate.cli.key import SecretOnlyOption, key_rows, secret_document, show_secret
 from trustgate.errors import InvalidRequest
 from trustgate.settings import Settings, remote_server
 from trustgate.types import Tenant
@@ -39,6 +39,7 @@ def add(
     plan: Annotated[
         str, typer.Option(metavar="PLAN", help="The plan: free, pro, growth, internal, or one of your own.")
     ] = "pro",
+    secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Add a tenant with its first key. The key's secret is shown this once."""
@@ -50,6 +51,9 @@ def add(
     added, address = with_admin(context, work)
     if json:
         render.document({"tenant": added.tenant, "key": secret_document(added.key, added.secret)})
+        return
+    if secret_only:
+        render.say(added.secret)
         return
     show_secret(
         [
