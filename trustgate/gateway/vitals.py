@@ -75,20 +75,22 @@ class Vitals:
             for number, (passport, upstream) in enumerate(self._targets.upstreams(), 1)
         }
         one = Metric.of
-        yield Metric("trustgate_info", "gauge", "The version that runs.", {(("version", __version__),): 1})
+        yield Metric("trustgate.info", "gauge", "The version that runs.", {(("version", __version__),): 1})
         started_s = self.started_us / MICROSECONDS_PER_SECOND
-        yield one("process_start_time_seconds", "gauge", "When the server started, seconds since the epoch.", started_s)
-        yield one("trustgate_requests_in_flight", "gauge", "Requests being served.", len(self._running))
-        yield one("trustgate_requests_in_flight_limit", "gauge", "How many may be.", self._running.most)
-        yield one("trustgate_receipts_total", "counter", "Receipts written, over the life of the log.", log.last_seq)
-        yield one("trustgate_receipts_pending", "gauge", "Receipts that wait for the database.", log.pending)
-        yield one("trustgate_log_failing", "gauge", "1 while receipts cannot be kept as they should.", bool(log.fault))
-        yield one("trustgate_log_checkpoint_size", "gauge", "Receipts under the checkpoint.", archive.checkpoint_size)
-        yield one("trustgate_log_anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
+        yield one("process.start_time", "gauge", "When the server started, seconds since the epoch.", started_s, "s")
+        yield one("trustgate.requests_in_flight", "gauge", "Requests being served.", len(self._running))
+        yield one("trustgate.requests_in_flight_limit", "gauge", "How many may be.", self._running.most)
+        written: dict[Labels, float] = {(): log.last_seq}
+        life = "Receipts written, over the life of the log."
+        yield Metric("trustgate.receipts", "counter", life, written, is_older=True)
+        yield one("trustgate.receipts_pending", "gauge", "Receipts that wait for the database.", log.pending)
+        yield one("trustgate.log.failing", "gauge", "1 while receipts cannot be kept as they should.", bool(log.fault))
+        yield one("trustgate.log.checkpoint_size", "gauge", "Receipts under the checkpoint.", archive.checkpoint_size)
+        yield one("trustgate.log.anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
         anchored_s = anchoring.anchored_us / MICROSECONDS_PER_SECOND
-        yield one("trustgate_log_anchored_time_seconds", "gauge", "When that was, seconds since the epoch.", anchored_s)
-        yield one("trustgate_anchor_failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
-        yield Metric("trustgate_upstream_up", "gauge", "Whether an upstream can be reached, by a passport of it.", up)
+        yield one("trustgate.log.anchored_time", "gauge", "When that was, seconds since the epoch.", anchored_s, "s")
+        yield one("trustgate.anchor.failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
+        yield Metric("trustgate.upstream.up", "gauge", "Whether an upstream can be reached, by a passport of it.", up)
 
     def pulse(self) -> Pulse:
         """What ``trustgate top`` shows."""
