@@ -185,37 +185,36 @@ class Account:
         paid = {} if caller.terms is None else self._paid(caller.terms, finish, cost_nano_usd)
         secret = os.urandom(32)
         tseq, tprev = log.link(caller.tenant.id)
-        log.append(
-            Receipt(
-                id=arrival.receipt_id,
-                created_us=arrival.at_us,
-                tenant=caller.tenant.id,
-                key=caller.key.id,
-                tseq=tseq,
-                tprev=tprev,
-                endpoint=endpoint.name,
-                model=call.model[:_NAME_MOST],
-                passport=target.passport.id if target is not None else "",
-                upstream_model=self.upstream_model[:_NAME_MOST],
-                request_commitment=commitment(secret, "request", digest(body)),
-                response_commitment=commitment(secret, "response", self._answer.digest()),
-                prompt_tokens=usage.prompt_tokens,
-                cached_tokens=usage.cached_tokens,
-                completion_tokens=usage.completion_tokens,
-                reasoning_tokens=usage.reasoning_tokens,
-                usage_source="estimate" if usage.estimated else "provider",
-                cost_nano_usd=cost_nano_usd,
-                price_hash=target.price_hash if target is not None else _NO_PRICE_HASH,
-                policy_hash=caller.policy_hash,
-                latency_first_ms=total_ms if self.first_ms is None else self.first_ms,
-                latency_total_ms=total_ms,
-                status=status,
-                finish=finish,
-                stream=call.stream,
-                **paid,
-            ),
-            secret,
+        receipt = arrival.receipt = Receipt(
+            id=arrival.receipt_id,
+            created_us=arrival.at_us,
+            tenant=caller.tenant.id,
+            key=caller.key.id,
+            tseq=tseq,
+            tprev=tprev,
+            endpoint=endpoint.name,
+            model=call.model[:_NAME_MOST],
+            passport=target.passport.id if target is not None else "",
+            upstream_model=self.upstream_model[:_NAME_MOST],
+            request_commitment=commitment(secret, "request", digest(body)),
+            response_commitment=commitment(secret, "response", self._answer.digest()),
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            usage_source="estimate" if usage.estimated else "provider",
+            cost_nano_usd=cost_nano_usd,
+            price_hash=target.price_hash if target is not None else _NO_PRICE_HASH,
+            policy_hash=caller.policy_hash,
+            latency_first_ms=total_ms if self.first_ms is None else self.first_ms,
+            latency_total_ms=total_ms,
+            status=status,
+            finish=finish,
+            stream=call.stream,
+            **paid,
         )
+        arrival.target = target
+        log.append(receipt, secret)
 
     def _paid(self, terms: PaymentTerms, finish: Finish, cost_nano_usd: int) -> dict[str, Any]:
         """What the tenant is charged: the request's cost, or its terms' price for every request that was answered.

@@ -10,6 +10,7 @@ from trustgate.gateway.body import outgoing
 from trustgate.gateway.dialects import ANTHROPIC
 from trustgate.gateway.endpoints import Call, Endpoint
 from trustgate.gateway.requests import Arrival
+from trustgate.gateway.traces import Tracing
 from trustgate.gateway.uploads import Payload, Upload
 from trustgate.models.targets import Target
 from trustgate.models.upstream import Outgoing
@@ -22,8 +23,10 @@ _ANTHROPIC_VERSION = "2023-06-01"
 
 
 class Forwarding:
-    def __init__(self, further_headers: Iterable[str]) -> None:
+    def __init__(self, further_headers: Iterable[str], tracing: Tracing | None = None) -> None:
+        """``tracing``: where it is given and ``traceparent`` travels on, it names this gateway's span as the parent."""
         self._forwarded = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
+        self._tracing = tracing if b"traceparent" in self._forwarded else None
 
     def outgoing(
         self, endpoint: Endpoint, arrival: Arrival, call: Call, body: Payload, path: str, cap: int | None
@@ -70,6 +73,10 @@ class Forwarding:
             value = arrival.headers.get(name)
             if value is not None:
                 headers.append((name.decode(), value.decode("latin-1")))
+        if self._tracing is not None:
+            context = self._tracing.context(arrival.headers, arrival.receipt_id)
+            headers = [header for header in headers if header[0] != "traceparent"]
+            headers.append(("traceparent", context.traceparent()))
         if endpoint.dialect is ANTHROPIC:
             for name in _ANTHROPIC_FORWARDED:
                 value = arrival.headers.get(name)

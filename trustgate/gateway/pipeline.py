@@ -46,6 +46,7 @@ from trustgate.gateway.requests import Arrival, Watch, bearer_token, check_head,
 from trustgate.gateway.responses import Headers, Reply, rate_headers
 from trustgate.gateway.routing import Routing
 from trustgate.gateway.sales import Sales
+from trustgate.gateway.traces import Tracing
 from trustgate.gateway.uploads import ClientDisconnected, Payload, Upload
 from trustgate.models.catalog import Catalog
 from trustgate.models.upstream import Answer, UpstreamClient
@@ -55,6 +56,8 @@ from trustgate.settings import Settings
 from trustgate.types import Finish
 
 _logger = logging.getLogger("trustgate.gateway")
+
+OnEnd = Callable[[Endpoint, Arrival, TrustGateError | None], None]
 
 
 class Pipeline:
@@ -72,9 +75,14 @@ class Pipeline:
         running: Running,
         sales: Sales,
         on_refusal: Callable[[TrustGateError, Endpoint, Arrival], None],
+        on_end: OnEnd | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        """``on_end``: told of every request as it ends, with what it was refused for, if it was."""
         self._settings = settings
         self._on_refusal = on_refusal
+        self._on_end = on_end
+        self._tracing = tracing
         self._directory = directory
         self._catalog = catalog
         self._routing = routing
@@ -82,32 +90,36 @@ class Pipeline:
         self._books = books
         self._running = running
         self._sales = sales
-        self._forwarding = Forwarding(settings.upstream.forward_headers)
+        self._forwarding = Forwarding(settings.upstream.forward_headers, tracing)
 
     def retune(self, settings: Settings, upstream: UpstreamClient) -> None:
         """Go by these from the next request on."""
         self._settings = settings
         self._upstream = upstream
-        self._forwarding = Forwarding(settings.upstream.forward_headers)
+        self._forwarding = Forwarding(settings.upstream.forward_headers, self._tracing)
 
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
         arrival = Arrival(scope, trusts_id=self._settings.serve.trust_request_id)
         reply = Reply(send, arrival.request_id, endpoint.dialect)
+        error: TrustGateError | None = None
         try:
             await self._walk(endpoint, arrival, scope, receive, reply)
-            return
         except ClientDisconnected:
             return
         except Pulled as pulled:
-            error = _ended(pulled.reason)
+            # A client that left is refused nothing; its receipt says how its request ended.
+            error = None if pulled.reason in _LEFT else _ended(pulled.reason)
         except TrustGateError as caught:
             error = caught
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             error = TrustGateError("The gateway failed. The error is in its log.")
-        self._on_refusal(error, endpoint, arrival)
-        await reply.refuse(error)
+        if self._on_end is not None:
+            self._on_end(endpoint, arrival, error)
+        if error is not None:
+            self._on_refusal(error, endpoint, arrival)
+            await reply.refuse(error)
 
     async def _walk(self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, reply: Reply) -> None:
         limits = self._settings.serve
@@ -258,6 +270,7 @@ def _close_cancelled(account: Account, reply: Reply, reason: Reason) -> None:
         _close_failed(account, reply, _ended(reason), "cut")
 
 
+_LEFT: frozenset[Reason] = frozenset({"client_gone", "client_stalled"})
 #: The status that nginx made customary for "the client closed the request"; it is in receipts only.
 _CLIENT_CLOSED_REQUEST = 499
 

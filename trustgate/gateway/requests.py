@@ -14,6 +14,8 @@ from trustgate.gateway.leash import Leash
 from trustgate.gateway.responses import Reply
 from trustgate.gateway.uploads import ClientDisconnected
 from trustgate.ids import new_id, now_us
+from trustgate.models.targets import Target
+from trustgate.types import Receipt
 
 #: A client that hangs up sooner is noticed when the answer is sent; watching earlier would cost every quick request.
 _WATCH_AFTER_S = 0.05
@@ -22,9 +24,12 @@ _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
 
 class Arrival:
-    """One request's head: when it came, its ids, and the headers that matter. Header names are lower case."""
+    """One request's head: when it came, its ids, and the headers that matter. Header names are lower case.
 
-    __slots__ = ("at_us", "headers", "receipt_id", "request_id", "started")
+    And what became of it: its receipt, once it has one, and whose answer that is about.
+    """
+
+    __slots__ = ("at_us", "headers", "receipt", "receipt_id", "request_id", "started", "target")
 
     def __init__(self, scope: Scope, *, trusts_id: bool = True) -> None:
         """``trusts_id``: whether the client's own request id is kept, where it is sane."""
@@ -36,6 +41,8 @@ class Arrival:
         asked = self.headers.get(b"x-request-id", b"")
         is_kept = trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
         self.request_id = asked if is_kept else b"req_" + os.urandom(16).hex().encode()
+        self.receipt: Receipt | None = None
+        self.target: Target | None = None
 
     def elapsed_ms(self) -> int:
         return int((asyncio.get_running_loop().time() - self.started) * 1000)
