@@ -1,8 +1,8 @@
 """The lock files: ``python3 tests/lock.py`` renews them, ``--check`` says whether they fit what they lock.
 
-Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate and the tools of the tests, the
-same versions), tests/binary/requirements.lock (TrustGate and what packs it), tests/litellm/requirements.lock,
-tests/clients/requirements.lock and npm's package-lock.json beside it.
+Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate with its extras and the tools of
+the tests, the same versions), tests/binary/requirements.lock (TrustGate and what packs it),
+tests/litellm/requirements.lock, tests/clients/requirements.lock and npm's package-lock.json beside it.
 ``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 
@@ -75,6 +75,7 @@ def renew(*, upgrade: bool) -> int:
         command += ["--custom-compile-command", "python3 tests/lock.py"]
         command += ["--output-file", str(lock.relative_to(ROOT)), *(str(path.relative_to(ROOT)) for path in sources)]
         command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock in WITH_TRUSTGATE else []
+        command += ["--all-extras"] if lock == TESTS_LOCK else []
         command += ["--upgrade"] if upgrade else []
         subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, check=True)
     node = ["npm", "update" if upgrade else "install", "--package-lock-only", "--omit-lockfile-registry-resolved"]
@@ -84,9 +85,7 @@ def renew(*, upgrade: bool) -> int:
 
 def check() -> int:
     """Whether every requirement is met by its lock, and the two locks of TrustGate agree. Prints what is not."""
-    problems = [
-        problem for lock, sources in SOURCES.items() for problem in _unmet(_pins(lock), sources, lock.relative_to(ROOT))
-    ]
+    problems = [problem for lock, sources in SOURCES.items() for problem in _unmet(lock, sources)]
     main = _pins(MAIN_LOCK)
     for lock in WITH_TRUSTGATE:
         pins = _pins(lock)
@@ -118,22 +117,28 @@ def _unmet_by_node() -> list[str]:
     return [*problems, *([f"{name} has addresses of a registry"] if '"resolved"' in text else [])]
 
 
-def _unmet(pins: dict[str, str], sources: list[Path], lock: Path) -> list[str]:
+def _unmet(lock: Path, sources: list[Path]) -> list[str]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
+    pins = _pins(lock)
     problems = []
-    for line in (line for source in sources for line in _requirements(source)):
+    for line in (line for source in sources for line in _requirements(source, extras=lock == TESTS_LOCK)):
         requirement = Requirement(line)
         version = pins.get(canonicalize_name(requirement.name))
         if version is None or version not in requirement.specifier:
-            problems.append(f"{lock} has {requirement.name} {version or 'not at all'}, but {line} is required")
+            problems.append(
+                f"{lock.relative_to(ROOT)} has {requirement.name} {version or 'not at all'}, but {line} is required"
+            )
     return problems
 
 
-def _requirements(source: Path) -> list[str]:
+def _requirements(source: Path, *, extras: bool) -> list[str]:
+    """``extras``: those of the optional abilities, too."""
     if source == PROJECT:
-        return list(tomllib.loads(source.read_text())["project"]["dependencies"])
+        project = tomllib.loads(source.read_text())["project"]
+        optional = project["optional-dependencies"].values() if extras else ()
+        return [*project["dependencies"], *(line for lines in optional for line in lines)]
     lines = (line.split("#")[0].strip() for line in source.read_text().splitlines())
     return [line for line in lines if line]
 

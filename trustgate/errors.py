@@ -23,6 +23,7 @@ the server to the command line without loss.
     │   └── FacilitatorUnavailable                      whoever judges payments gives no usable answer
     └── OperatorError                          exit 1   for the person who runs the gateway
         ├── SettingsError                      exit 2   a flag, a variable or trustgate.toml
+        ├── ExtraMissing                       exit 2   this needs packages that are installed on request alone
         ├── HomeUnusable                                the home folder cannot be used
         ├── StoreLocked                        exit 6   another process holds the database
         ├── StoreTooNew                                 written by a newer TrustGate
@@ -39,6 +40,7 @@ Owns: the tree, the statuses and the JSON form. Source of the JSON form: OpenAI 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -216,6 +218,22 @@ class OperatorError(TrustGateError):
 class SettingsError(OperatorError):
     exit_code = 2
     code = "bad_settings"
+
+
+class ExtraMissing(OperatorError):
+    exit_code = 2
+    code = "extra_missing"
+
+    @classmethod
+    def of(cls, message: str, extra: str, requirement: str) -> ExtraMissing:
+        """``extra``: of pyproject.toml; ``requirement``: what is in it."""
+        if getattr(sys, "frozen", False):
+            hint = (
+                f"Nothing can be added to the single file: run TrustGate from a checkout, with pip install '.[{extra}]'"
+            )
+        else:
+            hint = f"Install it: {sys.executable} -m pip install '{requirement}'"
+        return cls(f"{message} It is the extra {extra}.", hint=hint)
 
 
 class HomeUnusable(OperatorError):

@@ -15,7 +15,7 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -34,6 +34,7 @@ from trustgate.gateway.endpoints import Endpoint
 from trustgate.gateway.handles import Handles
 from trustgate.gateway.leash import Running
 from trustgate.gateway.logs import RequestLog, log_to_stderr, tell_as
+from trustgate.gateway.metrics import Metric, Metrics
 from trustgate.gateway.pipeline import Pipeline
 from trustgate.gateway.process import background, loop_factory, on_hangup, stop_on_signal
 from trustgate.gateway.requests import Arrival
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     import httpx
     from starlette.types import ASGIApp
 
+    from trustgate.telemetry.hub import Telemetry
 
 R = TypeVar("R")
 
@@ -126,6 +128,11 @@ async def serve(
     settings.upstream_key()
     settings.admin_key()
     settings.metrics_key()
+    if settings.otlp.endpoint:
+        settings.otlp_headers()
+        from trustgate.telemetry import check_installed
+
+        check_installed()
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
@@ -155,6 +162,9 @@ async def serve(
         server = await _Server.build(settings, store, log, archive, payments, address, load, observer)
         stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
+        if server.telemetry is not None:
+            server.telemetry.start(server.metrics.collect)
+            stack.push_async_callback(server.telemetry.close)
         admin = stack.enter_context(listen_admin(settings.socket))
         stack.enter_context(on_hangup(stop, server.reload_or_tell))
         async with background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
@@ -190,6 +200,7 @@ async def _run_until(
         ),
         server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
         *(() if certificate is None else (certificate.look_for_ever(),)),
+        *(() if server.telemetry is None else (server.telemetry.run(),)),
     ):
         grace_s = settings.serve.shutdown_grace_s
         serve = partial(
@@ -277,6 +288,7 @@ class _Server:
         self.anchoring = Anchoring(settings, store, online.archive)
         self.sales = Sales(payments.cashier, self.books, settings.serve)
         self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
+        self.telemetry = _telemetry(settings, address, store.store_id)
         self.pipeline = Pipeline(
             settings,
             directory=directory,
@@ -287,6 +299,8 @@ class _Server:
             running=self.running,
             sales=self.sales,
             on_refusal=self._on_refusal,
+            on_end=None if self.telemetry is None else self.telemetry.on_end,
+            tracing=None if self.telemetry is None else self.telemetry.tracing,
         )
         self.vitals = Vitals(
             address=address,
@@ -299,6 +313,7 @@ class _Server:
             archive=archive,
             anchoring=self.anchoring,
         )
+        self.metrics = Metrics(lambda: self.settings, self.counters, self._standing, self.vitals.tenant_name)
         self.admin = LocalAdmin(
             Desk(
                 store,
@@ -374,6 +389,10 @@ class _Server:
         self.request_log.form = settings.log.format if settings.log.requests else None
         tell_as(settings.log)
 
+    def _standing(self) -> Iterable[Metric]:
+        """What ``/metrics`` tells besides what was counted."""
+        return (*self.vitals.metrics(), *(() if self.telemetry is None else self.telemetry.metrics()))
+
     def _on_receipt(self, receipt: Receipt) -> None:
         self.counters.count(receipt)
         if self.request_log.form is not None:
@@ -410,7 +429,6 @@ class _Server:
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
-        from trustgate.gateway.metrics import Metrics
         from trustgate.gateway.reads import Health, Reads
         from trustgate.gateway.transparency import Transparency
 
@@ -431,7 +449,7 @@ class _Server:
             self.credits,
             Health(self.vitals.check),
             Transparency(self.archive),
-            Metrics(lambda: self.settings, self.counters, self.vitals.metrics, self.vitals.tenant_name),
+            self.metrics,
             extra,
             settings.serve.cors_origins,
         )
@@ -498,6 +516,15 @@ class _Online:
 
     async def close(self) -> None:
         """Nothing: the server goes on."""
+
+
+def _telemetry(settings: Settings, address: str, instance_id: str) -> Telemetry | None:
+    """None where nothing is to be sent anywhere: then nothing of it is loaded."""
+    if not settings.otlp.endpoint:
+        return None
+    from trustgate.telemetry.hub import Telemetry
+
+    return Telemetry(settings, address=address, instance_id=instance_id)
 
 
 def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -248,6 +248,47 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ("model",)
 
 
+class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[otlp]``: traces and metrics, sent to an OpenTelemetry collector; this needs the extra ``otlp``."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            description="Base URL of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318; /v1/traces "
+            "and /v1/metrics are below it. Empty: nothing is sent."
+        ),
+    ] = ""
+    headers_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds headers for the collector, such as its key, as "
+            "name=value,name=value.",
+            examples=["OTEL_EXPORTER_OTLP_HEADERS"],
+        ),
+    ] = None
+    signals: Annotated[tuple[Literal["traces", "metrics"], ...], Meta(description="What is sent: traces, metrics.")] = (
+        "traces",
+        "metrics",
+    )
+    sample_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Which part of the traces that begin here is sent, from 0 to 1. Clients that bring a trace "
+            "(traceparent) decide for theirs.",
+        ),
+    ] = 1.0
+    metrics_every_s: Annotated[float, Meta(ge=1, le=86400, description="How often metrics are sent, seconds.")] = 60.0
+    service_name: Annotated[
+        str, Meta(min_length=1, max_length=255, description="What this gateway is called there.")
+    ] = "trustgate"
+    attributes: Annotated[
+        tuple[str, ...],
+        Meta(description="More about this gateway, as name=value, such as deployment.environment.name=production."),
+    ] = ()
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[log]``: what the server tells on stderr."""
 
@@ -269,6 +310,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "payment": PaymentSettings,
     "admin": AdminSettings,
     "metrics": MetricsSettings,
+    "otlp": OtlpSettings,
     "log": LogSettings,
 }
 
@@ -278,7 +320,7 @@ _RESERVED = frozenset(
 )
 
 #: The settings that name a variable with a key in it.
-_KEY_VARIABLES = ("upstream.key_env", "admin.key_env", "metrics.key_env")
+_KEY_VARIABLES = ("upstream.key_env", "admin.key_env", "metrics.key_env", "otlp.headers_env")
 
 #: sun_path holds 104 bytes on macOS and the BSDs (108 on Linux), the closing zero included.
 _SOCKET_PATH_BYTES = 103
@@ -300,6 +342,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     payment: PaymentSettings = PaymentSettings()
     admin: AdminSettings = AdminSettings()
     metrics: MetricsSettings = MetricsSettings()
+    otlp: OtlpSettings = OtlpSettings()
     log: LogSettings = LogSettings()
 
     # paths
@@ -440,6 +483,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The key that ``/metrics`` asks for; None: it asks for none. Raises ``SettingsError``."""
         return None if self.metrics.key_env is None else read_secret_variable(self.metrics.key_env)
 
+    def otlp_headers(self) -> dict[str, str]:
+        """What the collector is to be told with every request. Raises ``SettingsError``."""
+        return {} if self.otlp.headers_env is None else _read_headers_variable(self.otlp.headers_env)
+
     def read_credential(self, passport: Passport) -> str | None:
         """The upstream's key for a passport; None where the upstream needs none. Raises ``SettingsError``.
 
@@ -471,6 +518,26 @@ def read_secret_file(path: Path) -> str:
             f"The credential file {path} cannot be read: {error.strerror}.", hint="Write the key into it, mode 0600."
         ) from None
     return _checked_secret(text, f"The credential file {path}", "Write the key into it, mode 0600.")
+
+
+def _read_headers_variable(name: str) -> dict[str, str]:
+    """The headers in a variable: ``name=value`` pairs, separated by commas, values percent-encoded where need be.
+
+    The form that OpenTelemetry's own variables have. Raises ``SettingsError``, which never shows a value.
+    """
+    hint = f"Set it: export {name}='authorization=Bearer%20…'"
+    text = os.environ.get(name, "").strip()
+    if not text:
+        raise SettingsError(f"The environment variable {name} is not set.", hint=hint, code="credential_missing")
+    headers: dict[str, str] = {}
+    for pair in text.split(","):
+        header, _, value = pair.partition("=")
+        header, value = header.strip().lower(), unquote(value.strip())
+        is_value = value != "" and value.isascii() and value.isprintable()
+        if not _HEADER_NAME.fullmatch(header) or header in _HEADERS_OF_A_MESSAGE or not is_value:
+            raise SettingsError(f"{name} holds no headers as name=value,name=value.", hint=hint, code="credential_bad")
+        headers[header] = value
+    return headers
 
 
 def _checked_secret(text: str | None, where: str, hint: str) -> str:
@@ -538,6 +605,11 @@ _HEADERS_OURS = frozenset(
     )
 )
 
+#: What describes a message as it is sent: whoever sends it says that.
+_HEADERS_OF_A_MESSAGE = frozenset(
+    ("content-type", "content-length", "content-encoding", "transfer-encoding", "connection", "host")
+)
+
 
 def why_not_base_url(url: str) -> str | None:
     """What is wrong with a base URL, as the end of a sentence ("it …"); None if it is one."""
@@ -563,11 +635,18 @@ def _check_value(name: str, value: Any) -> str | None:
     """What is wrong with a value beyond its type, as the end of a sentence; None if nothing is."""
     if name == "upstream.url" or (name == "payment.public_url" and value):
         return why_not_base_url(value)
+    if name == "otlp.endpoint" and value:
+        return (
+            why_not_base_url(value) if not value.startswith(BUILTIN_SCHEME) else "must begin with http:// or https://"
+        )
+    if name == "otlp.attributes":
+        bad = [pair for pair in value if not all(part.strip() for part in pair.partition("="))]
+        return f"holds {bad[0]!r}, which is not name=value" if bad else None
     if name == "anchor.every" and value:
         return None if (duration_s(value) or 0) >= _ANCHOR_LEAST_S else "must be a time from 10s on, such as 30m or 1h"
     if name == "receipts.origin" and value:
         return why_not_origin(value)
-    if name.endswith(".key_env") and value is not None:
+    if name.endswith((".key_env", ".headers_env")) and value is not None:
         return why_not_variable_name(value)
     if name == "serve.cors_origins":
         bad = [origin for origin in value if origin != "*" and not _ORIGIN.fullmatch(origin)]
