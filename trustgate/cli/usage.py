@@ -12,7 +12,6 @@ from trustgate.admin.commands import Admin, KeyList, TenantList, UsageShow
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, with_admin
 from trustgate.cli.output import sink
-from trustgate.errors import InvalidRequest
 from trustgate.store import UsageRow
 from trustgate.store.base import UsageGroup
 
@@ -35,7 +34,7 @@ def usage(
         typer.Option(metavar="WHEN", parser=values.since, help="From when on: 7d, today, month or 2026-01-31 (UTC)."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.svg", help="Draw requests, tokens and cost into this file, too.")
+        Path | None, typer.Option(metavar="FILE.svg|png", help="Draw requests, tokens and cost into this file, too.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -44,12 +43,10 @@ def usage(
     Requests are those that were answered; what was refused or failed is counted apart and costs nothing.
     """
 
-    if plot is not None and plot.suffix.lower() != ".svg":
-        raise InvalidRequest(
-            f"{plot} is no name of an SVG file, which is what is drawn.",
-            hint="Name it usage.svg; a browser, or rsvg-convert, makes a PNG of it.",
-            param="plot",
-        )
+    if plot is not None:
+        from trustgate.cli.plot import writer
+
+        writer(plot)  # says before the work what cannot be
 
     async def work(admin: Admin) -> tuple[tuple[UsageRow, ...], dict[str, str]]:
         rows = await admin.execute(UsageShow(by=by, tenant=tenant, since_us=since))
@@ -105,7 +102,7 @@ def _print(by: UsageGroup, rows: Sequence[UsageRow], total: Mapping[str, int], n
 
 
 def _draw(file: Path, by: UsageGroup, rows: Sequence[UsageRow], names: Mapping[str, str]) -> None:
-    from trustgate.cli.plot import Panel, svg
+    from trustgate.cli.plot import Panel, svg, writer
 
     def panel(title: str, values: Sequence[int], write: Callable[[int], str]) -> Panel:
         groups = [names.get(row.group, row.group) for row in rows]
@@ -119,8 +116,9 @@ def _draw(file: Path, by: UsageGroup, rows: Sequence[UsageRow], names: Mapping[s
             panel("Cost", [row.cost_nano_usd for row in rows], render.usd),
         ],
     )
+    drawn = writer(file)(picture)
     with sink(file, force=True) as into:
-        into.put(picture.encode())
+        into.put(drawn)
 
 
 def _row(group: str, sums: Mapping[str, int]) -> list[render.Cell]:
