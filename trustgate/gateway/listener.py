@@ -37,14 +37,14 @@ async def listen(
     stall_timeout_s: float,
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Serve ``app`` on a bound socket until ``stop``; then give connections ``grace_s`` seconds to end."""
+    """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end."""
     _allow_many_connections()
     loop = asyncio.get_running_loop()
     # Requests that are accounted for have their own, shorter patience, and a receipt of how they ended.
     patience_s = 2 * stall_timeout_s + 1
     others = _Others(app, head_timeout_s, patience_s)
     door = Door(app, others.take, patience_s)
-    # The descriptor that the server closes is its own; ours stays ours.
+    # The server's descriptor is one of its own: it closes that itself.
     server = await loop.create_server(
         partial(http1.Connection, door),
         sock=socket.socket(fileno=_duplicate(listener)),
@@ -56,6 +56,8 @@ async def listen(
         await stop.wait()
     finally:
         server.close()
+        # As long as any descriptor of it is open, clients get a connection that nobody will ever answer.
+        listener.close()
         await asyncio.gather(door.close(grace_s + CLOSING_S), others.close(grace_s + CLOSING_S))
 
 
