@@ -429,6 +429,7 @@ class _Server:
     def public_app(self, settings: Settings) -> ASGIApp:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
+        from trustgate.gateway.page import Page
         from trustgate.gateway.reads import Health, Reads
         from trustgate.gateway.transparency import Transparency
 
@@ -450,6 +451,7 @@ class _Server:
             Health(self.vitals.check),
             Transparency(self.archive),
             self.metrics,
+            Page(self.vitals.standing, lambda: self.settings.serve.page),
             extra,
             settings.serve.cors_origins,
         )

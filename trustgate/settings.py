@@ -61,6 +61,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Origins whose web pages may call the gateway from a browser, or * for all."),
     ] = ()
+    page: Annotated[
+        bool, Meta(description="Whether / shows people a page: status, how to connect, the log, the receipt checker.")
+    ] = True
     head_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long a client may take to send the head of a request, seconds.")
     ] = 15.0

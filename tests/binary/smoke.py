@@ -85,6 +85,8 @@ class _Machine:
     def _use(self, address: str, began: float, pid: int) -> None:
         print(f"binary: serve is ready after {time.monotonic() - began:.2f} s")
         key = self.json("tenant", "add", "acme")["key"]["secret"]
+        with urllib.request.urlopen(f"{address}/", timeout=30) as page:
+            assert b"Check a receipt" in page.read(), "the page for people is not in the file"
         answer = _chat(address, key)
         assert answer["choices"][0]["message"]["content"], answer
         self.run("anchor", "keygen")

@@ -12,6 +12,7 @@ import pytest
 
 from tests.environments import ROOT
 from tests.support.bundles import REQUEST, RESPONSE, SampleLog, damaged, hostile
+from tests.support.checker import check_readable, shown
 from tests.support.chromium import Browser
 from tests.support.entries import make_credit
 from trustgate.receipts.receipt import canonical
@@ -23,36 +24,6 @@ PAGE = FOLDER / "index.html"
 LOG = SampleLog()
 GOOD = LOG.bundle()
 BAD = GOOD.replace(b'"cost_nano_usd": 12345', b'"cost_nano_usd": 12344')
-
-#: Chooses files and types texts as somebody at the keyboard would; gives what the page shows then.
-_CHECK = """
-async function (files, texts) {
-  const element = (id) => document.getElementById(id);
-  for (const [id, text] of Object.entries(texts)) element(id).value = text;
-  const shown = new Promise((resolve) => {
-    const observer = new MutationObserver(() => { observer.disconnect(); resolve(); });
-    observer.observe(element("verdict"), { childList: true });
-  });
-  for (const [id, encoded] of Object.entries(files)) {
-    const chosen = new DataTransfer();
-    const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
-    chosen.items.add(new File([bytes], "chosen"));
-    element(id).files = chosen.files;
-    element(id).dispatchEvent(new Event("change"));
-  }
-  await shown;
-  const visible = (id) => element(id).checkVisibility();
-  return {
-    mood: element("verdict").className,
-    verdict: element("verdict").innerText,
-    checks: Array.from(element("checks").children, (item) => [
-      item.querySelector(".name").innerText, item.querySelector(".state").innerText,
-    ]),
-    receipt: visible("receipt") ? element("receipt").innerText : null,
-    seen: visible("verdict") && visible("checks"),
-  };
-}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +39,6 @@ def page(browser: Browser) -> Iterator[Browser]:
     yield browser
     assert browser.complaints == []
     assert browser.requests == [PAGE.as_uri()]
-
-
-def shown(page: Browser, bundle: bytes, *, texts: dict[str, str] | None = None, **contents: bytes) -> dict[str, Any]:
-    """What the page shows of a bundle; contents that were chosen before stay chosen."""
-    files = {name: base64.b64encode(data).decode() for name, data in {**contents, "bundle": bundle}.items()}
-    result: dict[str, Any] = page.call(_CHECK, files, texts or {})
-    assert result["seen"]
-    return result
 
 
 def expected(data: bytes, **given: Any) -> list[list[str]]:
@@ -239,6 +202,22 @@ def test_what_a_bundle_says_is_text_and_nothing_else(page: Browser) -> None:
     assert page.evaluate("document.images.length") == 0
 
 
+def test_where_a_browser_gives_a_page_no_cryptography_it_says_why(browser: Browser) -> None:
+    """A page of a gateway that is reached over plain HTTP from another machine."""
+    browser.open(
+        PAGE,
+        first="""
+        Object.defineProperty(globalThis, "isSecureContext", { value: false });
+        Object.defineProperty(crypto, "subtle", { value: undefined });
+        """,
+    )
+    found = shown(browser, GOOD)
+
+    trouble = browser.evaluate("document.getElementById('trouble').innerText")
+    assert "only if it came over HTTPS" in trouble and "open the copy" in trouble
+    assert found["mood"] == "bad"
+
+
 def test_a_browser_without_ed25519_is_told_so(browser: Browser) -> None:
     browser.open(
         PAGE,
@@ -261,30 +240,4 @@ def test_a_browser_without_ed25519_is_told_so(browser: Browser) -> None:
 @pytest.mark.parametrize("bundle", [GOOD, BAD], ids=["good", "bad"])
 def test_it_can_be_read_by_day_and_by_night_on_screens_of_every_width(page: Browser, bundle: bytes) -> None:
     shown(page, bundle)
-    style = "[document.body, document.getElementById('verdict')].map((e) => getComputedStyle(e)).flatMap(%s)"
-    looks = []
-    for dark in (False, True):
-        for width in (360, 900):
-            picture = page.screenshot(dark=dark, width=width)
-            assert picture.startswith(b"\x89PNG")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-        looks.append(page.evaluate(style % "(s) => [s.backgroundColor, s.color]"))
-
-    for colours in looks:
-        for back, ink in zip(colours[::2], colours[1::2], strict=True):
-            assert _contrast(back, ink) >= 4.5, f"{ink} on {back}"  # WCAG 2.2, 1.4.3
-    assert _luminance(looks[0][0]) > 0.5 > _luminance(looks[1][0])
-
-
-def _contrast(one: str, other: str) -> float:
-    """WCAG 2.2, "contrast ratio"."""
-    dark, light = sorted((_luminance(one), _luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    """WCAG 2.2, "relative luminance", of ``rgb(1, 2, 3)``."""
-    parts: list[int] = json.loads(colour.replace("rgb(", "[").replace(")", "]"))
-    linear = [part / 255 / 12.92 if part / 255 <= 0.04045 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in parts]
-    red, green, blue = linear
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    check_readable(page)

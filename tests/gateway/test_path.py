@@ -257,7 +257,7 @@ def test_a_body_that_does_not_come(tenant: Tenant) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "unknown_url"),
+        ("POST", "/", 405, "method_not_allowed"),
         ("POST", "/v1/chat/completions/", 404, "unknown_url"),
         ("POST", "/v1/nothing", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),

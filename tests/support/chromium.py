@@ -22,6 +22,7 @@ _FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    "--hide-scrollbars",  # they would be cut off screenshots, with what is beneath
     "--disable-quic",
     "--disable-dev-shm-usage",  # containers have little of it
     "--no-first-run",
@@ -69,9 +70,12 @@ class Browser:
         self._runner.run(self._disconnect())
         self._stop()
 
-    def open(self, path: Path, *, first: str = "") -> None:
-        """Show a page from the disk, as by its address ``file://…``. ``first`` is a script to run before its own."""
-        self._runner.run(self._open(path.absolute().as_uri(), first))
+    def open(self, page: Path | str, *, first: str = "", scripts: bool = True) -> None:
+        """Show a page from the disk, as by its address ``file://…``, or one by its address.
+
+        ``first`` is a script to run before its own; ``scripts``: whether the page's own run at all.
+        """
+        self._runner.run(self._open(page.absolute().as_uri() if isinstance(page, Path) else page, first, scripts))
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression in the page, a promise's once it is kept. AssertionError when it throws."""
@@ -124,7 +128,8 @@ class Browser:
             self._process.signal(signal.SIGTERM)
             self._process.wait()
 
-    async def _open(self, url: str, first: str) -> None:
+    async def _open(self, url: str, first: str, scripts: bool) -> None:
+        await self._send("Emulation.setScriptExecutionDisabled", value=not scripts)
         script = await self._send("Page.addScriptToEvaluateOnNewDocument", source=first)
         self._complaints.clear()
         self._requests.clear()

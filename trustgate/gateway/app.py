@@ -22,6 +22,7 @@ from trustgate.gateway.dialects import ANTHROPIC, OPENAI
 from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.metrics import Metrics
 from trustgate.gateway.openapi import OpenApi
+from trustgate.gateway.page import Page
 from trustgate.gateway.pipeline import Pipeline
 from trustgate.gateway.reads import Health, Reads
 from trustgate.gateway.requests import Arrival
@@ -85,6 +86,7 @@ def make_app(
     health: Health,
     log: Transparency,
     metrics: Metrics,
+    page: Page,
     extra: Sequence[BaseRoute] = (),
     cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
@@ -112,6 +114,7 @@ def make_app(
         Route("/health", _Plain(health.alive), methods=["GET"]),
         Route("/ready", _Plain(health.ready), methods=["GET"]),
         Route("/metrics", _Plain(metrics), methods=["GET"]),
+        Route("/", _Plain(page), methods=["GET"]),
         *extra,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})

@@ -27,7 +27,7 @@ from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, Store, UsageFilter
-from trustgate.types import Entry, Passport
+from trustgate.types import Entry
 
 _logger = logging.getLogger("trustgate.gateway")
 
@@ -86,18 +86,8 @@ class Reads:
         return self._card(name, resolved)
 
     def _listed(self, caller: Caller) -> list[dict[str, Any]]:
-        names: dict[str, None] = {}
-        for passport in self._catalog.passports():
-            if passport.status == "revoked":
-                continue
-            if not passport.is_wildcard:
-                names[passport.slug] = None
-                continue
-            # What the upstream says it has, under the names by which the wildcard takes it.
-            for model in self._targets.upstream_of(passport).models:
-                names.setdefault(_name_under(passport, model), None)
         cards = []
-        for name in names:
+        for name in self._targets.names():
             resolved = self._catalog.resolve(name)
             if resolved is not None and allows_model(caller, resolved.names):
                 cards.append(self._card(name, resolved))
@@ -271,10 +261,3 @@ def _since(text: str | None) -> int:
     except ValueError:
         raise InvalidRequest("since must be a date like 2026-01-31.", param="since") from None
     return (day - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _name_under(wildcard: Passport, model: str) -> str:
-    """The name by which a client reaches an upstream's model through a wildcard passport."""
-    if wildcard.slug == wildcard.api_model_id:
-        return model
-    return wildcard.slug.replace("*", model, 1)

@@ -1,6 +1,6 @@
-"""How a running gateway stands: read off its parts for ``/ready``, ``/metrics`` and ``trustgate top``.
+"""How a running gateway stands: read off its parts for ``/ready``, ``/``, ``/metrics`` and ``trustgate top``.
 
-Owns what each of them is told. ``/ready`` and ``/metrics`` are for anybody: no address, no path, no name of a tenant.
+Owns what each of them is told. All but the last are for anybody: no address, no path, no name of a tenant.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from trustgate.errors import NotFound
 from trustgate.gateway.counters import Counters
 from trustgate.gateway.leash import Running
 from trustgate.gateway.metrics import Labels, Metric
+from trustgate.gateway.page import Anchored, Standing
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.targets import Targets
 from trustgate.receipts.archive import Archive
@@ -22,6 +23,7 @@ from trustgate.receipts.log import Log
 from trustgate.receipts.pulse import Pulse, UpstreamPulse, in_window, load_of, loads_by
 from trustgate.settings import BUILTIN_SCHEME, Settings
 from trustgate.solana.anchoring import Anchoring
+from trustgate.solana.clusters import cluster_name, explorer_url
 
 #: How far back ``top`` looks, and how many tenants and models it is told of.
 _PULSE_WINDOW_S = 10.0
@@ -65,6 +67,37 @@ class Vitals:
             reachable = "no upstream is reachable" if upstreams else "there is no upstream"
         store = "ok" if self._log.fault is None else "receipts cannot be stored right now"
         return {"store": store, "upstream": reachable, "serving": "draining" if self._running.draining else "ok"}
+
+    def standing(self) -> Standing:
+        """What the page at ``/`` tells."""
+        archive = self._archive
+        return Standing(
+            checks=self.check(),
+            version=__version__,
+            started_us=self.started_us,
+            models=tuple(self._targets.names()),
+            public_url=self._settings().payment.public_url,
+            origin=archive.origin,
+            vkey=archive.vkey,
+            size=archive.checkpoint_size,
+            root=archive.checkpoint_root,
+            signed_us=archive.signed_us,
+            anchor=self._last_anchor(),
+        )
+
+    def _last_anchor(self) -> Anchored | None:
+        """Unless it was made under another name of the log."""
+        last = self._anchoring.last
+        if last is None or last.note.partition("\n")[0] != self._archive.origin:
+            return None
+        return Anchored(
+            size=last.tree_size,
+            at_us=last.anchored_us,
+            network=cluster_name(last.genesis),
+            signature=last.signature,
+            explorer=explorer_url(last.signature, last.genesis),
+            fee_payer=last.fee_payer,
+        )
 
     def metrics(self) -> Iterator[Metric]:
         """What ``/metrics`` tells of how the parts stand."""

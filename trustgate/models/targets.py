@@ -193,6 +193,19 @@ class Targets:
                 seen.setdefault(id(upstream), (passport, upstream))
         return list(seen.values())
 
+    def names(self) -> list[str]:
+        """The models that there are, by the names that clients call them: of a wildcard, what its upstream says."""
+        names: dict[str, None] = {}
+        for passport in self._catalog.passports():
+            if passport.status == "revoked":
+                continue
+            if not passport.is_wildcard:
+                names[passport.slug] = None
+                continue
+            for model in self.upstream_of(passport).models:
+                names.setdefault(_name_under(passport, model), None)
+        return list(names)
+
     def is_available(self, passport: Passport, model: str) -> bool:
         """Whether a request for this passport could be served now, as far as is known."""
         upstream = self.upstream_of(passport)
@@ -215,3 +228,10 @@ def all_open(model: str, retry_after_s: float) -> Unavailable:
         headers={"retry-after": str(max(1, round(retry_after_s)))},
         retryable=True,
     )
+
+
+def _name_under(wildcard: Passport, model: str) -> str:
+    """The name by which a client reaches an upstream's model through a wildcard passport."""
+    if wildcard.slug == wildcard.api_model_id:
+        return model
+    return wildcard.slug.replace("*", model, 1)

@@ -45,6 +45,15 @@ class Archive:
     def checkpoint_size(self) -> int:
         return self._publisher.checkpoint.size
 
+    @property
+    def checkpoint_root(self) -> bytes:
+        return self._publisher.checkpoint.root
+
+    @property
+    def signed_us(self) -> int:
+        """When the checkpoint was signed."""
+        return self._publisher.signed_us
+
     async def names(self) -> list[LogName]:
         return await self._store.log_names()
 

@@ -42,8 +42,9 @@ class Publisher:
         #: Held, so that it is not collected while nobody waits for it.
         self._last_renewal: asyncio.Task[bytes] | None = None
         self.checkpoint = Checkpoint(key.name, 0, b"")
-        #: The signed note of ``checkpoint``.
+        #: The signed note of ``checkpoint``, and when it was signed.
         self.note = b""
+        self.signed_us = 0
 
     @classmethod
     async def open(cls, store: Store, tree: Tree, *, key_file: Path, checkpoint_file: Path, origin: str) -> Publisher:
@@ -81,8 +82,9 @@ class Publisher:
             if not self.note or size > self.checkpoint.size:
                 checkpoint = Checkpoint(self._key.name, size, root)
                 note = sign_checkpoint(checkpoint, self._key)
+                signed_us = now_us()
                 await asyncio.to_thread(_write, self._path, note)
-                self.checkpoint, self.note = checkpoint, note
+                self.checkpoint, self.note, self.signed_us = checkpoint, note, signed_us
             return self.note
 
     async def run(self, every_s: Callable[[], float]) -> None:
@@ -122,6 +124,8 @@ class Publisher:
                 hint=f"Put back the database that belongs to {self._path}. {self._other_name()}",
             )
         self.checkpoint, self.note = checkpoint, note
+        # It was put there as soon as it was signed.
+        self.signed_us = self._path.stat().st_mtime_ns // 1000
 
     def _other_name(self) -> str:
         folder = self._path.parent

@@ -19,6 +19,7 @@ from trustgate.receipts.archive import Archive
 from trustgate.settings import Settings
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import Store
+from trustgate.types import Anchor
 
 if TYPE_CHECKING:
     from trustgate.solana.anchors import Anchorer, FlushResult, Target
@@ -57,6 +58,8 @@ class Anchoring:
         #: How far the log is anchored: on the chain of the settings once that has been asked, until then on any.
         self.anchored_size = 0
         self.anchored_us = 0
+        #: The anchor that covers most, there.
+        self.last: Anchor | None = None
         self._genesis: str | None = None
         #: In the event loop's time.
         self._try_again_at = 0.0
@@ -79,6 +82,7 @@ class Anchoring:
         ]
         self.anchored_size = max((anchor.tree_size for anchor in anchored), default=0)
         self.anchored_us = max((anchor.anchored_us for anchor in anchored), default=0)
+        self.last = max(anchored, key=lambda anchor: (anchor.tree_size, anchor.anchored_us), default=None)
 
     def order(self) -> Order:
         """What the settings say."""
