@@ -65,6 +65,12 @@ def test_a_revoked_passport_does_not_come_back_through_a_wildcard() -> None:
     assert resolve(catalog, "secret") == ("secret", "secret-model")
 
 
+def test_many_are_put_at_once() -> None:
+    catalog = Catalog([passport("a")], [])
+    catalog.put(passport("b", "own"), Alias(name="c", target="b"), replace(passport("a"), status="revoked"))
+    assert (resolve(catalog, "b"), resolve(catalog, "c"), resolve(catalog, "a")) == (("b", "own"), ("b", "own"), None)
+
+
 def test_changes_hold_for_names_that_were_resolved_before() -> None:
     catalog = Catalog([passport("a")], [])
     assert resolve(catalog, "b") is None

@@ -186,6 +186,17 @@ async def test_a_record_replaces_the_older_one(store: Store) -> None:
     assert state.aliases == (MINIMAL[4],)
 
 
+async def test_many_records_are_put_at_once_and_of_two_with_one_identity_the_later_counts(store: Store) -> None:
+    older = [Tenant(id=f"tenant_{number}", name=f"older {number}", plan="pro") for number in range(120)]
+    newer = [msgspec.structs.replace(tenant, name=f"newer {number}") for number, tenant in enumerate(older)]
+    await store.put(*(tenant for pair in zip(older, newer, strict=True) for tenant in pair), RECORDS[4])
+
+    state = await store.load_state()
+
+    assert sorted(state.tenants, key=lambda tenant: tenant.id) == sorted(newer, key=lambda tenant: tenant.id)
+    assert state.aliases == (RECORDS[4],)
+
+
 async def test_records_are_put_together_or_not_at_all(store: Store) -> None:
     unfit = Tenant(id="tenant_2", name="b", plan="pro", created_us=2**63)
 

@@ -97,10 +97,11 @@ class Desk:
 
     async def keep(self, *records: Record) -> None:
         await self.store.put(*records)
+        models = [record for record in records if isinstance(record, Passport | Alias)]
+        if models:
+            self.catalog.put(*models)
         for record in records:
-            if isinstance(record, Passport | Alias):
-                self.catalog.put(record)
-            else:
+            if not isinstance(record, Passport | Alias):
                 self.directory.put(record)
 
     async def forget(self, record: Plan | Alias) -> None:

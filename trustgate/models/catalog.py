@@ -83,11 +83,13 @@ class Catalog:
 
     # what the admin room changes
 
-    def put(self, record: Passport | Alias) -> None:
-        if isinstance(record, Passport):
-            self._passports[record.id] = record
-        else:
-            self._aliases[record.name] = record
+    def put(self, *records: Passport | Alias) -> None:
+        """All at once: the index is made anew, which takes as long as there are models."""
+        for record in records:
+            if isinstance(record, Passport):
+                self._passports[record.id] = record
+            else:
+                self._aliases[record.name] = record
         self._reindex()
 
     def remove(self, alias: Alias) -> None:

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,6 +67,8 @@ T = TypeVar("T")
 
 #: The appender holds the GIL for about 5 µs a row; between slices the event loop gets its turn.
 SLICE_ROWS = 50
+#: Records kept by one statement: 50 take a tenth of the time that they take one by one, more gain little.
+_PUT_ROWS = 50
 
 _TILE_COLUMNS = ("level", "position", "hashes")
 
@@ -269,9 +272,12 @@ def _load_state(connection: DuckDBPyConnection) -> State:
 
 
 def _put(connection: DuckDBPyConnection, records: Sequence[Kept]) -> None:
-    for record in records:
-        table = table_of(record)
-        connection.execute(table.upsert_sql, table.to_row(record))
+    for table, group in groupby(records, key=table_of):
+        kept = list(group)
+        for start in range(0, len(kept), _PUT_ROWS):
+            # Of two with one identity the later counts, and a statement takes one alone.
+            rows = {getattr(record, table.identity): table.to_row(record) for record in kept[start : start + _PUT_ROWS]}
+            connection.execute(table.upsert_many_sql(len(rows)), [value for row in rows.values() for value in row])
 
 
 def _remove(connection: DuckDBPyConnection, records: Sequence[Plan | Alias]) -> None:

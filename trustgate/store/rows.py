@@ -51,8 +51,13 @@ class RecordTable(Generic[S]):
         self.columns = columns
         self.insert_sql = f"INSERT INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - constants
         self.upsert_sql = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - constants
+        self._row_marks = f"({marks})"
         self.select_sql = f"SELECT {columns} FROM {table} ORDER BY {identity}"  # noqa: S608 - constants
         self.delete_sql = f"DELETE FROM {table} WHERE {identity} = ?"  # noqa: S608 - constants
+
+    def upsert_many_sql(self, rows: int) -> str:
+        """For as many rows, no two with the same identity."""
+        return f"{self.upsert_sql}{f', {self._row_marks}' * (rows - 1)}"
 
     def to_row(self, record: S) -> list[Any]:
         return [
