@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -116,6 +117,14 @@ def test_a_wide_terminal_gets_a_table(served: Gateway) -> None:
     lines = _COLORS.sub("", on_terminal(served, 200, "tenant", "list")).splitlines()
     assert re.fullmatch(r"Name +Plan +Status +Created \(UTC\) +Id", lines[0].strip())
     assert "Zoë [red]日本[/red]" in lines[1]
+
+
+def test_a_program_that_wants_json_sees_no_spinner_even_on_a_terminal(served: Gateway, tmp_path: Path) -> None:
+    models = tmp_path / "config.yaml"
+    models.write_text("model_list:\n  - model_name: sheep\n    litellm_params:\n      model: openai/sheep\n")
+    assert "Importing models" not in on_terminal(served, 200, "passport", "import", str(models), "--json")
+    assert "Importing models" in on_terminal(served, 200, "passport", "import", str(models))
+    assert served.cli("passport", "import", str(models)).stderr == ""
 
 
 def test_on_a_narrow_terminal_ids_are_whole(served: Gateway) -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -88,3 +94,41 @@ def test_an_empty_table_says_so_on_stderr(capsys: pytest.CaptureFixture[str]) ->
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "There is nothing.\n"
+
+
+_LONG_WORK: list[Callable[[bool], AbstractContextManager[Any]]] = [
+    lambda quiet: render.waiting("Counting sheep", quiet=quiet),
+    lambda quiet: render.working("Counting sheep", quiet=quiet),
+    lambda quiet: render.progress("Counting sheep", quiet=quiet),
+]
+
+
+@pytest.mark.parametrize("begin", _LONG_WORK, ids=["waiting", "working", "progress"])
+@pytest.mark.parametrize("quiet", [False, True])
+def test_on_a_terminal_long_work_shows_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, begin: Callable[[bool], AbstractContextManager[Any]], quiet: bool
+) -> None:
+    terminal, end = pty.openpty()
+    with os.fdopen(end, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        monkeypatch.setenv("TERM", "xterm")
+        with begin(quiet):
+            pass
+        print("woken", file=stderr, flush=True)
+        shown = b""
+        while b"woken" not in shown:
+            shown += os.read(terminal, 65536)
+    os.close(terminal)
+    assert (b"Counting sheep" in shown) is not quiet
+
+
+def test_elsewhere_only_stages_are_worth_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with render.waiting("Waiting", quiet=False), render.progress("Counting", quiet=False) as advance:
+        advance(1, 2)
+    with render.working("First", quiet=True) as tell:
+        tell("Second")
+    assert capsys.readouterr() == ("", "")
+    with render.working("First", quiet=False) as tell:
+        for stage in ("First", "Second", "Second"):
+            tell(stage)
+    assert capsys.readouterr() == ("", "First\nSecond\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated, Literal
 
 import typer
@@ -74,7 +73,7 @@ def flush(
     )
 
     async def work(admin: Admin) -> FlushOutcome:
-        with nullcontext(_ignore) if json else render.working("Looking at the log") as say:
+        with render.working("Looking at the log", quiet=json) as say:
             while True:
                 state = await admin.execute(command)
                 if state.outcome is not None:
@@ -86,10 +85,6 @@ def flush(
         render.document(outcome)
     else:
         _show(outcome)
-
-
-def _ignore(_: str) -> None:
-    """Nobody watches."""
 
 
 def _show(outcome: FlushOutcome) -> None:
@@ -185,7 +180,8 @@ def verify(
     context: typer.Context, rpc: RpcOption = None, keypair: KeypairOption = None, json: JsonOption = False
 ) -> None:
     """Check every anchor from what the chain says alone, and against the log here. Exit code 7 when one is wrong."""
-    audit = execute(context, AnchorVerify(rpc=rpc, keypair=absolute(keypair)))
+    with render.waiting("Reading every anchor from the chain", quiet=json):
+        audit = execute(context, AnchorVerify(rpc=rpc, keypair=absolute(keypair)))
     wrong = [finding for finding in audit.findings if finding.problem]
     if json:
         render.document({"ok": not wrong, **render.plain(audit)})

@@ -37,7 +37,7 @@ def backup(
         raise InvalidRequest("With --json the backup needs a FILE of its own.")
 
     async def work(admin: Admin, into: Sink) -> BackupMade:
-        with render.progress("Backing up", in_bytes=True) as advance:
+        with render.progress("Backing up", in_bytes=True, quiet=json) as advance:
 
             async def write(data: bytes) -> None:
                 await into.write(data)
@@ -80,7 +80,7 @@ def restore(
     if socket_answers(settings):
         pid = execute(context, Status()).pid
         raise Conflict(f"A server (process {pid}) runs on {settings.home}.", hint=f"Stop it first: kill {pid}")
-    with render.progress("Unpacking", in_bytes=True) as advance:
+    with render.progress("Unpacking", in_bytes=True, quiet=json) as advance:
         done = asyncio.run(put_back(settings, file, new_log=new_log, dry_run=dry_run, tell=advance))
     if json:
         render.document(done)
@@ -108,7 +108,7 @@ def compact(context: typer.Context, json: JsonOption = False) -> None:
 
     A server goes on serving; receipts wait in its journal meanwhile.
     """
-    with render.working("Rewriting the database"):
+    with render.waiting("Rewriting the database", quiet=json):
         done = execute(context, Compact())
     if json:
         render.document(done)

@@ -60,11 +60,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     hint: str | None = None
 
 
-def check_everything(session: Session) -> list[Finding]:
-    return list(_check(session))
-
-
-def _check(session: Session) -> Iterator[Finding]:
+def check_everything(session: Session) -> Iterator[Finding]:
+    """What is found, as it is found: a server that does not answer takes seconds."""
     yield _versions()
     try:
         remote = remote_server()

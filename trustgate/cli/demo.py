@@ -119,7 +119,7 @@ class _Screen:
         render.say("\nIt is all gone again. One that stays: trustgate init, then trustgate serve")
 
     def _work(self, what: str) -> None:
-        self._working.enter_context(render.working(what))
+        self._working.enter_context(render.working(what, quiet=False))
 
 
 class _Record:

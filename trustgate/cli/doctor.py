@@ -5,7 +5,6 @@ Owns the order of the checks and how they are shown; ``checks`` has the checks t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -42,15 +41,16 @@ def doctor(
     if books:
         _audit(context, json)
         return
-    from trustgate.cli.checks import check_everything
+    from trustgate.cli.checks import Finding, check_everything
 
-    findings = check_everything(session(context))
+    findings: list[Finding] = []
+    for finding in check_everything(session(context)):
+        findings.append(finding)
+        if not json:
+            render.finding(finding.status, finding.name, finding.message, finding.hint)
     failed = any(finding.status == "fail" for finding in findings)
     if json:
         render.document({"ok": not failed, "checks": findings})
-    else:
-        for finding in findings:
-            render.finding(finding.status, finding.name, finding.message, finding.hint)
     if failed:
         raise typer.Exit(1)
 
@@ -59,7 +59,7 @@ def _audit(context: typer.Context, json: bool) -> None:
     command = BooksAudit(audit=new_id("audit", now_us()))
 
     async def work(admin: Admin) -> BooksReport:
-        with nullcontext(_ignore) if json else render.working("Bringing the books up to date") as say:
+        with render.working("Bringing the books up to date", quiet=json) as say:
             while True:
                 state = await admin.execute(command)
                 if state.report is not None:
@@ -73,10 +73,6 @@ def _audit(context: typer.Context, json: bool) -> None:
         _show(report)
     if report.difference_count:
         raise typer.Exit(1)
-
-
-def _ignore(_: str) -> None:
-    """Nobody watches."""
 
 
 def _show(report: BooksReport) -> None:

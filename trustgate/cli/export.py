@@ -15,6 +15,8 @@ from trustgate.cli.context import JsonOption, with_admin
 from trustgate.cli.output import STDOUT, Sink, new_file, sink
 from trustgate.errors import InvalidRequest
 
+_TABLE = "Making a table of them"
+
 Format = Literal["jsonl", "csv", "parquet"]
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
@@ -81,7 +83,7 @@ def _export(
 
     def run(into: Sink) -> Exported:
         async def work(admin: Admin) -> Exported:
-            with render.progress(f"Exporting {what}") as advance:
+            with render.progress(f"Exporting {what}", quiet=json) as advance:
 
                 async def write(data: bytes) -> None:
                     await into.write(data)
@@ -95,7 +97,7 @@ def _export(
         with sink(output, force=force) as into:
             done = run(into)
     else:
-        done = _as_table(run, what, output, chosen, force=force)
+        done = _as_table(run, what, output, chosen, force=force, json=json)
     if json:
         render.document({"file": str(output), "format": chosen, "rows": done.rows})
     elif output != STDOUT:
@@ -103,7 +105,13 @@ def _export(
 
 
 def _as_table(
-    run: Callable[[Sink], Exported], what: str, output: Path, kind: Literal["csv", "parquet"], *, force: bool
+    run: Callable[[Sink], Exported],
+    what: str,
+    output: Path,
+    kind: Literal["csv", "parquet"],
+    *,
+    force: bool,
+    json: bool,
 ) -> Exported:
     """Gather the lines in a file first: a table is made of the whole."""
     from trustgate.store.exports import RECEIPT_COLUMNS, USAGE_COLUMNS, write_table
@@ -116,11 +124,12 @@ def _as_table(
             done = run(into)
         if output == STDOUT:
             table = Path(made) / "table"
-            write_table(lines, table, columns, kind)
+            with render.waiting(_TABLE, quiet=json):
+                write_table(lines, table, columns, kind)
             with sink(output) as into, table.open("rb") as file:
                 while piece := file.read(1024 * 1024):
                     into.put(piece)
         else:
-            with new_file(output, force=force) as part:
+            with new_file(output, force=force) as part, render.waiting(_TABLE, quiet=json):
                 write_table(lines, part, columns, kind)
     return done

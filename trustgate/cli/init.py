@@ -130,7 +130,7 @@ class _Questions:
         named = self._flags["upstream.url"]
         places = at or ((named,) if named is not None else usual_places())
         places = tuple(place for place in places if not place.startswith(BUILTIN_SCHEME))
-        with render.working("Looking for LLM servers …"):
+        with render.waiting("Looking for LLM servers", quiet=self._quiet):
             return find_servers(places)
 
     def _server(self, found: Sequence[Found]) -> Found | None:

@@ -75,7 +75,11 @@ async def _run(
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    async with running_localnet(host=host, port=port, slot_ms=slot_ms, folder=folder, listener=listener) as net:
+    async with contextlib.AsyncExitStack() as stack:
+        chain = running_localnet(host=host, port=port, slot_ms=slot_ms, folder=folder, listener=listener)
+        # What is kept is run again, which takes a second for some thousand transactions.
+        with render.waiting("Starting the local Solana", quiet=False):
+            net = await stack.enter_async_context(chain)
         for address in funded:
             net.airdrop(address, _FUND_LAMPORTS)
         kept = "kept nowhere" if folder is None else f"kept in {folder}"

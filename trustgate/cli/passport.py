@@ -131,7 +131,8 @@ def import_(
 
     found = read_import_file(file, direct=direct, prices=prices)
     command = PassportImport(passports=found.passports, only_existing=found.kind == "litellm_prices")
-    result = execute(context, command)
+    with render.waiting("Importing models", quiet=json):
+        result = execute(context, command)
     if json:
         render.document({**render.plain(result), "notes": found.notes})
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
@@ -363,7 +362,7 @@ def reconcile(context: typer.Context, json: JsonOption = False) -> None:
     command = PaymentReconcile(reconcile=new_id("reconcile", now_us()))
 
     async def work(admin: Admin) -> tuple[Reconciled, ...]:
-        with nullcontext(_ignore) if json else render.working("Looking for open payments") as say:
+        with render.working("Looking for open payments", quiet=json) as say:
             while True:
                 state = await admin.execute(command)
                 if state.payments is not None:
@@ -395,10 +394,6 @@ def reconcile(context: typer.Context, json: JsonOption = False) -> None:
         ],
         empty="No payment is open: each has come to its end.",
     )
-
-
-def _ignore(_: str) -> None:
-    """Nobody watches."""
 
 
 @app.command("refund-credit")

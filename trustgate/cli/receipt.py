@@ -138,7 +138,8 @@ def verify(
         fee_payer=payer,
     )
     if rpc is not None and verdict.ok:
-        verdict = _ask_chain(verdict, rpc, session(context).settings())
+        with render.waiting("Asking the chain", quiet=json):
+            verdict = _ask_chain(verdict, rpc, session(context).settings())
     elif verdict.ok and verdict.transaction is not None:
         verdict = verdict.plus(CHAIN_NOT_ASKED)
     # What a receipt says is worth nothing unless every check of it passed.

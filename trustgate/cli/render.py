@@ -221,8 +221,25 @@ def say(text: Cell, *, to_stderr: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def working(first: str) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done for as long as the block runs: a spinner, or a line for each new stage."""
+def waiting(what: str, *, quiet: bool) -> Iterator[None]:
+    """A spinner on stderr for as long as the block runs, where that is a terminal and not ``quiet``."""
+    console = _console(to_stderr=True)
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status(_text(what)):
+        yield
+
+
+@contextlib.contextmanager
+def working(first: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Tell on stderr what is being done for as long as the block runs: a spinner, or a line for each new stage.
+
+    For work that goes through stages; in the log of a job they are worth a line. ``quiet``: nothing of it.
+    """
+    if quiet:
+        yield lambda stage: None
+        return
     console = _console(to_stderr=True)
     if console.is_terminal:
         with console.status(_text(first)) as spinner:
@@ -336,13 +353,13 @@ Advance = Callable[[int, int | None], None]
 
 
 @contextlib.contextmanager
-def progress(what: str, *, in_bytes: bool = False) -> Iterator[Advance]:
-    """A bar on stderr for as long as the block runs, where that is a terminal: ``advance(done, total)``.
+def progress(what: str, *, quiet: bool, in_bytes: bool = False) -> Iterator[Advance]:
+    """A bar on stderr for as long as the block runs, where that is a terminal and not ``quiet``.
 
-    A total of None is one that nobody knows: what is done is counted then.
+    ``advance(done, total)``: a total of None is one that nobody knows; what is done is counted then.
     """
     console = _console(to_stderr=True)
-    if not console.is_terminal:
+    if quiet or not console.is_terminal:
         yield lambda done, total: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
