@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.gateway import Gateway
 from tests.support.litellm import LiteLLM
-from tests.support.processes import free_port
+from tests.support.processes import free_port, wait_until
 from trustgate.cli.settings_file import settings_file_text
 from trustgate.models.discovery import find_servers
 from trustgate.settings import describe, load_settings
@@ -183,6 +183,7 @@ def test_litellm_is_found_with_its_prices_and_doctor_is_green(home: Gateway, lit
         checks = home.cli_json("doctor")["checks"]
         assert {check["name"] for check in checks if check["status"] != "ok"} == {"server"}, checks
         home.start()
+        wait_until(lambda: ": reachable" in home.logs(), "the first probe of LiteLLM")
         checks = home.cli_json("doctor")["checks"]
         assert [check for check in checks if check["status"] != "ok"] == []
         home.close()
