@@ -45,11 +45,15 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: DuckDB checkpoints inside a commit when the write-ahead log is so large, which makes that commit wait up to a second.
+#: DuckDB checkpoints inside a commit when the write-ahead log is so large, which makes that commit wait up to half a
+#: second. What no checkpoint has written yet is in memory: it must not be much larger.
 #: The writer does it earlier, when it has had nothing to do for a while, so that it happens under unbroken load alone.
-CHECKPOINT_THRESHOLD = "64MB"
+CHECKPOINT_THRESHOLD = "8MB"
 IDLE_S = 1.0
-IDLE_CHECKPOINT_BYTES = 8 * 1024 * 1024
+IDLE_CHECKPOINT_BYTES = 2 * 1024 * 1024
+#: What DuckDB may hold of the file and for its work. With ten million receipts a start fails at 32 MB; with more than
+#: this nothing gets quicker, and the memory of a busy server grows until it has used that up.
+MEMORY_LIMIT = "64MB"
 #: A checkpoint writes what the log holds into the file before it deletes the log; it must not run out of space.
 CHECKPOINT_HEADROOM_BYTES = 64 * 1024 * 1024
 
@@ -287,7 +291,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(
             path,
             config={
-                "memory_limit": "512MB",
+                "memory_limit": MEMORY_LIMIT,
                 "threads": 2,
                 "temp_directory": str(beside(path, ".tmp")),
                 "checkpoint_threshold": CHECKPOINT_THRESHOLD,
