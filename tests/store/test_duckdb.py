@@ -506,3 +506,24 @@ async def test_nothing_acknowledged_is_lost_to_kill_9(path: Path) -> None:
 
         assert last_seq >= acknowledged > 0
         assert [entry.seq for entry in kept] == list(range(last_seq, 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("file_mib", "limit_mib"), [(None, 64), (0, 64), (1_024, 64), (2_048, 128), (8_192, 512), (100_000, 512)]
+)
+def test_memory_goes_with_the_size_of_the_file(tmp_path: Path, file_mib: int | None, limit_mib: int) -> None:
+    path = tmp_path / "database"
+    if file_mib is not None:
+        with path.open("wb") as file:
+            file.truncate(file_mib << 20)  # a hole, not bytes
+    assert engine.memory_limit_bytes(path) == limit_mib << 20
+
+
+async def test_duckdb_takes_the_limit(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    assert isinstance(store, DuckDBStore)
+    limit = await store._engine.run(
+        lambda connection: connection.execute("SELECT current_setting('memory_limit')").fetchone()
+    )
+    await store.close()
+    assert limit == ("64.0 MiB",)

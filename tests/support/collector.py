@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -63,8 +64,9 @@ class Collector:
                 self.send_response(answer.status)
                 for name, value in {**answer.headers, "content-length": str(len(reply))}.items():
                     self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(reply)
+                with contextlib.suppress(ConnectionError):  # who has waited long enough is gone
+                    self.end_headers()
+                    self.wfile.write(reply)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

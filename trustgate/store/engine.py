@@ -51,9 +51,12 @@ R = TypeVar("R")
 CHECKPOINT_THRESHOLD = "8MB"
 IDLE_S = 1.0
 IDLE_CHECKPOINT_BYTES = 2 * 1024 * 1024
-#: What DuckDB may hold of the file and for its work. With ten million receipts a start fails at 32 MB; with more than
-#: this nothing gets quicker, and the memory of a busy server grows until it has used that up.
-MEMORY_LIMIT = "64MB"
+#: What DuckDB may hold of the file and for its work: a part of the file, within bounds. More makes nothing quicker, and
+#: a busy server's memory grows until it has used that up; but what its work takes grows with the file, too (of ten
+#: million receipts, 2.4 GB, it is between 32 and 48 MB for a start).
+MEMORY_LEAST_BYTES = 64 * 1024 * 1024
+MEMORY_MOST_BYTES = 512 * 1024 * 1024
+MEMORY_PART = 16
 #: A checkpoint writes what the log holds into the file before it deletes the log; it must not run out of space.
 CHECKPOINT_HEADROOM_BYTES = 64 * 1024 * 1024
 
@@ -285,13 +288,22 @@ def _create(path: Path) -> None:
         raise _unusable(path.parent, error) from error
 
 
+def memory_limit_bytes(path: Path) -> int:
+    """What DuckDB may take while it works on this file, as large as it is now."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        size = 0
+    return min(max(size // MEMORY_PART, MEMORY_LEAST_BYTES), MEMORY_MOST_BYTES)
+
+
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     """Open and harden the database and bring its schema up to date. The caller holds the sidecar's lock."""
     try:
         connection = duckdb.connect(
             path,
             config={
-                "memory_limit": MEMORY_LIMIT,
+                "memory_limit": f"{memory_limit_bytes(path)}B",
                 "threads": 2,
                 "temp_directory": str(beside(path, ".tmp")),
                 "checkpoint_threshold": CHECKPOINT_THRESHOLD,
