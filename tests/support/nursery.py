@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,8 @@ class Child:
     def __init__(self, pid: int, report: socket.socket) -> None:
         self.pid = pid
         self._report = report
+        # Of who is never asked how it ended, too.
+        weakref.finalize(self, report.close)
         self._exit_code: int | None = None
 
     def poll(self) -> int | None:
