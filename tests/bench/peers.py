@@ -6,7 +6,7 @@ To add one, write a function that gives a ``Running`` and put a ``Peer`` into ``
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
 import signal
 import sys
@@ -103,7 +103,7 @@ def start_gateway(upstream: str, home: Path) -> Running:
     """TrustGate on a home folder, new or kept, with a tenant of the benchmark's own."""
     gateway = Gateway(home, upstream=f"{upstream}/v1")
     gateway.start(timeout_s=_START_S)
-    secret = gateway.add_tenant(f"bench-{os.getpid()}", plan="internal")
+    secret = gateway.add_tenant(f"bench-{secrets.token_hex(8)}", plan="internal")
     headers = {"authorization": f"Bearer {secret}"}
     return Running(gateway.base_url, gateway.process.pid, gateway.ready_after_s, gateway.close, headers)
 
