@@ -214,7 +214,7 @@ class Bench:
     def _starts_and_commands(self, upstream: Running) -> None:
         times = 1 if self._options.quick else 7
         home = self._folder / "commands"
-        gateway = Gateway(home, upstream=f"{upstream.url}/v1")
+        gateway = Gateway(home, upstream=f"{upstream.url}/v1", forked=False)
         ready_s = []
         for _ in range(times):
             gateway.start()

@@ -156,7 +156,7 @@ def _measure(upstream: str, folder: Path, options: argparse.Namespace) -> tuple[
     facilitator = Process("the facilitator", command, ROOT, clean_environment(), folder / "facilitator.log")
     facilitator.wait_until(lambda: "ready" in facilitator.stdout)
     settles = f"http://127.0.0.1:{port}"
-    gateway = Gateway(folder / "home", upstream=f"{upstream}/v1").start()
+    gateway = Gateway(folder / "home", upstream=f"{upstream}/v1", forked=False).start()
     samples: Samples = defaultdict(list)
     try:
         gateway.cli(

@@ -101,7 +101,7 @@ def _end(process: Process) -> None:
 
 def start_gateway(upstream: str, home: Path) -> Running:
     """TrustGate on a home folder, new or kept, with a tenant of the benchmark's own."""
-    gateway = Gateway(home, upstream=f"{upstream}/v1")
+    gateway = Gateway(home, upstream=f"{upstream}/v1", forked=False)
     gateway.start(timeout_s=_START_S)
     secret = gateway.add_tenant(f"bench-{secrets.token_hex(8)}", plan="internal")
     headers = {"authorization": f"Bearer {secret}"}

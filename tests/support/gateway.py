@@ -33,12 +33,14 @@ class Gateway:
         upstream: str | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        forked: bool = True,
     ) -> None:
+        """``forked``: its processes come out of the nursery. Where start or memory are measured, they must not."""
         self.home = home
         self.log_path = home.with_name(f"{home.name}.log")
         self._arguments = [*(() if upstream is None else ("--upstream", upstream)), *arguments]
         self._environment = clean_environment(environment)
-        self._is_forked = nursery.can_start(environment or {})
+        self._is_forked = forked and nursery.can_start(environment or {})
         self._process: Process | None = None
         self._address: str | None = None
         #: Seconds from the start of the process to its ready line, of the last start.
