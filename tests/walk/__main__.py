@@ -44,6 +44,9 @@ class Walk:
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         python.chmod(0o755)
         kept = {name: value for name, value in os.environ.items() if _KEPT.search(name)}
+        settings = Path.home() / ".config" / "pip" / "pip.conf"
+        if settings.exists():
+            kept.setdefault("PIP_CONFIG_FILE", str(settings))
         self._environment = {**kept, "HOME": str(home), "PATH": f"{programs}:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
     def go(self) -> None:
