@@ -12,7 +12,7 @@ import pytest
 
 from tests.environments import ROOT
 from tests.support.bundles import REQUEST, RESPONSE, SampleLog, damaged, hostile
-from tests.support.checker import check_readable, shown
+from tests.support.checker import check_readable, mood_of_chosen, shown
 from tests.support.chromium import Browser
 from tests.support.entries import make_credit
 from trustgate.receipts.receipt import canonical
@@ -148,15 +148,7 @@ def test_another_verdict_follows_what_is_put_in(page: Browser) -> None:
 
 def test_a_file_of_the_disk_is_chosen(page: Browser, tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_bytes(GOOD)
-    page.evaluate(
-        "globalThis.shown = new Promise((resolve) => new MutationObserver(resolve)"
-        ".observe(document.getElementById('verdict'), {childList: true})), 0"
-    )
-
-    page.choose_file("#bundle", tmp_path / "bundle.json")
-
-    page.evaluate("shown.then(() => 0)")
-    assert page.evaluate("document.getElementById('verdict').className") == "wary"
+    assert mood_of_chosen(page, tmp_path / "bundle.json") == "wary"
 
 
 def test_a_bundle_is_dropped_on_the_page(page: Browser) -> None:

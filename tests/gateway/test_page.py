@@ -15,7 +15,7 @@ import pytest
 from tests.environments import ROOT
 from tests.gateway.conftest import Tenant
 from tests.support.bundles import SampleLog
-from tests.support.checker import check_readable, shown
+from tests.support.checker import check_readable, mood_of_chosen, shown
 from tests.support.chromium import Browser
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
@@ -252,13 +252,7 @@ def test_a_receipt_of_the_gateway_is_checked_good_and_a_damaged_one_refused(
 
 def test_a_bundle_is_chosen_from_the_disk(page: Browser, bundle: bytes, tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_bytes(bundle)
-    page.evaluate(
-        "globalThis.shown = new Promise((resolve) => new MutationObserver(resolve)"
-        ".observe(document.getElementById('verdict'), {childList: true})), 0"
-    )
-    page.choose_file("#bundle", tmp_path / "bundle.json")
-    page.evaluate("shown.then(() => 0)")
-    assert page.evaluate("document.getElementById('verdict').className") == "good"
+    assert mood_of_chosen(page, tmp_path / "bundle.json") == "good"
 
 
 def test_the_base_url_is_the_one_that_the_browser_sees(browser: Browser, shared_gateway: Gateway) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 from tests.support.chromium import Browser
@@ -56,6 +57,18 @@ def shown(page: Browser, bundle: bytes, *, texts: dict[str, str] | None = None, 
     result: dict[str, Any] = page.call(_CHECK, files, texts or {})
     assert result["seen"]
     return result
+
+
+def mood_of_chosen(page: Browser, file: Path) -> str:
+    """What the page says of a bundle that is chosen from the disk."""
+    page.evaluate(
+        "globalThis.shown = new Promise((resolve) => new MutationObserver(resolve)"
+        ".observe(document.getElementById('verdict'), {childList: true})), 0"
+    )
+    page.choose_file("#bundle", file)
+    page.evaluate("shown.then(() => 0)")
+    mood: str = page.evaluate("document.getElementById('verdict').className")
+    return mood
 
 
 def check_readable(page: Browser) -> None:

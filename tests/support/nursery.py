@@ -76,7 +76,7 @@ def start(
     *,
     folder: Path,
     environment: Mapping[str, str],
-    stdin: IO[bytes] | int | None = None,
+    stdin: IO[bytes] | None = None,
     stdout: IO[bytes],
     stderr: IO[bytes],
     new_session: bool = False,
@@ -86,8 +86,8 @@ def start(
     order = json.dumps([list(arguments), str(folder), dict(environment), new_session]).encode()
     assert len(order) <= _LARGEST_ORDER_BYTES
     with told, Path(os.devnull).open("rb") as nothing:
-        files = [nothing if stdin is None else stdin, stdout, stderr, told]
-        socket.send_fds(_mother(), [order], [file if isinstance(file, int) else file.fileno() for file in files])
+        files = [file.fileno() for file in (stdin or nothing, stdout, stderr)]
+        socket.send_fds(_mother(), [order], [*files, told.fileno()])
         said = report.recv(64)
     assert said, "the mother process has died"
     return Child(int(said), report)
