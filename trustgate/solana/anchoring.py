@@ -55,11 +55,10 @@ class Anchoring:
         #: Failed tries of the schedule in a row, and what the last one said.
         self.failures = 0
         self.problem = ""
-        #: How far the log is anchored: on the chain of the settings once that has been asked, until then on any.
-        self.anchored_size = 0
-        self.anchored_us = 0
-        #: The anchor that covers most, there.
+        #: The anchor that covers most of the log: on the chain of the settings once that has been asked, until then on
+        #: any; and when anything was anchored there last.
         self.last: Anchor | None = None
+        self.anchored_us = 0
         self._genesis: str | None = None
         #: In the event loop's time.
         self._try_again_at = 0.0
@@ -73,6 +72,11 @@ class Anchoring:
             self._try_again_at = 0.0
         self._settings = settings
 
+    @property
+    def anchored_size(self) -> int:
+        """How far the log is anchored, receipts."""
+        return 0 if self.last is None else self.last.tree_size
+
     async def load(self) -> None:
         """Look up how far the log is anchored."""
         anchored = [
@@ -80,7 +84,6 @@ class Anchoring:
             for anchor in await self._store.anchors()
             if anchor.state == "anchored" and self._genesis in (None, anchor.genesis)
         ]
-        self.anchored_size = max((anchor.tree_size for anchor in anchored), default=0)
         self.anchored_us = max((anchor.anchored_us for anchor in anchored), default=0)
         self.last = max(anchored, key=lambda anchor: (anchor.tree_size, anchor.anchored_us), default=None)
 
