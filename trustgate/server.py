@@ -298,8 +298,7 @@ class _Server:
             books=self.books,
             running=self.running,
             sales=self.sales,
-            on_refusal=self._on_refusal,
-            on_end=None if self.telemetry is None else self.telemetry.on_end,
+            on_end=self._on_end,
             tracing=None if self.telemetry is None else self.telemetry.tracing,
         )
         self.vitals = Vitals(
@@ -399,6 +398,13 @@ class _Server:
             self.request_log.request(receipt)
         if self.observer is not None:
             self.observer.on_receipt(receipt)
+
+    def _on_end(self, endpoint: Endpoint, arrival: Arrival, error: TrustGateError | None) -> None:
+        """A request has ended; ``error``: what it was refused for, or failed with."""
+        if self.telemetry is not None:
+            self.telemetry.on_end(endpoint, arrival, error)
+        if error is not None:
+            self._on_refusal(error, endpoint, arrival)
 
     def _on_refusal(self, error: TrustGateError, endpoint: Endpoint, arrival: Arrival) -> None:
         self.counters.count_error(error)

@@ -40,9 +40,9 @@ _NOTHING = Usage()
 _NO_PRICE_HASH = price_hash(Prices())
 
 
-def receipt_header(arrival: Arrival) -> tuple[bytes, bytes]:
+def receipt_header(receipt_id: str) -> tuple[bytes, bytes]:
     """Tells the client which receipt its request has."""
-    return b"x-trustgate-receipt", arrival.receipt_id.encode()
+    return b"x-trustgate-receipt", receipt_id.encode()
 
 
 def worst_case(endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: int | None) -> Ask:
@@ -104,7 +104,7 @@ class Books:
         account = Account(self, request, None, None)
         account.sent(request.endpoint.dialect.body(refusal, arrival.request_id.decode()))
         account.close("refused", status=refusal.status)
-        reply.headers.append(receipt_header(arrival))
+        reply.headers.append(receipt_header(arrival.receipt_id))
 
 
 class Account:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from trustgate.access.directory import Caller, Directory
 from trustgate.errors import InvalidRequest, PermissionDenied, TrustGateError
+from trustgate.gateway.accounting import receipt_header
 from trustgate.gateway.dialects import OPENAI
 from trustgate.gateway.leash import Running
 from trustgate.gateway.reading import explain
@@ -92,7 +93,7 @@ class Credits:
         reply.headers += await sale.settle()
         if sale.payment is not None:
             entry = sale.credit()
-            reply.headers.append((b"x-trustgate-receipt", entry.receipt.id.encode()))
+            reply.headers.append(receipt_header(entry.receipt.id))
 
 
 def _order(arrival: Arrival, caller: Caller, terms: PaymentTerms, body: bytes) -> Order:

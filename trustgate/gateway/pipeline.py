@@ -74,13 +74,11 @@ class Pipeline:
         books: Books,
         running: Running,
         sales: Sales,
-        on_refusal: Callable[[TrustGateError, Endpoint, Arrival], None],
-        on_end: OnEnd | None = None,
+        on_end: OnEnd,
         tracing: Tracing | None = None,
     ) -> None:
         """``on_end``: told of every request as it ends, with what it was refused for, if it was."""
         self._settings = settings
-        self._on_refusal = on_refusal
         self._on_end = on_end
         self._tracing = tracing
         self._directory = directory
@@ -115,10 +113,8 @@ class Pipeline:
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             error = TrustGateError("The gateway failed. The error is in its log.")
-        if self._on_end is not None:
-            self._on_end(endpoint, arrival, error)
+        self._on_end(endpoint, arrival, error)
         if error is not None:
-            self._on_refusal(error, endpoint, arrival)
             await reply.refuse(error)
 
     async def _walk(self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, reply: Reply) -> None:
@@ -172,7 +168,7 @@ class Pipeline:
                     targets = self._routing.targets(way, resolved)
 
                     # 8 fetch, 9 metering, 10 receipt, 11 response
-                    reply.headers.append(receipt_header(arrival))
+                    reply.headers.append(receipt_header(arrival.receipt_id))
                     watch = Watch(receive, reply, leash, drain=caller.plan.on_disconnect == "drain")
                     try:
                         _watch_from_its_end(body, watch)
