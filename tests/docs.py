@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.bench import report
 from trustgate.cli.completion import FILES, script
-from trustgate.gateway.tuning import is_reloaded
+from trustgate.server.reload import is_reloaded
 from trustgate.settings import describe
 
 README = Path(__file__).resolve().parent.parent / "README.md"

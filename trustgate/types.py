@@ -55,14 +55,14 @@ def matches(patterns: tuple[str, ...], name: str) -> bool:
     return "*" in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-#: Features a plan can gate. Each is found by the request's own fields (gateway.endpoints).
+#: Features a plan can gate. Each is found by the request's own fields (gateway.api.endpoints).
 FEATURES = (
     *("streaming", "tools", "vision", "audio", "files", "structured_outputs", "logprobs", "multiple_choices"),
     "background",
 )
 
 
-#: What plans and receipts call the endpoints that serve models (gateway.endpoints).
+#: What plans and receipts call the endpoints that serve models (gateway.api.endpoints).
 ENDPOINTS = (
     *("chat.completions", "completions", "embeddings", "responses", "messages", "moderations", "rerank"),
     *("images.generations", "images.edits", "audio.speech", "audio.transcriptions", "audio.translations"),
@@ -244,7 +244,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """One x402 payment, from its claim to its end: a row of the ledger, written before the act it tells of."""
 
     id: str
-    #: What makes it the same payment, however it is encoded: 64 hexadecimal digits (payment.wire).
+    #: What makes it the same payment, however it is encoded: 64 hexadecimal digits (payment.x402_wire).
     key: str
     tenant_id: str
     key_id: str

@@ -16,13 +16,13 @@ from tests.support.processes import PATIENCE_S
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.commands import Admin, ServerStatus
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.admin.local import LocalAdmin
 from trustgate.admin.remote import RemoteAdmin
 from trustgate.admin.routes import admin_routes
 from trustgate.models.catalog import Catalog
 from trustgate.payment.balance import Balances
-from trustgate.payment.house import House
+from trustgate.payment.service import House
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log

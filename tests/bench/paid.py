@@ -41,8 +41,8 @@ from tests.support.market import MODEL as PAID_MODEL
 from tests.support.market import Buyer, TokenMarket, token_market
 from tests.support.payments import payment_of
 from tests.support.processes import Process, clean_environment, free_port
-from trustgate.payment.embedded import EmbeddedFacilitator
-from trustgate.payment.nodes import Nodes
+from trustgate.payment.chains.nodes import Nodes
+from trustgate.payment.facilitators.embedded import EmbeddedFacilitator
 from trustgate.settings import PaymentSettings, Settings
 
 LOADS = (Load(1, False), Load(8, False), Load(32, False), Load(16, True))

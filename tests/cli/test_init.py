@@ -19,7 +19,7 @@ from tests.support.gateway import Gateway
 from tests.support.litellm import LiteLLM
 from tests.support.processes import free_port, wait_until
 from trustgate.cli.settings_file import settings_file_text
-from trustgate.models.discovery import find_servers
+from trustgate.models.importing.discovery import find_servers
 from trustgate.settings import describe, load_settings
 
 #: What each server answers, as its documentation shows it: path → (status, JSON).

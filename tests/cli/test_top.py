@@ -22,7 +22,7 @@ import pytest
 from tests.support.entries import FIRST_US, make_receipt
 from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S, clean_environment
-from trustgate.receipts.pulse import in_window, load_of, loads_by
+from trustgate.observe.live_stats import in_window, load_of, loads_by
 
 _LONG = "Zoë & Söhne GmbH, a tenant with a rather long name 日本"
 

@@ -20,7 +20,7 @@ import pytest
 from tests import environments
 from tests.support.gateway import Gateway
 from tests.support.processes import Process, clean_environment
-from trustgate.solana.tokens import associated_account
+from trustgate.formats.spl_token import associated_account
 
 pytestmark = pytest.mark.clients
 

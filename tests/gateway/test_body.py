@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustgate.gateway.body import outgoing
+from trustgate.gateway.path.json_edit import outgoing
 
 json_values = st.recursive(
     st.none()

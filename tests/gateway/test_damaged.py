@@ -12,7 +12,7 @@ import pytest
 from tests.gateway.conftest import Tenant
 from tests.support.gateway import Gateway
 from tests.support.upstream import Upstream
-from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
+from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 
 _JSON = {"content-type": "application/json"}
 _FORM = {"content-type": "multipart/form-data; boundary=x"}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustgate.errors import InvalidRequest
-from trustgate.gateway.endpoints import ENDPOINTS, Call
+from trustgate.gateway.api.endpoints import ENDPOINTS, Call
 
 CHAT, COMPLETIONS, EMBEDDINGS = ENDPOINTS[:3]
 MESSAGES = [{"role": "user", "content": "Hello"}]

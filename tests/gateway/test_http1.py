@@ -18,7 +18,7 @@ from tests.gateway.test_path import only_receipt
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
-from trustgate.gateway.heads import read_head
+from trustgate.http.heads import read_head
 
 #: In /proc/net/tcp.
 _TCP_ESTABLISHED = "01"

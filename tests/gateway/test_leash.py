@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from trustgate.errors import Unavailable
-from trustgate.gateway.leash import Leash, Pulled, Running
+from trustgate.gateway.path.inflight import Leash, Pulled, Running
 
 
 async def held(running: Running, key_id: str = "key_1") -> tuple[asyncio.Task[str], Leash]:

@@ -13,7 +13,7 @@ from tests.support.entries import make_receipt
 from tests.support.processes import wait_until
 from tests.support.upstream import Reply, Upstream
 from trustgate.errors import NotFound
-from trustgate.gateway.logs import RequestLog
+from trustgate.observe.request_log import RequestLog
 
 _SAID = "a prompt that nobody may read"
 

@@ -15,9 +15,9 @@ from tests.support.entries import make_receipt
 from tests.support.gateway import Gateway
 from tests.support.upstream import Reply, Upstream
 from trustgate.errors import NotFound, UpstreamRefused
-from trustgate.gateway.counters import MODELS_MOST, OTHER, Counters
-from trustgate.gateway.metrics import _braces
 from trustgate.models.catalog import Catalog
+from trustgate.observe.counters import MODELS_MOST, OTHER, Counters
+from trustgate.observe.metrics import _braces
 from trustgate.types import Passport
 
 #: One sample of the text format: name, labels, value.

@@ -10,8 +10,8 @@ import pytest
 
 from tests.gateway.conftest import Tenant
 from tests.support.gateway import Gateway
-from trustgate.gateway.endpoints import ENDPOINTS
-from trustgate.gateway.openapi import document
+from trustgate.gateway.api.endpoints import ENDPOINTS
+from trustgate.gateway.views.openapi import document
 from trustgate.types import ENDPOINTS as NAMES
 
 _WORDS_WHERE_IDS_ARE = ("/v1/responses/input_tokens", "/v1/responses/compact")

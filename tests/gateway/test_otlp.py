@@ -23,7 +23,7 @@ from tests.support.collector import Answer, Collector, attributes, running_colle
 from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S, clean_environment, wait_until
 from tests.support.upstream import Gate, Reply, Upstream
-from trustgate.gateway.traces import Tracing
+from trustgate.observe.traces import Tracing
 from trustgate.telemetry import REQUIREMENT
 from trustgate.telemetry.sender import SPANS_MOST, Sender
 
@@ -304,7 +304,7 @@ def test_nothing_of_it_is_loaded_where_nothing_is_sent(
     assert "otlp" not in " ".join(name for name, _, _ in scrape(gateway))
     assert gateway.stop() == 0
     told = gateway.logs()
-    assert "trustgate.gateway.traces" in told, "imports are told"
+    assert "trustgate.observe.traces" in told, "imports are told"
     assert sorted(set(_IMPORTED.findall(told))) == []
 
 

@@ -20,7 +20,7 @@ from tests.support.chromium import Browser
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from tests.support.upstream import Upstream
-from trustgate.gateway.page import Anchored, Page, Standing
+from trustgate.gateway.views.page import Anchored, Page, Standing
 from trustgate.receipts.checkpoint import open_checkpoint
 from trustgate.receipts.note import VerifierKey
 
@@ -316,4 +316,4 @@ def test_it_can_be_read_and_used_by_everybody(page: Browser, bundle: bytes) -> N
 
 def test_the_example_is_the_file_that_the_gateway_takes_its_checker_from() -> None:
     example = ROOT / "examples" / "verify" / "index.html"
-    assert example.resolve() == ROOT / "trustgate" / "gateway" / "pages" / "verify.html"
+    assert example.resolve() == ROOT / "trustgate" / "gateway" / "views" / "pages" / "verify.html"

@@ -21,7 +21,7 @@ from tests.gateway.conftest import SignUp, Tenant
 from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S, clean_environment, wait_until
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
-from trustgate.gateway.tuning import RELOADED, adopted, differences, is_reloaded
+from trustgate.server.reload import RELOADED, adopted, differences, is_reloaded
 from trustgate.settings import AnchorSettings, JournalSettings, ServeSettings, Settings, describe
 
 

@@ -15,8 +15,8 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from trustgate.models.echo import ECHO_MODEL, EMBEDDING_DIMENSIONS, EchoTransport
 from trustgate.models.estimate import estimate_chat, estimate_tokens
-from trustgate.models.sse import DONE, SseScanner, frame_data
-from trustgate.models.usage import FrameKind, StreamMeter
+from trustgate.models.metering.sse import DONE, SseScanner, frame_data
+from trustgate.models.metering.usage import FrameKind, StreamMeter
 
 HELLO: list[ChatCompletionMessageParam] = [
     {"role": "system", "content": "Be kind."},

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.support.answers import message_stream, response_stream
 from tests.support.upstream import DONE, delta, encode, usage_chunk
-from trustgate.models.events import EventMeter, MessagesMeter, read_images, read_transcript
-from trustgate.models.sse import SseScanner, frame_data
-from trustgate.models.usage import FrameKind, StreamMeter, read_json_usage
+from trustgate.models.metering.events import EventMeter, MessagesMeter, read_images, read_transcript
+from trustgate.models.metering.sse import SseScanner, frame_data
+from trustgate.models.metering.usage import FrameKind, StreamMeter, read_json_usage
 from trustgate.types import Usage
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}

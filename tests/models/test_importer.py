@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from trustgate.errors import SettingsError
-from trustgate.models import documents
-from trustgate.models.importer import ImportFile, read_import_file
+from trustgate.models.importing import documents
+from trustgate.models.importing.litellm import ImportFile, read_import_file
 from trustgate.models.passports import PassportFields
 from trustgate.types import Fallback, Prices
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustgate.errors import UpstreamFailed
-from trustgate.models.sse import DONE, SseScanner, frame_data
+from trustgate.models.metering.sse import DONE, SseScanner, frame_data
 
 PIECES = [
     b"\n",

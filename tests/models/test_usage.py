@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustgate.models.estimate import estimate_tokens
-from trustgate.models.usage import MAX_TOKENS, FrameKind, Reported, StreamMeter, read_json_usage
+from trustgate.models.metering.usage import MAX_TOKENS, FrameKind, Reported, StreamMeter, read_json_usage
 from trustgate.types import Usage
 
 

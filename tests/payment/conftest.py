@@ -12,13 +12,13 @@ import pytest
 from tests.support.chain import FaultyNode, Lane, Wrong, faulty_node
 from tests.support.payments import payment_of
 from tests.support.tokens import Token, Wallet
-from trustgate.payment.base import Settlement
-from trustgate.payment.chains import Chains
-from trustgate.payment.embedded import EmbeddedFacilitator, Timing
-from trustgate.payment.nodes import Nodes
+from trustgate.localnet import Localnet, running_localnet
+from trustgate.payment.chains.lookup import Chains
+from trustgate.payment.chains.nodes import Nodes
+from trustgate.payment.facilitators.embedded import EmbeddedFacilitator, Timing
+from trustgate.payment.interfaces import Settlement
 from trustgate.settings import PaymentSettings, Settings
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.localnet import Localnet, running_localnet
 from trustgate.types import Payment
 
 #: A blockhash lives for 150 slots, and the machine may be slow.

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustgate.payment import answers as answers_module
-from trustgate.payment.answers import MOST_ANSWER_BYTES, Answers, Recorded, Recorder
+from trustgate.payment import paid_answers as answers_module
 from trustgate.payment.balance import BalanceHold, Balances
+from trustgate.payment.paid_answers import MOST_ANSWER_BYTES, Answers, Recorded, Recorder
 from trustgate.store import Balance
 
 
@@ -89,7 +89,7 @@ def test_the_oldest_answers_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_answer_is_kept_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
-    monkeypatch.setattr("trustgate.payment.answers.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("trustgate.payment.paid_answers.time.monotonic", lambda: now[0])
     answers = Answers()
     answers.keep("pay_1", _recorded(b"1"))
     now[0] += 3_599

@@ -33,8 +33,8 @@ from tests.support.chain import (
 from tests.support.payments import payment_of
 from tests.support.tokens import settle_by_hand
 from trustgate.errors import ChainError, RpcUnavailable
+from trustgate.formats.solana_transaction import b58encode
 from trustgate.ids import MICROSECONDS_PER_SECOND
-from trustgate.receipts.transaction import b58encode
 from trustgate.types import Payment
 
 

@@ -31,10 +31,10 @@ from tests.support.chain import (
 from tests.support.payments import payment_of
 from tests.support.tokens import Wallet
 from trustgate.errors import FacilitatorUnavailable, SettingsError
-from trustgate.payment.base import Settlement
+from trustgate.formats.solana_transaction import read_transaction
+from trustgate.payment.facilitators.signing_policy import MOST_FEE_LAMPORTS
+from trustgate.payment.interfaces import Settlement
 from trustgate.payment.networks import SOLANA_DEVNET
-from trustgate.payment.policy import MOST_FEE_LAMPORTS
-from trustgate.receipts.transaction import read_transaction
 from trustgate.types import Payment
 
 # what goes well

@@ -13,9 +13,9 @@ from tests.support.payments import PAYER, evm_payload, evm_requirements, payment
 from tests.support.upstream import CLOSE, Reply, Upstream
 from trustgate.errors import ChainError, RpcUnavailable
 from trustgate.ids import MICROSECONDS_PER_SECOND
-from trustgate.payment.chains import Chains
-from trustgate.payment.evm import AUTHORIZATION_CANCELED
-from trustgate.payment.nodes import Nodes
+from trustgate.payment.chains.evm import AUTHORIZATION_CANCELED
+from trustgate.payment.chains.lookup import Chains
+from trustgate.payment.chains.nodes import Nodes
 from trustgate.settings import PaymentSettings, Settings
 from trustgate.types import Payment
 

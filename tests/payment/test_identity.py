@@ -19,9 +19,9 @@ from solders.transaction import VersionedTransaction
 
 from tests.support.payments import BASE_USDC, PAYER, evm_payload, evm_requirements
 from trustgate.errors import InvalidRequest
-from trustgate.payment.identity import Authorization, authorization_of, payer_of, payment_key, transaction_of
+from trustgate.formats.spl_token import TOKEN_PROGRAM
 from trustgate.payment.networks import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET
-from trustgate.solana.tokens import TOKEN_PROGRAM
+from trustgate.payment.payment_key import Authorization, authorization_of, payer_of, payment_key, transaction_of
 
 PAYER_KEY, FEE_KEY = Keypair(), Keypair()
 

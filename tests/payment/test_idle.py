@@ -23,5 +23,5 @@ def test_nothing_of_payments_is_loaded_where_nobody_pays(make_gateway: GatewayFa
     assert answer.status_code == 200
     assert gateway.stop() == 0
     told = gateway.logs()
-    assert "trustgate.payment.house" in told, "imports are told, and the room is there"
+    assert "trustgate.payment.service" in told, "imports are told, and the room is there"
     assert sorted(set(_IMPORTED.findall(told))) == []

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustgate.errors import InvalidRequest
+from trustgate.formats.keccak import _sponge, keccak256
+from trustgate.formats.solana_transaction import b58encode
 from trustgate.payment import networks
-from trustgate.payment.evm import (
+from trustgate.payment.chains.evm import (
     AUTHORIZATION_CANCELED,
     AUTHORIZATION_STATE,
     AUTHORIZATION_USED,
@@ -23,7 +25,6 @@ from trustgate.payment.evm import (
     TRANSFER,
     VERSION,
 )
-from trustgate.payment.keccak import _sponge, keccak256
 from trustgate.payment.networks import (
     BASE,
     BASE_SEPOLIA,
@@ -35,7 +36,6 @@ from trustgate.payment.networks import (
     known_asset,
     v1_name_of,
 )
-from trustgate.receipts.transaction import b58encode
 
 #: From EIP-55.
 CHECKSUMMED = [

@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.processes import PATIENCE_S
 from trustgate.errors import RpcUnavailable, TrustGateError
+from trustgate.localnet import find_running, running_localnet
+from trustgate.payment.chains.nodes import Nodes
 from trustgate.payment.networks import SOLANA_DEVNET
-from trustgate.payment.nodes import Nodes
 from trustgate.settings import PaymentSettings, Settings
-from trustgate.solana.localnet import find_running, running_localnet
 
 
 def settings(home: Path) -> Settings:
@@ -68,9 +68,9 @@ def test_nothing_is_loaded_before_somebody_pays(tmp_path: Path) -> None:
     code = f"""
 import sys, asyncio
 from pathlib import Path
-from trustgate.payment.chains import Chains
-from trustgate.payment.facilitator import Facilitators
-from trustgate.payment.nodes import Nodes
+from trustgate.payment.chains.lookup import Chains
+from trustgate.payment.facilitators.registry import Facilitators
+from trustgate.payment.chains.nodes import Nodes
 from trustgate.settings import Settings
 async def main():
     settings = Settings(home=Path({str(tmp_path)!r}))

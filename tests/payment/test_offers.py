@@ -14,11 +14,11 @@ from tests.support.facilitator import FacilitatorDouble
 from tests.support.payments import BASE_USDC, SHOP
 from tests.support.upstream import Upstream
 from trustgate.errors import ChainError, FacilitatorUnavailable, InvalidRequest, SettingsError
-from trustgate.payment.facilitator import Facilitators
+from trustgate.formats.solana_transaction import b58encode
+from trustgate.payment.chains.nodes import Nodes
+from trustgate.payment.facilitators.registry import Facilitators
 from trustgate.payment.networks import BASE, SOLANA_DEVNET
-from trustgate.payment.nodes import Nodes
 from trustgate.payment.offers import Wish, make_offer
-from trustgate.receipts.transaction import b58encode
 from trustgate.settings import PaymentSettings, Settings
 from trustgate.types import Offer
 

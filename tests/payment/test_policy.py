@@ -18,8 +18,8 @@ from solders.transaction import VersionedTransaction
 
 from tests.payment.conftest import PRICE, Shop, settle
 from tests.support.payments import payment_of
-from trustgate.payment.policy import MOST_FEE_LAMPORTS
-from trustgate.solana.tokens import TOKEN_PROGRAM
+from trustgate.formats.spl_token import TOKEN_PROGRAM
+from trustgate.payment.facilitators.signing_policy import MOST_FEE_LAMPORTS
 from trustgate.types import Payment
 
 

@@ -33,8 +33,8 @@ from tests.support.payments import PAYER, evm_payload, evm_requirements, payment
 from tests.support.processes import free_port
 from tests.support.upstream import Gate, Reply
 from trustgate.errors import FacilitatorUnavailable, InvalidRequest
+from trustgate.payment.facilitators.remote import RemoteFacilitator, check_facilitator_url
 from trustgate.payment.networks import BASE_SEPOLIA, SOLANA_DEVNET
-from trustgate.payment.remote import RemoteFacilitator, check_facilitator_url
 from trustgate.types import Payment
 
 TIMEOUT_S = 1.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustgate.receipts import ed25519
+from trustgate.formats import ed25519
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))

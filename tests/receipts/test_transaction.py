@@ -17,7 +17,7 @@ from solders.transaction import VersionedTransaction
 
 from tests.support.bundles import MEMO_PROGRAM, MEMO_PROGRAM_V1, SampleLog
 from trustgate.errors import VerificationFailed
-from trustgate.receipts.transaction import MAX_TRANSACTION_BYTES, b58decode, b58encode, read_transaction
+from trustgate.formats.solana_transaction import MAX_TRANSACTION_BYTES, b58decode, b58encode, read_transaction
 
 LOG = SampleLog(5, 2)
 ANCHOR = LOG.anchor()

@@ -36,8 +36,8 @@ from trustgate.errors import (
 )
 from trustgate.solana.anchors import Anchorer, Timing
 from trustgate.solana.clusters import find_cluster
-from trustgate.solana.fate import look
 from trustgate.solana.rpc import RpcClient
+from trustgate.solana.transaction_status import look
 from trustgate.types import Anchor, AnchorAttempt
 
 

@@ -22,8 +22,8 @@ from msgspec.structs import replace
 from tests.support import chain
 from tests.support.chain import METHODS, FaultyNode, Kill, Lane, Wrong, faulty_node
 from tests.support.flush_driver import Drivers, Ended, Order, Outcome, payer_key, target_of
-from trustgate.receipts.transaction import Transaction, read_transaction
-from trustgate.solana.localnet import Localnet, running_localnet
+from trustgate.formats.solana_transaction import Transaction, read_transaction
+from trustgate.localnet import Localnet, running_localnet
 from trustgate.store import open_store
 
 pytestmark = pytest.mark.slow

@@ -26,9 +26,9 @@ from spl.token import instructions as tokens
 from spl.token import models
 from spl.token.constants import MINT_LEN, TOKEN_2022_PROGRAM_ID, TOKEN_PROGRAM_ID
 
-from trustgate.receipts.transaction import b58encode
-from trustgate.solana.localnet import Localnet, running_localnet
-from trustgate.solana.localnet.clock import SKIPPED_SLOTS
+from trustgate.formats.solana_transaction import b58encode
+from trustgate.localnet import Localnet, running_localnet
+from trustgate.localnet.clock import SKIPPED_SLOTS
 
 FINALITY_SLOTS = 4
 SOL = 10**9

@@ -31,8 +31,8 @@ from solders.transaction import VersionedTransaction
 
 from tests.support.processes import PATIENCE_S, Process, clean_environment
 from trustgate.errors import HomeUnusable, OperatorError, StoreDamaged, StoreLocked, StoreTooNew
-from trustgate.solana.localnet import Localnet, find_or_start, running_localnet
-from trustgate.solana.localnet.clock import block_height
+from trustgate.localnet import Localnet, find_or_start, running_localnet
+from trustgate.localnet.clock import block_height
 
 ROOT = Path(__file__).parents[2]
 MEMO = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
@@ -338,7 +338,7 @@ async def test_a_second_one_is_refused_and_finds_the_first(folder: Path) -> None
 _HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from trustgate.solana.localnet import find_or_start
+from trustgate.localnet import find_or_start
 
 async def main():
     async with find_or_start(Path(sys.argv[1]), slot_ms=20) as url:

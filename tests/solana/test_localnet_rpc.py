@@ -20,13 +20,13 @@ from solders.message import Message, MessageV0
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
-from trustgate.receipts.transaction import b58encode
-from trustgate.solana.localnet import Localnet, running_localnet
-from trustgate.solana.localnet.chain import Chain
-from trustgate.solana.localnet.faults import RpcError
-from trustgate.solana.localnet.http import MAX_BODY_BYTES
-from trustgate.solana.localnet.methods import METHODS, call
-from trustgate.solana.localnet.rpc import answer
+from trustgate.formats.solana_transaction import b58encode
+from trustgate.localnet import Localnet, running_localnet
+from trustgate.localnet.chain import Chain
+from trustgate.localnet.faults import RpcError
+from trustgate.localnet.http import MAX_BODY_BYTES
+from trustgate.localnet.methods import METHODS, call
+from trustgate.localnet.rpc import answer
 
 ADDRESS = str(Keypair.from_seed(bytes(32)).pubkey())
 SIGNATURE = b58encode(bytes(range(64)))

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.support.chain import Answer, Call, Wrong, changed, encoded, faulty_node
 from trustgate.errors import AnchorRefused, RpcRejected, RpcUnavailable
-from trustgate.receipts.transaction import MAX_TRANSACTION_BYTES, b58encode, read_transaction
+from trustgate.formats.solana_transaction import MAX_TRANSACTION_BYTES, b58encode, read_transaction
+from trustgate.localnet import running_localnet
 from trustgate.solana.clusters import find_cluster
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.localnet import running_localnet
 from trustgate.solana.memo import BASE_FEE_LAMPORTS, MAX_NOTE_BYTES, Fee, check_note_size, estimate, price, sign_memo
 from trustgate.solana.rpc import RpcClient
 

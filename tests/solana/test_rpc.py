@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from tests.support.processes import free_port
 from tests.support.upstream import CLOSE, HANG, RESET, Recorded, Reply, Upstream
 from trustgate.errors import ChainError, RpcRejected, RpcUnavailable
-from trustgate.receipts.transaction import b58encode
+from trustgate.formats.solana_transaction import b58encode
+from trustgate.localnet import running_localnet
 from trustgate.solana.clusters import find_cluster
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.localnet import running_localnet
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.solana.rpc import MAX_ANSWER_BYTES, RpcClient, Status
 

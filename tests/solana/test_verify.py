@@ -34,14 +34,14 @@ from tests.support.chain import (
 )
 from tests.support.flush_driver import log_key, payer_key, root_of, target_of
 from trustgate.errors import AnchorRefused, RpcRejected, RpcUnavailable, SettingsError, VerificationFailed
+from trustgate.formats.solana_transaction import Transaction, read_transaction
+from trustgate.localnet import Localnet, running_localnet
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey
-from trustgate.receipts.transaction import Transaction, read_transaction
 from trustgate.solana import history
 from trustgate.solana.anchors import Anchorer, Timing
 from trustgate.solana.clusters import Cluster, find_cluster
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.localnet import Localnet, running_localnet
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.solana.rpc import RpcClient
 from trustgate.solana.verify import Audit, Log, Stranger, find_transaction, verify_chain, verify_on_chain

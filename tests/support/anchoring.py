@@ -12,11 +12,11 @@ from tests.support.chain import (
     faulty_node,
 )
 from tests.support.flush_driver import payer_key, target_of
-from trustgate.receipts.transaction import Transaction, read_transaction
+from trustgate.formats.solana_transaction import Transaction, read_transaction
+from trustgate.localnet import Localnet, running_localnet
 from trustgate.solana.anchors import Anchorer, FlushResult, Progress, Target, Timing
 from trustgate.solana.clusters import Cluster, find_cluster
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.localnet import Localnet, running_localnet
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.solana.rpc import RpcClient
 from trustgate.types import Anchor, AnchorAttempt

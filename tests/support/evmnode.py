@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support.payments import BASE_USDC, PAYER, SHOP
 from tests.support.upstream import Recorded, Reply, Upstream
-from trustgate.payment.evm import (
+from trustgate.payment.chains.evm import (
     AUTHORIZATION_CANCELED,
     AUTHORIZATION_STATE,
     AUTHORIZATION_USED,

@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from tests.support.upstream import CLOSE, HANG, RESET, Gate, Recorded, Reply, Upstream
-from trustgate.payment.identity import payer_of, payment_key
+from trustgate.formats.solana_transaction import b58encode
 from trustgate.payment.networks import BASE, BASE_SEPOLIA, SOLANA_DEVNET, caip2_of, v1_name_of
-from trustgate.receipts.transaction import b58encode
+from trustgate.payment.payment_key import payer_of, payment_key
 
 Document = dict[str, Any]
 Mover = Callable[[Document], str]

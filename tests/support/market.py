@@ -27,8 +27,8 @@ from tests.support.tokens import SOL, Token, Wallet
 from trustgate.admin.commands import Command, ReceiptShow, TenantAdd
 from trustgate.admin.money import OfferWanted, PaymentList, PaymentSet, TenantCredit
 from trustgate.admin.remote import RemoteAdmin
+from trustgate.localnet import running_localnet
 from trustgate.settings import Settings
-from trustgate.solana.localnet import running_localnet
 from trustgate.types import Payment
 
 R = TypeVar("R")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trustgate.ids import new_id, now_us
-from trustgate.payment.identity import payment_key
 from trustgate.payment.networks import caip2_of, v1_name_of
+from trustgate.payment.payment_key import payment_key
 from trustgate.types import Offer, Payment
 
 #: Addresses of an EVM chain that nobody has the keys of.

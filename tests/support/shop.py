@@ -19,13 +19,13 @@ import msgspec
 
 from tests.support.entries import make_receipt
 from trustgate.ids import new_id, now_us
-from trustgate.payment.answers import Recorded
 from trustgate.payment.balance import Balances
-from trustgate.payment.base import Kind, OnTransaction, Settlement, Verdict
 from trustgate.payment.cashier import Cashier, Order, Sale
+from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, Verdict
 from trustgate.payment.ledger import Ledger
+from trustgate.payment.paid_answers import Recorded
 from trustgate.payment.reconciler import Reconciler
-from trustgate.payment.wire import Presented, requirements
+from trustgate.payment.x402_wire import Presented, requirements
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree

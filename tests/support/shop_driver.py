@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.support.shop import Shop, order, shuffled, signed, terms
 from trustgate.errors import TrustGateError
-from trustgate.payment.wire import Presented
+from trustgate.payment.x402_wire import Presented
 
 _TENANTS = tuple(f"tenant_{number}" for number in range(4))
 _AT_ONCE = 10

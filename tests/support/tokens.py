@@ -35,12 +35,12 @@ from spl.token import models
 from spl.token.constants import MINT_LEN, TOKEN_PROGRAM_ID
 
 from tests.support.processes import PATIENCE_S
+from trustgate.formats.solana_transaction import b58encode
+from trustgate.formats.spl_token import associated_account
 from trustgate.payment.networks import SOLANA_DEVNET
-from trustgate.receipts.transaction import b58encode
 from trustgate.solana.clusters import Cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.rpc import RpcClient
-from trustgate.solana.tokens import associated_account
 
 #: As USDC has them.
 DECIMALS = 6

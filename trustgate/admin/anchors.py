@@ -18,7 +18,7 @@ from trustgate.admin.commands import (
     FlushState,
     LogStatus,
 )
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.solana.anchoring import Order
 from trustgate.solana.reports import AnchorAudit
 from trustgate.types import Anchor

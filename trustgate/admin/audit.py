@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from trustgate.access.quota import Quota, Standing
+from trustgate.admin.background_work import Tell
 from trustgate.admin.money import BooksReport, Difference
-from trustgate.admin.watching import Tell
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.payment.balance import Balances
 from trustgate.receipts.merkle import HASH_BYTES

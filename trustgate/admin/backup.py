@@ -34,7 +34,7 @@ from trustgate.admin.backupfile import (
     padding,
 )
 from trustgate.admin.commands import Backup, BackupMade, Compact, Write
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.errors import Conflict, HomeUnusable
 from trustgate.ids import now_us
 from trustgate.store import Compacted

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from trustgate import __version__
 from trustgate.admin.audit import Audit, Moment
+from trustgate.admin.background_work import Tell
 from trustgate.admin.commands import (
     Look,
     ReceiptDetail,
@@ -20,11 +21,10 @@ from trustgate.admin.commands import (
     Status,
     UsageShow,
 )
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.admin.money import AuditState, BooksAudit, BooksReport, Difference
-from trustgate.admin.watching import Tell
 from trustgate.errors import Conflict, InvalidRequest, NotFound, StoreDamaged
-from trustgate.receipts.pulse import Pulse
+from trustgate.observe.live_stats import Pulse
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, UsageFilter, UsageRow
 from trustgate.types import Entry

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from trustgate.models.passports import ImportedPassport, PassportFields
-from trustgate.receipts.pulse import Pulse
+from trustgate.observe.live_stats import Pulse
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import Compacted, UsageRow
 from trustgate.store.base import UsageGroup

@@ -6,7 +6,7 @@ Owns the pace: a page at a time, never more in memory, and the store is free for
 from __future__ import annotations
 
 from trustgate.admin.commands import Exported, ReceiptsExport, UsageExport, Write
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.store import ExportFilter
 
 #: Receipts a page, some 2 MB of text.

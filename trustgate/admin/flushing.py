@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from trustgate.admin.background_work import Watched
 from trustgate.admin.commands import FlushState
-from trustgate.admin.watching import Watched
 from trustgate.errors import Conflict
 from trustgate.solana.anchoring import Anchoring, Order
 from trustgate.solana.reports import FlushOutcome

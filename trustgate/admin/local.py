@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trustgate.access.directory import Directory
 from trustgate.admin import anchors, backup, books, commands, exports, models, money, payments, tenants
 from trustgate.admin.commands import Command, Feed, Write
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
@@ -21,7 +21,7 @@ from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
     from trustgate.payment.balance import Balances
-    from trustgate.payment.house import House
+    from trustgate.payment.service import House
     from trustgate.receipts.archive import Archive
     from trustgate.receipts.journal import Journal
     from trustgate.receipts.log import Log
@@ -231,7 +231,7 @@ class _Offline:
             return self._archive
 
     async def house(self) -> House:
-        from trustgate.payment.house import House
+        from trustgate.payment.service import House
 
         async with self._opening:
             if self._house is None:

@@ -18,7 +18,7 @@ from trustgate.admin.commands import (
     PassportShow,
     PassportStatus,
 )
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import new_id, now_us
 from trustgate.models.passports import change_passport, check_name, make_passport

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from trustgate.admin.background_work import Tell
 from trustgate.admin.books import receipt_detail
 from trustgate.admin.commands import AnchorKey
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.admin.money import (
     BalanceChange,
     OfferWanted,
@@ -36,11 +37,10 @@ from trustgate.admin.money import (
     TenantCredit,
     TermsDetail,
 )
-from trustgate.admin.watching import Tell
 from trustgate.errors import Conflict, InvalidRequest, NotFound, TrustGateError
 from trustgate.ids import now_us
 from trustgate.payment.credit import append_credit
-from trustgate.payment.facilitator import EMBEDDED
+from trustgate.payment.facilitators.registry import EMBEDDED
 from trustgate.payment.networks import (
     BASE_SEPOLIA,
     SOLANA,
@@ -50,7 +50,7 @@ from trustgate.payment.networks import (
     check_address,
     v1_name_of,
 )
-from trustgate.payment.wire import usd
+from trustgate.payment.x402_wire import usd
 from trustgate.settings import Settings
 from trustgate.store import PaymentFilter
 from trustgate.types import NANO_USD_PER_USD, OPEN, PAID, Offer, Passport, Payment, PaymentTerms, Prices, Tenant

@@ -32,7 +32,7 @@ from trustgate.admin.commands import (
     TenantSuspend,
     TenantWithKey,
 )
-from trustgate.admin.desk import Desk
+from trustgate.admin.context import Desk
 from trustgate.errors import Conflict, InvalidRequest
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Tenant, matches

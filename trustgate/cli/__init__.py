@@ -20,7 +20,7 @@ from typer.exceptions import Abort, TyperException
 
 from trustgate import __version__
 from trustgate.cli.commands import Commands
-from trustgate.cli.words import read_plainly
+from trustgate.cli.fast_options import read_plainly
 from trustgate.errors import InvalidRequest, TrustGateError
 
 _INTERRUPTED = 130

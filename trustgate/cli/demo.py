@@ -49,7 +49,7 @@ def demo(
     show: _Screen | _Record = _Record() if json else _Screen()
     with show:
         # With the command, and with something to look at: half a second goes by here.
-        from trustgate.demo.stand import open_stand, run
+        from trustgate.demo.environment import open_stand, run
         from trustgate.demo.tour import Tour
 
         async def work() -> None:

@@ -1,6 +1,7 @@
 """``trustgate init``: a settings file that explains itself, the LLM server of this machine found, its models taken in.
 
-Owns the questions and what their answers become. ``models.discovery`` finds the servers, ``settings_file`` writes.
+Owns the questions and what their answers become. ``models.importing.discovery`` finds the servers, ``settings_file``
+writes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from trustgate.settings import (
 
 if TYPE_CHECKING:
     from trustgate.admin.commands import Admin, ImportResult
-    from trustgate.models.discovery import Found
+    from trustgate.models.importing.discovery import Found
     from trustgate.models.passports import ImportedPassport
 
 T = TypeVar("T")
@@ -125,7 +126,7 @@ class _Questions:
         return _Setup(self._chosen, server, tuple(found), passports, tuple(self._notes))
 
     def _look(self, at: tuple[str, ...]) -> list[Found]:
-        from trustgate.models.discovery import find_servers, usual_places
+        from trustgate.models.importing.discovery import find_servers, usual_places
 
         named = self._flags["upstream.url"]
         places = at or ((named,) if named is not None else usual_places())
@@ -157,7 +158,7 @@ class _Questions:
 
     def _key(self, server: Found) -> str | None:
         """The server's key, where it wants one and its variable is set."""
-        from trustgate.models.discovery import KEY_VARIABLES, identify
+        from trustgate.models.importing.discovery import KEY_VARIABLES, identify
 
         variable: str | None = self._flags["upstream.key_env"]
         if variable is None and not server.wants_key:
@@ -193,7 +194,7 @@ class _Questions:
     def _models(
         self, server: Found | None, key: str | None, found: Sequence[Found], *, asked: bool
     ) -> tuple[ImportedPassport, ...]:
-        from trustgate.models.discovery import offer_models
+        from trustgate.models.importing.discovery import offer_models
 
         passports: dict[str, ImportedPassport] = {}
         for one in ([] if server is None else [server]) + [other for other in found if other != server]:

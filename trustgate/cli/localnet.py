@@ -14,7 +14,7 @@ from trustgate.cli import render
 from trustgate.cli.context import session
 
 if TYPE_CHECKING:
-    from trustgate.solana.localnet.chain import Entry
+    from trustgate.localnet.chain import Entry
 
 
 _FUND_LAMPORTS = 10 * 10**9
@@ -69,7 +69,7 @@ async def _run(
 ) -> None:
     import asyncio
 
-    from trustgate.solana.localnet import running_localnet
+    from trustgate.localnet import running_localnet
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -127,7 +127,7 @@ def import_(
     A config.yaml adds its models and updates those that exist; a table of prices adds nothing and updates the prices
     and limits of the models there are. Keys in the file are never kept.
     """
-    from trustgate.models.importer import read_import_file  # reading YAML takes 20 ms to load
+    from trustgate.models.importing.litellm import read_import_file  # reading YAML takes 20 ms to load
 
     found = read_import_file(file, direct=direct, prices=prices)
     command = PassportImport(passports=found.passports, only_existing=found.kind == "litellm_prices")

@@ -10,7 +10,7 @@ import typer
 from trustgate.admin.commands import Admin, Look
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, with_admin
-from trustgate.receipts.pulse import Load, Pulse
+from trustgate.observe.live_stats import Load, Pulse
 
 _SPARK_LOOKS = 40
 _SHOWN = 8

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from trustgate.demo.client import Answer
 from trustgate.errors import RpcUnavailable
+from trustgate.formats.spl_token import associated_account
+from trustgate.localnet import Localnet
 from trustgate.payment.networks import SOLANA_DEVNET
 from trustgate.solana.clusters import LOCAL, Cluster
-from trustgate.solana.localnet import Localnet
 from trustgate.solana.rpc import RpcClient
-from trustgate.solana.tokens import associated_account
 
 if TYPE_CHECKING:
     from solders.instruction import Instruction

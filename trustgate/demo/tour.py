@@ -32,8 +32,8 @@ from trustgate.admin.commands import (
 )
 from trustgate.admin.money import OfferWanted, PaymentKeygen, PaymentSet
 from trustgate.demo.client import MODEL, Answer, Client, open_client
+from trustgate.demo.environment import Heard, Stand
 from trustgate.demo.money import DECIMALS, PlayMoney, fund, open_rpc
-from trustgate.demo.stand import Heard, Stand
 from trustgate.errors import NotFound, OperatorError, UpstreamFailed
 from trustgate.ids import new_id, now_us
 from trustgate.receipts.note import VerifierKey

@@ -17,16 +17,16 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
-from trustgate.gateway.credits import Credits
-from trustgate.gateway.dialects import ANTHROPIC, OPENAI
-from trustgate.gateway.endpoints import ENDPOINTS, Endpoint
-from trustgate.gateway.metrics import Metrics
-from trustgate.gateway.openapi import OpenApi
-from trustgate.gateway.page import Page
-from trustgate.gateway.pipeline import Pipeline
-from trustgate.gateway.reads import Health, Reads
-from trustgate.gateway.requests import Arrival
-from trustgate.gateway.transparency import Transparency
+from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI
+from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
+from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.pipeline import Pipeline
+from trustgate.gateway.views.account import Health, Reads
+from trustgate.gateway.views.credits import Credits
+from trustgate.gateway.views.log import Transparency
+from trustgate.gateway.views.openapi import OpenApi
+from trustgate.gateway.views.page import Page
+from trustgate.observe.metrics import Metrics
 
 _SHOWN_PATH_CHARACTERS = 100
 #: The response headers that pages may read.

@@ -60,7 +60,7 @@ class PassportFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class ImportedPassport(msgspec.Struct, frozen=True, kw_only=True):
-    """One passport as an import file describes it (models.importer)."""
+    """One passport as an import file describes it (models.importing.litellm)."""
 
     slug: str
     fields: PassportFields

@@ -25,14 +25,14 @@ import msgspec
 
 from trustgate.errors import Conflict, PaymentRequired, TrustGateError, Unavailable
 from trustgate.ids import new_id, now_us
-from trustgate.payment import wire
-from trustgate.payment.answers import Answers, Recorded, Recorder
+from trustgate.payment import x402_wire
 from trustgate.payment.balance import BalanceHold, Balances
-from trustgate.payment.base import Facilitator, Settlement
 from trustgate.payment.credit import append_credit, payment_members
-from trustgate.payment.identity import payment_key
+from trustgate.payment.interfaces import Facilitator, Settlement
 from trustgate.payment.ledger import Ledger
-from trustgate.payment.wire import Presented
+from trustgate.payment.paid_answers import Answers, Recorded, Recorder
+from trustgate.payment.payment_key import payment_key
+from trustgate.payment.x402_wire import Presented
 from trustgate.receipts.log import Log
 from trustgate.types import Entry, Offer, Payment, PaymentTerms
 
@@ -129,10 +129,10 @@ class Cashier:
         for offer in order.terms.offers:
             if (offer.scheme, offer.network) != (presented.scheme, presented.network):
                 continue
-            amount = wire.atomic(price, offer)
+            amount = x402_wire.atomic(price, offer)
             accepted = presented.accepted
             if accepted is not None:
-                ours = wire.requirements(offer, amount)
+                ours = x402_wire.requirements(offer, amount)
                 differing = [name for name in ("asset", "amount", "payTo") if accepted.get(name) != ours[name]]
                 if differing:
                     raise self.challenge(
@@ -226,14 +226,14 @@ class Cashier:
     def challenge(self, order: Order, reason: str = "", why: str = "") -> PaymentRequired:
         """The 402 for an order. ``reason``: x402's word for what is wrong with a payment; ``why``: ours."""
         price = self._price(order)
-        dollars = wire.usd(price)
+        dollars = x402_wire.usd(price)
         if why:
             message = f"The payment does not do: {why} ({reason}). This request takes {dollars} USD."
         elif order.terms.mode == "prepaid":
             message = f"The balance does not cover this request. A top-up takes {dollars} USD: POST /v1/credits."
         else:
             message = f"This request takes a payment of up to {dollars} USD; what it does not use is credited."
-        return wire.challenge(
+        return x402_wire.challenge(
             order.terms.offers,
             price,
             resource=self._public_url + order.path,
@@ -341,7 +341,7 @@ class Sale:
     @property
     def headers(self) -> Headers:
         """What the answer has to have among its headers."""
-        return _PRIVATE if self.payment is None else [*_PRIVATE, *wire.settled_headers(self.payment)]
+        return _PRIVATE if self.payment is None else [*_PRIVATE, *x402_wire.settled_headers(self.payment)]
 
     async def settle(self) -> Headers:
         """Collect, before the first byte leaves; gives ``headers``.
@@ -467,9 +467,9 @@ async def to_its_end(task: asyncio.Task[Any], on_cancel: Callable[[], None] = la
 def _payment(order: Order, presented: Presented, offer: Offer, amount: int, public_url: str) -> Payment:
     at_us = now_us()
     ours = (
-        wire.requirements(offer, amount)
+        x402_wire.requirements(offer, amount)
         if presented.x402_version == 2
-        else wire.requirements_v1(offer, amount, public_url + order.path, order.description)
+        else x402_wire.requirements_v1(offer, amount, public_url + order.path, order.description)
     )
     return Payment(
         id=new_id("pay", at_us),
@@ -482,7 +482,7 @@ def _payment(order: Order, presented: Presented, offer: Offer, amount: int, publ
         x402_version=presented.x402_version,
         offer=offer,
         amount=str(amount),
-        value_nano_usd=wire.worth_nano_usd(amount, offer),
+        value_nano_usd=x402_wire.worth_nano_usd(amount, offer),
         payload=presented.raw,
         requirements=msgspec.json.encode(ours),
         created_us=at_us,

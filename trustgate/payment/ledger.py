@@ -15,7 +15,7 @@ import msgspec
 
 from trustgate.errors import Unavailable
 from trustgate.ids import now_us
-from trustgate.payment.base import Settlement
+from trustgate.payment.interfaces import Settlement
 from trustgate.store import Store
 from trustgate.types import Payment, PaymentState
 

@@ -11,8 +11,8 @@ import re
 from typing import Final, NamedTuple
 
 from trustgate.errors import InvalidRequest
-from trustgate.payment.keccak import keccak256
-from trustgate.receipts.transaction import KEY_BYTES, b58decode
+from trustgate.formats.keccak import keccak256
+from trustgate.formats.solana_transaction import KEY_BYTES, b58decode
 
 SOLANA: Final = "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"
 SOLANA_DEVNET: Final = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"

@@ -11,7 +11,8 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trustgate.errors import InvalidRequest, RpcRejected
-from trustgate.payment.facilitator import EMBEDDED, Facilitators
+from trustgate.payment.chains.nodes import Nodes, has_node
+from trustgate.payment.facilitators.registry import EMBEDDED, Facilitators
 from trustgate.payment.networks import (
     SOLANA,
     SOLANA_DEVNET,
@@ -21,11 +22,10 @@ from trustgate.payment.networks import (
     known_asset,
     v1_name_of,
 )
-from trustgate.payment.nodes import Nodes, has_node
 from trustgate.types import Offer
 
 if TYPE_CHECKING:
-    from trustgate.payment.evm import EvmRpc
+    from trustgate.payment.chains.evm import EvmRpc
     from trustgate.solana.rpc import Account
 
 #: More than any token has that is worth a dollar; nano-USD are made of units by it.
@@ -96,7 +96,7 @@ async def make_offer(wish: Wish, facilitators: Facilitators, nodes: Nodes) -> Of
 
 
 def _facilitator_of(wish: Wish, network: str) -> str:
-    from trustgate.payment.remote import check_facilitator_url
+    from trustgate.payment.facilitators.remote import check_facilitator_url
 
     if wish.facilitator != EMBEDDED:
         return check_facilitator_url(wish.facilitator)
@@ -151,7 +151,7 @@ async def _solana_token(wish: Wish, network: str, nodes: Nodes) -> _Token:
     receiver = await rpc.account(wish.pay_to)
     _check_wallet(wish, receiver, where)
 
-    from trustgate.solana.tokens import associated_account, read_token_account
+    from trustgate.formats.spl_token import associated_account, read_token_account
 
     address = associated_account(wish.pay_to, wish.asset, program)
     account = await rpc.account(address)
@@ -174,7 +174,7 @@ async def _solana_token(wish: Wish, network: str, nodes: Nodes) -> _Token:
 
 def _read_mint(wish: Wish, account: Account | None, where: str) -> tuple[int, str]:
     """Its decimals, and the program that it belongs to."""
-    from trustgate.solana.tokens import read_mint
+    from trustgate.formats.spl_token import read_mint
 
     mint = None if account is None else read_mint(_solders(account))
     if account is None or mint is None:
@@ -211,7 +211,7 @@ def _takes_fee(mint: bytes) -> bool:
 def _check_wallet(wish: Wish, account: Account | None, where: str) -> None:
     from solders.pubkey import Pubkey
 
-    from trustgate.solana.tokens import TOKEN_PROGRAMS
+    from trustgate.formats.spl_token import TOKEN_PROGRAMS
 
     if account is not None and account.owner in TOKEN_PROGRAMS:
         raise InvalidRequest(
@@ -257,7 +257,7 @@ async def _evm_token(wish: Wish, network: str, nodes: Nodes, *, is_known: bool) 
 
 async def _ask_contract(wish: Wish, network: str, nodes: Nodes) -> tuple[int | None, Wish]:
     """Decimals, name and version, as far as the contract says them."""
-    from trustgate.payment.evm import NAME, VERSION
+    from trustgate.payment.chains.evm import NAME, VERSION
 
     rpc = await nodes.evm(network)
     if not await rpc.has_code(wish.asset):

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from trustgate.errors import TrustGateError
 from trustgate.payment.balance import Balances
-from trustgate.payment.base import Chain, Settlement
 from trustgate.payment.credit import append_credit
+from trustgate.payment.interfaces import Chain, Settlement
 from trustgate.payment.ledger import Ledger
 from trustgate.receipts.log import Log
 from trustgate.store import PaymentFilter, Store

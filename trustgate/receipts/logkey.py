@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from trustgate.errors import Conflict, HomeUnusable
-from trustgate.receipts.ed25519 import signer
+from trustgate.formats.ed25519 import signer
 from trustgate.receipts.note import (
     ED25519,
     KEY_BYTES,

@@ -12,13 +12,13 @@ import hmac
 from typing import Literal, NamedTuple
 
 from trustgate.errors import VerificationFailed
+from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.receipts.bundle import Label, read_bundle, receipt_of
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint
 from trustgate.receipts.merkle import InvalidProof, verify_inclusion
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.proof import parse_proof
 from trustgate.receipts.receipt import canonical, leaf_hash
-from trustgate.receipts.transaction import Transaction, read_transaction
 from trustgate.types import Receipt
 
 State = Literal["passed", "failed", "not checked"]

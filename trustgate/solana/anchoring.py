@@ -225,7 +225,7 @@ async def open_rpc(text: str, localnet_folder: Path) -> AsyncIterator[RpcClient]
     cluster = find_cluster(text)
     async with contextlib.AsyncExitStack() as stack:
         if cluster.name == LOCAL:
-            from trustgate.solana.localnet import find_or_start
+            from trustgate.localnet import find_or_start
 
             local = find_or_start(localnet_folder, slot_ms=_LOCAL_SLOT_MS)
             cluster = Cluster(LOCAL, await stack.enter_async_context(local))

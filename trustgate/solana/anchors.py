@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from msgspec.structs import replace
 
 from trustgate.errors import AnchorPending, ChainError, FundsMissing, RpcRejected, RpcUnavailable
+from trustgate.formats.solana_transaction import read_transaction
 from trustgate.ids import now_us
-from trustgate.receipts.transaction import read_transaction
+from trustgate.net.retry_budget import Patience, Timing
 from trustgate.solana.clusters import check_genesis, check_money, cluster_name, explorer_url, funding_hint, is_public
-from trustgate.solana.fate import Fate, look
 from trustgate.solana.keypair import PayerKey
+from trustgate.solana.log_status import AnchorBook, LogState, Standing, Target, open_attempt
 from trustgate.solana.memo import BASE_FEE_LAMPORTS, Fee, check_fee_limit, check_note_size, estimate, sign_memo
-from trustgate.solana.patience import Patience, Timing
-from trustgate.solana.standing import AnchorBook, LogState, Standing, Target, open_attempt
+from trustgate.solana.transaction_status import Fate, look
 from trustgate.types import Anchor, AnchorAttempt
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from trustgate.errors import AnchorRefused, SettingsError
+from trustgate.net.addresses import host_of
 
 MAINNET: Final = "mainnet-beta"
 LOCAL: Final = "local"
@@ -119,14 +120,6 @@ def explorer_url(signature: str, genesis: str, rpc_url: str = "") -> str:
     if not rpc_url or not _is_loopback(rpc_url):
         return ""
     return f"{_EXPLORER}{signature}?cluster=custom&customUrl={quote('http://' + host_of(rpc_url), safe='')}"
-
-
-def host_of(url: str) -> str:
-    """Host and port of a URL, for messages: its path, query and user part are where API keys stand."""
-    parts = urlsplit(url)
-    host = parts.hostname or "the RPC node"
-    host = f"[{host}]" if ":" in host else host
-    return host if parts.port is None else f"{host}:{parts.port}"
 
 
 def funding_hint(address: str, genesis: str, rpc_url: str) -> str:

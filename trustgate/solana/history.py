@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trustgate.errors import RpcRejected, RpcUnavailable, VerificationFailed
-from trustgate.receipts.transaction import SIGNATURE_BYTES, Transaction, b58encode, read_transaction
-from trustgate.solana.patience import Patience
+from trustgate.formats.solana_transaction import SIGNATURE_BYTES, Transaction, b58encode, read_transaction
+from trustgate.net.retry_budget import Patience
 
 if TYPE_CHECKING:
     from trustgate.solana.rpc import Commitment, Mention, RpcClient

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trustgate.errors import AnchorRefused, RpcRejected, RpcUnavailable
-from trustgate.receipts.transaction import MAX_TRANSACTION_BYTES, b58decode
+from trustgate.formats.solana_transaction import MAX_TRANSACTION_BYTES, b58decode
 from trustgate.solana.keypair import PayerKey
 
 if TYPE_CHECKING:

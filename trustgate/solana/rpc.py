@@ -1,7 +1,7 @@
 """The JSON-RPC client: asks one Solana node, believes nothing that does not make sense, and never guesses.
 
 Owns the calls that anchors and payments need, and the forms of their answers; what a node can do wrong on the way is
-told by two errors of ``trustgate.solana.jsonrpc``. What the answers say is not trusted here either; that is the
+told by two errors of ``trustgate.net.jsonrpc``. What the answers say is not trusted here either; that is the
 business of who asks.
 
 Keys, messages and transactions are solders'. The client of the package ``solana`` is not used, for reasons that were
@@ -19,8 +19,8 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
+from trustgate.net.jsonrpc import MAX_ANSWER_BYTES, JsonRpc
 from trustgate.solana.clusters import Cluster
-from trustgate.solana.jsonrpc import MAX_ANSWER_BYTES, JsonRpc
 
 __all__ = [
     "MAX_ANSWER_BYTES",

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trustgate.errors import RpcUnavailable, VerificationFailed
-from trustgate.receipts.transaction import Transaction, read_transaction
+from trustgate.formats.solana_transaction import Transaction, read_transaction
+from trustgate.net.retry_budget import Patience, Timing
 from trustgate.solana.clusters import check_genesis, cluster_name, find_cluster
 from trustgate.solana.history import Post, read_history
-from trustgate.solana.patience import Patience, Timing
+from trustgate.solana.log_status import LogState
 from trustgate.solana.reports import AnchorFinding
-from trustgate.solana.standing import LogState
 
 if TYPE_CHECKING:
     from trustgate.solana.rpc import RpcClient

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from trustgate.errors import TrustGateError
-from trustgate.gateway.endpoints import Endpoint
-from trustgate.gateway.metrics import Labels, Metric
-from trustgate.gateway.requests import Arrival
-from trustgate.gateway.traces import Tracing
+from trustgate.gateway.api.endpoints import Endpoint
+from trustgate.gateway.path.arrival import Arrival
 from trustgate.ids import now_us
+from trustgate.observe.metrics import Labels, Metric
+from trustgate.observe.traces import Tracing
 from trustgate.settings import Settings
 from trustgate.telemetry.messages import resource
 from trustgate.telemetry.points import Points

@@ -8,7 +8,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as wire
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from trustgate.gateway.metrics import Histogram, Labels, Metric
+from trustgate.observe.metrics import Histogram, Labels, Metric
 from trustgate.telemetry.messages import SCOPE, attributes
 
 

@@ -17,12 +17,12 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from trustgate.errors import TrustGateError, UpstreamRefused
-from trustgate.gateway.endpoints import Endpoint
-from trustgate.gateway.metrics import operation_of
-from trustgate.gateway.requests import Arrival
-from trustgate.gateway.traces import TraceContext
+from trustgate.gateway.api.endpoints import Endpoint
+from trustgate.gateway.path.arrival import Arrival
 from trustgate.ids import now_us
-from trustgate.models.targets import Target
+from trustgate.models.upstream.targets import Target
+from trustgate.observe.metrics import operation_of
+from trustgate.observe.traces import TraceContext
 from trustgate.settings import BUILTIN_SCHEME
 from trustgate.telemetry.messages import SCOPE, Value, attributes, clean
 from trustgate.types import COUNTED, Receipt

@@ -1,0 +1,145 @@
+"""What every handler of a command works with: the store, the memory beside it, and the rule that joins them.
+
+A change is made durable first and then shown to the request path, so what a caller meets is never lost by a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Protocol
+
+from trustgate.access.directory import Directory
+from trustgate.access.quota import Quota
+from trustgate.admin.background_work import Watched
+from trustgate.admin.commands import ServerStatus
+from trustgate.admin.flushing import Flushing
+from trustgate.admin.money import BooksReport, Reconciled
+from trustgate.errors import Conflict
+from trustgate.models.catalog import Catalog
+from trustgate.settings import Settings
+from trustgate.solana.anchoring import Anchoring
+from trustgate.store import Store
+from trustgate.types import Alias, Passport, Plan, Record, Tenant
+
+if TYPE_CHECKING:
+    from trustgate.observe.live_stats import Pulse
+    from trustgate.payment.balance import Balances
+    from trustgate.payment.service import House
+    from trustgate.receipts.archive import Archive
+    from trustgate.receipts.tree import Tree
+
+
+class Books(Protocol):
+    """The log of receipts, as far as commands need it."""
+
+    async def flush(self) -> None:
+        """Bring everything that was acknowledged into the store."""
+        ...
+
+    async def archive(self) -> Archive:
+        """The log with everything that was acknowledged. Raises ``StoreDamaged`` where it is other than it has said."""
+        ...
+
+    async def tree(self) -> Tree:
+        """The tree over everything that was acknowledged."""
+        ...
+
+    async def house(self) -> House:
+        """The payment room, over the log with everything that was acknowledged; what is appended there is kept."""
+        ...
+
+    async def balances(self) -> Balances:
+        """What tenants have; to look at, not to change: that is the house's."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Desk:
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        catalog: Catalog,
+        *,
+        books: Books,
+        anchoring: Anchoring,
+        settings: Settings,
+        quota: Quota | None = None,
+        on_keys_dead: Callable[[Collection[str]], None] | None = None,
+        status: Callable[[], ServerStatus] | None = None,
+        reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
+        pulse: Callable[[], Pulse] | None = None,
+    ) -> None:
+        """``quota`` and what stands after it are the running server's; without one there is none of it."""
+        self.store = store
+        self.settings = settings
+        self.directory = directory
+        self.catalog = catalog
+        self.status = status
+        self.reload = reload
+        self.pulse = pulse
+        self.anchoring = anchoring
+        self.flushing = Flushing(anchoring)
+        #: The database is copied or rewritten by one command at a time.
+        self.copying = asyncio.Lock()
+        self.quota = quota
+        self.books = books
+        self.reconciling: Watched[tuple[Reconciled, ...]] = Watched(_busy_reconciling)
+        self.auditing: Watched[BooksReport] = Watched(_busy_auditing)
+        self._on_keys_dead = on_keys_dead
+
+    def tenant(self, ref: str) -> Tenant:
+        """The tenant of this id or name, however its letters are composed. Raises ``NotFound``."""
+        return self.directory.tenant(unicodedata.normalize("NFC", ref))
+
+    async def keep(self, *records: Record) -> None:
+        await self.store.put(*records)
+        models = [record for record in records if isinstance(record, Passport | Alias)]
+        if models:
+            self.catalog.put(*models)
+        for record in records:
+            if not isinstance(record, Passport | Alias):
+                self.directory.put(record)
+
+    async def forget(self, record: Plan | Alias) -> None:
+        await self.store.remove(record)
+        if isinstance(record, Alias):
+            self.catalog.remove(record)
+        else:
+            self.directory.remove(record)
+
+    def cut(self, key_ids: Collection[str]) -> None:
+        """End the running requests of keys that died."""
+        if self._on_keys_dead is not None:
+            self._on_keys_dead(key_ids)
+
+    async def flush(self) -> None:
+        await self.books.flush()
+
+    async def archive(self) -> Archive:
+        return await self.books.archive()
+
+    async def end(self) -> None:
+        """Break off what takes long and can be begun anew."""
+        await self.flushing.end()
+        await self.reconciling.end()
+        await self.auditing.end()
+
+    async def close(self) -> None:
+        """Closes the store, too."""
+        await self.end()
+        try:
+            await self.books.close()
+        finally:
+            await self.store.close()
+
+
+def _busy_reconciling() -> Conflict:
+    return Conflict("Payments are being looked up already.", hint="trustgate payment list", code="reconcile_running")
+
+
+def _busy_auditing() -> Conflict:
+    return Conflict("Another audit is under way.", hint="Try again when it has ended.", code="audit_running")

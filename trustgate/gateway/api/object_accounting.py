@@ -1,0 +1,136 @@
+"""One request's dealings with ids that an upstream gives out: what is learned from its answer, and what is due for it.
+
+Owns the account of work that goes on upstream after its request has ended (a response in the background, a batch): its
+making is charged by the estimate, and the rest by the request that first sees its end. An answer that merely shows what
+was made before is charged nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from trustgate.errors import UpstreamFailed
+from trustgate.gateway.api.batch_files import BatchFile
+from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.object_ids import Handle, Handles, Kind
+from trustgate.models.metering.events import read_object
+from trustgate.models.upstream.targets import Target
+from trustgate.types import Usage
+
+_NOTHING = Usage()
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+#: A status that may still change into another. What has no status at all (a file) is at its end.
+_GOES_ON = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling"})
+
+
+class _Results(msgspec.Struct):
+    output_file_id: Any = None
+    error_file_id: Any = None
+
+
+class Keeper:
+    def __init__(
+        self,
+        handles: Handles,
+        endpoint: Endpoint,
+        tenant_id: str,
+        call: Call,
+        handle: Handle | None,
+        batch: BatchFile | None,
+    ) -> None:
+        """``handle``: of the id that the path names; ``batch``: of the file that is uploaded."""
+        self._handles = handles
+        self._endpoint = endpoint
+        self._tenant_id = tenant_id
+        self._call = call
+        self._handle = handle
+        self._batch = batch
+
+    def whole(self, body: bytes, usage: Usage, target: Target) -> tuple[bytes, Usage]:
+        """The answer as its tenant may see it, and what is to be charged for it."""
+        if self._endpoint.lists is not None:
+            return self._own_part(body, self._endpoint.lists), _NOTHING
+        object_id, status = read_object(body)
+        if self._endpoint.deletes and self._handle is not None:
+            self._handles.forget(self._handle)
+            return body, _NOTHING
+        self.seen(object_id, target)
+        if self._endpoint.name == "batches":
+            self._own_results(body)
+        return body, self.settle(object_id, status, usage, target)
+
+    def seen(self, object_id: str, target: Target) -> None:
+        """Remember the id that the answer gives out."""
+        kind = self._endpoint.makes
+        if kind is None or not object_id or self._handle is not None:
+            return
+        # Of a batch's file: the tokens that its requests are about to use.
+        owed = -1 if self._batch is None else self._batch.tokens
+        self._handle = Handle(
+            kind, object_id, self._tenant_id, target.passport.id, self._call.model, target.model, owed
+        )
+        self._handles.keep(self._handle)
+
+    def settle(self, object_id: str, status: str, usage: Usage, target: Target) -> Usage:
+        """What is to be charged now, of what the answer says was used in all."""
+        handle = self._handle
+        if self._endpoint.name == "files":
+            return _NOTHING
+        if handle is None or handle.id != object_id:
+            return usage if self._endpoint.makes is not None else _NOTHING
+        if self._endpoint.makes is not None:
+            if status in _GOES_ON:
+                self._keep_owed(handle, usage.total_tokens)
+            return usage
+        if handle.owed < 0 or status in _GOES_ON or not status:
+            return _NOTHING
+        self._keep_owed(handle, -1)
+        return _less(usage, handle.owed)
+
+    def _keep_owed(self, handle: Handle, owed: int) -> None:
+        self._handle = msgspec.structs.replace(handle, owed=owed)
+        self._handles.keep(self._handle)
+
+    def _own_results(self, body: bytes) -> None:
+        """The files in which an upstream put a batch's results belong to whom the batch belongs."""
+        made = self._handle
+        if made is None:
+            return
+        try:
+            results = msgspec.json.decode(body, type=_Results)
+        except _UNREADABLE:
+            return
+        for file_id in (results.output_file_id, results.error_file_id):
+            if isinstance(file_id, str):
+                self._handles.keep(Handle("file", file_id, self._tenant_id, made.passport, "", made.upstream_model))
+
+    def _own_part(self, body: bytes, kind: Kind) -> bytes:
+        """A list of what the upstream holds for everybody, without what belongs to others."""
+        own = {handle.id for handle in self._handles.of_tenant(kind, self._tenant_id)}
+        try:
+            members: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            data = msgspec.json.decode(members.get("data", b"[]"), type=list[msgspec.Raw])
+        except _UNREADABLE:
+            raise UpstreamFailed("The upstream's list cannot be read.") from None
+        mine = [(read_object(bytes(raw))[0], raw) for raw in data]
+        mine = [(object_id, raw) for object_id, raw in mine if object_id in own]
+        members["data"] = [raw for _, raw in mine]
+        for name, at in (("first_id", 0), ("last_id", -1)):
+            if name in members:
+                members[name] = mine[at][0] if mine else None
+        return msgspec.json.encode(members)
+
+
+def _less(usage: Usage, tokens: int) -> Usage:
+    """The usage without what was charged before: taken off the prompt first."""
+    off_prompt = min(tokens, usage.prompt_tokens)
+    off_completion = min(tokens - off_prompt, usage.completion_tokens)
+    return msgspec.structs.replace(
+        usage,
+        prompt_tokens=usage.prompt_tokens - off_prompt,
+        completion_tokens=usage.completion_tokens - off_completion,
+        cached_tokens=min(usage.cached_tokens, usage.prompt_tokens - off_prompt),
+        reasoning_tokens=min(usage.reasoning_tokens, usage.completion_tokens - off_completion),
+    )

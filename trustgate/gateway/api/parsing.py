@@ -1,0 +1,362 @@
+"""Reading a request into a ``Call``: the few facts that plan, quota and routing decide by.
+
+Owns what each wire type says about itself, and the words in which a body that breaks its type is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.batch_files import file_ids
+from trustgate.gateway.api.object_ids import Kind
+from trustgate.gateway.api.schemas import (
+    BatchRequest,
+    ChatRequest,
+    CompletionRequest,
+    CountTokensRequest,
+    EmbeddingRequest,
+    FileRequest,
+    ImageRequest,
+    MessagesRequest,
+    ModelOnly,
+    ModerationRequest,
+    Nothing,
+    RerankRequest,
+    ResponsesRequest,
+    SpeechRequest,
+    TranscriptionRequest,
+)
+from trustgate.models.estimate import estimate_chat, estimate_input, estimate_tokens
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks for, as far as the gateway must know."""
+
+    model: str
+    stream: bool = False
+    #: The client's own bound on one completion, in tokens; None when it set none.
+    max_tokens: int | None = None
+    choices: int = 1
+    prompt_tokens: int = 0
+    features: tuple[str, ...] = ()
+    #: The client itself asked for the usage chunk at the end of its stream.
+    include_usage: bool = False
+    #: What is counted in other units than tokens and known beforehand: images to make, characters to speak.
+    images: int = 0
+    characters: int = 0
+    #: The upstream's ids that the request builds on: (kind, id).
+    uses: tuple[tuple[Kind, str], ...] = ()
+    #: Set when the body breaks the wire type: what the sixth step raises.
+    invalid: InvalidRequest | None = None
+
+
+def estimate_tokens_of_bytes(size_bytes: int) -> int:
+    return -(-size_bytes // 4)
+
+
+# chat, completions, embeddings
+
+
+def read_chat(request: ChatRequest) -> Call:
+    texts: list[str] = []
+    images = 0
+    features = []
+    part_types: set[str] = set()
+    for message in request.messages:
+        content = message.content
+        if isinstance(content, str):
+            texts.append(content)
+        elif content is not None:
+            for part in content:
+                part_types.add(part.type)
+                if part.text is not None:
+                    texts.append(part.text)
+                elif part.type in _VISION_PARTS:
+                    images += 1
+    tools_bytes = 0
+    if request.tools or request.functions:
+        features.append("tools")
+        tools_bytes = _size((*(request.tools or ()), *(request.functions or ())))
+    for message in request.messages:
+        if message.tool_calls:
+            tools_bytes += _size(message.tool_calls)
+    if part_types:
+        features += _features_of(part_types)
+    if request.modalities and "audio" in request.modalities and "audio" not in features:
+        features.append("audio")
+    if request.response_format is not None and request.response_format.get("type") != "text":
+        features.append("structured_outputs")
+    if request.logprobs:
+        features.append("logprobs")
+    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    prompt_tokens = estimate_chat(texts, messages=len(request.messages), images=images, tools_bytes=tools_bytes)
+    return _generation(request, features, limit, prompt_tokens, request.n or 1)
+
+
+def read_completion(request: CompletionRequest) -> Call:
+    features = ["logprobs"] if request.logprobs else []
+    prompts = len(request.prompt) if isinstance(request.prompt, list) and request.prompt else 1
+    if isinstance(request.prompt, list) and request.prompt and isinstance(request.prompt[0], int):
+        prompts = 1
+    choices = max(request.n or 1, request.best_of or 1) * prompts
+    return _generation(request, features, request.max_tokens, estimate_input(request.prompt or ""), choices)
+
+
+def read_embedding(request: EmbeddingRequest) -> Call:
+    return Call(model=request.model, prompt_tokens=estimate_input(request.input), choices=0)
+
+
+def _generation(
+    request: ChatRequest | CompletionRequest,
+    features: list[str],
+    max_tokens: int | None,
+    prompt_tokens: int,
+    choices: int,
+) -> Call:
+    stream = request.stream is True
+    if stream:
+        features.append("streaming")
+    if (request.n or 1) > 1:
+        features.append("multiple_choices")
+    options = request.stream_options
+    return Call(
+        model=request.model,
+        stream=stream,
+        max_tokens=max_tokens,
+        choices=choices,
+        prompt_tokens=prompt_tokens,
+        features=tuple(features),
+        include_usage=options is not None and options.include_usage is True,
+    )
+
+
+# responses and messages
+
+
+def read_response(request: ResponsesRequest) -> Call:
+    items: list[Any] = request.input if isinstance(request.input, list) else [request.input]
+    walk = _Walk([*items, request.instructions])
+    features = walk.features
+    if request.tools:
+        features.append("tools")
+    if (request.text or {}).get("format") and (request.text or {})["format"] != {"type": "text"}:
+        features.append("structured_outputs")
+    if request.top_logprobs:
+        features.append("logprobs")
+    if request.background:
+        features.append("background")
+    if request.stream:
+        features.append("streaming")
+    previous = request.previous_response_id
+    return Call(
+        model=request.model,
+        stream=request.stream is True,
+        max_tokens=request.max_output_tokens,
+        prompt_tokens=walk.prompt_tokens(len(items), request.tools or ()),
+        features=tuple(features),
+        uses=(("response", previous),) if previous else (),
+        invalid=_no_conversations(request),
+    )
+
+
+def _no_conversations(request: ResponsesRequest) -> InvalidRequest | None:
+    """Conversations are made on a route that is not served, so an id of one could only be somebody else's."""
+    if request.conversation is None:
+        return None
+    return InvalidRequest(
+        "Conversations are not served here: use previous_response_id.",
+        param="conversation",
+        code="unsupported_parameter",
+    )
+
+
+def read_count(request: CountTokensRequest) -> Call:
+    return msgspec.structs.replace(_read_messages(request), choices=0)
+
+
+def read_messages(request: MessagesRequest) -> Call:
+    call = _read_messages(request)
+    if not request.stream:
+        return msgspec.structs.replace(call, max_tokens=request.max_tokens)
+    features = (*call.features, "streaming")
+    return msgspec.structs.replace(call, max_tokens=request.max_tokens, stream=True, features=features)
+
+
+def _read_messages(request: CountTokensRequest) -> Call:
+    walk = _Walk([request.system, *(message.content for message in request.messages)])
+    features = [*walk.features, *(["tools"] if request.tools else [])]
+    prompt_tokens = walk.prompt_tokens(len(request.messages), request.tools or ())
+    return Call(model=request.model, prompt_tokens=prompt_tokens, features=tuple(features))
+
+
+class _Walk:
+    """Every text in a request's items and what kinds of parts they have, however deep they stand."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self._texts: list[str] = []
+        self._images = 0
+        types: set[str] = set()
+        # A list of what is left instead of recursion: callers choose the depth.
+        left = list(values)
+        while left:
+            value = left.pop()
+            if isinstance(value, str):
+                self._texts.append(value)
+            elif isinstance(value, list):
+                left.extend(value)
+            elif isinstance(value, dict):
+                kind = value.get("type")
+                if isinstance(kind, str):
+                    types.add(kind)
+                    self._images += kind in _VISION_PARTS
+                left.extend(value[name] for name in _TEXT_MEMBERS if name in value)
+        self.features = _features_of(types)
+
+    def prompt_tokens(self, messages: int, tools: Sequence[msgspec.Raw]) -> int:
+        return estimate_chat(self._texts, messages=messages, images=self._images, tools_bytes=_size(tools))
+
+
+#: Members of items and parts that hold text, or further parts.
+_TEXT_MEMBERS = ("content", "text", "output", "arguments", "summary", "input", "thinking", "refusal")
+_VISION_PARTS = frozenset({"image_url", "input_image", "image"})
+_FEATURE_OF_PART = {
+    **dict.fromkeys(_VISION_PARTS, "vision"),
+    "input_audio": "audio",
+    "file": "files",
+    "input_file": "files",
+    "document": "files",
+}
+
+
+def _features_of(part_types: set[str]) -> list[str]:
+    found = {_FEATURE_OF_PART[kind] for kind in part_types if kind in _FEATURE_OF_PART}
+    return [feature for feature in ("vision", "audio", "files") if feature in found]
+
+
+def _size(raws: Sequence[msgspec.Raw]) -> int:
+    return sum(map(len, map(bytes, raws)))
+
+
+# the others
+
+
+def read_moderation(request: ModerationRequest) -> Call:
+    walk = _Walk([request.input])
+    return Call(model=request.model, prompt_tokens=walk.prompt_tokens(0, ()), features=tuple(walk.features), choices=0)
+
+
+def read_rerank(request: RerankRequest) -> Call:
+    documents = sum(estimate_tokens(document) for document in _texts_of(request.documents))
+    query = sum(estimate_tokens(text) for text in _texts_of([request.query]))
+    return Call(model=request.model, prompt_tokens=documents + query * len(request.documents), choices=0)
+
+
+def _texts_of(values: Sequence[str | dict[str, Any]]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from (text for text in value.values() if isinstance(text, str))
+
+
+def read_image(request: ImageRequest) -> Call:
+    return Call(
+        model=request.model,
+        stream=request.stream is True,
+        prompt_tokens=estimate_tokens(request.prompt),
+        choices=0,
+        images=request.n or 1,
+        features=("streaming",) if request.stream else (),
+    )
+
+
+def read_speech(request: SpeechRequest) -> Call:
+    stream = request.stream_format == "sse"
+    return Call(
+        model=request.model,
+        stream=stream,
+        prompt_tokens=estimate_tokens(request.input),
+        choices=0,
+        characters=len(request.input),
+        features=("audio", "streaming") if stream else ("audio",),
+    )
+
+
+def read_transcription(request: TranscriptionRequest) -> Call:
+    return Call(
+        model=request.model,
+        stream=request.stream is True,
+        prompt_tokens=estimate_tokens(request.prompt or ""),
+        choices=0,
+        features=("audio", "streaming") if request.stream else ("audio",),
+    )
+
+
+def read_file(request: FileRequest) -> Call:
+    return Call(model="", choices=0, features=("files",))
+
+
+def read_batch(request: BatchRequest) -> Call:
+    return Call(model="", choices=0, uses=(("file", request.input_file_id),))
+
+
+def read_nothing(request: Nothing) -> Call:
+    return Call(model="", choices=0)
+
+
+def with_files(call: Call, body: bytes) -> Call:
+    """The call with the upstream's files that its body names, wherever in it they stand."""
+    found = dict.fromkeys(file_ids(msgspec.json.decode(body)))
+    return msgspec.structs.replace(call, uses=(*call.uses, *(("file", name) for name in found))) if found else call
+
+
+# explaining what is wrong
+
+
+def broken_call(body: bytes, error: msgspec.ValidationError) -> Call:
+    """The call of a body that is JSON and breaks its wire type: what can be read of it, and the refusal."""
+    return Call(model=_readable_model(body), prompt_tokens=estimate_tokens_of_bytes(len(body)), invalid=explain(error))
+
+
+def _readable_model(body: bytes) -> str:
+    try:
+        model = msgspec.json.decode(body, type=ModelOnly).model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return model if isinstance(model, str) else ""
+
+
+_PATH = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
+
+
+def explain(error: msgspec.ValidationError) -> InvalidRequest:
+    """msgspec's ``Expected `int`, got `str` - at `$.max_tokens``` as an error that names the member."""
+    text = str(error)
+    where = _PATH.search(text)
+    # msgspec does not tell the key of a mapping: ``metadata[...]`` becomes ``metadata[]``.
+    param = where.group(1).replace("[...]", "[]") if where else None
+    message = text[: where.start()] if where else text
+    missing = re.search(r"missing required field `(\w+)`", message)
+    if missing:
+        param = f"{param}.{missing.group(1)}" if param else missing.group(1)
+        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    if param:
+        return InvalidRequest(f"Invalid value for '{param}': {message}.", param=param, code="invalid_value")
+    return InvalidRequest(f"The body must be a JSON object with the request's parameters: {message}.")
+
+
+def json_fault(body: bytes, error: Exception) -> str:
+    try:
+        body.decode()
+    except UnicodeDecodeError as unicode_error:
+        return f"it is not valid UTF-8 (byte {unicode_error.start})"
+    if re.search(rb"\\u[dD][89a-fA-F]", body) and "truncated" in str(error):
+        return "a string holds half of a surrogate pair"
+    if not body.strip():
+        return "it is empty"
+    return str(error).removeprefix("JSON is malformed: ")

@@ -1,0 +1,204 @@
+"""The body of a request on its way through: JSON that is in hand whole, or a form that may be too large for that.
+
+A form is read into memory until it is small enough to be whole, or large enough to be sent on while it still arrives
+(``HEAD_BYTES``), provided that the fields the gateway decides by have come by then. What is sent on while it arrives
+can be sent once only. Owns the bounds, and what becomes of a form that turns out wrong, or stops, when its beginning is
+already on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.types import Receive
+
+from trustgate.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TrustGateError
+from trustgate.gateway.api.batch_files import BatchFile
+from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece, boundary_of
+
+#: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives.
+HEAD_BYTES = 1024 * 1024
+
+
+class ClientDisconnected(Exception):
+    """The client hung up while it still sent its request. Never leaves the gateway room."""
+
+
+class Upload:
+    """A form: its beginning, the fields in it, and what still arrives."""
+
+    def __init__(
+        self,
+        receive: Receive,
+        content_type: bytes,
+        needed: frozenset[str],
+        decisive: frozenset[str],
+        max_bytes: int,
+        *,
+        reads_batches: bool = False,
+    ) -> None:
+        """``needed``: the fields without which nothing can be decided. Raises ``InvalidRequest``."""
+        self.content_type = content_type
+        self.size = 0
+        #: What went wrong with the rest after its beginning was sent on.
+        self.fault: TrustGateError | None = None
+        #: Called when the client hangs up in the middle of it, and when it has arrived whole.
+        self.on_gone: Callable[[], None] = _nothing
+        self.on_end: Callable[[], None] = _nothing
+        self._receive = receive
+        self._needed = needed
+        self._decisive = decisive
+        self._max_bytes = max_bytes
+        self._boundary = boundary_of(content_type)
+        self._scanner = FormScanner(self._boundary, decisive)
+        if reads_batches:
+            self._scanner.on_file = self._look_at_file
+        #: The requests in it, where it is the file of a batch.
+        self.batch: BatchFile | None = None
+        #: What came of the file before its purpose was told, as JavaScript's clients send it.
+        self._unjudged: list[bytes] = []
+        self._hash = hashlib.sha256()
+        self._pieces: list[Piece] = []
+        self._ended = False
+        self._timeout_s = 0.0
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return self._scanner.fields
+
+    @property
+    def is_whole(self) -> bool:
+        return self._ended
+
+    def _look_at_file(self, data: bytes) -> None:
+        self._unjudged.append(data)
+        self._judge_file()
+
+    def _judge_file(self) -> None:
+        """Read what has come of a batch's file. Until its purpose is told it waits, within ``read_head``'s bound."""
+        if "purpose" not in self.fields:
+            return
+        if self.fields["purpose"] == "batch":
+            self.batch = self.batch or BatchFile()
+            for data in self._unjudged:
+                self.batch.feed(data)
+        self._unjudged.clear()
+
+    @property
+    def _is_decidable(self) -> bool:
+        return self._needed <= self.fields.keys() and (self.batch is None or self.batch.model != "")
+
+    async def read_head(self, max_memory_bytes: int, timeout_s: float) -> None:
+        """Read until the form is whole, or can be decided on. Raises what a wrong form deserves."""
+        self._timeout_s = timeout_s
+        head_bytes = min(HEAD_BYTES, max_memory_bytes)
+        while not self._ended and (self.size < head_bytes or not self._is_decidable):
+            if self.size > max_memory_bytes:
+                missing = ", ".join(sorted(self._needed - self.fields.keys())) or "a first short line"
+                raise InvalidRequest(
+                    f"In a form larger than {max_memory_bytes} bytes, {missing} must come before the file.",
+                    code="invalid_form",
+                )
+            self._pieces += await self._more()
+
+    async def read_whole(self, max_memory_bytes: int) -> None:
+        """Read to the end, into memory. Raises ``RequestTooLarge`` for a form that has no room there."""
+        while not self._ended:
+            if self.size > max_memory_bytes:
+                raise RequestTooLarge(
+                    f"A form that is paid for must not be larger than {max_memory_bytes} bytes.",
+                    headers={"connection": "close"},
+                )
+            self._pieces += await self._more()
+
+    async def _more(self) -> list[Piece]:
+        """The pieces of the next chunk. A client may be slow, but not silent."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"Nothing of the request body arrived for {self._timeout_s:g} s.", headers={"connection": "close"}
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk = message.get("body", b"")
+        self.size += len(chunk)
+        if self.size > self._max_bytes:
+            raise RequestTooLarge(
+                f"The request body is larger than {self._max_bytes} bytes.", headers={"connection": "close"}
+            )
+        self._hash.update(chunk)
+        pieces = self._scanner.feed(chunk)
+        if self._unjudged:
+            self._judge_file()
+        if not message.get("more_body", False):
+            self._scanner.finish()
+            if self.batch is not None:
+                self.batch.finish()
+            self._ended = True
+        return pieces
+
+    def outgoing(self, model: str) -> bytes | AsyncIterator[bytes]:
+        """The form as an upstream is to get it: whole, or as it arrives. Only the model's name is another."""
+        head = self._added(model) + b"".join(_render(piece, model) for piece in self._pieces)
+        return head if self._ended else self._stream(head)
+
+    def growth(self, model: str) -> int:
+        """How much longer than the client's form the upstream's is, bytes."""
+        return len(self._added(model)) + sum(
+            len(model.encode()) - len(piece.value) for piece in self._pieces if isinstance(piece, ModelField)
+        )
+
+    def _added(self, model: str) -> bytes:
+        """A part with the model, for a form that left it out."""
+        if not model or "model" in self.fields:
+            return b""
+        disposition = b'content-disposition: form-data; name="model"'
+        return b"--%b\r\n%b\r\n\r\n%b\r\n" % (self._boundary, disposition, model.encode())
+
+    async def _stream(self, head: bytes) -> AsyncIterator[bytes]:
+        yield head
+        self._pieces.clear()
+        decided = self._decisive & self.fields.keys()
+        while not self._ended:
+            try:
+                pieces = await self._more()
+                late = (self._decisive & self.fields.keys()) - decided
+                if late:
+                    raise InvalidRequest(
+                        f"In a large form, {', '.join(sorted(late))} must come before the file.", code="invalid_form"
+                    )
+            except TrustGateError as error:
+                # Whoever sends this sees a broken body; the client is told what is kept here.
+                self.fault = error
+                raise
+            except ClientDisconnected:
+                self.on_gone()
+                await asyncio.get_running_loop().create_future()
+            for piece in pieces:
+                assert isinstance(piece, bytes), "the model is decisive: it came before, or is refused above"
+                yield piece
+        self.on_end()
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+Payload = bytes | Upload
+
+
+def digest(payload: Payload) -> bytes:
+    """SHA-256 of the request's bytes as the client sent them, as far as they came."""
+    return hashlib.sha256(payload).digest() if isinstance(payload, bytes) else payload.digest()
+
+
+def _render(piece: Piece, model: str) -> bytes:
+    return model.encode() if isinstance(piece, ModelField) else piece
+
+
+def _nothing(*_: Any) -> None:
+    return None

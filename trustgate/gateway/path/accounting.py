@@ -1,0 +1,230 @@
+"""What a request has cost: the hold taken, the usage metered, the receipt written. Each exactly once.
+
+Owns the moment between a request's admission and its receipt. ``Account.close`` is synchronous on purpose: it runs
+wherever the request ends (complete, refused, cut, client gone, cancelled) without a point at which it could be
+interrupted, and it runs before the last byte is sent, so what a client has seen the end of is already journaled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from trustgate.access.directory import Caller
+from trustgate.access.quota import Ask, Hold, Quota, Rate
+from trustgate.errors import TrustGateError
+from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.uploads import Payload, digest
+from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.reply import Reply
+from trustgate.models.catalog import Resolved, price_hash
+from trustgate.models.estimate import with_margin
+from trustgate.models.upstream.targets import Target
+from trustgate.payment.cashier import Sale
+from trustgate.payment.credit import payment_members
+from trustgate.receipts.log import Log
+from trustgate.receipts.receipt import commitment
+from trustgate.types import COUNTED, Finish, PaymentTerms, Prices, Receipt, Usage
+
+#: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
+DEFAULT_COMPLETION_TOKENS = 4_096
+#: At most one refusal of a key in this time becomes a receipt, so that hammering a used-up quota cannot fill the disk.
+_REFUSAL_EVERY_US = 1_000_000
+
+#: Names in a receipt are cut here, characters: an entry must fit into a record of the journal.
+_NAME_MOST = 256
+
+_NOTHING = Usage()
+_NO_PRICE_HASH = price_hash(Prices())
+
+
+def receipt_header(receipt_id: str) -> tuple[bytes, bytes]:
+    """Tells the client which receipt its request has."""
+    return b"x-trustgate-receipt", receipt_id.encode()
+
+
+def worst_case(endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: int | None) -> Ask:
+    """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get."""
+    prompt_tokens = with_margin(call.prompt_tokens)
+    completion_tokens = 0
+    if endpoint.generates:
+        bounds = [bound for bound in (call.max_tokens, cap) if bound is not None]
+        ceiling = resolved.passport.max_output_tokens if resolved is not None else None
+        if ceiling is not None:
+            bounds.append(ceiling)
+        completion_tokens = min(bounds, default=DEFAULT_COMPLETION_TOKENS) * call.choices
+    cost_nano_usd = 0
+    if resolved is not None:
+        usage = Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            images=call.images,
+            characters=call.characters,
+        )
+        cost_nano_usd = resolved.passport.prices.cost_nano_usd(usage)
+    return Ask(prompt_tokens + completion_tokens, cost_nano_usd)
+
+
+class Request(NamedTuple):
+    """A request whose caller is known: who asks what, of which endpoint, with which body."""
+
+    arrival: Arrival
+    endpoint: Endpoint
+    caller: Caller
+    call: Call
+    body: Payload
+
+
+class Books:
+    """Where accounts are opened: the quota they draw on and the log their receipts go to."""
+
+    def __init__(self, quota: Quota, log: Log) -> None:
+        self.quota = quota
+        self.log = log
+        self._last_refusal_us: dict[str, int] = {}
+
+    def open(self, request: Request, ask: Ask, sale: Sale | None) -> Account:
+        """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
+        caller = request.caller
+        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, request.arrival.at_us)
+        return Account(self, request, hold, sale)
+
+    def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> None:
+        """Write a receipt of a refusal, so that it can be proven too, and name it in the reply's headers.
+
+        Not where the key had one a moment ago.
+        """
+        arrival, key_id = request.arrival, request.caller.key.id
+        last_us = self._last_refusal_us.get(key_id)
+        if last_us is not None and arrival.at_us - last_us < _REFUSAL_EVERY_US:
+            return
+        self._last_refusal_us[key_id] = arrival.at_us
+        account = Account(self, request, None, None)
+        account.sent(request.endpoint.dialect.body(refusal, arrival.request_id.decode()))
+        account.close("refused", status=refusal.status)
+        reply.headers.append(receipt_header(arrival.receipt_id))
+
+
+class Account:
+    """One admitted request. The path fills it in as it goes; whatever happens, it is closed once."""
+
+    __slots__ = (
+        "_answer",
+        "_books",
+        "_hold",
+        "closed",
+        "first_ms",
+        "request",
+        "sale",
+        "target",
+        "upstream_model",
+        "usage_so_far",
+    )
+
+    def __init__(self, books: Books, request: Request, hold: Hold | None, sale: Sale | None) -> None:
+        self._books = books
+        self.request = request
+        self._answer = hashlib.sha256()
+        self._hold = hold
+        #: What the request is paid by; None: it owes nothing.
+        self.sale = sale
+        self.target: Target | None = None
+        self.upstream_model = ""
+        self.first_ms: int | None = None
+        #: What was used up to now: the prompt's estimate, until a meter knows better.
+        self.usage_so_far: Callable[[], Usage] = self._prompt_estimate
+        self.closed = False
+
+    def _prompt_estimate(self) -> Usage:
+        return Usage(prompt_tokens=self.request.call.prompt_tokens, estimated=True)
+
+    @property
+    def rates(self) -> tuple[Rate | None, Rate | None]:
+        """The tightest limits on requests and on tokens, for the response's headers."""
+        return self._hold.rates if self._hold is not None else (None, None)
+
+    def __enter__(self) -> Account:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Refused before anything was done for it, and so not closed: give the hold back, write nothing."""
+        if not self.closed:
+            self.closed = True
+            if self._hold is not None:
+                self._books.quota.void(self._hold)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The estimate of the prompt."""
+        return self.request.call.prompt_tokens
+
+    def sent(self, data: bytes) -> None:
+        """Bytes of the answer that go to the client: they are what the receipt commits to."""
+        if self.first_ms is None:
+            self.first_ms = self.request.arrival.elapsed_ms()
+        self._answer.update(data)
+
+    def close(self, finish: Finish, *, status: int, usage: Usage = _NOTHING) -> None:
+        """Settle the hold and write the receipt. Does nothing when the account is closed already."""
+        if self.closed:
+            return
+        self.closed = True
+        arrival, endpoint, caller, call, body = self.request
+        target = self.target
+        counted = finish in COUNTED and target is not None
+        cost_nano_usd = target.passport.prices.cost_nano_usd(usage) if target is not None and counted else 0
+        if self._hold is not None:
+            if counted:
+                self._books.quota.post(self._hold, usage.total_tokens, cost_nano_usd)
+            else:
+                self._books.quota.void(self._hold)
+        total_ms = arrival.elapsed_ms()
+        log = self._books.log
+        paid = {} if caller.terms is None else self._paid(caller.terms, finish, cost_nano_usd)
+        secret = os.urandom(32)
+        tseq, tprev = log.link(caller.tenant.id)
+        receipt = arrival.receipt = Receipt(
+            id=arrival.receipt_id,
+            created_us=arrival.at_us,
+            tenant=caller.tenant.id,
+            key=caller.key.id,
+            tseq=tseq,
+            tprev=tprev,
+            endpoint=endpoint.name,
+            model=call.model[:_NAME_MOST],
+            passport=target.passport.id if target is not None else "",
+            upstream_model=self.upstream_model[:_NAME_MOST],
+            request_commitment=commitment(secret, "request", digest(body)),
+            response_commitment=commitment(secret, "response", self._answer.digest()),
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            usage_source="estimate" if usage.estimated else "provider",
+            cost_nano_usd=cost_nano_usd,
+            price_hash=target.price_hash if target is not None else _NO_PRICE_HASH,
+            policy_hash=caller.policy_hash,
+            latency_first_ms=total_ms if self.first_ms is None else self.first_ms,
+            latency_total_ms=total_ms,
+            status=status,
+            finish=finish,
+            stream=call.stream,
+            **paid,
+        )
+        arrival.target = target
+        log.append(receipt, secret)
+
+    def _paid(self, terms: PaymentTerms, finish: Finish, cost_nano_usd: int) -> dict[str, Any]:
+        """What the tenant is charged: the request's cost, or its terms' price for every request that was answered.
+
+        An answer that the upstream broke off is not charged: what was paid for it stays on the balance.
+        """
+        if self.sale is None:
+            return {"v": 2, "charged_nano_usd": 0, "credited_nano_usd": 0, **payment_members(None)}
+        if finish not in COUNTED or finish == "upstream_cut":
+            cost_nano_usd = 0
+        elif terms.price_nano_usd is not None:
+            cost_nano_usd = terms.price_nano_usd if self.request.endpoint.is_sold else 0
+        return self.sale.close(cost_nano_usd)

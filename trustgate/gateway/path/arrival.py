@@ -1,0 +1,171 @@
+"""Reading a request under limits: its head, its bearer token, its body, and noticing that its client hung up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+
+from starlette.types import Receive, Scope
+
+from trustgate.errors import AuthenticationFailed, InvalidRequest, RequestTimeout, RequestTooLarge
+from trustgate.gateway.api.endpoints import Body
+from trustgate.gateway.api.uploads import ClientDisconnected
+from trustgate.gateway.path.inflight import Leash
+from trustgate.gateway.path.reply import Reply
+from trustgate.ids import new_id, now_us
+from trustgate.models.upstream.targets import Target
+from trustgate.types import Receipt
+
+#: A client that hangs up sooner is noticed when the answer is sent; watching earlier would cost every quick request.
+_WATCH_AFTER_S = 0.05
+
+_SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+
+
+class Arrival:
+    """One request's head: when it came, its ids, and the headers that matter. Header names are lower case.
+
+    And what became of it: its receipt, once it has one, and whose answer that is about.
+    """
+
+    __slots__ = ("at_us", "headers", "receipt", "receipt_id", "request_id", "started", "target")
+
+    def __init__(self, scope: Scope, *, trusts_id: bool = True) -> None:
+        """``trusts_id``: whether the client's own request id is kept, where it is sane."""
+        self.at_us = now_us()
+        self.started = asyncio.get_running_loop().time()
+        self.receipt_id = new_id("rcpt", self.at_us)
+        #: The last of each name; ``check_head`` refuses repeats of those that must be said once.
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        asked = self.headers.get(b"x-request-id", b"")
+        is_kept = trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
+        self.request_id = asked if is_kept else b"req_" + os.urandom(16).hex().encode()
+        self.receipt: Receipt | None = None
+        self.target: Target | None = None
+
+    def elapsed_ms(self) -> int:
+        return int((asyncio.get_running_loop().time() - self.started) * 1000)
+
+
+def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) -> None:
+    """Refuse what the head alone condemns.
+
+    Raises ``RequestTooLarge`` (413) for a declared size over the limit, ``InvalidRequest`` (400) for repeated
+    credentials or lengths and for a body that says it is not what the endpoint takes.
+    """
+    headers = arrival.headers
+    if len(headers) != len(scope["headers"]):
+        for single in (b"authorization", b"x-api-key", b"content-length", b"content-type"):
+            if sum(name == single for name, _ in scope["headers"]) > 1:
+                raise InvalidRequest(f"The header {single.decode()} is given more than once.", code="duplicate_header")
+    declared = headers.get(b"content-length", b"0")
+    if not declared.isdigit():
+        raise InvalidRequest("The header content-length is not a number.", code="invalid_header")
+    if int(declared) > max_body_bytes:
+        raise _too_large(max_body_bytes)
+    if body == "json":
+        content_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        if content_type != b"application/json" and not content_type.endswith(b"+json"):
+            raise InvalidRequest(
+                "The body must be JSON: send the header content-type: application/json.",
+                code="unsupported_content_type",
+            )
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise InvalidRequest("Compressed request bodies are not taken.", code="unsupported_content_encoding")
+
+
+def bearer_token(arrival: Arrival, key_header: bytes | None = None) -> bytes:
+    """The token of ``Authorization: Bearer …`` (RFC 6750 section 2.1), or what ``key_header`` holds instead.
+
+    Raises ``AuthenticationFailed``, also when the two differ.
+    """
+    header = arrival.headers.get(b"authorization")
+    key = None if key_header is None else arrival.headers.get(key_header)
+    if key is not None:
+        if header is not None and header.partition(b" ")[2].strip() != key:
+            raise AuthenticationFailed("The Authorization header and the x-api-key header hold different keys.")
+        return key
+    if header is None:
+        raise AuthenticationFailed(
+            "You didn't provide an API key. Provide it in an Authorization header: Authorization: Bearer YOUR_KEY."
+        )
+    scheme, _, token = header.partition(b" ")
+    token = token.strip()
+    if scheme.lower() != b"bearer" or not token:
+        raise AuthenticationFailed("The Authorization header must be: Bearer YOUR_KEY.")
+    return token
+
+
+async def read_body(receive: Receive, max_body_bytes: int, timeout_s: float) -> bytes:
+    """The whole body. Raises ``RequestTooLarge`` (413), ``RequestTimeout`` (408) or ``ClientDisconnected``."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read_body(receive, max_body_bytes)
+    except TimeoutError:
+        raise RequestTimeout(
+            f"The request body did not arrive within {timeout_s:g} s.", headers={"connection": "close"}
+        ) from None
+
+
+async def _read_body(receive: Receive, max_body_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk = message.get("body", b"")
+        if chunk:
+            size += len(chunk)
+            if size > max_body_bytes:
+                raise _too_large(max_body_bytes)
+            parts.append(chunk)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(max_body_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body is larger than {max_body_bytes} bytes.", headers={"connection": "close"})
+
+
+class Watch:
+    """Notices that the client hung up, once its request runs for longer than a moment.
+
+    Pulls the leash, unless the plan wants the upstream read to its end: then the reply just falls silent.
+    """
+
+    __slots__ = ("_drain", "_leash", "_receive", "_reply", "_task", "_timer")
+
+    def __init__(self, receive: Receive, reply: Reply, leash: Leash, *, drain: bool) -> None:
+        self._receive = receive
+        self._reply = reply
+        self._leash = leash
+        self._drain = drain
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """The request has arrived whole: the next thing that the client says is that it is gone."""
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
+
+    def gone(self) -> None:
+        """The client hung up before its request had arrived whole."""
+        self._reply.gone = True
+        self._leash.pull("client_gone")
+
+    def _start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._reply.gone = True
+        if not self._drain:
+            self._leash.pull("client_gone")
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()

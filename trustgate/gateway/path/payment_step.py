@@ -1,0 +1,92 @@
+"""Step 3 of the path, seen from the request: what it would cost at most, and its dealings with the cashier.
+
+Owns the price of a request and what makes it the same request when it comes again with the same payment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from trustgate.access.quota import Ask
+from trustgate.errors import PaymentRequired, PermissionDenied
+from trustgate.gateway.api.endpoints import Endpoint
+from trustgate.gateway.api.uploads import Upload, digest
+from trustgate.gateway.path.accounting import Books, Request
+from trustgate.gateway.path.reply import Reply
+from trustgate.models.catalog import Resolved
+from trustgate.payment.cashier import Cashier, Order, Sale
+from trustgate.payment.paid_answers import Recorded
+from trustgate.payment.x402_wire import read_payment
+from trustgate.settings import ServeSettings
+from trustgate.types import PaymentTerms, Prices
+
+_NO_PRICES = Prices()
+
+
+class Sales:
+    def __init__(self, cashier: Cashier, books: Books, limits: ServeSettings) -> None:
+        self._cashier = cashier
+        self._books = books
+        self._limits = limits
+
+    def retune(self, limits: ServeSettings) -> None:
+        """Go by these from the next request on."""
+        self._limits = limits
+
+    async def admit(
+        self, request: Request, resolved: Resolved | None, ask: Ask, reply: Reply
+    ) -> Sale | Recorded | None:
+        """Have the request paid for: a sale to be entered, the answer it has bought already, or None: it owes nothing.
+
+        Raises what ``Cashier.admit`` raises, ``InvalidRequest`` for a payment header that is none, and
+        ``PermissionDenied`` for a model without a price. That a presented payment does not do is put on record.
+        """
+        arrival, endpoint, caller, _, body = request
+        terms = caller.terms
+        if terms is None:
+            return None
+        if isinstance(body, Upload) and endpoint.is_sold:
+            # What is paid for must be known to the last byte.
+            await body.read_whole(self._limits.max_body_bytes)
+        presented = read_payment(arrival.headers) if endpoint.is_sold else None
+        order = Order(
+            tenant_id=caller.tenant.id,
+            key_id=caller.key.id,
+            terms=terms,
+            receipt_id=arrival.receipt_id,
+            request_sha256=request_sha256(endpoint.path, digest(body)),
+            path=endpoint.path,
+            description=endpoint.summary,
+            price_nano_usd=_price(endpoint, terms, resolved, ask),
+            presented=presented,
+        )
+        try:
+            admitted = await self._cashier.admit(order)
+        except PaymentRequired as refusal:
+            if presented is not None:
+                self._books.refuse(request, refusal, reply)
+            raise
+        if isinstance(admitted, Sale):
+            reply.recorder = admitted.recorder
+        return admitted
+
+
+def request_sha256(path: str, body_sha256: bytes) -> str:
+    """What a payment is bound to: the endpoint and every byte of the body."""
+    return hashlib.sha256(path.encode() + b"\n" + body_sha256).hexdigest()
+
+
+def _price(endpoint: Endpoint, terms: PaymentTerms, resolved: Resolved | None, ask: Ask) -> int:
+    """The most that a request can cost, nano-USD; 0 where it owes nothing, or where its model means nothing.
+
+    Raises ``PermissionDenied`` for a model that has no price: it would be given away.
+    """
+    if not endpoint.is_sold:
+        return 0
+    if terms.price_nano_usd is not None:
+        return terms.price_nano_usd
+    if resolved is not None and resolved.passport.prices == _NO_PRICES:
+        raise PermissionDenied(
+            "This model has no price yet, so nobody can pay for it.", code="model_not_priced", param="model"
+        )
+    return ask.cost_nano_usd

@@ -1,0 +1,281 @@
+"""The request path: eleven steps, from top to bottom in the order in which every request walks them.
+
+    1 request     head under limits, then (for callers we know) the body          400 408 413
+    2 bearer auth SHA-256 of the key, looked up in memory                         401
+    3 payment     x402, for tenants that pay: balance held, or payment verified   402 409
+    4 plan        endpoint, model, features, sizes                                403
+    5 quota       the worst case is held                                          429
+    6 validation  the members that matter have the right types                    400
+    7 passport    the model's name leads to an ordered list of targets            404
+    8 fetch       the first target that answers; retries before the first byte    502 503 504
+    9 metering    usage, from the answer or its last chunk
+    10 receipt    journaled before the last byte leaves
+    11 response   the upstream's bytes; a payment is settled before the first
+
+The body is read after the key is known, so that a stranger cannot make the gateway buffer anything. No step touches
+a database, a file (but the journal) or a name server; each takes values and gives a value. The exception is a payment
+that a client presents: its steps are in the ledger before they are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from starlette.types import Receive, Scope, Send
+
+from trustgate.access.directory import Directory
+from trustgate.access.plans import check_plan, completion_cap
+from trustgate.access.quota import Ask
+from trustgate.errors import (
+    AuthenticationFailed,
+    PaymentRequired,
+    RateLimited,
+    TrustGateError,
+    Unavailable,
+    UpstreamTimeout,
+)
+from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
+from trustgate.gateway.path.accounting import Account, Books, Request, receipt_header, worst_case
+from trustgate.gateway.path.arrival import Arrival, Watch, bearer_token, check_head, read_body
+from trustgate.gateway.path.forwarding import Forwarding
+from trustgate.gateway.path.inflight import Pulled, Reason, Running
+from trustgate.gateway.path.payment_step import Sales
+from trustgate.gateway.path.relay import ending, relay
+from trustgate.gateway.path.reply import Reply, rate_headers
+from trustgate.gateway.path.routing import Routing
+from trustgate.http.sending import Headers
+from trustgate.models.catalog import Catalog
+from trustgate.models.upstream.client import Answer, UpstreamClient
+from trustgate.observe.traces import Tracing
+from trustgate.payment.cashier import Sale
+from trustgate.payment.paid_answers import Recorded
+from trustgate.settings import Settings
+from trustgate.types import Finish
+
+_logger = logging.getLogger("trustgate.gateway")
+
+OnEnd = Callable[[Endpoint, Arrival, TrustGateError | None], None]
+
+
+class Pipeline:
+    """The eleven steps, over the parts that each of them asks."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        directory: Directory,
+        catalog: Catalog,
+        routing: Routing,
+        upstream: UpstreamClient,
+        books: Books,
+        running: Running,
+        sales: Sales,
+        on_end: OnEnd,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """``on_end``: told of every request as it ends, with what it was refused for, if it was."""
+        self._settings = settings
+        self._on_end = on_end
+        self._tracing = tracing
+        self._directory = directory
+        self._catalog = catalog
+        self._routing = routing
+        self._upstream = upstream
+        self._books = books
+        self._running = running
+        self._sales = sales
+        self._forwarding = Forwarding(settings.upstream.forward_headers, tracing)
+
+    def retune(self, settings: Settings, upstream: UpstreamClient) -> None:
+        """Go by these from the next request on."""
+        self._settings = settings
+        self._upstream = upstream
+        self._forwarding = Forwarding(settings.upstream.forward_headers, self._tracing)
+
+    async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens: the ASGI application of an endpoint."""
+        arrival = Arrival(scope, trusts_id=self._settings.serve.trust_request_id)
+        reply = Reply(send, arrival.request_id, endpoint.dialect)
+        error: TrustGateError | None = None
+        try:
+            await self._walk(endpoint, arrival, scope, receive, reply)
+        except ClientDisconnected:
+            return
+        except Pulled as pulled:
+            # A client that left is refused nothing; its receipt says how its request ended.
+            error = None if pulled.reason in _LEFT else _ended(pulled.reason)
+        except TrustGateError as caught:
+            error = caught
+        except Exception:
+            _logger.exception("internal error in request %s", arrival.request_id.decode())
+            error = TrustGateError("The gateway failed. The error is in its log.")
+        self._on_end(endpoint, arrival, error)
+        if error is not None:
+            await reply.refuse(error)
+
+    async def _walk(self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, reply: Reply) -> None:
+        limits = self._settings.serve
+
+        # 1 request: what its head says
+        max_bytes = limits.max_upload_bytes if endpoint.body == "form" else limits.max_body_bytes
+        check_head(scope, arrival, endpoint.body, max_bytes)
+
+        # 2 bearer auth
+        caller = self._directory.authenticate(bearer_token(arrival, endpoint.dialect.key_header), arrival.at_us)
+
+        with self._running.leash(caller.key.id) as leash:
+            leash.reply = reply
+            # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
+            self._books.log.check_room(len(self._running))
+            body, call = await self._read(endpoint, arrival, receive)
+            way = self._routing.begin(endpoint, call, body, scope, caller.tenant.id)
+            call = way.call
+            request = Request(arrival, endpoint, caller, call, body)
+
+            # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
+            resolved = self._catalog.resolve(call.model) if call.model or not way.is_modelless else None
+            cap = completion_cap(caller)
+            ask = worst_case(endpoint, call, resolved, cap)
+
+            # 3 payment
+            sale = await self._sales.admit(request, resolved, ask, reply)
+            if isinstance(sale, Recorded):
+                await reply.replay(*sale)
+                return
+            async with sale or _OWES_NOTHING:
+                # 4 plan
+                check_plan(
+                    caller,
+                    endpoint=endpoint.name,
+                    model=call.model,
+                    model_names=resolved.names if resolved is not None else way.unresolved_names,
+                    features=call.features,
+                    max_tokens=call.max_tokens,
+                    prompt_tokens=call.prompt_tokens,
+                )
+
+                # 5 quota
+                with self._open_account(request, ask, sale, reply) as account:
+                    # 6 validation
+                    if call.invalid is not None:
+                        raise call.invalid
+
+                    # 7 passport
+                    targets = self._routing.targets(way, resolved)
+
+                    # 8 fetch, 9 metering, 10 receipt, 11 response
+                    reply.headers.append(receipt_header(arrival.receipt_id))
+                    watch = Watch(receive, reply, leash, drain=caller.plan.on_disconnect == "drain")
+                    try:
+                        _watch_from_its_end(body, watch)
+                        answer = await self._upstream.fetch(
+                            targets,
+                            self._forwarding.outgoing(endpoint, arrival, call, body, way.path, cap),
+                            deadline=arrival.started + limits.request_timeout_s,
+                        )
+                        try:
+                            account.target = answer.target
+                            reply.headers += self._passed_on(answer)
+                            await relay(answer, account, reply, way.keeper)
+                        finally:
+                            await answer.close()
+                    except TrustGateError as error:
+                        _close_failed(account, reply, error, "upstream_cut")
+                        raise
+                    except asyncio.CancelledError:
+                        account.target = account.target or targets[0]
+                        _close_cancelled(account, reply, leash.reason or "shutdown")
+                        raise
+                    finally:
+                        watch.stop()
+
+    async def _read(self, endpoint: Endpoint, arrival: Arrival, receive: Receive) -> tuple[Payload, Call]:
+        """The request's body, or the beginning of it that can be decided on, and what it asks for."""
+        limits = self._settings.serve
+        if endpoint.body != "form":
+            body = await read_body(receive, limits.max_body_bytes, limits.body_timeout_s)
+            return body, endpoint.peek(body)
+        content_type = arrival.headers.get(b"content-type", b"")
+        upload = Upload(
+            receive,
+            content_type,
+            endpoint.needed,
+            endpoint.decisive,
+            limits.max_upload_bytes,
+            reads_batches=endpoint.makes == "file",
+        )
+        await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)
+        return upload, endpoint.peek_form(upload.fields, upload.batch)
+
+    def _open_account(self, request: Request, ask: Ask, sale: Sale | None, reply: Reply) -> Account:
+        """Take the hold. A refusal is put on record too."""
+        try:
+            account = self._books.open(request, ask, sale)
+        except RateLimited as refusal:
+            self._books.refuse(request, refusal, reply)
+            raise
+        reply.headers += rate_headers(account.rates)
+        return account
+
+    def _passed_on(self, answer: Answer) -> Headers:
+        """The upstream's response headers that the operator lets through."""
+        headers: Headers = []
+        for name in self._settings.upstream.forward_response_headers:
+            value = answer.headers.get(name)
+            if value is not None:
+                headers.append((name.lower().encode(), value.encode("latin-1", "replace")))
+        return headers
+
+
+_OWES_NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
+
+
+def _watch_from_its_end(body: Payload, watch: Watch) -> None:
+    """Watch for the client's hanging up once its request is here whole."""
+    if isinstance(body, Upload) and not body.is_whole:
+        body.on_end = watch.begin
+        body.on_gone = watch.gone
+    else:
+        watch.begin()
+
+
+def _close_failed(account: Account, reply: Reply, error: TrustGateError, finish: Finish) -> None:
+    """The upstream, or the gateway, gave up. What was sent is charged; before the first byte nothing is."""
+    if account.closed:
+        return
+    account.sent(reply.last_words(error))
+    if isinstance(error, PaymentRequired):
+        account.close("refused", status=error.status)
+    elif reply.started:
+        account.close(ending(reply, finish), status=200, usage=account.usage_so_far())
+    else:
+        account.close("upstream_error", status=error.status)
+
+
+def _close_cancelled(account: Account, reply: Reply, reason: Reason) -> None:
+    """The request was ended early. A client that hung up is charged for what it had the upstream do."""
+    if reason == "client_stalled":
+        account.close("cut", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
+    elif reason == "client_gone":
+        account.close("client_gone", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
+    else:
+        _close_failed(account, reply, _ended(reason), "cut")
+
+
+_LEFT: frozenset[Reason] = frozenset({"client_gone", "client_stalled"})
+#: The status that nginx made customary for "the client closed the request"; it is in receipts only.
+_CLIENT_CLOSED_REQUEST = 499
+
+
+def _ended(reason: Reason) -> TrustGateError:
+    """What a client is told whose request was ended early."""
+    if reason == "key_revoked":
+        return AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
+    if reason == "deadline":
+        return UpstreamTimeout("The request took longer than the gateway allows.", code="request_deadline")
+    return Unavailable("The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"})

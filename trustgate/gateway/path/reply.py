@@ -1,0 +1,137 @@
+"""What goes to the client: the reply as it stands, OpenAI-shaped errors, JSON documents, rate-limit headers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Protocol
+
+from starlette.types import Send
+
+from trustgate.access.quota import Rate
+from trustgate.errors import TrustGateError
+from trustgate.gateway.api.dialects import Dialect
+from trustgate.http.sending import Headers, send_body, send_error
+
+_REFUSAL_TIMEOUT_S = 5.0
+
+
+class Recorder(Protocol):
+    """Takes an answer down as it goes out, also where its client has gone."""
+
+    def begin(self, status: int, headers: Headers) -> None: ...
+
+    def write(self, body: bytes, *, last: bool) -> None: ...
+
+
+class Reply:
+    """One client's reply as it stands: its headers so far, whether it has begun, whether anybody still listens."""
+
+    __slots__ = (
+        *("_dialect", "_now", "_send", "gone", "headers", "is_raw"),
+        *("recorder", "request_id", "sequence", "started", "waiting_since"),
+    )
+
+    def __init__(self, send: Send, request_id: bytes, dialect: Dialect) -> None:
+        self._send = send
+        self._dialect = dialect
+        self.request_id = request_id
+        self.headers: Headers = [(b"x-request-id", request_id)]
+        self.started = False
+        #: Since when a piece waits for the client to take it, in the loop's time.
+        self.waiting_since: float | None = None
+        self._now = asyncio.get_running_loop().time
+        #: The number of the stream's last event, where they are numbered.
+        self.sequence = -1
+        #: The answer has no frames (audio, a file): there is no way to say an error in the middle of it.
+        self.is_raw = False
+        #: The client hung up: nothing is sent any more.
+        self.gone = False
+        self.recorder: Recorder | None = None
+
+    def record(self, status: int, content_type: bytes, body: bytes) -> None:
+        """Take a whole answer down, whether or not it can be sent."""
+        if self.recorder is not None:
+            self.recorder.begin(status, [(b"content-type", content_type), *self.headers])
+            self.recorder.write(body, last=True)
+
+    async def whole(self, status: int, content_type: bytes, body: bytes) -> None:
+        self.record(status, content_type, body)
+        if not self.gone:
+            self.started = True
+            self.waiting_since = self._now()
+            await send_body(self._send, status, [(b"content-type", content_type), *self.headers], body)
+            self.waiting_since = None
+
+    async def replay(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give an answer once more, as it went out the first time but for the request's id."""
+        own = [header for header in headers if header[0] != b"x-request-id"]
+        await send_body(self._send, status, [*own, *self.headers], body)
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send the head of a stream."""
+        if self.recorder is not None:
+            self.recorder.begin(status, [*headers, *self.headers])
+        if not self.gone:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.headers]})
+
+    async def write(self, body: bytes, *, last: bool = False) -> None:
+        if self.recorder is not None:
+            self.recorder.write(body, last=last)
+        if not self.gone:
+            self.waiting_since = self._now()
+            await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+            self.waiting_since = None
+
+    def last_words(self, error: TrustGateError) -> bytes:
+        """The bytes with which ``refuse`` will end this reply: a JSON body, or an event of the stream."""
+        request_id = self.request_id.decode()
+        if not self.started:
+            return self._dialect.body(error, request_id)
+        return b"" if self.is_raw else self._dialect.event(error, request_id, self.sequence)
+
+    async def refuse(self, error: TrustGateError) -> None:
+        """End with an error: as a response of its own, or, in a stream that has begun, as its last event.
+
+        An answer without frames is broken off: its client sees that the end is missing.
+        """
+        if self.gone or (self.started and self.is_raw):
+            return
+        # A client that reads nothing must not hold its request for ever.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFUSAL_TIMEOUT_S):
+                words = self.last_words(error)
+                if self.started:
+                    await self.write(words, last=True)
+                else:
+                    self.started = True
+                    await send_error(self._send, error, self.headers, words)
+
+
+def rate_headers(rates: tuple[Rate | None, Rate | None]) -> Headers:
+    """``x-ratelimit-limit/-remaining/-reset`` for requests and tokens, of the tightest limit on each."""
+    headers: Headers = []
+    for unit, rate in zip((b"requests", b"tokens"), rates, strict=True):
+        if rate is not None:
+            headers += _rate_headers(unit, rate)
+    return headers
+
+
+def _rate_headers(unit: bytes, rate: Rate) -> Headers:
+    return [
+        (b"x-ratelimit-limit-" + unit, b"%d" % rate.limit),
+        (b"x-ratelimit-remaining-" + unit, b"%d" % rate.remaining),
+        (b"x-ratelimit-reset-" + unit, _duration(rate.reset_s)),
+    ]
+
+
+def _duration(seconds: float) -> bytes:
+    """A duration as OpenAI writes it: 250ms, 12s, 6m0s, 1h2m3s."""
+    if seconds < 1:
+        return b"%dms" % round(seconds * 1000)
+    minutes, whole_s = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, whole_s)
+    return b"%dm%ds" % (minutes, whole_s) if minutes else b"%ds" % whole_s

@@ -1,0 +1,108 @@
+"""Where a request goes: by its model's name, or by the ids of upstreams that it names.
+
+Owns the rule that an id leads to the target that made it, and to nobody but its own tenant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from starlette.types import Scope
+
+from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.object_accounting import Keeper
+from trustgate.gateway.api.object_ids import Handle, Handles, Kind
+from trustgate.gateway.api.uploads import Payload, Upload
+from trustgate.models.catalog import Resolved
+from trustgate.models.upstream.targets import Target, Targets
+
+
+class Way:
+    """The way of one request."""
+
+    __slots__ = ("call", "handle", "is_modelless", "is_verbatim", "keeper", "path", "service", "used")
+
+    def __init__(self, call: Call, path: str) -> None:
+        self.call = call
+        self.path = path
+        self.service = ""
+        #: What the path names, and what the body builds on.
+        self.handle: Handle | None = None
+        self.used: Handle | None = None
+        self.is_modelless = False
+        #: The body names the model in places where it cannot be changed.
+        self.is_verbatim = False
+        self.keeper: Keeper | None = None
+
+    @property
+    def unresolved_names(self) -> tuple[str, ...]:
+        """What plans are matched against when the model's name means nothing."""
+        return () if self.is_modelless else (self.call.model,)
+
+
+class Routing:
+    def __init__(self, targets: Targets, handles: Handles) -> None:
+        self._targets = targets
+        self._handles = handles
+
+    def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, tenant_id: str) -> Way:
+        """Look up the ids that the request names. Raises ``NotFound`` for one that is not its tenant's."""
+        way = Way(call, endpoint.upstream_path)
+        way.service = endpoint.service
+        if call.uses:
+            for kind, object_id in call.uses:
+                handle = self._handles.find(kind, object_id, tenant_id)
+                # A batch goes where its file is; a file named in a message may lie anywhere.
+                if kind == "response" or not endpoint.has_model:
+                    way.used = handle
+        if endpoint.is_plain:
+            return way
+        if endpoint.names is not None:
+            object_id = scope["path_params"]["id"]
+            way.handle = self._handles.find(endpoint.names, object_id, tenant_id)
+            way.path = endpoint.upstream_path.replace("{id}", quote(object_id, safe=""))
+        if endpoint.body == "none" and scope["query_string"]:
+            way.path += "?" + scope["query_string"].decode("latin-1")
+        known = way.handle or (None if endpoint.has_model else way.used)
+        if known is not None:
+            way.call = call = msgspec.structs.replace(call, model=known.model)
+        if endpoint.makes == "batch" and way.used is not None:
+            if not way.used.model:
+                raise InvalidRequest("That file was not uploaded for a batch.", param="input_file_id")
+            way.call = call = msgspec.structs.replace(call, prompt_tokens=max(way.used.owed, 0))
+        way.is_modelless = not endpoint.has_model and not call.model
+        batch = body.batch if isinstance(body, Upload) else None
+        way.is_verbatim = batch is not None
+        way.keeper = Keeper(self._handles, endpoint, tenant_id, call, way.handle, batch)
+        return way
+
+    def targets(self, way: Way, resolved: Resolved | None) -> list[Target]:
+        """What to try, in order. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
+        if way.handle is not None:
+            return [self._targets.made_by(way.handle.passport, way.handle.upstream_model, way.service)]
+        if way.is_modelless:
+            return [self._targets.default(way.service)]
+        targets = self._targets.route(way.call.model, resolved, way.service)
+        if way.is_verbatim:
+            if targets[0].model != way.call.model:
+                raise InvalidRequest(
+                    f"In a batch the model {way.call.model!r} must be called {targets[0].model!r}.", param="file"
+                )
+            return targets[:1]
+        if way.used is None:
+            return targets
+        upstream = self._targets.made_by(way.used.passport, way.used.upstream_model).upstream
+        able = [target for target in targets if target.upstream is upstream]
+        if not able:
+            raise InvalidRequest(
+                f"The {way.used.kind} {way.used.id!r} was made by another model's server.",
+                param=_PARAM_OF[way.used.kind],
+                code=f"{way.used.kind}_elsewhere",
+            )
+        return able
+
+
+_PARAM_OF: dict[Kind, Any] = {"response": "previous_response_id", "file": "input_file_id", "batch": None}

@@ -1,0 +1,263 @@
+"""What a caller may read: the models it can use, its own usage and receipts. And whether the gateway is alive.
+
+These endpoints authenticate like the path but cost no quota and write no receipt.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
+
+from trustgate.access.directory import Caller, Directory
+from trustgate.access.plans import allows_model
+from trustgate.access.quota import Quota
+from trustgate.errors import InvalidRequest, NotFound, TrustGateError
+from trustgate.gateway.path.arrival import Arrival, bearer_token
+from trustgate.http.sending import send_body, send_error, send_json
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.models.catalog import Catalog, Resolved
+from trustgate.models.upstream.targets import Targets
+from trustgate.receipts.archive import Archive
+from trustgate.receipts.log import Log
+from trustgate.receipts.receipt import leaf_hash
+from trustgate.store import ReceiptFilter, Store, UsageFilter
+from trustgate.types import Entry
+
+_logger = logging.getLogger("trustgate.gateway")
+
+_PAGE_DEFAULT = 20
+_PAGE_MOST = 100
+_SHOWN_ID_CHARACTERS = 100
+
+_DAY_US = 86_400 * MICROSECONDS_PER_SECOND
+
+Handler = Callable[[Caller, Scope], Awaitable[Any]]
+
+
+class Reads:
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        catalog: Catalog,
+        targets: Targets,
+        quota: Quota,
+        log: Log,
+        store: Store,
+        archive: Archive,
+    ) -> None:
+        self._directory = directory
+        self._catalog = catalog
+        self._targets = targets
+        self._quota = quota
+        self._log = log
+        self._store = store
+        self._archive = archive
+
+    def app(self, handler: Handler) -> _Read:
+        return _Read(self._directory, handler)
+
+    async def models(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/models?available=true|false``: what the caller's plan includes (OpenAI's list of models)."""
+        wanted = QueryParams(scope["query_string"]).get("available", "all")
+        if wanted not in ("all", "true", "false"):
+            raise InvalidRequest("available must be true, false or all.", param="available")
+        listed = self._listed(caller)
+        if wanted != "all":
+            listed = [model for model in listed if model["available"] is (wanted == "true")]
+        return {"object": "list", "data": listed}
+
+    async def model(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/models/{id}``: by slug, passport id, alias or a name that a wildcard takes."""
+        name = scope["path_params"]["model"]
+        resolved = self._catalog.resolve(name)
+        if resolved is None or not allows_model(caller, resolved.names):
+            raise NotFound(
+                f"The model {name!r} does not exist or you do not have access to it.",
+                code="model_not_found",
+                param="model",
+            )
+        return self._card(name, resolved)
+
+    def _listed(self, caller: Caller) -> list[dict[str, Any]]:
+        cards = []
+        for name in self._targets.names():
+            resolved = self._catalog.resolve(name)
+            if resolved is not None and allows_model(caller, resolved.names):
+                cards.append(self._card(name, resolved))
+        return cards
+
+    def _card(self, name: str, resolved: Resolved) -> dict[str, Any]:
+        passport = resolved.passport
+        return {
+            "id": name,
+            "object": "model",
+            "created": passport.created_us // MICROSECONDS_PER_SECOND,
+            "owned_by": passport.provider,
+            "available": self._targets.is_available(passport, resolved.upstream_model),
+            "passport": passport.id,
+            "status": passport.status,
+            "context_length": passport.context_length,
+            "max_output_tokens": passport.max_output_tokens,
+            "capabilities": passport.capabilities,
+        }
+
+    async def usage(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/usage?since=2026-01-31&by=day|model|key``: the caller's tenant, the last 30 days unless said."""
+        query = QueryParams(scope["query_string"])
+        by = query.get("by", "day")
+        if by not in ("day", "model", "key"):
+            raise InvalidRequest("by must be day, model or key.", param="by")
+        since_us = _since(query.get("since"))
+        await self._log.flush()
+        rows = await self._store.usage(
+            UsageFilter(by=by, tenant_id=caller.tenant.id, since_us=since_us)  # type: ignore[arg-type]
+        )
+        return {
+            "object": "list",
+            "data": rows,
+            "current": {
+                "tenant": self._quota.used(caller.tenant.id, now_us()),
+                "key": self._quota.used(caller.key.id, now_us()),
+            },
+            "limits": {"plan": caller.plan.limits, "key": caller.key.limits},
+        }
+
+    async def receipt(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/receipts/{id}``: a receipt of the caller's own tenant, with the secret that opens it."""
+        return receipt_card(await self._entry(caller, scope["path_params"]["receipt"]))
+
+    async def receipts(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/receipts?after=ID&order=asc|desc&limit=20``: the caller's tenant's, paged as OpenAI pages lists."""
+        query = QueryParams(scope["query_string"])
+        order = query.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise InvalidRequest("order must be asc or desc.", param="order")
+        limit = _page_size(query.get("limit"))
+        after = query.get("after")
+        oldest_first = order == "asc"
+        await self._log.flush()
+        seq = None if after is None else (await self._entry(caller, after, param="after")).seq
+        found = await self._store.entries(
+            ReceiptFilter(
+                tenant_id=caller.tenant.id,
+                after_seq=seq if oldest_first else None,
+                before_seq=None if oldest_first else seq,
+                oldest_first=oldest_first,
+                limit=limit + 1,
+            )
+        )
+        page = found[:limit]
+        return {
+            "object": "list",
+            "data": [receipt_card(entry) for entry in page],
+            "first_id": page[0].receipt.id if page else None,
+            "last_id": page[-1].receipt.id if page else None,
+            "has_more": len(found) > limit,
+        }
+
+    async def proof(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/receipts/{id}/proof``: its inclusion in the log, as a C2SP tlog-proof."""
+        entry = await self._entry(caller, scope["path_params"]["receipt"])
+        return PlainText(await self._archive.proof(entry))
+
+    async def _entry(self, caller: Caller, receipt_id: str, *, param: str | None = None) -> Entry:
+        """A receipt of the caller's tenant. Raises ``NotFound``, for somebody else's too."""
+        await self._log.flush()
+        entry = await self._store.entry(receipt_id)
+        if entry is None or entry.receipt.tenant != caller.tenant.id:
+            shown = receipt_id[:_SHOWN_ID_CHARACTERS]
+            raise NotFound(f"There is no receipt {shown!r}.", code="receipt_not_found", param=param)
+        return entry
+
+
+class PlainText(bytes):
+    """An answer that is text of its own and no JSON."""
+
+
+def receipt_card(entry: Entry) -> dict[str, Any]:
+    return {
+        "object": "receipt",
+        "seq": entry.seq,
+        "receipt": entry.receipt,
+        "secret": entry.secret.hex(),
+        "leaf_hash": leaf_hash(entry.receipt).hex(),
+    }
+
+
+class _Read:
+    """The ASGI application of one reading endpoint: authenticate, ask, answer in JSON."""
+
+    def __init__(self, directory: Directory, handler: Handler) -> None:
+        self._directory = directory
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrival = Arrival(scope)
+        headers = [(b"x-request-id", arrival.request_id)]
+        try:
+            caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
+            answer = await self._handler(caller, scope)
+        except TrustGateError as error:
+            await send_error(send, error, headers)
+        except Exception:
+            _logger.exception("internal error in request %s", arrival.request_id.decode())
+            await send_error(send, TrustGateError("The gateway failed. The error is in its log."), headers)
+        else:
+            if isinstance(answer, PlainText):
+                await send_body(send, 200, [(b"content-type", b"text/plain; charset=utf-8"), *headers], answer)
+            else:
+                await send_json(send, answer, headers)
+
+
+class Check(Protocol):
+    def __call__(self) -> dict[str, str]:
+        """Of each part the gateway needs: ``ok``, or what is wrong with it."""
+
+
+class Health:
+    """``GET /health`` (the process answers) and ``GET /ready`` (it could serve a request): no key needed."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, {"status": "ok"})
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = self._check()
+        is_ready = all(state == "ok" for state in parts.values())
+        await send_json(
+            send, {"status": "ready" if is_ready else "not_ready", "checks": parts}, status=200 if is_ready else 503
+        )
+
+
+def _page_size(text: str | None) -> int:
+    """Raises ``InvalidRequest``."""
+    if text is None:
+        return _PAGE_DEFAULT
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= _PAGE_MOST):
+        raise InvalidRequest(f"limit must be a number from 1 to {_PAGE_MOST}.", param="limit")
+    return int(text)
+
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def _since(text: str | None) -> int:
+    """The start of a day in UTC, microseconds; 30 days ago when not given. Raises ``InvalidRequest``."""
+    if text is None:
+        return now_us() - 30 * _DAY_US
+    try:
+        if not _DATE.fullmatch(text):
+            raise ValueError
+        day = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        raise InvalidRequest("since must be a date like 2026-01-31.", param="since") from None
+    return (day - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -1,0 +1,164 @@
+"""How a running gateway stands: read off its parts for ``/ready``, ``/``, ``/metrics`` and ``trustgate top``.
+
+Owns what each of them is told. All but the last are for anybody: no address, no path, no name of a tenant.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from trustgate import __version__
+from trustgate.access.directory import Directory
+from trustgate.errors import NotFound
+from trustgate.gateway.path.inflight import Running
+from trustgate.gateway.views.page import Anchored, Standing
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.models.upstream.targets import Targets
+from trustgate.observe.counters import Counters
+from trustgate.observe.live_stats import Pulse, UpstreamPulse, in_window, load_of, loads_by
+from trustgate.observe.metrics import Labels, Metric
+from trustgate.receipts.archive import Archive
+from trustgate.receipts.log import Log
+from trustgate.settings import BUILTIN_SCHEME, Settings
+from trustgate.solana.anchoring import Anchoring
+from trustgate.solana.clusters import cluster_name, explorer_url
+
+#: How far back ``top`` looks, and how many tenants and models it is told of.
+_PULSE_WINDOW_S = 10.0
+_PULSE_GROUPS = 50
+
+
+class Vitals:
+    def __init__(
+        self,
+        *,
+        address: str,
+        settings: Callable[[], Settings],
+        counters: Counters,
+        directory: Directory,
+        running: Running,
+        targets: Targets,
+        log: Log,
+        archive: Archive,
+        anchoring: Anchoring,
+    ) -> None:
+        """``settings``: as they hold now."""
+        self._address = address
+        self._settings = settings
+        self._counters = counters
+        self._directory = directory
+        self._running = running
+        self._targets = targets
+        self._log = log
+        self._archive = archive
+        self._anchoring = anchoring
+        self.started_us = now_us()
+
+    def check(self) -> dict[str, str]:
+        """What ``/ready`` tells: no addresses, no paths."""
+        upstreams = [
+            upstream for _, upstream in self._targets.upstreams() if not upstream.base_url.startswith(BUILTIN_SCHEME)
+        ]
+        if any(upstream.healthy for upstream in upstreams):
+            reachable = "ok"
+        else:
+            reachable = "no upstream is reachable" if upstreams else "there is no upstream"
+        store = "ok" if self._log.fault is None else "receipts cannot be stored right now"
+        return {"store": store, "upstream": reachable, "serving": "draining" if self._running.draining else "ok"}
+
+    def standing(self) -> Standing:
+        """What the page at ``/`` tells."""
+        archive = self._archive
+        return Standing(
+            checks=self.check(),
+            version=__version__,
+            started_us=self.started_us,
+            models=tuple(self._targets.names()),
+            public_url=self._settings().payment.public_url,
+            origin=archive.origin,
+            vkey=archive.vkey,
+            size=archive.checkpoint_size,
+            root=archive.checkpoint_root,
+            signed_us=archive.signed_us,
+            anchor=self._last_anchor(),
+        )
+
+    def _last_anchor(self) -> Anchored | None:
+        """Unless it was made under another name of the log."""
+        last = self._anchoring.last
+        if last is None or last.note.partition("\n")[0] != self._archive.origin:
+            return None
+        return Anchored(
+            size=last.tree_size,
+            at_us=last.anchored_us,
+            network=cluster_name(last.genesis),
+            signature=last.signature,
+            explorer=explorer_url(last.signature, last.genesis),
+            fee_payer=last.fee_payer,
+        )
+
+    def metrics(self) -> Iterator[Metric]:
+        """What ``/metrics`` tells of how the parts stand."""
+        log, archive, anchoring = self._log, self._archive, self._anchoring
+        shows_models = "model" in self._settings().metrics.labels
+        up: dict[Labels, float] = {
+            (("upstream", passport.slug if shows_models else str(number)),): upstream.healthy is not False
+            for number, (passport, upstream) in enumerate(self._targets.upstreams(), 1)
+        }
+        one = Metric.of
+        yield Metric("trustgate.info", "gauge", "The version that runs.", {(("version", __version__),): 1})
+        started_s = self.started_us / MICROSECONDS_PER_SECOND
+        yield one("process.start_time", "gauge", "When the server started, seconds since the epoch.", started_s, "s")
+        yield one("trustgate.requests_in_flight", "gauge", "Requests being served.", len(self._running))
+        yield one("trustgate.requests_in_flight_limit", "gauge", "How many may be.", self._running.most)
+        written: dict[Labels, float] = {(): log.last_seq}
+        life = "Receipts written, over the life of the log."
+        yield Metric("trustgate.receipts", "counter", life, written, is_older=True)
+        yield one("trustgate.receipts_pending", "gauge", "Receipts that wait for the database.", log.pending)
+        yield one("trustgate.log.failing", "gauge", "1 while receipts cannot be kept as they should.", bool(log.fault))
+        yield one("trustgate.log.checkpoint_size", "gauge", "Receipts under the checkpoint.", archive.checkpoint_size)
+        yield one("trustgate.log.anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
+        anchored_s = anchoring.anchored_us / MICROSECONDS_PER_SECOND
+        yield one("trustgate.log.anchored_time", "gauge", "When that was, seconds since the epoch.", anchored_s, "s")
+        yield one("trustgate.anchor.failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
+        yield Metric("trustgate.upstream.up", "gauge", "Whether an upstream can be reached, by a passport of it.", up)
+
+    def pulse(self) -> Pulse:
+        """What ``trustgate top`` shows."""
+        log, archive, anchoring, counters = self._log, self._archive, self._anchoring, self._counters
+        at_us, now_s = now_us(), time.monotonic()
+        recent, window_s = in_window(list(counters.recent), at_us, _PULSE_WINDOW_S)
+        errors = Counter(code for at_s, code in counters.recent_errors if at_s >= now_s - _PULSE_WINDOW_S)
+        return Pulse(
+            at_us=at_us,
+            started_us=self.started_us,
+            version=__version__,
+            address=self._address,
+            window_s=round(window_s, 3),
+            all=load_of("all", recent, window_s),
+            tenants=loads_by(recent, window_s, lambda receipt: self.tenant_name(receipt.tenant), _PULSE_GROUPS),
+            models=loads_by(recent, window_s, counters.model_of, _PULSE_GROUPS),
+            errors={code: round(count / _PULSE_WINDOW_S, 3) for code, count in errors.most_common()},
+            in_flight=len(self._running),
+            in_flight_limit=self._running.most,
+            receipts=log.last_seq,
+            pending=log.pending,
+            checkpoint_size=archive.checkpoint_size,
+            anchored_size=anchoring.anchored_size,
+            anchored_us=anchoring.anchored_us,
+            schedule=anchoring.schedule(),
+            log_problem=log.fault or "",
+            anchor_problem=anchoring.problem,
+            upstreams=tuple(
+                UpstreamPulse(name=upstream.base_url, healthy=upstream.healthy, detail=upstream.detail)
+                for _, upstream in self._targets.upstreams()
+            ),
+        )
+
+    def tenant_name(self, tenant_id: str) -> str:
+        try:
+            return self._directory.tenant(tenant_id).name
+        except NotFound:
+            return tenant_id

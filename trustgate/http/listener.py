@@ -1,0 +1,121 @@
+"""Listening on a socket of ours: the accept loop, TLS, and the end of all connections.
+
+A connection begins on the quick way (``http1``) and goes to Hypercorn's protocols (``protocols``) when something on it
+is not an ordinary request. Most gateways never see one, so those are imported, in a thread, when the first comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import ssl
+from functools import partial
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp
+
+from trustgate.http import http1
+from trustgate.http.http1 import CLOSING_S, Connection, Door
+
+if TYPE_CHECKING:
+    from trustgate.http.hypercorn_adapter import Protocols
+
+_BACKLOG = 1024
+_HANDSHAKE_S = 10.0
+_MOST_FILES = 65_536
+
+
+async def listen(
+    app: ASGIApp,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    *,
+    grace_s: float,
+    head_timeout_s: float,
+    stall_timeout_s: float,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end."""
+    _allow_many_connections()
+    loop = asyncio.get_running_loop()
+    # Requests that are accounted for have their own, shorter patience, and a receipt of how they ended.
+    patience_s = 2 * stall_timeout_s + 1
+    others = _Others(app, head_timeout_s, patience_s)
+    door = Door(app, others.take, patience_s)
+    # The server's descriptor is one of its own: it closes that itself.
+    server = await loop.create_server(
+        partial(http1.Connection, door),
+        sock=socket.socket(fileno=_duplicate(listener)),
+        backlog=_BACKLOG,
+        ssl=tls,
+        ssl_handshake_timeout=None if tls is None else _HANDSHAKE_S,
+    )
+    try:
+        await stop.wait()
+    finally:
+        server.close()
+        # As long as any descriptor of it is open, clients get a connection that nobody will ever answer.
+        listener.close()
+        await asyncio.gather(door.close(grace_s + CLOSING_S), others.close(grace_s + CLOSING_S))
+
+
+class _Others:
+    """Where connections go that are not ordinary."""
+
+    def __init__(self, app: ASGIApp, head_timeout_s: float, patience_s: float) -> None:
+        self._app = app
+        self._head_timeout_s = head_timeout_s
+        self._patience_s = patience_s
+        self._protocols: Protocols | None = None
+        self._making: asyncio.Task[Protocols] | None = None
+        self._coming: set[asyncio.Task[None]] = set()
+
+    def take(self, connection: Connection) -> None:
+        if self._protocols is not None:
+            self._protocols.adopt(connection.transport, connection.taken())
+            return
+        connection.transport.pause_reading()
+        coming = asyncio.get_running_loop().create_task(self._take_later(connection))
+        self._coming.add(coming)
+        coming.add_done_callback(self._coming.discard)
+
+    async def _take_later(self, connection: Connection) -> None:
+        if self._making is None:
+            self._making = asyncio.get_running_loop().create_task(self._make())
+        protocols = await asyncio.shield(self._making)
+        if not connection.lost:
+            connection.transport.resume_reading()
+            protocols.adopt(connection.transport, connection.taken())
+
+    async def _make(self) -> Protocols:
+        await asyncio.to_thread(_import_protocols)
+        from trustgate.http.hypercorn_adapter import Protocols
+
+        self._protocols = Protocols(self._app, self._head_timeout_s, self._patience_s)
+        return self._protocols
+
+    async def close(self, grace_s: float) -> None:
+        await asyncio.gather(*self._coming, return_exceptions=True)
+        if self._protocols is not None:
+            await self._protocols.close(grace_s)
+
+
+def _import_protocols() -> None:
+    from trustgate.http import hypercorn_adapter  # noqa: F401 - imported here so that the event loop need not wait
+
+
+def _allow_many_connections() -> None:
+    """Lift the soft limit on open files, often 1,024, to the hard one: every request may need two sockets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _duplicate(listener: socket.socket) -> int:
+    with listener.dup() as copy:
+        copy.setblocking(False)
+        return copy.detach()

@@ -1,0 +1,1 @@
+"""Importing passports: files of other programs, and model servers found on this machine."""

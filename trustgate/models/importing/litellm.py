@@ -1,0 +1,492 @@
+"""Reading passports from files a LiteLLM user has: the proxy's ``config.yaml`` and the table of prices.
+
+Owns what these files mean here. A model of a proxy's configuration is imported as *served by that proxy*: only
+LiteLLM can translate to providers that do not speak OpenAI's protocol, so requests keep going to it (the default
+upstream) under the model's public name, and the file gives the limits and prices. With ``direct`` the providers
+that do speak it are called without the proxy.
+
+A secret written into a configuration is never kept, shown or passed on. Sources: LiteLLM documentation, "Proxy
+config.yaml" and "model_prices_and_context_window.json".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+from trustgate.errors import SettingsError
+from trustgate.models.importing.documents import Document, load, refuse
+from trustgate.models.passports import ImportedPassport, PassportFields
+from trustgate.types import Fallback, Prices
+
+_PICO_EXPONENT = 12
+#: No token costs 1,000 USD: such a price was meant for a million tokens or is a slip.
+_MAX_USD_PER_TOKEN = 1000
+_ENV_PREFIX = "os.environ/"
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+#: LiteLLM's modes that this gateway serves, and the capability each gives. LiteLLM answers chats with the models
+#: that the Responses API alone offers.
+_MODES = {
+    "chat": "chat",
+    "responses": "chat",
+    "completion": "completions",
+    "embedding": "embeddings",
+    "image_generation": "images",
+    "audio_speech": "speech",
+    "audio_transcription": "transcriptions",
+    "moderation": "moderations",
+    "rerank": "rerank",
+}
+#: What is not counted in tokens: the price, the member it comes from, and how many of its units a USD has (exponent).
+_UNIT_PRICES = (
+    ("image_nano_usd", "output_cost_per_image", 9),
+    ("image_nano_usd", "input_cost_per_image", 9),
+    ("audio_second_nano_usd", "input_cost_per_second", 9),
+    ("character_pico_usd", "input_cost_per_character", 12),
+)
+_PRICE_MEMBERS = ("input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token")
+_CAPABILITIES = {
+    "supports_function_calling": "tools",
+    "supports_vision": "vision",
+    "supports_audio_input": "audio",
+    "supports_pdf_input": "files",
+    "supports_response_schema": "structured_outputs",
+    "supports_reasoning": "reasoning",
+    "supports_prompt_caching": "prompt_caching",
+    "supports_web_search": "web_search",
+}
+
+#: LiteLLM's providers whose ``api_base`` speaks OpenAI's protocol.
+_OPENAI_PROTOCOL = frozenset(
+    (
+        *("openai", "custom_openai", "text-completion-openai", "openai_like", "litellm_proxy"),
+        *("hosted_vllm", "lm_studio", "llamafile", "deepseek", "groq", "xai", "together_ai", "openrouter"),
+        *("fireworks_ai", "deepinfra", "nvidia_nim", "cerebras", "sambanova"),
+    )
+)
+_OPENAI_BASE_URL = "https://api.openai.com/v1"
+_OPENAI_MODEL = re.compile(r"(ft:)?(gpt-|o\d|chatgpt-|text-embedding-|davinci|babbage)")
+#: Parameters of a deployment that become defaults of a passport that is called directly.
+_DEFAULT_PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "frequency_penalty", "presence_penalty")
+
+
+class ImportFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file holds, and what the person who imports it should know."""
+
+    kind: Literal["litellm_config", "litellm_prices"]
+    passports: tuple[ImportedPassport, ...]
+    notes: tuple[str, ...]
+
+
+def read_import_file(path: Path, *, direct: bool = False, prices: Path | None = None) -> ImportFile:
+    """Read a LiteLLM configuration or table of prices; the content tells which it is.
+
+    ``direct``: call OpenAI-compatible providers of a configuration themselves, not through its proxy.
+    ``prices``: a table that gives a configuration's models the prices and limits it leaves out.
+    In a table, passports have no ``api_model_id``: it must not change where an existing passport leads.
+    Raises ``SettingsError`` for a file that cannot be read or is neither of these.
+    """
+    document = load(path)
+    if not isinstance(document.value, dict):
+        refuse(path, "holds no mapping at its top", "Expected a LiteLLM config.yaml or its table of prices (JSON).")
+    if "model_list" in document.value:
+        table = {} if prices is None else _price_table(load(prices))
+        return _ConfigReader(document, direct=direct, table=table).read()
+    if _is_price_table(document.value):
+        return _read_price_table(document)
+    return refuse(
+        path,
+        "is neither a LiteLLM configuration nor a table of prices",
+        "A configuration has a model_list; a table maps model names to objects with litellm_provider and prices.",
+    )
+
+
+def read_model_info(models: Iterable[Mapping[str, Any]]) -> ImportFile:
+    """What a running LiteLLM proxy says of its models (``data`` of its ``/model/info``), by their public names.
+
+    Of several deployments under one name the first counts. Sources: LiteLLM documentation, "Model Management".
+    """
+    notes = _Notes()
+    found: dict[str, ImportedPassport] = {}
+    for model in models:
+        name, info = model.get("model_name"), _mapping(model.get("model_info"))
+        if isinstance(name, str) and name not in found and str(info.get("mode") or "chat") in _MODES:
+            found[name] = ImportedPassport(slug=name, fields=_table_fields(name, info, notes))
+    return ImportFile(kind="litellm_config", passports=tuple(found.values()), notes=notes.all())
+
+
+# Prices, limits and capabilities: the same members in both kinds of file
+
+
+class _Notes:
+    """Notes in the order they arise, each once."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, None] = {}
+        self.rounded: list[str] = []
+
+    def add(self, note: str) -> None:
+        self._notes[note] = None
+
+    def all(self) -> tuple[str, ...]:
+        rounded = self.rounded and [f"Rounded up to a whole pico-USD a token: the prices of {_listed(self.rounded)}."]
+        return (*self._notes, *rounded)
+
+
+def _listed(names: list[str]) -> str:
+    """``a, b and c``, or the first few and how many more."""
+    names = list(dict.fromkeys(names))
+    if len(names) > 5:
+        return f"{', '.join(names[:4])} and {len(names) - 4} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _pico_usd(
+    info: Mapping[str, Any], member: str, where: str, notes: _Notes, exponent: int = _PICO_EXPONENT
+) -> int | None:
+    """A price in USD a token as pico-USD (or what ``exponent`` says), rounded up; None if there is none.
+
+    What is no price is noted, and none.
+    """
+    value = info.get(member)
+    if value is None:
+        return None
+    try:
+        # str() of a float is the shortest decimal that is that float: what the file's author wrote.
+        usd = Decimal(str(value)) if not isinstance(value, bool) else None
+    except InvalidOperation:
+        usd = None
+    if usd is None or not usd.is_finite() or not 0 <= usd <= _MAX_USD_PER_TOKEN:
+        notes.add(f"{where}: {member} is not a price in USD a token; left out.")
+        return None
+    scaled = usd.scaleb(exponent)
+    pico = int(scaled.to_integral_value(ROUND_CEILING))
+    if usd and pico != scaled:
+        notes.rounded.append(where)
+    return max(pico, 1) if usd else 0
+
+
+def _prices(info: Mapping[str, Any], where: str, notes: _Notes) -> Prices | None:
+    given, cached, generated = (_pico_usd(info, member, where, notes) for member in _PRICE_MEMBERS)
+    units: dict[str, int] = {}
+    for name, member, exponent in _UNIT_PRICES:
+        price = _pico_usd(info, member, where, notes, exponent)
+        if price is not None:
+            units.setdefault(name, price)
+    if given is None and cached is None and generated is None and not units:
+        return None
+    return Prices(input_pico_usd=given or 0, cached_input_pico_usd=cached, output_pico_usd=generated or 0, **units)
+
+
+def _limit(info: Mapping[str, Any], member: str) -> int | None:
+    """A number of tokens, if the member is one."""
+    value = info.get(member)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
+    elif isinstance(value, Decimal | float) and float(value).is_integer():
+        value = int(float(value))
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53 else None
+
+
+def _capabilities(info: Mapping[str, Any]) -> tuple[str, ...] | None:
+    found = [name for member, name in _CAPABILITIES.items() if info.get(member) is True]
+    mode = _MODES.get(str(info.get("mode")))
+    if mode:
+        found.insert(0, mode)
+    return tuple(found) or None
+
+
+def _described(info: Mapping[str, Any], where: str, notes: _Notes) -> PassportFields:
+    """What model info says: prices, limits and capabilities."""
+    # max_tokens is LiteLLM's older name for the limit of the output, for embeddings of the input.
+    legacy = _limit(info, "max_tokens")
+    embedding = info.get("mode") == "embedding"
+    return PassportFields(
+        prices=_prices(info, where, notes),
+        context_length=_limit(info, "max_input_tokens") or (legacy if embedding else None),
+        max_output_tokens=None if embedding else _limit(info, "max_output_tokens") or legacy,
+        capabilities=_capabilities(info),
+    )
+
+
+# The table of prices
+
+
+def _is_price_table(table: Mapping[Any, Any]) -> bool:
+    return any(isinstance(info, dict) and ("litellm_provider" in info or "mode" in info) for info in table.values())
+
+
+def _price_table(document: Document) -> dict[str, dict[str, Any]]:
+    """The models of a table this gateway can serve, by name."""
+    if not isinstance(document.value, dict) or not _is_price_table(document.value):
+        refuse(document.path, "is not LiteLLM's table of prices", "It is model_prices_and_context_window.json.")
+    return {
+        name: info
+        for name, info in document.value.items()
+        if name != "sample_spec" and isinstance(info, dict) and str(info.get("mode", "chat")) in _MODES
+    }
+
+
+def _read_price_table(document: Document) -> ImportFile:
+    notes = _Notes()
+    passports = tuple(
+        ImportedPassport(slug=name, fields=_table_fields(name, info, notes))
+        for name, info in _price_table(document).items()
+    )
+    skipped = len(document.value) - len(passports) - ("sample_spec" in document.value)
+    if skipped:
+        notes.add(f"Left out {skipped} entries for what is not served here.")
+    return ImportFile(kind="litellm_prices", passports=passports, notes=notes.all())
+
+
+def _table_fields(name: str, info: dict[str, Any], notes: _Notes) -> PassportFields:
+    provider = info.get("litellm_provider")
+    fields = _described(info, name, notes)
+    return msgspec.structs.replace(fields, provider=provider if isinstance(provider, str) else None)
+
+
+# The configuration
+
+
+class _Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of ``model_list``. ``where`` names it for a person."""
+
+    name: str
+    where: str
+    model: str
+    provider: str | None
+    params: dict[str, Any]
+    info: dict[str, Any]
+
+
+class _ConfigReader:
+    """Turns a configuration into passports. One reading each."""
+
+    def __init__(self, document: Document, *, direct: bool, table: dict[str, dict[str, Any]]) -> None:
+        self._document = document
+        self._config: dict[str, Any] = document.value
+        self._direct = direct
+        self._table = table
+        self._notes = _Notes()
+        self._passports: dict[str, PassportFields] = {}
+        #: Further deployments of a model, by its name: tried when the first fails.
+        self._spares: dict[str, list[str]] = {}
+
+    def read(self) -> ImportFile:
+        deployments = self._deployments()
+        names = {deployment.name for deployment in deployments}
+        for deployment in deployments:
+            self._add(deployment, names)
+        self._add_aliases()
+        if self._direct:
+            self._add_fallbacks()
+        elif self._fallback_rules():
+            self._notes.add("The proxy goes on applying its own fallbacks; none were imported.")
+        unpriced = [slug for slug, fields in self._passports.items() if fields.prices is None and "*" not in slug]
+        if unpriced:
+            self._notes.add(f"No prices for {_listed(unpriced)}: set them, or import LiteLLM's table of prices.")
+        if self._config.get("include"):
+            self._notes.add("Files named under include were not read; import each by itself.")
+        passports = tuple(ImportedPassport(slug=slug, fields=fields) for slug, fields in self._passports.items())
+        return ImportFile(kind="litellm_config", passports=passports, notes=self._notes.all())
+
+    # entries
+
+    def _deployments(self) -> list[_Deployment]:
+        models = self._config["model_list"]
+        if not isinstance(models, list) or not models:
+            hint = "Expected entries such as: - model_name: gpt-4o, litellm_params: {model: openai/gpt-4o}."
+            refuse(self._document.path, "has a model_list that is not a list with entries", hint)
+        return [self._deployment(index, entry) for index, entry in enumerate(models)]
+
+    def _deployment(self, index: int, entry: object) -> _Deployment:
+        lines = self._document.model_lines
+        place = f"line {lines[index]}" if index < len(lines) else f"model_list[{index}]"
+        if not isinstance(entry, dict):
+            self._refuse_entry(place, "an entry of model_list must be a mapping")
+        name, params, info = entry.get("model_name"), entry.get("litellm_params"), entry.get("model_info")
+        if not isinstance(name, str) or not name:
+            self._refuse_entry(place, "model_name must be a text")
+        if not isinstance(params, dict):
+            self._refuse_entry(place, "litellm_params must be a mapping")
+        model = params.get("model")
+        if not isinstance(model, str) or not model:
+            self._refuse_entry(place, "litellm_params.model must be a text")
+        if not isinstance(info, dict | None):
+            self._refuse_entry(place, "model_info must be a mapping")
+        provider, model = _split_model(model, params.get("custom_llm_provider"))
+        where = f"{name} ({place})"
+        return _Deployment(name=name, where=where, model=model, provider=provider, params=params, info=info or {})
+
+    def _refuse_entry(self, place: str, what: str) -> NoReturn:
+        hint = "An entry is: model_name: NAME, litellm_params: {model: PROVIDER/MODEL}, and perhaps model_info."
+        raise SettingsError(f"{self._document.path}, {place}: {what}.", hint=hint)
+
+    def _add(self, deployment: _Deployment, names: set[str]) -> None:
+        """Add the passport of a deployment. Through the proxy one is enough for all deployments of a model."""
+        name = deployment.name
+        fields = self._describe(deployment)
+        if name not in self._passports:
+            self._passports[name] = fields
+        elif self._direct:
+            slug = next(s for n in range(2, 1_000_000) if (s := f"{name}-{n}") not in names | self._passports.keys())
+            self._passports[slug] = fields
+            self._spares.setdefault(name, []).append(slug)
+        elif fields.prices != self._passports[name].prices:
+            self._notes.add(f"{name} has deployments at different prices; the first one's count.")
+
+    def _describe(self, deployment: _Deployment) -> PassportFields:
+        # What the entry says of itself counts before what a table of prices says.
+        # Of the parameters only the prices describe the model: their max_tokens is what requests are sent with.
+        prices = {name: deployment.params[name] for name in _PRICE_MEMBERS if name in deployment.params}
+        said = {name: value for name, value in deployment.info.items() if value is not None}
+        info = {**self._from_table(deployment), **prices, **said}
+        fields = _described(info, deployment.where, self._notes)
+        route = self._direct_route(deployment) if self._direct else None
+        if route is None:
+            return msgspec.structs.replace(fields, api_model_id=deployment.name, provider=deployment.provider)
+        return msgspec.structs.replace(fields, **route)
+
+    def _from_table(self, deployment: _Deployment) -> dict[str, Any]:
+        base = deployment.info.get("base_model")
+        for name in (base, f"{deployment.provider}/{deployment.model}", deployment.model):
+            if isinstance(name, str) and name in self._table:
+                return self._table[name]
+        return {}
+
+    # calling a provider without the proxy
+
+    def _direct_route(self, deployment: _Deployment) -> dict[str, Any] | None:
+        """Where and how to call the deployment's provider; None if only the proxy can, which is noted."""
+        provider = deployment.provider or ("openai" if _OPENAI_MODEL.match(deployment.model) else None)
+        if provider not in _OPENAI_PROTOCOL:
+            speaker = provider or "its provider"
+            self._notes.add(f"{deployment.where}: {speaker} needs LiteLLM to translate; it stays behind the proxy.")
+            return None
+        base_url = deployment.params.get("api_base") or deployment.params.get("base_url")
+        if base_url is None and provider == "openai":
+            base_url = _OPENAI_BASE_URL
+        problem = _url_problem(base_url)
+        if problem or not isinstance(base_url, str):
+            self._notes.add(f"{deployment.where}: api_base {problem}; it stays behind the proxy.")
+            return None
+        numbers = {name: _number(deployment.params.get(name)) for name in _DEFAULT_PARAMETERS}
+        return {
+            "api_model_id": deployment.model,
+            "provider": provider,
+            "base_url": base_url,
+            "credential_env": self._credential_env(deployment, base_url),
+            "default_parameters": {name: number for name, number in numbers.items() if number is not None} or None,
+        }
+
+    def _credential_env(self, deployment: _Deployment, base_url: str) -> str | None:
+        key = deployment.params.get("api_key")
+        if key is None:
+            # What LiteLLM falls back on.
+            return "OPENAI_API_KEY" if base_url == _OPENAI_BASE_URL else None
+        if isinstance(key, str) and key.startswith(_ENV_PREFIX):
+            name = key.removeprefix(_ENV_PREFIX)
+            if _ENV_NAME.fullmatch(name):
+                return name
+        self._notes.add(
+            f"{deployment.where}: the api_key in the file was not kept. Put it in an environment variable and name "
+            f"that: trustgate passport set {deployment.name} --credential-env NAME."
+        )
+        return None
+
+    # aliases and fallbacks
+
+    def _add_aliases(self) -> None:
+        """``router_settings.model_group_alias``: another name for a model becomes a passport like the model's."""
+        aliases = _mapping(_mapping(self._config.get("router_settings")).get("model_group_alias"))
+        for name, target in aliases.items():
+            model = target.get("model") if isinstance(target, dict) else target
+            fields = self._passports.get(model) if isinstance(model, str) else None
+            if fields is None or not isinstance(name, str):
+                self._notes.add(f"The alias {name!r} leads to no model of the file; left out.")
+            elif name not in self._passports:
+                model_id = name if fields.base_url is None else fields.api_model_id
+                self._passports[name] = msgspec.structs.replace(fields, api_model_id=model_id)
+
+    def _fallback_rules(self) -> dict[str, list[str]]:
+        """Names to try by model name; ``*`` for all models (``default_fallbacks``)."""
+        rules: dict[str, list[str]] = {}
+        for section in ("router_settings", "litellm_settings"):
+            settings = _mapping(self._config.get(section))
+            for rule in _items(settings.get("fallbacks")):
+                rules.update({str(name): _texts(names) for name, names in _mapping(rule).items()})
+            if settings.get("default_fallbacks"):
+                rules["*"] = _texts(settings["default_fallbacks"])
+        return rules
+
+    def _add_fallbacks(self) -> None:
+        """A model's further deployments are tried first, all alike; then the fallbacks, in their order."""
+        rules = self._fallback_rules()
+        unknown: list[str] = []
+        for slug, fields in self._passports.items():
+            ranks = dict.fromkeys(self._spares.get(slug, ()), 1)
+            for rank, name in enumerate(rules.get(slug, rules.get("*", ())), start=2):
+                if name in self._passports:
+                    ranks.setdefault(name, rank)
+                else:
+                    unknown.append(name)
+            fallbacks = tuple(Fallback(passport=name, rank=rank) for name, rank in ranks.items() if name != slug)
+            if fallbacks:
+                self._passports[slug] = msgspec.structs.replace(fields, fallbacks=fallbacks)
+        if unknown:
+            self._notes.add(f"Fallbacks to models that are not in the file were left out: {_listed(unknown)}.")
+
+
+def _split_model(model: str, custom_provider: object) -> tuple[str | None, str]:
+    """Provider and model of ``provider/model``; the provider is None when neither member names it."""
+    prefix, slash, rest = model.partition("/")
+    if isinstance(custom_provider, str) and custom_provider:
+        return custom_provider, rest if slash and prefix == custom_provider else model
+    return (prefix, rest) if slash else (None, model)
+
+
+def _url_problem(url: object) -> str | None:
+    """Why a passport cannot have this base URL, if it cannot."""
+    if not isinstance(url, str):
+        return "is missing"
+    if url.startswith(_ENV_PREFIX):
+        return "is kept in an environment variable"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "is not a URL"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "is not an http(s) URL"
+    if parts.username or parts.password or parts.query:
+        return "may hold a secret (a user name, a password or a query)"
+    return None
+
+
+def _number(value: object) -> int | float | None:
+    """The value, if JSON can carry it as a number."""
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _texts(value: object) -> list[str]:
+    """A list of names; anything else in it (LiteLLM also takes whole parameter objects) is left out."""
+    return [item for item in _items(value) if isinstance(item, str)]

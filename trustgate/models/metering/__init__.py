@@ -1,0 +1,1 @@
+"""Metering: what an answer is, and how much of what it used."""

@@ -1,0 +1,1 @@
+"""Upstreams: the client that sends a request to a model server, its targets, transport and health probe."""

@@ -1,0 +1,1 @@
+"""Observation: counters, metrics, the request log, traces, live statistics."""

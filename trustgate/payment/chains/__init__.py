@@ -1,0 +1,1 @@
+"""Chains: what a node of a network knows about a payment."""

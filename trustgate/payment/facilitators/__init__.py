@@ -1,0 +1,1 @@
+"""Facilitators: what verifies and settles a payment, embedded or remote."""

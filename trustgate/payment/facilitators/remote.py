@@ -1,0 +1,227 @@
+"""A facilitator somewhere else: asked over HTTP, believed only where its answer leaves no doubt.
+
+Verifying moves nothing, so there every "no" is taken for one, and an answer that is none is "not now". Settling moves
+money, so there is a third answer: whoever times out, breaks off, answers with an error page or with something that
+contradicts itself may have moved it. Only a whole success (status 200, with a transaction, on the network that was
+asked for) is a success, and only a refusal for a reason that is final, without a transaction, is a failure.
+
+Source: x402 specification v2, section 7 "Facilitator interface", and its error codes; v1 has the same wire.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from trustgate.errors import FacilitatorUnavailable, InvalidRequest
+from trustgate.net.addresses import host_of
+from trustgate.net.peer import Peer, PeerFailed
+from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, Verdict
+from trustgate.payment.networks import caip2_of
+from trustgate.settings import why_not_base_url
+from trustgate.types import Payment
+
+_logger = logging.getLogger("trustgate.payment")
+
+_MOST_BYTES: Final = 256 * 1024
+_SUPPORTED_S: Final = 15.0
+#: Statuses with which a facilitator says that what it was sent cannot be right.
+_REFUSALS: Final = frozenset({400, 402, 412, 422})
+
+#: Reasons for which a payment is refused before anything is sent: what the payment itself says is wrong, or its payer
+#: has not the money. Every other reason may come after the money moved, or while it moves: ``duplicate_settlement``,
+#: ``settlement_pending``, ``invalid_transaction_state``, ``unexpected_settle_error``, ``transaction_failed``,
+#: ``transaction_simulation_failed`` and a used nonce (it may be this very payment that was used), and all new ones.
+_FINAL: Final = re.compile(
+    r"insufficient_funds|invalid_exact_evm_insufficient_balance"
+    r"|invalid_network|network_mismatch|invalid_scheme|unsupported_scheme|invalid_x402_version"
+    r"|invalid_payload|invalid_payment|invalid_payment_requirements|invalid_signature"
+    r"|invalid_exact_(evm|svm)_payload_(?!\w*(simulation|nonce|used))\w+|fee_payer_not_managed_by_facilitator"
+    r"|missing_eip712_domain|asset_not_deployed_contract|eip6492_factory_not_allowed"
+)
+_REASON: Final = re.compile(r"[\w.: -]{1,200}", re.ASCII)
+
+
+class _Verify(Struct, rename="camel"):
+    is_valid: bool
+    invalid_reason: str | None = None
+    payer: str | None = None
+
+
+class _Settle(Struct, rename="camel"):
+    success: bool
+    network: str | None = None
+    transaction: str | None = None
+    error_reason: str | None = None
+    payer: str | None = None
+    amount: str | None = None
+
+
+class _Kind(Struct, rename="camel"):
+    scheme: str
+    network: str
+    x402_version: int = msgspec.field(name="x402Version", default=1)
+    extra: dict[str, Any] | None = None
+
+
+class _Supported(Struct):
+    kinds: list[_Kind]
+
+
+def check_facilitator_url(url: str) -> str:
+    """The base URL of a remote facilitator, without a slash at its end. Raises ``InvalidRequest``."""
+    fault = why_not_base_url(url) if "://" in url else "must begin with https:// and name a host, or be embedded"
+    if fault is None and urlsplit(url).scheme != "https" and not _is_loopback(urlsplit(url).hostname or ""):
+        fault = "must begin with https://: what it says is taken for money"
+    if fault is not None:
+        raise InvalidRequest(
+            f"The facilitator {fault}.",
+            param="facilitator",
+            code="bad_facilitator",
+            hint="Name embedded, or a URL such as https://x402.org/facilitator",
+        )
+    return url.rstrip("/")
+
+
+class RemoteFacilitator:
+    """A ``Facilitator``."""
+
+    def __init__(self, url: str, *, verify_timeout_s: float, settle_timeout_s: float) -> None:
+        self._host = host_of(url)
+        self._verify_timeout_s = verify_timeout_s
+        self._settle_timeout_s = settle_timeout_s
+        self._peer = Peer(url, timeout_s=_SUPPORTED_S, most_bytes=_MOST_BYTES)
+
+    async def supported(self) -> tuple[Kind, ...]:
+        try:
+            reply = await self._peer.exchange("GET /supported", None, path="/supported")
+        except PeerFailed as failure:
+            raise self._silent(str(failure)) from None
+        answer = _decoded(reply.body, _Supported) if reply.status == 200 else None
+        if answer is None:
+            raise self._silent(f"does not say what it supports (HTTP {reply.status})")
+        return tuple(
+            Kind(x402_version=kind.x402_version, scheme=kind.scheme, network=kind.network, extra=kind.extra or {})
+            for kind in answer.kinds
+        )
+
+    async def verify(self, payment: Payment) -> Verdict:
+        try:
+            reply = await self._peer.exchange(
+                "/verify", _request(payment), path="/verify", timeout_s=self._verify_timeout_s
+            )
+        except PeerFailed as failure:
+            raise self._unavailable(str(failure)) from None
+        answer = _decoded(reply.body, _Verify)
+        if reply.status == 200 and answer is not None:
+            reason = "" if answer.is_valid else _reason(answer.invalid_reason)
+            return Verdict(answer.is_valid, reason, _identifier(answer.payer))
+        if reply.status in _REFUSALS and (answer is None or not answer.is_valid):
+            return Verdict(valid=False, reason=_reason(answer and answer.invalid_reason))
+        raise self._unavailable(f"gave no answer to /verify that can be relied on (HTTP {reply.status})")
+
+    async def settle(self, payment: Payment, on_transaction: OnTransaction) -> Settlement:
+        del on_transaction  # known to the facilitator alone until it answers
+        try:
+            reply = await self._peer.exchange(
+                "/settle", _request(payment), path="/settle", timeout_s=self._settle_timeout_s
+            )
+        except PeerFailed as failure:
+            return self._unknown(payment, f"the facilitator {failure}")
+        except Exception as error:
+            _logger.exception("payment %s cannot be handed to its facilitator", payment.id)
+            return self._unknown(payment, f"a fault of the gateway ({type(error).__name__})")
+        answer = _decoded(reply.body, _Settle)
+        if answer is None:
+            return self._unknown(payment, f"the facilitator gave no answer (HTTP {reply.status})")
+        return self._read(payment, reply.status, answer)
+
+    async def close(self) -> None:
+        await self._peer.close()
+
+    def _read(self, payment: Payment, status: int, answer: _Settle) -> Settlement:
+        transaction, payer = _identifier(answer.transaction), _identifier(answer.payer) or payment.payer
+        if status != 200:
+            return self._unknown(payment, f"the facilitator answered with HTTP {status}", transaction)
+        if not answer.success:
+            reason = _reason(answer.error_reason)
+            if not transaction and _FINAL.fullmatch(reason):
+                return Settlement("failed", payer=payer, reason=reason)
+            return self._unknown(payment, reason, transaction)
+        if not transaction:
+            return self._unknown(payment, "the facilitator says that it settled, and names no transaction")
+        if not _is_network(answer.network, payment.offer.network):
+            return self._unknown(payment, "the facilitator says that it settled on another network", transaction)
+        if answer.amount not in (None, "", payment.amount):
+            return self._unknown(payment, "the facilitator says that it settled another amount", transaction)
+        return Settlement("settled", transaction=transaction, payer=payer)
+
+    def _unknown(self, payment: Payment, reason: str, transaction: str = "") -> Settlement:
+        return Settlement("unknown", transaction=transaction, payer=payment.payer, reason=self._peer.tamed(reason))
+
+    def _silent(self, what: str) -> FacilitatorUnavailable:
+        """For the operator, who named it."""
+        return FacilitatorUnavailable(
+            f"The facilitator {self._host} {what}.", hint="Check its URL, or try again later.", retryable=True
+        )
+
+    def _unavailable(self, what: str) -> FacilitatorUnavailable:
+        """For a client, whom it does not concern who settles here."""
+        _logger.warning("the facilitator %s %s", self._host, what)
+        return FacilitatorUnavailable(
+            "The payment cannot be checked now: its facilitator gives no answer that can be relied on.",
+            hint="Nothing was charged. Try again later.",
+            retryable=True,
+        )
+
+
+def _request(payment: Payment) -> bytes:
+    return msgspec.json.encode(
+        {
+            "x402Version": payment.x402_version,
+            "paymentPayload": msgspec.Raw(payment.payload),
+            "paymentRequirements": msgspec.Raw(payment.requirements),
+        }
+    )
+
+
+def _decoded(body: bytes, kind: type[Any]) -> Any:
+    """None where the body is no such thing."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _reason(text: str | None) -> str:
+    """As it may be shown to a client: a code or a short sentence, not a page."""
+    text = (text or "").strip()
+    return text if _REASON.fullmatch(text) else "unspecified"
+
+
+def _identifier(text: str | None) -> str:
+    """A transaction or an address; "" for what can be neither."""
+    return text if text is not None and re.fullmatch("[0-9A-Za-z]{1,128}", text) else ""
+
+
+def _is_network(answered: str | None, asked: str) -> bool:
+    """In version 1 networks go by their names."""
+    if answered is None:
+        return False
+    try:
+        return caip2_of(answered) == asked
+    except InvalidRequest:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,54 @@
+"""The payment room, put together: what the server holds while it serves, and a command while it works offline.
+
+Owns the order of its start: balances from the receipts, then what a dead process left in the ledger, then requests.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from trustgate.payment.balance import Balances
+from trustgate.payment.cashier import Cashier
+from trustgate.payment.chains.lookup import Chains
+from trustgate.payment.chains.nodes import Nodes
+from trustgate.payment.facilitators.registry import Facilitators
+from trustgate.payment.ledger import Ledger
+from trustgate.payment.reconciler import Reconciler
+from trustgate.receipts.log import Log
+from trustgate.settings import Settings
+from trustgate.store import Store
+
+
+class House:
+    """Made by ``open``; to be closed before the log and the store."""
+
+    def __init__(self, settings: Settings, store: Store, log: Log, balances: Balances, public_url: str) -> None:
+        ledger = Ledger(store)
+        self.log = log
+        self.balances = balances
+        self.nodes = Nodes(settings)
+        self.facilitators = Facilitators(settings, self.nodes)
+        self.chains = Chains(self.nodes)
+        self.cashier = Cashier(ledger, balances, log, self.facilitators, public_url=public_url)
+        self.reconciler = Reconciler(
+            store,
+            ledger,
+            log,
+            balances,
+            self.chains,
+            is_active=self.cashier.is_active,
+            on_decided=self.cashier.decided,
+        )
+
+    @classmethod
+    async def open(cls, settings: Settings, store: Store, log: Log, *, public_url: str = "") -> Self:
+        """The log has been recovered: the store has every receipt. Raises what the store raises."""
+        house = cls(settings, store, log, Balances(await store.balances()), settings.payment.public_url or public_url)
+        house.cashier.undecided(await house.reconciler.recover())
+        return house
+
+    async def close(self) -> None:
+        await self.cashier.close()
+        await self.facilitators.close()
+        await self.chains.close()
+        await self.nodes.close()

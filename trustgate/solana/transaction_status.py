@@ -1,0 +1,88 @@
+"""What has become of a transaction that was signed: the question on which anchors and payments hang.
+
+A node may lag, may be wrong, may be several nodes behind one address. So "it did not land" is believed only when
+nothing else is possible: the *finalized* height is past the last block that could take it, and a look made *after*
+that, by a node that is as far, finds it neither by its signature nor in the history of the address that paid. And "it
+landed" is believed when the node shows it, byte for byte. Everything in between means: wait, and send the same bytes
+again. Whoever signs anew on any lesser doubt posts twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from trustgate.errors import RpcUnavailable, VerificationFailed
+from trustgate.formats.solana_transaction import read_transaction
+from trustgate.solana.history import find_mention
+from trustgate.types import AnchorAttempt
+
+if TYPE_CHECKING:
+    from trustgate.solana.rpc import Commitment, Landed, RpcClient, Status
+
+
+class Fate(NamedTuple):
+    """``missing``: nobody knows it, and it may still land. ``seen``: in a block that is not settled enough yet.
+    ``landed``: done. ``failed``: in a finalized block, with an error. ``gone``: it did not land, and it never will.
+    """
+
+    state: Literal["missing", "seen", "landed", "failed", "gone"]
+    #: Of landed and failed ones.
+    landed: Landed | None = None
+    #: For people.
+    detail: str = ""
+
+
+async def look(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *, after: str | None = None) -> Fate:
+    """What has become of it by now. ``after`` is an older transaction of the same fee payer, if one is known.
+
+    Raises ``RpcUnavailable``, also where the node contradicts itself."""
+    tip = await rpc.epoch_info("finalized")
+    answer = await rpc.signature_status(attempt.signature)
+    status = answer.status
+    own = read_transaction(attempt.transaction)
+    if status is not None:
+        return await look_closer(rpc, attempt.signature, own.message, commitment, status)
+    if tip.block_height <= attempt.last_valid_block_height:
+        left = attempt.last_valid_block_height - tip.block_height
+        return Fate("missing", detail=f"not in a block yet; it can be for {left} blocks more")
+    if answer.slot < tip.absolute_slot:
+        raise _contradiction(rpc, "knows less of the transaction than of the chain: it lags behind")
+    if await find_mention(rpc, own.fee_payer, attempt.signature, min_slot=tip.absolute_slot, until=after):
+        raise _contradiction(rpc, "has the transaction in the history of its address, and does not know it")
+    return Fate("gone", detail=f"its blockhash expired at block {attempt.last_valid_block_height}")
+
+
+async def look_closer(rpc: RpcClient, signature: str, message: bytes, commitment: Commitment, status: Status) -> Fate:
+    """What has become of a transaction that a node knows: ``seen``, ``landed`` or ``failed``.
+
+    ``message`` is what was signed. Raises ``RpcUnavailable`` where the node contradicts itself.
+    """
+    needed: Commitment = commitment if status.err is None else "finalized"
+    if not status.has_reached(needed):
+        reached = status.confirmation_status or "processed"
+        return Fate("seen", detail=f"{reached} in slot {status.slot}, waiting until it is {needed}")
+    landed = await rpc.transaction(signature, needed)
+    if landed is None:
+        raise _contradiction(rpc, f"says that the transaction is {needed}, and does not have it")
+    if not _is_same(landed.raw, signature, message):
+        raise _contradiction(rpc, "shows another transaction under this signature")
+    if (landed.err is None) != (status.err is None):
+        raise _contradiction(rpc, "says of the transaction both that it failed and that it did not")
+    if landed.err is not None:
+        return Fate("failed", landed, f"it failed: {str(landed.err)[:200]}")
+    return Fate("landed", landed, f"{needed} in slot {landed.slot}")
+
+
+def _is_same(raw: bytes, signature: str, message: bytes) -> bool:
+    """Whether these are the bytes that were signed."""
+    try:
+        shown = read_transaction(raw)
+    except VerificationFailed:
+        return False
+    return (shown.signature, shown.message) == (signature, message)
+
+
+def _contradiction(rpc: RpcClient, what: str) -> RpcUnavailable:
+    return RpcUnavailable(
+        f"The RPC node {rpc.cluster.host} {what}.", hint="Try again later, or use another: --rpc URL."
+    )
