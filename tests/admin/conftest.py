@@ -16,13 +16,13 @@ from tests.support.processes import PATIENCE_S
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.commands import Admin, ServerStatus
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.admin.local import LocalAdmin
 from trustgate.admin.remote import RemoteAdmin
 from trustgate.admin.routes import admin_routes
 from trustgate.models.catalog import Catalog
 from trustgate.payment.balance import Balances
-from trustgate.payment.service import House
+from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
@@ -67,8 +67,8 @@ class Plane:
         self.quota = Quota()
         self._tree: Tree | None = None
         self._journal: Journal | None = None
-        self._house: House | None = None
-        self.desk = Desk(
+        self._payment_service: PaymentService | None = None
+        self.context = AdminContext(
             store,
             directory,
             catalog,
@@ -79,7 +79,7 @@ class Plane:
             on_keys_dead=self._on_keys_dead,
             status=lambda: STATUS,
         )
-        self.admin = LocalAdmin(self.desk)
+        self.admin = LocalAdmin(self.context)
 
     @classmethod
     async def open(cls, home: Path) -> Plane:
@@ -93,35 +93,35 @@ class Plane:
             await self.slow.wait()
         entries, self.acknowledged = self.acknowledged, []
         await self.store.append_entries(entries)
-        if self._house is not None:
-            await self._house.log.flush()
+        if self._payment_service is not None:
+            await self._payment_service.log.flush()
 
     async def tree(self) -> Tree:
         await self.flush()
-        if self._tree is None or self._house is None:
+        if self._tree is None or self._payment_service is None:
             self._tree = await Tree.open(self.store)
         return self._tree
 
-    async def house(self) -> House:
+    async def payment_service(self) -> PaymentService:
         """From the first time on, receipts go through its log."""
-        if self._house is None:
+        if self._payment_service is None:
             tree = await self.tree()
             self._journal = Journal.open(
                 self._home / "journal", store_id=self.store.store_id, last_seq=await self.store.last_seq()
             )
             log = await Log.recover(self.store, self._journal, tree)
-            self._house = await House.open(self.settings, self.store, log)
-        return self._house
+            self._payment_service = await PaymentService.open(self.settings, self.store, log)
+        return self._payment_service
 
     async def balances(self) -> Balances:
-        return (await self.house()).balances
+        return (await self.payment_service()).balances
 
     async def close(self) -> None:
         """On the loop on which it was opened: whoever serves does so."""
-        house, self._house = self._house, None
-        if house is not None:
-            await house.close()
-            await house.log.flush()
+        payment_service, self._payment_service = self._payment_service, None
+        if payment_service is not None:
+            await payment_service.close()
+            await payment_service.log.flush()
         journal, self._journal = self._journal, None
         if journal is not None:
             journal.close()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.shop import FAILS, LOSES_REQUEST, Shop, order, signed
 from trustgate.access.quota import Ask, Quota
-from trustgate.admin.audit import Audit, Moment
+from trustgate.admin.audit import BooksAuditor, BooksSnapshot
 from trustgate.admin.money import BooksReport
 from trustgate.errors import TrustGateError
 from trustgate.ids import now_us
@@ -51,9 +51,9 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
 
 
 async def audit(shop: Shop, quota: Quota | None = None) -> BooksReport:
-    moment = Moment.take(shop.log.last_seq, shop.balances, quota)
+    moment = BooksSnapshot.take(shop.log.last_seq, shop.balances, quota)
     await shop.log.flush()
-    return await Audit(shop.store, await Tree.open(shop.store), moment, lambda stage: None).run()
+    return await BooksAuditor(shop.store, await Tree.open(shop.store), moment, lambda stage: None).run()
 
 
 async def change(shop: Shop, sql: str, *values: Any) -> None:
@@ -104,9 +104,9 @@ async def test_a_changed_receipt_is_named(shop: Shop, column: str, value: object
 async def test_a_missing_receipt_is_named(shop: Shop) -> None:
     await shop.log.flush()
     await change(shop, "DELETE FROM receipts WHERE seq = 7")
-    moment = Moment.take(shop.log.last_seq, shop.balances, None)
+    moment = BooksSnapshot.take(shop.log.last_seq, shop.balances, None)
     tree = shop.log._tree
-    report = await Audit(shop.store, tree, moment, lambda stage: None).run()
+    report = await BooksAuditor(shop.store, tree, moment, lambda stage: None).run()
     assert any(found.record == "log" and "number 7" in found.detail for found in report.differences)
 
 

@@ -129,7 +129,7 @@ async def test_a_backup_never_travels_over_a_network(
 
 
 async def test_one_copy_at_a_time(plane: Plane) -> None:
-    async with plane.desk.copying:
+    async with plane.context.copying:
         with pytest.raises(Conflict, match="already"):
             await plane.admin.execute(Compact())
 

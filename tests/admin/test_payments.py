@@ -222,7 +222,7 @@ async def test_what_the_operator_adds_is_a_receipt_and_a_balance(
 async def test_no_more_is_refunded_than_is_free(admin: Admin, plane: Plane, acme: TenantWithKey) -> None:
     await refusal(admin, PaymentRefundCredit(tenant="acme"), Conflict, "has 0 USD that could be paid back")
     await admin.execute(TenantCredit(tenant="acme", add_nano_usd=5 * CENT))
-    hold = (await plane.house()).balances.hold(acme.tenant.id, 3 * CENT)
+    hold = (await plane.payment_service()).balances.hold(acme.tenant.id, 3 * CENT)
     assert hold is not None
     command = PaymentRefundCredit(tenant="acme", amount_nano_usd=3 * CENT)
     await refusal(admin, command, Conflict, r"has 0\.02 USD that could be paid back, not 0\.03")
@@ -369,7 +369,7 @@ async def test_the_books_are_audited_through_every_door(admin: Admin, plane: Pla
     assert report.differences == ()
     assert (report.receipts, report.tenants, report.quotas_checked) == (2, 1, True)
     assert (report.added_nano_usd, report.refunded_nano_usd, report.balance_nano_usd) == (5 * CENT, CENT, 4 * CENT)
-    (await plane.house()).balances.change(acme.tenant.id, 1)
+    (await plane.payment_service()).balances.change(acme.tenant.id, 1)
     (difference,) = (await audit(admin)).differences
     assert difference.record == f"balance of tenant {acme.tenant.id}"
     assert "40000001 nano-USD, by its receipts 40000000" in difference.detail

@@ -88,7 +88,7 @@ def shared_gateway(make_module_gateway: GatewayFactory, shared_upstream: Upstrea
 
 @pytest.fixture(scope="module")
 def quick_gateway(make_module_gateway: GatewayFactory, shared_upstream: Upstream) -> Gateway:
-    """A gateway with little patience."""
+    """A gateway with a short retry budget."""
     return make_module_gateway(
         upstream=shared_upstream.api_url,
         environment={

@@ -20,11 +20,11 @@ from tests.support.chromium import Browser
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from tests.support.upstream import Upstream
-from trustgate.gateway.views.page import Anchored, Page, Standing
+from trustgate.gateway.views.page import LastAnchor, Page, PageStatus
 from trustgate.receipts.checkpoint import open_checkpoint
 from trustgate.receipts.note import VerifierKey
 
-STANDING = Standing(
+STANDING = PageStatus(
     checks={"store": "ok", "upstream": "ok", "serving": "ok"},
     version="1.2.3",
     started_us=1_770_000_000_000_000,
@@ -37,7 +37,7 @@ STANDING = Standing(
     signed_us=1_770_000_001_000_000,
     anchor=None,
 )
-ANCHORED = Anchored(
+ANCHORED = LastAnchor(
     size=12_000,
     at_us=1_770_000_000_500_000,
     network="devnet",
@@ -79,7 +79,7 @@ def text_of(page: Browser) -> str:
     return text
 
 
-async def served(standing: Standing) -> str:
+async def served(standing: PageStatus) -> str:
     """The page as text, of a gateway that stands so."""
     transport = httpx.ASGITransport(Page(lambda: standing, lambda: True))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
@@ -208,7 +208,7 @@ async def test_without_the_built_in_model_the_reader_names_one() -> None:
         (ANCHORED._replace(network="local", explorer=""), "on a local chain"),
     ],
 )
-async def test_the_last_anchor_and_where_to_look_at_it(anchor: Anchored, link: str) -> None:
+async def test_the_last_anchor_and_where_to_look_at_it(anchor: LastAnchor, link: str) -> None:
     text = await served(STANDING._replace(anchor=anchor))
     assert "12,000 receipts" in text and "5ig" in text and "Payer111" in text
     assert link in text

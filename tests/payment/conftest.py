@@ -15,7 +15,7 @@ from tests.support.tokens import Token, Wallet
 from trustgate.localnet import Localnet, running_localnet
 from trustgate.payment.chains.lookup import Chains
 from trustgate.payment.chains.nodes import Nodes
-from trustgate.payment.facilitators.embedded import EmbeddedFacilitator, Timing
+from trustgate.payment.facilitators.embedded import EmbeddedFacilitator, SettleTiming
 from trustgate.payment.interfaces import Settlement
 from trustgate.settings import PaymentSettings, Settings
 from trustgate.solana.keypair import PayerKey
@@ -25,7 +25,7 @@ from trustgate.types import Payment
 SLOT_MS = 100
 FINALITY_SLOTS = 4
 PRICE = 1_500
-TIMING = Timing(verify_s=5.0, settle_s=5.0, poll_s=0.01, resend_s=0.1)
+TIMING = SettleTiming(verify_s=5.0, settle_s=5.0, poll_s=0.01, resend_s=0.1)
 
 
 class Shop:
@@ -54,7 +54,7 @@ class Shop:
         self.settings = settings
         return nodes
 
-    def facilitator(self, *wrongs: Wrong, timing: Timing = TIMING) -> EmbeddedFacilitator:
+    def facilitator(self, *wrongs: Wrong, timing: SettleTiming = TIMING) -> EmbeddedFacilitator:
         nodes = self.nodes(*wrongs)
         facilitator = EmbeddedFacilitator(self.settings, nodes, timing=timing)
         self._stack.push_async_callback(facilitator.close)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trustgate.payment import paid_answers as answers_module
 from trustgate.payment.balance import BalanceHold, Balances
-from trustgate.payment.paid_answers import MOST_ANSWER_BYTES, Answers, Recorded, Recorder
+from trustgate.payment.paid_answers import MOST_ANSWER_BYTES, AnswerRecorder, Answers, Recorded
 from trustgate.store import Balance
 
 
@@ -62,14 +62,14 @@ def _recorded(body: bytes) -> Recorded:
 
 
 def test_an_answer_is_taken_down_whole_or_not_at_all() -> None:
-    recorder = Recorder()
+    recorder = AnswerRecorder()
     assert recorder.recorded() is None
     recorder.begin(200, [(b"a", b"b")])
     recorder.write(b"one ", last=False)
     assert recorder.recorded() is None
     recorder.write(b"two", last=True)
     assert recorder.recorded() == Recorded(200, [(b"a", b"b")], b"one two")
-    large = Recorder()
+    large = AnswerRecorder()
     large.begin(200, [])
     large.write(b"x" * MOST_ANSWER_BYTES, last=False)
     large.write(b"x", last=True)

@@ -34,7 +34,7 @@ from trustgate.errors import (
     RpcRejected,
     RpcUnavailable,
 )
-from trustgate.solana.anchors import Anchorer, Timing
+from trustgate.solana.anchors import Anchorer, RetryTiming
 from trustgate.solana.clusters import find_cluster
 from trustgate.solana.rpc import RpcClient
 from trustgate.solana.transaction_status import look
@@ -350,7 +350,7 @@ async def test_an_expired_transaction_of_one_key_is_replaced_by_one_of_another(w
 async def test_the_time_limit_is_the_clocks(world: World) -> None:
     """Nothing here waits in real time: three minutes pass on a clock that only sleeping moves."""
     clock = FakeClock()
-    timing = Timing(clock=clock.now, sleep=clock.sleep)
+    timing = RetryTiming(clock=clock.now, sleep=clock.sleep)
     with pytest.raises(AnchorPending, match="within 180 s"):
         await world.flush(
             5, Wrong("sendTransaction", swallowed, 10_000), Wrong("getEpochInfo", early(world), 10_000), timing=timing
@@ -390,7 +390,7 @@ async def test_a_node_that_asks_for_time_gets_it(world: World) -> None:
         5,
         Wrong("getBalance", later),
         Wrong("getSignatureStatuses", later),
-        timing=Timing(clock=clock.now, sleep=clock.sleep),
+        timing=RetryTiming(clock=clock.now, sleep=clock.sleep),
     )
     assert clock.seconds >= 80
     with pytest.raises(RpcUnavailable, match="asked too often"):

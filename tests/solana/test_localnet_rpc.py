@@ -22,7 +22,7 @@ from solders.transaction import VersionedTransaction
 
 from trustgate.formats.solana_transaction import b58encode
 from trustgate.localnet import Localnet, running_localnet
-from trustgate.localnet.chain import Chain
+from trustgate.localnet.chain import LocalChain
 from trustgate.localnet.faults import RpcError
 from trustgate.localnet.http import MAX_BODY_BYTES
 from trustgate.localnet.methods import METHODS, call
@@ -41,8 +41,8 @@ async def net() -> AsyncIterator[Localnet]:
 
 
 @pytest.fixture(scope="module")
-def chain() -> Chain:
-    return Chain.open(ledger=None, genesis=ADDRESS, slot_ms=0, finality_slots=4, created_us=0)
+def chain() -> LocalChain:
+    return LocalChain.open(ledger=None, genesis=ADDRESS, slot_ms=0, finality_slots=4, created_us=0)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes | str, **op
         return response.status, await response.read()
 
 
-async def ask(chain: Chain, method: str, *params: Any) -> Any:
+async def ask(chain: LocalChain, method: str, *params: Any) -> Any:
     """The answer to a call, made in process: what it sends over the wire is the same."""
     body = json.dumps({"jsonrpc": "2.0", "id": 7, "method": method, "params": list(params)})
     answered = json.loads(await answer(chain, body.encode()))
@@ -230,19 +230,19 @@ BAD_ARGUMENTS: list[tuple[str, list[Any], int]] = [
 
 @pytest.mark.parametrize(("method", "params", "code"), BAD_ARGUMENTS)
 async def test_wrong_arguments_have_the_codes_of_a_node(
-    chain: Chain, method: str, params: list[Any], code: int
+    chain: LocalChain, method: str, params: list[Any], code: int
 ) -> None:
     answered = await ask(chain, method, *params)
     assert answered["error"]["code"] == code, answered
     assert answered["error"]["message"]
 
 
-async def test_arguments_that_are_null_were_left_out(chain: Chain) -> None:
+async def test_arguments_that_are_null_were_left_out(chain: LocalChain) -> None:
     for params in ([], [None], [None, None]):
         assert (await ask(chain, "getSlot", *params))["result"] == chain.slot - 4
 
 
-async def test_unknown_options_are_overlooked_and_old_names_understood(chain: Chain) -> None:
+async def test_unknown_options_are_overlooked_and_old_names_understood(chain: LocalChain) -> None:
     answered = await ask(chain, "getSlot", {"commitment": "recent", "colour": "green"})
     assert answered["result"] == chain.slot
 
@@ -276,7 +276,7 @@ _calls = st.fixed_dictionaries(
 
 @settings(max_examples=250, deadline=None)
 @given(body=st.one_of(_calls, st.lists(_calls | _values, max_size=3), _values).map(json.dumps) | st.binary(max_size=40))
-def test_whatever_is_asked_something_sensible_is_answered(chain: Chain, body: str | bytes) -> None:
+def test_whatever_is_asked_something_sensible_is_answered(chain: LocalChain, body: str | bytes) -> None:
     answered = asyncio.run(answer(chain, body.encode() if isinstance(body, str) else body))
     document = json.loads(answered) if answered else []
     for each in document if isinstance(document, list) else [document]:
@@ -284,7 +284,7 @@ def test_whatever_is_asked_something_sensible_is_answered(chain: Chain, body: st
         assert each.get("error", {}).get("code") != -32603, each
 
 
-def simulated(chain: Chain, text: str, options: dict[str, Any]) -> str:
+def simulated(chain: LocalChain, text: str, options: dict[str, Any]) -> str:
     try:
         return "run" if "err" in call(chain, "simulateTransaction", [text, options])["value"] else "nonsense"
     except RpcError as error:
@@ -293,7 +293,7 @@ def simulated(chain: Chain, text: str, options: dict[str, Any]) -> str:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_damaged_transaction_is_refused_or_run(chain: Chain, data: st.DataObject) -> None:
+def test_a_damaged_transaction_is_refused_or_run(chain: LocalChain, data: st.DataObject) -> None:
     """Nothing in it makes the chain stumble: where its parts do not fit it says so, and else it simulates it."""
     payer = Keypair()
     call(chain, "requestAirdrop", [str(payer.pubkey()), 10**9])

@@ -25,7 +25,7 @@ from trustgate.localnet import running_localnet
 from trustgate.solana.clusters import find_cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.memo import Fee, sign_memo
-from trustgate.solana.rpc import MAX_ANSWER_BYTES, RpcClient, Status
+from trustgate.solana.rpc import MAX_ANSWER_BYTES, RpcClient, SignatureStatus
 
 ADDRESS = PayerKey.from_seed(bytes(32)).address
 SIGNATURE = b58encode(bytes(range(64)))
@@ -168,17 +168,17 @@ async def test_calls_may_overlap(node: Upstream, rpc: RpcClient) -> None:
 @pytest.mark.parametrize(
     ("status", "commitment", "reached"),
     [
-        (Status(slot=1, confirmations=0, confirmation_status="processed"), "confirmed", False),
-        (Status(slot=1, confirmations=3, confirmation_status="confirmed"), "confirmed", True),
-        (Status(slot=1, confirmations=3, confirmation_status="confirmed"), "finalized", False),
-        (Status(slot=1, confirmations=None, confirmation_status="finalized"), "finalized", True),
-        (Status(slot=1, confirmations=None, confirmation_status="finalized"), "confirmed", True),
+        (SignatureStatus(slot=1, confirmations=0, confirmation_status="processed"), "confirmed", False),
+        (SignatureStatus(slot=1, confirmations=3, confirmation_status="confirmed"), "confirmed", True),
+        (SignatureStatus(slot=1, confirmations=3, confirmation_status="confirmed"), "finalized", False),
+        (SignatureStatus(slot=1, confirmations=None, confirmation_status="finalized"), "finalized", True),
+        (SignatureStatus(slot=1, confirmations=None, confirmation_status="finalized"), "confirmed", True),
         # Old nodes do not name it.
-        (Status(slot=1, confirmations=None), "finalized", True),
-        (Status(slot=1, confirmations=31), "confirmed", False),
+        (SignatureStatus(slot=1, confirmations=None), "finalized", True),
+        (SignatureStatus(slot=1, confirmations=31), "confirmed", False),
     ],
 )
-def test_how_settled_a_status_is(status: Status, commitment: Any, reached: bool) -> None:
+def test_how_settled_a_status_is(status: SignatureStatus, commitment: Any, reached: bool) -> None:
     assert status.has_reached(commitment) is reached
 
 

@@ -39,14 +39,14 @@ from trustgate.localnet import Localnet, running_localnet
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey
 from trustgate.solana import history
-from trustgate.solana.anchors import Anchorer, Timing
+from trustgate.solana.anchors import Anchorer, RetryTiming
 from trustgate.solana.clusters import Cluster, find_cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.solana.rpc import RpcClient
-from trustgate.solana.verify import Audit, Log, Stranger, find_transaction, verify_chain, verify_on_chain
+from trustgate.solana.verify import AnchoredLog, ChainAudit, Stranger, find_transaction, verify_chain, verify_on_chain
 
-TIMING = Timing(timeout_s=10.0, poll_s=0.01, resend_s=0.03, backoff_s=0.01)
+TIMING = RetryTiming(timeout_s=10.0, poll_s=0.01, resend_s=0.03, backoff_s=0.01)
 HASTY = TIMING._replace(timeout_s=0.2)
 FINALITY_SLOTS = 4
 LOG = log_key("log")
@@ -88,7 +88,7 @@ class World:
         message = MessageV0.try_compile(KEY.pubkey(), instructions, [], Hash.from_string(blockhash))
         return bytes(VersionedTransaction(message, [Keypair.from_json(KEY.secret_text())]))
 
-    async def verify(self, *wrongs: Wrong, log: Log = STRANGER, timing: Timing = TIMING) -> Audit:
+    async def verify(self, *wrongs: Wrong, log: AnchoredLog = STRANGER, timing: RetryTiming = TIMING) -> ChainAudit:
         async with self.rpc(*wrongs) as rpc:
             return await verify_chain(rpc, KEY.address, log, timing=timing)
 
@@ -111,7 +111,7 @@ async def world() -> AsyncIterator[World]:
         yield world
 
 
-def problems(audit: Audit) -> list[str]:
+def problems(audit: ChainAudit) -> list[str]:
     return [finding.problem for finding in audit.findings]
 
 

@@ -14,14 +14,14 @@ from tests.support.chain import (
 from tests.support.flush_driver import payer_key, target_of
 from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.localnet import Localnet, running_localnet
-from trustgate.solana.anchors import Anchorer, FlushResult, Progress, Target, Timing
+from trustgate.solana.anchors import Anchorer, AnchorTarget, FlushResult, Progress, RetryTiming
 from trustgate.solana.clusters import Cluster, find_cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.solana.rpc import RpcClient
 from trustgate.types import Anchor, AnchorAttempt
 
-TIMING = Timing(timeout_s=10.0, poll_s=0.01, resend_s=0.03, backoff_s=0.01)
+TIMING = RetryTiming(timeout_s=10.0, poll_s=0.01, resend_s=0.03, backoff_s=0.01)
 SLOT_MS = 5
 FINALITY_SLOTS = 4
 MOST = 20_000
@@ -63,7 +63,7 @@ class World:
         await self.node.ask("requestAirdrop", (key or self.key).address, lamports)
         self.net.advance()
 
-    def target(self, size: int) -> Target:
+    def target(self, size: int) -> AnchorTarget:
         return target_of(self.name, size)
 
     async def flush(
@@ -72,9 +72,9 @@ class World:
         *wrongs: Wrong,
         book: Book | None = None,
         key: PayerKey | None = None,
-        timing: Timing = TIMING,
+        timing: RetryTiming = TIMING,
         cluster: str = "custom",
-        target: Target | None = None,
+        target: AnchorTarget | None = None,
         **more: Any,
     ) -> FlushResult:
         """Flush the log at this size, through a node where ``wrongs`` happen."""
@@ -114,7 +114,7 @@ async def a_world(**more: Any) -> AsyncIterator[World]:
         yield World(net, node)
 
 
-def planned(world: World, target: Target, *attempts: AnchorAttempt) -> Anchor:
+def planned(world: World, target: AnchorTarget, *attempts: AnchorAttempt) -> Anchor:
     return Anchor(
         id="anchor_plan",
         genesis=world.net.genesis,

@@ -27,14 +27,14 @@ import msgspec
 from trustgate.errors import RpcUnavailable, TrustGateError
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey
-from trustgate.solana.anchors import AnchorBook, Anchorer, Target, Timing
+from trustgate.solana.anchors import AnchorBook, Anchorer, AnchorTarget, RetryTiming
 from trustgate.solana.clusters import find_cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.memo import Fee, sign_memo
 from trustgate.types import Anchor
 
 #: Of chains with slots of some 10 ms.
-TIMING = Timing(timeout_s=20.0, poll_s=0.04, resend_s=0.15, backoff_s=0.03)
+TIMING = RetryTiming(timeout_s=20.0, poll_s=0.04, resend_s=0.15, backoff_s=0.03)
 CALL_TIMEOUT_S = 0.5
 
 _CRASHED = 70
@@ -80,13 +80,13 @@ def root_of(name: str, size: int) -> bytes:
     return hashlib.sha256(f"{name} {size}".encode()).digest()
 
 
-def target_of(name: str, size: int) -> Target:
+def target_of(name: str, size: int) -> AnchorTarget:
     key = log_key(name)
 
     async def root_at(size: int) -> bytes:
         return root_of(name, size)
 
-    return Target(
+    return AnchorTarget(
         tree_size=size,
         root=root_of(name, size),
         note=sign_checkpoint(Checkpoint(key.name, size, root_of(name, size)), key),

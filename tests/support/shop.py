@@ -21,7 +21,7 @@ from tests.support.entries import make_receipt
 from trustgate.ids import new_id, now_us
 from trustgate.payment.balance import Balances
 from trustgate.payment.cashier import Cashier, Order, Sale
-from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, Verdict
+from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, VerifyResult
 from trustgate.payment.ledger import Ledger
 from trustgate.payment.paid_answers import Recorded
 from trustgate.payment.reconciler import Reconciler
@@ -76,10 +76,10 @@ class Paper:
     async def supported(self) -> tuple[Kind, ...]:
         return (Kind(x402_version=2, scheme="exact", network=OFFER.network),)
 
-    async def verify(self, payment: Payment) -> Verdict:
+    async def verify(self, payment: Payment) -> VerifyResult:
         self.verified += 1
         await self.before_verify()
-        return Verdict(not self.refusal, self.refusal, "0xpayer")
+        return VerifyResult(not self.refusal, self.refusal, "0xpayer")
 
     async def settle(self, payment: Payment, on_transaction: OnTransaction) -> Settlement:
         plan = self.plan.pop(0) if self.plan else MOVES

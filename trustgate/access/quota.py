@@ -91,7 +91,7 @@ class Windows(msgspec.Struct, frozen=True):
         return cls((minute, day, month), (minute + _MINUTE_US, day + _DAY_US, next_month))
 
 
-class Standing(NamedTuple):
+class QuotaUsage(NamedTuple):
     """Copies of all counters: of each subject its requests in flight and, for each window, requests, tokens and cost.
 
     What is in flight is part of the use, with its hold.
@@ -188,11 +188,11 @@ class Quota:
             window: dict(zip(_UNITS, used, strict=True)) for window, used in zip(_WINDOWS, counter.used, strict=True)
         }
 
-    def standing(self, at_us: int) -> Standing:
+    def standing(self, at_us: int) -> QuotaUsage:
         """Everything at once, for whoever holds it against the receipts."""
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
-        return Standing(
+        return QuotaUsage(
             self._windows,
             {
                 subject: (counter.parallel, tuple((used[0], used[1], used[2]) for used in counter.used))

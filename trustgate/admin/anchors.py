@@ -18,20 +18,20 @@ from trustgate.admin.commands import (
     FlushState,
     LogStatus,
 )
-from trustgate.admin.context import Desk
-from trustgate.solana.anchoring import Order
+from trustgate.admin.context import AdminContext
+from trustgate.solana.anchoring import FlushOrder
 from trustgate.solana.reports import AnchorAudit
 from trustgate.types import Anchor
 
 
-async def anchor_flush(desk: Desk, command: AnchorFlush) -> FlushState:
-    return await desk.flushing.advance(command.flush, _order(desk, command))
+async def anchor_flush(context: AdminContext, command: AnchorFlush) -> FlushState:
+    return await context.flushing.advance(command.flush, _order(context, command))
 
 
-def _order(desk: Desk, command: AnchorFlush) -> Order:
+def _order(context: AdminContext, command: AnchorFlush) -> FlushOrder:
     """What the settings say, but for what the command says."""
-    order = desk.anchoring.order()
-    return Order(
+    order = context.anchoring.order()
+    return FlushOrder(
         rpc=command.rpc or order.rpc,
         keypair=order.keypair if command.keypair is None else Path(command.keypair),
         commitment=command.commitment or order.commitment,
@@ -41,13 +41,13 @@ def _order(desk: Desk, command: AnchorFlush) -> Order:
     )
 
 
-async def anchor_list(desk: Desk, command: AnchorList) -> tuple[Anchor, ...]:
-    return tuple(await desk.store.anchors())
+async def anchor_list(context: AdminContext, command: AnchorList) -> tuple[Anchor, ...]:
+    return tuple(await context.store.anchors())
 
 
-async def anchor_status(desk: Desk, command: AnchorStatus) -> LogStatus:
-    archive = await desk.archive()
-    anchoring = desk.anchoring
+async def anchor_status(context: AdminContext, command: AnchorStatus) -> LogStatus:
+    archive = await context.archive()
+    anchoring = context.anchoring
     await anchoring.load()
     return LogStatus(
         origin=archive.origin,
@@ -57,20 +57,20 @@ async def anchor_status(desk: Desk, command: AnchorStatus) -> LogStatus:
         pubkey=anchoring.pubkey(),
         anchored_size=anchoring.anchored_size,
         anchored_us=anchoring.anchored_us,
-        planned=tuple(anchor for anchor in await desk.store.anchors() if anchor.state == "planned"),
+        planned=tuple(anchor for anchor in await context.store.anchors() if anchor.state == "planned"),
         schedule=anchoring.schedule(),
         problem=anchoring.problem,
     )
 
 
-async def anchor_verify(desk: Desk, command: AnchorVerify) -> AnchorAudit:
-    order = desk.anchoring.order()
+async def anchor_verify(context: AdminContext, command: AnchorVerify) -> AnchorAudit:
+    order = context.anchoring.order()
     keypair = order.keypair if command.keypair is None else Path(command.keypair)
-    return await desk.anchoring.verify(command.rpc or order.rpc, keypair)
+    return await context.anchoring.verify(command.rpc or order.rpc, keypair)
 
 
-async def anchor_keygen(desk: Desk, command: AnchorKeygen) -> AnchorKey:
+async def anchor_keygen(context: AdminContext, command: AnchorKeygen) -> AnchorKey:
     from trustgate.solana.keypair import create_keypair
 
-    path = desk.anchoring.order().keypair if command.keypair is None else Path(command.keypair)
+    path = context.anchoring.order().keypair if command.keypair is None else Path(command.keypair)
     return AnchorKey(pubkey=create_keypair(path).address, path=str(path))

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trustgate.access.quota import Quota, Standing
+from trustgate.access.quota import Quota, QuotaUsage
 from trustgate.admin.background_work import Tell
 from trustgate.admin.money import BooksReport, Difference
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
@@ -43,15 +43,15 @@ _UNITS = ("requests", "tokens", "cost_nano_usd")
 _SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
 
 
-class Moment(NamedTuple):
+class BooksSnapshot(NamedTuple):
     """What memory held at one moment: the last receipt then, the balances, the quotas where there are any."""
 
     last_seq: int
     balances: dict[str, int]
-    quota: Standing | None
+    quota: QuotaUsage | None
 
     @classmethod
-    def take(cls, last_seq: int, balances: Balances, quota: Quota | None) -> Moment:
+    def take(cls, last_seq: int, balances: Balances, quota: Quota | None) -> BooksSnapshot:
         """No await may stand between the reading of ``last_seq`` and this."""
         return cls(last_seq, balances.on_record(), None if quota is None else quota.standing(now_us()))
 
@@ -69,10 +69,10 @@ class _Tenant:
         self.usage: defaultdict[str, int] = defaultdict(int)
 
 
-class Audit:
+class BooksAuditor:
     """One audit. ``run`` once."""
 
-    def __init__(self, store: Store, tree: Tree, moment: Moment, tell: Tell) -> None:
+    def __init__(self, store: Store, tree: Tree, moment: BooksSnapshot, tell: Tell) -> None:
         """The store, and the tree over it, have at least what was in the log at the moment."""
         self._store = store
         self._tree = tree
@@ -284,7 +284,7 @@ class Audit:
 class _Windows:
     """The use of the running windows by the receipts, to be held against the counters of the quotas."""
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: QuotaUsage) -> None:
         self._standing = standing
         self._oldest_us = min(standing.windows.starts) - _ADMISSION_US
         #: By window and subject: requests, tokens, cost of what arrived in the window, and of what did just before it.

@@ -34,7 +34,7 @@ from trustgate.admin.backupfile import (
     padding,
 )
 from trustgate.admin.commands import Backup, BackupMade, Compact, Write
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.errors import Conflict, HomeUnusable
 from trustgate.ids import now_us
 from trustgate.store import Compacted
@@ -42,14 +42,14 @@ from trustgate.store import Compacted
 _STAGES = "backup-*.tmp"
 
 
-async def backup(desk: Desk, command: Backup, write: Write) -> BackupMade:
-    async with _alone(desk):
-        home = desk.settings.home
+async def backup(context: AdminContext, command: Backup, write: Write) -> BackupMade:
+    async with _alone(context):
+        home = context.settings.home
         for leftover in home.glob(_STAGES):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with tempfile.TemporaryDirectory(prefix="backup-", suffix=".tmp", dir=home) as folder:
-                return await _send(desk, Path(folder), write)
+                return await _send(context, Path(folder), write)
         except OSError as error:
             raise HomeUnusable(
                 f"The home folder cannot be backed up: {error.strerror or error} ({error.filename or home}).",
@@ -57,8 +57,8 @@ async def backup(desk: Desk, command: Backup, write: Write) -> BackupMade:
             ) from error
 
 
-async def _send(desk: Desk, stage: Path, write: Write) -> BackupMade:
-    manifest, paths = await _collect(desk, stage)
+async def _send(context: AdminContext, stage: Path, write: Write) -> BackupMade:
+    manifest, paths = await _collect(context, stage)
     words = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     size_bytes = 0
 
@@ -84,12 +84,12 @@ async def _send(desk: Desk, stage: Path, write: Write) -> BackupMade:
     )
 
 
-async def _collect(desk: Desk, stage: Path) -> tuple[Manifest, list[Path]]:
+async def _collect(context: AdminContext, stage: Path) -> tuple[Manifest, list[Path]]:
     """Copies of everything, in the stage: what changes meanwhile changes no copy."""
-    settings = desk.settings
-    archive = await desk.archive()
+    settings = context.settings
+    archive = await context.archive()
     (stage / CHECKPOINT).write_bytes(await archive.renewed())
-    copied = await desk.store.copy_to(stage / DATABASE)
+    copied = await context.store.copy_to(stage / DATABASE)
     # After the database, which knows every tenant that an id in here may belong to, or will.
     for name, path in ((LOG_KEY, settings.log_key), (HANDLES, settings.handles_file), (CONFIG, settings.config_file)):
         with contextlib.suppress(FileNotFoundError):
@@ -99,8 +99,8 @@ async def _collect(desk: Desk, stage: Path) -> tuple[Manifest, list[Path]]:
         format=FORMAT,
         version=__version__,
         created_us=now_us(),
-        store_id=desk.store.store_id,
-        schema_version=desk.store.info.schema_version,
+        store_id=context.store.store_id,
+        schema_version=context.store.info.schema_version,
         last_seq=copied.last_seq,
         vkey=archive.vkey,
         files=tuple([await asyncio.to_thread(_describe, path) for path in paths]),
@@ -114,17 +114,17 @@ def _describe(path: Path) -> FileEntry:
     return FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256=digest)
 
 
-async def compact(desk: Desk, command: Compact) -> Compacted:
-    async with _alone(desk):
-        await desk.flush()
-        return await desk.store.compact()
+async def compact(context: AdminContext, command: Compact) -> Compacted:
+    async with _alone(context):
+        await context.flush()
+        return await context.store.compact()
 
 
 @contextlib.asynccontextmanager
-async def _alone(desk: Desk) -> AsyncIterator[None]:
-    if desk.copying.locked():
+async def _alone(context: AdminContext) -> AsyncIterator[None]:
+    if context.copying.locked():
         raise Conflict(
             "The database is being copied or rewritten already.", hint="Wait until that has ended.", code="copy_running"
         )
-    async with desk.copying:
+    async with context.copying:
         yield

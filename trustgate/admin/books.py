@@ -7,7 +7,7 @@ import os
 from msgspec.structs import replace
 
 from trustgate import __version__
-from trustgate.admin.audit import Audit, Moment
+from trustgate.admin.audit import BooksAuditor, BooksSnapshot
 from trustgate.admin.background_work import Tell
 from trustgate.admin.commands import (
     Look,
@@ -21,10 +21,10 @@ from trustgate.admin.commands import (
     Status,
     UsageShow,
 )
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.admin.money import AuditState, BooksAudit, BooksReport, Difference
 from trustgate.errors import Conflict, InvalidRequest, NotFound, StoreDamaged
-from trustgate.observe.live_stats import Pulse
+from trustgate.observe.live_stats import LiveStats
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, UsageFilter, UsageRow
 from trustgate.types import Entry
@@ -32,22 +32,22 @@ from trustgate.types import Entry
 _RECEIPTS_MOST = 10_000
 
 
-async def usage_show(desk: Desk, command: UsageShow) -> tuple[UsageRow, ...]:
-    tenant_id = None if command.tenant is None else desk.tenant(command.tenant).id
-    await desk.flush()
+async def usage_show(context: AdminContext, command: UsageShow) -> tuple[UsageRow, ...]:
+    tenant_id = None if command.tenant is None else context.tenant(command.tenant).id
+    await context.flush()
     return tuple(
-        await desk.store.usage(
+        await context.store.usage(
             UsageFilter(by=command.by, tenant_id=tenant_id, since_us=command.since_us, until_us=command.until_us)
         )
     )
 
 
-async def receipt_list(desk: Desk, command: ReceiptList) -> tuple[ReceiptDetail, ...]:
+async def receipt_list(context: AdminContext, command: ReceiptList) -> tuple[ReceiptDetail, ...]:
     if not 1 <= command.limit <= _RECEIPTS_MOST:
         raise InvalidRequest(f"limit must lie between 1 and {_RECEIPTS_MOST}.", param="limit")
-    tenant_id = None if command.tenant is None else desk.tenant(command.tenant).id
-    await desk.flush()
-    entries = await desk.store.entries(
+    tenant_id = None if command.tenant is None else context.tenant(command.tenant).id
+    await context.flush()
+    entries = await context.store.entries(
         ReceiptFilter(
             tenant_id=tenant_id, since_us=command.since_us, before_seq=command.before_seq, limit=command.limit
         )
@@ -55,17 +55,17 @@ async def receipt_list(desk: Desk, command: ReceiptList) -> tuple[ReceiptDetail,
     return tuple(receipt_detail(entry) for entry in entries)
 
 
-async def receipt_show(desk: Desk, command: ReceiptShow) -> ReceiptDetail:
-    await desk.flush()
-    entry = await desk.store.entry(command.receipt)
+async def receipt_show(context: AdminContext, command: ReceiptShow) -> ReceiptDetail:
+    await context.flush()
+    entry = await context.store.entry(command.receipt)
     if entry is None:
         raise _no_receipt(command.receipt)
     return receipt_detail(entry, with_secret=True)
 
 
-async def receipt_export(desk: Desk, command: ReceiptExport) -> str:
-    archive = await desk.archive()
-    entry = await desk.store.entry(command.receipt)
+async def receipt_export(context: AdminContext, command: ReceiptExport) -> str:
+    archive = await context.archive()
+    entry = await context.store.entry(command.receipt)
     if entry is None:
         raise _no_receipt(command.receipt)
     return (await archive.bundle(entry, command.disclose)).decode()
@@ -84,58 +84,58 @@ def receipt_detail(entry: Entry, *, with_secret: bool = False) -> ReceiptDetail:
     )
 
 
-async def look(desk: Desk, command: Look) -> Pulse:
-    if desk.pulse is None:
+async def look(context: AdminContext, command: Look) -> LiveStats:
+    if context.pulse is None:
         raise Conflict(
             "No server runs on this home folder; there is nothing to look at.", hint="trustgate serve", code="no_server"
         )
-    return desk.pulse()
+    return context.pulse()
 
 
-async def reload(desk: Desk, command: Reload) -> Reloaded:
-    if desk.reload is None:
+async def reload(context: AdminContext, command: Reload) -> Reloaded:
+    if context.reload is None:
         raise Conflict(
             "No server runs on this home folder; there is nothing to reload.", hint="trustgate serve", code="no_server"
         )
-    changed, restart = await desk.reload()
+    changed, restart = await context.reload()
     return Reloaded(changed=tuple(changed), restart=tuple(restart))
 
 
-async def books_audit(desk: Desk, command: BooksAudit) -> AuditState:
+async def books_audit(context: AdminContext, command: BooksAudit) -> AuditState:
     async def work(tell: Tell) -> BooksReport:
-        return await _audit(desk, tell)
+        return await _audit(context, tell)
 
-    stage, report = await desk.auditing.advance(command.audit, work, "Bringing the books up to date")
+    stage, report = await context.auditing.advance(command.audit, work, "Bringing the books up to date")
     return AuditState(stage=stage, report=report)
 
 
-async def _audit(desk: Desk, tell: Tell) -> BooksReport:
+async def _audit(context: AdminContext, tell: Tell) -> BooksReport:
     """Every difference between the books, and whether the log is the one that was signed for."""
-    tree = await desk.books.tree()
-    house, problem = await desk.books.house(), None
-    moment = Moment.take(house.log.last_seq, house.balances, desk.quota)
-    await desk.flush()
+    tree = await context.books.tree()
+    payment_service, problem = await context.books.payment_service(), None
+    moment = BooksSnapshot.take(payment_service.log.last_seq, payment_service.balances, context.quota)
+    await context.flush()
     try:
-        await desk.archive()
+        await context.archive()
     except StoreDamaged as error:
         problem = Difference(record="log", detail=error.message)
-    report = await Audit(desk.store, tree, moment, tell).run()
+    report = await BooksAuditor(context.store, tree, moment, tell).run()
     if problem is None:
         return report
     return replace(report, differences=(problem, *report.differences), difference_count=report.difference_count + 1)
 
 
-async def status(desk: Desk, command: Status) -> ServerStatus:
+async def status(context: AdminContext, command: Status) -> ServerStatus:
     """The running server's, or, where the command line works on the file itself, that there is none."""
-    if desk.status is not None:
-        return desk.status()
+    if context.status is not None:
+        return context.status()
     return ServerStatus(
         version=__version__,
         pid=os.getpid(),
         address="",
         started_us=0,
-        store_id=desk.store.store_id,
-        last_seq=await desk.store.last_seq(),
+        store_id=context.store.store_id,
+        last_seq=await context.store.last_seq(),
         pending=0,
         active_requests=0,
     )

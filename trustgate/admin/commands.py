@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from trustgate.models.passports import ImportedPassport, PassportFields
-from trustgate.observe.live_stats import Pulse
+from trustgate.observe.live_stats import LiveStats
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import Compacted, UsageRow
 from trustgate.store.base import UsageGroup
@@ -449,10 +449,10 @@ class Reload(Command[Reloaded], frozen=True, kw_only=True, tag="reload"):
     result = Reloaded
 
 
-class Look(Command[Pulse], frozen=True, kw_only=True, tag="look"):
+class Look(Command[LiveStats], frozen=True, kw_only=True, tag="look"):
     """How a running server is doing just now."""
 
-    result = Pulse
+    result = LiveStats
 
 
 class Status(Command[ServerStatus], frozen=True, kw_only=True, tag="status"):

@@ -24,14 +24,14 @@ from trustgate.store import Store
 from trustgate.types import Alias, Passport, Plan, Record, Tenant
 
 if TYPE_CHECKING:
-    from trustgate.observe.live_stats import Pulse
+    from trustgate.observe.live_stats import LiveStats
     from trustgate.payment.balance import Balances
-    from trustgate.payment.service import House
+    from trustgate.payment.service import PaymentService
     from trustgate.receipts.archive import Archive
     from trustgate.receipts.tree import Tree
 
 
-class Books(Protocol):
+class LogAccess(Protocol):
     """The log of receipts, as far as commands need it."""
 
     async def flush(self) -> None:
@@ -46,32 +46,32 @@ class Books(Protocol):
         """The tree over everything that was acknowledged."""
         ...
 
-    async def house(self) -> House:
+    async def payment_service(self) -> PaymentService:
         """The payment room, over the log with everything that was acknowledged; what is appended there is kept."""
         ...
 
     async def balances(self) -> Balances:
-        """What tenants have; to look at, not to change: that is the house's."""
+        """What tenants have; to look at, not to change: that is the payment service's."""
         ...
 
     async def close(self) -> None: ...
 
 
-class Desk:
+class AdminContext:
     def __init__(
         self,
         store: Store,
         directory: Directory,
         catalog: Catalog,
         *,
-        books: Books,
+        books: LogAccess,
         anchoring: Anchoring,
         settings: Settings,
         quota: Quota | None = None,
         on_keys_dead: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
         reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
-        pulse: Callable[[], Pulse] | None = None,
+        pulse: Callable[[], LiveStats] | None = None,
     ) -> None:
         """``quota`` and what stands after it are the running server's; without one there is none of it."""
         self.store = store

@@ -6,7 +6,7 @@ Owns the pace: a page at a time, never more in memory, and the store is free for
 from __future__ import annotations
 
 from trustgate.admin.commands import Exported, ReceiptsExport, UsageExport, Write
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.store import ExportFilter
 
 #: Receipts a page, some 2 MB of text.
@@ -14,22 +14,22 @@ _PAGE_RECEIPTS = 2_000
 _DAY_US = 86_400_000_000
 
 
-async def receipts_export(desk: Desk, command: ReceiptsExport, write: Write) -> Exported:
-    query = _filter(desk, command)
-    await desk.flush()
-    last_seq = await desk.store.last_seq()
+async def receipts_export(context: AdminContext, command: ReceiptsExport, write: Write) -> Exported:
+    query = _filter(context, command)
+    await context.flush()
+    last_seq = await context.store.last_seq()
     rows = 0
     for after_seq in range(0, last_seq, _PAGE_RECEIPTS):
-        page = await desk.store.export_receipts(query, after_seq, min(after_seq + _PAGE_RECEIPTS, last_seq))
+        page = await context.store.export_receipts(query, after_seq, min(after_seq + _PAGE_RECEIPTS, last_seq))
         rows += page.rows
         await write(page.text)
     return Exported(rows=rows)
 
 
-async def usage_export(desk: Desk, command: UsageExport, write: Write) -> Exported:
-    query = _filter(desk, command)
-    await desk.flush()
-    span = await desk.store.first_and_last_us(query)
+async def usage_export(context: AdminContext, command: UsageExport, write: Write) -> Exported:
+    query = _filter(context, command)
+    await context.flush()
+    span = await context.store.first_and_last_us(query)
     rows = 0
     if span is not None:
         for day_us in range(span[0] - span[0] % _DAY_US, span[1] + 1, _DAY_US):
@@ -38,13 +38,13 @@ async def usage_export(desk: Desk, command: UsageExport, write: Write) -> Export
                 since_us=max(day_us, span[0]),
                 until_us=min(day_us + _DAY_US, span[1] + 1),
             )
-            page = await desk.store.export_usage(day)
+            page = await context.store.export_usage(day)
             rows += page.rows
             await write(page.text)
     return Exported(rows=rows)
 
 
-def _filter(desk: Desk, command: ReceiptsExport | UsageExport) -> ExportFilter:
+def _filter(context: AdminContext, command: ReceiptsExport | UsageExport) -> ExportFilter:
     """Raises ``NotFound`` for a tenant that is none."""
-    tenant_id = None if command.tenant is None else desk.tenant(command.tenant).id
+    tenant_id = None if command.tenant is None else context.tenant(command.tenant).id
     return ExportFilter(tenant_id=tenant_id, since_us=command.since_us, until_us=command.until_us)

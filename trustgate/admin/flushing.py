@@ -7,7 +7,7 @@ from functools import partial
 from trustgate.admin.background_work import Watched
 from trustgate.admin.commands import FlushState
 from trustgate.errors import Conflict
-from trustgate.solana.anchoring import Anchoring, Order
+from trustgate.solana.anchoring import Anchoring, FlushOrder
 from trustgate.solana.reports import FlushOutcome
 
 
@@ -22,7 +22,7 @@ class Flushing:
             )
         )
 
-    async def advance(self, flush: str, order: Order) -> FlushState:
+    async def advance(self, flush: str, order: FlushOrder) -> FlushState:
         """Begin the flush, or see how it stands. Raises what it ended with, ``Conflict`` while another is at work."""
         stage, outcome = await self._watched.advance(
             flush, partial(self._anchoring.flush, order), "Waiting for another flush to end"

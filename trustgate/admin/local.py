@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trustgate.access.directory import Directory
 from trustgate.admin import anchors, backup, books, commands, exports, models, money, payments, tenants
 from trustgate.admin.commands import Command, Feed, Write
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
@@ -21,7 +21,7 @@ from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
     from trustgate.payment.balance import Balances
-    from trustgate.payment.service import House
+    from trustgate.payment.service import PaymentService
     from trustgate.receipts.archive import Archive
     from trustgate.receipts.journal import Journal
     from trustgate.receipts.log import Log
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-Handler = Callable[[Desk, Any], Awaitable[Any]]
-FeedHandler = Callable[[Desk, Any, Write], Awaitable[Any]]
+Handler = Callable[[AdminContext, Any], Awaitable[Any]]
+FeedHandler = Callable[[AdminContext, Any, Write], Awaitable[Any]]
 
 _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.TenantAdd: tenants.tenant_add,
@@ -121,10 +121,10 @@ _UNLOCKED = frozenset(
 
 
 class LocalAdmin:
-    """``Admin`` over a desk. Whoever closes it closes the desk, and its store."""
+    """``Admin`` over a context. Whoever closes it closes the context, and its store."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: AdminContext) -> None:
+        self._context = context
         self._one_at_a_time = asyncio.Lock()
         #: Commands at work: the event loop itself holds tasks only weakly.
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -143,23 +143,23 @@ class LocalAdmin:
         handler = _HANDLERS[type(command)]
         lock = contextlib.nullcontext() if type(command) in _UNLOCKED else self._one_at_a_time
         async with lock:
-            result: R = await handler(self._desk, command)
+            result: R = await handler(self._context, command)
             return result
 
     async def feed(self, command: Feed[R], write: Write) -> R:
         """See ``Admin``. It changes nothing, so it ends where its caller goes away."""
-        result: R = await _FEEDS[type(command)](self._desk, command, write)
+        result: R = await _FEEDS[type(command)](self._context, command, write)
         return result
 
     async def settle(self) -> None:
         """Let the commands that have begun come to their end; what takes long is broken off."""
-        await self._desk.end()
+        await self._context.end()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
         await self.settle()
-        await self._desk.close()
+        await self._context.close()
 
 
 async def open_local_admin(settings: Settings) -> LocalAdmin:
@@ -173,7 +173,7 @@ async def open_local_admin(settings: Settings) -> LocalAdmin:
         state = await store.load_state()
         offline = _Offline(store, settings)
         return LocalAdmin(
-            Desk(
+            AdminContext(
                 store,
                 Directory(state),
                 Catalog(state.passports, state.aliases),
@@ -201,7 +201,7 @@ class _Offline:
         self._journal: Journal | None = None
         self._log: Log | None = None
         self._archive: Archive | None = None
-        self._house: House | None = None
+        self._payment_service: PaymentService | None = None
         self._opening = asyncio.Lock()
 
     async def flush(self) -> None:
@@ -230,17 +230,17 @@ class _Offline:
                 self._archive = Archive(self._store, tree, publisher)
             return self._archive
 
-    async def house(self) -> House:
-        from trustgate.payment.service import House
+    async def payment_service(self) -> PaymentService:
+        from trustgate.payment.service import PaymentService
 
         async with self._opening:
-            if self._house is None:
+            if self._payment_service is None:
                 tree = await self._recovered()
                 log = self._log or await self._open_log(tree)
-                self._house = await House.open(self._settings, self._store, log)
+                self._payment_service = await PaymentService.open(self._settings, self._store, log)
                 # What a killed server left settled may have got a receipt now.
                 await log.flush()
-            return self._house
+            return self._payment_service
 
     async def balances(self) -> Balances:
         from trustgate.payment.balance import Balances
@@ -250,8 +250,8 @@ class _Offline:
 
     async def close(self) -> None:
         async with self._opening:
-            if self._house is not None:
-                await self._house.close()
+            if self._payment_service is not None:
+                await self._payment_service.close()
             if self._log is not None:
                 await self._log.flush()
             if self._journal is not None:

@@ -18,50 +18,52 @@ from trustgate.admin.commands import (
     PassportShow,
     PassportStatus,
 )
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import new_id, now_us
 from trustgate.models.passports import change_passport, check_name, make_passport
 from trustgate.types import Alias, Passport
 
 
-async def passport_add(desk: Desk, command: PassportAdd) -> Passport:
-    _check_free(desk, command.slug)
+async def passport_add(context: AdminContext, command: PassportAdd) -> Passport:
+    _check_free(context, command.slug)
     at_us = now_us()
     passport = make_passport(new_id("passport", at_us), command.slug, command.fields, at_us)
-    _check_fallbacks(desk, passport, {})
-    await desk.keep(passport)
+    _check_fallbacks(context, passport, {})
+    await context.keep(passport)
     return passport
 
 
-async def passport_set(desk: Desk, command: PassportSet) -> Passport:
+async def passport_set(context: AdminContext, command: PassportSet) -> Passport:
     passport = change_passport(
-        desk.catalog.passport(command.passport), command.fields, unset=command.unset, prices=command.prices
+        context.catalog.passport(command.passport), command.fields, unset=command.unset, prices=command.prices
     )
-    _check_fallbacks(desk, passport, {})
-    await desk.keep(passport)
+    _check_fallbacks(context, passport, {})
+    await context.keep(passport)
     return passport
 
 
-async def passport_list(desk: Desk, command: PassportList) -> tuple[Passport, ...]:
-    return tuple(passport for passport in desk.catalog.passports() if command.revoked or passport.status != "revoked")
+async def passport_list(context: AdminContext, command: PassportList) -> tuple[Passport, ...]:
+    return tuple(
+        passport for passport in context.catalog.passports() if command.revoked or passport.status != "revoked"
+    )
 
 
-async def passport_show(desk: Desk, command: PassportShow) -> Passport:
-    return desk.catalog.passport(command.passport)
+async def passport_show(context: AdminContext, command: PassportShow) -> Passport:
+    return context.catalog.passport(command.passport)
 
 
-async def passport_status(desk: Desk, command: PassportStatus) -> Passport:
-    passport = replace(desk.catalog.passport(command.passport), status=command.status)
-    await desk.keep(passport)
+async def passport_status(context: AdminContext, command: PassportStatus) -> Passport:
+    passport = replace(context.catalog.passport(command.passport), status=command.status)
+    await context.keep(passport)
     return passport
 
 
-async def passport_import(desk: Desk, command: PassportImport) -> ImportResult:
+async def passport_import(context: AdminContext, command: PassportImport) -> ImportResult:
     """All of the file or none of it."""
     if command.only_existing:
-        return await _import_into_existing(desk, command)
-    known = {passport.slug: passport for passport in desk.catalog.passports()}
+        return await _import_into_existing(context, command)
+    known = {passport.slug: passport for passport in context.catalog.passports()}
     at_us = now_us()
     added: dict[str, Passport] = {}
     changed: dict[str, Passport] = {}
@@ -69,19 +71,19 @@ async def passport_import(desk: Desk, command: PassportImport) -> ImportResult:
     for imported in command.passports:
         existing = known.get(imported.slug)
         if existing is None:
-            _check_free(desk, imported.slug)
+            _check_free(context, imported.slug)
             added[imported.slug] = make_passport(new_id("passport", at_us), imported.slug, imported.fields, at_us)
         elif (passport := change_passport(existing, imported.fields)) == existing:
             unchanged += 1
         else:
             changed[imported.slug] = passport
     for passport in (*added.values(), *changed.values()):
-        _check_fallbacks(desk, passport, added)
-    await desk.keep(*added.values(), *changed.values())
+        _check_fallbacks(context, passport, added)
+    await context.keep(*added.values(), *changed.values())
     return ImportResult(added=tuple(added), changed=tuple(changed), unchanged=unchanged)
 
 
-async def _import_into_existing(desk: Desk, command: PassportImport) -> ImportResult:
+async def _import_into_existing(context: AdminContext, command: PassportImport) -> ImportResult:
     """A table of prices says what models cost: every passport takes what the table says of its model.
 
     The table may know the model by the passport's slug, by its model id, or by provider and model id.
@@ -89,7 +91,7 @@ async def _import_into_existing(desk: Desk, command: PassportImport) -> ImportRe
     table = {imported.slug: imported.fields for imported in command.passports}
     changed: dict[str, Passport] = {}
     unchanged = 0
-    for passport in desk.catalog.passports():
+    for passport in context.catalog.passports():
         names = (passport.slug, passport.api_model_id, f"{passport.provider}/{passport.api_model_id}")
         fields = next((table[name] for name in names if name in table), None)
         if fields is None or passport.is_wildcard:
@@ -100,43 +102,43 @@ async def _import_into_existing(desk: Desk, command: PassportImport) -> ImportRe
             unchanged += 1
         else:
             changed[passport.slug] = new
-    await desk.keep(*changed.values())
+    await context.keep(*changed.values())
     return ImportResult(added=(), changed=tuple(changed), unchanged=unchanged)
 
 
-async def alias_set(desk: Desk, command: AliasSet) -> Alias:
-    _check_alias_name(desk, command.name)
-    alias = Alias(name=command.name, target=_alias_target(desk, command.name, command.target))
-    await desk.keep(alias)
+async def alias_set(context: AdminContext, command: AliasSet) -> Alias:
+    _check_alias_name(context, command.name)
+    alias = Alias(name=command.name, target=_alias_target(context, command.name, command.target))
+    await context.keep(alias)
     return alias
 
 
-def _check_alias_name(desk: Desk, name: str) -> None:
+def _check_alias_name(context: AdminContext, name: str) -> None:
     check_name(name, "An alias")
     if "*" in name:
         raise InvalidRequest("An alias cannot have a * in it.", param="name")
-    if any(passport.slug == name for passport in desk.catalog.passports()):
+    if any(passport.slug == name for passport in context.catalog.passports()):
         raise Conflict(f"{name!r} is a passport: it cannot be an alias too.", code="alias_taken")
-    if any(alias.target == name for alias in desk.catalog.aliases()):
+    if any(alias.target == name for alias in context.catalog.aliases()):
         raise Conflict(f"Other aliases lead to {name!r}: it cannot be one itself.", code="alias_taken")
 
 
-def _alias_target(desk: Desk, name: str, target: str) -> str:
+def _alias_target(context: AdminContext, name: str, target: str) -> str:
     """The slug, or the name under a wildcard such as openai/*, that an alias may lead to.
 
     Raises ``NotFound``, or ``InvalidRequest`` for another alias.
     """
-    if target == name or any(alias.name == target for alias in desk.catalog.aliases()):
+    if target == name or any(alias.name == target for alias in context.catalog.aliases()):
         raise InvalidRequest(f"{target!r} is an alias itself.", hint="Name the passport behind it.", param="target")
-    passport = _answering(desk, target)
+    passport = _answering(context, target)
     if passport is None:
         raise _no_passport(target)
     return target if passport.is_wildcard else passport.slug
 
 
-def _answering(desk: Desk, name: str) -> Passport | None:
+def _answering(context: AdminContext, name: str) -> Passport | None:
     """The passport for a model's name, if one is meant for it: ``*`` takes any name and so tells nothing."""
-    resolved = None if "*" in name else desk.catalog.resolve(name)
+    resolved = None if "*" in name else context.catalog.resolve(name)
     return None if resolved is None or resolved.passport.slug == "*" else resolved.passport
 
 
@@ -148,28 +150,28 @@ def _no_passport(name: str) -> NotFound:
     )
 
 
-async def alias_list(desk: Desk, command: AliasList) -> tuple[Alias, ...]:
-    return tuple(desk.catalog.aliases())
+async def alias_list(context: AdminContext, command: AliasList) -> tuple[Alias, ...]:
+    return tuple(context.catalog.aliases())
 
 
-async def alias_remove(desk: Desk, command: AliasRemove) -> Alias:
-    for alias in desk.catalog.aliases():
+async def alias_remove(context: AdminContext, command: AliasRemove) -> Alias:
+    for alias in context.catalog.aliases():
         if alias.name == command.name:
-            await desk.forget(alias)
+            await context.forget(alias)
             return alias
     raise NotFound(
         f"There is no alias {command.name!r}.", hint="trustgate passport alias --list", code="alias_not_found"
     )
 
 
-def _check_free(desk: Desk, slug: str) -> None:
-    if any(passport.slug == slug for passport in desk.catalog.passports()):
+def _check_free(context: AdminContext, slug: str) -> None:
+    if any(passport.slug == slug for passport in context.catalog.passports()):
         raise Conflict(
             f"There is a passport {slug!r} already.",
             hint=f"trustgate passport set {shlex.quote(slug)} …",
             code="passport_exists",
         )
-    if any(alias.name == slug for alias in desk.catalog.aliases()):
+    if any(alias.name == slug for alias in context.catalog.aliases()):
         raise Conflict(
             f"{slug!r} is an alias.",
             hint=f"trustgate passport alias --remove {shlex.quote(slug)}",
@@ -177,8 +179,8 @@ def _check_free(desk: Desk, slug: str) -> None:
         )
 
 
-def _check_fallbacks(desk: Desk, passport: Passport, added: dict[str, Passport]) -> None:
+def _check_fallbacks(context: AdminContext, passport: Passport, added: dict[str, Passport]) -> None:
     """``added`` are passports that will be kept together with this one."""
     for fallback in passport.fallbacks:
-        if fallback.passport not in added and _answering(desk, fallback.passport) is None:
+        if fallback.passport not in added and _answering(context, fallback.passport) is None:
             raise _no_passport(fallback.passport)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from trustgate.admin.background_work import Tell
 from trustgate.admin.books import receipt_detail
 from trustgate.admin.commands import AnchorKey
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.admin.money import (
     BalanceChange,
     OfferWanted,
@@ -72,9 +72,9 @@ _FEE_LAMPORTS = 10_000
 # terms
 
 
-async def payment_set(desk: Desk, command: PaymentSet) -> TermsDetail:
-    tenant = _living(desk, command.tenant)
-    old = desk.directory.terms(tenant.id)
+async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail:
+    tenant = _living(context, command.tenant)
+    old = context.directory.terms(tenant.id)
     terms = old or PaymentTerms(tenant_id=tenant.id, mode="off", created_us=now_us())
     if command.mode is not None:
         terms = replace(terms, mode=command.mode)
@@ -88,7 +88,7 @@ async def payment_set(desk: Desk, command: PaymentSet) -> TermsDetail:
         terms = replace(terms, price_nano_usd=_amount(command.price_nano_usd, "price", least=1))
     if command.top_up_nano_usd is not None:
         terms = replace(terms, top_up_nano_usd=_amount(command.top_up_nano_usd, "top-up", least=1))
-    _check_sellable(desk, terms)
+    _check_sellable(context, terms)
     if not command.offers and not terms.offers:
         raise InvalidRequest(
             "Where is to be paid? No network is set for this tenant.",
@@ -98,21 +98,21 @@ async def payment_set(desk: Desk, command: PaymentSet) -> TermsDetail:
         )
     notes = []
     for wanted in command.offers:
-        offer = await _checked(desk, wanted)
+        offer = await _checked(context, wanted)
         terms = replace(terms, offers=_with(terms.offers, offer))
         if wanted.facilitator is None:
-            notes.append(_told_of_default(desk, offer))
+            notes.append(_told_of_default(context, offer))
     if len(terms.offers) > _OFFERS_MOST:
         raise InvalidRequest(f"At most {_OFFERS_MOST} networks can be offered.", param="network")
-    await desk.keep(terms)
+    await context.keep(terms)
     if terms.offers:
-        await (await desk.books.house()).facilitators.prepare(terms.offers)
-    return await _detail(desk, tenant, terms, *notes, *_notes(desk, terms))
+        await (await context.books.payment_service()).facilitators.prepare(terms.offers)
+    return await _detail(context, tenant, terms, *notes, *_notes(context, terms))
 
 
-async def payment_off(desk: Desk, command: PaymentOff) -> TermsDetail:
-    tenant = _living(desk, command.tenant)
-    terms = _terms(desk, tenant)
+async def payment_off(context: AdminContext, command: PaymentOff) -> TermsDetail:
+    tenant = _living(context, command.tenant)
+    terms = _terms(context, tenant)
     if command.network is None:
         terms = replace(terms, mode="off")
     else:
@@ -131,42 +131,42 @@ async def payment_off(desk: Desk, command: PaymentOff) -> TermsDetail:
                 code="last_network",
             )
         terms = replace(terms, offers=left)
-    await desk.keep(terms)
-    return await _detail(desk, tenant, terms)
+    await context.keep(terms)
+    return await _detail(context, tenant, terms)
 
 
-async def payment_terms(desk: Desk, command: PaymentTermsList) -> tuple[TermsDetail, ...]:
-    tenants = {tenant.id: tenant for tenant in desk.directory.tenants()}
+async def payment_terms(context: AdminContext, command: PaymentTermsList) -> tuple[TermsDetail, ...]:
+    tenants = {tenant.id: tenant for tenant in context.directory.tenants()}
     if command.tenant is not None:
-        tenant = desk.tenant(command.tenant)
-        return (await _detail(desk, tenant, _terms(desk, tenant), *_notes(desk, _terms(desk, tenant))),)
-    balances = (await desk.books.balances()).tenants()
+        tenant = context.tenant(command.tenant)
+        return (await _detail(context, tenant, _terms(context, tenant), *_notes(context, _terms(context, tenant))),)
+    balances = (await context.books.balances()).tenants()
     return tuple(
         TermsDetail(
             tenant=tenants[terms.tenant_id],
             terms=terms,
             balance_nano_usd=balances.get(terms.tenant_id, 0),
-            notes=_notes(desk, terms),
+            notes=_notes(context, terms),
         )
-        for terms in desk.directory.all_terms()
+        for terms in context.directory.all_terms()
         if terms.tenant_id in tenants and tenants[terms.tenant_id].status != "removed"
     )
 
 
-async def _detail(desk: Desk, tenant: Tenant, terms: PaymentTerms, *notes: str) -> TermsDetail:
-    balance = (await desk.books.balances()).balance(tenant.id)
+async def _detail(context: AdminContext, tenant: Tenant, terms: PaymentTerms, *notes: str) -> TermsDetail:
+    balance = (await context.books.balances()).balance(tenant.id)
     return TermsDetail(tenant=tenant, terms=terms, balance_nano_usd=balance, notes=notes)
 
 
-def _living(desk: Desk, ref: str) -> Tenant:
-    tenant = desk.tenant(ref)
+def _living(context: AdminContext, ref: str) -> Tenant:
+    tenant = context.tenant(ref)
     if tenant.status == "removed":
         raise Conflict(f"The tenant {tenant.name!r} was removed.", hint="trustgate tenant list")
     return tenant
 
 
-def _terms(desk: Desk, tenant: Tenant) -> PaymentTerms:
-    terms = desk.directory.terms(tenant.id)
+def _terms(context: AdminContext, tenant: Tenant) -> PaymentTerms:
+    terms = context.directory.terms(tenant.id)
     if terms is None:
         raise NotFound(
             f"Payment has never been switched on for {tenant.name}.",
@@ -184,23 +184,23 @@ def _amount(nano_usd: int, what: str, *, least: int) -> int:
     return nano_usd
 
 
-async def _checked(desk: Desk, wanted: OfferWanted) -> Offer:
+async def _checked(context: AdminContext, wanted: OfferWanted) -> Offer:
     """Refused here, while somebody is there to mend it, not when a customer pays."""
     from trustgate.payment.offers import Wish, make_offer
 
-    house = await desk.books.house()
+    payment_service = await context.books.payment_service()
     network = caip2_of(wanted.network)
     check_address(network, wanted.pay_to, "pay_to")
     wish = Wish(
         network=network,
         asset=wanted.asset,
         pay_to=wanted.pay_to,
-        facilitator=wanted.facilitator or _facilitator_for(desk.settings, network),
+        facilitator=wanted.facilitator or _facilitator_for(context.settings, network),
         decimals=wanted.decimals,
         name=wanted.asset_name,
         version=wanted.asset_version,
     )
-    return await make_offer(wish, house.facilitators, house.nodes)
+    return await make_offer(wish, payment_service.facilitators, payment_service.nodes)
 
 
 def _facilitator_for(settings: Settings, network: str) -> str:
@@ -226,11 +226,13 @@ def _facilitator_for(settings: Settings, network: str) -> str:
     )
 
 
-def _told_of_default(desk: Desk, offer: Offer) -> str:
+def _told_of_default(context: AdminContext, offer: Offer) -> str:
     if offer.facilitator == EMBEDDED:
         payer = offer.extra.get("feePayer", "")
         return f"On {_name(offer.network)} this gateway settles payments itself; {payer} pays the fees."
-    reason = "as X402_FACILITATOR_URL says" if desk.settings.facilitator_override() else "which is public and for tests"
+    reason = (
+        "as X402_FACILITATOR_URL says" if context.settings.facilitator_override() else "which is public and for tests"
+    )
     return f"On {_name(offer.network)} payments are settled by {offer.facilitator}, {reason}."
 
 
@@ -248,18 +250,18 @@ def _name(network: str) -> str:
 # prices
 
 
-def _priced(desk: Desk) -> tuple[list[Passport], list[Passport]]:
+def _priced(context: AdminContext) -> tuple[list[Passport], list[Passport]]:
     """The passports that serve, with a price and without one."""
-    serving = [passport for passport in desk.catalog.passports() if passport.status != "revoked"]
+    serving = [passport for passport in context.catalog.passports() if passport.status != "revoked"]
     return (
         [passport for passport in serving if passport.prices != _NO_PRICES],
         [passport for passport in serving if passport.prices == _NO_PRICES],
     )
 
 
-def _check_sellable(desk: Desk, terms: PaymentTerms) -> None:
+def _check_sellable(context: AdminContext, terms: PaymentTerms) -> None:
     """Raises ``Conflict`` where every request of the tenant would be refused for want of a price."""
-    if terms.price_nano_usd is None and not _priced(desk)[0]:
+    if terms.price_nano_usd is None and not _priced(context)[0]:
         raise Conflict(
             "No passport has a price, so there is nothing that could be sold.",
             hint="Give every request one price (--price 0.01), or give passports theirs: "
@@ -268,10 +270,10 @@ def _check_sellable(desk: Desk, terms: PaymentTerms) -> None:
         )
 
 
-def _notes(desk: Desk, terms: PaymentTerms) -> tuple[str, ...]:
+def _notes(context: AdminContext, terms: PaymentTerms) -> tuple[str, ...]:
     if terms.mode == "off" or terms.price_nano_usd is not None:
         return ()
-    unpriced = [passport.slug for passport in _priced(desk)[1]]
+    unpriced = [passport.slug for passport in _priced(context)[1]]
     if not unpriced:
         return ()
     shown = ", ".join(unpriced[:5]) + (f" and {len(unpriced) - 5} more" if len(unpriced) > 5 else "")
@@ -281,24 +283,24 @@ def _notes(desk: Desk, terms: PaymentTerms) -> tuple[str, ...]:
 # payments
 
 
-async def payment_list(desk: Desk, command: PaymentList) -> tuple[Payment, ...]:
+async def payment_list(context: AdminContext, command: PaymentList) -> tuple[Payment, ...]:
     if not 1 <= command.limit <= _PAYMENTS_MOST:
         raise InvalidRequest(f"limit must lie between 1 and {_PAYMENTS_MOST}.", param="limit")
-    tenant_id = None if command.tenant is None else desk.tenant(command.tenant).id
-    payments = await desk.store.payments(
+    tenant_id = None if command.tenant is None else context.tenant(command.tenant).id
+    payments = await context.store.payments(
         PaymentFilter(tenant_id=tenant_id, states=command.states, before_id=command.before_id, limit=command.limit)
     )
     return tuple(_unsigned(payment) for payment in payments)
 
 
-async def payment_show(desk: Desk, command: PaymentShow) -> PaymentDetail:
-    payment = await desk.store.payment(command.payment)
+async def payment_show(context: AdminContext, command: PaymentShow) -> PaymentDetail:
+    payment = await context.store.payment(command.payment)
     if payment is None:
         raise NotFound(
             f"There is no payment {command.payment!r}.", hint="trustgate payment list", code="payment_not_found"
         )
-    await desk.flush()
-    entry = await desk.store.payment_receipt(payment)
+    await context.flush()
+    entry = await context.store.payment_receipt(payment)
     return PaymentDetail(payment=payment, receipt=None if entry is None else receipt_detail(entry))
 
 
@@ -306,27 +308,27 @@ def _unsigned(payment: Payment) -> Payment:
     return replace(payment, payload=b"", requirements=b"")
 
 
-async def payment_reconcile(desk: Desk, command: PaymentReconcile) -> ReconcileState:
+async def payment_reconcile(context: AdminContext, command: PaymentReconcile) -> ReconcileState:
     async def work(tell: Tell) -> tuple[Reconciled, ...]:
-        return await _reconcile(desk, tell)
+        return await _reconcile(context, tell)
 
-    stage, payments = await desk.reconciling.advance(command.reconcile, work, "Looking for open payments")
+    stage, payments = await context.reconciling.advance(command.reconcile, work, "Looking for open payments")
     return ReconcileState(stage=stage, payments=payments)
 
 
-async def _reconcile(desk: Desk, tell: Tell) -> tuple[Reconciled, ...]:
+async def _reconcile(context: AdminContext, tell: Tell) -> tuple[Reconciled, ...]:
     # Before the room is opened: opening it ends what a dead process left.
     query = PaymentFilter(states=tuple(sorted(OPEN)), limit=None)  # type: ignore[arg-type]
-    before = await desk.store.payments(query)
-    house = await desk.books.house()
-    await house.facilitators.prepare([payment.offer for payment in before])
+    before = await context.store.payments(query)
+    payment_service = await context.books.payment_service()
+    await payment_service.facilitators.prepare([payment.offer for payment in before])
     tell(f"Asking about {len(before)} payments")
-    await house.reconciler.reconcile()
-    await desk.flush()
+    await payment_service.reconciler.reconcile()
+    await context.flush()
     found = []
     for payment in before:
-        now = await desk.store.payment(payment.id)
-        problem = house.reconciler.problems.get(payment.id, "")
+        now = await context.store.payment(payment.id)
+        problem = payment_service.reconciler.problems.get(payment.id, "")
         found.append(
             Reconciled(before=payment.state, payment=_unsigned(now or payment), released=now is None, problem=problem)
         )
@@ -336,22 +338,22 @@ async def _reconcile(desk: Desk, tell: Tell) -> tuple[Reconciled, ...]:
 # balances
 
 
-async def tenant_credit(desk: Desk, command: TenantCredit) -> BalanceChange:
-    tenant = desk.tenant(command.tenant)
+async def tenant_credit(context: AdminContext, command: TenantCredit) -> BalanceChange:
+    tenant = context.tenant(command.tenant)
     if not command.add_nano_usd:
-        balances = await desk.books.balances()
+        balances = await context.books.balances()
         return BalanceChange(
             tenant=tenant, balance_nano_usd=balances.balance(tenant.id), held_nano_usd=balances.held(tenant.id)
         )
-    tenant = _living(desk, command.tenant)
-    return await _change(desk, tenant, _amount(command.add_nano_usd, "credit", least=1))
+    tenant = _living(context, command.tenant)
+    return await _change(context, tenant, _amount(command.add_nano_usd, "credit", least=1))
 
 
-async def payment_refund_credit(desk: Desk, command: PaymentRefundCredit) -> Refund:
-    tenant = desk.tenant(command.tenant)
-    house = await desk.books.house()
-    payers = await _payers(desk, tenant)
-    free = house.balances.balance(tenant.id) - house.balances.held(tenant.id)
+async def payment_refund_credit(context: AdminContext, command: PaymentRefundCredit) -> Refund:
+    tenant = context.tenant(command.tenant)
+    payment_service = await context.books.payment_service()
+    payers = await _payers(context, tenant)
+    free = payment_service.balances.balance(tenant.id) - payment_service.balances.held(tenant.id)
     amount = free if command.amount_nano_usd is None else _amount(command.amount_nano_usd, "refund", least=1)
     if not 0 < amount <= free:
         raise Conflict(
@@ -360,29 +362,31 @@ async def payment_refund_credit(desk: Desk, command: PaymentRefundCredit) -> Ref
             hint=f"trustgate tenant credit {shlex.quote(tenant.name)}",
             code="balance_too_small",
         )
-    return Refund(change=await _change(desk, tenant, -amount), refunded_nano_usd=amount, payers=payers)
+    return Refund(change=await _change(context, tenant, -amount), refunded_nano_usd=amount, payers=payers)
 
 
-async def _change(desk: Desk, tenant: Tenant, nano_usd: int) -> BalanceChange:
+async def _change(context: AdminContext, tenant: Tenant, nano_usd: int) -> BalanceChange:
     """Write the receipt, then change the balance with it; durable when this returns."""
-    house = await desk.books.house()
-    house.log.check_room(1)
-    entry = append_credit(house.log, tenant.id, credited_nano_usd=max(nano_usd, 0), charged_nano_usd=max(-nano_usd, 0))
-    house.balances.change(tenant.id, nano_usd)
-    await desk.flush()
+    payment_service = await context.books.payment_service()
+    payment_service.log.check_room(1)
+    entry = append_credit(
+        payment_service.log, tenant.id, credited_nano_usd=max(nano_usd, 0), charged_nano_usd=max(-nano_usd, 0)
+    )
+    payment_service.balances.change(tenant.id, nano_usd)
+    await context.flush()
     return BalanceChange(
         tenant=tenant,
-        balance_nano_usd=house.balances.balance(tenant.id),
-        held_nano_usd=house.balances.held(tenant.id),
+        balance_nano_usd=payment_service.balances.balance(tenant.id),
+        held_nano_usd=payment_service.balances.held(tenant.id),
         receipt=entry.receipt.id,
     )
 
 
-async def _payers(desk: Desk, tenant: Tenant) -> tuple[Payer, ...]:
+async def _payers(context: AdminContext, tenant: Tenant) -> tuple[Payer, ...]:
     """Who paid how much, the last to pay first."""
     query = PaymentFilter(tenant_id=tenant.id, states=tuple(sorted(PAID)), limit=None)  # type: ignore[arg-type]
     found: dict[tuple[str, str, str], Payer] = {}
-    for payment in await desk.store.payments(query):
+    for payment in await context.store.payments(query):
         offer = payment.offer
         known = found.get((payment.payer, offer.network, offer.asset))
         found[payment.payer, offer.network, offer.asset] = Payer(
@@ -399,30 +403,30 @@ async def _payers(desk: Desk, tenant: Tenant) -> tuple[Payer, ...]:
 # the fee payer's key
 
 
-async def payment_keygen(desk: Desk, command: PaymentKeygen) -> AnchorKey:
+async def payment_keygen(context: AdminContext, command: PaymentKeygen) -> AnchorKey:
     from trustgate.solana.keypair import create_keypair
 
-    path = desk.settings.payment_keypair if command.keypair is None else Path(command.keypair)
+    path = context.settings.payment_keypair if command.keypair is None else Path(command.keypair)
     return AnchorKey(pubkey=create_keypair(path).address, path=str(path))
 
 
 # what doctor asks
 
 
-async def payment_check(desk: Desk, command: PaymentCheck) -> tuple[PaymentFinding, ...]:
-    living = {tenant.id: tenant for tenant in desk.directory.tenants() if tenant.status != "removed"}
-    paying = [terms for terms in desk.directory.all_terms() if terms.mode != "off" and terms.tenant_id in living]
-    found = [*await _open_findings(desk), *_price_findings(desk, paying, living)]
+async def payment_check(context: AdminContext, command: PaymentCheck) -> tuple[PaymentFinding, ...]:
+    living = {tenant.id: tenant for tenant in context.directory.tenants() if tenant.status != "removed"}
+    paying = [terms for terms in context.directory.all_terms() if terms.mode != "off" and terms.tenant_id in living]
+    found = [*await _open_findings(context), *_price_findings(context, paying, living)]
     if paying:
-        house = await desk.books.house()
+        payment_service = await context.books.payment_service()
         offers = {(offer.facilitator, offer.network): offer for terms in paying for offer in terms.offers}
-        await house.facilitators.prepare(offers.values())
-        found += [await _offer_finding(desk, offer) for offer in offers.values()]
+        await payment_service.facilitators.prepare(offers.values())
+        found += [await _offer_finding(context, offer) for offer in offers.values()]
     return tuple(found)
 
 
-async def _open_findings(desk: Desk) -> list[PaymentFinding]:
-    unknown = await desk.store.payments(PaymentFilter(states=("unknown",), limit=_PAYMENTS_MOST))
+async def _open_findings(context: AdminContext) -> list[PaymentFinding]:
+    unknown = await context.store.payments(PaymentFilter(states=("unknown",), limit=_PAYMENTS_MOST))
     if not unknown:
         return []
     first = min(payment.created_us for payment in unknown)
@@ -436,11 +440,13 @@ async def _open_findings(desk: Desk) -> list[PaymentFinding]:
     ]
 
 
-def _price_findings(desk: Desk, paying: list[PaymentTerms], living: dict[str, Tenant]) -> Iterator[PaymentFinding]:
+def _price_findings(
+    context: AdminContext, paying: list[PaymentTerms], living: dict[str, Tenant]
+) -> Iterator[PaymentFinding]:
     by_passport = [living[terms.tenant_id].name for terms in paying if terms.price_nano_usd is None]
     if not by_passport:
         return
-    priced, unpriced = _priced(desk)
+    priced, unpriced = _priced(context)
     whose = ", ".join(by_passport[:5]) + (f" and {len(by_passport) - 5} more" if len(by_passport) > 5 else "")
     mend = "trustgate passport set SLUG --input-price USD --output-price USD"
     if not priced:
@@ -451,10 +457,10 @@ def _price_findings(desk: Desk, paying: list[PaymentTerms], living: dict[str, Te
         yield PaymentFinding(status="warn", message=f"without a price, so refused to {whose}: {slugs}{more}", hint=mend)
 
 
-async def _offer_finding(desk: Desk, offer: Offer) -> PaymentFinding:
+async def _offer_finding(context: AdminContext, offer: Offer) -> PaymentFinding:
     """Whether somebody settles this offer: the facilitator still does, and the fee payer can pay."""
     where = f"{_name(offer.network)} by {offer.facilitator}"
-    facilitators = (await desk.books.house()).facilitators
+    facilitators = (await context.books.payment_service()).facilitators
     try:
         kinds = await (await facilitators.get(offer.facilitator)).supported()
         if not any(kind.scheme == offer.scheme and kind.network == offer.network for kind in kinds):

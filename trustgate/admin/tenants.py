@@ -32,7 +32,7 @@ from trustgate.admin.commands import (
     TenantSuspend,
     TenantWithKey,
 )
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.errors import Conflict, InvalidRequest
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Tenant, matches
@@ -47,65 +47,65 @@ _LIFETIME_MOST_S = 100 * 366 * 86_400
 # tenants
 
 
-async def tenant_add(desk: Desk, command: TenantAdd) -> TenantWithKey:
-    name = _free_tenant_name(desk, command.name)
-    plan = desk.directory.plan(command.plan)
+async def tenant_add(context: AdminContext, command: TenantAdd) -> TenantWithKey:
+    name = _free_tenant_name(context, command.name)
+    plan = context.directory.plan(command.plan)
     at_us = now_us()
     tenant = Tenant(id=new_id("ten", at_us), name=name, plan=plan.name, created_us=at_us)
     new = _new_key(tenant, "default", at_us)
-    await desk.keep(tenant, new.key)
+    await context.keep(tenant, new.key)
     return TenantWithKey(tenant=tenant, key=new.key, secret=new.secret)
 
 
-async def tenant_list(desk: Desk, command: TenantList) -> tuple[Tenant, ...]:
-    return tuple(tenant for tenant in desk.directory.tenants() if command.removed or tenant.status != "removed")
+async def tenant_list(context: AdminContext, command: TenantList) -> tuple[Tenant, ...]:
+    return tuple(tenant for tenant in context.directory.tenants() if command.removed or tenant.status != "removed")
 
 
-async def tenant_show(desk: Desk, command: TenantShow) -> TenantDetail:
-    tenant = desk.tenant(command.tenant)
+async def tenant_show(context: AdminContext, command: TenantShow) -> TenantDetail:
+    tenant = context.tenant(command.tenant)
     return TenantDetail(
         tenant=tenant,
-        plan=desk.directory.plan(tenant.plan),
-        keys=tuple(desk.directory.keys_of(tenant.id)),
-        terms=desk.directory.terms(tenant.id),
+        plan=context.directory.plan(tenant.plan),
+        keys=tuple(context.directory.keys_of(tenant.id)),
+        terms=context.directory.terms(tenant.id),
     )
 
 
-async def tenant_set(desk: Desk, command: TenantSet) -> Tenant:
-    tenant = _living(desk, command.tenant)
+async def tenant_set(context: AdminContext, command: TenantSet) -> Tenant:
+    tenant = _living(context, command.tenant)
     if command.name is not None and command.name != tenant.name:
-        tenant = replace(tenant, name=_free_tenant_name(desk, command.name))
+        tenant = replace(tenant, name=_free_tenant_name(context, command.name))
     if command.plan is not None:
-        tenant = replace(tenant, plan=desk.directory.plan(command.plan).name)
-    await desk.keep(tenant)
+        tenant = replace(tenant, plan=context.directory.plan(command.plan).name)
+    await context.keep(tenant)
     return tenant
 
 
-async def tenant_suspend(desk: Desk, command: TenantSuspend) -> Tenant:
-    tenant = replace(_living(desk, command.tenant), status="suspended")
-    await desk.keep(tenant)
-    desk.cut(_ids(desk.directory.keys_of(tenant.id)))
+async def tenant_suspend(context: AdminContext, command: TenantSuspend) -> Tenant:
+    tenant = replace(_living(context, command.tenant), status="suspended")
+    await context.keep(tenant)
+    context.cut(_ids(context.directory.keys_of(tenant.id)))
     return tenant
 
 
-async def tenant_resume(desk: Desk, command: TenantResume) -> Tenant:
-    tenant = replace(_living(desk, command.tenant), status="active")
-    await desk.keep(tenant)
+async def tenant_resume(context: AdminContext, command: TenantResume) -> Tenant:
+    tenant = replace(_living(context, command.tenant), status="active")
+    await context.keep(tenant)
     return tenant
 
 
-async def tenant_remove(desk: Desk, command: TenantRemove) -> Tenant:
+async def tenant_remove(context: AdminContext, command: TenantRemove) -> Tenant:
     """The tenant's name is free again and its keys are dead; its receipts and usage stay."""
-    tenant = replace(_living(desk, command.tenant), status="removed")
+    tenant = replace(_living(context, command.tenant), status="removed")
     at_us = now_us()
-    keys = desk.directory.keys_of(tenant.id)
-    await desk.keep(tenant, *(replace(key, revoked_us=at_us) for key in keys if key.revoked_us is None))
-    desk.cut(_ids(keys))
+    keys = context.directory.keys_of(tenant.id)
+    await context.keep(tenant, *(replace(key, revoked_us=at_us) for key in keys if key.revoked_us is None))
+    context.cut(_ids(keys))
     return tenant
 
 
-def _living(desk: Desk, ref: str) -> Tenant:
-    tenant = desk.tenant(ref)
+def _living(context: AdminContext, ref: str) -> Tenant:
+    tenant = context.tenant(ref)
     if tenant.status == "removed":
         raise Conflict(f"The tenant {tenant.name!r} was removed.", hint="Add it anew: trustgate tenant add NAME")
     return tenant
@@ -123,11 +123,11 @@ def _checked_name(name: str, whose: str) -> str:
     return name
 
 
-def _free_tenant_name(desk: Desk, name: str) -> str:
+def _free_tenant_name(context: AdminContext, name: str) -> str:
     name = _checked_name(name, "A tenant's")
     if name.startswith("ten_"):
         raise InvalidRequest("A tenant's name cannot begin with ten_, as ids do.", param="name")
-    if any(tenant.name == name and tenant.status != "removed" for tenant in desk.directory.tenants()):
+    if any(tenant.name == name and tenant.status != "removed" for tenant in context.directory.tenants()):
         raise Conflict(
             f"There is a tenant {name!r} already.",
             hint=f"trustgate tenant show {shlex.quote(name)}",
@@ -139,8 +139,8 @@ def _free_tenant_name(desk: Desk, name: str) -> str:
 # keys
 
 
-async def key_create(desk: Desk, command: KeyCreate) -> NewKey:
-    tenant = _living(desk, command.tenant)
+async def key_create(context: AdminContext, command: KeyCreate) -> NewKey:
+    tenant = _living(context, command.tenant)
     _check_limits(command.limits)
     _check_scope(command.scope)
     at_us = now_us()
@@ -152,35 +152,35 @@ async def key_create(desk: Desk, command: KeyCreate) -> NewKey:
         scope=command.scope,
         expires_us=None if command.expires_in_s is None else _after(command.expires_in_s, at_us, least_s=1),
     )
-    await desk.keep(new.key)
+    await context.keep(new.key)
     return new
 
 
-async def key_list(desk: Desk, command: KeyList) -> tuple[ApiKey, ...]:
-    keys = desk.directory.keys() if command.tenant is None else _keys_of(desk, command.tenant)
+async def key_list(context: AdminContext, command: KeyList) -> tuple[ApiKey, ...]:
+    keys = context.directory.keys() if command.tenant is None else _keys_of(context, command.tenant)
     return tuple(key for key in keys if command.revoked or key.revoked_us is None)
 
 
-def _keys_of(desk: Desk, tenant: str) -> list[ApiKey]:
-    return desk.directory.keys_of(desk.tenant(tenant).id)
+def _keys_of(context: AdminContext, tenant: str) -> list[ApiKey]:
+    return context.directory.keys_of(context.tenant(tenant).id)
 
 
-async def key_show(desk: Desk, command: KeyShow) -> ApiKey:
-    return desk.directory.key(command.key)
+async def key_show(context: AdminContext, command: KeyShow) -> ApiKey:
+    return context.directory.key(command.key)
 
 
-async def key_revoke(desk: Desk, command: KeyRevoke) -> ApiKey:
-    key = desk.directory.key(command.key)
+async def key_revoke(context: AdminContext, command: KeyRevoke) -> ApiKey:
+    key = context.directory.key(command.key)
     if key.revoked_us is None:
         key = replace(key, revoked_us=now_us())
-        await desk.keep(key)
-    desk.cut({key.id})
+        await context.keep(key)
+    context.cut({key.id})
     return key
 
 
-async def key_rotate(desk: Desk, command: KeyRotate) -> NewKey:
-    old = desk.directory.key(command.key)
-    tenant = _living(desk, old.tenant_id)
+async def key_rotate(context: AdminContext, command: KeyRotate) -> NewKey:
+    old = context.directory.key(command.key)
+    tenant = _living(context, old.tenant_id)
     at_us = now_us()
     if old.revoked_us is not None or (old.expires_us is not None and old.expires_us <= at_us):
         state = "has expired" if old.revoked_us is None else "has been revoked"
@@ -191,11 +191,11 @@ async def key_rotate(desk: Desk, command: KeyRotate) -> NewKey:
     new = _new_key(tenant, old.name, at_us, limits=old.limits, scope=old.scope, expires_us=old.expires_us)
     ends_us = _after(command.grace_s, at_us, least_s=0)
     if command.grace_s == 0:
-        await desk.keep(new.key, replace(old, revoked_us=at_us))
-        desk.cut({old.id})
+        await context.keep(new.key, replace(old, revoked_us=at_us))
+        context.cut({old.id})
     else:
         soonest_us = ends_us if old.expires_us is None else min(ends_us, old.expires_us)
-        await desk.keep(new.key, replace(old, expires_us=soonest_us))
+        await context.keep(new.key, replace(old, expires_us=soonest_us))
     return new
 
 
@@ -238,8 +238,8 @@ def _ids(keys: Collection[ApiKey]) -> set[str]:
 # plans
 
 
-async def plan_put(desk: Desk, command: PlanPut) -> Plan:
-    plan = _new_plan(desk, command.name) if command.create else desk.directory.plan(command.name)
+async def plan_put(context: AdminContext, command: PlanPut) -> Plan:
+    plan = _new_plan(context, command.name) if command.create else context.directory.plan(command.name)
     plan = replace(
         plan,
         limits=_changed(plan.limits, command.limits),
@@ -248,31 +248,31 @@ async def plan_put(desk: Desk, command: PlanPut) -> Plan:
     )
     _check_limits(plan.limits)
     _check_scope(plan.scope)
-    await desk.keep(plan)
+    await context.keep(plan)
     return plan
 
 
-def _new_plan(desk: Desk, name: str) -> Plan:
+def _new_plan(context: AdminContext, name: str) -> Plan:
     name = _checked_name(name, "A plan's")
-    if any(plan.name == name for plan in desk.directory.plans()):
+    if any(plan.name == name for plan in context.directory.plans()):
         raise Conflict(
             f"There is a plan {name!r} already.", hint=f"trustgate plan set {shlex.quote(name)} …", code="plan_exists"
         )
     return Plan(name=name, created_us=now_us())
 
 
-async def plan_list(desk: Desk, command: PlanList) -> tuple[Plan, ...]:
-    return tuple(desk.directory.plans())
+async def plan_list(context: AdminContext, command: PlanList) -> tuple[Plan, ...]:
+    return tuple(context.directory.plans())
 
 
-async def plan_show(desk: Desk, command: PlanShow) -> Plan:
-    return desk.directory.plan(command.name)
+async def plan_show(context: AdminContext, command: PlanShow) -> Plan:
+    return context.directory.plan(command.name)
 
 
-async def plan_remove(desk: Desk, command: PlanRemove) -> Plan:
-    plan = desk.directory.plan(command.name)
+async def plan_remove(context: AdminContext, command: PlanRemove) -> Plan:
+    plan = context.directory.plan(command.name)
     users = [
-        tenant.name for tenant in desk.directory.tenants() if tenant.plan == plan.name and tenant.status != "removed"
+        tenant.name for tenant in context.directory.tenants() if tenant.plan == plan.name and tenant.status != "removed"
     ]
     if users:
         shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
@@ -281,7 +281,7 @@ async def plan_remove(desk: Desk, command: PlanRemove) -> Plan:
             hint="Move them first: trustgate tenant set NAME --plan OTHER",
             code="plan_in_use",
         )
-    await desk.forget(plan)
+    await context.forget(plan)
     return plan
 
 

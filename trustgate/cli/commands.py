@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """``module`` is one of ``trustgate.cli``; it has an ``app`` with commands of its own, or it ``register``s some."""
 
     module: str
@@ -22,31 +22,31 @@ class Entry(NamedTuple):
 
 
 #: In the order of the help.
-TABLE: Mapping[str, Entry] = {
-    "demo": Entry("demo", "See all of it at work: offline, throwaway, in a few seconds."),
-    "init": Entry("init", "Write trustgate.toml: find the LLM server, ask a few questions."),
-    "serve": Entry("serve", "Run the gateway until SIGTERM or Ctrl-C."),
-    "reload": Entry("serve", "Have the running server read its settings again."),
-    "usage": Entry("usage", "Show requests, tokens and cost."),
-    "backup": Entry("backup", "Write everything that has to be kept into one file."),
-    "restore": Entry("backup", "Put a backup back."),
-    "compact": Entry("backup", "Make the database file smaller."),
-    "top": Entry("top", "Watch the running gateway."),
-    "doctor": Entry("doctor", "Explain what is wrong, and how to mend it."),
-    "localnet": Entry("localnet", "Run a local Solana for development until SIGTERM or Ctrl-C."),
-    "version": Entry("version", "Show the versions of TrustGate and of what it runs on."),
-    "tenant": Entry("tenant", "Tenants: who may call, and on which plan."),
-    "key": Entry("key", "API keys of tenants."),
-    "plan": Entry("plan", "Plans: limits, and what may be called."),
-    "passport": Entry("passport", "Models: where they are served, and at what price."),
-    "receipt": Entry("receipt", "Receipts: the durable, provable record of each request."),
-    "anchor": Entry(
+TABLE: Mapping[str, CommandEntry] = {
+    "demo": CommandEntry("demo", "See all of it at work: offline, throwaway, in a few seconds."),
+    "init": CommandEntry("init", "Write trustgate.toml: find the LLM server, ask a few questions."),
+    "serve": CommandEntry("serve", "Run the gateway until SIGTERM or Ctrl-C."),
+    "reload": CommandEntry("serve", "Have the running server read its settings again."),
+    "usage": CommandEntry("usage", "Show requests, tokens and cost."),
+    "backup": CommandEntry("backup", "Write everything that has to be kept into one file."),
+    "restore": CommandEntry("backup", "Put a backup back."),
+    "compact": CommandEntry("backup", "Make the database file smaller."),
+    "top": CommandEntry("top", "Watch the running gateway."),
+    "doctor": CommandEntry("doctor", "Explain what is wrong, and how to mend it."),
+    "localnet": CommandEntry("localnet", "Run a local Solana for development until SIGTERM or Ctrl-C."),
+    "version": CommandEntry("version", "Show the versions of TrustGate and of what it runs on."),
+    "tenant": CommandEntry("tenant", "Tenants: who may call, and on which plan."),
+    "key": CommandEntry("key", "API keys of tenants."),
+    "plan": CommandEntry("plan", "Plans: limits, and what may be called."),
+    "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
+    "receipt": CommandEntry("receipt", "Receipts: the durable, provable record of each request."),
+    "anchor": CommandEntry(
         "anchor", "Anchors: the log of receipts on Solana, one transaction for all of them since the last."
     ),
-    "payment": Entry("payment", "Getting paid (x402): how tenants pay, and what they have paid."),
-    "export": Entry("export", "Receipts and usage for other programs: JSON lines, CSV or Parquet."),
-    "config": Entry("config", "Settings: what holds, and where it comes from."),
-    "completion": Entry("completion", "Completion of the command line, for your shell."),
+    "payment": CommandEntry("payment", "Getting paid (x402): how tenants pay, and what they have paid."),
+    "export": CommandEntry("export", "Receipts and usage for other programs: JSON lines, CSV or Parquet."),
+    "config": CommandEntry("config", "Settings: what holds, and where it comes from."),
+    "completion": CommandEntry("completion", "Completion of the command line, for your shell."),
 }
 
 

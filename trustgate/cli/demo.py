@@ -99,7 +99,7 @@ class _Screen:
                 _show_asked(event)
             case tour.Moved():
                 _show_moved(event)
-            case tour.Anchored():
+            case tour.AnchoredReceipt():
                 _show_anchored(event)
             case tour.Verified():
                 _show_verified(event)
@@ -152,7 +152,7 @@ class _Record:
                 document["requests"].append(_request(event))
             case tour.Moved():
                 document["moved"] = event._asdict()
-            case tour.Anchored():
+            case tour.AnchoredReceipt():
                 document["anchor"] = event.outcome
             case tour.Verified():
                 document["receipt"] = event.receipt_id
@@ -220,7 +220,7 @@ def _show_moved(event: tour.Moved) -> None:
 _NANO_USD = 1_000
 
 
-def _show_anchored(event: tour.Anchored) -> None:
+def _show_anchored(event: tour.AnchoredReceipt) -> None:
     outcome = event.outcome
     render.say("")
     render.say(

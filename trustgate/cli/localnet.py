@@ -14,7 +14,7 @@ from trustgate.cli import render
 from trustgate.cli.context import session
 
 if TYPE_CHECKING:
-    from trustgate.localnet.chain import Entry
+    from trustgate.localnet.chain import HistoryEntry
 
 
 _FUND_LAMPORTS = 10 * 10**9
@@ -65,7 +65,7 @@ async def _run(
     slot_ms: int,
     folder: Path | None,
     funded: tuple[str, ...],
-    listener: Callable[[Entry], None] | None,
+    listener: Callable[[HistoryEntry], None] | None,
 ) -> None:
     import asyncio
 
@@ -90,7 +90,7 @@ async def _run(
         await stop.wait()
 
 
-def _tell(entry: Entry) -> None:
+def _tell(entry: HistoryEntry) -> None:
     """One transaction, one line."""
     outcome = entry.outcome
     ended = "ok" if outcome.err is None else f"FAILED {render.json_text(outcome.err)}"

@@ -10,7 +10,7 @@ import typer
 from trustgate.admin.commands import Admin, Look
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, with_admin
-from trustgate.observe.live_stats import Load, Pulse
+from trustgate.observe.live_stats import LiveStats, Load
 
 _SPARK_LOOKS = 40
 _SHOWN = 8
@@ -53,7 +53,7 @@ def top(
     with_admin(context, work)
 
 
-def _screen(pulse: Pulse, history: list[float]) -> list[render.Part]:
+def _screen(pulse: LiveStats, history: list[float]) -> list[render.Part]:
     everything = pulse.all
     parts: list[render.Part] = [
         [
@@ -88,7 +88,7 @@ def _screen(pulse: Pulse, history: list[float]) -> list[render.Part]:
     return parts
 
 
-def _queues(pulse: Pulse) -> list[render.Cell]:
+def _queues(pulse: LiveStats) -> list[render.Cell]:
     full = pulse.in_flight >= pulse.in_flight_limit
     return [
         render.Styled(
@@ -100,7 +100,7 @@ def _queues(pulse: Pulse) -> list[render.Cell]:
     ]
 
 
-def _log(pulse: Pulse) -> list[render.Cell]:
+def _log(pulse: LiveStats) -> list[render.Cell]:
     anchored = f"{render.number(pulse.anchored_size)} anchored"
     if pulse.anchored_us:
         anchored += f" {_span(pulse.at_us - pulse.anchored_us)} ago"
@@ -113,7 +113,7 @@ def _log(pulse: Pulse) -> list[render.Cell]:
     ]
 
 
-def _errors(pulse: Pulse) -> list[render.Cell]:
+def _errors(pulse: LiveStats) -> list[render.Cell]:
     if not pulse.errors:
         return [render.Styled("no errors", "green")]
     return [render.Styled(f"{code} {_rate(per_s)}/s", "yellow") for code, per_s in pulse.errors.items()]

@@ -25,7 +25,7 @@ _EVENT = b"data: "
 _END = b"data: [DONE]"
 
 
-class Answer(NamedTuple):
+class ClientAnswer(NamedTuple):
     """A request, byte for byte, and what its client got."""
 
     request: bytes
@@ -71,7 +71,7 @@ class Client:
 
     async def chat(
         self, key: str, content: str, *, stream: bool = False, headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> ClientAnswer:
         """Say something to the built-in model. Raises ``OperatorError`` where no answer comes."""
         import httpx
 
@@ -92,7 +92,7 @@ class Client:
             ) from None
         ended = time.perf_counter()
         is_stream = response.headers["content-type"].startswith("text/event-stream")
-        return Answer(
+        return ClientAnswer(
             request=request,
             url=str(response.url),
             status=response.status_code,

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from trustgate.demo.client import Answer
+from trustgate.demo.client import ClientAnswer
 from trustgate.errors import RpcUnavailable
 from trustgate.formats.spl_token import associated_account
 from trustgate.localnet import Localnet
@@ -85,7 +85,7 @@ class PlayMoney:
         """Have the x402 SDK ready, which takes half a second."""
         await asyncio.to_thread(self._open_wallet)
 
-    async def sign(self, demand: Answer) -> Mapping[str, str]:
+    async def sign(self, demand: ClientAnswer) -> Mapping[str, str]:
         """The header that pays what a 402 asks for, signed by the buyer. The SDK asks the chain for what it needs."""
         # On a thread: the chain that it waits for runs on this event loop.
         return await asyncio.to_thread(self._sign, demand)
@@ -106,7 +106,7 @@ class PlayMoney:
             self._wallet = x402HTTPClientSync(wallet)
         return self._wallet
 
-    def _sign(self, demand: Answer) -> Mapping[str, str]:
+    def _sign(self, demand: ClientAnswer) -> Mapping[str, str]:
         headers, _ = self._open_wallet().handle_402_response(dict(demand.headers), demand.body, demand.url)
         signed: Mapping[str, str] = headers
         return signed

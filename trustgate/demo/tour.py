@@ -31,7 +31,7 @@ from trustgate.admin.commands import (
     TenantWithKey,
 )
 from trustgate.admin.money import OfferWanted, PaymentKeygen, PaymentSet
-from trustgate.demo.client import MODEL, Answer, Client, open_client
+from trustgate.demo.client import MODEL, Client, ClientAnswer, open_client
 from trustgate.demo.environment import Heard, Stand
 from trustgate.demo.money import DECIMALS, PlayMoney, fund, open_rpc
 from trustgate.errors import NotFound, OperatorError, UpstreamFailed
@@ -71,7 +71,7 @@ class Seen(NamedTuple):
 
     endpoint: str
     #: None of a request that was not the tour's own.
-    answer: Answer | None = None
+    answer: ClientAnswer | None = None
     refusal: Refusal | None = None
     receipt: ReceiptDetail | None = None
     key: ApiKey | None = None
@@ -113,7 +113,7 @@ class Moved(NamedTuple):
     seller: tuple[int, int]
 
 
-class Anchored(NamedTuple):
+class AnchoredReceipt(NamedTuple):
     outcome: FlushOutcome
 
 
@@ -136,7 +136,7 @@ class Toured(NamedTuple):
     took_s: float
 
 
-Event = Working | Begun | Asked | Moved | Anchored | Verified | Toured
+Event = Working | Begun | Asked | Moved | AnchoredReceipt | Verified | Toured
 
 
 class Tour:
@@ -185,7 +185,7 @@ class Tour:
         title = f"One too many: this key may ask {_REQUESTS} times a month"
         await self._told("refused", title, refused, limited, status=429)
 
-    async def _pay(self, client: Client, money: PlayMoney) -> Answer:
+    async def _pay(self, client: Client, money: PlayMoney) -> ClientAnswer:
         """A request of a tenant that pays for each one, without a payment and with one."""
         self._tell(Working("Loading the x402 SDK"))
         fee_payer = await self._admin.execute(PaymentKeygen())
@@ -209,7 +209,7 @@ class Tour:
         return paid
 
     async def _told(
-        self, name: str, title: str, answer: Answer, key: NewKey | TenantWithKey, *, status: int = 200
+        self, name: str, title: str, answer: ClientAnswer, key: NewKey | TenantWithKey, *, status: int = 200
     ) -> None:
         if answer.status != status:
             raise _wrong(f"a request was answered with {answer.status} instead of {status} ({answer.text})")
@@ -258,9 +258,9 @@ class Tour:
             pass  # each answer takes a moment: it waits for the flush
         if not outcome.anchored:
             raise _wrong("nothing was anchored")
-        self._tell(Anchored(outcome))
+        self._tell(AnchoredReceipt(outcome))
 
-    async def _verify(self, rpc: RpcClient, answer: Answer) -> None:
+    async def _verify(self, rpc: RpcClient, answer: ClientAnswer) -> None:
         """As ``trustgate receipt export`` and ``verify`` do, with all that a stranger can be told."""
         assert answer.receipt_id is not None, "it was answered"
         export = ReceiptExport(receipt=answer.receipt_id, disclose=("request", "response"))

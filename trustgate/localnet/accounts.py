@@ -24,7 +24,7 @@ from trustgate.formats.spl_token import (
     read_mint,
     read_token_account,
 )
-from trustgate.localnet.chain import Chain
+from trustgate.localnet.chain import LocalChain
 from trustgate.localnet.encode import ACCOUNT_ENCODINGS, account_json
 from trustgate.localnet.faults import invalid
 from trustgate.localnet.params import Config, Params, to_number, to_pubkey
@@ -40,26 +40,26 @@ def with_context(slot: int, value: Any) -> dict[str, Any]:
     return {"context": {"slot": slot, "apiVersion": "2.3.0"}, "value": value}
 
 
-def _reader(chain: Chain, slot: int) -> ReadAccount:
+def _reader(chain: LocalChain, slot: int) -> ReadAccount:
     return functools.partial(chain.bank.account, slot=slot)
 
 
 # accounts
 
 
-def _balance(chain: Chain, params: Params) -> dict[str, Any]:
+def _balance(chain: LocalChain, params: Params) -> dict[str, Any]:
     key, slot = params.pubkey(0), params.config(1).slot(chain)
     account = chain.bank.account(key, slot)
     return with_context(slot, account.lamports if account is not None else 0)
 
 
-def _account_info(chain: Chain, params: Params) -> dict[str, Any]:
+def _account_info(chain: LocalChain, params: Params) -> dict[str, Any]:
     key, config = params.pubkey(0), params.config(1)
     slot = config.slot(chain)
     return with_context(slot, _told(chain, key, slot, config))
 
 
-def _multiple_accounts(chain: Chain, params: Params) -> dict[str, Any]:
+def _multiple_accounts(chain: LocalChain, params: Params) -> dict[str, Any]:
     listed, config = params.array(0, _MOST_ACCOUNTS, "inputs"), params.config(1)
     keys = [to_pubkey(value) for value in listed]
     slot = config.slot(chain)
@@ -67,14 +67,14 @@ def _multiple_accounts(chain: Chain, params: Params) -> dict[str, Any]:
     return with_context(slot, [_told(chain, key, slot, config, default="base64") for key in keys])
 
 
-def _told(chain: Chain, key: Pubkey, slot: int, config: Config, default: str = "binary") -> dict[str, Any] | None:
+def _told(chain: LocalChain, key: Pubkey, slot: int, config: Config, default: str = "binary") -> dict[str, Any] | None:
     read = _reader(chain, slot)
     encoding, cut = config.encoding(ACCOUNT_ENCODINGS, default), config.data_slice()
     account = read(key)
     return None if account is None else account_json(account, encoding, cut, read)
 
 
-def _program_accounts(chain: Chain, params: Params) -> Any:
+def _program_accounts(chain: LocalChain, params: Params) -> Any:
     program, config = params.pubkey(0), params.config(1)
     slot = config.slot(chain)
     filters = config.values.get("filters") or []
@@ -90,7 +90,7 @@ def _program_accounts(chain: Chain, params: Params) -> Any:
     return with_context(slot, found) if config.flag("withContext") else found
 
 
-def _accounts(chain: Chain, slot: int) -> Iterator[tuple[Pubkey, Account]]:
+def _accounts(chain: LocalChain, slot: int) -> Iterator[tuple[Pubkey, Account]]:
     for key in chain.bank.known():
         account = chain.bank.account(key, slot)
         if account is not None:
@@ -122,7 +122,7 @@ def _compared_bytes(compared: dict[str, Any]) -> bytes:
     return wanted
 
 
-def _rent_exemption(chain: Chain, params: Params) -> int:
+def _rent_exemption(chain: LocalChain, params: Params) -> int:
     size = params.number(0)
     if size > 10 * 1024 * 1024:
         raise invalid("Invalid param: no account has more than 10 MiB of data")
@@ -132,19 +132,19 @@ def _rent_exemption(chain: Chain, params: Params) -> int:
 # tokens
 
 
-def _token_balance(chain: Chain, params: Params) -> dict[str, Any]:
+def _token_balance(chain: LocalChain, params: Params) -> dict[str, Any]:
     key, slot = params.pubkey(0), params.config(1).slot(chain)
     held, mint = _token_account(chain, key, slot)
     return with_context(slot, amount_json(held.amount, mint.decimals))
 
 
-def _token_supply(chain: Chain, params: Params) -> dict[str, Any]:
+def _token_supply(chain: LocalChain, params: Params) -> dict[str, Any]:
     key, slot = params.pubkey(0), params.config(1).slot(chain)
     mint = _mint(chain, key, slot)
     return with_context(slot, amount_json(mint.supply, mint.decimals))
 
 
-def _token_largest_accounts(chain: Chain, params: Params) -> dict[str, Any]:
+def _token_largest_accounts(chain: LocalChain, params: Params) -> dict[str, Any]:
     key, slot = params.pubkey(0), params.config(1).slot(chain)
     mint = _mint(chain, key, slot)
     held = [(at, token) for at, _, token in _token_accounts(chain, slot) if token.mint == key]
@@ -153,17 +153,17 @@ def _token_largest_accounts(chain: Chain, params: Params) -> dict[str, Any]:
     return with_context(slot, told)
 
 
-def _token_accounts_by_owner(chain: Chain, params: Params) -> dict[str, Any]:
+def _token_accounts_by_owner(chain: LocalChain, params: Params) -> dict[str, Any]:
     owner = params.pubkey(0)
     return _token_accounts_where(chain, params, lambda held: held.owner == owner)
 
 
-def _token_accounts_by_delegate(chain: Chain, params: Params) -> dict[str, Any]:
+def _token_accounts_by_delegate(chain: LocalChain, params: Params) -> dict[str, Any]:
     delegate = params.pubkey(0)
     return _token_accounts_where(chain, params, lambda held: held.delegate == delegate)
 
 
-def _token_accounts_where(chain: Chain, params: Params, fits: Callable[[TokenAccount], bool]) -> dict[str, Any]:
+def _token_accounts_where(chain: LocalChain, params: Params, fits: Callable[[TokenAccount], bool]) -> dict[str, Any]:
     config, wanted = params.config(2), params.need(1)
     slot = config.slot(chain)
     mint, program = _mint_or_program(chain, wanted, slot)
@@ -176,7 +176,7 @@ def _token_accounts_where(chain: Chain, params: Params, fits: Callable[[TokenAcc
     return with_context(slot, found)
 
 
-def _mint_or_program(chain: Chain, wanted: Any, slot: int) -> tuple[Pubkey | None, str | None]:
+def _mint_or_program(chain: LocalChain, wanted: Any, slot: int) -> tuple[Pubkey | None, str | None]:
     """Which tokens are meant: those of one mint, or all of one token program."""
     if isinstance(wanted, dict) and "mint" in wanted:
         mint = to_pubkey(wanted["mint"])
@@ -191,14 +191,14 @@ def _mint_or_program(chain: Chain, wanted: Any, slot: int) -> tuple[Pubkey | Non
     raise invalid("Invalid params: expected an object with mint or programId")
 
 
-def _token_accounts(chain: Chain, slot: int) -> Iterator[tuple[Pubkey, Account, TokenAccount]]:
+def _token_accounts(chain: LocalChain, slot: int) -> Iterator[tuple[Pubkey, Account, TokenAccount]]:
     for key, account in _accounts(chain, slot):
         held = read_token_account(account)
         if held is not None:
             yield key, account, held
 
 
-def _token_account(chain: Chain, key: Pubkey, slot: int) -> tuple[TokenAccount, Mint]:
+def _token_account(chain: LocalChain, key: Pubkey, slot: int) -> tuple[TokenAccount, Mint]:
     account = chain.bank.account(key, slot)
     if account is None:
         raise invalid("Invalid param: could not find account")
@@ -208,7 +208,7 @@ def _token_account(chain: Chain, key: Pubkey, slot: int) -> tuple[TokenAccount, 
     return held, _mint(chain, held.mint, slot)
 
 
-def _mint(chain: Chain, key: Pubkey, slot: int) -> Mint:
+def _mint(chain: LocalChain, key: Pubkey, slot: int) -> Mint:
     account = chain.bank.account(key, slot)
     if account is None:
         raise invalid("Invalid param: could not find account")

@@ -26,7 +26,7 @@ from trustgate.formats.solana_transaction import b58encode
 from trustgate.localnet.clock import SKIPPED_SLOTS, SLOTS_PER_EPOCH
 from trustgate.localnet.faults import tamed
 from trustgate.localnet.fees import base_fee, priority_fee
-from trustgate.localnet.lookup import Resolved, resolve
+from trustgate.localnet.lookup import ResolvedAccounts, resolve
 
 FAUCET_LAMPORTS = 500_000_000 * 10**9
 _MAX_ACCOUNT_LOCKS = 64
@@ -43,7 +43,7 @@ _LOADERS = frozenset(
 )
 
 
-class Moment(NamedTuple):
+class BankState(NamedTuple):
     """When a transaction runs."""
 
     slot: int
@@ -64,7 +64,7 @@ class Inner(NamedTuple):
 class Outcome(NamedTuple):
     """What running a transaction does, or would do. Balances and accounts are in the order of its account keys."""
 
-    resolved: Resolved
+    resolved: ResolvedAccounts
     #: When it ran.
     slot: int
     #: None, or the error in the JSON form that nodes use: ``{"InstructionError": [0, {"Custom": 1}]}``.
@@ -119,7 +119,7 @@ class Bank:
 
     # running
 
-    def simulate(self, transaction: VersionedTransaction, moment: Moment) -> Outcome:
+    def simulate(self, transaction: VersionedTransaction, moment: BankState) -> Outcome:
         """What the transaction would do now. Changes nothing; signatures and blockhash are not looked at."""
         resolved = resolve(transaction.message, self.account)
         fee, priority = _fee(resolved), priority_fee(resolved.programs_and_data)
@@ -174,7 +174,7 @@ class Bank:
             entries.append((slot, self.account(key)))
         self._before[key] = entries
 
-    def _set_moment(self, moment: Moment) -> None:
+    def _set_moment(self, moment: BankState) -> None:
         """What programs can ask the chain for: the clock, and the hashes of the last slots."""
         clock = self._vm.get_clock()
         if (clock.slot, clock.unix_timestamp) == (moment.slot, moment.time_s):
@@ -197,7 +197,7 @@ class Bank:
         after = _with_lamports(account, account.lamports - fee)
         return None if self._rent_kept(account, after) else {"InsufficientFundsForRent": {"account_index": 0}}
 
-    def _rent_error(self, resolved: Resolved, post: dict[Pubkey, Account]) -> Any:
+    def _rent_error(self, resolved: ResolvedAccounts, post: dict[Pubkey, Account]) -> Any:
         for index, key in enumerate(resolved.keys):
             if key in post and not self._rent_kept(self.account(key), post[key]):
                 return {"InsufficientFundsForRent": {"account_index": index}}
@@ -212,11 +212,11 @@ class Bank:
         return len(before.data) == len(after.data) and after.lamports <= before.lamports
 
 
-def _fee(resolved: Resolved) -> int:
+def _fee(resolved: ResolvedAccounts) -> int:
     return base_fee(resolved.signers, resolved.programs_and_data) + priority_fee(resolved.programs_and_data)
 
 
-def _lock_error(resolved: Resolved) -> Any:
+def _lock_error(resolved: ResolvedAccounts) -> Any:
     if len(resolved.keys) > _MAX_ACCOUNT_LOCKS:
         return "TooManyAccountLocks"
     return "AccountLoadedTwice" if len(set(resolved.keys)) != len(resolved.keys) else None
@@ -227,7 +227,7 @@ def _with_lamports(account: Account, lamports: int) -> Account:
 
 
 def _outcome(
-    resolved: Resolved,
+    resolved: ResolvedAccounts,
     slot: int,
     err: Any,
     meta: TransactionMetadata,

@@ -26,10 +26,10 @@ from solders.transaction import VersionedTransaction
 
 from trustgate.errors import TrustGateError
 from trustgate.formats.spl_token import TokenBalance, token_balances
-from trustgate.localnet.bank import Bank, Moment, Outcome
+from trustgate.localnet.bank import Bank, BankState, Outcome
 from trustgate.localnet.clock import BLOCKHASH_AGE_BLOCKS, SKIPPED_SLOTS, Clock, block_height
 from trustgate.localnet.faults import INTERNAL_ERROR, RpcError
-from trustgate.localnet.ledger import Genesis, Landed, Ledger, damaged
+from trustgate.localnet.ledger import ChainLedger, Genesis, StoredTransaction, damaged
 from trustgate.localnet.programs import memo_instruction, memo_summary
 
 DEFAULT_FINALITY_SLOTS = 32
@@ -37,7 +37,7 @@ DEFAULT_FINALITY_SLOTS = 32
 Commitment = Literal["processed", "confirmed", "finalized"]
 
 
-class Entry(NamedTuple):
+class HistoryEntry(NamedTuple):
     """A transaction in its place in the history."""
 
     slot: int
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
     memo: str | None
 
 
-class Chain:
+class LocalChain:
     """Made by ``open``. ``listener`` hears of every transaction that lands."""
 
     def __init__(
@@ -64,24 +64,26 @@ class Chain:
         clock: Clock,
         *,
         finality_slots: int = DEFAULT_FINALITY_SLOTS,
-        ledger: Ledger | None = None,
+        ledger: ChainLedger | None = None,
     ) -> None:
         self.genesis = genesis
         self.clock = clock
         self.finality_slots = finality_slots
-        self.listener: Callable[[Entry], None] | None = None
-        self.entries: list[Entry] = []
+        self.listener: Callable[[HistoryEntry], None] | None = None
+        self.entries: list[HistoryEntry] = []
         self._ledger = ledger
         # Whoever knows the genesis hash has this key, which is what a faucet is for.
         self._faucet = Keypair.from_seed(hashlib.sha256(f"trustgate localnet faucet {genesis}".encode()).digest())
         self.bank = Bank(self._faucet.pubkey())
-        self._by_signature: dict[str, Entry] = {}
-        self._by_address: dict[Pubkey, list[Entry]] = {}
-        self._by_slot: dict[int, list[Entry]] = {}
+        self._by_signature: dict[str, HistoryEntry] = {}
+        self._by_address: dict[Pubkey, list[HistoryEntry]] = {}
+        self._by_slot: dict[int, list[HistoryEntry]] = {}
         self._messages: set[bytes] = set()
 
     @classmethod
-    def open(cls, *, ledger: Ledger | None, genesis: str, slot_ms: int, finality_slots: int, created_us: int) -> Chain:
+    def open(
+        cls, *, ledger: ChainLedger | None, genesis: str, slot_ms: int, finality_slots: int, created_us: int
+    ) -> LocalChain:
         """A chain that runs: the ledger's, or a new one. ``genesis`` is for a new one; what is there keeps its own.
 
         Raises StoreDamaged, StoreTooNew, HomeUnusable.
@@ -89,8 +91,8 @@ class Chain:
         records = ledger.read() if ledger is not None else []
         first, *rest = records or [Genesis(genesis, created_us)]
         assert isinstance(first, Genesis)
-        transactions = [record for record in rest if isinstance(record, Landed)]
-        beats = [record for record in rest if not isinstance(record, Landed | Genesis)]
+        transactions = [record for record in rest if isinstance(record, StoredTransaction)]
+        beats = [record for record in rest if not isinstance(record, StoredTransaction | Genesis)]
         chain = cls(first.hash, Clock(first.hash, beats), finality_slots=finality_slots, ledger=ledger)
         for record in transactions:
             chain._replay(record)
@@ -143,7 +145,7 @@ class Chain:
             return outcome
         return Outcome(outcome.resolved, outcome.slot, refusal, lands=False, fee=outcome.fee)
 
-    def send(self, transaction: VersionedTransaction, outcome: Outcome | None = None) -> Entry | None:
+    def send(self, transaction: VersionedTransaction, outcome: Outcome | None = None) -> HistoryEntry | None:
         """Run it for good, signed as it must be. None if it cannot land: a validator forgets such a transaction.
 
         ``outcome`` is what ``simulate`` has just said, if it was asked.
@@ -154,7 +156,7 @@ class Chain:
             return None
         if self._ledger is not None:
             try:
-                self._ledger.write(Landed(outcome.slot, bytes(transaction), outcome.err))
+                self._ledger.write(StoredTransaction(outcome.slot, bytes(transaction), outcome.err))
             except TrustGateError as error:
                 raise RpcError(INTERNAL_ERROR, f"Internal error: {error.message}") from None
         entry = self._land(transaction, outcome)
@@ -176,10 +178,10 @@ class Chain:
 
     # history
 
-    def entry(self, signature: str) -> Entry | None:
+    def entry(self, signature: str) -> HistoryEntry | None:
         return self._by_signature.get(signature)
 
-    def entries_of(self, address: Pubkey) -> list[Entry]:
+    def entries_of(self, address: Pubkey) -> list[HistoryEntry]:
         """Everything that mentioned the address, oldest first."""
         return self._by_address.get(address, [])
 
@@ -187,10 +189,10 @@ class Chain:
         """How many transactions landed up to the end of a slot."""
         return bisect.bisect_right(self.entries, slot, key=lambda entry: entry.slot)
 
-    def entries_in(self, slot: int) -> list[Entry]:
+    def entries_in(self, slot: int) -> list[HistoryEntry]:
         return self._by_slot.get(slot, [])
 
-    def _replay(self, record: Landed) -> None:
+    def _replay(self, record: StoredTransaction) -> None:
         """Run a transaction of the ledger again. Raises StoreDamaged if it ends in another way."""
         assert self._ledger is not None
         place = f"the transaction {len(self.entries) + 1} of its ledger"
@@ -212,11 +214,11 @@ class Chain:
             return "BlockhashNotFound"
         return "AlreadyProcessed" if bytes(message) in self._messages else None
 
-    def _land(self, transaction: VersionedTransaction, outcome: Outcome) -> Entry:
+    def _land(self, transaction: VersionedTransaction, outcome: Outcome) -> HistoryEntry:
         keys, slot = outcome.resolved.keys, outcome.slot
         before, tokens_before = self._balances(keys), token_balances(keys, self.bank.account)
         self.bank.execute(transaction, outcome, settled_slot=slot - self.finality_slots)
-        entry = Entry(
+        entry = HistoryEntry(
             slot=slot,
             order=len(self.entries),
             signature=str(transaction.signatures[0]),
@@ -236,8 +238,8 @@ class Chain:
             self._by_address.setdefault(key, []).append(entry)
         return entry
 
-    def _moment(self, slot: int) -> Moment:
-        return Moment(slot, self.clock.time_s(slot), lambda earlier: self.clock.hash_at(earlier).blockhash)
+    def _moment(self, slot: int) -> BankState:
+        return BankState(slot, self.clock.time_s(slot), lambda earlier: self.clock.hash_at(earlier).blockhash)
 
     def _balances(self, keys: tuple[Pubkey, ...]) -> tuple[int, ...]:
         return tuple(self.bank.lamports(key) for key in keys)

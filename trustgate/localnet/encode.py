@@ -16,9 +16,9 @@ from solders.pubkey import Pubkey
 from trustgate.formats.solana_transaction import b58encode
 from trustgate.formats.spl_token import ReadAccount, TokenBalance, amount_json, parsed_account
 from trustgate.localnet.bank import Inner, Outcome
-from trustgate.localnet.chain import Entry
+from trustgate.localnet.chain import HistoryEntry
 from trustgate.localnet.faults import INVALID_REQUEST, VERSION_UNSUPPORTED, RpcError
-from trustgate.localnet.lookup import Resolved
+from trustgate.localnet.lookup import ResolvedAccounts
 from trustgate.localnet.programs import parsed_instruction
 
 TRANSACTION_ENCODINGS = ("json", "jsonParsed", "base64", "base58")
@@ -66,7 +66,7 @@ def _account_data(account: Account, encoding: str, cut: Slice | None, read: Read
 # transactions
 
 
-def transaction_json(entry: Entry, encoding: str, max_version: int | None) -> dict[str, Any]:
+def transaction_json(entry: HistoryEntry, encoding: str, max_version: int | None) -> dict[str, Any]:
     """A transaction and its meta, as in a block. Raises RpcError if its version is one the client does not read."""
     message = entry.transaction.message
     versioned = isinstance(message, MessageV0)
@@ -82,7 +82,7 @@ def transaction_json(entry: Entry, encoding: str, max_version: int | None) -> di
     return told
 
 
-def accounts_json(entry: Entry, max_version: int | None) -> dict[str, Any]:
+def accounts_json(entry: HistoryEntry, max_version: int | None) -> dict[str, Any]:
     """A transaction of a block that is asked for with the detail ``accounts``."""
     whole = transaction_json(entry, "jsonParsed", max_version)
     kept = ("err", "status", "fee", "preBalances", "postBalances", "preTokenBalances", "postTokenBalances")
@@ -94,7 +94,7 @@ def accounts_json(entry: Entry, max_version: int | None) -> dict[str, Any]:
     }
 
 
-def _transaction(entry: Entry, encoding: str) -> Any:
+def _transaction(entry: HistoryEntry, encoding: str) -> Any:
     raw = bytes(entry.transaction)
     if encoding == "base64":
         return [b64encode(raw).decode(), "base64"]
@@ -136,7 +136,7 @@ def _message(message: Message | MessageV0) -> dict[str, Any]:
     }
 
 
-def _parsed_message(entry: Entry, message: Message | MessageV0) -> dict[str, Any]:
+def _parsed_message(entry: HistoryEntry, message: Message | MessageV0) -> dict[str, Any]:
     resolved = entry.outcome.resolved
     texts = _texts(resolved.keys)
     return {
@@ -162,7 +162,7 @@ def _parsed_message(entry: Entry, message: Message | MessageV0) -> dict[str, Any
     }
 
 
-def _meta(entry: Entry, *, parsed: bool) -> dict[str, Any]:
+def _meta(entry: HistoryEntry, *, parsed: bool) -> dict[str, Any]:
     outcome = entry.outcome
     meta: dict[str, Any] = {
         "err": outcome.err,
@@ -188,7 +188,7 @@ def status_json(err: Any) -> dict[str, Any]:
     return {"Ok": None} if err is None else {"Err": err}
 
 
-def loaded_json(resolved: Resolved) -> dict[str, list[str]]:
+def loaded_json(resolved: ResolvedAccounts) -> dict[str, list[str]]:
     """The accounts that came from address tables."""
     middle = resolved.own + resolved.loaded_writable
     return {"writable": _texts(resolved.keys[resolved.own : middle]), "readonly": _texts(resolved.keys[middle:])}

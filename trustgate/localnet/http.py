@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from trustgate.errors import OperatorError
-from trustgate.localnet.chain import Chain
+from trustgate.localnet.chain import LocalChain
 from trustgate.localnet.rpc import answer
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -31,7 +31,7 @@ _ANY_ORIGIN = {
 
 
 @asynccontextmanager
-async def listening(chain: Chain, host: str, port: int) -> AsyncIterator[str]:
+async def listening(chain: LocalChain, host: str, port: int) -> AsyncIterator[str]:
     """Answer for the chain, within the block, at the URL that this gives. Raises OperatorError if it cannot listen."""
     listener = _bind(host, port)
     try:
@@ -56,7 +56,7 @@ async def listening(chain: Chain, host: str, port: int) -> AsyncIterator[str]:
         listener.close()
 
 
-def _handler(chain: Chain) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _handler(chain: LocalChain) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=_ANY_ORIGIN)

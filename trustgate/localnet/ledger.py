@@ -33,7 +33,7 @@ class Genesis(msgspec.Struct, frozen=True, tag_field="kind", tag="genesis"):
     version: int = VERSION
 
 
-class Landed(msgspec.Struct, frozen=True, tag_field="kind", tag="transaction"):
+class StoredTransaction(msgspec.Struct, frozen=True, tag_field="kind", tag="transaction"):
     """A transaction, whole and signed, that landed in ``slot``; ``err`` is None if it did what it says."""
 
     slot: int
@@ -41,11 +41,11 @@ class Landed(msgspec.Struct, frozen=True, tag_field="kind", tag="transaction"):
     err: Any = None
 
 
-Record = Genesis | Beat | Landed
+Record = Genesis | Beat | StoredTransaction
 _decoder = msgspec.json.Decoder(Record)
 
 
-class Ledger:
+class ChainLedger:
     """The open folder of a chain. Nobody else can open it before ``close``."""
 
     def __init__(self, folder: Path, lock: int) -> None:
@@ -55,7 +55,7 @@ class Ledger:
         self._end = 0
 
     @classmethod
-    def lock(cls, folder: Path) -> Ledger:
+    def lock(cls, folder: Path) -> ChainLedger:
         """Take the folder, making it if need be. Raises StoreLocked if another process has it, HomeUnusable."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ _TABLE_HEAD_BYTES = 56
 _KEY_BYTES = 32
 
 
-class Resolved(NamedTuple):
+class ResolvedAccounts(NamedTuple):
     keys: tuple[Pubkey, ...]
     #: How many of the keys sign: the first ones.
     signers: int
@@ -38,7 +38,7 @@ class Resolved(NamedTuple):
         return len(self.keys) - self.loaded_writable - self.loaded_readonly
 
 
-def resolve(message: Message | MessageV0, read: Callable[[Pubkey], Account | None]) -> Resolved:
+def resolve(message: Message | MessageV0, read: Callable[[Pubkey], Account | None]) -> ResolvedAccounts:
     """``message`` must be sane (``VersionedTransaction.sanitize``)."""
     own = tuple(message.account_keys)
     header = message.header
@@ -57,7 +57,7 @@ def resolve(message: Message | MessageV0, read: Callable[[Pubkey], Account | Non
             err = err or _add(into, table, indexes)
     programs = tuple((str(own[entry.program_id_index]), bytes(entry.data)) for entry in message.instructions)
     flags = (*writable, *[True] * len(added[0]), *[False] * len(added[1]))
-    return Resolved((*own, *added[0], *added[1]), signers, flags, len(added[0]), len(added[1]), programs, err)
+    return ResolvedAccounts((*own, *added[0], *added[1]), signers, flags, len(added[0]), len(added[1]), programs, err)
 
 
 def _table(account: Account | None) -> bytes | str:

@@ -13,21 +13,21 @@ from typing import Any
 from trustgate import __version__
 from trustgate.formats.solana_transaction import b58encode
 from trustgate.localnet.accounts import ACCOUNT_METHODS
-from trustgate.localnet.chain import Chain
+from trustgate.localnet.chain import LocalChain
 from trustgate.localnet.clock import SKIPPED_SLOTS, SLOTS_PER_EPOCH, block_height
 from trustgate.localnet.encode import TRANSACTION_ENCODINGS, accounts_json, transaction_json
 from trustgate.localnet.faults import BLOCK_NOT_AVAILABLE, METHOD_NOT_FOUND, SLOT_SKIPPED, RpcError, invalid
 from trustgate.localnet.params import Params
 from trustgate.localnet.transactions import TRANSACTION_METHODS
 
-Method = Callable[[Chain, Params], Any]
+Method = Callable[[LocalChain, Params], Any]
 
 _MOST_PARAMETERS = 3
 _MOST_BLOCKS = 500_000
 _SAMPLE_S = 60
 
 
-def call(chain: Chain, name: str, params: Any) -> Any:
+def call(chain: LocalChain, name: str, params: Any) -> Any:
     """The result of one call. Raises RpcError."""
     method = METHODS.get(name)
     if method is None:
@@ -37,52 +37,52 @@ def call(chain: Chain, name: str, params: Any) -> Any:
     return method(chain, given)
 
 
-def _health(_chain: Chain, _params: Params) -> str:
+def _health(_chain: LocalChain, _params: Params) -> str:
     return "ok"
 
 
-def _version(_chain: Chain, _params: Params) -> dict[str, Any]:
+def _version(_chain: LocalChain, _params: Params) -> dict[str, Any]:
     # Some clients refuse what is no semantic version. The number is that of the interface that is imitated.
     return {"solana-core": "2.3.0-trustgate-localnet", "feature-set": 0, "trustgate-localnet": __version__}
 
 
-def _genesis_hash(chain: Chain, _params: Params) -> str:
+def _genesis_hash(chain: LocalChain, _params: Params) -> str:
     return chain.genesis
 
 
-def _identity(chain: Chain, _params: Params) -> dict[str, str]:
+def _identity(chain: LocalChain, _params: Params) -> dict[str, str]:
     return {"identity": _leader(chain)}
 
 
-def _leader(chain: Chain) -> str:
+def _leader(chain: LocalChain) -> str:
     return b58encode(hashlib.sha256(f"trustgate localnet validator {chain.genesis}".encode()).digest())
 
 
-def _slot(chain: Chain, params: Params) -> int:
+def _slot(chain: LocalChain, params: Params) -> int:
     return params.config(0).slot(chain)
 
 
-def _slot_leader(chain: Chain, _params: Params) -> str:
+def _slot_leader(chain: LocalChain, _params: Params) -> str:
     return _leader(chain)
 
 
-def _slot_leaders(chain: Chain, params: Params) -> list[str]:
+def _slot_leaders(chain: LocalChain, params: Params) -> list[str]:
     count = params.number(1)
     if not 1 <= count <= 5_000:
         raise invalid("Invalid limit; max 5000")
     return [_leader(chain)] * count
 
 
-def _block_height(chain: Chain, params: Params) -> int:
+def _block_height(chain: LocalChain, params: Params) -> int:
     return block_height(params.config(0).slot(chain))
 
 
-def _transaction_count(chain: Chain, params: Params) -> int:
+def _transaction_count(chain: LocalChain, params: Params) -> int:
     slot = params.config(0).slot(chain)
     return chain.count(slot)
 
 
-def _epoch_info(chain: Chain, params: Params) -> dict[str, Any]:
+def _epoch_info(chain: LocalChain, params: Params) -> dict[str, Any]:
     slot = params.config(0).slot(chain)
     return {
         "absoluteSlot": slot,
@@ -94,7 +94,7 @@ def _epoch_info(chain: Chain, params: Params) -> dict[str, Any]:
     }
 
 
-def _epoch_schedule(_chain: Chain, _params: Params) -> dict[str, Any]:
+def _epoch_schedule(_chain: LocalChain, _params: Params) -> dict[str, Any]:
     return {
         "slotsPerEpoch": SLOTS_PER_EPOCH,
         "leaderScheduleSlotOffset": SLOTS_PER_EPOCH,
@@ -104,11 +104,11 @@ def _epoch_schedule(_chain: Chain, _params: Params) -> dict[str, Any]:
     }
 
 
-def _first_block(_chain: Chain, _params: Params) -> int:
+def _first_block(_chain: LocalChain, _params: Params) -> int:
     return SKIPPED_SLOTS
 
 
-def _performance_samples(chain: Chain, params: Params) -> list[dict[str, int]]:
+def _performance_samples(chain: LocalChain, params: Params) -> list[dict[str, int]]:
     most = 720 if params.get(0) is None else params.number(0)
     tip = chain.slot
     started_s, now_s = chain.clock.time_s(SKIPPED_SLOTS), chain.clock.time_s(tip)
@@ -130,7 +130,7 @@ def _performance_samples(chain: Chain, params: Params) -> list[dict[str, int]]:
 # blocks
 
 
-def _block(chain: Chain, params: Params) -> dict[str, Any] | None:
+def _block(chain: LocalChain, params: Params) -> dict[str, Any] | None:
     slot = params.number(0)
     config = params.config_or_encoding(1)
     commitment = config.settled()
@@ -158,7 +158,7 @@ def _block(chain: Chain, params: Params) -> dict[str, Any] | None:
     return told
 
 
-def _block_time(chain: Chain, params: Params) -> int:
+def _block_time(chain: LocalChain, params: Params) -> int:
     slot = params.number(0)
     _check_slot(slot, chain.slot)
     return chain.clock.time_s(slot)
@@ -171,7 +171,7 @@ def _check_slot(slot: int, newest: int) -> None:
         raise RpcError(SLOT_SKIPPED, f"Slot {slot} was skipped, or missing due to ledger jump to recent snapshot")
 
 
-def _blocks(chain: Chain, params: Params) -> list[int]:
+def _blocks(chain: LocalChain, params: Params) -> list[int]:
     first = params.number(0)
     named = isinstance(params.get(1), dict)
     commitment = params.config(1 if named else 2).settled()
@@ -183,7 +183,7 @@ def _blocks(chain: Chain, params: Params) -> list[int]:
     return list(range(max(first, SKIPPED_SLOTS), last + 1))
 
 
-def _blocks_with_limit(chain: Chain, params: Params) -> list[int]:
+def _blocks_with_limit(chain: LocalChain, params: Params) -> list[int]:
     first, count = max(params.number(0), SKIPPED_SLOTS), params.number(1)
     if count > _MOST_BLOCKS:
         raise invalid(f"Limit too large; max {_MOST_BLOCKS}")

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 from solders.pubkey import Pubkey
 
 from trustgate.formats.solana_transaction import b58decode
-from trustgate.localnet.chain import Chain, Commitment
+from trustgate.localnet.chain import Commitment, LocalChain
 from trustgate.localnet.encode import ACCOUNT_ENCODINGS, Slice
 from trustgate.localnet.faults import SLOT_NOT_REACHED, RpcError, invalid
 
@@ -108,7 +108,7 @@ class Config:
             raise invalid("Method does not support commitment below `confirmed`")
         return commitment
 
-    def slot(self, chain: Chain) -> int:
+    def slot(self, chain: LocalChain) -> int:
         """The slot to answer for: as settled as asked for, and not before ``minContextSlot``."""
         slot = chain.slot_at(self.commitment())
         least = self.number("minContextSlot")

@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 
 from trustgate.errors import TrustGateError
-from trustgate.localnet.chain import Chain
+from trustgate.localnet.chain import LocalChain
 from trustgate.localnet.faults import INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, RpcError
 from trustgate.localnet.methods import call
 
 _logger = logging.getLogger("trustgate.localnet")
 
 
-async def answer(chain: Chain, body: bytes) -> bytes:
+async def answer(chain: LocalChain, body: bytes) -> bytes:
     """The answer to a request; empty where none is due."""
     try:
         request = msgspec.json.decode(body)
@@ -39,7 +39,7 @@ async def answer(chain: Chain, body: bytes) -> bytes:
     return msgspec.json.encode(due) if due else b""
 
 
-def _answer_one(chain: Chain, request: Any) -> dict[str, Any] | None:
+def _answer_one(chain: LocalChain, request: Any) -> dict[str, Any] | None:
     identity = request.get("id") if isinstance(request, dict) else None
     if not isinstance(identity, str | int | float | None) or isinstance(identity, bool):
         identity = None

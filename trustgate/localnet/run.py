@@ -18,7 +18,7 @@ from trustgate.errors import InvalidRequest, OperatorError, RpcUnavailable, Stor
 from trustgate.formats.solana_transaction import KEY_BYTES, b58decode, b58encode
 
 if TYPE_CHECKING:
-    from trustgate.localnet.chain import Chain, Entry
+    from trustgate.localnet.chain import HistoryEntry, LocalChain
 
 DEFAULT_SLOT_MS = 400
 DEFAULT_FINALITY_SLOTS = 32
@@ -31,7 +31,7 @@ _CONNECT_S = 1.0
 class Localnet:
     """A chain that runs in this process."""
 
-    def __init__(self, url: str, chain: Chain) -> None:
+    def __init__(self, url: str, chain: LocalChain) -> None:
         self.url = url
         self.chain = chain
 
@@ -71,7 +71,7 @@ async def running_localnet(
     slot_ms: int = DEFAULT_SLOT_MS,
     finality_slots: int = DEFAULT_FINALITY_SLOTS,
     genesis: str | None = None,
-    listener: Callable[[Entry], None] | None = None,
+    listener: Callable[[HistoryEntry], None] | None = None,
 ) -> AsyncIterator[Localnet]:
     """Run a local chain within the block.
 
@@ -82,9 +82,9 @@ async def running_localnet(
     Raises StoreLocked (another process runs the folder's chain), StoreDamaged, StoreTooNew, HomeUnusable, OperatorError
     (the port is taken; the folder's chain has another genesis hash).
     """
-    from trustgate.localnet.chain import Chain
+    from trustgate.localnet.chain import LocalChain
     from trustgate.localnet.http import listening
-    from trustgate.localnet.ledger import Ledger
+    from trustgate.localnet.ledger import ChainLedger
 
     if slot_ms < 0 or finality_slots < 1:
         raise ValueError("slot_ms is 0 or more, finality_slots 1 or more")
@@ -92,9 +92,9 @@ async def running_localnet(
     async with AsyncExitStack() as stack:
         ledger = None
         if folder is not None:
-            ledger = Ledger.lock(folder)
+            ledger = ChainLedger.lock(folder)
             stack.callback(ledger.close)
-        chain = Chain.open(
+        chain = LocalChain.open(
             ledger=ledger,
             genesis=fresh,
             slot_ms=slot_ms,

@@ -20,7 +20,7 @@ from solders.transaction import VersionedTransaction
 from trustgate.formats.solana_transaction import MAX_TRANSACTION_BYTES, b58decode
 from trustgate.localnet.accounts import with_context
 from trustgate.localnet.bank import Outcome
-from trustgate.localnet.chain import Chain, Commitment, Entry
+from trustgate.localnet.chain import Commitment, HistoryEntry, LocalChain
 from trustgate.localnet.clock import BLOCKHASH_AGE_BLOCKS, SKIPPED_SLOTS
 from trustgate.localnet.encode import (
     ACCOUNT_ENCODINGS,
@@ -54,19 +54,19 @@ _BASE58_PART = 100
 # blockhashes and fees
 
 
-def _latest_blockhash(chain: Chain, params: Params) -> dict[str, Any]:
+def _latest_blockhash(chain: LocalChain, params: Params) -> dict[str, Any]:
     slot = params.config(0).slot(chain)
     latest = chain.clock.hash_at(slot)
     value = {"blockhash": latest.blockhash, "lastValidBlockHeight": latest.last_valid_block_height}
     return with_context(slot, value)
 
 
-def _blockhash_valid(chain: Chain, params: Params) -> dict[str, Any]:
+def _blockhash_valid(chain: LocalChain, params: Params) -> dict[str, Any]:
     blockhash, config = str(to_pubkey(params.need(0))), params.config(1)
     return with_context(config.slot(chain), chain.blockhash_is_valid(blockhash, config.commitment()))
 
 
-def _fee_for_message(chain: Chain, params: Params) -> dict[str, Any]:
+def _fee_for_message(chain: LocalChain, params: Params) -> dict[str, Any]:
     text, config = params.text(0), params.config(1)
     slot = config.slot(chain)
     message = _read_message(text)
@@ -75,7 +75,7 @@ def _fee_for_message(chain: Chain, params: Params) -> dict[str, Any]:
     return with_context(slot, chain.bank.fee(message))
 
 
-def _prioritization_fees(chain: Chain, params: Params) -> list[dict[str, int]]:
+def _prioritization_fees(chain: LocalChain, params: Params) -> list[dict[str, int]]:
     listed = [] if params.get(0) is None else params.array(0, _MOST_FEE_ACCOUNTS, "accounts")
     asked = {to_pubkey(value) for value in listed}
     tip = chain.slot
@@ -83,7 +83,7 @@ def _prioritization_fees(chain: Chain, params: Params) -> list[dict[str, int]]:
     return [{"slot": slot, "prioritizationFee": _least_price(chain, slot, asked)} for slot in slots]
 
 
-def _least_price(chain: Chain, slot: int, asked: set[Pubkey]) -> int:
+def _least_price(chain: LocalChain, slot: int, asked: set[Pubkey]) -> int:
     """The lowest price, micro-lamports a compute unit, among what landed in a slot and could write those accounts."""
     prices = []
     for entry in chain.entries_in(slot):
@@ -97,7 +97,7 @@ def _least_price(chain: Chain, slot: int, asked: set[Pubkey]) -> int:
 # sending
 
 
-def _send(chain: Chain, params: Params) -> str:
+def _send(chain: LocalChain, params: Params) -> str:
     config = params.config(1)
     raw_encoding = config.encoding(("base58", "base64"), "base58")
     transaction = _read_transaction(params.text(0), raw_encoding)
@@ -114,7 +114,7 @@ def _send(chain: Chain, params: Params) -> str:
     return signature
 
 
-def _preflight(chain: Chain, transaction: VersionedTransaction, commitment: Commitment) -> Outcome:
+def _preflight(chain: LocalChain, transaction: VersionedTransaction, commitment: Commitment) -> Outcome:
     outcome = chain.simulate(transaction, commitment)
     if outcome.err is None:
         return outcome
@@ -125,7 +125,7 @@ def _preflight(chain: Chain, transaction: VersionedTransaction, commitment: Comm
     )
 
 
-def _airdrop(chain: Chain, params: Params) -> str:
+def _airdrop(chain: LocalChain, params: Params) -> str:
     to, lamports, config = params.pubkey(0), params.number(1), params.config(2)
     blockhash = config.text("recentBlockhash")
     transaction = chain.airdrop(to, lamports, None if blockhash is None else str(to_pubkey(blockhash)))
@@ -133,7 +133,7 @@ def _airdrop(chain: Chain, params: Params) -> str:
     return str(transaction.signatures[0])
 
 
-def _simulate(chain: Chain, params: Params) -> dict[str, Any]:
+def _simulate(chain: LocalChain, params: Params) -> dict[str, Any]:
     config = params.config(1)
     verify, replace = config.flag("sigVerify"), config.flag("replaceRecentBlockhash")
     if verify and replace:
@@ -166,7 +166,7 @@ def _simulated(outcome: Outcome, *, accounts: list[Any] | None, inner: list[Any]
     }
 
 
-def _simulated_accounts(chain: Chain, outcome: Outcome, config: Config) -> list[Any] | None:
+def _simulated_accounts(chain: LocalChain, outcome: Outcome, config: Config) -> list[Any] | None:
     """The accounts that the caller wants to see as they would be; null for those that would not be."""
     wanted = config.values.get("accounts")
     if wanted is None:
@@ -193,14 +193,14 @@ def _simulated_accounts(chain: Chain, outcome: Outcome, config: Config) -> list[
 # looking up
 
 
-def _statuses(chain: Chain, params: Params) -> dict[str, Any]:
+def _statuses(chain: LocalChain, params: Params) -> dict[str, Any]:
     listed, config = params.array(0, _MOST_STATUSES, "inputs"), params.config(1)
     signatures = [to_signature(value) for value in listed]
     history = config.flag("searchTransactionHistory")
     return with_context(chain.slot, [_status(chain, signature, history) for signature in signatures])
 
 
-def _status(chain: Chain, signature: str, history: bool) -> dict[str, Any] | None:
+def _status(chain: LocalChain, signature: str, history: bool) -> dict[str, Any] | None:
     entry = chain.entry(signature)
     if entry is None or (not history and chain.slot - entry.slot > _RECENT_SLOTS):
         return None
@@ -214,7 +214,7 @@ def _status(chain: Chain, signature: str, history: bool) -> dict[str, Any] | Non
     }
 
 
-def _signatures_for_address(chain: Chain, params: Params) -> list[dict[str, Any]]:
+def _signatures_for_address(chain: LocalChain, params: Params) -> list[dict[str, Any]]:
     address, config = params.pubkey(0), params.config(1)
     newest = chain.slot_at(config.settled())
     limit = config.number("limit")
@@ -237,7 +237,7 @@ def _signatures_for_address(chain: Chain, params: Params) -> list[dict[str, Any]
     return found
 
 
-def _mention(chain: Chain, entry: Entry) -> dict[str, Any]:
+def _mention(chain: LocalChain, entry: HistoryEntry) -> dict[str, Any]:
     return {
         "signature": entry.signature,
         "slot": entry.slot,
@@ -248,7 +248,7 @@ def _mention(chain: Chain, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _transaction(chain: Chain, params: Params) -> dict[str, Any] | None:
+def _transaction(chain: LocalChain, params: Params) -> dict[str, Any] | None:
     signature = to_signature(params.need(0))
     config = params.config_or_encoding(1)
     newest = chain.slot_at(config.settled())

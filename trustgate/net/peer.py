@@ -30,7 +30,7 @@ class PeerFailed(Exception):
     """There is no whole answer. The text ends a sentence that begins with who it was; it holds nothing of the URL."""
 
 
-class Reply(NamedTuple):
+class PeerResponse(NamedTuple):
     status: int
     body: bytes
     #: Seconds.
@@ -53,7 +53,9 @@ class Peer:
             transport, self._transport = self._transport, None
             await transport.aclose()
 
-    async def exchange(self, what: str, body: bytes | None, *, path: str = "", timeout_s: float | None = None) -> Reply:
+    async def exchange(
+        self, what: str, body: bytes | None, *, path: str = "", timeout_s: float | None = None
+    ) -> PeerResponse:
         """POST the JSON ``body``, or GET where that is None, at the URL and ``path``. Raises ``PeerFailed``.
 
         ``what`` names the call in errors.
@@ -72,7 +74,9 @@ class Peer:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
-                    return Reply(response.status_code, await self._read(what, response), _retry_after_s(response))
+                    return PeerResponse(
+                        response.status_code, await self._read(what, response), _retry_after_s(response)
+                    )
                 finally:
                     await response.aclose()
         except TimeoutError:

@@ -16,7 +16,7 @@ from trustgate.errors import RpcUnavailable
 T = TypeVar("T")
 
 
-class Timing(NamedTuple):
+class RetryTiming(NamedTuple):
     """How long things may take. Tests on a chain with short slots use shorter ones."""
 
     #: A flush that is not done by then ends with what it has recorded; the next goes on.
@@ -30,10 +30,10 @@ class Timing(NamedTuple):
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
-class Patience:
+class RetryBudget:
     """The time that one undertaking has, from now on."""
 
-    def __init__(self, timing: Timing, trouble: Callable[[RpcUnavailable], None]) -> None:
+    def __init__(self, timing: RetryTiming, trouble: Callable[[RpcUnavailable], None]) -> None:
         """``trouble`` is told of every failure that is waited out."""
         self.timing = timing
         self._trouble = trouble

@@ -35,7 +35,7 @@ class UpstreamPulse(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class Pulse(msgspec.Struct, frozen=True, kw_only=True):
+class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
     """One look. ``window_s``: how far back the rates and latencies look."""
 
     at_us: int

@@ -30,7 +30,7 @@ from trustgate.payment.balance import BalanceHold, Balances
 from trustgate.payment.credit import append_credit, payment_members
 from trustgate.payment.interfaces import Facilitator, Settlement
 from trustgate.payment.ledger import Ledger
-from trustgate.payment.paid_answers import Answers, Recorded, Recorder
+from trustgate.payment.paid_answers import AnswerRecorder, Answers, Recorded
 from trustgate.payment.payment_key import payment_key
 from trustgate.payment.x402_wire import Presented
 from trustgate.receipts.log import Log
@@ -332,7 +332,7 @@ class Sale:
         #: The payment; None where the balance pays.
         self.payment = payment
         #: Takes the answer down for a retry with the same payment.
-        self.recorder = Recorder() if payment is not None else None
+        self.recorder = AnswerRecorder() if payment is not None else None
 
     @property
     def is_settled(self) -> bool:

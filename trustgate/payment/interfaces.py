@@ -24,7 +24,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
 
-class Verdict(NamedTuple):
+class VerifyResult(NamedTuple):
     """Whether a payment would do. ``reason`` is the facilitator's (``insufficient_funds``, …), "" when valid."""
 
     valid: bool
@@ -50,7 +50,7 @@ class Facilitator(Protocol):
         """Raises ``FacilitatorUnavailable``."""
         ...
 
-    async def verify(self, payment: Payment) -> Verdict:
+    async def verify(self, payment: Payment) -> VerifyResult:
         """Moves nothing. Raises ``FacilitatorUnavailable`` when there is no answer that can be relied on."""
         ...
 
@@ -64,7 +64,7 @@ class Facilitator(Protocol):
     async def close(self) -> None: ...
 
 
-class Chain(Protocol):
+class PaymentChain(Protocol):
     """What a network says of a payment whose settling nobody saw the end of."""
 
     async def fate(self, payment: Payment) -> Settlement:

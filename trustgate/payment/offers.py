@@ -26,7 +26,7 @@ from trustgate.types import Offer
 
 if TYPE_CHECKING:
     from trustgate.payment.chains.evm import EvmRpc
-    from trustgate.solana.rpc import Account
+    from trustgate.solana.rpc import AccountInfo
 
 #: More than any token has that is worth a dollar; nano-USD are made of units by it.
 _MOST_DECIMALS: Final = 18
@@ -172,7 +172,7 @@ async def _solana_token(wish: Wish, network: str, nodes: Nodes) -> _Token:
     return _Token(wish.asset, _decimals(wish, decimals), {})
 
 
-def _read_mint(wish: Wish, account: Account | None, where: str) -> tuple[int, str]:
+def _read_mint(wish: Wish, account: AccountInfo | None, where: str) -> tuple[int, str]:
     """Its decimals, and the program that it belongs to."""
     from trustgate.formats.spl_token import read_mint
 
@@ -208,7 +208,7 @@ def _takes_fee(mint: bytes) -> bool:
     return False
 
 
-def _check_wallet(wish: Wish, account: Account | None, where: str) -> None:
+def _check_wallet(wish: Wish, account: AccountInfo | None, where: str) -> None:
     from solders.pubkey import Pubkey
 
     from trustgate.formats.spl_token import TOKEN_PROGRAMS
@@ -229,7 +229,7 @@ def _check_wallet(wish: Wish, account: Account | None, where: str) -> None:
         )
 
 
-def _solders(account: Account) -> Any:
+def _solders(account: AccountInfo) -> Any:
     """The account as the readers of tokens take it."""
     from solders.account import Account as SoldersAccount
     from solders.pubkey import Pubkey

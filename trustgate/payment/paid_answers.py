@@ -25,7 +25,7 @@ class Recorded(NamedTuple):
     body: bytes
 
 
-class Recorder:
+class AnswerRecorder:
     """Takes down one answer while it is sent."""
 
     __slots__ = ("_chunks", "_head", "_is_whole", "_size")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from trustgate.errors import TrustGateError
 from trustgate.payment.balance import Balances
 from trustgate.payment.credit import append_credit
-from trustgate.payment.interfaces import Chain, Settlement
+from trustgate.payment.interfaces import PaymentChain, Settlement
 from trustgate.payment.ledger import Ledger
 from trustgate.receipts.log import Log
 from trustgate.store import PaymentFilter, Store
@@ -33,7 +33,7 @@ class Reconciler:
         ledger: Ledger,
         log: Log,
         balances: Balances,
-        chain: Chain,
+        chain: PaymentChain,
         *,
         is_active: Callable[[Payment], bool] = lambda payment: False,
         on_decided: Callable[[Payment], None] = lambda payment: None,

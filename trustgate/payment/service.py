@@ -19,7 +19,7 @@ from trustgate.settings import Settings
 from trustgate.store import Store
 
 
-class House:
+class PaymentService:
     """Made by ``open``; to be closed before the log and the store."""
 
     def __init__(self, settings: Settings, store: Store, log: Log, balances: Balances, public_url: str) -> None:
@@ -43,9 +43,11 @@ class House:
     @classmethod
     async def open(cls, settings: Settings, store: Store, log: Log, *, public_url: str = "") -> Self:
         """The log has been recovered: the store has every receipt. Raises what the store raises."""
-        house = cls(settings, store, log, Balances(await store.balances()), settings.payment.public_url or public_url)
-        house.cashier.undecided(await house.reconciler.recover())
-        return house
+        payment_service = cls(
+            settings, store, log, Balances(await store.balances()), settings.payment.public_url or public_url
+        )
+        payment_service.cashier.undecided(await payment_service.reconciler.recover())
+        return payment_service
 
     async def close(self) -> None:
         await self.cashier.close()

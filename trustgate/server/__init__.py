@@ -24,19 +24,19 @@ from trustgate import __version__
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
-from trustgate.admin.context import Desk
+from trustgate.admin.context import AdminContext
 from trustgate.admin.local import LocalAdmin
 from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.api.endpoints import Endpoint
-from trustgate.gateway.api.object_ids import Handles
-from trustgate.gateway.path.accounting import Books
+from trustgate.gateway.api.object_ids import ObjectIds
+from trustgate.gateway.path.accounting import Accounting
 from trustgate.gateway.path.arrival import Arrival
-from trustgate.gateway.path.inflight import Running
-from trustgate.gateway.path.payment_step import Sales
+from trustgate.gateway.path.inflight import InFlight
+from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.pipeline import Pipeline
 from trustgate.gateway.path.routing import Routing
 from trustgate.gateway.views.credits import Credits
-from trustgate.gateway.views.status import Vitals
+from trustgate.gateway.views.status import GatewayStatus
 from trustgate.http.sockets import address_of, listen_admin, listen_public
 from trustgate.http.tls import Certificate
 from trustgate.ids import now_us
@@ -48,14 +48,14 @@ from trustgate.observe.counters import Counters
 from trustgate.observe.metrics import Metric, Metrics
 from trustgate.observe.request_log import RequestLog, log_to_stderr, tell_as
 from trustgate.payment.balance import Balances
-from trustgate.payment.service import House
+from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.tree import Tree
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
-from trustgate.server.reload import Tuning
+from trustgate.server.reload import SettingsReload
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
@@ -157,7 +157,7 @@ async def serve(
         )
         archive = Archive(store, tree, publisher)
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
-        payments = await House.open(settings, store, log, public_url=address)
+        payments = await PaymentService.open(settings, store, log, public_url=address)
         stack.push_async_callback(payments.close)
         server = await _Server.build(settings, store, log, archive, payments, address, load, observer)
         stack.push_async_callback(server.close_upstreams)
@@ -239,7 +239,7 @@ def _settle() -> None:
     gc.freeze()
 
 
-async def _drain_on(stop: asyncio.Event, running: Running, grace_s: float) -> None:
+async def _drain_on(stop: asyncio.Event, running: InFlight, grace_s: float) -> None:
     await stop.wait()
     _logger.info("stopping: %d requests have %g s to end", len(running), grace_s)
     await running.drain(grace_s)
@@ -254,7 +254,7 @@ class _Server:
         store: Store,
         log: Log,
         archive: Archive,
-        payments: House,
+        payments: PaymentService,
         *,
         directory: Directory,
         catalog: Catalog,
@@ -270,23 +270,23 @@ class _Server:
         self.directory = directory
         self.catalog = catalog
         self.quota = quota
-        self.books = Books(quota, log)
+        self.books = Accounting(quota, log)
         self.counters = Counters(catalog)
         self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
         log.on_append = self._on_receipt
         self.archive = archive
         self.payments = payments
         self.handles = _open_handles(settings.handles_file)
-        self.running = Running(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
+        self.running = InFlight(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
         self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
         #: Of settings that no longer hold: requests that began under them may still use them.
         self._old_upstreams: list[UpstreamClient] = []
         self.probe_soon = asyncio.Event()
-        self.tuning = Tuning(settings, load, [self._retune])
+        self.reload = SettingsReload(settings, load, [self._apply_settings])
         online = _Online(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
-        self.sales = Sales(payments.cashier, self.books, settings.serve)
+        self.sales = PaymentStep(payments.cashier, self.books, settings.serve)
         self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
         self.telemetry = _telemetry(settings, address, store.store_id)
         self.pipeline = Pipeline(
@@ -301,7 +301,7 @@ class _Server:
             on_end=self._on_end,
             tracing=None if self.telemetry is None else self.telemetry.tracing,
         )
-        self.vitals = Vitals(
+        self.vitals = GatewayStatus(
             address=address,
             settings=lambda: self.settings,
             counters=self.counters,
@@ -314,7 +314,7 @@ class _Server:
         )
         self.metrics = Metrics(lambda: self.settings, self.counters, self._standing, self.vitals.tenant_name)
         self.admin = LocalAdmin(
-            Desk(
+            AdminContext(
                 store,
                 directory,
                 catalog,
@@ -324,7 +324,7 @@ class _Server:
                 quota=quota,
                 on_keys_dead=self.running.cut_keys,
                 status=self.status,
-                reload=self.tuning.reload,
+                reload=self.reload.reload,
                 pulse=self.vitals.pulse,
             )
         )
@@ -336,7 +336,7 @@ class _Server:
         store: Store,
         log: Log,
         archive: Archive,
-        payments: House,
+        payments: PaymentService,
         address: str,
         load: Callable[[], Settings] | None,
         observer: Observer | None,
@@ -367,9 +367,9 @@ class _Server:
     @property
     def settings(self) -> Settings:
         """As they hold now."""
-        return self.tuning.settings
+        return self.reload.settings
 
-    def _retune(self, settings: Settings) -> None:
+    def _apply_settings(self, settings: Settings) -> None:
         """Have every part go by other settings, from the next request on."""
         upstream = settings.upstream
         if upstream != self._upstream_settings:
@@ -377,14 +377,14 @@ class _Server:
             self._old_upstreams.append(self.upstream)
             asyncio.get_running_loop().call_later(self.running.timeout_s + _GRACE_S, self._close_oldest_upstream)
             self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
-        self.pipeline.retune(settings, self.upstream)
+        self.pipeline.apply_settings(settings, self.upstream)
         for part in (self.sales, self.credits):
-            part.retune(settings.serve)
-        self.targets.retune(upstream.url, settings.read_credential)
+            part.apply_settings(settings.serve)
+        self.targets.apply_settings(upstream.url, settings.read_credential)
         self.probe_soon.set()
         self.running.most = settings.serve.max_concurrent_requests
         self.running.timeout_s = settings.serve.request_timeout_s
-        self.anchoring.retune(settings)
+        self.anchoring.apply_settings(settings)
         self.request_log.form = settings.log.format if settings.log.requests else None
         tell_as(settings.log)
 
@@ -420,7 +420,7 @@ class _Server:
     async def reload_or_tell(self) -> None:
         """What SIGHUP does: there is nobody to answer but the log."""
         try:
-            await self.tuning.reload()
+            await self.reload.reload()
         except TrustGateError as error:
             _logger.error("the settings stay as they are: %s", error.message)
 
@@ -500,7 +500,7 @@ def _echo() -> httpx.AsyncBaseTransport:
 class _Online:
     """The running server's books, for its commands. Closed by whoever opened them."""
 
-    def __init__(self, log: Log, archive: Archive, payments: House) -> None:
+    def __init__(self, log: Log, archive: Archive, payments: PaymentService) -> None:
         self._log = log
         self._archive = archive
         self._payments = payments
@@ -516,7 +516,7 @@ class _Online:
         await self._log.flush()
         return self._archive.tree
 
-    async def house(self) -> House:
+    async def payment_service(self) -> PaymentService:
         return self._payments
 
     async def balances(self) -> Balances:
@@ -545,9 +545,9 @@ def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
     )
 
 
-def _open_handles(path: Path) -> Handles:
+def _open_handles(path: Path) -> ObjectIds:
     try:
-        return Handles(path)
+        return ObjectIds(path)
     except OSError as error:
         raise OperatorError(
             f"The file {path} cannot be used: {error.strerror}.", hint="Mend who may read and write it."

@@ -55,16 +55,19 @@ def _pairs(old: Settings, new: Settings) -> Iterator[tuple[str, object, object]]
                 yield f"{section}.{field}", getattr(before, field), getattr(getattr(new, section), field)
 
 
-class Tuning:
-    """The settings as they hold now; ``retune`` of each part is called with those that hold next."""
+class SettingsReload:
+    """The settings as they hold now; ``apply_settings`` of each part is called with those that hold next."""
 
     def __init__(
-        self, settings: Settings, load: Callable[[], Settings] | None, retune: Sequence[Callable[[Settings], None]]
+        self,
+        settings: Settings,
+        load: Callable[[], Settings] | None,
+        apply_settings: Sequence[Callable[[Settings], None]],
     ) -> None:
         """``load`` reads the settings anew: the file, the variables and the flags of this process."""
         self.settings = settings
         self._load = load
-        self._retune = retune
+        self._apply_settings = apply_settings
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self) -> tuple[list[str], list[str]]:
@@ -80,7 +83,7 @@ class Tuning:
                 read_key()
             changed = differences(self.settings, new)
             self.settings = adopted(self.settings, new)
-            for part in self._retune:
+            for part in self._apply_settings:
                 part(self.settings)
         holds = [name for name in changed if is_reloaded(name)]
         waits = [name for name in changed if not is_reloaded(name)]

@@ -22,7 +22,7 @@ from trustgate.store import Store
 from trustgate.types import Anchor
 
 if TYPE_CHECKING:
-    from trustgate.solana.anchors import Anchorer, FlushResult, Target
+    from trustgate.solana.anchors import Anchorer, AnchorTarget, FlushResult
     from trustgate.solana.rpc import RpcClient
 
 _logger = logging.getLogger("trustgate.anchor")
@@ -34,7 +34,7 @@ _BACKOFF_LAST_S = 3600.0
 _LOCAL_SLOT_MS = 50
 
 
-class Order(NamedTuple):
+class FlushOrder(NamedTuple):
     """How to anchor; what the settings say unless a command says otherwise."""
 
     rpc: str
@@ -63,7 +63,7 @@ class Anchoring:
         #: In the event loop's time.
         self._try_again_at = 0.0
 
-    def retune(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Go by these from now on."""
         if settings.anchor.rpc != self._settings.anchor.rpc:
             self._genesis = None
@@ -87,10 +87,10 @@ class Anchoring:
         self.anchored_us = max((anchor.anchored_us for anchor in anchored), default=0)
         self.last = max(anchored, key=lambda anchor: (anchor.tree_size, anchor.anchored_us), default=None)
 
-    def order(self) -> Order:
+    def order(self) -> FlushOrder:
         """What the settings say."""
         anchor = self._settings.anchor
-        return Order(
+        return FlushOrder(
             rpc=anchor.rpc,
             keypair=self._settings.anchor_keypair,
             commitment=anchor.commitment,
@@ -114,7 +114,7 @@ class Anchoring:
 
     # on command
 
-    async def flush(self, order: Order, tell: Callable[[str], None]) -> FlushOutcome:
+    async def flush(self, order: FlushOrder, tell: Callable[[str], None]) -> FlushOutcome:
         """Anchor the log as it is now. ``tell`` hears what is being done. Raises what ``Anchorer.flush`` raises."""
         from trustgate.solana.anchors import Anchorer, Progress
         from trustgate.solana.keypair import load_keypair
@@ -160,16 +160,16 @@ class Anchoring:
             other_memos=audit.other_memos,
         )
 
-    async def _target(self) -> Target:
+    async def _target(self) -> AnchorTarget:
         from trustgate.receipts.checkpoint import open_checkpoint
         from trustgate.receipts.note import VerifierKey
-        from trustgate.solana.anchors import Target
+        from trustgate.solana.anchors import AnchorTarget
 
         archive = await self._archive()
         note = await archive.renewed()
         verifier = VerifierKey.parse(archive.vkey)
         checkpoint = open_checkpoint(note, verifier)
-        return Target(
+        return AnchorTarget(
             tree_size=checkpoint.size,
             root=checkpoint.root,
             note=note,

@@ -24,10 +24,10 @@ from msgspec.structs import replace
 from trustgate.errors import AnchorPending, ChainError, FundsMissing, RpcRejected, RpcUnavailable
 from trustgate.formats.solana_transaction import read_transaction
 from trustgate.ids import now_us
-from trustgate.net.retry_budget import Patience, Timing
+from trustgate.net.retry_budget import RetryBudget, RetryTiming
 from trustgate.solana.clusters import check_genesis, check_money, cluster_name, explorer_url, funding_hint, is_public
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.log_status import AnchorBook, LogState, Standing, Target, open_attempt
+from trustgate.solana.log_status import AnchorBook, AnchorTarget, LogState, LogStatus, open_attempt
 from trustgate.solana.memo import BASE_FEE_LAMPORTS, Fee, check_fee_limit, check_note_size, estimate, sign_memo
 from trustgate.solana.transaction_status import Fate, look
 from trustgate.types import Anchor, AnchorAttempt
@@ -35,7 +35,7 @@ from trustgate.types import Anchor, AnchorAttempt
 if TYPE_CHECKING:
     from trustgate.solana.rpc import Blockhash, RpcClient
 
-__all__ = ["AnchorBook", "Anchorer", "FlushResult", "LogState", "Progress", "Settled", "Target", "Timing"]
+__all__ = ["AnchorBook", "AnchorTarget", "Anchorer", "FlushResult", "LogState", "Progress", "RetryTiming", "Settled"]
 
 #: A blockhash is good for so many blocks (Solana: MAX_PROCESSING_AGE).
 BLOCKHASH_AGE_BLOCKS: Final = 150
@@ -87,10 +87,10 @@ def ignore(_: Progress) -> None:
 class Anchorer:
     """Flushes to one book, one at a time."""
 
-    def __init__(self, book: AnchorBook, *, timing: Timing | None = None, now: Callable[[], int] = now_us) -> None:
+    def __init__(self, book: AnchorBook, *, timing: RetryTiming | None = None, now: Callable[[], int] = now_us) -> None:
         """``now`` gives the time in microseconds UTC, for the records."""
         self._book = book
-        self._timing = Timing() if timing is None else timing
+        self._timing = RetryTiming() if timing is None else timing
         self._now = now
         self._one_at_a_time = asyncio.Lock()
 
@@ -98,7 +98,7 @@ class Anchorer:
         self,
         rpc: RpcClient,
         key: PayerKey,
-        target: Target,
+        target: AnchorTarget,
         *,
         max_fee_lamports: int,
         commitment: Settled = "finalized",
@@ -133,15 +133,15 @@ class _Flush:
     """One flush, from looking to the end."""
 
     _genesis: str
-    _standing: Standing
+    _standing: LogStatus
 
     def __init__(
         self,
         rpc: RpcClient,
         key: PayerKey,
-        target: Target,
+        target: AnchorTarget,
         terms: _Terms,
-        timing: Timing,
+        timing: RetryTiming,
         now: Callable[[], int],
         progress: Callable[[Progress], None],
     ) -> None:
@@ -151,7 +151,7 @@ class _Flush:
         self._terms = terms
         self._now = now
         self._progress = progress
-        self._patience = Patience(timing, self._trouble)
+        self._retry_budget = RetryBudget(timing, self._trouble)
         #: What went wrong last, for the message when the time is up.
         self._problem = ""
         self._sent_at = float("-inf")
@@ -160,12 +160,12 @@ class _Flush:
     async def run(self, book: AnchorBook) -> FlushResult:
         self._say("looking", f"Asking {self._rpc.cluster.host} what stands on the chain")
         # Nothing is under way yet that would be worth a long wait: an address that is wrong should be told soon.
-        timing = self._patience.timing
-        first = Patience(timing._replace(timeout_s=min(timing.timeout_s, _FIRST_ANSWER_S)), self._trouble)
+        timing = self._retry_budget.timing
+        first = RetryBudget(timing._replace(timeout_s=min(timing.timeout_s, _FIRST_ANSWER_S)), self._trouble)
         self._genesis = await first.ask(self._rpc.genesis_hash)
         check_genesis(self._rpc.cluster, self._genesis)
         check_money(self._rpc.cluster, self._genesis, allow_mainnet=self._terms.allow_mainnet)
-        self._standing = standing = await Standing.load(book, self._target, self._genesis, self._now)
+        self._standing = standing = await LogStatus.load(book, self._target, self._genesis, self._now)
         await standing.check_book()
         while True:
             if not self._terms.dry_run and (anchor := standing.under_way()) is not None:
@@ -174,7 +174,7 @@ class _Flush:
             if standing.settled and standing.planned() is None and standing.anchored_size == self._target.tree_size:
                 return self._result()
             await standing.take_up_forgotten(
-                self._rpc, self._key.address, self._patience, self._wait, record=not self._terms.dry_run
+                self._rpc, self._key.address, self._retry_budget, self._wait, record=not self._terms.dry_run
             )
             plan = standing.next_plan(self._key.address)
             if plan is None:
@@ -189,9 +189,9 @@ class _Flush:
     async def _estimate(self, plan: Anchor) -> Fee:
         """The fee, for which there is money. Raises ``FundsMissing``."""
         self._say("looking", "Asking what a transaction costs")
-        kept = await self._patience.ask(self._rpc.rent_minimum)
+        kept = await self._retry_budget.ask(self._rpc.rent_minimum)
         await self._fund(kept, BASE_FEE_LAMPORTS)
-        fee = await self._patience.ask(
+        fee = await self._retry_budget.ask(
             lambda: estimate(
                 self._rpc, self._key.address, plan.note.encode(), max_fee_lamports=self._terms.max_fee_lamports
             )
@@ -202,7 +202,7 @@ class _Flush:
     async def _fund(self, kept: int, fee: int) -> None:
         """See to it that the address can pay the fee, and then still holds ``kept`` lamports, as every account must."""
         address = self._key.address
-        held = await self._patience.ask(lambda: self._rpc.balance(address))
+        held = await self._retry_budget.ask(lambda: self._rpc.balance(address))
         if held < kept + fee and not is_public(self._genesis) and not self._terms.dry_run:
             held = await self._airdropped(kept + fee)
         if held < kept + fee:
@@ -218,13 +218,13 @@ class _Flush:
         address = self._key.address
         self._say("funding", f"Asking the local chain for 1 SOL for {address}")
         try:
-            await self._patience.ask(lambda: self._rpc.request_airdrop(address, _LAMPORTS_PER_SOL))
+            await self._retry_budget.ask(lambda: self._rpc.request_airdrop(address, _LAMPORTS_PER_SOL))
         except RpcRejected as error:
             self._trouble(error)
-            return await self._patience.ask(lambda: self._rpc.balance(address))
+            return await self._retry_budget.ask(lambda: self._rpc.balance(address))
         while True:
-            held = await self._patience.ask(lambda: self._rpc.balance(address))
-            if held >= needed or self._patience.is_over:
+            held = await self._retry_budget.ask(lambda: self._rpc.balance(address))
+            if held >= needed or self._retry_budget.is_over:
                 return held
             await self._wait("The coins are not there yet")
 
@@ -234,7 +234,7 @@ class _Flush:
         """Sign a transaction, record it, and send it for the first time."""
         await self._standing.save(plan)
         self._say("sending", f"Anchoring {plan.tree_size:,} receipts for {fee.lamports:,} lamports")
-        blockhash = await self._patience.ask(self._blockhash)
+        blockhash = await self._retry_budget.ask(self._blockhash)
         raw = sign_memo(self._key, plan.note.encode(), blockhash.blockhash, fee)
         attempt = AnchorAttempt(
             signature=read_transaction(raw).signature,
@@ -260,7 +260,7 @@ class _Flush:
 
     async def _send(self, attempt: AnchorAttempt, *, preflight: bool) -> None:
         """Hand the bytes over. That this fails says nothing: what became of them is looked up."""
-        self._sent_at = self._patience.now
+        self._sent_at = self._retry_budget.now
         try:
             await self._rpc.send(attempt.transaction, preflight=preflight)
         except (RpcUnavailable, RpcRejected) as error:
@@ -273,7 +273,7 @@ class _Flush:
         last = self._standing.last_of(read_transaction(attempt.transaction).fee_payer)
         gone = 0
         while True:
-            pause_s = self._patience.timing.poll_s
+            pause_s = self._retry_budget.timing.poll_s
             try:
                 fate = await look(
                     self._rpc, attempt, self._terms.commitment, after=None if last is None else last.signature
@@ -288,11 +288,14 @@ class _Flush:
                     await self._record(anchor, attempt, fate)
                     return
                 self._say("waiting", f"The transaction is {fate.detail}")
-                if fate.state == "missing" and self._patience.now - self._sent_at >= self._patience.timing.resend_s:
+                if (
+                    fate.state == "missing"
+                    and self._retry_budget.now - self._sent_at >= self._retry_budget.timing.resend_s
+                ):
                     await self._send(attempt, preflight=False)
-            if self._patience.is_over:
+            if self._retry_budget.is_over:
                 raise self._pending(anchor, attempt)
-            await self._patience.pause(pause_s)
+            await self._retry_budget.pause(pause_s)
 
     async def _record(self, anchor: Anchor, attempt: AnchorAttempt, fate: Fate) -> None:
         if fate.state == "landed":
@@ -350,7 +353,7 @@ class _Flush:
         problem = f" The last trouble: {self._problem}" if self._problem else ""
         return AnchorPending(
             f"The anchor of {anchor.tree_size:,} receipts is sent, but not {self._terms.commitment} within "
-            f"{self._patience.timing.timeout_s:g} s (transaction {attempt.signature}).{problem}",
+            f"{self._retry_budget.timing.timeout_s:g} s (transaction {attempt.signature}).{problem}",
             hint="Run trustgate anchor flush again: it goes on with this transaction, and does not post a second one.",
         )
 
@@ -359,7 +362,7 @@ class _Flush:
 
     async def _wait(self, why: str) -> None:
         self._say("waiting", why)
-        await self._patience.pause(self._patience.timing.poll_s)
+        await self._retry_budget.pause(self._retry_budget.timing.poll_s)
 
     def _trouble(self, error: ChainError) -> None:
         self._trouble_text(error.message)

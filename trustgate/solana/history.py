@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trustgate.errors import RpcRejected, RpcUnavailable, VerificationFailed
 from trustgate.formats.solana_transaction import SIGNATURE_BYTES, Transaction, b58encode, read_transaction
-from trustgate.net.retry_budget import Patience
+from trustgate.net.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
     from trustgate.solana.rpc import Commitment, Mention, RpcClient
@@ -59,7 +59,7 @@ async def read_history(
     rpc: RpcClient,
     address: str,
     commitment: Commitment,
-    patience: Patience,
+    retry_budget: RetryBudget,
     *,
     until: str | None = None,
     known: Collection[str] = (),
@@ -71,7 +71,7 @@ async def read_history(
     """
     mentions = [
         mention
-        async for page in _pages(rpc, address, commitment, patience, until, min_slot)
+        async for page in _pages(rpc, address, commitment, retry_budget, until, min_slot)
         for mention in page
         if mention.signature not in known
     ]
@@ -81,7 +81,7 @@ async def read_history(
     for start in range(0, len(mentions), _AT_A_TIME):
         some = mentions[start : start + _AT_A_TIME]
         found = await asyncio.gather(
-            *(_read(rpc, address, mention, commitment, patience) for mention in some), return_exceptions=True
+            *(_read(rpc, address, mention, commitment, retry_budget) for mention in some), return_exceptions=True
         )
         for mention, post in zip(some, found, strict=True):
             if isinstance(post, BaseException):
@@ -148,7 +148,12 @@ async def _message(rpc: RpcClient, signature: str) -> bytes | None:
 
 
 async def _pages(
-    rpc: RpcClient, address: str, commitment: Commitment, patience: Patience | None, until: str | None, min_slot: int
+    rpc: RpcClient,
+    address: str,
+    commitment: Commitment,
+    retry_budget: RetryBudget | None,
+    until: str | None,
+    min_slot: int,
 ) -> AsyncIterator[list[Mention]]:
     """The history page by page, newest first."""
     seen = 0
@@ -159,7 +164,7 @@ async def _pages(
         async def ask(before: str | None = before) -> list[Mention]:
             return await rpc.mentions(address, commitment, before=before, until=until, min_slot=min_slot)
 
-        page = await (ask() if patience is None else patience.ask(ask))
+        page = await (ask() if retry_budget is None else retry_budget.ask(ask))
         if not page:
             return
         # A node that gives the same page again, or a later one, would be asked for ever.
@@ -176,7 +181,7 @@ async def _pages(
 
 
 async def _read(
-    rpc: RpcClient, address: str, mention: Mention, commitment: Commitment, patience: Patience
+    rpc: RpcClient, address: str, mention: Mention, commitment: Commitment, retry_budget: RetryBudget
 ) -> Post | None:
     """The transaction; None where another paid for it."""
 
@@ -212,7 +217,7 @@ async def _read(
             is_final=mention.confirmation_status in (None, "finalized"),
         )
 
-    return await patience.ask(ask)
+    return await retry_budget.ask(ask)
 
 
 def _unfit(rpc: RpcClient, mention: Mention, what: str) -> RpcUnavailable:

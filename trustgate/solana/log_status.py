@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from trustgate.errors import AnchorRefused, RpcUnavailable, VerificationFailed
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id
-from trustgate.net.retry_budget import Patience
+from trustgate.net.retry_budget import RetryBudget
 from trustgate.solana.history import Post, read_history
 from trustgate.types import Anchor, AnchorAttempt
 
@@ -32,7 +32,7 @@ class LogState(Protocol):
     def root(self) -> bytes: ...
 
 
-class Target(NamedTuple):
+class AnchorTarget(NamedTuple):
     """The log as it is now."""
 
     tree_size: int
@@ -60,10 +60,10 @@ class AnchorBook(Protocol):
         ...
 
 
-class Standing:
+class LogStatus:
     """The anchors of one chain. Use ``load``."""
 
-    def __init__(self, book: AnchorBook, target: Target, genesis: str, now: Callable[[], int]) -> None:
+    def __init__(self, book: AnchorBook, target: AnchorTarget, genesis: str, now: Callable[[], int]) -> None:
         self._book = book
         self._target = target
         self._genesis = genesis
@@ -74,7 +74,7 @@ class Standing:
         self.settled: list[Anchor] = []
 
     @classmethod
-    async def load(cls, book: AnchorBook, target: Target, genesis: str, now: Callable[[], int]) -> Standing:
+    async def load(cls, book: AnchorBook, target: AnchorTarget, genesis: str, now: Callable[[], int]) -> LogStatus:
         """``now`` gives the time in microseconds, for the records."""
         standing = cls(book, target, genesis, now)
         standing._anchors = {anchor.id: anchor for anchor in await book.anchors() if anchor.genesis == genesis}
@@ -184,7 +184,13 @@ class Standing:
                 await self.check_against_log(state, "The book has")
 
     async def take_up_forgotten(
-        self, rpc: RpcClient, payer: str, patience: Patience, wait: Callable[[str], Awaitable[None]], *, record: bool
+        self,
+        rpc: RpcClient,
+        payer: str,
+        retry_budget: RetryBudget,
+        wait: Callable[[str], Awaitable[None]],
+        *,
+        record: bool,
     ) -> None:
         """Find what the chain has and the book has not. Nothing may be under way.
 
@@ -193,13 +199,13 @@ class Standing:
         """
         payers = {anchor.fee_payer for anchor in self._anchors.values()} | {payer}
         for address in sorted(payers):
-            for post, state in await self._own_posts(rpc, address, patience, wait):
+            for post, state in await self._own_posts(rpc, address, retry_budget, wait):
                 await self.check_against_log(state, "The chain has")
                 if state.size not in self._own_sizes():
                     await self._take_up(post, state, record=record)
 
     async def _own_posts(
-        self, rpc: RpcClient, address: str, patience: Patience, wait: Callable[[str], Awaitable[None]]
+        self, rpc: RpcClient, address: str, retry_budget: RetryBudget, wait: Callable[[str], Awaitable[None]]
     ) -> list[tuple[Post, LogState]]:
         """What the address has posted of this log since its last anchor in the book, oldest first."""
         last = self.last_of(address)
@@ -208,7 +214,7 @@ class Standing:
                 rpc,
                 address,
                 "confirmed",
-                patience,
+                retry_budget,
                 until=None if last is None else last.signature,
                 min_slot=0 if last is None else last.slot,
             )
@@ -219,7 +225,7 @@ class Standing:
             if unsettled is None:
                 return own
             what = f"The anchor {unsettled.signature}, which is not in the book, is not final yet"
-            if patience.is_over:
+            if retry_budget.is_over:
                 raise RpcUnavailable(f"{what}.", hint="Run trustgate anchor flush again.")
             await wait(what)
 

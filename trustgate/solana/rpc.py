@@ -24,17 +24,16 @@ from trustgate.solana.clusters import Cluster
 
 __all__ = [
     "MAX_ANSWER_BYTES",
-    "Account",
-    "Balance",
+    "AccountInfo",
     "Blockhash",
     "Commitment",
     "EpochInfo",
-    "Landed",
+    "LandedTransaction",
     "Mention",
     "RpcClient",
     "SignatureStatus",
     "Simulation",
-    "Status",
+    "TokenBalance",
 ]
 
 Commitment = Literal["processed", "confirmed", "finalized"]
@@ -72,12 +71,12 @@ class _ValidAnswer(Struct):
     value: bool
 
 
-class Balance(Struct, frozen=True):
+class TokenBalance(Struct, frozen=True):
     context: _Context
     value: _U64
 
 
-class Account(Struct, frozen=True):
+class AccountInfo(Struct, frozen=True):
     """What is at an address. ``owner`` is the program that it belongs to."""
 
     owner: str
@@ -111,7 +110,7 @@ class _SimulationAnswer(Struct):
     value: Simulation
 
 
-class Status(Struct, frozen=True, rename="camel"):
+class SignatureStatus(Struct, frozen=True, rename="camel"):
     """What a node says of a transaction. ``confirmations`` is None once it is final."""
 
     slot: _U64
@@ -125,18 +124,18 @@ class Status(Struct, frozen=True, rename="camel"):
         return order.index(reached) >= order.index(commitment)
 
 
-class SignatureStatus(Struct, frozen=True):
+class SignatureStatuses(Struct, frozen=True):
     """``value`` has one item: None where the node knows no such transaction as of the slot of ``context``."""
 
     context: _Context
-    value: Annotated[tuple[Status | None, ...], Meta(min_length=1, max_length=1)]
+    value: Annotated[tuple[SignatureStatus | None, ...], Meta(min_length=1, max_length=1)]
 
     @property
     def slot(self) -> int:
         return self.context.slot
 
     @property
-    def status(self) -> Status | None:
+    def status(self) -> SignatureStatus | None:
         return self.value[0]
 
 
@@ -168,7 +167,7 @@ _TIME_OR_NONE: Final[Any] = int | None
 _TRANSACTION_OR_NONE: Final[Any] = _TransactionAnswer | None
 
 
-class Landed(Struct, frozen=True):
+class LandedTransaction(Struct, frozen=True):
     """A transaction in a block: its wire bytes, and what came of it. ``err`` is None if it did what it says."""
 
     raw: bytes
@@ -227,9 +226,9 @@ class RpcClient(JsonRpc):
 
     async def balance(self, address: str) -> int:
         """Lamports."""
-        return (await self.call("getBalance", [address, {"commitment": "confirmed"}], Balance)).value
+        return (await self.call("getBalance", [address, {"commitment": "confirmed"}], TokenBalance)).value
 
-    async def account(self, address: str) -> Account | None:
+    async def account(self, address: str) -> AccountInfo | None:
         """What is there as of the latest confirmed block; None for nothing."""
         options = {"commitment": "confirmed", "encoding": "base64"}
         found = (await self.call("getAccountInfo", [address, options], _AccountAnswer)).value
@@ -238,7 +237,7 @@ class RpcClient(JsonRpc):
         data = _decoded(*found.data)
         if data is None:
             raise self.unavailable("answered getAccountInfo with something that is no account")
-        return Account(owner=found.owner, lamports=found.lamports, data=data)
+        return AccountInfo(owner=found.owner, lamports=found.lamports, data=data)
 
     async def rent_minimum(self) -> int:
         """Lamports that must stay on an account without data, such as a fee payer's."""
@@ -277,10 +276,10 @@ class RpcClient(JsonRpc):
         }
         return await self.call("sendTransaction", [_base64(raw), options], _Base58)
 
-    async def signature_status(self, signature: str) -> SignatureStatus:
+    async def signature_status(self, signature: str) -> SignatureStatuses:
         """What the node knows of a transaction, however old."""
         params = [[signature], {"searchTransactionHistory": True}]
-        return await self.call("getSignatureStatuses", params, SignatureStatus)
+        return await self.call("getSignatureStatuses", params, SignatureStatuses)
 
     async def mentions(
         self,
@@ -300,7 +299,7 @@ class RpcClient(JsonRpc):
         options |= {name: value for name, value in (("before", before), ("until", until)) if value is not None}
         return await self.call("getSignaturesForAddress", [address, options], list[Mention])
 
-    async def transaction(self, signature: str, commitment: Commitment) -> Landed | None:
+    async def transaction(self, signature: str, commitment: Commitment) -> LandedTransaction | None:
         """The transaction of this signature; None where the node has none."""
         options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
         answer: _TransactionAnswer | None = await self.call(
@@ -311,7 +310,7 @@ class RpcClient(JsonRpc):
         raw = _decoded(*answer.transaction)
         if not raw:
             raise self.unavailable("answered getTransaction with something that is no transaction")
-        return Landed(
+        return LandedTransaction(
             raw=raw,
             slot=answer.slot,
             err=answer.meta.err,

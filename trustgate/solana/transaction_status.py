@@ -17,7 +17,7 @@ from trustgate.solana.history import find_mention
 from trustgate.types import AnchorAttempt
 
 if TYPE_CHECKING:
-    from trustgate.solana.rpc import Commitment, Landed, RpcClient, Status
+    from trustgate.solana.rpc import Commitment, LandedTransaction, RpcClient, SignatureStatus
 
 
 class Fate(NamedTuple):
@@ -27,7 +27,7 @@ class Fate(NamedTuple):
 
     state: Literal["missing", "seen", "landed", "failed", "gone"]
     #: Of landed and failed ones.
-    landed: Landed | None = None
+    landed: LandedTransaction | None = None
     #: For people.
     detail: str = ""
 
@@ -52,7 +52,9 @@ async def look(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *
     return Fate("gone", detail=f"its blockhash expired at block {attempt.last_valid_block_height}")
 
 
-async def look_closer(rpc: RpcClient, signature: str, message: bytes, commitment: Commitment, status: Status) -> Fate:
+async def look_closer(
+    rpc: RpcClient, signature: str, message: bytes, commitment: Commitment, status: SignatureStatus
+) -> Fate:
     """What has become of a transaction that a node knows: ``seen``, ``landed`` or ``failed``.
 
     ``message`` is what was signed. Raises ``RpcUnavailable`` where the node contradicts itself.

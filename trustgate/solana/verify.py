@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from trustgate.errors import RpcUnavailable, VerificationFailed
 from trustgate.formats.solana_transaction import Transaction, read_transaction
-from trustgate.net.retry_budget import Patience, Timing
+from trustgate.net.retry_budget import RetryBudget, RetryTiming
 from trustgate.solana.clusters import check_genesis, cluster_name, find_cluster
 from trustgate.solana.history import Post, read_history
 from trustgate.solana.log_status import LogState
@@ -27,7 +27,7 @@ _TIMEOUT_S = 3600.0
 _FIND_TIMEOUT_S = 30.0
 
 
-class Log(Protocol):
+class AnchoredLog(Protocol):
     """Whose anchors are checked: ``anchors.Target``, or ``Stranger`` for one who does not have the log."""
 
     @property
@@ -52,7 +52,7 @@ class Stranger(NamedTuple):
     root_at: None = None
 
 
-class Audit(NamedTuple):
+class ChainAudit(NamedTuple):
     """Every anchor of a log by one address, the oldest first.
 
     Of a checkpoint that cannot be believed, ``tree_size`` is 0 and ``root`` empty.
@@ -68,16 +68,18 @@ class Audit(NamedTuple):
     failed: int
 
 
-async def verify_chain(rpc: RpcClient, address: str, log: Log, *, timing: Timing | None = None) -> Audit:
+async def verify_chain(
+    rpc: RpcClient, address: str, log: AnchoredLog, *, timing: RetryTiming | None = None
+) -> ChainAudit:
     """Check every finalized anchor of the log that ``address`` has paid for.
 
     What does not hold is in the answer, not raised. Raises ``RpcUnavailable``, ``RpcRejected``, and ``AnchorRefused``
     where the node is not of the cluster that it is named as.
     """
-    patience = Patience(Timing(timeout_s=_TIMEOUT_S) if timing is None else timing, _ignore)
-    genesis = await patience.ask(rpc.genesis_hash)
+    retry_budget = RetryBudget(RetryTiming(timeout_s=_TIMEOUT_S) if timing is None else timing, _ignore)
+    genesis = await retry_budget.ask(rpc.genesis_hash)
     check_genesis(rpc.cluster, genesis)
-    history = await read_history(rpc, address, "finalized", patience)
+    history = await read_history(rpc, address, "finalized", retry_budget)
     claims = [post for post in history.posts if any(_claims(memo, log.origin) for memo in post.memos)]
     findings: list[AnchorFinding] = []
     largest = 0
@@ -92,7 +94,7 @@ async def verify_chain(rpc: RpcClient, address: str, log: Log, *, timing: Timing
         findings.append(_finding(post, state.size, state.root.hex(), problem))
         roots.setdefault(state.size, state.root)
         largest = max(largest, state.size)
-    return Audit(
+    return ChainAudit(
         genesis=genesis,
         cluster=cluster_name(genesis),
         findings=tuple(findings),
@@ -113,15 +115,15 @@ async def find_transaction(rpc: str, transaction: Transaction) -> str:
         return await verify_on_chain(client, transaction)
 
 
-async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: Timing | None = None) -> str:
+async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: RetryTiming | None = None) -> str:
     """As ``find_transaction``, of an open client."""
-    patience = Patience(Timing(timeout_s=_FIND_TIMEOUT_S) if timing is None else timing, _ignore)
-    genesis = await patience.ask(rpc.genesis_hash)
+    retry_budget = RetryBudget(RetryTiming(timeout_s=_FIND_TIMEOUT_S) if timing is None else timing, _ignore)
+    genesis = await retry_budget.ask(rpc.genesis_hash)
     check_genesis(rpc.cluster, genesis)
     cluster = cluster_name(genesis)
     where = f"a chain of its own, at {rpc.cluster.host}" if cluster == "local" else cluster
     signature = transaction.signature
-    landed = await patience.ask(lambda: rpc.transaction(signature, "finalized"))
+    landed = await retry_budget.ask(lambda: rpc.transaction(signature, "finalized"))
     if landed is None:
         raise VerificationFailed(
             f"The transaction {signature} is not on {where}, or not finalized there.",
@@ -140,7 +142,7 @@ async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: T
     return f"Finalized on {where} in slot {landed.slot}, to the byte."
 
 
-def _read(post: Post, log: Log) -> LogState:
+def _read(post: Post, log: AnchoredLog) -> LogState:
     """What the post says of the log. Raises ``VerificationFailed`` where it cannot be believed."""
     if len(post.memos) != 1:
         raise VerificationFailed(f"It carries {len(post.memos)} memos, and an anchor carries one.")
@@ -165,7 +167,7 @@ def _order_problem(state: LogState, largest: int, roots: dict[int, bytes]) -> st
     return ""
 
 
-async def _log_problem(state: LogState, log: Log) -> str:
+async def _log_problem(state: LogState, log: AnchoredLog) -> str:
     """What is wrong with a state, for the log here; "" for nothing, or where there is no log."""
     if log.tree_size is None or log.root_at is None:
         return ""

@@ -14,7 +14,7 @@ import msgspec
 from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.object_ids import Handle, Handles, Kind
+from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
 from trustgate.models.metering.events import read_object
 from trustgate.models.upstream.targets import Target
 from trustgate.types import Usage
@@ -30,14 +30,14 @@ class _Results(msgspec.Struct):
     error_file_id: Any = None
 
 
-class Keeper:
+class ObjectAccounting:
     def __init__(
         self,
-        handles: Handles,
+        handles: ObjectIds,
         endpoint: Endpoint,
         tenant_id: str,
         call: Call,
-        handle: Handle | None,
+        handle: ObjectId | None,
         batch: BatchFile | None,
     ) -> None:
         """``handle``: of the id that the path names; ``batch``: of the file that is uploaded."""
@@ -68,7 +68,7 @@ class Keeper:
             return
         # Of a batch's file: the tokens that its requests are about to use.
         owed = -1 if self._batch is None else self._batch.tokens
-        self._handle = Handle(
+        self._handle = ObjectId(
             kind, object_id, self._tenant_id, target.passport.id, self._call.model, target.model, owed
         )
         self._handles.keep(self._handle)
@@ -89,7 +89,7 @@ class Keeper:
         self._keep_owed(handle, -1)
         return _less(usage, handle.owed)
 
-    def _keep_owed(self, handle: Handle, owed: int) -> None:
+    def _keep_owed(self, handle: ObjectId, owed: int) -> None:
         self._handle = msgspec.structs.replace(handle, owed=owed)
         self._handles.keep(self._handle)
 
@@ -104,7 +104,7 @@ class Keeper:
             return
         for file_id in (results.output_file_id, results.error_file_id):
             if isinstance(file_id, str):
-                self._handles.keep(Handle("file", file_id, self._tenant_id, made.passport, "", made.upstream_model))
+                self._handles.keep(ObjectId("file", file_id, self._tenant_id, made.passport, "", made.upstream_model))
 
     def _own_part(self, body: bytes, kind: Kind) -> bytes:
         """A list of what the upstream holds for everybody, without what belongs to others."""

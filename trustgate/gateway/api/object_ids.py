@@ -30,7 +30,7 @@ MOST_HANDLES = 100_000
 _ID_MOST = 256
 
 
-class Handle(msgspec.Struct, frozen=True, array_like=True):
+class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     """One id. The passport and the upstream's name for the model say which target made it."""
 
     kind: Kind
@@ -46,15 +46,15 @@ class Handle(msgspec.Struct, frozen=True, array_like=True):
     alive: bool = True
 
 
-_decode = msgspec.json.Decoder(Handle).decode
+_decode = msgspec.json.Decoder(ObjectId).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class Handles:
+class ObjectIds:
     def __init__(self, path: Path | None = None, most: int = MOST_HANDLES) -> None:
         """``path`` None: in memory only. Raises ``OSError`` when the file cannot be read or written."""
         self._most = most
-        self._known: dict[str, Handle] = {}
+        self._known: dict[str, ObjectId] = {}
         self._file = -1
         if path is not None:
             lines = self._load(path)
@@ -62,7 +62,7 @@ class Handles:
                 self._compact(path)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def find(self, kind: Kind, object_id: str, tenant: str) -> Handle:
+    def find(self, kind: Kind, object_id: str, tenant: str) -> ObjectId:
         """The id of this tenant. Raises ``NotFound``, the same for an id that is unknown as for a stranger's."""
         handle = self._known.get(object_id)
         if handle is None or handle.tenant != tenant or handle.kind != kind:
@@ -73,7 +73,7 @@ class Handles:
         self._known[object_id] = handle
         return handle
 
-    def keep(self, handle: Handle) -> None:
+    def keep(self, handle: ObjectId) -> None:
         """Remember a new or changed id. A stranger's id is never taken over."""
         known = self._known.get(handle.id)
         if not handle.id or len(handle.id) > _ID_MOST or (known is not None and known.tenant != handle.tenant):
@@ -83,11 +83,11 @@ class Handles:
         self._put(handle)
         self._append(handle)
 
-    def forget(self, handle: Handle) -> None:
+    def forget(self, handle: ObjectId) -> None:
         if self._known.pop(handle.id, None) is not None:
             self._append(msgspec.structs.replace(handle, alive=False))
 
-    def of_tenant(self, kind: Kind, tenant: str) -> list[Handle]:
+    def of_tenant(self, kind: Kind, tenant: str) -> list[ObjectId]:
         """Newest use last."""
         return [handle for handle in self._known.values() if handle.kind == kind and handle.tenant == tenant]
 
@@ -98,13 +98,13 @@ class Handles:
 
     # inside
 
-    def _put(self, handle: Handle) -> None:
+    def _put(self, handle: ObjectId) -> None:
         self._known.pop(handle.id, None)
         self._known[handle.id] = handle
         while len(self._known) > self._most:
             del self._known[next(iter(self._known))]
 
-    def _append(self, handle: Handle) -> None:
+    def _append(self, handle: ObjectId) -> None:
         if self._file < 0:
             return
         try:
@@ -137,7 +137,7 @@ class Handles:
         fresh.replace(path)
 
 
-def _handles(lines: Iterable[bytes]) -> Iterable[Handle]:
+def _handles(lines: Iterable[bytes]) -> Iterable[ObjectId]:
     for line in lines:
         try:
             yield _decode(line)

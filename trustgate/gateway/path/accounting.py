@@ -77,7 +77,7 @@ class Request(NamedTuple):
     body: Payload
 
 
-class Books:
+class Accounting:
     """Where accounts are opened: the quota they draw on and the log their receipts go to."""
 
     def __init__(self, quota: Quota, log: Log) -> None:
@@ -123,7 +123,7 @@ class Account:
         "usage_so_far",
     )
 
-    def __init__(self, books: Books, request: Request, hold: Hold | None, sale: Sale | None) -> None:
+    def __init__(self, books: Accounting, request: Request, hold: Hold | None, sale: Sale | None) -> None:
         self._books = books
         self.request = request
         self._answer = hashlib.sha256()

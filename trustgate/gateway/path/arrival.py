@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope
 from trustgate.errors import AuthenticationFailed, InvalidRequest, RequestTimeout, RequestTooLarge
 from trustgate.gateway.api.endpoints import Body
 from trustgate.gateway.api.uploads import ClientDisconnected
-from trustgate.gateway.path.inflight import Leash
+from trustgate.gateway.path.inflight import Cancellation
 from trustgate.gateway.path.reply import Reply
 from trustgate.ids import new_id, now_us
 from trustgate.models.upstream.targets import Target
@@ -132,15 +132,15 @@ def _too_large(max_body_bytes: int) -> RequestTooLarge:
 class Watch:
     """Notices that the client hung up, once its request runs for longer than a moment.
 
-    Pulls the leash, unless the plan wants the upstream read to its end: then the reply just falls silent.
+    Pulls the cancellation, unless the plan wants the upstream read to its end: then the reply just falls silent.
     """
 
-    __slots__ = ("_drain", "_leash", "_receive", "_reply", "_task", "_timer")
+    __slots__ = ("_cancellation", "_drain", "_receive", "_reply", "_task", "_timer")
 
-    def __init__(self, receive: Receive, reply: Reply, leash: Leash, *, drain: bool) -> None:
+    def __init__(self, receive: Receive, reply: Reply, cancellation: Cancellation, *, drain: bool) -> None:
         self._receive = receive
         self._reply = reply
-        self._leash = leash
+        self._cancellation = cancellation
         self._drain = drain
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -152,7 +152,7 @@ class Watch:
     def gone(self) -> None:
         """The client hung up before its request had arrived whole."""
         self._reply.gone = True
-        self._leash.pull("client_gone")
+        self._cancellation.cancel("client_gone")
 
     def _start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -162,7 +162,7 @@ class Watch:
             pass
         self._reply.gone = True
         if not self._drain:
-            self._leash.pull("client_gone")
+            self._cancellation.cancel("client_gone")
 
     def stop(self) -> None:
         if self._timer is not None:

@@ -1,8 +1,8 @@
 """Ending a request before its time: its client hung up, its key was revoked, its deadline passed, we shut down.
 
-``Leash`` is a context manager, built like ``asyncio.timeout``: whoever holds it may ``pull`` it, and the request's
-task is cancelled at the point where it waits; the block then raises ``Pulled`` with the reason. ``Running`` is the
-list of all that run, by key, with the bound on how many may.
+``Cancellation`` is a context manager, built like ``asyncio.timeout``: ``cancel`` cancels the request's task where it
+waits, and the block then raises ``RequestCancelled`` with the reason. ``InFlight`` is the list of all requests in
+flight, by key, with the bound on how many there may be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trustgate.errors import Unavailable
 Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "shutdown"]
 
 
-class Pulled(Exception):
+class RequestCancelled(Exception):
     """The request was ended early. Never leaves the gateway room."""
 
     def __init__(self, reason: Reason) -> None:
@@ -33,10 +33,10 @@ class Sending(Protocol):
     gone: bool
 
 
-class Leash:
+class Cancellation:
     __slots__ = ("_cancelling", "_task", "_timer", "key_id", "reason", "reply", "running")
 
-    def __init__(self, running: Running, key_id: str) -> None:
+    def __init__(self, running: InFlight, key_id: str) -> None:
         self.running = running
         self.key_id = key_id
         self.reason: Reason | None = None
@@ -46,20 +46,20 @@ class Leash:
         self._timer: asyncio.TimerHandle | None = None
         self._cancelling = 0
 
-    def pull(self, reason: Reason) -> None:
-        """End the request. Only the first pull counts; after the block has ended, none does."""
+    def cancel(self, reason: Reason) -> None:
+        """End the request. Only the first call counts; after the block has ended, none does."""
         if self.reason is None and self._task is not None:
             self.reason = reason
             self._task.cancel()
 
-    def __enter__(self) -> Leash:
+    def __enter__(self) -> Cancellation:
         task = asyncio.current_task()
-        assert task is not None, "a leash is held inside a task"
+        assert task is not None, "a cancellation is held inside a task"
         self._task = task
         self._cancelling = task.cancelling()
         self.running.add(self)
         if self.running.timeout_s:
-            self._timer = asyncio.get_running_loop().call_later(self.running.timeout_s, self.pull, "deadline")
+            self._timer = asyncio.get_running_loop().call_later(self.running.timeout_s, self.cancel, "deadline")
         return self
 
     def __exit__(
@@ -69,57 +69,57 @@ class Leash:
         if self._timer is not None:
             self._timer.cancel()
         task, self._task = self._task, None
-        # Cancelled by the pull alone, not by somebody else as well (compare asyncio.Timeout).
+        # Cancelled by ``cancel`` alone, not by another caller as well (compare asyncio.Timeout).
         if (
             self.reason is not None
             and task is not None
             and task.uncancel() <= self._cancelling
             and kind is asyncio.CancelledError
         ):
-            raise Pulled(self.reason) from error
+            raise RequestCancelled(self.reason) from error
 
 
-class Running:
+class InFlight:
     """The requests in flight: at most ``most`` at once, each for at most ``timeout_s`` seconds (0: for ever)."""
 
     def __init__(self, most: int, timeout_s: float) -> None:
         self.most = most
         self.timeout_s = timeout_s
-        self._leashes: set[Leash] = set()
+        self._cancellations: set[Cancellation] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self.draining = False
 
-    def leash(self, key_id: str) -> Leash:
+    def admit(self, key_id: str) -> Cancellation:
         """Admit one more request. Raises ``Unavailable`` (503) when the gateway is full or shutting down."""
         if self.draining:
             raise Unavailable(
                 "The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"}, retryable=True
             )
-        if len(self._leashes) >= self.most:
+        if len(self._cancellations) >= self.most:
             raise Unavailable(
                 "The gateway is at its limit of concurrent requests.",
                 code="overloaded",
                 headers={"retry-after": "1"},
                 retryable=True,
             )
-        return Leash(self, key_id)
+        return Cancellation(self, key_id)
 
-    def add(self, leash: Leash) -> None:
-        self._leashes.add(leash)
+    def add(self, cancellation: Cancellation) -> None:
+        self._cancellations.add(cancellation)
         self._empty.clear()
 
-    def discard(self, leash: Leash) -> None:
-        self._leashes.discard(leash)
-        if not self._leashes:
+    def discard(self, cancellation: Cancellation) -> None:
+        self._cancellations.discard(cancellation)
+        if not self._cancellations:
             self._empty.set()
 
     def __len__(self) -> int:
-        return len(self._leashes)
+        return len(self._cancellations)
 
     def cut_keys(self, key_ids: Collection[str]) -> None:
-        for leash in [leash for leash in self._leashes if leash.key_id in key_ids]:
-            leash.pull("key_revoked")
+        for cancellation in [cancellation for cancellation in self._cancellations if cancellation.key_id in key_ids]:
+            cancellation.cancel("key_revoked")
 
     async def cut_stalled(self, after_s: Callable[[], float]) -> None:
         """For ever: cut what waits for a client that has taken in nothing for so long."""
@@ -127,11 +127,11 @@ class Running:
         while True:
             await asyncio.sleep(min(1.0, after_s() / 4))
             before = loop.time() - after_s()
-            for leash in list(self._leashes):
-                reply = leash.reply
+            for cancellation in list(self._cancellations):
+                reply = cancellation.reply
                 if reply is not None and reply.waiting_since is not None and reply.waiting_since < before:
                     reply.gone = True
-                    leash.pull("client_stalled")
+                    cancellation.cancel("client_stalled")
 
     async def drain(self, grace_s: float) -> None:
         """Admit nobody, wait for those that run, and cut what is left after ``grace_s`` seconds."""
@@ -139,6 +139,6 @@ class Running:
         try:
             await asyncio.wait_for(self._empty.wait(), grace_s)
         except TimeoutError:
-            for leash in list(self._leashes):
-                leash.pull("shutdown")
+            for cancellation in list(self._cancellations):
+                cancellation.cancel("shutdown")
             await self._empty.wait()

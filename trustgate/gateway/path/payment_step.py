@@ -11,7 +11,7 @@ from trustgate.access.quota import Ask
 from trustgate.errors import PaymentRequired, PermissionDenied
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.uploads import Upload, digest
-from trustgate.gateway.path.accounting import Books, Request
+from trustgate.gateway.path.accounting import Accounting, Request
 from trustgate.gateway.path.reply import Reply
 from trustgate.models.catalog import Resolved
 from trustgate.payment.cashier import Cashier, Order, Sale
@@ -23,13 +23,13 @@ from trustgate.types import PaymentTerms, Prices
 _NO_PRICES = Prices()
 
 
-class Sales:
-    def __init__(self, cashier: Cashier, books: Books, limits: ServeSettings) -> None:
+class PaymentStep:
+    def __init__(self, cashier: Cashier, books: Accounting, limits: ServeSettings) -> None:
         self._cashier = cashier
         self._books = books
         self._limits = limits
 
-    def retune(self, limits: ServeSettings) -> None:
+    def apply_settings(self, limits: ServeSettings) -> None:
         """Go by these from the next request on."""
         self._limits = limits
 

@@ -39,11 +39,11 @@ from trustgate.errors import (
 )
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
-from trustgate.gateway.path.accounting import Account, Books, Request, receipt_header, worst_case
+from trustgate.gateway.path.accounting import Account, Accounting, Request, receipt_header, worst_case
 from trustgate.gateway.path.arrival import Arrival, Watch, bearer_token, check_head, read_body
 from trustgate.gateway.path.forwarding import Forwarding
-from trustgate.gateway.path.inflight import Pulled, Reason, Running
-from trustgate.gateway.path.payment_step import Sales
+from trustgate.gateway.path.inflight import InFlight, Reason, RequestCancelled
+from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.relay import ending, relay
 from trustgate.gateway.path.reply import Reply, rate_headers
 from trustgate.gateway.path.routing import Routing
@@ -72,9 +72,9 @@ class Pipeline:
         catalog: Catalog,
         routing: Routing,
         upstream: UpstreamClient,
-        books: Books,
-        running: Running,
-        sales: Sales,
+        books: Accounting,
+        running: InFlight,
+        sales: PaymentStep,
         on_end: OnEnd,
         tracing: Tracing | None = None,
     ) -> None:
@@ -91,7 +91,7 @@ class Pipeline:
         self._sales = sales
         self._forwarding = Forwarding(settings.upstream.forward_headers, tracing)
 
-    def retune(self, settings: Settings, upstream: UpstreamClient) -> None:
+    def apply_settings(self, settings: Settings, upstream: UpstreamClient) -> None:
         """Go by these from the next request on."""
         self._settings = settings
         self._upstream = upstream
@@ -106,9 +106,9 @@ class Pipeline:
             await self._walk(endpoint, arrival, scope, receive, reply)
         except ClientDisconnected:
             return
-        except Pulled as pulled:
+        except RequestCancelled as cancelled:
             # A client that left is refused nothing; its receipt says how its request ended.
-            error = None if pulled.reason in _LEFT else _ended(pulled.reason)
+            error = None if cancelled.reason in _LEFT else _ended(cancelled.reason)
         except TrustGateError as caught:
             error = caught
         except Exception:
@@ -128,8 +128,8 @@ class Pipeline:
         # 2 bearer auth
         caller = self._directory.authenticate(bearer_token(arrival, endpoint.dialect.key_header), arrival.at_us)
 
-        with self._running.leash(caller.key.id) as leash:
-            leash.reply = reply
+        with self._running.admit(caller.key.id) as cancellation:
+            cancellation.reply = reply
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._books.log.check_room(len(self._running))
             body, call = await self._read(endpoint, arrival, receive)
@@ -170,7 +170,7 @@ class Pipeline:
 
                     # 8 fetch, 9 metering, 10 receipt, 11 response
                     reply.headers.append(receipt_header(arrival.receipt_id))
-                    watch = Watch(receive, reply, leash, drain=caller.plan.on_disconnect == "drain")
+                    watch = Watch(receive, reply, cancellation, drain=caller.plan.on_disconnect == "drain")
                     try:
                         _watch_from_its_end(body, watch)
                         answer = await self._upstream.fetch(
@@ -189,7 +189,7 @@ class Pipeline:
                         raise
                     except asyncio.CancelledError:
                         account.target = account.target or targets[0]
-                        _close_cancelled(account, reply, leash.reason or "shutdown")
+                        _close_cancelled(account, reply, cancellation.reason or "shutdown")
                         raise
                     finally:
                         watch.stop()

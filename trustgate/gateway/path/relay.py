@@ -13,7 +13,7 @@ import msgspec
 
 from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.endpoints import Call
-from trustgate.gateway.api.object_accounting import Keeper
+from trustgate.gateway.api.object_accounting import ObjectAccounting
 from trustgate.gateway.path.accounting import Account
 from trustgate.gateway.path.reply import Reply
 from trustgate.http.sending import Headers
@@ -32,7 +32,7 @@ def ending(reply: Reply, finish: Finish) -> Finish:
     return "client_gone" if reply.gone else finish
 
 
-async def relay(answer: Answer, account: Account, reply: Reply, keeper: Keeper | None) -> None:
+async def relay(answer: Answer, account: Account, reply: Reply, keeper: ObjectAccounting | None) -> None:
     """Give the answer to the client in the way that it came.
 
     Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does; and what
@@ -46,7 +46,7 @@ async def relay(answer: Answer, account: Account, reply: Reply, keeper: Keeper |
         await _relay_raw(answer, account, reply)
 
 
-async def _relay_whole(answer: Answer, account: Account, reply: Reply, keeper: Keeper | None) -> None:
+async def _relay_whole(answer: Answer, account: Account, reply: Reply, keeper: ObjectAccounting | None) -> None:
     """Meter the body, settle, close the account, send."""
     request, sale = account.request, account.sale
     body = answer.body
@@ -90,7 +90,7 @@ async def _relay_raw(answer: Answer, account: Account, reply: Reply) -> None:
     await reply.write(b"", last=True)
 
 
-async def _relay_events(answer: Answer, account: Account, reply: Reply, keeper: Keeper | None) -> None:
+async def _relay_events(answer: Answer, account: Account, reply: Reply, keeper: ObjectAccounting | None) -> None:
     """Relay the frames as they arrive, without the usage chunk that only the gateway asked for."""
     stream = _EventRelay(answer, account, reply, keeper)
     scanner = SseScanner()
@@ -110,7 +110,7 @@ async def _relay_events(answer: Answer, account: Account, reply: Reply, keeper: 
 
 
 class _EventRelay:
-    def __init__(self, answer: Answer, account: Account, reply: Reply, keeper: Keeper | None) -> None:
+    def __init__(self, answer: Answer, account: Account, reply: Reply, keeper: ObjectAccounting | None) -> None:
         endpoint, call = account.request.endpoint, account.request.call
         self._answer = answer
         self._account = account
@@ -165,7 +165,7 @@ class _EventRelay:
         if failure is not None:
             raise failure
 
-    def _note_id(self, keeper: Keeper) -> None:
+    def _note_id(self, keeper: ObjectAccounting) -> None:
         """An id is remembered before the client sees it."""
         if isinstance(self.meter, EventMeter):
             self._reply.sequence = self.meter.sequence

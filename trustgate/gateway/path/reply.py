@@ -16,7 +16,7 @@ from trustgate.http.sending import Headers, send_body, send_error
 _REFUSAL_TIMEOUT_S = 5.0
 
 
-class Recorder(Protocol):
+class ResponseRecorder(Protocol):
     """Takes an answer down as it goes out, also where its client has gone."""
 
     def begin(self, status: int, headers: Headers) -> None: ...
@@ -47,7 +47,7 @@ class Reply:
         self.is_raw = False
         #: The client hung up: nothing is sent any more.
         self.gone = False
-        self.recorder: Recorder | None = None
+        self.recorder: ResponseRecorder | None = None
 
     def record(self, status: int, content_type: bytes, body: bytes) -> None:
         """Take a whole answer down, whether or not it can be sent."""

@@ -13,14 +13,14 @@ from starlette.types import Scope
 
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.object_accounting import Keeper
-from trustgate.gateway.api.object_ids import Handle, Handles, Kind
+from trustgate.gateway.api.object_accounting import ObjectAccounting
+from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
 from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.models.catalog import Resolved
 from trustgate.models.upstream.targets import Target, Targets
 
 
-class Way:
+class Route:
     """The way of one request."""
 
     __slots__ = ("call", "handle", "is_modelless", "is_verbatim", "keeper", "path", "service", "used")
@@ -30,12 +30,12 @@ class Way:
         self.path = path
         self.service = ""
         #: What the path names, and what the body builds on.
-        self.handle: Handle | None = None
-        self.used: Handle | None = None
+        self.handle: ObjectId | None = None
+        self.used: ObjectId | None = None
         self.is_modelless = False
         #: The body names the model in places where it cannot be changed.
         self.is_verbatim = False
-        self.keeper: Keeper | None = None
+        self.keeper: ObjectAccounting | None = None
 
     @property
     def unresolved_names(self) -> tuple[str, ...]:
@@ -44,13 +44,13 @@ class Way:
 
 
 class Routing:
-    def __init__(self, targets: Targets, handles: Handles) -> None:
+    def __init__(self, targets: Targets, handles: ObjectIds) -> None:
         self._targets = targets
         self._handles = handles
 
-    def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, tenant_id: str) -> Way:
+    def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, tenant_id: str) -> Route:
         """Look up the ids that the request names. Raises ``NotFound`` for one that is not its tenant's."""
-        way = Way(call, endpoint.upstream_path)
+        way = Route(call, endpoint.upstream_path)
         way.service = endpoint.service
         if call.uses:
             for kind, object_id in call.uses:
@@ -76,10 +76,10 @@ class Routing:
         way.is_modelless = not endpoint.has_model and not call.model
         batch = body.batch if isinstance(body, Upload) else None
         way.is_verbatim = batch is not None
-        way.keeper = Keeper(self._handles, endpoint, tenant_id, call, way.handle, batch)
+        way.keeper = ObjectAccounting(self._handles, endpoint, tenant_id, call, way.handle, batch)
         return way
 
-    def targets(self, way: Way, resolved: Resolved | None) -> list[Target]:
+    def targets(self, way: Route, resolved: Resolved | None) -> list[Target]:
         """What to try, in order. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
         if way.handle is not None:
             return [self._targets.made_by(way.handle.passport, way.handle.upstream_model, way.service)]

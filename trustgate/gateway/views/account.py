@@ -216,7 +216,7 @@ class _Read:
                 await send_json(send, answer, headers)
 
 
-class Check(Protocol):
+class HealthCheck(Protocol):
     def __call__(self) -> dict[str, str]:
         """Of each part the gateway needs: ``ok``, or what is wrong with it."""
 
@@ -224,7 +224,7 @@ class Check(Protocol):
 class Health:
     """``GET /health`` (the process answers) and ``GET /ready`` (it could serve a request): no key needed."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: HealthCheck) -> None:
         self._check = check
 
     async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,7 +21,7 @@ from trustgate.gateway.api.parsing import explain
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.accounting import receipt_header
 from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head, read_body
-from trustgate.gateway.path.inflight import Running
+from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import request_sha256
 from trustgate.gateway.path.reply import Reply
 from trustgate.http.sending import send_json
@@ -45,13 +45,13 @@ class _TopUp(msgspec.Struct):
 
 
 class Credits:
-    def __init__(self, directory: Directory, cashier: Cashier, running: Running, limits: ServeSettings) -> None:
+    def __init__(self, directory: Directory, cashier: Cashier, running: InFlight, limits: ServeSettings) -> None:
         self._directory = directory
         self._cashier = cashier
         self._running = running
         self._limits = limits
 
-    def retune(self, limits: ServeSettings) -> None:
+    def apply_settings(self, limits: ServeSettings) -> None:
         """Go by these from the next request on."""
         self._limits = limits
 
@@ -78,7 +78,7 @@ class Credits:
         caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
         if caller.terms is None or not caller.terms.offers:
             raise PermissionDenied("This account does not pay here.", code="payment_not_enabled")
-        with self._running.leash(caller.key.id):
+        with self._running.admit(caller.key.id):
             self._cashier.log.check_room(len(self._running))
             body = await read_body(receive, _MAX_BODY_BYTES, self._limits.body_timeout_s)
             admitted = await self._cashier.admit(_order(arrival, caller, caller.terms, body))

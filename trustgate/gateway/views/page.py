@@ -32,7 +32,7 @@ _FRESH_S = 1.0
 _ECHO = "trustgate/echo"
 
 
-class Anchored(NamedTuple):
+class LastAnchor(NamedTuple):
     """The last anchor: how much of the log it covers, and the transaction. ``explorer``: "" where there is none."""
 
     size: int
@@ -43,7 +43,7 @@ class Anchored(NamedTuple):
     fee_payer: str
 
 
-class Standing(NamedTuple):
+class PageStatus(NamedTuple):
     """What the page tells. ``checks``: as ``/ready`` tells them."""
 
     checks: Mapping[str, str]
@@ -58,11 +58,11 @@ class Standing(NamedTuple):
     size: int
     root: bytes
     signed_us: int
-    anchor: Anchored | None
+    anchor: LastAnchor | None
 
 
 class Page:
-    def __init__(self, standing: Callable[[], Standing], shown: Callable[[], bool]) -> None:
+    def __init__(self, standing: Callable[[], PageStatus], shown: Callable[[], bool]) -> None:
         """``shown``: whether the settings want it now."""
         self._standing = standing
         self._shown = shown
@@ -129,7 +129,7 @@ def _policy(page: str) -> str:
 # what changes
 
 
-def _values(standing: Standing) -> dict[str, str]:
+def _values(standing: PageStatus) -> dict[str, str]:
     base = standing.public_url.rstrip("/")
     has_echo = _ECHO in standing.models
     return {
@@ -161,7 +161,7 @@ def _standing(checks: Mapping[str, str], has_echo: bool) -> str:
     return f'<p class="standing {mood}"><strong>{title}</strong> {told}</p>'
 
 
-def _anchor(anchor: Anchored | None) -> str:
+def _anchor(anchor: LastAnchor | None) -> str:
     if anchor is None:
         return "<dt>Last anchor</dt><dd>None yet: that the log is not rewritten rests on its key alone.</dd>"
     signature = f"<code>{escape(anchor.signature)}</code>"

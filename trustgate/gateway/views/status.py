@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from trustgate import __version__
 from trustgate.access.directory import Directory
 from trustgate.errors import NotFound
-from trustgate.gateway.path.inflight import Running
-from trustgate.gateway.views.page import Anchored, Standing
+from trustgate.gateway.path.inflight import InFlight
+from trustgate.gateway.views.page import LastAnchor, PageStatus
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.upstream.targets import Targets
 from trustgate.observe.counters import Counters
-from trustgate.observe.live_stats import Pulse, UpstreamPulse, in_window, load_of, loads_by
+from trustgate.observe.live_stats import LiveStats, UpstreamPulse, in_window, load_of, loads_by
 from trustgate.observe.metrics import Labels, Metric
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
@@ -30,7 +30,7 @@ _PULSE_WINDOW_S = 10.0
 _PULSE_GROUPS = 50
 
 
-class Vitals:
+class GatewayStatus:
     def __init__(
         self,
         *,
@@ -38,7 +38,7 @@ class Vitals:
         settings: Callable[[], Settings],
         counters: Counters,
         directory: Directory,
-        running: Running,
+        running: InFlight,
         targets: Targets,
         log: Log,
         archive: Archive,
@@ -68,10 +68,10 @@ class Vitals:
         store = "ok" if self._log.fault is None else "receipts cannot be stored right now"
         return {"store": store, "upstream": reachable, "serving": "draining" if self._running.draining else "ok"}
 
-    def standing(self) -> Standing:
+    def standing(self) -> PageStatus:
         """What the page at ``/`` tells."""
         archive = self._archive
-        return Standing(
+        return PageStatus(
             checks=self.check(),
             version=__version__,
             started_us=self.started_us,
@@ -85,12 +85,12 @@ class Vitals:
             anchor=self._last_anchor(),
         )
 
-    def _last_anchor(self) -> Anchored | None:
+    def _last_anchor(self) -> LastAnchor | None:
         """Unless it was made under another name of the log."""
         last = self._anchoring.last
         if last is None or last.note.partition("\n")[0] != self._archive.origin:
             return None
-        return Anchored(
+        return LastAnchor(
             size=last.tree_size,
             at_us=last.anchored_us,
             network=cluster_name(last.genesis),
@@ -125,13 +125,13 @@ class Vitals:
         yield one("trustgate.anchor.failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
         yield Metric("trustgate.upstream.up", "gauge", "Whether an upstream can be reached, by a passport of it.", up)
 
-    def pulse(self) -> Pulse:
+    def pulse(self) -> LiveStats:
         """What ``trustgate top`` shows."""
         log, archive, anchoring, counters = self._log, self._archive, self._anchoring, self._counters
         at_us, now_s = now_us(), time.monotonic()
         recent, window_s = in_window(list(counters.recent), at_us, _PULSE_WINDOW_S)
         errors = Counter(code for at_s, code in counters.recent_errors if at_s >= now_s - _PULSE_WINDOW_S)
-        return Pulse(
+        return LiveStats(
             at_us=at_us,
             started_us=self.started_us,
             version=__version__,

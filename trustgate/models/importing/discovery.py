@@ -73,7 +73,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         return TITLES[self.kind]
 
 
-class Offer(NamedTuple):
+class DiscoveredServer(NamedTuple):
     """The models of a server as passports, and what the person who takes them should know."""
 
     passports: tuple[ImportedPassport, ...]
@@ -161,7 +161,7 @@ def _listed(answer: _Answer | None) -> list[dict[str, Any]]:
 # models as passports
 
 
-def offer_models(found: Found, key: str | None) -> Offer:
+def offer_models(found: Found, key: str | None) -> DiscoveredServer:
     """What a server knows of its models (prices, limits, abilities) as passports, in its order.
 
     Passports name no address: they are asked of the default LLM server unless the caller gives them one. A server of
@@ -170,21 +170,21 @@ def offer_models(found: Found, key: str | None) -> Offer:
     root = found.base_url.removesuffix("/v1")
     if found.kind == "litellm":
         info = read_model_info(_listed(_get(root, "/model/info", key)))
-        offer = Offer(info.passports, info.notes)
+        offer = DiscoveredServer(info.passports, info.notes)
     elif found.kind == "ollama":
         with ThreadPoolExecutor(max_workers=8) as threads:
-            offer = Offer(tuple(threads.map(lambda name: _ollama_model(root, name), found.models)))
+            offer = DiscoveredServer(tuple(threads.map(lambda name: _ollama_model(root, name), found.models)))
     elif found.kind == "vllm":
-        offer = Offer(tuple(map(_vllm_model, _listed(_get(root, "/v1/models", key)))))
+        offer = DiscoveredServer(tuple(map(_vllm_model, _listed(_get(root, "/v1/models", key)))))
     elif found.kind == "llamacpp":
         context = _served_context(_json(_get(root, "/props", key)))
-        offer = Offer(tuple(_llamacpp_model(name, context) for name in found.models))
+        offer = DiscoveredServer(tuple(_llamacpp_model(name, context) for name in found.models))
     else:
-        offer = Offer(())
+        offer = DiscoveredServer(())
     return _only_good(offer)
 
 
-def _only_good(offer: Offer) -> Offer:
+def _only_good(offer: DiscoveredServer) -> DiscoveredServer:
     """Without what no passport can be, and what a name stands for a second time."""
     kept: dict[str, ImportedPassport] = {}
     notes = list(offer.notes)
@@ -194,7 +194,7 @@ def _only_good(offer: Offer) -> Offer:
             kept.setdefault(passport.slug, passport)
         except InvalidRequest as error:
             notes.append(f"Left out: {error.message}")
-    return Offer(tuple(passport for slug, passport in kept.items() if "*" not in slug), tuple(notes))
+    return DiscoveredServer(tuple(passport for slug, passport in kept.items() if "*" not in slug), tuple(notes))
 
 
 def _ollama_model(root: str, name: str) -> ImportedPassport:

@@ -103,7 +103,7 @@ class Targets:
         self._upstreams: dict[tuple[str, str | None, str | None], Upstream] = {}
         self._breakers: dict[tuple[str, str, str], Breaker] = {}
 
-    def retune(self, default_base_url: str, read_credential: ReadCredential) -> None:
+    def apply_settings(self, default_base_url: str, read_credential: ReadCredential) -> None:
         """Go by another default upstream from the next request on."""
         self._default_base_url = default_base_url.rstrip("/")
         self._read_credential = read_credential

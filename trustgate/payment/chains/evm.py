@@ -31,7 +31,7 @@ _Hex = Annotated[str, Meta(pattern="^0x[0-9a-fA-F]*$")]
 _Quantity = Annotated[str, Meta(pattern="^0x[0-9a-fA-F]{1,64}$")]
 
 
-class Log(Struct, frozen=True, rename="camel"):
+class EventLog(Struct, frozen=True, rename="camel"):
     address: _Hex
     topics: tuple[_Hex, ...]
     data: _Hex
@@ -41,7 +41,7 @@ class Log(Struct, frozen=True, rename="camel"):
 class _Receipt(Struct, rename="camel"):
     transaction_hash: _Hex
     status: _Quantity
-    logs: tuple[Log, ...]
+    logs: tuple[EventLog, ...]
 
 
 class _Block(Struct):
@@ -53,10 +53,10 @@ _RECEIPT_OR_NONE: Final[Any] = _Receipt | None
 _BLOCK_OR_NONE: Final[Any] = _Block | None
 
 
-class Receipt(NamedTuple):
+class EvmReceipt(NamedTuple):
     transaction: str
     succeeded: bool
-    logs: tuple[Log, ...]
+    logs: tuple[EventLog, ...]
 
 
 class Block(NamedTuple):
@@ -82,19 +82,21 @@ class EvmRpc(JsonRpc):
             raise self.unavailable(f"does not have the block {tag}")
         return Block(int(found.number, 16), int(found.timestamp, 16))
 
-    async def receipt(self, transaction: str) -> Receipt | None:
+    async def receipt(self, transaction: str) -> EvmReceipt | None:
         """None where the node knows no such transaction in a block."""
         found: _Receipt | None = await self.call("eth_getTransactionReceipt", [transaction], _RECEIPT_OR_NONE)
         if found is None:
             return None
         if found.transaction_hash.lower() != transaction.lower():
             raise self.unavailable("shows the receipt of another transaction")
-        return Receipt(transaction, int(found.status, 16) == 1, found.logs)
+        return EvmReceipt(transaction, int(found.status, 16) == 1, found.logs)
 
-    async def logs(self, address: str, topics: list[str | list[str] | None], first: int, last: int) -> tuple[Log, ...]:
+    async def logs(
+        self, address: str, topics: list[str | list[str] | None], first: int, last: int
+    ) -> tuple[EventLog, ...]:
         """The events of a contract in the blocks from ``first`` to ``last``."""
         asked = {"address": address, "topics": topics, "fromBlock": hex(first), "toBlock": hex(last)}
-        return await self.call("eth_getLogs", [asked], tuple[Log, ...])
+        return await self.call("eth_getLogs", [asked], tuple[EventLog, ...])
 
     async def has_code(self, address: str) -> bool:
         return len(await self.call("eth_getCode", [address, "latest"], _Hex)) > len("0x")

@@ -35,7 +35,7 @@ from trustgate.payment.payment_key import (
 from trustgate.types import Payment
 
 if TYPE_CHECKING:
-    from trustgate.payment.chains.evm import Block, EvmRpc, Receipt
+    from trustgate.payment.chains.evm import Block, EvmReceipt, EvmRpc
     from trustgate.solana.rpc import RpcClient
 
 #: By how much the clocks of a chain and of this machine may differ, seconds.
@@ -178,7 +178,7 @@ class Chains:
         return _unknown(payment, "the authorization was used by a transaction that is not found")
 
 
-def _pays(receipt: Receipt, payment: Payment, signed: Authorization) -> bool:
+def _pays(receipt: EvmReceipt, payment: Payment, signed: Authorization) -> bool:
     """Whether this transaction used the authorization, and moved the amount from its payer to the receiver."""
     from trustgate.payment.chains.evm import AUTHORIZATION_USED, TRANSFER, word
 

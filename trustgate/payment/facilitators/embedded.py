@@ -24,7 +24,7 @@ from trustgate.errors import ChainError, FacilitatorUnavailable, RpcUnavailable,
 from trustgate.formats.solana_transaction import SIGNATURE_BYTES, Transaction, b58encode
 from trustgate.payment.chains.nodes import Nodes
 from trustgate.payment.facilitators.signing_policy import Terms, why_not
-from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, Verdict
+from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, VerifyResult
 from trustgate.payment.networks import SOLANA, SOLANA_DEVNET, v1_name_of
 from trustgate.payment.payment_key import TOKEN_PROGRAMS, inner_of, payer_of, transaction_of
 from trustgate.settings import Settings
@@ -51,7 +51,7 @@ _ALREADY_PROCESSED: Final = "AlreadyProcessed"
 _INSUFFICIENT_FUNDS: Final = 1
 
 
-class Timing(NamedTuple):
+class SettleTiming(NamedTuple):
     """Seconds. ``poll_s`` is before the first look; each later one waits a little longer."""
 
     verify_s: float
@@ -63,11 +63,11 @@ class Timing(NamedTuple):
 class EmbeddedFacilitator:
     """A ``Facilitator``. Its key is read when it is first needed."""
 
-    def __init__(self, settings: Settings, nodes: Nodes, *, timing: Timing | None = None) -> None:
+    def __init__(self, settings: Settings, nodes: Nodes, *, timing: SettleTiming | None = None) -> None:
         self._settings = settings
         self._nodes = nodes
         payment = settings.payment
-        self._timing = timing or Timing(payment.verify_timeout_s, payment.settle_timeout_s)
+        self._timing = timing or SettleTiming(payment.verify_timeout_s, payment.settle_timeout_s)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="facilitator")
         self._key: PayerKey | None = None
 
@@ -101,7 +101,7 @@ class EmbeddedFacilitator:
         """Lamports of the fee payer. Raises ``SettingsError``, ``ChainError``."""
         return await (await self._nodes.solana(network)).balance(self.key().address)
 
-    async def verify(self, payment: Payment) -> Verdict:
+    async def verify(self, payment: Payment) -> VerifyResult:
         try:
             async with asyncio.timeout(self._timing.verify_s):
                 return (await self._judge(payment)).verdict
@@ -141,10 +141,10 @@ class EmbeddedFacilitator:
         transaction, payer = transaction_of(payload), payer_of(payload)
         if transaction is None:
             reason = "invalid_exact_svm_payload_transaction_could_not_be_decoded"
-            return _Judgement(Verdict(valid=False, reason=reason))
+            return _Judgement(VerifyResult(valid=False, reason=reason))
         reason_against = await loop.run_in_executor(self._threads, _why_not_sign, transaction, payment, key.address)
         if reason_against is not None:
-            return _Judgement(Verdict(valid=False, reason=reason_against, payer=payer))
+            return _Judgement(VerifyResult(valid=False, reason=reason_against, payer=payer))
         rpc = await self._nodes.solana(payment.offer.network)
 
         def simulate(raw: bytes) -> Simulation:
@@ -160,12 +160,12 @@ class EmbeddedFacilitator:
             _logger.warning("the facilitator's key %s cannot pay the network's fee: put SOL on it", key.address)
             raise _unavailable("it cannot pay the network's fee at present")
         if response.is_valid:
-            return _Judgement(Verdict(valid=True, payer=payer), transaction, rpc)
+            return _Judgement(VerifyResult(valid=True, payer=payer), transaction, rpc)
         reason = response.invalid_reason or _SIMULATION_FAILED
         if reason == _SIMULATION_FAILED:
             reason = _reason_of(signer.err)
         return _Judgement(
-            Verdict(valid=False, reason=reason, payer=payer), was_sent_before=signer.err == _ALREADY_PROCESSED
+            VerifyResult(valid=False, reason=reason, payer=payer), was_sent_before=signer.err == _ALREADY_PROCESSED
         )
 
     # settle
@@ -220,7 +220,7 @@ class _Sent:
 
 
 class _Judgement(NamedTuple):
-    verdict: Verdict
+    verdict: VerifyResult
     #: Of a valid payment.
     transaction: Transaction | None = None
     rpc: RpcClient | None = None

@@ -22,7 +22,7 @@ from msgspec import Struct
 from trustgate.errors import FacilitatorUnavailable, InvalidRequest
 from trustgate.net.addresses import host_of
 from trustgate.net.peer import Peer, PeerFailed
-from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, Verdict
+from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, VerifyResult
 from trustgate.payment.networks import caip2_of
 from trustgate.settings import why_not_base_url
 from trustgate.types import Payment
@@ -111,7 +111,7 @@ class RemoteFacilitator:
             for kind in answer.kinds
         )
 
-    async def verify(self, payment: Payment) -> Verdict:
+    async def verify(self, payment: Payment) -> VerifyResult:
         try:
             reply = await self._peer.exchange(
                 "/verify", _request(payment), path="/verify", timeout_s=self._verify_timeout_s
@@ -121,9 +121,9 @@ class RemoteFacilitator:
         answer = _decoded(reply.body, _Verify)
         if reply.status == 200 and answer is not None:
             reason = "" if answer.is_valid else _reason(answer.invalid_reason)
-            return Verdict(answer.is_valid, reason, _identifier(answer.payer))
+            return VerifyResult(answer.is_valid, reason, _identifier(answer.payer))
         if reply.status in _REFUSALS and (answer is None or not answer.is_valid):
-            return Verdict(valid=False, reason=_reason(answer and answer.invalid_reason))
+            return VerifyResult(valid=False, reason=_reason(answer and answer.invalid_reason))
         raise self._unavailable(f"gave no answer to /verify that can be relied on (HTTP {reply.status})")
 
     async def settle(self, payment: Payment, on_transaction: OnTransaction) -> Settlement:

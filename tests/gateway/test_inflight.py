@@ -5,93 +5,93 @@ import asyncio
 import pytest
 
 from trustgate.errors import Unavailable
-from trustgate.gateway.path.inflight import Leash, Pulled, Running
+from trustgate.gateway.path.inflight import Cancellation, InFlight, RequestCancelled
 
 
-async def held(running: Running, key_id: str = "key_1") -> tuple[asyncio.Task[str], Leash]:
-    """A task that waits for ever on a leash, and says how it was ended."""
-    leash = running.leash(key_id)
+async def held(running: InFlight, key_id: str = "key_1") -> tuple[asyncio.Task[str], Cancellation]:
+    """A task that waits for ever on a cancellation, and says how it was ended."""
+    cancellation = running.admit(key_id)
 
     async def hold() -> str:
         try:
-            with leash:
+            with cancellation:
                 await asyncio.Event().wait()
-        except Pulled as pulled:
-            return pulled.reason
+        except RequestCancelled as cancelled:
+            return cancelled.reason
         return "ended"
 
     task = asyncio.create_task(hold())
     await asyncio.sleep(0)
-    return task, leash
+    return task, cancellation
 
 
-async def test_a_pulled_leash_ends_its_request_with_the_first_reason() -> None:
-    task, leash = await held(Running(10, 0))
-    leash.pull("client_gone")
-    leash.pull("shutdown")
+async def test_a_cancellation_ends_its_request_with_the_first_reason() -> None:
+    task, cancellation = await held(InFlight(10, 0))
+    cancellation.cancel("client_gone")
+    cancellation.cancel("shutdown")
     assert await task == "client_gone"
 
 
-async def test_a_leash_pulled_after_its_end_does_nothing() -> None:
-    running = Running(10, 0)
-    leash = running.leash("key_1")
-    with leash:
+async def test_a_cancellation_after_its_end_does_nothing() -> None:
+    running = InFlight(10, 0)
+    cancellation = running.admit("key_1")
+    with cancellation:
         pass
-    leash.pull("shutdown")
+    cancellation.cancel("shutdown")
     await asyncio.sleep(0)
-    assert leash.reason is None
+    assert cancellation.reason is None
     assert len(running) == 0
 
 
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
-    task, leash = await held(Running(10, 0))
-    leash.pull("client_gone")
+    task, cancellation = await held(InFlight(10, 0))
+    cancellation.cancel("client_gone")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
 async def test_an_error_of_the_request_passes_through() -> None:
-    with pytest.raises(ValueError, match="own"), Running(10, 0).leash("key_1"):
+    with pytest.raises(ValueError, match="own"), InFlight(10, 0).admit("key_1"):
         raise ValueError("own")
 
 
 async def test_cutting_a_key_ends_its_requests_and_no_others() -> None:
-    running = Running(10, 0)
+    running = InFlight(10, 0)
     first, _ = await held(running, "key_1")
     second, _ = await held(running, "key_1")
-    other, other_leash = await held(running, "key_2")
+    other, other_cancellation = await held(running, "key_2")
     running.cut_keys({"key_1"})
     assert [await first, await second] == ["key_revoked", "key_revoked"]
     assert len(running) == 1
-    other_leash.pull("shutdown")
+    other_cancellation.cancel("shutdown")
     assert await other == "shutdown"
 
 
 async def test_a_deadline_pulls() -> None:
-    task, _ = await held(Running(10, 0.01))
+    task, _ = await held(InFlight(10, 0.01))
     assert await asyncio.wait_for(task, 5) == "deadline"
 
 
 async def test_no_more_are_admitted_than_may_run() -> None:
-    running = Running(1, 0)
-    task, leash = await held(running)
+    running = InFlight(1, 0)
+    task, cancellation = await held(running)
     with pytest.raises(Unavailable) as caught:
-        running.leash("key_2")
+        running.admit("key_2")
     assert caught.value.code == "overloaded"
     assert caught.value.headers["retry-after"] == "1"
-    leash.pull("shutdown")
+    cancellation.cancel("shutdown")
     await task
-    with running.leash("key_2"):
+    with running.admit("key_2"):
         assert len(running) == 1
 
 
 async def test_a_drain_waits_for_those_that_run_and_admits_nobody() -> None:
-    running = Running(10, 0)
+    running = InFlight(10, 0)
     release = asyncio.Event()
 
     async def request() -> str:
-        with running.leash("key_1"):
+        with running.admit("key_1"):
             await release.wait()
         return "ended by itself"
 
@@ -100,7 +100,7 @@ async def test_a_drain_waits_for_those_that_run_and_admits_nobody() -> None:
     drain = asyncio.create_task(running.drain(30))
     await asyncio.sleep(0)
     with pytest.raises(Unavailable) as caught:
-        running.leash("key_2")
+        running.admit("key_2")
     assert caught.value.code == "shutting_down"
     release.set()
     assert await task == "ended by itself"
@@ -108,7 +108,7 @@ async def test_a_drain_waits_for_those_that_run_and_admits_nobody() -> None:
 
 
 async def test_a_drain_cuts_what_is_left_after_its_grace() -> None:
-    running = Running(10, 0)
+    running = InFlight(10, 0)
     task, _ = await held(running)
     await asyncio.wait_for(running.drain(0.01), 5)
     assert await task == "shutdown"
