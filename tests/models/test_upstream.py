@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from trustgate.errors import NotFound, Unavailable, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from trustgate.models.catalog import Catalog
+from trustgate.models.upstream.breaker import Breaker
 from trustgate.models.upstream.client import Answer, Outgoing, UpstreamClient
 from trustgate.models.upstream.probe import probe
-from trustgate.models.upstream.targets import Breaker, Targets
+from trustgate.models.upstream.targets import Targets
 from trustgate.types import Fallback, Passport
 
 SECRET = "sk-upstream-credential"

@@ -21,8 +21,9 @@ from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.pipeline import Pipeline
-from trustgate.gateway.views.account import Health, Reads
+from trustgate.gateway.views.account import Reads
 from trustgate.gateway.views.credits import Credits
+from trustgate.gateway.views.health import Health
 from trustgate.gateway.views.log import Transparency
 from trustgate.gateway.views.openapi import OpenApi
 from trustgate.gateway.views.page import Page

@@ -1,4 +1,4 @@
-"""Reading a request under limits: its head, its bearer token, its body, and noticing that its client hung up."""
+"""Reading a request under limits: its head, its bearer token and its body."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ from starlette.types import Receive, Scope
 from trustgate.errors import AuthenticationFailed, InvalidRequest, RequestTimeout, RequestTooLarge
 from trustgate.gateway.api.endpoints import Body
 from trustgate.gateway.api.uploads import ClientDisconnected
-from trustgate.gateway.path.inflight import Cancellation
-from trustgate.gateway.path.reply import Reply
 from trustgate.ids import new_id, now_us
 from trustgate.models.upstream.targets import Target
 from trustgate.types import Receipt
-
-#: A client that hangs up sooner is noticed when the answer is sent; watching earlier would cost every quick request.
-_WATCH_AFTER_S = 0.05
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
@@ -127,45 +122,3 @@ async def _read_body(receive: Receive, max_body_bytes: int) -> bytes:
 
 def _too_large(max_body_bytes: int) -> RequestTooLarge:
     return RequestTooLarge(f"The request body is larger than {max_body_bytes} bytes.", headers={"connection": "close"})
-
-
-class Watch:
-    """Notices that the client hung up, once its request runs for longer than a moment.
-
-    Pulls the cancellation, unless the plan wants the upstream read to its end: then the reply just falls silent.
-    """
-
-    __slots__ = ("_cancellation", "_drain", "_receive", "_reply", "_task", "_timer")
-
-    def __init__(self, receive: Receive, reply: Reply, cancellation: Cancellation, *, drain: bool) -> None:
-        self._receive = receive
-        self._reply = reply
-        self._cancellation = cancellation
-        self._drain = drain
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        """The request has arrived whole: the next thing that the client says is that it is gone."""
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
-
-    def gone(self) -> None:
-        """The client hung up before its request had arrived whole."""
-        self._reply.gone = True
-        self._cancellation.cancel("client_gone")
-
-    def _start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._reply.gone = True
-        if not self._drain:
-            self._cancellation.cancel("client_gone")
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()

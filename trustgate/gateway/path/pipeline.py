@@ -40,7 +40,8 @@ from trustgate.errors import (
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, receipt_header, worst_case
-from trustgate.gateway.path.arrival import Arrival, Watch, bearer_token, check_head, read_body
+from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head, read_body
+from trustgate.gateway.path.client_watch import ClientWatch
 from trustgate.gateway.path.forwarding import Forwarding
 from trustgate.gateway.path.inflight import InFlight, Reason, RequestCancelled
 from trustgate.gateway.path.payment_step import PaymentStep
@@ -170,7 +171,7 @@ class Pipeline:
 
                     # 8 fetch, 9 metering, 10 receipt, 11 response
                     reply.headers.append(receipt_header(arrival.receipt_id))
-                    watch = Watch(receive, reply, cancellation, drain=caller.plan.on_disconnect == "drain")
+                    watch = ClientWatch(receive, reply, cancellation, drain=caller.plan.on_disconnect == "drain")
                     try:
                         _watch_from_its_end(body, watch)
                         answer = await self._upstream.fetch(
@@ -235,8 +236,8 @@ class Pipeline:
 _OWES_NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
 
 
-def _watch_from_its_end(body: Payload, watch: Watch) -> None:
-    """Watch for the client's hanging up once its request is here whole."""
+def _watch_from_its_end(body: Payload, watch: ClientWatch) -> None:
+    """ClientWatch for the client's hanging up once its request is here whole."""
     if isinstance(body, Upload) and not body.is_whole:
         body.on_end = watch.begin
         body.on_gone = watch.gone

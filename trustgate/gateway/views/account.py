@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
@@ -214,28 +214,6 @@ class _Read:
                 await send_body(send, 200, [(b"content-type", b"text/plain; charset=utf-8"), *headers], answer)
             else:
                 await send_json(send, answer, headers)
-
-
-class HealthCheck(Protocol):
-    def __call__(self) -> dict[str, str]:
-        """Of each part the gateway needs: ``ok``, or what is wrong with it."""
-
-
-class Health:
-    """``GET /health`` (the process answers) and ``GET /ready`` (it could serve a request): no key needed."""
-
-    def __init__(self, check: HealthCheck) -> None:
-        self._check = check
-
-    async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, {"status": "ok"})
-
-    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts = self._check()
-        is_ready = all(state == "ok" for state in parts.values())
-        await send_json(
-            send, {"status": "ready" if is_ready else "not_ready", "checks": parts}, status=200 if is_ready else 503
-        )
 
 
 def _page_size(text: str | None) -> int:

@@ -1,0 +1,382 @@
+"""The parts of a running gateway, built once, in the order of their dependence, and how each learns of new settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from trustgate import __version__
+from trustgate.access.directory import Directory
+from trustgate.access.quota import Quota
+from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
+from trustgate.admin.context import AdminContext
+from trustgate.admin.local import LocalAdmin
+from trustgate.errors import OperatorError, TrustGateError
+from trustgate.gateway.api.endpoints import Endpoint
+from trustgate.gateway.api.object_ids import ObjectIds
+from trustgate.gateway.path.accounting import Accounting
+from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.inflight import InFlight
+from trustgate.gateway.path.payment_step import PaymentStep
+from trustgate.gateway.path.pipeline import Pipeline
+from trustgate.gateway.path.routing import Routing
+from trustgate.gateway.views.credits import Credits
+from trustgate.gateway.views.status import GatewayStatus
+from trustgate.ids import now_us
+from trustgate.models.catalog import Catalog
+from trustgate.models.upstream.client import UpstreamClient
+from trustgate.models.upstream.targets import Targets
+from trustgate.observe.counters import Counters
+from trustgate.observe.metrics import Metric, Metrics
+from trustgate.observe.request_log import RequestLog, tell_as
+from trustgate.payment.balance import Balances
+from trustgate.payment.service import PaymentService
+from trustgate.receipts.archive import Archive
+from trustgate.receipts.log import Log
+from trustgate.receipts.tree import Tree
+from trustgate.server.reload import SettingsReload
+from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
+from trustgate.solana.anchoring import Anchoring
+from trustgate.store import Store
+from trustgate.types import Offer, Receipt
+
+if TYPE_CHECKING:
+    import httpx
+    from starlette.types import ASGIApp
+
+    from trustgate.telemetry.hub import Telemetry
+
+_logger = logging.getLogger("trustgate.server")
+
+#: What the last requests under old settings get to end beyond their deadline.
+_GRACE_S = 10.0
+
+
+class Observer(Protocol):
+    """Who hears, in the server's process and at the moment they happen, of what it does."""
+
+    def on_ready(self, address: str, admin: Admin) -> None:
+        """It listens. ``admin`` carries out commands until it stops."""
+        ...
+
+    def on_receipt(self, receipt: Receipt) -> None:
+        """A receipt is in the journal; the answer that it tells of may not be at its end yet."""
+        ...
+
+    def on_refusal(self, error: TrustGateError, endpoint: str, receipt_id: str) -> None:
+        """A request is refused or has failed. There need not be a receipt of it."""
+        ...
+
+
+class Server:
+    """The parts of a running gateway, built once, in the order of their dependence."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        log: Log,
+        archive: Archive,
+        payments: PaymentService,
+        *,
+        directory: Directory,
+        catalog: Catalog,
+        quota: Quota,
+        address: str,
+        load: Callable[[], Settings] | None,
+        observer: Observer | None,
+    ) -> None:
+        upstream = settings.upstream
+        self.address = address
+        self.observer = observer
+        self.store = store
+        self.directory = directory
+        self.catalog = catalog
+        self.quota = quota
+        self.books = Accounting(quota, log)
+        self.counters = Counters(catalog)
+        self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
+        log.on_append = self._on_receipt
+        self.archive = archive
+        self.payments = payments
+        self.handles = _open_handles(settings.handles_file)
+        self.running = InFlight(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
+        self.targets = Targets(catalog, upstream.url, settings.read_credential)
+        self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
+        #: Of settings that no longer hold: requests that began under them may still use them.
+        self._old_upstreams: list[UpstreamClient] = []
+        self.probe_soon = asyncio.Event()
+        self.reload = SettingsReload(settings, load, [self._apply_settings])
+        online = _Online(log, archive, payments)
+        self.anchoring = Anchoring(settings, store, online.archive)
+        self.sales = PaymentStep(payments.cashier, self.books, settings.serve)
+        self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
+        self.telemetry = _telemetry(settings, address, store.store_id)
+        self.pipeline = Pipeline(
+            settings,
+            directory=directory,
+            catalog=catalog,
+            routing=Routing(self.targets, self.handles),
+            upstream=self.upstream,
+            books=self.books,
+            running=self.running,
+            sales=self.sales,
+            on_end=self._on_end,
+            tracing=None if self.telemetry is None else self.telemetry.tracing,
+        )
+        self.vitals = GatewayStatus(
+            address=address,
+            settings=lambda: self.settings,
+            counters=self.counters,
+            directory=directory,
+            running=self.running,
+            targets=self.targets,
+            log=log,
+            archive=archive,
+            anchoring=self.anchoring,
+        )
+        self.metrics = Metrics(lambda: self.settings, self.counters, self._standing, self.vitals.tenant_name)
+        self.admin = LocalAdmin(
+            AdminContext(
+                store,
+                directory,
+                catalog,
+                books=online,
+                anchoring=self.anchoring,
+                settings=settings,
+                quota=quota,
+                on_keys_dead=self.running.cut_keys,
+                status=self.status,
+                reload=self.reload.reload,
+                pulse=self.vitals.pulse,
+            )
+        )
+
+    @classmethod
+    async def build(
+        cls,
+        settings: Settings,
+        store: Store,
+        log: Log,
+        archive: Archive,
+        payments: PaymentService,
+        address: str,
+        load: Callable[[], Settings] | None,
+        observer: Observer | None,
+    ) -> Server:
+        """Fill the memory from the store: who may call, what there is, what the running windows have used."""
+        state = await store.load_state()
+        quota = Quota()
+        for window, since_us in enumerate(quota.begin(now_us()).starts):
+            for used in await store.window_usage(since_us):
+                for subject in (used.tenant_id, used.key_id):
+                    quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
+        catalog = Catalog(state.passports, state.aliases)
+        directory = Directory(state)
+        return cls(
+            settings,
+            store,
+            log,
+            archive,
+            payments,
+            directory=directory,
+            catalog=catalog,
+            quota=quota,
+            address=address,
+            load=load,
+            observer=observer,
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """As they hold now."""
+        return self.reload.settings
+
+    def _apply_settings(self, settings: Settings) -> None:
+        """Have every part go by other settings, from the next request on."""
+        upstream = settings.upstream
+        if upstream != self._upstream_settings:
+            # Requests that have begun go on with the old one.
+            self._old_upstreams.append(self.upstream)
+            asyncio.get_running_loop().call_later(self.running.timeout_s + _GRACE_S, self._close_oldest_upstream)
+            self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
+        self.pipeline.apply_settings(settings, self.upstream)
+        for part in (self.sales, self.credits):
+            part.apply_settings(settings.serve)
+        self.targets.apply_settings(upstream.url, settings.read_credential)
+        self.probe_soon.set()
+        self.running.most = settings.serve.max_concurrent_requests
+        self.running.timeout_s = settings.serve.request_timeout_s
+        self.anchoring.apply_settings(settings)
+        self.request_log.form = settings.log.format if settings.log.requests else None
+        tell_as(settings.log)
+
+    def _standing(self) -> Iterable[Metric]:
+        """What ``/metrics`` tells besides what was counted."""
+        return (*self.vitals.metrics(), *(() if self.telemetry is None else self.telemetry.metrics()))
+
+    def _on_receipt(self, receipt: Receipt) -> None:
+        self.counters.count(receipt)
+        if self.request_log.form is not None:
+            self.request_log.request(receipt)
+        if self.observer is not None:
+            self.observer.on_receipt(receipt)
+
+    def _on_end(self, endpoint: Endpoint, arrival: Arrival, error: TrustGateError | None) -> None:
+        """A request has ended; ``error``: what it was refused for, or failed with."""
+        if self.telemetry is not None:
+            self.telemetry.on_end(endpoint, arrival, error)
+        if error is not None:
+            self._on_refusal(error, endpoint, arrival)
+
+    def _on_refusal(self, error: TrustGateError, endpoint: Endpoint, arrival: Arrival) -> None:
+        self.counters.count_error(error)
+        if self.request_log.form is not None:
+            self.request_log.refusal(error, endpoint.name, arrival.receipt_id, arrival.request_id.decode())
+        if self.observer is not None:
+            self.observer.on_refusal(error, endpoint.name, arrival.receipt_id)
+
+    def _close_oldest_upstream(self) -> None:
+        if self._old_upstreams:
+            self._closing = asyncio.ensure_future(self._old_upstreams.pop(0).close())
+
+    async def reload_or_tell(self) -> None:
+        """What SIGHUP does: there is nobody to answer but the log."""
+        try:
+            await self.reload.reload()
+        except TrustGateError as error:
+            _logger.error("the settings stay as they are: %s", error.message)
+
+    async def close_upstreams(self) -> None:
+        for client in (*self._old_upstreams, self.upstream):
+            await client.close()
+
+    def offers(self) -> list[Offer]:
+        """All the ways that tenants pay."""
+        return [offer for terms in self.directory.all_terms() if terms.mode != "off" for offer in terms.offers]
+
+    def public_app(self, settings: Settings) -> ASGIApp:
+        from trustgate.admin.routes import admin_routes
+        from trustgate.gateway.app import make_app
+        from trustgate.gateway.views.account import Reads
+        from trustgate.gateway.views.health import Health
+        from trustgate.gateway.views.log import Transparency
+        from trustgate.gateway.views.page import Page
+
+        reads = Reads(
+            directory=self.directory,
+            catalog=self.catalog,
+            targets=self.targets,
+            quota=self.quota,
+            log=self.books.log,
+            store=self.store,
+            archive=self.archive,
+        )
+        key = settings.admin_key()
+        extra = admin_routes(self.admin, key=key) if key is not None else ()
+        return make_app(
+            self.pipeline,
+            reads,
+            self.credits,
+            Health(self.vitals.check),
+            Transparency(self.archive),
+            self.metrics,
+            Page(self.vitals.standing, lambda: self.settings.serve.page),
+            extra,
+            settings.serve.cors_origins,
+        )
+
+    def admin_app(self) -> ASGIApp:
+        from starlette.applications import Starlette
+
+        from trustgate.admin.routes import admin_routes
+
+        return Starlette(routes=admin_routes(self.admin, key=None))
+
+    def status(self) -> ServerStatus:
+        return ServerStatus(
+            version=__version__,
+            pid=os.getpid(),
+            address=self.address,
+            started_us=self.vitals.started_us,
+            store_id=self.store.store_id,
+            last_seq=self.books.log.last_seq,
+            pending=self.books.log.pending,
+            active_requests=len(self.running),
+            targets=tuple(
+                TargetStatus(
+                    base_url=upstream.base_url,
+                    healthy=upstream.healthy,
+                    detail=upstream.detail,
+                    models=len(upstream.models),
+                )
+                for _, upstream in self.targets.upstreams()
+            ),
+        )
+
+
+def _echo() -> httpx.AsyncBaseTransport:
+    from trustgate.models.echo import EchoTransport
+
+    return EchoTransport()
+
+
+class _Online:
+    """The running server's books, for its commands. Closed by whoever opened them."""
+
+    def __init__(self, log: Log, archive: Archive, payments: PaymentService) -> None:
+        self._log = log
+        self._archive = archive
+        self._payments = payments
+
+    async def flush(self) -> None:
+        await self._log.flush()
+
+    async def archive(self) -> Archive:
+        await self._log.flush()
+        return self._archive
+
+    async def tree(self) -> Tree:
+        await self._log.flush()
+        return self._archive.tree
+
+    async def payment_service(self) -> PaymentService:
+        return self._payments
+
+    async def balances(self) -> Balances:
+        return self._payments.balances
+
+    async def close(self) -> None:
+        """Nothing: the server goes on."""
+
+
+def _telemetry(settings: Settings, address: str, instance_id: str) -> Telemetry | None:
+    """None where nothing is to be sent anywhere: then nothing of it is loaded."""
+    if not settings.otlp.endpoint:
+        return None
+    from trustgate.telemetry.hub import Telemetry
+
+    return Telemetry(settings, address=address, instance_id=instance_id)
+
+
+def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
+    return UpstreamClient(
+        retries=upstream.retries,
+        connect_timeout_s=upstream.connect_timeout_s,
+        read_timeout_s=upstream.read_timeout_s,
+        max_connections=upstream.max_connections,
+        transports={BUILTIN_SCHEME: _echo},
+    )
+
+
+def _open_handles(path: Path) -> ObjectIds:
+    try:
+        return ObjectIds(path)
+    except OSError as error:
+        raise OperatorError(
+            f"The file {path} cannot be used: {error.strerror}.", hint="Mend who may read and write it."
+        ) from None

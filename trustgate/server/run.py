@@ -1,0 +1,196 @@
+"""The composition root: opens the store, recovers, builds the parts, listens, and takes it all down in order.
+
+    store (its lock decides who is the server) → journal → recovery → log (checked against what it has signed)
+    → memory → tasks → listeners
+    SIGTERM: stop accepting → let requests end (a limit says how long) → flush → close
+
+Owns the order. Two listeners run in one event loop: the public one over TCP, the admin socket beside the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trustgate.gateway.path.inflight import InFlight
+from trustgate.http.sockets import address_of, listen_admin, listen_public
+from trustgate.http.tls import Certificate
+from trustgate.models.upstream.probe import probe_for_ever
+from trustgate.observe.request_log import log_to_stderr
+from trustgate.payment.service import PaymentService
+from trustgate.receipts.archive import Archive
+from trustgate.receipts.journal import Journal
+from trustgate.receipts.log import Log
+from trustgate.receipts.publisher import Publisher
+from trustgate.receipts.tree import Tree
+from trustgate.server.parts import Observer, Server
+from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
+from trustgate.settings import Settings
+from trustgate.store import open_store
+
+if TYPE_CHECKING:
+    pass
+
+R = TypeVar("R")
+
+_logger = logging.getLogger("trustgate.server")
+
+
+def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; gives back the exit code. Raises ``OperatorError`` when it cannot start.
+
+    ``load`` reads the settings anew, for SIGHUP and ``trustgate reload``.
+    """
+    log_to_stderr(settings.log)
+
+    async def until_signal() -> None:
+        await serve(settings, load, stop=stop_on_signal())
+
+    run_loop(until_signal())
+    return 0
+
+
+def run_loop(main: Coroutine[Any, Any, R]) -> R:
+    """Run something that serves, to its end, in the event loop that a server wants."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(main)
+    finally:
+        # What was frozen (_settle) is let go of: extension modules complain of what they find alive at the end.
+        gc.unfreeze()
+
+
+async def serve(
+    settings: Settings,
+    load: Callable[[], Settings] | None = None,
+    *,
+    stop: asyncio.Event,
+    observer: Observer | None = None,
+) -> None:
+    """Serve until ``stop`` is set. Without an observer stdout is told when it is ready."""
+    settings.make_home()
+    # A key that is missing should stop the start, not surprise the first caller.
+    settings.upstream_key()
+    settings.admin_key()
+    settings.metrics_key()
+    if settings.otlp.endpoint:
+        settings.otlp_headers()
+        from trustgate.telemetry import check_installed
+
+        check_installed()
+    files = settings.tls_files()
+    certificate = None if files is None else Certificate(*files)
+    async with contextlib.AsyncExitStack() as stack:
+        store = await open_store(settings.database)
+        stack.push_async_callback(store.close)
+        public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
+        journal = Journal.open(
+            settings.journal_folder,
+            store_id=store.store_id,
+            last_seq=await store.last_seq(),
+            segment_bytes=settings.journal.segment_bytes,
+        )
+        stack.callback(journal.close)
+        tree = await Tree.open(store)
+        log = await Log.recover(store, journal, tree)
+        publisher = await Publisher.open(
+            store,
+            tree,
+            key_file=settings.log_key,
+            checkpoint_file=settings.checkpoint,
+            origin=settings.receipts.origin,
+        )
+        archive = Archive(store, tree, publisher)
+        address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
+        payments = await PaymentService.open(settings, store, log, public_url=address)
+        stack.push_async_callback(payments.close)
+        server = await Server.build(settings, store, log, archive, payments, address, load, observer)
+        stack.push_async_callback(server.close_upstreams)
+        stack.callback(server.handles.close)
+        if server.telemetry is not None:
+            server.telemetry.start(server.metrics.collect)
+            stack.push_async_callback(server.telemetry.close)
+        admin = stack.enter_context(listen_admin(settings.socket))
+        stack.enter_context(on_hangup(stop, server.reload_or_tell))
+        async with background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
+            await _run_until(stop, settings, server, public, admin, certificate)
+        await log.flush()
+        await archive.renewed()
+
+
+async def _run_until(
+    stop: asyncio.Event,
+    settings: Settings,
+    server: Server,
+    public: socket.socket,
+    admin: socket.socket,
+    certificate: Certificate | None,
+) -> None:
+    """Serve both listeners until ``stop``, then drain."""
+    from trustgate.http.listener import listen
+
+    log = server.books.log
+    async with background(
+        log.run(),
+        log.sync_journal(settings.journal.sync_ms / 1000),
+        server.anchoring.run(),
+        server.payments.facilitators.prepare(server.offers()),
+        server.payments.reconciler.run(settings.payment.reconcile_every_s),
+        server.request_log.run(),
+        probe_for_ever(
+            server.targets,
+            lambda: server.upstream,
+            lambda: server.settings.upstream.health_interval_s,
+            server.probe_soon,
+        ),
+        server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
+        *(() if certificate is None else (certificate.look_for_ever(),)),
+        *(() if server.telemetry is None else (server.telemetry.run(),)),
+    ):
+        grace_s = settings.serve.shutdown_grace_s
+        serve = partial(
+            listen,
+            stop=stop,
+            grace_s=grace_s,
+            head_timeout_s=settings.serve.head_timeout_s,
+            stall_timeout_s=settings.serve.stall_timeout_s,
+        )
+        listeners = asyncio.gather(
+            serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),
+            serve(server.admin_app(), admin),
+        )
+        _settle()
+        if server.observer is not None:
+            server.observer.on_ready(server.address, server.admin)
+        else:
+            print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
+        draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
+        try:
+            await listeners
+            await draining
+            # Nobody else orders anything now; the store is still there for what was ordered.
+            await server.admin.settle()
+            # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
+            # a second time.
+            await log.flush()
+        finally:
+            draining.cancel()
+            server.request_log.flush()
+
+
+def _settle() -> None:
+    """What was loaded to start is here to stay: the collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+async def _drain_on(stop: asyncio.Event, running: InFlight, grace_s: float) -> None:
+    await stop.wait()
+    _logger.info("stopping: %d requests have %g s to end", len(running), grace_s)
+    await running.drain(grace_s)

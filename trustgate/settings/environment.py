@@ -1,0 +1,100 @@
+"""What the environment holds besides settings: secrets that a setting or a passport names, and how this process is run.
+
+A secret is read where it is needed and never kept in a setting; no message shows one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from trustgate.errors import SettingsError
+from trustgate.settings.values import BUILTIN_SCHEME, HEADER_NAME, HEADERS_OF_A_MESSAGE, why_not_base_url
+
+
+def read_secret_variable(name: str) -> str:
+    """The secret in an environment variable. Raises ``SettingsError``, which never shows it."""
+    return _checked_secret(os.environ.get(name), f"The environment variable {name}", f"Set it: export {name}=…")
+
+
+def read_secret_file(path: Path) -> str:
+    """The secret in a file, blanks around it taken off. Raises ``SettingsError``, which never shows it."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise SettingsError(
+            f"The credential file {path} cannot be read: {error.strerror}.", hint="Write the key into it, mode 0600."
+        ) from None
+    return _checked_secret(text, f"The credential file {path}", "Write the key into it, mode 0600.")
+
+
+def read_headers_variable(name: str) -> dict[str, str]:
+    """The headers in a variable: ``name=value`` pairs, separated by commas, values percent-encoded where need be.
+
+    The form that OpenTelemetry's own variables have. Raises ``SettingsError``, which never shows a value.
+    """
+    hint = f"Set it: export {name}='authorization=Bearer%20…'"
+    text = os.environ.get(name, "").strip()
+    if not text:
+        raise SettingsError(f"The environment variable {name} is not set.", hint=hint, code="credential_missing")
+    headers: dict[str, str] = {}
+    for pair in text.split(","):
+        header, _, value = pair.partition("=")
+        header, value = header.strip().lower(), unquote(value.strip())
+        is_value = value != "" and value.isascii() and value.isprintable()
+        if not HEADER_NAME.fullmatch(header) or header in HEADERS_OF_A_MESSAGE or not is_value:
+            raise SettingsError(f"{name} holds no headers as name=value,name=value.", hint=hint, code="credential_bad")
+        headers[header] = value
+    return headers
+
+
+def _checked_secret(text: str | None, where: str, hint: str) -> str:
+    if text is None:
+        raise SettingsError(f"{where} is not set.", hint=hint, code="credential_missing")
+    secret = text.strip()
+    if not secret:
+        raise SettingsError(f"{where} is empty.", hint=hint, code="credential_missing")
+    # What a header cannot carry would fail later, or split the header.
+    if not (secret.isascii() and secret.isprintable()) or " " in secret:
+        raise SettingsError(f"{where} holds blanks or characters that no key has.", hint=hint, code="credential_bad")
+    return secret
+
+
+def secret_variable_set(name: str) -> bool:
+    return bool(os.environ.get(name, "").strip())
+
+
+class RemoteServer(NamedTuple):
+    """A server somewhere else that commands should go to."""
+
+    url: str
+    key: str
+
+
+def remote_server() -> RemoteServer | None:
+    """Where ``TRUSTGATE_URL`` sends commands, if it is set. Raises ``SettingsError``."""
+    url = os.environ.get("TRUSTGATE_URL", "").strip()
+    if not url:
+        return None
+    fault = why_not_base_url(url)
+    if fault is not None or url.startswith(BUILTIN_SCHEME):
+        raise SettingsError(
+            f"TRUSTGATE_URL is no address of a server: it {fault or 'is not http:// or https://'}.",
+            hint="For example: TRUSTGATE_URL=https://gateway.example.com",
+        )
+    return RemoteServer(url.rstrip("/"), read_secret_variable("TRUSTGATE_ADMIN_KEY"))
+
+
+def spare_this_machine_from_proxies() -> None:
+    """From now on every HTTP client in this process reaches this machine itself, whatever proxy the environment names.
+
+    For clients of others' making that cannot be told so.
+    """
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
+
+
+def debug_wanted() -> bool:
+    return os.environ.get("TRUSTGATE_DEBUG", "") not in ("", "0")

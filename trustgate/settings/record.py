@@ -1,0 +1,204 @@
+"""The settings as one frozen record: the sections, the home folder and the paths in it, and the secrets they name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trustgate.errors import HomeUnusable, SettingsError
+from trustgate.settings.environment import read_headers_variable, read_secret_file, read_secret_variable
+from trustgate.settings.sections import (
+    AdminSettings,
+    AnchorSettings,
+    JournalSettings,
+    LogSettings,
+    MetricsSettings,
+    OtlpSettings,
+    PaymentSettings,
+    ReceiptSettings,
+    ServeSettings,
+    UpstreamSettings,
+)
+from trustgate.settings.values import why_not_base_url
+
+if TYPE_CHECKING:
+    from trustgate.types import Passport
+
+#: sun_path holds 104 bytes on macOS and the BSDs (108 on Linux), the closing zero included.
+_SOCKET_PATH_BYTES = 103
+_ADMIN_KEY_CHARACTERS = 16
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    home: Path
+    serve: ServeSettings = ServeSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    journal: JournalSettings = JournalSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
+    anchor: AnchorSettings = AnchorSettings()
+    payment: PaymentSettings = PaymentSettings()
+    admin: AdminSettings = AdminSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    otlp: OtlpSettings = OtlpSettings()
+    log: LogSettings = LogSettings()
+
+    # paths
+
+    @property
+    def config_file(self) -> Path:
+        return self.home / "trustgate.toml"
+
+    @property
+    def database(self) -> Path:
+        return self.home / "trustgate.duckdb"
+
+    def tls_files(self) -> tuple[Path, Path] | None:
+        """The files of the certificate and its key; None: no TLS. Raises ``SettingsError`` when one is missing."""
+        certificate, key = self.serve.tls_certificate, self.serve.tls_key
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            raise SettingsError(
+                "serve.tls_certificate and serve.tls_key belong together; one of them is missing.",
+                hint="Give both files, or neither to serve without TLS.",
+            )
+        return self.home / Path(certificate).expanduser(), self.home / Path(key).expanduser()
+
+    @property
+    def handles_file(self) -> Path:
+        """Which tenant each id belongs to that an upstream gave out (responses, files, batches)."""
+        return self.home / "handles.jsonl"
+
+    @property
+    def journal_folder(self) -> Path:
+        return self.home / "journal"
+
+    @property
+    def log_key(self) -> Path:
+        """The key that signs the log's checkpoints."""
+        return self.home / "log.key"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint that was signed."""
+        return self.home / "checkpoint"
+
+    @property
+    def anchor_keypair(self) -> Path:
+        """The key that pays for anchors."""
+        return self.home / Path(self.anchor.keypair).expanduser()
+
+    @property
+    def payment_keypair(self) -> Path:
+        """The key that pays the network's fees of payments that the gateway settles itself."""
+        return self.home / Path(self.payment.keypair).expanduser()
+
+    @property
+    def localnet_folder(self) -> Path:
+        return self.home / "localnet"
+
+    @property
+    def socket(self) -> Path:
+        """The admin socket: in the home folder, or, where that path is too long for a socket, in a folder of its own.
+
+        That folder is in the user's runtime or temporary folder and named after the home, so that the server and
+        the command line find the same one.
+        """
+        beside = self.home / "admin.sock"
+        if len(os.fsencode(beside)) <= _SOCKET_PATH_BYTES:
+            return beside
+        digest = hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:16]
+        runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        folder = f"trustgate-{os.getuid()}-{digest}"
+        path = runtime / folder / "admin.sock"
+        if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+            path = Path("/tmp") / folder / "admin.sock"  # noqa: S108 - its owner and mode are checked
+        return path
+
+    def make_home(self) -> None:
+        """Create the home folder, and the socket's where that is another one, for this user alone.
+
+        Raises ``HomeUnusable``. A home that exists already is left as it is.
+        """
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HomeUnusable(
+                f"The home folder {self.home} cannot be made: {error.strerror}.",
+                hint="Choose another folder with --home or TRUSTGATE_HOME, or mend who may write there.",
+            ) from None
+        if not os.access(self.home, os.W_OK | os.X_OK):
+            raise HomeUnusable(
+                f"The home folder {self.home} cannot be written by this user.",
+                hint=f"Run as its owner, or choose another folder with --home. See who owns it: ls -ld {self.home}",
+            )
+        if self.socket.parent != self.home:
+            self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.check_socket_folder()
+
+    def check_socket_folder(self) -> None:
+        """Raise ``HomeUnusable`` where the socket's folder is not this user's alone, as somebody else could make it."""
+        folder = self.socket.parent
+        if folder == self.home or not os.path.lexists(folder):
+            return
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise HomeUnusable(
+                f"The folder {folder} for the admin socket does not belong to this user alone.",
+                hint=f"Remove it, or choose a --home with a shorter path than {self.home}",
+            )
+
+    # secrets
+
+    def facilitator_override(self) -> str | None:
+        """``X402_FACILITATOR_URL``: takes the place of every remote facilitator. Raises ``SettingsError``."""
+        url = os.environ.get("X402_FACILITATOR_URL")
+        if not url:
+            return None
+        fault = why_not_base_url(url)
+        if fault is not None:
+            raise SettingsError(f"X402_FACILITATOR_URL {fault}.", hint="It looks like https://x402.org/facilitator")
+        return url.rstrip("/")
+
+    def upstream_key(self) -> str | None:
+        """The key of the default upstream, or None where it needs none. Raises ``SettingsError``."""
+        return None if self.upstream.key_env is None else read_secret_variable(self.upstream.key_env)
+
+    def admin_key(self) -> str | None:
+        """The key that opens the admin routes on the public port; None: they stay shut. Raises ``SettingsError``."""
+        if self.admin.key_env is None:
+            return None
+        key = read_secret_variable(self.admin.key_env)
+        if len(key) < _ADMIN_KEY_CHARACTERS:
+            raise SettingsError(
+                f"The admin key in {self.admin.key_env} is too short to be safe.",
+                hint=f"Use at least {_ADMIN_KEY_CHARACTERS} random characters, as `openssl rand -hex 32` makes them.",
+            )
+        return key
+
+    def metrics_key(self) -> str | None:
+        """The key that ``/metrics`` asks for; None: it asks for none. Raises ``SettingsError``."""
+        return None if self.metrics.key_env is None else read_secret_variable(self.metrics.key_env)
+
+    def otlp_headers(self) -> dict[str, str]:
+        """What the collector is to be told with every request. Raises ``SettingsError``."""
+        return {} if self.otlp.headers_env is None else read_headers_variable(self.otlp.headers_env)
+
+    def read_credential(self, passport: Passport) -> str | None:
+        """The upstream's key for a passport; None where the upstream needs none. Raises ``SettingsError``.
+
+        The default upstream's key goes to the default upstream alone, never to the address of another passport.
+        """
+        if passport.credential_env is not None:
+            return read_secret_variable(passport.credential_env)
+        if passport.credential_file is not None:
+            return read_secret_file(self.home / Path(passport.credential_file).expanduser())
+        if passport.base_url is None or passport.base_url.rstrip("/") == self.upstream.url.rstrip("/"):
+            return self.upstream_key()
+        return None

@@ -1,0 +1,300 @@
+"""The sections of the settings: one frozen record each, with the type, range and description of every setting."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trustgate.settings.values import duration_s
+
+_KIB, _MIB, _GIB = 1024, 1024 * 1024, 1024 * 1024 * 1024
+
+
+class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[serve]``: the public side."""
+
+    host: Annotated[str, Meta(min_length=1, description="The address to listen on; 0.0.0.0 is every interface.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")] = 4010
+    shutdown_grace_s: Annotated[
+        float, Meta(ge=0, le=3600, description="How long a stop waits for running requests, seconds.")
+    ] = 30.0
+    max_body_bytes: Annotated[
+        int, Meta(ge=_KIB, le=_GIB, description="The largest request body that is taken, bytes.")
+    ] = 50 * _MIB  # what OpenAI takes in one request with images; its audio files, 25 MB, fit as well
+    max_upload_bytes: Annotated[
+        int, Meta(ge=_KIB, le=16 * _GIB, description="The largest form (audio, images, files) that is taken, bytes.")
+    ] = 512 * _MIB
+    tls_certificate: Annotated[
+        str | None,
+        Meta(
+            description="A PEM file with the certificate chain to serve HTTPS with; needs tls_key.",
+            examples=["certificate.pem"],
+        ),
+    ] = None
+    tls_key: Annotated[
+        str | None,
+        Meta(description="A PEM file with the certificate's key, without a password.", examples=["key.pem"]),
+    ] = None
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins whose web pages may call the gateway from a browser, or * for all."),
+    ] = ()
+    page: Annotated[
+        bool, Meta(description="Whether / shows people a page: status, how to connect, the log, the receipt checker.")
+    ] = True
+    head_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="How long a client may take to send the head of a request, seconds.")
+    ] = 15.0
+    stall_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="How long a client may take nothing of its answer, seconds.")
+    ] = 60.0
+    body_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="How long a client may take to send a body, seconds.")
+    ] = 30.0
+    max_concurrent_requests: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Requests in flight; more are refused with 503.")
+    ] = 1000
+    request_timeout_s: Annotated[
+        float, Meta(gt=0, le=86400, description="How long one request may take in all, streams included, seconds.")
+    ] = 600.0
+    trust_request_id: Annotated[
+        bool, Meta(description="Whether a client's x-request-id is kept (if it is sane) or always replaced.")
+    ] = True
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[upstream]``: the LLM server behind every passport that names no other, and how upstreams are called."""
+
+    url: Annotated[str, Meta(description="Base URL of the default LLM server; LiteLLM's usual address.")] = (
+        "http://127.0.0.1:4000/v1"
+    )
+    key_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds the default LLM server's key.",
+            examples=["LITELLM_MASTER_KEY"],
+        ),
+    ] = None
+    connect_timeout_s: Annotated[
+        float, Meta(gt=0, le=300, description="How long connecting to an upstream may take, seconds.")
+    ] = 5.0
+    read_timeout_s: Annotated[
+        float, Meta(gt=0, le=86400, description="How long an upstream may stay silent, seconds.")
+    ] = 300.0
+    retries: Annotated[int, Meta(ge=0, le=10, description="Further tries per upstream before the first byte.")] = 2
+    max_connections: Annotated[
+        int, Meta(ge=1, le=100_000, description="Connections kept to upstreams at the same time.")
+    ] = 512
+    health_interval_s: Annotated[
+        float, Meta(ge=0.1, le=86400, description="Time between two health probes of an upstream, seconds.")
+    ] = 15.0
+    forward_headers: Annotated[
+        tuple[str, ...], Meta(description="Further request headers (x-…) that travel on to the upstream.")
+    ] = ()
+    forward_response_headers: Annotated[
+        tuple[str, ...], Meta(description="Further response headers of the upstream that clients get.")
+    ] = ()
+
+
+class JournalSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[journal]``: where receipts wait for the database."""
+
+    sync_ms: Annotated[
+        int, Meta(ge=1, le=60_000, description="How often the journal is forced to the disk, milliseconds.")
+    ] = 50
+    segment_bytes: Annotated[int, Meta(ge=64 * _KIB, le=_GIB, description="Size of one journal file, bytes.")] = (
+        16 * _MIB
+    )
+
+
+class ReceiptSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[receipts]``: the log that they form."""
+
+    origin: Annotated[
+        str,
+        Meta(
+            description="The log's name in its checkpoints, usually a host and path without a scheme, such as "
+            "example.com/log. Fixed when the log is made; empty: a name is made up."
+        ),
+    ] = ""
+    checkpoint_every_s: Annotated[
+        float, Meta(ge=0.01, le=86400, description="How often the log signs its growing state, seconds.")
+    ] = 1.0
+
+
+class AnchorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[anchor]``: posting the log's state to Solana. Nothing is posted by itself unless one of the first two is set.
+
+    A failing chain is a warning (``doctor``, ``/metrics``), never a failing request.
+    """
+
+    every: Annotated[
+        str, Meta(description="Anchor so often while serving, such as 30m, 1h or 1d; empty: not by the clock.")
+    ] = ""
+    after_receipts: Annotated[
+        int,
+        Meta(ge=0, le=2**53 - 1, description="Anchor while serving after so many receipts; 0: not by their number."),
+    ] = 0
+    rpc: Annotated[
+        str,
+        Meta(
+            description="devnet, testnet, mainnet-beta, local, or the URL of an RPC node; it may hold a key of yours."
+        ),
+    ] = "devnet"
+    mainnet: Annotated[
+        bool, Meta(description="Whether a URL under rpc may lead to mainnet, where fees are real money.")
+    ] = False
+    keypair: Annotated[
+        str,
+        Meta(description="The file with the key that pays, as the Solana CLI writes it; relative to the home folder."),
+    ] = "anchor.json"
+    commitment: Annotated[
+        Literal["confirmed", "finalized"], Meta(description="How settled a transaction must be to count as anchored.")
+    ] = "finalized"
+    max_fee_lamports: Annotated[
+        int, Meta(ge=5_000, le=1_000_000_000, description="The most that one anchor may cost, lamports.")
+    ] = 100_000
+
+    @property
+    def every_s(self) -> float | None:
+        return duration_s(self.every) if self.every else None
+
+
+class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[payment]``: how x402 payments are judged, settled and looked up. Which tenant pays what is no setting."""
+
+    keypair: Annotated[
+        str,
+        Meta(
+            description="The file with the key that pays the network's fees where the gateway settles payments itself "
+            "(facilitator embedded), as the Solana CLI writes it; relative to the home folder."
+        ),
+    ] = "facilitator.json"
+    solana_rpc: Annotated[
+        str, Meta(description="The RPC node that is asked about Solana mainnet: mainnet-beta, local or a URL.")
+    ] = "mainnet-beta"
+    solana_devnet_rpc: Annotated[
+        str,
+        Meta(description="The same for Solana devnet: devnet, local or a URL; local is a chain that poses as devnet."),
+    ] = "devnet"
+    base_rpc: Annotated[str, Meta(description="The RPC node that is asked about Base.")] = "https://mainnet.base.org"
+    base_sepolia_rpc: Annotated[str, Meta(description="The RPC node that is asked about Base Sepolia.")] = (
+        "https://sepolia.base.org"
+    )
+    public_url: Annotated[
+        str,
+        Meta(
+            description="What clients call the gateway, such as https://llm.example.com; payments name it as what they "
+            "are for. Empty: the address it listens on."
+        ),
+    ] = ""
+    verify_timeout_s: Annotated[
+        float, Meta(gt=0, le=300, description="How long a facilitator may take to verify a payment, seconds.")
+    ] = 15.0
+    settle_timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="How long settling may take before a payment counts as unknown, seconds.")
+    ] = 60.0
+    reconcile_every_s: Annotated[
+        float, Meta(ge=0.1, le=86400, description="How often payments of unknown fate are looked up, seconds.")
+    ] = 15.0
+
+
+class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[admin]``: remote management, off by default."""
+
+    key_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds the admin key. When set, whoever has that key can "
+            "manage the server on its public port (TRUSTGATE_URL and TRUSTGATE_ADMIN_KEY on their side).",
+            examples=["TRUSTGATE_ADMIN_KEY"],
+        ),
+    ] = None
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[metrics]``: who sees what at ``/metrics``."""
+
+    key_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds the key /metrics asks for (as a bearer token); "
+            "without one it is open to whoever reaches the port.",
+            examples=["TRUSTGATE_METRICS_KEY"],
+        ),
+    ] = None
+    labels: Annotated[
+        tuple[Literal["model", "tenant"], ...],
+        Meta(description="What requests, tokens and cost are told apart by: model, tenant. Tenants are named then."),
+    ] = ("model",)
+
+
+class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[otlp]``: traces and metrics, sent to an OpenTelemetry collector; this needs the extra ``otlp``."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            description="Base URL of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318; /v1/traces "
+            "and /v1/metrics are below it. Empty: nothing is sent."
+        ),
+    ] = ""
+    headers_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds headers for the collector, such as its key, as "
+            "name=value,name=value.",
+            examples=["OTEL_EXPORTER_OTLP_HEADERS"],
+        ),
+    ] = None
+    signals: Annotated[tuple[Literal["traces", "metrics"], ...], Meta(description="What is sent: traces, metrics.")] = (
+        "traces",
+        "metrics",
+    )
+    sample_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Which part of the traces that begin here is sent, from 0 to 1. Clients that bring a trace "
+            "(traceparent) decide for theirs.",
+        ),
+    ] = 1.0
+    metrics_every_s: Annotated[float, Meta(ge=1, le=86400, description="How often metrics are sent, seconds.")] = 60.0
+    service_name: Annotated[
+        str, Meta(min_length=1, max_length=255, description="What this gateway is called there.")
+    ] = "trustgate"
+    attributes: Annotated[
+        tuple[str, ...],
+        Meta(description="More about this gateway, as name=value, such as deployment.environment.name=production."),
+    ] = ()
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[log]``: what the server tells on stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least severe messages that are shown.")
+    ] = "info"
+    format: Annotated[
+        Literal["text", "json"], Meta(description="text for people, or json: one JSON object a line.")
+    ] = "text"
+    requests: Annotated[bool, Meta(description="Whether each request, and each refusal, is a line too.")] = False
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "serve": ServeSettings,
+    "upstream": UpstreamSettings,
+    "journal": JournalSettings,
+    "receipts": ReceiptSettings,
+    "anchor": AnchorSettings,
+    "payment": PaymentSettings,
+    "admin": AdminSettings,
+    "metrics": MetricsSettings,
+    "otlp": OtlpSettings,
+    "log": LogSettings,
+}
