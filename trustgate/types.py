@@ -273,21 +273,36 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request used, in OpenAI's words.
+    """What one request used, in OpenAI's words: every counter that a price may look at.
 
-    ``cached_tokens`` are part of ``prompt_tokens``, ``reasoning_tokens`` part of ``completion_tokens``.
-    ``estimated``: the upstream did not say, the gateway estimated. Images, milliseconds of audio and characters are
-    what some endpoints are priced by besides tokens or instead of them.
+    Details are part of their sum: ``cached_tokens``, ``cache_write_tokens``, ``audio_prompt_tokens`` and
+    ``image_prompt_tokens`` are part of ``prompt_tokens``; ``reasoning_tokens``, ``audio_completion_tokens`` and
+    ``image_completion_tokens`` part of ``completion_tokens``; ``cache_write_1h_tokens`` part of ``cache_write_tokens``.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    #: Prompt tokens written to the upstream's cache, and those of them that it keeps for an hour (Anthropic).
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
-    estimated: bool = False
+    audio_prompt_tokens: int = 0
+    audio_completion_tokens: int = 0
+    image_prompt_tokens: int = 0
+    image_completion_tokens: int = 0
+    #: What some endpoints are priced by besides tokens or instead of them: images made, milliseconds of audio,
+    #: characters to be spoken, searches that a tool made.
     images: int = 0
     audio_ms: int = 0
     characters: int = 0
+    searches: int = 0
+    #: The service tier that the upstream names (OpenAI's ``service_tier``); "" where it names none.
+    service_tier: str = ""
+    #: The upstream did not report it; the gateway estimated.
+    estimated: bool = False
+    #: What the upstream reported contradicts itself (parts above their sum, another total); the reading is marked.
+    contradictory: bool = False
 
     @property
     def total_tokens(self) -> int:
