@@ -8,7 +8,9 @@
     python3 tests --jobs 1               in one process, not in as many as there are cores
     python3 tests --run mypy             any tool of the environment, from the top of the checkout
 
-The first run installs locked versions into virtual environments of its own; see environments.py.
+The first run installs locked versions into virtual environments of its own (environments.py) and, as root on Debian,
+the programs that tests run besides Python (programs.py). Without these rights the tests that need a missing program are
+left out: the summary names each such program with the command that installs it, and the last line counts the tests.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 # Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests import environments
+from tests import environments, programs
 
 MINIMUM = (3, 11)
 
@@ -38,7 +40,10 @@ def main() -> int:
         return 1
     options, pytest_arguments = _parse(sys.argv[1:])
     try:
-        python = _environments(_interpreter(options.python), tools_only=options.no_litellm or options.run is not None)
+        tools_only = options.no_litellm or options.run is not None
+        if options.run is None:
+            programs.install()
+        python = _environments(_interpreter(options.python), tools_only=tools_only)
     except environments.EnvironmentFailed as error:
         environments.say(str(error))
         return 1
@@ -75,8 +80,9 @@ def _environments(base: Path, *, tools_only: bool) -> Path:
     others: dict[str, Callable[[], Path]] = {
         environments.LITELLM_VARIABLE: partial(environments.litellm_python, own),
         environments.CLIENTS_VARIABLE: partial(environments.clients_python, own),
-        environments.NODE_VARIABLE: environments.node_folder,
     }
+    if not {"node", "npm"} & set(programs.missing()):
+        others[environments.NODE_VARIABLE] = environments.node_folder
     with ThreadPoolExecutor() as pool:
         python = pool.submit(environments.tests_python, base)
         made = {name: pool.submit(make) for name, make in others.items() if not tools_only and not os.environ.get(name)}

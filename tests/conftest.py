@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests import programs
 from tests.support.gateway import Gateway
 from tests.support.litellm import LiteLLM
 from tests.support.upstream import Upstream
@@ -74,6 +75,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.litellm)
         if item.path.parent.name == "clients":
             item.add_marker(pytest.mark.clients)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name each missing program with what is not tested without it; the line after this counts the tests as skipped."""
+    for line in programs.left_out():
+        terminalreporter.write_line(line, yellow=True, bold=True)
 
 
 @contextlib.contextmanager

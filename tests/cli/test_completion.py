@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pytest
 from tests.docs import COMPLETIONS
 from tests.support.gateway import Gateway
 from tests.support.processes import clean_environment
+from tests.support.programs import require
 from tests.support.terminal import Terminal
 from trustgate.cli import app
 from trustgate.cli.completion import FILES, Shell, script
@@ -75,12 +75,6 @@ def environment(filled: Gateway, tmp_path_factory: pytest.TempPathFactory) -> di
     )
 
 
-def _shell(name: str) -> str:
-    found = shutil.which(name)
-    assert found is not None, f"{name} is missing: apt-get install {name}"
-    return found
-
-
 # in step
 
 
@@ -109,10 +103,10 @@ def test_every_command_and_option_is_in_the_tree() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_at_a_prompt(shell: str, filled: Gateway, environment: dict[str, str], tmp_path: Path) -> None:
     if shell == "bash":
-        command = [_shell("bash"), "--norc", "--noprofile", "-i"]
+        command = [require("bash"), "--norc", "--noprofile", "-i"]
         setup = f"source {COMPLETIONS / FILES['bash']}"
     else:
-        command = [_shell("zsh"), "-f", "-i"]
+        command = [require("zsh"), "-f", "-i"]
         setup = f"fpath=({COMPLETIONS} $fpath); autoload -Uz compinit; compinit -u -D; unset zle_bracketed_paste"
     with Terminal(command, environment, tmp_path) as terminal:
         # The quotes keep what is typed from looking like what is printed.
@@ -130,7 +124,7 @@ def test_completion_in_fish(filled: Gateway, environment: dict[str, str]) -> Non
     lines = [typed.format(home=filled.home) for typed, _ in CASES]
     asked = f"source {COMPLETIONS / FILES['fish']}; for line in $argv; complete -C $line; echo; end"
     done = subprocess.run(
-        [_shell("fish"), "--no-config", "-c", asked, *lines],
+        [require("fish"), "--no-config", "-c", asked, *lines],
         env=environment,
         capture_output=True,
         text=True,

@@ -27,6 +27,7 @@ from tests.clients.clients import CLIENTS, Client
 from tests.support.gateway import Gateway
 from tests.support.litellm import LiteLLM
 from tests.support.processes import clean_environment
+from tests.support.programs import require, require_node_modules
 from tests.support.upstream import Upstream
 
 _PROGRAMS = Path(__file__).resolve().parent / "programs"
@@ -106,13 +107,14 @@ def stage(folder: Path, litellm: LiteLLM) -> Iterator[Stage]:
 
 def _command(client: Client, folder: Path) -> list[str]:
     if client.environment == "node":
-        node = environments.find_node()
-        assert node is not None, _MISSING
+        node = require_node_modules()
         # Node looks for packages beside the program's real place.
         for program in _PROGRAMS.glob("*.mjs"):
             shutil.copy(program, folder)
         (folder / "node_modules").symlink_to(node / "node_modules")
         return ["node", str(folder / f"{client.program}.mjs")]
+    if client.program.startswith("curl"):
+        require("curl")
     python: Any = {
         "tests": Path(sys.executable),
         "clients": environments.find_clients(),

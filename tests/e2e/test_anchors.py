@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from tests.conftest import GatewayFactory
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
+from tests.support.programs import require
 
 ROOT = Path(__file__).resolve().parents[2]
 VERIFY_SCRIPT = ROOT / "examples" / "verify" / "verify.mjs"
@@ -64,9 +64,7 @@ def test_a_receipt_is_verified_by_everybody(gateway: Gateway, tmp_path: Path) ->
     assert {check["state"] for check in checked["checks"]} == {"passed"}
     assert checked["checks"][-1]["name"] == "chain"
 
-    node = shutil.which("node")
-    assert node, "Node.js is needed here: apt-get install nodejs"
-    script = [node, str(VERIFY_SCRIPT), str(bundle), "--key", status["vkey"], *contents]
+    script = [require("node"), str(VERIFY_SCRIPT), str(bundle), "--key", status["vkey"], *contents]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -20,6 +20,7 @@ import pytest
 from tests import environments
 from tests.support.gateway import Gateway
 from tests.support.processes import Process, clean_environment
+from tests.support.programs import require_node_modules
 from trustgate.formats.spl_token import associated_account
 
 pytestmark = pytest.mark.clients
@@ -104,8 +105,7 @@ def test_the_readme_of_the_agents(gateway: Gateway, chain: str, tmp_path: Path) 
 
 def compiled(folder: Path) -> Path:
     """The agent in JavaScript, as Node makes it by leaving out the types; they are checked on the way."""
-    node = environments.find_node()
-    assert node is not None, "the clients are not installed: run `python3 tests --install-only`"
+    node = require_node_modules()
     shutil.copy(EXAMPLE / "agent.ts", folder)
     (folder / "node_modules").symlink_to(node / "node_modules")
     (folder / "package.json").write_text('{"type": "module"}')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
 import ssl
 import subprocess
 import sys
@@ -19,17 +18,12 @@ from tests.conftest import GatewayFactory
 from tests.environments import ROOT
 from tests.support.gateway import Gateway
 from tests.support.processes import Process, clean_environment, free_port
+from tests.support.programs import require
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
 
 DEPLOY = ROOT / "examples" / "deploy"
 #: prctl(2): what MemoryDenyWriteExecute does, as far as the kernel offers it without systemd.
 _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    assert found is not None, f"{name} is missing: apt-get install {name}"
-    return found
 
 
 # a proxy in front
@@ -139,7 +133,7 @@ def test_nginx(behind: Gateway, key: str, scripted: Upstream, start: Start, tmp_
         f"daemon off; {user} pid {tmp_path}/pid; error_log stderr; events {{}}\n"
         f"http {{ access_log off; {folders} include {tmp_path}/site.conf; }}\n"
     )
-    command = [program("nginx"), "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
+    command = [require("nginx"), "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
     tested = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert tested.returncode == 0, tested.stderr
     assert "warn" not in tested.stderr, tested.stderr
@@ -151,7 +145,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     subprocess.run(
         [
-            *(program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *(require("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
             *("-subj", "/CN=gateway.example.com", "-keyout", str(key), "-out", str(certificate)),
         ],
         check=True,
@@ -162,7 +156,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 
 def test_caddy(behind: Gateway, key: str, scripted: Upstream, start: Start, tmp_path: Path) -> None:
     example = (DEPLOY / "Caddyfile").read_text()
-    caddy = program("caddy")
+    caddy = require("caddy")
     environment = clean_environment({"HOME": str(tmp_path)})
     valid = subprocess.run(
         [caddy, "validate", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")],
@@ -185,7 +179,7 @@ def test_caddy(behind: Gateway, key: str, scripted: Upstream, start: Start, tmp_
 
 
 def test_the_unit(tmp_path: Path) -> None:
-    analyze = program("systemd-analyze")
+    analyze = require("systemd-analyze")
     unit = tmp_path / "trustgate.service"
     here = tmp_path / "trustgate"
     here.write_text("#!/bin/sh\n")

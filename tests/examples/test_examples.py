@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from tests.conftest import GatewayFactory
-from tests.environments import ROOT, find_clients, find_node
+from tests.environments import ROOT, find_clients
 from tests.support.gateway import Gateway
 from tests.support.processes import clean_environment
+from tests.support.programs import require_node_modules
 from tests.support.upstream import Reply, Upstream
 
 EXAMPLES = ROOT / "examples"
@@ -66,8 +67,7 @@ def test_openai_python(echoing: Gateway, variables: dict[str, str], tmp_path: Pa
 
 @pytest.mark.clients
 def test_openai_typescript(echoing: Gateway, variables: dict[str, str], tmp_path: Path) -> None:
-    node = find_node()
-    assert node is not None, "the clients for Node are missing: python3 tests --install-only"
+    node = require_node_modules()
     # The Node of the tests may be older than the first that reads TypeScript; without types the file is JavaScript.
     shutil.copy(EXAMPLES / "openai-typescript" / "chat.ts", tmp_path / "chat.mjs")
     (tmp_path / "node_modules").symlink_to(node / "node_modules")

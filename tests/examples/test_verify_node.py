@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from tests.environments import ROOT
 from tests.support.bundles import MEMO_PROGRAM_V1, REQUEST, RESPONSE, SampleLog, damaged, hostile
 from tests.support.entries import make_receipt
+from tests.support.programs import require
 from trustgate.receipts.verify import verify_bundle
 from trustgate.types import RECEIPT_V2_MEMBERS, Finish, Receipt
 
@@ -42,10 +42,8 @@ process.stdout.write(JSON.stringify(verdicts));
 
 
 def node(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = shutil.which("node")
-    assert command is not None, "Node is missing, and this test needs it, version 20 or newer: https://nodejs.org"
     return subprocess.run(
-        [command, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=60, check=False
+        [require("node"), *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=60, check=False
     )
 
 

@@ -24,6 +24,7 @@ from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_path import error_of, only_receipt
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
+from tests.support.programs import require
 from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream, delta
 
 BODY = json.dumps({"model": "gpt-4o", "messages": HELLO})
@@ -34,7 +35,7 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
     subprocess.run(
         [
             *(
-                "openssl",
+                require("openssl"),
                 "req",
                 "-x509",
                 "-newkey",
@@ -77,7 +78,7 @@ def secret_of(gateway: Gateway, name: str) -> str:
 
 def curl(*arguments: str) -> str:
     return subprocess.run(
-        ["curl", "-sS", "--max-time", "20", *arguments], check=True, capture_output=True, text=True
+        [require("curl"), "-sS", "--max-time", "20", *arguments], check=True, capture_output=True, text=True
     ).stdout
 
 

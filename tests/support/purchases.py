@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from tests import environments
 from tests.support.market import MODEL, Buyer, TokenMarket
 from tests.support.processes import clean_environment
+from tests.support.programs import require_node_modules
 
 _PROGRAMS = environments.ROOT / "tests" / "clients" / "paying"
 _TIMEOUT_S = 180.0
@@ -103,8 +104,7 @@ def buy(place: TokenMarket, client: str, wanted: list[Wanted], folder: Path, **t
 
 def _command(program: Program, folder: Path) -> list[str]:
     if program.environment == "node":
-        node = environments.find_node()
-        assert node is not None, _MISSING
+        node = require_node_modules()
         # Node looks for packages beside the program's real place.
         shutil.copy(_PROGRAMS / f"{program.name}.mjs", folder)
         (folder / "node_modules").symlink_to(node / "node_modules")
