@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from typing import Any
 
 import pytest
@@ -11,16 +12,16 @@ from hypothesis import strategies as st
 
 from trustgate.gateway.path.json_edit import outgoing
 
+#: Text that UTF-8 can say: half a surrogate pair is refused before a body comes here.
+texts = st.text(st.characters(codec="utf-8"))
+#: Names without escapes: a name with one may hide another (``"mod\u0065l"``), so such a body is written anew.
+names = st.text(string.ascii_letters + string.digits + " _-.$", max_size=8)
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
     max_leaves=12,
 )
-members = st.dictionaries(st.text(max_size=8), json_values, max_size=6)
+members = st.dictionaries(names, json_values, max_size=6)
 styles: list[dict[str, Any]] = [
     {"separators": (",", ":")},
     {},
@@ -38,25 +39,13 @@ def dump(value: object, style: dict[str, Any]) -> bytes:
 def test_a_body_in_which_nothing_changes_keeps_its_bytes(
     value: dict[str, Any], style: dict[str, Any], blank: bytes
 ) -> None:
-    value = {
-        name.encode("ascii", "ignore").decode().replace("\\", "").replace('"', ""): item for name, item in value.items()
-    }
-    value = {name: item for name, item in value.items() if name.isprintable()}
-    try:
-        body = blank + dump({**value, "model": "m"}, style) + blank
-        body.decode()
-    except UnicodeError:
-        return
-    if b"\\ud" in body:
-        return
+    body = blank + dump({**value, "model": "m"}, style) + blank
     assert outgoing(body, {"model": "m"}, {}, {}) == body
 
 
 @given(members, st.sampled_from(styles))
 def test_setting_a_member_changes_that_member_alone(value: dict[str, Any], style: dict[str, Any]) -> None:
     body = dump(value, style)
-    if b"\\ud" in body:
-        return
     changed = json.loads(outgoing(body, {"model": "other"}, {}, {}))
     assert changed == {**value, "model": "other"}
 

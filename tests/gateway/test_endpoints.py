@@ -150,8 +150,25 @@ def test_json_that_is_no_object_is_an_invalid_request(body: bytes) -> None:
     assert call.invalid is not None and "JSON object" in call.invalid.message
 
 
+#: Members that endpoints read, with values of every type that JSON has.
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "id"]), inner),
+    max_leaves=6,
+)
+known = ("model", "messages", "prompt", "input", "max_tokens", "n", "stream", "stream_options", "tools", "documents")
+
+
+@given(st.dictionaries(st.sampled_from(known), values))
+def test_any_json_gives_a_call_or_names_what_is_wrong(members: dict[str, Any]) -> None:
+    body = json.dumps(members).encode()
+    for endpoint in (endpoint for endpoint in ENDPOINTS if endpoint.body == "json"):
+        call = endpoint.peek(body)
+        assert call.invalid is None or call.invalid.param or "JSON object" in call.invalid.message
+
+
 @given(st.binary(max_size=300))
-def test_any_bytes_give_a_call_or_a_clear_refusal(body: bytes) -> None:
+def test_bytes_that_are_no_json_are_refused(body: bytes) -> None:
     for endpoint in (endpoint for endpoint in ENDPOINTS if endpoint.body == "json"):
         with suppress(InvalidRequest):
             assert endpoint.peek(body).invalid is not None

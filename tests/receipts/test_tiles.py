@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.reached import reached, reaches
 from trustgate.receipts.merkle import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -107,13 +108,25 @@ def test_other_paths_are_no_tiles(path: str) -> None:
         parse_tile_path(path)
 
 
-@given(st.one_of(st.text(), st.text("0123456789x/.p", max_size=30), st.from_regex(r"[0-9]/x?[0-9]{3}/?(\.p/)?[0-9]*")))
-def test_a_path_is_read_exactly_or_refused(path: str) -> None:
+@reaches(0.2)
+@given(
+    st.integers(0, 63),
+    st.integers(0, 10**9),
+    st.integers(1, 256),
+    st.sampled_from(["", "", "0", "x", "/", ".p", "9", "\u0660"]),
+    st.data(),
+)
+def test_a_path_is_read_exactly_or_refused(level: int, index: int, width: int, piece: str, data: st.DataObject) -> None:
+    valid = tile_path(TileId(level, index), width).removeprefix("tile/")
+    at = data.draw(st.integers(0, len(valid)))
+    path = valid[:at] + piece + valid[at:]
     try:
-        tile, width = parse_tile_path(path)
+        tile, read_width = parse_tile_path(path)
     except ValueError:
+        assert path != valid
         return
-    assert tile_path(tile, width) == f"tile/{path}"
+    reached()
+    assert tile_path(tile, read_width) == f"tile/{path}"
 
 
 @pytest.mark.parametrize(
