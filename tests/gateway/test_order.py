@@ -1,0 +1,158 @@
+"""Promises that are about order, tested at the moment at which they are made.
+
+A client stops reading at the end of its answer (``[DONE]``, ``message_stop``, the last byte of a document): its receipt
+has to be in the journal when that leaves, not when the connection ends. The server runs in this process, over real
+sockets and a real home folder; every message it sends passes a check of what the journal's files hold at that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tests.gateway.conftest import HELLO
+from tests.support.entries import make_entries
+from tests.support.processes import PATIENCE_S
+from trustgate.admin.commands import Admin, TenantAdd
+from trustgate.errors import TrustGateError, Unavailable
+from trustgate.receipts.journal import Journal
+from trustgate.receipts.log import Log
+from trustgate.receipts.tree import Tree
+from trustgate.server import serve
+from trustgate.server.parts import Server
+from trustgate.settings import load_settings
+from trustgate.store import Store, open_store
+from trustgate.types import Receipt
+
+
+class Journaled:
+    """An ASGI application around the gateway's.
+
+    For every message with the end of an answer in it, notes whether the journal's files hold the receipt that the
+    answer's head named.
+    """
+
+    def __init__(self, app: ASGIApp, folder: Path, end: bytes) -> None:
+        self._app = app
+        self._folder = folder
+        self._end = end
+        self.seen: list[bool] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        receipt_id = b""
+
+        async def checked(message: Message) -> None:
+            nonlocal receipt_id
+            if message["type"] == "http.response.start":
+                receipt_id = dict(message["headers"]).get(b"x-trustgate-receipt", b"")
+            elif receipt_id and self._end in message.get("body", b""):
+                self.seen.append(any(receipt_id in file.read_bytes() for file in self._folder.iterdir()))
+            await send(message)
+
+        await self._app(scope, receive, checked)
+
+
+class Ready:
+    """Learns from the server's observer hooks that it listens."""
+
+    def __init__(self) -> None:
+        self.server: asyncio.Future[tuple[str, Admin]] = asyncio.get_running_loop().create_future()
+
+    def on_ready(self, address: str, admin: Admin) -> None:
+        self.server.set_result((address, admin))
+
+    def on_receipt(self, receipt: Receipt) -> None:
+        """Nothing to do."""
+
+    def on_refusal(self, error: TrustGateError, endpoint: str, receipt_id: str) -> None:
+        """Nothing to do."""
+
+
+@contextlib.asynccontextmanager
+async def serving(home: Path) -> AsyncIterator[tuple[str, Admin]]:
+    """A gateway in this process, on a port of its own, with the built-in model server as upstream."""
+    settings = load_settings(home, {"serve.port": 0, "upstream.url": "builtin:echo"})
+    ready, stop = Ready(), asyncio.Event()
+    server = asyncio.ensure_future(serve(settings, stop=stop, observer=ready))
+    # A server that cannot start ends the wait as well.
+    server.add_done_callback(lambda _: ready.server.cancel() if not ready.server.done() else None)
+    try:
+        yield await asyncio.wait_for(ready.server, PATIENCE_S)
+    finally:
+        stop.set()
+        await asyncio.wait_for(server, PATIENCE_S)
+        gc.unfreeze()  # the server freezes what is there when it is ready
+
+
+CHAT = {"model": "trustgate/echo", "messages": HELLO}
+
+
+@pytest.mark.parametrize(
+    ("members", "end"),
+    [
+        pytest.param({"stream": True}, b"data: [DONE]", id="stream"),
+        pytest.param({}, b"}", id="document"),
+    ],
+)
+async def test_the_receipt_is_journaled_before_the_end_of_the_answer_leaves(
+    members: dict[str, Any], end: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[Journaled] = []
+    public_app = Server.public_app
+
+    def app(server: Server, settings: Any) -> ASGIApp:
+        watched.append(Journaled(public_app(server, settings), settings.journal_folder, end))
+        return watched[0]
+
+    monkeypatch.setattr(Server, "public_app", app)
+    async with serving(tmp_path / "home") as (address, admin):
+        added = await admin.execute(TenantAdd(name="acme", plan="internal"))
+        headers = {"authorization": f"Bearer {added.secret}"}
+        async with httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=PATIENCE_S) as client:
+            response = await client.post("/v1/chat/completions", json={**CHAT, **members})
+        assert response.status_code == 200, response.text
+        assert end in response.content
+    assert watched[0].seen and all(watched[0].seen)
+
+
+# the journal and the store
+
+
+async def test_the_journal_keeps_what_the_store_could_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is released after the store's commit: a store that fails loses nothing, and neither does a death then."""
+    store = await open_store(tmp_path / "store.duckdb")
+    journal = Journal.open(tmp_path / "journal", store_id=store.store_id, last_seq=0, segment_bytes=64 * 1024)
+    log = await Log.recover(store, journal, await Tree.open(store))
+    released: list[int] = []
+    monkeypatch.setattr(journal, "release", released.append)
+
+    async def full(*_: object) -> None:
+        assert released == [], "released before the commit"
+        raise Unavailable("The disk is full.")
+
+    append = store.append_entries
+    monkeypatch.setattr(store, "append_entries", full)
+    for entry in make_entries(1, 5):
+        log.append(entry.receipt, entry.secret)
+    with pytest.raises(Unavailable):
+        await log.flush()
+    assert (released, log.pending) == ([], 5)
+    assert [entry.seq for entry in journal.replay(0)] == [1, 2, 3, 4, 5]
+
+    monkeypatch.setattr(store, "append_entries", append)
+    await log.flush()
+    assert (released, log.pending, await _stored(store)) == ([5], 0, 5)
+    journal.close()
+    await store.close()
+
+
+async def _stored(store: Store) -> int:
+    return await store.last_seq()
