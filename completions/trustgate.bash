@@ -7,7 +7,7 @@ __trustgate_commands() {
         'trustgate key') names='create list show revoke rotate' ;;
         'trustgate plan') names='add set list show remove' ;;
         'trustgate passport') names='add set list show deprecate revoke activate import alias' ;;
-        'trustgate receipt') names='list show export verify' ;;
+        'trustgate receipt') names='list show export mend verify' ;;
         'trustgate anchor') names='flush list status verify keygen' ;;
         'trustgate payment') names='set off terms list show reconcile refund-credit keygen' ;;
         'trustgate export') names='receipts usage' ;;
@@ -194,6 +194,10 @@ __trustgate_options() {
 --output
 -o
 --disclose' ;;
+        'trustgate receipt mend') options='--help
+-h
+--accept
+--json' ;;
         'trustgate receipt verify') options='--help
 -h
 --rpc

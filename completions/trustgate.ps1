@@ -67,6 +67,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'list|List receipts, the newest first',
             'show|Show a receipt, with the secret that opens its commitments',
             'export|Export a receipt as a bundle that anybody can check, offline: its proof, checkpoint and anchor with it',
+            'mend|Store the receipts that the database could not hold before, and list those that it cannot',
             'verify|Check a bundle, offline and without a database'
         )
         'trustgate anchor' = @(
@@ -472,6 +473,12 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--output|file|Write it there; else it is printed',
             '-o|file|Write it there; else it is printed',
             '--disclose|words:none request response both|Which commitments whoever has the bundle can open: to check what was said, and to try to guess it'
+        )
+        'trustgate receipt mend' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--accept||Take those that still do not fit as they stand: they are told no more',
+            '--json||Print one JSON document, nothing else'
         )
         'trustgate receipt verify' = @(
             '--help||Show this message and exit.',

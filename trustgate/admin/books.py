@@ -11,9 +11,11 @@ from trustgate.admin.audit import BooksAuditor, BooksSnapshot
 from trustgate.admin.background_work import Tell
 from trustgate.admin.commands import (
     Look,
+    ReceiptAside,
     ReceiptDetail,
     ReceiptExport,
     ReceiptList,
+    ReceiptMend,
     ReceiptShow,
     Reload,
     Reloaded,
@@ -69,6 +71,21 @@ async def receipt_export(context: AdminContext, command: ReceiptExport) -> str:
     if entry is None:
         raise _no_receipt(command.receipt)
     return (await archive.bundle(entry, command.disclose)).decode()
+
+
+async def receipt_mend(context: AdminContext, command: ReceiptMend) -> tuple[ReceiptAside, ...]:
+    await context.flush()
+    return tuple(
+        ReceiptAside(
+            seq=aside.entry.seq,
+            id=aside.entry.receipt.id,
+            tenant=aside.entry.receipt.tenant,
+            reason=aside.reason,
+            set_aside_us=aside.set_aside_us,
+            accepted=aside.accepted,
+        )
+        for aside in await context.store.mend_set_aside(accept=command.accept)
+    )
 
 
 def _no_receipt(receipt_id: str) -> NotFound:
@@ -138,4 +155,5 @@ async def status(context: AdminContext, command: Status) -> ServerStatus:
         last_seq=await context.store.last_seq(),
         pending=0,
         active_requests=0,
+        set_aside=sum(not aside.accepted for aside in context.store.set_aside),
     )

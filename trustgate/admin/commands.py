@@ -94,6 +94,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: Entries in the journal that the database does not have yet.
     pending: int
     active_requests: int
+    #: Receipts that the database cannot hold as they are, and that nobody has accepted yet.
+    set_aside: int = 0
     targets: tuple[TargetStatus, ...] = ()
 
 
@@ -310,6 +312,24 @@ class ReceiptExport(Command[str], frozen=True, kw_only=True, tag="receipt.export
     receipt: str
     disclose: tuple[Literal["request", "response"], ...] = ()
     result = str
+
+
+class ReceiptAside(msgspec.Struct, frozen=True, kw_only=True):
+    """A receipt that the database cannot hold as it is; where it is added up, what does not fit counts as nothing."""
+
+    seq: int
+    id: str
+    tenant: str
+    reason: str
+    set_aside_us: int
+    accepted: bool
+
+
+class ReceiptMend(Command[tuple[ReceiptAside, ...]], frozen=True, kw_only=True, tag="receipt.mend"):
+    """Store what was set aside and fits by now; gives what does not. ``accept``: that is no fault any more."""
+
+    accept: bool = False
+    result = tuple[ReceiptAside, ...]
 
 
 # anchors

@@ -62,6 +62,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.ReceiptList: books.receipt_list,
     commands.ReceiptShow: books.receipt_show,
     commands.ReceiptExport: books.receipt_export,
+    commands.ReceiptMend: books.receipt_mend,
     commands.AnchorFlush: anchors.anchor_flush,
     commands.AnchorList: anchors.anchor_list,
     commands.AnchorStatus: anchors.anchor_status,

@@ -178,6 +178,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
         return
     yield _server(status)
     yield _ok("database", f"open in the server (process {status.pid}), {render.number(status.last_seq)} receipts")
+    yield from _set_aside(status)
     yield _journal(settings, status.pending)
     yield _anchored(log)
     yield from _keys(settings)
@@ -256,8 +257,8 @@ def _not_running(settings: Settings) -> Iterator[Finding]:
     payments: tuple[PaymentFinding, ...] = ()
     if settings.database.exists():
         try:
-            passports, payments, finding = asyncio.run(_database(settings))
-            yield finding
+            passports, payments, findings = asyncio.run(_database(settings))
+            yield from findings
         except TrustGateError as error:
             yield _failed("database", error)
     else:
@@ -290,7 +291,7 @@ def _port(settings: Settings) -> Finding:
     return _ok("port", f"{place} is free")
 
 
-async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[PaymentFinding, ...], Finding]:
+async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[PaymentFinding, ...], list[Finding]]:
     admin = await open_here(settings)
     try:
         status = await admin.execute(Status())
@@ -299,7 +300,18 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
     finally:
         await admin.close()
     size = render.size(settings.database.stat().st_size)
-    return passports, payments, _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
+    opens = _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
+    return passports, payments, [opens, *_set_aside(status)]
+
+
+def _set_aside(status: ServerStatus) -> Iterator[Finding]:
+    if status.set_aside:
+        yield _warn(
+            "receipts",
+            f"the database cannot hold {status.set_aside} of them as they are: they are set aside, and what does not "
+            "fit counts as nothing",
+            "trustgate receipt mend",
+        )
 
 
 def _journal(settings: Settings, pending: int) -> Finding:

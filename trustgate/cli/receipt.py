@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from msgspec import UnsetType
 
-from trustgate.admin.commands import Admin, ReceiptDetail, ReceiptExport, ReceiptList, ReceiptShow, TenantList
+from trustgate.admin.commands import (
+    Admin,
+    ReceiptDetail,
+    ReceiptExport,
+    ReceiptList,
+    ReceiptMend,
+    ReceiptShow,
+    TenantList,
+)
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, session, with_admin
 from trustgate.errors import OperatorError, VerificationFailed
@@ -100,6 +108,39 @@ def export(
     except OSError as error:
         raise OperatorError(f"{output} cannot be written: {error.strerror}.", hint="Choose another --output.") from None
     render.say(f"Wrote {output}. Check it: trustgate receipt verify {output}", to_stderr=True)
+
+
+@app.command("mend")
+def mend(
+    context: typer.Context,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take those that still do not fit as they stand: they are told no more.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Store the receipts that the database could not hold before, and list those that it cannot.
+
+    Such a receipt keeps its place in the log, and its proof; in sums, what does not fit counts as nothing. Add what is
+    missing to the tenant by hand (trustgate tenant credit), then accept it.
+    """
+    left = execute(context, ReceiptMend(accept=accept))
+    if json:
+        render.document({"set_aside": left})
+        return
+    render.table(
+        [render.right("Number"), "Set aside (UTC)", "Why", "", "Id"],
+        [
+            (
+                render.number(aside.seq),
+                render.instant(aside.set_aside_us),
+                aside.reason,
+                "accepted" if aside.accepted else "",
+                aside.id,
+            )
+            for aside in left
+        ],
+        empty="Every receipt is stored as it is.",
+    )
 
 
 @app.command("verify")

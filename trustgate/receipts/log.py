@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from trustgate.errors import TrustGateError, Unavailable
+from trustgate.receipts.bounds import in_range
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.receipts.tree import Tree
@@ -110,7 +111,11 @@ class Log:
         return tseq + 1, tprev
 
     def append(self, receipt: Receipt, secret: bytes) -> Entry:
-        """Give the receipt its place. When this returns, the entry survives the death of the process."""
+        """Give the receipt its place. When this returns, the entry survives the death of the process.
+
+        Members that are out of range are brought into it (``bounds.in_range``): the entry has the receipt as it is.
+        """
+        receipt = in_range(receipt)
         entry = Entry(seq=self._last_seq + 1, receipt=receipt, secret=secret)
         try:
             self._journal.append(entry)

@@ -138,6 +138,7 @@ class Server:
             log=log,
             archive=archive,
             anchoring=self.anchoring,
+            store=store,
         )
         self.metrics = Metrics(lambda: self.settings, self.counters, self._standing, self.vitals.tenant_name)
         self.admin = LocalAdmin(
@@ -282,7 +283,7 @@ class Server:
             self.pipeline,
             reads,
             self.credits,
-            Health(self.vitals.check),
+            Health(self.vitals.check, self.vitals.notes),
             Transparency(self.archive),
             self.metrics,
             Page(self.vitals.standing, lambda: self.settings.serve.page),
@@ -307,6 +308,7 @@ class Server:
             last_seq=self.books.log.last_seq,
             pending=self.books.log.pending,
             active_requests=len(self.running),
+            set_aside=self.vitals.set_aside(),
             targets=tuple(
                 TargetStatus(
                     base_url=upstream.base_url,

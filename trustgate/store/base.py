@@ -23,6 +23,7 @@ from trustgate.types import (
     PaymentState,
     PaymentTerms,
     Plan,
+    Receipt,
     Record,
     Tenant,
 )
@@ -72,8 +73,15 @@ class UsageFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     until_seq: int | None = None
 
 
+#: Sums that the store tells end here: the largest integer that every reader of its rows can hold (SQL BIGINT).
+SUM_MOST = 2**63 - 1
+
+
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The sum over one group. ``group`` is a day (2026-01-31), a model as asked for, a key id or a tenant id."""
+    """The sums over one group, each at most ``SUM_MOST``.
+
+    ``group`` is a day (2026-01-31), a model as asked for, a key id or a tenant id.
+    """
 
     group: str
     #: Answered requests (types.COUNTED), then those that were refused or that the upstream failed.
@@ -173,6 +181,20 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     path: str
 
 
+class SetAside(msgspec.Struct, frozen=True, kw_only=True):
+    """A receipt that the database could not hold as it is (``store.aside``)."""
+
+    #: As it was journaled; the log, its proofs and its tenant's chain go by this.
+    entry: Entry
+    #: Which of its members do not fit.
+    reason: str
+    set_aside_us: int
+    #: The operator has seen it: it is no fault any more.
+    accepted: bool
+    #: What stands in its place where receipts are added up: what does not fit counts as nothing.
+    counted: Receipt
+
+
 class Store(Protocol):
     @property
     def store_id(self) -> str:
@@ -199,11 +221,21 @@ class Store(Protocol):
     async def append_entries(self, entries: Sequence[Entry], tiles: Sequence[StoredTile] = ()) -> None:
         """Commit the entries and the tiles they complete, durably, in one transaction.
 
-        The entries must continue ``last_seq`` without a gap; there may be none, where only tiles are missing.
+        The entries must continue ``last_seq`` without a gap; there may be none, where only tiles are missing. One that
+        does not fit its columns is set aside (``set_aside``) and stops no other.
 
         Raises Unavailable with code ``storage_full`` on a full disk. After any failure ``last_seq`` tells what has
         been committed: all of the entries or none.
         """
+        ...
+
+    @property
+    def set_aside(self) -> tuple[SetAside, ...]:
+        """The receipts that the database could not hold as they are, in the log's order. Read from memory."""
+        ...
+
+    async def mend_set_aside(self, *, accept: bool) -> tuple[SetAside, ...]:
+        """Store what was set aside and fits by now, with ``accept`` mark the rest as seen; gives that rest."""
         ...
 
     async def load_heads(self) -> list[TenantHead]:

@@ -6,6 +6,7 @@ Owns every query. Each verb is a function over the connection that the engine ru
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 import msgspec
+from msgspec.structs import replace
 
 from trustgate.errors import StoreDamaged, TrustGateError, Unavailable
+from trustgate.ids import now_us
+from trustgate.store.aside import load_aside, mend_aside, put_aside, storable, unstorable
 from trustgate.store.base import (
     Balance,
     Compacted,
@@ -27,6 +31,7 @@ from trustgate.store.base import (
     Lines,
     PaymentFilter,
     ReceiptFilter,
+    SetAside,
     State,
     StoredTile,
     StoreInfo,
@@ -56,6 +61,7 @@ from trustgate.store.rows import (
     S,
     entry_from_row,
     entry_to_row,
+    sum_sql,
     table_of,
 )
 from trustgate.types import Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan
@@ -64,6 +70,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 #: The appender holds the GIL for about 5 µs a row; between slices the event loop gets its turn.
 SLICE_ROWS = 50
@@ -83,11 +91,15 @@ _GROUPS = {"day": f"created_us // {_US_PER_DAY}", "model": "model", "key": '"key
 class DuckDBStore:
     """See ``store.base.Store``. Made by ``open``; must be closed."""
 
-    def __init__(self, engine: Engine, store_id: str, schema_version: int, last_seq: int) -> None:
+    def __init__(
+        self, engine: Engine, store_id: str, schema_version: int, last_seq: int, aside: dict[int, SetAside]
+    ) -> None:
         self._engine = engine
         self._store_id = store_id
         self._schema_version = schema_version
         self._last_seq = last_seq
+        #: What table ``receipts`` does not have as it is, by its number; replaced as a whole.
+        self._aside = aside
         #: The instance died in a commit of entries: whether they are in the database is to be looked up.
         self._in_doubt = False
 
@@ -99,7 +111,7 @@ class DuckDBStore:
         """
         engine = await asyncio.to_thread(Engine.open, path)
         try:
-            return cls(engine, *await engine.run(_load_identity))
+            return cls(engine, *await engine.run(_load_identity), await engine.run(load_aside))
         except BaseException:
             await engine.close()
             raise
@@ -140,8 +152,19 @@ class DuckDBStore:
                 raise
             await self._engine.run(self._append, entries, tiles)
 
+    @property
+    def set_aside(self) -> tuple[SetAside, ...]:
+        return tuple(self._aside.values())
+
+    async def mend_set_aside(self, *, accept: bool) -> tuple[SetAside, ...]:
+        if self._aside:
+            await self._engine.run(in_transaction, lambda connection: mend_aside(connection, accept=accept))
+            self._aside = await self._engine.run(load_aside)
+        return self.set_aside
+
     async def load_heads(self) -> list[TenantHead]:
-        return await self._engine.run(_load_heads)
+        entries = self._as_journaled(await self._engine.run(_load_heads))
+        return [TenantHead(entry.receipt.tenant, entry) for entry in entries]
 
     async def window_usage(self, since_us: int) -> list[WindowUsage]:
         return await self._engine.run(_window_usage, since_us)
@@ -150,10 +173,10 @@ class DuckDBStore:
         return await self._engine.run(_usage, query)
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]:
-        return await self._engine.run(_entries, query)
+        return self._as_journaled(await self._engine.run(_entries, query))
 
     async def entry(self, receipt_id: str) -> Entry | None:
-        return await self._engine.run(_entry, receipt_id)
+        return self._one_as_journaled(await self._engine.run(_entry, receipt_id))
 
     async def tile_count(self, level: int) -> int:
         return await self._engine.run(_tile_count, level)
@@ -199,13 +222,20 @@ class DuckDBStore:
         return await self._engine.run(_payments, query)
 
     async def payment_receipt(self, payment: Payment) -> Entry | None:
-        return await self._engine.run(_payment_receipt, payment)
+        return self._one_as_journaled(await self._engine.run(_payment_receipt, payment))
 
     async def balances(self) -> list[Balance]:
         return await self._engine.run(_balances)
 
     async def close(self) -> None:
         await self._engine.close()
+
+    def _as_journaled(self, entries: list[Entry]) -> list[Entry]:
+        aside = self._aside
+        return [aside[entry.seq].entry if entry.seq in aside else entry for entry in entries] if aside else entries
+
+    def _one_as_journaled(self, entry: Entry | None) -> Entry | None:
+        return None if entry is None else self._as_journaled([entry])[0]
 
     # On the writer thread: what these change needs no lock.
 
@@ -218,13 +248,37 @@ class DuckDBStore:
             if entry.seq != expected:
                 raise TrustGateError(f"Entry {entry.seq} does not continue the log: {expected} is next.")
         try:
-            in_transaction(connection, lambda connection: _append_rows(connection, entries, tiles))
+            self._commit_entries(connection, entries, tiles)
         except duckdb.FatalException:
             # When the checkpoint that a commit set off runs out of space, the instance dies, the commit being durable.
             self._in_doubt = True
             raise
         if entries:
             self._last_seq = entries[-1].seq
+
+    def _commit_entries(
+        self, connection: DuckDBPyConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]
+    ) -> None:
+        """Commit them all. Where one does not fit, what fits of it, and the whole of it aside."""
+        try:
+            in_transaction(connection, lambda connection: _append_rows(connection, entries, tiles))
+            return
+        except (duckdb.FatalException, duckdb.IOException):
+            raise
+        except (duckdb.Error, TrustGateError, ValueError, TypeError, OverflowError):
+            reasons = unstorable(connection, entries)
+            if not reasons:
+                raise
+        rows = [replace(entry, receipt=storable(entry.receipt)) if entry.seq in reasons else entry for entry in entries]
+
+        def commit(connection: DuckDBPyConnection) -> None:
+            put_aside(connection, entries, reasons, now_us())
+            _append_rows(connection, rows, tiles)
+
+        in_transaction(connection, commit)
+        self._aside = load_aside(connection)
+        for seq, reason in reasons.items():
+            logger.error("receipt %d is set aside, the database cannot hold it as it is: %s", seq, reason)
 
     def _resolve_doubt(self, connection: DuckDBPyConnection) -> None:
         self._last_seq = _load_identity(connection)[2]
@@ -333,17 +387,17 @@ def _tiles(connection: DuckDBPyConnection, level: int, positions: Sequence[int])
     return dict(rows)
 
 
-def _load_heads(connection: DuckDBPyConnection) -> list[TenantHead]:
+def _load_heads(connection: DuckDBPyConnection) -> list[Entry]:
     rows = connection.execute(
         f"SELECT {ENTRY_SELECT} FROM receipts WHERE seq IN (SELECT max(seq) FROM receipts GROUP BY tenant)"  # noqa: S608
     ).fetchall()
-    entries = (entry_from_row(row) for row in rows)
-    return [TenantHead(entry.receipt.tenant, entry) for entry in entries]
+    return [entry_from_row(row) for row in rows]
 
 
 def _window_usage(connection: DuckDBPyConnection, since_us: int) -> list[WindowUsage]:
     rows = connection.execute(
-        f"""SELECT tenant, "key", count(*), sum(prompt_tokens + completion_tokens), sum(cost_nano_usd)
+        f"""SELECT tenant, "key", count(*), {sum_sql("prompt_tokens::HUGEINT + completion_tokens")},
+                {sum_sql("cost_nano_usd")}
             FROM receipts WHERE created_us >= ? AND {IS_COUNTED}
             GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
         [since_us],
@@ -368,7 +422,7 @@ def _usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]
                 count(*) FILTER (WHERE {IS_COUNTED}),
                 count(*) FILTER (WHERE finish = 'refused'),
                 count(*) FILTER (WHERE finish = 'upstream_error'),
-                {", ".join(f"coalesce(sum({name}) FILTER (WHERE {IS_COUNTED}), 0)" for name in sums)},
+                {", ".join(sum_sql(name, IS_COUNTED) for name in sums)},
                 count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate')
             FROM receipts {where} GROUP BY "group" ORDER BY "group" """,  # noqa: S608 - constants; values are bound
         values,
@@ -494,8 +548,8 @@ def _payment_receipt(connection: DuckDBPyConnection, payment: Payment) -> Entry 
 
 def _balances(connection: DuckDBPyConnection) -> list[Balance]:
     rows = connection.execute(
-        """SELECT tenant, sum(credited_nano_usd), sum(charged_nano_usd) FROM receipts
-           WHERE charged_nano_usd IS NOT NULL GROUP BY tenant ORDER BY tenant"""
+        f"""SELECT tenant, {sum_sql("credited_nano_usd")}, {sum_sql("charged_nano_usd")} FROM receipts
+            WHERE charged_nano_usd IS NOT NULL GROUP BY tenant ORDER BY tenant"""  # noqa: S608 - constants
     ).fetchall()
     return [
         Balance(tenant_id=tenant, credited_nano_usd=int(credited), charged_nano_usd=int(charged))

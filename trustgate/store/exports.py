@@ -14,7 +14,7 @@ import msgspec
 
 from trustgate.errors import OperatorError
 from trustgate.store.base import ExportFilter, Lines
-from trustgate.store.rows import HASHES, IS_COUNTED, PAYMENT_MEMBERS
+from trustgate.store.rows import HASHES, IS_COUNTED, PAYMENT_MEMBERS, sum_sql
 from trustgate.types import Receipt
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def usage_lines(connection: DuckDBPyConnection, query: ExportFilter) -> Lines:
     """See ``Store.export_usage``."""
     where, values = _where(query, "true")
     tokens = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
-    sums = ", ".join(f"coalesce(sum({name}) FILTER (WHERE {IS_COUNTED}), 0)::BIGINT AS {name}" for name in tokens)
+    sums = ", ".join(f"{sum_sql(name, IS_COUNTED)} AS {name}" for name in tokens)
     members = ", ".join(f"'{name}': \"{name}\"" for name in USAGE_COLUMNS)
     return _lines(
         connection,
@@ -78,8 +78,8 @@ def usage_lines(connection: DuckDBPyConnection, query: ExportFilter) -> Lines:
                     count(*) FILTER (WHERE finish = 'upstream_error') AS failed,
                     count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate') AS estimated,
                     {sums},
-                    coalesce(sum(charged_nano_usd), 0)::BIGINT AS charged_nano_usd,
-                    coalesce(sum(credited_nano_usd), 0)::BIGINT AS credited_nano_usd
+                    {sum_sql("charged_nano_usd")} AS charged_nano_usd,
+                    {sum_sql("credited_nano_usd")} AS credited_nano_usd
                 FROM receipts {where} GROUP BY ALL
             ), named AS (
                 SELECT used.*, coalesce(tenants.name, '') AS tenant_name

@@ -176,8 +176,29 @@ def _payments(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _set_aside_and_progress(connection: DuckDBPyConnection) -> None:
+    """What does not fit table ``receipts`` as it is, and how far the changes of other tables have come."""
+    for statement in (
+        """CREATE TABLE set_aside (
+            seq BIGINT NOT NULL,
+            receipt BLOB NOT NULL,  -- canonical JSON (RFC 8785)
+            secret BLOB NOT NULL,
+            reason VARCHAR NOT NULL,
+            set_aside_us BIGINT NOT NULL,
+            accepted BOOLEAN NOT NULL
+        )""",
+        """CREATE TABLE progress (
+            changes BIGINT NOT NULL,  -- number of the last change of the operator's that is in here (store.changes)
+            payments BIGINT NOT NULL,  -- transactions that wrote payments
+            at_us BIGINT NOT NULL  -- of the last of either
+        )""",
+        "INSERT INTO progress VALUES (0, 0, 0)",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings a database from schema N-1 to schema N.
-MIGRATIONS: tuple[Migration, ...] = (_first_schema, _tree_and_anchors, _payments)
+MIGRATIONS: tuple[Migration, ...] = (_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress)
 
 LATEST = len(MIGRATIONS)
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from trustgate.errors import TrustGateError
-from trustgate.store.base import Kept
+from trustgate.store.base import SUM_MOST, Kept
 from trustgate.types import (
     COUNTED,
     RECEIPT_V2_MEMBERS,
@@ -108,6 +108,11 @@ ENTRY_SELECT = ", ".join(f'"{column}"' for column in ENTRY_COLUMNS)
 
 #: The condition for receipts that count against quotas.
 IS_COUNTED = "finish IN (" + ", ".join(f"'{finish}'" for finish in sorted(COUNTED)) + ")"
+
+
+def sum_sql(column: str, condition: str = "true") -> str:
+    """The sum of a column over the rows of the condition, at most ``SUM_MOST``; 0 over none."""
+    return f"least(coalesce(sum({column}) FILTER (WHERE {condition}), 0), {SUM_MOST})::BIGINT"
 
 
 def entry_to_row(entry: Entry) -> list[Any]:

@@ -24,6 +24,7 @@ from trustgate.receipts.log import Log
 from trustgate.settings import BUILTIN_SCHEME, Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.solana.clusters import cluster_name, explorer_url
+from trustgate.store import Store
 
 #: How far back ``top`` looks, and how many tenants and models it is told of.
 _PULSE_WINDOW_S = 10.0
@@ -43,6 +44,7 @@ class GatewayStatus:
         log: Log,
         archive: Archive,
         anchoring: Anchoring,
+        store: Store,
     ) -> None:
         """``settings``: as they hold now."""
         self._address = address
@@ -54,6 +56,7 @@ class GatewayStatus:
         self._log = log
         self._archive = archive
         self._anchoring = anchoring
+        self._store = store
         self.started_us = now_us()
 
     def check(self) -> dict[str, str]:
@@ -67,6 +70,15 @@ class GatewayStatus:
             reachable = "no upstream is reachable" if upstreams else "there is no upstream"
         store = "ok" if self._log.fault is None else "receipts cannot be stored right now"
         return {"store": store, "upstream": reachable, "serving": "draining" if self._running.draining else "ok"}
+
+    def set_aside(self) -> int:
+        """How many receipts the database cannot hold as they are, unless the operator has accepted that."""
+        return sum(not aside.accepted for aside in self._store.set_aside)
+
+    def notes(self) -> list[str]:
+        """What ``/ready`` tells besides: nothing of it keeps the gateway from serving."""
+        count = self.set_aside()
+        return [f"receipts set aside: {count} (trustgate receipt mend)"] if count else []
 
     def standing(self) -> PageStatus:
         """What the page at ``/`` tells."""
@@ -117,6 +129,8 @@ class GatewayStatus:
         life = "Receipts written, over the life of the log."
         yield Metric("trustgate.receipts", "counter", life, written, is_older=True)
         yield one("trustgate.receipts_pending", "gauge", "Receipts that wait for the database.", log.pending)
+        aside = "Receipts that the database cannot hold as they are: trustgate receipt mend."
+        yield one("trustgate.receipts_set_aside", "gauge", aside, self.set_aside())
         yield one("trustgate.log.failing", "gauge", "1 while receipts cannot be kept as they should.", bool(log.fault))
         yield one("trustgate.log.checkpoint_size", "gauge", "Receipts under the checkpoint.", archive.checkpoint_size)
         yield one("trustgate.log.anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)

@@ -1,0 +1,147 @@
+"""Receipts that the database cannot hold as they are, and what stands in their place.
+
+A receipt is set aside when a member of it does not fit its column: it was journaled before there were bounds
+(``receipts.bounds``), or by another program. Its number, its place in the tree and its canonical bytes are kept, in
+table ``set_aside``, so that the log, its proofs and its tenant's chain are what they were; the row of table
+``receipts`` has the same members but for those that do not fit, which count as nothing there. Sums are those of the
+rows, and what was set aside is told wherever the state is (``doctor``, ``/ready``, ``/metrics``) until it is stored or
+accepted.
+
+Owns which entries cannot be stored, and the rows of both tables. Nothing here decides when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import msgspec
+
+from trustgate.errors import StoreDamaged, TrustGateError
+from trustgate.store.base import SetAside
+from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, HASHES, entry_from_row, entry_to_row
+from trustgate.types import Entry, Receipt
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_BIGINT_MOST = 2**63 - 1
+_SMALLINT_MOST = 2**15 - 1
+_NO_HASH = "0" * 64
+#: Members that reports need: what is always there has no substitute.
+_KEPT = frozenset({"v", "finish", "usage_source", "stream"})
+_canonical = msgspec.json.Encoder(order="sorted").encode  # as receipts.receipt has it, which stands above this room
+_receipt = msgspec.json.Decoder(Receipt).decode
+
+
+def unstorable(connection: DuckDBPyConnection, entries: Sequence[Entry]) -> dict[int, str]:
+    """The numbers of those entries that table ``receipts`` does not take, each with the reason. Changes nothing."""
+    found: dict[int, str] = {}
+    connection.execute("CREATE OR REPLACE TEMP TABLE trial AS SELECT * FROM receipts LIMIT 0")
+    try:
+        for entry in entries:
+            reason = _refusal(connection, entry)
+            if reason is not None:
+                found[entry.seq] = reason
+    finally:
+        connection.execute("DROP TABLE IF EXISTS temp.trial")
+    return found
+
+
+def _refusal(connection: DuckDBPyConnection, entry: Entry) -> str | None:
+    appender = None
+    try:
+        appender = connection.appender("trial", columns=list(ENTRY_COLUMNS))
+        appender.append_rows([entry_to_row(entry)])
+        appender.flush()
+    except (duckdb.Error, TrustGateError, ValueError, TypeError, OverflowError) as error:
+        if appender is not None:
+            appender.clear()
+        return error.message if isinstance(error, TrustGateError) else _misfit(entry.receipt)
+    return None
+
+
+def _misfit(receipt: Receipt) -> str:
+    """Which members do not fit; no values, which may be a tenant's."""
+    row = storable(receipt)
+    names = [name for name in Receipt.__struct_fields__ if getattr(row, name) != getattr(receipt, name)]
+    return f"out of range: {', '.join(names)}" if names else "the database does not take it"
+
+
+def storable(receipt: Receipt) -> Receipt:
+    """The receipt with what does not fit its column left out."""
+    changes: dict[str, Any] = {}
+    for name in Receipt.__struct_fields__:
+        value = getattr(receipt, name)
+        if name in HASHES:
+            if not _is_hash(value):
+                changes[name] = _NO_HASH
+        elif isinstance(value, bool) or name in _KEPT:
+            continue
+        elif isinstance(value, int):
+            if not 0 <= value <= (_SMALLINT_MOST if name == "status" else _BIGINT_MOST):
+                changes[name] = 0
+        elif isinstance(value, str):
+            valid = value.encode(errors="replace").decode()
+            if valid != value:
+                changes[name] = valid
+    return msgspec.structs.replace(receipt, **changes)
+
+
+def _is_hash(digits: str) -> bool:
+    try:
+        return bytes.fromhex(digits).hex() == digits
+    except ValueError:
+        return False
+
+
+def put_aside(connection: DuckDBPyConnection, entries: Sequence[Entry], reasons: dict[int, str], now_us: int) -> None:
+    """Keep those entries that have a reason. The caller's transaction; their rows are the caller's too."""
+    for entry in entries:
+        if entry.seq in reasons:
+            connection.execute(
+                "INSERT INTO set_aside VALUES (?, ?, ?, ?, ?, false)",
+                [entry.seq, _canonical(entry.receipt), entry.secret, reasons[entry.seq], now_us],
+            )
+
+
+def load_aside(connection: DuckDBPyConnection) -> dict[int, SetAside]:
+    """All that is set aside, by its number. Raises StoreDamaged for a row that no TrustGate wrote."""
+    rows = connection.execute("SELECT * FROM set_aside ORDER BY seq").fetchall()
+    try:
+        return {
+            seq: SetAside(
+                entry=Entry(seq=seq, receipt=_receipt(receipt), secret=secret),
+                reason=reason,
+                set_aside_us=set_aside_us,
+                accepted=accepted,
+                counted=_row_of(connection, seq),
+            )
+            for seq, receipt, secret, reason, set_aside_us, accepted in rows
+        }
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(
+            f"A receipt that was set aside cannot be read: {error}.", hint="Put back a copy of the database."
+        ) from error
+
+
+def _row_of(connection: DuckDBPyConnection, seq: int) -> Receipt:
+    rows = connection.execute(f"SELECT {ENTRY_SELECT} FROM receipts WHERE seq = ?", [seq]).fetchall()  # noqa: S608
+    if not rows:
+        raise StoreDamaged(f"Receipt {seq} was set aside, but its row is missing.", hint="Put back a copy.")
+    return entry_from_row(rows[0]).receipt
+
+
+def mend_aside(connection: DuckDBPyConnection, *, accept: bool) -> None:
+    """Store what the database takes by now; with ``accept`` mark the rest as seen. The caller's transaction."""
+    waiting = [aside.entry for aside in load_aside(connection).values()]
+    reasons = unstorable(connection, waiting)
+    columns = ", ".join(f'"{column}" = ?' for column in ENTRY_COLUMNS)
+    for entry in waiting:
+        if entry.seq in reasons:
+            continue
+        connection.execute(f"UPDATE receipts SET {columns} WHERE seq = ?", [*entry_to_row(entry), entry.seq])  # noqa: S608
+        connection.execute("DELETE FROM set_aside WHERE seq = ?", [entry.seq])
+    if accept:
+        connection.execute("UPDATE set_aside SET accepted = true")
