@@ -1,0 +1,176 @@
+"""``python3 tests --run python -m tests.mutation``: break the files that hold the promises, and see that a test fails.
+
+    … -m tests.mutation                          a sample of mutants of every file, two at a time
+    … -m tests.mutation --sample 0               all of them (hours)
+    … -m tests.mutation --only access/quota.py   one file
+    … -m tests.mutation --seed 7 --jobs 4 --list
+
+Each mutant is one small change (``mutants``) in a copy of the checkout, in which the tests named for its file run until
+one fails. Prints a line for each survivor and a table; the exit code is 0 whatever survives: a survivor is a question
+(is a test missing, or does the change make no difference?), not a failure. 2: the tests fail without any mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from tests.environments import ROOT
+from tests.mutation.mutants import Mutant, mutants_of
+
+#: The files that hold the promises, and the tests that should notice a change in them, the quickest first.
+TESTS: dict[str, tuple[str, ...]] = {
+    "access/quota.py": ("tests/access/test_quota.py",),
+    "access/plans.py": ("tests/access/test_plans.py", "tests/gateway/test_path.py"),
+    "access/directory.py": ("tests/access/test_directory.py", "tests/admin/test_admin.py"),
+    "receipts/log.py": ("tests/receipts/test_journal.py", "tests/gateway/test_order.py", "tests/gateway/test_log.py"),
+    "receipts/journal.py": ("tests/receipts/test_journal.py",),
+    "receipts/segment.py": ("tests/receipts/test_journal.py",),
+    "payment/balance.py": ("tests/payment/test_balance.py", "tests/payment/test_cashier.py"),
+    "payment/cashier.py": ("tests/payment/test_cashier.py", "tests/payment/test_money.py"),
+    "payment/ledger.py": ("tests/payment/test_cashier.py", "tests/payment/test_money.py"),
+    "models/upstream/breaker.py": ("tests/models/test_upstream.py", "tests/gateway/test_reliability.py"),
+    "models/upstream/targets.py": ("tests/models/test_upstream.py", "tests/gateway/test_reliability.py"),
+    "models/upstream/client.py": ("tests/models/test_upstream.py", "tests/gateway/test_reliability.py"),
+    "gateway/path/accounting.py": ("tests/gateway/test_order.py", "tests/gateway/test_path.py"),
+    "gateway/path/relay.py": (
+        "tests/gateway/test_order.py",
+        "tests/gateway/test_path.py",
+        "tests/gateway/test_fidelity.py",
+    ),
+    "http/http1.py": ("tests/http",),
+}
+_COPIED = ("trustgate", "tests", "examples", "completions", "README.md", "pyproject.toml", ".ci", "LICENSE")
+_TIMEOUT_S = 300.0
+
+
+class Result(NamedTuple):
+    file: str
+    mutant: Mutant
+    #: ``killed`` by a failing test, ``timeout`` (killed too: the tests do not end), ``survived``.
+    outcome: str
+    seconds: float
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what ``arguments`` choose. Returns the exit code."""
+    options = _parse(arguments)
+    chosen = _choose(options)
+    if options.list:
+        for file, mutant in chosen:
+            print(_line(file, mutant))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="trustgate-mutation-") as temporary:
+        folders: SimpleQueue[Path] = SimpleQueue()
+        for number in range(options.jobs):
+            folders.put(_copy(Path(temporary, str(number))))
+        if not _passes_unchanged(folders, sorted({file for file, _ in chosen})):
+            return 2
+        with ThreadPoolExecutor(options.jobs) as pool:
+            results = list(pool.map(lambda one: _try(folders, *one), chosen))
+    _report(results)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tests.mutation", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", action="append", choices=sorted(TESTS), help="this file; may be repeated")
+    parser.add_argument("--sample", type=int, default=12, help="how many mutants of each file; 0: all (default: 12)")
+    parser.add_argument("--seed", type=int, default=1, help="chooses the sample")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--list", action="store_true", help="print the mutants, run nothing")
+    return parser.parse_args(arguments)
+
+
+def _choose(options: argparse.Namespace) -> list[tuple[str, Mutant]]:
+    chosen = []
+    for file in options.only or TESTS:
+        found = mutants_of((ROOT / "trustgate" / file).read_text())
+        if options.sample and options.sample < len(found):
+            found = random.Random(f"{options.seed} {file}").sample(found, options.sample)
+        chosen += [(file, mutant) for mutant in found]
+    return chosen
+
+
+def _copy(folder: Path) -> Path:
+    folder.mkdir()
+    for name in _COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def _passes_unchanged(folders: SimpleQueue[Path], files: list[str]) -> bool:
+    folder = folders.get()
+    tests = sorted({test for file in files for test in TESTS[file]})
+    outcome, output = _run(folder, tests)
+    folders.put(folder)
+    if outcome != "survived":
+        print(f"the tests fail without any mutant:\n{output[-4000:]}", file=sys.stderr)
+    return outcome == "survived"
+
+
+def _try(folders: SimpleQueue[Path], file: str, mutant: Mutant) -> Result:
+    folder = folders.get()
+    path = folder / "trustgate" / file
+    source = path.read_text()
+    started = time.monotonic()
+    try:
+        path.write_text(mutant.apply(source))
+        outcome, _ = _run(folder, TESTS[file])
+    finally:
+        path.write_text(source)
+        folders.put(folder)
+    result = Result(file, mutant, outcome, time.monotonic() - started)
+    if outcome == "survived":
+        print(f"SURVIVED  {_line(file, mutant)}", flush=True)
+    return result
+
+
+def _run(folder: Path, tests: Sequence[str]) -> tuple[str, str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *tests]
+    # Without the test folder's own settings of coverage or processes; the copy comes before the installed checkout.
+    environment = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return "timeout", ""
+    return ("survived" if done.returncode == 0 else "killed"), done.stdout + done.stderr
+
+
+def _line(file: str, mutant: Mutant) -> str:
+    old, new = (" ".join(text.split()) for text in (mutant.old, mutant.text))
+    return f"{file}:{mutant.line}  {mutant.kind}: {old[:90]}  →  {new[:90]}"
+
+
+def _report(results: Sequence[Result]) -> None:
+    print(f"\n{'file':32} {'mutants':>8} {'killed':>7} {'survived':>9} {'seconds':>8}")
+    for file in dict.fromkeys(result.file for result in results):
+        _row(file, [result for result in results if result.file == file])
+    _row("all", results)
+
+
+def _row(name: str, results: Sequence[Result]) -> None:
+    survived = sum(result.outcome == "survived" for result in results)
+    seconds = sum(result.seconds for result in results)
+    print(f"{name:32} {len(results):8} {len(results) - survived:7} {survived:9} {seconds:8.0f}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
