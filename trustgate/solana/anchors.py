@@ -27,7 +27,7 @@ from trustgate.ids import now_us
 from trustgate.net.retry_budget import RetryBudget, RetryTiming
 from trustgate.solana.clusters import check_genesis, check_money, cluster_name, explorer_url, funding_hint, is_public
 from trustgate.solana.keypair import PayerKey
-from trustgate.solana.log_status import AnchorBook, AnchorTarget, LogState, LogStatus, open_attempt
+from trustgate.solana.log_status import AnchorBook, AnchoringStatus, AnchorTarget, LogState, open_attempt
 from trustgate.solana.memo import BASE_FEE_LAMPORTS, Fee, check_fee_limit, check_note_size, estimate, sign_memo
 from trustgate.solana.transaction_status import Fate, look
 from trustgate.types import Anchor, AnchorAttempt
@@ -133,7 +133,7 @@ class _Flush:
     """One flush, from looking to the end."""
 
     _genesis: str
-    _standing: LogStatus
+    _standing: AnchoringStatus
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Flush:
         self._genesis = await first.ask(self._rpc.genesis_hash)
         check_genesis(self._rpc.cluster, self._genesis)
         check_money(self._rpc.cluster, self._genesis, allow_mainnet=self._terms.allow_mainnet)
-        self._standing = standing = await LogStatus.load(book, self._target, self._genesis, self._now)
+        self._standing = standing = await AnchoringStatus.load(book, self._target, self._genesis, self._now)
         await standing.check_book()
         while True:
             if not self._terms.dry_run and (anchor := standing.under_way()) is not None:

@@ -60,7 +60,7 @@ class AnchorBook(Protocol):
         ...
 
 
-class LogStatus:
+class AnchoringStatus:
     """The anchors of one chain. Use ``load``."""
 
     def __init__(self, book: AnchorBook, target: AnchorTarget, genesis: str, now: Callable[[], int]) -> None:
@@ -74,7 +74,9 @@ class LogStatus:
         self.settled: list[Anchor] = []
 
     @classmethod
-    async def load(cls, book: AnchorBook, target: AnchorTarget, genesis: str, now: Callable[[], int]) -> LogStatus:
+    async def load(
+        cls, book: AnchorBook, target: AnchorTarget, genesis: str, now: Callable[[], int]
+    ) -> AnchoringStatus:
         """``now`` gives the time in microseconds, for the records."""
         standing = cls(book, target, genesis, now)
         standing._anchors = {anchor.id: anchor for anchor in await book.anchors() if anchor.genesis == genesis}

@@ -33,7 +33,7 @@ __all__ = [
     "RpcClient",
     "SignatureStatus",
     "Simulation",
-    "TokenBalance",
+    "TokenAmount",
 ]
 
 Commitment = Literal["processed", "confirmed", "finalized"]
@@ -71,7 +71,7 @@ class _ValidAnswer(Struct):
     value: bool
 
 
-class TokenBalance(Struct, frozen=True):
+class TokenAmount(Struct, frozen=True):
     context: _Context
     value: _U64
 
@@ -226,7 +226,7 @@ class RpcClient(JsonRpc):
 
     async def balance(self, address: str) -> int:
         """Lamports."""
-        return (await self.call("getBalance", [address, {"commitment": "confirmed"}], TokenBalance)).value
+        return (await self.call("getBalance", [address, {"commitment": "confirmed"}], TokenAmount)).value
 
     async def account(self, address: str) -> AccountInfo | None:
         """What is there as of the latest confirmed block; None for nothing."""
