@@ -274,6 +274,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--models|passport|Models, as globs: ''openai/*''',
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key list' = @(
@@ -322,6 +323,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--models|passport|Models, as globs: ''openai/*''',
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan set' = @(
@@ -343,6 +345,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--models|passport|Models, as globs: ''openai/*''',
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan list' = @(

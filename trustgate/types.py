@@ -48,6 +48,9 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     models: tuple[str, ...] = ("*",)
     endpoints: tuple[str, ...] = ("*",)
     features: tuple[str, ...] = ("*",)
+    #: Request members that steer an upstream (``fallbacks``, ``provider`` …) and may be sent all the same. None: for a
+    #: plan, none of them; for a key, what its plan allows.
+    parameters: tuple[str, ...] | None = None
 
 
 def matches(patterns: tuple[str, ...], name: str) -> bool:

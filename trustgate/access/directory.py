@@ -15,7 +15,7 @@ from trustgate.access.keys import explain_unknown, hash_secret
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.ids import now_us
 from trustgate.store import State
-from trustgate.types import ApiKey, PaymentTerms, Plan, Tenant
+from trustgate.types import ApiKey, Limits, PaymentTerms, Plan, Tenant
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -28,6 +28,8 @@ class Caller(msgspec.Struct, frozen=True):
     policy_hash: str
     #: How the tenant pays; None: it owes nothing.
     terms: PaymentTerms | None = None
+    #: It pays, or its tokens or money are limited: what is held for a request must bound what the request may use.
+    is_metered: bool = False
 
 
 class Directory:
@@ -74,7 +76,8 @@ class Directory:
         terms = self._terms.get(tenant.id)
         if terms is not None and terms.mode == "off":
             terms = None
-        caller = Caller(key, tenant, plan, _policy_hash(plan, key), terms)
+        is_metered = terms is not None or _limits_use(plan.limits) or _limits_use(key.limits)
+        caller = Caller(key, tenant, plan, _policy_hash(plan, key), terms, is_metered)
         self._callers[digest] = caller
         return caller
 
@@ -158,6 +161,15 @@ class Directory:
 
     def keys_of(self, tenant_id: str) -> list[ApiKey]:
         return [self._keys[key_id] for key_id in self._key_ids_of.get(tenant_id, ())]
+
+
+def _limits_use(limits: Limits) -> bool:
+    """Whether they limit tokens or money, in a request or in a window."""
+    return limits.max_tokens is not None or any(
+        getattr(limits, f"{unit}_per_{window}") is not None
+        for unit in ("tokens", "cost_nano_usd")
+        for window in ("minute", "day", "month")
+    )
 
 
 def _policy_hash(plan: Plan, key: ApiKey) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trustgate.access.directory import Caller
-from trustgate.errors import PermissionDenied
+from trustgate.errors import InvalidRequest, PermissionDenied
 from trustgate.types import Limits, Scope, matches
 
 
@@ -18,12 +18,16 @@ def check_plan(
     features: Iterable[str],
     max_tokens: int | None,
     prompt_tokens: int,
+    steering: Iterable[str] = (),
 ) -> None:
     """Raise ``PermissionDenied`` (403), naming who forbids what, unless plan and key both allow the request.
 
     ``model`` is the name asked for, ``model_names`` those of the passport behind it: one of these must match. A
-    request that names no model (a file's upload) has none.
+    request that names no model (a file's upload) has none. ``steering``: its members that steer the upstream; one that
+    is not allowed raises ``InvalidRequest`` (400 ``unsupported_parameter``).
     """
+    for name in steering:
+        _check_parameter(caller, name)
     owners = (
         (f"The plan {caller.plan.name!r}", caller.plan.scope, caller.plan.limits),
         ("This API key", caller.key.scope, caller.key.limits),
@@ -35,6 +39,19 @@ def check_plan(
 
 
 _EVERYTHING = Scope()
+
+
+def _check_parameter(caller: Caller, name: str) -> None:
+    of_key = caller.key.scope.parameters
+    if matches(caller.plan.scope.parameters or (), name) and (of_key is None or matches(of_key, name)):
+        return
+    shown = name[:80]
+    raise InvalidRequest(
+        f"The parameter {shown!r} is not taken here: it steers the server behind this gateway. Leave it out, or ask "
+        "the operator to allow it.",
+        param=shown,
+        code="unsupported_parameter",
+    )
 
 
 def allows_model(caller: Caller, model_names: tuple[str, ...]) -> bool:

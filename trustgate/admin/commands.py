@@ -193,7 +193,7 @@ class PlanPut(Command[Plan], frozen=True, kw_only=True, tag="plan.put"):
     create: bool = False
     #: Limits by field name; None lifts a limit.
     limits: dict[str, int | None] = {}
-    #: Scope by field name: models, endpoints, features.
+    #: Scope by field name: models, endpoints, features, parameters.
     scope: dict[str, tuple[str, ...]] = {}
     on_disconnect: Literal["abort", "drain"] | None = None
     result = Plan

@@ -303,7 +303,7 @@ def _check_limits(limits: Limits) -> None:
 
 
 def _check_scope(scope: Scope) -> None:
-    for name in scope.__struct_fields__:
+    for name in ("models", "endpoints", "features"):
         patterns: tuple[str, ...] = getattr(scope, name)
         if not patterns or not all(pattern and pattern.isprintable() for pattern in patterns):
             raise InvalidRequest(f"{name} must not be empty.", hint="Use * for everything.", param=name)

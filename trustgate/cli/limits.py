@@ -11,7 +11,7 @@ from trustgate.cli.values import Maybe, count_or_none, usd_or_none
 from trustgate.types import ENDPOINTS, FEATURES, Limits, Scope
 
 _WINDOWS = ("minute", "day", "month")
-_SCOPES = ("models", "endpoints", "features")
+_SCOPES = ("models", "endpoints", "features", "parameters")
 
 
 class Allowed(NamedTuple):
@@ -49,12 +49,21 @@ _OPTIONS = [
     ),
     option("endpoints", list[str], "--endpoints", help=f"Endpoints: {', '.join(ENDPOINTS)}", metavar="NAME"),
     option("features", list[str], "--features", help=f"Features: {', '.join(FEATURES)}, or '*'", metavar="NAME"),
+    option(
+        "parameters",
+        list[str],
+        "--parameters",
+        help="Members that steer an upstream and may be sent: provider, fallbacks …; 'none' takes them back",
+        metavar="NAME",
+    ),
 ]
 
 
 def _collect(given: Mapping[str, Any]) -> Allowed:
     limits = {o.name: given[o.name].value for o in _LIMITS if given[o.name] is not None}
     globs = {field: _globs(given[field]) for field in _SCOPES if given[field]}
+    if globs.get("parameters") == ("none",):
+        globs["parameters"] = ()
     return Allowed(limits, globs)
 
 
@@ -97,7 +106,12 @@ def windows(limits: Limits, unit: str) -> str:
 
 
 def scope_fields(scope: Scope) -> list[tuple[str, render.Cell]]:
-    return [(field.capitalize(), everything(getattr(scope, field))) for field in _SCOPES]
+    """What may be called, one line a kind; parameters only where some are named."""
+    return [
+        (field.capitalize(), everything(patterns))
+        for field in _SCOPES
+        if (patterns := getattr(scope, field)) is not None
+    ]
 
 
 def everything(patterns: tuple[str, ...]) -> str:

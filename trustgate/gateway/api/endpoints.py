@@ -6,7 +6,7 @@ reads it (``reading``). The path, the routes, the plans' names and ``/openapi.js
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import msgspec
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.dialects import ANTHROPIC, EVENTS, OPENAI, RESPONSES, Dialect
+from trustgate.gateway.api.members import BOUNDS, COMMON
 from trustgate.gateway.api.object_ids import Kind
 from trustgate.gateway.api.parsing import (
     Call,
@@ -36,6 +37,7 @@ from trustgate.gateway.api.parsing import (
     read_speech,
     read_transcription,
     with_files,
+    with_members,
 )
 from trustgate.gateway.api.schemas import (
     BatchRequest,
@@ -85,6 +87,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     #: The member that bounds the completion when the gateway has to set one; and what OpenAI's own servers want.
     max_tokens_member: str = "max_tokens"
     openai_max_tokens_member: str = ""
+    #: Whether a bound of 0 is one by the API's own definition.
+    zero_is_none: bool = False
     #: Whether a stream tells its usage only when ``stream_options.include_usage`` asks for it.
     asks_usage: bool = False
     #: Whether a passport's default parameters belong into the request.
@@ -128,9 +132,30 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return frozenset(field.name for field in msgspec.structs.fields(self.wire) if field.required)
 
     @cached_property
+    def _unremarkable(self) -> frozenset[str]:
+        """The members that need no second look."""
+        return COMMON | frozenset(self.wire.__struct_fields__)
+
+    @cached_property
     def decisive(self) -> frozenset[str]:
         """The fields of a form that may be said once only, and not after its beginning was sent on."""
         return frozenset(self.wire.__struct_fields__) & {"model", "stream", "n", "purpose"}
+
+    def is_bounded_by(self, bounds: Iterable[tuple[str, float]]) -> bool:
+        """Whether one of these bounds has a name that every server of this endpoint reads."""
+        return any(name in self._bound_members for name, _ in bounds)
+
+    @cached_property
+    def _bound_members(self) -> frozenset[str]:
+        return frozenset(self.wire.__struct_fields__) & BOUNDS
+
+    def keeps_bound(self, value: float, most: int) -> bool:
+        """Whether a bound of the client's may stay as it is where ``most`` is allowed.
+
+        0 means "nothing" where the API says so (the texts of ``/completions`` are scored with it, a prompt is put into
+        a cache with it); elsewhere some servers take it for "no bound" (Ollama), as all take -1.
+        """
+        return 0 < value <= most or (value == 0 and self.zero_is_none)
 
     def peek(self, body: bytes) -> Call:
         """Read a body once. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
@@ -138,6 +163,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             return _NOTHING_ASKED
         try:
             call = self.read(self._decoder.decode(body))
+            call = with_members(call, body, _members(body), self._unremarkable, generates=self.generates)
             return call if b"file_id" not in body and b"\\u00" not in body else with_files(call, body)
         except msgspec.ValidationError as error:
             return broken_call(body, error)
@@ -157,6 +183,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             return Call(model=fields.get("model", ""), choices=0, invalid=explain(error))
 
 
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NOTHING_ASKED = Call(model="", choices=0)
 
 
@@ -211,6 +238,7 @@ ENDPOINTS = (
         wire=CompletionRequest,
         read=read_completion,
         generates=True,
+        zero_is_none=True,
         asks_usage=True,
         takes_defaults=True,
     ),
@@ -266,6 +294,7 @@ ENDPOINTS = (
         read=read_messages,
         dialect=ANTHROPIC,
         generates=True,
+        zero_is_none=True,
     ),
     Endpoint(
         name="messages",

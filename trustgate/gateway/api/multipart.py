@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.members import steers
 
 #: The most parts of a form, the largest head of a part and the largest field that is no file, bytes.
 MOST_PARTS = 256
@@ -142,6 +143,12 @@ class FormScanner:
         if len(names) != 1 or not _NAME.fullmatch(names[0]):
             raise _bad("a part has no plain name")
         self._name = names[0].decode()
+        if steers(self._name.partition("[")[0]):
+            raise InvalidRequest(
+                f"The field {self._name!r} is not taken here: it steers the server behind this gateway.",
+                param=self._name,
+                code="unsupported_parameter",
+            )
         self._is_file = any(key.startswith(b"filename") for key, _ in parameters)
         if self._name in self._decisive and (self._is_file or self._name in self.fields):
             raise _bad(f"{self._name} is said twice, or is a file")

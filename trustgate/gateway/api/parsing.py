@@ -13,6 +13,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.batch_files import file_ids
+from trustgate.gateway.api.members import Judged, Members, judge, largest, misnamed
 from trustgate.gateway.api.object_ids import Kind
 from trustgate.gateway.api.schemas import (
     BatchRequest,
@@ -39,8 +40,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     stream: bool = False
-    #: The client's own bound on one completion, in tokens; None when it set none.
+    #: The client's own bound on one completion, in tokens: the largest of those in ``bounds``; None when it set none.
     max_tokens: int | None = None
+    #: Every bound that an upstream may read, by name, as it is given.
+    bounds: tuple[tuple[str, float], ...] = ()
+    #: Members that steer the upstream: what the plan must allow.
+    steering: tuple[str, ...] = ()
     choices: int = 1
     prompt_tokens: int = 0
     features: tuple[str, ...] = ()
@@ -93,9 +98,19 @@ def read_chat(request: ChatRequest) -> Call:
         features.append("structured_outputs")
     if request.logprobs:
         features.append("logprobs")
-    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     prompt_tokens = estimate_chat(texts, messages=len(request.messages), images=images, tools_bytes=tools_bytes)
-    return _generation(request, features, limit, prompt_tokens, request.n or 1)
+    bounds = _NO_BOUNDS
+    if request.max_tokens is not None or request.max_completion_tokens is not None:
+        bounds = _given(max_tokens=request.max_tokens, max_completion_tokens=request.max_completion_tokens)
+    return _generation(request, features, bounds, prompt_tokens, request.n or 1)
+
+
+Bounds = tuple[tuple[str, float], ...]
+_NO_BOUNDS: Bounds = ()
+
+
+def _given(**bounds: float | None) -> Bounds:
+    return tuple((name, value) for name, value in bounds.items() if value is not None)
 
 
 def read_completion(request: CompletionRequest) -> Call:
@@ -104,7 +119,8 @@ def read_completion(request: CompletionRequest) -> Call:
     if isinstance(request.prompt, list) and request.prompt and isinstance(request.prompt[0], int):
         prompts = 1
     choices = max(request.n or 1, request.best_of or 1) * prompts
-    return _generation(request, features, request.max_tokens, estimate_input(request.prompt or ""), choices)
+    bounds = _given(max_tokens=request.max_tokens)
+    return _generation(request, features, bounds, estimate_input(request.prompt or ""), choices)
 
 
 def read_embedding(request: EmbeddingRequest) -> Call:
@@ -114,7 +130,7 @@ def read_embedding(request: EmbeddingRequest) -> Call:
 def _generation(
     request: ChatRequest | CompletionRequest,
     features: list[str],
-    max_tokens: int | None,
+    bounds: Bounds,
     prompt_tokens: int,
     choices: int,
 ) -> Call:
@@ -127,7 +143,8 @@ def _generation(
     return Call(
         model=request.model,
         stream=stream,
-        max_tokens=max_tokens,
+        max_tokens=largest(bounds) if bounds else None,
+        bounds=bounds,
         choices=choices,
         prompt_tokens=prompt_tokens,
         features=tuple(features),
@@ -153,10 +170,12 @@ def read_response(request: ResponsesRequest) -> Call:
     if request.stream:
         features.append("streaming")
     previous = request.previous_response_id
+    bounds = _given(max_output_tokens=request.max_output_tokens)
     return Call(
         model=request.model,
         stream=request.stream is True,
-        max_tokens=request.max_output_tokens,
+        max_tokens=largest(bounds),
+        bounds=bounds,
         prompt_tokens=walk.prompt_tokens(len(items), request.tools or ()),
         features=tuple(features),
         uses=(("response", previous),) if previous else (),
@@ -181,10 +200,14 @@ def read_count(request: CountTokensRequest) -> Call:
 
 def read_messages(request: MessagesRequest) -> Call:
     call = _read_messages(request)
-    if not request.stream:
-        return msgspec.structs.replace(call, max_tokens=request.max_tokens)
-    features = (*call.features, "streaming")
-    return msgspec.structs.replace(call, max_tokens=request.max_tokens, stream=True, features=features)
+    features = (*call.features, "streaming") if request.stream else call.features
+    return msgspec.structs.replace(
+        call,
+        max_tokens=request.max_tokens,
+        bounds=(("max_tokens", request.max_tokens),),
+        stream=request.stream is True,
+        features=features,
+    )
 
 
 def _read_messages(request: CountTokensRequest) -> Call:
@@ -307,6 +330,29 @@ def read_batch(request: BatchRequest) -> Call:
 
 def read_nothing(request: Nothing) -> Call:
     return Call(model="", choices=0)
+
+
+def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str], *, generates: bool) -> Call:
+    """The call with what its other members say (``api.members``): what steers, further bounds, a wrong name."""
+    if not members.keys() <= wire:
+        judged = judge(members, wire, generates=generates)
+        if judged != _UNREMARKABLE:
+            bounds = (*call.bounds, *judged.bounds)
+            call = msgspec.structs.replace(
+                call,
+                bounds=bounds,
+                # Of several names an upstream reads one, and nobody here knows which.
+                max_tokens=largest(bounds) if judged.bounds else call.max_tokens,
+                choices=max(call.choices, judged.choices) if generates else call.choices,
+                images=max(call.images, judged.choices) if call.images else 0,
+                steering=judged.steering,
+                invalid=call.invalid or judged.fault,
+            )
+    fault = misnamed(body, members)
+    return call if fault is None else msgspec.structs.replace(call, invalid=call.invalid or fault)
+
+
+_UNREMARKABLE = Judged()
 
 
 def with_files(call: Call, body: bytes) -> Call:

@@ -11,8 +11,13 @@ from typing import Annotated, Any
 import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
-Tokens = Annotated[int, msgspec.Meta(ge=0)]
+#: A bound in tokens, as servers take it: -1 is "no bound" (llama.cpp, Ollama), a float must be whole (100.0).
+Tokens = Annotated[int, msgspec.Meta(ge=-1, le=2**53)] | Annotated[float, msgspec.Meta(ge=-1, le=2**53, multiple_of=1)]
 Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
+#: Of members for which 0 means "not given".
+MaybeChoices = Annotated[int, msgspec.Meta(ge=0, le=128)]
+#: OpenAI API reference, "Metadata": texts alone.
+Metadata = dict[str, str | None]
 #: Known, so that it can be refused with a reason.
 _NOT_SERVED = msgspec.Meta(extra_json_schema={"enum": [None]})
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -60,7 +65,7 @@ class ChatRequest(Generation, frozen=True, kw_only=True):
 
 class CompletionRequest(Generation, frozen=True, kw_only=True):
     prompt: str | list[str | int | list[int]] | None = None
-    best_of: Choices | None = None
+    best_of: MaybeChoices | None = None
     logprobs: int | None = None
 
 
@@ -117,7 +122,7 @@ class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True):
 class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     """``POST /v1/messages``."""
 
-    max_tokens: Tokens
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     stream: bool | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -16,6 +16,7 @@ from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota, Rate
 from trustgate.errors import TrustGateError
 from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.reply import Reply
@@ -45,16 +46,33 @@ def receipt_header(receipt_id: str) -> tuple[bytes, bytes]:
     return b"x-trustgate-receipt", receipt_id.encode()
 
 
+def completion_bound(call: Call, resolved: Resolved | None, cap: int | None) -> int:
+    """The most tokens that one completion may get: what is held for it, and sent along for those who are held to it.
+
+    ``cap``: the plan's and the key's bound.
+    """
+    bounds = [bound for bound in (call.max_tokens, cap) if bound is not None]
+    if resolved is not None:
+        passport = resolved.passport
+        if passport.max_output_tokens is not None:
+            bounds.append(passport.max_output_tokens)
+        if passport.default_parameters and not call.bounds:
+            defaults = largest(
+                (name, value) for name, value in passport.default_parameters.items() if _bounds(name, value)
+            )
+            if defaults is not None:
+                bounds.append(defaults)
+    return min(bounds, default=DEFAULT_COMPLETION_TOKENS)
+
+
+def _bounds(name: str, value: Any) -> bool:
+    return name in BOUNDS and isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def worst_case(endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: int | None) -> Ask:
     """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get."""
     prompt_tokens = with_margin(call.prompt_tokens)
-    completion_tokens = 0
-    if endpoint.generates:
-        bounds = [bound for bound in (call.max_tokens, cap) if bound is not None]
-        ceiling = resolved.passport.max_output_tokens if resolved is not None else None
-        if ceiling is not None:
-            bounds.append(ceiling)
-        completion_tokens = min(bounds, default=DEFAULT_COMPLETION_TOKENS) * call.choices
+    completion_tokens = completion_bound(call, resolved, cap) * call.choices if endpoint.generates else 0
     cost_nano_usd = 0
     if resolved is not None:
         usage = Usage(

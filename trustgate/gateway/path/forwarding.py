@@ -8,6 +8,7 @@ from typing import Any
 from trustgate import __version__
 from trustgate.gateway.api.dialects import ANTHROPIC
 from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.members import BOUNDS
 from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.json_edit import outgoing
@@ -29,13 +30,19 @@ class Forwarding:
         self._tracing = tracing if b"traceparent" in self._forwarded else None
 
     def outgoing(
-        self, endpoint: Endpoint, arrival: Arrival, call: Call, body: Payload, path: str, cap: int | None
+        self, endpoint: Endpoint, arrival: Arrival, call: Call, body: Payload, path: str, bound: int | None
     ) -> Outgoing:
-        """The request for the targets of a call. ``cap``: the plan's bound on a completion, tokens."""
+        """The request for the targets of a call.
+
+        ``bound``: the most that one completion may get, in tokens, where the caller is held to that; it is sent along.
+        """
         merges: dict[str, dict[str, Any]] = {}
+        lowered: dict[str, Any] = {}
         if endpoint.asks_usage and call.stream and not call.include_usage:
             merges["stream_options"] = {"include_usage": True}
-        sets_cap = endpoint.generates and call.max_tokens is None and cap is not None
+        bounded = bound if endpoint.generates else None
+        if bounded is not None:
+            _lower(call, endpoint, bounded, lowered, merges)
 
         def body_for(target: Target) -> bytes | AsyncIterator[bytes]:
             if isinstance(body, Upload):
@@ -43,9 +50,10 @@ class Forwarding:
             if endpoint.body == "none":
                 return b""
             defaults = dict(target.passport.default_parameters) if endpoint.takes_defaults else {}
-            if sets_cap:
-                defaults[_max_tokens_member(endpoint, target)] = cap
-            return outgoing(body, {"model": target.model} if endpoint.has_model else {}, defaults, merges)
+            if bounded is not None and not endpoint.is_bounded_by(call.bounds):
+                _bound_by_default(defaults, _max_tokens_member(endpoint, target), bounded)
+            changes = {"model": target.model, **lowered} if endpoint.has_model else lowered
+            return outgoing(body, changes, defaults, merges)
 
         return Outgoing(
             method=endpoint.method,
@@ -95,8 +103,30 @@ def _length_for(arrival: Arrival, body: Payload) -> Any:
     return lambda target: int(declared) + body.growth(target.model)
 
 
+def _lower(
+    call: Call, endpoint: Endpoint, bound: int, changes: dict[str, Any], merges: dict[str, dict[str, Any]]
+) -> None:
+    """Set every bound in the body that is above ``bound``, or means "no bound", to it."""
+    for name, value in call.bounds:
+        if not endpoint.keeps_bound(value, bound):
+            outer, dot, inner = name.partition(".")
+            if dot:
+                merges.setdefault(outer, {})[inner] = bound
+            else:
+                changes[name] = bound
+
+
+def _bound_by_default(defaults: dict[str, Any], member: str, bound: int) -> None:
+    """Add a bound to a passport's default parameters: under the name that the passport uses, or ``member``."""
+    names = [name for name in defaults if name in BOUNDS] or [member]
+    for name in names:
+        value = defaults.get(name)
+        defaults[name] = min(value, bound) if isinstance(value, int) and value > 0 else bound
+
+
 def _max_tokens_member(endpoint: Endpoint, target: Target) -> str:
     """OpenAI's own newer models refuse ``max_tokens``; most other servers know nothing else."""
-    if endpoint.openai_max_tokens_member and "api.openai.com" in target.upstream.base_url:
+    base_url = target.upstream.base_url
+    if endpoint.openai_max_tokens_member and ("api.openai.com" in base_url or ".openai.azure.com" in base_url):
         return endpoint.openai_max_tokens_member
     return endpoint.max_tokens_member

@@ -39,7 +39,7 @@ from trustgate.errors import (
 )
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
-from trustgate.gateway.path.accounting import Account, Accounting, Request, receipt_header, worst_case
+from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
 from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head, read_body
 from trustgate.gateway.path.client_watch import ClientWatch
 from trustgate.gateway.path.forwarding import Forwarding
@@ -141,6 +141,7 @@ class Pipeline:
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
             resolved = self._catalog.resolve(call.model) if call.model or not way.is_modelless else None
             cap = completion_cap(caller)
+            bound = completion_bound(call, resolved, cap) if caller.is_metered else None
             ask = worst_case(endpoint, call, resolved, cap)
 
             # 3 payment
@@ -158,6 +159,7 @@ class Pipeline:
                     features=call.features,
                     max_tokens=call.max_tokens,
                     prompt_tokens=call.prompt_tokens,
+                    steering=call.steering,
                 )
 
                 # 5 quota
@@ -176,7 +178,7 @@ class Pipeline:
                         _watch_from_its_end(body, watch)
                         answer = await self._upstream.fetch(
                             targets,
-                            self._forwarding.outgoing(endpoint, arrival, call, body, way.path, cap),
+                            self._forwarding.outgoing(endpoint, arrival, call, body, way.path, bound),
                             deadline=arrival.started + limits.request_timeout_s,
                         )
                         try:

@@ -1,0 +1,266 @@
+"""What is judged is what is sent: bounds under every name, members that steer, names that can be read two ways."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.gateway.conftest import HELLO, SignUp, Tenant
+from tests.gateway.test_path import error_of
+from tests.support.gateway import Gateway
+from tests.support.upstream import Reply, Upstream
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+
+
+@pytest.fixture(scope="module")
+def plans(shared_gateway: Gateway) -> Gateway:
+    shared_gateway.cli("plan", "add", "tight", "--max-tokens", "100", "--models", "gpt-4o")
+    shared_gateway.cli("plan", "add", "metered", "--tokens-per-day", "1000000")
+    shared_gateway.cli("plan", "add", "routed", "--parameters", "provider,models")
+    return shared_gateway
+
+
+@pytest.fixture
+def tight(plans: Gateway, scripted: Upstream, sign_up: SignUp) -> Tenant:
+    """May ask for 100 tokens, of one model."""
+    return sign_up(plans, "--plan", "tight")
+
+
+@pytest.fixture
+def metered(plans: Gateway, scripted: Upstream, sign_up: SignUp) -> Tenant:
+    return sign_up(plans, "--plan", "metered")
+
+
+# bounds
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"max_completion_tokens": 1, "max_tokens": 50_000},
+        {"max_completion_tokens": 50_000, "max_tokens": 1},
+        {"max_tokens": 1, "max_output_tokens": 50_000},
+        {"n_predict": 50_000},
+        {"max_tokens": 5, "num_predict": 101},
+        {"max_tokens": 5, "max_new_tokens": 101.0},
+        {"max_tokens": 5, "options": {"num_predict": 101}},
+        {"max_tokens": 5, "generationConfig": {"maxOutputTokens": 101}},
+    ],
+)
+def test_the_largest_of_all_bounds_is_checked(tight: Tenant, scripted: Upstream, members: dict[str, Any]) -> None:
+    refused = tight.chat(**members)
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "max_tokens_exceeded")
+    assert scripted.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "sent"),
+    [
+        # Nothing asked for: what is held is sent.
+        (CHAT, {}, {"max_tokens": 100}),
+        (COMPLETIONS, {"prompt": "x"}, {"max_tokens": 100}),
+        (RESPONSES, {"input": "x"}, {"max_output_tokens": 100}),
+        # "No bound" gets one, under the same name.
+        (CHAT, {"max_tokens": -1}, {"max_tokens": 100}),
+        (CHAT, {"max_tokens": 0}, {"max_tokens": 100}),
+        (CHAT, {"max_completion_tokens": -1}, {"max_completion_tokens": 100}),
+        (CHAT, {"n_predict": -1}, {"n_predict": 100, "max_tokens": 100}),
+        (CHAT, {"max_tokens": 7, "options": {"num_predict": -1, "a": 1}},
+         {"max_tokens": 7, "options": {"num_predict": 100, "a": 1}}),
+        # A name that not every server reads does not stand alone.
+        (CHAT, {"n_predict": 9}, {"n_predict": 9, "max_tokens": 9}),
+        # What is small enough stays as it is.
+        (CHAT, {"max_tokens": 100.0}, {"max_tokens": 100.0}),
+        (CHAT, {"max_completion_tokens": 9}, {"max_completion_tokens": 9}),
+        # Scoring a text: nothing is generated, by the API's definition.
+        (COMPLETIONS, {"prompt": "x", "max_tokens": 0, "echo": True}, {"max_tokens": 0}),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": 5, "best_of": 0}, {"max_tokens": 5}),
+    ],
+)  # fmt: skip
+def test_what_is_held_bounds_the_work(
+    tight: Tenant, scripted: Upstream, path: str, asked: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    base = {"messages": HELLO} if path == CHAT else {}
+    if path == RESPONSES:
+        scripted.script(Reply.json({"id": f"resp_{tight.name}", "object": "response", "status": "completed"}))
+    answered = tight.http.post(path, json={"model": "gpt-4o", **base, **asked})
+    assert answered.status_code == 200, answered.text
+    got = scripted.requests[0].json()
+    names = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "options")
+    assert {name: got[name] for name in names if name in got} == sent
+
+
+def test_a_tenant_with_a_quota_of_tokens_is_bounded_by_what_is_held(metered: Tenant, scripted: Upstream) -> None:
+    metered.chat()
+    slug = f"{metered.name}/small"
+    metered.gateway.cli("passport", "add", slug, "--api-model-id", "small", "--max-output-tokens", "300")
+    metered.chat(model=slug)
+    metered.chat(model=slug, max_tokens=500)
+    metered.gateway.cli("passport", "set", slug, "--parameter", "max_completion_tokens=200")
+    metered.chat(model=slug)
+    bounds = [{name: value for name, value in each.json().items() if "tokens" in name} for each in scripted.requests]
+    assert bounds == [{"max_tokens": 4096}, {"max_tokens": 300}, {"max_tokens": 300}, {"max_completion_tokens": 200}]
+
+
+def test_whom_nothing_limits_is_not_bounded(tenant: Tenant, scripted: Upstream) -> None:
+    tenant.chat()
+    tenant.chat(max_tokens=-1)
+    assert [each.json().get("max_tokens") for each in scripted.requests] == [None, -1]
+
+
+@pytest.mark.parametrize("members", [{"n": 3}, {"n_cmpl": 3}, {"generationConfig": {"candidateCount": 3}}])
+def test_each_choice_is_held(plans: Gateway, scripted: Upstream, sign_up: SignUp, members: dict[str, Any]) -> None:
+    plans.cli("plan", "add", "small-day", "--tokens-per-day", "1000", check=False)
+    tenant = sign_up(plans, "--plan", "small-day")
+    assert tenant.chat(max_tokens=400, **members).status_code == 429
+    assert tenant.chat(max_tokens=400).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"max_tokens": "100"}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
+        ({"n_predict": "100"}, "n_predict"),
+        ({"max_new_tokens": [5]}, "max_new_tokens"),
+        ({"options": {"num_predict": "5"}}, "options"),
+        ({"n_cmpl": 1000}, "n_cmpl"),
+    ],
+)
+def test_a_bound_of_the_wrong_kind_is_named(tenant: Tenant, members: dict[str, Any], param: str) -> None:
+    refused = tenant.chat(**members)
+    assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+
+
+# members that steer
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"fallbacks": ["expensive"]},
+        {"context_window_fallbacks": [{"gpt-4o": ["expensive"]}]},
+        {"model_list": []},
+        {"models": ["expensive"]},
+        {"route": "fallback"},
+        {"provider": {"order": ["x"]}},
+        {"providerOptions": {"gateway": {"order": ["x"]}}},
+        {"api_base": "http://127.0.0.1:1"},
+        {"api_key": "sk-x"},
+        {"base_url": "http://127.0.0.1:1"},
+        {"custom_llm_provider": "x"},
+        {"mock_response": "free"},
+        {"num_retries": 10},
+        {"extra_body": {"model": "expensive"}},
+        {"litellm_metadata": {"tags": ["x"]}},
+        {"aws_region_name": "x"},
+        {"input_cost_per_token": 0},
+        {"langfuse_host": "http://127.0.0.1:1"},
+        {"_litellm_anything": 1},
+        {"lora_path": "x"},
+        {"adapter_id": "x"},
+        {"adapters": "/etc"},
+        {"lora": [{"id": 0, "scale": 1.0}]},
+        {"id_slot": 3},
+        {"keep_alive": -1},
+        {"priority": -1},
+        {"kv_transfer_params": {"remote_host": "x"}},
+        {"bootstrap_host": "x"},
+        {"custom_logit_processor": "x"},
+        {"logits_processors": ["os.system"]},
+        {"chat_template": "{{ x }}"},
+        {"data_sources": [{"type": "azure_search"}]},
+        {"MODEL": "expensive"},
+        {"Model": "expensive"},
+        {"\uff4dodel": "expensive"},
+        {"maxTokens": 50_000},
+        {"Max_Tokens": 50_000},
+        {"\u017ftream": True},
+        {"mess\u0061\u200bges": []},
+    ],
+)
+def test_nothing_steers_the_upstream_away_from_what_was_judged(
+    tight: Tenant, scripted: Upstream, members: dict[str, Any]
+) -> None:
+    refused = tight.chat(**members)
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "unsupported_parameter")
+    assert error_of(refused)["param"] == next(iter(members))
+    assert scripted.requests == []
+    assert tight.used()["day"]["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"tags": ["x"]}, {"tags": "x"}, {"guardrails": {}}, {"user_api_key": "x"}, {"a": {"b": 1}}, "x"]
+)
+def test_metadata_is_texts_that_steer_nothing(tenant: Tenant, metadata: Any) -> None:
+    refused = tenant.chat(metadata=metadata)
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "metadata")
+
+
+def test_what_steers_nothing_passes(tenant: Tenant, scripted: Upstream) -> None:
+    members = {
+        "metadata": {"customer": "7"},
+        "fallbacks": None,
+        "chat_template_kwargs": {"enable_thinking": False},
+        "cache_prompt": True,
+        "something_new": {"model": "x"},
+        "größe": 1,
+    }
+    assert tenant.chat(**members).status_code == 200
+    sent = scripted.requests[0].json()
+    assert {name: sent[name] for name in members} == members
+
+
+def test_a_plan_may_allow_what_steers_and_a_key_may_narrow_it(
+    plans: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant = sign_up(plans, "--plan", "routed")
+    assert tenant.chat(provider={"order": ["x"]}).status_code == 200
+    assert scripted.requests[0].json()["provider"] == {"order": ["x"]}
+    assert tenant.chat(fallbacks=["x"]).status_code == 400
+    narrow = plans.cli_json("key", "create", tenant.name, "--parameters", "models")["key"]["secret"]
+    with tenant.client(narrow) as http:
+        body = {"model": "gpt-4o", "messages": HELLO}
+        assert http.post(CHAT, json={**body, "provider": {}}).status_code == 400
+        assert http.post(CHAT, json={**body, "models": ["x"]}).status_code == 200
+    plans.cli("plan", "set", "routed", "--parameters", "none")
+    assert tenant.chat(provider={}).status_code == 400
+    plans.cli("plan", "set", "routed", "--parameters", "provider,models")
+
+
+@pytest.mark.parametrize("field", ["target_model_names", "custom_llm_provider", "api_base", "MODEL", "models[]"])
+def test_no_field_of_a_form_steers(tenant: Tenant, scripted: Upstream, field: str) -> None:
+    refused = tenant.http.post(
+        "/v1/audio/transcriptions", data={"model": "whisper-1", field: "x"}, files={"file": ("a.wav", b"x")}
+    )
+    assert (refused.status_code, error_of(refused)["param"]) == (400, field)
+    assert scripted.requests == []
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"expensive","model":"gpt-4o","messages":[{"role":"user","content":"x"}]}',
+        b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}], "model": "gpt-4o"}',
+        b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"max_tokens":50000,"max_tokens":1}',
+    ],
+)
+def test_a_member_that_comes_twice_is_refused(tight: Tenant, scripted: Upstream, body: bytes) -> None:
+    refused = tight.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "duplicate_parameter")
+    assert scripted.requests == []
+
+
+def test_a_name_in_escapes_is_refused_where_it_needs_none(tight: Tenant, scripted: Upstream) -> None:
+    body = json.dumps({"model": "gpt-4o", "messages": HELLO, "größe": 1}).encode()
+    for content, status in ((body.replace(b'"model"', b'"mod\\u0065l"'), 400), (body, 200)):
+        answered = tight.http.post(CHAT, content=content, headers={"content-type": "application/json"})
+        assert answered.status_code == status, answered.text
+    assert len(scripted.requests) == 1

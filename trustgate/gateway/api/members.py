@@ -1,0 +1,327 @@
+"""The top-level members of a request's body, judged by their names.
+
+What is judged here must be what the upstream reads. So a member that would steer an upstream away from it (another
+model, another address, another key) is found, a bound is read under every name that some server gives it, and a name
+that only one of two readers would take for a known one (another case, another Unicode form, escapes, a member that
+comes twice) is refused. All other members pass unread.
+
+Owns the lists of such names. Sources: the request types of LiteLLM (``all_litellm_params``), OpenRouter ("Provider
+routing", "Model routing"), Vercel AI Gateway, Azure OpenAI ("On your data"), vLLM and SGLang (protocol modules), TGI
+and LoRAX (``adapter_id``), llama.cpp (server README), Ollama ("OpenAI compatibility", "Modelfile"), LM Studio, MLX.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+import msgspec
+
+from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.schemas import MaybeChoices, Metadata, Tokens
+
+Members = Mapping[str, msgspec.Raw]
+
+#: Members that pass without a second look, besides those of the endpoint's own wire type.
+COMMON = frozenset(
+    (
+        *("audio", "cache_control", "chat_template_kwargs", "dimensions", "echo", "effort", "encoding_format"),
+        *("enable_thinking", "frequency_penalty", "function_call", "functions", "grammar", "guided_json", "ignore_eos"),
+        *("include", "include_reasoning", "input_type", "instructions", "json_schema", "language", "logit_bias"),
+        *("logprobs", "min_p", "min_tokens", "modalities", "output_config", "parallel_tool_calls", "prediction"),
+        *("presence_penalty", "prompt_cache_key", "prompt_cache_retention", "quality", "reasoning", "reasoning_effort"),
+        *("reasoning_format", "repetition_penalty", "response_format", "safety_identifier", "seed", "service_tier"),
+        *("size", "speed", "stop", "stop_sequences", "stop_token_ids", "store", "stream", "stream_options", "style"),
+        *(
+            "suffix",
+            "system",
+            "task",
+            "temperature",
+            "text",
+            "thinking",
+            "tool_choice",
+            "tool_stream",
+            "tools",
+            "top_k",
+        ),
+        *(
+            "top_logprobs",
+            "top_n",
+            "top_p",
+            "truncate",
+            "truncation",
+            "user",
+            "verbosity",
+            "voice",
+            "web_search_options",
+        ),
+    )
+)
+
+#: Members that steer an upstream: none may be sent unless the plan allows it.
+STEERING = frozenset(
+    (
+        # Another model, or another copy of it.
+        *("adapter_id", "adapter_source", "adapters", "deployment", "deployment_id", "deployment_name", "draft_model"),
+        *(
+            "engine",
+            "fallbacks",
+            "context_window_fallbacks",
+            "context_window_fallback_dict",
+            "content_policy_fallbacks",
+        ),
+        *("fallback_depth", "fastest_response", "lora", "lora_adapter", "lora_adapters", "lora_id", "lora_name"),
+        *("lora_path", "lora_request", "max_fallbacks", "model_alias_map", "model_base_name", "model_config"),
+        *("model_extra_args", "model_file", "model_file_id_mapping", "model_group", "model_id", "model_info"),
+        *(
+            "model_list",
+            "model_name",
+            "model_uid",
+            "models",
+            "order",
+            "plugins",
+            "preset",
+            "provider",
+            "provider_options",
+        ),
+        *("providerOptions", "providers", "route", "router", "routing_strategy", "silent_model", "specific_deployment"),
+        *("tag_regex", "tags", "target_model_names", "transforms", "weight", "base_model", "backend", "hf_model_name"),
+        # Another address, another key, other code.
+        *("aembedding", "acompletion", "api_base", "api_key", "api_token", "api_type", "api_version", "async_call"),
+        *("azure", "azure_ad_token", "azure_ad_token_provider", "azure_endpoint", "azure_password", "azure_scope"),
+        *("azure_username", "base_url", "bootstrap_host", "bootstrap_port", "bootstrap_room", "client", "client_id"),
+        *("client_secret", "complete_response", "custom_llm_provider", "custom_logit_processor", "custom_params"),
+        *("custom_prompt_dict", "data_residency", "data_sources", "dataSources", "default_headers", "default_query"),
+        *("disaggregated_params", "extra_body", "extra_headers", "extra_query", "headers", "allowed_model_region"),
+        *("http_client", "initial_prompt_value", "kv_transfer_params", "litellm_params", "logger_fn", "organization"),
+        *("logits_processors", "mcp_config", "nvext", "project", "proxy_server_request", "provider_specific_header"),
+        *("region_name", "secret_fields", "self", "session_params", "shared_session", "ssl_verify", "tenant_id"),
+        *("use_client", "use_in_pass_through", "use_litellm_proxy", "vllm_xargs", "vertex_credentials"),
+        *("vertex_location", "vertex_project", "watsonx_credentials", "provider_affinity_header"),
+        # Another prompt than the one that was judged.
+        *("assistant_continue_message", "bos_token", "chat_template", "ensure_alternating_roles", "eos_token"),
+        *("final_prompt_value", "prompt_environment", "prompt_id", "prompt_label", "prompt_variables"),
+        *("prompt_version", "roles", "supports_system_message", "user_continue_message", "cached_content"),
+        # Work that nobody asked for, or an answer that nobody made.
+        *("allowed_openai_params", "cache", "cache_key", "caching", "caching_groups", "client_side_timeout"),
+        *("configurable_clientside_auth_params", "cooldown_time", "disable_add_transform_inline_image_block"),
+        *("force_timeout", "additional_drop_params", "drop_params", "guardrails", "guardrail_config", "max_retries"),
+        *("merge_reasoning_content_in_choices", "mock_response", "mock_timeout", "mock_tool_calls", "no-log"),
+        *("num_retries", "preset_cache_key", "request_timeout", "retry_policy", "retry_strategy", "stream_chunk_size"),
+        *("stream_timeout", "text_completion", "timeout", "timeout_by_service_tier", "verbose", "stream_response"),
+        *("search_tool_name", "turn_off_message_logging", "use_chat_completions_api", "policies"),
+        # What the server keeps for everybody: its queue, its slots, its memory.
+        *("budget_duration", "data_parallel_rank", "id_slot", "itpm", "keep_alive", "max_budget", "rid", "otpm"),
+        *("max_parallel_requests", "priority", "request_id", "rpm", "slot_id", "tpm", "ttl", "cost_per_query"),
+    )
+)
+#: What such names begin with, or end with: LiteLLM's own members, its loggers' credentials, its prices.
+_STEERING_FORM = re.compile(
+    r"_.*|(?:litellm|langfuse|langsmith|arize|posthog|gcs|s3|aws|dd|humanloop|newrelic|signoz|wandb|weave|vertex|oci)_.*"
+    r"|(?:anthropic|openai)_(?:federation|identity|issuer|keycloak|service|organization|disable).*"
+    r"|(?:input|output|cache_creation|cache_read|search_context|citation|ocr|annotation)_.*(?:cost|cost_per)_?.*"
+)
+
+#: Names that servers give the bound on a completion, besides those of OpenAI's own types.
+BOUNDS = frozenset(
+    (
+        *("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "max_tokens_to_sample"),
+        *("max_length", "max_gen_len", "max_gen_toks", "max_generated_tokens", "n_predict", "num_predict"),
+        *("tokens_to_generate",),
+    )
+)
+#: Names of how many answers are made.
+CHOICES = frozenset(
+    ("n", "best_of", "n_cmpl", "num_return_sequences", "num_generations", "candidate_count", "num_images", "n_iter")
+)
+#: Objects in which servers take such members: Ollama, Gemini, TGI, SGLang.
+NESTED = frozenset(("options", "generation_config", "generationConfig", "parameters", "sampling_params"))
+#: In them they are called so too.
+_NESTED_BOUNDS = BOUNDS | {"maxOutputTokens", "maxTokens", "maxNewTokens"}
+_NESTED_CHOICES = CHOICES | {"candidateCount", "numReturnSequences"}
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What the members say beyond their wire type."""
+
+    #: Members that steer the upstream.
+    steering: tuple[str, ...] = ()
+    #: Further bounds on one completion, by name (``options.num_predict``: inside of an object), as they are given.
+    bounds: tuple[tuple[str, float], ...] = ()
+    choices: int = 1
+    fault: InvalidRequest | None = None
+
+
+def judge(members: Members, wire: frozenset[str], *, generates: bool) -> Judged:
+    """Judge the members that are neither ``COMMON`` nor of the endpoint's ``wire`` type."""
+    steering: list[str] = []
+    bounds: list[tuple[str, float]] = []
+    choices = 1
+    for name in members.keys() - wire - COMMON:
+        raw = members[name]
+        kind = _kind(name)
+        if kind == "alike":
+            return Judged(fault=_alike(name))
+        if bytes(raw) == b"null":
+            continue
+        try:
+            if kind == "steering":
+                steering.append(name)
+            elif kind == "metadata":
+                _check_metadata(raw)
+            elif not generates and kind != "choices":
+                continue
+            elif kind == "bound":
+                bounds.append((name, _tokens(raw)))
+            elif kind == "choices":
+                choices = max(choices, _choices(raw))
+            elif kind == "nested" and bytes(raw)[:1] == b"{":
+                inner_bounds, inner_choices = _inside(name, raw)
+                bounds += inner_bounds
+                choices = max(choices, inner_choices)
+        except msgspec.ValidationError as error:
+            return Judged(fault=_wrong(name, error))
+    return Judged(tuple(sorted(steering)), tuple(sorted(bounds)), choices)
+
+
+_Kind = Literal["", "steering", "bound", "choices", "nested", "metadata", "alike"]
+
+
+@lru_cache(maxsize=4096)
+def _kind(name: str) -> _Kind:
+    if name in BOUNDS:
+        return "bound"
+    if name in CHOICES:
+        return "choices"
+    if name in NESTED:
+        return "nested"
+    if name == "metadata":
+        return "metadata"
+    if name in STEERING or _STEERING_FORM.fullmatch(name) is not None:
+        return "steering"
+    return "alike" if _plain(name) in _KNOWN and name not in _KNOWN_NAMES else ""
+
+
+def _plain(name: str) -> str:
+    """A name as the most lenient reader might take it: case, Unicode's other forms, blanks and dashes count nothing."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(character for character in folded if character.isalnum())
+
+
+#: What the gateway itself reads of requests, besides the names above.
+_READ = frozenset(
+    (
+        *("background", "conversation", "documents", "input", "messages", "metadata", "model", "previous_response_id"),
+        *("prompt", "query", "stream", "stream_options", "tools", "functions", "completion_window", "endpoint"),
+        *("input_file_id", "file_id", "container", "instructions", "system", "response_format", "modalities", "text"),
+        *("logprobs", "top_logprobs", "stream_format", "tool_choice"),
+    )
+)
+_KNOWN_NAMES = COMMON | STEERING | BOUNDS | CHOICES | NESTED | _READ
+_KNOWN = frozenset(_plain(name) for name in STEERING | BOUNDS | CHOICES | NESTED | _READ)
+
+
+def steers(name: str) -> bool:
+    """Whether a form's field of this name (without its ``[…]``) steers an upstream, or looks like one that counts."""
+    return _kind(name) in ("steering", "alike")
+
+
+def _alike(name: str) -> InvalidRequest:
+    shown = name[:80]
+    return InvalidRequest(
+        f"The parameter {shown!r} looks like another one but for its spelling: use the documented name.",
+        param=shown,
+        code="unsupported_parameter",
+    )
+
+
+def _wrong(name: str, error: msgspec.ValidationError) -> InvalidRequest:
+    return InvalidRequest(f"Invalid value for '{name}': {error}.", param=name, code="invalid_value")
+
+
+# values
+
+
+_tokens: Any = msgspec.json.Decoder(Tokens).decode
+_choices: Any = msgspec.json.Decoder(MaybeChoices).decode
+_metadata = msgspec.json.Decoder(Metadata).decode
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def _inside(name: str, raw: msgspec.Raw) -> tuple[list[tuple[str, float]], int]:
+    inner = _object(raw)
+    bounds = [
+        (f"{name}.{each}", _tokens(value))
+        for each, value in inner.items()
+        if each in _NESTED_BOUNDS and bytes(value) != b"null"
+    ]
+    choices = [_choices(value) for each, value in inner.items() if each in _NESTED_CHOICES and bytes(value) != b"null"]
+    return bounds, max(choices, default=1)
+
+
+def _check_metadata(raw: msgspec.Raw) -> None:
+    """Raise ``ValidationError`` unless it is as OpenAI defines it: texts. LiteLLM is steered by structures in it."""
+    for name in _metadata(raw):
+        if _kind(name) == "steering" or name.startswith("user_api_key"):
+            raise msgspec.ValidationError(f"{name[:80]!r} steers the server behind this gateway")
+
+
+# names in their bytes
+
+
+def misnamed(body: bytes, members: Members) -> InvalidRequest | None:
+    """What is wrong with how ``body`` writes the names of its ``members``: one comes twice, or is in escapes.
+
+    ``body`` must be the JSON object that ``members`` were decoded from. About a microsecond for a body without blanks.
+    """
+    names = [name.encode() for name in members]
+    values = [bytes(raw) for raw in members.values()]
+    # A body can only be longer than its distinct members without blanks: of that length it holds nothing else.
+    if len(body) == 1 + 4 * len(names) + sum(map(len, names)) + sum(map(len, values)):
+        return None
+    at = _skip(body, 0) + 1
+    for name, value in zip(names, values, strict=True):
+        at = _skip(body, at)
+        key = b'"%b"' % name
+        if not body.startswith(key, at):
+            written = _STRING.match(body, at)
+            if written is None:  # unreachable for JSON
+                return _twice(name.decode())
+            spelled = msgspec.json.decode(written[0])
+            if spelled != name.decode():
+                return _twice(spelled)
+            if name.isascii():
+                return _alike(name.decode())
+            key = written[0]
+        at = _skip(body, _skip(body, at + len(key)) + 1)
+        if not body.startswith(value, at):
+            return _twice(name.decode())
+        at = _skip(body, at + len(value)) + 1
+    return None if _skip(body, at) == len(body) else _twice("")
+
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BLANKS = re.compile(rb"[ \t\r\n]*")
+
+
+def _skip(body: bytes, at: int) -> int:
+    found = _BLANKS.match(body, at)
+    return found.end() if found is not None else at
+
+
+def _twice(name: str) -> InvalidRequest:
+    shown = name[:80]
+    return InvalidRequest(
+        f"The body gives the parameter {shown!r} more than once." if shown else "The body gives a parameter twice.",
+        param=shown or None,
+        code="duplicate_parameter",
+    )
+
+
+def largest(bounds: Iterable[tuple[str, float]]) -> int | None:
+    """The largest of several bounds in tokens; None where there is none, or one of them means "no bound"."""
+    values = [int(value) for _, value in bounds]
+    return max(values) if values and min(values) > 0 else None
