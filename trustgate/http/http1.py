@@ -1,51 +1,71 @@
-"""The quick way through HTTP/1.1: a request that is ordinary is read, run and answered here, in few steps.
+"""HTTP/1.1 connections: reading requests off them, one after another, and running the application on each.
 
-Ordinary is what every client of the API sends: one head in one piece, without anything that changes how the connection
-is read on, and a body of a stated length. Whatever else comes first (HTTP/2, an upgrade, a chunked body, ``Expect``, a
-head in pieces or one that is wrong) goes, with its connection and from its first byte, to Hypercorn's protocols
-(``protocols``), which read all of HTTP and refuse what is none. So nothing is judged here: a head is recognised
-(``heads``) or it is somebody else's.
+llhttp reads (``parser``). What is not HTTP/1.1 goes, with its connection and from the request's first byte, to
+Hypercorn's protocols (``hypercorn_adapter``): HTTP/2 by prior knowledge or ALPN, and requests that ask for h2c or a
+WebSocket.
 
-Owns the recognised connections: flow control both ways, keep-alive, the end of the process, and the bytes of answers.
+    idle → (head, in one piece or several) → exchange (``exchange``) → idle → … → closed
+
+Owns flow control both ways, keep-alive, the time limits of a connection and its end. A request that cannot be read is
+answered with an error in OpenAI's form, and ends its connection: where the next one begins is unknown.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import select
 import time
-from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Scope
 
-from trustgate.errors import TrustGateError
-from trustgate.http.heads import Head, read_head
+from trustgate.errors import InvalidRequest
+from trustgate.http.exchange import Exchange
+from trustgate.http.parser import HTTP2_PREFACE, Head, InvalidHttp, find_head_end, head_too_slow, read_head
 from trustgate.http.sending import error_body
 
-_logger = logging.getLogger("trustgate.server")
-
 #: What is read ahead of the application, bytes; the client waits beyond it.
-_AHEAD_BYTES = 64 * 1024
-_KEEP_ALIVE_S = 75.0
+AHEAD_BYTES = 64 * 1024
+#: How long a connection may stand idle.
+KEEP_ALIVE_S = 75.0
 #: What a client gets to take the last bytes of a connection that is being closed.
 CLOSING_S = 5.0
-
-_BODILESS = frozenset((204, 304))
-_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+#: How soon, and from then on at most how often, a client is looked after that has said all it will ever say.
+_FIRST_LOOK_S = 0.01
+_LOOK_EVERY_S = 1.0
+_CRLF = b"\r\n"
+#: Protocols that Hypercorn switches to: with a method, or without a body.
+_WEBSOCKET, _H2C = b"websocket", b"h2c"
 
 
 class Door:
-    """What all connections of a listener share: the application, who else takes connections, and when all must go."""
+    """What all connections of a listener share: the application, who speaks other protocols, and the end of all."""
 
-    def __init__(self, app: ASGIApp, hand_over: Callable[[Connection], None], patience_s: float) -> None:
-        """``patience_s``: how long a client may take in nothing of an answer before its connection is reset."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        hand_over: Callable[[Connection], None],
+        *,
+        head_timeout_s: float,
+        patience_s: float,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
+        """
+        Args:
+            app: what answers.
+            hand_over: takes connections that speak something else than HTTP/1.1.
+            head_timeout_s: how long the head of a request may take, from its first byte to its last.
+            patience_s: how long a client may take in nothing of an answer before its connection is reset.
+            keep_alive_s: how long a connection may be idle.
+        """
         self.app = app
+        self.head_timeout_s = head_timeout_s
         self.patience_s = patience_s
+        self.keep_alive_s = keep_alive_s
         self.hand_over = hand_over
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +96,7 @@ class Door:
         await asyncio.gather(*late, return_exceptions=True)
         for connection in list(self.connections):
             connection.close()
-        # Closing flushes what is still to be sent: only who does not read is cut.
+        # Closing flushes what is still to be sent: only a client that does not read is cut.
         for _ in range(int(CLOSING_S / 0.05)):
             if not self.connections:
                 return
@@ -86,20 +106,25 @@ class Door:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, as long as all that comes through it is ordinary."""
+    """One connection, as long as it speaks HTTP/1.1."""
 
     transport: asyncio.Transport
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        #: What came behind the request that is being answered.
+        #: What came and was not read yet: the beginning of a head, or requests behind the one that is being answered.
         self._ahead = b""
+        #: How much of an unfinished head has been searched for its end.
+        self._looked_at = 0
         self._exchange: Exchange | None = None
         self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
+        #: The client has said that it sends no more.
+        self._has_input_ended = False
         self._discards = False
         self._has_left = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
         self.lost = False
 
     # what the transport calls
@@ -111,42 +136,46 @@ class Connection(asyncio.Protocol):
         self._client = _address(transport.get_extra_info("peername"))
         self._server = _address(transport.get_extra_info("sockname"))
         if tls is not None and tls.selected_alpn_protocol() == "h2":
-            self._leave(b"")
+            self._leave()
             return
         self._door.connections.add(self)
         self._idle_since = self._door.loop.time()
-        self._timer = self._door.loop.call_later(_KEEP_ALIVE_S, self._look_whether_idle)
+        self._idle_timer = self._door.loop.call_later(self._door.keep_alive_s, self._look_whether_idle)
 
     def data_received(self, data: bytes) -> None:
         if self._discards:
             return
-        if self._has_left:
-            self._ahead += data
-            return
         exchange = self._exchange
-        if exchange is None:
-            self._begin(data)
-            return
-        if exchange.missing:
-            part = data[: exchange.missing]
-            exchange.feed(part)
-            data = data[len(part) :]
+        if exchange is not None and not exchange.is_whole:
+            data = exchange.feed(data)
         if data:
-            self._ahead += data
-        if len(self._ahead) + exchange.unread > _AHEAD_BYTES and self._is_reading:
+            self._ahead = self._ahead + data if self._ahead else data
+        if self._has_left:
+            return
+        if self._exchange is None:
+            self._read_request()
+        elif self._is_reading and self._is_ahead():
             self._is_reading = False
             self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        # Who stops sending has gone, as far as HTTP/1.1 clients are known to behave; the transport closes itself.
-        self._gone()
-        return False
+        """The client sends no more: it waits for its answer with its half of the connection closed, or it has gone.
+
+        Both look the same until something is sent to it: one that has gone answers with a reset.
+        """
+        exchange = self._exchange
+        if self._has_left or self._scheme == "https" or exchange is None or not exchange.is_whole:
+            self._gone()
+            return False
+        self._has_input_ended = True
+        exchange.begin_early()
+        self._door.loop.call_later(_FIRST_LOOK_S, self._look_whether_gone, _FIRST_LOOK_S)
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         self._gone()
         self._door.connections.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timers()
 
     def pause_writing(self) -> None:
         self._drained = self._door.loop.create_future()
@@ -156,31 +185,66 @@ class Connection(asyncio.Protocol):
         if drained is not None and not drained.done():
             drained.set_result(None)
 
-    # inside
+    # reading
 
-    def _gone(self) -> None:
-        self.lost = True
-        self.resume_writing()
-        if self._exchange is not None:
-            self._exchange.wake()
-
-    def _begin(self, data: bytes) -> None:
-        """Read a head and run the application on it, or give the connection away."""
-        head = read_head(data)
-        door = self._door
-        if head is None:
-            self._leave(data)
+    def _read_request(self) -> None:
+        """Read the next head, if it is whole, and run the application on its request."""
+        data = self._ahead
+        if data[:2] == _CRLF and not self._looked_at:
+            data = self._ahead = data[2:]  # RFC 9112 section 2.2
+        if not data or data == b"\r":
             return
-        path, _, query = head.target.partition(b"?")
-        scope: Scope = {
+        try:
+            size = find_head_end(data, self._looked_at)
+            if not size:
+                self._wait_for_head(len(data))
+                return
+            if data.startswith(HTTP2_PREFACE):
+                self._leave()
+                return
+            head = read_head(data[:size])
+        except InvalidHttp as error:
+            self.refuse(error)
+            return
+        self._looked_at = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        if head.upgrade and _switches(head):
+            self._leave()
+            return
+        self._ahead = b""
+        exchange = self._exchange = Exchange(self, self._door, head)
+        if len(data) > size:
+            rest = data[size:]
+            self._ahead = rest if exchange.is_whole else exchange.feed(rest)
+        if exchange.is_done:
+            return  # its body cannot be read
+        task = self._door.loop.create_task(exchange.run(self._door.app, self._scope(head)))
+        self._door.tasks.add(task)
+        task.add_done_callback(self._door.tasks.discard)
+
+    def _wait_for_head(self, size: int) -> None:
+        self._looked_at = size
+        if self._head_timer is None:
+            self._head_timer = self._door.loop.call_later(self._door.head_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._exchange is None and not self._has_left and not self.lost:
+            self.refuse(head_too_slow())
+
+    def _scope(self, head: Head) -> Scope:
+        path = head.path.decode("ascii")
+        return {
             "type": "http",
-            "http_version": "1.1",
+            "http_version": head.version,
             "asgi": {"spec_version": "2.1", "version": "3.0"},
             "method": head.method,
             "scheme": self._scheme,
-            "path": unquote(path.decode("ascii")) if b"%" in path else path.decode("ascii"),
-            "raw_path": path,
-            "query_string": query,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": head.path,
+            "query_string": head.query,
             "root_path": "",
             "headers": head.headers,
             "client": self._client,
@@ -188,33 +252,50 @@ class Connection(asyncio.Protocol):
             "state": {},
             "extensions": {},
         }
-        ends = head.begins + head.length
-        exchange = self._exchange = Exchange(self, door, head, data[head.begins : ends])
-        if len(data) > ends:
-            self._ahead = data[ends:]
-        task = door.loop.create_task(exchange.run(scope))
-        door.tasks.add(task)
 
-    def _leave(self, data: bytes) -> None:
-        """The connection is somebody else's from now on."""
-        self._has_left = True
-        self._ahead = data
-        self._door.connections.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._door.hand_over(self)
-
-    def taken(self) -> bytes:
-        """What has come and was not read, for whoever reads on."""
-        data, self._ahead = self._ahead, b""
-        return data
+    def _is_ahead(self) -> bool:
+        """Whether more was read than the application has taken in."""
+        unread = 0 if self._exchange is None else self._exchange.unread
+        return len(self._ahead) + unread > AHEAD_BYTES
 
     def read_on(self) -> None:
         """The application has taken in what was read ahead."""
-        if not self._is_reading and len(self._ahead) <= _AHEAD_BYTES and not self.lost:
+        if not self._is_reading and not self.lost and not self._has_input_ended and not self._is_ahead():
             self._is_reading = True
             self.transport.resume_reading()
+
+    # other protocols
+
+    def _leave(self) -> None:
+        """The connection speaks something else from now on, beginning with what has not been read."""
+        if self._has_input_ended:
+            self.close()
+            return
+        self._has_left = True
+        self._door.connections.discard(self)
+        self._stop_timers()
+        self._door.hand_over(self)
+
+    def hand_to(self, protocol: asyncio.Protocol) -> None:
+        """Let another protocol go on, in the state in which the connection is."""
+        data, self._ahead = self._ahead, b""
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        if self._drained is not None:
+            # The transport will tell it that it may write again.
+            protocol.pause_writing()
+        if not self._is_reading:
+            self.transport.resume_reading()
+        if data:
+            protocol.data_received(data)
+
+    def pause(self) -> None:
+        """Read nothing until ``hand_to``."""
+        if self._is_reading:
+            self._is_reading = False
+            self.transport.pause_reading()
+
+    # the end of a request, and of the connection
 
     def ended(self, *, keeps: bool) -> None:
         """The answer has been written: on to the next request, if there may be one."""
@@ -225,19 +306,34 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._idle_since = self._door.loop.time()
-        self.read_on()
         if self._ahead:
-            data, self._ahead = self._ahead, b""
-            self._begin(data)
+            self._read_request()
+        if self._has_left or self._discards:
+            return
+        if self._has_input_ended and self._exchange is None:
+            self.close()
+            return
+        self.read_on()
+
+    def refuse(self, error: InvalidHttp) -> None:
+        """Answer what cannot be read, and end the connection."""
+        body = error_body(InvalidRequest(error.message, code=error.code))
+        status = HTTPStatus(error.status)
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%bconnection: close\r\n\r\n%b"
+            % (status, status.phrase.encode(), len(body), self._door.date(), body)
+        )
+        self.linger()
 
     def linger(self) -> None:
         """Say no more, and let the client finish speaking: closed at once, it might not see the answer."""
         self._exchange = None
+        self._stop_timers()
         if self.lost:
             return
         self._discards = True
         self._ahead = b""
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self._has_input_ended:
             self.transport.write_eof()
             self.read_on()
             self._door.loop.call_later(CLOSING_S, self.transport.abort)
@@ -254,12 +350,36 @@ class Connection(asyncio.Protocol):
         if self._exchange is None:
             self.close()
 
+    def _gone(self) -> None:
+        self.lost = True
+        self.resume_writing()
+        if self._exchange is not None:
+            self._exchange.wake()
+
+    def _look_whether_gone(self, after_s: float) -> None:
+        """Notice the reset of a client that had closed its whole connection, not only its half."""
+        if self.lost or self._exchange is None or self.transport.is_closing():
+            return
+        if _is_reset(self.transport):
+            self._gone()
+            self.transport.abort()
+            return
+        after_s = min(2 * after_s, _LOOK_EVERY_S)
+        self._door.loop.call_later(after_s, self._look_whether_gone, after_s)
+
     def _look_whether_idle(self) -> None:
-        left_s = self._idle_since + _KEEP_ALIVE_S - self._door.loop.time()
-        if self._exchange is None and left_s <= 0:
+        left_s = self._idle_since + self._door.keep_alive_s - self._door.loop.time()
+        # A head that has begun has its own, shorter time.
+        if self._exchange is None and self._head_timer is None and left_s <= 0:
             self.close()
             return
-        self._timer = self._door.loop.call_later(max(left_s, 1.0), self._look_whether_idle)
+        self._idle_timer = self._door.loop.call_later(max(left_s, 1.0), self._look_whether_idle)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._idle_timer, self._head_timer):
+            if timer is not None:
+                timer.cancel()
+        self._idle_timer = self._head_timer = None
 
     async def write(self, data: bytes) -> None:
         """Write, and wait while the client takes in less than it is given."""
@@ -274,159 +394,20 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
 
 
-class Exchange:
-    """One request and its answer: the application's ``receive`` and ``send``."""
+def _switches(head: Head) -> bool:
+    """Whether Hypercorn would change the protocol for this request; others are served as if they had not asked."""
+    if head.version != "1.1":
+        return False
+    if head.upgrade == _WEBSOCKET:
+        return head.method == "GET"
+    return head.upgrade == _H2C and not head.length and not head.is_chunked
 
-    __slots__ = (
-        *("_closes", "_connection", "_door", "_is_chunked", "_is_done", "_left", "_parts"),
-        *("_start", "_woken", "missing", "unread"),
-    )
 
-    def __init__(self, connection: Connection, door: Door, head: Head, body: bytes) -> None:
-        self._connection = connection
-        self._door = door
-        self._closes = head.closes
-        #: Bytes of the body that have not come yet, and that have come and were not read yet.
-        self.missing = head.length - len(body)
-        self.unread = len(body)
-        self._parts = deque((body,))
-        self._woken: asyncio.Future[None] | None = None
-        #: The head of the answer while it waits for the first piece of its body.
-        self._start: Message | None = None
-        self._is_chunked = False
-        #: Bytes that the answer still owes, where it has told its length; None: not begun, or not told.
-        self._left: int | None = None
-        self._is_done = False
-
-    async def run(self, scope: Scope) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "an exchange runs as a task"
-        try:
-            await self._door.app(scope, self.receive, self.send)
-        except asyncio.CancelledError:
-            pass
-        except Exception:
-            _logger.exception("internal error in a request")
-            if self._left is None and not self._is_chunked and not self._is_done:
-                await self._fail()
-        finally:
-            self._door.tasks.discard(task)
-            if not self._is_done:
-                # It ended without ending its answer: the client sees that the end is missing.
-                self._is_done = True
-                self._connection.ended(keeps=False)
-
-    # towards the application
-
-    def feed(self, part: bytes) -> None:
-        self._parts.append(part)
-        self.unread += len(part)
-        self.missing -= len(part)
-        self.wake()
-
-    def wake(self) -> None:
-        woken, self._woken = self._woken, None
-        if woken is not None and not woken.done():
-            woken.set_result(None)
-
-    async def receive(self) -> Message:
-        while True:
-            if self._is_done or self._connection.lost:
-                return {"type": "http.disconnect"}
-            if self._parts:
-                part = self._parts.popleft()
-                self.unread -= len(part)
-                self._connection.read_on()
-                return {"type": "http.request", "body": part, "more_body": bool(self.missing or self._parts)}
-            self._woken = self._door.loop.create_future()
-            await self._woken
-
-    # towards the client
-
-    async def send(self, message: Message) -> None:
-        if self._is_done:
-            return
-        if message["type"] == "http.response.start":
-            self._start = message
-            # A piece of the body nearly always follows at once: they leave in one packet.
-            self._door.loop.call_soon(self._send_head)
-            return
-        body: bytes = message.get("body", b"")
-        is_last = not message.get("more_body", False)
-        start, self._start = self._start, None
-        if start is not None:
-            head = self._render(start, len(body) if is_last else None)
-            if start["status"] in _BODILESS:
-                body = b""
-        else:
-            head = b""
-        if self._left is not None:
-            self._left -= len(body)
-        elif self._is_chunked and body:
-            body = b"%x\r\n%b\r\n" % (len(body), body)
-        if is_last:
-            await self._end(head + body)
-        elif head or body:
-            await self._connection.write(head + body)
-
-    def _send_head(self) -> None:
-        start, self._start = self._start, None
-        if start is not None and not self._connection.lost:
-            self._connection.transport.write(self._render(start, None))
-
-    async def _end(self, data: bytes) -> None:
-        if self._is_chunked:
-            data += b"0\r\n\r\n"
-        connection = self._connection
-        await connection.write(data)
-        if self._is_done:
-            return
-        self._is_done = True
-        self.wake()
-        if self._left:
-            _logger.error("an answer was %d bytes shorter than it said", self._left)
-            connection.ended(keeps=False)
-        elif self.missing or self.unread > _AHEAD_BYTES:
-            connection.linger()
-        else:
-            connection.ended(keeps=not self._closes and not self._door.closing)
-
-    def _render(self, start: Message, size: int | None) -> bytes:
-        """The bytes of the answer's head. ``size``: of the whole body, where it is known."""
-        status: int = start["status"]
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        says_close = False
-        for name, value in start.get("headers", ()):
-            lines.append(b"%b: %b\r\n" % (name, value))
-            if name == b"content-length":
-                self._left = int(value)
-            elif name == b"connection" and value == b"close":
-                says_close = self._closes = True
-        if status in _BODILESS:
-            self._left = 0
-        elif self._left is None:
-            if size is None:
-                self._is_chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
-            else:
-                self._left = size
-                lines.append(b"content-length: %d\r\n" % size)
-        lines.append(self._door.date())
-        if self.missing or self._closes or self._door.closing:
-            self._closes = True
-            if not says_close:
-                lines.append(b"connection: close\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
-            raise ValueError("a response header holds a line end")
-        return head + b"\r\n"
-
-    async def _fail(self) -> None:
-        body = error_body(TrustGateError("The gateway failed. The error is in its log."))
-        await self.send(
-            {"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"application/json")]}
-        )
-        await self.send({"type": "http.response.body", "body": body})
+def _is_reset(transport: asyncio.Transport) -> bool:
+    """Whether the other side has reset the connection: seen without reading from it or writing to it."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))
 
 
 def _address(name: Any) -> tuple[str, int] | None:

@@ -36,7 +36,7 @@ from hypercorn.utils import parse_socket_addr
 from starlette.types import ASGIApp
 
 from trustgate.errors import InvalidRequest, TrustGateError
-from trustgate.http.http1 import CLOSING_S
+from trustgate.http.http1 import CLOSING_S, Connection
 from trustgate.http.sending import error_body
 
 _logger = logging.getLogger("trustgate.server")
@@ -58,14 +58,10 @@ class Protocols:
         self._patience_s = patience_s
         self._connections: set[asyncio.Task[None]] = set()
 
-    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Take over a connection, and what came through it last."""
+    def adopt(self, connection: Connection) -> None:
+        """Take over a connection, from what it has not read."""
         reader = asyncio.StreamReader(loop=self._loop)
-        protocol = asyncio.StreamReaderProtocol(reader, self._serve, loop=self._loop)
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        if data:
-            protocol.data_received(data)
+        connection.hand_to(asyncio.StreamReaderProtocol(reader, self._serve, loop=self._loop))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

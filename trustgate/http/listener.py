@@ -1,7 +1,8 @@
-"""Listening on a socket of ours: the accept loop, TLS, and the end of all connections.
+"""Listening on a socket of ours: accepting, TLS, and the end of all connections.
 
-A connection begins on the quick way (``http1``) and goes to Hypercorn's protocols (``protocols``) when something on it
-is not an ordinary request. Most gateways never see one, so those are imported, in a thread, when the first comes.
+A connection begins as HTTP/1.1 (``http1``) and goes to Hypercorn's protocols (``hypercorn_adapter``) when it speaks
+HTTP/2 or asks for another protocol. Most gateways never see one, so those are imported, in a thread, when the first
+comes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
-from trustgate.http import http1
+from trustgate.http.accepting import Acceptor
 from trustgate.http.http1 import CLOSING_S, Connection, Door
 
 if TYPE_CHECKING:
     from trustgate.http.hypercorn_adapter import Protocols
 
-_BACKLOG = 1024
 _HANDSHAKE_S = 10.0
 _MOST_FILES = 65_536
 
@@ -39,30 +39,22 @@ async def listen(
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end."""
     _allow_many_connections()
-    loop = asyncio.get_running_loop()
     # Requests that are accounted for have their own, shorter patience, and a receipt of how they ended.
     patience_s = 2 * stall_timeout_s + 1
     others = _Others(app, head_timeout_s, patience_s)
-    door = Door(app, others.take, patience_s)
-    # The server's descriptor is one of its own: it closes that itself.
-    server = await loop.create_server(
-        partial(http1.Connection, door),
-        sock=socket.socket(fileno=_duplicate(listener)),
-        backlog=_BACKLOG,
-        ssl=tls,
-        ssl_handshake_timeout=None if tls is None else _HANDSHAKE_S,
-    )
+    door = Door(app, others.take, head_timeout_s=head_timeout_s, patience_s=patience_s)
+    acceptor = Acceptor(listener, partial(Connection, door), tls=tls, handshake_timeout_s=_HANDSHAKE_S)
     try:
         await stop.wait()
     finally:
-        server.close()
+        acceptor.close()
         # As long as any descriptor of it is open, clients get a connection that nobody will ever answer.
         listener.close()
         await asyncio.gather(door.close(grace_s + CLOSING_S), others.close(grace_s + CLOSING_S))
 
 
 class _Others:
-    """Where connections go that are not ordinary."""
+    """Where connections go that speak something else than HTTP/1.1."""
 
     def __init__(self, app: ASGIApp, head_timeout_s: float, patience_s: float) -> None:
         self._app = app
@@ -74,9 +66,9 @@ class _Others:
 
     def take(self, connection: Connection) -> None:
         if self._protocols is not None:
-            self._protocols.adopt(connection.transport, connection.taken())
+            self._protocols.adopt(connection)
             return
-        connection.transport.pause_reading()
+        connection.pause()
         coming = asyncio.get_running_loop().create_task(self._take_later(connection))
         self._coming.add(coming)
         coming.add_done_callback(self._coming.discard)
@@ -86,8 +78,7 @@ class _Others:
             self._making = asyncio.get_running_loop().create_task(self._make())
         protocols = await asyncio.shield(self._making)
         if not connection.lost:
-            connection.transport.resume_reading()
-            protocols.adopt(connection.transport, connection.taken())
+            protocols.adopt(connection)
 
     async def _make(self) -> Protocols:
         await asyncio.to_thread(_import_protocols)
@@ -113,9 +104,3 @@ def _allow_many_connections() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _duplicate(listener: socket.socket) -> int:
-    with listener.dup() as copy:
-        copy.setblocking(False)
-        return copy.detach()

@@ -7,67 +7,17 @@ import socket
 import time
 from pathlib import Path
 
-import h11
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.gateway.conftest import SignUp, Tenant
-from tests.gateway.test_listener import BODY, connect, read_all
 from tests.gateway.test_path import only_receipt
+from tests.http.test_listener import BODY, connect, read_all
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
-from trustgate.http.heads import read_head
 
 #: In /proc/net/tcp.
 _TCP_ESTABLISHED = "01"
-
-_names = st.sampled_from(
-    [b"Host", b"host", b"Content-Length", b"content-length", b"Connection", b"Transfer-Encoding", b"Expect", b"Upgrade"]
-) | st.from_regex(rb"[A-Za-z!#-]{1,8}", fullmatch=True)
-_values = st.sampled_from(
-    [b"x", b"", b"0", b"17", b"+5", b"5, 5", b"close", b"keep-alive", b"chunked", b"100-continue", b"h2c", b"a\tb "]
-) | st.binary(max_size=6)
-_lines = st.lists(st.tuples(_names, st.sampled_from([b": ", b":", b" :", b": \t"]), _values), max_size=5)
-
-
-@given(
-    method=st.sampled_from([b"GET", b"POST", b"DELETE", b"get", b"PUT", b"HEAD", b""]),
-    target=st.sampled_from([b"/", b"/v1/chat/completions?x=%20", b"*", b"http://x/", b"/ x", b"/\xff", b""]),
-    version=st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"http/1.1"]),
-    lines=_lines,
-    host=st.booleans(),
-    end=st.sampled_from([b"\r\n", b"\n", b"\r\r\n"]),
-    rest=st.binary(max_size=4),
-)
-def test_what_is_recognised_is_read_as_h11_reads_it(
-    method: bytes,
-    target: bytes,
-    version: bytes,
-    lines: list[tuple[bytes, bytes, bytes]],
-    host: bool,
-    end: bytes,
-    rest: bytes,
-) -> None:
-    fields = [b"".join(line) for line in lines] + ([b"host: x"] if host else [])
-    data = b"".join(line + end for line in [b" ".join((method, target, version)), *fields, b""]) + rest
-    head = read_head(data)
-    if head is None:
-        return
-    judge = h11.Connection(h11.SERVER)
-    judge.receive_data(data)
-    request = judge.next_event()
-    assert isinstance(request, h11.Request)
-    assert (head.method.encode(), head.target) == (request.method, request.target)
-    assert head.headers == [(bytes(name), bytes(value)) for name, value in request.headers]
-    # And the body is as long as h11 says, of this request and of nothing behind it.
-    body = b""
-    while isinstance(event := judge.next_event(), h11.Data):
-        body += bytes(event.data)
-    assert body == data[head.begins : head.begins + head.length]
-    assert (event is h11.NEED_DATA) == (len(data) - head.begins < head.length)
-    assert judge.they_are_waiting_for_100_continue is False
 
 
 def request(tenant: Tenant, body: str = BODY, *fields: bytes, method: bytes = b"POST") -> bytes:

@@ -1,0 +1,103 @@
+"""Accepting connections: the whole queue of the kernel at each turn of the event loop.
+
+uvloop's own servers accept one connection a turn. With hundreds of busy connections a turn takes milliseconds, and a
+new client, a health check too, would wait in the queue for seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+
+_logger = logging.getLogger("trustgate.server")
+
+#: At one turn, so that a flood of new connections does not hold up those that are there.
+MAX_PER_TURN = 256
+#: What the system runs out of, and how long it gets to have some again.
+_OUT_OF = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_WAIT_S = 0.5
+
+
+class Acceptor:
+    """Accepts on a listening socket and makes each connection a transport of the running loop, until closed."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        make_protocol: Callable[[], asyncio.Protocol],
+        *,
+        tls: ssl.SSLContext | None = None,
+        handshake_timeout_s: float = 10.0,
+    ) -> None:
+        """
+        Args:
+            listener: bound and listening; it stays its owner's to close, after ``close``.
+            make_protocol: makes the protocol of one connection.
+            tls: where given, connections begin with a handshake, for at most ``handshake_timeout_s``.
+        """
+        self._listener = listener
+        self._make_protocol = make_protocol
+        self._tls = tls
+        self._handshake_timeout_s = handshake_timeout_s if tls is not None else None
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._waiting: asyncio.TimerHandle | None = None
+        self._is_open = True
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept)
+
+    def close(self) -> None:
+        """Accept no more. Handshakes under way are broken off."""
+        self._is_open = False
+        if self._waiting is not None:
+            self._waiting.cancel()
+        else:
+            self._loop.remove_reader(self._listener)
+        for task in list(self._opening):
+            task.cancel()
+
+    def _accept(self) -> None:
+        for _ in range(MAX_PER_TURN):
+            try:
+                connection, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:
+                continue  # it has gone before it was accepted
+            except OSError as error:
+                if error.errno not in _OUT_OF:
+                    raise
+                self._wait(error)
+                return
+            connection.setblocking(False)
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = self._loop.create_task(self._open(connection))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._make_protocol, connection, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout_s
+            )
+        except OSError:
+            connection.close()  # no TLS, or not in time, or gone already: nobody to tell
+        except asyncio.CancelledError:
+            connection.close()
+
+    def _wait(self, error: OSError) -> None:
+        """Nothing can be accepted now: clients wait in the queue, and the loop does not spin."""
+        _logger.warning("cannot accept connections: %s. Trying again in %g s", error.strerror, _WAIT_S)
+        self._loop.remove_reader(self._listener)
+        self._waiting = self._loop.call_later(_WAIT_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._waiting = None
+        if self._is_open:
+            self._loop.add_reader(self._listener, self._accept)
+            self._accept()

@@ -1,0 +1,288 @@
+"""One HTTP/1.1 request and its answer: the application's ``receive`` and ``send``.
+
+Owns the bytes of answers (RFC 9112 sections 6 and 7): how long a body is said to be, chunks, whether the connection
+goes on, and that no header field can hold a line end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from http import HTTPStatus
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Scope
+
+from trustgate.errors import TrustGateError
+from trustgate.http.parser import ChunkedBody, Head, Headers, InvalidHttp
+from trustgate.http.sending import error_body
+
+_logger = logging.getLogger("trustgate.server")
+
+_BODILESS = frozenset((204, 304))
+_VERSION = b"HTTP/1.1 "
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: What a client may go on sending behind an answer that was given without reading its body.
+_UNREAD_BYTES = 64 * 1024
+
+
+class Carrier(Protocol):
+    """What an exchange needs of its connection."""
+
+    transport: asyncio.Transport
+    lost: bool
+
+    async def write(self, data: bytes) -> None: ...
+    def read_on(self) -> None: ...
+    def ended(self, *, keeps: bool) -> None: ...
+    def linger(self) -> None: ...
+    def refuse(self, error: InvalidHttp) -> None: ...
+
+
+class Surroundings(Protocol):
+    """What an exchange needs of what all connections share."""
+
+    loop: asyncio.AbstractEventLoop
+    closing: bool
+
+    def date(self) -> bytes: ...
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        *("_chunks", "_connection", "_door", "_expects_continue", "_has_begun", "_has_body", "_is_chunked", "_is_told"),
+        *("_keeps", "_left", "_may_chunk", "_missing", "_parts", "_sent_early", "_start", "_woken"),
+        *("is_done", "is_whole", "unread"),
+    )
+
+    def __init__(self, connection: Carrier, door: Surroundings, head: Head) -> None:
+        self._connection = connection
+        self._door = door
+        #: The connection may go on after this exchange.
+        self._keeps = head.keeps_alive
+        self._may_chunk = head.version == "1.1"
+        #: The answer has a body, as far as its request decides that.
+        self._has_body = head.method != "HEAD"
+        self._expects_continue = head.expects_continue
+        #: Bytes of the body that have not come yet, where its length was told.
+        self._missing = head.length
+        self._chunks = ChunkedBody() if head.is_chunked else None
+        #: The request's body has come to its end.
+        self.is_whole = not head.length and not head.is_chunked
+        #: Bytes of the body that have come and that the application has not read.
+        self.unread = 0
+        self._parts: deque[bytes] = deque()
+        #: The application knows that the body has ended.
+        self._is_told = False
+        self._woken: asyncio.Future[None] | None = None
+        #: The head of the answer, and its fields rendered, while it waits for the first piece of its body.
+        self._start: tuple[int, Headers, bytes] | None = None
+        #: The head of the answer has been written.
+        self._has_begun = False
+        #: Of the head's first bytes, how many have been written before it was known.
+        self._sent_early = 0
+        self._is_chunked = False
+        #: Bytes that the answer still owes, where it has told its length; None: not begun, or not told.
+        self._left: int | None = None
+        #: The answer has ended, as far as it will: what the application still sends is dropped.
+        self.is_done = False
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Let the application answer."""
+        try:
+            await app(scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            pass
+        except Exception:
+            _logger.exception("internal error in a request")
+            if not self._has_begun and not self.is_done:
+                await self._fail()
+        finally:
+            if not self.is_done:
+                # It ended without ending its answer: the client sees that the end is missing.
+                self.is_done = True
+                self._connection.ended(keeps=False)
+
+    # the request
+
+    def feed(self, data: bytes) -> bytes:
+        """Take in what has come of the body.
+
+        Returns:
+            What belongs to the next request.
+        """
+        if self._chunks is None:
+            part = data[: self._missing]
+            self._missing -= len(part)
+            self.is_whole = not self._missing
+            rest = data[len(part) :]
+        else:
+            try:
+                part, rest = self._chunks.feed(data)
+            except InvalidHttp as error:
+                self._break_off(error)
+                return b""
+            self.is_whole = self._chunks.is_whole
+        self._expects_continue = False
+        if part:
+            self._parts.append(part)
+            self.unread += len(part)
+        self.wake()
+        return rest
+
+    def _break_off(self, error: InvalidHttp) -> None:
+        """The body cannot be read: for the application its client is gone, the client gets an error if it still can."""
+        has_begun, self._start = self._has_begun, None
+        self._keeps = False
+        self.is_done = True
+        self._parts.clear()
+        self.wake()
+        if has_begun:
+            self._connection.ended(keeps=False)
+        else:
+            self._connection.refuse(error)
+
+    def wake(self) -> None:
+        woken, self._woken = self._woken, None
+        if woken is not None and not woken.done():
+            woken.set_result(None)
+
+    async def receive(self) -> Message:
+        while True:
+            if self.is_done or self._connection.lost:
+                return {"type": "http.disconnect"}
+            if self._parts:
+                part = self._parts.popleft()
+                self.unread -= len(part)
+                self._connection.read_on()
+                self._is_told = self.is_whole and not self._parts
+                return {"type": "http.request", "body": part, "more_body": not self._is_told}
+            if self.is_whole and not self._is_told:
+                self._is_told = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            if self._expects_continue and not self._has_begun and self._start is None:
+                self._expects_continue = False
+                self._connection.transport.write(_CONTINUE)
+            self._woken = self._door.loop.create_future()
+            await self._woken
+
+    # the answer
+
+    async def send(self, message: Message) -> None:
+        if self.is_done:
+            return
+        if message["type"] == "http.response.start":
+            headers: Headers = list(message.get("headers", ()))
+            self._start = (message["status"], headers, render_fields(headers))
+            # A piece of the body nearly always follows at once: they leave in one packet.
+            self._door.loop.call_soon(self._send_head)
+            return
+        body: bytes = message.get("body", b"")
+        is_last = not message.get("more_body", False)
+        head = self._head(len(body) if is_last else None)
+        if not self._has_body:
+            body = b""
+        elif self._left is not None:
+            if len(body) > self._left:
+                _logger.error("an answer was longer than it said")
+                body, is_last, self._keeps = body[: self._left], True, False
+            self._left -= len(body)
+        elif self._is_chunked and body:
+            body = b"%x\r\n%b\r\n" % (len(body), body)
+        if is_last:
+            await self._end(head + body)
+        elif head or body:
+            await self._connection.write(head + body)
+
+    def _send_head(self) -> None:
+        if self._start is not None and not self._connection.lost:
+            self._connection.transport.write(self._head(None))
+
+    async def _end(self, data: bytes) -> None:
+        if self._is_chunked:
+            data += b"0\r\n\r\n"
+        connection = self._connection
+        await connection.write(data)
+        if self.is_done:
+            return
+        self.is_done = True
+        self.wake()
+        if self._left:
+            _logger.error("an answer was %d bytes shorter than it said", self._left)
+            connection.ended(keeps=False)
+        elif not self.is_whole or self.unread > _UNREAD_BYTES:
+            connection.linger()
+        else:
+            connection.ended(keeps=self._keeps and not self._door.closing)
+
+    def begin_early(self) -> None:
+        """Write what the answer goes on with in any case, if that is known: whether it arrives is of interest."""
+        if not self._has_begun:
+            if not self._sent_early:
+                self._sent_early = len(_VERSION)
+                self._connection.transport.write(_VERSION)
+        elif self._is_chunked and not self.is_done:
+            # The size of a chunk may have leading zeros (RFC 9112 section 7.1).
+            self._connection.transport.write(b"0")
+
+    def _head(self, size: int | None) -> bytes:
+        """The bytes of the answer's head, unless it was written. ``size``: of the whole body, where it is known."""
+        if self._start is None:
+            return b""
+        (status, headers, fields), self._start = self._start, None
+        self._has_begun = True
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, fields]
+        says_close = False
+        for name, value in headers:
+            if name == b"content-length":
+                self._left = int(value)
+            elif name == b"connection" and value == b"close":
+                says_close = True
+                self._keeps = False
+        if status in _BODILESS or not self._has_body:
+            self._has_body = False
+            self._left = 0
+        elif self._left is None:
+            if size is not None:
+                self._left = size
+                lines.append(b"content-length: %d\r\n" % size)
+            elif self._may_chunk:
+                self._is_chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self._keeps = False  # the connection's end is the body's
+        lines.append(self._door.date())
+        if not self.is_whole or self._door.closing:
+            self._keeps = False
+        if not self._keeps:
+            if not says_close:
+                lines.append(b"connection: close\r\n")
+        elif not self._may_chunk:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        early, self._sent_early = self._sent_early, 0
+        return b"".join(lines)[early:]
+
+    async def _fail(self) -> None:
+        body = error_body(TrustGateError("The gateway failed. The error is in its log."))
+        self._start = None
+        await self.send(
+            {"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"application/json")]}
+        )
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def render_fields(headers: Headers) -> bytes:
+    """The lines of header fields.
+
+    Raises:
+        ValueError: one of them holds a line end or a NUL byte, with which it could forge fields or a whole answer.
+    """
+    fields = b"".join([b"%b: %b\r\n" % field for field in headers])
+    if fields.count(b"\n") != len(headers) or fields.count(b"\r") != len(headers) or b"\0" in fields:
+        raise ValueError("a response header holds a line end")
+    return fields
