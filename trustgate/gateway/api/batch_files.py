@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.body_ids import NOTHING, named_by
 from trustgate.models.estimate import estimate_tokens
 
 #: The longest line of a batch's file, bytes.
@@ -69,7 +70,7 @@ class BatchFile:
             raise self._bad(f"asks for the model {model[:80]!r}, others for {self.model[:80]!r}: a batch has one model")
         self.model = model
         self.tokens += estimate_tokens(bytes(asked.body))
-        if file_ids(body):
+        if named_by(body) is not NOTHING:
             # Whose it is could be told only when the batch's file is upstream already.
             raise self._bad("names a file: put its content into the request instead")
 
@@ -77,19 +78,3 @@ class BatchFile:
         return InvalidRequest(
             f"Line {self._lines} of the batch's file {what}.", param="file", code="invalid_batch_file"
         )
-
-
-def file_ids(value: Any) -> list[str]:
-    """The ids of files that a JSON value names, wherever in it they stand."""
-    found: list[str] = []
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, list):
-            left.extend(one)
-        elif isinstance(one, dict):
-            left.extend(one.values())
-            several = one.get("file_ids")
-            named = [one.get("file_id"), *(several if isinstance(several, list) else ())]
-            found += [name for name in named if isinstance(name, str)]
-    return found

@@ -36,7 +36,7 @@ from trustgate.gateway.api.parsing import (
     read_response,
     read_speech,
     read_transcription,
-    with_files,
+    with_ids,
     with_members,
 )
 from trustgate.gateway.api.schemas import (
@@ -164,7 +164,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         try:
             call = self.read(self._decoder.decode(body))
             call = with_members(call, body, _members(body), self._unremarkable, generates=self.generates)
-            return call if b"file_id" not in body and b"\\u00" not in body else with_files(call, body)
+            return with_ids(call, body)
         except msgspec.ValidationError as error:
             return broken_call(body, error)
         except RecursionError:

@@ -7,7 +7,8 @@ was made before is charged nothing.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,6 +29,27 @@ _GOES_ON = frozenset({"queued", "in_progress", "validating", "finalizing", "canc
 class _Results(msgspec.Struct):
     output_file_id: Any = None
     error_file_id: Any = None
+
+
+class _Output(msgspec.Struct):
+    output: Any = None
+
+
+class _ItemDone(msgspec.Struct):
+    item: Any = None
+
+
+#: The event that ends an item of a response (OpenAI API reference, "Streaming events").
+_ITEM_DONE = b"response.output_item.done"
+T = TypeVar("T")
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
+    """What of the body ``kind`` reads; nothing of one that cannot be read."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except _UNREADABLE:
+        return kind()
 
 
 class ObjectAccounting:
@@ -59,6 +81,9 @@ class ObjectAccounting:
         self.seen(object_id, target)
         if self._endpoint.name == "batches":
             self._own_results(body)
+        elif self._endpoint.makes == "response":
+            output = _decoded(body, _Output).output
+            self._keep_items(output if isinstance(output, list) else (), target)
         return body, self.settle(object_id, status, usage, target)
 
     def seen(self, object_id: str, target: Target) -> None:
@@ -68,10 +93,30 @@ class ObjectAccounting:
             return
         # Of a batch's file: the tokens that its requests are about to use.
         owed = -1 if self._batch is None else self._batch.tokens
-        self._handle = ObjectId(
-            kind, object_id, self._tenant_id, target.passport.id, self._call.model, target.model, owed
-        )
+        self._handle = self._made(kind, object_id, target, owed)
         self._handles.keep(self._handle)
+
+    def _made(self, kind: Kind, object_id: str, target: Target, owed: int = -1) -> ObjectId:
+        return ObjectId(
+            kind,
+            object_id,
+            self._tenant_id,
+            target.passport.id,
+            self._call.model,
+            target.model,
+            owed,
+            upstream=target.upstream.base_url,
+        )
+
+    def learn(self, event: bytes, target: Target) -> None:
+        """Remember the id of an item of a response that an event of its stream ends with."""
+        if self._endpoint.makes == "response" and _ITEM_DONE in event:
+            self._keep_items((_decoded(event, _ItemDone).item,), target)
+
+    def _keep_items(self, items: Iterable[Any], target: Target) -> None:
+        for item in items:
+            if isinstance(item, dict) and isinstance(item.get("id"), str):
+                self._handles.keep(self._made("item", item["id"], target))
 
     def settle(self, object_id: str, status: str, usage: Usage, target: Target) -> Usage:
         """What is to be charged now, of what the answer says was used in all."""
@@ -98,13 +143,10 @@ class ObjectAccounting:
         made = self._handle
         if made is None:
             return
-        try:
-            results = msgspec.json.decode(body, type=_Results)
-        except _UNREADABLE:
-            return
+        results = _decoded(body, _Results)
         for file_id in (results.output_file_id, results.error_file_id):
             if isinstance(file_id, str):
-                self._handles.keep(ObjectId("file", file_id, self._tenant_id, made.passport, "", made.upstream_model))
+                self._handles.keep(msgspec.structs.replace(made, kind="file", id=file_id, model="", owed=-1))
 
     def _own_part(self, body: bytes, kind: Kind) -> bytes:
         """A list of what the upstream holds for everybody, without what belongs to others."""

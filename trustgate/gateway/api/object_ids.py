@@ -1,15 +1,18 @@
 """Ids that upstreams gave out through this gateway: which tenant each belongs to, and which target made it.
 
 All tenants share an upstream's account, so the upstream would answer anybody who knows an id. This is where an id is
-tied to its tenant: whoever else names it is told that it does not exist.
+tied to its tenant: whoever else names it is told that it does not exist. An id is told apart by its kind, its upstream
+and itself: two servers may give out the same.
 
-Owns the memory of ids: in the process, bounded, the longest unused forgotten first; and in a file in the home folder
-that each id is appended to before its answer leaves (one write to the page cache, as the journal's), so that ids
-outlive a restart and a kill -9. No database is asked while a request waits.
+Owns the memory of ids: in the process, bounded, and where the bound is reached the tenant that has most forgets its
+longest unused, so that nobody's ids push out another's; and in a file in the home folder that each id is appended to
+before its answer leaves (one write to the page cache, as the journal's), so that ids outlive a restart and a kill -9.
+No database is asked while a request waits.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterable
@@ -22,10 +25,10 @@ from trustgate.errors import NotFound
 
 _logger = logging.getLogger("trustgate.gateway")
 
-Kind = Literal["response", "file", "batch"]
+Kind = Literal["response", "file", "batch", "item"]
 
-#: Ids remembered; a line of the file has some 200 bytes.
-MOST_HANDLES = 100_000
+#: Ids remembered; a line of the file has some 250 bytes, an id in memory some 500.
+MOST_HANDLES = 200_000
 #: An id longer than this is no id.
 _ID_MOST = 256
 
@@ -44,6 +47,13 @@ class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     owed: int = -1
     #: False: deleted.
     alive: bool = True
+    #: Base URL of the server that gave it out; "": one that was written down before this was.
+    upstream: str = ""
+
+    @property
+    def place(self) -> tuple[Kind, str, str]:
+        """What no two objects share."""
+        return self.kind, self.upstream, self.id
 
 
 _decode = msgspec.json.Decoder(ObjectId).decode
@@ -54,42 +64,67 @@ class ObjectIds:
     def __init__(self, path: Path | None = None, most: int = MOST_HANDLES) -> None:
         """``path`` None: in memory only. Raises ``OSError`` when the file cannot be read or written."""
         self._most = most
-        self._known: dict[str, ObjectId] = {}
+        #: Of each tenant and kind the ids, the longest unused first; those of one name are of several upstreams.
+        self._known: dict[tuple[str, Kind], dict[str, tuple[ObjectId, ...]]] = {}
+        self._owners: dict[tuple[Kind, str, str], str] = {}
         self._file = -1
         if path is not None:
             lines = self._load(path)
-            if lines > 2 * len(self._known) + 1000:
+            if lines > 2 * len(self._owners) + 1000:
                 self._compact(path)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def find(self, kind: Kind, object_id: str, tenant: str) -> ObjectId:
-        """The id of this tenant. Raises ``NotFound``, the same for an id that is unknown as for a stranger's."""
-        handle = self._known.get(object_id)
-        if handle is None or handle.tenant != tenant or handle.kind != kind:
+        """The id of this tenant, the newest where several upstreams gave it out. Raises as ``find_all``."""
+        return self.find_all(kind, object_id, tenant)[-1]
+
+    def find_all(self, kind: Kind, object_id: str, tenant: str) -> tuple[ObjectId, ...]:
+        """What this tenant has of that id, one for each upstream that gave it out, newest last.
+
+        Raises ``NotFound``, the same for an id that is unknown as for a stranger's.
+        """
+        own = self._known.get((tenant, kind), {})
+        found = own.get(object_id)
+        if found is None:
             shown = object_id if object_id.isascii() and object_id.isprintable() and len(object_id) <= 80 else "…"
             raise NotFound(f"No such {kind}: {shown!r}.", code=f"{kind}_not_found")
         # Used: it is forgotten last.
-        del self._known[object_id]
-        self._known[object_id] = handle
-        return handle
+        del own[object_id]
+        own[object_id] = found
+        return found
 
     def keep(self, handle: ObjectId) -> None:
         """Remember a new or changed id. A stranger's id is never taken over."""
-        known = self._known.get(handle.id)
-        if not handle.id or len(handle.id) > _ID_MOST or (known is not None and known.tenant != handle.tenant):
+        if not handle.id or len(handle.id) > _ID_MOST:
             return
-        if known == handle:
+        if self._owners.get(handle.place, handle.tenant) != handle.tenant:
+            return
+        if handle in self._known.get((handle.tenant, handle.kind), {}).get(handle.id, ()):
             return
         self._put(handle)
         self._append(handle)
 
     def forget(self, handle: ObjectId) -> None:
-        if self._known.pop(handle.id, None) is not None:
+        if self._drop(handle):
             self._append(msgspec.structs.replace(handle, alive=False))
 
     def of_tenant(self, kind: Kind, tenant: str) -> list[ObjectId]:
         """Newest use last."""
-        return [handle for handle in self._known.values() if handle.kind == kind and handle.tenant == tenant]
+        return [handle for handles in self._known.get((tenant, kind), {}).values() for handle in handles]
+
+    def unsettled(self, kind: Kind) -> list[ObjectId]:
+        """Those of all tenants whose work goes on upstream."""
+        return [
+            handle
+            for (_, each), known in self._known.items()
+            if each == kind
+            for handles in known.values()
+            for handle in handles
+            if handle.owed >= 0
+        ]
+
+    def __len__(self) -> int:
+        return len(self._owners)
 
     def close(self) -> None:
         if self._file >= 0:
@@ -99,10 +134,37 @@ class ObjectIds:
     # inside
 
     def _put(self, handle: ObjectId) -> None:
-        self._known.pop(handle.id, None)
-        self._known[handle.id] = handle
-        while len(self._known) > self._most:
-            del self._known[next(iter(self._known))]
+        own = self._known.setdefault((handle.tenant, handle.kind), {})
+        others = tuple(each for each in own.pop(handle.id, ()) if each.upstream != handle.upstream)
+        own[handle.id] = (*others, handle)
+        self._owners[handle.place] = handle.tenant
+        if len(self._owners) > self._most:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Forget some of the longest unused of whoever has most."""
+        key = max(self._known, key=lambda key: len(self._known[key]))
+        largest = self._known[key]
+        for object_id in list(itertools.islice(largest, max(1, len(largest) // 64))):
+            for handle in largest.pop(object_id):
+                self._owners.pop(handle.place, None)
+
+    def _drop(self, handle: ObjectId) -> bool:
+        """Take it out of memory; False where it was not there."""
+        key = (handle.tenant, handle.kind)
+        own = self._known.get(key, {})
+        handles = own.get(handle.id, ())
+        left = tuple(each for each in handles if each.upstream != handle.upstream)
+        if len(left) == len(handles):
+            return False
+        if left:
+            own[handle.id] = left
+        else:
+            del own[handle.id]
+        if not own:
+            del self._known[key]
+        self._owners.pop(handle.place, None)
+        return True
 
     def _append(self, handle: ObjectId) -> None:
         if self._file < 0:
@@ -124,14 +186,15 @@ class ObjectIds:
             if handle.alive:
                 self._put(handle)
             else:
-                self._known.pop(handle.id, None)
+                self._drop(handle)
         return len(lines)
 
     def _compact(self, path: Path) -> None:
         fresh = path.with_suffix(".new")
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         with fresh.open("wb") as file:
-            file.writelines(_encode(handle) + b"\n" for handle in self._known.values())
+            for known in self._known.values():
+                file.writelines(_encode(handle) + b"\n" for handles in known.values() for handle in handles)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from trustgate.errors import InvalidRequest
-from trustgate.gateway.api.batch_files import file_ids
+from trustgate.gateway.api.body_ids import NOTHING, items_named, named_in
 from trustgate.gateway.api.members import Judged, Members, judge, largest, misnamed
 from trustgate.gateway.api.object_ids import Kind
 from trustgate.gateway.api.schemas import (
@@ -178,7 +178,9 @@ def read_response(request: ResponsesRequest) -> Call:
         bounds=bounds,
         prompt_tokens=walk.prompt_tokens(len(items), request.tools or ()),
         features=tuple(features),
-        uses=(("response", previous),) if previous else (),
+        uses=((("response", previous),) if previous else ()) + items_named(items),
+        # A stored prompt is its operator's: it is made where the gateway does not see it.
+        steering=("prompt",) if request.prompt is not None and request.prompt.get("id") is not None else (),
         invalid=_no_conversations(request),
     )
 
@@ -345,7 +347,7 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
                 max_tokens=largest(bounds) if judged.bounds else call.max_tokens,
                 choices=max(call.choices, judged.choices) if generates else call.choices,
                 images=max(call.images, judged.choices) if call.images else 0,
-                steering=judged.steering,
+                steering=(*call.steering, *judged.steering),
                 invalid=call.invalid or judged.fault,
             )
     fault = misnamed(body, members)
@@ -355,10 +357,14 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
 _UNREMARKABLE = Judged()
 
 
-def with_files(call: Call, body: bytes) -> Call:
-    """The call with the upstream's files that its body names, wherever in it they stand."""
-    found = dict.fromkeys(file_ids(msgspec.json.decode(body)))
-    return msgspec.structs.replace(call, uses=(*call.uses, *(("file", name) for name in found))) if found else call
+def with_ids(call: Call, body: bytes) -> Call:
+    """The call with the upstreams' ids that its body names, wherever in it they stand (``api.body_ids``)."""
+    named = named_in(body)
+    if named is NOTHING:
+        return call
+    return msgspec.structs.replace(
+        call, uses=(*call.uses, *named.uses), steering=tuple(dict.fromkeys((*call.steering, *named.steering)))
+    )
 
 
 # explaining what is wrong

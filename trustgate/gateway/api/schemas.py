@@ -94,6 +94,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: Annotated[str | dict[str, Any] | None, _NOT_SERVED] = None
+    prompt: dict[str, Any] | None = None
     tools: list[msgspec.Raw] | None = None
     text: dict[str, Any] | None = None
     top_logprobs: int | None = None

@@ -145,6 +145,8 @@ class _EventRelay:
                 self.failed = True
                 break
             done = done or kind is FrameKind.DONE
+            if self._keeper is not None and data is not None:
+                self._keeper.learn(data, self._answer.target)
             kept.append(frame)
         if self.meter.model:
             self._account.upstream_model = self.meter.model

@@ -23,7 +23,7 @@ from trustgate.models.upstream.targets import Target, Targets
 class Route:
     """The way of one request."""
 
-    __slots__ = ("call", "handle", "is_modelless", "is_verbatim", "keeper", "path", "service", "used")
+    __slots__ = ("call", "candidates", "handle", "is_modelless", "is_verbatim", "keeper", "path", "service", "used")
 
     def __init__(self, call: Call, path: str) -> None:
         self.call = call
@@ -32,6 +32,8 @@ class Route:
         #: What the path names, and what the body builds on.
         self.handle: ObjectId | None = None
         self.used: ObjectId | None = None
+        #: ``used``, and what else has its id: given out by another upstream.
+        self.candidates: tuple[ObjectId, ...] = ()
         self.is_modelless = False
         #: The body names the model in places where it cannot be changed.
         self.is_verbatim = False
@@ -54,10 +56,10 @@ class Routing:
         way.service = endpoint.service
         if call.uses:
             for kind, object_id in call.uses:
-                handle = self._handles.find(kind, object_id, tenant_id)
+                handles = self._handles.find_all(kind, object_id, tenant_id)
                 # A batch goes where its file is; a file named in a message may lie anywhere.
                 if kind == "response" or not endpoint.has_model:
-                    way.used = handle
+                    way.used, way.candidates = handles[-1], handles
         if endpoint.is_plain:
             return way
         if endpoint.names is not None:
@@ -94,15 +96,15 @@ class Routing:
             return targets[:1]
         if way.used is None:
             return targets
-        upstream = self._targets.made_by(way.used.passport, way.used.upstream_model).upstream
-        able = [target for target in targets if target.upstream is upstream]
+        upstreams = [self._targets.made_by(each.passport, each.upstream_model).upstream for each in way.candidates]
+        able = [target for target in targets if target.upstream in upstreams]
         if not able:
             raise InvalidRequest(
                 f"The {way.used.kind} {way.used.id!r} was made by another model's server.",
-                param=_PARAM_OF[way.used.kind],
+                param=_PARAM_OF.get(way.used.kind),
                 code=f"{way.used.kind}_elsewhere",
             )
         return able
 
 
-_PARAM_OF: dict[Kind, Any] = {"response": "previous_response_id", "file": "input_file_id", "batch": None}
+_PARAM_OF: dict[Kind, Any] = {"response": "previous_response_id", "file": "input_file_id"}

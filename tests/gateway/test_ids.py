@@ -1,0 +1,169 @@
+"""Whose an upstream's object is: ids in bodies, the same id from two servers, many ids of one tenant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway.conftest import HELLO, SignUp, Tenant
+from tests.gateway.test_path import error_of
+from tests.support.answers import response, response_stream
+from tests.support.gateway import Gateway
+from tests.support.upstream import Reply, Upstream
+from trustgate.errors import NotFound
+from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+
+
+def ask(tenant: Tenant, **members: Any) -> Any:
+    return tenant.http.post("/v1/responses", json={"model": "gpt-4o", "input": "Hello", **members})
+
+
+def dumps(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+# ids in bodies
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}, "vector_store_ids"),
+        ({"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, "container"),
+        ({"input": [{"type": "code_interpreter_call", "container_id": "cntr_1", "role": "x"}]}, "container"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"tools": [{"type": "mcp", "server_url": "litellm_proxy/mcp/all"}]}, "server_url"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"tools": [{"type": "file_search", "vector_store_\\u0069ds": ["vs_1"]}]}, "vector_store_ids"),
+    ],
+)
+def test_what_no_tenant_can_own_is_refused(
+    tenant: Tenant, scripted: Upstream, members: dict[str, Any], param: str
+) -> None:
+    body = dumps({"model": "gpt-4o", "input": "Hello", **members}).replace(b"\\\\u", b"\\u")
+    refused = tenant.http.post("/v1/responses", content=body, headers={"content-type": "application/json"})
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "unsupported_parameter")
+    assert error_of(refused)["param"] == param
+    assert scripted.requests == []
+
+
+def test_other_endpoints_are_looked_at_too(tenant: Tenant, scripted: Upstream) -> None:
+    chat = tenant.chat(messages=[*HELLO, {"role": "assistant", "audio": {"id": "audio_1"}}])
+    assert (chat.status_code, error_of(chat)["param"]) == (400, "audio")
+    body = {"model": "claude", "max_tokens": 5, "messages": HELLO, "container": "container_1"}
+    messages = tenant.http.post("/v1/messages", json=body)
+    assert messages.status_code == 400
+    assert "'container'" in messages.json()["error"]["message"]
+    assert scripted.requests == []
+
+
+def test_a_plan_may_open_what_the_operator_shares(shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
+    shared_gateway.cli("plan", "add", "searching", "--parameters", "vector_store_ids")
+    tenant = sign_up(shared_gateway, "--plan", "searching")
+    scripted.script(Reply.json(response(object_id="resp_search")))
+    tools = [{"type": "file_search", "vector_store_ids": ["vs_shared"]}]
+    assert ask(tenant, tools=tools).status_code == 200
+    assert scripted.requests[0].json()["tools"] == tools
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "referring",
+    [
+        lambda item_id: {"type": "item_reference", "id": item_id},
+        lambda item_id: {"id": item_id},
+        lambda item_id: {"type": "reasoning", "id": item_id, "summary": []},
+        lambda item_id: {"type": "image_generation_call", "id": item_id},
+        lambda item_id: {"type": "mcp_approval_response", "approval_request_id": item_id, "approve": True},
+    ],
+)
+def test_an_item_is_its_tenants_alone(
+    tenant: Tenant, scripted: Upstream, sign_up: SignUp, streamed: bool, referring: Any
+) -> None:
+    item_id = f"msg_{tenant.name}"
+    made = response(object_id=f"resp_{tenant.name}")
+    made["output"][0]["id"] = item_id
+    if streamed:
+        done = {"type": "response.output_item.done", "output_index": 0, "item": made["output"][0]}
+        stream = response_stream(["Hi"], object_id=f"resp_{tenant.name}")
+        stream.insert(-1, b"event: response.output_item.done\ndata: " + dumps(done) + b"\n\n")
+        scripted.script(Reply.sse(stream))
+    else:
+        scripted.script(Reply.json(made))
+    scripted.script(Reply.json(response(object_id=f"resp_next_{tenant.name}")))
+    assert ask(tenant, stream=streamed).status_code == 200
+    stranger = sign_up(tenant.gateway)
+    again = [referring(item_id), {"role": "user", "content": "And?"}]
+    refused = ask(stranger, input=again)
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "item_not_found")
+    assert ask(tenant, input=again).status_code == 200
+    assert scripted.requests[-1].json()["input"] == again
+
+
+def test_items_that_say_all_there_is_need_no_owner(tenant: Tenant, scripted: Upstream) -> None:
+    scripted.script(Reply.json(response(object_id=f"resp_{tenant.name}")))
+    items = [
+        {
+            "type": "message",
+            "id": "msg_elsewhere",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "x"}],
+        },
+        {"type": "reasoning", "id": "rs_elsewhere", "summary": [], "encrypted_content": "…"},
+        {"type": "function_call", "id": "fc_elsewhere", "call_id": "c", "name": "f", "arguments": "{}"},
+    ]
+    assert ask(tenant, input=items).status_code == 200
+
+
+# the memory of ids
+
+
+def handle(object_id: str, tenant: str = "a", upstream: str = "http://one", kind: Kind = "response") -> ObjectId:
+    return ObjectId(kind, object_id, tenant, "passport_1", "m", "m", upstream=upstream)
+
+
+def test_two_servers_may_give_out_the_same_id(tmp_path: Path) -> None:
+    path = tmp_path / "handles.jsonl"
+    ids = ObjectIds(path)
+    ids.keep(handle("resp_1"))
+    ids.keep(handle("resp_1", "b", "http://two"))
+    # The same server's again: it stays whose it was.
+    ids.keep(handle("resp_1", "b"))
+    ids.keep(handle("resp_1", upstream="http://three"))
+    ids.close()
+    for known in (ids, ObjectIds(path)):
+        assert [each.upstream for each in known.find_all("response", "resp_1", "a")] == ["http://one", "http://three"]
+        assert [each.upstream for each in known.find_all("response", "resp_1", "b")] == ["http://two"]
+        known.close()
+    again = ObjectIds(path)
+    again.forget(handle("resp_1", "b", "http://two"))
+    again.close()
+    last = ObjectIds(path)
+    with pytest.raises(NotFound):
+        last.find("response", "resp_1", "b")
+    last.close()
+
+
+def test_a_kind_is_part_of_an_id() -> None:
+    ids = ObjectIds()
+    ids.keep(handle("x", kind="file"))
+    with pytest.raises(NotFound):
+        ids.find("response", "x", "a")
+
+
+def test_many_ids_of_one_tenant_push_out_none_of_anothers() -> None:
+    ids = ObjectIds(most=1000)
+    for number in range(20):
+        ids.keep(handle(f"mine_{number}", "small"))
+    ids.keep(handle("file", "large", kind="file"))
+    for number in range(5000):
+        ids.keep(handle(f"theirs_{number}", "large"))
+    assert len(ids) <= 1000
+    assert len(ids.of_tenant("response", "small")) == 20
+    assert ids.find("file", "file", "large").id == "file"
+    assert ids.find("response", "theirs_4999", "large").id == "theirs_4999"
+    with pytest.raises(NotFound):
+        ids.find("response", "theirs_0", "large")

@@ -1,0 +1,112 @@
+"""The ids of upstreams' objects that a body names, wherever in it they stand.
+
+All tenants share an upstream's account, so an id in a body is either one that this gateway gave to the same tenant
+(``uses``), or one of an object that is made where the gateway does not see it (a vector store, a container, a stored
+prompt): that is refused unless the plan allows the member. Sources: OpenAI API reference, "Responses", "Chat"
+(``audio.id``) and "Files"; Anthropic API reference, "Messages" (``container``, ``file_id``, ``skill_id``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from trustgate.gateway.api.object_ids import Kind
+
+#: What a body without such ids does not contain: cheaper to look for than to decode it. Escapes may hide any of them.
+_MARKS = (b"file_id", b"vector_store_id", b'"container', b"skill_id", b'"audio"', b"litellm_proxy", b"\\u00")
+
+
+class Named(msgspec.Struct, frozen=True):
+    """What a body names: ids that must be the tenant's own, and members that name what no tenant can own."""
+
+    uses: tuple[tuple[Kind, str], ...] = ()
+    steering: tuple[str, ...] = ()
+
+
+NOTHING = Named()
+
+
+def named_in(body: bytes) -> Named:
+    """The ids in a JSON body, at any depth. ``body`` must have been decoded before."""
+    for mark in _MARKS:
+        if mark in body:
+            return named_by(msgspec.json.decode(body))
+    return NOTHING
+
+
+def named_by(value: Any) -> Named:
+    uses: dict[tuple[Kind, str], None] = {}
+    steering: dict[str, None] = {}
+    # A list of what is left instead of recursion: callers choose the depth.
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, list):
+            left.extend(one)
+        elif isinstance(one, dict):
+            left.extend(one.values())
+            uses.update((("file", name), None) for name in _file_ids(one))
+            steering.update((name, None) for name in _foreign(one))
+    return Named(tuple(uses), tuple(steering)) if uses or steering else NOTHING
+
+
+def _file_ids(value: dict[str, Any]) -> list[str]:
+    several = value.get("file_ids")
+    named = [value.get("file_id"), *(several if isinstance(several, list) else ())]
+    return [name for name in named if isinstance(name, str)]
+
+
+def _foreign(value: dict[str, Any]) -> list[str]:
+    """The members of an object that name what is made elsewhere."""
+    found = []
+    stores = value.get("vector_store_ids")
+    if isinstance(value.get("vector_store_id"), str) or (isinstance(stores, list) and stores):
+        found.append("vector_store_ids")
+    if any(_is_id(value.get(name)) for name in ("container", "container_id")):
+        found.append("container")
+    if value.get("type") == "custom" and isinstance(value.get("skill_id"), str):
+        found.append("skill_id")
+    audio = value.get("audio")
+    if isinstance(audio, dict) and isinstance(audio.get("id"), str):
+        found.append("audio")
+    address = value.get("server_url")
+    if isinstance(address, str) and address.strip().lower().startswith("litellm_proxy"):
+        # LiteLLM's word for the tool servers that its operator has set up.
+        found.append("server_url")
+    return found
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("id"), str))
+
+
+#: Items of a response's input that say all there is to them, whatever their id: others are looked up by it.
+_SELF_CONTAINED = frozenset(
+    (
+        *("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"),
+        *("computer_call", "computer_call_output", "local_shell_call", "local_shell_call_output", "shell_call"),
+        *("shell_call_output", "apply_patch_call", "apply_patch_call_output", "mcp_list_tools", "mcp_call"),
+        *("mcp_approval_request", "compaction"),
+    )
+)
+#: Where others hold what they are, if they do.
+_CONTENT_OF = ("content", "encrypted_content", "result", "results", "role")
+
+
+def items_named(items: Iterable[Any]) -> tuple[tuple[Kind, str], ...]:
+    """The ids of stored items that a response's input refers to: ``item_reference``, or an item without its content."""
+    found: dict[tuple[Kind, str], None] = {}
+    for item in items:
+        if not isinstance(item, dict):
+            continue
+        kind, item_id = item.get("type"), item.get("id")
+        if kind == "mcp_approval_response":
+            item_id = item.get("approval_request_id")
+        elif kind in _SELF_CONTAINED or (kind != "item_reference" and any(item.get(name) for name in _CONTENT_OF)):
+            continue
+        if isinstance(item_id, str):
+            found["item", item_id] = None
+    return tuple(found)
