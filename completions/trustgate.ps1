@@ -84,6 +84,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'list|List payments, the newest first',
             'show|Show a payment, from its claim to its end; with --json also what was signed',
             'reconcile|Ask the chains now what became of payments whose end nobody saw',
+            'resolve|End a payment of unknown fate that no node can be asked about: you have looked it up yourself',
             'refund-credit|Take from a tenant''s balance what you pay back to it, with a receipt',
             'keygen|Make the key with which the gateway settles Solana payments itself'
         )
@@ -580,6 +581,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate payment resolve' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--settled|any|It settled, in this transaction: credit its tenant',
+            '--failed||It did not settle and never will',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate payment refund-credit' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
@@ -690,6 +698,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate payment off 0' = 'tenant'
         'trustgate payment terms 0' = 'tenant'
         'trustgate payment show 0' = 'any'
+        'trustgate payment resolve 0' = 'any'
         'trustgate payment refund-credit 0' = 'tenant'
     }
     $dynamic = 'tenant', 'plan', 'passport', 'key', 'receipt'

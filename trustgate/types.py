@@ -243,6 +243,10 @@ PAID: frozenset[str] = frozenset({"settled", "delivered", "credited"})
 OPEN: frozenset[str] = frozenset({"reserved", "settling", "settled", "unknown"})
 
 
+#: How the reason of a credited payment begins whose credit has paid for the request that it was presented with again.
+SPENT_ON = "its credit paid for "
+
+
 class Payment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="payment"):
     """One x402 payment, from its claim to its end: a row of the ledger, written before the act it tells of."""
 
@@ -269,10 +273,16 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     #: As the scheme writes it (base58 signature, 0x hash); known before it is sent where the gateway itself sends it.
     transaction: str = ""
     payer: str = ""
-    #: Why it failed or is unknown, for people.
+    #: Why it failed or is unknown, for people. Of one that was credited: the request that its credit paid for.
     reason: str = ""
     created_us: int
     updated_us: int
+
+    @property
+    def spent_on(self) -> str:
+        """The receipt of the request that a credited payment's own credit has paid for; "" while there is none."""
+        is_spent = self.state == "credited" and self.reason.startswith(SPENT_ON)
+        return self.reason.removeprefix(SPENT_ON) if is_spent else ""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

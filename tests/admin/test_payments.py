@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.admin.conftest import Plane
+from tests.support.entries import make_entry
 from tests.support.facilitator import FacilitatorDouble
 from trustgate.admin.commands import Admin, Command, PassportAdd, ReceiptShow, TenantAdd, TenantRemove, TenantWithKey
 from trustgate.admin.money import (
@@ -22,6 +23,7 @@ from trustgate.admin.money import (
     PaymentOff,
     PaymentReconcile,
     PaymentRefundCredit,
+    PaymentResolve,
     PaymentSet,
     PaymentShow,
     PaymentTermsList,
@@ -33,6 +35,7 @@ from trustgate.admin.payments import _facilitator_for
 from trustgate.errors import ChainError, Conflict, FacilitatorUnavailable, InvalidRequest, NotFound, TrustGateError
 from trustgate.ids import new_id, now_us
 from trustgate.models.passports import PassportFields
+from trustgate.payment.credit import payment_members
 from trustgate.payment.networks import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET
 from trustgate.settings import Settings
 from trustgate.types import NANO_USD_PER_USD, Offer, Payment, PaymentTerms, Prices
@@ -320,6 +323,28 @@ async def test_reconciling_tells_what_came_of_each(admin: Admin, plane: Plane, a
     assert (payer.payer, payer.amount, payer.value_nano_usd) == (OTHER_WALLET, "20000", 2 * CENT)
 
 
+async def test_a_payment_of_unknown_fate_is_resolved_by_hand(admin: Admin, plane: Plane, acme: TenantWithKey) -> None:
+    settled, failed, known = (
+        made_payment(acme.tenant.id, number, state=state)
+        for number, state in enumerate(("unknown", "unknown", "delivered"), start=1)
+    )
+    for payment in (settled, failed, known):
+        await plane.store.claim_payment(payment)
+    await refusal(admin, PaymentResolve(payment="pay_none"), NotFound, "no payment 'pay_none'")
+    await refusal(admin, PaymentResolve(payment=known.id), Conflict, "only one whose fate is unknown")
+    await refusal(admin, PaymentResolve(payment=settled.id, settled="=1+1"), InvalidRequest, "not a transaction")
+
+    transaction = "0x" + "ab" * 32
+    shown = await admin.execute(PaymentResolve(payment=settled.id, settled=transaction))
+    assert (shown.payment.state, shown.payment.transaction) == ("credited", transaction)
+    assert shown.receipt is not None
+    assert shown.receipt.receipt.credited_nano_usd == CENT
+    assert (await admin.execute(TenantCredit(tenant="acme"))).balance_nano_usd == CENT
+    shown = await admin.execute(PaymentResolve(payment=failed.id))
+    assert (shown.payment.state, shown.receipt) == ("failed", None)
+    await refusal(admin, PaymentResolve(payment=settled.id), Conflict, "is credited")
+
+
 async def test_a_key_for_fees_is_made_once(admin: Admin, plane: Plane) -> None:
     made = await admin.execute(PaymentKeygen())
     assert made.path == str(plane.settings.payment_keypair)
@@ -332,6 +357,27 @@ async def test_a_key_for_fees_is_made_once(admin: Admin, plane: Plane) -> None:
 
 async def test_nothing_is_found_where_nobody_pays(admin: Admin, acme: TenantWithKey) -> None:
     assert await admin.execute(PaymentCheck()) == ()
+
+
+async def test_doctor_names_who_owes_and_since_when(admin: Admin, plane: Plane, acme: TenantWithKey) -> None:
+    day_us = 86_400_000_000
+    figures = [(CENT, 0), (0, 3 * CENT), (CENT, 0), (0, CENT)]
+    await plane.store.append_entries(
+        [
+            make_entry(
+                seq,
+                **{"v": 2, "tenant": acme.tenant.id, "created_us": seq * day_us, **payment_members(None)},
+                credited_nano_usd=credited,
+                charged_nano_usd=charged,
+            )
+            for seq, (credited, charged) in enumerate(figures, start=1)
+        ]
+    )
+    (found,) = await admin.execute(PaymentCheck())
+    assert found.status == "warn"
+    # Below zero from the second receipt on: 1970-01-03.
+    assert "acme owes 0.02 USD since 1970-01-03 00:00 UTC" in found.message
+    assert found.hint == "trustgate tenant credit acme"
 
 
 async def test_doctor_asks_facilitators_prices_and_what_is_unknown(

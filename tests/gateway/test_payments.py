@@ -208,9 +208,43 @@ def test_a_stream_that_the_upstream_breaks_off_is_credited(market: Market, custo
     [receipt] = customer.receipts()
     assert (receipt["finish"], receipt["charged_nano_usd"]) == ("upstream_cut", 0)
     assert customer.balance() == PRICE_NANO_USD
+    assert only_payment(market, customer).state == "credited"
     # And drawn on by the next.
     assert customer.chat().status_code == 200
     assert customer.balance() == 0
+
+
+def test_a_payment_whose_answer_broke_off_buys_one_whole_answer(market: Market, customer: Customer) -> None:
+    market.upstream.script(Reply.sse([delta("Hel"), CLOSE]))
+    paying, moves = customer.pay(customer.chat(stream=True)), market.facilitator.moves
+    bodies = []
+    for _ in range(3):
+        with customer.stream(paying) as answer:
+            bodies.append(answer.read())
+    assert b"error" in bodies[0]
+    assert bodies[1].endswith(b"data: [DONE]\n\n")
+    assert bodies[2] == bodies[1]
+    assert (market.facilitator.moves, customer.balance()) == (moves + 1, 0)
+    assert [receipt["finish"] for receipt in customer.receipts()] == ["upstream_cut", "complete"]
+
+
+def test_a_tenant_looks_at_its_own_payments(market: Market, customer: Customer) -> None:
+    other = market.customer()
+    assert customer.http.get("/v1/payments").json()["data"] == []
+    others: list[dict[str, Any]] = [{}, {"user": "another"}]
+    for members in others:
+        assert customer.chat(customer.pay(customer.chat(**members)), **members).status_code == 200
+    listed = customer.http.get("/v1/payments?limit=1").json()
+    [newest] = listed["data"]
+    assert (listed["object"], listed["has_more"], newest["state"]) == ("list", True, "delivered")
+    [oldest] = customer.http.get(f"/v1/payments?after={listed['last_id']}").json()["data"]
+    assert oldest["receipt"] == customer.receipts()[0]["id"]
+    assert (newest["amount"], newest["value_nano_usd"], newest["payer"]) == (str(PRICE_UNITS), PRICE_NANO_USD, PAYER)
+    assert "payload" not in newest and "requirements" not in newest
+    assert customer.http.get(f"/v1/payments/{newest['id']}").json() == newest
+    for http, path in ((other.http, newest["id"]), (customer.http, "pay_none")):
+        assert http.get(f"/v1/payments/{path}").status_code == 404
+    assert customer.http.get("/v1/payments?limit=0").json()["error"]["param"] == "limit"
 
 
 def test_what_the_facilitator_refuses_is_a_new_402_with_its_reason_and_on_record(
@@ -362,6 +396,9 @@ def test_after_a_fault_nothing_is_served_and_nothing_asked_for_twice(market: Mar
             pending = customer.chat(attempt)
             assert (pending.status_code, pending.json()["error"]["code"]) == (503, "payment_pending"), pending.text
             assert "retry-after" in pending.headers
+            payment = only_payment(market, customer)
+            assert payment.id in pending.json()["error"]["message"]
+            assert customer.http.get(f"/v1/payments/{payment.id}").json()["state"] == "unknown"
         assert only_payment(market, customer).state == "unknown"
     assert market.facilitator.moves == moves + 1
 

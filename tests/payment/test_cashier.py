@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.shop import FAILS, LOSES_ANSWER, LOSES_REQUEST, OFFER, Shop, order, signed, terms
 from trustgate.errors import Conflict, PaymentRequired, Unavailable
-from trustgate.payment.cashier import Sale
+from trustgate.payment.cashier import Order, Sale
+from trustgate.payment.interfaces import Settlement
+from trustgate.payment.x402_wire import Presented
+from trustgate.types import Payment
 
 #: 1 USD is 10⁶ atomic units of the offer's token, so an atomic unit is worth 1,000 nano-USD.
 PRICE = 10_000_000
@@ -352,3 +357,164 @@ async def test_what_is_not_closed_gives_its_hold_back(shop: Shop) -> None:
             await shop.serve(order(PRICE), cost=PRICE, dies="before")
     assert shop.balances.held("tenant_1") == 0
     assert shop.balances.balance("tenant_1") == PRICE
+
+
+# debts
+
+
+async def overdrawn(shop: Shop, debt: int) -> None:
+    """The tenant's last request used more than was held for it."""
+    await shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=PRICE + debt)
+    assert shop.balances.balance("tenant_1") == -debt
+
+
+async def asked_for(shop: Shop, wanted: Order) -> int:
+    """Atomic units that the challenge asks for."""
+    with pytest.raises(PaymentRequired) as refused:
+        await shop.cashier.admit(wanted)
+    return int(refused.value.beside["accepts"][0]["maxAmountRequired"])
+
+
+@pytest.mark.parametrize(
+    ("price", "wanted", "asked"),
+    [
+        (PRICE, {}, 3 * AMOUNT),
+        (PRICE, {"terms": terms("prepaid", top_up_nano_usd=PRICE)}, 3 * AMOUNT),
+        (PRICE, {"terms": terms("prepaid", top_up_nano_usd=50 * PRICE)}, 50 * AMOUNT),
+        (0, {}, 2 * AMOUNT),
+    ],
+)
+async def test_what_is_asked_for_covers_the_debt(shop: Shop, price: int, wanted: dict[str, Any], asked: int) -> None:
+    await overdrawn(shop, 2 * PRICE)
+    assert await asked_for(shop, order(price, body=b"next", **wanted)) == asked
+    await shop.serve(order(price, body=b"next", paying=signed(asked), **wanted), cost=price)
+    assert shop.balances.balance("tenant_1") == (asked * 1_000) - 2 * PRICE - price
+
+
+async def test_overuse_is_paid_for_by_the_next_request_again_and_again(shop: Shop) -> None:
+    """Each request uses five times what it is asked for: the tenant never owes more than one of them."""
+    for number in range(4):
+        body = str(number).encode()
+        units = await asked_for(shop, order(PRICE, body=body))
+        await shop.serve(order(PRICE, body=body, paying=signed(units)), cost=5 * PRICE)
+        assert shop.balances.balance("tenant_1") == -4 * PRICE
+
+
+async def test_what_costs_nothing_anywhere_is_not_refused_for_a_debt(shop: Shop) -> None:
+    await overdrawn(shop, PRICE)
+    assert await shop.serve(order(0, body=b"list", is_sold=False), cost=0) == b"answer"
+    with pytest.raises(PaymentRequired):
+        await shop.cashier.admit(order(0, body=b"seconds of audio"))
+
+
+# one payment, one answer
+
+
+async def credited(shop: Shop, paying: Presented) -> None:
+    """The payment settled, and its request was not served."""
+    shop.paper.plan = [LOSES_ANSWER]
+    with pytest.raises(Unavailable):
+        await shop.serve(order(PRICE, paying=paying), cost=PRICE)
+    await shop.reconciler.reconcile()
+    [payment] = await shop.payments()
+    assert (payment.state, shop.balances.balance("tenant_1")) == ("credited", PRICE)
+
+
+async def test_a_credited_payment_buys_one_answer(shop: Shop) -> None:
+    """Other credit is there: it must not pay for the same answer again."""
+    paying = signed(AMOUNT)
+    await credited(shop, paying)
+    await shop.serve(order(PRICE, body=b"other", paying=signed(AMOUNT)), cost=0)
+    answers = [await shop.serve(order(PRICE, paying=paying), cost=PRICE) for _ in range(4)]
+    assert answers == [b"answer", *[b"again: answer"] * 3]
+    assert shop.balances.balance("tenant_1") == PRICE
+    assert [receipt.charged_nano_usd for receipt in await shop.receipts()] == [0, 0, PRICE]
+
+
+async def test_a_credited_payment_sent_eight_times_at_once_buys_one_answer(shop: Shop) -> None:
+    paying = signed(AMOUNT)
+    await credited(shop, paying)
+    answers = await asyncio.gather(*(shop.serve(order(PRICE, paying=paying), cost=PRICE) for _ in range(8)))
+    assert sorted(answers) == [*[b"again: answer"] * 7, b"answer"]
+    assert shop.balances.balance("tenant_1") == 0
+
+
+async def test_a_credited_payment_stays_spent_after_a_restart(shop: Shop, tmp_path: Path) -> None:
+    paying = signed(AMOUNT)
+    await credited(shop, paying)
+    await shop.serve(order(PRICE, paying=paying), cost=PRICE // 2)
+    again = await reopened(shop, tmp_path)
+    with pytest.raises(Conflict, match="used"):
+        await again.serve(order(PRICE, paying=paying), cost=PRICE)
+    assert again.balances.balance("tenant_1") == PRICE // 2
+    await again.close()
+    shop.__dict__.update((await Shop.open(tmp_path / "home")).__dict__)
+
+
+async def test_a_credited_payment_whose_retry_is_not_served_is_as_good_as_before(shop: Shop) -> None:
+    paying = signed(AMOUNT)
+    await credited(shop, paying)
+    with pytest.raises(ConnectionError):
+        await shop.serve(order(PRICE, paying=paying), cost=PRICE, dies="before")
+    await shop.cashier.close()
+    assert shop.balances.balance("tenant_1") == PRICE
+    assert await shop.serve(order(PRICE, paying=paying), cost=PRICE) == b"answer"
+
+
+async def test_credit_that_other_requests_have_spent_pays_for_nothing(shop: Shop) -> None:
+    paying = signed(AMOUNT)
+    await credited(shop, paying)
+    await shop.serve(order(PRICE, body=b"other"), cost=PRICE)
+    with pytest.raises(PaymentRequired, match="other requests have spent its credit"):
+        await shop.serve(order(PRICE, paying=paying), cost=PRICE)
+
+
+async def test_a_pending_payment_is_named(shop: Shop) -> None:
+    shop.paper.plan = [LOSES_ANSWER]
+    paying = signed(AMOUNT)
+    for attempt in (paying, paying, None):
+        with pytest.raises(Unavailable) as pending:
+            await shop.serve(order(PRICE, paying=attempt), cost=PRICE)
+        [payment] = await shop.payments()
+        for named in (payment.id, payment.transaction, payment.offer.network, f"GET /v1/payments/{payment.id}"):
+            assert named in pending.value.message
+
+
+# looking at payments of unknown fate
+
+
+async def test_a_look_does_not_wait_for_another_and_several_run_at_once(shop: Shop) -> None:
+    for number in range(4):
+        shop.paper.plan = [LOSES_ANSWER]
+        with pytest.raises(Unavailable):
+            await shop.serve(order(PRICE, body=str(number).encode(), paying=signed(AMOUNT)), cost=PRICE)
+    looking, gate = asyncio.Barrier(5), asyncio.Event()
+    fate = shop.paper.fate
+
+    async def slow(payment: Payment) -> Settlement:
+        await looking.wait()
+        await gate.wait()
+        return await fate(payment)
+
+    shop.paper.fate = slow  # type: ignore[method-assign]
+    background = asyncio.ensure_future(shop.reconciler.reconcile())
+    await asyncio.wait_for(looking.wait(), 10)
+    command = asyncio.ensure_future(shop.reconciler.reconcile())
+    gate.set()
+    found = await asyncio.wait_for(asyncio.gather(background, command), 10)
+    assert [[payment.state for payment in each] for each in found] == [["credited"] * 4] * 2
+
+
+@pytest.mark.parametrize("transaction", ["0x" + "ab" * 32, None])
+async def test_an_operator_resolves_what_no_node_tells(shop: Shop, transaction: str | None) -> None:
+    shop.paper.plan = [LOSES_ANSWER if transaction else LOSES_REQUEST]
+    with pytest.raises(Unavailable):
+        await shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=PRICE)
+    [payment] = await shop.payments()
+    resolved = await shop.reconciler.resolve(payment, transaction)
+    assert resolved.state == ("credited" if transaction else "failed")
+    assert resolved.reason == "resolved by the operator"
+    assert shop.balances.balance("tenant_1") == (PRICE if transaction else 0)
+    # Its request is not held up any longer.
+    with pytest.raises(PaymentRequired) if transaction is None else contextlib.nullcontext():
+        await shop.serve(order(PRICE), cost=PRICE)

@@ -394,5 +394,8 @@ def _figures(receipt: Receipt, payment: Payment) -> Iterator[tuple[str, object, 
     yield "payer", receipt.payment_payer, payment.payer
     if payment.state == "delivered":
         yield "receipt", receipt.id, payment.receipt_id
-    if payment.state in ("delivered", "credited"):
+    if payment.state == "delivered":
         yield "end", "credited" if receipt.finish == "credited" else "delivered", payment.state
+    elif payment.state == "credited":
+        # Of a request whose answer broke off the payment is on the balance too.
+        yield "end", "credited" if receipt.finish in ("credited", "upstream_cut") else "delivered", payment.state

@@ -74,6 +74,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     money.PaymentList: payments.payment_list,
     money.PaymentShow: payments.payment_show,
     money.PaymentReconcile: payments.payment_reconcile,
+    money.PaymentResolve: payments.payment_resolve,
     money.PaymentRefundCredit: payments.payment_refund_credit,
     money.PaymentKeygen: payments.payment_keygen,
     money.PaymentCheck: payments.payment_check,

@@ -112,6 +112,17 @@ class PaymentReconcile(Command[ReconcileState], frozen=True, kw_only=True, tag="
     result = ReconcileState
 
 
+class PaymentResolve(Command[PaymentDetail], frozen=True, kw_only=True, tag="payment.resolve"):
+    """End a payment whose fate no node can tell: the operator has looked it up elsewhere.
+
+    ``settled``: the transaction that carried it, and the tenant's balance is credited; None: the money did not move.
+    """
+
+    payment: str
+    settled: str | None = None
+    result = PaymentDetail
+
+
 class BalanceChange(msgspec.Struct, frozen=True, kw_only=True):
     """A tenant's balance, and the receipt of the change ("" where nothing was changed)."""
 

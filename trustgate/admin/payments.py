@@ -6,8 +6,10 @@ operator is a receipt before it is a balance.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -28,6 +30,7 @@ from trustgate.admin.money import (
     PaymentOff,
     PaymentReconcile,
     PaymentRefundCredit,
+    PaymentResolve,
     PaymentSet,
     PaymentShow,
     PaymentTermsList,
@@ -52,13 +55,19 @@ from trustgate.payment.networks import (
 )
 from trustgate.payment.x402_wire import usd
 from trustgate.settings import Settings
-from trustgate.store import PaymentFilter
+from trustgate.store import PaymentFilter, ReceiptFilter
 from trustgate.types import NANO_USD_PER_USD, OPEN, PAID, Offer, Passport, Payment, PaymentTerms, Prices, Tenant
 
 _PAYMENTS_MOST = 10_000
+#: The states in which a payment may stay for ever where no node can be asked.
+_UNDECIDED = frozenset({"settling", "unknown"})
+#: As Solana (base58) and EVM chains write them.
+_TRANSACTION = re.compile(r"[1-9A-HJ-NP-Za-km-z]{64,88}|0x[0-9a-fA-F]{64}")
 #: One million dollars: more is a slip of the finger.
 _MOST_NANO_USD = 1_000_000 * NANO_USD_PER_USD
 _OFFERS_MOST = 16
+_DEBTORS_MOST = 20
+_RECEIPTS_PAGE = 1_000
 _NO_PRICES = Prices()
 #: Settles on test networks, for free.
 _TEST_FACILITATOR = "https://x402.org/facilitator"
@@ -335,6 +344,30 @@ async def _reconcile(context: AdminContext, tell: Tell) -> tuple[Reconciled, ...
     return tuple(found)
 
 
+async def payment_resolve(context: AdminContext, command: PaymentResolve) -> PaymentDetail:
+    """Raises ``NotFound``, ``Conflict`` for a payment whose fate is known, ``InvalidRequest`` for no transaction."""
+    payment_service = await context.books.payment_service()
+    payment = await context.store.payment(command.payment)
+    if payment is None:
+        raise NotFound(
+            f"There is no payment {command.payment!r}.", hint="trustgate payment list", code="payment_not_found"
+        )
+    if payment.state not in _UNDECIDED or payment_service.cashier.is_active(payment):
+        raise Conflict(
+            f"Payment {payment.id} is {payment.state}: only one whose fate is unknown can be resolved.",
+            hint="trustgate payment list --state unknown",
+            code="payment_decided",
+        )
+    if command.settled is not None and not _TRANSACTION.fullmatch(command.settled):
+        raise InvalidRequest(
+            f"{command.settled!r} is not a transaction of a network.",
+            hint="A Solana signature is 87 or 88 letters and digits, an EVM hash 0x and 64 hexadecimal digits.",
+            param="settled",
+        )
+    await payment_service.reconciler.resolve(payment, command.settled)
+    return await payment_show(context, PaymentShow(payment=payment.id))
+
+
 # balances
 
 
@@ -417,8 +450,9 @@ async def payment_check(context: AdminContext, command: PaymentCheck) -> tuple[P
     living = {tenant.id: tenant for tenant in context.directory.tenants() if tenant.status != "removed"}
     paying = [terms for terms in context.directory.all_terms() if terms.mode != "off" and terms.tenant_id in living]
     found = [*await _open_findings(context), *_price_findings(context, paying, living)]
+    payment_service = await context.books.payment_service()
+    found += await _debt_findings(context, payment_service.balances.tenants(), living)
     if paying:
-        payment_service = await context.books.payment_service()
         offers = {(offer.facilitator, offer.network): offer for terms in paying for offer in terms.offers}
         await payment_service.facilitators.prepare(offers.values())
         found += [await _offer_finding(context, offer) for offer in offers.values()]
@@ -438,6 +472,53 @@ async def _open_findings(context: AdminContext) -> list[PaymentFinding]:
             hint="trustgate payment reconcile",
         )
     ]
+
+
+async def _debt_findings(
+    context: AdminContext, balances: Mapping[str, int], living: Mapping[str, Tenant]
+) -> list[PaymentFinding]:
+    """Tenants whose balance is below zero, each with the day since when."""
+    found = []
+    for tenant_id, balance in sorted(balances.items(), key=lambda item: item[1]):
+        if balance >= 0 or tenant_id not in living:
+            continue
+        name = living[tenant_id].name
+        since_us = await _below_zero_since(context, tenant_id, balance)
+        found.append(
+            PaymentFinding(
+                status="warn",
+                message=f"{name} owes {usd(-balance)} USD since {_instant(since_us)}: its last requests used more than "
+                "was held for them; the next payment asks for it as well",
+                hint=f"trustgate tenant credit {shlex.quote(name)}",
+            )
+        )
+        if len(found) == _DEBTORS_MOST:
+            break
+    return found
+
+
+async def _below_zero_since(context: AdminContext, tenant_id: str, balance: int) -> int:
+    """When the balance last fell below zero, microseconds UTC: read back from the newest receipt."""
+    await context.flush()
+    since_us, until_seq = 0, None
+    while balance < 0:
+        query = ReceiptFilter(tenant_id=tenant_id, until_seq=until_seq, limit=_RECEIPTS_PAGE)
+        entries = await context.store.entries(query)
+        for entry in entries:
+            if balance >= 0:
+                break
+            receipt = entry.receipt
+            since_us = receipt.created_us
+            if isinstance(receipt.charged_nano_usd, int) and isinstance(receipt.credited_nano_usd, int):
+                balance += receipt.charged_nano_usd - receipt.credited_nano_usd
+        if len(entries) < _RECEIPTS_PAGE:
+            break
+        until_seq = entries[-1].seq - 1
+    return since_us
+
+
+def _instant(at_us: int) -> str:
+    return f"{datetime.fromtimestamp(at_us / 1_000_000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _price_findings(

@@ -19,6 +19,7 @@ from trustgate.admin.money import (
     PaymentOff,
     PaymentReconcile,
     PaymentRefundCredit,
+    PaymentResolve,
     PaymentSet,
     PaymentShow,
     PaymentTermsList,
@@ -394,6 +395,26 @@ def reconcile(context: typer.Context, json: JsonOption = False) -> None:
         ],
         empty="No payment is open: each has come to its end.",
     )
+
+
+@app.command("resolve")
+def resolve(
+    context: typer.Context,
+    payment: Annotated[str, typer.Argument(help="The payment's id.")],
+    settled: Annotated[
+        str | None, typer.Option(metavar="TRANSACTION", help="It settled, in this transaction: credit its tenant.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="It did not settle and never will.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """End a payment of unknown fate that no node can be asked about: you have looked it up yourself."""
+    if (settled is None) is not failed:
+        raise InvalidRequest("Give either --settled TRANSACTION or --failed.", hint="trustgate payment show PAYMENT")
+    detail = execute(context, PaymentResolve(payment=payment, settled=settled))
+    if json:
+        render.document({"payment": _plain(detail.payment), "receipt": detail.receipt})
+        return
+    render.card(_fields(detail))
 
 
 @app.command("refund-credit")

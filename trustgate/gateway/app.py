@@ -27,6 +27,7 @@ from trustgate.gateway.views.health import Health
 from trustgate.gateway.views.log import Transparency
 from trustgate.gateway.views.openapi import OpenApi
 from trustgate.gateway.views.page import Page
+from trustgate.gateway.views.payments import Payments
 from trustgate.observe.metrics import Metrics
 
 _SHOWN_PATH_CHARACTERS = 100
@@ -84,6 +85,7 @@ def make_app(
     pipeline: Pipeline,
     reads: Reads,
     credit: Credits,
+    payments: Payments,
     health: Health,
     log: Transparency,
     metrics: Metrics,
@@ -105,6 +107,8 @@ def make_app(
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
         Route("/v1/credits", reads.app(credit.show), methods=["GET"]),
         Route("/v1/credits", _Plain(credit.top_up), methods=["POST"]),
+        Route("/v1/payments", reads.app(payments.list), methods=["GET"]),
+        Route("/v1/payments/{payment}", reads.app(payments.show), methods=["GET"]),
         Route("/v1/receipts", reads.app(reads.receipts), methods=["GET"]),
         Route("/v1/receipts/{receipt}", reads.app(reads.receipt), methods=["GET"]),
         Route("/v1/receipts/{receipt}/proof", reads.app(reads.proof), methods=["GET"]),

@@ -4,6 +4,9 @@
     no payment                                      → 402 with what would do
     a payment that is new                           → claimed in the ledger, verified; settled before the first byte
     a payment that was presented before             → its kept answer; or 409; or 503 while nobody knows its fate
+    a payment that was credited                     → served once against that credit, then as above
+
+What is asked for is the worst case and what the balance lacks: a tenant below zero first pays what it owes.
 
 A payment counts for one tenant and one request: its row in the ledger says which. It is settled once and never looked
 at again; what it brings beyond the request's cost is the tenant's balance, which the next request draws on.
@@ -64,6 +67,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     presented: Presented | None
     #: It buys nothing but balance, so the balance is not drawn on.
     tops_up: bool = False
+    #: The endpoint is one that costs something. One whose price is 0 is refused while the balance is below zero.
+    is_sold: bool = True
 
     @property
     def request(self) -> Request:
@@ -91,8 +96,8 @@ class Cashier:
         self._public_url = public_url
         #: Payments that a running request has claimed, by key.
         self._active: dict[str, asyncio.Event] = {}
-        #: Payments of unknown fate, by id: the request that each was for.
-        self._undecided: dict[str, Request] = {}
+        #: Payments of unknown fate, by id.
+        self._undecided: dict[str, Payment] = {}
         #: Requests whose client left while it paid, and that still run: the key of the payment.
         self._left: dict[Request, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -118,7 +123,7 @@ class Cashier:
                     return await self._verified(order, payment)
                 running = self._active.get(standing.key)
                 if running is None:
-                    return self._again(order, payment, standing)
+                    return await self._again(order, payment, standing)
             await running.wait()
 
     # what was presented
@@ -169,8 +174,11 @@ class Cashier:
             raise
         return Sale(self, order, payment=msgspec.structs.replace(payment, payer=verdict.payer))
 
-    def _again(self, order: Order, payment: Payment, standing: Payment) -> Sale | Recorded:
-        """What a payment gets that was presented before, or whose identifier was."""
+    async def _again(self, order: Order, payment: Payment, standing: Payment) -> Sale | Recorded:
+        """What a payment gets that was presented before, or whose identifier was.
+
+        Until a sale of it counts as running nothing is awaited, so two retries cannot both come to one.
+        """
         if standing.tenant_id != order.tenant_id:
             raise self.challenge(order, "payment_already_used", "it has been used")
         if standing.request_sha256 != order.request_sha256:
@@ -179,9 +187,11 @@ class Cashier:
         recorded = self.answers.find(standing.id)
         if recorded is not None:
             return recorded
-        if standing.state == "credited":
-            return Sale(self, order) if order.tops_up else self._on_balance(order)
-        if standing.state == "delivered":
+        if standing.state == "credited" and order.tops_up:
+            return Sale(self, order)
+        if standing.state == "credited" and not standing.spent_on:
+            return await self._on_own_credit(order, standing)
+        if standing.state in ("delivered", "credited"):
             raise Conflict(
                 "This payment has been used, and its answer is no longer kept.",
                 code="payment_already_used",
@@ -189,19 +199,39 @@ class Cashier:
             )
         if standing.state == "failed":
             raise self.challenge(order, standing.reason or "invalid_transaction_state", "it failed")
-        raise _pending()
+        raise _pending(standing)
 
     # the balance
 
     def _on_balance(self, order: Order) -> Sale:
-        """Raises ``PaymentRequired`` where the balance does not cover the worst case."""
+        """Raises ``PaymentRequired`` where the balance does not cover the worst case, or is below zero."""
         if order.tops_up:
             raise self.challenge(order)
         hold = self.balances.hold(order.tenant_id, order.price_nano_usd)
-        # A request that owes nothing passes, even where the last one used more than its hold.
-        if hold is None and order.price_nano_usd > 0:
+        if hold is None and (order.price_nano_usd > 0 or (order.is_sold and self._debt(order) > 0)):
             raise self.challenge(order)
         return Sale(self, order, hold=hold)
+
+    async def _on_own_credit(self, order: Order, credited: Payment) -> Sale:
+        """The sale of a request whose payment was credited because the request was not served then.
+
+        That its credit is spent on this request is in the ledger before the request runs; where the request is not
+        served either, it is taken back. Raises ``PaymentRequired`` where other requests have spent the credit.
+        """
+        hold = self.balances.hold(order.tenant_id, order.price_nano_usd)
+        if hold is None:
+            raise self.challenge(order, "payment_already_used", "other requests have spent its credit")
+        self._active[credited.key] = asyncio.Event()
+        spending = asyncio.get_running_loop().create_task(self.ledger.spend(credited, order.receipt_id))
+        try:
+            spent: Payment = await to_its_end(spending)
+        except BaseException as error:
+            hold.settle(0)
+            if isinstance(error, asyncio.CancelledError):
+                self.behind(self.ledger.spend(credited, ""))
+            self.finished(credited)
+            raise
+        return Sale(self, order, hold=hold, retried=spent)
 
     async def _owed(self, order: Order) -> Recorded | None:
         """The answer that an earlier payment for this very request has bought, where its client left while it paid.
@@ -212,16 +242,23 @@ class Cashier:
         while (key := self._left.get(order.request)) is not None and (running := self._active.get(key)) is not None:
             await running.wait()
         owed = self.answers.take_owed(order.request)
-        if owed is None and order.request in self._undecided.values():
-            raise _pending()
+        if owed is None:
+            for payment in self._undecided.values():
+                if request_of(payment) == order.request:
+                    raise _pending(payment)
         return owed
 
     # the challenge
 
     def _price(self, order: Order) -> int:
-        if order.terms.mode == "prepaid" and not order.tops_up:
-            return max(order.terms.top_up_nano_usd, order.price_nano_usd)
-        return order.price_nano_usd
+        """What is asked for, nano-USD: the worst case, and what the balance lacks to be at zero."""
+        if order.tops_up:
+            return order.price_nano_usd
+        price = order.price_nano_usd + self._debt(order)
+        return max(order.terms.top_up_nano_usd, price) if order.terms.mode == "prepaid" else price
+
+    def _debt(self, order: Order) -> int:
+        return max(0, -self.balances.balance(order.tenant_id))
 
     def challenge(self, order: Order, reason: str = "", why: str = "") -> PaymentRequired:
         """The 402 for an order. ``reason``: x402's word for what is wrong with a payment; ``why``: ours."""
@@ -274,7 +311,7 @@ class Cashier:
     def undecided(self, payments: Iterable[Payment]) -> None:
         """Take note of payments whose fate is unknown from before."""
         for payment in payments:
-            self._undecided[payment.id] = request_of(payment)
+            self._undecided[payment.id] = payment
 
     def leaves(self, payment: Payment) -> None:
         """The client of the request that this pays for hung up."""
@@ -317,11 +354,18 @@ class Cashier:
 class Sale:
     """One request's dealings with money; an asynchronous context manager around all that may end it."""
 
-    __slots__ = ("_cashier", "_closed", "_has_left", "_hold", "_order", "_settling", "payment", "recorder")
+    __slots__ = ("_cashier", "_closed", "_has_left", "_hold", "_order", "_retried", "_settling", "payment", "recorder")
 
     def __init__(
-        self, cashier: Cashier, order: Order, *, payment: Payment | None = None, hold: BalanceHold | None = None
+        self,
+        cashier: Cashier,
+        order: Order,
+        *,
+        payment: Payment | None = None,
+        hold: BalanceHold | None = None,
+        retried: Payment | None = None,
     ) -> None:
+        """``retried``: a payment that was credited, and whose credit (in ``hold``) pays for this request."""
         self._cashier = cashier
         self._order = order
         self._hold = hold
@@ -331,8 +375,9 @@ class Sale:
         self._has_left = False
         #: The payment; None where the balance pays.
         self.payment = payment
+        self._retried = retried
         #: Takes the answer down for a retry with the same payment.
-        self.recorder = AnswerRecorder() if payment is not None else None
+        self.recorder = AnswerRecorder() if payment is not None or retried is not None else None
 
     @property
     def is_settled(self) -> bool:
@@ -341,7 +386,8 @@ class Sale:
     @property
     def headers(self) -> Headers:
         """What the answer has to have among its headers."""
-        return _PRIVATE if self.payment is None else [*_PRIVATE, *x402_wire.settled_headers(self.payment)]
+        payment = self.payment or self._retried
+        return _PRIVATE if payment is None else [*_PRIVATE, *x402_wire.settled_headers(payment)]
 
     async def settle(self) -> Headers:
         """Collect, before the first byte leaves; gives ``headers``.
@@ -367,13 +413,16 @@ class Sale:
         if payment.state == "failed":
             raise self._cashier.challenge(order, payment.reason or "settlement_failed", "it could not be settled")
         if payment.state != "settled":
-            raise _pending()
+            raise _pending(payment)
         balances.settled(order.tenant_id, payment.value_nano_usd)
         if not order.tops_up:
             self._hold = balances.hold_at_least(order.tenant_id, order.price_nano_usd)
 
-    def close(self, charged_nano_usd: int) -> dict[str, Any]:
+    def close(self, charged_nano_usd: int, *, delivered: bool = True) -> dict[str, Any]:
         """The request has ended and its receipt is being written: gives the receipt's members of version 2.
+
+        ``delivered``: whether the client got what it paid for. Where it did not, its payment ends as credited, and
+        presented again it is served once against that credit.
 
         Without a payment that settled or a balance that was held nothing is charged, whatever was used.
         """
@@ -388,7 +437,7 @@ class Sale:
             self._hold.settle(charged_nano_usd)
         if settled is not None:
             self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)
-            self._cashier.behind(self._cashier.ledger.end(settled, "delivered"))
+            self._cashier.behind(self._cashier.ledger.end(settled, "delivered" if delivered else "credited"))
         return {
             "v": 2,
             "charged_nano_usd": charged_nano_usd,
@@ -422,6 +471,8 @@ class Sale:
         if self.payment is None:
             if self._hold is not None:
                 self._hold.settle(0)
+            if self._retried is not None:
+                self._end_retry(self._retried)
             return
         if self._settling is not None and not self._settling.done():
             await to_its_end(self._settling)
@@ -439,6 +490,15 @@ class Sale:
         else:
             # What is behind the response is in the store's queue already, before whatever a waiting retry asks.
             self._cashier.finished(self.payment)
+
+    def _end_retry(self, credited: Payment) -> None:
+        """Keep the answer that the payment's credit has bought; where there is none, its credit is unspent again."""
+        recorded = None if self.recorder is None else self.recorder.recorded()
+        if recorded is not None and self._closed:
+            self._cashier.answers.keep(credited.id, recorded)
+        elif not self._closed:
+            self._cashier.behind(self._cashier.ledger.spend(credited, ""))
+        self._cashier.finished(credited)
 
 
 async def to_its_end(task: asyncio.Task[Any], on_cancel: Callable[[], None] = lambda: None) -> Any:
@@ -490,10 +550,12 @@ def _payment(order: Order, presented: Presented, offer: Offer, amount: int, publ
     )
 
 
-def _pending() -> Unavailable:
+def _pending(payment: Payment) -> Unavailable:
+    transaction = f"transaction {payment.transaction} on {payment.offer.network}" if payment.transaction else ""
     return Unavailable(
-        "A payment for this request is being looked up: whether it went through is not known yet. Do not pay again; "
-        "try again with the same payment.",
+        f"Payment {payment.id} for this request{' (' + transaction + ')' if transaction else ''} is being looked up: "
+        "whether it went through is not known yet. Do not pay again; try again with the same payment. "
+        f"See how it stands: GET /v1/payments/{payment.id}",
         code="payment_pending",
         headers={"retry-after": str(_PENDING_RETRY_S)},
         retryable=True,

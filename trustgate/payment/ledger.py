@@ -17,7 +17,7 @@ from trustgate.errors import Unavailable
 from trustgate.ids import now_us
 from trustgate.payment.interfaces import Settlement
 from trustgate.store import Store
-from trustgate.types import Payment, PaymentState
+from trustgate.types import SPENT_ON, Payment, PaymentState
 
 
 class Ledger:
@@ -60,6 +60,18 @@ class Ledger:
     async def end(self, payment: Payment, state: PaymentState) -> bool:
         """``delivered`` or ``credited``: the receipt exists. False where it has been moved on by somebody else."""
         return await self._move(payment, state) is not None
+
+    async def spend(self, payment: Payment, receipt_id: str) -> Payment:
+        """Note on a credited payment which request its credit pays for; "": none, after all.
+
+        Raises ``Unavailable`` where the payment is not credited any more.
+        """
+        spent = msgspec.structs.replace(
+            payment, reason=f"{SPENT_ON}{receipt_id}" if receipt_id else "", updated_us=now_us()
+        )
+        if not await self._store.move_payment(spent, before="credited"):
+            raise Unavailable("The payment is being decided on by somebody else.", code="payment_pending")
+        return spent
 
     async def _move(self, payment: Payment, state: PaymentState, **changes: str) -> Payment | None:
         moved = msgspec.structs.replace(payment, state=state, updated_us=now_us(), **changes)

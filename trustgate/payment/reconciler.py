@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from trustgate.errors import TrustGateError
 from trustgate.payment.balance import Balances
@@ -21,9 +22,12 @@ from trustgate.payment.interfaces import PaymentChain, Settlement
 from trustgate.payment.ledger import Ledger
 from trustgate.receipts.log import Log
 from trustgate.store import PaymentFilter, Store
-from trustgate.types import Payment
+from trustgate.types import OPEN, Payment
 
 _logger = logging.getLogger("trustgate.payment")
+
+#: Payments that are looked up at the same time.
+_LOOKS_MOST = 8
 
 
 class Reconciler:
@@ -46,7 +50,9 @@ class Reconciler:
         self._chain = chain
         self._is_active = is_active
         self._on_decided = on_decided
-        self._one_at_a_time = asyncio.Lock()
+        #: Looks under way, by the payment's id: a second one at the same payment waits for the first instead.
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(_LOOKS_MOST)
         #: Why the chain could not say, by the payment's id; of the last look.
         self.problems: dict[str, str] = {}
 
@@ -76,16 +82,53 @@ class Reconciler:
     async def reconcile(self) -> list[Payment]:
         """Look at everything that is open and no running request's; gives each as it stands afterwards.
 
-        A chain that cannot be asked leaves the payment as it is. Raises what the store raises.
+        Several are looked at at once, and a payment at which another call looks already is not looked at twice. A chain
+        that cannot be asked leaves the payment as it is. Raises what the store raises.
         """
-        async with self._one_at_a_time:
-            looked_at = []
-            self.problems = {}
-            for payment in await self._open():
-                if not self._is_active(payment):
-                    await self._decide(payment)
-                    looked_at.append(await self._store.payment(payment.id) or payment)
-            return looked_at
+        found = [payment for payment in await self._open() if not self._is_active(payment)]
+        looks = [self._look(payment) for payment in found]
+        for done in await asyncio.gather(*(asyncio.shield(look) for look in looks), return_exceptions=True):
+            if isinstance(done, BaseException):
+                raise done
+        return [await self._store.payment(payment.id) or payment for payment in found]
+
+    def _look(self, payment: Payment) -> asyncio.Task[None]:
+        """The look at a payment that is under way, or a new one."""
+        look = self._looks.get(payment.id)
+        if look is None:
+            look = self._looks[payment.id] = asyncio.get_running_loop().create_task(self._bounded(payment))
+            look.add_done_callback(lambda _: self._looks.pop(payment.id, None))
+        return look
+
+    async def _bounded(self, payment: Payment) -> None:
+        async with self._at_once:
+            self.problems.pop(payment.id, None)
+            # It may have been decided on since it was listed.
+            current = await self._store.payment(payment.id)
+            if current is not None and current.state in OPEN and not self._is_active(current):
+                await self._decide(current)
+
+    async def close(self) -> None:
+        """End the looks that are under way; they are begun anew at the next start."""
+        looks = list(self._looks.values())
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+
+    async def resolve(self, payment: Payment, transaction: str | None) -> Payment:
+        """End a payment as the operator has found it: settled by that transaction, or (None) failed.
+
+        Returns the payment as it stands afterwards. A payment that somebody else has decided on stays as it is.
+        """
+        outcome: Literal["settled", "failed"] = "failed" if transaction is None else "settled"
+        decided = await self._ledger.settled(
+            payment, Settlement(outcome, transaction or "", reason="resolved by the operator")
+        )
+        if decided.state == "settled":
+            await self._end_settled(decided)
+        elif decided.state == "failed":
+            self._on_decided(decided)
+        return await self._store.payment(payment.id) or decided
 
     async def _decide(self, payment: Payment) -> None:
         if payment.state == "reserved":
@@ -121,7 +164,7 @@ class Reconciler:
             )
             self._balances.change(payment.tenant_id, payment.value_nano_usd)
             _logger.info("payment %s settled and its request was not served: credited", payment.id)
-        delivered = entry is not None and entry.receipt.finish != "credited"
+        delivered = entry is not None and entry.receipt.finish not in ("credited", "upstream_cut")
         await self._ledger.end(payment, "delivered" if delivered else "credited")
         self._on_decided(payment)
 

@@ -50,6 +50,7 @@ class PaymentService:
         return payment_service
 
     async def close(self) -> None:
+        await self.reconciler.close()
         await self.cashier.close()
         await self.facilitators.close()
         await self.chains.close()

@@ -267,6 +267,7 @@ class Server:
         from trustgate.gateway.views.health import Health
         from trustgate.gateway.views.log import Transparency
         from trustgate.gateway.views.page import Page
+        from trustgate.gateway.views.payments import Payments
 
         reads = Reads(
             directory=self.directory,
@@ -283,6 +284,7 @@ class Server:
             self.pipeline,
             reads,
             self.credits,
+            Payments(self.store),
             Health(self.vitals.check, self.vitals.notes),
             Transparency(self.archive),
             self.metrics,

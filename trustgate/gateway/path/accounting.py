@@ -241,8 +241,9 @@ class Account:
         """
         if self.sale is None:
             return {"v": 2, "charged_nano_usd": 0, "credited_nano_usd": 0, **payment_members(None)}
-        if finish not in COUNTED or finish == "upstream_cut":
+        delivered = finish in COUNTED and finish != "upstream_cut"
+        if not delivered:
             cost_nano_usd = 0
         elif terms.price_nano_usd is not None:
             cost_nano_usd = terms.price_nano_usd if self.request.endpoint.is_sold else 0
-        return self.sale.close(cost_nano_usd)
+        return self.sale.close(cost_nano_usd, delivered=delivered)

@@ -59,6 +59,7 @@ class PaymentStep:
             description=endpoint.summary,
             price_nano_usd=_price(endpoint, terms, resolved, ask),
             presented=presented,
+            is_sold=endpoint.is_sold,
         )
         try:
             admitted = await self._cashier.admit(order)
