@@ -5,27 +5,27 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
 
     $commands = @{
         'trustgate' = @(
-            'demo|See all of it at work: offline, throwaway, in a few seconds',
+            'demo|Try everything in a few seconds: offline, in a temporary folder',
             'init|Write trustgate.toml: find the LLM server, ask a few questions',
             'serve|Run the gateway until SIGTERM or Ctrl-C',
-            'reload|Have the running server read its settings again',
+            'reload|Reload the settings of the running server',
             'usage|Show requests, tokens and cost',
-            'backup|Write everything that has to be kept into one file',
-            'restore|Put a backup back',
+            'backup|Back up the home folder into one file',
+            'restore|Restore a backup',
             'compact|Make the database file smaller',
             'top|Watch the running gateway',
-            'doctor|Explain what is wrong, and how to mend it',
+            'doctor|Find what is wrong, and how to fix it',
             'localnet|Run a local Solana for development until SIGTERM or Ctrl-C',
             'version|Show the versions of TrustGate and of what it runs on',
-            'tenant|Tenants: who may call, and on which plan',
+            'tenant|Tenants: the users of the gateway, each with keys and a plan',
             'key|API keys of tenants',
-            'plan|Plans: limits, and what may be called',
+            'plan|Plans: limits, and which models and endpoints are allowed',
             'passport|Models: where they are served, and at what price',
-            'receipt|Receipts: the durable, provable record of each request',
+            'receipt|Receipts: the provable record of each request',
             'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
-            'payment|Getting paid (x402): how tenants pay, and what they have paid',
-            'export|Receipts and usage for other programs: JSON lines, CSV or Parquet',
-            'config|Settings: what holds, and where it comes from',
+            'payment|Payments (x402): each tenant''s terms, and payments received',
+            'export|Export receipts or usage as JSON lines, CSV or Parquet',
+            'config|Settings in effect, and where each comes from',
             'completion|Completion of the command line, for your shell'
         )
         'trustgate tenant' = @(
@@ -61,7 +61,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'revoke|Stop serving a model, under all its names',
             'activate|Serve a deprecated or revoked model again',
             'import|Import models and prices from LiteLLM''s files',
-            'alias|Give a model another name'
+            'alias|Give a model an alias'
         )
         'trustgate receipt' = @(
             'list|List receipts, the newest first',
@@ -113,17 +113,17 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--port|any|The gateway''s port; 0 lets the system choose',
-            '--exit||End after the tour, instead of staying up',
+            '--exit||Exit after the tour, instead of serving on',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate init' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--at|any|Where to look for LLM servers, instead of at their usual ports here; repeat for more',
+            '--at|any|Where to look for LLM servers, instead of the usual ports of this machine; repeat for more',
             '--models||Whether to add the models of the servers found, with prices and limits',
             '--no-models||Whether to add the models of the servers found, with prices and limits',
-            '--yes||Ask nothing, take what is proposed',
-            '-y||Ask nothing, take what is proposed',
+            '--yes||Ask nothing, accept the proposals',
+            '-y||Ask nothing, accept the proposals',
             '--force||Replace a settings file; the old one is kept',
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
@@ -147,22 +147,22 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate usage' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--tenant|tenant|Only this tenant''s',
-            '--by|words:day model key tenant|What to add up by',
-            '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
-            '--plot|file|Draw requests, tokens and cost into this file, too',
+            '--tenant|tenant|Only this tenant',
+            '--by|words:day model key tenant|Group by',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--plot|file|Also draw requests, tokens and cost into this file (.svg or .png)',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate backup' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--force||Replace FILE if there is one',
+            '--force||Replace FILE if it exists',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate restore' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--new-log||Go on from it as a log of another name, although the old one has gone further',
+            '--new-log||Continue as a log of another name, although the old log has newer receipts',
             '--dry-run||Check the backup and the home; change nothing',
             '--json||Print one JSON document, nothing else'
         )
@@ -174,8 +174,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate top' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--every|any|How often to look',
-            '--once||Look once, and end',
+            '--every|any|Time between two updates, seconds',
+            '--once||Print one snapshot and exit',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate doctor' = @(
@@ -187,11 +187,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate localnet' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--host|any|The address to listen on; whoever reaches it can use the chain',
+            '--host|any|The address to listen on; every client that reaches it can use the chain',
             '--port|any|The port; 0 lets the system choose',
             '--slot-ms|any|How long a slot lasts, milliseconds',
-            '--ephemeral||Keep nothing: a new chain, forgotten at the end',
-            '--fund|any|Give this address 10 SOL of this chain at the start; may be repeated',
+            '--ephemeral||Keep nothing: a new chain, discarded at the end',
+            '--fund|any|Fund this address with 10 SOL of this chain at the start; repeat for more',
             '--verbose||Print a line for each transaction that lands',
             '-v||Print a line for each transaction that lands'
         )
@@ -207,14 +207,14 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate tenant add' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--plan|plan|The plan: free, pro, growth, internal, or one of your own',
-            '--secret-only||Print the secret and nothing else: KEY=$(trustgate …)',
+            '--plan|plan|The plan: free, pro, growth, internal, or one that you added',
+            '--secret-only||Print only the secret: KEY=$(trustgate …)',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate tenant list' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--removed||Removed tenants too',
+            '--removed||Include removed tenants',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate tenant show' = @(
@@ -226,7 +226,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--name|any|A new name',
-            '--plan|plan|Another plan; it holds from the next request on',
+            '--plan|plan|Another plan, in effect from the next request on',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate tenant suspend' = @(
@@ -247,7 +247,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate tenant credit' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--add|any|Add this much, as a present or a correction',
+            '--add|any|The amount to add, as a gift or a correction',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key' = @(
@@ -257,9 +257,9 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate key create' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--name|any|A name to tell the tenant''s keys apart',
-            '--expires|any|When it expires: in 30d, 24h, 90m …',
-            '--secret-only||Print the secret and nothing else: KEY=$(trustgate …)',
+            '--name|any|A name for the key',
+            '--expires|any|Expires after: 30d, 24h, 90m …',
+            '--secret-only||Print only the secret: KEY=$(trustgate …)',
             '--requests-per-minute|any|Requests a minute',
             '--requests-per-day|any|Requests a day',
             '--requests-per-month|any|Requests a month',
@@ -281,7 +281,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate key list' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--revoked||Revoked keys too',
+            '--revoked||Include revoked keys',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key show' = @(
@@ -297,8 +297,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate key rotate' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--grace|any|How long the old secret still works: 24h, 30m … [default: not at all]',
-            '--secret-only||Print the secret and nothing else: KEY=$(trustgate …)',
+            '--grace|any|How long the old secret stays valid: 24h, 30m … [default: revoked at once]',
+            '--secret-only||Print only the secret: KEY=$(trustgate …)',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan' = @(
@@ -372,7 +372,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--api-model-id|any|The LLM server''s name for the model',
-            '--provider|any|Who offers it, such as openai',
+            '--provider|any|The provider, such as openai',
             '--format|words:api safetensors gguf|What the model is',
             '--base-url|any|The LLM server, if not the default one: https://…/v1',
             '--credential-env|any|Name of the environment variable with its key',
@@ -381,21 +381,21 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--max-output-tokens|any|The largest completion, in tokens',
             '--input-price|any|Per million prompt tokens, in USD',
             '--output-price|any|Per million completion tokens, in USD',
-            '--cached-input-price|any|Per million cached prompt tokens; without it they cost what others do',
-            '--call-price|any|Added once a call, in USD',
-            '--image-price|any|Per image made, in USD',
-            '--audio-second-price|any|Per second of audio heard, in USD',
-            '--character-price|any|Per million characters spoken, in USD',
+            '--cached-input-price|any|Per million cached prompt tokens; default: the price of other prompt tokens',
+            '--call-price|any|Added to each call, in USD',
+            '--image-price|any|Per generated image, in USD',
+            '--audio-second-price|any|Per second of transcribed audio, in USD',
+            '--character-price|any|Per million characters of synthesized speech, in USD',
             '--capability|any|tools, vision …; repeat for more',
             '--fallback|passport|Passports to try when this one fails; the next --fallback is tried after those',
-            '--parameter|any|What requests get that do not say it: temperature=0.2; repeat for more',
+            '--parameter|any|Default request parameter, as NAME=JSON: temperature=0.2; repeat for more',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport set' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--api-model-id|any|The LLM server''s name for the model',
-            '--provider|any|Who offers it, such as openai',
+            '--provider|any|The provider, such as openai',
             '--format|words:api safetensors gguf|What the model is',
             '--base-url|any|The LLM server, if not the default one: https://…/v1',
             '--credential-env|any|Name of the environment variable with its key',
@@ -404,20 +404,20 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--max-output-tokens|any|The largest completion, in tokens',
             '--input-price|any|Per million prompt tokens, in USD',
             '--output-price|any|Per million completion tokens, in USD',
-            '--cached-input-price|any|Per million cached prompt tokens; without it they cost what others do',
-            '--call-price|any|Added once a call, in USD',
-            '--image-price|any|Per image made, in USD',
-            '--audio-second-price|any|Per second of audio heard, in USD',
-            '--character-price|any|Per million characters spoken, in USD',
+            '--cached-input-price|any|Per million cached prompt tokens; default: the price of other prompt tokens',
+            '--call-price|any|Added to each call, in USD',
+            '--image-price|any|Per generated image, in USD',
+            '--audio-second-price|any|Per second of transcribed audio, in USD',
+            '--character-price|any|Per million characters of synthesized speech, in USD',
             '--capability|any|tools, vision …; repeat for more',
             '--fallback|passport|Passports to try when this one fails; the next --fallback is tried after those',
-            '--parameter|any|What requests get that do not say it: temperature=0.2; repeat for more',
+            '--parameter|any|Default request parameter, as NAME=JSON: temperature=0.2; repeat for more',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport list' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--revoked||Revoked passports too',
+            '--revoked||Include revoked passports',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport show' = @(
@@ -443,8 +443,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate passport import' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--prices|file|A table of prices for what a config.yaml says no price of',
-            '--direct||Call OpenAI-compatible providers themselves, not through LiteLLM',
+            '--prices|file|A table of prices for models without a price in config.yaml',
+            '--direct||Call OpenAI-compatible providers directly, not through LiteLLM',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport alias' = @(
@@ -461,9 +461,9 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate receipt list' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--tenant|tenant|Only this tenant''s',
-            '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
-            '--limit|any|How many at most',
+            '--tenant|tenant|Only this tenant',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--limit|any|The most to list',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate receipt show' = @(
@@ -474,9 +474,9 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate receipt export' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--output|file|Write it there; else it is printed',
-            '-o|file|Write it there; else it is printed',
-            '--disclose|words:none request response both|Which commitments whoever has the bundle can open: to check what was said, and to try to guess it'
+            '--output|file|The file to write; default: stdout',
+            '-o|file|The file to write; default: stdout',
+            '--disclose|words:none request response both|Disclose the salt of the request, the response or both: its holder can check or guess it'
         )
         'trustgate receipt mend' = @(
             '--help||Show this message and exit.',
@@ -487,11 +487,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate receipt verify' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--rpc|any|Also ask this Solana node or cluster whether it has the anchor',
+            '--rpc|any|Also check the anchor on this Solana cluster or node',
             '--key|any|The log''s verifier key, as its operator publishes it (/log/keys)',
-            '--payer|any|Who pays for the log''s anchors, as its operator publishes it',
-            '--request|file|Prove that this, byte for byte, is what was asked',
-            '--response|file|Prove that this, byte for byte, is what was answered',
+            '--payer|any|The address that pays for the log''s anchors, as its operator publishes it',
+            '--request|file|Prove that this file, byte for byte, was the request',
+            '--response|file|Prove that this file, byte for byte, was the response',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate anchor' = @(
@@ -502,11 +502,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--rpc|any|devnet, testnet, mainnet-beta, local (a chain on this machine), or the URL of an RPC node',
-            '--keypair|file|The key that pays: a keypair file of the Solana CLI',
-            '--commitment|words:confirmed finalized|How settled the transaction must be before this is done',
-            '--max-fee|any|The most that it may cost',
-            '--mainnet||A URL under --rpc may lead to mainnet, where fees are real money',
-            '--dry-run||Say what it would post, and post nothing',
+            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
+            '--commitment|words:confirmed finalized|The commitment that the transaction must reach before this is done',
+            '--max-fee|any|The highest fee to pay',
+            '--mainnet||Allow a URL in --rpc that is of mainnet, where fees are real money',
+            '--dry-run||Show what would be posted, and post nothing',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate anchor list' = @(
@@ -523,13 +523,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--rpc|any|devnet, testnet, mainnet-beta, local (a chain on this machine), or the URL of an RPC node',
-            '--keypair|file|The key that pays: a keypair file of the Solana CLI',
+            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate anchor keygen' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--keypair|file|The key that pays: a keypair file of the Solana CLI',
+            '--keypair|file|The file with the key that pays, as the Solana CLI writes it',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate payment' = @(
@@ -539,22 +539,22 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate payment set' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--mode|words:per-request prepaid|Pay for each request, or top a balance up that requests draw on',
-            '--network|any|Where it pays: solana, solana-devnet, base, base-sepolia, or a CAIP-2 id',
-            '--pay-to|any|Your wallet there; one for each --network',
-            '--asset|any|The token, worth one USD; one for all, or each',
-            '--facilitator|any|Who settles: a facilitator''s URL, or embedded (this gateway; Solana)',
-            '--price|any|What every request costs, or what passports say',
-            '--top-up|any|What a prepaid top-up asks for',
-            '--decimals|any|Of a token that is not well known and cannot be asked',
-            '--asset-name|any|The same: name of its EIP-712 domain (EVM)',
-            '--asset-version|any|The same: version of its EIP-712 domain (EVM)',
+            '--mode|words:per-request prepaid|Pay for each request, or top up a balance that requests draw on',
+            '--network|any|The network to pay on: solana, solana-devnet, base, base-sepolia, or a CAIP-2 id',
+            '--pay-to|any|Your wallet on that network; one for each --network',
+            '--asset|any|The token, worth one USD; once for all networks, or once for each',
+            '--facilitator|any|The facilitator that settles: its URL, or embedded (this gateway; Solana)',
+            '--price|any|The price of every request, or passports: the prices of passports',
+            '--top-up|any|The amount of a prepaid top-up',
+            '--decimals|any|Decimals of a token that is not listed here, where no node can be asked',
+            '--asset-name|any|Name of its EIP-712 domain (EVM), for such a token',
+            '--asset-version|any|Version of its EIP-712 domain (EVM), for such a token',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate payment off' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--network|any|Only no longer pay there; elsewhere it still does',
+            '--network|any|Remove only this network; the others stay',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate payment terms' = @(
@@ -565,10 +565,10 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate payment list' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--tenant|tenant|Only this tenant''s',
+            '--tenant|tenant|Only this tenant',
             '--state|any|Only those in this state (reserved, settling, settled, delivered, credited, unknown, failed)',
-            '--limit|any|How many at most',
-            '--before|any|Go on where the last page ended: only those before this one',
+            '--limit|any|The most to list',
+            '--before|any|Continue a listing: only those before this one',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate payment show' = @(
@@ -591,13 +591,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate payment refund-credit' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--amount|any|How much of it',
+            '--amount|any|The amount',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate payment keygen' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--keypair|file|Where to keep it',
+            '--keypair|file|Where to write it',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate export' = @(
@@ -607,25 +607,25 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate export receipts' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--output|file|Where to; its ending says the format',
-            '-o|file|Where to; its ending says the format',
-            '--format|words:jsonl csv parquet|The format, where the name of FILE does not say it',
-            '--tenant|tenant|Only this tenant''s',
-            '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
-            '--until|any|Until when, not included',
-            '--force||Replace FILE if there is one',
+            '--output|file|Where to write; the ending sets the format',
+            '-o|file|Where to write; the ending sets the format',
+            '--format|words:jsonl csv parquet|The format, if the name of FILE does not show it',
+            '--tenant|tenant|Only this tenant',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|End, exclusive',
+            '--force||Replace FILE if it exists',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate export usage' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--output|file|Where to; its ending says the format',
-            '-o|file|Where to; its ending says the format',
-            '--format|words:jsonl csv parquet|The format, where the name of FILE does not say it',
-            '--tenant|tenant|Only this tenant''s',
-            '--since|any|From when on: 7d, today, month or 2026-01-31 (UTC)',
-            '--until|any|Until when, not included',
-            '--force||Replace FILE if there is one',
+            '--output|file|Where to write; the ending sets the format',
+            '-o|file|Where to write; the ending sets the format',
+            '--format|words:jsonl csv parquet|The format, if the name of FILE does not show it',
+            '--tenant|tenant|Only this tenant',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|End, exclusive',
+            '--force||Replace FILE if it exists',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate config' = @(
@@ -635,7 +635,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate config show' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--changed||Only what is no default',
+            '--changed||Only settings that differ from their default',
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',

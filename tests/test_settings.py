@@ -107,7 +107,7 @@ def test_a_user_that_does_not_exist_has_no_home() -> None:
         ("[upstream]\nurl = 'http://h/v1?key=1'\n", 2, "query"),
         ("[upstream]\nurl = 'builtin:nothing'\n", 2, "builtin:echo"),
         ("[upstream]\nforward_headers = ['x-a', 'Authorization']\n", 2, "must not hold Authorization"),
-        ("[upstream]\nforward_headers = ['x a']\n", 2, "no header name"),
+        ("[upstream]\nforward_headers = ['x a']\n", 2, "not a header name"),
         ("[log]\nlevel = 'loud'\n", 2, "log.level"),
     ],
 )
@@ -143,9 +143,9 @@ def test_typing_errors_get_a_suggestion(tmp_path: Path) -> None:
         ("TRUSTGATE_SERVE_PORT", "http", "TRUSTGATE_SERVE_PORT: expected int"),
         ("TRUSTGATE_SERVE_PORT", "-1", "TRUSTGATE_SERVE_PORT: expected int >= 0"),
         ("TRUSTGATE_UPSTREAM_URL", "localhost:4000", "TRUSTGATE_UPSTREAM_URL must begin with"),
-        ("TRUSTGATE_SERVE_PROT", "1", "TRUSTGATE_SERVE_PROT is no setting"),
-        ("TRUSTGATE_SERVER_PORT", "1", "TRUSTGATE_SERVER_PORT is no setting"),
-        ("TRUSTGATE_UPSTREAM_API_KEY", "secret-value", "TRUSTGATE_UPSTREAM_API_KEY is no setting"),
+        ("TRUSTGATE_SERVE_PROT", "1", "TRUSTGATE_SERVE_PROT is not a setting"),
+        ("TRUSTGATE_SERVER_PORT", "1", "TRUSTGATE_SERVER_PORT is not a setting"),
+        ("TRUSTGATE_UPSTREAM_API_KEY", "secret-value", "TRUSTGATE_UPSTREAM_API_KEY is not a setting"),
     ],
 )
 def test_a_bad_variable_is_refused_by_name(
@@ -277,7 +277,7 @@ def test_a_remote_server_is_an_address_and_a_key(monkeypatch: pytest.MonkeyPatch
     assert remote_server() == ("https://gateway.example", "k" * 20)
     for url in ("gateway.example", "builtin:echo", "https://user:pass@gateway.example"):
         monkeypatch.setenv("TRUSTGATE_URL", url)
-        with pytest.raises(SettingsError, match="TRUSTGATE_URL is no address"):
+        with pytest.raises(SettingsError, match="TRUSTGATE_URL is not a server address"):
             remote_server()
 
 

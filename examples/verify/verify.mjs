@@ -10,7 +10,7 @@
 
 const FORMAT = "trustgate-receipt-bundle@v1";
 const MAX_BUNDLE_BYTES = 1024 * 1024;
-const CHAIN_NOT_ASKED = "Whether the transaction ever reached a chain has to be asked of it.";
+const CHAIN_NOT_ASKED = "Only the chain can show whether the transaction reached it.";
 
 /** A check that failed: the message says why. */
 class Refused extends Error {}
@@ -47,7 +47,7 @@ async function verifyBundle(data, { key = null, feePayer = null, request = null,
 async function examine(record, data, given) {
   record.begin("form");
   const bundle = readBundle(data);
-  record.passed(`A document of the format ${FORMAT}, written without ambiguity.`);
+  record.passed(`A document of the format ${FORMAT}, in its unambiguous form.`);
 
   record.begin("receipt");
   const canonical = utf8(canonicalReceipt(bundle.receipt));
@@ -100,10 +100,10 @@ async function verifyOpening(record, label, salt, content, commitment) {
 async function verifyAnchor(record, anchor, note, feePayer) {
   record.begin("anchor transaction");
   if (anchor === null) {
-    if (feePayer !== null) refuse("The bundle has no anchor, so nobody has paid for one.");
+    if (feePayer !== null) refuse("The bundle has no anchor, so it has no fee payer.");
     for (const name of ["transaction", "signature", "memo", "fee payer"]) {
       record.begin(`anchor ${name}`);
-      record.skipped("The bundle has no anchor: that the log cannot be rewritten rests on its key alone.");
+      record.skipped("The bundle has no anchor: only the log's key protects the log from being rewritten.");
     }
     return null;
   }
@@ -114,7 +114,7 @@ async function verifyAnchor(record, anchor, note, feePayer) {
   record.begin("anchor signature");
   for (const [at, signature] of transaction.signatures.entries()) {
     if (!(await verifySignature(transaction.keys[at], signature, transaction.message))) {
-      refuse(`The signature of ${base58(transaction.keys[at])} does not fit the transaction.`);
+      refuse(`The signature of ${base58(transaction.keys[at])} does not match the transaction.`);
     }
   }
   record.passed(`Signed by all its signers; it is known as ${transaction.signature}.`);
@@ -236,7 +236,7 @@ function readBundle(data) {
 /** The text that is hashed. RFC 8785 of a flat object: members in the order of their names, no blanks. */
 function canonicalReceipt(receipt) {
   const known = RECEIPTS.get(receipt.v) ?? refuse("The receipt is of neither version 1 nor 2, the ones known here.");
-  checkMembers("receipt", receipt, known, (why) => refuse(`This is no receipt of version ${receipt.v}: ${why}.`));
+  checkMembers("receipt", receipt, known, (why) => refuse(`This is not a receipt of version ${receipt.v}: ${why}.`));
   const members = Object.keys(receipt).sort();
   return `{${members.map((name) => `${JSON.stringify(name)}:${JSON.stringify(receipt[name])}`).join(",")}}`;
 }
@@ -269,7 +269,7 @@ function readProof(proof) {
   if (end < 0 || proof.length === end + 2) bad("it has no checkpoint below an empty line");
   const [header, position, ...lines] = proof.slice(0, end).split("\n");
   if (header !== PROOF_HEADER) bad(`its first line is not ${PROOF_HEADER}`);
-  if (position?.startsWith("extra ")) bad("it has extra data, which nothing vouches for");
+  if (position?.startsWith("extra ")) bad("it has extra data, which nothing authenticates");
   const index = position?.startsWith("index ") ? decimal(position.slice(6)) : null;
   if (index === null || index === MAX_SIZE) bad("it does not say the index of its leaf");
   if (lines.length > MAX_HASHES) bad(`it has more than ${MAX_HASHES} hashes, which no tree needs`);
@@ -307,8 +307,8 @@ async function openCheckpoint(note, key) {
   const below = end < 0 ? "" : note.slice(end + 2);
   if (below === "") bad("it has no signatures below an empty line");
   const lines = below.slice(0, -1).split("\n");
-  if (lines.length > MAX_SIGNATURES) bad("it has more signatures than anybody needs");
-  const signatures = lines.map((line) => readSignature(line) ?? bad("a line below its text is no signature"));
+  if (lines.length > MAX_SIGNATURES) bad("it has too many signatures");
+  const signatures = lines.map((line) => readSignature(line) ?? bad("a line below its text is not a signature"));
   const own = signatures.filter(({ name, id }) => name === key.name && id === key.id);
   if (own.length === 0) bad(`it is not signed by ${key.name} with the key ${key.id}`);
   const body = note.slice(0, end + 1);
@@ -397,7 +397,7 @@ function readTransaction(raw) {
 
   if (required === 0 || signatures.length !== required) bad("its signatures are not as many as its header asks for");
   if (required > keys.length || readonlySigned >= required || readonlyUnsigned > keys.length - required) {
-    bad("its header does not fit the number of its account keys");
+    bad("its header does not match the number of its account keys");
   }
   if (new Set(keys.map(hex)).size !== keys.length) bad("it names an account twice");
   if (lookups.includes(0)) bad("it names an address table that it takes nothing from");

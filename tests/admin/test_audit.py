@@ -144,7 +144,7 @@ async def test_a_payment_without_a_receipt_and_a_receipt_without_its_payment_are
     failed = next(payment for payment in await shop.payments() if payment.state == "failed")
     await change(shop, "UPDATE payments SET state = 'delivered' WHERE id = ?", failed.id)
     found = {difference.record: difference.detail for difference in (await audit(shop)).differences}
-    assert found[f"payment {failed.id}"] == "it is delivered, and no receipt tells of it"
+    assert found[f"payment {failed.id}"] == "it is delivered, and no receipt records it"
 
 
 async def test_a_balance_in_memory_that_no_receipt_explains_is_named(shop: Shop) -> None:

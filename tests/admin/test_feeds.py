@@ -184,9 +184,9 @@ def _refusal(folder: Path, data: bytes) -> TrustGateError:
 
 def test_what_is_no_backup_is_refused(good: bytes, tmp_path: Path) -> None:
     cases = {
-        "no tar": (b"hello" * 1000, StoreDamaged, "no backup"),
-        "empty": (b"", StoreDamaged, "no backup"),
-        "path": (good.replace(b'"name": "log.key"', b'"name": "../.key"'), StoreDamaged, "other files"),
+        "no tar": (b"hello" * 1000, StoreDamaged, "not a backup"),
+        "empty": (b"", StoreDamaged, "not a backup"),
+        "path": (good.replace(b'"name": "log.key"', b'"name": "../.key"'), StoreDamaged, "do not belong"),
         "member": (good.replace(b"trustgate-backup/log.key", b"trustgate-backup/log.kex"), StoreDamaged, ""),
         "newer": (good.replace(b'"format": 1', b'"format": 2'), StoreTooNew, "newer TrustGate"),
     }

@@ -192,7 +192,7 @@ def test_who_settles_where_nobody_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert _facilitator_for(settings, SOLANA_DEVNET) == public
     assert _facilitator_for(settings, BASE_SEPOLIA) == public
     for network, hint in ((SOLANA, "trustgate payment keygen"), (BASE, "--facilitator URL")):
-        with pytest.raises(InvalidRequest, match="Who settles") as refused:
+        with pytest.raises(InvalidRequest, match="No facilitator is known") as refused:
             _facilitator_for(settings, network)
         assert hint in str(refused.value.hint)
     settings.payment_keypair.touch()

@@ -88,7 +88,7 @@ async def test_what_is_no_command_is_refused(guarded: httpx.AsyncClient, body: b
     answer = await guarded.post(PATH, content=body, headers={"authorization": f"Bearer {ADMIN_KEY}"})
     assert answer.status_code == 400
     assert answer.json()["kind"] == "InvalidRequest"
-    assert "one version" in answer.json()["hint"]
+    assert "same version" in answer.json()["hint"]
 
 
 async def test_a_command_has_a_largest_size(guarded: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

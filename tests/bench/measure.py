@@ -73,7 +73,7 @@ def _parse() -> argparse.Namespace:
         prog="python3 tests/bench",
         description=__doc__,
         epilog="python3 tests/bench receipts: makes the home folder with 10 million receipts, once (it takes minutes)."
-        " python3 tests/bench publish FILE: shows the numbers of a run in the README. "
+        " python3 tests/bench publish FILE: shows the numbers of a run in examples/reference. "
         "python3 tests/bench log: measures the tree over the receipts.",
     )
     names = [peer.name for peer in PEERS]

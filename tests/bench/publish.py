@@ -1,4 +1,4 @@
-"""``python3 tests/bench publish FILE``: the README shows the numbers of this run from now on."""
+"""``python3 tests/bench publish FILE``: the page of the benchmark shows the numbers of this run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> int:
         return 2
     found = json.loads(Path(sys.argv[1]).read_text())
     report.PUBLISHED.write_text(json.dumps(found, indent=1) + "\n")
-    docs.README.write_text(docs.current(docs.README.read_text()))
+    docs.write()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON, and as a part of the README."""
+"""What was measured, as a table, as JSON, and as the page of the benchmark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.bench.goals import Measured, results
 from tests.bench.peers import PEERS
 from tests.bench.servers import STREAM_CHUNKS
 
-#: The run that the README shows.
+#: The run that the page shows.
 PUBLISHED = Path(__file__).resolve().parent / "results.json"
 _SHOWN = ("hypercorn", "starlette", "httpx", "aiohttp", "uvloop", "msgspec", "duckdb")
 
@@ -101,7 +101,7 @@ def _middle(series: list[dict[str, float]], name: str) -> float:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """For the README: the goals, then answers a second of everybody."""
+    """Returns the page's tables: the goals, then the requests per second of each peer."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     machine = found["machine"]
     shape = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({machine['system']})"
@@ -129,7 +129,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def published() -> str:
-    """The README's part, of the run that was published last."""
+    """Returns the page's tables for the run that was published last; "" if there is none."""
     if not PUBLISHED.is_file():
         return ""
     return markdown(json.loads(PUBLISHED.read_text()))

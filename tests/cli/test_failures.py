@@ -96,7 +96,7 @@ def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     result = _run("--home", str(tmp_path / "file" / "home"), "tenant", "list")
     assert result.returncode == 1
-    assert b"cannot be made" in result.stderr
+    assert b"cannot be created" in result.stderr
     assert b"--home" in result.stderr
 
 

@@ -50,12 +50,17 @@ def test_a_tenant_pays_from_set_to_off(either_home: Gateway, tenant: str, facili
 @pytest.mark.parametrize(
     ("arguments", "code", "says", "hint"),
     [
-        ((), 2, "Where is to be paid?", "trustgate payment set"),
+        ((), 2, "No network is set for this tenant's payments", "trustgate payment set"),
         (("--network", "base"), 2, "Each --network needs its --pay-to", "For example"),
         (("--network", "nowhere", "--pay-to", WALLET), 2, "no network 'nowhere'", "solana-devnet"),
         (("--network", "base", "--pay-to", "0x12"), 2, "0x12", ""),
-        (("--network", "base", "--pay-to", WALLET), 2, "Who settles payments on base?", "--facilitator URL"),
-        (("--network", "solana", "--pay-to", "1" * 32), 2, "Who settles", "trustgate payment keygen"),
+        (
+            ("--network", "base", "--pay-to", WALLET),
+            2,
+            "No facilitator is known for payments on base",
+            "--facilitator URL",
+        ),
+        (("--network", "solana", "--pay-to", "1" * 32), 2, "No facilitator is known", "trustgate payment keygen"),
         (("--network", "base", "--pay-to", WALLET, "--asset", "a", "--asset", "b"), 2, "given 2 times for 1", "once"),
     ],
 )
@@ -80,7 +85,7 @@ def test_credit_is_given_and_paid_back_and_the_books_balance(either_home: Gatewa
     assert either_home.cli_json("receipt", "show", added["receipt"])["receipt"]["credited_nano_usd"] == 2_500_000_000
     refund = either_home.cli_json("payment", "refund-credit", tenant, "--amount", "1")
     assert (refund["refunded_nano_usd"], refund["balance_nano_usd"]) == (1_000_000_000, 1_500_000_000)
-    assert "To pay back" in either_home.cli("payment", "refund-credit", tenant, "--amount", "0.5").stdout
+    assert "To refund" in either_home.cli("payment", "refund-credit", tenant, "--amount", "0.5").stdout
     assert "$1.00" in either_home.cli("tenant", "credit", tenant).stdout
     too_much = either_home.cli("payment", "refund-credit", tenant, "--amount", "9", check=False)
     assert too_much.returncode == 5
@@ -98,7 +103,7 @@ def test_payments_are_looked_at(either_home: Gateway, tenant: str) -> None:
     assert (missing.returncode, "trustgate payment list" in missing.stderr) == (4, True)
     wrong = either_home.cli("payment", "list", "--state", "lost", check=False)
     assert wrong.returncode == 2
-    assert "is no state of a payment" in wrong.stderr
+    assert "is not a state of a payment" in wrong.stderr
 
 
 def test_what_a_server_left_is_changed_offline_and_found_by_the_next(home: Gateway) -> None:

@@ -85,7 +85,7 @@ def test_what_is_said_to_install_is_the_extra() -> None:
 def test_where_there_is_no_font_a_png_would_be_mute(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = resvg_py.svg_to_bytes
     monkeypatch.setattr(resvg_py, "svg_to_bytes", lambda **given: draw(**{**given, "skip_system_fonts": True}))
-    with pytest.raises(OperatorError, match="no fonts"):
+    with pytest.raises(OperatorError, match="No font"):
         png(svg("x", []))
 
 

@@ -45,7 +45,7 @@ def test_of_a_refusal_without_a_receipt_no_more_is_said_than_is_known() -> None:
         step.name: step.detail for step in walk(Seen("embeddings", refusal=Refusal(400, "invalid_value", "No.")))
     }
     assert details["request"] == "embeddings"
-    assert details["bearer auth"] == "the key is known"
-    assert details["payment"] == "nothing to be paid, or it was"
+    assert details["bearer auth"] == "the key is valid"
+    assert details["payment"] == "nothing is due, or it was paid"
     assert details["validation"] == "400 invalid_value: No."
     assert details["response"] == "400"

@@ -1,4 +1,4 @@
-"""``python3 tests --run python -m tests.clients``: run every client and write what was found into the README."""
+"""``python3 tests --run python -m tests.clients``: run every client and write the findings into the page of clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.clients.clients import table
 from tests.clients.stage import stage
-from tests.docs import README, with_clients_section
+from tests.docs import CLIENTS, with_table
 from tests.support.litellm import LiteLLM
 
 
@@ -21,7 +21,7 @@ def main() -> int:
                 findings = made.find()
         finally:
             litellm.stop()
-    README.write_text(with_clients_section(README.read_text(), table(findings)))
+    CLIENTS.write_text(with_table(CLIENTS.read_text(), table(findings)))
     broken = [
         f"{client}, {feature}: {why}" for client, found in findings.items() for feature, why in found.items() if why
     ]

@@ -1,4 +1,4 @@
-"""Which clients there are, what each can do, and the table of both in the README.
+"""Which clients there are, what each can do, and the table of both in examples/reference.
 
 A feature that a client has is expected to work; the table shows what did.
 """

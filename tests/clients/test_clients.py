@@ -8,7 +8,8 @@ import pytest
 
 from tests.clients.clients import CLIENTS, FEATURES, table
 from tests.clients.stage import Findings, Stage, stage, tenant_of
-from tests.docs import README, clients_section
+from tests.docs import CLIENTS as CLIENTS_PAGE
+from tests.docs import table_of
 from tests.support.litellm import LiteLLM
 
 
@@ -48,5 +49,5 @@ def test_whoever_left_a_stream_was_accounted_for(findings: Findings, clients_sta
     assert len(left) == len(leavers)
 
 
-def test_the_table_in_the_readme_is_what_was_found(findings: Findings) -> None:
-    assert clients_section(README.read_text()) == table(findings), "run: python3 tests --run python -m tests.clients"
+def test_the_published_table_is_what_was_found(findings: Findings) -> None:
+    assert table_of(CLIENTS_PAGE.read_text()) == table(findings), "run: python3 tests --run python -m tests.clients"

@@ -107,10 +107,9 @@ def test_what_people_see(gateway: Gateway) -> None:
     assert "Nothing has been anchored yet" in gateway.cli("anchor", "list").stderr
     anchored = gateway.cli("anchor", "flush", "--rpc", "local")
     assert "Anchored 1 receipts on local" in anchored.stdout
-    assert anchored.stderr.startswith("Looking at the log\n")
+    assert anchored.stderr.startswith("Reading the log\n")
     assert (
-        "Nothing to anchor: all 1 receipts stand on local already"
-        in gateway.cli("anchor", "flush", "--rpc", "local").stdout
+        "Nothing to anchor: local has all 1 receipts already" in gateway.cli("anchor", "flush", "--rpc", "local").stdout
     )
     status = gateway.cli("anchor", "status").stdout
     assert "1 receipts, 0 wait" in status
@@ -153,7 +152,7 @@ def test_a_chain_that_fails_is_a_warning(make_gateway: GatewayFactory) -> None:
     [
         (("flush", "--rpc", "nowhere"), 2, "There is no cluster 'nowhere'"),
         (("flush", "--rpc", "local", "--keypair", "no-such-file"), 2, "There is no keypair file"),
-        (("keygen",), 5, "There is a file"),
+        (("keygen",), 5, "already exists"),
     ],
 )
 def test_mistakes_are_told(gateway: Gateway, arguments: tuple[str, ...], code: int, said: str) -> None:

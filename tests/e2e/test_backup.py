@@ -139,7 +139,7 @@ def test_the_file_is_a_tar_of_plain_files(served: Gateway, key: str, tmp_path: P
     assert not any("anchor" in name or "localnet" in name for name in names), "no key that holds money"
     assert not list(served.home.glob("backup-*.tmp")), "nothing is left behind"
     again = served.cli("backup", str(file), check=False)
-    assert (again.returncode, "exists already" in again.stderr) == (5, True)
+    assert (again.returncode, "already exists" in again.stderr) == (5, True)
     served.cli("backup", str(file), "--force")
 
 

@@ -116,7 +116,7 @@ def test_it_stays_for_requests_of_ones_own(
     environment: dict[str, str], tmp_path: Path, make_client: ClientFactory
 ) -> None:
     process = start(environment, tmp_path)
-    process.wait_until(lambda: "Ctrl-C ends it" in process.stdout)
+    process.wait_until(lambda: "Ctrl-C stops the demo" in process.stdout)
     shown = process.stdout
     for number, name in enumerate(_STEPS, start=1):
         assert re.search(rf"^ ✓ +{number}  {name} ", shown, re.MULTILINE), name
@@ -146,7 +146,7 @@ def test_it_stays_for_requests_of_ones_own(
     assert process.wait() == 0
     told = process.stdout.rpartition("\nYour request\n")[2]
     assert "✗    2  bearer auth  401 invalid_api_key" in told
-    assert "It is all gone again." in told
+    assert "The demo and its folder are removed." in told
     assert "Traceback" not in process.stderr
 
 
@@ -197,7 +197,7 @@ def test_what_keeps_it_from_starting_is_told(environment: dict[str, str], tmp_pa
         check=False,
     )
     assert refused.returncode == 2
-    assert "it takes none" in refused.stderr
+    assert "accepts no --home" in refused.stderr
 
 
 def stop_of(request: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import GatewayFactory
-from tests.docs import README, current
+from tests.docs import README, generated
 from tests.support.facilitator import FacilitatorDouble
 from tests.support.gateway import Gateway
 from tests.support.litellm import CONFIG, LiteLLM
@@ -28,8 +28,37 @@ def blocks() -> list[tuple[str, str]]:
     return [(found[1], found[2]) for found in _BLOCK.finditer(README.read_text())]
 
 
-def test_generated_parts_are_up_to_date() -> None:
-    assert current(README.read_text()) == README.read_text(), "run: python tests/docs.py"
+def test_generated_files_are_up_to_date() -> None:
+    stale = [path.name for path, text in generated().items() if path.read_text() != text]
+    assert not stale, "run: python tests/docs.py"
+
+
+def test_the_two_commands_of_the_start_are_on_the_first_screen() -> None:
+    screen = "\n".join(README.read_text().splitlines()[:25])
+    assert ".venv/bin/trustgate demo\n```" in screen and "```sh\n.venv/bin/trustgate serve\n```" in screen
+    assert all(f"**{word}**" in screen for word in ("tenant", "passport", "receipt"))
+
+
+def test_the_contents_list_every_section_and_links_lead_somewhere() -> None:
+    text = README.read_text()
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"): heading for heading in headings}
+    contents = text.partition("\n## Contents\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"\[([^\]]+)\]\(#([\w-]+)\)", contents)
+    assert [name for name, anchor in listed if anchors.get(anchor) != name] == []
+    assert set(headings) - {name for name, _ in listed} == {"Start", "Contents"}
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        file, _, anchor = target.partition("#")
+        assert anchor in anchors if not file else (README.parent / file).exists(), target
+
+
+def test_each_symptom_is_one_that_the_program_shows() -> None:
+    """The first column of the troubleshooting table: error codes, and parts of messages."""
+    table = README.read_text().partition("\n## Troubleshooting\n")[2].partition("\n## ")[0]
+    quoted = re.findall(r"^\| [^|`]*`([^`]+)`", table, re.MULTILINE)
+    assert len(quoted) > 10
+    source = "\n".join(path.read_text() for path in sorted((README.parent / "trustgate").rglob("*.py")))
+    assert [text for text in quoted if text not in source] == []
 
 
 @pytest.fixture(scope="module")

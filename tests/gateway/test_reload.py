@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from tests.conftest import GatewayFactory
-from tests.docs import README
+from tests.docs import SETTINGS
 from tests.gateway.conftest import SignUp, Tenant
 from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S, clean_environment, wait_until
@@ -153,14 +153,14 @@ def test_without_a_server_there_is_nothing_to_reload(tmp_path: Path) -> None:
     assert (refused.returncode, "No server runs" in refused.stderr) == (5, True)
 
 
-def test_every_reloaded_name_is_a_setting_and_the_readme_marks_it() -> None:
+def test_every_reloaded_name_is_a_setting_and_the_table_marks_it() -> None:
     names = [setting.name for setting in describe()]
     sections = {name.partition(".")[0] for name in names}
     for name in RELOADED:
         assert name in names or (name.endswith(".*") and name.removesuffix(".*") in sections), name
-    readme = README.read_text()
+    table = SETTINGS.read_text()
     for name in names:
-        row = next(line for line in readme.splitlines() if line.startswith(f"| `{name}`"))
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{name}`"))
         assert row.endswith("↻ |") == is_reloaded(name), name
 
 

@@ -53,8 +53,8 @@ def test_prices_limits_and_capabilities_of_a_configuration() -> None:
 
 def test_notes_of_a_configuration() -> None:
     assert read_import_file(CONFIG).notes == (
-        "qwen has deployments at different prices; the first one's count.",
-        "The alias 'lost' leads to no model of the file; left out.",
+        "qwen has deployments at different prices; the first one's apply.",
+        "The alias 'lost' names no model of the file; left out.",
         "The proxy goes on applying its own fallbacks; none were imported.",
         "No prices for gpt-4o-mini, claude, embed and gpt-4: set them, or import LiteLLM's table of prices.",
         "Rounded up to a whole pico-USD a token: the prices of qwen (line 17).",
@@ -153,7 +153,7 @@ def test_the_table_of_prices() -> None:
     assert imported.notes == (
         "wrong: input_cost_per_token is not a price in USD a token; left out.",
         "wrong: output_cost_per_token is not a price in USD a token; left out.",
-        "Left out 1 entries for what is not served here.",
+        "Left out 1 entries of unsupported kinds.",
         "Rounded up to a whole pico-USD a token: the prices of fine.",
     )
 
@@ -199,8 +199,8 @@ def test_prices_are_exact_or_left_out(tmp_path: Path, price: str, pico: int | No
 MISTAKES: list[tuple[str, str, str]] = [
     ("config.yaml", "a: [1,\n b: {", "line [23]: did not find"),
     ("config.yaml", "model_list:\n\t- x", "line 2: found character"),
-    ("config.yaml", "", "holds no mapping"),
-    ("config.yaml", "- a", "holds no mapping"),
+    ("config.yaml", "", "has no mapping"),
+    ("config.yaml", "- a", "has no mapping"),
     ("config.yaml", "general_settings: {}", "neither"),
     ("config.yaml", "model_list: {}", "not a list with entries"),
     ("config.yaml", "model_list: []", "not a list with entries"),
@@ -216,7 +216,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("config.yaml", "model_list: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
     ("config.json", '{"model_list": [{"model_name": 7}]}', r"model_list\[0\]: model_name"),
     ("prices.json", '{\n "a": 1,\n "b" 2}', "line 3: Expecting ':' delimiter"),
-    ("prices.json", "[]", "holds no mapping"),
+    ("prices.json", "[]", "has no mapping"),
     ("prices.json", '{"a": {"b": 1}}', "neither"),
     ("prices.json", '{"a": NaN}', "NaN is not a JSON number"),
     ("prices.json", "[" * 100_000, "nested too deeply"),

@@ -295,7 +295,7 @@ async def test_a_fee_payer_without_money_is_not_the_clients_fault(shop: Shop, ca
     payment = payment_of(await shop.token.payment(shop.buyer, requirements), requirements)
     with caplog.at_level(logging.WARNING), pytest.raises(FacilitatorUnavailable):
         await facilitator.verify(payment)
-    assert "put SOL on it" in caplog.text
+    assert "send SOL to it" in caplog.text
     assert await facilitator.balance(SOLANA_DEVNET) == 0
 
 

@@ -45,7 +45,7 @@ async def test_it_is_run_where_nobody_runs_it(tmp_path: Path) -> None:
 
 async def test_a_request_does_not_wait_until_it_runs(tmp_path: Path) -> None:
     nodes = Nodes(settings(tmp_path))
-    with pytest.raises(RpcUnavailable, match="not there yet"):
+    with pytest.raises(RpcUnavailable, match="not running yet"):
         await nodes.solana(SOLANA_DEVNET)
     assert await eventually(nodes)
     await nodes.close()

@@ -85,7 +85,7 @@ def test_a_file_is_not_overwritten(
     monkeypatch.setattr(os, "link", link)
     path = tmp_path / "log.key"
     create_log_key(path, "first")
-    with pytest.raises(Conflict, match="already; it is not overwritten"):
+    with pytest.raises(Conflict, match="already exists and is not overwritten"):
         create_log_key(path, "second")
     assert load_log_key(path).name == "first"
 

@@ -392,9 +392,9 @@ def test_a_leaf_that_the_tree_lacks(index: int, size: int) -> None:
 
 @pytest.mark.parametrize(("old_size", "size"), [(1, 0), (-1, 1), (-2, -1), (5, 4), (1, MAX_SIZE + 1)])
 def test_a_beginning_that_is_none(old_size: int, size: int) -> None:
-    with pytest.raises(ValueError, match="is no beginning"):
+    with pytest.raises(ValueError, match="is not a prefix"):
         consistency_path(old_size, size)
-    with pytest.raises(InvalidProof, match="is no beginning"):
+    with pytest.raises(InvalidProof, match="is not a prefix"):
         verify_consistency(old_size, EMPTY_ROOT, size, EMPTY_ROOT, [])
     with pytest.raises(ValueError, match="no range"):
         subtrees(old_size, size)

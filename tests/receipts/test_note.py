@@ -103,7 +103,7 @@ def test_names_that_no_key_has(name: str) -> None:
     assert not is_key_name(name)
     with pytest.raises(ValueError, match="the name of a key"):
         VerifierKey(name, bytes(32))
-    with pytest.raises(ValueError, match="no name of a key"):
+    with pytest.raises(ValueError, match="not a name of a key"):
         format_note("text\n", (Signature(name, bytes(4), bytes(64)),))
 
 

@@ -97,7 +97,7 @@ def test_a_text_for_another_program_is_no_memo() -> None:
 @given(transactions(), st.data())
 @example(ANCHOR, None)
 def test_altered_bytes_are_noticed(raw: bytes, data: st.DataObject | None) -> None:
-    """Whatever byte is changed: it is no transaction any more, or its signature does not fit."""
+    """Whatever byte is changed: it is no transaction any more, or its signature does not match."""
     places = range(len(raw)) if data is None else [data.draw(st.integers(0, len(raw) - 1))]
     for at in places:
         altered = raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :]
@@ -147,8 +147,8 @@ _HEADER, _KEYS = 66, 70
         (_with(65, b"\x81"), "version 1"),
         (_with(_HEADER, b"\x02"), "1 signatures where its header asks for 2"),
         (b"\0" + _with(_HEADER, b"\0")[65:], "0 signatures"),
-        (_with(_HEADER + 1, b"\x01"), "header does not fit"),
-        (_with(_HEADER + 2, b"\x03"), "header does not fit"),
+        (_with(_HEADER + 1, b"\x01"), "header does not match"),
+        (_with(_HEADER + 2, b"\x03"), "header does not match"),
         (_with(_KEYS + 32, ANCHOR[_KEYS : _KEYS + 32], instead_of=32), "names an account twice"),
         (_with(len(ANCHOR) - len(LOG.note) - 5, b"\x00"), "account that is not there"),
         (_with(len(ANCHOR) - len(LOG.note) - 5, b"\x09"), "account that is not there"),
@@ -174,7 +174,7 @@ def test_a_signer_who_did_not_sign_is_named() -> None:
     raw = signed(message, 0, 1)
     second = 1 + 64
 
-    with pytest.raises(VerificationFailed, match=f"signature of {pubkey(1)} does not fit"):
+    with pytest.raises(VerificationFailed, match=f"signature of {pubkey(1)} does not match"):
         read_transaction(raw[:second] + bytes(64) + raw[second + 64 :]).verify_signatures()
 
 
@@ -184,7 +184,7 @@ def test_a_key_that_signs_anything_signs_nothing() -> None:
     header = _with(_KEYS, neutral, instead_of=32)
     raw = header[:1] + neutral + bytes(32) + header[65:]
 
-    with pytest.raises(VerificationFailed, match="does not fit"):
+    with pytest.raises(VerificationFailed, match="does not match"):
         read_transaction(raw).verify_signatures()
 
 

@@ -300,11 +300,11 @@ async def landed_long_ago(world: World) -> AnchorAttempt:
 @pytest.mark.parametrize(
     ("wrongs", "why"),
     [
-        ((Wrong("getSignatureStatuses", null_status),), "in the history of its address, and does not know it"),
+        ((Wrong("getSignatureStatuses", null_status),), "in the history of its address, but does not know its status"),
         ((Wrong("getSignatureStatuses", behind),), "it lags behind"),
-        ((Wrong("getSignatureStatuses", failed_status),), "both that it failed and that it did not"),
-        ((Wrong("getTransaction", nothing),), "does not have it"),
-        ((Wrong("getTransaction", other_transaction),), "shows another transaction"),
+        ((Wrong("getSignatureStatuses", failed_status),), "contradicts itself on whether"),
+        ((Wrong("getTransaction", nothing),), "does not return it"),
+        ((Wrong("getTransaction", other_transaction),), "returns another transaction"),
         (
             (Wrong("getSignatureStatuses", null_status), Wrong("getSignaturesForAddress", drop_before)),
             "broke off the connection",
@@ -393,5 +393,5 @@ async def test_a_node_that_asks_for_time_gets_it(world: World) -> None:
         timing=RetryTiming(clock=clock.now, sleep=clock.sleep),
     )
     assert clock.seconds >= 80
-    with pytest.raises(RpcUnavailable, match="asked too often"):
+    with pytest.raises(RpcUnavailable, match="limits the rate of requests"):
         await world.flush(9, Wrong("getBalance", later), timing=TIMING._replace(timeout_s=30.0))

@@ -69,7 +69,7 @@ async def test_coins_that_take_their_time() -> None:
 
     async with a_world() as world:
         assert (await world.flush(5, Wrong("getBalance", none_yet, 3))).anchored
-        assert "The coins are not there yet" in [at.text for at in world.heard]
+        assert "The coins have not arrived yet" in [at.text for at in world.heard]
 
 
 async def test_a_chain_of_ones_own_that_gives_none() -> None:

@@ -144,5 +144,5 @@ async def test_an_estimate_that_cannot_be_made() -> None:
             await rpc.request_airdrop(KEY.address, 10**9)
         lane = node.lane("mute", Wrong("simulateTransaction", no_units))
         async with RpcClient(find_cluster(lane.url)) as rpc:
-            with pytest.raises(RpcUnavailable, match="does not say what the transaction would use"):
+            with pytest.raises(RpcUnavailable, match="does not report how many compute units"):
                 await estimate(rpc, KEY.address, NOTE, max_fee_lamports=100_000)

@@ -264,7 +264,7 @@ async def test_too_many_requests(
     headers = {} if given is None else {"retry-after": given}
     node.script(Reply.body(b"slow down", status=429, content_type="text/plain", headers=headers))
     caught = await unavailable(rpc)
-    assert "asked too often" in caught.message
+    assert "limits the rate of requests" in caught.message
     if least is None or most is None:
         assert caught.retry_after_s is None
     else:
@@ -373,7 +373,7 @@ async def test_an_answer_that_makes_no_sense_is_none(
     node: Upstream, rpc: RpcClient, ask: Callable[[RpcClient], Awaitable[object]], value: Any
 ) -> None:
     node.script(result(value))
-    with pytest.raises(RpcUnavailable, match=r"makes no sense|no transaction"):
+    with pytest.raises(RpcUnavailable, match=r"invalid result|invalid transaction"):
         await ask(rpc)
 
 

@@ -88,7 +88,7 @@ async def test_what_was_found_is_believed_only_once_it_is_final() -> None:
         await world.fund()
         await world.post(world.target(5).note, settle=False)
         world.net.advance()
-        with pytest.raises(RpcUnavailable, match="not in the book, is not final yet"):
+        with pytest.raises(RpcUnavailable, match="not in the database, is not final yet"):
             await world.flush(5, timing=TIMING._replace(timeout_s=0.1))
         assert world.book.saves == []
         world.net.advance(FINALITY_SLOTS)
@@ -120,7 +120,7 @@ async def test_a_chain_that_knows_more_is_not_contradicted(world: World) -> None
     with pytest.raises(AnchorRefused, match=r"The chain has an anchor of 9 receipts .* has only 5") as caught:
         await world.flush(5, book=Book())
     assert caught.value.hint is not None and "older copy" in caught.value.hint
-    with pytest.raises(AnchorRefused, match=r"The book has an anchor of 9 receipts .* has only 5"):
+    with pytest.raises(AnchorRefused, match=r"The database has an anchor of 9 receipts .* has only 5"):
         await world.flush(5)
     assert len(world.posted()) == 1
 
@@ -133,7 +133,7 @@ async def test_a_chain_that_knows_another_root_is_not_contradicted(world: World,
         return bytes(32)
 
     changed_log = world.target(size)._replace(root=bytes(32), root_at=other_root)
-    for book, where in ((Book(), "The chain"), (world.book, "The book")):
+    for book, where in ((Book(), "The chain"), (world.book, "The database")):
         with pytest.raises(AnchorRefused, match=rf"{where} has an anchor of .* first 5 receipts are not those"):
             await world.flush(size, book=book, target=changed_log)
     assert len(world.posted()) == 1
@@ -141,7 +141,7 @@ async def test_a_chain_that_knows_another_root_is_not_contradicted(world: World,
 
 async def test_a_plan_that_the_log_contradicts_is_not_sent(world: World) -> None:
     book = Book(planned(world, world.target(5)))
-    with pytest.raises(AnchorRefused, match="The book has an anchor of 5 receipts"):
+    with pytest.raises(AnchorRefused, match="The database has an anchor of 5 receipts"):
         await world.flush(3, book=book)
 
     async def other_root(_: int) -> bytes:

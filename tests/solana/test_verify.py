@@ -187,7 +187,7 @@ async def test_a_note_that_claims_to_be_of_the_log(world: World) -> None:
     audit = await world.verify()
     assert len(audit.findings) == 4
     for finding in audit.findings:
-        assert finding.problem.startswith(f"Its memo claims to be of {LOG.name}, and is not: ")
+        assert finding.problem.startswith(f"Its memo names {LOG.name}, but is not of that log: ")
         assert (finding.tree_size, finding.root) == (0, "")
 
 
@@ -245,7 +245,7 @@ async def test_against_the_log_here(world: World) -> None:
     await world.post(note(5))
     await world.post(note(9))
     assert problems(await world.verify(log=target_of("log", 9))) == ["", ""]
-    assert problems(await world.verify(log=target_of("log", 7))) == ["", "It has 9 receipts, and the log here only 7."]
+    assert problems(await world.verify(log=target_of("log", 7))) == ["", "It has 9 receipts, but the log here only 7."]
 
     async def rewritten(size: int) -> bytes:
         return bytes(32) if size == 5 else root_of("log", size)
@@ -305,11 +305,11 @@ async def reported_failed(call: Call) -> Answer:
 @pytest.mark.parametrize(
     ("lie", "why"),
     [
-        (damaged, "a signature that does not hold"),
-        (signed_by_another, "shows another in its place"),
+        (damaged, "an invalid signature"),
+        (signed_by_another, "returns another transaction"),
         (reported_failed, "contradicts itself"),
-        (nothing, "does not have it"),
-        (other_transaction, "shows another in its place"),
+        (nothing, "does not return it"),
+        (other_transaction, "returns another transaction"),
     ],
 )
 async def test_an_anchor_that_a_node_makes_up_is_the_nodes_fault(
@@ -380,7 +380,7 @@ async def test_a_transaction_that_is_there(world: World) -> None:
     async with world.rpc() as rpc:
         told = await verify_on_chain(rpc, sent, timing=TIMING)
     slot = world.net.chain.entries[-1].slot
-    assert told == f"Finalized on a chain of its own, at {rpc.cluster.host} in slot {slot}, to the byte."
+    assert told == f"Finalized on a private chain, at {rpc.cluster.host} in slot {slot}, to the byte."
     assert await find_transaction(world.net.url, sent) == told.replace(
         rpc.cluster.host, find_cluster(world.net.url).host
     )
@@ -388,7 +388,7 @@ async def test_a_transaction_that_is_there(world: World) -> None:
 
 async def test_a_transaction_that_is_not_there(world: World) -> None:
     never = read_transaction(sign_memo(KEY, note(5), "1" * 32, Fee(1, 1, 1)))
-    with pytest.raises(VerificationFailed, match=f"{never.signature} is not on a chain of its own"):
+    with pytest.raises(VerificationFailed, match=f"{never.signature} is not on a private chain"):
         await find_transaction(world.net.url, never)
 
 
@@ -410,10 +410,10 @@ async def test_a_transaction_that_failed(world: World) -> None:
 async def test_other_bytes_under_the_same_signature(world: World) -> None:
     sent = await world.post(note(5))
     altered = sent._replace(message=sent.message[:-40] + bytes([sent.message[-40] ^ 1]) + sent.message[-39:])
-    with pytest.raises(VerificationFailed, match="is not the transaction: it is another"):
+    with pytest.raises(VerificationFailed, match="is not the one of the bundle: it is another"):
         await find_transaction(world.net.url, altered)
     async with world.rpc(Wrong("getTransaction", other_transaction)) as rpc:
-        with pytest.raises(VerificationFailed, match="is not the transaction"):
+        with pytest.raises(VerificationFailed, match="is not the one of the bundle"):
             await verify_on_chain(rpc, sent)
 
 

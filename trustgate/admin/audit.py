@@ -160,7 +160,7 @@ class BooksAuditor:
             for place, leaf in enumerate(hashes):
                 if tile is None or tile[place * HASH_BYTES : (place + 1) * HASH_BYTES] != leaf:
                     entry = entries[start + place]
-                    self._differ(_name(entry), "it is not what the tree of the log has there: it has been changed")
+                    self._differ(_name(entry), "its hash is not the leaf of the log's tree: it has been changed")
 
     def _check_entry(self, entry: Entry, leaf: bytes) -> None:
         receipt = entry.receipt
@@ -253,7 +253,7 @@ class BooksAuditor:
             # A receipt of after the moment does as well.
             is_due = payment.state in ("delivered", "credited")
             if is_due and await self._store.payment_receipt(payment) is None:
-                self._differ(f"payment {payment.id}", f"it is {payment.state}, and no receipt tells of it")
+                self._differ(f"payment {payment.id}", f"it is {payment.state}, and no receipt records it")
             return
         self._sums["paid"] += payment.value_nano_usd
         seq = packed >> _HASH_BITS
@@ -261,7 +261,7 @@ class BooksAuditor:
             return
         entry = await self._entry(seq)
         if payment.state not in PAID:
-            self._differ(f"payment {payment.id}", f"it is {payment.state}, and {_name(entry)} says that it was paid")
+            self._differ(f"payment {payment.id}", f"it is {payment.state}, and {_name(entry)} records it as paid")
         for what, theirs, ours in _figures(entry.receipt, payment):
             if theirs != ours:
                 self._differ(_name(entry), f"payment {payment.id}: its {what} is {theirs}, in the ledger {ours}")

@@ -53,7 +53,7 @@ async def backup(context: AdminContext, command: Backup, write: Write) -> Backup
         except OSError as error:
             raise HomeUnusable(
                 f"The home folder cannot be backed up: {error.strerror or error} ({error.filename or home}).",
-                hint="Make room on its disk, and check who owns its files.",
+                hint="Free some space on its disk, and check who owns its files.",
             ) from error
 
 
@@ -124,7 +124,9 @@ async def compact(context: AdminContext, command: Compact) -> Compacted:
 async def _alone(context: AdminContext) -> AsyncIterator[None]:
     if context.copying.locked():
         raise Conflict(
-            "The database is being copied or rewritten already.", hint="Wait until that has ended.", code="copy_running"
+            "The database is being copied or rewritten already.",
+            hint="Wait until that has finished.",
+            code="copy_running",
         )
     async with context.copying:
         yield

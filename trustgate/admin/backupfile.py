@@ -102,12 +102,12 @@ def unpack(backup: Path, folder: Path, tell: Callable[[int, int], None]) -> Mani
                 if digest.hexdigest() != entry.sha256:
                     raise _damaged(backup, f"{entry.name} is not what was backed up")
     except tarfile.TarError as error:
-        raise _damaged(backup, "it is cut short, or no backup at all") from error
+        raise _damaged(backup, "it is cut short, or not a backup") from error
     except OSError as error:
         raise OperatorError(
             f"{error.filename or backup} cannot be {'read' if error.filename == str(backup) else 'used'}: "
             f"{error.strerror or error}.",
-            hint="Check the name, who may read it, and the room on the disk.",
+            hint="Check the name, its permissions and the free space on the disk.",
         ) from None
     return manifest
 
@@ -116,19 +116,19 @@ def _read_manifest(backup: Path, archive: tarfile.TarFile) -> Manifest:
     member = archive.next()
     source = None if member is None else archive.extractfile(member)
     if member is None or source is None or member.name != f"{FOLDER}/{MANIFEST}" or member.size > _MANIFEST_BYTES:
-        raise _damaged(backup, "it is no backup of TrustGate")
+        raise _damaged(backup, "it is not a backup of TrustGate")
     text = source.read()
     try:
         if msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format") != msgspec.Raw(b"%d" % FORMAT):
             raise StoreTooNew(
-                f"{backup} was written by a newer TrustGate.", hint="Restore it with that one, or a newer one still."
+                f"{backup} was written by a newer TrustGate.", hint="Restore it with that version or a newer one."
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(backup, "its manifest cannot be read") from error
     names = [entry.name for entry in manifest.files]
     if len(set(names)) != len(names) or not _NEEDED <= set(names) <= set(NAMES):
-        raise _damaged(backup, "its manifest names other files than a backup has")
+        raise _damaged(backup, "its manifest lists files that do not belong to a backup")
     return manifest
 
 

@@ -104,7 +104,9 @@ def receipt_detail(entry: Entry, *, with_secret: bool = False) -> ReceiptDetail:
 async def look(context: AdminContext, command: Look) -> LiveStats:
     if context.pulse is None:
         raise Conflict(
-            "No server runs on this home folder; there is nothing to look at.", hint="trustgate serve", code="no_server"
+            "No server runs on this home folder, so there are no live statistics.",
+            hint="trustgate serve",
+            code="no_server",
         )
     return context.pulse()
 
@@ -112,7 +114,9 @@ async def look(context: AdminContext, command: Look) -> LiveStats:
 async def reload(context: AdminContext, command: Reload) -> Reloaded:
     if context.reload is None:
         raise Conflict(
-            "No server runs on this home folder; there is nothing to reload.", hint="trustgate serve", code="no_server"
+            "No server runs on this home folder, so there is nothing to reload.",
+            hint="trustgate serve",
+            code="no_server",
         )
     changed, restart = await context.reload()
     return Reloaded(changed=tuple(changed), restart=tuple(restart))

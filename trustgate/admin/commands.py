@@ -464,7 +464,7 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reload(Command[Reloaded], frozen=True, kw_only=True, tag="reload"):
-    """Have the running server read its settings again. ``SettingsError`` for bad ones: the old ones stay."""
+    """Reload the settings of the running server. ``SettingsError`` for bad ones: the old ones stay."""
 
     result = Reloaded
 

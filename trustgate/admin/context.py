@@ -138,8 +138,10 @@ class AdminContext:
 
 
 def _busy_reconciling() -> Conflict:
-    return Conflict("Payments are being looked up already.", hint="trustgate payment list", code="reconcile_running")
+    return Conflict(
+        "A reconciliation of payments is already running.", hint="trustgate payment list", code="reconcile_running"
+    )
 
 
 def _busy_auditing() -> Conflict:
-    return Conflict("Another audit is under way.", hint="Try again when it has ended.", code="audit_running")
+    return Conflict("Another audit is running.", hint="Try again when it has finished.", code="audit_running")

@@ -18,14 +18,14 @@ class Flushing:
         self._anchoring = anchoring
         self._watched: Watched[FlushOutcome] = Watched(
             lambda: Conflict(
-                "Another flush is at work.", hint="See how it ends: trustgate anchor status", code="flush_running"
+                "Another flush is running.", hint="See its result: trustgate anchor status", code="flush_running"
             )
         )
 
     async def advance(self, flush: str, order: FlushOrder) -> FlushState:
         """Begin the flush, or see how it stands. Raises what it ended with, ``Conflict`` while another is at work."""
         stage, outcome = await self._watched.advance(
-            flush, partial(self._anchoring.flush, order), "Waiting for another flush to end"
+            flush, partial(self._anchoring.flush, order), "Waiting for another flush to finish"
         )
         return FlushState(stage=stage, outcome=outcome)
 

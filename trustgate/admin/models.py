@@ -120,7 +120,7 @@ def _check_alias_name(context: AdminContext, name: str) -> None:
     if any(passport.slug == name for passport in context.catalog.passports()):
         raise Conflict(f"{name!r} is a passport: it cannot be an alias too.", code="alias_taken")
     if any(alias.target == name for alias in context.catalog.aliases()):
-        raise Conflict(f"Other aliases lead to {name!r}: it cannot be one itself.", code="alias_taken")
+        raise Conflict(f"{name!r} is the target of other aliases, so it cannot be an alias itself.", code="alias_taken")
 
 
 def _alias_target(context: AdminContext, name: str, target: str) -> str:
@@ -167,7 +167,7 @@ async def alias_remove(context: AdminContext, command: AliasRemove) -> Alias:
 def _check_free(context: AdminContext, slug: str) -> None:
     if any(passport.slug == slug for passport in context.catalog.passports()):
         raise Conflict(
-            f"There is a passport {slug!r} already.",
+            f"The passport {slug!r} already exists.",
             hint=f"trustgate passport set {shlex.quote(slug)} …",
             code="passport_exists",
         )

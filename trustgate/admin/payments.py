@@ -100,7 +100,7 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
     _check_sellable(context, terms)
     if not command.offers and not terms.offers:
         raise InvalidRequest(
-            "Where is to be paid? No network is set for this tenant.",
+            "No network is set for this tenant's payments.",
             hint=f"trustgate payment set {shlex.quote(tenant.name)} --network solana-devnet --pay-to ADDRESS",
             param="network",
             code="no_network",
@@ -194,7 +194,7 @@ def _amount(nano_usd: int, what: str, *, least: int) -> int:
 
 
 async def _checked(context: AdminContext, wanted: OfferWanted) -> Offer:
-    """Refused here, while somebody is there to mend it, not when a customer pays."""
+    """Refused here, while the operator can still correct it, not when a customer pays."""
     from trustgate.payment.offers import Wish, make_offer
 
     payment_service = await context.books.payment_service()
@@ -226,8 +226,8 @@ def _facilitator_for(settings: Settings, network: str) -> str:
     if network in _TEST_NETWORKS:
         return _TEST_FACILITATOR
     raise InvalidRequest(
-        f"Who settles payments on {_name(network)}? There is no facilitator to take for it.",
-        hint="trustgate payment keygen makes a key with which the gateway settles itself."
+        f"No facilitator is known for payments on {_name(network)}.",
+        hint="To let the gateway settle payments itself, make a key: trustgate payment keygen"
         if network == SOLANA
         else "Name one: --facilitator URL",
         param="facilitator",
@@ -239,9 +239,7 @@ def _told_of_default(context: AdminContext, offer: Offer) -> str:
     if offer.facilitator == EMBEDDED:
         payer = offer.extra.get("feePayer", "")
         return f"On {_name(offer.network)} this gateway settles payments itself; {payer} pays the fees."
-    reason = (
-        "as X402_FACILITATOR_URL says" if context.settings.facilitator_override() else "which is public and for tests"
-    )
+    reason = "from X402_FACILITATOR_URL" if context.settings.facilitator_override() else "a public one for tests"
     return f"On {_name(offer.network)} payments are settled by {offer.facilitator}, {reason}."
 
 
@@ -272,8 +270,8 @@ def _check_sellable(context: AdminContext, terms: PaymentTerms) -> None:
     """Raises ``Conflict`` where every request of the tenant would be refused for want of a price."""
     if terms.price_nano_usd is None and not _priced(context)[0]:
         raise Conflict(
-            "No passport has a price, so there is nothing that could be sold.",
-            hint="Give every request one price (--price 0.01), or give passports theirs: "
+            "No passport has a price, so no request can be paid for.",
+            hint="Set one price for every request (--price 0.01), or prices of passports: "
             "trustgate passport set SLUG --input-price USD --output-price USD",
             code="nothing_priced",
         )
@@ -468,7 +466,7 @@ async def _open_findings(context: AdminContext) -> list[PaymentFinding]:
     return [
         PaymentFinding(
             status="warn",
-            message=f"nobody knows yet what became of {len(unknown)} payments, the oldest {minutes} minutes old",
+            message=f"the outcome of {len(unknown)} payments is unknown, the oldest {minutes} minutes old",
             hint="trustgate payment reconcile",
         )
     ]
@@ -529,13 +527,15 @@ def _price_findings(
         return
     priced, unpriced = _priced(context)
     whose = ", ".join(by_passport[:5]) + (f" and {len(by_passport) - 5} more" if len(by_passport) > 5 else "")
-    mend = "trustgate passport set SLUG --input-price USD --output-price USD"
+    hint = "trustgate passport set SLUG --input-price USD --output-price USD"
     if not priced:
-        yield PaymentFinding(status="fail", message=f"{whose} pay what passports say, and none has a price", hint=mend)
+        yield PaymentFinding(
+            status="fail", message=f"{whose} pay the prices of passports, and no passport has one", hint=hint
+        )
     elif unpriced:
         slugs = ", ".join(passport.slug for passport in unpriced[:5])
         more = f" and {len(unpriced) - 5} more" if len(unpriced) > 5 else ""
-        yield PaymentFinding(status="warn", message=f"without a price, so refused to {whose}: {slugs}{more}", hint=mend)
+        yield PaymentFinding(status="warn", message=f"without a price, so refused to {whose}: {slugs}{more}", hint=hint)
 
 
 async def _offer_finding(context: AdminContext, offer: Offer) -> PaymentFinding:
@@ -547,7 +547,7 @@ async def _offer_finding(context: AdminContext, offer: Offer) -> PaymentFinding:
         if not any(kind.scheme == offer.scheme and kind.network == offer.network for kind in kinds):
             return PaymentFinding(
                 status="fail",
-                message=f"{where}: it no longer settles there",
+                message=f"{where}: it no longer settles on that network",
                 hint=f"trustgate payment set TENANT --network {_name(offer.network)} --pay-to {offer.pay_to} "
                 "--facilitator URL",
             )
@@ -558,7 +558,7 @@ async def _offer_finding(context: AdminContext, offer: Offer) -> PaymentFinding:
         if said is not None and said != offer.extra.get("feePayer"):
             return PaymentFinding(
                 status="fail",
-                message=f"{where}: its fee payer is {said} now, clients are told of {offer.extra.get('feePayer')}",
+                message=f"{where}: its fee payer is now {said}, but offers still name {offer.extra.get('feePayer')}",
                 hint=f"trustgate payment set TENANT --network {_name(offer.network)} --pay-to {offer.pay_to}",
             )
         if offer.facilitator != EMBEDDED:

@@ -74,7 +74,7 @@ class RemoteAdmin:
         host = parts.hostname or ""
         if parts.scheme != "https" and not _is_loopback(host):
             raise SettingsError(
-                f"The admin key must not travel to {host} over plain http, where anybody on the way can read it.",
+                f"The admin key must not travel to {host} over plain http, where it can be read on the way.",
                 hint="Use an https:// address, or a tunnel: ssh -L 4010:127.0.0.1:4010 HOST, then "
                 "TRUSTGATE_URL=http://127.0.0.1:4010",
             )
@@ -131,7 +131,7 @@ class RemoteAdmin:
             connection.close()
             raise OperatorError(
                 f"{self._place} cannot be reached: {_reason(error)}.",
-                hint="See whether it runs, and whether the address is right.",
+                hint="Check that it runs, and that the address is right.",
                 code="server_unreachable",
             ) from None
         return connection
@@ -146,9 +146,8 @@ class RemoteAdmin:
             yield
         except (OSError, http.client.HTTPException) as error:
             raise OperatorError(
-                f"{self._place} broke off before it answered: {_reason(error)}. "
-                "It may have carried out the command all the same.",
-                hint="Look first (list or show) before you repeat it.",
+                f"{self._place} broke off before it answered: {_reason(error)}. The command may have been carried out.",
+                hint="Check with list or show before you repeat it.",
                 code="server_broke_off",
             ) from None
 
@@ -162,7 +161,7 @@ class RemoteAdmin:
         if kind is None:
             # An answer of the public side: the address is a TrustGate's, but its admin routes are shut.
             return OperatorError(
-                f"{self._place} does not take commands: {refusal.message}",
+                f"{self._place} does not accept commands: {refusal.message}",
                 hint="Remote management is off until its settings name a key: [admin] key_env in trustgate.toml.",
                 code="remote_management_off",
             )
@@ -170,8 +169,8 @@ class RemoteAdmin:
 
     def _misunderstood(self, status: int) -> OperatorError:
         return OperatorError(
-            f"{self._place} answered with something that is no answer to a command (status {status}).",
-            hint="Is that address a TrustGate of this version? Compare: trustgate version",
+            f"{self._place} sent an invalid response to the command (status {status}).",
+            hint="Check that the address is a TrustGate server of this version: trustgate version",
             code="server_misunderstood",
         )
 

@@ -163,8 +163,8 @@ def _check(settings: Settings, manifest: Manifest, standing: _Standing, *, new_l
     if new_log:
         if settings.receipts.origin == manifest.origin:
             raise SettingsError(
-                f"receipts.origin is still {manifest.origin}, the name of the log that is not to go on.",
-                hint="Give it another name in trustgate.toml, or none, and restore again.",
+                f"receipts.origin is still {manifest.origin}, the name of the log that must not continue.",
+                hint="Set another name in trustgate.toml, or remove the setting, and restore again.",
             )
         return
     missing = standing.last_seq - manifest.last_seq
@@ -172,8 +172,8 @@ def _check(settings: Settings, manifest: Manifest, standing: _Standing, *, new_l
         raise Conflict(
             f"The backup ends at receipt {manifest.last_seq:,}, but this home's log has {standing.last_seq:,}: going "
             f"on from the backup would fork the log and lose {missing:,} receipts.",
-            hint="Keep this home, or use a newer backup. If those receipts are lost for good, go on as a log of "
-            "another name, which is honest about it: trustgate restore --new-log FILE",
+            hint="Keep this home, or use a newer backup. If those receipts are lost for good, continue as a log of "
+            "another name: trustgate restore --new-log FILE",
             code="log_would_fork",
         )
 

@@ -64,7 +64,7 @@ def admin_routes(admin: Admin, *, key: str | None) -> list[Route]:
             command = await _command(request, _decode_feed)
             if isinstance(command, Backup) and key is not None:
                 raise PermissionDenied(
-                    "A backup holds the key of the log; it is made on the server's own machine alone.",
+                    "A backup holds the key of the log, so it can only be made on the server's own machine.",
                     hint="Run the command there, without TRUSTGATE_URL.",
                 )
         except TrustGateError as error:
@@ -92,7 +92,7 @@ async def _command(request: Request, decode: Callable[[bytes], T]) -> T:
         return decode(bytes(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(
-            f"That is no command: {error}.", hint="Command line and server should be of one version."
+            f"Unknown command: {error}.", hint="Use the same version of TrustGate for the command line and the server."
         ) from None
 
 
@@ -159,7 +159,7 @@ async def _disconnect(receive: Receive) -> None:
 
 
 def _fault() -> TrustGateError:
-    return TrustGateError("The server failed to do this. The error is in its log.")
+    return TrustGateError("The server failed. The error is in its log.")
 
 
 def _told(error: TrustGateError) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _checked_name(name: str, whose: str) -> str:
     name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= _NAME_MOST or not name.isprintable() or name != name.strip():
         raise InvalidRequest(
-            f"{whose} name has 1 to {_NAME_MOST} printable characters, without blanks around it.", param="name"
+            f"{whose} name must have 1 to {_NAME_MOST} printable characters, without blanks around it.", param="name"
         )
     if name.startswith("-"):
         raise InvalidRequest(f"{whose} name cannot begin with a dash.", param="name")
@@ -129,7 +129,7 @@ def _free_tenant_name(context: AdminContext, name: str) -> str:
         raise InvalidRequest("A tenant's name cannot begin with ten_, as ids do.", param="name")
     if any(tenant.name == name and tenant.status != "removed" for tenant in context.directory.tenants()):
         raise Conflict(
-            f"There is a tenant {name!r} already.",
+            f"The tenant {name!r} already exists.",
             hint=f"trustgate tenant show {shlex.quote(name)}",
             code="tenant_exists",
         )
@@ -185,7 +185,7 @@ async def key_rotate(context: AdminContext, command: KeyRotate) -> NewKey:
     if old.revoked_us is not None or (old.expires_us is not None and old.expires_us <= at_us):
         state = "has expired" if old.revoked_us is None else "has been revoked"
         raise Conflict(
-            f"The key {old.id} {state}: there is nothing to rotate.",
+            f"The key {old.id} {state}, so it cannot be rotated.",
             hint=f"trustgate key create {shlex.quote(tenant.name)}",
         )
     new = _new_key(tenant, old.name, at_us, limits=old.limits, scope=old.scope, expires_us=old.expires_us)
@@ -227,7 +227,7 @@ def _new_key(
 def _after(seconds: int, at_us: int, *, least_s: int) -> int:
     """The moment so many seconds later, microseconds UTC. Raises ``InvalidRequest``."""
     if not least_s <= seconds <= _LIFETIME_MOST_S:
-        raise InvalidRequest("A time must lie in the future, and at most a hundred years from now.")
+        raise InvalidRequest("A time must be in the future, at most a hundred years from now.")
     return at_us + seconds * MICROSECONDS_PER_SECOND
 
 
@@ -256,7 +256,7 @@ def _new_plan(context: AdminContext, name: str) -> Plan:
     name = _checked_name(name, "A plan's")
     if any(plan.name == name for plan in context.directory.plans()):
         raise Conflict(
-            f"There is a plan {name!r} already.", hint=f"trustgate plan set {shlex.quote(name)} …", code="plan_exists"
+            f"The plan {name!r} already exists.", hint=f"trustgate plan set {shlex.quote(name)} …", code="plan_exists"
         )
     return Plan(name=name, created_us=now_us())
 
@@ -292,7 +292,7 @@ def _changed(record: T, changes: Mapping[str, object]) -> T:
     try:
         return msgspec.convert({**msgspec.to_builtins(record), **changes}, type(record))
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"A plan cannot have that: {error}.") from None
+        raise InvalidRequest(f"Invalid value for a plan: {error}.") from None
 
 
 def _check_limits(limits: Limits) -> None:

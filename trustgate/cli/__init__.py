@@ -101,14 +101,14 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OUTPUT_FULL and error.filename is None:
             _drop_output()
-            return _fail(f"The output cannot be written: {error.strerror}.", "Make room there.", 1)
+            return _fail(f"The output cannot be written: {error.strerror}.", "Free some space there.", 1)
         from trustgate.settings import debug_wanted
 
         if debug_wanted():
             raise
         return _fail(
             f"internal error: {type(error).__name__}: {error}",
-            "This is a fault of TrustGate. TRUSTGATE_DEBUG=1 shows where it happened; please report it.",
+            "This is a bug in TrustGate. TRUSTGATE_DEBUG=1 shows where it happened; please report it.",
             1,
         )
 

@@ -36,7 +36,7 @@ RpcOption = Annotated[
 ]
 KeypairOption = Annotated[
     str | None,
-    typer.Option("--keypair", metavar="FILE", help="The key that pays: a keypair file of the Solana CLI."),
+    typer.Option("--keypair", metavar="FILE", help="The file with the key that pays, as the Solana CLI writes it."),
 ]
 
 
@@ -47,15 +47,15 @@ def flush(
     keypair: KeypairOption = None,
     commitment: Annotated[
         Literal["confirmed", "finalized"] | None,
-        typer.Option(help="How settled the transaction must be before this is done."),
+        typer.Option(help="The commitment that the transaction must reach before this is done."),
     ] = None,
     max_fee: Annotated[
-        int | None, typer.Option(metavar="LAMPORTS", parser=values.whole, help="The most that it may cost.")
+        int | None, typer.Option(metavar="LAMPORTS", parser=values.whole, help="The highest fee to pay.")
     ] = None,
     mainnet: Annotated[
-        bool, typer.Option("--mainnet", help="A URL under --rpc may lead to mainnet, where fees are real money.")
+        bool, typer.Option("--mainnet", help="Allow a URL in --rpc that is of mainnet, where fees are real money.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would post, and post nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be posted, and post nothing.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Post the log's state to Solana: one transaction for all receipts since the last anchor.
@@ -73,7 +73,7 @@ def flush(
     )
 
     async def work(admin: Admin) -> FlushOutcome:
-        with render.working("Looking at the log", quiet=json) as say:
+        with render.working("Reading the log", quiet=json) as say:
             while True:
                 state = await admin.execute(command)
                 if state.outcome is not None:
@@ -95,7 +95,7 @@ def _show(outcome: FlushOutcome) -> None:
         )
     elif not outcome.anchored:
         render.say(
-            f"Nothing to anchor: all {render.number(outcome.tree_size)} receipts stand on {outcome.network} already."
+            f"Nothing to anchor: {outcome.network} has all {render.number(outcome.tree_size)} receipts already."
             if outcome.tree_size
             else "Nothing to anchor: there is no receipt yet."
         )
@@ -107,7 +107,7 @@ def _show(outcome: FlushOutcome) -> None:
         fields += [("Signature", outcome.signature), ("Slot", render.number(outcome.slot))]
     fields += [("Fee", f"{render.number(outcome.fee_lamports)} lamports"), ("Paid by", outcome.fee_payer)]
     if outcome.explorer:
-        fields.append(("Look at it", outcome.explorer))
+        fields.append(("Explorer", outcome.explorer))
     render.card(fields)
 
 
@@ -189,9 +189,8 @@ def verify(
         _show_audit(audit)
     if wrong:
         raise VerificationFailed(
-            f"{len(wrong)} of {len(audit.findings)} anchors on {audit.network} are not as they should be: "
-            f"{wrong[0].problem}",
-            hint="If that is not another's doing, the log's database or its log.key is not the one that was anchored.",
+            f"{len(wrong)} of {len(audit.findings)} anchors on {audit.network} are wrong: {wrong[0].problem}",
+            hint="Check that this home folder has the database and the log.key that were anchored.",
         )
 
 
@@ -210,7 +209,7 @@ def _show_audit(audit: AnchorAudit) -> None:
         empty=f"There is no anchor of {audit.origin} by {audit.address} on {audit.network}.",
     )
     if audit.other_memos:
-        render.say(f"{render.number(audit.other_memos)} other memos of {audit.address} are no anchors of this log.")
+        render.say(f"{render.number(audit.other_memos)} other memos of {audit.address} are not anchors of this log.")
 
 
 @app.command("keygen")

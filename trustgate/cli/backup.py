@@ -16,15 +16,15 @@ from trustgate.settings import remote_server
 
 
 def register(app: typer.Typer) -> None:
-    app.command("backup", short_help="Write everything that has to be kept into one file.")(backup)
-    app.command("restore", short_help="Put a backup back.")(restore)
+    app.command("backup", short_help="Back up the home folder into one file.")(backup)
+    app.command("restore", short_help="Restore a backup.")(restore)
     app.command("compact", short_help="Make the database file smaller.")(compact)
 
 
 def backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; - is stdout, for a pipe.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if there is one.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; - is stdout, for a pipe.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write everything that has to be kept into one file, while the server runs or not.
@@ -34,7 +34,7 @@ def backup(
     folder.
     """
     if json and file == STDOUT:
-        raise InvalidRequest("With --json the backup needs a FILE of its own.")
+        raise InvalidRequest("With --json the backup needs a FILE; stdout is for the JSON.")
 
     async def work(admin: Admin, into: Sink) -> BackupMade:
         with render.progress("Backing up", in_bytes=True, quiet=json) as advance:
@@ -59,9 +59,7 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")],
     new_log: Annotated[
         bool,
-        typer.Option(
-            "--new-log", help="Go on from it as a log of another name, although the old one has gone further."
-        ),
+        typer.Option("--new-log", help="Continue as a log of another name, although the old log has newer receipts."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the backup and the home; change nothing.")] = False,
     json: JsonOption = False,
@@ -97,7 +95,7 @@ def restore(
     render.card(rows, title="It can be restored. Nothing was changed." if dry_run else "Restored.")
     if not new_log:
         render.say(
-            "Did the log go on after that backup, on a machine that is lost? Then this would be a second story under "
+            "If the log went on after that backup, on a machine that is lost, this one would contradict it under "
             "its name: restore with --new-log instead.",
             to_stderr=True,
         )
@@ -113,6 +111,6 @@ def compact(context: typer.Context, json: JsonOption = False) -> None:
     if json:
         render.document(done)
     elif done.after_bytes < done.before_bytes:
-        render.say(f"The database has {render.size(done.after_bytes)} now; it had {render.size(done.before_bytes)}.")
+        render.say(f"The database now takes {render.size(done.after_bytes)}; it took {render.size(done.before_bytes)}.")
     else:
-        render.say(f"The database has {render.size(done.before_bytes)}; it cannot be made smaller.")
+        render.say(f"The database takes {render.size(done.before_bytes)}; it cannot be made smaller.")

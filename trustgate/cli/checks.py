@@ -1,4 +1,4 @@
-"""The checks of ``trustgate doctor``. Each looks at one thing, changes nothing, and says how to mend what it finds.
+"""The checks of ``trustgate doctor``. Each looks at one thing, changes nothing, and reports how to fix what it finds.
 
 A ``fail`` keeps the gateway from working or its books from being safe; a ``warn`` is worth knowing.
 """
@@ -52,7 +52,7 @@ _MEND_UPSTREAM = "Start that LLM server, or name another: trustgate serve --upst
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What one check found; ``hint`` is how to mend it."""
+    """What one check found; ``hint`` is how to fix it."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -108,7 +108,7 @@ def _home(settings: Settings) -> Finding:
     try:
         mode = home.stat().st_mode
     except FileNotFoundError:
-        return _warn("home", f"{home} does not exist yet", "trustgate serve makes it.")
+        return _warn("home", f"{home} does not exist yet", "trustgate serve creates it.")
     except OSError as error:
         return _fail("home", f"{home} cannot be read: {error.strerror}", "Choose another folder with --home.")
     if not stat.S_ISDIR(mode):
@@ -127,9 +127,9 @@ def _disk(settings: Settings) -> Finding:
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:
-        return _fail("disk", f"the disk of {place} cannot be asked: {error.strerror}", None)
+        return _fail("disk", f"the free space of {place} cannot be read: {error.strerror}", None)
     message = f"{render.size(free)} free"
-    hint = f"Make room on the disk of {place}; without any, receipts cannot be stored and requests are refused."
+    hint = f"Free some space on the disk of {place}; without any, receipts cannot be stored and requests are refused."
     if free < _DISK_LEAST_BYTES:
         return _fail("disk", message, hint)
     return _warn("disk", message, hint) if free < _DISK_GOOD_BYTES else _ok("disk", message)
@@ -138,13 +138,13 @@ def _disk(settings: Settings) -> Finding:
 def _clock(settings: Settings) -> Finding:
     now_s = time.time()
     shown = render.instant_utc(int(now_s * 1_000_000))
-    mend = "Set the clock, and keep it with NTP: timedatectl set-ntp true"
+    hint = "Set the clock, and keep it with NTP: timedatectl set-ntp true"
     if now_s < _CLOCK_LEAST_S:
-        return _fail("clock", f"it says {shown}, which is in the past", mend)
+        return _fail("clock", f"it reads {shown}, which is in the past", hint)
     with contextlib.suppress(OSError):
         ahead_s = settings.database.stat().st_mtime - now_s
         if ahead_s > _CLOCK_SLACK_S:
-            return _fail("clock", f"it says {shown}, {ahead_s:,.0f} s before the database was last written", mend)
+            return _fail("clock", f"it reads {shown}, {ahead_s:,.0f} s before the database was last written", hint)
     return _ok("clock", shown)
 
 
@@ -202,7 +202,7 @@ def _anchored(log: LogStatus) -> Finding:
     if log.problem:
         return _warn("log", f"{message}; the schedule ({log.schedule}) fails: {log.problem}", "trustgate anchor flush")
     if log.planned:
-        return _warn("log", f"{message}; an anchor was begun and is not settled", "trustgate anchor flush")
+        return _warn("log", f"{message}; an anchor was sent and is not final yet", "trustgate anchor flush")
     return _ok("log", f"{message}{f'; anchored {log.schedule}' if log.schedule else ''}")
 
 
@@ -219,7 +219,7 @@ def _target(target: TargetStatus) -> Finding:
     if target.healthy:
         return _ok("upstream", f"{target.base_url}{detail}")
     if target.healthy is None:
-        return _warn("upstream", f"{target.base_url} has not been asked yet{detail}", "Look again in a few seconds.")
+        return _warn("upstream", f"{target.base_url} has not been probed yet{detail}", "Try again in a few seconds.")
     return _unreachable(target.base_url, target.detail)
 
 
@@ -262,7 +262,7 @@ def _not_running(settings: Settings) -> Iterator[Finding]:
         except TrustGateError as error:
             yield _failed("database", error)
     else:
-        yield _warn("database", f"{settings.database} does not exist yet", "trustgate serve makes it.")
+        yield _warn("database", f"{settings.database} does not exist yet", "trustgate serve creates it.")
     yield _journal(settings, 0)
     yield from _keys(settings)
     yield _upstream(settings)
@@ -271,7 +271,7 @@ def _not_running(settings: Settings) -> Iterator[Finding]:
 
 
 def _no_server(settings: Settings) -> Finding:
-    stale = " (a socket of an earlier one is left; the next start replaces it)" if settings.socket.exists() else ""
+    stale = " (a stale socket is left; the next start replaces it)" if settings.socket.exists() else ""
     return _warn("server", f"none runs on this home folder{stale}", "trustgate serve")
 
 

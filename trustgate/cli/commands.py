@@ -23,29 +23,29 @@ class CommandEntry(NamedTuple):
 
 #: In the order of the help.
 TABLE: Mapping[str, CommandEntry] = {
-    "demo": CommandEntry("demo", "See all of it at work: offline, throwaway, in a few seconds."),
+    "demo": CommandEntry("demo", "Try everything in a few seconds: offline, in a temporary folder."),
     "init": CommandEntry("init", "Write trustgate.toml: find the LLM server, ask a few questions."),
     "serve": CommandEntry("serve", "Run the gateway until SIGTERM or Ctrl-C."),
-    "reload": CommandEntry("serve", "Have the running server read its settings again."),
+    "reload": CommandEntry("serve", "Reload the settings of the running server."),
     "usage": CommandEntry("usage", "Show requests, tokens and cost."),
-    "backup": CommandEntry("backup", "Write everything that has to be kept into one file."),
-    "restore": CommandEntry("backup", "Put a backup back."),
+    "backup": CommandEntry("backup", "Back up the home folder into one file."),
+    "restore": CommandEntry("backup", "Restore a backup."),
     "compact": CommandEntry("backup", "Make the database file smaller."),
     "top": CommandEntry("top", "Watch the running gateway."),
-    "doctor": CommandEntry("doctor", "Explain what is wrong, and how to mend it."),
+    "doctor": CommandEntry("doctor", "Find what is wrong, and how to fix it."),
     "localnet": CommandEntry("localnet", "Run a local Solana for development until SIGTERM or Ctrl-C."),
     "version": CommandEntry("version", "Show the versions of TrustGate and of what it runs on."),
-    "tenant": CommandEntry("tenant", "Tenants: who may call, and on which plan."),
+    "tenant": CommandEntry("tenant", "Tenants: the users of the gateway, each with keys and a plan."),
     "key": CommandEntry("key", "API keys of tenants."),
-    "plan": CommandEntry("plan", "Plans: limits, and what may be called."),
+    "plan": CommandEntry("plan", "Plans: limits, and which models and endpoints are allowed."),
     "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
-    "receipt": CommandEntry("receipt", "Receipts: the durable, provable record of each request."),
+    "receipt": CommandEntry("receipt", "Receipts: the provable record of each request."),
     "anchor": CommandEntry(
         "anchor", "Anchors: the log of receipts on Solana, one transaction for all of them since the last."
     ),
-    "payment": CommandEntry("payment", "Getting paid (x402): how tenants pay, and what they have paid."),
-    "export": CommandEntry("export", "Receipts and usage for other programs: JSON lines, CSV or Parquet."),
-    "config": CommandEntry("config", "Settings: what holds, and where it comes from."),
+    "payment": CommandEntry("payment", "Payments (x402): each tenant's terms, and payments received."),
+    "export": CommandEntry("export", "Export receipts or usage as JSON lines, CSV or Parquet."),
+    "config": CommandEntry("config", "Settings in effect, and where each comes from."),
     "completion": CommandEntry("completion", "Completion of the command line, for your shell."),
 }
 

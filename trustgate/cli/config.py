@@ -13,7 +13,7 @@ from trustgate.cli.serve import ServeFlags, with_serve_flags
 from trustgate.cli.settings_file import toml
 from trustgate.settings import Source, describe, trace_settings
 
-app = typer.Typer(help="Settings: what holds, and where it comes from.", no_args_is_help=True)
+app = typer.Typer(help="Settings in effect, and where each comes from.", no_args_is_help=True)
 
 _STYLES = {"default": "dim", "file": "", "variable": "cyan", "flag": "cyan"}
 
@@ -23,7 +23,7 @@ _STYLES = {"default": "dim", "file": "", "variable": "cyan", "flag": "cyan"}
 def show(
     context: typer.Context,
     flags: ServeFlags,
-    changed: Annotated[bool, typer.Option("--changed", help="Only what is no default.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Only settings that differ from their default.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show every setting and where its value comes from: default, file, variable or flag.
@@ -55,7 +55,7 @@ def show(
     render.table(
         ["Setting", "Value", "From"],
         [(row["name"], _cell(row["value"]), render.Styled(_place(row), _STYLES[row["source"]])) for row in rows],
-        empty="Everything is at its default.",
+        empty="Every setting has its default.",
     )
 
 
@@ -86,4 +86,4 @@ def _from(source: Source) -> str:
 
 
 def _missing(exists: bool) -> str:
-    return "" if exists else " (there is none; trustgate init writes it)"
+    return "" if exists else " (does not exist; trustgate init writes it)"

@@ -26,13 +26,13 @@ _INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
-    app.command("demo", short_help="See all of it at work: offline, throwaway, in a few seconds.")(demo)
+    app.command("demo", short_help="Try everything in a few seconds: offline, in a temporary folder.")(demo)
 
 
 def demo(
     context: typer.Context,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0 lets the system choose.")] = 0,
-    leave: Annotated[bool, typer.Option("--exit", help="End after the tour, instead of staying up.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Exit after the tour, instead of serving on.")] = False,
     json: JsonOption = False,
 ) -> None:
     """See all of it at work, with nothing set up and without a network.
@@ -44,7 +44,8 @@ def demo(
     began = time.monotonic()
     if session(context).home is not None:
         raise InvalidRequest(
-            "The demo makes a home folder of its own and removes it at the end; it takes none.", hint="trustgate demo"
+            "The demo makes a temporary home folder and removes it at the end; it accepts no --home.",
+            hint="trustgate demo",
         )
     show: _Screen | _Record = _Record() if json else _Screen()
     with show:
@@ -106,7 +107,7 @@ class _Screen:
             case tour.Toured():
                 self._toured = event
                 render.say("")
-                render.say(render.Styled(f"That was all of it, in {event.took_s:.1f} s.", "bold"))
+                render.say(render.Styled(f"The tour took {event.took_s:.1f} s.", "bold"))
         sys.stdout.flush()
 
     def stay(self) -> None:
@@ -116,7 +117,9 @@ class _Screen:
 
     def removed(self) -> None:
         """Of a demo that came to its end."""
-        render.say("\nIt is all gone again. One that stays: trustgate init, then trustgate serve")
+        render.say(
+            "\nThe demo and its folder are removed. For a gateway that stays: trustgate init, then trustgate serve"
+        )
 
     def _work(self, what: str) -> None:
         self._working.enter_context(render.working(what, quiet=False))
@@ -176,12 +179,12 @@ def _request(event: tour.Asked) -> dict[str, Any]:
 
 
 def _show_begun(event: tour.Begun) -> None:
-    render.say(render.Styled("TrustGate, with play money, in a folder that goes again", "bold"))
+    render.say(render.Styled("TrustGate, with test money, in a temporary folder", "bold"))
     render.card(
         [
             ("Gateway", event.address),
-            ("Model", f"{event.model}, built in: it repeats what it is told"),
-            ("Chain", f"{event.chain_url}, a local Solana in devnet's place"),
+            ("Model", f"{event.model}, built in: it echoes the message"),
+            ("Chain", f"{event.chain_url}, a local Solana instead of devnet"),
             ("Folder", event.home),
             ("Ready", f"after {event.took_s:.1f} s"),
         ]
@@ -212,7 +215,7 @@ def _show_moved(event: tour.Moved) -> None:
         return f"{render.usd(before * _NANO_USD)} before, {render.usd(after * _NANO_USD)} now"
 
     render.say("")
-    render.say(render.Styled("What the chain says of the two wallets", "bold cyan"))
+    render.say(render.Styled("The two wallets' balances on the chain", "bold cyan"))
     render.card([("Buyer", told(*event.buyer)), ("Seller", told(*event.seller))])
 
 
@@ -239,7 +242,7 @@ def _show_verified(event: tour.Verified) -> None:
     checks, forged = event.verdict.checks, event.forged.failed
     passed = [check.name for check in checks if check.state == "passed"]
     render.say("")
-    render.say(render.Styled("The paid request's receipt, exported and checked as a stranger would", "bold cyan"))
+    render.say(render.Styled("The paid request's receipt, exported and verified offline", "bold cyan"))
     render.step("passed", str(len(passed)), "checks", f"passed: {', '.join(passed)}")
     if forged is not None:
         render.step("stopped", "", "forgery", f"one token less, and the check {forged.name!r} fails")
@@ -249,7 +252,7 @@ def _show_invitation(event: tour.Toured) -> None:
     messages = '[{"role": "user", "content": "Hello!"}]'
     lines: list[render.Cell] = [
         "",
-        render.Styled("Now you, from another terminal (the key is throwaway, as all of this)", "bold cyan"),
+        render.Styled("Try it from another terminal (the key is for this demo only)", "bold cyan"),
         "",
         f"export OPENAI_BASE_URL={event.base_url}",
         f"export OPENAI_API_KEY={event.key}",
@@ -271,7 +274,7 @@ def _show_invitation(event: tour.Toured) -> None:
         "",
         f"trustgate --home {shlex.quote(event.home)} top",
         "",
-        "Your requests are shown here. Ctrl-C ends it and removes everything.",
+        "Your requests are shown here. Ctrl-C stops the demo and removes its folder.",
     ]
     for line in lines:
         render.say(line)

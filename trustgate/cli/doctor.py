@@ -20,7 +20,7 @@ _SHOWN_DIFFERENCES = 50
 
 
 def register(app: typer.Typer) -> None:
-    app.command("doctor", short_help="Explain what is wrong, and how to mend it.")(doctor)
+    app.command("doctor", short_help="Find what is wrong, and how to fix it.")(doctor)
 
 
 def doctor(

@@ -15,24 +15,25 @@ from trustgate.cli.context import JsonOption, with_admin
 from trustgate.cli.output import STDOUT, Sink, new_file, sink
 from trustgate.errors import InvalidRequest
 
-_TABLE = "Making a table of them"
+_TABLE = "Writing the table"
 
 Format = Literal["jsonl", "csv", "parquet"]
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
 _Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="Where to; its ending says the format. - is stdout.")
+    Path,
+    typer.Option("--output", "-o", metavar="FILE", help="Where to write; the ending sets the format. - is stdout."),
 ]
-_Format = Annotated[Format | None, typer.Option("--format", help="The format, where the name of FILE does not say it.")]
-_Tenant = Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant's.")]
+_Format = Annotated[Format | None, typer.Option("--format", help="The format, if the name of FILE does not show it.")]
+_Tenant = Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant.")]
 _Since = Annotated[
     int | None,
-    typer.Option(metavar="WHEN", parser=values.since, help="From when on: 7d, today, month or 2026-01-31 (UTC)."),
+    typer.Option(metavar="WHEN", parser=values.since, help="Start: 7d, today, month or 2026-01-31 (UTC)."),
 ]
-_Until = Annotated[int | None, typer.Option(metavar="WHEN", parser=values.since, help="Until when, not included.")]
-_Force = Annotated[bool, typer.Option("--force", help="Replace FILE if there is one.")]
+_Until = Annotated[int | None, typer.Option(metavar="WHEN", parser=values.since, help="End, exclusive.")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
 
-app = typer.Typer(help="Receipts and usage for other programs: JSON lines, CSV or Parquet.", no_args_is_help=True)
+app = typer.Typer(help="Export receipts or usage as JSON lines, CSV or Parquet.", no_args_is_help=True)
 
 
 @app.command("receipts")

@@ -47,18 +47,23 @@ _PRICES = [
     _price(
         "cached_input_pico_usd",
         "--cached-input-price",
-        "Per million cached prompt tokens; without it they cost what others do",
+        "Per million cached prompt tokens; default: the price of other prompt tokens",
         values.usd_per_million_or_none,
         Maybe,
     ),
-    _price("call_nano_usd", "--call-price", "Added once a call, in USD", values.usd),
-    _price("image_nano_usd", "--image-price", "Per image made, in USD", values.usd),
-    _price("audio_second_nano_usd", "--audio-second-price", "Per second of audio heard, in USD", values.usd),
-    _price("character_pico_usd", "--character-price", "Per million characters spoken, in USD", values.usd_per_million),
+    _price("call_nano_usd", "--call-price", "Added to each call, in USD", values.usd),
+    _price("image_nano_usd", "--image-price", "Per generated image, in USD", values.usd),
+    _price("audio_second_nano_usd", "--audio-second-price", "Per second of transcribed audio, in USD", values.usd),
+    _price(
+        "character_pico_usd",
+        "--character-price",
+        "Per million characters of synthesized speech, in USD",
+        values.usd_per_million,
+    ),
 ]
 _PLAIN = [
     option("api_model_id", str, "--api-model-id", help="The LLM server's name for the model", metavar="ID"),
-    option("provider", str, "--provider", help="Who offers it, such as openai", metavar="NAME"),
+    option("provider", str, "--provider", help="The provider, such as openai", metavar="NAME"),
     option("format", Literal["api", "safetensors", "gguf"], "--format", help="What the model is"),
 ]
 #: Members that ``none`` takes away again.
@@ -117,7 +122,7 @@ _LISTS = [
         "default_parameters",
         list[str],
         "--parameter",
-        help="What requests get that do not say it: temperature=0.2; repeat for more",
+        help="Default request parameter, as NAME=JSON: temperature=0.2; repeat for more",
         metavar="NAME=JSON",
     ),
 ]

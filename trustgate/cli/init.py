@@ -55,7 +55,8 @@ def init(
     at: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="URL", help="Where to look for LLM servers, instead of at their usual ports here; repeat for more."
+            metavar="URL",
+            help="Where to look for LLM servers, instead of the usual ports of this machine; repeat for more.",
         ),
     ] = None,
     models: Annotated[
@@ -64,7 +65,7 @@ def init(
             "--models/--no-models", help="Whether to add the models of the servers found, with prices and limits."
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing, take what is proposed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing, accept the proposals.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a settings file; the old one is kept.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -146,7 +147,7 @@ class _Questions:
         if self._quiet:
             server = found[0] if found else None
         else:
-            number = self._ask("Which one should requests go to? (0: none of these)", 1, len(found)) if found else 0
+            number = self._ask("Which server should requests go to? (0: none of these)", 1, len(found)) if found else 0
             server = found[number - 1] if number else None
             if server is None and (url := self._ask("Base URL of your LLM server (empty: none yet)", "")):
                 self._chosen["upstream.url"] = url
@@ -164,8 +165,10 @@ class _Questions:
         if variable is None and not server.wants_key:
             return None
         if variable is None:
-            self._say(f"{server.title} wants a key. It stays in an environment variable; the settings name that.")
-            variable = self._ask("Name of the variable with its key", KEY_VARIABLES[server.kind])
+            self._say(
+                f"{server.title} requires a key. Put it into an environment variable; the settings hold only its name."
+            )
+            variable = self._ask("Name of the variable that holds its key", KEY_VARIABLES[server.kind])
         check_values({"upstream.key_env": variable})
         self._chosen["upstream.key_env"] = variable
         if not secret_variable_set(variable):
@@ -189,7 +192,9 @@ class _Questions:
         if port != defaults.port:
             self._chosen["serve.port"] = port
             if port == free and self._quiet:
-                self._notes.append(f"Port {defaults.port} is taken on this machine; the gateway will listen on {port}.")
+                self._notes.append(
+                    f"Port {defaults.port} is in use on this machine; the gateway will listen on {port}."
+                )
 
     def _models(
         self, server: Found | None, key: str | None, found: Sequence[Found], *, asked: bool
@@ -206,7 +211,7 @@ class _Questions:
             place = None if one == server else one.base_url
             mine = [replace(o, fields=replace(o.fields, base_url=place)) for o in offer.passports]
             new = [passport for passport in mine if passport.slug not in passports]
-            question = f"Add {_models_of(one, len(new))}, with the prices and limits it tells?"
+            question = f"Add {_models_of(one, len(new))}, with the prices and limits it reports?"
             if new and (not asked or self._confirm(question)):
                 passports.update((passport.slug, passport) for passport in new)
         return tuple(passports.values())
@@ -243,12 +248,14 @@ def _answered(ask: Any) -> Any:
     except typer.Abort:
         if sys.stdin.isatty():
             raise
-        raise InvalidRequest("There is nobody here to answer questions.", hint="trustgate init --yes") from None
+        raise InvalidRequest(
+            "The input is not a terminal, so no questions can be asked.", hint="trustgate init --yes"
+        ) from None
 
 
 def _about(found: Found) -> str:
     if found.wants_key:
-        return ", which wants a key"
+        return ", which requires a key"
     names = render.names((*found.models[:3], *(["…"] if len(found.models) > 3 else [])), nothing="no models yet")
     return f": {names}"
 
@@ -290,7 +297,7 @@ def _tell(context: typer.Context, settings: Settings, setup: _Setup, imported: I
             *([("Before", f"kept as {kept}")] if kept is not None else []),
             ("LLM server", place),
             *([("Its key", f"in the variable {name}")] if (name := setup.chosen.get("upstream.key_env")) else []),
-            ("Models", f"{taken} taken in; see them with trustgate passport list" if taken else "by their names"),
+            ("Models", f"{taken} added; see trustgate passport list" if taken else "by their names"),
         ]
     )
     for note in setup.notes:
@@ -300,7 +307,7 @@ def _tell(context: typer.Context, settings: Settings, setup: _Setup, imported: I
     render.say("")
     render.say(render.Styled("Next", "bold"))
     if socket_answers(settings):
-        render.say(f"  {program} reload    (the server that runs here goes on with its old settings until then)")
+        render.say(f"  {program} reload    (the running server keeps its old settings until then)")
         return
     render.say(f"  {program} serve")
     render.say(f"  {program} tenant add NAME    (in another terminal)")

@@ -16,9 +16,7 @@ from trustgate.types import ApiKey, Limits, Scope, Tenant
 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 
-SecretOnlyOption = Annotated[
-    bool, typer.Option("--secret-only", help="Print the secret and nothing else: KEY=$(trustgate …).")
-]
+SecretOnlyOption = Annotated[bool, typer.Option("--secret-only", help="Print only the secret: KEY=$(trustgate …).")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or its shortened form (tgk_Ab12…9xYz).")]
 
 
@@ -28,10 +26,10 @@ def create(
     context: typer.Context,
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id or name.")],
     allowed: Allowed,
-    name: Annotated[str, typer.Option(help="A name to tell the tenant's keys apart.")] = "default",
+    name: Annotated[str, typer.Option(help="A name for the key.")] = "default",
     expires: Annotated[
         int | None,
-        typer.Option(metavar="SPAN", parser=values.duration, help="When it expires: in 30d, 24h, 90m …"),
+        typer.Option(metavar="SPAN", parser=values.duration, help="Expires after: 30d, 24h, 90m …"),
     ] = None,
     secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
@@ -53,8 +51,8 @@ def create(
 @app.command("list")
 def list_(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant's.")] = None,
-    revoked: Annotated[bool, typer.Option("--revoked", help="Revoked keys too.")] = False,
+    tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant.")] = None,
+    revoked: Annotated[bool, typer.Option("--revoked", help="Include revoked keys.")] = False,
     json: JsonOption = False,
 ) -> None:
     """List the keys. Secrets are never shown again."""
@@ -68,7 +66,7 @@ def list_(
         render.document({"keys": keys})
         return
     tenant_names = {tenant.id: tenant.name for tenant in tenants}
-    render.table(*key_rows(keys, tenant_names), empty="There is no such key. Create one: trustgate key create TENANT")
+    render.table(*key_rows(keys, tenant_names), empty="No keys found. Create one: trustgate key create TENANT")
 
 
 @app.command("show")
@@ -92,7 +90,7 @@ def rotate(
         typer.Option(
             metavar="SPAN",
             parser=values.duration,
-            help="How long the old secret still works: 24h, 30m …  [default: not at all]",
+            help="How long the old secret stays valid: 24h, 30m …  [default: revoked at once]",
         ),
     ] = None,
     secret_only: SecretOnlyOption = False,
@@ -120,7 +118,7 @@ def secret_document(key: ApiKey, secret: str) -> dict[str, Any]:
 def show_secret(fields: Iterable[tuple[str, render.Cell]], secret: str) -> None:
     """What was made, and the only sight of its secret."""
     render.card([*fields, ("Secret", render.Styled(secret, "bold green"))])
-    render.say(render.Styled("Keep the secret now: it is not shown again. TrustGate has only its hash.", "yellow"))
+    render.say(render.Styled("Save the secret now: it is not shown again. TrustGate keeps only its hash.", "yellow"))
 
 
 def key_rows(
@@ -171,7 +169,7 @@ def _fields(key: ApiKey) -> list[tuple[str, render.Cell]]:
         ("Status", _status(key)),
         ("Created", render.instant_utc(key.created_us)),
         ("Expires", "never" if key.expires_us is None else render.instant_utc(key.expires_us)),
-        *limit_fields(key.limits, none="as the plan says"),
+        *limit_fields(key.limits, none="as in the plan"),
         *scope_fields(key.scope),
     ]
 

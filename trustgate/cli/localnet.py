@@ -27,18 +27,20 @@ def register(app: typer.Typer) -> None:
 def localnet(
     context: typer.Context,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; whoever reaches it can use the chain.")
+        str, typer.Option(help="The address to listen on; every client that reaches it can use the chain.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 lets the system choose.")] = 8899,
     slot_ms: Annotated[
         int, typer.Option(metavar="MS", min=1, max=60_000, help="How long a slot lasts, milliseconds.")
     ] = 400,
     ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Keep nothing: a new chain, forgotten at the end.")
+        bool, typer.Option("--ephemeral", help="Keep nothing: a new chain, discarded at the end.")
     ] = False,
     fund: Annotated[
         list[str] | None,
-        typer.Option(metavar="ADDRESS", help="Give this address 10 SOL of this chain at the start; may be repeated."),
+        typer.Option(
+            metavar="ADDRESS", help="Fund this address with 10 SOL of this chain at the start; repeat for more."
+        ),
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print a line for each transaction that lands.")
@@ -82,10 +84,10 @@ async def _run(
             net = await stack.enter_async_context(chain)
         for address in funded:
             net.airdrop(address, _FUND_LAMPORTS)
-        kept = "kept nowhere" if folder is None else f"kept in {folder}"
+        kept = "in memory only" if folder is None else f"kept in {folder}"
         render.say(
-            f"A local Solana is ready at {net.url} ({kept}). DEVELOPMENT ONLY: its coins are worth nothing and its "
-            f"history proves nothing to others. Use it with: --rpc {net.url}"
+            f"A local Solana is ready at {net.url} ({kept}). DEVELOPMENT ONLY: its coins have no value and its "
+            f"history proves nothing. Use it with: --rpc {net.url}"
         )
         await stop.wait()
 

@@ -22,7 +22,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
     Raises ``Conflict`` where there is such a file and not ``force``, ``OperatorError`` where it cannot be written.
     """
     if path.exists() and not force:
-        raise Conflict(f"{path} exists already.", hint="Choose another name, or replace it with --force.")
+        raise Conflict(f"{path} already exists.", hint="Choose another name, or replace it with --force.")
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -70,7 +70,9 @@ def sink(path: Path, *, force: bool = False) -> Iterator[Sink]:
     """The file ``path``, as ``new_file`` makes it, or stdout for ``-``."""
     if path == STDOUT:
         if sys.stdout.isatty():
-            raise OperatorError("That is nothing for a terminal.", hint="Name a file, or let it flow on: … - | …")
+            raise OperatorError(
+                "Binary output is not written to a terminal.", hint="Name a file, or pipe the output: … - | …"
+            )
         sys.stdout.flush()
         yield Sink(sys.stdout.buffer, path)
         sys.stdout.buffer.flush()
@@ -81,5 +83,6 @@ def sink(path: Path, *, force: bool = False) -> Iterator[Sink]:
 
 def _unwritable(path: Path, error: OSError) -> OperatorError:
     return OperatorError(
-        f"{path} cannot be written: {error.strerror or error}.", hint="Choose another place, or make room there."
+        f"{path} cannot be written: {error.strerror or error}.",
+        hint="Choose another location, or free some space there.",
     )

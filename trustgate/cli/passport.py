@@ -51,7 +51,7 @@ def add(
 def set_(context: typer.Context, passport: PassportArgument, given: Given, json: JsonOption = False) -> None:
     """Change a passport; it holds from the next request on. `none` takes an optional value away."""
     if given.is_empty:
-        raise InvalidRequest("There is nothing to set.", hint="trustgate passport set --help")
+        raise InvalidRequest("No change was given.", hint="trustgate passport set --help")
     command = PassportSet(passport=passport, fields=given.fields, unset=given.unset, prices=given.prices)
     _print(execute(context, command), json)
 
@@ -59,7 +59,7 @@ def set_(context: typer.Context, passport: PassportArgument, given: Given, json:
 @app.command("list")
 def list_(
     context: typer.Context,
-    revoked: Annotated[bool, typer.Option("--revoked", help="Revoked passports too.")] = False,
+    revoked: Annotated[bool, typer.Option("--revoked", help="Include revoked passports.")] = False,
     json: JsonOption = False,
 ) -> None:
     """List the models."""
@@ -115,10 +115,10 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="LiteLLM's config.yaml, or its table of prices (JSON).")],
     prices: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A table of prices for what a config.yaml says no price of."),
+        typer.Option(metavar="FILE", help="A table of prices for models without a price in config.yaml."),
     ] = None,
     direct: Annotated[
-        bool, typer.Option("--direct", help="Call OpenAI-compatible providers themselves, not through LiteLLM.")
+        bool, typer.Option("--direct", help="Call OpenAI-compatible providers directly, not through LiteLLM.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
@@ -139,11 +139,11 @@ def import_(
         _print_import(result, found.notes)
 
 
-@app.command("alias", short_help="Give a model another name.")
+@app.command("alias", short_help="Give a model an alias.")
 def alias(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The other name, such as gpt-4o.")] = None,
-    slug: Annotated[str | None, typer.Argument(metavar="SLUG", help="The model it stands for.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The alias, such as gpt-4o.")] = None,
+    slug: Annotated[str | None, typer.Argument(metavar="SLUG", help="The slug of the model's passport.")] = None,
     all_: Annotated[bool, typer.Option("--list", help="List the aliases.")] = False,
     remove: Annotated[str | None, typer.Option(metavar="NAME", help="Remove an alias.")] = None,
     json: JsonOption = False,
@@ -152,7 +152,7 @@ def alias(
     wanted = (name is not None, all_, remove is not None)
     if wanted.count(True) != 1 or (name is None) != (slug is None):
         raise InvalidRequest(
-            "Say what to do with aliases.",
+            "NAME and SLUG, --list or --remove is missing.",
             hint="trustgate passport alias NAME SLUG, or --list, or --remove NAME",
         )
     if all_:

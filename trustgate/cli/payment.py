@@ -33,7 +33,7 @@ from trustgate.errors import InvalidRequest
 from trustgate.ids import new_id, now_us
 from trustgate.types import Offer, Payment, PaymentState
 
-app = typer.Typer(help="Getting paid (x402): how tenants pay, and what they have paid.", no_args_is_help=True)
+app = typer.Typer(help="Payments (x402): each tenant's terms, and payments received.", no_args_is_help=True)
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id or name.")]
 #: The network's names that this program knows, as far as people type them.
@@ -54,23 +54,26 @@ def set_(
     tenant: TenantArgument,
     mode: Annotated[
         Literal["per-request", "prepaid"] | None,
-        typer.Option(help="Pay for each request, or top a balance up that requests draw on.  [default: per-request]"),
+        typer.Option(help="Pay for each request, or top up a balance that requests draw on.  [default: per-request]"),
     ] = None,
     network: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help=f"Where it pays: {_NETWORKS}. Repeat for more.")
+        list[str] | None, typer.Option(metavar="NAME", help=f"The network to pay on: {_NETWORKS}. Repeat for more.")
     ] = None,
     pay_to: Annotated[
-        list[str] | None, typer.Option(metavar="ADDRESS", help="Your wallet there; one for each --network.")
+        list[str] | None, typer.Option(metavar="ADDRESS", help="Your wallet on that network; one for each --network.")
     ] = None,
     asset: Annotated[
         list[str] | None,
-        typer.Option(metavar="usdc|MINT", help="The token, worth one USD; one for all, or each.  [default: usdc]"),
+        typer.Option(
+            metavar="usdc|MINT",
+            help="The token, worth one USD; once for all networks, or once for each.  [default: usdc]",
+        ),
     ] = None,
     facilitator: Annotated[
         list[str] | None,
         typer.Option(
             metavar="URL|embedded",
-            help="Who settles: a facilitator's URL, or embedded (this gateway; Solana).  [default: embedded where "
+            help="The facilitator that settles: its URL, or embedded (this gateway; Solana).  [default: embedded where "
             "there is a key for it, else on test networks https://x402.org/facilitator]",
         ),
     ] = None,
@@ -79,20 +82,26 @@ def set_(
         typer.Option(
             parser=_price,
             metavar="USD|passports",
-            help="What every request costs, or what passports say.  [default: passports]",
+            help="The price of every request, or passports: the prices of passports.  [default: passports]",
         ),
     ] = None,
     top_up: Annotated[
         int | None,
-        typer.Option(metavar="USD", parser=values.usd, help="What a prepaid top-up asks for.  [default: 1.00]"),
+        typer.Option(metavar="USD", parser=values.usd, help="The amount of a prepaid top-up.  [default: 1.00]"),
     ] = None,
     decimals: Annotated[
         int | None,
-        typer.Option(metavar="N", parser=values.whole, help="Of a token that is not well known and cannot be asked."),
+        typer.Option(
+            metavar="N",
+            parser=values.whole,
+            help="Decimals of a token that is not listed here, where no node can be asked.",
+        ),
     ] = None,
-    asset_name: Annotated[str, typer.Option(metavar="NAME", help="The same: name of its EIP-712 domain (EVM).")] = "",
+    asset_name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of its EIP-712 domain (EVM), for such a token.")
+    ] = "",
     asset_version: Annotated[
-        str, typer.Option(metavar="VERSION", help="The same: version of its EIP-712 domain (EVM).")
+        str, typer.Option(metavar="VERSION", help="Version of its EIP-712 domain (EVM), for such a token.")
     ] = "",
     json: JsonOption = False,
 ) -> None:
@@ -155,7 +164,7 @@ def off(
     context: typer.Context,
     tenant: TenantArgument,
     network: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only no longer pay there; elsewhere it still does.")
+        str | None, typer.Option(metavar="NAME", help="Remove only this network; the others stay.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -166,7 +175,7 @@ def off(
 @app.command("terms")
 def terms(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant's.")] = None,
+    tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Show how tenants pay, and what they have left."""
@@ -189,7 +198,7 @@ def terms(
                 ]
                 for detail in found
             ],
-            empty="No tenant pays. Have one: trustgate payment set TENANT --network solana-devnet --pay-to ADDRESS",
+            empty="No tenant pays. Set terms: trustgate payment set TENANT --network solana-devnet --pay-to ADDRESS",
         )
 
 
@@ -215,7 +224,7 @@ def _show_terms(detail: TermsDetail, json: bool) -> None:
 
 def _price_of(detail: TermsDetail) -> str:
     price = detail.terms.price_nano_usd
-    return "as passports say" if price is None else f"{render.usd(price)} a request"
+    return "the prices of passports" if price is None else f"{render.usd(price)} a request"
 
 
 def _offer_fields(offer: Offer) -> list[tuple[str, render.Cell]]:
@@ -245,25 +254,25 @@ def _name(network: str) -> str:
 
 def _known_state(text: str) -> str:
     if text not in _STATES:
-        raise typer.BadParameter(f"{text!r} is no state of a payment: {', '.join(_STATES)}.")
+        raise typer.BadParameter(f"{text!r} is not a state of a payment: {', '.join(_STATES)}.")
     return text
 
 
 @app.command("list")
 def list_(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant's.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant.")] = None,
     state: Annotated[
         list[str] | None,
         typer.Option(
             metavar="STATE",
             parser=_known_state,
-            help=f"Only those in this state ({', '.join(_STATES)}). Unknown: nobody knows yet what became of it.",
+            help=f"Only those in this state ({', '.join(_STATES)}). unknown: its outcome is still being looked up.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The most to list.")] = 50,
     before: Annotated[
-        str | None, typer.Option(metavar="ID", help="Go on where the last page ended: only those before this one.")
+        str | None, typer.Option(metavar="ID", help="Continue a listing: only those before this one.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -295,7 +304,7 @@ def list_(
             ]
             for payment in payments
         ],
-        empty="There is no such payment.",
+        empty="No payments found.",
     )
 
 
@@ -393,7 +402,7 @@ def reconcile(context: typer.Context, json: JsonOption = False) -> None:
             ]
             for each in found
         ],
-        empty="No payment is open: each has come to its end.",
+        empty="No payment is open.",
     )
 
 
@@ -423,7 +432,7 @@ def refund_credit(
     tenant: TenantArgument,
     amount: Annotated[
         int | None,
-        typer.Option(metavar="USD", parser=values.usd, help="How much of it.  [default: all that is free]"),
+        typer.Option(metavar="USD", parser=values.usd, help="The amount.  [default: the whole free balance]"),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -447,19 +456,19 @@ def refund_credit(
     render.card(
         [
             ("Tenant", change.tenant.name),
-            ("To pay back", render.Styled(render.usd(refund.refunded_nano_usd), "bold")),
+            ("To refund", render.Styled(render.usd(refund.refunded_nano_usd), "bold")),
             ("Balance", render.usd(change.balance_nano_usd)),
             ("Receipt", change.receipt),
         ]
     )
     render.say("")
     render.table(
-        ["Paid by", "Network", "Token", render.right("Paid in all")],
+        ["Paid by", "Network", "Token", render.right("Paid in total")],
         [[_payer(each), _name(each.network), each.asset, render.usd(each.value_nano_usd)] for each in refund.payers],
-        empty="No payment was ever made for this tenant: its credit came from you.",
+        empty="This tenant never paid: its whole credit was added by you.",
     )
     if refund.payers:
-        render.say(render.Styled("The balance is taken. Now send the money: TrustGate cannot.", "yellow"))
+        render.say(render.Styled("The balance is reduced. Now send the money: TrustGate does not do that.", "yellow"))
 
 
 def _payer(payer: Payer) -> str:
@@ -472,7 +481,8 @@ def keygen(
     keypair: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Where to keep it.  [default: as payment.keypair says, facilitator.json in the home]"
+            metavar="FILE",
+            help="Where to write it.  [default: the setting payment.keypair: facilitator.json in the home folder]",
         ),
     ] = None,
     json: JsonOption = False,
@@ -484,4 +494,4 @@ def keygen(
         return
     render.card([("Address", made.pubkey), ("Kept in", made.path)])
     example = shlex.join(["trustgate", "payment", "set", "TENANT", "--network", "solana", "--pay-to", "ADDRESS"])
-    render.say(f"Put some SOL on it, 0.01 will do for a long time; then: {example} --facilitator embedded")
+    render.say(f"Send some SOL to it (0.01 pays for about a thousand payments); then: {example} --facilitator embedded")

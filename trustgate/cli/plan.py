@@ -13,7 +13,7 @@ from trustgate.cli.limits import Allowed, everything, limit_fields, scope_fields
 from trustgate.errors import InvalidRequest
 from trustgate.types import Plan
 
-app = typer.Typer(help="Plans: limits, and what may be called.", no_args_is_help=True)
+app = typer.Typer(help="Plans: limits, and which models and endpoints are allowed.", no_args_is_help=True)
 
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's name.")]
 OnDisconnectOption = Annotated[
@@ -29,7 +29,7 @@ OnDisconnectOption = Annotated[
 @with_limits
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of your choice.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
     allowed: Allowed,
     on_disconnect: OnDisconnectOption = None,
     json: JsonOption = False,
@@ -50,7 +50,7 @@ def set_(
 ) -> None:
     """Change a plan; it holds from the next request on. `none` lifts a limit."""
     if not allowed.limits and not allowed.scope and on_disconnect is None:
-        raise InvalidRequest("There is nothing to set.", hint="trustgate plan set --help")
+        raise InvalidRequest("No change was given.", hint="trustgate plan set --help")
     command = PlanPut(name=plan, limits=allowed.limits, scope=allowed.scope, on_disconnect=on_disconnect)
     _print(execute(context, command), json)
 

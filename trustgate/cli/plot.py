@@ -76,12 +76,12 @@ def writer(file: Path) -> Callable[[str], bytes]:
         return str.encode
     if kind != ".png":
         raise InvalidRequest(
-            f"{file} is neither an SVG nor a PNG by its name.", hint="Name it usage.svg or usage.png.", param="plot"
+            f"{file} does not end in .svg or .png.", hint="Name it usage.svg or usage.png.", param="plot"
         )
     try:
         import resvg_py  # noqa: F401 - whether it can be had
     except ImportError:
-        message = "What makes a PNG is not installed; an SVG needs nothing."
+        message = "The packages that draw a PNG are not installed; an SVG needs none."
         raise ExtraMissing.of(message, "plot", REQUIREMENT) from None
     return png
 
@@ -93,8 +93,8 @@ def png(picture: str) -> bytes:
     drawn = resvg_py.svg_to_bytes(svg_string=picture, zoom=_PNG_SCALE)
     if drawn == resvg_py.svg_to_bytes(svg_string=picture, zoom=_PNG_SCALE, skip_system_fonts=True):
         raise OperatorError(
-            "This machine has no fonts, so a PNG would have no words in it.",
-            hint="Install one (on Debian: apt install fonts-dejavu-core), or draw an SVG, which needs none here.",
+            "No font was found on this machine, so a PNG would have no text.",
+            hint="Install one (on Debian: apt install fonts-dejavu-core), or draw an SVG, which needs none.",
         )
     return drawn
 

@@ -37,18 +37,18 @@ _DISCLOSED: dict[str, tuple[Literal["request", "response"], ...]] = {
 #: More than a bundle or a body of a request may have.
 _MOST_BYTES = 1024 * 1024 * 1024
 
-app = typer.Typer(help="Receipts: the durable, provable record of each request.", no_args_is_help=True)
+app = typer.Typer(help="Receipts: the provable record of each request.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant's.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant.")] = None,
     since: Annotated[
         int | None,
-        typer.Option(metavar="WHEN", parser=values.since, help="From when on: 7d, today, month or 2026-01-31 (UTC)."),
+        typer.Option(metavar="WHEN", parser=values.since, help="Start: 7d, today, month or 2026-01-31 (UTC)."),
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The most to list.")] = 50,
     json: JsonOption = False,
 ) -> None:
     """List receipts, the newest first."""
@@ -66,7 +66,7 @@ def list_(
     render.table(
         ["Time (UTC)", "Tenant", "Model", *numbers, "Ended", "Id"],
         [_row(detail, tenant_names) for detail in details],
-        empty="There is no receipt yet.",
+        empty="No receipts found.",
     )
 
 
@@ -89,13 +89,11 @@ def export(
     context: typer.Context,
     receipt: Annotated[str, typer.Argument(metavar="RECEIPT", help="Its id: the header x-trustgate-receipt.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there; else it is printed.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write; default: stdout.")
     ] = None,
     disclose: Annotated[
         Literal["none", "request", "response", "both"],
-        typer.Option(
-            help="Which commitments whoever has the bundle can open: to check what was said, and to try to guess it."
-        ),
+        typer.Option(help="Disclose the salt of the request, the response or both: its holder can check or guess it."),
     ] = "none",
 ) -> None:
     """Export a receipt as a bundle that anybody can check, offline: its proof, checkpoint and anchor with it."""
@@ -146,10 +144,10 @@ def mend(
 @app.command("verify")
 def verify(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, as receipt export writes it; - is stdin.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle of receipt export; - is stdin.")],
     rpc: Annotated[
         str | None,
-        typer.Option(metavar="URL|NAME", help="Also ask this Solana node or cluster whether it has the anchor."),
+        typer.Option(metavar="URL|NAME", help="Also check the anchor on this Solana cluster or node."),
     ] = None,
     key: Annotated[
         str | None,
@@ -157,13 +155,15 @@ def verify(
     ] = None,
     payer: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Who pays for the log's anchors, as its operator publishes it."),
+        typer.Option(
+            metavar="ADDRESS", help="The address that pays for the log's anchors, as its operator publishes it."
+        ),
     ] = None,
     request: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Prove that this, byte for byte, is what was asked.")
+        Path | None, typer.Option(metavar="FILE", help="Prove that this file, byte for byte, was the request.")
     ] = None,
     response: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Prove that this, byte for byte, is what was answered.")
+        Path | None, typer.Option(metavar="FILE", help="Prove that this file, byte for byte, was the response.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -207,7 +207,7 @@ def _ask_chain(verdict: Verdict, rpc: str, settings: Settings) -> Verdict:
 
     transaction = verdict.transaction
     if transaction is None:
-        return verdict.plus(Check("chain", "failed", "The bundle has no anchor that a chain could know."))
+        return verdict.plus(Check("chain", "failed", "The bundle has no anchor that could be on a chain."))
 
     async def ask() -> str:
         async with open_rpc(rpc, settings.localnet_folder) as client:

@@ -48,7 +48,7 @@ with_serve_flags = with_options(
 
 def register(app: typer.Typer) -> None:
     app.command("serve", short_help="Run the gateway until SIGTERM or Ctrl-C.")(serve)
-    app.command("reload", short_help="Have the running server read its settings again.")(reload)
+    app.command("reload", short_help="Reload the settings of the running server.")(reload)
 
 
 @with_serve_flags
@@ -74,6 +74,6 @@ def reload(context: typer.Context, json: JsonOption = False) -> None:
     if json:
         render.document(done)
         return
-    render.say("Changed, from the next request on: " + render.names(done.changed, nothing="nothing") + ".")
+    render.say("Changed, in effect from the next request on: " + render.names(done.changed, nothing="nothing") + ".")
     if done.restart:
-        render.say("Changed, but only after a restart: " + render.names(done.restart) + ".")
+        render.say("Changed, in effect after a restart: " + render.names(done.restart) + ".")

@@ -17,7 +17,7 @@ from trustgate.settings import describe, describe_sections
 _WIDTH = 100
 _HEAD = """\
 # The settings of TrustGate. A line like "#port = 4010" shows a default: take its # away to change it.
-# TRUSTGATE_SECTION_NAME variables win over this file, and flags over those: `trustgate config show` says what holds.
+# TRUSTGATE_SECTION_NAME variables override this file, flags override both: `trustgate config show` lists the result.
 # Secrets do not belong here: settings name the environment variable that holds one.
 """
 
@@ -70,14 +70,13 @@ def write_settings_file(path: Path, text: str, *, replace: bool) -> Path | None:
     except FileExistsError:
         raise settings_file_exists(path) from None
     except OSError as error:
-        raise HomeUnusable(f"{path} cannot be written: {error.strerror}.", hint="Mend who may write there.") from None
+        raise HomeUnusable(f"{path} cannot be written: {error.strerror}.", hint="Correct its permissions.") from None
     return kept
 
 
 def settings_file_exists(path: Path) -> Conflict:
     return Conflict(
-        f"There is a settings file already: {path}",
-        hint="See what holds now with trustgate config show, or have it replaced (it is kept beside the new one): "
-        "trustgate init --force",
+        f"The settings file already exists: {path}",
+        hint="See it with trustgate config show, or replace it (the old one is kept beside it): trustgate init --force",
         code="settings_exist",
     )

@@ -27,7 +27,7 @@ from trustgate.errors import InvalidRequest
 from trustgate.settings import Settings, remote_server
 from trustgate.types import Tenant
 
-app = typer.Typer(help="Tenants: who may call, and on which plan.", no_args_is_help=True)
+app = typer.Typer(help="Tenants: the users of the gateway, each with keys and a plan.", no_args_is_help=True)
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id or name.")]
 
@@ -35,9 +35,9 @@ TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="The tenan
 @app.command("add")
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of your choice.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
     plan: Annotated[
-        str, typer.Option(metavar="PLAN", help="The plan: free, pro, growth, internal, or one of your own.")
+        str, typer.Option(metavar="PLAN", help="The plan: free, pro, growth, internal, or one that you added.")
     ] = "pro",
     secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
@@ -104,7 +104,7 @@ trustgate/echo is built in; any model of your LLM server works the same way."""
 @app.command("list")
 def list_(
     context: typer.Context,
-    removed: Annotated[bool, typer.Option("--removed", help="Removed tenants too.")] = False,
+    removed: Annotated[bool, typer.Option("--removed", help="Include removed tenants.")] = False,
     json: JsonOption = False,
 ) -> None:
     """List the tenants."""
@@ -137,13 +137,13 @@ def set_(
     tenant: TenantArgument,
     name: Annotated[str | None, typer.Option(help="A new name.")] = None,
     plan: Annotated[
-        str | None, typer.Option(metavar="PLAN", help="Another plan; it holds from the next request on.")
+        str | None, typer.Option(metavar="PLAN", help="Another plan, in effect from the next request on.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Rename a tenant or move it to another plan."""
     if name is None and plan is None:
-        raise InvalidRequest("There is nothing to set.", hint="Give --name or --plan.")
+        raise InvalidRequest("No change was given.", hint="Give --name or --plan.")
     _changed(execute(context, TenantSet(tenant=tenant, name=name, plan=plan)), json)
 
 
@@ -170,13 +170,13 @@ def credit(
     context: typer.Context,
     tenant: TenantArgument,
     add: Annotated[
-        int | None, typer.Option(metavar="USD", parser=values.usd, help="Add this much, as a present or a correction.")
+        int | None, typer.Option(metavar="USD", parser=values.usd, help="The amount to add, as a gift or a correction.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show the balance that a tenant's requests draw on, or add to it. What is added has a receipt."""
     if add == 0:
-        raise InvalidRequest("There is nothing to add.", hint=f"trustgate tenant credit {shlex.quote(tenant)}")
+        raise InvalidRequest("No amount was given.", hint=f"trustgate tenant credit {shlex.quote(tenant)}")
     change = execute(context, TenantCredit(tenant=tenant, add_nano_usd=add or 0))
     if json:
         render.document(change)

@@ -22,8 +22,10 @@ def register(app: typer.Typer) -> None:
 
 def top(
     context: typer.Context,
-    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.2, max=60, help="How often to look.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.2, max=60, help="Time between two updates, seconds.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one snapshot and exit.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Watch the running gateway: rates, latencies, errors, tenants, models, the log and its anchors. Ctrl-C ends it.
@@ -70,7 +72,7 @@ def _screen(pulse: LiveStats, history: list[float]) -> list[render.Part]:
         ],
         [
             f"first byte p50 {_ms(everything.first_p50_ms)} p99 {_ms(everything.first_p99_ms)}",
-            f"whole answer p50 {_ms(everything.total_p50_ms)} p99 {_ms(everything.total_p99_ms)}",
+            f"total p50 {_ms(everything.total_p50_ms)} p99 {_ms(everything.total_p99_ms)}",
         ],
         _queues(pulse),
         _log(pulse),

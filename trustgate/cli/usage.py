@@ -27,14 +27,15 @@ def register(app: typer.Typer) -> None:
 
 def usage(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant's.")] = None,
-    by: Annotated[UsageGroup, typer.Option(help="What to add up by.")] = "day",
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant.")] = None,
+    by: Annotated[UsageGroup, typer.Option(help="Group by.")] = "day",
     since: Annotated[
         int | None,
-        typer.Option(metavar="WHEN", parser=values.since, help="From when on: 7d, today, month or 2026-01-31 (UTC)."),
+        typer.Option(metavar="WHEN", parser=values.since, help="Start: 7d, today, month or 2026-01-31 (UTC)."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.svg|png", help="Draw requests, tokens and cost into this file, too.")
+        Path | None,
+        typer.Option(metavar="FILE.svg|png", help="Also draw requests, tokens and cost into this file (.svg or .png)."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -86,7 +87,7 @@ def _print(by: UsageGroup, rows: Sequence[UsageRow], total: Mapping[str, int], n
         listed.append([*_row("Total", total), ""])
     head = "Day (UTC)" if by == "day" else by.capitalize()
     numbers = ("Requests", "Refused", "Failed", "Prompt", "Cached", "Completion", "Cost")
-    render.table([head, *map(render.right, numbers), ""], listed, empty="Nothing was used in that time.")
+    render.table([head, *map(render.right, numbers), ""], listed, empty="No usage in that time.")
     if by == "day" and len(rows) > 2:
         for title, values in (
             ("Requests", [row.requests for row in rows]),

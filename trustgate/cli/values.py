@@ -118,7 +118,7 @@ def since(text: str) -> int:
         try:
             start = now - timedelta(seconds=seconds)
         except OverflowError:
-            raise typer.BadParameter(f"{text!r} lies too far back.") from None
+            raise typer.BadParameter(f"{text!r} is too far back.") from None
     else:
         start = _written(text)
     return max(0, (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
@@ -132,7 +132,7 @@ def _written(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is not a start, such as 7d, today, month, 2026-01-01 or 2026-01-01T12:00:00Z."
+            f"{text!r} is not a start time, such as 7d, today, month, 2026-01-01 or 2026-01-01T12:00:00Z."
         ) from None
     # Times are UTC unless they say otherwise.
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -174,6 +174,6 @@ def parameters(texts: list[str]) -> dict[str, Any]:
             found[name] = msgspec.json.decode(value)
         except msgspec.DecodeError:
             raise typer.BadParameter(
-                f"the value of {name} is not JSON: {value!r}. Texts want quotes: '{name}=\"…\"'"
+                f"the value of {name} is not JSON: {value!r}. Text needs quotes: '{name}=\"…\"'"
             ) from None
     return found

@@ -70,16 +70,16 @@ def _request(seen: Seen) -> str:
 
 def _auth(seen: Seen) -> str:
     if seen.key is None or seen.tenant is None:
-        return "the key is known"
+        return "the key is valid"
     return f"the key {seen.key.redacted} is one of the tenant {seen.tenant.name}"
 
 
 def _payment(seen: Seen) -> str:
     receipt = _receipt(seen)
     if receipt is None:
-        return "nothing to be paid, or it was"
+        return "nothing is due, or it was paid"
     if isinstance(receipt.charged_nano_usd, UnsetType):
-        return "this tenant owes nothing"
+        return "payment is off for this tenant"
     if receipt.payment:
         units = f"{int(str(receipt.payment_amount)):,} units of the token"
         payer, transaction = _short(str(receipt.payment_payer)), _short(str(receipt.payment_transaction))
@@ -88,7 +88,7 @@ def _payment(seen: Seen) -> str:
 
 
 def _plan(seen: Seen) -> str:
-    allowed = "this model, and to stream it" if _is_stream(seen) else "this model"
+    allowed = "the model, and streaming" if _is_stream(seen) else "this model"
     return f"{'its plan' if seen.tenant is None else f'the plan {seen.tenant.plan}'} allows {allowed}"
 
 
@@ -96,17 +96,17 @@ def _quota(seen: Seen) -> str:
     headers = {} if seen.answer is None else seen.answer.headers
     limit, left = headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-remaining-requests")
     if limit is None or left is None:
-        return "there is room for it"
-    return f"{int(left):,} of {int(limit):,} requests left, anew in {headers['x-ratelimit-reset-requests']}"
+        return "the request is within the quota"
+    return f"{int(left):,} of {int(limit):,} requests left, reset in {headers['x-ratelimit-reset-requests']}"
 
 
 def _validation(_: Seen) -> str:
-    return "every member that matters has the right type"
+    return "every checked member has the right type"
 
 
 def _passport(seen: Seen) -> str:
     if seen.passport is None:
-        return "the model's name leads to a passport"
+        return "the model's name resolves to a passport"
     return f"{seen.passport.slug} has the passport …{seen.passport.id[-12:]}"
 
 
@@ -120,13 +120,13 @@ def _metering(seen: Seen) -> str:
     receipt = _receipt(seen)
     if receipt is None:
         return "metered"
-    source = "as the upstream says" if receipt.usage_source == "provider" else "estimated"
+    source = "as the upstream reported" if receipt.usage_source == "provider" else "estimated"
     used = f"{receipt.prompt_tokens} + {receipt.completion_tokens} tokens, {source}"
     return f"{used}: {render.usd(receipt.cost_nano_usd)}"
 
 
 def _on_record(seen: Seen) -> str:
-    assert seen.receipt is not None, "a step of requests that have one"
+    assert seen.receipt is not None, "only for requests with a receipt"
     return f"number {seen.receipt.seq} of the log: {seen.receipt.receipt.id}"
 
 
@@ -139,7 +139,7 @@ def _response(seen: Seen) -> str:
     told = f"{answer.status}, {len(answer.body):,} bytes{pieces}"
     if seen.receipt is not None and seen.receipt.secret is not None:
         return f"{told}: {_committed(seen.receipt.secret, answer.body, seen.receipt.receipt)}"
-    return f"{told}, and what is asked for in PAYMENT-REQUIRED" if "payment-required" in answer.headers else told
+    return f"{told}, and the offers in PAYMENT-REQUIRED" if "payment-required" in answer.headers else told
 
 
 def _committed(secret: str, body: bytes, receipt: Receipt) -> str:

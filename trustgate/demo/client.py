@@ -88,7 +88,8 @@ class Client:
                     body += piece
         except httpx.HTTPError as error:
             raise OperatorError(
-                f"The demo's own gateway broke off: {str(error) or type(error).__name__}.", hint="trustgate demo"
+                f"The demo's gateway closed the connection: {str(error) or type(error).__name__}.",
+                hint="trustgate demo",
             ) from None
         ended = time.perf_counter()
         is_stream = response.headers["content-type"].startswith("text/event-stream")

@@ -168,7 +168,7 @@ def _throwaway_home() -> Iterator[Path]:
         free = shutil.disk_usage(folder).free
         if free < _ROOM_BYTES:
             raise HomeUnusable(
-                f"The disk of {folder.parent} has {free // _MIB} MiB left; the demo wants {_ROOM_BYTES // _MIB}.",
+                f"The disk of {folder.parent} has {free // _MIB} MiB left; the demo needs {_ROOM_BYTES // _MIB}.",
                 hint=_ELSEWHERE,
             )
         yield folder

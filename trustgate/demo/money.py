@@ -74,7 +74,7 @@ class PlayMoney:
                         return
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise RpcUnavailable("The local chain stands still.") from None
+            raise RpcUnavailable("The local chain makes no progress.") from None
 
     async def units(self, owner: str) -> int:
         """What the chain says that an address holds of the token, atomic units."""

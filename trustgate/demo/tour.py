@@ -182,7 +182,7 @@ class Tour:
         streamed = await client.chat(limited.secret, "Hello, word by word!", stream=True)
         await self._told("streamed", "A streamed request", streamed, limited)
         refused = await client.chat(limited.secret, "Hello once more!")
-        title = f"One too many: this key may ask {_REQUESTS} times a month"
+        title = f"One too many: this key may make {_REQUESTS} requests a month"
         await self._told("refused", title, refused, limited, status=429)
 
     async def _pay(self, client: Client, money: PlayMoney) -> ClientAnswer:
@@ -197,7 +197,7 @@ class Tour:
         await self._admin.execute(PaymentSet(tenant="agent", price_nano_usd=PRICE_NANO_USD, offers=(offer,)))
         before = await money.units(money.buyer), await money.units(money.seller)
         demand = await client.chat(agent.secret, _QUESTION)
-        await self._told("unpaid", "A request that has to be paid for (x402), and is not", demand, agent, status=402)
+        await self._told("unpaid", "A request without its payment (x402)", demand, agent, status=402)
         self._tell(Working("The buyer signs, the gateway settles"))
         paid = await client.chat(agent.secret, _QUESTION, headers=await money.sign(demand))
         await self._told("paid", "The same request, paid", paid, agent)
@@ -250,7 +250,7 @@ class Tour:
 
     async def _anchor(self) -> None:
         """As ``trustgate anchor flush`` does."""
-        self._tell(Working("Posting the log's state to the chain"))
+        self._tell(Working("Posting the log's checkpoint to the chain"))
         payer = await self._admin.execute(AnchorKeygen())
         fund(self._stand.chain, payer.pubkey)
         flush = AnchorFlush(flush=new_id("flush", now_us()))
@@ -293,6 +293,4 @@ def _forged(bundle: bytes) -> bytes:
 
 
 def _wrong(what: str) -> OperatorError:
-    return OperatorError(
-        f"The demo did not go as it should: {what}.", hint="This is a fault of TrustGate; please report it."
-    )
+    return OperatorError(f"The demo failed: {what}.", hint="This is a bug in TrustGate; please report it.")

@@ -86,7 +86,7 @@ class Transaction(NamedTuple):
         for key, signature in zip(self.keys, self.signatures, strict=False):
             if not Signature.from_bytes(signature).verify(Pubkey.from_bytes(key), self.message):
                 raise VerificationFailed(
-                    f"The signature of {b58encode(key)} does not fit the transaction.",
+                    f"The signature of {b58encode(key)} does not match the transaction.",
                     hint="The transaction was altered, or was never signed by that key.",
                 )
 
@@ -115,7 +115,7 @@ def read_transaction(raw: bytes, *, allow_trailing: bool = False) -> Transaction
     if not signatures or len(signatures) != required:
         raise _malformed(f"it carries {len(signatures)} signatures where its header asks for {required}")
     if required > len(keys) or readonly_signed >= required or readonly_unsigned > len(keys) - required:
-        raise _malformed("its header does not fit the number of its account keys")
+        raise _malformed("its header does not match the number of its account keys")
     if len(set(keys)) != len(keys):
         raise _malformed("it names an account twice")
     if len(keys) + looked_up > _MAX_ACCOUNTS:

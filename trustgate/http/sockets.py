@@ -26,7 +26,7 @@ def listen_public(host: str, port: int) -> Iterator[socket.socket]:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise OperatorError(
-            f"{host!r} is no address to listen on: {error.strerror}.",
+            f"Cannot listen on {host!r}: {error.strerror}.",
             hint="Use --host 127.0.0.1 (this machine only) or --host 0.0.0.0 (every interface).",
         ) from None
     with listener:

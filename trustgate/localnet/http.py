@@ -90,7 +90,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
         raise OperatorError(
-            f"{host!r} is no address to listen on: {getattr(error, 'strerror', None) or error}.",
+            f"Cannot listen on {host!r}: {getattr(error, 'strerror', None) or error}.",
             hint="Use --host 127.0.0.1 (this machine only) or --host 0.0.0.0 (every interface).",
         ) from None
     try:

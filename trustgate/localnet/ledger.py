@@ -68,7 +68,7 @@ class ChainLedger:
             os.close(lock)
             raise StoreLocked(
                 f"Another process runs the local chain in {folder}{_at(read_address(folder))}.",
-                hint="Use that one, or stop it first. --ephemeral starts one of its own that is forgotten at the end.",
+                hint="Use that one, or stop it first. --ephemeral starts a separate one that is discarded at the end.",
                 code="localnet_locked",
             ) from None
         except OSError as error:
@@ -151,7 +151,7 @@ def read_address(folder: Path) -> str | None:
 def damaged(folder: Path, what: str) -> StoreDamaged:
     return StoreDamaged(
         f"The local chain in {folder} is damaged: {what}.",
-        hint=f"Move {folder} away: the next start makes a new chain, and what was anchored on the old one stays there.",
+        hint=f"Move {folder} away: the next start makes a new chain, and anchors on the old one stay there.",
     )
 
 
@@ -174,5 +174,5 @@ def _at(address: str | None) -> str:
 def _unusable(folder: Path, error: OSError) -> HomeUnusable:
     return HomeUnusable(
         f"The folder {folder} cannot be used: {error.strerror or error}.",
-        hint="Give it to the user who runs TrustGate, or choose another home with --home.",
+        hint="Make the user who runs TrustGate its owner, or choose another home with --home.",
     )

@@ -164,4 +164,4 @@ def _checked(genesis: str) -> str:
             return genesis
     except ValueError:
         pass
-    raise OperatorError(f"{genesis!r} is no genesis hash: that is {KEY_BYTES} bytes in base58.")
+    raise OperatorError(f"{genesis!r} is not a genesis hash: that is {KEY_BYTES} bytes in base58.")

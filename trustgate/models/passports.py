@@ -88,7 +88,7 @@ def change_passport(
     """
     for name in unset:
         if name not in OPTIONAL:
-            raise InvalidRequest(f"A passport cannot do without {name}.", param=name)
+            raise InvalidRequest(f"A passport requires {name}.", param=name)
     defaults = Passport(id="", slug="", api_model_id="")
     members: dict[str, Any] = {name: getattr(defaults, name) for name in unset}
     members.update(fields.given())
@@ -132,7 +132,8 @@ def _check(passport: Passport) -> None:
     for capability in passport.capabilities:
         if not _CAPABILITY.fullmatch(capability):
             raise InvalidRequest(
-                f"{capability[:40]!r} is no capability: they are words like tools or vision.", param="capabilities"
+                f"{capability[:40]!r} is not a capability; capabilities are words such as tools or vision.",
+                param="capabilities",
             )
     for name in passport.default_parameters:
         if name in _NOT_DEFAULTS:
@@ -154,7 +155,7 @@ def _check_names(passport: Passport) -> None:
             raise InvalidRequest("api_model_id may have one * at most.", param="api_model_id")
     elif "*" in model:
         raise InvalidRequest(
-            "api_model_id has a *, but the slug has none to fill it with.",
+            "api_model_id has a *, but the slug has none.",
             hint="Give the slug a * as well, as in openai/*.",
             param="api_model_id",
         )

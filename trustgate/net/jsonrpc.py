@@ -81,13 +81,13 @@ class JsonRpc:
         if status != 200:
             raise self._bad_status(method, status, retry_after_s)
         if envelope is None:
-            raise self.unavailable(f"answered {method} with something that is no JSON-RPC")
+            raise self.unavailable(f"answered {method} with a response that is not JSON-RPC")
         if envelope.id != call_id:
             raise self.unavailable(f"gave {method} the answer of another call")
         try:
             return msgspec.json.decode(envelope.result, type=result)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise self.unavailable(f"answered {method} with something that makes no sense") from None
+            raise self.unavailable(f"sent an invalid result for {method}") from None
 
     def unavailable(self, what: str, retry_after_s: float | None = None) -> RpcUnavailable:
         error = RpcUnavailable(f"The RPC node {self.host} {what}.", hint=f"Try again later, or {self._hint}.")
@@ -96,7 +96,7 @@ class JsonRpc:
 
     def _bad_status(self, method: str, status: int, retry_after_s: float | None) -> RpcUnavailable | RpcRejected:
         if status == 429:
-            return self.unavailable(f"is asked too often ({method}: HTTP 429)", retry_after_s)
+            return self.unavailable(f"limits the rate of requests ({method}: HTTP 429)", retry_after_s)
         if status in _PASSING_STATUSES or status >= 500 or status < 400:
             return self.unavailable(f"cannot answer {method} now (HTTP {status})", retry_after_s)
         hint = (

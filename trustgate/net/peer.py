@@ -94,7 +94,7 @@ class Peer:
 
     async def _read(self, what: str, response: httpx.Response) -> bytes:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise PeerFailed(f"answered {what} compressed, which nobody asked for")
+            raise PeerFailed(f"answered {what} compressed, which was not requested")
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk

@@ -123,7 +123,7 @@ def _counted(counters: Counters, *, shows_models: bool) -> Iterator[Metric]:
     yield Metric("trustgate.requests", "counter", "Requests with a receipt, by how they ended.", requests)
     yield Metric("trustgate.errors", "counter", "Requests that were refused or failed, by code.", errors)
     yield Metric("trustgate.tokens", "counter", "Tokens of answered requests.", tokens, "{token}")
-    yield Metric("trustgate.cost", "counter", "What answered requests cost, USD.", cost, "USD")
+    yield Metric("trustgate.cost", "counter", "Cost of answered requests, USD.", cost, "USD")
     took, waited = "From a request to the end of its answer.", "From a request to its answer's first byte."
     yield Metric("gen_ai.server.request.duration", "histogram", took, duration, "s")
     yield Metric("gen_ai.server.time_to_first_token", "histogram", waited, first, "s")
@@ -162,7 +162,7 @@ def _by_tenant(counters: Counters, name_of: Callable[[str], str]) -> Iterator[Me
         _add(cost, labels, cell.cost_nano_usd / NANO_USD_PER_USD)
     yield Metric("trustgate.tenant.requests", "counter", "Requests with a receipt, by tenant.", requests)
     yield Metric("trustgate.tenant.tokens", "counter", "Tokens of answered requests, by tenant.", tokens, "{token}")
-    yield Metric("trustgate.tenant.cost", "counter", "What answered requests cost, USD, by tenant.", cost, "USD")
+    yield Metric("trustgate.tenant.cost", "counter", "Cost of answered requests, USD, by tenant.", cost, "USD")
 
 
 def _add(series: dict[Labels, float], labels: Labels, value: float) -> None:

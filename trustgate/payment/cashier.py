@@ -141,10 +141,10 @@ class Cashier:
                 differing = [name for name in ("asset", "amount", "payTo") if accepted.get(name) != ours[name]]
                 if differing:
                     raise self.challenge(
-                        order, "invalid_payment_requirements", f"its {differing[0]} is not what is asked for"
+                        order, "invalid_payment_requirements", f"its {differing[0]} is not the required one"
                     )
             return offer, amount
-        raise self.challenge(order, "invalid_network", "nothing is sold for that scheme and network")
+        raise self.challenge(order, "invalid_network", "no offer has that scheme and network")
 
     async def _claim(self, payment: Payment) -> Payment:
         """Claim it in the ledger; while that is under way, and while the claim holds, it counts as running."""
@@ -168,7 +168,7 @@ class Cashier:
             facilitator = await self._facilitators.get(payment.offer.facilitator)
             verdict = await facilitator.verify(payment)
             if not verdict.valid:
-                raise self.challenge(order, verdict.reason or "invalid_payload", "the facilitator refuses it")
+                raise self.challenge(order, verdict.reason or "invalid_payload", "the facilitator refused it")
         except BaseException:
             self.give_up(payment)
             raise
@@ -265,11 +265,11 @@ class Cashier:
         price = self._price(order)
         dollars = x402_wire.usd(price)
         if why:
-            message = f"The payment does not do: {why} ({reason}). This request takes {dollars} USD."
+            message = f"The payment was rejected: {why} ({reason}). This request costs {dollars} USD."
         elif order.terms.mode == "prepaid":
-            message = f"The balance does not cover this request. A top-up takes {dollars} USD: POST /v1/credits."
+            message = f"The balance does not cover this request. Top up {dollars} USD: POST /v1/credits."
         else:
-            message = f"This request takes a payment of up to {dollars} USD; what it does not use is credited."
+            message = f"This request requires a payment of {dollars} USD; what it does not use is credited."
         return x402_wire.challenge(
             order.terms.offers,
             price,
@@ -296,7 +296,7 @@ class Cashier:
             _logger.exception("a facilitator failed to settle payment %s", payment.id)
             settlement = Settlement("unknown", reason="the facilitator failed")
         if settlement.outcome == "unknown":
-            _logger.warning("the fate of payment %s is unknown: %s", payment.id, settlement.reason)
+            _logger.warning("the outcome of payment %s is unknown: %s", payment.id, settlement.reason)
             self.undecided([payment])
         try:
             return await self.ledger.settled(payment, settlement)
@@ -343,7 +343,7 @@ class Cashier:
         try:
             await work
         except TrustGateError as error:
-            _logger.warning("the ledger of payments lags behind: %s", error.message)
+            _logger.warning("the payment ledger lags behind: %s", error.message)
 
     async def close(self) -> None:
         """Wait for what is behind."""

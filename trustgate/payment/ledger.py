@@ -36,14 +36,14 @@ class Ledger:
         """The facilitator is about to be told to settle. Raises ``Unavailable`` where somebody else has the payment."""
         moved = await self._move(payment, "settling")
         if moved is None:
-            raise Unavailable("The payment is being decided on by somebody else.", code="payment_pending")
+            raise Unavailable("Another request is using this payment now.", code="payment_pending")
         return moved
 
     async def sending(self, payment: Payment, transaction: str) -> Payment:
         """The transaction that will carry it, before it is sent. Raises ``Unavailable`` where that cannot be kept."""
         noted = msgspec.structs.replace(payment, transaction=transaction, updated_us=now_us())
         if not await self._store.move_payment(noted, before=payment.state):
-            raise Unavailable("The payment is being decided on by somebody else.", code="payment_pending")
+            raise Unavailable("Another request is using this payment now.", code="payment_pending")
         return noted
 
     async def settled(self, payment: Payment, settlement: Settlement) -> Payment:

@@ -146,17 +146,17 @@ def _solana_address(text: str, param: str) -> str:
     if size == KEY_BYTES:
         return text
     hint = "That is an address of an EVM chain: name its network." if text.startswith("0x") else None
-    raise _bad(text, param, "is no Solana address", hint or "It is 32 bytes in base58, some 44 characters.")
+    raise _bad(text, param, "is not a Solana address", hint or "It is 32 bytes in base58, some 44 characters.")
 
 
 def _evm_address(text: str, param: str) -> str:
     if not re.fullmatch("0x[0-9a-fA-F]{40}", text):
-        raise _bad(text, param, "is no EVM address", "It is 0x and 40 hexadecimal digits.")
+        raise _bad(text, param, "is not an EVM address", "It is 0x and 40 hexadecimal digits.")
     right = checksummed(text)
     if text[2:] not in (right[2:], text[2:].lower(), text[2:].upper()):
         raise _bad(text, param, "has a checksum that does not fit: a digit is wrong", "Copy it again, all of it.")
     if not int(text, 16):
-        raise _bad(text, param, "is the zero address: what is paid there is lost", "Give an address of your own.")
+        raise _bad(text, param, "is the zero address: a payment to it is lost", "Give an address of your own.")
     return right
 
 

@@ -71,7 +71,10 @@ async def make_offer(wish: Wish, facilitators: Facilitators, nodes: Nodes) -> Of
     asset = check_address(network, wish.asset, "asset") if known is None else known.address
     if pay_to == asset:
         raise InvalidRequest(
-            "What is paid to the token itself is lost.", param="pay_to", code="bad_address", hint="Give your wallet."
+            "A payment to the token's own address is lost.",
+            param="pay_to",
+            code="bad_address",
+            hint="Give your wallet.",
         )
     wish = wish._replace(asset=asset, pay_to=pay_to)
     if known is not None:
@@ -129,7 +132,7 @@ async def _extra_of(facilitators: Facilitators, name: str, network: str) -> dict
     fee_payer = chosen.extra.get("feePayer")
     if not isinstance(fee_payer, str):
         raise InvalidRequest(
-            "The facilitator does not say who pays the network's fee (feePayer).",
+            "The facilitator does not name who pays the network's fee (feePayer).",
             param="facilitator",
             code="bad_facilitator",
             hint="Use another one, or embedded.",
@@ -160,14 +163,14 @@ async def _solana_token(wish: Wish, network: str, nodes: Nodes) -> _Token:
         flags = "--program-2022 " if program.startswith("Tokenz") else ""
         command = f"spl-token {flags}create-account {wish.asset} --owner {wish.pay_to} --fee-payer FILE --url {where}"
         raise InvalidRequest(
-            f"{wish.pay_to} has no account for this token on {where} ({address}), so nobody could pay it.",
+            f"{wish.pay_to} has no account for this token on {where} ({address}), so it cannot receive payments.",
             param="pay_to",
             code="no_token_account",
-            hint=f"Make one, with any key that has a little SOL: {shlex.join(shlex.split(command))}",
+            hint=f"Create it, with any key that has a little SOL: {shlex.join(shlex.split(command))}",
         )
     if held.state != "initialized":
         raise InvalidRequest(
-            f"The token's maker has frozen the account of {wish.pay_to}.", param="pay_to", code="frozen_token_account"
+            f"The token's issuer has frozen the account of {wish.pay_to}.", param="pay_to", code="frozen_token_account"
         )
     return _Token(wish.asset, _decimals(wish, decimals), {})
 
@@ -187,7 +190,7 @@ def _read_mint(wish: Wish, account: AccountInfo | None, where: str) -> tuple[int
         )
     if _takes_fee(account.data):
         raise InvalidRequest(
-            f"The token {wish.asset} keeps a part of every transfer, so no exact amount can be paid with it.",
+            f"The token {wish.asset} charges a fee on every transfer, so no exact amount can be paid with it.",
             param="asset",
             code="unfit_asset",
             hint="Use a token without a transfer fee, such as usdc.",
@@ -215,14 +218,14 @@ def _check_wallet(wish: Wish, account: AccountInfo | None, where: str) -> None:
 
     if account is not None and account.owner in TOKEN_PROGRAMS:
         raise InvalidRequest(
-            f"{wish.pay_to} is no wallet, but an account of a token.",
+            f"{wish.pay_to} is a token account, not a wallet.",
             param="pay_to",
             code="bad_address",
             hint="Give the address of the wallet that it belongs to; payments find its account for the token.",
         )
     if account is None and not Pubkey.from_string(wish.pay_to).is_on_curve():
         raise InvalidRequest(
-            f"{wish.pay_to} is no wallet on {where}: no key can exist for it, and nothing is there.",
+            f"{wish.pay_to} is not a wallet on {where}: it is off the curve, and no account exists there.",
             param="pay_to",
             code="bad_address",
             hint="Copy the address again.",
@@ -247,7 +250,7 @@ async def _evm_token(wish: Wish, network: str, nodes: Nodes, *, is_known: bool) 
     missing = [f"--asset-{part}" for part in ("name", "version") if not getattr(wish, part)]
     if missing:
         raise InvalidRequest(
-            f"The token {wish.asset} does not say what its signatures are made over.",
+            f"The token {wish.asset} does not report the domain of its signatures.",
             param="asset",
             code="unknown_asset",
             hint=f"Give {' and '.join(missing)}: name and version of its EIP-712 domain.",
@@ -272,7 +275,7 @@ async def _ask_contract(wish: Wish, network: str, nodes: Nodes) -> tuple[int | N
         await rpc.authorization_state(wish.asset, wish.pay_to, _NO_NONCE, None)
     except RpcRejected:
         raise InvalidRequest(
-            f"{wish.asset} is no token that can be paid with by signature (EIP-3009).",
+            f"{wish.asset} is not a token that supports payment by signature (EIP-3009).",
             param="asset",
             code="unfit_asset",
             hint="Use one that can, such as usdc.",
@@ -296,10 +299,10 @@ def _decimals(wish: Wish, found: int | None) -> int:
     decimals = wish.decimals if found is None else found
     if decimals is None:
         raise InvalidRequest(
-            f"How many decimals has the token {wish.asset}?",
+            f"The decimals of the token {wish.asset} are not known.",
             param="asset",
             code="unknown_asset",
-            hint="No node is known that could be asked: give --decimals.",
+            hint="No node is set to look them up: give --decimals.",
         )
     if wish.decimals not in (None, decimals):
         raise InvalidRequest(

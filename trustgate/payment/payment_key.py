@@ -67,7 +67,9 @@ def payment_key(x402_version: int, scheme: str, network_caip2: str, asset: str, 
         text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
     except (RecursionError, TypeError, ValueError):
         raise InvalidRequest(
-            "The payment's payload cannot be read.", code="invalid_payment", hint="Send what the x402 client made."
+            "The payment's payload cannot be read.",
+            code="invalid_payment",
+            hint="Send the payload that the x402 client made.",
         ) from None
     return _digest(scheme, network, text)
 

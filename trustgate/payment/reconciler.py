@@ -65,7 +65,9 @@ class Reconciler:
             if payment.state == "reserved":
                 await self._ledger.release(payment)
             elif payment.state == "settling":
-                await self._ledger.settled(payment, Settlement("unknown", reason="the gateway ended while it settled"))
+                await self._ledger.settled(
+                    payment, Settlement("unknown", reason="the gateway stopped while the payment settled")
+                )
             elif payment.state == "settled":
                 await self._end_settled(payment)
         return await self._open()
@@ -140,7 +142,7 @@ class Reconciler:
                 settlement = await self._chain.fate(payment)
             except TrustGateError as error:
                 self.problems[payment.id] = error.message
-                _logger.warning("the fate of payment %s cannot be looked up: %s", payment.id, error.message)
+                _logger.warning("the outcome of payment %s cannot be looked up: %s", payment.id, error.message)
                 return
             if settlement.outcome == "unknown" and payment.state == "unknown":
                 return

@@ -113,8 +113,8 @@ def read_payment(headers: Mapping[bytes, bytes]) -> Presented | None:
         if version == 1:
             return _read_v1(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _bad(name, f"it is no x402 payment payload ({error})") from None
-    raise _bad(name, f"x402 version {version} is not known here")
+        raise _bad(name, f"it is not an x402 payment payload ({error})") from None
+    raise _bad(name, f"x402 version {version} is not supported")
 
 
 def _read_v2(raw: bytes) -> Presented:
@@ -150,7 +150,7 @@ def _identifier(extensions: dict[str, Any] | None) -> str:
 
 
 def _bad(header: str, why: str) -> InvalidRequest:
-    return InvalidRequest(f"The header {header} is not understood: {why}.", param=header, code="invalid_payment")
+    return InvalidRequest(f"The header {header} is invalid: {why}.", param=header, code="invalid_payment")
 
 
 # what the gateway asks for

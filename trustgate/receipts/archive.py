@@ -64,7 +64,7 @@ class Archive:
         except OSError as error:
             raise HomeUnusable(
                 f"The log's checkpoint cannot be written: {error.strerror or error}.",
-                hint="Make room on the disk of the home folder, and check who owns the file checkpoint.",
+                hint="Free some space on the disk of the home folder, and check who owns the file checkpoint.",
             ) from error
 
     async def tile(self, tile: TileId, width: int) -> bytes | None:

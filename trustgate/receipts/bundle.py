@@ -114,7 +114,7 @@ def read_bundle(data: bytes) -> Bundle:
         raise _not_a_bundle(str(error)) from None
     for name, value in bundle.receipt.items():
         if not _MEMBER.fullmatch(name):
-            raise _not_a_bundle(f"no receipt has a member {name!a}")
+            raise _not_a_bundle(f"a receipt has no member {name!a}")
         if not isinstance(value, str) and not (isinstance(value, int) and abs(value) <= _MAX_INTEGER):
             raise _not_a_bundle(
                 f"the receipt's member {name!a} is neither a string nor a boolean nor an integer that every "

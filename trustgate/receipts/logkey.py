@@ -104,7 +104,7 @@ def load_log_key(path: Path) -> LogKey:
     except OSError as error:
         raise HomeUnusable(
             f"The log's key {path} cannot be read: {error.strerror or error}.",
-            hint="Give it to the user who runs TrustGate, or put it back from your backup.",
+            hint="Make the user who runs TrustGate its owner, or put it back from your backup.",
         ) from error
     try:
         key = LogKey.parse(data[:_MAX_FILE_BYTES].decode("ascii", "replace").removesuffix("\n"))
@@ -134,13 +134,11 @@ def create_log_key(path: Path, name: str) -> LogKey:
                 new.unlink()
         _fsync_folder(path.parent)
     except FileExistsError:
-        raise Conflict(
-            f"There is a key at {path} already; it is not overwritten.", hint="Move it away to make another."
-        ) from None
+        raise Conflict(f"{path} already exists and is not overwritten.", hint="Move it away to make another.") from None
     except OSError as error:
         raise HomeUnusable(
             f"The log's key {path} cannot be written: {error.strerror or error}.",
-            hint="Make room on the disk of the home folder, and check who owns it.",
+            hint="Free some space on the disk of the home folder, and check who owns it.",
         ) from error
     return key
 

@@ -110,7 +110,7 @@ def consistency_path(old_size: int, size: int) -> tuple[tuple[Subtree, ...], ...
     ``size``.
     """
     if not 0 <= old_size <= size <= MAX_SIZE:
-        raise ValueError(f"a tree of {old_size} leaves is no beginning of one of {size}")
+        raise ValueError(f"a tree of {old_size} leaves is not a prefix of one of {size}")
     if old_size in (0, size):
         return ()
     seed = _last_peak(old_size)
@@ -184,7 +184,7 @@ def verify_consistency(old_size: int, old_root: bytes, size: int, root: bytes, p
     in C2SP tlog-witness). Raises ``InvalidProof`` if that is not shown, and for sizes or hashes that no tree has.
     """
     if not 0 <= old_size <= size <= MAX_SIZE:
-        raise InvalidProof(f"a tree of {old_size} leaves is no beginning of one of {size}")
+        raise InvalidProof(f"a tree of {old_size} leaves is not a prefix of one of {size}")
     _check_hashes((old_root, root, *proof))
     for count, claimed in ((old_size, old_root), (size, root)):
         if count == 0 and claimed != EMPTY_ROOT:

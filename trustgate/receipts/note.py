@@ -126,7 +126,7 @@ def format_note(text: str, signatures: tuple[Signature, ...]) -> bytes:
     lines = []
     for name, key_hash, signature in signatures:
         if not is_key_name(name):
-            raise ValueError("this is no name of a key")
+            raise ValueError("this is not a name of a key")
         lines.append(f"{_SIGNATURE_MARK}{name} {encode_base64(key_hash + signature)}\n")
     return f"{text}\n{''.join(lines)}".encode()
 
@@ -163,7 +163,7 @@ def _parse_signature(line: str) -> Signature:
     name, _, encoded = line.removeprefix(_SIGNATURE_MARK).partition(" ")
     data = decode_base64(encoded)
     if not line.startswith(_SIGNATURE_MARK) or not is_key_name(name) or data is None or len(data) <= KEY_HASH_BYTES:
-        raise VerificationFailed("The note holds a line below its text that is no signature.")
+        raise VerificationFailed("The note holds a line below its text that is not a signature.")
     return Signature(name, data[:KEY_HASH_BYTES], data[KEY_HASH_BYTES:])
 
 

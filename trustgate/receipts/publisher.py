@@ -130,8 +130,8 @@ class Publisher:
     def _other_name(self) -> str:
         folder = self._path.parent
         return (
-            f"To go on with what there is, as a log of another name, move log.key and checkpoint out of {folder}: what "
-            "was proven under the old name stays proven."
+            f"To continue as a log of another name, move log.key and checkpoint out of {folder}: proofs under the old "
+            "name stay valid."
         )
 
 

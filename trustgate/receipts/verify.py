@@ -23,7 +23,7 @@ from trustgate.types import Receipt
 
 State = Literal["passed", "failed", "not checked"]
 
-_NO_ANCHOR = "The bundle has no anchor: that the log cannot be rewritten rests on its key alone."
+_NO_ANCHOR = "The bundle has no anchor: only the log's key protects the log from being rewritten."
 
 
 class Check(NamedTuple):
@@ -37,7 +37,7 @@ class Check(NamedTuple):
 
 
 #: For whoever does not ask a chain, to say so.
-CHAIN_NOT_ASKED = Check("chain", "not checked", "Whether the transaction ever reached a chain has to be asked of it.")
+CHAIN_NOT_ASKED = Check("chain", "not checked", "Only the chain can show whether the transaction reached it.")
 
 
 class Verdict(NamedTuple):
@@ -128,7 +128,7 @@ def _examine(
     """Every check in its order. Raises VerificationFailed in the one that fails."""
     record.begin("form")
     bundle = read_bundle(data)
-    record.passed(f"A document of the format {bundle.format}, written without ambiguity.")
+    record.passed(f"A document of the format {bundle.format}, in its unambiguous form.")
 
     record.begin("receipt")
     receipt = record.receipt = receipt_of(bundle.receipt)
@@ -142,14 +142,14 @@ def _examine(
     record.begin("proof")
     proof = parse_proof(bundle.proof.encode())
     if proof.extra:
-        raise VerificationFailed("The proof has extra data, which nothing vouches for; a bundle's proof has none.")
+        raise VerificationFailed("The proof has extra data, which nothing authenticates; a bundle's proof has none.")
     record.passed(f"A tlog-proof of {len(proof.hashes)} hashes for leaf {proof.index}.")
 
     record.begin("checkpoint")
     own_key = VerifierKey.parse(bundle.key)
     if key is not None and key != own_key:
         raise VerificationFailed(
-            f"The bundle names the key {own_key}, not the one it is to be checked with, {key}.",
+            f"The bundle names the key {own_key}, not the given one, {key}.",
             hint="Take the verifier key of the log that issued the receipt. If this is it, the bundle is forged.",
         )
     checkpoint = record.checkpoint = open_checkpoint(proof.checkpoint, own_key)
@@ -178,11 +178,11 @@ def _examine_opening(record: _Record, label: Label, salt: bytes | None, content:
     record.begin(label)
     if content is None:
         disclosed = "is not disclosed" if salt is None else "is disclosed, but no content was given"
-        record.skipped(f"What opens the commitment to the {label} {disclosed}.")
+        record.skipped(f"The salt of the commitment to the {label} {disclosed}.")
         return
     if salt is None:
         raise VerificationFailed(
-            f"The bundle does not disclose what opens the commitment to the {label}.",
+            f"The bundle does not disclose the salt of the commitment to the {label}.",
             hint=f"Ask its holder for a bundle that discloses the {label}.",
         )
     if hmac.digest(salt, hashlib.sha256(content).digest(), "sha256").hex() != commitment:
@@ -199,8 +199,8 @@ def _examine_anchor(record: _Record, raw: bytes | None, note: bytes, fee_payer: 
     if raw is None:
         if fee_payer is not None:
             raise VerificationFailed(
-                "The bundle has no anchor, so nobody has paid for one.",
-                hint="Leave the fee payer away, or ask for a bundle made after the next anchor.",
+                "The bundle has no anchor, so it has no fee payer.",
+                hint="Omit the fee payer, or ask for a bundle made after the next anchor.",
             )
         for name in ("anchor transaction", "anchor signature", "anchor memo", "anchor fee payer"):
             record.begin(name)

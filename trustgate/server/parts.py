@@ -382,5 +382,5 @@ def _open_handles(path: Path) -> ObjectIds:
         return ObjectIds(path)
     except OSError as error:
         raise OperatorError(
-            f"The file {path} cannot be used: {error.strerror}.", hint="Mend who may read and write it."
+            f"The file {path} cannot be used: {error.strerror}.", hint="Correct its permissions."
         ) from None

@@ -45,7 +45,9 @@ def read_headers_variable(name: str) -> dict[str, str]:
         header, value = header.strip().lower(), unquote(value.strip())
         is_value = value != "" and value.isascii() and value.isprintable()
         if not HEADER_NAME.fullmatch(header) or header in HEADERS_OF_A_MESSAGE or not is_value:
-            raise SettingsError(f"{name} holds no headers as name=value,name=value.", hint=hint, code="credential_bad")
+            raise SettingsError(
+                f"{name} does not hold headers of the form name=value,name=value.", hint=hint, code="credential_bad"
+            )
         headers[header] = value
     return headers
 
@@ -58,7 +60,9 @@ def _checked_secret(text: str | None, where: str, hint: str) -> str:
         raise SettingsError(f"{where} is empty.", hint=hint, code="credential_missing")
     # What a header cannot carry would fail later, or split the header.
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
-        raise SettingsError(f"{where} holds blanks or characters that no key has.", hint=hint, code="credential_bad")
+        raise SettingsError(
+            f"{where} holds blanks or other characters that a key cannot have.", hint=hint, code="credential_bad"
+        )
     return secret
 
 
@@ -81,7 +85,7 @@ def remote_server() -> RemoteServer | None:
     fault = why_not_base_url(url)
     if fault is not None or url.startswith(BUILTIN_SCHEME):
         raise SettingsError(
-            f"TRUSTGATE_URL is no address of a server: it {fault or 'is not http:// or https://'}.",
+            f"TRUSTGATE_URL is not a server address: it {fault or 'is not http:// or https://'}.",
             hint="For example: TRUSTGATE_URL=https://gateway.example.com",
         )
     return RemoteServer(url.rstrip("/"), read_secret_variable("TRUSTGATE_ADMIN_KEY"))

@@ -130,8 +130,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise HomeUnusable(
-                f"The home folder {self.home} cannot be made: {error.strerror}.",
-                hint="Choose another folder with --home or TRUSTGATE_HOME, or mend who may write there.",
+                f"The home folder {self.home} cannot be created: {error.strerror}.",
+                hint="Choose another folder with --home or TRUSTGATE_HOME, or correct its permissions.",
             ) from None
         if not os.access(self.home, os.W_OK | os.X_OK):
             raise HomeUnusable(

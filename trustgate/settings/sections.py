@@ -22,11 +22,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_grace_s: Annotated[
         float, Meta(ge=0, le=3600, description="How long a stop waits for running requests, seconds.")
     ] = 30.0
-    max_body_bytes: Annotated[
-        int, Meta(ge=_KIB, le=_GIB, description="The largest request body that is taken, bytes.")
-    ] = 50 * _MIB  # what OpenAI takes in one request with images; its audio files, 25 MB, fit as well
+    max_body_bytes: Annotated[int, Meta(ge=_KIB, le=_GIB, description="The largest request body, bytes.")] = (
+        50 * _MIB
+    )  # what OpenAI takes in one request with images; its audio files, 25 MB, fit as well
     max_upload_bytes: Annotated[
-        int, Meta(ge=_KIB, le=16 * _GIB, description="The largest form (audio, images, files) that is taken, bytes.")
+        int, Meta(ge=_KIB, le=16 * _GIB, description="The largest form (audio, images, files), bytes.")
     ] = 512 * _MIB
     tls_certificate: Annotated[
         str | None,
@@ -44,13 +44,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Origins whose web pages may call the gateway from a browser, or * for all."),
     ] = ()
     page: Annotated[
-        bool, Meta(description="Whether / shows people a page: status, how to connect, the log, the receipt checker.")
+        bool, Meta(description="Whether / serves a page with status, how to connect, the log and the receipt checker.")
     ] = True
     head_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long a client may take to send the head of a request, seconds.")
     ] = 15.0
     stall_timeout_s: Annotated[
-        float, Meta(gt=0, le=3600, description="How long a client may take nothing of its answer, seconds.")
+        float, Meta(gt=0, le=3600, description="How long a client may read nothing of its response, seconds.")
     ] = 60.0
     body_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long a client may take to send a body, seconds.")
@@ -62,7 +62,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, le=86400, description="How long one request may take in all, streams included, seconds.")
     ] = 600.0
     trust_request_id: Annotated[
-        bool, Meta(description="Whether a client's x-request-id is kept (if it is sane) or always replaced.")
+        bool, Meta(description="Whether a client's x-request-id is kept (if well-formed) or always replaced.")
     ] = True
 
 
@@ -85,7 +85,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     read_timeout_s: Annotated[
         float, Meta(gt=0, le=86400, description="How long an upstream may stay silent, seconds.")
     ] = 300.0
-    retries: Annotated[int, Meta(ge=0, le=10, description="Further tries per upstream before the first byte.")] = 2
+    retries: Annotated[int, Meta(ge=0, le=10, description="Retries per upstream before the first byte.")] = 2
     max_connections: Annotated[
         int, Meta(ge=1, le=100_000, description="Connections kept to upstreams at the same time.")
     ] = 512
@@ -93,10 +93,10 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0.1, le=86400, description="Time between two health probes of an upstream, seconds.")
     ] = 15.0
     forward_headers: Annotated[
-        tuple[str, ...], Meta(description="Further request headers (x-…) that travel on to the upstream.")
+        tuple[str, ...], Meta(description="More request headers (x-…) to forward to the upstream.")
     ] = ()
     forward_response_headers: Annotated[
-        tuple[str, ...], Meta(description="Further response headers of the upstream that clients get.")
+        tuple[str, ...], Meta(description="More response headers of the upstream to forward to clients.")
     ] = ()
 
 
@@ -104,7 +104,7 @@ class JournalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[journal]``: where receipts wait for the database."""
 
     sync_ms: Annotated[
-        int, Meta(ge=1, le=60_000, description="How often the journal is forced to the disk, milliseconds.")
+        int, Meta(ge=1, le=60_000, description="How often the journal is synced to the disk, milliseconds.")
     ] = 50
     segment_bytes: Annotated[int, Meta(ge=64 * _KIB, le=_GIB, description="Size of one journal file, bytes.")] = (
         16 * _MIB
@@ -118,11 +118,11 @@ class ReceiptSettings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="The log's name in its checkpoints, usually a host and path without a scheme, such as "
-            "example.com/log. Fixed when the log is made; empty: a name is made up."
+            "example.com/log. Fixed when the log is made; empty: a random name."
         ),
     ] = ""
     checkpoint_every_s: Annotated[
-        float, Meta(ge=0.01, le=86400, description="How often the log signs its growing state, seconds.")
+        float, Meta(ge=0.01, le=86400, description="How often the log signs a checkpoint, seconds.")
     ] = 1.0
 
 
@@ -133,30 +133,31 @@ class AnchorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     every: Annotated[
-        str, Meta(description="Anchor so often while serving, such as 30m, 1h or 1d; empty: not by the clock.")
+        str, Meta(description="Time between anchors while serving, such as 30m, 1h or 1d; empty: none by time.")
     ] = ""
     after_receipts: Annotated[
         int,
-        Meta(ge=0, le=2**53 - 1, description="Anchor while serving after so many receipts; 0: not by their number."),
+        Meta(
+            ge=0, le=2**53 - 1, description="Number of receipts after which to anchor while serving; 0: none by number."
+        ),
     ] = 0
     rpc: Annotated[
         str,
-        Meta(
-            description="devnet, testnet, mainnet-beta, local, or the URL of an RPC node; it may hold a key of yours."
-        ),
+        Meta(description="devnet, testnet, mainnet-beta, local, or the URL of an RPC node (it may hold an API key)."),
     ] = "devnet"
-    mainnet: Annotated[
-        bool, Meta(description="Whether a URL under rpc may lead to mainnet, where fees are real money.")
-    ] = False
+    mainnet: Annotated[bool, Meta(description="Whether a URL in rpc may be of mainnet, where fees are real money.")] = (
+        False
+    )
     keypair: Annotated[
         str,
         Meta(description="The file with the key that pays, as the Solana CLI writes it; relative to the home folder."),
     ] = "anchor.json"
     commitment: Annotated[
-        Literal["confirmed", "finalized"], Meta(description="How settled a transaction must be to count as anchored.")
+        Literal["confirmed", "finalized"],
+        Meta(description="The commitment that a transaction must reach to count as anchored."),
     ] = "finalized"
     max_fee_lamports: Annotated[
-        int, Meta(ge=5_000, le=1_000_000_000, description="The most that one anchor may cost, lamports.")
+        int, Meta(ge=5_000, le=1_000_000_000, description="The highest fee to pay for one anchor, lamports.")
     ] = 100_000
 
     @property
@@ -170,26 +171,24 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
     keypair: Annotated[
         str,
         Meta(
-            description="The file with the key that pays the network's fees where the gateway settles payments itself "
+            description="The file with the key that pays network fees where the gateway settles payments itself "
             "(facilitator embedded), as the Solana CLI writes it; relative to the home folder."
         ),
     ] = "facilitator.json"
-    solana_rpc: Annotated[
-        str, Meta(description="The RPC node that is asked about Solana mainnet: mainnet-beta, local or a URL.")
-    ] = "mainnet-beta"
+    solana_rpc: Annotated[str, Meta(description="The RPC node for Solana mainnet: mainnet-beta, local or a URL.")] = (
+        "mainnet-beta"
+    )
     solana_devnet_rpc: Annotated[
         str,
-        Meta(description="The same for Solana devnet: devnet, local or a URL; local is a chain that poses as devnet."),
+        Meta(description="The RPC node for Solana devnet: devnet, local or a URL; local runs a chain in its place."),
     ] = "devnet"
-    base_rpc: Annotated[str, Meta(description="The RPC node that is asked about Base.")] = "https://mainnet.base.org"
-    base_sepolia_rpc: Annotated[str, Meta(description="The RPC node that is asked about Base Sepolia.")] = (
-        "https://sepolia.base.org"
-    )
+    base_rpc: Annotated[str, Meta(description="The RPC node for Base.")] = "https://mainnet.base.org"
+    base_sepolia_rpc: Annotated[str, Meta(description="The RPC node for Base Sepolia.")] = "https://sepolia.base.org"
     public_url: Annotated[
         str,
         Meta(
-            description="What clients call the gateway, such as https://llm.example.com; payments name it as what they "
-            "are for. Empty: the address it listens on."
+            description="The gateway's public address, such as https://llm.example.com, which offers and payments "
+            "name. Empty: the address it listens on."
         ),
     ] = ""
     verify_timeout_s: Annotated[
@@ -199,7 +198,7 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, le=600, description="How long settling may take before a payment counts as unknown, seconds.")
     ] = 60.0
     reconcile_every_s: Annotated[
-        float, Meta(ge=0.1, le=86400, description="How often payments of unknown fate are looked up, seconds.")
+        float, Meta(ge=0.1, le=86400, description="How often payments of unknown outcome are looked up, seconds.")
     ] = 15.0
 
 
@@ -209,8 +208,8 @@ class AdminSettings(msgspec.Struct, frozen=True, kw_only=True):
     key_env: Annotated[
         str | None,
         Meta(
-            description="Name of the environment variable that holds the admin key. When set, whoever has that key can "
-            "manage the server on its public port (TRUSTGATE_URL and TRUSTGATE_ADMIN_KEY on their side).",
+            description="Name of the environment variable that holds the admin key. When set, holders of that key can "
+            "manage the server on its public port (with TRUSTGATE_URL and TRUSTGATE_ADMIN_KEY).",
             examples=["TRUSTGATE_ADMIN_KEY"],
         ),
     ] = None
@@ -223,7 +222,7 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="Name of the environment variable that holds the key /metrics asks for (as a bearer token); "
-            "without one it is open to whoever reaches the port.",
+            "without one it is open to every client that reaches the port.",
             examples=["TRUSTGATE_METRICS_KEY"],
         ),
     ] = None
@@ -251,7 +250,9 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
             examples=["OTEL_EXPORTER_OTLP_HEADERS"],
         ),
     ] = None
-    signals: Annotated[tuple[Literal["traces", "metrics"], ...], Meta(description="What is sent: traces, metrics.")] = (
+    signals: Annotated[
+        tuple[Literal["traces", "metrics"], ...], Meta(description="The signals to send: traces, metrics.")
+    ] = (
         "traces",
         "metrics",
     )
@@ -260,17 +261,17 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1,
-            description="Which part of the traces that begin here is sent, from 0 to 1. Clients that bring a trace "
+            description="The share of traces that begin here to send, from 0 to 1. Clients that bring a trace "
             "(traceparent) decide for theirs.",
         ),
     ] = 1.0
     metrics_every_s: Annotated[float, Meta(ge=1, le=86400, description="How often metrics are sent, seconds.")] = 60.0
     service_name: Annotated[
-        str, Meta(min_length=1, max_length=255, description="What this gateway is called there.")
+        str, Meta(min_length=1, max_length=255, description="The gateway's service.name there.")
     ] = "trustgate"
     attributes: Annotated[
         tuple[str, ...],
-        Meta(description="More about this gateway, as name=value, such as deployment.environment.name=production."),
+        Meta(description="More resource attributes, as name=value, such as deployment.environment.name=production."),
     ] = ()
 
 
@@ -283,7 +284,7 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     format: Annotated[
         Literal["text", "json"], Meta(description="text for people, or json: one JSON object a line.")
     ] = "text"
-    requests: Annotated[bool, Meta(description="Whether each request, and each refusal, is a line too.")] = False
+    requests: Annotated[bool, Meta(description="Whether each request and each refusal is logged as a line.")] = False
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {

@@ -153,7 +153,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any, Source]]:
     except (FileNotFoundError, NotADirectoryError):  # make_home says what is wrong with such a home
         return
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}.", hint="Mend its permissions.") from None
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.", hint="Correct its permissions.") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{path}, line {line}: this is not UTF-8.", hint="Save the file as UTF-8.") from None
@@ -178,17 +178,17 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any, Source]]:
                     f"{place}: there is no setting {field} in [{section}].",
                     hint=_did_you_mean(field, fields, f"The settings of [{section}] are"),
                 )
-            converted = _convert(name, value, _Place(f"{place}: {name}", "Mend that line."), strict=True)
+            converted = _convert(name, value, _Place(f"{place}: {name}", "Correct that line."), strict=True)
             yield name, converted, Source("file", place)
 
 
 def _bad_toml(path: Path, text: str, error: Exception) -> SettingsError:
     found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
     if found is None:
-        return SettingsError(f"{path} is no TOML file: {error}.")
+        return SettingsError(f"{path} is not a valid TOML file: {error}.")
     line = found[2] or str(len(text.splitlines()))
     column = f", column {found[3]}" if found[3] else ""
-    return SettingsError(f"{path}, line {line}{column}: {found[1]}.", hint="Mend that line; the file is TOML.")
+    return SettingsError(f"{path}, line {line}{column}: {found[1]}.", hint="Correct that line; the file is TOML.")
 
 
 def _line_of(text: str, section: str, field: str | None) -> int:
@@ -218,7 +218,7 @@ def _from_environment() -> Iterator[tuple[str, Any, Source]]:
         variable = _variable_of(name)
         text = os.environ.get(variable, "")
         if text and variable not in _RESERVED:
-            place = _Place(variable, f"Mend or unset {variable}.")
+            place = _Place(variable, f"Correct or unset {variable}.")
             yield name, _convert(name, _from_text(name, text), place, strict=False), Source("variable", variable)
 
 
@@ -263,7 +263,7 @@ def _refuse_unknown_variables(key_variables: Iterator[str]) -> None:
         close = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
         if close or variable.startswith(sections):
             raise SettingsError(
-                f"The environment variable {variable} is no setting of TrustGate.",
+                f"The environment variable {variable} is not a setting of TrustGate.",
                 hint=_did_you_mean(variable, known, "Unset it. The variables are"),
             )
 

@@ -35,7 +35,7 @@ HEADERS_OF_A_MESSAGE = frozenset(
 def why_not_base_url(url: str) -> str | None:
     """What is wrong with a base URL, as the end of a sentence ("it …"); None if it is one."""
     if url.startswith(BUILTIN_SCHEME):
-        return None if url in _BUILTINS else f"names no built-in model server ({', '.join(sorted(_BUILTINS))})"
+        return None if url in _BUILTINS else f"is not a built-in model server ({', '.join(sorted(_BUILTINS))})"
     try:
         parts = urlsplit(url)
         port_fault = parts.port == 0
@@ -71,11 +71,11 @@ def check_value(name: str, value: Any) -> str | None:
         return why_not_variable_name(value)
     if name == "serve.cors_origins":
         bad = [origin for origin in value if origin != "*" and not _ORIGIN.fullmatch(origin)]
-        return f"holds {bad[0]!r}, which is no origin such as https://app.example.com" if bad else None
+        return f"holds {bad[0]!r}, which is not an origin such as https://app.example.com" if bad else None
     if name in ("upstream.forward_headers", "upstream.forward_response_headers"):
         for header in value:
             if not HEADER_NAME.fullmatch(header):
-                return f"holds {header!r}, which is no header name"
+                return f"holds {header!r}, which is not a header name"
             if header.lower() in _HEADERS_OURS:
                 return f"must not hold {header}: that header is the gateway's own"
     return None

@@ -158,7 +158,7 @@ class _Flush:
         self._failures = 0
 
     async def run(self, book: AnchorBook) -> FlushResult:
-        self._say("looking", f"Asking {self._rpc.cluster.host} what stands on the chain")
+        self._say("looking", f"Reading the anchors on the chain from {self._rpc.cluster.host}")
         # Nothing is under way yet that would be worth a long wait: an address that is wrong should be told soon.
         timing = self._retry_budget.timing
         first = RetryBudget(timing._replace(timeout_s=min(timing.timeout_s, _FIRST_ANSWER_S)), self._trouble)
@@ -188,7 +188,7 @@ class _Flush:
 
     async def _estimate(self, plan: Anchor) -> Fee:
         """The fee, for which there is money. Raises ``FundsMissing``."""
-        self._say("looking", "Asking what a transaction costs")
+        self._say("looking", "Reading the fee of a transaction")
         kept = await self._retry_budget.ask(self._rpc.rent_minimum)
         await self._fund(kept, BASE_FEE_LAMPORTS)
         fee = await self._retry_budget.ask(
@@ -216,7 +216,7 @@ class _Flush:
     async def _airdropped(self, needed: int) -> int:
         """Ask a chain of somebody's own for coins; what the address holds then, lamports."""
         address = self._key.address
-        self._say("funding", f"Asking the local chain for 1 SOL for {address}")
+        self._say("funding", f"Requesting 1 SOL from the local chain for {address}")
         try:
             await self._retry_budget.ask(lambda: self._rpc.request_airdrop(address, _LAMPORTS_PER_SOL))
         except RpcRejected as error:
@@ -226,7 +226,7 @@ class _Flush:
             held = await self._retry_budget.ask(lambda: self._rpc.balance(address))
             if held >= needed or self._retry_budget.is_over:
                 return held
-            await self._wait("The coins are not there yet")
+            await self._wait("The coins have not arrived yet")
 
     # one transaction
 
@@ -350,11 +350,11 @@ class _Flush:
         )
 
     def _pending(self, anchor: Anchor, attempt: AnchorAttempt) -> AnchorPending:
-        problem = f" The last trouble: {self._problem}" if self._problem else ""
+        problem = f" The last problem: {self._problem}" if self._problem else ""
         return AnchorPending(
             f"The anchor of {anchor.tree_size:,} receipts is sent, but not {self._terms.commitment} within "
             f"{self._retry_budget.timing.timeout_s:g} s (transaction {attempt.signature}).{problem}",
-            hint="Run trustgate anchor flush again: it goes on with this transaction, and does not post a second one.",
+            hint="Run trustgate anchor flush again: it continues with this transaction and does not post a second one.",
         )
 
     def _say(self, stage: Literal["looking", "funding", "sending", "waiting", "trouble"], text: str) -> None:

@@ -76,7 +76,7 @@ def check_genesis(cluster: Cluster, genesis: str) -> None:
         raise AnchorRefused(
             f"{cluster.host} is not {cluster.name}: its genesis block is {genesis}"
             + (f", that of {actual}." if actual != LOCAL else "."),
-            hint=f"Name the cluster that is meant: {', '.join(_URLS)}.",
+            hint=f"Name the intended cluster:  {', '.join(_URLS)}.",
         )
 
 
@@ -87,8 +87,8 @@ def check_money(cluster: Cluster, genesis: str, *, allow_mainnet: bool) -> None:
     """
     if is_real_money(genesis) and not allow_mainnet and cluster.name != MAINNET:
         raise AnchorRefused(
-            f"{cluster.host} leads to Solana's mainnet, where fees are paid with real money.",
-            hint="If that is meant, say so: --rpc mainnet-beta, or --mainnet with the URL.",
+            f"{cluster.host} is a node of Solana's mainnet, where fees are paid with real money.",
+            hint="If that is intended, use --rpc mainnet-beta, or --mainnet with the URL.",
         )
 
 
@@ -129,8 +129,8 @@ def funding_hint(address: str, genesis: str, rpc_url: str) -> str:
         return f"Send SOL to {address}."
     if name == LOCAL:
         url = f"http://{host_of(rpc_url)}" if _is_loopback(rpc_url) else "URL"
-        return f"Put some there: solana airdrop 1 {address} --url {url}"
-    return f"Put some there: solana airdrop 1 {address} --url {name}, or use https://faucet.solana.com."
+        return f"To get some:  solana airdrop 1 {address} --url {url}"
+    return f"To get some:  solana airdrop 1 {address} --url {name}, or use https://faucet.solana.com."
 
 
 def why_not_url(url: str) -> str | None:

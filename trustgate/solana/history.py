@@ -118,7 +118,7 @@ async def find_message(rpc: RpcClient, address: str, message: bytes, *, since_s:
         recent = [mention for mention in page if mention.block_time is None or mention.block_time >= since_s]
         seen += len(recent)
         if seen > _MOST_READ:
-            raise RpcUnavailable(f"More than {_MOST_READ} transactions of {address} would have to be looked through.")
+            raise RpcUnavailable(f"More than {_MOST_READ} transactions of {address} would have to be read.")
         for start in range(0, len(recent), _AT_A_TIME):
             some = [mention.signature for mention in recent[start : start + _AT_A_TIME]]
             for signature, found in zip(some, await asyncio.gather(*(_message(rpc, s) for s in some)), strict=True):
@@ -134,10 +134,10 @@ async def _message(rpc: RpcClient, signature: str) -> bytes | None:
     try:
         landed = await rpc.transaction(signature, "confirmed")
         if landed is None:
-            raise RpcUnavailable(f"The RPC node {rpc.cluster.host} lists {signature} and does not have it.")
+            raise RpcUnavailable(f"The RPC node {rpc.cluster.host} lists {signature}, but does not return it.")
         # The first signature stands after a count of one byte.
         if b58encode(landed.raw[1 : 1 + SIGNATURE_BYTES]) != signature:
-            raise RpcUnavailable(f"The RPC node {rpc.cluster.host} lists {signature} and shows another in its place.")
+            raise RpcUnavailable(f"The RPC node {rpc.cluster.host} lists {signature}, but returns another transaction.")
         return read_transaction(landed.raw).message
     except RpcRejected as error:
         if error.rpc_code == _VERSION_UNSUPPORTED:
@@ -175,7 +175,7 @@ async def _pages(
         if seen > _MOST_MENTIONS:
             raise RpcUnavailable(
                 f"The history of {address} has more than {_MOST_MENTIONS:,} transactions.",
-                hint="Somebody floods the address. Anchor with another key: trustgate anchor keygen --keypair FILE.",
+                hint="Others flood the address. Anchor with another key: trustgate anchor keygen --keypair FILE.",
             )
         last = page[-1]
 
@@ -193,12 +193,12 @@ async def _read(
                 return None
             raise
         if landed is None:
-            raise _unfit(rpc, mention, "does not have it: a node that keeps the whole history is needed")
+            raise _unfit(rpc, mention, "does not return it: a node that keeps the whole history is needed")
         if (landed.err is None) != (mention.err is None):
             raise _unfit(rpc, mention, "contradicts itself on whether it failed")
         # The first signature stands after a count of one byte.
         if b58encode(landed.raw[1 : 1 + SIGNATURE_BYTES]) != mention.signature:
-            raise _unfit(rpc, mention, "shows another in its place")
+            raise _unfit(rpc, mention, "returns another transaction")
         try:
             transaction = read_transaction(landed.raw)
         except VerificationFailed:
@@ -208,7 +208,7 @@ async def _read(
         try:
             transaction.verify_signatures()
         except VerificationFailed:
-            raise _unfit(rpc, mention, "shows it with a signature that does not hold") from None
+            raise _unfit(rpc, mention, "returns it with an invalid signature") from None
         return Post(
             transaction=transaction,
             slot=landed.slot,

@@ -86,7 +86,7 @@ def load_keypair(path: Path) -> PayerKey:
     except FileNotFoundError:
         raise SettingsError(f"There is no keypair file {path}.", hint=_KEYGEN_HINT) from None
     except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or "that is no path"
+        why = (error.strerror if isinstance(error, OSError) else None) or "that is not a valid path"
         raise SettingsError(f"The keypair file {path} cannot be read: {why}.", hint=_KEYGEN_HINT) from None
     if data is None:
         raise SettingsError(f"The keypair file {path} is not a file.", hint=_KEYGEN_HINT)
@@ -113,13 +113,13 @@ def create_keypair(path: Path) -> PayerKey:
         _fsync_folder(path.parent)
     except FileExistsError:
         raise Conflict(
-            f"There is a file {path} already; it is not overwritten.",
+            f"{path} already exists and is not overwritten.",
             hint="Move it away to make another key, or name another file.",
         ) from None
     except OSError as error:
         raise HomeUnusable(
             f"The keypair file {path} cannot be written: {error.strerror or error}.",
-            hint="Make room on its disk, and check that its folder is there and yours.",
+            hint="Free some space on its disk, and check that its folder exists and belongs to you.",
         ) from None
     return key
 

@@ -166,24 +166,24 @@ class AnchoringStatus:
         size = state.size
         if size > self._target.tree_size:
             raise AnchorRefused(
-                f"{where} an anchor of {size} receipts of {self._target.origin}, and the log here has only "
+                f"{where} an anchor of {size} receipts of {self._target.origin}, but the log here has only "
                 f"{self._target.tree_size}.",
-                hint="Receipts are missing here: was an older copy of the database put back? Anchor from the home "
-                "folder that has them all.",
+                hint="Receipts are missing here, as after restoring an older copy of the database. Anchor from the "
+                "home folder that has them all.",
             )
         if await self._target.root_at(size) != state.root:
             raise AnchorRefused(
                 f"{where} an anchor of {self._target.origin} whose first {size} receipts are not those of the log "
                 "here.",
-                hint="Two histories were written under one name. Find out which one is true; the other can only go on "
-                "under another name.",
+                hint="Two logs use one name. Find out which one is right; the other can only continue under another "
+                "name.",
             )
 
     async def check_book(self) -> None:
         """Raises ``AnchorRefused`` unless the log continues what was begun, and the newest that is anchored."""
         for anchor in (self.planned(), self.newest()):
             if anchor is not None and (state := self._state_of(anchor.note.encode())) is not None:
-                await self.check_against_log(state, "The book has")
+                await self.check_against_log(state, "The database has")
 
     async def take_up_forgotten(
         self,
@@ -226,7 +226,7 @@ class AnchoringStatus:
             unsettled = next((post for post, _ in own if not post.is_final), None)
             if unsettled is None:
                 return own
-            what = f"The anchor {unsettled.signature}, which is not in the book, is not final yet"
+            what = f"The anchor {unsettled.signature}, which is not in the database, is not final yet"
             if retry_budget.is_over:
                 raise RpcUnavailable(f"{what}.", hint="Run trustgate anchor flush again.")
             await wait(what)

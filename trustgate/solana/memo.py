@@ -48,7 +48,7 @@ def check_note_size(note: bytes) -> None:
     if not 0 < len(note) <= MAX_NOTE_BYTES:
         raise AnchorRefused(
             f"The signed checkpoint has {len(note)} bytes, and a transaction carries at most {MAX_NOTE_BYTES}.",
-            hint="The log's name stands in it twice: give the log a shorter one (receipts.origin).",
+            hint="It holds the log's name twice: set a shorter one (receipts.origin).",
         )
 
 
@@ -74,13 +74,13 @@ async def estimate(rpc: RpcClient, address: str, note: bytes, *, max_fee_lamport
     if simulated.err is not None:
         rejected = RpcRejected(
             f"The transaction would fail: {str(simulated.err)[:200]}.",
-            hint="Check that the fee payer holds SOL, and that this is the cluster that is meant.",
+            hint="Check that the fee payer holds SOL, and that this is the intended cluster.",
         )
         rejected.data = simulated.err
         raise rejected
     if not simulated.units_consumed:
         raise RpcUnavailable(
-            f"The RPC node {rpc.cluster.host} does not say what the transaction would use.",
+            f"The RPC node {rpc.cluster.host} does not report how many compute units the transaction would use.",
             hint="Use another: --rpc URL.",
         )
     return price(simulated.units_consumed, await rpc.prioritization_fees(), max_fee_lamports)

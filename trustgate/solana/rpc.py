@@ -209,7 +209,7 @@ class RpcClient(JsonRpc):
         options = {"commitment": commitment, "minContextSlot": min_slot}
         answer = await self.call("isBlockhashValid", [blockhash, options], _ValidAnswer)
         if answer.context.slot < min_slot:
-            raise self.unavailable("answered isBlockhashValid as of long ago: it lags behind")
+            raise self.unavailable("answered isBlockhashValid for an old block: it lags behind")
         return answer.value
 
     async def block_time(self, slot: int) -> int | None:
@@ -236,7 +236,7 @@ class RpcClient(JsonRpc):
             return None
         data = _decoded(*found.data)
         if data is None:
-            raise self.unavailable("answered getAccountInfo with something that is no account")
+            raise self.unavailable("sent an invalid account for getAccountInfo")
         return AccountInfo(owner=found.owner, lamports=found.lamports, data=data)
 
     async def rent_minimum(self) -> int:
@@ -309,7 +309,7 @@ class RpcClient(JsonRpc):
             return None
         raw = _decoded(*answer.transaction)
         if not raw:
-            raise self.unavailable("answered getTransaction with something that is no transaction")
+            raise self.unavailable("sent an invalid transaction for getTransaction")
         return LandedTransaction(
             raw=raw,
             slot=answer.slot,

@@ -46,9 +46,9 @@ async def look(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *
         left = attempt.last_valid_block_height - tip.block_height
         return Fate("missing", detail=f"not in a block yet; it can be for {left} blocks more")
     if answer.slot < tip.absolute_slot:
-        raise _contradiction(rpc, "knows less of the transaction than of the chain: it lags behind")
+        raise _contradiction(rpc, "reports an older state than before: it lags behind")
     if await find_mention(rpc, own.fee_payer, attempt.signature, min_slot=tip.absolute_slot, until=after):
-        raise _contradiction(rpc, "has the transaction in the history of its address, and does not know it")
+        raise _contradiction(rpc, "lists the transaction in the history of its address, but does not know its status")
     return Fate("gone", detail=f"its blockhash expired at block {attempt.last_valid_block_height}")
 
 
@@ -65,11 +65,11 @@ async def look_closer(
         return Fate("seen", detail=f"{reached} in slot {status.slot}, waiting until it is {needed}")
     landed = await rpc.transaction(signature, needed)
     if landed is None:
-        raise _contradiction(rpc, f"says that the transaction is {needed}, and does not have it")
+        raise _contradiction(rpc, f"reports the transaction as {needed}, but does not return it")
     if not _is_same(landed.raw, signature, message):
-        raise _contradiction(rpc, "shows another transaction under this signature")
+        raise _contradiction(rpc, "returns another transaction for this signature")
     if (landed.err is None) != (status.err is None):
-        raise _contradiction(rpc, "says of the transaction both that it failed and that it did not")
+        raise _contradiction(rpc, "contradicts itself on whether the transaction failed")
     if landed.err is not None:
         return Fate("failed", landed, f"it failed: {str(landed.err)[:200]}")
     return Fate("landed", landed, f"{needed} in slot {landed.slot}")

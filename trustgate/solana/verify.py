@@ -121,7 +121,7 @@ async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: R
     genesis = await retry_budget.ask(rpc.genesis_hash)
     check_genesis(rpc.cluster, genesis)
     cluster = cluster_name(genesis)
-    where = f"a chain of its own, at {rpc.cluster.host}" if cluster == "local" else cluster
+    where = f"a private chain, at {rpc.cluster.host}" if cluster == "local" else cluster
     signature = transaction.signature
     landed = await retry_budget.ask(lambda: rpc.transaction(signature, "finalized"))
     if landed is None:
@@ -135,7 +135,7 @@ async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: R
             raise VerificationFailed("it is another")
     except VerificationFailed as error:
         raise VerificationFailed(
-            f"What {where} has under the signature {signature} is not the transaction: {error.message}"
+            f"The transaction {signature} on {where} is not the one of the bundle: {error.message}"
         ) from None
     if landed.err is not None:
         raise VerificationFailed(f"The transaction {signature} landed on {where} and failed, so it posted nothing.")
@@ -149,7 +149,7 @@ def _read(post: Post, log: AnchoredLog) -> LogState:
     try:
         return log.open_note(post.memos[0])
     except VerificationFailed as error:
-        raise VerificationFailed(f"Its memo claims to be of {log.origin}, and is not: {error.message}") from None
+        raise VerificationFailed(f"Its memo names {log.origin}, but is not of that log: {error.message}") from None
 
 
 def _finding(post: Post, size: int, root: str, problem: str) -> AnchorFinding:
@@ -172,7 +172,7 @@ async def _log_problem(state: LogState, log: AnchoredLog) -> str:
     if log.tree_size is None or log.root_at is None:
         return ""
     if state.size > log.tree_size:
-        return f"It has {state.size} receipts, and the log here only {log.tree_size}."
+        return f"It has {state.size} receipts, but the log here only {log.tree_size}."
     if await log.root_at(state.size) != state.root:
         return f"The first {state.size} receipts of the log here have another root."
     return ""

@@ -20,5 +20,5 @@ def check_installed() -> None:
     try:
         import opentelemetry.proto.trace.v1.trace_pb2  # noqa: F401 - whether it can be had
     except ImportError:
-        message = "otlp.endpoint names a collector, but what speaks to one is not installed."
+        message = "otlp.endpoint is set, but the packages that send to a collector are not installed."
         raise ExtraMissing.of(message, "otlp", REQUIREMENT) from None

@@ -66,12 +66,10 @@ class Telemetry:
         """How the sending itself stands, for ``/metrics``."""
         sent = self._sender.counts
         by_fate: dict[Labels, float] = {(("fate", "sent"),): sent.sent, (("fate", "dropped"),): sent.dropped}
-        yield Metric(
-            "trustgate.otlp.spans", "counter", "Spans for the OTLP collector, by what became of them.", by_fate
-        )
+        yield Metric("trustgate.otlp.spans", "counter", "Spans for the OTLP collector, by outcome.", by_fate)
         yield Metric.of("trustgate.otlp.waiting", "gauge", "Spans that wait for the OTLP collector.", sent.waiting)
         failing = self._sender.is_failing
-        yield Metric.of("trustgate.otlp.failing", "gauge", "1 while the OTLP collector takes nothing.", failing)
+        yield Metric.of("trustgate.otlp.failing", "gauge", "1 while the OTLP collector accepts nothing.", failing)
 
     async def close(self) -> None:
         """Send what is left, as far as that is soon done."""

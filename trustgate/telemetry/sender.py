@@ -64,7 +64,7 @@ class Lane:
             return self._failed("later", f"{type(error).__name__}: {error}", None), b""
         if answer.is_success:
             if self.is_failing:
-                _logger.info("the OTLP collector takes %s again", self._what)
+                _logger.info("the OTLP collector accepts %s again", self._what)
             self._retry_s, self.is_failing = _RETRY_FIRST_S, False
             return "taken", answer.content
         outcome: Outcome = "later" if answer.status_code in _TRY_AGAIN else "refused"
@@ -76,7 +76,7 @@ class Lane:
             self._retry_at = time.monotonic() + min(asked_s, _RETRY_LAST_S)
             self._retry_s = min(self._retry_s * 2, _RETRY_LAST_S)
         self.is_failing = True
-        self.warn(f"does not take {self._what}: {why}")
+        self.warn(f"does not accept {self._what}: {why}")
         return outcome
 
     def warn(self, what: str) -> None:
@@ -172,7 +172,7 @@ class Sender:
         self._thread.join(within_s)
         left = self.counts.waiting
         if left:
-            _logger.warning("%d spans were not sent: the OTLP collector did not take them in time", left)
+            _logger.warning("%d spans were not sent: the OTLP collector did not accept them in time", left)
 
     # in the thread
 

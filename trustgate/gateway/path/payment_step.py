@@ -88,6 +88,6 @@ def _price(endpoint: Endpoint, terms: PaymentTerms, resolved: Resolved | None, a
         return terms.price_nano_usd
     if resolved is not None and resolved.passport.prices == _NO_PRICES:
         raise PermissionDenied(
-            "This model has no price yet, so nobody can pay for it.", code="model_not_priced", param="model"
+            "This model has no price yet, so a request cannot be paid for.", code="model_not_priced", param="model"
         )
     return ask.cost_nano_usd

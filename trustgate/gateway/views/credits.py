@@ -77,7 +77,7 @@ class Credits:
         check_head(scope, arrival, "json", _MAX_BODY_BYTES)
         caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
         if caller.terms is None or not caller.terms.offers:
-            raise PermissionDenied("This account does not pay here.", code="payment_not_enabled")
+            raise PermissionDenied("Payment is not enabled for this account.", code="payment_not_enabled")
         with self._running.admit(caller.key.id):
             self._cashier.log.check_room(len(self._running))
             body = await read_body(receive, _MAX_BODY_BYTES, self._limits.body_timeout_s)

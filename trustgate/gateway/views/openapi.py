@@ -35,10 +35,10 @@ _REFUSALS = {
 #: path, summary, the query's parameters with their schemas
 _READS: tuple[tuple[str, str, dict[str, dict[str, Any]]], ...] = (
     ("/v1/models", "List the models the caller may use.", {"available": {"enum": ["true", "false", "all"]}}),
-    ("/v1/models/{model}", "Look at a model.", {}),
+    ("/v1/models/{model}", "Retrieve a model.", {}),
     (
         "/v1/usage",
-        "What the caller's tenant has used.",
+        "Usage of the caller's tenant.",
         {"since": {"type": "string", "format": "date"}, "by": {"enum": ["day", "model", "key"]}},
     ),
     ("/v1/receipts/{receipt}", "A receipt of the caller's tenant, with the secret that opens it.", {}),
@@ -65,7 +65,9 @@ def document() -> dict[str, Any]:
         "200": _ok({_JSON: _OBJECT}),
         "503": {"description": "Not ready.", "content": {_JSON: {"schema": _OBJECT}}},
     }
-    paths["/ready"] = {"get": {"summary": "Whether it could serve a request.", "security": [], "responses": ready}}
+    paths["/ready"] = {
+        "get": {"summary": "Whether the gateway can serve requests.", "security": [], "responses": ready}
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "TrustGate", "version": __version__},

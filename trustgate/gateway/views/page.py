@@ -139,7 +139,7 @@ def _values(standing: PageStatus) -> dict[str, str]:
         "models": f"{len(standing.models):,}",
         "base": escape(f"{base}/v1") if base else '<span class="base">ADDRESS-OF-THIS-PAGE/v1</span>',
         "model": _ECHO if has_echo else "MODEL",
-        "about the model": f"<code>{_ECHO}</code> is built in and says your words back." if has_echo else "",
+        "about the model": f"<code>{_ECHO}</code> is built in and echoes your message." if has_echo else "",
         "origin": escape(standing.origin),
         "size": f"{standing.size:,}",
         "root": standing.root.hex(),
@@ -163,12 +163,12 @@ def _standing(checks: Mapping[str, str], has_echo: bool) -> str:
 
 def _anchor(anchor: LastAnchor | None) -> str:
     if anchor is None:
-        return "<dt>Last anchor</dt><dd>None yet: that the log is not rewritten rests on its key alone.</dd>"
+        return "<dt>Last anchor</dt><dd>None yet: until then only the log's key keeps it from being rewritten.</dd>"
     signature = f"<code>{escape(anchor.signature)}</code>"
     if anchor.explorer:
         signature = f'<a href="{escape(anchor.explorer)}" rel="noreferrer">{signature}</a>'
     receipts = f"{anchor.size:,} receipt{'' if anchor.size == 1 else 's'}"
-    where = "a local chain, which nobody else can look at" if anchor.network == LOCAL else f"Solana {anchor.network}"
+    where = "a local chain, which is not public" if anchor.network == LOCAL else f"Solana {anchor.network}"
     rows = (
         ("Last anchor", f"{receipts}, {_instant(anchor.at_us)}, on {escape(where)}"),
         ("Transaction", signature),

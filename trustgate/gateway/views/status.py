@@ -124,7 +124,12 @@ class GatewayStatus:
         started_s = self.started_us / MICROSECONDS_PER_SECOND
         yield one("process.start_time", "gauge", "When the server started, seconds since the epoch.", started_s, "s")
         yield one("trustgate.requests_in_flight", "gauge", "Requests being served.", len(self._running))
-        yield one("trustgate.requests_in_flight_limit", "gauge", "How many may be.", self._running.most)
+        yield one(
+            "trustgate.requests_in_flight_limit",
+            "gauge",
+            "The most requests served at the same time.",
+            self._running.most,
+        )
         written: dict[Labels, float] = {(): log.last_seq}
         life = "Receipts written, over the life of the log."
         yield Metric("trustgate.receipts", "counter", life, written, is_older=True)
@@ -135,9 +140,13 @@ class GatewayStatus:
         yield one("trustgate.log.checkpoint_size", "gauge", "Receipts under the checkpoint.", archive.checkpoint_size)
         yield one("trustgate.log.anchored_size", "gauge", "Receipts under the last anchor.", anchoring.anchored_size)
         anchored_s = anchoring.anchored_us / MICROSECONDS_PER_SECOND
-        yield one("trustgate.log.anchored_time", "gauge", "When that was, seconds since the epoch.", anchored_s, "s")
-        yield one("trustgate.anchor.failures", "gauge", "Failed tries to anchor in a row.", anchoring.failures)
-        yield Metric("trustgate.upstream.up", "gauge", "Whether an upstream can be reached, by a passport of it.", up)
+        yield one(
+            "trustgate.log.anchored_time", "gauge", "Time of the last anchor, seconds since the epoch.", anchored_s, "s"
+        )
+        yield one("trustgate.anchor.failures", "gauge", "Failed attempts to anchor in a row.", anchoring.failures)
+        yield Metric(
+            "trustgate.upstream.up", "gauge", "Whether an upstream can be reached, by one of its passports.", up
+        )
 
     def pulse(self) -> LiveStats:
         """What ``trustgate top`` shows."""

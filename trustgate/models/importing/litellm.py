@@ -96,7 +96,7 @@ def read_import_file(path: Path, *, direct: bool = False, prices: Path | None = 
     """
     document = load(path)
     if not isinstance(document.value, dict):
-        refuse(path, "holds no mapping at its top", "Expected a LiteLLM config.yaml or its table of prices (JSON).")
+        refuse(path, "has no mapping at its top level", "Expected a LiteLLM config.yaml or its table of prices (JSON).")
     if "model_list" in document.value:
         table = {} if prices is None else _price_table(load(prices))
         return _ConfigReader(document, direct=direct, table=table).read()
@@ -243,7 +243,7 @@ def _read_price_table(document: Document) -> ImportFile:
     )
     skipped = len(document.value) - len(passports) - ("sample_spec" in document.value)
     if skipped:
-        notes.add(f"Left out {skipped} entries for what is not served here.")
+        notes.add(f"Left out {skipped} entries of unsupported kinds.")
     return ImportFile(kind="litellm_prices", passports=passports, notes=notes.all())
 
 
@@ -341,7 +341,7 @@ class _ConfigReader:
             self._passports[slug] = fields
             self._spares.setdefault(name, []).append(slug)
         elif fields.prices != self._passports[name].prices:
-            self._notes.add(f"{name} has deployments at different prices; the first one's count.")
+            self._notes.add(f"{name} has deployments at different prices; the first one's apply.")
 
     def _describe(self, deployment: _Deployment) -> PassportFields:
         # What the entry says of itself counts before what a table of prices says.
@@ -411,7 +411,7 @@ class _ConfigReader:
             model = target.get("model") if isinstance(target, dict) else target
             fields = self._passports.get(model) if isinstance(model, str) else None
             if fields is None or not isinstance(name, str):
-                self._notes.add(f"The alias {name!r} leads to no model of the file; left out.")
+                self._notes.add(f"The alias {name!r} names no model of the file; left out.")
             elif name not in self._passports:
                 model_id = name if fields.base_url is None else fields.api_model_id
                 self._passports[name] = msgspec.structs.replace(fields, api_model_id=model_id)

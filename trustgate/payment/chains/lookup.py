@@ -75,7 +75,7 @@ class Chains:
     async def _on_solana(self, payment: Payment, payload: dict[str, Any]) -> Settlement:
         transaction = transaction_of(payload)
         if transaction is None:
-            return _unknown(payment, "the payload holds no transaction that could be looked for")
+            return _unknown(payment, "the payload holds no transaction to look for")
         rpc = await self._nodes.solana(payment.offer.network)
         for last in (False, True):
             dead_since = await self._dead_since(rpc, payment, transaction)
@@ -83,7 +83,7 @@ class Chains:
             if found is not None:
                 return found
             if dead_since is None:
-                return _unknown(payment, "it did not land, and still may")
+                return _unknown(payment, "it has not landed, but still may")
             if not last:
                 await asyncio.sleep(self._second_look_s)
         return Settlement("failed", reason="the payment expired before it reached the chain", payer=payment.payer)
@@ -118,11 +118,11 @@ class Chains:
             )
             if found is None:
                 if answer is not None and answer.slot < min_slot:
-                    raise RpcUnavailable(f"The RPC node {rpc.host} knows less of the transaction than of the chain.")
+                    raise RpcUnavailable(f"The RPC node {rpc.host} reports an older state than before.")
                 return None
             signature, answer = found, await rpc.signature_status(found)
             if answer.status is None:
-                raise RpcUnavailable(f"The RPC node {rpc.host} lists the transaction {found}, and does not know it.")
+                raise RpcUnavailable(f"The RPC node {rpc.host} lists the transaction {found}, but does not return it.")
         assert signature is not None, "it was recorded, or found"
         assert answer.status is not None, "it is known"
         fate = await look_closer(rpc, signature, transaction.message, "confirmed", answer.status)
@@ -137,19 +137,19 @@ class Chains:
     async def _on_evm(self, payment: Payment, payload: dict[str, Any]) -> Settlement:
         signed = authorization_of(payload)
         if signed is None:
-            return _unknown(payment, "the payload holds no authorization that could be looked for")
+            return _unknown(payment, "the payload holds no authorization to look for")
         rpc = await self._nodes.evm(payment.offer.network)
         if payment.transaction.startswith("0x"):
             receipt = await rpc.receipt(payment.transaction)
             if receipt is not None and _pays(receipt, payment, signed):
                 return Settlement("settled", transaction=receipt.transaction, payer=signed.payer)
         if signed.method != "eip3009":
-            return _unknown(payment, "only its transaction could tell, which is not known")
+            return _unknown(payment, "only its transaction could show that, which is not known")
         latest = await rpc.block()
         if not await rpc.authorization_state(payment.offer.asset, signed.payer, signed.nonce, latest.number):
             if 0 < signed.valid_before_s < latest.timestamp_s - self._clocks_s:
                 return Settlement("failed", reason="the authorization expired unused", payer=signed.payer)
-            return _unknown(payment, "the authorization is not used yet, and still may be")
+            return _unknown(payment, "the authorization is not used yet, but still may be")
         return await self._used(rpc, payment, signed, latest)
 
     async def _used(self, rpc: EvmRpc, payment: Payment, signed: Authorization, latest: Block) -> Settlement:
@@ -168,10 +168,12 @@ class Chains:
             for log in await rpc.logs(payment.offer.asset, topics, first, last):
                 receipt = await rpc.receipt(log.transaction_hash)
                 if receipt is None:
-                    raise RpcUnavailable(f"The RPC node {rpc.host} lists a transaction and does not have it.")
+                    raise RpcUnavailable(f"The RPC node {rpc.host} lists a transaction, but does not return it.")
                 if _pays(receipt, payment, signed):
                     return Settlement("settled", transaction=receipt.transaction, payer=signed.payer)
-                return Settlement("failed", reason="the payer cancelled it, or used its nonce up", payer=signed.payer)
+                return Settlement(
+                    "failed", reason="the payer cancelled it, or used its nonce otherwise", payer=signed.payer
+                )
             if first == 0 or (await rpc.block(first)).timestamp_s < since_s:
                 break
             last = first - 1

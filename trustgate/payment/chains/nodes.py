@@ -129,9 +129,9 @@ class Nodes:
         poses = network == SOLANA_DEVNET and not is_public(genesis)
         if not genesis.startswith(named) and not poses:
             raise ChainError(
-                f"The RPC node of {v1_name_of(network) or network} speaks for another chain: its genesis block is "
+                f"The RPC node of {v1_name_of(network) or network} is of another chain: its genesis block is "
                 f"{genesis}.",
-                hint=f"To mend it, {self._hint(network)}.",
+                hint=f"To correct it, {self._hint(network)}.",
             )
 
 
@@ -160,7 +160,7 @@ class _LocalChain:
             self._keeper = asyncio.create_task(self._keep(), name="the local chain")
         if self._url is None:
             why = f" ({self._problem})" if self._problem else ""
-            raise RpcUnavailable(f"The local chain is not there yet{why}.", hint="Try again in a few seconds.")
+            raise RpcUnavailable(f"The local chain is not running yet{why}.", hint="Try again in a few seconds.")
         return self._url
 
     async def close(self) -> None:

@@ -79,7 +79,7 @@ class EmbeddedFacilitator:
                 self._key = load_keypair(path)
             except SettingsError as error:
                 raise SettingsError(
-                    error.message, hint="Make one with `trustgate payment keygen`, and put SOL on it."
+                    error.message, hint="Make one with `trustgate payment keygen`, and send SOL to it."
                 ) from None
         return self._key
 
@@ -109,7 +109,7 @@ class EmbeddedFacilitator:
             raise _unavailable("the Solana node does not answer in time") from None
         except (ChainError, SettingsError) as error:
             _logger.warning("a payment cannot be verified: %s", error.message)
-            raise _unavailable("it cannot work at present") from None
+            raise _unavailable("it is not available at present") from None
 
     async def settle(self, payment: Payment, on_transaction: OnTransaction) -> Settlement:
         sent = _Sent()
@@ -157,7 +157,7 @@ class EmbeddedFacilitator:
         if signer.trouble is not None:
             raise signer.trouble
         if isinstance(signer.err, str) and signer.err in _NO_FEE:
-            _logger.warning("the facilitator's key %s cannot pay the network's fee: put SOL on it", key.address)
+            _logger.warning("the facilitator's key %s cannot pay the network's fee: send SOL to it", key.address)
             raise _unavailable("it cannot pay the network's fee at present")
         if response.is_valid:
             return _Judgement(VerifyResult(valid=True, payer=payer), transaction, rpc)
@@ -177,7 +177,7 @@ class EmbeddedFacilitator:
             return Settlement("unknown", transaction=payment.transaction, reason="it was settled before")
         judged = await self._judge(payment)
         if judged.was_sent_before:
-            return Settlement("unknown", payer=judged.verdict.payer, reason="the chain knows this payment already")
+            return Settlement("unknown", payer=judged.verdict.payer, reason="the payment is on the chain already")
         if not judged.verdict.valid:
             return Settlement("failed", payer=judged.verdict.payer, reason=judged.verdict.reason)
         assert judged.transaction is not None, "a valid payment has been read"
@@ -255,7 +255,7 @@ class _Signer:
             raise RuntimeError("the node cannot be asked") from None
         except (TimeoutError, CancelledError):
             self.trouble = RpcUnavailable("The event loop ended before the node had answered.")
-            raise RuntimeError("nobody asked the node") from None
+            raise RuntimeError("the node was not asked") from None
         self.err = simulation.err
         if simulation.err is not None:
             raise RuntimeError("it would fail")

@@ -78,7 +78,7 @@ def check_facilitator_url(url: str) -> str:
     """The base URL of a remote facilitator, without a slash at its end. Raises ``InvalidRequest``."""
     fault = why_not_base_url(url) if "://" in url else "must begin with https:// and name a host, or be embedded"
     if fault is None and urlsplit(url).scheme != "https" and not _is_loopback(urlsplit(url).hostname or ""):
-        fault = "must begin with https://: what it says is taken for money"
+        fault = "must begin with https://: payments are trusted on its word"
     if fault is not None:
         raise InvalidRequest(
             f"The facilitator {fault}.",
@@ -105,7 +105,7 @@ class RemoteFacilitator:
             raise self._silent(str(failure)) from None
         answer = _decoded(reply.body, _Supported) if reply.status == 200 else None
         if answer is None:
-            raise self._silent(f"does not say what it supports (HTTP {reply.status})")
+            raise self._silent(f"did not list what it supports (HTTP {reply.status})")
         return tuple(
             Kind(x402_version=kind.x402_version, scheme=kind.scheme, network=kind.network, extra=kind.extra or {})
             for kind in answer.kinds
@@ -124,7 +124,7 @@ class RemoteFacilitator:
             return VerifyResult(answer.is_valid, reason, _identifier(answer.payer))
         if reply.status in _REFUSALS and (answer is None or not answer.is_valid):
             return VerifyResult(valid=False, reason=_reason(answer and answer.invalid_reason))
-        raise self._unavailable(f"gave no answer to /verify that can be relied on (HTTP {reply.status})")
+        raise self._unavailable(f"sent an invalid response to /verify (HTTP {reply.status})")
 
     async def settle(self, payment: Payment, on_transaction: OnTransaction) -> Settlement:
         del on_transaction  # known to the facilitator alone until it answers
@@ -139,7 +139,7 @@ class RemoteFacilitator:
             return self._unknown(payment, f"a fault of the gateway ({type(error).__name__})")
         answer = _decoded(reply.body, _Settle)
         if answer is None:
-            return self._unknown(payment, f"the facilitator gave no answer (HTTP {reply.status})")
+            return self._unknown(payment, f"the facilitator sent no valid response (HTTP {reply.status})")
         return self._read(payment, reply.status, answer)
 
     async def close(self) -> None:
@@ -155,11 +155,11 @@ class RemoteFacilitator:
                 return Settlement("failed", payer=payer, reason=reason)
             return self._unknown(payment, reason, transaction)
         if not transaction:
-            return self._unknown(payment, "the facilitator says that it settled, and names no transaction")
+            return self._unknown(payment, "the facilitator reports a settlement without its transaction")
         if not _is_network(answer.network, payment.offer.network):
-            return self._unknown(payment, "the facilitator says that it settled on another network", transaction)
+            return self._unknown(payment, "the facilitator reports a settlement on another network", transaction)
         if answer.amount not in (None, "", payment.amount):
-            return self._unknown(payment, "the facilitator says that it settled another amount", transaction)
+            return self._unknown(payment, "the facilitator reports a settlement of another amount", transaction)
         return Settlement("settled", transaction=transaction, payer=payer)
 
     def _unknown(self, payment: Payment, reason: str, transaction: str = "") -> Settlement:
@@ -175,7 +175,7 @@ class RemoteFacilitator:
         """For a client, whom it does not concern who settles here."""
         _logger.warning("the facilitator %s %s", self._host, what)
         return FacilitatorUnavailable(
-            "The payment cannot be checked now: its facilitator gives no answer that can be relied on.",
+            "The payment cannot be checked now: its facilitator sends no valid response.",
             hint="Nothing was charged. Try again later.",
             retryable=True,
         )
