@@ -107,6 +107,7 @@ def test_a_key_with_limits_scope_and_an_expiry(either_home: Gateway) -> None:
         "models": ["openai/*", "a", "b"],
         "endpoints": ["chat.completions"],
         "features": ["streaming"],
+        "parameters": None,
     }
     after_us = time.time_ns() // 1000
     assert before_us <= key["expires_us"] - 30 * 24 * _HOUR_US <= after_us
