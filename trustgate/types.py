@@ -15,6 +15,8 @@ from msgspec import UNSET, UnsetType
 
 NANO_USD_PER_USD = 1_000_000_000
 PICO_USD_PER_NANO_USD = 1_000
+#: A factor that changes nothing, in millionths.
+FACTOR_ONE_PPM = 1_000_000
 
 Window = Literal["minute", "day", "month"]
 Unit = Literal["requests", "tokens", "cost_nano_usd"]
@@ -79,6 +81,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="p
     scope: Scope = Scope()
     #: When a client hangs up: abort the upstream, or read it to its end so that the usage is exact.
     on_disconnect: Literal["abort", "drain"] = "abort"
+    #: What its tenants are billed of what a model costs, in millionths: a markup or a discount.
+    price_factor_ppm: int = FACTOR_ONE_PPM
+    #: A model without a price under a limit on money, or for a tenant that pays: refused, or served at no cost.
+    unpriced_models: Literal["refuse", "allow"] = "refuse"
     created_us: int = 0
 
 
@@ -110,38 +116,54 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     revoked_us: int | None = None
 
 
-class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a model costs. Pico-USD a token; ``call_nano_usd`` is added once a call.
+class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What each thing that is counted costs. None: nothing is said of it, and models.pricing has the rule for it.
 
-    ``cached_input`` None means that cached prompt tokens cost what other prompt tokens cost. What is not counted in
-    tokens has prices of its own: a made image, a second of audio, a character to be spoken.
+    Pico-USD a token and a character; nano-USD a call, an image, a second of audio and a search.
     """
 
-    input_pico_usd: int = 0
+    input_pico_usd: int | None = None
     cached_input_pico_usd: int | None = None
-    output_pico_usd: int = 0
-    call_nano_usd: int = 0
-    image_nano_usd: int = 0
-    audio_second_nano_usd: int = 0
-    character_pico_usd: int = 0
+    output_pico_usd: int | None = None
+    call_nano_usd: int | None = None
+    image_nano_usd: int | None = None
+    audio_second_nano_usd: int | None = None
+    character_pico_usd: int | None = None
+    #: Prompt tokens that the upstream writes to its cache, for five minutes and for an hour.
+    cache_write_pico_usd: int | None = None
+    cache_write_1h_pico_usd: int | None = None
+    reasoning_pico_usd: int | None = None
+    audio_input_pico_usd: int | None = None
+    audio_output_pico_usd: int | None = None
+    image_input_pico_usd: int | None = None
+    image_output_pico_usd: int | None = None
+    search_nano_usd: int | None = None
 
-    def cost_nano_usd(self, usage: Usage) -> int:
-        """The cost of ``usage``, nano-USD, rounded once, up."""
-        cached_price = self.input_pico_usd if self.cached_input_pico_usd is None else self.cached_input_pico_usd
-        cached = min(usage.cached_tokens, usage.prompt_tokens)
-        pico = (
-            (usage.prompt_tokens - cached) * self.input_pico_usd
-            + cached * cached_price
-            + usage.completion_tokens * self.output_pico_usd
-        )
-        if usage.images or usage.audio_ms or usage.characters:
-            pico += (
-                usage.images * self.image_nano_usd * PICO_USD_PER_NANO_USD
-                # A thousandth of a second costs a thousandth of the price: nano-USD a second is pico-USD a millisecond.
-                + usage.audio_ms * self.audio_second_nano_usd
-                + usage.characters * self.character_pico_usd
-            )
-        return self.call_nano_usd - (-pico // PICO_USD_PER_NANO_USD)
+
+class ConditionalRates(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Rates that hold where every condition does; of what they say nothing, the rates without conditions hold."""
+
+    #: The prompt has more tokens than this.
+    above_prompt_tokens: int | None = None
+    #: The upstream served the request in this tier (OpenAI's ``service_tier``; ``batch`` for a line of a batch).
+    service_tier: str | None = None
+    #: The image's size (``1024x1024``) and quality, as the request names them.
+    image_size: str | None = None
+    image_quality: str | None = None
+    #: The request came at this time or later, and before that one; microseconds UTC.
+    from_us: int | None = None
+    until_us: int | None = None
+
+
+class Prices(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a model costs: a table of (what is counted, under which condition) → rate.
+
+    A table that says nothing at all is no price: the model is *not priced*, which is not the same as ``free``.
+    """
+
+    #: Costs nothing, on purpose; such a table has no other member.
+    free: bool = False
+    conditional: tuple[ConditionalRates, ...] = ()
 
 
 class Fallback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -172,6 +194,9 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     max_output_tokens: int | None = None
     capabilities: tuple[str, ...] = ()
     prices: Prices = Prices()
+    #: Where the prices come from, for people, and since when they hold; "" and 0 where they are not known.
+    price_source: str = ""
+    priced_us: int = 0
     status: Literal["active", "deprecated", "revoked"] = "active"
     #: Request members set when the client did not set them.
     default_parameters: dict[str, Any] = {}
@@ -181,6 +206,35 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.slug
+
+
+class PriceList(msgspec.Struct, frozen=True, kw_only=True, tag="price_list"):
+    """A list of models' prices (models.catalogue) that holds for models whose passports say no price of their own.
+
+    Kept for ever: what an older receipt's ``price_hash`` stands for is in the list that held then.
+    """
+
+    #: SHA-256 (hex) of the data.
+    id: str
+    #: What it is, for people, and the date of its prices, ISO 8601.
+    source: str
+    as_of: str
+    installed_us: int
+    #: The list as models.catalogue writes it, deflated (zlib).
+    data: bytes
+
+
+class PriceChange(msgspec.Struct, frozen=True, kw_only=True, tag="price_change"):
+    """That a passport got other prices: the history that older receipts' ``price_hash`` is looked up in."""
+
+    id: str
+    passport_id: str
+    slug: str
+    price_hash: str
+    prices: Prices
+    #: Where they come from, for people.
+    source: str
+    from_us: int
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True, tag="alias"):
@@ -312,6 +366,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     searches: int = 0
     #: The service tier that the upstream names (OpenAI's ``service_tier``); "" where it names none.
     service_tier: str = ""
+    #: Of the images made, as the request names them; "" where it does not.
+    image_size: str = ""
+    image_quality: str = ""
     #: The upstream did not report it; the gateway estimated.
     estimated: bool = False
     #: What the upstream reported contradicts itself (parts above their sum, another total); the reading is marked.
@@ -336,11 +393,11 @@ COUNTED: frozenset[str] = frozenset({"complete", "client_gone", "upstream_cut", 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """One leaf of the log; times are microseconds UTC, money nano-USD.
 
-    Version 1 is the receipt of a tenant that owes nothing; version 2 has the members from ``charged_nano_usd`` on
-    besides. Within a version every member is always present, so each has one canonical form.
+    Versions 1 and 3 are receipts of tenants that owe nothing; 2 and 4 have RECEIPT_PAYMENT_MEMBERS besides, 3 and 4
+    RECEIPT_PRICE_MEMBERS. Within a version every member is always present, so each has one canonical form.
     """
 
-    v: Literal[1, 2] = 1
+    v: Literal[1, 2, 3, 4] = 1
     id: str
     created_us: int
     tenant: str
@@ -382,13 +439,43 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     payment_asset: str | UnsetType = UNSET
     payment_amount: str | UnsetType = UNSET
     payment_payer: str | UnsetType = UNSET
+    #: Whether the model had a price: without one ``cost_nano_usd`` is 0 because nobody knows better.
+    price_known: bool | UnsetType = UNSET
+    #: What the tenant's plan makes of the cost: the cost times a factor in millionths, rounded up.
+    billed_nano_usd: int | UnsetType = UNSET
+    price_factor_ppm: int | UnsetType = UNSET
+    #: What the price looked at besides (types.Usage), and whether the usage that was reported contradicts itself.
+    cache_write_tokens: int | UnsetType = UNSET
+    cache_write_1h_tokens: int | UnsetType = UNSET
+    audio_prompt_tokens: int | UnsetType = UNSET
+    audio_completion_tokens: int | UnsetType = UNSET
+    image_prompt_tokens: int | UnsetType = UNSET
+    image_completion_tokens: int | UnsetType = UNSET
+    images: int | UnsetType = UNSET
+    audio_ms: int | UnsetType = UNSET
+    characters: int | UnsetType = UNSET
+    searches: int | UnsetType = UNSET
+    service_tier: str | UnsetType = UNSET
+    image_size: str | UnsetType = UNSET
+    image_quality: str | UnsetType = UNSET
+    usage_contradictory: bool | UnsetType = UNSET
 
 
-#: The members of a receipt of version 2 that version 1 does not have.
-RECEIPT_V2_MEMBERS = (
+#: The members of a receipt of a tenant that pays, in the order in which a Receipt has them.
+RECEIPT_PAYMENT_MEMBERS = (
     *("charged_nano_usd", "credited_nano_usd", "payment", "payment_network", "payment_transaction"),
     *("payment_asset", "payment_amount", "payment_payer"),
 )
+#: The members that receipts have from version 3 on, in the order in which a Receipt has them.
+RECEIPT_PRICE_MEMBERS = (
+    *("price_known", "billed_nano_usd", "price_factor_ppm"),
+    *("cache_write_tokens", "cache_write_1h_tokens", "audio_prompt_tokens", "audio_completion_tokens"),
+    *("image_prompt_tokens", "image_completion_tokens", "images", "audio_ms", "characters", "searches"),
+    *("service_tier", "image_size", "image_quality", "usage_contradictory"),
+)
+#: The versions whose receipts have each of these.
+PAYMENT_VERSIONS: frozenset[int] = frozenset({2, 4})
+PRICE_VERSIONS: frozenset[int] = frozenset({3, 4})
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -186,11 +186,9 @@ const RECEIPT_V1 = {
   finish: oneOf(...ENDINGS),
   stream: isFlag,
 };
+const FINISH_V2 = oneOf(...ENDINGS, "credited");
 /** Of a tenant that pays. */
-const RECEIPT_V2 = {
-  ...RECEIPT_V1,
-  v: oneOf(2),
-  finish: oneOf(...ENDINGS, "credited"),
+const PAYMENT = {
   charged_nano_usd: isCount,
   credited_nano_usd: isCount,
   payment: isText,
@@ -200,9 +198,31 @@ const RECEIPT_V2 = {
   payment_amount: (value) => isText(value) && /^[0-9]*$/.test(value),
   payment_payer: isText,
 };
+/** What the price looked at. */
+const PRICE = {
+  price_known: isFlag,
+  billed_nano_usd: isCount,
+  price_factor_ppm: isCount,
+  cache_write_tokens: isCount,
+  cache_write_1h_tokens: isCount,
+  audio_prompt_tokens: isCount,
+  audio_completion_tokens: isCount,
+  image_prompt_tokens: isCount,
+  image_completion_tokens: isCount,
+  images: isCount,
+  audio_ms: isCount,
+  characters: isCount,
+  searches: isCount,
+  service_tier: isText,
+  image_size: isText,
+  image_quality: isText,
+  usage_contradictory: isFlag,
+};
 const RECEIPTS = new Map([
   [1, RECEIPT_V1],
-  [2, RECEIPT_V2],
+  [2, { ...RECEIPT_V1, v: oneOf(2), finish: FINISH_V2, ...PAYMENT }],
+  [3, { ...RECEIPT_V1, v: oneOf(3), ...PRICE }],
+  [4, { ...RECEIPT_V1, v: oneOf(4), finish: FINISH_V2, ...PAYMENT, ...PRICE }],
 ]);
 
 function readBundle(data) {
@@ -220,7 +240,7 @@ function readBundle(data) {
   checkMembers("bundle", bundle, BUNDLE, bad);
   checkMembers("object salts", bundle.salts, SALTS, bad);
   for (const [name, value] of Object.entries(bundle.receipt)) {
-    if (!/^[a-z_]+$/.test(name)) bad(`no receipt has a member ${JSON.stringify(name)}`);
+    if (!/^[a-z_][a-z0-9_]*$/.test(name)) bad(`no receipt has a member ${JSON.stringify(name)}`);
     if (!isText(value) && !isFlag(value) && !Number.isSafeInteger(value)) {
       bad(`the receipt's member ${name} is neither a string nor a boolean nor an integer that every reader keeps`);
     }
@@ -235,7 +255,7 @@ function readBundle(data) {
 
 /** The text that is hashed. RFC 8785 of a flat object: members in the order of their names, no blanks. */
 function canonicalReceipt(receipt) {
-  const known = RECEIPTS.get(receipt.v) ?? refuse("The receipt is of neither version 1 nor 2, the ones known here.");
+  const known = RECEIPTS.get(receipt.v) ?? refuse("The receipt is of none of the versions 1 to 4.");
   checkMembers("receipt", receipt, known, (why) => refuse(`This is not a receipt of version ${receipt.v}: ${why}.`));
   const members = Object.keys(receipt).sort();
   return `{${members.map((name) => `${JSON.stringify(name)}:${JSON.stringify(receipt[name])}`).join(",")}}`;

@@ -414,7 +414,8 @@ async def test_bad_passports_are_refused_by_member(
 async def test_a_passport_cannot_lose_what_it_needs(admin: Admin) -> None:
     await admin.execute(PassportAdd(slug="mini", fields=_MINI))
     await _refusal(admin, PassportSet(passport="mini", unset=("slug",)), InvalidRequest, "slug")
-    await _refusal(admin, PassportSet(passport="mini", prices={"input_pico_usd": None}), InvalidRequest, "number")
+    without = await admin.execute(PassportSet(passport="mini", prices={"input_pico_usd": None}))
+    assert without.prices == Prices(output_pico_usd=600_000)
     await _refusal(admin, PassportSet(passport="mini", prices={"gold": 1}), InvalidRequest, "gold")
 
 

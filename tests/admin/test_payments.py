@@ -165,9 +165,10 @@ async def test_terms_that_sell_nothing_are_refused(
         command = PaymentSet(tenant="acme", price_nano_usd=amount, offers=offers)
         await refusal(admin, command, InvalidRequest, "price must be more than 0")
     await admin.execute(PassportAdd(slug="dear", fields=PassportFields(prices=Prices(input_pico_usd=5))))
+    await admin.execute(PassportAdd(slug="unpriced", fields=PassportFields()))
     detail = await admin.execute(PaymentSet(tenant="acme", offers=offers))
     assert detail.terms.price_nano_usd is None
-    assert any("trustgate/echo" in note and "dear" not in note for note in detail.notes)
+    assert any("unpriced" in note and "dear" not in note and "echo" not in note for note in detail.notes)
 
 
 async def test_terms_are_listed_and_a_removed_tenant_has_none(
@@ -387,13 +388,14 @@ async def test_doctor_asks_facilitators_prices_and_what_is_unknown(
         await set_terms(admin, facilitator, offers=(wanted(facilitator), wanted(other, "base")))
         assert [found.status for found in await admin.execute(PaymentCheck())] == ["ok", "ok"]
     await admin.execute(PassportAdd(slug="dear", fields=PassportFields(prices=Prices(input_pico_usd=5))))
+    await admin.execute(PassportAdd(slug="unpriced", fields=PassportFields()))
     await admin.execute(PaymentSet(tenant="acme", by_passport=True))
     await plane.store.claim_payment(made_payment(acme.tenant.id, state="unknown"))
     found = await admin.execute(PaymentCheck())
     assert [each.status for each in found] == ["warn", "warn", "ok", "fail"]
     assert "1 payments" in found[0].message
     assert found[0].hint == "trustgate payment reconcile"
-    assert "trustgate/echo" in found[1].message
+    assert "unpriced" in found[1].message and "echo" not in found[1].message
     assert "acme" in found[1].message
     assert "base by http" in found[3].message
 

@@ -174,14 +174,13 @@ def test_a_passport_through_its_life(either_home: Gateway) -> None:
         *("--capability", "tools", "--capability", "vision", "--fallback", "trustgate/echo:2"),
         *("--parameter", "temperature=0.2"),
     )["passport"]
-    assert made["prices"] == {
+    assert {name: rate for name, rate in made["prices"].items() if rate is not None} == {
         "input_pico_usd": 150_000,
         "cached_input_pico_usd": 75_000,
         "output_pico_usd": 600_000,
         "call_nano_usd": 1_000_000,
-        "image_nano_usd": 0,
-        "audio_second_nano_usd": 0,
-        "character_pico_usd": 0,
+        "free": False,
+        "conditional": [],
     }
     assert made["fallbacks"] == [{"passport": "trustgate/echo", "rank": 1, "weight": 2}]
     assert made["default_parameters"] == {"temperature": 0.2}

@@ -16,7 +16,7 @@ from tests.support.gateway import Gateway
 from trustgate.ids import now_us
 from trustgate.settings import load_settings
 from trustgate.store import open_store
-from trustgate.types import RECEIPT_V2_MEMBERS, Entry, Receipt
+from trustgate.types import RECEIPT_PAYMENT_MEMBERS, Entry, Receipt
 
 REQUEST = b'{"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello, who are you?"}]}'
 
@@ -54,7 +54,7 @@ def test_a_receipt_is_checked_by_whoever_has_its_bundle(said: Said, tmp_path: Pa
     assert {check["state"] for check in document["checks"]} == {"passed", "not checked"}
     # It is of a tenant that owes nothing, and says nothing of money that moved.
     assert document["receipt"] == said.gateway.cli_json("receipt", "show", said.receipt)["receipt"]
-    assert document["receipt"].keys().isdisjoint(RECEIPT_V2_MEMBERS)
+    assert document["receipt"].keys().isdisjoint(RECEIPT_PAYMENT_MEMBERS)
     assert "Charged" not in checked.stdout and "Charged" not in said.gateway.cli("receipt", "show", said.receipt).stdout
 
 
@@ -123,7 +123,7 @@ def test_a_bundle_is_the_same_with_and_without_a_server(make_gateway: GatewayFac
     assert json.loads(gateway.cli("receipt", "verify", "-", "--json", stdin=offline).stdout)["ok"] is True
 
 
-UNPAID = dict.fromkeys(RECEIPT_V2_MEMBERS[2:], "")
+UNPAID = dict.fromkeys(RECEIPT_PAYMENT_MEMBERS[2:], "")
 
 
 @pytest.fixture(scope="module")

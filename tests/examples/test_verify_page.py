@@ -17,7 +17,7 @@ from tests.support.chromium import Browser
 from tests.support.entries import make_credit
 from trustgate.receipts.receipt import canonical
 from trustgate.receipts.verify import verify_bundle
-from trustgate.types import RECEIPT_V2_MEMBERS
+from trustgate.types import RECEIPT_PAYMENT_MEMBERS
 
 FOLDER = ROOT / "examples" / "verify"
 PAGE = FOLDER / "index.html"
@@ -86,7 +86,7 @@ def test_what_was_paid_is_shown(page: Browser) -> None:
 
 
 def test_a_credit_is_shown_as_no_request(page: Browser) -> None:
-    unpaid = dict.fromkeys(RECEIPT_V2_MEMBERS[2:], "")
+    unpaid = dict.fromkeys(RECEIPT_PAYMENT_MEMBERS[2:], "")
     log = SampleLog(3, 1, forged=json.loads(canonical(make_credit(2, key="", **unpaid))))
 
     told = _told(shown(page, log.bundle(), texts={"key": log.vkey}))

@@ -136,7 +136,7 @@ def test_paying_for_an_answer(market: Market, customer: Customer, version: int) 
     assert settled.success
     assert settled.network == ("eip155:8453" if version == 2 else "base")
     [receipt] = customer.receipts()
-    assert receipt["v"] == 2
+    assert receipt["v"] == 4
     assert receipt["payment_transaction"] == settled.transaction
     assert (receipt["payment_amount"], receipt["payment_payer"]) == (str(PRICE_UNITS), PAYER)
     assert receipt["credited_nano_usd"] == receipt["charged_nano_usd"] == PRICE_NANO_USD

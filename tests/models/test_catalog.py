@@ -87,7 +87,7 @@ def test_the_price_hash_changes_with_the_price() -> None:
         [passport("a", prices=Prices(input_pico_usd=1)), passport("b", prices=Prices(input_pico_usd=2))], []
     )
     a, b = catalog.resolve("a"), catalog.resolve("b")
-    assert a is not None and b is not None and a.price_hash != b.price_hash
+    assert a is not None and b is not None and a.price.hash != b.price.hash
 
 
 def test_looking_up_by_hand_finds_revoked_ones_too() -> None:

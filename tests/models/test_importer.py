@@ -140,12 +140,15 @@ def test_the_table_of_prices() -> None:
         prices=Prices(input_pico_usd=150_000, cached_input_pico_usd=75_000, output_pico_usd=600_000),
     )
     assert fields["text-embedding-3-small"] == PassportFields(
-        provider="openai", context_length=8191, capabilities=("embeddings",), prices=Prices(input_pico_usd=20_000)
+        provider="openai",
+        context_length=8191,
+        capabilities=("embeddings",),
+        prices=Prices(input_pico_usd=20_000, output_pico_usd=0),
     )
     assert fields["anthropic/claude-sonnet-4-5"].max_output_tokens == 64_000
     assert fields["anthropic/claude-sonnet-4-5"].context_length is None
     assert fields["fine"].prices == Prices(input_pico_usd=123_457, output_pico_usd=1)
-    assert fields["free"].prices == Prices()
+    assert fields["free"].prices == Prices(input_pico_usd=0, output_pico_usd=0)
     assert fields["wrong"] == PassportFields(provider="x", capabilities=("chat",))
     assert fields["only-responses"].capabilities == ("chat",)
     assert not {"sample_spec", "nothing"} & fields.keys()
@@ -165,7 +168,7 @@ def test_a_table_fills_in_what_a_configuration_leaves_out() -> None:
     )
     assert fields["gpt-4o-mini"].api_model_id == "gpt-4o-mini"
     assert fields["claude"].prices == Prices(input_pico_usd=3_000_000, output_pico_usd=15_000_000)
-    assert fields["embed"].prices == Prices(input_pico_usd=20_000)
+    assert fields["embed"].prices == Prices(input_pico_usd=20_000, output_pico_usd=0)
     # The file's own word counts first.
     assert fields["qwen"].context_length == 32_768
 

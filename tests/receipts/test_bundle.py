@@ -20,7 +20,7 @@ from trustgate.receipts.logkey import LogKey
 from trustgate.receipts.proof import InclusionProof, format_proof
 from trustgate.receipts.receipt import canonical, salt
 from trustgate.receipts.verify import CHAIN_NOT_ASKED, Check, Verdict, verify_bundle
-from trustgate.types import RECEIPT_V2_MEMBERS, Receipt
+from trustgate.types import RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
 
 LOG = SampleLog()
 GOOD = LOG.bundle()
@@ -28,6 +28,12 @@ DAMAGED = list(damaged(GOOD))
 PAID = SampleLog(v=2)
 #: What is not of the receipt is damaged in the other, too.
 DAMAGED_PAID = [damage for damage in damaged(PAID.bundle()) if damage.name.startswith("receipt.")]
+PRICED = SampleLog(v=4)
+DAMAGED_PRICED = [
+    damage
+    for damage in damaged(PRICED.bundle())
+    if damage.name.startswith(tuple(f"receipt.{name}" for name in RECEIPT_PRICE_MEMBERS))
+]
 
 NAMES = [
     *("form", "receipt", "leaf", "proof", "checkpoint", "inclusion", "request", "response"),
@@ -109,12 +115,28 @@ def test_damage_to_a_receipt_of_version_2_is_noticed(damage: Damage) -> None:
     assert refused_by(damage.data, request=REQUEST, response=RESPONSE)
 
 
+@pytest.mark.parametrize("version", [3, 4])
+def test_receipts_with_what_a_price_looked_at_hold(version: int) -> None:
+    log = SampleLog(v=version)
+
+    verdict = verify_bundle(log.bundle(), key=log.verifier, request=REQUEST, response=RESPONSE)
+
+    assert verdict.ok and verdict.receipt == log.receipt
+    assert f"version {version}" in verdict.checks[1].detail
+
+
+@pytest.mark.parametrize("damage", DAMAGED_PRICED, ids=lambda damage: damage.name)
+def test_damage_to_what_a_price_looked_at_is_noticed(damage: Damage) -> None:
+    assert damage.data != PRICED.bundle()
+    assert refused_by(damage.data, request=REQUEST, response=RESPONSE)
+
+
 def test_receipts_of_version_2_hold() -> None:
     verdict = verify_bundle(PAID.bundle(), key=PAID.verifier, request=REQUEST, response=RESPONSE)
 
     assert verdict.ok and verdict.receipt == PAID.receipt
     assert "version 2" in verdict.checks[1].detail
-    unpaid = dict.fromkeys(RECEIPT_V2_MEMBERS[2:], "")
+    unpaid = dict.fromkeys(RECEIPT_PAYMENT_MEMBERS[2:], "")
     for receipt in (make_receipt(2, v=2, **unpaid), make_credit(2), make_credit(2, key="", **unpaid)):
         log = SampleLog(3, 1, forged=json.loads(canonical(receipt)))
         verdict = verify_bundle(log.bundle(), key=log.verifier)
@@ -122,11 +144,15 @@ def test_receipts_of_version_2_hold() -> None:
 
 
 def test_what_is_wrong_with_a_receipt_is_said() -> None:
-    first, second = (json.loads(canonical(make_receipt(v=version))) for version in (1, 2))
+    first, second, third = (json.loads(canonical(make_receipt(v=version))) for version in (1, 2, 3))
     for members, why in (
         ({**first, "payment": ""}, "none of version 1 has: 'payment'"),
         ({**first, "v": 2}, "version 2 lacks charged_nano_usd, credited_nano_usd, payment, payment_amount"),
-        ({**second, "v": 3}, "neither version 1 nor 2"),
+        ({**second, "v": 5}, "none of the versions 1 to 4"),
+        ({**second, "v": 3}, "version 3 lacks audio_completion_tokens, audio_ms"),
+        ({**third, "finish": "credited"}, "version 3, which has no finish 'credited'"),
+        ({**third, "charged_nano_usd": 0}, "none of version 3 has: 'charged_nano_usd'"),
+        ({**third, "price_known": 1}, "price_known"),
         ({**first, "finish": "credited"}, "version 1, which has no finish 'credited'"),
         ({**second, "payment_amount": "1.5"}, "payment_amount is not decimal digits"),
         ({**second, "charged_nano_usd": -1}, "charged_nano_usd is less than nothing"),

@@ -30,6 +30,7 @@ from trustgate.errors import (
     StoreTooNew,
     Unavailable,
 )
+from trustgate.models.pricing import price_hash
 from trustgate.store import PaymentFilter, ReceiptFilter, engine, migrations, open_store
 from trustgate.store.duckdb import DuckDBStore
 from trustgate.store.rows import (
@@ -314,6 +315,19 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
     if version >= 4:
         (aside,) = store.set_aside
         assert (aside.entry.seq, aside.entry.receipt.cost_nano_usd, aside.counted.cost_nano_usd) == (702, 2**63, 0)
+    echo = next(passport for passport in state.passports if passport.slug == "trustgate/echo")
+    assert echo.prices.free
+    pro = next(plan for plan in state.plans if plan.name == "pro")
+    if version < 5:
+        assert (pro.price_factor_ppm, pro.unpriced_models) == (1_000_000, "refuse")
+    else:
+        assert (pro.price_factor_ppm, pro.unpriced_models) == (1_200_000, "allow")
+        (change,) = await store.price_changes(passport_id=next(p.id for p in state.passports if p.slug == "*"))
+        assert change.price_hash == price_hash(change.prices) and change.prices.conditional
+        assert await store.price_changes(price_hash=change.price_hash) == [change]
+        assert [kept.as_of for kept in state.price_lists] == ["2026-11-01"]
+        priced = await store.entries(ReceiptFilter(oldest_first=True, after_seq=702))
+        assert [(entry.receipt.v, entry.receipt.billed_nano_usd) for entry in priced] == [(3, 13_580), (4, 13_580)]
     await store.close()
 
 

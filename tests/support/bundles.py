@@ -31,7 +31,7 @@ from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.proof import InclusionProof, format_proof
 from trustgate.receipts.receipt import canonical, commitment, leaf_hash, salt
 from trustgate.receipts.tiles import Edge, TileId, hash_in_tiles
-from trustgate.types import RECEIPT_V2_MEMBERS, Receipt
+from trustgate.types import RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
 
 MEMO_PROGRAM = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
 #: Takes no text, but that is for a chain to find.
@@ -167,8 +167,8 @@ def damaged(bundle: bytes) -> Iterator[Damage]:
     for path in ((), ("receipt",), ("salts",)):
         for extra in ("extra", "__proto__", "0"):
             yield Damage(f"{extra} in {path}", _written(document, (*path, extra), "x"))
-    for name in sorted(set(RECEIPT_V2_MEMBERS) - document["receipt"].keys()):
-        yield Damage(f"{name}, of version 2", _written(document, ("receipt", name), 0 if "nano" in name else ""))
+    for name in sorted({*RECEIPT_PAYMENT_MEMBERS, *RECEIPT_PRICE_MEMBERS} - document["receipt"].keys()):
+        yield Damage(f"{name}, of another version", _written(document, ("receipt", name), 0 if "nano" in name else ""))
     yield from _damaged_text(bundle)
 
 
@@ -227,7 +227,7 @@ def _bad_receipts() -> Iterator[tuple[str, dict[str, Any]]]:
     first, second, credit = (
         json.loads(canonical(receipt)) for receipt in (make_receipt(2), make_receipt(2, v=2), make_credit(2))
     )
-    for name in RECEIPT_V2_MEMBERS:
+    for name in RECEIPT_PAYMENT_MEMBERS:
         yield f"version 1 with {name}", {**first, name: second[name]}
         yield f"version 2 without {name}", {member: second[member] for member in second if member != name}
     yield "version 1 with all of version 2", {**second, "v": 1}
@@ -236,15 +236,26 @@ def _bad_receipts() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "version 1 of a credit in all but its number", {**credit, "v": 1}
     yield "version 2 without one of version 1", {member: second[member] for member in second if member != "stream"}
     yield "version 2 with one of none", {**second, "extra": ""}
-    for version in (0, 3, -1, "1", "2", "", True, False):
+    for version in (0, 3, 4, 5, -1, "1", "2", "", True, False):
         yield f"version {version!r}", {**second, "v": version}
     yield "no version", {member: second[member] for member in second if member != "v"}
     for name in ("charged_nano_usd", "credited_nano_usd"):
         for value in (-1, "1", "", True):
             yield f"{name} {value!r}", {**second, name: value}
-    for name in RECEIPT_V2_MEMBERS[2:]:
+    for name in RECEIPT_PAYMENT_MEMBERS[2:]:
         for number in (0, False):
             yield f"{name} {number!r}", {**second, name: number}
+    third, fourth = (json.loads(canonical(make_receipt(2, v=version))) for version in (3, 4))
+    for name in RECEIPT_PRICE_MEMBERS:
+        yield f"version 1 with {name}", {**first, name: third[name]}
+        for receipt in (third, fourth):
+            lacking = {member: receipt[member] for member in receipt if member != name}
+            yield f"version {receipt['v']} without {name}", lacking
+        wrong = 1 if isinstance(third[name], bool | str) else True
+        yield f"{name} {wrong!r}", {**third, name: wrong}
+    yield "version 3 with members of version 4", {**fourth, "v": 3}
+    yield "version 4 with those of version 3 alone", {**third, "v": 4}
+    yield "version 3 of a credit", {**third, "finish": "credited"}
     for amount in ("-1", "+1", "1.0", "1e6", "0x1", " 1", "1\n", "1_000", "\u0661", "\uff11", "one"):
         yield f"payment_amount {amount!r}", {**second, "payment_amount": amount}
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from trustgate.ids import new_id
-from trustgate.types import Entry, Finish, Receipt
+from trustgate.types import RECEIPT_PRICE_MEMBERS, Entry, Finish, Receipt
 
 FIRST_US = 1_770_000_000_000_000  # 2026-02-02 02:40 UTC
 
@@ -16,7 +16,7 @@ FIRST_US = 1_770_000_000_000_000  # 2026-02-02 02:40 UTC
 def make_receipt(number: int = 1, **members: Any) -> Receipt:
     """A receipt like the gateway's, a second and a bit after the one before; its hashes are no other's.
 
-    Of version 1; with ``v=2`` that of a request which was paid for.
+    Of version 1; with ``v=2`` or 4 that of a request which was paid for, with 3 or 4 with what its price looked at.
     """
     created_us = members.get("created_us", FIRST_US + number * 1_000_001)
     digest = hashlib.sha256(str(number).encode()).hexdigest()
@@ -47,7 +47,22 @@ def make_receipt(number: int = 1, **members: Any) -> Receipt:
         "finish": "complete",
         "stream": False,
     }
-    if members.get("v") == 2:
+    if members.get("v") in (3, 4):
+        defaults |= {
+            "price_known": True,
+            "billed_nano_usd": 13_580,
+            "price_factor_ppm": 1_100_000,
+            **dict.fromkeys((name for name in RECEIPT_PRICE_MEMBERS if name.endswith("_tokens")), 3),
+            "images": 1,
+            "audio_ms": 1_500,
+            "characters": 20,
+            "searches": 2,
+            "service_tier": "priority",
+            "image_size": "1024x1024",
+            "image_quality": "high",
+            "usage_contradictory": False,
+        }
+    if members.get("v") in (2, 4):
         defaults |= {
             "charged_nano_usd": 12_345,
             "credited_nano_usd": 1_500_000_000,
@@ -86,17 +101,28 @@ _amounts = st.just("") | st.integers(0, 2**256 - 1).map(str)
 
 def receipts() -> st.SearchStrategy[Receipt]:
     """Any receipt that can occur: any text, numbers up to the largest that JSON keeps exactly, real hashes."""
-    return _receipts(v=st.just(1), finish=_finishes(but="credited")) | _receipts(
-        v=st.just(2),
-        finish=_finishes(),
-        charged_nano_usd=_counts,
-        credited_nano_usd=_counts,
-        payment=_texts,
-        payment_network=_texts,
-        payment_transaction=_texts,
-        payment_asset=_texts,
-        payment_amount=_amounts,
-        payment_payer=_texts,
+    paid: dict[str, st.SearchStrategy[Any]] = {
+        "finish": _finishes(),
+        "charged_nano_usd": _counts,
+        "credited_nano_usd": _counts,
+        "payment": _texts,
+        "payment_network": _texts,
+        "payment_transaction": _texts,
+        "payment_asset": _texts,
+        "payment_amount": _amounts,
+        "payment_payer": _texts,
+    }
+    priced: dict[str, st.SearchStrategy[Any]] = {
+        **dict.fromkeys(RECEIPT_PRICE_MEMBERS, _counts),
+        **dict.fromkeys(("service_tier", "image_size", "image_quality"), _texts),
+        **dict.fromkeys(("price_known", "usage_contradictory"), st.booleans()),
+    }
+    owes_nothing = _finishes(but="credited")
+    return st.one_of(
+        _receipts(v=st.just(1), finish=owes_nothing),
+        _receipts(v=st.just(2), **paid),
+        _receipts(v=st.just(3), finish=owes_nothing, **priced),
+        _receipts(v=st.just(4), **paid, **priced),
     )
 
 

@@ -183,6 +183,7 @@ class Shop:
             tenant=order.tenant_id,
             tprev=tprev,
             key=order.key_id,
+            v=4,
             **members,
         )
         return self.log.append(receipt, bytes(32))

@@ -18,6 +18,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from msgspec import UnsetType
+
 from trustgate.access.quota import Quota, QuotaUsage
 from trustgate.admin.background_work import Tell
 from trustgate.admin.money import BooksReport, Difference
@@ -29,7 +31,7 @@ from trustgate.receipts.tiles import TILE_WIDTH, Edge, TileId
 from trustgate.receipts.tree import Tree
 from trustgate.store import PaymentFilter, ReceiptFilter, Store, UsageFilter, UsageRow
 from trustgate.store.base import SUM_MOST
-from trustgate.types import COUNTED, OPEN, PAID, RECEIPT_V2_MEMBERS, Entry, Payment, Receipt
+from trustgate.types import COUNTED, OPEN, PAID, PAYMENT_VERSIONS, RECEIPT_PAYMENT_MEMBERS, Entry, Payment, Receipt
 
 #: Whole tiles, so that a page's leaves can be held against them.
 _PAGE_ENTRIES = 8 * TILE_WIDTH
@@ -183,14 +185,14 @@ class BooksAuditor:
             tenant.usage["failed"] += 1
         if self._windows is not None:
             self._windows.add(counted)
-        if receipt.v == 2:
+        if receipt.v in PAYMENT_VERSIONS:
             self._check_money(entry, counted, tenant)
 
     def _check_money(self, entry: Entry, counted: Receipt, tenant: _Tenant) -> None:
         receipt = entry.receipt
-        missing = [member for member in RECEIPT_V2_MEMBERS if not isinstance(getattr(receipt, member), str | int)]
+        missing = [member for member in RECEIPT_PAYMENT_MEMBERS if not isinstance(getattr(receipt, member), str | int)]
         if missing:
-            self._differ(_name(entry), f"it is of version 2 and lacks {', '.join(missing)}")
+            self._differ(_name(entry), f"it is of version {receipt.v} and lacks {', '.join(missing)}")
             return
         charged, credited = _money(counted)
         tenant.charged += charged
@@ -298,7 +300,8 @@ class _Windows:
     def add(self, receipt: Receipt) -> None:
         if receipt.created_us < self._oldest_us or receipt.finish not in COUNTED:
             return
-        use = 1, receipt.prompt_tokens + receipt.completion_tokens, receipt.cost_nano_usd
+        billed = receipt.cost_nano_usd if isinstance(receipt.billed_nano_usd, UnsetType) else receipt.billed_nano_usd
+        use = 1, receipt.prompt_tokens + receipt.completion_tokens, billed
         for window, start_us in enumerate(self._standing.windows.starts):
             if receipt.created_us >= start_us - _ADMISSION_US:
                 sums = self._within if receipt.created_us >= start_us else self._before

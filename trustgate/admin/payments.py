@@ -42,6 +42,7 @@ from trustgate.admin.money import (
 )
 from trustgate.errors import Conflict, InvalidRequest, NotFound, TrustGateError
 from trustgate.ids import now_us
+from trustgate.models.pricing import FREE, NOT_PRICED
 from trustgate.payment.credit import append_credit
 from trustgate.payment.facilitators.registry import EMBEDDED
 from trustgate.payment.networks import (
@@ -56,7 +57,7 @@ from trustgate.payment.networks import (
 from trustgate.payment.x402_wire import usd
 from trustgate.settings import Settings
 from trustgate.store import PaymentFilter, ReceiptFilter
-from trustgate.types import NANO_USD_PER_USD, OPEN, PAID, Offer, Passport, Payment, PaymentTerms, Prices, Tenant
+from trustgate.types import NANO_USD_PER_USD, OPEN, PAID, Offer, Passport, Payment, PaymentTerms, Tenant
 
 _PAYMENTS_MOST = 10_000
 #: The states in which a payment may stay for ever where no node can be asked.
@@ -68,7 +69,6 @@ _MOST_NANO_USD = 1_000_000 * NANO_USD_PER_USD
 _OFFERS_MOST = 16
 _DEBTORS_MOST = 20
 _RECEIPTS_PAGE = 1_000
-_NO_PRICES = Prices()
 #: Settles on test networks, for free.
 _TEST_FACILITATOR = "https://x402.org/facilitator"
 _TEST_NETWORKS = frozenset({SOLANA_DEVNET, SOLANA_TESTNET, BASE_SEPOLIA})
@@ -261,8 +261,8 @@ def _priced(context: AdminContext) -> tuple[list[Passport], list[Passport]]:
     """The passports that serve, with a price and without one."""
     serving = [passport for passport in context.catalog.passports() if passport.status != "revoked"]
     return (
-        [passport for passport in serving if passport.prices != _NO_PRICES],
-        [passport for passport in serving if passport.prices == _NO_PRICES],
+        [passport for passport in serving if passport.prices not in (NOT_PRICED, FREE)],
+        [passport for passport in serving if passport.prices == NOT_PRICED],
     )
 
 

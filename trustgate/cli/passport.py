@@ -23,7 +23,8 @@ from trustgate.cli import render
 from trustgate.cli.context import JsonOption, execute
 from trustgate.cli.fields import Given, with_passport_fields
 from trustgate.errors import InvalidRequest
-from trustgate.types import Fallback, Passport
+from trustgate.models.pricing import is_priced
+from trustgate.types import ConditionalRates, Fallback, Passport, Prices
 
 app = typer.Typer(help="Models: where they are served, and at what price.", no_args_is_help=True)
 
@@ -75,8 +76,8 @@ def list_(
                 passport.api_model_id,
                 render.status(passport.status),
                 passport.base_url or "default",
-                render.usd_per_million(passport.prices.input_pico_usd),
-                render.usd_per_million(passport.prices.output_pico_usd),
+                _per_million(passport.prices, passport.prices.input_pico_usd),
+                _per_million(passport.prices, passport.prices.output_pico_usd),
                 render.optional(passport.context_length),
             )
             for passport in passports
@@ -219,7 +220,7 @@ def _fields(passport: Passport) -> list[tuple[str, render.Cell]]:
         ("Context", _tokens(passport.context_length)),
         ("Max. output", _tokens(passport.max_output_tokens)),
         ("Capabilities", render.names(passport.capabilities)),
-        *_price_fields(passport),
+        *_price_fields(passport.prices),
         ("Fallbacks", _fallbacks(passport.fallbacks)),
         *((f"Sets {name}", render.json_text(value)) for name, value in passport.default_parameters.items()),
         ("Created", render.instant_utc(passport.created_us)),
@@ -234,24 +235,72 @@ def _credential(passport: Passport) -> str:
     return "the default upstream's" if passport.base_url is None else "none"
 
 
-def _price_fields(passport: Passport) -> list[tuple[str, render.Cell]]:
-    prices = passport.prices
-    given = f"{render.usd_per_million(prices.input_pico_usd)} per million tokens"
-    if prices.cached_input_pico_usd is not None:
-        given += f", cached {render.usd_per_million(prices.cached_input_pico_usd)}"
+def _per_million(prices: Prices, pico_usd: int | None) -> str:
+    """A price a million, ``free``, or ``not priced``; nothing where the table says nothing of it."""
+    if prices.free:
+        return "free"
+    if pico_usd is None:
+        return "" if is_priced(prices) else "not priced"
+    return render.usd_per_million(pico_usd)
+
+
+#: What each rate is shown as, in order: its title and what it is for.
+_RATE_TITLES = {
+    "input_pico_usd": ("Input", "per million tokens"),
+    "cached_input_pico_usd": ("Input, cached", "per million tokens"),
+    "cache_write_pico_usd": ("Cache write", "per million tokens"),
+    "cache_write_1h_pico_usd": ("Cache write, 1 h", "per million tokens"),
+    "output_pico_usd": ("Output", "per million tokens"),
+    "reasoning_pico_usd": ("Reasoning", "per million tokens"),
+    "audio_input_pico_usd": ("Audio input", "per million tokens"),
+    "audio_output_pico_usd": ("Audio output", "per million tokens"),
+    "image_input_pico_usd": ("Image input", "per million tokens"),
+    "image_output_pico_usd": ("Image output", "per million tokens"),
+    "call_nano_usd": ("Call", "each"),
+    "image_nano_usd": ("Image", "each"),
+    "search_nano_usd": ("Search", "each"),
+    "audio_second_nano_usd": ("Audio", "a second"),
+    "character_pico_usd": ("Speech", "per million characters"),
+}
+
+
+def _price_fields(prices: Prices) -> list[tuple[str, render.Cell]]:
+    if prices.free:
+        return [("Price", "free")]
+    if not is_priced(prices):
+        return [("Price", "not priced")]
     fields: list[tuple[str, render.Cell]] = [
-        ("Input", given),
-        ("Output", f"{render.usd_per_million(prices.output_pico_usd)} per million tokens"),
+        (title, _rate(rate, name, unit))
+        for name, (title, unit) in _RATE_TITLES.items()
+        if (rate := getattr(prices, name)) is not None
     ]
-    if prices.call_nano_usd:
-        fields.append(("Call", f"{render.usd(prices.call_nano_usd)} each"))
-    if prices.image_nano_usd:
-        fields.append(("Image", f"{render.usd(prices.image_nano_usd)} each"))
-    if prices.audio_second_nano_usd:
-        fields.append(("Audio", f"{render.usd(prices.audio_second_nano_usd)} a second"))
-    if prices.character_pico_usd:
-        fields.append(("Speech", f"{render.usd_per_million(prices.character_pico_usd)} per million characters"))
+    for rates in prices.conditional:
+        told = [
+            f"{title[0].lower()}{title[1:]} {_rate(rate, name, unit)}"
+            for name, (title, unit) in _RATE_TITLES.items()
+            if (rate := getattr(rates, name)) is not None
+        ]
+        fields.append((_conditions(rates), "; ".join(told)))
     return fields
+
+
+def _rate(rate: int, name: str, unit: str) -> str:
+    return f"{render.usd(rate) if name.endswith('_nano_usd') else render.usd_per_million(rate)} {unit}"
+
+
+def _conditions(rates: ConditionalRates) -> str:
+    told = []
+    if rates.above_prompt_tokens is not None:
+        told.append(f"above {render.number(rates.above_prompt_tokens)} prompt tokens")
+    if rates.service_tier is not None:
+        told.append(f"tier {rates.service_tier}")
+    told += [text for text in (rates.image_size, rates.image_quality) if text is not None]
+    if rates.from_us is not None:
+        told.append(f"from {render.instant_utc(rates.from_us)}")
+    if rates.until_us is not None:
+        told.append(f"until {render.instant_utc(rates.until_us)}")
+    text = ", ".join(told)
+    return text[0].upper() + text[1:]
 
 
 def _tokens(count: int | None) -> str:

@@ -286,13 +286,45 @@ def _used(receipt: Receipt) -> list[tuple[str, render.Cell]]:
             "Completion",
             f"{receipt.completion_tokens:,} tokens, {receipt.reasoning_tokens:,} for reasoning{estimated}",
         ),
-        ("Cost", render.usd(receipt.cost_nano_usd)),
+        *_besides(receipt),
+        ("Cost", _cost(receipt)),
         ("Took", f"{receipt.latency_first_ms:,} ms to the first byte, {receipt.latency_total_ms:,} ms in all"),
     ]
 
 
+def _cost(receipt: Receipt) -> str:
+    if receipt.price_known is False:
+        return "not known: the model had no price"
+    cost, factor_ppm = render.usd(receipt.cost_nano_usd), receipt.price_factor_ppm
+    if isinstance(factor_ppm, UnsetType) or isinstance(receipt.billed_nano_usd, UnsetType) or factor_ppm == 1_000_000:
+        return cost
+    return f"{cost}, billed {render.usd(receipt.billed_nano_usd)} (times {factor_ppm / 1_000_000:g})"
+
+
+def _besides(receipt: Receipt) -> list[tuple[str, render.Cell]]:
+    """What else the price looked at, as far as there was any of it; nothing before version 3."""
+    counted = (
+        (receipt.cache_write_tokens, "tokens written to the cache"),
+        (receipt.cache_write_1h_tokens, "of them for an hour"),
+        (receipt.audio_prompt_tokens, "audio tokens heard"),
+        (receipt.audio_completion_tokens, "audio tokens spoken"),
+        (receipt.image_prompt_tokens, "image tokens seen"),
+        (receipt.image_completion_tokens, "image tokens made"),
+        (receipt.images, "images made"),
+        (receipt.audio_ms, "ms of audio"),
+        (receipt.characters, "characters spoken"),
+        (receipt.searches, "searches"),
+    )
+    told = [f"{count:,} {what}" for count, what in counted if isinstance(count, int) and count]
+    conditions = (receipt.service_tier, receipt.image_size, receipt.image_quality)
+    told += [text for text in conditions if isinstance(text, str) and text]
+    if receipt.usage_contradictory is True:
+        told.append("the reported usage contradicts itself")
+    return [("Besides", ", ".join(told))] if told else []
+
+
 def _balance(receipt: Receipt) -> list[tuple[str, render.Cell]]:
-    """What left the tenant's balance and came onto it, and by which payment; nothing of version 1."""
+    """What left the tenant's balance and came onto it, and by which payment; nothing of a tenant that owes nothing."""
     charged, credited = receipt.charged_nano_usd, receipt.credited_nano_usd
     if isinstance(charged, UnsetType) or isinstance(credited, UnsetType):
         return []

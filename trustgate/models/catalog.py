@@ -5,14 +5,14 @@ Owns resolution: id, slug or ``api_model_id`` → alias → wildcard (the most s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import msgspec
 
 from trustgate.errors import NotFound
-from trustgate.types import Alias, Passport, Prices
+from trustgate.models.pricing import PriceTable
+from trustgate.types import Alias, Passport
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -23,7 +23,7 @@ class Resolved(msgspec.Struct, frozen=True):
     #: The names plans are matched against: the passport's own, or for a wildcard the model's name. Never an
     #: alias, which could otherwise open what a plan does not include.
     names: tuple[str, ...]
-    price_hash: str
+    price: PriceTable
 
 
 class Catalog:
@@ -115,13 +115,8 @@ class Catalog:
 _RESOLVED_MAX = 10_000
 
 
-def price_hash(prices: Prices) -> str:
-    """SHA-256 (hex) of the prices in JSON with sorted keys: what a receipt calls ``price_hash``."""
-    return hashlib.sha256(msgspec.json.encode(prices, order="sorted")).hexdigest()
-
-
 def _resolved(passport: Passport, upstream_model: str, names: tuple[str, ...]) -> Resolved:
-    return Resolved(passport, upstream_model, names, price_hash(passport.prices))
+    return Resolved(passport, upstream_model, names, PriceTable(passport.prices))
 
 
 def _fill(wildcard: Passport, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.models.pricing import CONDITIONS, FREE, RATES
 from trustgate.settings import BUILTIN_SCHEME, why_not_base_url, why_not_variable_name
 from trustgate.types import Fallback, Passport, Prices
 
@@ -36,6 +37,7 @@ _CAPABILITY = re.compile(r"[a-z][a-z0-9_]{0,39}")
 #: The largest number of tokens and the largest price (pico-USD a token, 1,000 USD) that are no slip of the keyboard.
 _MAX_TOKENS = 1_000_000_000
 _MAX_PRICE = 10**15
+_MAX_CONDITIONAL = 100
 
 
 class PassportFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -104,12 +106,11 @@ def change_passport(
 
 
 def _changed_prices(prices: Prices, changes: dict[str, int | None]) -> Prices:
-    for name, value in changes.items():
-        if name not in Prices.__struct_fields__:
+    for name in changes:
+        if name not in RATES:
             raise InvalidRequest(f"There is no price {name}.", param="prices")
-        if value is None and name != "cached_input_pico_usd":
-            raise InvalidRequest(f"The price {name} must be a number.", param="prices")
-    return msgspec.structs.replace(prices, **changes)
+    given = any(value is not None for value in changes.values())
+    return msgspec.structs.replace(prices, **changes, free=prices.free and not given)
 
 
 def check_name(name: str, what: str) -> None:
@@ -188,10 +189,25 @@ def _check_sizes(passport: Passport) -> None:
         value = getattr(passport, name)
         if value is not None and not 1 <= value <= _MAX_TOKENS:
             raise InvalidRequest(f"{name} must be between 1 and {_MAX_TOKENS:,}.", param=name)
-    for name in Prices.__struct_fields__:
-        value = getattr(passport.prices, name)
-        if value is not None and not 0 <= value <= _MAX_PRICE:
-            raise InvalidRequest("A price must not be negative, nor above 1,000 USD a token.", param="prices")
+    check_prices(passport.prices)
+
+
+def check_prices(prices: Prices) -> None:
+    """Raise ``InvalidRequest`` unless the table makes sense: rates in bounds, conditions that can hold, free or not."""
+    for rates in (prices, *prices.conditional):
+        for name in RATES:
+            value = getattr(rates, name)
+            if value is not None and not 0 <= value <= _MAX_PRICE:
+                raise InvalidRequest("A price must not be negative, nor above 1,000 USD a token.", param="prices")
+    if prices.free and prices != FREE:
+        raise InvalidRequest("What is free has no prices besides.", param="prices")
+    if len(prices.conditional) > _MAX_CONDITIONAL:
+        raise InvalidRequest(f"A price table has at most {_MAX_CONDITIONAL} conditional rates.", param="prices")
+    for rates in prices.conditional:
+        if all(getattr(rates, name) is None for name in CONDITIONS):
+            raise InvalidRequest("Conditional rates need a condition.", param="prices")
+        if all(getattr(rates, name) is None for name in RATES):
+            raise InvalidRequest("Conditional rates need a rate.", param="prices")
 
 
 def _check_fallbacks(passport: Passport) -> None:

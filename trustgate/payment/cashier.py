@@ -419,7 +419,7 @@ class Sale:
             self._hold = balances.hold_at_least(order.tenant_id, order.price_nano_usd)
 
     def close(self, charged_nano_usd: int, *, delivered: bool = True) -> dict[str, Any]:
-        """The request has ended and its receipt is being written: gives the receipt's members of version 2.
+        """The request has ended and its receipt is being written: gives the receipt's members that tell of money.
 
         ``delivered``: whether the client got what it paid for. Where it did not, its payment ends as credited, and
         presented again it is served once against that credit.
@@ -439,7 +439,6 @@ class Sale:
             self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)
             self._cashier.behind(self._cashier.ledger.end(settled, "delivered" if delivered else "credited"))
         return {
-            "v": 2,
             "charged_nano_usd": charged_nano_usd,
             "credited_nano_usd": 0 if settled is None else settled.value_nano_usd,
             **payment_members(settled),

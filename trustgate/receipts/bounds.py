@@ -21,8 +21,8 @@ INTEGER_MOST = 2**53 - 1
 STATUS_MOST = 999
 #: UTF-8 bytes of all texts together: what a record leaves beside figures and the names of the members. Where they are
 #: more, each is cut to ``_TEXT_BYTES``.
-_TEXTS_BYTES = 2_700
-_TEXT_BYTES = 128
+_TEXTS_BYTES = 2_100
+_TEXT_BYTES = 96
 
 _MEMBERS = Receipt.__struct_fields__
 #: Integers that do not tell of usage: where one of these is changed, what was used is known all the same.

@@ -3,11 +3,18 @@
 Owns the format. A receipt is strings, integers and booleans only, so that its JSON with sorted keys *is* its
 RFC 8785 (JCS) form; floats, large integers and bytes, where the two differ, cannot occur by type.
 
-There are two versions, each with its members, all of them, always. Version 1 is a tenant's that owes nothing. Version 2
-is a tenant's that pays (x402): it has types.RECEIPT_V2_MEMBERS besides, which tell what was charged to the tenant's
-balance, what was credited to it, and by which payment; and it may have ended as ``credited`` (endpoint ``credits``),
-which is no request's but tells of money alone. In Python the members that version 1 lacks are ``msgspec.UNSET``, which
-no JSON has, so that version 1 is to the byte what it was before there was a version 2.
+There are four versions, each with its members, all of them, always:
+
+    1   of a tenant that owes nothing
+    2   of a tenant that pays (x402): types.RECEIPT_PAYMENT_MEMBERS besides, which tell what was charged to the tenant's
+        balance, what was credited to it, and by which payment; it may have ended as ``credited`` (endpoint
+        ``credits``), which is no request's but tells of money alone
+    3   as 1, and types.RECEIPT_PRICE_MEMBERS: every counter and condition that the price looked at, whether there was a
+        price at all, and what the tenant's plan bills of the cost
+    4   as 2, and those of 3
+
+Requests get versions 3 and 4; 1 and 2 were theirs before, and credits are of version 2. In Python the members that a
+version lacks are ``msgspec.UNSET``, which no JSON has, so that a version is to the byte what it was before the next.
 
 What was asked and answered is not stored: ``request_commitment`` and ``response_commitment`` are salted.
 With the 32 secret bytes of a receipt, ``salt = HMAC-SHA256(secret, label)`` and ``commitment =

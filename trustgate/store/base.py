@@ -23,13 +23,15 @@ from trustgate.types import (
     PaymentState,
     PaymentTerms,
     Plan,
+    PriceChange,
+    PriceList,
     Receipt,
     Record,
     Tenant,
 )
 
 #: What ``Store.put`` keeps: what operators set up, and what the log of receipts has to remember of itself.
-Kept = Record | Anchor | LogName
+Kept = Record | Anchor | LogName | PriceList | PriceChange
 
 UsageGroup = Literal["day", "model", "key", "tenant"]
 
@@ -43,6 +45,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     passports: tuple[Passport, ...]
     aliases: tuple[Alias, ...]
     payment_terms: tuple[PaymentTerms, ...] = ()
+    #: The oldest first.
+    price_lists: tuple[PriceList, ...] = ()
 
 
 class TenantHead(msgspec.Struct, frozen=True):
@@ -59,6 +63,7 @@ class WindowUsage(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str
     requests: int
     tokens: int
+    #: As billed.
     cost_nano_usd: int
 
 
@@ -260,6 +265,10 @@ class Store(Protocol):
 
     async def log_names(self) -> list[LogName]:
         """The names the log has had, the oldest first."""
+        ...
+
+    async def price_changes(self, price_hash: str | None = None, passport_id: str | None = None) -> list[PriceChange]:
+        """When which passport got these prices, or this passport any: the oldest first."""
         ...
 
     async def anchors(self) -> list[Anchor]:

@@ -47,6 +47,7 @@ from trustgate.store.migrations import schema_version
 from trustgate.store.rows import (
     ALIASES,
     ANCHORS,
+    BILLED,
     ENTRY_COLUMNS,
     ENTRY_SELECT,
     IS_COUNTED,
@@ -56,6 +57,8 @@ from trustgate.store.rows import (
     PAYMENT_TERMS,
     PAYMENTS,
     PLANS,
+    PRICE_CHANGES,
+    PRICE_LISTS,
     TENANTS,
     RecordTable,
     S,
@@ -64,7 +67,7 @@ from trustgate.store.rows import (
     sum_sql,
     table_of,
 )
-from trustgate.types import Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan
+from trustgate.types import Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan, PriceChange
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -187,6 +190,9 @@ class DuckDBStore:
     async def log_names(self) -> list[LogName]:
         names = await self._engine.run(_load, LOG_NAMES)
         return sorted(names, key=lambda name: name.created_us)
+
+    async def price_changes(self, price_hash: str | None = None, passport_id: str | None = None) -> list[PriceChange]:
+        return await self._engine.run(_price_changes, price_hash, passport_id)
 
     async def anchors(self) -> list[Anchor]:
         return list(await self._engine.run(_load, ANCHORS))
@@ -322,7 +328,19 @@ def _load_state(connection: DuckDBPyConnection) -> State:
         passports=_load(connection, PASSPORTS),
         aliases=_load(connection, ALIASES),
         payment_terms=_load(connection, PAYMENT_TERMS),
+        price_lists=tuple(sorted(_load(connection, PRICE_LISTS), key=lambda kept: kept.installed_us)),
     )
+
+
+def _price_changes(
+    connection: DuckDBPyConnection, price_hash: str | None, passport_id: str | None
+) -> list[PriceChange]:
+    where, values = _where(("price_hash = ?", price_hash), ("passport_id = ?", passport_id))
+    rows = connection.execute(
+        f"SELECT {PRICE_CHANGES.columns} FROM price_changes {where} ORDER BY from_us, id",  # noqa: S608 - bound
+        values,
+    ).fetchall()
+    return [PRICE_CHANGES.from_row(row) for row in rows]
 
 
 def _put(connection: DuckDBPyConnection, records: Sequence[Kept]) -> None:
@@ -397,7 +415,7 @@ def _load_heads(connection: DuckDBPyConnection) -> list[Entry]:
 def _window_usage(connection: DuckDBPyConnection, since_us: int) -> list[WindowUsage]:
     rows = connection.execute(
         f"""SELECT tenant, "key", count(*), {sum_sql("prompt_tokens::HUGEINT + completion_tokens")},
-                {sum_sql("cost_nano_usd")}
+                {sum_sql(BILLED)}
             FROM receipts WHERE created_us >= ? AND {IS_COUNTED}
             GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
         [since_us],

@@ -14,7 +14,7 @@ import msgspec
 
 from trustgate.errors import OperatorError
 from trustgate.store.base import ExportFilter, Lines
-from trustgate.store.rows import HASHES, IS_COUNTED, PAYMENT_MEMBERS, sum_sql
+from trustgate.store.rows import BILLED, HASHES, IS_COUNTED, PAYMENT_DETAIL, PRICE_DETAIL, sum_sql
 from trustgate.types import Receipt
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _LAST_US = 2**63 - 1
 
 def _sql_type(kind: Any) -> str:
     kinds = {kind, *get_args(kind)}
-    return "BOOLEAN" if bool in kinds else "BIGINT" if int in kinds or kinds & {1, 2} else "VARCHAR"
+    return "BOOLEAN" if bool in kinds else "BIGINT" if int in kinds or kinds & {1, 2, 3, 4} else "VARCHAR"
 
 
 #: The columns of an export with their types in SQL, in order.
@@ -38,14 +38,16 @@ USAGE_COLUMNS: dict[str, str] = {
     **dict.fromkeys(("day", "tenant", "tenant_name", "key", "endpoint", "model"), "VARCHAR"),
     **dict.fromkeys(("requests", "refused", "failed", "estimated"), "BIGINT"),
     **dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"), "BIGINT"),
-    **dict.fromkeys(("cost_nano_usd", "charged_nano_usd", "credited_nano_usd"), "BIGINT"),
+    **dict.fromkeys(("cost_nano_usd", "billed_nano_usd", "charged_nano_usd", "credited_nano_usd"), "BIGINT"),
 }
 
 
 def _member(name: str) -> str:
-    """A receipt's member in SQL. What a receipt of version 1 does not have is null."""
-    if name in PAYMENT_MEMBERS:
-        return f"json_extract_string(payment_detail, '$[{PAYMENT_MEMBERS.index(name)}]')"
+    """A receipt's member in SQL. What its version does not have is null."""
+    for detail, members in (("payment_detail", PAYMENT_DETAIL), ("price_detail", PRICE_DETAIL)):
+        if name in members:
+            text = f"json_extract_string({detail}, '$[{members.index(name)}]')"
+            return text if RECEIPT_COLUMNS[name] == "VARCHAR" else f"{text}::{RECEIPT_COLUMNS[name]}"
     return f'lower(hex("{name}"))' if name in HASHES else f'"{name}"'
 
 
@@ -78,6 +80,7 @@ def usage_lines(connection: DuckDBPyConnection, query: ExportFilter) -> Lines:
                     count(*) FILTER (WHERE finish = 'upstream_error') AS failed,
                     count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate') AS estimated,
                     {sums},
+                    {sum_sql(BILLED, IS_COUNTED)} AS billed_nano_usd,
                     {sum_sql("charged_nano_usd")} AS charged_nano_usd,
                     {sum_sql("credited_nano_usd")} AS credited_nano_usd
                 FROM receipts {where} GROUP BY ALL

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trustgate.errors import StoreDamaged, StoreTooNew
 from trustgate.ids import new_id
 from trustgate.store.rows import table_of
-from trustgate.types import FEATURES, Limits, Passport, Plan, Record, Scope
+from trustgate.types import FEATURES, Limits, Passport, Plan, Prices, Record, Scope
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -142,7 +142,7 @@ def _payments(connection: DuckDBPyConnection) -> None:
         "ALTER TABLE receipts ADD COLUMN charged_nano_usd BIGINT",
         "ALTER TABLE receipts ADD COLUMN credited_nano_usd BIGINT",
         "ALTER TABLE receipts ADD COLUMN payment VARCHAR",
-        "ALTER TABLE receipts ADD COLUMN payment_detail VARCHAR",  # JSON list of types.RECEIPT_V2_MEMBERS, from the 4th
+        "ALTER TABLE receipts ADD COLUMN payment_detail VARCHAR",  # JSON list of store.rows.PAYMENT_DETAIL
         """CREATE TABLE payment_terms (
             tenant_id VARCHAR PRIMARY KEY,
             mode VARCHAR NOT NULL,
@@ -197,8 +197,45 @@ def _set_aside_and_progress(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _price_tables(connection: DuckDBPyConnection) -> None:
+    """Older receipts have no value in the new columns: they are of versions 1 and 2, which lack those members.
+
+    The built-in model was the one that cost nothing because nothing was said of its price; now that is said.
+    """
+    for statement in (
+        "ALTER TABLE receipts ADD COLUMN price_known BOOLEAN",
+        "ALTER TABLE receipts ADD COLUMN billed_nano_usd BIGINT",
+        "ALTER TABLE receipts ADD COLUMN price_detail VARCHAR",  # JSON list of store.rows.PRICE_DETAIL
+        "ALTER TABLE plans ADD COLUMN price_factor_ppm BIGINT DEFAULT 1000000",
+        "ALTER TABLE plans ADD COLUMN unpriced_models VARCHAR DEFAULT 'refuse'",
+        "ALTER TABLE passports ADD COLUMN price_source VARCHAR DEFAULT ''",
+        "ALTER TABLE passports ADD COLUMN priced_us BIGINT DEFAULT 0",
+        """CREATE TABLE price_lists (
+            id VARCHAR PRIMARY KEY,
+            source VARCHAR NOT NULL,
+            as_of VARCHAR NOT NULL,
+            installed_us BIGINT NOT NULL,
+            data BLOB NOT NULL
+        )""",
+        """CREATE TABLE price_changes (
+            id VARCHAR PRIMARY KEY,
+            passport_id VARCHAR NOT NULL,
+            slug VARCHAR NOT NULL,
+            price_hash VARCHAR NOT NULL,
+            prices VARCHAR NOT NULL,  -- JSON of types.Prices
+            source VARCHAR NOT NULL,
+            from_us BIGINT NOT NULL
+        )""",
+        """UPDATE passports SET prices = '{"free":true}' WHERE prices = '{}' AND starts_with(base_url, 'builtin:')""",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings a database from schema N-1 to schema N.
-MIGRATIONS: tuple[Migration, ...] = (_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress)
+MIGRATIONS: tuple[Migration, ...] = (
+    *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
+    _price_tables,
+)
 
 LATEST = len(MIGRATIONS)
 
@@ -272,6 +309,7 @@ def seeds(now_us: int) -> tuple[Record, ...]:
             context_length=8192,
             max_output_tokens=4096,
             capabilities=("chat", "completions", "embeddings"),
+            prices=Prices(free=True),
             created_us=now_us,
         ),
     )

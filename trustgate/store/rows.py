@@ -17,7 +17,10 @@ from trustgate.errors import TrustGateError
 from trustgate.store.base import SUM_MOST, Kept
 from trustgate.types import (
     COUNTED,
-    RECEIPT_V2_MEMBERS,
+    PAYMENT_VERSIONS,
+    PRICE_VERSIONS,
+    RECEIPT_PAYMENT_MEMBERS,
+    RECEIPT_PRICE_MEMBERS,
     Alias,
     Anchor,
     ApiKey,
@@ -27,6 +30,8 @@ from trustgate.types import (
     Payment,
     PaymentTerms,
     Plan,
+    PriceChange,
+    PriceList,
     Receipt,
     Tenant,
 )
@@ -83,11 +88,17 @@ PASSPORTS = RecordTable(
 ALIASES = RecordTable(Alias, "aliases", "name")
 ANCHORS = RecordTable(Anchor, "anchors", "id", frozenset({"attempts"}))
 LOG_NAMES = RecordTable(LogName, "log_names", "vkey")
+PRICE_LISTS = RecordTable(PriceList, "price_lists", "id")
+PRICE_CHANGES = RecordTable(PriceChange, "price_changes", "id", frozenset({"prices"}))
 PAYMENT_TERMS = RecordTable(PaymentTerms, "payment_terms", "tenant_id", frozenset({"offers"}))
 PAYMENTS = RecordTable(Payment, "payments", '"key"', frozenset({"offer"}))
 
 _TABLES: dict[type[Kept], RecordTable[Any]] = {
-    table.kind: table for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS)
+    table.kind: table
+    for table in (
+        *(TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS),
+        *(PRICE_LISTS, PRICE_CHANGES),
+    )
 }
 
 
@@ -95,19 +106,28 @@ def table_of(record: Kept) -> RecordTable[Any]:
     return _TABLES[type(record)]
 
 
-#: The last members of a receipt of version 2 are kept as one JSON list: most receipts have none of them.
-PAYMENT_MEMBERS = RECEIPT_V2_MEMBERS[3:]
-_RECEIPT_MEMBERS = Receipt.__struct_fields__[: -len(PAYMENT_MEMBERS)]
-_HASH_POSITIONS = tuple(i for i, member in enumerate(_RECEIPT_MEMBERS) if member in HASHES)
-_V1_MEMBERS = len(_RECEIPT_MEMBERS) - (len(RECEIPT_V2_MEMBERS) - len(PAYMENT_MEMBERS))
-_NO_V2_VALUES = (None,) * (len(_RECEIPT_MEMBERS) - _V1_MEMBERS + 1)
+#: Members that are kept as one JSON list each: of most receipts all are empty.
+PAYMENT_DETAIL = RECEIPT_PAYMENT_MEMBERS[3:]
+PRICE_DETAIL = RECEIPT_PRICE_MEMBERS[2:]
+_PAYMENT_COLUMNS = RECEIPT_PAYMENT_MEMBERS[:3]
+_PRICE_COLUMNS = RECEIPT_PRICE_MEMBERS[:2]
+_FIRST_PAYMENT = Receipt.__struct_fields__.index(RECEIPT_PAYMENT_MEMBERS[0])
+_FIRST_PRICE = Receipt.__struct_fields__.index(RECEIPT_PRICE_MEMBERS[0])
+#: What every version has.
+_COMMON = Receipt.__struct_fields__[:_FIRST_PAYMENT]
+_HASH_POSITIONS = tuple(i for i, member in enumerate(_COMMON) if member in HASHES)
+_NO_PAYMENT = (None,) * (len(_PAYMENT_COLUMNS) + 1)
+_NO_PRICE = (None,) * (len(_PRICE_COLUMNS) + 1)
 
 #: The columns of table ``receipts`` in the order of ``entry_to_row``, and as a list for a SELECT.
-ENTRY_COLUMNS = ("seq", *_RECEIPT_MEMBERS, "payment_detail", "secret")
+ENTRY_COLUMNS = ("seq", *_COMMON, *_PAYMENT_COLUMNS, "payment_detail", *_PRICE_COLUMNS, "price_detail", "secret")
 ENTRY_SELECT = ", ".join(f'"{column}"' for column in ENTRY_COLUMNS)
 
 #: The condition for receipts that count against quotas.
 IS_COUNTED = "finish IN (" + ", ".join(f"'{finish}'" for finish in sorted(COUNTED)) + ")"
+
+#: What a request was billed at; before version 3 that was its cost.
+BILLED = "coalesce(billed_nano_usd, cost_nano_usd)"
 
 
 def sum_sql(column: str, condition: str = "true") -> str:
@@ -117,16 +137,23 @@ def sum_sql(column: str, condition: str = "true") -> str:
 
 def entry_to_row(entry: Entry) -> list[Any]:
     """The row of an entry. Raises TrustGateError for a hash that is not lower-case hexadecimal."""
-    values = msgspec.structs.astuple(entry.receipt)
-    kept = list(values[:_V1_MEMBERS])
+    receipt = entry.receipt
+    values = msgspec.structs.astuple(receipt)
+    kept = list(values[:_FIRST_PAYMENT])
     for position in _HASH_POSITIONS:
-        kept[position] = _bytes_of(kept[position], _RECEIPT_MEMBERS[position])
-    if entry.receipt.v == 1:
-        kept += _NO_V2_VALUES
-    else:
-        kept += values[_V1_MEMBERS : len(_RECEIPT_MEMBERS)]
-        kept.append(msgspec.json.encode(values[len(_RECEIPT_MEMBERS) :]).decode())
+        kept[position] = _bytes_of(kept[position], _COMMON[position])
+    kept += (
+        _columns(values[_FIRST_PAYMENT:_FIRST_PRICE], len(_PAYMENT_COLUMNS))
+        if receipt.v in PAYMENT_VERSIONS
+        else _NO_PAYMENT
+    )
+    kept += _columns(values[_FIRST_PRICE:], len(_PRICE_COLUMNS)) if receipt.v in PRICE_VERSIONS else _NO_PRICE
     return [entry.seq, *kept, entry.secret]
+
+
+def _columns(values: tuple[Any, ...], columns: int) -> tuple[Any, ...]:
+    """So many values as they are, and the rest as one JSON list."""
+    return (*values[:columns], msgspec.json.encode(values[columns:]).decode())
 
 
 def _bytes_of(digits: str, member: str) -> bytes:
@@ -138,13 +165,14 @@ def _bytes_of(digits: str, member: str) -> bytes:
 
 
 def entry_from_row(row: Sequence[Any]) -> Entry:
-    values = list(row[1:-2])
+    values = list(row[1 : 1 + _FIRST_PAYMENT])
     for position in _HASH_POSITIONS:
         values[position] = values[position].hex()
-    detail = row[-2]
-    if detail is None:
-        members = dict(zip(_RECEIPT_MEMBERS[:_V1_MEMBERS], values, strict=False))
-    else:
-        members = dict(zip(_RECEIPT_MEMBERS, values, strict=True))
-        members |= zip(PAYMENT_MEMBERS, msgspec.json.decode(detail), strict=True)
+    members = dict(zip(_COMMON, values, strict=True))
+    payment = row[1 + _FIRST_PAYMENT : 1 + _FIRST_PAYMENT + len(_NO_PAYMENT)]
+    price = row[1 + _FIRST_PAYMENT + len(_NO_PAYMENT) : -1]
+    if payment[-1] is not None:
+        members |= zip(RECEIPT_PAYMENT_MEMBERS, (*payment[:-1], *msgspec.json.decode(payment[-1])), strict=True)
+    if price[-1] is not None:
+        members |= zip(RECEIPT_PRICE_MEMBERS, (*price[:-1], *msgspec.json.decode(price[-1])), strict=True)
     return Entry(seq=row[0], receipt=Receipt(**members), secret=row[-1])

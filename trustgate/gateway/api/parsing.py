@@ -54,6 +54,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     #: What is counted in other units than tokens and known beforehand: images to make, characters to speak.
     images: int = 0
     characters: int = 0
+    #: What a price may depend on: the tier that is asked for, and of images their size and quality.
+    service_tier: str = ""
+    image_size: str = ""
+    image_quality: str = ""
     #: The upstream's ids that the request builds on: (kind, id).
     uses: tuple[tuple[Kind, str], ...] = ()
     #: Set when the body breaks the wire type: what the sixth step raises.
@@ -149,6 +153,7 @@ def _generation(
         prompt_tokens=prompt_tokens,
         features=tuple(features),
         include_usage=options is not None and options.include_usage is True,
+        service_tier=request.service_tier or "",
     )
 
 
@@ -178,6 +183,7 @@ def read_response(request: ResponsesRequest) -> Call:
         bounds=bounds,
         prompt_tokens=walk.prompt_tokens(len(items), request.tools or ()),
         features=tuple(features),
+        service_tier=request.service_tier or "",
         uses=((("response", previous),) if previous else ()) + items_named(items),
         # A stored prompt is its operator's: it is made where the gateway does not see it.
         steering=("prompt",) if request.prompt is not None and request.prompt.get("id") is not None else (),
@@ -296,6 +302,8 @@ def read_image(request: ImageRequest) -> Call:
         prompt_tokens=estimate_tokens(request.prompt),
         choices=0,
         images=request.n or 1,
+        image_size=request.size or "",
+        image_quality=request.quality or "",
         features=("streaming",) if request.stream else (),
     )
 

@@ -51,6 +51,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     user: str | None = None
+    service_tier: str | None = None
 
 
 class ChatRequest(Generation, frozen=True, kw_only=True):
@@ -100,6 +101,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_logprobs: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    service_tier: str | None = None
 
 
 class InputTokensRequest(ResponsesRequest, frozen=True, kw_only=True):

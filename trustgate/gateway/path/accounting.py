@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota, Rate
 from trustgate.errors import TrustGateError
@@ -20,14 +22,15 @@ from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.reply import Reply
-from trustgate.models.catalog import Resolved, price_hash
+from trustgate.models.catalog import Resolved
 from trustgate.models.estimate import with_margin
+from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd, bounded
 from trustgate.models.upstream.targets import Target
 from trustgate.payment.cashier import Sale
 from trustgate.payment.credit import payment_members
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import commitment
-from trustgate.types import COUNTED, Finish, PaymentTerms, Prices, Receipt, Usage
+from trustgate.types import COUNTED, Finish, PaymentTerms, Plan, Receipt, Usage
 
 #: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
 DEFAULT_COMPLETION_TOKENS = 4_096
@@ -36,9 +39,10 @@ _REFUSAL_EVERY_US = 1_000_000
 
 #: Names in a receipt are cut here, characters: an entry must fit into a record of the journal.
 _NAME_MOST = 256
+_TIER_MOST = 32
 
 _NOTHING = Usage()
-_NO_PRICE_HASH = price_hash(Prices())
+_NO_PRICE = PriceTable(NOT_PRICED)
 
 
 def receipt_header(receipt_id: str) -> tuple[bytes, bytes]:
@@ -69,19 +73,29 @@ def _bounds(name: str, value: Any) -> bool:
     return name in BOUNDS and isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def worst_case(endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: int | None) -> Ask:
-    """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get."""
+def worst_case(
+    endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: int | None, plan: Plan, at_us: int
+) -> Ask:
+    """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get.
+
+    The money is what that costs at most by the model's price table, as the plan bills it.
+    """
     prompt_tokens = with_margin(call.prompt_tokens)
     completion_tokens = completion_bound(call, resolved, cap) * call.choices if endpoint.generates else 0
     cost_nano_usd = 0
-    if resolved is not None:
+    if resolved is not None and resolved.price.known:
         usage = Usage(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             images=call.images,
             characters=call.characters,
+            service_tier=call.service_tier,
+            image_size=call.image_size,
+            image_quality=call.image_quality,
         )
-        cost_nano_usd = resolved.passport.prices.cost_nano_usd(usage)
+        cost_nano_usd = billed_nano_usd(
+            resolved.price.worst_nano_usd(usage, at_us, audio="audio" in call.features), plan.price_factor_ppm
+        )
     return Ask(prompt_tokens + completion_tokens, cost_nano_usd)
 
 
@@ -192,18 +206,23 @@ class Account:
         arrival, endpoint, caller, call, body = self.request
         target = self.target
         counted = finish in COUNTED and target is not None
-        cost_nano_usd = target.passport.prices.cost_nano_usd(usage) if target is not None and counted else 0
+        usage = _priced_usage(usage, endpoint, call)
+        price = target.price if target is not None else _NO_PRICE
+        factor_ppm = caller.plan.price_factor_ppm
+        cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0
+        billed = billed_nano_usd(cost_nano_usd, factor_ppm)
         if self._hold is not None:
             if counted:
-                self._books.quota.post(self._hold, usage.total_tokens, cost_nano_usd)
+                self._books.quota.post(self._hold, usage.total_tokens, billed)
             else:
                 self._books.quota.void(self._hold)
         total_ms = arrival.elapsed_ms()
         log = self._books.log
-        paid = {} if caller.terms is None else self._paid(caller.terms, finish, cost_nano_usd)
+        paid = {} if caller.terms is None else self._paid(caller.terms, finish, billed)
         secret = os.urandom(32)
         tseq, tprev = log.link(caller.tenant.id)
         receipt = arrival.receipt = Receipt(
+            v=3 if caller.terms is None else 4,
             id=arrival.receipt_id,
             created_us=arrival.at_us,
             tenant=caller.tenant.id,
@@ -222,28 +241,54 @@ class Account:
             reasoning_tokens=usage.reasoning_tokens,
             usage_source="estimate" if usage.estimated else "provider",
             cost_nano_usd=cost_nano_usd,
-            price_hash=target.price_hash if target is not None else _NO_PRICE_HASH,
+            price_hash=price.hash,
             policy_hash=caller.policy_hash,
             latency_first_ms=total_ms if self.first_ms is None else self.first_ms,
             latency_total_ms=total_ms,
             status=status,
             finish=finish,
             stream=call.stream,
+            cache_write_tokens=usage.cache_write_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+            audio_prompt_tokens=usage.audio_prompt_tokens,
+            audio_completion_tokens=usage.audio_completion_tokens,
+            image_prompt_tokens=usage.image_prompt_tokens,
+            image_completion_tokens=usage.image_completion_tokens,
+            images=usage.images,
+            audio_ms=usage.audio_ms,
+            characters=usage.characters,
+            searches=usage.searches,
+            service_tier=usage.service_tier[:_TIER_MOST],
+            image_size=usage.image_size[:_TIER_MOST],
+            image_quality=usage.image_quality[:_TIER_MOST],
+            usage_contradictory=usage.contradictory,
+            price_known=price.known,
+            price_factor_ppm=factor_ppm,
+            billed_nano_usd=billed,
             **paid,
         )
         arrival.target = target
         log.append(receipt, secret)
 
-    def _paid(self, terms: PaymentTerms, finish: Finish, cost_nano_usd: int) -> dict[str, Any]:
-        """What the tenant is charged: the request's cost, or its terms' price for every request that was answered.
+    def _paid(self, terms: PaymentTerms, finish: Finish, billed: int) -> dict[str, Any]:
+        """What the tenant is charged: what the request is billed at, or its terms' price for each that was answered.
 
         An answer that the upstream broke off is not charged: what was paid for it stays on the balance.
         """
         if self.sale is None:
-            return {"v": 2, "charged_nano_usd": 0, "credited_nano_usd": 0, **payment_members(None)}
+            return {"charged_nano_usd": 0, "credited_nano_usd": 0, **payment_members(None)}
         delivered = finish in COUNTED and finish != "upstream_cut"
         if not delivered:
-            cost_nano_usd = 0
+            billed = 0
         elif terms.price_nano_usd is not None:
-            cost_nano_usd = terms.price_nano_usd if self.request.endpoint.is_sold else 0
-        return self.sale.close(cost_nano_usd, delivered=delivered)
+            billed = terms.price_nano_usd if self.request.endpoint.is_sold else 0
+        return self.sale.close(billed, delivered=delivered)
+
+
+def _priced_usage(usage: Usage, endpoint: Endpoint, call: Call) -> Usage:
+    """The usage with what its price depends on besides, every count in bounds."""
+    if usage.images and (call.image_size or call.image_quality):
+        usage = replace(usage, image_size=call.image_size, image_quality=call.image_quality)
+    if endpoint.name == "batches":
+        usage = replace(usage, service_tier="batch")
+    return bounded(usage)

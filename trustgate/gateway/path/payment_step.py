@@ -18,9 +18,7 @@ from trustgate.payment.cashier import Cashier, Order, Sale
 from trustgate.payment.paid_answers import Recorded
 from trustgate.payment.x402_wire import read_payment
 from trustgate.settings import ServeSettings
-from trustgate.types import PaymentTerms, Prices
-
-_NO_PRICES = Prices()
+from trustgate.types import PaymentTerms
 
 
 class PaymentStep:
@@ -86,7 +84,7 @@ def _price(endpoint: Endpoint, terms: PaymentTerms, resolved: Resolved | None, a
         return 0
     if terms.price_nano_usd is not None:
         return terms.price_nano_usd
-    if resolved is not None and resolved.passport.prices == _NO_PRICES:
+    if resolved is not None and not resolved.price.known:
         raise PermissionDenied(
             "This model has no price yet, so a request cannot be paid for.", code="model_not_priced", param="model"
         )

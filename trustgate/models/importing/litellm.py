@@ -183,7 +183,8 @@ def _prices(info: Mapping[str, Any], where: str, notes: _Notes) -> Prices | None
             units.setdefault(name, price)
     if given is None and cached is None and generated is None and not units:
         return None
-    return Prices(input_pico_usd=given or 0, cached_input_pico_usd=cached, output_pico_usd=generated or 0, **units)
+    rates = {"input_pico_usd": given, "cached_input_pico_usd": cached, "output_pico_usd": generated, **units}
+    return msgspec.convert({name: rate for name, rate in rates.items() if rate is not None}, Prices)
 
 
 def _limit(info: Mapping[str, Any], member: str) -> int | None:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from trustgate.errors import NotFound, OperatorError, Unavailable
-from trustgate.models.catalog import Catalog, Resolved, price_hash
+from trustgate.models.catalog import Catalog, Resolved
+from trustgate.models.pricing import PriceTable
 from trustgate.models.upstream.breaker import Breaker
 from trustgate.types import Passport
 
@@ -39,7 +40,7 @@ class Target(msgspec.Struct, frozen=True):
     model: str
     upstream: Upstream
     breaker: Breaker
-    price_hash: str
+    price: PriceTable
 
 
 class Targets:
@@ -84,11 +85,11 @@ class Targets:
             passport = None
         if passport is None or passport.status == "revoked":
             raise Unavailable("The model's server that made this is no longer served here.", code="model_unavailable")
-        return self._target(Resolved(passport, model, (), price_hash(passport.prices)), service)
+        return self._target(Resolved(passport, model, (), PriceTable(passport.prices)), service)
 
     def default(self, service: str = "") -> Target:
         """The default upstream, for what concerns no model."""
-        return self._target(Resolved(_DEFAULT, "", (), price_hash(_DEFAULT.prices)), service)
+        return self._target(Resolved(_DEFAULT, "", (), PriceTable(_DEFAULT.prices)), service)
 
     def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
         ranks = sorted({fallback.rank for fallback in passport.fallbacks})
@@ -109,7 +110,7 @@ class Targets:
             if len(self._breakers) >= _BREAKERS_MAX:
                 self._breakers = {each: breaker for each, breaker in self._breakers.items() if breaker.is_open}
             breaker = self._breakers.setdefault(key, Breaker())
-        return Target(resolved.passport, resolved.upstream_model, upstream, breaker, resolved.price_hash)
+        return Target(resolved.passport, resolved.upstream_model, upstream, breaker, resolved.price)
 
     def upstream_of(self, passport: Passport) -> Upstream:
         key = (passport.base_url or self._default_base_url, passport.credential_env, passport.credential_file)

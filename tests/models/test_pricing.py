@@ -1,0 +1,228 @@
+"""Prices as a table: what each thing that is counted costs, under which condition, and what is held for it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trustgate.models.pricing import (
+    CONDITIONS,
+    FREE,
+    MAX_COST_NANO_USD,
+    MAX_COUNT,
+    NOT_PRICED,
+    RATES,
+    PriceTable,
+    billed_nano_usd,
+    bounded,
+    is_priced,
+    price_hash,
+)
+from trustgate.types import ConditionalRates, Prices, Usage
+
+AT_US = 1_780_000_000_000_000
+
+#: USD a million tokens, as a provider publishes them for a model with all of it.
+LARGE = Prices(
+    input_pico_usd=5_000_000,
+    cached_input_pico_usd=500_000,
+    cache_write_pico_usd=6_250_000,
+    cache_write_1h_pico_usd=10_000_000,
+    output_pico_usd=25_000_000,
+    conditional=(
+        ConditionalRates(above_prompt_tokens=200_000, input_pico_usd=10_000_000, output_pico_usd=45_000_000),
+        ConditionalRates(service_tier="priority", input_pico_usd=8_750_000, output_pico_usd=43_750_000),
+        ConditionalRates(above_prompt_tokens=200_000, service_tier="priority", input_pico_usd=17_500_000),
+        ConditionalRates(service_tier="flex", input_pico_usd=2_500_000, output_pico_usd=12_500_000),
+    ),
+)
+
+
+def cost(prices: Prices, at_us: int = AT_US, **usage: Any) -> int:
+    return PriceTable(prices).cost_nano_usd(Usage(**usage), at_us)
+
+
+def test_each_kind_of_token_costs_its_own() -> None:
+    """By hand: 60,000 plain, 20,000 cached, 5,000 written for 5 minutes and 15,000 for an hour; 1,000 generated."""
+    usd = (
+        60_000 * Fraction(5) + 20_000 * Fraction("0.5") + 5_000 * Fraction("6.25") + 15_000 * Fraction(10) + 1_000 * 25
+    ) / 1_000_000
+    used = {"cached_tokens": 20_000, "cache_write_tokens": 20_000, "cache_write_1h_tokens": 15_000}
+    assert cost(LARGE, prompt_tokens=100_000, completion_tokens=1_000, **used) == usd * 10**9
+
+
+@pytest.mark.parametrize(
+    ("usage", "usd_per_million"),
+    [
+        ({"prompt_tokens": 200_000}, (5, 25)),
+        ({"prompt_tokens": 200_001}, (10, 45)),
+        ({"prompt_tokens": 200_000, "service_tier": "priority"}, (Fraction("8.75"), Fraction("43.75"))),
+        # What the table says of both conditions together, and of one of them where it says nothing of both.
+        ({"prompt_tokens": 200_001, "service_tier": "priority"}, (Fraction("17.5"), 45)),
+        ({"prompt_tokens": 10, "service_tier": "flex"}, (Fraction("2.5"), Fraction("12.5"))),
+        ({"prompt_tokens": 10, "service_tier": "default"}, (5, 25)),
+    ],
+)
+def test_conditions(usage: dict[str, Any], usd_per_million: tuple[Any, Any]) -> None:
+    given_, generated = usd_per_million
+    expected = (usage["prompt_tokens"] * given_ + 1_000 * generated) * 1_000
+    assert cost(LARGE, completion_tokens=1_000, **usage) == expected
+
+
+def test_a_price_holds_from_and_until_a_time() -> None:
+    prices = Prices(
+        input_pico_usd=1_000_000,
+        conditional=(
+            ConditionalRates(until_us=AT_US, input_pico_usd=3_000_000),
+            ConditionalRates(from_us=AT_US + 10, input_pico_usd=2_000_000),
+        ),
+    )
+    moments = (AT_US - 1, AT_US, AT_US + 9, AT_US + 10)
+    assert [cost(prices, at_us, prompt_tokens=1) for at_us in moments] == [3_000, 1_000, 1_000, 2_000]
+
+
+def test_what_is_not_priced_apart_costs_what_its_sum_does() -> None:
+    plain = Prices(input_pico_usd=3_000, output_pico_usd=7_000)
+    details = {
+        "cached_tokens": 10,
+        "cache_write_tokens": 20,
+        "cache_write_1h_tokens": 5,
+        "audio_prompt_tokens": 30,
+        "image_prompt_tokens": 40,
+        "reasoning_tokens": 10,
+        "audio_completion_tokens": 20,
+    }
+    assert cost(plain, prompt_tokens=100, completion_tokens=50, **details) == 3 * 100 + 7 * 50
+    write = msgspec.structs.replace(plain, cache_write_pico_usd=4_000)
+    assert cost(write, prompt_tokens=20, cache_write_tokens=20, cache_write_1h_tokens=5) == 4 * 20
+
+
+def test_audio_images_reasoning_and_other_units() -> None:
+    prices = Prices(
+        input_pico_usd=1_000,
+        output_pico_usd=2_000,
+        reasoning_pico_usd=5_000,
+        search_nano_usd=10_000_000,
+        audio_input_pico_usd=40_000,
+        audio_output_pico_usd=80_000,
+        image_output_pico_usd=30_000,
+        image_nano_usd=11,
+        audio_second_nano_usd=6_000,
+        character_pico_usd=15_000,
+        call_nano_usd=7,
+        conditional=(ConditionalRates(image_size="1024x1024", image_quality="hd", image_nano_usd=80_000_000),),
+    )
+    used = {"audio_prompt_tokens": 30, "reasoning_tokens": 10, "audio_completion_tokens": 20}
+    assert cost(prices, prompt_tokens=100, completion_tokens=50, **used) == 7 + 70 + 30 * 40 + 10 * 5 + 20 * 80 + 20 * 2
+    assert cost(prices, searches=2) == 20_000_007
+    assert cost(prices, images=2, audio_ms=1_500, characters=100) == 7 + 22 + 9_000 + 1_500
+    assert cost(prices, images=2, image_size="1024x1024") == 7 + 22
+    assert cost(prices, images=2, image_size="1024x1024", image_quality="hd") == 160_000_007
+
+
+def test_a_cost_is_rounded_once_and_up() -> None:
+    prices = Prices(input_pico_usd=1, output_pico_usd=1, character_pico_usd=1)
+    assert cost(prices, prompt_tokens=1, completion_tokens=1, characters=998) == 1
+    assert cost(prices, prompt_tokens=1, completion_tokens=1, characters=999) == 2
+
+
+_rates = st.fixed_dictionaries({}, optional=dict.fromkeys(RATES, st.integers(0, 10**15)))
+_conditions = st.fixed_dictionaries(
+    {},
+    optional={
+        "above_prompt_tokens": st.integers(0, 10**6),
+        "service_tier": st.sampled_from(["flex", "priority", "batch"]),
+        "image_size": st.just("1024x1024"),
+        "from_us": st.integers(0, 2 * AT_US),
+        "until_us": st.integers(0, 2 * AT_US),
+    },
+)
+_prices = st.builds(
+    lambda base, rows: Prices(**base, conditional=tuple(ConditionalRates(**a, **b) for a, b in rows)),
+    _rates,
+    st.lists(st.tuples(_rates, _conditions), max_size=4),
+)
+_COUNTS = [field.name for field in msgspec.structs.fields(Usage) if field.type is int]
+_usages = st.builds(
+    Usage,
+    **dict.fromkeys(_COUNTS, st.integers(-(10**20), 10**20)),
+    service_tier=st.sampled_from(["", "flex", "priority", "batch", "auto"]),
+    image_size=st.sampled_from(["", "1024x1024"]),
+)
+
+
+@given(_prices, _usages)
+def test_no_usage_and_no_price_make_a_cost_that_cannot_be_kept(prices: Prices, usage: Usage) -> None:
+    """2^53 - 1 is the largest integer that RFC 8785 keeps."""
+    found = bounded(usage)
+    assert all(
+        0 <= getattr(found, field.name) <= MAX_COUNT for field in msgspec.structs.fields(Usage) if field.type is int
+    )
+    assert found == usage or found.contradictory
+    assert 0 <= PriceTable(prices).cost_nano_usd(found, AT_US) <= MAX_COST_NANO_USD == 2**53 - 1
+
+
+@given(_prices, st.integers(1, 10**6), st.integers(0, 10**6), st.data())
+def test_what_is_held_is_never_less_than_what_it_can_cost(
+    prices: Prices, prompt: int, completion: int, data: st.DataObject
+) -> None:
+    """Whatever the tokens turn out to be, in the tier that was asked for or without one."""
+    tier = data.draw(st.sampled_from(["", "flex", "priority"]))
+    ask = Usage(prompt_tokens=prompt, completion_tokens=completion, service_tier=tier)
+    parts = {name: data.draw(st.integers(0, prompt)) for name in ("cached_tokens", "cache_write_tokens")}
+    parts |= {"audio_prompt_tokens": data.draw(st.integers(0, prompt)), "cache_write_1h_tokens": prompt}
+    parts |= {"reasoning_tokens": data.draw(st.integers(0, completion)), "audio_completion_tokens": completion}
+    used = msgspec.structs.replace(ask, **parts, service_tier=data.draw(st.sampled_from(["", tier])))
+    table = PriceTable(prices)
+    assert table.cost_nano_usd(used, AT_US) <= table.worst_nano_usd(ask, AT_US, audio=True)
+
+
+def test_hashes_of_older_tables_are_what_they_were() -> None:
+    """Computed by the program as it was when a price had no conditions."""
+    older = {
+        "{}": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        '{"cached_input_pico_usd":0,"input_pico_usd":150000,"output_pico_usd":600000}': (
+            "d799604f4be3d4acca3097c1b51ae545e32203e69381efe81b9b712ac3970aa3"
+        ),
+        '{"call_nano_usd":7,"image_nano_usd":40000000}': (
+            "20bad4b47eeadf64b93c2a8c1f6fe4bbe1bda0ed4e57a4b3e652e2444aa94d8e"
+        ),
+    }
+    for stored, expected in older.items():
+        assert price_hash(msgspec.json.decode(stored, type=Prices)) == expected
+
+
+def test_every_rate_and_condition_is_in_the_hash() -> None:
+    hashes = {price_hash(NOT_PRICED), price_hash(FREE), price_hash(Prices(input_pico_usd=0))}
+    hashes |= {price_hash(msgspec.convert({name: 1}, Prices)) for name in RATES}
+    for name in CONDITIONS:
+        for value in (1, 2) if name.endswith(("_us", "_tokens")) else ("a", "b"):
+            conditional: dict[str, Any] = {name: value, "call_nano_usd": 1}
+            hashes.add(price_hash(Prices(conditional=(ConditionalRates(**conditional),))))
+    assert len(hashes) == 3 + len(RATES) + 2 * len(CONDITIONS)
+
+
+def test_not_priced_is_not_free() -> None:
+    assert not is_priced(NOT_PRICED)
+    assert is_priced(FREE)
+    assert is_priced(Prices(input_pico_usd=0))
+    assert cost(FREE, prompt_tokens=10**6) == 0
+
+
+@pytest.mark.parametrize(
+    ("cost_nano_usd", "factor_ppm", "billed"),
+    [
+        (1_000, 1_000_000, 1_000),
+        (1_000, 1_150_000, 1_150),
+        (1, 1_000_001, 2),
+        (1_000, 0, 0),
+        (2**53 - 1, 2 * 10**6, 2**53 - 1),
+    ],
+)
+def test_a_factor_is_exact_and_rounded_up(cost_nano_usd: int, factor_ppm: int, billed: int) -> None:
+    assert billed_nano_usd(cost_nano_usd, factor_ppm) == billed

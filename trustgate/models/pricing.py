@@ -1,0 +1,223 @@
+"""What a request costs: a price table applied to what was used, in integers, rounded once.
+
+Owns the meaning of ``types.Prices``. Details are priced apart from their sum only where the table says so:
+
+    cached, cache-write, audio and image prompt tokens   else as other prompt tokens
+    cache writes for an hour                             else as those for five minutes
+    reasoning, audio and image completion tokens         else as other completion tokens
+
+A token counts once: prompt tokens read from the cache come first, then those written to it, then audio and images;
+of the completion reasoning, then audio and images. Conditional rates lie over those without conditions, rate by rate:
+rates with more conditions over those with fewer, longer prompts over shorter ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from trustgate.types import (
+    FACTOR_ONE_PPM,
+    PICO_USD_PER_NANO_USD,
+    ConditionalRates,
+    Prices,
+    Rates,
+    Usage,
+)
+
+__all__ = [
+    "CONDITIONS",
+    "FREE",
+    "MAX_COST_NANO_USD",
+    "MAX_COUNT",
+    "NOT_PRICED",
+    "RATES",
+    "PriceTable",
+    "billed_nano_usd",
+    "bounded",
+    "is_priced",
+    "price_hash",
+]
+
+NOT_PRICED: Final = Prices()
+FREE: Final = Prices(free=True)
+
+#: The names of all rates, and of all conditions.
+RATES: Final = Rates.__struct_fields__
+CONDITIONS: Final = tuple(name for name in ConditionalRates.__struct_fields__ if name not in RATES)
+
+#: No request costs more: what RFC 8785 numbers (and so receipts) keep exactly, 9 million USD. Sums of them over years
+#: still fit into what a database keeps.
+MAX_COST_NANO_USD: Final = 2**53 - 1
+#: No request uses more of anything: no model reads 10⁹ tokens. What says so is no count.
+MAX_COUNT: Final = 1_000_000_000
+_COUNTS: Final = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
+_PROMPT_RATES: Final = (
+    *("cached_input_pico_usd", "cache_write_pico_usd", "cache_write_1h_pico_usd", "image_input_pico_usd"),
+)
+_COMPLETION_RATES: Final = ("reasoning_pico_usd", "image_output_pico_usd")
+
+
+def is_priced(prices: Prices) -> bool:
+    """Whether the table says anything: free does, an empty table does not."""
+    return prices != NOT_PRICED
+
+
+def price_hash(prices: Prices) -> str:
+    """SHA-256 (hex) of the table in JSON with sorted keys: what a receipt calls ``price_hash``.
+
+    What a table does not say is not in its JSON, so the hash of an older table stays what it was.
+    """
+    return hashlib.sha256(msgspec.json.encode(prices, order="sorted")).hexdigest()
+
+
+def bounded(usage: Usage) -> Usage:
+    """The usage with every count brought into what one request can use; one that was not is marked contradictory."""
+    if all(0 <= getattr(usage, name) <= MAX_COUNT for name in _COUNTS):
+        return usage
+    counts = {name: min(max(getattr(usage, name), 0), MAX_COUNT) for name in _COUNTS}
+    return msgspec.structs.replace(usage, **counts, contradictory=True)
+
+
+def billed_nano_usd(cost_nano_usd: int, factor_ppm: int) -> int:
+    """The cost times a factor in millionths, nano-USD, rounded up."""
+    if factor_ppm == FACTOR_ONE_PPM:
+        return cost_nano_usd
+    return min(-(-cost_nano_usd * factor_ppm // FACTOR_ONE_PPM), MAX_COST_NANO_USD)
+
+
+class PriceTable:
+    """A price made ready to be applied: its hash is known, and its conditional rates are in the order they lie in."""
+
+    __slots__ = ("_conditional", "_laid", "hash", "known", "prices", "source")
+
+    def __init__(self, prices: Prices, source: str = "") -> None:
+        """``source``: where the price comes from, for people."""
+        self.prices = prices
+        self.source = source
+        self.hash = price_hash(prices)
+        self.known = is_priced(prices)
+        self._conditional = sorted(prices.conditional, key=_weight)
+        self._laid: dict[tuple[int, ...], Rates] = {}
+
+    def rates(self, usage: Usage, at_us: int) -> Rates:
+        """The rates that hold for a usage at a time."""
+        if not self._conditional:
+            return self.prices
+        hold = tuple(n for n, rates in enumerate(self._conditional) if _holds(rates, usage, at_us))
+        if not hold:
+            return self.prices
+        laid = self._laid.get(hold)
+        if laid is None:
+            laid = self._laid[hold] = _laid_over(self.prices, [self._conditional[n] for n in hold])
+        return laid
+
+    def cost_nano_usd(self, usage: Usage, at_us: int) -> int:
+        """The cost of what was used, nano-USD, rounded once, up; at most MAX_COST_NANO_USD."""
+        return _cost(self.rates(usage, at_us), usage)
+
+    def worst_nano_usd(self, ask: Usage, at_us: int, *, audio: bool = False) -> int:
+        """The most that a request may cost which uses no more than ``ask``, whose details are not known yet.
+
+        ``ask.service_tier`` is the tier that was asked for: the upstream may serve the request in it or not.
+        ``audio``: the request hears or speaks; then tokens may be audio.
+        """
+        tiers = [msgspec.structs.replace(ask, service_tier="")] if ask.service_tier else []
+        return max(_cost(_dearest(self.rates(usage, at_us), audio=audio), usage) for usage in (ask, *tiers))
+
+
+def _weight(rates: ConditionalRates) -> tuple[int, int]:
+    conditions = sum(getattr(rates, name) is not None for name in CONDITIONS)
+    return conditions, rates.above_prompt_tokens or 0
+
+
+def _holds(rates: ConditionalRates, usage: Usage, at_us: int) -> bool:
+    return (
+        (rates.above_prompt_tokens is None or usage.prompt_tokens > rates.above_prompt_tokens)
+        and (rates.service_tier is None or rates.service_tier == usage.service_tier)
+        and (rates.image_size is None or rates.image_size == usage.image_size)
+        and (rates.image_quality is None or rates.image_quality == usage.image_quality)
+        and (rates.from_us is None or at_us >= rates.from_us)
+        and (rates.until_us is None or at_us < rates.until_us)
+    )
+
+
+def _laid_over(base: Rates, layers: Iterable[Rates]) -> Rates:
+    rates = {name: getattr(base, name) for name in RATES}
+    for layer in layers:
+        rates.update((name, rate) for name in RATES if (rate := getattr(layer, name)) is not None)
+    return Rates(**rates)
+
+
+def _dearest(rates: Rates, *, audio: bool) -> Rates:
+    """Rates at which every prompt and completion token costs what the dearest of its kinds does."""
+    prompt = (*_PROMPT_RATES, "audio_input_pico_usd") if audio else _PROMPT_RATES
+    completion = (*_COMPLETION_RATES, "audio_output_pico_usd") if audio else _COMPLETION_RATES
+    return msgspec.structs.replace(
+        rates,
+        input_pico_usd=max(rates.input_pico_usd or 0, *(getattr(rates, name) or 0 for name in prompt)),
+        output_pico_usd=max(rates.output_pico_usd or 0, *(getattr(rates, name) or 0 for name in completion)),
+    )
+
+
+def _cost(rates: Rates, usage: Usage) -> int:
+    pico = 0
+    if usage.prompt_tokens:
+        pico += _prompt_pico_usd(rates, usage)
+    if usage.completion_tokens:
+        pico += _completion_pico_usd(rates, usage)
+    if usage.images or usage.audio_ms or usage.characters or usage.searches:
+        pico += (
+            usage.images * (rates.image_nano_usd or 0) * PICO_USD_PER_NANO_USD
+            # A thousandth of a second costs a thousandth of the price: nano-USD a second is pico-USD a millisecond.
+            + usage.audio_ms * (rates.audio_second_nano_usd or 0)
+            + usage.characters * (rates.character_pico_usd or 0)
+            + usage.searches * (rates.search_nano_usd or 0) * PICO_USD_PER_NANO_USD
+        )
+    return min((rates.call_nano_usd or 0) - (-pico // PICO_USD_PER_NANO_USD), MAX_COST_NANO_USD)
+
+
+def _prompt_pico_usd(rates: Rates, usage: Usage) -> int:
+    left, base = usage.prompt_tokens, rates.input_pico_usd or 0
+    pico = 0
+    if usage.cached_tokens:
+        cached = min(usage.cached_tokens, left)
+        left -= cached
+        pico += cached * _either(rates.cached_input_pico_usd, base)
+    if usage.cache_write_tokens:
+        written = min(usage.cache_write_tokens, left)
+        for_an_hour = min(usage.cache_write_1h_tokens, written)
+        left -= written
+        write = _either(rates.cache_write_pico_usd, base)
+        pico += (written - for_an_hour) * write + for_an_hour * _either(rates.cache_write_1h_pico_usd, write)
+    if usage.audio_prompt_tokens and rates.audio_input_pico_usd is not None:
+        audio = min(usage.audio_prompt_tokens, left)
+        left -= audio
+        pico += audio * rates.audio_input_pico_usd
+    if usage.image_prompt_tokens and rates.image_input_pico_usd is not None:
+        image = min(usage.image_prompt_tokens, left)
+        left -= image
+        pico += image * rates.image_input_pico_usd
+    return pico + left * base
+
+
+def _completion_pico_usd(rates: Rates, usage: Usage) -> int:
+    left, base = usage.completion_tokens, rates.output_pico_usd or 0
+    pico = 0
+    for tokens, rate in (
+        (usage.reasoning_tokens, rates.reasoning_pico_usd),
+        (usage.audio_completion_tokens, rates.audio_output_pico_usd),
+        (usage.image_completion_tokens, rates.image_output_pico_usd),
+    ):
+        if tokens and rate is not None:
+            part = min(tokens, left)
+            left -= part
+            pico += part * rate
+    return pico + left * base
+
+
+def _either(rate: int | None, otherwise: int) -> int:
+    return otherwise if rate is None else rate
