@@ -191,6 +191,29 @@ def test_what_is_restored_counts(window: int) -> None:
         reserve(quota, limited)
 
 
+def test_a_hold_knows_what_is_left_of_the_tightest_limits_and_until_when() -> None:
+    quota = Quota()
+    limited = plan(requests_per_minute=10, requests_per_day=5, tokens_per_minute=1_000)
+    first = reserve(quota, limited, key(requests_per_minute=8), tokens=300, now=NOON + 15 * SECOND)
+    requests, tokens = first.rates
+    assert requests is not None and tokens is not None
+    assert (requests.limit, requests.remaining, requests.reset_s) == (5, 4, 12 * 3_600 - 15)
+    assert (tokens.limit, tokens.remaining, tokens.reset_s) == (1_000, 700, 45)
+    assert reserve(quota, plan()).rates == (None, None)
+
+
+def test_what_was_used_is_of_the_windows_of_the_moment() -> None:
+    quota = Quota()
+    quota.post(reserve(quota, plan(requests_per_minute=9), tokens=100), 60, 7)
+    last = NOON + MINUTE - 1
+    assert quota.used("ten_1", last)["minute"] == {"requests": 1, "tokens": 60, "cost_nano_usd": 7}
+    assert quota.standing(last).windows.starts[0] == NOON
+    following = quota.used("ten_1", NOON + MINUTE)
+    assert following["minute"] == {"requests": 0, "tokens": 0, "cost_nano_usd": 0}
+    assert following["day"] == following["month"] == {"requests": 1, "tokens": 60, "cost_nano_usd": 7}
+    assert quota.standing(NOON + MINUTE).windows.starts[0] == NOON + MINUTE
+
+
 class QuotaMachine(RuleBasedStateMachine):
     """Any order of reserve, post, void and time against a model that recounts everything each time."""
 

@@ -33,7 +33,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "access/quota.py": ("tests/access/test_quota.py",),
     "access/plans.py": ("tests/access/test_plans.py", "tests/gateway/test_path.py"),
     "access/directory.py": ("tests/access/test_directory.py", "tests/admin/test_admin.py"),
-    "receipts/log.py": ("tests/receipts/test_journal.py", "tests/gateway/test_order.py", "tests/gateway/test_log.py"),
+    "receipts/log.py": ("tests/receipts/test_log.py", "tests/gateway/test_order.py", "tests/gateway/test_log.py"),
     "receipts/journal.py": ("tests/receipts/test_journal.py",),
     "receipts/segment.py": ("tests/receipts/test_journal.py",),
     "payment/balance.py": ("tests/payment/test_balance.py", "tests/payment/test_cashier.py"),
