@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.conftest import ClientFactory
-from tests.gateway.conftest import SignUp, Tenant
+from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_path import error_of, receipt_of
 from tests.support.gateway import Gateway
 from tests.support.upstream import Reply, Upstream
@@ -21,7 +21,7 @@ def lines(*models: str, **members: Any) -> bytes:
             "custom_id": f"r{number}",
             "method": "POST",
             "url": "/v1/chat/completions",
-            "body": {"model": model, **members},
+            "body": {"model": model, "messages": HELLO, **members},
         }
         for number, model in enumerate(models)
     ]
@@ -79,14 +79,14 @@ def test_a_batch_is_charged_when_its_end_is_seen(tenant: Tenant, scripted: Upstr
         Reply.json(done),
         Reply.body(b'{"custom_id":"r0"}', content_type="application/octet-stream"),
     )
-    assert upload(tenant, lines("gpt-4o", "gpt-4o", messages=[])).status_code == 200
+    assert upload(tenant, lines("gpt-4o", "gpt-4o")).status_code == 200
+    assert b'name="model"' not in scripted.requests[0].body
     asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     made = receipt_of(tenant, tenant.http.post("/v1/batches", json=asked))["receipt"]
     assert scripted.requests[-1].json() == asked
-    assert (made["model"], made["usage_source"]) == ("gpt-4o", "estimate")
-    assert 0 < made["prompt_tokens"] < 150
+    assert (made["model"], made["prompt_tokens"], made["completion_tokens"]) == ("gpt-4o", 0, 0)
     looks = [receipt_of(tenant, tenant.http.get(f"/v1/batches/{batch_id}"))["receipt"] for _ in range(3)]
-    assert [look["prompt_tokens"] + look["completion_tokens"] for look in looks] == [0, 150 - made["prompt_tokens"], 0]
+    assert [(look["prompt_tokens"], look["completion_tokens"]) for look in looks] == [(0, 0), (100, 50), (0, 0)]
     stranger = sign_up(tenant.gateway)
     assert stranger.http.get(f"/v1/files/{output_id}/content").status_code == 404
     assert stranger.http.get(f"/v1/batches/{batch_id}").status_code == 404
@@ -101,8 +101,12 @@ def test_a_batch_is_charged_when_its_end_is_seen(tenant: Tenant, scripted: Upstr
         (lines("gpt-4o", "gpt-4o-mini"), "one model"),
         (b"hello\n", "no request"),
         (b"\n\n", "no requests"),
-        (lines("gpt-4o") + b'{"custom_id":"x","method":"POST","url":"/v1/x","body":{}}', "names a model"),
+        (lines("gpt-4o") + b'{"custom_id":"x","method":"POST","url":"/v1/x","body":{}}', "POST /v1/x"),
+        (lines("gpt-4o") + b'{"custom_id":"x","method":"POST","url":"/v1/chat/completions"}', "names a model"),
         (lines("gpt-4o", input=[{"file_id": "file-of-somebody"}]), "names a file"),
+        (lines("gpt-4o", max_tokens="many"), "max_tokens"),
+        (lines("gpt-4o", fallbacks=["o1-pro"]), "'fallbacks'"),
+        (lines("gpt-4o", MODEL="o1-pro"), "'MODEL'"),
     ],
 )
 def test_a_batchs_file_is_looked_at(tenant: Tenant, scripted: Upstream, content: bytes, said: str) -> None:

@@ -73,13 +73,22 @@ class Directory:
         if tenant.status != "active":
             raise AuthenticationFailed(f"The account of this API key is {tenant.status}.", code="account_inactive")
         plan = self._plans[tenant.plan]
-        terms = self._terms.get(tenant.id)
-        if terms is not None and terms.mode == "off":
-            terms = None
+        terms = self._owing(tenant.id)
         is_metered = terms is not None or _limits_use(plan.limits) or _limits_use(key.limits)
         caller = Caller(key, tenant, plan, _policy_hash(plan, key), terms, is_metered)
         self._callers[digest] = caller
         return caller
+
+    def owner(self, tenant_id: str, key_id: str) -> Caller | None:
+        """Whose account work of before is on, whatever has become of the key; None where nothing is known of them."""
+        key = self._keys.get(key_id)
+        tenant = self._tenants.get(tenant_id)
+        if key is None or key.tenant_id != tenant_id:
+            key = next(iter(self.keys_of(tenant_id)), None)
+        plan = None if tenant is None else self._plans.get(tenant.plan)
+        if key is None or tenant is None or plan is None:
+            return None
+        return Caller(key, tenant, plan, _policy_hash(plan, key), self._owing(tenant_id))
 
     # what the admin room changes
 
@@ -108,6 +117,10 @@ class Directory:
 
     def remove(self, plan: Plan) -> None:
         self._plans.pop(plan.name, None)
+
+    def _owing(self, tenant_id: str) -> PaymentTerms | None:
+        terms = self._terms.get(tenant_id)
+        return None if terms is None or terms.mode == "off" else terms
 
     def _forget_callers(self, tenant_id: str) -> None:
         for key in self.keys_of(tenant_id):

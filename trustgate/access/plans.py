@@ -19,12 +19,14 @@ def check_plan(
     max_tokens: int | None,
     prompt_tokens: int,
     steering: Iterable[str] = (),
+    lines_for: Iterable[str] = (),
 ) -> None:
     """Raise ``PermissionDenied`` (403), naming who forbids what, unless plan and key both allow the request.
 
     ``model`` is the name asked for, ``model_names`` those of the passport behind it: one of these must match. A
     request that names no model (a file's upload) has none. ``steering``: its members that steer the upstream; one that
-    is not allowed raises ``InvalidRequest`` (400 ``unsupported_parameter``).
+    is not allowed raises ``InvalidRequest`` (400 ``unsupported_parameter``). ``lines_for``: the endpoints that a
+    batch's lines are for.
     """
     for name in steering:
         _check_parameter(caller, name)
@@ -34,7 +36,8 @@ def check_plan(
     )
     for owner, scope, limits in owners:
         if scope is not _EVERYTHING and scope != _EVERYTHING:
-            _check_scope(owner, scope, endpoint, model, model_names, features)
+            for each in (endpoint, *lines_for):
+                _check_scope(owner, scope, each, model, model_names, features)
         _check_sizes(owner, limits, max_tokens, prompt_tokens)
 
 

@@ -54,23 +54,27 @@ class _Limit(msgspec.Struct, frozen=True):
 class _Counter:
     """One subject's use in each running window, and its requests in flight."""
 
-    __slots__ = ("parallel", "used")
+    __slots__ = ("lasting", "parallel", "used")
 
     def __init__(self) -> None:
         self.used = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
+        #: The part of ``used`` that is held for work whose request has ended (``hold_work``).
+        self.lasting = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
         self.parallel = 0
 
 
 class Hold:
     """A reservation. Settled once, by ``post`` or ``void``; settling again does nothing."""
 
-    __slots__ = ("ask", "counters", "open", "rates", "starts")
+    __slots__ = ("ask", "counters", "is_lasting", "open", "rates", "starts")
 
     def __init__(self, ask: Ask, counters: tuple[_Counter, ...], starts: tuple[int, int, int]) -> None:
         self.ask = ask
         self.counters = counters
         self.starts = starts
         self.open = True
+        #: Of work that goes on after its request has ended: no request in flight, and none to be counted.
+        self.is_lasting = False
         self.rates: tuple[Rate | None, Rate | None] = (None, None)
 
 
@@ -94,7 +98,7 @@ class Windows(msgspec.Struct, frozen=True):
 class QuotaUsage(NamedTuple):
     """Copies of all counters: of each subject its requests in flight and, for each window, requests, tokens and cost.
 
-    What is in flight is part of the use, with its hold.
+    What is in flight is part of the use, with its hold; what is held for work that outlives its request is not.
     """
 
     windows: Windows
@@ -140,26 +144,51 @@ class Quota:
         hold.rates = (self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us))
         return hold
 
+    def hold_work(self, tenant_id: str, key_id: str, ask: Ask, at_us: int) -> Hold:
+        """Hold what work may still use that goes on after its request has ended.
+
+        It was admitted before, so no limit refuses it. ``void`` gives it back; ``charge`` counts what was used.
+        """
+        if at_us >= self._windows.ends[0]:
+            self._turn(at_us)
+        hold = Hold(ask, (self._counter(tenant_id), self._counter(key_id)), self._windows.starts)
+        hold.is_lasting = True
+        for counter in hold.counters:
+            for figures in (*counter.used, *counter.lasting):
+                figures[_TOKENS] += ask.tokens
+                figures[_COST] += ask.cost_nano_usd
+        return hold
+
+    def charge(self, tenant_id: str, key_id: str, tokens: int, cost_nano_usd: int, at_us: int) -> None:
+        """Count one request and what it used, of which nothing was held: the gateway's own, on a tenant's account."""
+        if at_us >= self._windows.ends[0]:
+            self._turn(at_us)
+        for counter in (self._counter(tenant_id), self._counter(key_id)):
+            for used in counter.used:
+                used[_REQUESTS] += 1
+                used[_TOKENS] += tokens
+                used[_COST] += cost_nano_usd
+
     def post(self, hold: Hold, tokens: int, cost_nano_usd: int) -> None:
         """Settle a hold to what was really used."""
         self._settle(hold, 0, tokens - hold.ask.tokens, cost_nano_usd - hold.ask.cost_nano_usd)
 
     def void(self, hold: Hold) -> None:
         """Give a hold back whole: the request was not served."""
-        self._settle(hold, -1, -hold.ask.tokens, -hold.ask.cost_nano_usd)
+        self._settle(hold, 0 if hold.is_lasting else -1, -hold.ask.tokens, -hold.ask.cost_nano_usd)
 
     def _settle(self, hold: Hold, requests: int, tokens: int, cost_nano_usd: int) -> None:
         if not hold.open:
             return
         hold.open = False
         for counter in hold.counters:
-            counter.parallel -= 1
+            counter.parallel -= not hold.is_lasting
             for window, start in enumerate(hold.starts):
                 if start == self._windows.starts[window]:
-                    used = counter.used[window]
-                    used[_REQUESTS] += requests
-                    used[_TOKENS] += tokens
-                    used[_COST] += cost_nano_usd
+                    for figures in (counter.used[window], counter.lasting[window])[: 1 + hold.is_lasting]:
+                        figures[_REQUESTS] += requests
+                        figures[_TOKENS] += tokens
+                        figures[_COST] += cost_nano_usd
 
     # start
 
@@ -195,7 +224,7 @@ class Quota:
         return QuotaUsage(
             self._windows,
             {
-                subject: (counter.parallel, tuple((used[0], used[1], used[2]) for used in counter.used))
+                subject: (counter.parallel, _without(counter.used, counter.lasting))
                 for subject, counter in self._counters.items()
             },
         )
@@ -215,6 +244,7 @@ class Quota:
             if new > old:
                 for counter in self._counters.values():
                     counter.used[index] = [0, 0, 0]
+                    counter.lasting[index] = [0, 0, 0]
         if windows.starts[0] > self._windows.starts[0]:
             self._windows = windows
 
@@ -255,6 +285,11 @@ class Quota:
             headers={"retry-after": str(retry_after_s)},
             retryable=not hopeless and retry_after_s <= _RETRY_WORTH_S,
         )
+
+
+def _without(used: list[list[int]], lasting: list[list[int]]) -> tuple[tuple[int, int, int], ...]:
+    pairs = zip(used, lasting, strict=True)
+    return tuple((of[0] - less[0], of[1] - less[1], of[2] - less[2]) for of, less in pairs)
 
 
 def _show(unit: int, amount: int) -> str:

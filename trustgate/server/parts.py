@@ -20,6 +20,7 @@ from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.object_ids import ObjectIds
 from trustgate.gateway.path.accounting import Accounting
 from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.background import BackgroundWork
 from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.pipeline import Pipeline
@@ -116,11 +117,20 @@ class Server:
         self.sales = PaymentStep(payments.cashier, self.books, settings.serve)
         self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
         self.telemetry = _telemetry(settings, address, store.store_id)
+        self.background = BackgroundWork(
+            self.handles,
+            directory=directory,
+            targets=self.targets,
+            books=self.books,
+            balances=payments.balances,
+            sales=self.sales,
+            upstream=lambda: self.upstream,
+        )
         self.pipeline = Pipeline(
             settings,
             directory=directory,
             catalog=catalog,
-            routing=Routing(self.targets, self.handles),
+            routing=Routing(self.targets, self.handles, self.background),
             upstream=self.upstream,
             books=self.books,
             running=self.running,

@@ -149,6 +149,7 @@ async def _run_until(
             lambda: server.settings.upstream.health_interval_s,
             server.probe_soon,
         ),
+        server.background.run(lambda: server.settings.upstream.background_interval_s),
         server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
         *(() if certificate is None else (certificate.look_for_ever(),)),
         *(() if server.telemetry is None else (server.telemetry.run(),)),

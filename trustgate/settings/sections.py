@@ -92,6 +92,10 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     health_interval_s: Annotated[
         float, Meta(ge=0.1, le=86400, description="Time between two health probes of an upstream, seconds.")
     ] = 15.0
+    background_interval_s: Annotated[
+        float,
+        Meta(ge=0.1, le=86400, description="Time between two looks at batches that are not settled yet, seconds."),
+    ] = 60.0
     forward_headers: Annotated[
         tuple[str, ...], Meta(description="More request headers (x-…) to forward to the upstream.")
     ] = ()

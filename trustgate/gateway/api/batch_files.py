@@ -1,25 +1,20 @@
-"""What a batch's file asks for: one model for all of its lines, and about how many tokens.
+"""What a batch's file asks for: one model for all of its lines, and what they may use at most.
 
-A batch runs requests that never pass the gateway, so they are looked at when their file does: every line must be a
-request for one and the same model, which the plan is then checked against like any other call's.
+A batch runs requests that never pass the gateway, so they are judged when their file does: each line like a request of
+its own, by the endpoint that it names, and all for one and the same model.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
-from trustgate.errors import InvalidRequest
-from trustgate.gateway.api.body_ids import NOTHING, named_by
-from trustgate.models.estimate import estimate_tokens
+from trustgate.errors import InvalidRequest, TrustGateError
+from trustgate.gateway.api.object_ids import Work
 
 #: The longest line of a batch's file, bytes.
 MOST_LINE_BYTES = 8 * 1024 * 1024
-
-
-class _Asked(msgspec.Struct):
-    model: str
 
 
 class _Line(msgspec.Struct):
@@ -30,51 +25,89 @@ class _Line(msgspec.Struct):
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
-_decode_asked = msgspec.json.Decoder(_Asked).decode
-_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What one line asks for, as a request of its own: its worst case."""
+
+    endpoint: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_nano_usd: int
+    #: Its bound on one completion; 0 without one.
+    bound: int
+    features: tuple[str, ...]
+
+
+#: Judges a request by its method, URL and body. Raises what the request would be refused for.
+JudgeLine = Callable[[str, str, bytes], Judged]
 
 
 class BatchFile:
-    """Reads a file of JSON lines as it passes. ``feed`` and ``finish`` raise ``InvalidRequest``."""
+    """Reads a file of JSON lines as it passes. ``feed`` and ``finish`` raise ``TrustGateError``."""
 
-    def __init__(self) -> None:
+    def __init__(self, judge: JudgeLine) -> None:
         self.model = ""
-        self.tokens = 0
-        self._lines = 0
-        self._rest = b""
+        self.work = Work()
+        self._judge = judge
+        self._line = 0
+        #: The pieces of the line that is not at its end yet.
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > MOST_LINE_BYTES:
+        first, *lines = data.split(b"\n")
+        self._rest.append(first)
+        self._rest_bytes += len(first)
+        if self._rest_bytes > MOST_LINE_BYTES:
+            self._line += 1
             raise self._bad("is too long")
         for line in lines:
-            self._read(line)
+            self._read(b"".join(self._rest))
+            self._rest, self._rest_bytes = [line], len(line)
 
     def finish(self) -> None:
-        self._read(self._rest)
-        self._rest = b""
+        self._read(b"".join(self._rest))
+        self._rest.clear()
         if not self.model:
             raise InvalidRequest("The batch's file has no requests.", param="file", code="invalid_batch_file")
 
     def _read(self, line: bytes) -> None:
-        self._lines += 1
+        self._line += 1
         if not line.strip():
             return
         try:
             asked = _decode_line(line)
-            model = _decode_asked(asked.body).model
-            body = _decode_any(asked.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise self._bad("is no request with custom_id, method, url and a body that names a model") from None
-        if self.model and model != self.model:
-            raise self._bad(f"asks for the model {model[:80]!r}, others for {self.model[:80]!r}: a batch has one model")
-        self.model = model
-        self.tokens += estimate_tokens(bytes(asked.body))
-        if named_by(body) is not NOTHING:
-            # Whose it is could be told only when the batch's file is upstream already.
-            raise self._bad("names a file: put its content into the request instead")
+        try:
+            judged = self._judge(asked.method, asked.url, bytes(asked.body))
+        except TrustGateError as refusal:
+            # The same refusal as for a request of its own: its status and code, and in which line it is.
+            told = refusal.message[:1].lower() + refusal.message[1:]
+            refusal.message = f"Line {self._line} of the batch's file is refused: {told}"
+            refusal.param = "file"
+            raise
+        if self.model and judged.model != self.model:
+            raise self._bad(
+                f"asks for the model {judged.model[:80]!r}, others for {self.model[:80]!r}: a batch has one model"
+            )
+        self.model = judged.model
+        self.work = _with(self.work, judged)
 
     def _bad(self, what: str) -> InvalidRequest:
-        return InvalidRequest(
-            f"Line {self._lines} of the batch's file {what}.", param="file", code="invalid_batch_file"
-        )
+        return InvalidRequest(f"Line {self._line} of the batch's file {what}.", param="file", code="invalid_batch_file")
+
+
+def _with(work: Work, line: Judged) -> Work:
+    return Work(
+        lines=work.lines + 1,
+        prompt_tokens=work.prompt_tokens + line.prompt_tokens,
+        completion_tokens=work.completion_tokens + line.completion_tokens,
+        cost_nano_usd=work.cost_nano_usd + line.cost_nano_usd,
+        largest_prompt=max(work.largest_prompt, line.prompt_tokens),
+        largest_bound=max(work.largest_bound, line.bound),
+        endpoints=work.endpoints if line.endpoint in work.endpoints else (*work.endpoints, line.endpoint),
+        features=tuple(dict.fromkeys((*work.features, *line.features))),
+    )

@@ -1,14 +1,15 @@
 """One request's dealings with ids that an upstream gives out: what is learned from its answer, and what is due for it.
 
-Owns the account of work that goes on upstream after its request has ended (a response in the background, a batch): its
-making is charged by the estimate, and the rest by the request that first sees its end. An answer that merely shows what
-was made before is charged nothing.
+Owns the account of work that goes on upstream after its request has ended. The making of a response in the background
+is charged by the estimate, that of a batch not at all: its worst case stays held. The rest is charged by whoever first
+sees the end: a request, or the gateway itself (``path.background``). An answer that merely shows what was made before
+is charged nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -23,7 +24,7 @@ from trustgate.types import Usage
 _NOTHING = Usage()
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 #: A status that may still change into another. What has no status at all (a file) is at its end.
-_GOES_ON = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling"})
+GOES_ON = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling"})
 
 
 class _Results(msgspec.Struct):
@@ -52,12 +53,30 @@ def _decoded(body: bytes, kind: type[T]) -> T:
         return kind()
 
 
+class Lasting(Protocol):
+    """Who holds what work may still use that goes on after its request has ended."""
+
+    def begin(self, handle: ObjectId) -> None:
+        """Hold it, from now on."""
+        ...
+
+    def end(self, handle: ObjectId) -> None:
+        """Give it back: what was used is being charged."""
+        ...
+
+    def look_soon(self) -> None:
+        """Ask the upstreams before it is time: something ended whose use nobody knows yet."""
+        ...
+
+
 class ObjectAccounting:
     def __init__(
         self,
         handles: ObjectIds,
+        lasting: Lasting,
         endpoint: Endpoint,
         tenant_id: str,
+        key_id: str,
         call: Call,
         handle: ObjectId | None,
         batch: BatchFile | None,
@@ -65,7 +84,9 @@ class ObjectAccounting:
         """``handle``: of the id that the path names; ``batch``: of the file that is uploaded."""
         self._handles = handles
         self._endpoint = endpoint
+        self._lasting = lasting
         self._tenant_id = tenant_id
+        self._key_id = key_id
         self._call = call
         self._handle = handle
         self._batch = batch
@@ -91,12 +112,15 @@ class ObjectAccounting:
         kind = self._endpoint.makes
         if kind is None or not object_id or self._handle is not None:
             return
-        # Of a batch's file: the tokens that its requests are about to use.
-        owed = -1 if self._batch is None else self._batch.tokens
-        self._handle = self._made(kind, object_id, target, owed)
+        self._handle = self._made(kind, object_id, target)
+        if kind == "batch":
+            self._handle = msgspec.structs.replace(self._handle, owed=0, work=self._call.work)
+            self._lasting.begin(self._handle)
+        elif self._batch is not None:
+            self._handle = msgspec.structs.replace(self._handle, work=self._batch.work)
         self._handles.keep(self._handle)
 
-    def _made(self, kind: Kind, object_id: str, target: Target, owed: int = -1) -> ObjectId:
+    def _made(self, kind: Kind, object_id: str, target: Target) -> ObjectId:
         return ObjectId(
             kind,
             object_id,
@@ -104,8 +128,8 @@ class ObjectAccounting:
             target.passport.id,
             self._call.model,
             target.model,
-            owed,
             upstream=target.upstream.base_url,
+            key=self._key_id,
         )
 
     def learn(self, event: bytes, target: Target) -> None:
@@ -125,14 +149,22 @@ class ObjectAccounting:
             return _NOTHING
         if handle is None or handle.id != object_id:
             return usage if self._endpoint.makes is not None else _NOTHING
+        if self._endpoint.makes == "batch":
+            return _NOTHING
         if self._endpoint.makes is not None:
-            if status in _GOES_ON:
+            if status in GOES_ON:
                 self._keep_owed(handle, usage.total_tokens)
             return usage
-        if handle.owed < 0 or status in _GOES_ON or not status:
+        # As it is now: another request may have seen the end while this one waited.
+        handle = self._handles.current(handle)
+        if handle is None or handle.owed < 0 or status in GOES_ON or not status:
+            return _NOTHING
+        if handle.kind == "batch" and not tells_all(usage):
+            self._lasting.look_soon()
             return _NOTHING
         self._keep_owed(handle, -1)
-        return _less(usage, handle.owed)
+        self._lasting.end(handle)
+        return less(usage, handle.owed)
 
     def _keep_owed(self, handle: ObjectId, owed: int) -> None:
         self._handle = msgspec.structs.replace(handle, owed=owed)
@@ -143,10 +175,8 @@ class ObjectAccounting:
         made = self._handle
         if made is None:
             return
-        results = _decoded(body, _Results)
-        for file_id in (results.output_file_id, results.error_file_id):
-            if isinstance(file_id, str):
-                self._handles.keep(msgspec.structs.replace(made, kind="file", id=file_id, model="", owed=-1))
+        for file_id in result_files(body):
+            self._handles.keep(msgspec.structs.replace(made, kind="file", id=file_id, model="", owed=-1, work=None))
 
     def _own_part(self, body: bytes, kind: Kind) -> bytes:
         """A list of what the upstream holds for everybody, without what belongs to others."""
@@ -165,7 +195,18 @@ class ObjectAccounting:
         return msgspec.json.encode(members)
 
 
-def _less(usage: Usage, tokens: int) -> Usage:
+def result_files(body: bytes) -> list[str]:
+    """The files in which an upstream put the results of a batch, the output first."""
+    results = _decoded(body, _Results)
+    return [name for name in (results.output_file_id, results.error_file_id) if isinstance(name, str)]
+
+
+def tells_all(usage: Usage) -> bool:
+    """Whether the usage of a batch is what its upstream said, in its parts."""
+    return not usage.estimated and (usage.completion_tokens > 0 or usage.total_tokens == 0)
+
+
+def less(usage: Usage, tokens: int) -> Usage:
     """The usage without what was charged before: taken off the prompt first."""
     off_prompt = min(tokens, usage.prompt_tokens)
     off_completion = min(tokens - off_prompt, usage.completion_tokens)

@@ -33,6 +33,21 @@ MOST_HANDLES = 200_000
 _ID_MOST = 256
 
 
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """What the lines of a batch's file ask for: their number, and their worst case in all."""
+
+    lines: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    #: By the prices when it was uploaded.
+    cost_nano_usd: int = 0
+    #: The largest prompt and the largest bound of one line, and what the lines are for: plans are checked against it.
+    largest_prompt: int = 0
+    largest_bound: int = 0
+    endpoints: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+
 class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     """One id. The passport and the upstream's name for the model say which target made it."""
 
@@ -49,6 +64,10 @@ class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     alive: bool = True
     #: Base URL of the server that gave it out; "": one that was written down before this was.
     upstream: str = ""
+    #: The key with which it was made, for what is charged later; "" as above.
+    key: str = ""
+    #: Of a batch's file, and of a batch.
+    work: Work | None = None
 
     @property
     def place(self) -> tuple[Kind, str, str]:
@@ -92,6 +111,11 @@ class ObjectIds:
         del own[object_id]
         own[object_id] = found
         return found
+
+    def current(self, handle: ObjectId) -> ObjectId | None:
+        """The same object as it is now; None where it is forgotten."""
+        found = self._known.get((handle.tenant, handle.kind), {}).get(handle.id, ())
+        return next((each for each in found if each.upstream == handle.upstream), None)
 
     def keep(self, handle: ObjectId) -> None:
         """Remember a new or changed id. A stranger's id is never taken over."""

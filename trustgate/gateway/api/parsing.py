@@ -14,7 +14,7 @@ import msgspec
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.body_ids import NOTHING, items_named, named_in
 from trustgate.gateway.api.members import Judged, Members, judge, largest, misnamed
-from trustgate.gateway.api.object_ids import Kind
+from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import (
     BatchRequest,
     ChatRequest,
@@ -60,6 +60,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     image_quality: str = ""
     #: The upstream's ids that the request builds on: (kind, id).
     uses: tuple[tuple[Kind, str], ...] = ()
+    #: Of a batch: what its lines ask for.
+    work: Work | None = None
     #: Set when the body breaks the wire type: what the sixth step raises.
     invalid: InvalidRequest | None = None
 

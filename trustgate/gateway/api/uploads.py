@@ -16,7 +16,7 @@ from typing import Any
 from starlette.types import Receive
 
 from trustgate.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TrustGateError
-from trustgate.gateway.api.batch_files import BatchFile
+from trustgate.gateway.api.batch_files import BatchFile, JudgeLine
 from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece, boundary_of
 
 #: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives.
@@ -38,9 +38,12 @@ class Upload:
         decisive: frozenset[str],
         max_bytes: int,
         *,
-        reads_batches: bool = False,
+        judge_line: JudgeLine | None = None,
     ) -> None:
-        """``needed``: the fields without which nothing can be decided. Raises ``InvalidRequest``."""
+        """``needed``: the fields without which nothing can be decided; ``judge_line``: for the lines of a batch's file.
+
+        Raises ``InvalidRequest``.
+        """
         self.content_type = content_type
         self.size = 0
         #: What went wrong with the rest after its beginning was sent on.
@@ -54,7 +57,8 @@ class Upload:
         self._max_bytes = max_bytes
         self._boundary = boundary_of(content_type)
         self._scanner = FormScanner(self._boundary, decisive)
-        if reads_batches:
+        self._judge_line = judge_line
+        if judge_line is not None:
             self._scanner.on_file = self._look_at_file
         #: The requests in it, where it is the file of a batch.
         self.batch: BatchFile | None = None
@@ -81,8 +85,8 @@ class Upload:
         """Read what has come of a batch's file. Until its purpose is told it waits, within ``read_head``'s bound."""
         if "purpose" not in self.fields:
             return
-        if self.fields["purpose"] == "batch":
-            self.batch = self.batch or BatchFile()
+        if self.fields["purpose"] == "batch" and self._judge_line is not None:
+            self.batch = self.batch or BatchFile(self._judge_line)
             for data in self._unjudged:
                 self.batch.feed(data)
         self._unjudged.clear()
@@ -143,12 +147,17 @@ class Upload:
         return pieces
 
     def outgoing(self, model: str) -> bytes | AsyncIterator[bytes]:
-        """The form as an upstream is to get it: whole, or as it arrives. Only the model's name is another."""
+        """The form as an upstream is to get it: whole, or as it arrives. Only the model's name is another.
+
+        ``model``: "" where the form names none, and is to stay as it is.
+        """
         head = self._added(model) + b"".join(_render(piece, model) for piece in self._pieces)
         return head if self._ended else self._stream(head)
 
     def growth(self, model: str) -> int:
         """How much longer than the client's form the upstream's is, bytes."""
+        if not model:
+            return 0
         return len(self._added(model)) + sum(
             len(model.encode()) - len(piece.value) for piece in self._pieces if isinstance(piece, ModelField)
         )
@@ -197,7 +206,9 @@ def digest(payload: Payload) -> bytes:
 
 
 def _render(piece: Piece, model: str) -> bytes:
-    return model.encode() if isinstance(piece, ModelField) else piece
+    if isinstance(piece, ModelField):
+        return model.encode() if model else piece.value
+    return piece
 
 
 def _nothing(*_: Any) -> None:

@@ -78,8 +78,12 @@ def worst_case(
 ) -> Ask:
     """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get.
 
-    The money is what that costs at most by the model's price table, as the plan bills it.
+    Of a batch: the worst case of all of its lines. The money is what that costs at most by the model's price table, as
+    the plan bills it.
     """
+    if call.work is not None:
+        work = call.work
+        return Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
     prompt_tokens = with_margin(call.prompt_tokens)
     completion_tokens = completion_bound(call, resolved, cap) * call.choices if endpoint.generates else 0
     cost_nano_usd = 0
@@ -97,6 +101,11 @@ def worst_case(
             resolved.price.worst_nano_usd(usage, at_us, audio="audio" in call.features), plan.price_factor_ppm
         )
     return Ask(prompt_tokens + completion_tokens, cost_nano_usd)
+
+
+def requests_in(call: Call) -> int:
+    """How many requests a call stands for: a batch has one a line."""
+    return 1 if call.work is None else call.work.lines
 
 
 class Request(NamedTuple):
@@ -281,7 +290,7 @@ class Account:
         if not delivered:
             billed = 0
         elif terms.price_nano_usd is not None:
-            billed = terms.price_nano_usd if self.request.endpoint.is_sold else 0
+            billed = terms.price_nano_usd * requests_in(self.request.call) if self.request.endpoint.is_sold else 0
         return self.sale.close(billed, delivered=delivered)
 
 

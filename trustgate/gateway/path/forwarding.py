@@ -46,7 +46,7 @@ class Forwarding:
 
         def body_for(target: Target) -> bytes | AsyncIterator[bytes]:
             if isinstance(body, Upload):
-                return body.outgoing(target.model)
+                return body.outgoing(target.model if endpoint.has_model else "")
             if endpoint.body == "none":
                 return b""
             defaults = dict(target.passport.default_parameters) if endpoint.takes_defaults else {}
@@ -64,7 +64,7 @@ class Forwarding:
             takes_any=endpoint.answers == "any",
             anthropic=endpoint.dialect is ANTHROPIC,
             fault=(lambda: body.fault) if isinstance(body, Upload) else None,
-            length_for=_length_for(arrival, body),
+            length_for=_length_for(arrival, body, endpoint),
         )
 
     def _headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> list[tuple[str, str]]:
@@ -95,12 +95,12 @@ class Forwarding:
         return headers
 
 
-def _length_for(arrival: Arrival, body: Payload) -> Any:
+def _length_for(arrival: Arrival, body: Payload, endpoint: Endpoint) -> Any:
     """How to tell the length of a form that still arrives, where its client told it: not every server takes chunks."""
     declared = arrival.headers.get(b"content-length")
     if not isinstance(body, Upload) or body.is_whole or declared is None:
         return None
-    return lambda target: int(declared) + body.growth(target.model)
+    return lambda target: int(declared) + body.growth(target.model if endpoint.has_model else "")
 
 
 def _lower(

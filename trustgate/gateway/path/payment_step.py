@@ -9,14 +9,13 @@ import hashlib
 
 from trustgate.access.quota import Ask
 from trustgate.errors import PaymentRequired, PermissionDenied
-from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.uploads import Upload, digest
-from trustgate.gateway.path.accounting import Accounting, Request
+from trustgate.gateway.path.accounting import Accounting, Request, requests_in
 from trustgate.gateway.path.reply import Reply
 from trustgate.models.catalog import Resolved
 from trustgate.payment.cashier import Cashier, Order, Sale
 from trustgate.payment.paid_answers import Recorded
-from trustgate.payment.x402_wire import read_payment
+from trustgate.payment.x402_wire import Presented, read_payment
 from trustgate.settings import ServeSettings
 from trustgate.types import PaymentTerms
 
@@ -47,18 +46,7 @@ class PaymentStep:
             # What is paid for must be known to the last byte.
             await body.read_whole(self._limits.max_body_bytes)
         presented = read_payment(arrival.headers) if endpoint.is_sold else None
-        order = Order(
-            tenant_id=caller.tenant.id,
-            key_id=caller.key.id,
-            terms=terms,
-            receipt_id=arrival.receipt_id,
-            request_sha256=request_sha256(endpoint.path, digest(body)),
-            path=endpoint.path,
-            description=endpoint.summary,
-            price_nano_usd=_price(endpoint, terms, resolved, ask),
-            presented=presented,
-            is_sold=endpoint.is_sold,
-        )
+        order = _order(request, terms, _price(request, terms, resolved, ask), presented)
         try:
             admitted = await self._cashier.admit(order)
         except PaymentRequired as refusal:
@@ -69,21 +57,42 @@ class PaymentStep:
             reply.recorder = admitted.recorder
         return admitted
 
+    def owing(self, request: Request) -> Sale | None:
+        """The sale of work that was admitted before and is charged now, whatever the balance is; None: owes nothing."""
+        terms = request.caller.terms
+        return None if terms is None else Sale(self._cashier, _order(request, terms, 0, None))
+
+
+def _order(request: Request, terms: PaymentTerms, price_nano_usd: int, presented: Presented | None) -> Order:
+    arrival, endpoint, caller, _, body = request
+    return Order(
+        tenant_id=caller.tenant.id,
+        key_id=caller.key.id,
+        terms=terms,
+        receipt_id=arrival.receipt_id,
+        request_sha256=request_sha256(endpoint.path, digest(body)),
+        path=endpoint.path,
+        description=endpoint.summary,
+        price_nano_usd=price_nano_usd,
+        presented=presented,
+        is_sold=endpoint.is_sold,
+    )
+
 
 def request_sha256(path: str, body_sha256: bytes) -> str:
     """What a payment is bound to: the endpoint and every byte of the body."""
     return hashlib.sha256(path.encode() + b"\n" + body_sha256).hexdigest()
 
 
-def _price(endpoint: Endpoint, terms: PaymentTerms, resolved: Resolved | None, ask: Ask) -> int:
+def _price(request: Request, terms: PaymentTerms, resolved: Resolved | None, ask: Ask) -> int:
     """The most that a request can cost, nano-USD; 0 where it owes nothing, or where its model means nothing.
 
     Raises ``PermissionDenied`` for a model that has no price: it would be given away.
     """
-    if not endpoint.is_sold:
+    if not request.endpoint.is_sold:
         return 0
     if terms.price_nano_usd is not None:
-        return terms.price_nano_usd
+        return terms.price_nano_usd * requests_in(request.call)
     if resolved is not None and not resolved.price.known:
         raise PermissionDenied(
             "This model has no price yet, so a request cannot be paid for.", code="model_not_priced", param="model"

@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from trustgate.access.directory import Directory
+from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_plan, completion_cap
 from trustgate.access.quota import Ask
 from trustgate.errors import (
@@ -41,6 +41,7 @@ from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
 from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head, read_body
+from trustgate.gateway.path.batch_lines import LineJudge
 from trustgate.gateway.path.client_watch import ClientWatch
 from trustgate.gateway.path.forwarding import Forwarding
 from trustgate.gateway.path.inflight import InFlight, Reason, RequestCancelled
@@ -133,8 +134,8 @@ class Pipeline:
             cancellation.reply = reply
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._books.log.check_room(len(self._running))
-            body, call = await self._read(endpoint, arrival, receive)
-            way = self._routing.begin(endpoint, call, body, scope, caller.tenant.id)
+            body, call = await self._read(endpoint, arrival, receive, caller)
+            way = self._routing.begin(endpoint, call, body, scope, caller.key)
             call = way.call
             request = Request(arrival, endpoint, caller, call, body)
 
@@ -160,6 +161,7 @@ class Pipeline:
                     max_tokens=call.max_tokens,
                     prompt_tokens=call.prompt_tokens,
                     steering=call.steering,
+                    lines_for=call.work.endpoints if call.work is not None else (),
                 )
 
                 # 5 quota
@@ -197,7 +199,9 @@ class Pipeline:
                     finally:
                         watch.stop()
 
-    async def _read(self, endpoint: Endpoint, arrival: Arrival, receive: Receive) -> tuple[Payload, Call]:
+    async def _read(
+        self, endpoint: Endpoint, arrival: Arrival, receive: Receive, caller: Caller
+    ) -> tuple[Payload, Call]:
         """The request's body, or the beginning of it that can be decided on, and what it asks for."""
         limits = self._settings.serve
         if endpoint.body != "form":
@@ -210,7 +214,7 @@ class Pipeline:
             endpoint.needed,
             endpoint.decisive,
             limits.max_upload_bytes,
-            reads_batches=endpoint.makes == "file",
+            judge_line=LineJudge(caller, self._catalog) if endpoint.makes == "file" else None,
         )
         await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)
         return upload, endpoint.peek_form(upload.fields, upload.batch)

@@ -11,13 +11,14 @@ from urllib.parse import quote
 import msgspec
 from starlette.types import Scope
 
-from trustgate.errors import InvalidRequest
+from trustgate.errors import Conflict, InvalidRequest
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.object_accounting import ObjectAccounting
+from trustgate.gateway.api.object_accounting import Lasting, ObjectAccounting
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
 from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.models.catalog import Resolved
 from trustgate.models.upstream.targets import Target, Targets
+from trustgate.types import ApiKey
 
 
 class Route:
@@ -46,12 +47,17 @@ class Route:
 
 
 class Routing:
-    def __init__(self, targets: Targets, handles: ObjectIds) -> None:
+    def __init__(self, targets: Targets, handles: ObjectIds, lasting: Lasting) -> None:
         self._targets = targets
         self._handles = handles
+        self._lasting = lasting
 
-    def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, tenant_id: str) -> Route:
-        """Look up the ids that the request names. Raises ``NotFound`` for one that is not its tenant's."""
+    def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, key: ApiKey) -> Route:
+        """Look up the ids that the request names.
+
+        Raises ``NotFound`` for one that is not its tenant's, ``Conflict`` where what is to be deleted is not paid yet.
+        """
+        tenant_id = key.tenant_id
         way = Route(call, endpoint.upstream_path)
         way.service = endpoint.service
         if call.uses:
@@ -66,6 +72,12 @@ class Routing:
             object_id = scope["path_params"]["id"]
             way.handle = self._handles.find(endpoint.names, object_id, tenant_id)
             way.path = endpoint.upstream_path.replace("{id}", quote(object_id, safe=""))
+            if endpoint.deletes and way.handle.owed >= 0:
+                raise Conflict(
+                    f"This {endpoint.names} is not settled: look at it once more when it has ended, then delete it.",
+                    code=f"{endpoint.names}_not_settled",
+                    retryable=False,
+                )
         if endpoint.body == "none" and scope["query_string"]:
             way.path += "?" + scope["query_string"].decode("latin-1")
         known = way.handle or (None if endpoint.has_model else way.used)
@@ -74,11 +86,24 @@ class Routing:
         if endpoint.makes == "batch" and way.used is not None:
             if not way.used.model:
                 raise InvalidRequest("That file was not uploaded for a batch.", param="input_file_id")
-            way.call = call = msgspec.structs.replace(call, prompt_tokens=max(way.used.owed, 0))
+            work = way.used.work
+            if work is None:
+                raise InvalidRequest(
+                    "That file was uploaded before its lines were looked at: upload it again.", param="input_file_id"
+                )
+            way.call = call = msgspec.structs.replace(
+                call,
+                work=work,
+                prompt_tokens=work.largest_prompt,
+                max_tokens=work.largest_bound or None,
+                features=work.features,
+            )
         way.is_modelless = not endpoint.has_model and not call.model
         batch = body.batch if isinstance(body, Upload) else None
         way.is_verbatim = batch is not None
-        way.keeper = ObjectAccounting(self._handles, endpoint, tenant_id, call, way.handle, batch)
+        way.keeper = ObjectAccounting(
+            self._handles, self._lasting, endpoint, tenant_id, key.id, call, way.handle, batch
+        )
         return way
 
     def targets(self, way: Route, resolved: Resolved | None) -> list[Target]:

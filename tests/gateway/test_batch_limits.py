@@ -1,0 +1,227 @@
+"""What batches may use: limits of each line, all lines held to the end, and the end charged unasked."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import GatewayFactory
+from tests.gateway.conftest import SignUp, Tenant
+from tests.gateway.test_batches import batch_object, file_object, lines, upload
+from tests.gateway.test_path import error_of, receipt_of
+from tests.support.gateway import Gateway
+from tests.support.processes import wait_until
+from tests.support.upstream import Recorded, Reply, Upstream
+
+#: Each line's prompt is some 12 tokens; the completion is what it asks for.
+ASKED = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+MODEL = "batched"
+
+
+_numbers = itertools.count(1)
+
+
+class BatchServer:
+    """An upstream that keeps files and batches. A batch goes on until ``finish``."""
+
+    def __init__(self) -> None:
+        self.ended: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, bytes] = {}
+
+    def __call__(self, request: Recorded) -> Reply:
+        path = request.path.removeprefix("/v1")
+        if request.method == "POST" and path == "/files":
+            return Reply.json(file_object(f"file-{next(_numbers)}"))
+        if request.method == "POST" and path == "/batches":
+            return Reply.json(batch_object(f"batch-{next(_numbers)}", "validating"))
+        folder, _, object_id = path.strip("/").partition("/")
+        if folder == "batches":
+            return Reply.json(self.ended.get(object_id) or batch_object(object_id, "in_progress"))
+        return Reply.body(
+            self.files.get(object_id.removesuffix("/content"), b""), content_type="application/octet-stream"
+        )
+
+    def finish(self, batch_id: str, status: str = "completed", **members: Any) -> None:
+        self.ended[batch_id] = batch_object(batch_id, status, **members)
+
+
+@pytest.fixture(scope="module")
+def server_upstream() -> Iterator[Upstream]:
+    upstream = Upstream().start()
+    yield upstream
+    upstream.stop()
+
+
+@pytest.fixture
+def server(server_upstream: Upstream) -> BatchServer:
+    server = BatchServer()
+    server_upstream.requests.clear()
+    server_upstream.default = server
+    return server
+
+
+@pytest.fixture(scope="module")
+def place(make_module_gateway: GatewayFactory, server_upstream: Upstream) -> Gateway:
+    """A gateway that looks after its batches every 0.1 s."""
+    gateway = make_module_gateway(
+        upstream=server_upstream.api_url, environment={"TRUSTGATE_UPSTREAM_BACKGROUND_INTERVAL_S": "0.1"}
+    ).start()
+    gateway.cli("passport", "add", MODEL, "--input-price", "1", "--output-price", "10")
+    gateway.cli("plan", "add", "small", "--max-tokens", "50", "--tokens-per-day", "10000", "--models", MODEL)
+    gateway.cli("plan", "add", "cents", "--usd-per-month", "0.10")
+    gateway.cli("plan", "add", "plain", "--features", "logprobs", "--endpoints", "files,batches,chat.completions")
+    return gateway
+
+
+@pytest.fixture
+def small(place: Gateway, server: BatchServer, sign_up: SignUp) -> Tenant:
+    return sign_up(place, "--plan", "small")
+
+
+def start(tenant: Tenant, content: bytes) -> httpx.Response:
+    uploaded = upload(tenant, content)
+    assert uploaded.status_code == 200, uploaded.text
+    return tenant.http.post("/v1/batches", json={"input_file_id": uploaded.json()["id"], **ASKED})
+
+
+def held(tenant: Tenant) -> int:
+    return tenant.used()["day"]["tokens"]
+
+
+# each line
+
+
+@pytest.mark.parametrize(
+    ("plan", "content", "code"),
+    [
+        ("small", lines(MODEL, max_tokens=51), "max_tokens_exceeded"),
+        ("small", lines(MODEL, max_tokens=1, max_completion_tokens=51), "max_tokens_exceeded"),
+        ("small", lines("o1-pro", max_tokens=5), "model_not_allowed"),
+        # The file cannot be given a bound on its way.
+        ("small", lines(MODEL), "invalid_batch_file"),
+        ("small", lines(MODEL, max_tokens=-1), "invalid_batch_file"),
+        ("small", lines(MODEL, n_predict=5), "invalid_batch_file"),
+        ("cents", lines(MODEL), "invalid_batch_file"),
+        ("plain", lines(MODEL, tools=[{"type": "function", "function": {"name": "f"}}]), "feature_not_allowed"),
+        ("plain", lines(MODEL).replace(b"chat/completions", b"responses"), "endpoint_not_allowed"),
+    ],
+)
+def test_limits_hold_for_each_line(
+    place: Gateway,
+    server: BatchServer,
+    server_upstream: Upstream,
+    sign_up: SignUp,
+    plan: str,
+    content: bytes,
+    code: str,
+) -> None:
+    tenant = sign_up(place, "--plan", plan)
+    good = lines(MODEL, max_tokens=5) if b"responses" not in content else b""
+    refused = upload(tenant, good + content.replace(b'"messages"', b'"input"') if not good else good + content)
+    assert (refused.status_code, error_of(refused)["code"]) == (400 if code == "invalid_batch_file" else 403, code)
+    assert error_of(refused)["message"].startswith(f"Line {2 if good else 1} of the batch's file")
+    assert server_upstream.requests == []
+
+
+def test_a_narrower_key_cannot_start_what_a_wider_one_uploaded(
+    place: Gateway, server: BatchServer, sign_up: SignUp
+) -> None:
+    tenant = sign_up(place)
+    file_id = upload(tenant, lines(MODEL, max_tokens=51)).json()["id"]
+    for limit in (("--max-tokens", "50"), ("--endpoints", "files,batches"), ("--models", "x")):
+        secret = place.cli_json("key", "create", tenant.name, *limit)["key"]["secret"]
+        with tenant.client(secret) as http:
+            refused = http.post("/v1/batches", json={"input_file_id": file_id, **ASKED})
+        assert refused.status_code == 403, limit
+    assert tenant.http.post("/v1/batches", json={"input_file_id": file_id, **ASKED}).status_code == 200
+
+
+# the sum of all lines
+
+
+def test_the_sum_of_all_lines_is_held(small: Tenant, server_upstream: Upstream) -> None:
+    refused = start(small, lines(*[MODEL] * 200, max_tokens=50))
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
+    assert [each.path for each in server_upstream.requests if each.method == "POST"] == ["/v1/files"]
+    assert held(small) == 0
+
+
+def test_a_budget_of_cents_starts_no_dollars(place: Gateway, server: BatchServer, sign_up: SignUp) -> None:
+    tenant = sign_up(place, "--plan", "cents")
+    # 100 lines of 100,000 tokens at 10 USD a million are 100 USD.
+    refused = start(tenant, lines(*[MODEL] * 100, max_tokens=100_000))
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "insufficient_quota")
+    assert start(tenant, lines(*[MODEL] * 10, max_tokens=100)).status_code == 200
+
+
+def test_what_is_held_stays_held_to_the_end_and_over_a_kill(place: Gateway, server: BatchServer, small: Tenant) -> None:
+    batch_id = start(small, lines(*[MODEL] * 100, max_tokens=50)).json()["id"]
+    worst = held(small)
+    assert 5000 < worst < 10_000
+    assert start(small, lines(*[MODEL] * 100, max_tokens=50)).status_code == 429
+    books = place.cli("doctor", "--books", check=False)
+    assert books.returncode == 0, books.stdout
+    place.kill()
+    place.start()
+    assert held(small) == worst
+    server.finish(batch_id, usage={"input_tokens": 700, "output_tokens": 300, "total_tokens": 1000})
+    wait_until(lambda: held(small) == 1000, "the batch is charged")
+    assert [(each["endpoint"], each["prompt_tokens"], each["completion_tokens"]) for each in small.receipts()][-1] == (
+        "batches",
+        700,
+        300,
+    )
+    books = place.cli("doctor", "--books", check=False)
+    assert books.returncode == 0, books.stdout
+
+
+# the end
+
+
+def test_a_batch_that_nobody_asks_about_is_charged_by_its_results(
+    place: Gateway, server: BatchServer, sign_up: SignUp
+) -> None:
+    tenant = sign_up(place)
+    batch_id = start(tenant, lines(MODEL, MODEL, MODEL)).json()["id"]
+    results = [
+        {"custom_id": "r0", "response": {"status_code": 200, "body": {"usage": _usage(10, 5)}}},
+        {"custom_id": "r1", "response": {"status_code": 200, "body": {"usage": _usage(20, 7)}}},
+        {"custom_id": "r2", "response": None, "error": {"code": "batch_expired"}},
+    ]
+    server.files["output"] = b"\n".join(json.dumps(each).encode() for each in results) + b"\n\nnonsense\n"
+    server.finish(batch_id, output_file_id="output")
+    wait_until(lambda: held(tenant) == 42, "the batch is charged")
+    [_, _, charged] = tenant.receipts()
+    assert (charged["prompt_tokens"], charged["completion_tokens"], charged["usage_source"]) == (30, 12, "provider")
+    assert charged["cost_nano_usd"] == 30 * 1_000 + 12 * 10_000
+    assert (charged["model"], charged["key"], charged["status"]) == (MODEL, tenant.key_id, 200)
+    # Once.
+    shown = receipt_of(tenant, tenant.http.get(f"/v1/batches/{batch_id}"))["receipt"]
+    assert (shown["prompt_tokens"], shown["cost_nano_usd"], held(tenant)) == (0, 0, 42)
+
+
+def _usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+@pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
+def test_a_batch_that_came_to_nothing_costs_nothing(small: Tenant, server: BatchServer, status: str) -> None:
+    batch_id = start(small, lines(*[MODEL] * 10, max_tokens=50)).json()["id"]
+    assert held(small) > 500
+    server.finish(batch_id, status)
+    wait_until(lambda: held(small) == 0, "the batch is charged")
+    assert small.receipts()[-1]["cost_nano_usd"] == 0
+
+
+def test_a_batch_whose_results_tell_nothing_is_charged_by_estimate(small: Tenant, server: BatchServer) -> None:
+    batch_id = start(small, lines(*[MODEL] * 10, max_tokens=50)).json()["id"]
+    worst = held(small)
+    server.files["mute"] = b'{"custom_id":"r0","response":{"body":{}}}\n'
+    server.finish(batch_id, output_file_id="mute", request_counts={"total": 10, "completed": 5, "failed": 5})
+    wait_until(lambda: held(small) == worst // 2, "the batch is charged")
+    assert small.receipts()[-1]["usage_source"] == "estimate"

@@ -1,0 +1,278 @@
+"""Work that goes on upstream after its request has ended: batches, and responses in the background.
+
+What a batch may use at most stays held, on quota and balance, until its end is seen. Its client may never ask for it
+again; so the gateway itself looks after what is not settled, at an interval, with the credential of the target that has
+it, and charges what it cost when that is known. Such a charge has a receipt like any other.
+
+Owns the holds (rebuilt at start from the ids that are written down), the interval, and how the use of a batch is read
+from its results where the upstream does not tell the sum of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from trustgate import __version__
+from trustgate.access.directory import Directory
+from trustgate.access.quota import Ask, Hold
+from trustgate.errors import TrustGateError, Unavailable, UpstreamRefused
+from trustgate.gateway.api.endpoints import ENDPOINTS, Call
+from trustgate.gateway.api.object_accounting import GOES_ON, less, result_files, tells_all
+from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+from trustgate.gateway.path.accounting import Account, Accounting, Request
+from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.payment_step import PaymentStep
+from trustgate.ids import now_us
+from trustgate.models.metering.events import read_object
+from trustgate.models.metering.usage import read_json_usage
+from trustgate.models.upstream.client import Answer, Outgoing, UpstreamClient
+from trustgate.models.upstream.targets import Target, Targets
+from trustgate.payment.balance import BalanceHold, Balances
+from trustgate.types import Usage
+
+_logger = logging.getLogger("trustgate.gateway")
+
+#: How long one look may take, seconds.
+_LOOK_S = 60.0
+#: The longest line of a batch's results that is read, bytes.
+_MOST_LINE_BYTES = 64 * 1024 * 1024
+_LOOKED_AFTER: tuple[Kind, ...] = ("batch", "response")
+#: What it is charged as: a look at the object.
+_LOOKS = {
+    endpoint.names: endpoint
+    for endpoint in ENDPOINTS
+    if endpoint.names in _LOOKED_AFTER and endpoint.method == "GET" and endpoint.upstream_path.endswith("/{id}")
+}
+
+
+class BackgroundWork:
+    def __init__(
+        self,
+        handles: ObjectIds,
+        *,
+        directory: Directory,
+        targets: Targets,
+        books: Accounting,
+        balances: Balances,
+        sales: PaymentStep,
+        upstream: Callable[[], UpstreamClient],
+    ) -> None:
+        """Takes up the holds of what is not settled from before. ``upstream``: the client of now."""
+        self._handles = handles
+        self._directory = directory
+        self._targets = targets
+        self._books = books
+        self._balances = balances
+        self._sales = sales
+        self._upstream = upstream
+        self._holds: dict[tuple[Kind, str, str], tuple[Hold, BalanceHold | None]] = {}
+        self._soon = asyncio.Event()
+        for handle in handles.unsettled("batch"):
+            self.begin(handle)
+
+    # holds
+
+    def begin(self, handle: ObjectId) -> None:
+        """Hold what the work may still use."""
+        work = handle.work
+        if work is None or handle.place in self._holds:
+            return
+        ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
+        hold = self._books.quota.hold_work(handle.tenant, handle.key, ask, now_us())
+        owner = self._directory.owner(handle.tenant, handle.key)
+        # At a price for each request all of it was charged when it was made.
+        pays = owner is not None and owner.terms is not None and owner.terms.price_nano_usd is None
+        money = self._balances.hold_at_least(handle.tenant, work.cost_nano_usd) if pays else None
+        self._holds[handle.place] = (hold, money)
+
+    def end(self, handle: ObjectId) -> None:
+        """Give it back: what was used is being charged."""
+        hold, money = self._holds.pop(handle.place, (None, None))
+        if hold is not None:
+            self._books.quota.void(hold)
+        if money is not None:
+            money.settle(0)
+
+    def look_soon(self) -> None:
+        self._soon.set()
+
+    # looking
+
+    async def run(self, interval_s: Callable[[], float]) -> None:
+        """For ever: look at what is not settled, each time ``interval_s()`` seconds have passed."""
+        while True:
+            try:
+                async with asyncio.timeout(interval_s()):
+                    await self._soon.wait()
+            except TimeoutError:
+                pass
+            self._soon.clear()
+            for kind in _LOOKED_AFTER:
+                for handle in self._handles.unsettled(kind):
+                    try:
+                        await self._look(handle)
+                    except Exception:
+                        _logger.exception("looking at a %s failed", kind)
+
+    async def _look(self, handle: ObjectId) -> None:
+        """Ask the upstream how far it is; charge what is at its end."""
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                target = self._targets.made_by(handle.passport, handle.upstream_model, "background")
+                body = await self._get(target, f"/{_FOLDER[handle.kind]}/{handle.id}")
+                _, status = read_object(body)
+                if not status or status in GOES_ON:
+                    return
+                usage = await self._usage(handle, target, body)
+        except UpstreamRefused as error:
+            if error.status != _NOT_FOUND:
+                _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error.message)
+                return
+            # A server that does not know it any more has no results of it either.
+            _logger.warning("the %s %s of tenant %s is gone upstream", handle.kind, handle.id, handle.tenant)
+            usage, body = Usage(), b""
+        except (TrustGateError, TimeoutError) as error:
+            _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error)
+            return
+        self._charge(handle, target, body, usage)
+
+    def _charge(self, handle: ObjectId, target: Target, body: bytes, usage: Usage) -> None:
+        """Settle it, unless a request has done so meanwhile: hold back, quota and balance charged, receipt written."""
+        now = self._handles.current(handle)
+        owner = self._directory.owner(handle.tenant, handle.key)
+        if now is None or now.owed < 0 or owner is None:
+            return
+        self._handles.keep(msgspec.structs.replace(now, owed=-1))
+        self.end(now)
+        call = Call(model=now.model, choices=0)
+        request = Request(Arrival({"headers": ()}), _LOOKS[now.kind], owner, call, b"")
+        account = Account(self._books, request, None, self._sales.owing(request))
+        account.target = target
+        account.sent(body)
+        account.close("complete", status=200, usage=less(usage, now.owed))
+        receipt = request.arrival.receipt
+        assert receipt is not None, "a closed account has a receipt"
+        self._books.quota.charge(
+            owner.tenant.id,
+            owner.key.id,
+            receipt.prompt_tokens + receipt.completion_tokens,
+            receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd,
+            receipt.created_us,
+        )
+
+    async def _usage(self, handle: ObjectId, target: Target, body: bytes) -> Usage:
+        """What it used in all: as the upstream sums it up, or by its results; else the estimate of its lines."""
+        reported = read_json_usage(body)
+        if handle.kind != "batch":
+            return reported.usage_or_estimate(handle.owed)
+        if reported.usage is not None and tells_all(reported.usage):
+            return reported.usage
+        sums = Usage()
+        files = result_files(body)
+        for file_id in files:
+            answer = await self._fetch(target, f"/files/{file_id}/content")
+            try:
+                async for line in _lines(answer):
+                    sums = _plus(sums, line)
+            finally:
+                await answer.close()
+        if sums.total_tokens or not files:
+            return sums
+        work, done = handle.work, _completed(body)
+        if work is None:
+            return sums
+        share = min(done, work.lines)
+        return Usage(
+            prompt_tokens=work.prompt_tokens * share // max(work.lines, 1),
+            completion_tokens=work.completion_tokens * share // max(work.lines, 1),
+            estimated=True,
+        )
+
+    async def _get(self, target: Target, path: str) -> bytes:
+        answer = await self._fetch(target, path)
+        await answer.close()
+        return answer.body
+
+    async def _fetch(self, target: Target, path: str) -> Answer:
+        asked = Outgoing(
+            method="GET",
+            path=path,
+            headers=[("accept-encoding", "identity"), ("user-agent", f"trustgate/{__version__}")],
+            body_for=lambda _: b"",
+            retries=False,
+            takes_any=True,
+        )
+        return await self._upstream().fetch([target], asked, deadline=None)
+
+
+_FOLDER: dict[Kind, str] = {"batch": "batches", "response": "responses"}
+_NOT_FOUND = 404
+
+
+class _Counts(msgspec.Struct):
+    completed: int = 0
+
+
+class _Batch(msgspec.Struct):
+    request_counts: _Counts | None = None
+
+
+def _completed(body: bytes) -> int:
+    try:
+        counts = msgspec.json.decode(body, type=_Batch).request_counts
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
+    return max(0, counts.completed) if counts is not None else 0
+
+
+async def _lines(answer: Answer) -> AsyncIterator[bytes]:
+    """The lines of a file, as they come. Raises ``Unavailable`` for a line that is too long."""
+    if not answer.is_stream:
+        for line in answer.body.split(b"\n"):
+            yield line
+        return
+    rest: list[bytes] = []
+    size = 0
+    async for chunk in answer.chunks():
+        first, *others = chunk.split(b"\n")
+        rest.append(first)
+        size += len(first)
+        if size > _MOST_LINE_BYTES:
+            raise Unavailable("a line of the results is too long")
+        for line in others:
+            yield b"".join(rest)
+            rest, size = [line], len(line)
+    yield b"".join(rest)
+
+
+class _Response(msgspec.Struct):
+    body: msgspec.Raw = msgspec.Raw()
+
+
+class _Result(msgspec.Struct):
+    response: _Response | None = None
+
+
+def _plus(sums: Usage, line: bytes) -> Usage:
+    """The sum with what one line of results says that it used."""
+    try:
+        result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return sums
+    if result is None or result.response is None:
+        return sums
+    usage = read_json_usage(bytes(result.response.body)).usage
+    if usage is None:
+        return sums
+    members = {
+        name: getattr(sums, name) + getattr(usage, name)
+        for name in Usage.__struct_fields__
+        if isinstance(getattr(usage, name), int) and not isinstance(getattr(usage, name), bool)
+    }
+    return msgspec.structs.replace(sums, **members)

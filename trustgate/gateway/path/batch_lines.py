@@ -1,0 +1,77 @@
+"""A line of a batch's file, judged as a request of its own: what the plan allows, and what it may use at most.
+
+The upstream runs the lines without asking the gateway again, and the file goes there as it is. So what could be added
+to a request on its way (a bound on the completion) must be in the line already, for those who are held to it.
+"""
+
+from __future__ import annotations
+
+from trustgate.access.directory import Caller
+from trustgate.access.plans import check_plan, completion_cap
+from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.batch_files import Judged
+from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
+from trustgate.gateway.path.accounting import completion_bound, worst_case
+from trustgate.ids import now_us
+from trustgate.models.catalog import Catalog, Resolved
+
+#: The endpoints that lines may be for.
+_BY_URL = {endpoint.path: endpoint for endpoint in ENDPOINTS if endpoint.has_model and endpoint.body == "json"}
+
+
+class LineJudge:
+    """Judges the lines of one file for its caller."""
+
+    def __init__(self, caller: Caller, catalog: Catalog) -> None:
+        self._caller = caller
+        self._catalog = catalog
+        self._cap = completion_cap(caller)
+
+    def __call__(self, method: str, url: str, body: bytes) -> Judged:
+        """Raises what such a request would be refused for."""
+        endpoint = _BY_URL.get(url)
+        if endpoint is None or method != "POST":
+            raise InvalidRequest(f"There is no {method[:10]} {url[:80]} for batches.", code="invalid_batch_file")
+        call = endpoint.peek(body)
+        if call.uses:
+            # Whose it is could be told only when the batch's file is upstream already.
+            raise InvalidRequest(
+                "It names a file or another object of an upstream: put its content into the request instead.",
+                code="invalid_batch_file",
+            )
+        resolved = self._catalog.resolve(call.model) if call.model else None
+        check_plan(
+            self._caller,
+            endpoint=endpoint.name,
+            model=call.model,
+            model_names=resolved.names if resolved is not None else (call.model,),
+            features=call.features,
+            max_tokens=call.max_tokens,
+            prompt_tokens=call.prompt_tokens,
+            steering=call.steering,
+        )
+        if call.invalid is not None:
+            raise call.invalid
+        if self._caller.is_metered and endpoint.generates:
+            self._check_bounded(endpoint, call, resolved)
+        ask = worst_case(endpoint, call, resolved, self._cap, self._caller.plan, now_us())
+        completion_tokens = completion_bound(call, resolved, self._cap) * call.choices if endpoint.generates else 0
+        return Judged(
+            endpoint=endpoint.name,
+            model=call.model,
+            prompt_tokens=ask.tokens - completion_tokens,
+            completion_tokens=completion_tokens,
+            cost_nano_usd=ask.cost_nano_usd,
+            bound=call.max_tokens or 0,
+            features=call.features,
+        )
+
+    def _check_bounded(self, endpoint: Endpoint, call: Call, resolved: Resolved | None) -> None:
+        """Raise ``InvalidRequest`` for a line that could use more than is held for it."""
+        most = completion_bound(call, resolved, self._cap)
+        own = [value for name, value in call.bounds if endpoint.is_bounded_by([(name, value)])]
+        if not own or not all(endpoint.keeps_bound(value, most) for _, value in call.bounds):
+            raise InvalidRequest(
+                f"It must set {endpoint.max_tokens_member}, to {most} at most: what this account uses is limited.",
+                code="invalid_batch_file",
+            )
