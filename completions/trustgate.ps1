@@ -66,7 +66,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate receipt' = @(
             'list|List receipts, the newest first',
             'show|Show a receipt, with the secret that opens its commitments',
-            'export|Export a receipt as a bundle that anybody can check, offline: its proof, checkpoint and anchor with it',
+            'export|Export a receipt as a bundle that can be verified offline: its proof, checkpoint and anchor with it',
             'mend|Store the receipts that the database could not hold before, and list those that it cannot',
             'verify|Check a bundle, offline and without a database'
         )
@@ -74,7 +74,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'flush|Post the log''s state to Solana: one transaction for all receipts since the last anchor',
             'list|List the anchors, the oldest first',
             'status|Show the log''s name and keys, and how much of it is anchored',
-            'verify|Check every anchor from what the chain says alone, and against the log here',
+            'verify|Check every anchor from chain data alone, and against the log here',
             'keygen|Make the key that pays for anchors'
         )
         'trustgate payment' = @(
@@ -83,7 +83,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'terms|Show how tenants pay, and what they have left',
             'list|List payments, the newest first',
             'show|Show a payment, from its claim to its end; with --json also what was signed',
-            'reconcile|Ask the chains now what became of payments whose end nobody saw',
+            'reconcile|Look up on the chains the payments whose outcome is unknown',
             'resolve|End a payment of unknown fate that no node can be asked about: you have looked it up yourself',
             'refund-credit|Take from a tenant''s balance what you pay back to it, with a receipt',
             'keygen|Make the key with which the gateway settles Solana payments itself'

@@ -5,7 +5,7 @@ command line (a message, what to do next, an exit code) and the admin socket, wh
 the server to the command line without loss.
 
     TrustGateError                        500  exit 1
-    ├── InvalidRequest                    400  exit 2   the caller sent something wrong
+    ├── InvalidRequest                    400  exit 2   the request is wrong
     │   ├── RequestTooLarge               413
     │   ├── RequestTimeout                408
     │   ├── NotFound                      404  exit 4
@@ -48,7 +48,7 @@ from typing import Any, ClassVar
 class TrustGateError(Exception):
     """The root of the tree; also what is raised for a fault of our own.
 
-    ``message`` says what happened; ``hint`` the next thing to do, for a person at a terminal. Neither may
+    ``message`` describes what happened; ``hint`` the next thing to do, for a person at a terminal. Neither may
     hold a secret, an upstream address or another tenant's data: both are shown to the caller.
     """
 
@@ -163,7 +163,7 @@ class PermissionDenied(TrustGateError):
 
 
 class RateLimited(TrustGateError):
-    """A quota is used up. ``type`` says which, as OpenAI does: requests, tokens or insufficient_quota."""
+    """A quota is used up. ``type`` names it, as OpenAI does: requests, tokens or insufficient_quota."""
 
     status = 429
     type = "requests"

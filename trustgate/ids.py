@@ -9,7 +9,7 @@ MICROSECONDS_PER_SECOND = 1_000_000
 
 
 def now_us() -> int:
-    """The time now: microseconds since the Unix epoch, UTC."""
+    """Returns the time now: microseconds since the Unix epoch, UTC."""
     return time.time_ns() // 1000
 
 

@@ -1,6 +1,6 @@
 """The records that several rooms share: tenants, keys, plans, passports, usage, receipts.
 
-All are frozen: a change makes a new record, so whoever holds one may keep it without a lock. Times are
+All are frozen: a change makes a new record, so a record may be kept without a lock. Times are
 microseconds since the epoch, UTC (``_us``). Money is integers: costs in nano-USD (10⁻⁹ USD), prices in
 pico-USD a token (10⁻¹² USD), which is the same number as micro-USD a million tokens.
 """
@@ -56,7 +56,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
 
 def matches(patterns: tuple[str, ...], name: str) -> bool:
-    """Whether ``name`` matches one of the shell globs. Case counts."""
+    """Returns whether ``name`` matches one of the shell globs. Case counts."""
     return "*" in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -256,7 +256,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     #: ``embedded``, or the base URL of a remote facilitator.
     facilitator: str
     scheme: Literal["exact"] = "exact"
-    #: What the scheme tells clients besides: ``feePayer`` (Solana), ``name`` and ``version`` (EVM).
+    #: The scheme's further data for clients: ``feePayer`` (Solana), ``name`` and ``version`` (EVM).
     extra: dict[str, Any] = {}
 
 
@@ -302,7 +302,7 @@ SPENT_ON = "its credit paid for "
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="payment"):
-    """One x402 payment, from its claim to its end: a row of the ledger, written before the act it tells of."""
+    """One x402 payment, from its claim to its end: a row of the ledger, written before the act it describes."""
 
     id: str
     #: What makes it the same payment, however it is encoded: 64 hexadecimal digits (payment.x402_wire).
@@ -403,7 +403,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     key: str
     #: The tenant's own count of receipts, from 1, and the leaf hash of the one before (hex; 64 zeros for the
-    #: first): a tenant can notice an omitted receipt without seeing anybody else's.
+    #: first): a tenant can notice an omitted receipt without seeing other tenants' receipts.
     tseq: int
     tprev: str
     endpoint: str
@@ -512,7 +512,7 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
 
     id: str
     state: Literal["planned", "anchored"] = "planned"
-    #: The chain: the hash of its genesis block, base58; tells clusters apart whatever the RPC's address.
+    #: The chain: the hash of its genesis block, base58; identifies the cluster whatever the RPC's address.
     genesis: str
     #: Who signs and pays, base58.
     fee_payer: str

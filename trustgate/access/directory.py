@@ -49,7 +49,7 @@ class Directory:
     # what the request path asks
 
     def authenticate(self, token: bytes, at_us: int) -> Caller:
-        """The caller whose secret this is.
+        """Returns the caller whose secret this is.
 
         Raises ``AuthenticationFailed`` for a token that is unknown, revoked or expired, or whose tenant is
         suspended or removed.
@@ -133,14 +133,14 @@ class Directory:
     # what people look up
 
     def tenant(self, ref: str) -> Tenant:
-        """The tenant of this id or name. Raises ``NotFound``."""
+        """Returns the tenant of this id or name. Raises ``NotFound``."""
         tenant = self._tenants.get(ref) or self._tenants.get(self._tenant_ids.get(ref, ""))
         if tenant is None:
             raise NotFound(f"There is no tenant {ref!r}.", hint="trustgate tenant list", code="tenant_not_found")
         return tenant
 
     def key(self, ref: str) -> ApiKey:
-        """The key of this id, or with this redacted form where only one has it. Raises ``NotFound``."""
+        """Returns the key of this id, or with this redacted form where only one has it. Raises ``NotFound``."""
         key = self._keys.get(ref)
         if key is None:
             alike = [key for key in self._keys.values() if key.redacted == ref]
@@ -157,7 +157,7 @@ class Directory:
         return plan
 
     def terms(self, tenant_id: str) -> PaymentTerms | None:
-        """How a tenant pays, switched off or not; None where that was never said."""
+        """Returns how a tenant pays, switched off or not; None where that was never said."""
         return self._terms.get(tenant_id)
 
     def all_terms(self) -> Iterable[PaymentTerms]:
@@ -177,7 +177,7 @@ class Directory:
 
 
 def _limits_use(limits: Limits) -> bool:
-    """Whether they limit tokens or money, in a request or in a window."""
+    """Returns whether they limit tokens or money, in a request or in a window."""
     return limits.max_tokens is not None or any(
         getattr(limits, f"{unit}_per_{window}") is not None
         for unit in ("tokens", "cost_nano_usd")

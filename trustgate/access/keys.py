@@ -1,8 +1,8 @@
 """API key secrets: how one is made, recognised and hashed.
 
 ``tgk_`` + 32 random characters (base62, 190 bits) + 6 characters that are the CRC32 of all that stands before
-them. The prefix lets secret scanners find a leaked key; the checksum tells a typing error from an unknown
-key without asking anybody. Only the SHA-256 of the whole secret is ever kept.
+them. The prefix lets secret scanners find a leaked key; the checksum separates a typing error from an unknown key
+without a look-up. Only the SHA-256 of the whole secret is ever kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MintedKey(msgspec.Struct, frozen=True):
 
 
 def mint() -> MintedKey:
-    """A new secret with its hash and the form in which it may be shown again."""
+    """Returns a new secret with its hash and the form in which it may be shown again."""
     body = PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARACTERS))
     secret = body + _checksum(body)
     return MintedKey(secret, hashlib.sha256(secret.encode()).hexdigest(), redact(secret))
@@ -41,7 +41,7 @@ def redact(secret: str) -> str:
 
 
 def hash_secret(secret: bytes) -> bytes:
-    """What keys are looked up by: SHA-256 of the secret, 32 bytes."""
+    """Returns what keys are looked up by: SHA-256 of the secret, 32 bytes."""
     return hashlib.sha256(secret).digest()
 
 

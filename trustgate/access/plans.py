@@ -58,14 +58,14 @@ def _check_parameter(caller: Caller, name: str) -> None:
 
 
 def allows_model(caller: Caller, model_names: tuple[str, ...]) -> bool:
-    """Whether the caller may use, and so may see, the model of these names."""
+    """Returns whether the caller may use, and so may see, the model of these names."""
     return all(
         any(matches(scope.models, name) for name in model_names) for scope in (caller.plan.scope, caller.key.scope)
     )
 
 
 def completion_cap(caller: Caller) -> int | None:
-    """The smallest ``max_tokens`` that plan and key set, or None."""
+    """Returns the smallest ``max_tokens`` that plan and key set, or None."""
     caps = [limits.max_tokens for limits in (caller.plan.limits, caller.key.limits) if limits.max_tokens is not None]
     return min(caps, default=None)
 

@@ -209,7 +209,7 @@ class Quota:
         return 0 if counter is None else counter.parallel
 
     def used(self, subject_id: str, at_us: int) -> dict[str, dict[str, int]]:
-        """What a tenant or key has used in each running window, holds included: {window: {unit: n}}."""
+        """Returns what a tenant or key has used in each running window, holds included: {window: {unit: n}}."""
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
         counter = self._counters.get(subject_id) or _Counter()
@@ -218,7 +218,7 @@ class Quota:
         }
 
     def standing(self, at_us: int) -> QuotaUsage:
-        """Everything at once, for whoever holds it against the receipts."""
+        """Everything at once, for the audit."""
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
         return QuotaUsage(

@@ -1,1 +1,1 @@
-"""The control plane: one set of commands, done here (``local``), or carried to whoever can (``remote``)."""
+"""The control plane: one set of commands, done here (``local``), or sent to the server (``remote``)."""

@@ -1,7 +1,7 @@
 """The commands that anchor the log and tell how it is anchored.
 
 A flush may take a minute, and its caller wants to see it move: it runs as a task of its own (``flushing``), and each
-command of the same flush tells how it stands.
+command of the same flush reports its progress.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def anchor_flush(context: AdminContext, command: AnchorFlush) -> FlushStat
 
 
 def _order(context: AdminContext, command: AnchorFlush) -> FlushOrder:
-    """What the settings say, but for what the command says."""
+    """Returns the settings, overridden by the command."""
     order = context.anchoring.order()
     return FlushOrder(
         rpc=command.rpc or order.rpc,

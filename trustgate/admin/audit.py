@@ -84,7 +84,7 @@ class BooksAuditor:
         self._edge = Edge()
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
         self._windows = _Windows(moment.quota) if moment.quota is not None else None
-        #: By payment id, as a number: the place of the receipt that tells of it, with a hash of what it tells.
+        #: By payment id, as a number: the place of the receipt that records it, with a hash of what it records.
         #: A million of them are 200 MB.
         self._receipt_of: dict[int, int] = {}
         self._counted = {aside.entry.seq: aside.counted for aside in store.set_aside}
@@ -328,7 +328,7 @@ class _Windows:
 
 
 def _gaps(found: list[int], done: int, until: int) -> str:
-    """What is wrong with the numbers of a page that should have ``done`` + 1 to ``until``."""
+    """Returns what is wrong with the numbers of a page that should have ``done`` + 1 to ``until``."""
     expected = set(range(done + 1, until + 1))
     missing = sorted(expected - set(found))
     if missing:
@@ -345,7 +345,7 @@ def _name(entry: Entry) -> str:
 
 
 def _number(payment_id: str) -> int:
-    """The digits of an id as a number, which takes less memory; of anything else its hash."""
+    """Returns the digits of an id as a number, which takes less memory; of anything else its hash."""
     try:
         return int(payment_id.removeprefix("pay_"), 16)
     except ValueError:
@@ -366,7 +366,7 @@ def _packed(seq: int, told: tuple[object, ...]) -> int:
 
 
 def _told(receipt: Receipt) -> tuple[object, ...]:
-    """What a receipt tells of its payment."""
+    """Returns the members of a receipt that describe its payment."""
     return (
         *(receipt.tenant, receipt.key, receipt.credited_nano_usd, receipt.payment_amount, receipt.payment_asset),
         *(receipt.payment_network, receipt.payment_transaction, receipt.payment_payer),
@@ -375,7 +375,9 @@ def _told(receipt: Receipt) -> tuple[object, ...]:
 
 
 def _expected(payment: Payment) -> tuple[object, ...]:
-    """What the receipt of a payment that has come to its end has to tell; of another one nothing that it could."""
+    """Returns what the receipt of a payment that has come to its end has to tell; of another one nothing that it
+    could.
+    """
     offer = payment.offer
     return (
         *(payment.tenant_id, payment.key_id, payment.value_nano_usd, payment.amount, offer.asset),
@@ -385,7 +387,7 @@ def _expected(payment: Payment) -> tuple[object, ...]:
 
 
 def _figures(receipt: Receipt, payment: Payment) -> Iterator[tuple[str, object, object]]:
-    """What a receipt and the ledger both say of a payment: the figure's name, the receipt's, the ledger's."""
+    """Yields what a receipt and the ledger both say of a payment: the figure's name, the receipt's, the ledger's."""
     offer = payment.offer
     yield "tenant", receipt.tenant, payment.tenant_id
     yield "key", receipt.key, payment.key_id

@@ -14,7 +14,7 @@ R = TypeVar("R")
 #: What is told how the work stands.
 Tell = Callable[[str], None]
 
-#: How long one command watches before it tells how the work stands, seconds.
+#: How long one command watches before it reports progress, seconds.
 _WATCH_S = 0.5
 
 
@@ -22,7 +22,7 @@ class Watched(Generic[R]):
     """The work of one kind that was ordered, if there is any; one at a time."""
 
     def __init__(self, busy: Callable[[], Conflict]) -> None:
-        """``busy`` makes what is told to whoever orders it while another's is under way."""
+        """``busy`` makes the refusal of a second order while one is under way."""
         self._busy = busy
         self._id = ""
         self._task: asyncio.Task[R] | None = None
@@ -38,7 +38,7 @@ class Watched(Generic[R]):
         if task is not None and self._id != order:
             if not task.done():
                 raise self._busy()
-            # Whoever ordered it went away before it ended.
+            # The caller went away before it ended.
             with contextlib.suppress(TrustGateError, asyncio.CancelledError):
                 task.result()
             task = None

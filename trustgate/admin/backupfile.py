@@ -61,14 +61,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def head(name: str, size_bytes: int, at_us: int) -> bytes:
-    """What stands before a file's bytes."""
+    """Returns what stands before a file's bytes."""
     info = tarfile.TarInfo(f"{FOLDER}/{name}")
     info.size, info.mode, info.mtime = size_bytes, 0o600, at_us // 1_000_000
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
 def padding(size_bytes: int) -> bytes:
-    """What stands after them."""
+    """Returns what stands after them."""
     return bytes(-size_bytes % _BLOCK)
 
 

@@ -131,7 +131,7 @@ async def books_audit(context: AdminContext, command: BooksAudit) -> AuditState:
 
 
 async def _audit(context: AdminContext, tell: Tell) -> BooksReport:
-    """Every difference between the books, and whether the log is the one that was signed for."""
+    """Returns every difference between the books, and whether the log is the one that was signed for."""
     tree = await context.books.tree()
     payment_service, problem = await context.books.payment_service(), None
     moment = BooksSnapshot.take(payment_service.log.last_seq, payment_service.balances, context.quota)
@@ -147,7 +147,7 @@ async def _audit(context: AdminContext, tell: Tell) -> BooksReport:
 
 
 async def status(context: AdminContext, command: Status) -> ServerStatus:
-    """The running server's, or, where the command line works on the file itself, that there is none."""
+    """Returns the running server's, or, where the command line works on the file itself, that there is none."""
     if context.status is not None:
         return context.status()
     return ServerStatus(

@@ -38,7 +38,7 @@ class Command(msgspec.Struct, Generic[R], frozen=True, kw_only=True, omit_defaul
     """One verb. ``result`` is the type ``execute`` gives back, for decoding it on the far side."""
 
     result: ClassVar[Any]
-    #: How long whoever asks a server waits for its answer, seconds. Adding up millions of receipts takes a while.
+    #: How long a client waits for the server's answer, seconds. Adding up millions of receipts takes a while.
     patience_s: ClassVar[float] = 120.0
 
 
@@ -48,7 +48,7 @@ class Feed(msgspec.Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=
     result: ClassVar[Any]
 
 
-#: Takes the bytes of a feed, piece by piece, at the pace of whoever they go to.
+#: Takes the bytes of a feed, piece by piece, at the pace of the receiver.
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -78,7 +78,7 @@ class ReceiptDetail(msgspec.Struct, frozen=True, kw_only=True):
 
     seq: int
     receipt: Receipt
-    #: 64 hexadecimal digits; present for whoever may open the commitments.
+    #: 64 hexadecimal digits; present for callers that may open the commitments.
     secret: str | None = None
     leaf_hash: str
 
@@ -94,7 +94,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: Entries in the journal that the database does not have yet.
     pending: int
     active_requests: int
-    #: Receipts that the database cannot hold as they are, and that nobody has accepted yet.
+    #: Receipts that the database cannot hold as they are, and that the operator has not accepted yet.
     set_aside: int = 0
     targets: tuple[TargetStatus, ...] = ()
 
@@ -256,7 +256,7 @@ class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PassportImport(Command[ImportResult], frozen=True, kw_only=True, tag="passport.import"):
-    """Add what is new; of what exists, change what the file says. ``only_existing`` adds nothing (a price table)."""
+    """Add what is new; of what exists, change what the file gives. ``only_existing`` adds nothing (a price table)."""
 
     passports: tuple[ImportedPassport, ...]
     only_existing: bool = False
@@ -305,8 +305,8 @@ class ReceiptShow(Command[ReceiptDetail], frozen=True, kw_only=True, tag="receip
 class ReceiptExport(Command[str], frozen=True, kw_only=True, tag="receipt.export"):
     """A receipt with all that a stranger needs to check it: the text of a bundle (receipts.bundle).
 
-    ``disclose``: which of the two commitments can be opened with the bundle. Whoever has it can then try to guess what
-    was said, too.
+    ``disclose``: which of the two commitments can be opened with the bundle. Its holder can then try to guess the
+    content, too.
     """
 
     receipt: str
@@ -389,7 +389,7 @@ class AnchorStatus(Command[LogStatus], frozen=True, kw_only=True, tag="anchor.st
 
 
 class AnchorVerify(Command[AnchorAudit], frozen=True, kw_only=True, tag="anchor.verify"):
-    """Check every anchor from what the chain says, and against the log."""
+    """Check every anchor from chain data, and against the log."""
 
     rpc: str | None = None
     keypair: str | None = None
@@ -480,10 +480,10 @@ class Status(Command[ServerStatus], frozen=True, kw_only=True, tag="status"):
 
 
 class Admin(Protocol):
-    """Whoever can carry out commands."""
+    """Carries out commands: locally or through a server."""
 
     async def execute(self, command: Command[R]) -> R:
-        """Do it. Raises the ``TrustGateError`` that says why not: NotFound, Conflict, InvalidRequest …"""
+        """Do it. Raises the ``TrustGateError`` of the failure: NotFound, Conflict, InvalidRequest …"""
         ...
 
     async def feed(self, command: Feed[R], write: Write) -> R:

@@ -39,19 +39,23 @@ class LogAccess(Protocol):
         ...
 
     async def archive(self) -> Archive:
-        """The log with everything that was acknowledged. Raises ``StoreDamaged`` where it is other than it has said."""
+        """Returns the log with everything that was acknowledged. Raises ``StoreDamaged`` where it is other than it has
+        said.
+        """
         ...
 
     async def tree(self) -> Tree:
-        """The tree over everything that was acknowledged."""
+        """Returns the tree over everything that was acknowledged."""
         ...
 
     async def payment_service(self) -> PaymentService:
-        """The payment room, over the log with everything that was acknowledged; what is appended there is kept."""
+        """Returns the payment room, over the log with everything that was acknowledged; what is appended there is
+        kept.
+        """
         ...
 
     async def balances(self) -> Balances:
-        """What tenants have; to look at, not to change: that is the payment service's."""
+        """Returns what tenants have; to look at, not to change: that is the payment service's."""
         ...
 
     async def close(self) -> None: ...

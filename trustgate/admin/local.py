@@ -123,7 +123,7 @@ _UNLOCKED = frozenset(
 
 
 class LocalAdmin:
-    """``Admin`` over a context. Whoever closes it closes the context, and its store."""
+    """``Admin`` over a context. Closing it closes the context and its store."""
 
     def __init__(self, context: AdminContext) -> None:
         self._context = context
@@ -190,7 +190,7 @@ async def open_local_admin(settings: Settings) -> LocalAdmin:
 
 
 class _Offline:
-    """The books when no server runs: what a killed one left in its journal belongs in them before anybody reads.
+    """The books when no server runs: what a killed one left in its journal belongs in them before the first read.
 
     What a command appends goes the server's way: into the journal, from there into the store. A journal is made only
     where something is to be appended.
@@ -260,7 +260,7 @@ class _Offline:
                 self._journal.close()
 
     async def _recovered(self) -> Tree:
-        """The tree, with what the journal holds beyond the store, and what commands have appended."""
+        """Returns the tree, with what the journal holds beyond the store, and what commands have appended."""
         from trustgate.receipts.tree import Tree
 
         if self._tree is None:

@@ -60,7 +60,7 @@ async def passport_status(context: AdminContext, command: PassportStatus) -> Pas
 
 
 async def passport_import(context: AdminContext, command: PassportImport) -> ImportResult:
-    """All of the file or none of it."""
+    """Returns all of the file or none of it."""
     if command.only_existing:
         return await _import_into_existing(context, command)
     known = {passport.slug: passport for passport in context.catalog.passports()}
@@ -84,7 +84,7 @@ async def passport_import(context: AdminContext, command: PassportImport) -> Imp
 
 
 async def _import_into_existing(context: AdminContext, command: PassportImport) -> ImportResult:
-    """A table of prices says what models cost: every passport takes what the table says of its model.
+    """Set the prices of every passport whose model is in the table.
 
     The table may know the model by the passport's slug, by its model id, or by provider and model id.
     """
@@ -96,7 +96,7 @@ async def _import_into_existing(context: AdminContext, command: PassportImport) 
         fields = next((table[name] for name in names if name in table), None)
         if fields is None or passport.is_wildcard:
             continue
-        # Whoever serves the model here is the operator's to say, not the table's.
+        # Which server has the model is set by the operator, not by the table.
         new = change_passport(passport, replace(fields, provider=None, api_model_id=None))
         if new == passport:
             unchanged += 1
@@ -124,7 +124,7 @@ def _check_alias_name(context: AdminContext, name: str) -> None:
 
 
 def _alias_target(context: AdminContext, name: str, target: str) -> str:
-    """The slug, or the name under a wildcard such as openai/*, that an alias may lead to.
+    """Returns the slug, or the name under a wildcard such as openai/*, that an alias may lead to.
 
     Raises ``NotFound``, or ``InvalidRequest`` for another alias.
     """
@@ -137,7 +137,7 @@ def _alias_target(context: AdminContext, name: str, target: str) -> str:
 
 
 def _answering(context: AdminContext, name: str) -> Passport | None:
-    """The passport for a model's name, if one is meant for it: ``*`` takes any name and so tells nothing."""
+    """Returns the passport for a model's name, if one is meant for it: ``*`` takes any name and so proves nothing."""
     resolved = None if "*" in name else context.catalog.resolve(name)
     return None if resolved is None or resolved.passport.slug == "*" else resolved.passport
 

@@ -13,7 +13,7 @@ from trustgate.types import Payment, PaymentState, PaymentTerms, Tenant
 
 
 class OfferWanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One way to pay as an operator says it: names of network and asset, or their ids. Checked before it is kept."""
+    """One way to pay as an operator gives it: names of network and asset, or their ids. Checked before it is kept."""
 
     network: str
     pay_to: str
@@ -77,7 +77,7 @@ class PaymentList(Command[tuple[Payment, ...]], frozen=True, kw_only=True, tag="
 
 class PaymentDetail(msgspec.Struct, frozen=True, kw_only=True):
     payment: Payment
-    #: The receipt that tells of it; None while there is none.
+    #: The receipt that records it; None while there is none.
     receipt: ReceiptDetail | None = None
 
 
@@ -89,7 +89,8 @@ class PaymentShow(Command[PaymentDetail], frozen=True, kw_only=True, tag="paymen
 class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
     """A payment that was open: how it stood before, and how it stands now.
 
-    ``released``: it had only been claimed, nobody had been told to settle it. ``problem``: why nothing could be learnt.
+    ``released``: it had only been claimed, and no facilitator was asked to settle it. ``problem``: why nothing could be
+    learnt.
     """
 
     before: PaymentState

@@ -213,7 +213,7 @@ async def _checked(context: AdminContext, wanted: OfferWanted) -> Offer:
 
 
 def _facilitator_for(settings: Settings, network: str) -> str:
-    """Who settles on a network where the operator does not say. Raises ``InvalidRequest`` where nobody is known.
+    """Who settles on a network where the operator does not say. Raises ``InvalidRequest`` where none is known.
 
     The one of ``X402_FACILITATOR_URL``; on Solana this gateway, once there is a key that can pay the fees; on test
     networks the public one.
@@ -244,7 +244,7 @@ def _told_of_default(context: AdminContext, offer: Offer) -> str:
 
 
 def _with(offers: tuple[Offer, ...], offer: Offer) -> tuple[Offer, ...]:
-    """The offers with this one, in the place of the one for the same network."""
+    """Returns the offers with this one, in the place of the one for the same network."""
     if any(other.network == offer.network for other in offers):
         return tuple(offer if other.network == offer.network else other for other in offers)
     return (*offers, offer)
@@ -258,7 +258,7 @@ def _name(network: str) -> str:
 
 
 def _priced(context: AdminContext) -> tuple[list[Passport], list[Passport]]:
-    """The passports that serve, with a price and without one."""
+    """Returns the passports that serve, with a price and without one."""
     serving = [passport for passport in context.catalog.passports() if passport.status != "revoked"]
     return (
         [passport for passport in serving if passport.prices not in (NOT_PRICED, FREE)],
@@ -539,7 +539,7 @@ def _price_findings(
 
 
 async def _offer_finding(context: AdminContext, offer: Offer) -> PaymentFinding:
-    """Whether somebody settles this offer: the facilitator still does, and the fee payer can pay."""
+    """Returns whether this offer can be settled: the facilitator still does, and the fee payer can pay."""
     where = f"{_name(offer.network)} by {offer.facilitator}"
     facilitators = (await context.books.payment_service()).facilitators
     try:

@@ -34,7 +34,7 @@ _OUTCOME_BYTES = 1024 * 1024
 
 
 class _Refusal(msgspec.Struct):
-    """What the OpenAI-shaped part of a refusal says."""
+    """The OpenAI-shaped part of a refusal."""
 
     message: str
     type: str | None = None
@@ -109,7 +109,7 @@ class RemoteAdmin:
             return cast(R, self._result(body, response.status, command.result))
 
     def _result(self, body: bytes, status: int, kind: Any) -> Any:
-        """What an answer says was the result. Raises the refusal that it says instead."""
+        """Returns the result in an answer. Raises the refusal in it."""
         try:
             answer = msgspec.json.decode(body, type=_Answer)
             if answer.error is None and status == http.HTTPStatus.OK:
@@ -253,7 +253,9 @@ _KINDS: dict[str, type[TrustGateError]] = {
 
 
 def _rebuild(kind: type[TrustGateError], refusal: _Refusal, hint: str | None) -> TrustGateError:
-    """The exception as the server raised it. Goes past ``__init__`` of subclasses, which may want other arguments."""
+    """Returns the exception as the server raised it. Goes past ``__init__`` of subclasses, which may want other
+    arguments.
+    """
     error = kind.__new__(kind)
     details: dict[str, Any] = {"code": refusal.code, "param": refusal.param, "type": refusal.type}
     TrustGateError.__init__(error, refusal.message, hint=hint, **details)

@@ -110,7 +110,7 @@ async def _look(settings: Settings, manifest: Manifest) -> _Standing:
 
 
 async def _database(settings: Settings) -> tuple[str | None, int]:
-    """The id and the last receipt of the home's database; None where it holds nothing, or cannot be opened."""
+    """Returns the id and the last receipt of the home's database; None where it holds nothing, or cannot be opened."""
     if not settings.database.exists():
         return None, 0
     try:
@@ -125,7 +125,7 @@ async def _database(settings: Settings) -> tuple[str | None, int]:
 
 
 def _journal(settings: Settings, manifest: Manifest) -> tuple[int | None, int]:
-    """The first and the last receipt that the home's journal is sure about. Raises ``StoreDamaged``."""
+    """Returns the first and the last receipt that the home's journal is sure about. Raises ``StoreDamaged``."""
     folder = settings.journal_folder
     segments = segments_in(folder) if folder.is_dir() else []
     last_seq = 0
@@ -137,7 +137,7 @@ def _journal(settings: Settings, manifest: Manifest) -> tuple[int | None, int]:
 
 
 def _signed(settings: Settings, manifest: Manifest) -> int:
-    """The size of the last checkpoint. Raises ``Conflict`` for a log of another name."""
+    """Returns the size of the last checkpoint. Raises ``Conflict`` for a log of another name."""
     vkey = VerifierKey.parse(manifest.vkey)
     if settings.log_key.exists():
         own = load_log_key(settings.log_key).verifier

@@ -1,5 +1,5 @@
-"""The admin routes: one command in, its result or its error out. Served on the admin socket to whoever may open it,
-and, where an admin key is set, on the public port to whoever has that key.
+"""The admin routes: one command in, its result or its error out. Served on the admin socket to its owner,
+and, where an admin key is set, on the public port to holders of that key.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _decode_feed = msgspec.json.Decoder(reduce(or_, FEEDS)).decode
 
 
 def admin_routes(admin: Admin, *, key: str | None) -> list[Route]:
-    """``key`` None: whoever reaches the routes may use them."""
+    """``key`` None: every client that reaches the routes may use them."""
 
     async def execute(request: Request) -> Response:
         try:

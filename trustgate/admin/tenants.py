@@ -40,7 +40,7 @@ from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Te
 T = TypeVar("T", Limits, Scope)
 
 _NAME_MOST = 64
-#: Longer than anybody plans; keeps sums of times far from the largest integer.
+#: Longer than any plan; keeps sums of times far from the largest integer.
 _LIFETIME_MOST_S = 100 * 366 * 86_400
 
 
@@ -112,7 +112,7 @@ def _living(context: AdminContext, ref: str) -> Tenant:
 
 
 def _checked_name(name: str, whose: str) -> str:
-    """The name as it is kept: Unicode's composed form (NFC). Raises ``InvalidRequest``."""
+    """Returns the name as it is kept: Unicode's composed form (NFC). Raises ``InvalidRequest``."""
     name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= _NAME_MOST or not name.isprintable() or name != name.strip():
         raise InvalidRequest(
@@ -225,7 +225,7 @@ def _new_key(
 
 
 def _after(seconds: int, at_us: int, *, least_s: int) -> int:
-    """The moment so many seconds later, microseconds UTC. Raises ``InvalidRequest``."""
+    """Returns the moment so many seconds later, microseconds UTC. Raises ``InvalidRequest``."""
     if not least_s <= seconds <= _LIFETIME_MOST_S:
         raise InvalidRequest("A time must be in the future, at most a hundred years from now.")
     return at_us + seconds * MICROSECONDS_PER_SECOND

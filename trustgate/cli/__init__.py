@@ -1,4 +1,4 @@
-"""The command line: one file per noun, one renderer (``render``), one way to reach whoever carries commands out
+"""The command line: one file per noun, one renderer (``render``), one way to reach the ``Admin``
 (``context``).
 
 Owns the entry point and the one place where an exception becomes a sentence on stderr and an exit code. Nothing slow
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
         _drop_output()
         return _PIPE_BROKEN
     except BrokenPipeError:
-        # Whoever read our output has gone, `head` for example; nobody is left to be told.
+        # The reader of the output has gone, `head` for example; no reader is left.
         _drop_output()
         return _PIPE_BROKEN
     except Exception as error:

@@ -179,7 +179,7 @@ def status(context: typer.Context, json: JsonOption = False) -> None:
 def verify(
     context: typer.Context, rpc: RpcOption = None, keypair: KeypairOption = None, json: JsonOption = False
 ) -> None:
-    """Check every anchor from what the chain says alone, and against the log here. Exit code 7 when one is wrong."""
+    """Check every anchor from chain data alone, and against the log here. Exit code 7 when one is wrong."""
     with render.waiting("Reading every anchor from the chain", quiet=json):
         audit = execute(context, AnchorVerify(rpc=rpc, keypair=absolute(keypair)))
     wrong = [finding for finding in audit.findings if finding.problem]

@@ -30,7 +30,7 @@ def backup(
     """Write everything that has to be kept into one file, while the server runs or not.
 
     The database, the log's key and checkpoint, the ids that upstreams gave out and trustgate.toml; not the keys that
-    hold money. Whoever has the file has the log's key and the hashes of all API keys: keep it as you keep the home
+    hold money. The file holds the log's key and the hashes of all API keys: keep it as you keep the home
     folder.
     """
     if json and file == STDOUT:

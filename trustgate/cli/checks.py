@@ -61,7 +61,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_everything(session: Session) -> Iterator[Finding]:
-    """What is found, as it is found: a server that does not answer takes seconds."""
+    """Yields what is found, as it is found: a server that does not answer takes seconds."""
     yield _versions()
     try:
         remote = remote_server()
@@ -149,7 +149,7 @@ def _clock(settings: Settings) -> Finding:
 
 
 def _parts(settings: Settings) -> Iterator[Finding]:
-    """The server and what it works with; or, where none runs, what it would find."""
+    """Yields the server and what it works with; or, where none runs, what it would find."""
     try:
         running = socket_answers(settings)
     except TrustGateError as error:
@@ -207,7 +207,9 @@ def _anchored(log: LogStatus) -> Finding:
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
-    """Whether others on this machine could sign for the log, or spend what anchors and payments are paid with."""
+    """Yields whether others on this machine could sign for the log, or spend what anchors and payments are paid
+    with.
+    """
     for path in (settings.log_key, settings.anchor_keypair, settings.payment_keypair):
         with contextlib.suppress(OSError):
             if path.stat().st_mode & 0o077:
@@ -363,7 +365,7 @@ def _upstream(settings: Settings) -> Finding:
 def _unreachable(url: str, reason: str) -> Finding:
     message = f"{url} does not answer: {reason.rstrip('.') or 'the reason is not known'}"
     if url == UpstreamSettings().url:
-        # Nobody said that there is one.
+        # No setting names one.
         return _warn(
             "upstream",
             f"{message}; only the built-in trustgate/echo can serve",
@@ -373,7 +375,7 @@ def _unreachable(url: str, reason: str) -> Finding:
 
 
 def _get_status(url: str, key: str | None) -> int:
-    """The status that a GET of ``url`` is answered with. Raises ``OSError`` or ``HTTPException``."""
+    """Returns the status that a GET of ``url`` is answered with. Raises ``OSError`` or ``HTTPException``."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     connection: http.client.HTTPConnection
@@ -388,7 +390,7 @@ def _get_status(url: str, key: str | None) -> int:
 
 
 def _credentials(settings: Settings, passports: tuple[Passport, ...], *, running: bool) -> Iterator[Finding]:
-    """Whether the key that each passport names is there. A running server has an environment of its own."""
+    """Yields whether the key that each passport names is there. A running server has an environment of its own."""
     named = [p for p in passports if p.credential_env is not None or p.credential_file is not None]
     good = 0
     for passport in named:

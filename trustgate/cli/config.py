@@ -65,7 +65,7 @@ def _value(settings: Any, name: str) -> Any:
 
 
 def _shown(name: str, value: Any) -> Any:
-    """The value; of the URL of an RPC node only the host, since path and query are where its key stands."""
+    """Returns the value; of the URL of an RPC node only the host, since path and query are where its key stands."""
     if name == "anchor.rpc" and "://" in value:
         parts = urlsplit(value)
         host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -52,7 +52,7 @@ def session(context: typer.Context) -> Session:
 
 
 def execute(context: typer.Context, command: Command[R]) -> R:
-    """Carry out one command wherever it can be done. Raises the ``TrustGateError`` that says why not."""
+    """Carry out one command wherever it can be done. Raises the ``TrustGateError`` of the failure."""
     server = _server(session(context).settings())
     if server is not None:
         return server.ask(command)
@@ -93,7 +93,7 @@ async def open_admin(settings: Settings) -> Admin:
 
 
 def _server(settings: Settings) -> RemoteAdmin | None:
-    """The server to ask: the one of ``TRUSTGATE_URL``, or else the one of this home, where it runs."""
+    """Returns the server to ask: the one of ``TRUSTGATE_URL``, or else the one of this home, where it runs."""
     from trustgate.admin.remote import RemoteAdmin
 
     remote = remote_server()
@@ -110,14 +110,14 @@ def remote_admin(remote: RemoteServer) -> RemoteAdmin:
 
 
 async def open_here(settings: Settings) -> Admin:
-    """The database, opened in this process. Raises ``StoreLocked``."""
+    """Returns the database, opened in this process. Raises ``StoreLocked``."""
     from trustgate.admin.local import open_local_admin
 
     return await open_local_admin(settings)
 
 
 def socket_answers(settings: Settings) -> bool:
-    """Whether somebody accepts connections on the admin socket. Raises ``HomeUnusable`` where others could."""
+    """Returns whether a server accepts connections on the admin socket. Raises ``HomeUnusable`` where others could."""
     settings.check_socket_folder()
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with contextlib.closing(probe):

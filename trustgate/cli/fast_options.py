@@ -1,7 +1,7 @@
 """What words of the command line mean, without Typer's validator where they are plainly right.
 
 Typer hands every value to pydantic, whose import takes as long as a whole command. Owns the short way past it: texts,
-paths, choices and what a parser takes are read here. What is not plainly right goes to Typer, which says what is wrong.
+paths, choices and what a parser takes are read here. Every other value goes to Typer, which reports what is wrong.
 """
 
 from __future__ import annotations
@@ -73,6 +73,6 @@ def _within(number: float, info: Any) -> float:
 
 
 def _usable(path: str, info: Any) -> bool:
-    """Whether Typer has nothing to check of a path."""
+    """Returns whether Typer has nothing to check of a path."""
     wanted = (info.file_okay, info.dir_okay, info.exists, info.writable, info.resolve_path)
     return wanted == (True, True, False, False, False) and (not Path(path).exists() or os.access(path, os.R_OK))

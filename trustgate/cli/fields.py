@@ -24,7 +24,7 @@ class Given(NamedTuple):
     prices: dict[str, int | None]
 
     def for_new(self) -> PassportFields:
-        """All of it as the fields of a new passport, where ``none`` is what it has anyway."""
+        """Returns all of it as the fields of a new passport, where ``none`` is what it has anyway."""
         from msgspec.structs import replace
 
         if not self.prices:

@@ -72,7 +72,7 @@ def init(
     """Write trustgate.toml into the home folder, every setting in it explained.
 
     Looks for LiteLLM, Ollama, vLLM and llama.cpp on this machine and proposes what it finds; then asks for what is
-    left. What a flag says is not asked.
+    left. What a flag sets is not asked.
     """
     if remote_server() is not None:
         raise InvalidRequest("init sets up this machine, but TRUSTGATE_URL names another.", hint="unset TRUSTGATE_URL")
@@ -109,7 +109,7 @@ class _Setup(NamedTuple):
 
 
 class _Questions:
-    """What has to be known, asked of the person unless a flag says it or nothing is to be asked."""
+    """The questions of the set-up, asked unless a flag answers them or nothing is to be asked."""
 
     def __init__(self, flags: ServeFlags, *, quiet: bool, running: bool) -> None:
         self._flags = flags
@@ -136,7 +136,9 @@ class _Questions:
             return find_servers(places)
 
     def _server(self, found: Sequence[Found]) -> Found | None:
-        """The server that requests go to by default; None where there is none, or one that does not answer yet."""
+        """Returns the server that requests go to by default; None where there is none, or one that does not answer
+        yet.
+        """
         named: str | None = self._flags["upstream.url"]
         if named is not None:
             return next((one for one in found if one.base_url.rstrip("/") == named.rstrip("/")), None)
@@ -158,7 +160,7 @@ class _Questions:
         return server
 
     def _key(self, server: Found) -> str | None:
-        """The server's key, where it wants one and its variable is set."""
+        """Returns the server's key, where it wants one and its variable is set."""
         from trustgate.models.importing.discovery import KEY_VARIABLES, identify
 
         variable: str | None = self._flags["upstream.key_env"]
@@ -224,7 +226,7 @@ class _Questions:
         return self._quiet or _answered(lambda: typer.confirm(question, default=True, err=True))
 
     def _ask(self, question: str, proposal: T, most: int = _PORT_MOST) -> T:
-        """What the person says; ``proposal`` where they say nothing. A number is from 0 to ``most``."""
+        """Returns the answer; ``proposal`` where they say nothing. A number is from 0 to ``most``."""
         if self._quiet:
             return proposal
 

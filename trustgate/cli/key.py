@@ -111,7 +111,7 @@ def rotate(
 
 
 def secret_document(key: ApiKey, secret: str) -> dict[str, Any]:
-    """A new key for ``--json``: the only document with a secret in it."""
+    """Returns a new key for ``--json``: the only document with a secret in it."""
     return {"id": key.id, "secret": secret, **render.plain(key)}
 
 

@@ -86,7 +86,7 @@ _SINGLE = {
 
 
 def limit_fields(limits: Limits, *, none: str = "unlimited") -> list[tuple[str, render.Cell]]:
-    """The limits that are set, one line a unit; ``none`` is said when there is not one."""
+    """Returns the limits that are set, one line a unit; ``none`` is said when there is not one."""
     fields: list[tuple[str, render.Cell]] = [
         (title, text) for unit, title in _UNITS.items() if (text := windows(limits, unit))
     ]
@@ -106,7 +106,7 @@ def windows(limits: Limits, unit: str) -> str:
 
 
 def scope_fields(scope: Scope) -> list[tuple[str, render.Cell]]:
-    """What may be called, one line a kind; parameters only where some are named."""
+    """Returns what may be called, one line a kind; parameters only where some are named."""
     return [
         (field.capitalize(), everything(patterns))
         for field in _SCOPES

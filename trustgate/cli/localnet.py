@@ -97,5 +97,5 @@ def _tell(entry: HistoryEntry) -> None:
     outcome = entry.outcome
     ended = "ok" if outcome.err is None else f"FAILED {render.json_text(outcome.err)}"
     memo = "" if entry.memo is None else f"  memo {render.json_text(entry.memo)}"
-    with contextlib.suppress(BrokenPipeError):  # nobody reads any longer; the chain goes on
+    with contextlib.suppress(BrokenPipeError):  # there is no reader any longer; the chain goes on
         render.say(f"slot {entry.slot}  {entry.signature}  {ended}  fee {outcome.fee} lamports{memo}")

@@ -14,7 +14,7 @@ CommandFunction = Callable[..., None]
 
 
 def option(name: str, kind: Any, flag: str, **details: Any) -> inspect.Parameter:
-    """One shared option: None where it is not given. ``details`` are those of ``typer.Option``."""
+    """Returns one shared option: None where it is not given. ``details`` are those of ``typer.Option``."""
     annotation = Annotated[kind | None, typer.Option(flag, **details)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -22,8 +22,8 @@ def option(name: str, kind: Any, flag: str, **details: Any) -> inspect.Parameter
 def with_options(
     into: str, options: Sequence[inspect.Parameter], collect: Callable[[Mapping[str, Any]], T]
 ) -> Callable[[CommandFunction], CommandFunction]:
-    """A decorator: the command has ``options`` instead of its parameter ``into``, which gets what ``collect`` makes of
-    their values by name.
+    """Returns a decorator: the command has ``options`` instead of its parameter ``into``, which gets what ``collect``
+    makes of their values by name.
     """
 
     def decorate(function: CommandFunction) -> CommandFunction:

@@ -27,7 +27,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
     try:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield part
-        part.chmod(0o600)  # whoever wrote it may have made it anew
+        part.chmod(0o600)  # its writer may have replaced it
         descriptor = os.open(part, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -58,7 +58,7 @@ class Sink:
         try:
             self._file.write(data)
         except BrokenPipeError:
-            raise SystemExit from None  # the entry point knows: whoever read our output has gone
+            raise SystemExit from None  # the entry point knows: the reader of the output has gone
         except OSError as error:
             raise _unwritable(self._path, error) from None
         self.size_bytes += len(data)

@@ -368,7 +368,7 @@ def _fields(detail: PaymentDetail) -> list[tuple[str, render.Cell]]:
 
 @app.command("reconcile")
 def reconcile(context: typer.Context, json: JsonOption = False) -> None:
-    """Ask the chains now what became of payments whose end nobody saw. A running server does so by itself, too."""
+    """Look up on the chains the payments whose outcome is unknown. A running server does so by itself, too."""
     command = PaymentReconcile(reconcile=new_id("reconcile", now_us()))
 
     async def work(admin: Admin) -> tuple[Reconciled, ...]:

@@ -41,7 +41,7 @@ class Panel(NamedTuple):
 
 
 def svg(title: str, panels: Sequence[Panel]) -> str:
-    """The whole picture. Values are not negative."""
+    """Returns the whole picture. Values are not negative."""
     rows: list[str] = []
     y = _TOP
     for panel in panels:
@@ -67,7 +67,7 @@ def svg(title: str, panels: Sequence[Panel]) -> str:
 
 
 def writer(file: Path) -> Callable[[str], bytes]:
-    """What makes a file of that name of an SVG.
+    """Returns what makes a file of that name of an SVG.
 
     Raises ``InvalidRequest`` for other names, ``ExtraMissing`` when nothing here makes a PNG.
     """

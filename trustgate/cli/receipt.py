@@ -96,7 +96,7 @@ def export(
         typer.Option(help="Disclose the salt of the request, the response or both: its holder can check or guess it."),
     ] = "none",
 ) -> None:
-    """Export a receipt as a bundle that anybody can check, offline: its proof, checkpoint and anchor with it."""
+    """Export a receipt as a bundle that can be verified offline: its proof, checkpoint and anchor with it."""
     text = execute(context, ReceiptExport(receipt=receipt, disclose=_DISCLOSED[disclose]))
     if output is None:
         typer.echo(text, nl=False)
@@ -183,7 +183,7 @@ def verify(
             verdict = _ask_chain(verdict, rpc, session(context).settings())
     elif verdict.ok and verdict.transaction is not None:
         verdict = verdict.plus(CHAIN_NOT_ASKED)
-    # What a receipt says is worth nothing unless every check of it passed.
+    # A receipt's content counts only if every check passed.
     proven = verdict.receipt if verdict.ok else None
     if json:
         checks = [check._asdict() for check in verdict.checks]
@@ -198,7 +198,7 @@ def verify(
 
 
 def _ask_chain(verdict: Verdict, rpc: str, settings: Settings) -> Verdict:
-    """The verdict with what a chain says of the anchor. Raises ``ChainError`` when it cannot be asked."""
+    """Returns the verdict with the chain's check of the anchor. Raises ``ChainError`` when it cannot be asked."""
     import asyncio
 
     from trustgate.receipts.verify import Check
@@ -262,7 +262,7 @@ def _fields(detail: ReceiptDetail) -> list[tuple[str, render.Cell]]:
 
 
 def _told(receipt: Receipt) -> list[tuple[str, render.Cell]]:
-    """What a receipt says to people."""
+    """Returns a receipt as labelled rows for people."""
     request = receipt.finish != "credited"
     return [
         ("Receipt", receipt.id),
@@ -324,7 +324,7 @@ def _besides(receipt: Receipt) -> list[tuple[str, render.Cell]]:
 
 
 def _balance(receipt: Receipt) -> list[tuple[str, render.Cell]]:
-    """What left the tenant's balance and came onto it, and by which payment; nothing of a tenant that owes nothing."""
+    """Returns what left the tenant's balance and came onto it, and by which payment; nothing if payment is off."""
     charged, credited = receipt.charged_nano_usd, receipt.credited_nano_usd
     if isinstance(charged, UnsetType) or isinstance(credited, UnsetType):
         return []

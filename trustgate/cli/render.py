@@ -60,7 +60,7 @@ class Column(NamedTuple):
 
 
 def right(title: str) -> Column:
-    """A column of numbers."""
+    """Returns a column of numbers."""
     return Column(title, "right")
 
 
@@ -68,7 +68,7 @@ def right(title: str) -> Column:
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON values: every field it has, defaults included, except the hidden ones."""
+    """Returns a record as JSON values: every field it has, defaults included, except the hidden ones."""
     if isinstance(value, msgspec.Struct):
         members = {name: getattr(value, name) for name in value.__struct_fields__ if name not in _HIDDEN}
         return {name: plain(member) for name, member in members.items() if member is not msgspec.UNSET}
@@ -87,7 +87,7 @@ def document(value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON on one line."""
+    """Returns a value as JSON on one line."""
     return msgspec.json.encode(value).decode()
 
 
@@ -106,7 +106,7 @@ def usd(nano_usd: int) -> str:
 
 
 def usd_per_million(pico_usd: int) -> str:
-    """A price in pico-USD a token as dollars per million tokens, exactly."""
+    """Returns a price in pico-USD a token as dollars per million tokens, exactly."""
     return usd(pico_usd * 1000)
 
 
@@ -125,7 +125,7 @@ def size(count: int) -> str:
 
 
 def optional(value: int | None) -> str:
-    """A number, or a dash where there is none."""
+    """Returns a number, or a dash where there is none."""
     return _NOTHING if value is None else number(value)
 
 
@@ -179,7 +179,7 @@ def card(fields: Iterable[tuple[str, Cell]], *, title: str | None = None) -> Non
 
 
 def finding(word: str, name: str, message: str, hint: str | None) -> None:
-    """One line of a diagnosis, and how to mend what it says."""
+    """One line of a diagnosis, and how to fix it."""
     console = _console()
     console.print(_line(Styled(f"{word:<5}", _STATUS_STYLES[word]), f"{name:<11}{message}"), soft_wrap=True)
     if hint:
@@ -334,14 +334,14 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The last ``width`` values as bars beside each other; the highest is a whole line high."""
+    """Returns the last ``width`` values as bars beside each other; the highest is a whole line high."""
     shown = values[-width:]
     top = max(shown, default=0)
     return "".join(_BARS[min(7, int(value * 8 / top))] if value > 0 and top else _BARS[0] for value in shown)
 
 
 def bar(value: float, top: float, width: int) -> str:
-    """A bar that is ``width`` characters long at ``top``, in eighths of a character."""
+    """Returns a bar that is ``width`` characters long at ``top``, in eighths of a character."""
     eighths = round(value * 8 * width / top) if top > 0 else 0
     if value > 0 and eighths == 0:
         eighths = 1
@@ -356,7 +356,7 @@ Advance = Callable[[int, int | None], None]
 def progress(what: str, *, quiet: bool, in_bytes: bool = False) -> Iterator[Advance]:
     """A bar on stderr for as long as the block runs, where that is a terminal and not ``quiet``.
 
-    ``advance(done, total)``: a total of None is one that nobody knows; what is done is counted then.
+    ``advance(done, total)``: a total of None is unknown; what is done is counted then.
     """
     console = _console(to_stderr=True)
     if quiet or not console.is_terminal:

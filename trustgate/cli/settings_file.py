@@ -47,7 +47,7 @@ def _comment(text: str) -> list[str]:
 
 
 def toml(value: Any) -> str:
-    """A setting's value in TOML."""
+    """Returns a setting's value in TOML."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(toml, value))}]"
     # A JSON string is a TOML basic string, but for the one control character that JSON lets stand.

@@ -69,7 +69,7 @@ def add(
 
 
 def _public_address(settings: Settings, address: str) -> str:
-    """Where clients find the server: as it says itself, else where it would listen."""
+    """Returns where clients find the server: as it reports, else where it would listen."""
     remote = remote_server()
     if remote is not None:
         return remote.url

@@ -47,7 +47,7 @@ def usage(
     if plot is not None:
         from trustgate.cli.plot import writer
 
-        writer(plot)  # says before the work what cannot be
+        writer(plot)  # refuses before the work what cannot be
 
     async def work(admin: Admin) -> tuple[tuple[UsageRow, ...], dict[str, str]]:
         rows = await admin.execute(UsageShow(by=by, tenant=tenant, since_us=since))

@@ -91,7 +91,7 @@ def _decimal(text: str, decimals: int, what: str) -> int:
 
 
 def absolute(path: str | None) -> str | None:
-    """A path relative to where the command is typed, for whoever carries it out."""
+    """Returns a path made absolute, since the server may carry the command out."""
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
@@ -107,7 +107,9 @@ def duration(text: str) -> int:
 
 
 def since(text: str) -> int:
-    """The start of a period, microseconds UTC: ``7d`` (ago), ``today``, ``month``, a date, or a time with its zone."""
+    """Returns the start of a period, microseconds UTC: ``7d`` (ago), ``today``, ``month``, a date, or a time with its
+    zone.
+    """
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if text == "today":

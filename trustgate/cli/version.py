@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a report of a fault should name. ``duckdb`` is the library that the database file was written with."""
+    """Returns what a report of a fault should name. ``duckdb`` is the library that the database file was written
+    with.
+    """
     from importlib import metadata  # 20 ms, which other commands need not spend
 
     return {

@@ -1,7 +1,8 @@
 """The eleven steps of the request path, as one request walked them, in words.
 
-Owns what each step is said to have done: only what the request's answer, its receipt or its refusal tells. The order
-is fixed, so a step that a later one rests on was passed; a refusal names the step that it comes from by its status.
+Owns what each step is said to have done: only the content of the request's answer, its receipt or its refusal. The
+order is fixed, so a step that a later one rests on was passed; a refusal names the step that it comes from by its
+status.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Step(NamedTuple):
 
 
 def walk(seen: Seen) -> tuple[Step, ...]:
-    """All eleven. Of a refused request: up to where it was refused, and what came after that all the same."""
+    """Returns all eleven. Of a refused request: up to where it was refused, and what came after that all the same."""
     stop = 0 if seen.refusal is None else _stop(seen.refusal)
     return tuple(_step(number, seen, stop) for number in range(1, len(STEPS) + 1))
 
@@ -143,7 +144,7 @@ def _response(seen: Seen) -> str:
 
 
 def _committed(secret: str, body: bytes, receipt: Receipt) -> str:
-    """Whether the receipt was issued for these very bytes."""
+    """Returns whether the receipt was issued for these very bytes."""
     import hashlib
 
     from trustgate.receipts.receipt import commitment

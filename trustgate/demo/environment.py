@@ -34,21 +34,21 @@ from trustgate.types import Receipt
 
 _logger = logging.getLogger("trustgate.demo")
 
-#: Quicker than a cluster, so that nobody waits; and a blockhash, which lives for 150 slots, still lives for half a
-#: minute on a slow machine.
+#: Quicker than a cluster, so that the demo does not wait; and a blockhash, which lives for 150 slots, still lives for
+#: half a minute on a slow machine.
 _SLOT_MS = 200
 _FINALITY_SLOTS = 2
 #: What a request that runs when the demo ends still gets.
 _GRACE_S = 1.0
 
 _MIB = 1024 * 1024
-#: Several times what a demo writes, for whoever plays with it for a while.
+#: Several times what a demo writes, for a longer session.
 _ROOM_BYTES = 32 * _MIB
 _ELSEWHERE = "Name a folder on a disk with room: TMPDIR=/var/tmp trustgate demo"
 
 
 class Heard(NamedTuple):
-    """The gateway has answered or refused a request. ``error`` is None where a receipt alone tells of it."""
+    """The gateway has answered or refused a request. ``error`` is None where only a receipt describes it."""
 
     receipt_id: str
     endpoint: str
@@ -67,7 +67,7 @@ class Stand:
         self._ears = ears
 
     async def hear(self) -> Heard | None:
-        """What happens next, to any request; None once the gateway has stopped."""
+        """Returns what happens next, to any request; None once the gateway has stopped."""
         return await self._ears.heard.get()
 
     def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""Play money: a token at USDC's terms on a local Solana, somebody who has some of it, and somebody to be paid.
+"""Play money: a token at USDC's terms on a local Solana, a buyer with a balance of it, and a seller.
 
 Owns the buyer's wallet, which signs payments with the x402 SDK's own client, as an agent does. Keys are in memory
 alone.
@@ -51,7 +51,7 @@ class PlayMoney:
 
     @classmethod
     async def made(cls, chain: Localnet, rpc: RpcClient) -> Self:
-        """A new token on the chain, the buyer's and the seller's accounts of it, and units in the buyer's."""
+        """Returns a new token on the chain, the buyer's and the seller's accounts of it, and units in the buyer's."""
         from solders.hash import Hash
         from solders.keypair import Keypair
         from solders.message import MessageV0
@@ -77,7 +77,7 @@ class PlayMoney:
             raise RpcUnavailable("The local chain makes no progress.") from None
 
     async def units(self, owner: str) -> int:
-        """What the chain says that an address holds of the token, atomic units."""
+        """Returns the address's balance of the token on the chain, atomic units."""
         account = await self.rpc.account(associated_account(owner, self.mint))
         return 0 if account is None else int.from_bytes(account.data[64:72], "little")
 
@@ -86,7 +86,9 @@ class PlayMoney:
         await asyncio.to_thread(self._open_wallet)
 
     async def sign(self, demand: ClientAnswer) -> Mapping[str, str]:
-        """The header that pays what a 402 asks for, signed by the buyer. The SDK asks the chain for what it needs."""
+        """Returns the header that pays what a 402 asks for, signed by the buyer. The SDK asks the chain for what it
+        needs.
+        """
         # On a thread: the chain that it waits for runs on this event loop.
         return await asyncio.to_thread(self._sign, demand)
 
@@ -97,7 +99,7 @@ class PlayMoney:
         from x402.mechanisms.svm.exact.register import register_exact_svm_client
 
         if self._wallet is None:
-            # The SDK's own use of solana-py, which is nothing to whoever watches.
+            # The SDK's own use of solana-py, of no interest to users.
             warnings.filterwarnings("ignore", "Client is deprecated", FutureWarning)
             wallet: Any = x402ClientSync()
             register_exact_svm_client(wallet, KeypairSigner(self._buyer), rpc_url=self.rpc.cluster.url)
@@ -122,7 +124,7 @@ def fund(chain: Localnet, address: str) -> None:
 
 
 def _instructions(maker: Keypair, mint: Keypair, buyer: Keypair, seller: Keypair) -> list[Instruction]:
-    """The token, an account of it for each of the two, and the buyer's units."""
+    """Returns the token, an account of it for each of the two, and the buyer's units."""
     from solders.system_program import CreateAccountParams, create_account
     from spl.token import instructions as spl
     from spl.token import models

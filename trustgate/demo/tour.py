@@ -1,7 +1,7 @@
 """The tour: a plain, a streamed, a refused and a paid request, an anchor, a receipt that a stranger can check.
 
 Owns the order, and what was really seen at each station: the answer that the client got, the receipt that the gateway
-wrote, what the chain says. Who watches is told as it happens.
+wrote, the state of the chain. Who watches is told as it happens.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Refusal(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """All that is known of one request. None: nobody can tell, or there is none."""
+    """All that is known of one request. None: it is not known, or there is none."""
 
     endpoint: str
     #: None of a request that was not the tour's own.
@@ -107,7 +107,7 @@ class Asked(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """What the chain says that buyer and seller of a paid request hold, atomic units, before it and after."""
+    """The balances of buyer and seller of a paid request on the chain, atomic units, before it and after."""
 
     buyer: tuple[int, int]
     seller: tuple[int, int]
@@ -127,7 +127,7 @@ class Verified(NamedTuple):
 
 
 class Toured(NamedTuple):
-    """It is over; the key is for whoever wants to go on."""
+    """It is over; the key is for users who go on."""
 
     base_url: str
     key: str
@@ -168,7 +168,7 @@ class Tour:
         """Tell of every request that others send, until the gateway stops."""
         told: set[str] = set()
         while (heard := await self._stand.hear()) is not None:
-            # A refusal that is on record is heard of twice; what an operator credits is nobody's request.
+            # A refusal that is on record is heard of twice; an operator's credit is not a request.
             if heard.receipt_id not in told and heard.endpoint != _CREDITS:
                 told.add(heard.receipt_id)
                 self._tell(Asked("yours", "Your request", await self._look(heard)))
@@ -186,7 +186,7 @@ class Tour:
         await self._told("refused", title, refused, limited, status=429)
 
     async def _pay(self, client: Client, money: PlayMoney) -> ClientAnswer:
-        """A request of a tenant that pays for each one, without a payment and with one."""
+        """Returns a request of a tenant that pays for each one, without a payment and with one."""
         self._tell(Working("Loading the x402 SDK"))
         fee_payer = await self._admin.execute(PaymentKeygen())
         fund(self._stand.chain, fee_payer.pubkey)
@@ -286,7 +286,7 @@ class Tour:
 
 
 def _forged(bundle: bytes) -> bytes:
-    """The bundle with one figure of its receipt changed: one token less."""
+    """Returns the bundle with one figure of its receipt changed: one token less."""
     document = msgspec.json.decode(bundle)
     document["receipt"]["completion_tokens"] -= 1
     return msgspec.json.encode(document)

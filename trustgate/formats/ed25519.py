@@ -2,7 +2,7 @@
 
 solders brings a Solana VM with it, 13 MiB that every idle gateway would carry for one signature a minute. Python's own
 modules have OpenSSL's libcrypto and no door to its Ed25519, so it is asked through ctypes. Where that cannot be (Python
-built on something else, or with OpenSSL's names hidden) solders signs: signatures of Ed25519 are the same from anybody.
+built on something else, or with OpenSSL's names hidden) solders signs: Ed25519 signatures do not depend on the library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Signer(Protocol):
         ...
 
     def sign(self, message: bytes) -> bytes:
-        """The signature, 64 bytes."""
+        """Returns the signature, 64 bytes."""
         ...
 
 

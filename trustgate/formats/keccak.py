@@ -15,7 +15,7 @@ _ROUNDS: Final = 24
 
 
 def keccak256(data: bytes) -> bytes:
-    """The 32 bytes of the hash."""
+    """Returns the 32 bytes of the hash."""
     return _sponge(data, 0x01)
 
 

@@ -1,7 +1,7 @@
 """A Solana transaction as it goes over the wire: read from its bytes, its signatures checked.
 
 Owns the wire format of transactions (legacy and version 0), and base58. Nothing here talks to a chain: what is read
-are the bytes that were signed, so that an anchor can be checked by whoever has them, without a node. Source: Solana
+are the bytes that were signed, so that an anchor can be checked without a node. Source: Solana
 documentation, "Transactions", and what validators check before they run anything ("sanitize").
 
     transaction  count ‖ signatures of 64 bytes ‖ message
@@ -150,7 +150,7 @@ def b58encode(data: bytes) -> str:
 
 
 def b58decode(text: str) -> bytes:
-    """The bytes of a base58 text; the inverse of ``b58encode``. Raises ValueError, for an overlong text too."""
+    """Returns the bytes of a base58 text; the inverse of ``b58encode``. Raises ValueError, for an overlong text too."""
     if len(text) > _MAX_BASE58_CHARACTERS:
         raise ValueError(f"a base58 text has at most {_MAX_BASE58_CHARACTERS} characters here, not {len(text)}")
     number = 0
@@ -214,7 +214,7 @@ def _read_instruction(reader: _Reader) -> tuple[int, bytes, bytes]:
 
 
 def _read_lookup(reader: _Reader) -> int:
-    """How many accounts come from one address table."""
+    """Returns how many accounts come from one address table."""
     reader.take(KEY_BYTES)
     writable = len(reader.take(reader.count()))
     readonly = len(reader.take(reader.count()))

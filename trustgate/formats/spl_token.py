@@ -93,14 +93,14 @@ def read_token_account(account: Account | None) -> TokenAccount | None:
 
 
 def associated_account(wallet: str, mint: str, program: str = TOKEN_PROGRAM) -> str:
-    """The address of the account with a wallet's tokens of one mint; base58 all of them."""
+    """Returns the address of the account with a wallet's tokens of one mint; base58 all of them."""
     seeds = [bytes(Pubkey.from_string(address)) for address in (wallet, program, mint)]
     address, _ = Pubkey.find_program_address(seeds, Pubkey.from_string(ASSOCIATED_TOKEN_PROGRAM))
     return str(address)
 
 
 def token_balances(keys: Sequence[Pubkey], read: ReadAccount) -> tuple[TokenBalance, ...]:
-    """What those of the accounts hold that hold tokens."""
+    """Returns what those of the accounts hold that hold tokens."""
     found = []
     for index, key in enumerate(keys):
         account = read(key)
@@ -113,14 +113,14 @@ def token_balances(keys: Sequence[Pubkey], read: ReadAccount) -> tuple[TokenBala
 
 
 def amount_json(amount: int, decimals: int) -> dict[str, Any]:
-    """An amount of tokens as nodes tell it: exactly as digits, as a decimal text, and as a float for people."""
+    """Returns an amount of tokens as nodes tell it: exactly as digits, as a decimal text, and as a float for people."""
     whole, rest = divmod(amount, 10**decimals)
     text = f"{whole}.{rest:0{decimals}d}".rstrip("0").rstrip(".") if decimals else str(whole)
     return {"amount": str(amount), "decimals": decimals, "uiAmount": amount / 10**decimals, "uiAmountString": text}
 
 
 def parsed_account(account: Account, read: ReadAccount) -> dict[str, Any] | None:
-    """The ``jsonParsed`` form of a mint or a token account; None for anything else."""
+    """Returns the ``jsonParsed`` form of a mint or a token account; None for anything else."""
     mint = read_mint(account)
     if mint is not None:
         info: dict[str, Any] = {

@@ -139,7 +139,7 @@ def make_app(
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """What Starlette's router refuses: an unknown path, or a method that a path does not have."""
+    """Returns what Starlette's router refuses: an unknown path, or a method that a path does not have."""
     assert isinstance(error, HTTPException), "registered for HTTPException alone"
     path = request.scope["path"][:_SHOWN_PATH_CHARACTERS]
     method = request.method[:_SHOWN_PATH_CHARACTERS]

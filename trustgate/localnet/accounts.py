@@ -36,7 +36,7 @@ _LARGEST = 20
 
 
 def with_context(slot: int, value: Any) -> dict[str, Any]:
-    """A result as most methods give it: with the slot that it was true in."""
+    """Returns a result as most methods give it: with the slot that it was true in."""
     return {"context": {"slot": slot, "apiVersion": "2.3.0"}, "value": value}
 
 
@@ -98,7 +98,7 @@ def _accounts(chain: LocalChain, slot: int) -> Iterator[tuple[Pubkey, Account]]:
 
 
 def _filter(value: Any) -> Callable[[bytes], bool]:
-    """A check of an account's data: by its size, or by bytes at a place."""
+    """Returns a check of an account's data: by its size, or by bytes at a place."""
     if isinstance(value, dict) and "dataSize" in value:
         size = to_number(value["dataSize"])
         return lambda data: len(data) == size
@@ -177,7 +177,7 @@ def _token_accounts_where(chain: LocalChain, params: Params, fits: Callable[[Tok
 
 
 def _mint_or_program(chain: LocalChain, wanted: Any, slot: int) -> tuple[Pubkey | None, str | None]:
-    """Which tokens are meant: those of one mint, or all of one token program."""
+    """Returns which tokens are meant: those of one mint, or all of one token program."""
     if isinstance(wanted, dict) and "mint" in wanted:
         mint = to_pubkey(wanted["mint"])
         if read_mint(chain.bank.account(mint, slot)) is None:

@@ -95,7 +95,7 @@ class Bank:
     # reading
 
     def account(self, key: Pubkey, slot: int | None = None) -> Account | None:
-        """An account as it was at the end of ``slot``, or as it is. None if it has nothing."""
+        """Returns an account as it was at the end of ``slot``, or as it is. None if it has nothing."""
         for changed, before in self._before.get(key, ()) if slot is not None else ():
             if changed > slot:  # type: ignore[operator] # not None, or there would be nothing to go through
                 return before
@@ -106,21 +106,23 @@ class Bank:
         return self._vm.get_balance(key) or 0
 
     def fee(self, message: Message | MessageV0) -> int:
-        """What a transaction with this message would cost, lamports."""
+        """Returns what a transaction with this message would cost, lamports."""
         return _fee(resolve(message, self.account))
 
     def known(self) -> tuple[Pubkey, ...]:
-        """Every account that a transaction may have changed: all there are, but for programs that were always there."""
+        """Returns every account that a transaction may have changed: all there are, but for programs that were always
+        there.
+        """
         return tuple(self._known)
 
     def rent_exempt_lamports(self, data_bytes: int) -> int:
-        """What an account with so much data must hold."""
+        """Returns what an account with so much data must hold."""
         return self._vm.minimum_balance_for_rent_exemption(data_bytes)
 
     # running
 
     def simulate(self, transaction: VersionedTransaction, moment: BankState) -> Outcome:
-        """What the transaction would do now. Changes nothing; signatures and blockhash are not looked at."""
+        """Returns what the transaction would do now. Changes nothing; signatures and blockhash are not looked at."""
         resolved = resolve(transaction.message, self.account)
         fee, priority = _fee(resolved), priority_fee(resolved.programs_and_data)
         refusal = resolved.err or _lock_error(resolved) or self._payer_error(resolved.keys[0], fee)
@@ -236,7 +238,7 @@ def _outcome(
     fee: int,
     post: dict[Pubkey, Account] | None = None,
 ) -> Outcome:
-    # Its JSON tells more than its methods: how deep a call was.
+    # Its JSON has more than its methods: how deep a call was.
     told = msgspec.json.decode(meta.to_json())
     returned = told["return_data"]
     return Outcome(
@@ -254,7 +256,7 @@ def _outcome(
 
 
 def _inner(listed: list[list[dict[str, Any]]]) -> Iterator[tuple[Inner, ...]]:
-    """What each instruction called. Lists of bytes begin with their length."""
+    """Yields what each instruction called. Lists of bytes begin with their length."""
     for group in listed:
         yield tuple(
             Inner(

@@ -51,7 +51,7 @@ class HistoryEntry(NamedTuple):
     after: tuple[int, ...]
     tokens_before: tuple[TokenBalance, ...]
     tokens_after: tuple[TokenBalance, ...]
-    #: What its memos say, as ``getSignaturesForAddress`` tells it.
+    #: Its memos, in the form of ``getSignaturesForAddress``.
     memo: str | None
 
 
@@ -72,7 +72,7 @@ class LocalChain:
         self.listener: Callable[[HistoryEntry], None] | None = None
         self.entries: list[HistoryEntry] = []
         self._ledger = ledger
-        # Whoever knows the genesis hash has this key, which is what a faucet is for.
+        # Knowing the genesis hash is enough to have this key, as befits a faucet.
         self._faucet = Keypair.from_seed(hashlib.sha256(f"trustgate localnet faucet {genesis}".encode()).digest())
         self.bank = Bank(self._faucet.pubkey())
         self._by_signature: dict[str, HistoryEntry] = {}
@@ -84,7 +84,8 @@ class LocalChain:
     def open(
         cls, *, ledger: ChainLedger | None, genesis: str, slot_ms: int, finality_slots: int, created_us: int
     ) -> LocalChain:
-        """A chain that runs: the ledger's, or a new one. ``genesis`` is for a new one; what is there keeps its own.
+        """Returns a chain that runs: the ledger's, or a new one. ``genesis`` is for a new one; what is there keeps its
+        own.
 
         Raises StoreDamaged, StoreTooNew, HomeUnusable.
         """
@@ -112,12 +113,12 @@ class LocalChain:
         return self.clock.slot
 
     def slot_at(self, commitment: Commitment) -> int:
-        """The newest slot that is as settled as that."""
+        """Returns the newest slot that is as settled as that."""
         behind = {"processed": 0, "confirmed": 1, "finalized": self.finality_slots}[commitment]
         return max(SKIPPED_SLOTS, self.slot - behind)
 
     def commitment_of(self, slot: int) -> Commitment:
-        """How settled what landed in ``slot`` is."""
+        """Returns how settled what landed in ``slot`` is."""
         age = self.slot - slot
         if age >= self.finality_slots:
             return "finalized"
@@ -130,7 +131,7 @@ class LocalChain:
             self._ledger.write(beat)
 
     def blockhash_is_valid(self, blockhash: str, commitment: Commitment) -> bool:
-        """Whether a transaction with it may land now, as seen by who knows blocks of that commitment only."""
+        """Returns whether a transaction with it may land now, as seen by who knows blocks of that commitment only."""
         height = self.clock.height_of(blockhash)
         tip = block_height(self.slot_at(commitment))
         return height is not None and tip - BLOCKHASH_AGE_BLOCKS <= height <= tip
@@ -138,7 +139,7 @@ class LocalChain:
     # running
 
     def simulate(self, transaction: VersionedTransaction, commitment: Commitment | None) -> Outcome:
-        """What sending it would do. ``commitment`` None: with a blockhash of its own, that fits."""
+        """Returns what sending it would do. ``commitment`` None: with a blockhash of its own, that fits."""
         outcome = self.bank.simulate(transaction, self._moment(self.slot))
         refusal = None if commitment is None else self._refusal(transaction, commitment)
         if refusal is None:
@@ -165,7 +166,8 @@ class LocalChain:
         return entry
 
     def airdrop(self, to: Pubkey, lamports: int, blockhash: str | None = None) -> VersionedTransaction:
-        """A transaction with which the faucet pays. Its memo tells it from others of the same amount."""
+        """Returns a transaction with which the faucet pays. Its memo distinguishes it from others of the same
+        amount."""
         latest = self.clock.hash_at(self.slot).blockhash
         payment = transfer(TransferParams(from_pubkey=self._faucet.pubkey(), to_pubkey=to, lamports=lamports))
         message = MessageV0.try_compile(
@@ -186,7 +188,7 @@ class LocalChain:
         return self._by_address.get(address, [])
 
     def count(self, slot: int) -> int:
-        """How many transactions landed up to the end of a slot."""
+        """Returns how many transactions landed up to the end of a slot."""
         return bisect.bisect_right(self.entries, slot, key=lambda entry: entry.slot)
 
     def entries_in(self, slot: int) -> list[HistoryEntry]:

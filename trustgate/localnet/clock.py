@@ -57,7 +57,7 @@ class Clock:
             self._add(beat)
 
     def start(self, slot_ms: int, *, least_slot: int) -> Beat:
-        """Begin to run, in ``least_slot`` or later: in a slot that nobody has seen."""
+        """Begin to run, in ``least_slot`` or later: in a slot that has not been shown."""
         if not self._beats:
             return self._add(Beat(least_slot, self._now_us(), slot_ms))
         slot = max(least_slot, self.slot + 1)
@@ -87,12 +87,12 @@ class Clock:
         return at_us // 1_000_000
 
     def hash_at(self, slot: int) -> Hash:
-        """The blockhash of the block in this slot."""
+        """Returns the blockhash of the block in this slot."""
         height = block_height(slot)
         return Hash(self._blockhash(height), height + BLOCKHASH_AGE_BLOCKS)
 
     def height_of(self, blockhash: str) -> int | None:
-        """The height of the block with this hash; None unless it is one of the last few hundred."""
+        """Returns the height of the block with this hash; None unless it is one of the last few hundred."""
         tip = block_height(self.slot)
         oldest = max(0, tip - 2 * BLOCKHASH_AGE_BLOCKS)
         for height in range(max(self._hashed, oldest), tip + 1):
@@ -106,7 +106,7 @@ class Clock:
         return b58encode(hashlib.sha256(b"trustgate localnet block" + self._genesis + height.to_bytes(8)).digest())
 
     def _now_us(self) -> int:
-        """The time, which never goes back while the process lives."""
+        """Returns the time, which never goes back while the process lives."""
         return time.monotonic_ns() // 1_000 + self._lead_us
 
     def _add(self, beat: Beat) -> Beat:

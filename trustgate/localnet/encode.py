@@ -67,7 +67,9 @@ def _account_data(account: Account, encoding: str, cut: Slice | None, read: Read
 
 
 def transaction_json(entry: HistoryEntry, encoding: str, max_version: int | None) -> dict[str, Any]:
-    """A transaction and its meta, as in a block. Raises RpcError if its version is one the client does not read."""
+    """Returns a transaction and its meta, as in a block. Raises RpcError if its version is one the client does not
+    read.
+    """
     message = entry.transaction.message
     versioned = isinstance(message, MessageV0)
     if versioned and max_version is None:
@@ -83,7 +85,7 @@ def transaction_json(entry: HistoryEntry, encoding: str, max_version: int | None
 
 
 def accounts_json(entry: HistoryEntry, max_version: int | None) -> dict[str, Any]:
-    """A transaction of a block that is asked for with the detail ``accounts``."""
+    """Returns a transaction of a block that is asked for with the detail ``accounts``."""
     whole = transaction_json(entry, "jsonParsed", max_version)
     kept = ("err", "status", "fee", "preBalances", "postBalances", "preTokenBalances", "postTokenBalances")
     keys = whole["transaction"]["message"]["accountKeys"]
@@ -189,7 +191,7 @@ def status_json(err: Any) -> dict[str, Any]:
 
 
 def loaded_json(resolved: ResolvedAccounts) -> dict[str, list[str]]:
-    """The accounts that came from address tables."""
+    """Returns the accounts that came from address tables."""
     middle = resolved.own + resolved.loaded_writable
     return {"writable": _texts(resolved.keys[resolved.own : middle]), "readonly": _texts(resolved.keys[middle:])}
 
@@ -202,7 +204,7 @@ def returned_json(outcome: Outcome) -> dict[str, Any] | None:
 
 
 def inner_json(outcome: Outcome, *, parsed: bool) -> list[dict[str, Any]]:
-    """What programs called, under the index of the instruction that made them."""
+    """Returns what programs called, under the index of the instruction that made them."""
     texts = _texts(outcome.resolved.keys)
     return [
         {"index": index, "instructions": [_inner(call, texts, parsed=parsed) for call in calls]}

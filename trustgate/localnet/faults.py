@@ -56,7 +56,7 @@ def tamed(what: str) -> Iterator[None]:
 
 
 def transaction_text(err: Any) -> str:
-    """A transaction's error, given in its JSON form, as the sentence that nodes make of it."""
+    """Returns a transaction's error, given in its JSON form, as the sentence that nodes make of it."""
     if isinstance(err, dict) and "InstructionError" in err:
         index, cause = err["InstructionError"]
         return f"Error processing Instruction {index}: {instruction_text(cause)}"
@@ -68,7 +68,7 @@ def transaction_text(err: Any) -> str:
 
 
 def instruction_text(cause: Any) -> str:
-    """What a program's failure is called in logs and messages."""
+    """Returns what a program's failure is called in logs and messages."""
     if isinstance(cause, dict) and "Custom" in cause:
         return f"custom program error: {cause['Custom']:#x}"
     name = next(iter(cause)) if isinstance(cause, dict) else cause

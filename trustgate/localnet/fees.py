@@ -57,7 +57,7 @@ def priority_fee(instructions: Iterable[tuple[str, bytes]]) -> int:
 
 
 def unit_price(instructions: Iterable[tuple[str, bytes]]) -> int:
-    """The price asked, micro-lamports a compute unit."""
+    """Returns the price asked, micro-lamports a compute unit."""
     return _asked(instructions, _SET_PRICE, _PRICE_BYTES) or 0
 
 

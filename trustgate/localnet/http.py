@@ -40,8 +40,8 @@ async def listening(chain: LocalChain, host: str, port: int) -> AsyncIterator[st
         runner = web.AppRunner(
             application,
             access_log=None,
-            # What is no HTTP gets its 400; a traceback for each would help nobody. Faults of ours are told by rpc.
-            logger=logging.Logger("silent", logging.CRITICAL + 1),  # noqa: LOG001 - one that nobody else has
+            # What is no HTTP gets its 400; a traceback for each would not help. Faults of ours are told by rpc.
+            logger=logging.Logger("silent", logging.CRITICAL + 1),  # noqa: LOG001 - a private one
             auto_decompress=False,
             handle_signals=False,
             shutdown_timeout=_GRACE_S,
@@ -108,7 +108,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _url(host: str, listener: socket.socket) -> str:
-    """Where to ask from this machine."""
+    """Returns where to ask from this machine."""
     port = listener.getsockname()[1]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

@@ -34,7 +34,7 @@ class Genesis(msgspec.Struct, frozen=True, tag_field="kind", tag="genesis"):
 
 
 class StoredTransaction(msgspec.Struct, frozen=True, tag_field="kind", tag="transaction"):
-    """A transaction, whole and signed, that landed in ``slot``; ``err`` is None if it did what it says."""
+    """A transaction, whole and signed, that landed in ``slot``; ``err`` is None if it succeeded."""
 
     slot: int
     transaction: bytes
@@ -46,7 +46,7 @@ _decoder = msgspec.json.Decoder(Record)
 
 
 class ChainLedger:
-    """The open folder of a chain. Nobody else can open it before ``close``."""
+    """The open folder of a chain. No other process can open it before ``close``."""
 
     def __init__(self, folder: Path, lock: int) -> None:
         self.folder = folder
@@ -141,7 +141,7 @@ class ChainLedger:
 
 
 def read_address(folder: Path) -> str | None:
-    """Where the chain of this folder answers, if anybody runs it."""
+    """Returns where the chain of this folder answers; None if no process runs it."""
     try:
         return (folder / "address").read_text(encoding="ascii").strip() or None
     except (OSError, UnicodeDecodeError):

@@ -61,7 +61,7 @@ def resolve(message: Message | MessageV0, read: Callable[[Pubkey], Account | Non
 
 
 def _table(account: Account | None) -> bytes | str:
-    """The table's addresses, or the name of the error."""
+    """Returns the table's addresses, or the name of the error."""
     if account is None:
         return "AddressLookupTableNotFound"
     if str(account.owner) != TABLE_PROGRAM:

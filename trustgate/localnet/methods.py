@@ -28,7 +28,7 @@ _SAMPLE_S = 60
 
 
 def call(chain: LocalChain, name: str, params: Any) -> Any:
-    """The result of one call. Raises RpcError."""
+    """Returns the result of one call. Raises RpcError."""
     method = METHODS.get(name)
     if method is None:
         raise RpcError(METHOD_NOT_FOUND, "Method not found")

@@ -109,7 +109,7 @@ class Config:
         return commitment
 
     def slot(self, chain: LocalChain) -> int:
-        """The slot to answer for: as settled as asked for, and not before ``minContextSlot``."""
+        """Returns the slot to answer for: as settled as asked for, and not before ``minContextSlot``."""
         slot = chain.slot_at(self.commitment())
         least = self.number("minContextSlot")
         if least is not None and slot < least:

@@ -25,13 +25,13 @@ def memo_instruction(text: str) -> Instruction:
 
 
 def memo_summary(instructions: Iterable[tuple[str, bytes]]) -> str | None:
-    """The memos among instructions, in the form of ``getSignaturesForAddress``: ``[5] hello; [2] hi``."""
+    """Returns the memos among instructions, in the form of ``getSignaturesForAddress``: ``[5] hello; [2] hi``."""
     memos = [data for program, data in instructions if program in MEMO_PROGRAMS]
     return "; ".join(f"[{len(data)}] {_utf8(data) or '(unprintable)'}" for data in memos) or None
 
 
 def parsed_instruction(program: str, accounts: Sequence[str], data: bytes, depth: int | None) -> dict[str, Any]:
-    """One instruction in its ``jsonParsed`` form; ``depth`` counts calls from 2, None at the top."""
+    """Returns one instruction in its ``jsonParsed`` form; ``depth`` counts calls from 2, None at the top."""
     try:
         name, parsed = _parse(program, accounts, data)
     except (IndexError, ValueError):
@@ -40,7 +40,9 @@ def parsed_instruction(program: str, accounts: Sequence[str], data: bytes, depth
 
 
 def _parse(program: str, accounts: Sequence[str], data: bytes) -> tuple[str, Any]:
-    """The program's name and what is told of the instruction. Raises IndexError or ValueError if it is not known."""
+    """Returns the program's name and what is told of the instruction. Raises IndexError or ValueError if it is not
+    known.
+    """
     if program in MEMO_PROGRAMS:
         return "spl-memo", data.decode()
     if program == SYSTEM_PROGRAM:

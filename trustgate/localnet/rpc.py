@@ -21,7 +21,7 @@ _logger = logging.getLogger("trustgate.localnet")
 
 
 async def answer(chain: LocalChain, body: bytes) -> bytes:
-    """The answer to a request; empty where none is due."""
+    """Returns the answer to a request; empty where none is due."""
     try:
         request = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, ValueError):

@@ -37,7 +37,7 @@ class Localnet:
 
     @property
     def genesis(self) -> str:
-        """The genesis hash, base58: what tells this chain from others."""
+        """The genesis hash, base58: what identifies this chain."""
         return self.chain.genesis
 
     @property
@@ -125,7 +125,7 @@ async def find_or_start(folder: Path, *, slot_ms: int = DEFAULT_SLOT_MS) -> Asyn
 
 
 async def find_running(folder: Path) -> str | None:
-    """The URL of the folder's chain where somebody runs it; None where nobody answers. Starts nothing."""
+    """Returns the URL of the folder's chain if a process runs it; None where there is no answer. Starts nothing."""
     from trustgate.localnet.ledger import read_address
 
     url = read_address(folder)

@@ -2,7 +2,7 @@
 
 Refusals have the codes, texts and ``data`` of a node's. With ``skipPreflight`` a transaction that cannot land is
 answered with its signature and forgotten, as a cluster does. Source: Solana documentation, "RPC: HTTP methods";
-Agave's ``rpc.rs`` where that says nothing.
+Agave's ``rpc.rs`` where that is silent.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def _prioritization_fees(chain: LocalChain, params: Params) -> list[dict[str, in
 
 
 def _least_price(chain: LocalChain, slot: int, asked: set[Pubkey]) -> int:
-    """The lowest price, micro-lamports a compute unit, among what landed in a slot and could write those accounts."""
+    """Returns the lowest price, micro-lamports a compute unit, among what landed in a slot and could write those
+    accounts.
+    """
     prices = []
     for entry in chain.entries_in(slot):
         resolved = entry.outcome.resolved
@@ -167,7 +169,7 @@ def _simulated(outcome: Outcome, *, accounts: list[Any] | None, inner: list[Any]
 
 
 def _simulated_accounts(chain: LocalChain, outcome: Outcome, config: Config) -> list[Any] | None:
-    """The accounts that the caller wants to see as they would be; null for those that would not be."""
+    """Returns the accounts that the caller wants to see as they would be; null for those that would not be."""
     wanted = config.values.get("accounts")
     if wanted is None:
         return None
@@ -264,7 +266,7 @@ def _transaction(chain: LocalChain, params: Params) -> dict[str, Any] | None:
 
 
 def _read_transaction(text: str, encoding: str) -> VersionedTransaction:
-    """A transaction that is sane: its counts and indexes fit together. Raises RpcError."""
+    """Returns a transaction that is sane: its counts and indexes fit together. Raises RpcError."""
     kind = "solana_transaction::versioned::VersionedTransaction"
     raw = _read_bytes(text, encoding, kind)
     with tamed("reading the transaction"):

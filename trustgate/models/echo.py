@@ -143,7 +143,7 @@ class _Form(msgspec.Struct, frozen=True):
         return {"index": choice.index, **content, "logprobs": None, "finish_reason": choice.finish_reason}
 
     def chunk_choices(self, choice: _Choice) -> Iterator[dict[str, Any]]:
-        """The choice in chunks: the role (of a chat), its words, and why it ended."""
+        """Yields the choice in chunks: the role (of a chat), its words, and why it ended."""
         pieces: list[dict[str, Any]]
         if self.chat:
             pieces = [{"delta": {"role": "assistant", "content": "", "refusal": None}}]
@@ -183,7 +183,7 @@ def _completion(body: bytes) -> httpx.Response:
 
 
 def _texts(value: _Input, param: str) -> list[str]:
-    """The texts of a prompt or input. Token ids stand for themselves, written out."""
+    """Returns the texts of a prompt or input. Token ids stand for themselves, written out."""
     if isinstance(value, str):
         return [value]
     if not value:
@@ -225,7 +225,9 @@ def _choice(index: int, text: str, limit: int | None) -> _Choice:
 def _chunks(
     head: dict[str, Any], choices: list[_Choice], form: _Form, usage: dict[str, int] | None
 ) -> Iterator[dict[str, Any]]:
-    """Every chunk of a stream. As OpenAI does, all carry ``usage`` when it was asked for, null but in the last."""
+    """Yields every chunk of a stream. As OpenAI does, all carry ``usage`` when it was asked for, null but in the
+    last.
+    """
     no_usage = {} if usage is None else {"usage": None}
     for choice in choices:
         for piece in form.chunk_choices(choice):
@@ -265,7 +267,7 @@ def _embeddings(body: bytes) -> httpx.Response:
 
 
 def _vector(text: str, dimensions: int | None) -> list[float]:
-    """A unit vector made of the text's SHA-256, each component a 32-bit float."""
+    """Returns a unit vector made of the text's SHA-256, each component a 32-bit float."""
     wanted = dimensions or EMBEDDING_DIMENSIONS
     seed = text.encode("utf-8", "surrogatepass")
     # Four bytes a component, 32 bytes a digest; the counter makes as many digests as are needed.

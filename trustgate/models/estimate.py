@@ -78,7 +78,7 @@ _TOOLS_BYTES_PER_TOKEN = 4
 
 
 def estimate_tokens(text: str | bytes) -> int:
-    """An estimate of the tokens in ``text`` (bytes: its UTF-8 form); 0 for an empty text, else at least 1."""
+    """Returns an estimate of the tokens in ``text`` (bytes: its UTF-8 form); 0 for an empty text, else at least 1."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     milli = 0
     if not data.isascii():
@@ -97,7 +97,7 @@ def estimate_tokens(text: str | bytes) -> int:
 
 
 def _outside_ascii_milli(data: bytes) -> int:
-    """What the characters outside ASCII weigh, in thousandths of a token."""
+    """Returns what the characters outside ASCII weigh, in thousandths of a token."""
     leads = data.translate(None, _ASCII + _CONTINUATION)
     milli = 0
     for lead_bytes, weight in _LEAD_BYTES_MILLI:
@@ -112,7 +112,7 @@ def _outside_ascii_milli(data: bytes) -> int:
 def estimate_chat(
     contents: Iterable[str], *, messages: int, images: int = 0, low_detail_images: int = 0, tools_bytes: int = 0
 ) -> int:
-    """An estimate of the prompt tokens of a chat request.
+    """Returns an estimate of the prompt tokens of a chat request.
 
     ``contents``: every text in its messages: contents, text parts, names, arguments of earlier tool calls.
     ``tools_bytes``: the size of the JSON of ``tools``, ``functions`` and ``response_format``.
@@ -129,7 +129,7 @@ def estimate_chat(
 
 
 def estimate_input(value: object) -> int:
-    """An estimate of the tokens of a ``prompt`` or an embedding's ``input``.
+    """Returns an estimate of the tokens of a ``prompt`` or an embedding's ``input``.
 
     A text, a list of texts, or token ids, which are counted: a list of integers or of such lists. What else
     there may be counts as nothing; whether it is allowed is for the validation to say.
@@ -144,5 +144,5 @@ def estimate_input(value: object) -> int:
 
 
 def with_margin(tokens: int) -> int:
-    """An estimate raised by a fifth, for holding quota: the settled figure is then seldom the higher one."""
+    """Returns an estimate raised by a fifth, for holding quota: the settled figure is then seldom the higher one."""
     return tokens + -(-tokens // 5)

@@ -50,7 +50,7 @@ class JsonRpc:
     """
 
     def __init__(self, url: str, *, timeout_s: float, kind: str, hint: str) -> None:
-        """``timeout_s`` bounds each call. ``kind`` says whose node it is to be; ``hint`` how another one is named."""
+        """``timeout_s`` bounds each call. ``kind`` names the kind of node; ``hint`` how another one is named."""
         self.host = host_of(url)
         self._kind = kind
         self._hint = hint

@@ -1,4 +1,4 @@
-"""One bounded exchange over HTTP with somebody who may do anything: a node, a facilitator.
+"""One bounded exchange over HTTP with an untrusted peer: a node, a facilitator.
 
 Owns the limits of time and size, and what may be said of an address: the host and no more, for the rest of a URL is
 where providers put API keys. Nothing is followed, nothing is asked for twice, nothing is read compressed. Requests go
@@ -63,7 +63,8 @@ class Peer:
         import httpx
 
         if self._transport is None:
-            # Loading the certificate authorities takes 50 ms, and http:// has no use for them: this one trusts nobody.
+            # Loading the certificate authorities takes 50 ms, and http:// has no use for them: this one trusts no
+            # response.
             verify = True if self.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             limits = httpx.Limits(max_connections=16)
             self._transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)
@@ -86,7 +87,9 @@ class Peer:
             raise PeerFailed(f"{why} ({what}: {type(error).__name__})") from None
 
     def tamed(self, text: str) -> str:
-        """What the peer said, as it may be shown: one line, not long, without what the URL may hold of secrets."""
+        """Returns what the peer said, as it may be shown: one line, not long, without what the URL may hold of
+        secrets.
+        """
         text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MESSAGE_MOST]).split())
         for secret in self._secrets:
             text = text.replace(secret, "…")
@@ -104,7 +107,7 @@ class Peer:
 
 
 def _joined(url: str, path: str) -> str:
-    """The URL with the path at the end of its own; a query stays where it is."""
+    """Returns the URL with the path at the end of its own; a query stays where it is."""
     if not path:
         return url
     parts = urlsplit(url)
@@ -134,7 +137,7 @@ def _retry_after_s(response: httpx.Response) -> float | None:
 
 
 def _secrets_in(url: str) -> list[str]:
-    """What of a URL may be an API key, the longest first."""
+    """Returns what of a URL may be an API key, the longest first."""
     parts = urlsplit(url)
     found = [parts.username or "", parts.password or "", *parts.path.split("/"), parts.query]
     found += [value for _, value in parse_qsl(parts.query)]

@@ -52,7 +52,7 @@ class RetryBudget:
         await self.timing.sleep(max(0.0, min(seconds, self._deadline - self.now)))
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The call's answer, asking again while there is time. Then raises the last ``RpcUnavailable``."""
+        """Returns the call's answer, asking again while there is time. Then raises the last ``RpcUnavailable``."""
         backoff_s = self.timing.backoff_s
         while True:
             try:

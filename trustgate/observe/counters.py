@@ -1,7 +1,7 @@
 """What has been served since the start, counted: a few additions where a receipt is written, and nothing else.
 
 Owns the counters that ``/metrics`` and ``trustgate top`` read. What callers choose (models' names, upstreams' statuses)
-is bounded here, so that nobody can fill the memory, or a time series database, with names.
+is bounded here, so that no caller can fill the memory, or a time series database, with names.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Counters:
         cell = self._by_key.get(key)
         if cell is None:
             if receipt.finish == "credited":
-                return  # nobody asked for anything
+                return  # nothing was requested
             cell = self._cell(key)
         cell.requests += 1
         cell.total_ms += receipt.latency_total_ms
@@ -119,7 +119,8 @@ class Counters:
         return self.model_label(receipt.model, receipt.passport, receipt.finish)
 
     def model_label(self, model: str, passport_id: str, finish: str) -> str:
-        """The model as it is told apart: its passport's slug; of a wildcard passport the name asked for, if it is one.
+        """Returns the model as it is told apart: its passport's slug; of a wildcard passport the name asked for, if it
+        is one.
 
         A name is taken to be a model's once a request for it was answered.
         """

@@ -68,7 +68,7 @@ def ended_us(receipt: Receipt) -> int:
 
 
 def in_window(receipts: Sequence[Receipt], now_us: int, window_s: float) -> tuple[list[Receipt], float]:
-    """Those that ended within the window, and how long it really is: no longer than the receipts reach back.
+    """Returns those that ended within the window, and how long it really is: no longer than the receipts reach back.
 
     ``receipts`` are in the order in which they were written, perhaps without the older ones.
     """
@@ -83,7 +83,7 @@ def in_window(receipts: Sequence[Receipt], now_us: int, window_s: float) -> tupl
 def loads_by(
     receipts: Iterable[Receipt], window_s: float, name_of: Callable[[Receipt], str], most: int
 ) -> tuple[Load, ...]:
-    """The busiest groups, the busiest first."""
+    """Returns the busiest groups, the busiest first."""
     groups: dict[str, list[Receipt]] = {}
     for receipt in receipts:
         groups.setdefault(name_of(receipt), []).append(receipt)
@@ -110,5 +110,5 @@ def load_of(name: str, receipts: Sequence[Receipt], window_s: float) -> Load:
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:
-    """The smallest value that so large a share does not exceed; 0 of nothing."""
+    """Returns the smallest value that so large a share does not exceed; 0 of nothing."""
     return ordered[math.ceil(len(ordered) * share) - 1] if ordered else 0

@@ -3,8 +3,8 @@
 Owns the names. They are OpenTelemetry's, whose semantic conventions for GenAI have many of them; ours begin with
 ``trustgate``. The text spells them as Prometheus does (``gen_ai.server.request.duration``, in seconds, is
 ``gen_ai_server_request_duration_seconds``); over OTLP (``telemetry``) they go as they are. Who sees it is the settings'
-business: without ``metrics.key_env`` whoever reaches the port; and ``metrics.labels`` says whether models and tenants
-are told apart. No tenant is named unless it is asked for.
+business: without ``metrics.key_env`` every client that reaches the port; and ``metrics.labels`` selects whether models
+and tenants are labels. No tenant is named unless it is asked for.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Metric(NamedTuple):
 
     @classmethod
     def of(cls, name: str, kind: Literal["gauge", "counter"], help: str, value: float, unit: str = "") -> Metric:
-        """A metric with one series."""
+        """Returns a metric with one series."""
         return cls(name, kind, help, {(): value}, unit)
 
 
@@ -131,7 +131,7 @@ def _counted(counters: Counters, *, shows_models: bool) -> Iterator[Metric]:
 
 
 def operation_of(endpoint: str) -> str:
-    """The endpoint as gen_ai.operation.name."""
+    """Returns the endpoint as gen_ai.operation.name."""
     return _OPERATIONS.get(endpoint, endpoint)
 
 

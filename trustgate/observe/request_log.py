@@ -1,8 +1,8 @@
-"""What the server tells on stderr: messages for people or as JSON lines, and, where it is asked for, a line a request.
+"""What the server writes to stderr: messages for people or as JSON lines, and, where it is asked for, a line a request.
 
 Owns the form of both. A line has what a receipt has (ids, counts, times) and nothing that was said: no prompt, no
 answer, no URL, no key. Lines of requests are gathered and written behind the answers, so that a slow reader of stderr
-holds up nobody; where it does not keep up, lines are dropped and their number is told.
+delays no response; where it does not keep up, lines are dropped and their number is told.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def log_to_stderr(settings: LogSettings) -> None:
     root.addHandler(logging.StreamHandler(sys.stderr))
     root.propagate = False
     tell_as(settings)
-    # Hypercorn tells at level INFO where it listens; the ready line says that better.
+    # Hypercorn logs at level INFO where it listens; the ready line has that.
     logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)
 
 
@@ -128,5 +128,5 @@ def _time(at_us: int) -> str:
 
 
 def _word(text: str) -> str:
-    """A name that a caller chose, on one line."""
+    """Returns a name that a caller chose, on one line."""
     return "".join(c if c.isprintable() else "�" for c in text) or "-"

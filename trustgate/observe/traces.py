@@ -30,7 +30,7 @@ class TraceContext(NamedTuple):
     is_sampled: bool
 
     def traceparent(self) -> str:
-        """The header for whoever is asked on behalf of this request."""
+        """Returns the header ``traceparent`` for the upstream's request."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}"
 
 

@@ -19,7 +19,7 @@ class _Figures:
     def __init__(self, balance: int = 0) -> None:
         self.balance = balance
         self.held = 0
-        #: The part of the balance that no receipt tells of yet.
+        #: The part of the balance that no receipt records yet.
         self.unrecorded = 0
 
 
@@ -48,7 +48,7 @@ class Balances:
         }
 
     def balance(self, tenant_id: str) -> int:
-        """What was credited and not charged; what is held is part of it."""
+        """Returns what was credited and not charged; what is held is part of it."""
         figures = self._figures.get(tenant_id)
         return 0 if figures is None else figures.balance
 
@@ -80,11 +80,11 @@ class Balances:
         self._of(tenant_id).unrecorded -= nano_usd
 
     def on_record(self) -> dict[str, int]:
-        """What the receipts written up to this moment say is the balance of every tenant that ever had one."""
+        """Returns what the receipts written up to this moment say is the balance of every tenant that ever had one."""
         return {tenant_id: figures.balance - figures.unrecorded for tenant_id, figures in self._figures.items()}
 
     def tenants(self) -> dict[str, int]:
-        """The balance of every tenant that ever had one."""
+        """Returns the balance of every tenant that ever had one."""
         return {tenant_id: figures.balance for tenant_id, figures in self._figures.items()}
 
     def _of(self, tenant_id: str) -> _Figures:

@@ -3,13 +3,13 @@
     no payment, the balance covers the worst case   → the balance, held
     no payment                                      → 402 with what would do
     a payment that is new                           → claimed in the ledger, verified; settled before the first byte
-    a payment that was presented before             → its kept answer; or 409; or 503 while nobody knows its fate
+    a payment that was presented before             → its kept answer; or 409; or 503 while its outcome is unknown
     a payment that was credited                     → served once against that credit, then as above
 
 What is asked for is the worst case and what the balance lacks: a tenant below zero first pays what it owes.
 
-A payment counts for one tenant and one request: its row in the ledger says which. It is settled once and never looked
-at again; what it brings beyond the request's cost is the tenant's balance, which the next request draws on.
+A payment counts for one tenant and one request: its row in the ledger has the state. It is settled once and never
+looked at again; what it brings beyond the request's cost is the tenant's balance, which the next request draws on.
 
 Owns the sale: a request's hold on the balance, its claim on a payment, and that both are given up or used up, once,
 however the request ends. What is not settled when the request ends was never charged; what is settled is on the balance
@@ -42,10 +42,10 @@ from trustgate.types import Entry, Offer, Payment, PaymentTerms
 _logger = logging.getLogger("trustgate.payment")
 
 Headers = list[tuple[bytes, bytes]]
-#: What tells requests apart: the tenant, and SHA-256 (hex) of what is asked.
+#: What distinguishes requests: the tenant, and SHA-256 (hex) of what is asked.
 Request = tuple[str, str]
 
-#: Paid answers are nobody else's.
+#: Paid answers are for their payer alone.
 _PRIVATE: Headers = [(b"cache-control", b"private, no-store")]
 _PENDING_RETRY_S = 5
 
@@ -103,10 +103,10 @@ class Cashier:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def admit(self, order: Order) -> Sale | Recorded:
-        """A sale to be entered (``async with``), or the answer that the presented payment has bought already.
+        """Returns a sale to be entered (``async with``), or the answer that the presented payment has bought already.
 
         Raises ``PaymentRequired`` (402), ``Conflict`` (409: the payment paid for something else), ``Unavailable`` (503:
-        the payment's fate is unknown, or nobody can verify it).
+        the payment's outcome is unknown, or it cannot be verified).
         """
         owed = await self._owed(order)
         if owed is not None:
@@ -129,7 +129,7 @@ class Cashier:
     # what was presented
 
     def _wanted(self, order: Order, presented: Presented) -> tuple[Offer, int]:
-        """The offer that a payment answers, and the amount. Raises ``PaymentRequired`` where there is none."""
+        """Returns the offer that a payment answers, and the amount. Raises ``PaymentRequired`` where there is none."""
         price = self._price(order)
         for offer in order.terms.offers:
             if (offer.scheme, offer.network) != (presented.scheme, presented.network):
@@ -175,7 +175,7 @@ class Cashier:
         return Sale(self, order, payment=msgspec.structs.replace(payment, payer=verdict.payer))
 
     async def _again(self, order: Order, payment: Payment, standing: Payment) -> Sale | Recorded:
-        """What a payment gets that was presented before, or whose identifier was.
+        """Returns what a payment gets that was presented before, or whose identifier was.
 
         Until a sale of it counts as running nothing is awaited, so two retries cannot both come to one.
         """
@@ -213,7 +213,7 @@ class Cashier:
         return Sale(self, order, hold=hold)
 
     async def _on_own_credit(self, order: Order, credited: Payment) -> Sale:
-        """The sale of a request whose payment was credited because the request was not served then.
+        """Returns the sale of a request whose payment was credited because the request was not served then.
 
         That its credit is spent on this request is in the ledger before the request runs; where the request is not
         served either, it is taken back. Raises ``PaymentRequired`` where other requests have spent the credit.
@@ -234,10 +234,11 @@ class Cashier:
         return Sale(self, order, hold=hold, retried=spent)
 
     async def _owed(self, order: Order) -> Recorded | None:
-        """The answer that an earlier payment for this very request has bought, where its client left while it paid.
+        """Returns the answer that an earlier payment for this very request has bought, where its client left while it
+        paid.
 
-        A retry often comes with a fresh payment, or with none: it must not buy the same thing twice. While nobody knows
-        whether the earlier one went through, no second one is taken: raises ``Unavailable``.
+        A retry often comes with a fresh payment, or with none: it must not buy the same thing twice. While the outcome
+        of the earlier one is unknown, no second one is accepted: raises ``Unavailable``.
         """
         while (key := self._left.get(order.request)) is not None and (running := self._active.get(key)) is not None:
             await running.wait()
@@ -251,7 +252,7 @@ class Cashier:
     # the challenge
 
     def _price(self, order: Order) -> int:
-        """What is asked for, nano-USD: the worst case, and what the balance lacks to be at zero."""
+        """Returns what is asked for, nano-USD: the worst case, and what the balance lacks to be at zero."""
         if order.tops_up:
             return order.price_nano_usd
         price = order.price_nano_usd + self._debt(order)
@@ -261,7 +262,7 @@ class Cashier:
         return max(0, -self.balances.balance(order.tenant_id))
 
     def challenge(self, order: Order, reason: str = "", why: str = "") -> PaymentRequired:
-        """The 402 for an order. ``reason``: x402's word for what is wrong with a payment; ``why``: ours."""
+        """Returns the 402 for an order. ``reason``: x402's word for what is wrong with a payment; ``why``: ours."""
         price = self._price(order)
         dollars = x402_wire.usd(price)
         if why:
@@ -279,7 +280,7 @@ class Cashier:
             reason=reason,
         )
 
-    # for sales, and for whoever looks after payments
+    # for sales, and for the reconciler
 
     async def settle(self, payment: Payment) -> Payment:
         """Have a claimed payment settled; gives it back as ``settled``, ``failed`` or ``unknown``."""
@@ -301,7 +302,7 @@ class Cashier:
         try:
             return await self.ledger.settled(payment, settlement)
         except TrustGateError:
-            # What it came to is not written down, so nobody may rely on it: the chain will tell.
+            # Its outcome is not recorded, so it must not be relied on: the chain will tell.
             self.undecided([payment])
             raise
 
@@ -318,7 +319,7 @@ class Cashier:
         self._left[request_of(payment)] = payment.key
 
     def is_active(self, payment: Payment) -> bool:
-        """Whether a running request has it."""
+        """Returns whether a running request has it."""
         return payment.key in self._active
 
     def give_up(self, payment: Payment) -> None:
@@ -501,7 +502,8 @@ class Sale:
 
 
 async def to_its_end(task: asyncio.Task[Any], on_cancel: Callable[[], None] = lambda: None) -> Any:
-    """The result of a task that must not be interrupted: a caller that is cancelled is so once the task has ended.
+    """Returns the result of a task that must not be interrupted: a caller that is cancelled is so once the task has
+    ended.
 
     ``on_cancel`` is told at once.
     """

@@ -21,7 +21,7 @@ _EMPTY = hashlib.sha256(b"").digest()
 
 
 def payment_members(payment: Payment | None) -> dict[str, Any]:
-    """The members of a receipt that tell of its payment."""
+    """Returns the members of a receipt that tell of its payment."""
     if payment is None:
         members = ("payment", "payment_network", "payment_transaction", "payment_asset", "payment_amount")
         return dict.fromkeys((*members, "payment_payer"), "")

@@ -1,4 +1,4 @@
-"""What the payment room asks of others: somebody who verifies and settles, and somebody who knows a chain.
+"""What the payment room asks of others: a facilitator, and a chain.
 
 Owns the two protocols and what they answer with. Words and meanings are x402's (specification v2, sections 5 to 7):
 a *facilitator* checks a signed payment (verify) and moves the money (settle).
@@ -65,7 +65,7 @@ class Facilitator(Protocol):
 
 
 class PaymentChain(Protocol):
-    """What a network says of a payment whose settling nobody saw the end of."""
+    """The outcome of a payment on its network, where the settling was interrupted."""
 
     async def fate(self, payment: Payment) -> Settlement:
         """``settled`` and ``failed`` are final, ``unknown`` is "not yet". Raises ``ChainError`` when it cannot say."""

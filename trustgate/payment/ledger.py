@@ -25,29 +25,34 @@ class Ledger:
         self._store = store
 
     async def claim(self, payment: Payment) -> Payment:
-        """The payment, or the one that has its key (or its tenant's identifier) already. Durable."""
+        """Returns the payment, or the one that has its key (or its tenant's identifier) already. Durable."""
         return await self._store.claim_payment(payment)
 
     async def release(self, payment: Payment) -> None:
-        """Give a claim up: nobody was asked to settle."""
+        """Give a claim up: no facilitator was asked to settle."""
         await self._store.release_payment(payment)
 
     async def settling(self, payment: Payment) -> Payment:
-        """The facilitator is about to be told to settle. Raises ``Unavailable`` where somebody else has the payment."""
+        """The facilitator is about to be told to settle. Raises ``Unavailable`` where another request has the
+        payment."""
         moved = await self._move(payment, "settling")
         if moved is None:
             raise Unavailable("Another request is using this payment now.", code="payment_pending")
         return moved
 
     async def sending(self, payment: Payment, transaction: str) -> Payment:
-        """The transaction that will carry it, before it is sent. Raises ``Unavailable`` where that cannot be kept."""
+        """Returns the transaction that will carry it, before it is sent. Raises ``Unavailable`` where that cannot be
+        kept.
+        """
         noted = msgspec.structs.replace(payment, transaction=transaction, updated_us=now_us())
         if not await self._store.move_payment(noted, before=payment.state):
             raise Unavailable("Another request is using this payment now.", code="payment_pending")
         return noted
 
     async def settled(self, payment: Payment, settlement: Settlement) -> Payment:
-        """What came of settling: ``settled``, ``failed`` or ``unknown``; as it stands where it has been moved on."""
+        """Returns what came of settling: ``settled``, ``failed`` or ``unknown``; as it stands where it has been moved
+        on.
+        """
         moved = await self._move(
             payment,
             settlement.outcome,
@@ -58,7 +63,8 @@ class Ledger:
         return moved or await self._store.payment(payment.id) or payment
 
     async def end(self, payment: Payment, state: PaymentState) -> bool:
-        """``delivered`` or ``credited``: the receipt exists. False where it has been moved on by somebody else."""
+        """``delivered`` or ``credited``: the receipt exists. False where another request or the reconciler moved it
+        on."""
         return await self._move(payment, state) is not None
 
     async def spend(self, payment: Payment, receipt_id: str) -> Payment:

@@ -1,6 +1,6 @@
 """Networks and tokens: the names people use, x402's names of version 1, CAIP-2, and the tokens worth one dollar.
 
-Owns the tables and the checks of addresses, as far as nobody has to be asked. Sources: CAIP-2 and its namespaces
+Owns the tables and the checks of addresses that need no network. Sources: CAIP-2 and its namespaces
 ``solana`` and ``eip155``; Circle's list of USDC contracts; the tables of the x402 SDK (``default_assets`` of SVM and
 EVM), with which a test compares these.
 """
@@ -77,7 +77,7 @@ _CAIP2: Final = re.compile("solana:[-_a-zA-Z0-9]{1,32}|eip155:[1-9][0-9]{0,17}")
 
 
 def caip2_of(name: str) -> str:
-    """The CAIP-2 id of a network by its name or id, in any case of the name. Raises ``InvalidRequest``."""
+    """Returns the CAIP-2 id of a network by its name or id, in any case of the name. Raises ``InvalidRequest``."""
     text = name.strip()
     known = _CAIP2_OF.get(text.lower())
     if known is not None:
@@ -93,7 +93,9 @@ def caip2_of(name: str) -> str:
 
 
 def v1_name_of(caip2: str) -> str | None:
-    """The network's name in version 1 of the protocol; None where that has none, so that it cannot be offered."""
+    """Returns the network's name in version 1 of the protocol; None where that has none, so that it cannot be
+    offered.
+    """
     return _NAME_OF.get(caip2)
 
 
@@ -102,7 +104,9 @@ def is_solana(caip2: str) -> bool:
 
 
 def known_asset(network: str, text: str) -> Asset | None:
-    """The well-known token of this name or address; None for another. Raises ``InvalidRequest`` for an unknown name."""
+    """Returns the well-known token of this name or address; None for another. Raises ``InvalidRequest`` for an unknown
+    name.
+    """
     listed = _ASSETS.get(network, {})
     named = listed.get(text.strip().lower())
     if named is not None:
@@ -122,7 +126,7 @@ def known_asset(network: str, text: str) -> Asset | None:
 
 
 def check_address(network: str, text: str, param: str) -> str:
-    """An address of the network, in its usual spelling. Raises ``InvalidRequest``, which names ``param``.
+    """Returns an address of the network, in its usual spelling. Raises ``InvalidRequest``, which names ``param``.
 
     Whether anything is there is another question.
     """
@@ -130,7 +134,7 @@ def check_address(network: str, text: str, param: str) -> str:
 
 
 def checksummed(address: str) -> str:
-    """An EVM address in the mixed case of EIP-55; ``address`` is 0x and 40 hexadecimal digits in any case."""
+    """Returns an EVM address in the mixed case of EIP-55; ``address`` is 0x and 40 hexadecimal digits in any case."""
     digits = address[2:].lower()
     digest = keccak256(digits.encode()).hex()
     return "0x" + "".join(

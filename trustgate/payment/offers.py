@@ -1,8 +1,8 @@
-"""An offer from what an operator types: refused here, while somebody is there to mend it, not when a customer pays.
+"""An offer from what an operator types: refused here, while the operator can correct it, not when a customer pays.
 
 Owns the questions to the chain and to the facilitator: is there such a token, does it say how many decimals it has, can
 the receiver take it, does the facilitator settle it. A transfer to a wallet without an account for the token fails on
-Solana, so the account has to be there; nobody pays for making one later.
+Solana, so the account has to be there; no client pays for creating one later.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NO_NONCE: Final = "0x" + "0" * 64
 
 
 class Wish(NamedTuple):
-    """What an operator says of one way to be paid."""
+    """One way to be paid, as the operator gives it."""
 
     #: A name or a CAIP-2 id.
     network: str
@@ -59,10 +59,10 @@ class _Token(NamedTuple):
 
 
 async def make_offer(wish: Wish, facilitators: Facilitators, nodes: Nodes) -> Offer:
-    """The offer, checked against the chain (where the settings name a node for it) and the facilitator.
+    """Returns the offer, checked against the chain (where the settings name a node for it) and the facilitator.
 
-    Raises ``InvalidRequest``, whose ``param`` says which part is wrong; ``ChainError``, ``FacilitatorUnavailable`` and
-    ``SettingsError`` where somebody cannot be asked.
+    Raises ``InvalidRequest``, whose ``param`` names the wrong part; ``ChainError``, ``FacilitatorUnavailable`` and
+    ``SettingsError`` where a node or facilitator cannot be asked.
     """
     network = caip2_of(wish.network)
     facilitator = _facilitator_of(wish, network)
@@ -114,7 +114,9 @@ def _facilitator_of(wish: Wish, network: str) -> str:
 
 
 async def _extra_of(facilitators: Facilitators, name: str, network: str) -> dict[str, Any]:
-    """What the facilitator wants clients to be told. Raises ``InvalidRequest`` where it does not settle there."""
+    """Returns what the facilitator wants clients to be told. Raises ``InvalidRequest`` where it does not settle
+    there.
+    """
     kinds = await (await facilitators.get(name)).supported()
     exact = [kind for kind in kinds if kind.scheme == "exact"]
     found = [kind for kind in exact if kind.network in (network, v1_name_of(network))]
@@ -176,7 +178,7 @@ async def _solana_token(wish: Wish, network: str, nodes: Nodes) -> _Token:
 
 
 def _read_mint(wish: Wish, account: AccountInfo | None, where: str) -> tuple[int, str]:
-    """Its decimals, and the program that it belongs to."""
+    """Returns its decimals, and the program that it belongs to."""
     from trustgate.formats.spl_token import read_mint
 
     mint = None if account is None else read_mint(_solders(account))
@@ -199,7 +201,7 @@ def _read_mint(wish: Wish, account: AccountInfo | None, where: str) -> tuple[int
 
 
 def _takes_fee(mint: bytes) -> bool:
-    """Whether it has Token-2022's extension of transfer fees, with a fee above zero now or soon."""
+    """Returns whether it has Token-2022's extension of transfer fees, with a fee above zero now or soon."""
     at = _EXTENSIONS_AT
     while at + 4 <= len(mint):
         kind, size = int.from_bytes(mint[at : at + 2], "little"), int.from_bytes(mint[at + 2 : at + 4], "little")
@@ -233,7 +235,7 @@ def _check_wallet(wish: Wish, account: AccountInfo | None, where: str) -> None:
 
 
 def _solders(account: AccountInfo) -> Any:
-    """The account as the readers of tokens take it."""
+    """Returns the account as the readers of tokens take it."""
     from solders.account import Account as SoldersAccount
     from solders.pubkey import Pubkey
 
@@ -259,7 +261,7 @@ async def _evm_token(wish: Wish, network: str, nodes: Nodes, *, is_known: bool) 
 
 
 async def _ask_contract(wish: Wish, network: str, nodes: Nodes) -> tuple[int | None, Wish]:
-    """Decimals, name and version, as far as the contract says them."""
+    """Decimals, name and version, as far as the contract has them."""
     from trustgate.payment.chains.evm import NAME, VERSION
 
     rpc = await nodes.evm(network)
@@ -287,7 +289,7 @@ async def _ask_contract(wish: Wish, network: str, nodes: Nodes) -> tuple[int | N
 
 
 async def _text(rpc: EvmRpc, token: str, selector: str) -> str:
-    """What the contract says of itself; "" where it does not."""
+    """Returns the contract's own text; "" where it does not."""
     try:
         return await rpc.text(token, selector) or ""
     except RpcRejected:
@@ -295,7 +297,7 @@ async def _text(rpc: EvmRpc, token: str, selector: str) -> str:
 
 
 def _decimals(wish: Wish, found: int | None) -> int:
-    """What was found, which what was said must not contradict."""
+    """Returns what was found, which what was said must not contradict."""
     decimals = wish.decimals if found is None else found
     if decimals is None:
         raise InvalidRequest(

@@ -48,7 +48,7 @@ class AnswerRecorder:
         self._is_whole = self._is_whole or last
 
     def recorded(self) -> Recorded | None:
-        """The answer; None while it is not whole, or where it was too large."""
+        """Returns the answer; None while it is not whole, or where it was too large."""
         if self._head is None or not self._is_whole or self._size > MOST_ANSWER_BYTES:
             return None
         return Recorded(*self._head, b"".join(self._chunks))
@@ -64,7 +64,7 @@ class Answers:
         self._owed: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def owe(self, request: tuple[str, str], payment_id: str) -> None:
-        """Whoever asks this next has paid for the kept answer already."""
+        """The next such request has been paid for by the kept answer."""
         self._owed[request] = payment_id
         while len(self._owed) > _MOST_OWED:
             self._owed.popitem(last=False)

@@ -34,7 +34,7 @@ _OWNER_PLACE: Final = 3
 
 
 class Authorization(NamedTuple):
-    """What an EVM payer signed, as far as it tells payments apart. Hexadecimal, in lower case, with 0x."""
+    """What an EVM payer signed, as far as it identifies a payment. Hexadecimal, in lower case, with 0x."""
 
     #: ``eip3009`` (transferWithAuthorization) or ``permit2``.
     method: str
@@ -75,7 +75,7 @@ def payment_key(x402_version: int, scheme: str, network_caip2: str, asset: str, 
 
 
 def payer_of(payload: Mapping[str, Any]) -> str:
-    """The address that pays, as its network writes it; "" where the payload does not say."""
+    """Returns the address that pays, as its network writes it; "" where the payload does not say."""
     transaction = transaction_of(payload)
     if transaction is not None:
         return _token_owner(transaction)
@@ -85,7 +85,7 @@ def payer_of(payload: Mapping[str, Any]) -> str:
 
 
 def inner_of(payload: bytes) -> dict[str, Any]:
-    """The scheme's own part of a PaymentPayload in JSON; empty where there is none."""
+    """Returns the scheme's own part of a PaymentPayload in JSON; empty where there is none."""
     try:
         inner = msgspec.json.decode(payload).get("payload")
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError, RecursionError):
@@ -94,7 +94,7 @@ def inner_of(payload: bytes) -> dict[str, Any]:
 
 
 def transaction_of(payload: Mapping[str, Any]) -> Transaction | None:
-    """The Solana transaction in an exact payload; None where there is none that a validator would take."""
+    """Returns the Solana transaction in an exact payload; None where there is none that a validator would take."""
     text = payload.get("transaction")
     if not isinstance(text, str) or len(text) > _MOST_BASE64_CHARACTERS:
         return None
@@ -107,7 +107,7 @@ def transaction_of(payload: Mapping[str, Any]) -> Transaction | None:
 
 
 def authorization_of(payload: Mapping[str, Any]) -> Authorization | None:
-    """What was signed of an EVM exact payload; None where it cannot be told."""
+    """Returns what was signed of an EVM exact payload; None where it cannot be told."""
     for member, method, deadline in (
         ("authorization", "eip3009", "validBefore"),
         ("permit2Authorization", "permit2", "deadline"),
@@ -122,7 +122,7 @@ def authorization_of(payload: Mapping[str, Any]) -> Authorization | None:
 
 
 def token_source(transaction: Transaction) -> str:
-    """The account that the tokens of the first transfer come from; "" where there is none."""
+    """Returns the account that the tokens of the first transfer come from; "" where there is none."""
     return _transfer_account(transaction, _SOURCE_PLACE)
 
 

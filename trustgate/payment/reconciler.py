@@ -1,11 +1,11 @@
-"""Payments that nobody saw the end of: brought to one, at start and on a timer, without a person's help.
+"""Payments whose outcome was not seen: brought to one, at start and on a timer, without a person's help.
 
-    reserved (left by a dead process)   → released: nothing was asked of anybody
+    reserved (left by a dead process)   → released: no facilitator was asked
     settling (the same), unknown        → the chain says: credited, or failed; as long as it says nothing: unknown
-    settled (the same)                  → delivered or credited, as the receipt says; without one: credited, with one
+    settled (the same)                  → delivered or credited, as in the receipt; without one: credited, with one
 
-Owns the order in which that is safe: a receipt is looked for before one is written, and written before the ledger says
-so, so that a crash anywhere leaves a state from which this runs again to the same end.
+Owns the order in which that is safe: a receipt is looked for before one is written, and written before the ledger's
+row, so that a crash anywhere leaves a state from which this runs again to the same end.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Reconciler:
         return [await self._store.payment(payment.id) or payment for payment in found]
 
     def _look(self, payment: Payment) -> asyncio.Task[None]:
-        """The look at a payment that is under way, or a new one."""
+        """Returns the look at a payment that is under way, or a new one."""
         look = self._looks.get(payment.id)
         if look is None:
             look = self._looks[payment.id] = asyncio.get_running_loop().create_task(self._bounded(payment))
@@ -120,7 +120,7 @@ class Reconciler:
     async def resolve(self, payment: Payment, transaction: str | None) -> Payment:
         """End a payment as the operator has found it: settled by that transaction, or (None) failed.
 
-        Returns the payment as it stands afterwards. A payment that somebody else has decided on stays as it is.
+        Returns the payment as it stands afterwards. A payment that has been decided on meanwhile stays as it is.
         """
         outcome: Literal["settled", "failed"] = "failed" if transaction is None else "settled"
         decided = await self._ledger.settled(
@@ -153,7 +153,7 @@ class Reconciler:
                 self._on_decided(decided)
 
     async def _end_settled(self, payment: Payment) -> None:
-        """The money moved: see that a receipt says so, then let the ledger say so."""
+        """The money moved: write the receipt, then the ledger's row."""
         await self._log.flush()
         entry = await self._store.payment_receipt(payment)
         if entry is None:

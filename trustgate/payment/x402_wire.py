@@ -54,7 +54,7 @@ class Presented(NamedTuple):
     scheme: str
     #: CAIP-2; as the client wrote it where version 1 has no such name.
     network: str
-    #: Version 2: the requirements that the client says it fulfils.
+    #: Version 2: the requirements that the client claims to fulfil.
     accepted: Mapping[str, Any] | None
     payload: dict[str, Any]
     #: The client's payment-identifier, or "".
@@ -90,7 +90,7 @@ class _Version(msgspec.Struct, rename="camel"):
 
 
 def read_payment(headers: Mapping[bytes, bytes]) -> Presented | None:
-    """The payment in a request's headers (names in lower case); None without one.
+    """Returns the payment in a request's headers (names in lower case); None without one.
 
     Raises ``InvalidRequest`` (400 ``invalid_payment``) where the header is no x402 payment.
     """
@@ -163,7 +163,7 @@ def atomic(nano_usd: int, offer: Offer) -> int:
 
 
 def worth_nano_usd(amount: int, offer: Offer) -> int:
-    """What so many atomic units are worth; rounded down."""
+    """Returns what so many atomic units are worth; rounded down."""
     scale: int = 10**offer.decimals
     return amount * NANO_USD_PER_USD // scale
 
@@ -210,7 +210,7 @@ def requirements_v1(offer: Offer, amount: int, resource: str, description: str) 
 def challenge(
     offers: Sequence[Offer], price_nano_usd: int, *, resource: str, description: str, message: str, reason: str
 ) -> PaymentRequired:
-    """The 402 that asks for a price: version 2 in its header, version 1 in the body, OpenAI's error beside it.
+    """Returns the 402 that asks for a price: version 2 in its header, version 1 in the body, OpenAI's error beside it.
 
     ``resource``: the URL that was asked for. ``reason``: why a presented payment did not do, in x402's words, or "".
     """
@@ -232,7 +232,7 @@ def challenge(
     )
 
 
-# what the gateway tells of a settled payment
+# the gateway's response to a settled payment
 
 
 def settled_headers(payment: Payment) -> list[tuple[bytes, bytes]]:

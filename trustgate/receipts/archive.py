@@ -68,19 +68,19 @@ class Archive:
             ) from error
 
     async def tile(self, tile: TileId, width: int) -> bytes | None:
-        """A tile as published: nothing beyond the last checkpoint. None where there is no such tile."""
+        """Returns a tile as published: nothing beyond the last checkpoint. None where there is no such tile."""
         if self.checkpoint_size >> (8 * tile.level) < tile.index * 256 + width:
             return None
         return await self.tree.tile(tile, width)
 
     async def proof(self, entry: Entry) -> bytes:
-        """The receipt's inclusion in the published checkpoint, as a C2SP tlog-proof."""
+        """Returns the receipt's inclusion in the published checkpoint, as a C2SP tlog-proof."""
         if entry.seq > self.checkpoint_size:
             await self.renewed()
         return await self._proof(entry, self.checkpoint_size, self.checkpoint)
 
     async def bundle(self, entry: Entry, disclose: Collection[Label]) -> bytes:
-        """The receipt with everything that a stranger needs to check it; see ``receipts.bundle``.
+        """Returns the receipt with everything that a stranger needs to check it; see ``receipts.bundle``.
 
         The proof leads to the first anchor that covers the receipt, or, while none does, to the published checkpoint.
         """
@@ -100,7 +100,7 @@ class Archive:
         return format_proof(InclusionProof(index=index, hashes=hashes, checkpoint=note))
 
     async def _anchor_of(self, entry: Entry) -> Anchor | None:
-        """The smallest anchored state, under the log's present name, that has the receipt."""
+        """Returns the smallest anchored state, under the log's present name, that has the receipt."""
         covering = [
             anchor
             for anchor in await self._store.anchors()

@@ -72,7 +72,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     anchor: str | None
 
     def salt(self, label: Label) -> bytes | None:
-        """What opens the commitment of ``label``, 32 bytes; None where it is not disclosed."""
+        """Returns what opens the commitment of ``label``, 32 bytes; None where it is not disclosed."""
         salt = self.salts.request if label == "request" else self.salts.response
         return None if salt is None else bytes.fromhex(salt)
 
@@ -85,7 +85,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def make_bundle(
     *, receipt: Receipt, proof: bytes, salts: Mapping[Label, bytes], vkey: str, anchor: bytes | None
 ) -> bytes:
-    """The document, indented for people.
+    """Returns the document, indented for people.
 
     ``proof`` is a tlog-proof against the checkpoint that ``anchor``, a raw transaction, carries as its memo; without an
     anchor, against any. ``salts`` has those to disclose, 32 bytes each.
@@ -137,7 +137,9 @@ def read_bundle(data: bytes) -> Bundle:
 
 
 def receipt_of(members: Mapping[str, Any]) -> Receipt:
-    """The receipt with just these members. Raises VerificationFailed unless they are all that its version has."""
+    """Returns the receipt with just these members. Raises VerificationFailed unless they are all that its version
+    has.
+    """
     version = members.get("v")
     expected = _MEMBERS.get(version) if type(version) is int else None  # True is 1, too
     if expected is None:

@@ -31,7 +31,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 def checkpoint_text(checkpoint: Checkpoint) -> str:
-    """What is signed. Raises ``ValueError`` for a checkpoint that no log can have."""
+    """Returns what is signed. Raises ``ValueError`` for a checkpoint that no log can have."""
     text = f"{checkpoint.origin}\n{checkpoint.size}\n{encode_base64(checkpoint.root)}\n"
     try:
         again = parse_checkpoint(text)
@@ -43,7 +43,7 @@ def checkpoint_text(checkpoint: Checkpoint) -> str:
 
 
 def parse_checkpoint(text: str) -> Checkpoint:
-    """The checkpoint that a note's text says. Raises ``VerificationFailed`` if it says none."""
+    """Returns the checkpoint in a note's text. Raises ``VerificationFailed`` if it has none."""
     if not is_note_text(text):
         raise VerificationFailed("The checkpoint holds control characters, or does not end with a newline.")
     lines = text[:-1].split("\n")
@@ -59,14 +59,14 @@ def parse_checkpoint(text: str) -> Checkpoint:
 
 
 def sign_checkpoint(checkpoint: Checkpoint, log_key: LogKey) -> bytes:
-    """The signed note. Raises ``ValueError`` for a checkpoint of a log with another name than the key's."""
+    """Returns the signed note. Raises ``ValueError`` for a checkpoint of a log with another name than the key's."""
     if checkpoint.origin != log_key.name:
         raise ValueError(f"the key of {log_key.name} does not sign for {checkpoint.origin}")
     return log_key.sign(checkpoint_text(checkpoint))
 
 
 def open_checkpoint(data: bytes, key: VerifierKey) -> Checkpoint:
-    """The checkpoint in a signed note, its signature checked.
+    """Returns the checkpoint in a signed note, its signature checked.
 
     Raises ``VerificationFailed`` unless it is one of the log that the key is named for, signed with that key.
     """
@@ -79,18 +79,18 @@ def open_checkpoint(data: bytes, key: VerifierKey) -> Checkpoint:
 
 
 def reopen_checkpoint(data: bytes, key: LogKey) -> Checkpoint:
-    """The checkpoint in a note of the key's own. Raises ``VerificationFailed`` as ``open_checkpoint`` does."""
+    """Returns the checkpoint in a note of the key's own. Raises ``VerificationFailed`` as ``open_checkpoint`` does."""
     text = parse_note(data).text
     if key.has_signed(text, data):
         checkpoint = parse_checkpoint(text)
         if checkpoint.origin == key.name:
             return checkpoint
-    # Somebody added signatures to it, or it is wrong: the long way tells.
+    # Signatures were added to it, or it is wrong: the full check decides.
     return open_checkpoint(data, key.verifier)
 
 
 def parse_decimal(text: str) -> int | None:
-    """A size or an index: ASCII digits without leading zeros, from 0 to 2^63 - 1. None for anything else."""
+    """Returns a size or an index: ASCII digits without leading zeros, from 0 to 2^63 - 1. None for anything else."""
     if _DECIMAL.fullmatch(text) is None:
         return None
     number = int(text)

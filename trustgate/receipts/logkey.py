@@ -1,7 +1,7 @@
 """The log's own key: it signs checkpoints, and nothing else. It is another than the one that pays for anchors.
 
-Owns the file, which holds one line: ``PRIVATE+KEY+name+hash+base64(type ‖ seed)``. Whoever reads it can speak for the
-log, so it is made with mode 0600 and never shown.
+Owns the file, which holds one line: ``PRIVATE+KEY+name+hash+base64(type ‖ seed)``. A reader of the file can sign for
+the log, so it is made with mode 0600 and never shown.
 
 Source of the form: Go's sumdb ``note`` package, which C2SP signed-note describes the public side of.
 """
@@ -54,12 +54,14 @@ class LogKey:
 
     @classmethod
     def generate(cls, name: str) -> LogKey:
-        """A new key. Raises ``ValueError`` for a name that no key can have."""
+        """Returns a new key. Raises ``ValueError`` for a name that no key can have."""
         return cls(name, secrets.token_bytes(KEY_BYTES))
 
     @classmethod
     def parse(cls, text: str) -> LogKey:
-        """The key in the form of the file, without a newline. Raises ``ValueError``, which does not repeat it."""
+        """Returns the key in the form of the file, without a newline. Raises ``ValueError``, which does not repeat
+        it.
+        """
         name, _, rest = text.removeprefix(_PREFIX).partition("+")
         key_hash, _, encoded = rest.partition("+")
         material = decode_base64(encoded)
@@ -78,17 +80,18 @@ class LogKey:
         return self.verifier.name
 
     def sign(self, text: str) -> bytes:
-        """The signed note of this text. Raises ``ValueError`` for a text that no note can have."""
+        """Returns the signed note of this text. Raises ``ValueError`` for a text that no note can have."""
         signature = self._signer.sign(text.encode())
         return format_note(text, (Signature(self.name, self.verifier.key_hash, signature),))
 
     def has_signed(self, text: str, note: bytes) -> bool:
-        """Whether the note is this key's own of this text: whoever can sign need not verify, since a signature of
-        Ed25519 is always the same."""
+        """Returns whether the note is this key's own of this text: the signer need not verify, since an Ed25519
+        signature is deterministic.
+        """
         return hmac.compare_digest(self.sign(text), note)
 
     def secret_text(self) -> str:
-        """The form of the file. A secret."""
+        """Returns the form of the file. A secret."""
         return f"{_PREFIX}{self.name}+{self.verifier.key_hash.hex()}+{encode_base64(ED25519 + self._seed)}"
 
     def __repr__(self) -> str:

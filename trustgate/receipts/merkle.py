@@ -1,9 +1,9 @@
 """The Merkle tree of RFC 6962: hashes, roots, and proofs of inclusion and consistency. Pure; imports nothing of ours.
 
 A leaf is SHA-256(0x00 ‖ data), a node SHA-256(0x01 ‖ left ‖ right). Every proof is described first as *which* complete
-subtrees its hashes are made of (``inclusion_path``, ``consistency_path``), so that whoever stores the tree can fetch
-them, and then computed (``build_proof``). A hash over leaves whose number is no power of two is *bagged* from the
-complete subtrees that they fall into, from the right.
+subtrees its hashes are made of (``inclusion_path``, ``consistency_path``), so that the tree's storage can fetch them,
+and then computed (``build_proof``). A hash over leaves whose number is no power of two is *bagged* from the complete
+subtrees that they fall into, from the right.
 
 Source: RFC 6962 section 2.1; the verification is that of RFC 9162 sections 2.1.3.2 and 2.1.4.2, said with the bits of
 index and size instead of shifting them step by step.
@@ -25,7 +25,7 @@ _NODE: Final = b"\x01"
 
 
 class InvalidProof(ValueError):
-    """The proof does not show what it should. The message says where it fails."""
+    """The proof does not show what it should. The message names where it fails."""
 
 
 class Subtree(NamedTuple):
@@ -36,23 +36,25 @@ class Subtree(NamedTuple):
 
 
 def hash_leaf(data: bytes) -> bytes:
-    """The hash of a leaf, 32 bytes."""
+    """Returns the hash of a leaf, 32 bytes."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
 def hash_children(left: bytes, right: bytes) -> bytes:
-    """The hash of an inner node, 32 bytes."""
+    """Returns the hash of an inner node, 32 bytes."""
     return hashlib.sha256(_NODE + left + right).digest()
 
 
 def hash_pairs(hashes: Sequence[bytes]) -> list[bytes]:
-    """The nodes over each two neighbours. Where the number is odd, the last is left out."""
+    """Returns the nodes over each two neighbours. Where the number is odd, the last is left out."""
     sha256 = hashlib.sha256
     return [sha256(_NODE + left + right).digest() for left, right in zip(hashes[::2], hashes[1::2], strict=False)]
 
 
 def bag(hashes: Sequence[bytes]) -> bytes:
-    """The hash over subtrees that lie side by side, the larger first, folded from the right. Of none: EMPTY_ROOT."""
+    """Returns the hash over subtrees that lie side by side, the larger first, folded from the right. Of none:
+    EMPTY_ROOT.
+    """
     if not hashes:
         return EMPTY_ROOT
     node = hashes[-1]
@@ -62,7 +64,7 @@ def bag(hashes: Sequence[bytes]) -> bytes:
 
 
 def root_of(leaf_hashes: Sequence[bytes]) -> bytes:
-    """The root over these leaf hashes, 32 bytes each. Costs a hash a leaf."""
+    """Returns the root over these leaf hashes, 32 bytes each. Costs a hash a leaf."""
     nodes = list(leaf_hashes)
     while len(nodes) > 1:
         above = hash_pairs(nodes)
@@ -120,12 +122,12 @@ def consistency_path(old_size: int, size: int) -> tuple[tuple[Subtree, ...], ...
 
 
 def build_proof(path: Iterable[Iterable[Subtree]], hash_of: Callable[[Subtree], bytes]) -> tuple[bytes, ...]:
-    """The hashes of a proof, from what they are made of and the hashes of that."""
+    """Returns the hashes of a proof, from what they are made of and the hashes of that."""
     return tuple(bag([hash_of(subtree) for subtree in subtrees]) for subtrees in path)
 
 
 def _siblings(node: Subtree, size: int) -> list[tuple[Subtree, ...]]:
-    """What stands beside the way from a complete subtree up to the root, from below."""
+    """Returns what stands beside the way from a complete subtree up to the root, from below."""
     level, index = node
     rejoined = _rejoined(index, (size - 1) >> level)
     found: list[tuple[Subtree, ...]] = []
@@ -144,12 +146,12 @@ def _siblings(node: Subtree, size: int) -> list[tuple[Subtree, ...]]:
 
 
 def _rejoined(index: int, last: int) -> int:
-    """How many levels up the way of a node to the root joins that of the last node of its level."""
+    """Returns how many levels up the way of a node to the root joins that of the last node of its level."""
     return (index ^ last).bit_length()
 
 
 def _last_peak(size: int) -> Subtree:
-    """The smallest of the complete subtrees that a tree of ``size`` is bagged from."""
+    """Returns the smallest of the complete subtrees that a tree of ``size`` is bagged from."""
     level = _trailing_zeros(size)
     return Subtree(level, (size >> level) - 1)
 
@@ -209,7 +211,7 @@ def verify_consistency(old_size: int, old_root: bytes, size: int, root: bytes, p
 
 
 def _climb(node: bytes, index: int, siblings: Sequence[bytes]) -> bytes:
-    """The way up from the node with this index, whose bits say on which side the siblings are."""
+    """Returns the way up from the node with this index, whose bits say on which side the siblings are."""
     for sibling in siblings:
         node = hash_children(sibling, node) if index & 1 else hash_children(node, sibling)
         index >>= 1
@@ -217,7 +219,7 @@ def _climb(node: bytes, index: int, siblings: Sequence[bytes]) -> bytes:
 
 
 def _climb_border(node: bytes, siblings: Sequence[bytes]) -> bytes:
-    """The way up along the right border: every sibling is on the left."""
+    """Returns the way up along the right border: every sibling is on the left."""
     for sibling in siblings:
         node = hash_children(sibling, node)
     return node

@@ -1,7 +1,7 @@
 """The signed note: a text and the Ed25519 signatures under it, and the keys that check them.
 
-Owns the format: how a note is taken apart, and what counts as signed. Signatures of other keys, and of other types, are
-no concern of whoever checks one key; a signature that claims to be of that key must hold.
+Owns the format: how a note is taken apart, and what counts as signed. Signatures of other keys, and of other types, do
+not matter when one key is checked; a signature that claims to be of that key must hold.
 
 Source: C2SP signed-note; the signature is RFC 8032's Ed25519 over the text, the type's number 1.
 """
@@ -17,7 +17,7 @@ import msgspec
 
 from trustgate.errors import VerificationFailed
 
-#: Limits of our own, so that nobody makes us parse for ever. The specification asks for at least 16 signatures, which
+#: Limits of our own, so that parsing is bounded. The specification asks for at least 16 signatures, which
 #: may have 5 kB each where they are to withstand quantum computers.
 MAX_NOTE_BYTES: Final = 1024 * 1024
 MAX_SIGNATURES: Final = 100
@@ -32,7 +32,7 @@ _SIGNATURE_MARK: Final = "— "
 
 
 class VerifierKey(msgspec.Struct, frozen=True):
-    """The name of whoever signs, and the Ed25519 public key. Raises ``ValueError`` for a name or key that cannot be."""
+    """The signer's name and Ed25519 public key. Raises ``ValueError`` for a name or key that cannot be."""
 
     name: str
     #: 32 bytes, as in RFC 8032.
@@ -46,8 +46,9 @@ class VerifierKey(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
-        """The key written as ``name+hash+base64``. Raises ``VerificationFailed`` for anything that ``str`` would not
-        write: the hash guards against a slip of the pen."""
+        """Returns the key written as ``name+hash+base64``. Raises ``VerificationFailed`` for anything that ``str``
+        would not write: the hash guards against a slip of the pen.
+        """
         name, _, rest = text.partition("+")
         key_hash, _, encoded = rest.partition("+")
         material = decode_base64(encoded)
@@ -120,7 +121,7 @@ def verify_note(note: Note, key: VerifierKey) -> None:
 
 
 def format_note(text: str, signatures: tuple[Signature, ...]) -> bytes:
-    """The signed note as it travels. Raises ``ValueError`` for a text or name that no note can have."""
+    """Returns the signed note as it travels. Raises ``ValueError`` for a text or name that no note can have."""
     if not is_note_text(text):
         raise ValueError("the text of a note ends with a newline and holds no control characters")
     lines = []
@@ -132,12 +133,14 @@ def format_note(text: str, signatures: tuple[Signature, ...]) -> bytes:
 
 
 def is_key_name(name: str) -> bool:
-    """Whether it may be the name of a key: not empty, no white space, no plus sign, nothing that a note cannot hold."""
+    """Returns whether it may be the name of a key: not empty, no white space, no plus sign, nothing that a note cannot
+    hold.
+    """
     return bool(name) and "+" not in name and not any(c.isspace() for c in name) and _is_plain(name)
 
 
 def is_note_text(text: str) -> bool:
-    """Whether it can be signed: it ends with a newline and holds no other control characters below U+0020."""
+    """Returns whether it can be signed: it ends with a newline and holds no other control characters below U+0020."""
     return text.endswith("\n") and _is_plain(text.replace("\n", ""))
 
 
@@ -146,7 +149,7 @@ def encode_base64(data: bytes) -> str:
 
 
 def decode_base64(text: str) -> bytes | None:
-    """The bytes (RFC 4648 section 4); None unless that is exactly how ``encode_base64`` writes them."""
+    """Returns the bytes (RFC 4648 section 4); None unless that is exactly how ``encode_base64`` writes them."""
     try:
         data = a2b_base64(text)
     except (Base64Error, ValueError):  # ValueError: not ASCII
@@ -155,7 +158,9 @@ def decode_base64(text: str) -> bytes | None:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether there are no control characters below U+0020, and no halves of surrogate pairs, which UTF-8 lacks."""
+    """Returns whether there are no control characters below U+0020, and no halves of surrogate pairs, which UTF-8
+    lacks.
+    """
     return not any(c < " " or "\ud800" <= c <= "\udfff" for c in text)
 
 

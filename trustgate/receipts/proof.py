@@ -37,7 +37,9 @@ class InclusionProof(msgspec.Struct, frozen=True):
 
 
 def format_proof(proof: InclusionProof) -> bytes:
-    """The proof as it travels. Raises ``ValueError`` for an index, hashes or extra data that no proof can have."""
+    """Returns the proof as it travels. Raises ``ValueError`` for an index, hashes or extra data that no proof can
+    have.
+    """
     if not 0 <= proof.index < MAX_SIZE:
         raise ValueError(f"there is no leaf {proof.index}")
     if len(proof.hashes) > _MAX_HASHES or any(len(found) != HASH_BYTES for found in proof.hashes):

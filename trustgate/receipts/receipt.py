@@ -19,7 +19,7 @@ version lacks are ``msgspec.UNSET``, which no JSON has, so that a version is to 
 What was asked and answered is not stored: ``request_commitment`` and ``response_commitment`` are salted.
 With the 32 secret bytes of a receipt, ``salt = HMAC-SHA256(secret, label)`` and ``commitment =
 HMAC-SHA256(salt, SHA-256(content))``, label ``request`` or ``response``, hexadecimal. So a tenant who holds
-the secret can open one commitment without the other, and nobody else can guess a short prompt from it.
+the secret can open one commitment without the other, and no third party can guess a short prompt from it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIRST_TPREV = "0" * 64
 
 
 def canonical(receipt: Receipt) -> bytes:
-    """The receipt in RFC 8785 (JCS) form: what is hashed, signed for and exported."""
+    """Returns the receipt in RFC 8785 (JCS) form: what is hashed, signed for and exported."""
     return _sorted_json.encode(receipt)
 
 
@@ -48,10 +48,10 @@ def leaf_hash(receipt: Receipt) -> bytes:
 
 
 def salt(secret: bytes, label: Literal["request", "response"]) -> bytes:
-    """What opens one of a receipt's two commitments, 32 bytes; the other stays shut."""
+    """Returns what opens one of a receipt's two commitments, 32 bytes; the other stays shut."""
     return hmac.digest(secret, label.encode(), "sha256")
 
 
 def commitment(secret: bytes, label: Literal["request", "response"], content_sha256: bytes) -> str:
-    """The salted commitment to content with this SHA-256 digest, 64 hexadecimal digits."""
+    """Returns the salted commitment to content with this SHA-256 digest, 64 hexadecimal digits."""
     return hmac.digest(salt(secret, label), content_sha256, "sha256").hex()

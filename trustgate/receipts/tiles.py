@@ -38,7 +38,8 @@ class Tile(NamedTuple):
 
 
 def tile_path(tile: TileId, width: int = TILE_WIDTH) -> str:
-    """The path of a tile of so many hashes, under a log's prefix: ``tile/0/x001/x234/067``, ``tile/0/001.p/17``.
+    """Returns the path of a tile of so many hashes, under a log's prefix: ``tile/0/x001/x234/067``,
+    ``tile/0/001.p/17``.
 
     Raises ``ValueError`` for a tile that cannot be.
     """
@@ -53,7 +54,7 @@ def tile_path(tile: TileId, width: int = TILE_WIDTH) -> str:
 
 
 def parse_tile_path(path: str) -> tuple[TileId, int]:
-    """The tile, and its width, at a path without its first element: ``0/x001/x234/067`` or ``0/001.p/17``.
+    """Returns the tile, and its width, at a path without its first element: ``0/x001/x234/067`` or ``0/001.p/17``.
 
     Raises ``ValueError`` for anything that ``tile_path`` would not write.
     """
@@ -82,12 +83,13 @@ def tile_widths(size: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def tiles_for(path: Iterable[Iterable[Subtree]]) -> frozenset[TileId]:
-    """The tiles that the hashes of these subtrees are in. For a root, give ``(subtrees(0, size),)``."""
+    """Returns the tiles that the hashes of these subtrees are in. For a root, give ``(subtrees(0, size),)``."""
     return frozenset(_home(subtree)[0] for group in path for subtree in group)
 
 
 def hash_in_tiles(subtree: Subtree, tiles: Mapping[TileId, bytes]) -> bytes:
-    """The hash of a subtree, from the tile that ``tiles_for`` names. That may be as narrow as the tree it is of.
+    """Returns the hash of a subtree, from the tile that ``tiles_for`` names. That may be as narrow as the tree it is
+    of.
 
     Raises ``KeyError`` if the tile is missing, ``ValueError`` if it does not reach as far as the subtree.
     """
@@ -103,7 +105,7 @@ def hash_in_tiles(subtree: Subtree, tiles: Mapping[TileId, bytes]) -> bytes:
 
 
 def _home(subtree: Subtree) -> tuple[TileId, int, int]:
-    """The tile that a subtree is in, its first hash there, and how many it spans."""
+    """Returns the tile that a subtree is in, its first hash there, and how many it spans."""
     level, height = divmod(subtree.level, TILE_HEIGHT)
     index, first = divmod(subtree.index << height, TILE_WIDTH)
     return TileId(level, index), first, 1 << height
@@ -114,7 +116,7 @@ def _split(hashes: bytes) -> list[bytes]:
 
 
 def _fold(nodes: list[bytes]) -> bytes:
-    """The root over a number of hashes that is a power of two."""
+    """Returns the root over a number of hashes that is a power of two."""
     while len(nodes) > 1:
         nodes = hash_pairs(nodes)
     return nodes[0]
@@ -169,7 +171,7 @@ class Edge:
         return self._size
 
     def root(self) -> bytes:
-        """The root of the tree, 32 bytes. Costs a hash for each one in the binary form of the size."""
+        """Returns the root of the tree, 32 bytes. Costs a hash for each one in the binary form of the size."""
         return bag([peak for peak in reversed(self._peaks) if peak is not None])
 
     def append(self, leaf_hashes: Sequence[bytes]) -> list[Tile]:
@@ -196,7 +198,7 @@ class Edge:
         return tiles
 
     def partial(self, level: int) -> bytes:
-        """The hashes of the unfinished tile of a level; none where the last tile is full, or above the tree."""
+        """Returns the hashes of the unfinished tile of a level; none where the last tile is full, or above the tree."""
         return self._partials[level] if 0 <= level < len(self._partials) else b""
 
     def copy(self) -> Edge:
@@ -217,7 +219,7 @@ class Edge:
 
 
 def _peaks_in(hashes: list[bytes]) -> list[bytes | None]:
-    """The peaks of heights 0 to 7 over the hashes of an unfinished tile."""
+    """Returns the peaks of heights 0 to 7 over the hashes of an unfinished tile."""
     peaks: list[bytes | None] = [None] * TILE_HEIGHT
     start = 0
     for height in reversed(range(TILE_HEIGHT)):

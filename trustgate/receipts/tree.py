@@ -44,7 +44,7 @@ class Tree:
 
     @classmethod
     async def open(cls, store: Store) -> Tree:
-        """The tree of all that the store has. Raises ``StoreDamaged`` where its tiles do not fit together."""
+        """Returns the tree of all that the store has. Raises ``StoreDamaged`` where its tiles do not fit together."""
         tree = cls(store, await _resume(store, await store.tile_count(0)))
         last_seq = await store.last_seq()
         while tree.size < last_seq:
@@ -66,7 +66,7 @@ class Tree:
     # growing
 
     async def extended(self, leaf_hashes: Sequence[bytes]) -> tuple[Edge, list[StoredTile]]:
-        """What the border would be with further leaves, and the tiles that they complete. Changes nothing."""
+        """Returns what the border would be with further leaves, and the tiles that they complete. Changes nothing."""
         edge = self._edge.copy()
         tiles: list[StoredTile] = []
         for start in range(0, len(leaf_hashes), _SLICE_LEAVES):
@@ -82,7 +82,9 @@ class Tree:
     # proving; a size is at most ``size``, an index below it
 
     async def root_at(self, size: int) -> bytes:
-        """The root that the tree had when it had ``size`` leaves. Raises ``ValueError`` for more than there are."""
+        """Returns the root that the tree had when it had ``size`` leaves. Raises ``ValueError`` for more than there
+        are.
+        """
         self._check_size(size)
         if size == 0:
             return EMPTY_ROOT
@@ -91,17 +93,19 @@ class Tree:
         return bag([hash_in_tiles(peak, tiles) for peak in peaks])
 
     async def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
-        """The inclusion proof of leaf ``index`` in the tree of ``size`` (RFC 6962 section 2.1.1)."""
+        """Returns the inclusion proof of leaf ``index`` in the tree of ``size`` (RFC 6962 section 2.1.1)."""
         self._check_size(size)
         return await self._proof(inclusion_path(index, size))
 
     async def consistency(self, old_size: int, size: int) -> tuple[bytes, ...]:
-        """The proof that the tree of ``old_size`` is a beginning of that of ``size`` (RFC 6962 section 2.1.2)."""
+        """Returns the proof that the tree of ``old_size`` is a beginning of that of ``size`` (RFC 6962 section
+        2.1.2).
+        """
         self._check_size(size)
         return await self._proof(consistency_path(old_size, size))
 
     async def tile(self, tile: TileId, width: int) -> bytes | None:
-        """The first ``width`` hashes of a tile; None where there are not as many yet."""
+        """Returns the first ``width`` hashes of a tile; None where there are not as many yet."""
         if tile.level < 0 or tile.index < 0 or self.size >> (8 * tile.level) < tile.index * TILE_WIDTH + width:
             return None
         return (await self._load_tiles({tile}))[tile][: width * HASH_BYTES]
@@ -144,7 +148,7 @@ class Tree:
 
 
 async def _resume(store: Store, full: int) -> Edge:
-    """The border of the tree whose level 0 has ``full`` full tiles and nothing more."""
+    """Returns the border of the tree whose level 0 has ``full`` full tiles and nothing more."""
     size = full * TILE_WIDTH
     partials: dict[int, bytes] = {}
     level, below = 1, full

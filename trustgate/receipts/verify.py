@@ -1,4 +1,4 @@
-"""Checking a bundle: what it shows, check by check, to somebody who trusts neither its holder nor this gateway.
+"""Checking a bundle: what it shows, check by check, without trust in its holder or this gateway.
 
 Owns the checks, their names and their order. Each builds on those before it, so the first that fails ends the
 examination. What needs a chain to be asked is not here: its caller adds that check to the verdict. The scripts in
@@ -36,7 +36,7 @@ class Check(NamedTuple):
     hint: str | None = None
 
 
-#: For whoever does not ask a chain, to say so.
+#: The detail of the check when the chain is not asked.
 CHAIN_NOT_ASKED = Check("chain", "not checked", "Only the chain can show whether the transaction reached it.")
 
 
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
         return self.failed is None
 
     def plus(self, check: Check) -> Verdict:
-        """The verdict with one more check, made elsewhere: whether a chain knows the transaction."""
+        """Returns the verdict with one more check, made elsewhere: whether a chain knows the transaction."""
         return self._replace(checks=(*self.checks, check))
 
     def require(self) -> None:

@@ -15,12 +15,12 @@ from trustgate.settings.values import BUILTIN_SCHEME, HEADER_NAME, HEADERS_OF_A_
 
 
 def read_secret_variable(name: str) -> str:
-    """The secret in an environment variable. Raises ``SettingsError``, which never shows it."""
+    """Returns the secret in an environment variable. Raises ``SettingsError``, which never shows it."""
     return _checked_secret(os.environ.get(name), f"The environment variable {name}", f"Set it: export {name}=…")
 
 
 def read_secret_file(path: Path) -> str:
-    """The secret in a file, blanks around it taken off. Raises ``SettingsError``, which never shows it."""
+    """Returns the secret in a file, blanks around it taken off. Raises ``SettingsError``, which never shows it."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -31,7 +31,8 @@ def read_secret_file(path: Path) -> str:
 
 
 def read_headers_variable(name: str) -> dict[str, str]:
-    """The headers in a variable: ``name=value`` pairs, separated by commas, values percent-encoded where need be.
+    """Returns the headers in a variable: ``name=value`` pairs, separated by commas, values percent-encoded where need
+    be.
 
     The form that OpenTelemetry's own variables have. Raises ``SettingsError``, which never shows a value.
     """
@@ -78,7 +79,7 @@ class RemoteServer(NamedTuple):
 
 
 def remote_server() -> RemoteServer | None:
-    """Where ``TRUSTGATE_URL`` sends commands, if it is set. Raises ``SettingsError``."""
+    """Returns where ``TRUSTGATE_URL`` sends commands, if it is set. Raises ``SettingsError``."""
     url = os.environ.get("TRUSTGATE_URL", "").strip()
     if not url:
         return None

@@ -59,7 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.home / "trustgate.duckdb"
 
     def tls_files(self) -> tuple[Path, Path] | None:
-        """The files of the certificate and its key; None: no TLS. Raises ``SettingsError`` when one is missing."""
+        """Returns the files of the certificate and its key; None: no TLS. Raises ``SettingsError`` when one is
+        missing.
+        """
         certificate, key = self.serve.tls_certificate, self.serve.tls_key
         if certificate is None and key is None:
             return None
@@ -143,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             self.check_socket_folder()
 
     def check_socket_folder(self) -> None:
-        """Raise ``HomeUnusable`` where the socket's folder is not this user's alone, as somebody else could make it."""
+        """Raise ``HomeUnusable`` where the socket's folder is not this user's alone, as another user could make it."""
         folder = self.socket.parent
         if folder == self.home or not os.path.lexists(folder):
             return
@@ -167,11 +169,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return url.rstrip("/")
 
     def upstream_key(self) -> str | None:
-        """The key of the default upstream, or None where it needs none. Raises ``SettingsError``."""
+        """Returns the key of the default upstream, or None where it needs none. Raises ``SettingsError``."""
         return None if self.upstream.key_env is None else read_secret_variable(self.upstream.key_env)
 
     def admin_key(self) -> str | None:
-        """The key that opens the admin routes on the public port; None: they stay shut. Raises ``SettingsError``."""
+        """Returns the key that opens the admin routes on the public port; None: they stay shut. Raises
+        ``SettingsError``.
+        """
         if self.admin.key_env is None:
             return None
         key = read_secret_variable(self.admin.key_env)
@@ -183,15 +187,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return key
 
     def metrics_key(self) -> str | None:
-        """The key that ``/metrics`` asks for; None: it asks for none. Raises ``SettingsError``."""
+        """Returns the key that ``/metrics`` asks for; None: it asks for none. Raises ``SettingsError``."""
         return None if self.metrics.key_env is None else read_secret_variable(self.metrics.key_env)
 
     def otlp_headers(self) -> dict[str, str]:
-        """What the collector is to be told with every request. Raises ``SettingsError``."""
+        """Returns what the collector is to be told with every request. Raises ``SettingsError``."""
         return {} if self.otlp.headers_env is None else read_headers_variable(self.otlp.headers_env)
 
     def read_credential(self, passport: Passport) -> str | None:
-        """The upstream's key for a passport; None where the upstream needs none. Raises ``SettingsError``.
+        """Returns the upstream's key for a passport; None where the upstream needs none. Raises ``SettingsError``.
 
         The default upstream's key goes to the default upstream alone, never to the address of another passport.
         """

@@ -280,7 +280,7 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[log]``: what the server tells on stderr."""
+    """``[log]``: what the server writes to stderr."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe messages that are shown.")

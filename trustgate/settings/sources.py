@@ -94,7 +94,7 @@ class Described(NamedTuple):
 
 
 def describe_sections() -> dict[str, str]:
-    """What each section is about, in order: the sentence after the colon of its docstring."""
+    """Returns what each section is about, in order: the sentence after the colon of its docstring."""
     docs = {section: (kind.__doc__ or "").partition(": ")[2] for section, kind in SECTIONS.items()}
     return {section: " ".join(doc.split()) for section, doc in docs.items()}
 
@@ -123,7 +123,7 @@ def _source_of_home(home: Path | None) -> Source:
 
 
 def find_home(home: Path | None) -> Path:
-    """The home folder: ``home``, else ``TRUSTGATE_HOME``, else the platform's. Raises ``HomeUnusable``."""
+    """Returns the home folder: ``home``, else ``TRUSTGATE_HOME``, else the platform's. Raises ``HomeUnusable``."""
     chosen = home or (Path(named) if (named := os.environ.get("TRUSTGATE_HOME", "")) else None)
     if chosen is None:
         chosen = _user_data_folder() / "trustgate"
@@ -141,7 +141,7 @@ def _user_data_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local")
     named = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG specification says to ignore what is not absolute.
+    # The XDG specification ignores what is not absolute.
     return Path(named) if named.startswith("/") else Path("~/.local/share")
 
 
@@ -150,7 +150,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any, Source]]:
 
     try:
         text = path.read_bytes().decode()
-    except (FileNotFoundError, NotADirectoryError):  # make_home says what is wrong with such a home
+    except (FileNotFoundError, NotADirectoryError):  # make_home reports what is wrong with such a home
         return
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.", hint="Correct its permissions.") from None
@@ -192,7 +192,7 @@ def _bad_toml(path: Path, text: str, error: Exception) -> SettingsError:
 
 
 def _line_of(text: str, section: str, field: str | None) -> int:
-    """The line of a section's header, or of a member of it. Works on text that is valid TOML."""
+    """Returns the line of a section's header, or of a member of it. Works on text that is valid TOML."""
     quoted = {name: rf"[\"']?{re.escape(name)}[\"']?" for name in (section, field or "")}
     header = re.compile(rf"\s*\[\s*{quoted[section]}\s*[\].]")
     dotted = re.compile(
@@ -223,7 +223,7 @@ def _from_environment() -> Iterator[tuple[str, Any, Source]]:
 
 
 def _from_text(name: str, text: str) -> Any:
-    """A variable's text as what its type is converted from: lists are separated by commas."""
+    """Returns a variable's text as what its type is converted from: lists are separated by commas."""
     if get_origin(_bare(_HINTS[name])) is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
@@ -282,7 +282,7 @@ def _bare(hint: Any) -> Any:
 
 
 def _doc_of(hint: Any) -> tuple[str, Any]:
-    """A setting's description, and an example of its value if it has one."""
+    """Returns a setting's description, and an example of its value if it has one."""
     for meta in get_args(hint)[1:]:
         if isinstance(meta, Meta) and meta.description is not None:
             return meta.description, (meta.examples or [None])[0]

@@ -26,14 +26,14 @@ _HEADERS_OURS = frozenset(
     )
 )
 
-#: What describes a message as it is sent: whoever sends it says that.
+#: What describes a message as it is sent: its sender adds that.
 HEADERS_OF_A_MESSAGE = frozenset(
     ("content-type", "content-length", "content-encoding", "transfer-encoding", "connection", "host")
 )
 
 
 def why_not_base_url(url: str) -> str | None:
-    """What is wrong with a base URL, as the end of a sentence ("it …"); None if it is one."""
+    """Returns what is wrong with a base URL, as the end of a sentence ("it …"); None if it is one."""
     if url.startswith(BUILTIN_SCHEME):
         return None if url in _BUILTINS else f"is not a built-in model server ({', '.join(sorted(_BUILTINS))})"
     try:
@@ -53,7 +53,7 @@ def why_not_base_url(url: str) -> str | None:
 
 
 def check_value(name: str, value: Any) -> str | None:
-    """What is wrong with a value beyond its type, as the end of a sentence; None if nothing is."""
+    """Returns what is wrong with a value beyond its type, as the end of a sentence; None if nothing is."""
     if name == "upstream.url" or (name == "payment.public_url" and value):
         return why_not_base_url(value)
     if name == "otlp.endpoint" and value:
@@ -82,7 +82,7 @@ def check_value(name: str, value: Any) -> str | None:
 
 
 def why_not_origin(origin: str) -> str | None:
-    """What is wrong with a log's name (C2SP signed-note: not empty, no blanks, no plus); None if nothing is."""
+    """Returns what is wrong with a log's name (C2SP signed-note: not empty, no blanks, no plus); None if nothing is."""
     if len(origin) > _ORIGIN_CHARACTERS or not (origin.isascii() and origin.isprintable()):
         return f"must be at most {_ORIGIN_CHARACTERS} printable ASCII characters"
     return "must not hold blanks or a plus sign" if " " in origin or "+" in origin else None
@@ -95,7 +95,7 @@ def duration_s(text: str) -> int | None:
 
 
 def why_not_variable_name(name: str) -> str | None:
-    """What is wrong with the name of an environment variable. Does not repeat it: it may be a pasted key."""
+    """Returns what is wrong with the name of an environment variable. Does not repeat it: it may be a pasted key."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
         return None
     return "must be the name of an environment variable, not the key itself"

@@ -30,12 +30,13 @@ _logger = logging.getLogger("trustgate.anchor")
 _LOOK_EVERY_S = 1.0
 _BACKOFF_FIRST_S = 30.0
 _BACKOFF_LAST_S = 3600.0
-#: A local chain that is started for one command moves quicker than a real one, so that nobody waits for finality.
+#: A local chain that is started for one command moves quicker than a real one, so that commands do not wait for
+#: finality.
 _LOCAL_SLOT_MS = 50
 
 
 class FlushOrder(NamedTuple):
-    """How to anchor; what the settings say unless a command says otherwise."""
+    """How to anchor; the settings, unless a command overrides them."""
 
     rpc: str
     keypair: Path
@@ -88,7 +89,7 @@ class Anchoring:
         self.last = max(anchored, key=lambda anchor: (anchor.tree_size, anchor.anchored_us), default=None)
 
     def order(self) -> FlushOrder:
-        """What the settings say."""
+        """Returns what the settings say."""
         anchor = self._settings.anchor
         return FlushOrder(
             rpc=anchor.rpc,
@@ -99,14 +100,14 @@ class Anchoring:
         )
 
     def schedule(self) -> str:
-        """The schedule as a sentence; "" for none."""
+        """Returns the schedule as a sentence; "" for none."""
         anchor = self._settings.anchor
         when = [f"every {anchor.every}"] if anchor.every else []
         when += [f"after {anchor.after_receipts:,} receipts"] if anchor.after_receipts else []
         return f"{', '.join(when)}, to {anchor.rpc}" if when else ""
 
     def pubkey(self) -> str | None:
-        """The address of the settings' key; None where there is no such file. Raises ``SettingsError``."""
+        """Returns the address of the settings' key; None where there is no such file. Raises ``SettingsError``."""
         from trustgate.solana.keypair import load_keypair
 
         path = self._settings.anchor_keypair
@@ -143,7 +144,7 @@ class Anchoring:
         return _outcome(result)
 
     async def verify(self, rpc: str, keypair: Path) -> AnchorAudit:
-        """Check every anchor of the key's address from what a chain says. Raises ``ChainError``, ``SettingsError``."""
+        """Check every anchor of the key's address from chain data. Raises ``ChainError``, ``SettingsError``."""
         from trustgate.solana.keypair import load_keypair
         from trustgate.solana.verify import verify_chain
 
@@ -217,7 +218,7 @@ class Anchoring:
 async def open_rpc(text: str, localnet_folder: Path) -> AsyncIterator[RpcClient]:
     """A client of the node that is meant: a cluster's name or a URL. ``local`` is the chain kept in the folder.
 
-    It is started for as long as the client is open, where nobody runs it. Raises ``SettingsError``.
+    It is started for as long as the client is open, unless it runs already. Raises ``SettingsError``.
     """
     from trustgate.solana.clusters import LOCAL, Cluster, find_cluster
     from trustgate.solana.rpc import RpcClient
@@ -248,4 +249,4 @@ def _outcome(result: FlushResult) -> FlushOutcome:
 
 
 def _unheard(_: str) -> None:
-    """The schedule's progress is nobody's business; its end is logged."""
+    """The schedule's progress is not shown; its end is logged."""

@@ -5,12 +5,12 @@ Owns the state machine. What it does is recorded before it is done:
     look at the chain     refuse what contradicts the log; take up own anchors that the book has forgotten
     record planned        size, root and note
     record the attempt    signature, bytes, the last block height that takes it; then send
-    wait                  look what became of it (``fate``); the same bytes again while nobody knows them
+    wait                  look what became of it (``fate``); the same bytes again while their status is unknown
     record anchored       or failed, or expired: then look at the chain again, and sign anew
 
-So there is never more than one signed transaction that may still land, it is in the book before anybody else sees it,
-and another is signed only when it can never land. Every failure in between only delays. Whoever calls keeps other
-processes away from the book (the store's lock does).
+So there is never more than one signed transaction that may still land, it is in the database before it leaves the
+process, and another is signed only when it can never land. Every failure in between only delays. The caller keeps other
+processes away from the database (the store's lock does).
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class _Flush:
     # what it costs
 
     async def _estimate(self, plan: Anchor) -> Fee:
-        """The fee, for which there is money. Raises ``FundsMissing``."""
+        """Returns the fee, for which there is money. Raises ``FundsMissing``."""
         self._say("looking", "Reading the fee of a transaction")
         kept = await self._retry_budget.ask(self._rpc.rent_minimum)
         await self._fund(kept, BASE_FEE_LAMPORTS)
@@ -214,7 +214,7 @@ class _Flush:
             )
 
     async def _airdropped(self, needed: int) -> int:
-        """Ask a chain of somebody's own for coins; what the address holds then, lamports."""
+        """Ask a private chain for coins; what the address holds then, lamports."""
         address = self._key.address
         self._say("funding", f"Requesting 1 SOL from the local chain for {address}")
         try:
@@ -246,7 +246,9 @@ class _Flush:
         await self._send(attempt, preflight=True)
 
     async def _blockhash(self) -> Blockhash:
-        """A confirmed blockhash, and the height past which it cannot be good any more, whatever the node says of it."""
+        """Returns a confirmed blockhash, and the height past which it cannot be good any more, whatever the node
+        reports.
+        """
         found = await self._rpc.latest_blockhash()
         height = (await self._rpc.epoch_info("confirmed")).block_height
         latest = height + BLOCKHASH_AGE_BLOCKS
@@ -259,7 +261,7 @@ class _Flush:
         return replace(found, last_valid_block_height=max(found.last_valid_block_height, latest))
 
     async def _send(self, attempt: AnchorAttempt, *, preflight: bool) -> None:
-        """Hand the bytes over. That this fails says nothing: what became of them is looked up."""
+        """Hand the bytes over. That this fails proves nothing: what became of them is looked up."""
         self._sent_at = self._retry_budget.now
         try:
             await self._rpc.send(attempt.transaction, preflight=preflight)

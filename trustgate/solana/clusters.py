@@ -1,6 +1,6 @@
-"""Which Solana cluster: names, addresses, and what tells them apart.
+"""Which Solana cluster: names, addresses, and genesis hashes.
 
-A URL says nothing about where it leads; the hash of the genesis block does. So it is the genesis hash that decides
+A URL does not identify the cluster; the hash of the genesis block does. So it is the genesis hash that decides
 whether a fee is real money, and that an anchor is filed under. Source of addresses and hashes: Solana documentation,
 "Clusters".
 """
@@ -52,7 +52,7 @@ class Cluster(NamedTuple):
 
 
 def find_cluster(text: str) -> Cluster:
-    """The cluster of a name or URL. Raises ``SettingsError``, which repeats no URL: it may hold an API key."""
+    """Returns the cluster of a name or URL. Raises ``SettingsError``, which repeats no URL: it may hold an API key."""
     if text in _URLS:
         return Cluster(text, _URLS[text])
     if "://" not in text:
@@ -81,7 +81,7 @@ def check_genesis(cluster: Cluster, genesis: str) -> None:
 
 
 def check_money(cluster: Cluster, genesis: str, *, allow_mainnet: bool) -> None:
-    """Raises ``AnchorRefused`` where a fee would be real money and nobody chose that.
+    """Raises ``AnchorRefused`` where a fee would be real money without the operator's consent.
 
     Naming mainnet-beta is a choice; a URL that leads there is not.
     """
@@ -93,7 +93,7 @@ def check_money(cluster: Cluster, genesis: str, *, allow_mainnet: bool) -> None:
 
 
 def cluster_name(genesis: str) -> str:
-    """The name of the public cluster with this genesis block; ``local`` for every other chain."""
+    """Returns the name of the public cluster with this genesis block; ``local`` for every other chain."""
     return _NAMES.get(genesis, LOCAL)
 
 
@@ -102,12 +102,12 @@ def is_real_money(genesis: str) -> bool:
 
 
 def is_public(genesis: str) -> bool:
-    """Whether it is one of the clusters that everybody shares, and not a chain of somebody's own."""
+    """Returns whether it is one of the public clusters, not a private chain."""
     return genesis in _NAMES
 
 
 def explorer_url(signature: str, genesis: str, rpc_url: str = "") -> str:
-    """Where a person can look at a transaction; "" where no explorer could know it.
+    """Returns where a person can look at a transaction; "" where no explorer could know it.
 
     An explorer can show a chain on the reader's own machine when it is told the address, which is put into the link
     only if it is one: other addresses may hold a secret.
@@ -123,7 +123,7 @@ def explorer_url(signature: str, genesis: str, rpc_url: str = "") -> str:
 
 
 def funding_hint(address: str, genesis: str, rpc_url: str) -> str:
-    """How to put lamports onto an address. ``rpc_url`` is shown only where it is on this machine."""
+    """Returns how to put lamports onto an address. ``rpc_url`` is shown only where it is on this machine."""
     name = cluster_name(genesis)
     if name == MAINNET:
         return f"Send SOL to {address}."
@@ -134,7 +134,7 @@ def funding_hint(address: str, genesis: str, rpc_url: str) -> str:
 
 
 def why_not_url(url: str) -> str | None:
-    """What is wrong with it, as the end of a sentence; None if nothing is."""
+    """Returns what is wrong with it, as the end of a sentence; None if nothing is."""
     try:
         parts = urlsplit(url)
         port_fault = parts.port == 0

@@ -1,8 +1,8 @@
 """The history of an address: the memos of the transactions that it paid for, and one transaction among others.
 
-Anybody can make a transaction that names an address, so what counts is who paid; the signatures are checked here, over
-the bytes that the node gave. A memo is read from the instruction, never from logs, whose form changes. What a memo says
-is for the caller to judge.
+Any party can make a transaction that names an address, so what counts is who paid; the signatures are checked here,
+over the bytes that the node gave. A memo is read from the instruction, never from logs, whose form changes. A memo's
+content is for the caller to judge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trustgate.net.retry_budget import RetryBudget
 if TYPE_CHECKING:
     from trustgate.solana.rpc import Commitment, Mention, RpcClient
 
-#: Further back than this nobody looks; at an anchor a minute it is two years.
+#: The history is not read further back than this; at an anchor a minute it is two years.
 _MOST_MENTIONS: Final = 1_000_000
 #: Transactions looked through for one.
 _MOST_READ: Final = 2_000
@@ -29,7 +29,7 @@ _VERSION_UNSUPPORTED: Final = -32015
 
 
 class Post(NamedTuple):
-    """A transaction that the address paid for, and that did what it says."""
+    """A transaction that the address paid for, and that succeeded."""
 
     transaction: Transaction
     slot: int
@@ -65,7 +65,7 @@ async def read_history(
     known: Collection[str] = (),
     min_slot: int = 0,
 ) -> History:
-    """What ``address`` has posted after the transaction ``until``, leaving out the ``known`` signatures.
+    """Returns what ``address`` has posted after the transaction ``until``, leaving out the ``known`` signatures.
 
     Raises ``RpcUnavailable``, also for transactions that do not hold together: they are the node's invention.
     """
@@ -96,7 +96,7 @@ async def read_history(
 async def find_mention(
     rpc: RpcClient, address: str, signature: str, *, min_slot: int, until: str | None = None
 ) -> bool:
-    """Whether the history of an address, as of ``min_slot`` or later, has a transaction, final or not.
+    """Returns whether the history of an address, as of ``min_slot`` or later, has a transaction, final or not.
 
     It is read back to the transaction ``until``, which is known to be older. Raises ``RpcUnavailable`` at the first
     page that does not come: an answer of half the history is none.
@@ -108,7 +108,8 @@ async def find_mention(
 
 
 async def find_message(rpc: RpcClient, address: str, message: bytes, *, since_s: int, min_slot: int) -> str | None:
-    """The signature of the transaction with this message in the history of an address, as of ``min_slot`` or later.
+    """Returns the signature of the transaction with this message in the history of an address, as of ``min_slot`` or
+    later.
 
     None where there is none since then (seconds since the epoch). Raises ``RpcUnavailable``, also where more happened
     at the address than can be looked through.
@@ -130,7 +131,7 @@ async def find_message(rpc: RpcClient, address: str, message: bytes, *, since_s:
 
 
 async def _message(rpc: RpcClient, signature: str) -> bytes | None:
-    """What was signed; None for a transaction of a kind that no payment is."""
+    """Returns what was signed; None for a transaction of a kind that no payment is."""
     try:
         landed = await rpc.transaction(signature, "confirmed")
         if landed is None:
@@ -155,7 +156,7 @@ async def _pages(
     until: str | None,
     min_slot: int,
 ) -> AsyncIterator[list[Mention]]:
-    """The history page by page, newest first."""
+    """Returns the history page by page, newest first."""
     seen = 0
     last: Mention | None = None
     while True:
@@ -183,7 +184,7 @@ async def _pages(
 async def _read(
     rpc: RpcClient, address: str, mention: Mention, commitment: Commitment, retry_budget: RetryBudget
 ) -> Post | None:
-    """The transaction; None where another paid for it."""
+    """Returns the transaction; None where another paid for it."""
 
     async def ask() -> Post | None:
         try:
@@ -202,7 +203,7 @@ async def _read(
         try:
             transaction = read_transaction(landed.raw)
         except VerificationFailed:
-            return None  # of a kind that this program does not sign: anybody may name the address in one
+            return None  # of a kind that this program does not sign: any party may name the address in one
         if transaction.fee_payer != address:
             return None
         try:

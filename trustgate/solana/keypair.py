@@ -1,8 +1,8 @@
 """The key that pays for anchors: keypair files of the Solana CLI, as they are.
 
-Owns the file: a JSON array of 64 numbers, the Ed25519 seed and then the public key. Whoever reads it can spend what the
-address holds and post under its name, so it is made with mode 0600, and no error, log line or representation holds a
-byte of it. Source of the form: Solana documentation, "File System Wallets using the CLI".
+Owns the file: a JSON array of 64 numbers, the Ed25519 seed and then the public key. A reader of the file can spend what
+the address holds and post under its name, so it is made with mode 0600, and no error, log line or representation holds
+a byte of it. Source of the form: Solana documentation, "File System Wallets using the CLI".
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PayerKey:
 
     @classmethod
     def from_seed(cls, seed: bytes) -> PayerKey:
-        """The keypair that follows from a seed of 32 bytes."""
+        """Returns the keypair that follows from a seed of 32 bytes."""
         from solders.keypair import Keypair
 
         return cls(Keypair.from_seed(seed))
@@ -62,11 +62,11 @@ class PayerKey:
         return self._keypair.pubkey()
 
     def sign(self, message: bytes) -> bytes:
-        """The Ed25519 signature of these bytes, 64 bytes."""
+        """Returns the Ed25519 signature of these bytes, 64 bytes."""
         return bytes(self._keypair.sign_message(message))
 
     def secret_text(self) -> str:
-        """The form of the file. A secret."""
+        """Returns the form of the file. A secret."""
         return f"[{','.join(str(byte) for byte in bytes(self._keypair))}]"
 
     def __repr__(self) -> str:
@@ -125,7 +125,9 @@ def create_keypair(path: Path) -> PayerKey:
 
 
 def _parse(path: Path, data: bytes) -> PayerKey:
-    """The keypair that a file's bytes are. Raises ``SettingsError``, which says nothing of them but their number."""
+    """Returns the keypair that a file's bytes are. Raises ``SettingsError``, which shows nothing of them but their
+    number.
+    """
     from solders.keypair import Keypair
 
     def refused(why: str) -> SettingsError:

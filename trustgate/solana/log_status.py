@@ -1,6 +1,6 @@
 """How the log stands on one chain: what the book has of it, and what the chain has that the book forgot.
 
-Owns the records of one chain while a flush works on them, and the refusal to add to a chain that tells another story.
+Owns the records of one chain while a flush works on them, and the refusal to add to a chain that contradicts the log.
 The book forgets when a database is put back from an older copy: what was posted since is then found by its fee payer
 and by the log's own signature on the note, and taken up.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LogState(Protocol):
-    """What a checkpoint says (``receipts.checkpoint.Checkpoint``)."""
+    """The content of a checkpoint (``receipts.checkpoint.Checkpoint``)."""
 
     @property
     def size(self) -> int: ...
@@ -52,7 +52,7 @@ class AnchorBook(Protocol):
     """Where anchors are kept (``store.Store``)."""
 
     async def anchors(self) -> list[Anchor]:
-        """All of them, the oldest first."""
+        """Returns all of them, the oldest first."""
         ...
 
     async def put(self, anchor: Anchor, /) -> None:
@@ -85,15 +85,15 @@ class AnchoringStatus:
     # what there is
 
     def under_way(self) -> Anchor | None:
-        """The anchor with a transaction that may still land."""
+        """Returns the anchor with a transaction that may still land."""
         return next((anchor for anchor in self._anchors.values() if open_attempt(anchor) is not None), None)
 
     def planned(self) -> Anchor | None:
-        """What was begun and is not settled."""
+        """Returns what was begun and is not settled."""
         return next((anchor for anchor in self._anchors.values() if anchor.state == "planned"), None)
 
     def newest(self) -> Anchor | None:
-        """The largest state of this log that stands on the chain."""
+        """Returns the largest state of this log that stands on the chain."""
         anchored = [anchor for anchor in self._anchors.values() if anchor.state == "anchored"]
         anchored.sort(key=lambda anchor: anchor.tree_size, reverse=True)
         return next((anchor for anchor in anchored if self.is_own(anchor)), None)
@@ -104,16 +104,16 @@ class AnchoringStatus:
         return 0 if newest is None else newest.tree_size
 
     def last_of(self, payer: str) -> Anchor | None:
-        """The last anchor that this address has paid for."""
+        """Returns the last anchor that this address has paid for."""
         paid = [a for a in self._anchors.values() if a.state == "anchored" and a.fee_payer == payer]
         return max(paid, key=lambda anchor: anchor.slot, default=None)
 
     def is_own(self, anchor: Anchor) -> bool:
-        """Whether it is of this log, and not of one that had another name or key."""
+        """Returns whether it is of this log, and not of one that had another name or key."""
         return self._state_of(anchor.note.encode()) is not None
 
     def next_plan(self, payer: str) -> Anchor | None:
-        """What to post now: what was begun, else the log's state; None where it stands on the chain already.
+        """Returns what to post now: what was begun, else the log's state; None where it stands on the chain already.
 
         Nothing may be under way.
         """
@@ -209,7 +209,7 @@ class AnchoringStatus:
     async def _own_posts(
         self, rpc: RpcClient, address: str, retry_budget: RetryBudget, wait: Callable[[str], Awaitable[None]]
     ) -> list[tuple[Post, LogState]]:
-        """What the address has posted of this log since its last anchor in the book, oldest first."""
+        """Returns what the address has posted of this log since its last anchor in the book, oldest first."""
         last = self.last_of(address)
         while True:
             history = await read_history(
@@ -255,7 +255,7 @@ class AnchoringStatus:
         return {a.tree_size for a in self._anchors.values() if a.state == "anchored" and self.is_own(a)}
 
     def _state_of(self, note: bytes) -> LogState | None:
-        """What the note says of this log; None if it is not signed by it."""
+        """Returns the log's state in the note; None if it is not signed by it."""
         if note not in self._read:
             try:
                 named = note.partition(b"\n")[0] == self._target.origin.encode()
@@ -265,7 +265,7 @@ class AnchoringStatus:
         return self._read[note]
 
     def _record_of(self, size: int, root: bytes, note: bytes, payer: str, plan: Anchor | None) -> Anchor:
-        """A planned anchor of this state: a new one, or in place of ``plan``."""
+        """Returns a planned anchor of this state: a new one, or in place of ``plan``."""
         now = self._now()
         return Anchor(
             id=new_id("anchor", now) if plan is None else plan.id,
@@ -280,7 +280,7 @@ class AnchoringStatus:
 
 
 def open_attempt(anchor: Anchor) -> AnchorAttempt | None:
-    """The anchor's transaction that may still land, if there is one."""
+    """Returns the anchor's transaction that may still land, if there is one."""
     if anchor.state == "anchored":
         return None
     return next((attempt for attempt in anchor.attempts if attempt.outcome == "open"), None)

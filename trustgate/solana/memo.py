@@ -4,9 +4,9 @@
     2  set the compute-unit price    the 75th percentile of what recent blocks took, capped by what it may cost
     3  memo                          the note, verbatim
 
-The fee payer is the only signer, and the memo names no accounts: that it was paid for and signed by this key is what
-the transaction itself says. Source: Solana documentation, "Fees" and "Compute Budget"; SPL Memo (the program of version
-2 and later, which explorers and nodes know).
+The fee payer is the only signer, and the memo names no accounts: that it was paid for and signed by this key is shown
+by the transaction itself. Source: Solana documentation, "Fees" and "Compute Budget"; SPL Memo (the program of version 2
+and later, which explorers and nodes know).
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def check_fee_limit(max_fee_lamports: int) -> None:
 
 
 async def estimate(rpc: RpcClient, address: str, note: bytes, *, max_fee_lamports: int) -> Fee:
-    """What it takes to post ``note``, paid by ``address``, at present.
+    """Returns what it takes to post ``note``, paid by ``address``, at present.
 
-    Asks for a simulation of a transaction that nobody can send: it has no signature and no blockhash. Raises
+    Asks for a simulation of a transaction that cannot be sent: it has no signature and no blockhash. Raises
     ``AnchorRefused`` where the fee cannot stay within ``max_fee_lamports``, and what the client raises.
     """
     check_note_size(note)
@@ -87,7 +87,7 @@ async def estimate(rpc: RpcClient, address: str, note: bytes, *, max_fee_lamport
 
 
 def price(compute_units: int, recent: Sequence[int], max_fee_lamports: int) -> Fee:
-    """The limit, price and fee of a transaction that uses ``compute_units``.
+    """Returns the limit, price and fee of a transaction that uses ``compute_units``.
 
     ``recent`` is what recent blocks took, micro-lamports a compute unit: the 75th percentile of it is offered. The fee
     is never above ``max_fee_lamports``, which is at least the base fee.
@@ -100,7 +100,9 @@ def price(compute_units: int, recent: Sequence[int], max_fee_lamports: int) -> F
 
 
 def sign_memo(key: PayerKey, note: bytes, blockhash: str, fee: Fee) -> bytes:
-    """The transaction, signed, as it goes over the wire. Raises ``AnchorRefused`` for a note that is too long."""
+    """Returns the transaction, signed, as it goes over the wire. Raises ``AnchorRefused`` for a note that is too
+    long.
+    """
     from solders.message import to_bytes_versioned
     from solders.signature import Signature
     from solders.transaction import VersionedTransaction

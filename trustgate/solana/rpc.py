@@ -111,7 +111,7 @@ class _SimulationAnswer(Struct):
 
 
 class SignatureStatus(Struct, frozen=True, rename="camel"):
-    """What a node says of a transaction. ``confirmations`` is None once it is final."""
+    """A node's report on a transaction. ``confirmations`` is None once it is final."""
 
     slot: _U64
     confirmations: _U64 | None = None
@@ -140,7 +140,7 @@ class SignatureStatuses(Struct, frozen=True):
 
 
 class Mention(Struct, frozen=True, rename="camel"):
-    """A transaction that names an address. Anybody can make one: who signed it is to be looked up."""
+    """A transaction that names an address. Any party can make one: who signed it is to be looked up."""
 
     signature: _Base58
     slot: _U64
@@ -168,7 +168,7 @@ _TRANSACTION_OR_NONE: Final[Any] = _TransactionAnswer | None
 
 
 class LandedTransaction(Struct, frozen=True):
-    """A transaction in a block: its wire bytes, and what came of it. ``err`` is None if it did what it says."""
+    """A transaction in a block: its wire bytes, and what came of it. ``err`` is None if it succeeded."""
 
     raw: bytes
     slot: int
@@ -190,19 +190,19 @@ class RpcClient(JsonRpc):
     # the cluster
 
     async def genesis_hash(self) -> str:
-        """The hash of the genesis block, base58: which cluster this is."""
+        """Returns the hash of the genesis block, base58: which cluster this is."""
         return await self.call("getGenesisHash", [], _Base58)
 
     async def epoch_info(self, commitment: Commitment) -> EpochInfo:
         return await self.call("getEpochInfo", [{"commitment": commitment}], EpochInfo)
 
     async def latest_blockhash(self) -> Blockhash:
-        """The latest confirmed one. A finalized one is some 13 s older, of the 60 to 90 that it is good for."""
+        """Returns the latest confirmed one. A finalized one is some 13 s older, of the 60 to 90 that it is good for."""
         answer = await self.call("getLatestBlockhash", [{"commitment": "confirmed"}], _BlockhashAnswer)
         return answer.value
 
     async def is_blockhash_valid(self, blockhash: str, commitment: Commitment, *, min_slot: int = 0) -> bool:
-        """Whether a transaction with it may land in the next block after the newest of that commitment.
+        """Returns whether a transaction with it may land in the next block after the newest of that commitment.
 
         False for a hash that is too old, and for one that is newer than that block.
         """
@@ -218,7 +218,7 @@ class RpcClient(JsonRpc):
         return answer
 
     async def prioritization_fees(self) -> list[int]:
-        """What the cheapest transaction of each recent block paid, micro-lamports a compute unit."""
+        """Returns what the cheapest transaction of each recent block paid, micro-lamports a compute unit."""
         answer = await self.call("getRecentPrioritizationFees", [], list[_PriorityFee])
         return [fee.prioritization_fee for fee in answer]
 
@@ -229,7 +229,7 @@ class RpcClient(JsonRpc):
         return (await self.call("getBalance", [address, {"commitment": "confirmed"}], TokenAmount)).value
 
     async def account(self, address: str) -> AccountInfo | None:
-        """What is there as of the latest confirmed block; None for nothing."""
+        """Returns what is there as of the latest confirmed block; None for nothing."""
         options = {"commitment": "confirmed", "encoding": "base64"}
         found = (await self.call("getAccountInfo", [address, options], _AccountAnswer)).value
         if found is None:
@@ -250,7 +250,7 @@ class RpcClient(JsonRpc):
     # transactions
 
     async def simulate(self, raw: bytes, *, replace_blockhash: bool = True) -> Simulation:
-        """What a transaction would do, signed or not.
+        """Returns what a transaction would do, signed or not.
 
         With its blockhash replaced, it need not have a good one; else that it has none is an error in the answer.
         """
@@ -263,10 +263,10 @@ class RpcClient(JsonRpc):
         return (await self.call("simulateTransaction", [_base64(raw), options], _SimulationAnswer)).value
 
     async def send(self, raw: bytes, *, preflight: bool) -> str:
-        """Hand over a signed transaction; gives the signature that the node says it has.
+        """Hand over a signed transaction; returns the signature that the node reports.
 
-        The node does not send it again by itself. That it was taken says nothing about whether it will land, and that
-        it was refused says nothing about whether it will not.
+        The node does not send it again by itself. Acceptance does not mean that it will land, and a refusal does not
+        mean that it will not.
         """
         options = {
             "encoding": "base64",
@@ -277,7 +277,7 @@ class RpcClient(JsonRpc):
         return await self.call("sendTransaction", [_base64(raw), options], _Base58)
 
     async def signature_status(self, signature: str) -> SignatureStatuses:
-        """What the node knows of a transaction, however old."""
+        """Returns what the node knows of a transaction, however old."""
         params = [[signature], {"searchTransactionHistory": True}]
         return await self.call("getSignatureStatuses", params, SignatureStatuses)
 
@@ -290,7 +290,7 @@ class RpcClient(JsonRpc):
         until: str | None = None,
         min_slot: int = 0,
     ) -> list[Mention]:
-        """A page of the transactions that name an address, the newest first.
+        """Returns a page of the transactions that name an address, the newest first.
 
         ``before`` and ``until`` are signatures, neither part of the page. A node that has not yet seen ``min_slot``
         is refused (``RpcUnavailable``).
@@ -300,7 +300,7 @@ class RpcClient(JsonRpc):
         return await self.call("getSignaturesForAddress", [address, options], list[Mention])
 
     async def transaction(self, signature: str, commitment: Commitment) -> LandedTransaction | None:
-        """The transaction of this signature; None where the node has none."""
+        """Returns the transaction of this signature; None where the node has none."""
         options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
         answer: _TransactionAnswer | None = await self.call(
             "getTransaction", [signature, options], _TRANSACTION_OR_NONE
@@ -324,7 +324,7 @@ def _base64(data: bytes) -> str:
 
 
 def _decoded(text: str, encoding: str) -> bytes | None:
-    """The bytes of what a node gives with its encoding; None if it is not the one that was asked for."""
+    """Returns the bytes of what a node gives with its encoding; None if it is not the one that was asked for."""
     try:
         return base64.b64decode(text, validate=True) if encoding == "base64" else None
     except ValueError:

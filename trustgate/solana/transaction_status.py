@@ -4,7 +4,7 @@ A node may lag, may be wrong, may be several nodes behind one address. So "it di
 nothing else is possible: the *finalized* height is past the last block that could take it, and a look made *after*
 that, by a node that is as far, finds it neither by its signature nor in the history of the address that paid. And "it
 landed" is believed when the node shows it, byte for byte. Everything in between means: wait, and send the same bytes
-again. Whoever signs anew on any lesser doubt posts twice.
+again. Signing anew on any lesser doubt posts twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Fate(NamedTuple):
-    """``missing``: nobody knows it, and it may still land. ``seen``: in a block that is not settled enough yet.
+    """``missing``: its status is unknown, and it may still land. ``seen``: in a block that is not settled enough yet.
     ``landed``: done. ``failed``: in a finalized block, with an error. ``gone``: it did not land, and it never will.
     """
 
@@ -33,7 +33,7 @@ class Fate(NamedTuple):
 
 
 async def look(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *, after: str | None = None) -> Fate:
-    """What has become of it by now. ``after`` is an older transaction of the same fee payer, if one is known.
+    """Returns what has become of it by now. ``after`` is an older transaction of the same fee payer, if one is known.
 
     Raises ``RpcUnavailable``, also where the node contradicts itself."""
     tip = await rpc.epoch_info("finalized")
@@ -55,7 +55,7 @@ async def look(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *
 async def look_closer(
     rpc: RpcClient, signature: str, message: bytes, commitment: Commitment, status: SignatureStatus
 ) -> Fate:
-    """What has become of a transaction that a node knows: ``seen``, ``landed`` or ``failed``.
+    """Returns what has become of a transaction that a node knows: ``seen``, ``landed`` or ``failed``.
 
     ``message`` is what was signed. Raises ``RpcUnavailable`` where the node contradicts itself.
     """
@@ -76,7 +76,7 @@ async def look_closer(
 
 
 def _is_same(raw: bytes, signature: str, message: bytes) -> bool:
-    """Whether these are the bytes that were signed."""
+    """Returns whether these are the bytes that were signed."""
     try:
         shown = read_transaction(raw)
     except VerificationFailed:

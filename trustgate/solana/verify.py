@@ -1,8 +1,8 @@
-"""Checking anchors from what a chain says alone, as a stranger would who trusts neither the log nor its keeper.
+"""Checking anchors from chain data alone, without trust in the log or its operator.
 
 Owns what it means that the anchors of a log are in order: every transaction of the address that claims to carry a
-checkpoint of the log does carry one, signed by the log; and each says more than the one before. Against the log itself
-they are checked where there is one. That a chain has exactly the transaction of a bundle is checked here too.
+checkpoint of the log does carry one, signed by the log; and each covers more than the one before. Against the log
+itself they are checked where there is one. That a chain has exactly the transaction of a bundle is checked here too.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ async def find_transaction(rpc: str, transaction: Transaction) -> str:
     """Ask a cluster (a name or a URL) for a transaction; a sentence on where it stands.
 
     Raises ``VerificationFailed`` unless the cluster has finalized just this transaction, to the byte of what was
-    signed, and it did what it says; ``SettingsError`` and ``ChainError`` where the cluster cannot be asked.
+    signed, and it succeeded; ``SettingsError`` and ``ChainError`` where the cluster cannot be asked.
     """
     from trustgate.solana.rpc import RpcClient
 
@@ -143,7 +143,7 @@ async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: R
 
 
 def _read(post: Post, log: AnchoredLog) -> LogState:
-    """What the post says of the log. Raises ``VerificationFailed`` where it cannot be believed."""
+    """Returns the log's state in the post. Raises ``VerificationFailed`` where it cannot be believed."""
     if len(post.memos) != 1:
         raise VerificationFailed(f"It carries {len(post.memos)} memos, and an anchor carries one.")
     try:
@@ -157,7 +157,7 @@ def _finding(post: Post, size: int, root: str, problem: str) -> AnchorFinding:
 
 
 def _order_problem(state: LogState, largest: int, roots: dict[int, bytes]) -> str:
-    """What is wrong with a state after those before it; "" for nothing."""
+    """Returns what is wrong with a state after those before it; "" for nothing."""
     if roots.get(state.size, state.root) != state.root:
         return f"An earlier anchor has another root for the same {state.size} receipts: the log was rewritten."
     if state.size in roots:
@@ -168,7 +168,7 @@ def _order_problem(state: LogState, largest: int, roots: dict[int, bytes]) -> st
 
 
 async def _log_problem(state: LogState, log: AnchoredLog) -> str:
-    """What is wrong with a state, for the log here; "" for nothing, or where there is no log."""
+    """Returns what is wrong with a state, for the log here; "" for nothing, or where there is no log."""
     if log.tree_size is None or log.root_at is None:
         return ""
     if state.size > log.tree_size:
@@ -179,7 +179,7 @@ async def _log_problem(state: LogState, log: AnchoredLog) -> str:
 
 
 def _claims(memo: bytes, origin: str) -> bool:
-    """Whether a memo begins as a checkpoint of the log does."""
+    """Returns whether a memo begins as a checkpoint of the log does."""
     return memo.partition(b"\n")[0] == origin.encode()
 
 

@@ -16,7 +16,7 @@ REQUIREMENT = "opentelemetry-proto>=1.35,<2"
 
 
 def check_installed() -> None:
-    """Raise ``ExtraMissing``, which says what to install, unless the extra is there."""
+    """Raise ``ExtraMissing``, which names what to install, unless the extra is there."""
     try:
         import opentelemetry.proto.trace.v1.trace_pb2  # noqa: F401 - whether it can be had
     except ImportError:

@@ -1,4 +1,4 @@
-"""The gateway's telemetry as a whole: what the server starts, tells and stops."""
+"""The gateway's telemetry as a whole: what the server starts, feeds and stops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FLUSH_S = 5.0
 
 class Telemetry:
     def __init__(self, settings: Settings, *, address: str, instance_id: str) -> None:
-        """``address``: where clients reach the gateway; ``instance_id`` tells it from others of the same name.
+        """``address``: where clients reach the gateway; ``instance_id`` distinguishes it from others of the same name.
 
         Raises ``SettingsError`` when the headers for the collector are missing.
         """
@@ -39,7 +39,7 @@ class Telemetry:
         self._collect: Callable[[], Sequence[Metric]] | None = None
 
     def start(self, collect: Callable[[], Sequence[Metric]]) -> None:
-        """``collect``: what ``/metrics`` tells."""
+        """``collect``: the samples of ``/metrics``."""
         self._collect = collect
         self._sender.start()
 
@@ -63,7 +63,7 @@ class Telemetry:
             self._sender.renew(lambda: self._points.encode(metrics, at_us))
 
     def metrics(self) -> Iterator[Metric]:
-        """How the sending itself stands, for ``/metrics``."""
+        """Yields how the sending itself stands, for ``/metrics``."""
         sent = self._sender.counts
         by_fate: dict[Labels, float] = {(("fate", "sent"),): sent.sent, (("fate", "dropped"),): sent.dropped}
         yield Metric("trustgate.otlp.spans", "counter", "Spans for the OTLP collector, by outcome.", by_fate)

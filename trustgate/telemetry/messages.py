@@ -16,7 +16,7 @@ SCOPE = InstrumentationScope(name="trustgate", version=__version__)
 
 
 def resource(settings: OtlpSettings, instance_id: str) -> Resource:
-    """Who speaks: this gateway. ``instance_id`` tells it from others of the same name."""
+    """Who speaks: this gateway. ``instance_id`` distinguishes it from others of the same name."""
     own: dict[str, Value] = {
         "service.name": settings.service_name,
         "service.version": __version__,
@@ -29,7 +29,7 @@ def resource(settings: OtlpSettings, instance_id: str) -> Resource:
 
 
 def attributes(pairs: Iterable[tuple[str, Value]]) -> list[KeyValue]:
-    """An empty text says nothing and is left out."""
+    """An empty text is left out."""
     return [KeyValue(key=name, value=_any(value)) for name, value in pairs if value != ""]
 
 

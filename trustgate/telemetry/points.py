@@ -20,7 +20,7 @@ class Points:
         self._started_us = started_us
 
     def encode(self, metrics: Iterable[Metric], at_us: int) -> bytes:
-        """The body of a request to /v1/metrics."""
+        """Returns the body of a request to /v1/metrics."""
         scope = wire.ScopeMetrics(scope=SCOPE, metrics=[self._metric(each, at_us) for each in metrics if each.series])
         whole = wire.ResourceMetrics(resource=self._resource, scope_metrics=[scope])
         body: bytes = ExportMetricsServiceRequest(resource_metrics=[whole]).SerializeToString()

@@ -1,8 +1,8 @@
-"""Handing over to a collector: a thread of its own, so that nobody waits for it.
+"""Handing over to a collector: in its own thread, so that no request waits for it.
 
 Owns what waits, what is tried again and what is dropped. Spans wait in a queue with a bound; when a collector is away
 for so long that it is full, further ones are dropped and counted. Metrics do not wait: they are sums since the start,
-so the newest copy says all. What is tried again, and after what time, is as OTLP says (its specification, "Failures").
+so the newest copy is complete. What is tried again, and after what time, follows OTLP (its specification, "Failures").
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Outcome = Literal["taken", "later", "refused"]
 
 
 class Lane:
-    """One of the collector's paths: whether it may be asked now, and how often somebody is told that it fails."""
+    """One of the collector's paths: whether it may be asked now, and how often a failure is logged."""
 
     def __init__(self, what: str, url: str) -> None:
         self._what = what
@@ -103,7 +103,7 @@ class _Held(NamedTuple):
 
 
 def _read(answer: bytes, into: Message) -> bool:
-    """Whether the answer is what OTLP says it is; that it was taken is told by its status."""
+    """Returns whether the answer has OTLP's form; that it was taken is told by its status."""
     try:
         into.ParseFromString(answer)
     except DecodeError:
@@ -134,7 +134,7 @@ class Sender:
         #: Counted on the loop what found no room, in the thread what became of the rest.
         self._no_room = self._sent = self._lost = 0
         self._wake = threading.Event()
-        #: When everything must have been sent, in monotonic time; None: nobody wants an end.
+        #: When everything must have been sent, in monotonic time; None: no end is requested.
         self._end_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
 
@@ -214,7 +214,7 @@ class Sender:
             self._lost += lost
 
     def _not_taken(self, answer: bytes) -> int:
-        """How many spans of a batch a collector says that it left."""
+        """Returns how many spans of a batch the collector reports as rejected."""
         response = ExportTraceServiceResponse()
         left = response.partial_success.rejected_spans if _read(answer, response) else 0
         if left:
@@ -236,7 +236,9 @@ class Sender:
             self._held_metrics = None
 
     def _time_for(self, lane: Lane) -> float | None:
-        """How long a request may take now; None: none is to be made. At the end everything is tried once more."""
+        """Returns how long a request may take now; None: none is to be made. At the end everything is tried once
+        more.
+        """
         if self._end_at is not None:
             left_s = self._end_at - time.monotonic()
             return min(left_s, _TIMEOUT_S) if left_s > 0 else None

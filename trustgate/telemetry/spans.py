@@ -1,4 +1,4 @@
-"""One span a request: how it is named and what it tells.
+"""One span a request: its name and its attributes.
 
 The names are those of the OpenTelemetry semantic conventions for GenAI and HTTP; ``server.*`` is this gateway, which is
 the server of the request, and ours begin with ``trustgate``. Only what a receipt holds goes out, and a refusal's code:
@@ -68,7 +68,7 @@ class Spans:
             self._server.append(("server.port", parts.port))
 
     def encode(self, ended: Sequence[Ended]) -> bytes:
-        """The body of a request to /v1/traces."""
+        """Returns the body of a request to /v1/traces."""
         scope = ScopeSpans(scope=SCOPE)
         for each in ended:
             scope.spans.append(self._span(each))
@@ -107,7 +107,7 @@ def _name(ended: Ended) -> str:
 
 
 def _fault(ended: Ended) -> str:
-    """What error.type says; "" for success, as an absent attribute."""
+    """Returns the value of error.type; "" for success, as an absent attribute."""
     receipt = ended.receipt
     if receipt is not None and receipt.finish in COUNTED:
         return "" if receipt.finish == "complete" else receipt.finish
@@ -153,5 +153,5 @@ def _answered(ended: Ended) -> Iterator[tuple[str, Value]]:
 
 
 def _host(base_url: str) -> str:
-    """Only the host and port: a path may hold what is nobody's business."""
+    """Only the host and port: a path may hold private data."""
     return base_url if base_url.startswith(BUILTIN_SCHEME) else urlsplit(base_url).netloc

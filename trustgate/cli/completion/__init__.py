@@ -29,12 +29,12 @@ FILES: dict[Shell, str] = {
     "powershell": "trustgate.ps1",
 }
 
-#: Nobody waits longer for a word to be completed, seconds.
+#: The longest wait for a completion, seconds.
 _PATIENCE_S = 5.0
 
 
 def script(shell: Shell) -> str:
-    """The completion script for a shell."""
+    """Returns the completion script for a shell."""
     from trustgate.cli import app as whole
     from trustgate.cli.completion import bash, fish, powershell, zsh
     from trustgate.cli.completion.tree import read_tree

@@ -138,7 +138,7 @@ def _kind(value: Value) -> str:
 
 
 def _table(function: str, variable: str, key: str, entries: Iterable[tuple[str, str]]) -> str:
-    """A function that sets a variable to what a table says of its arguments, or to nothing."""
+    """Returns a shell function that sets a variable to the table's entry for its arguments, or to nothing."""
     keys: dict[str, list[str]] = {}
     for path, value in entries:
         keys.setdefault(value, []).append(shlex.quote(path))

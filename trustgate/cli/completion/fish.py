@@ -87,7 +87,7 @@ def _completions(node: Node) -> Iterator[str]:
 
 
 def _value(value: Value) -> str:
-    """The value of an option: ``-r`` files may stand there, ``-x`` none may."""
+    """Returns the value of an option: ``-r`` files may stand there, ``-x`` none may."""
     if value.kind == "any":
         return "-x"
     return "-r -F" if value.kind == "file" else f"-x {_words(value)}"

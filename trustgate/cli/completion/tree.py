@@ -36,7 +36,7 @@ class Node(NamedTuple):
 ANY, FILE, FOLDER = Value("any"), Value("file"), Value("folder")
 #: What the program is asked for: `trustgate completion values KIND`.
 DYNAMIC = ("tenant", "plan", "passport", "key", "receipt")
-#: How a parameter says in its help what its value is.
+#: How a parameter's help names its value.
 _BY_METAVAR = {kind.upper(): Value(kind) for kind in DYNAMIC} | {
     "FILE": FILE,
     "DIR": FOLDER,
@@ -48,7 +48,7 @@ _HELP = Option(("--help", "-h"), "Show this message and exit.", None, repeated=F
 
 
 def read_tree(app: typer.Typer) -> tuple[Node, ...]:
-    """Every command, from the whole program down."""
+    """Returns every command, from the whole program down."""
     return tuple(_walk(typer.main.get_command(app), "trustgate"))
 
 

@@ -82,7 +82,7 @@ def _name(path: str) -> str:
 
 
 def _option(option: Option) -> Iterator[str]:
-    """A spec each name: those of one option exclude each other, unless it may be repeated."""
+    """Yields a spec each name: those of one option exclude each other, unless it may be repeated."""
     help_text = re.sub(r"([\[\]:\\])", r"\\\1", option.help)
     for name in option.names:
         start = "*" if option.repeated else f"({' '.join(option.names)})"
@@ -92,7 +92,7 @@ def _option(option: Option) -> Iterator[str]:
 
 
 def _action(value: Value) -> str:
-    """What a value is called, and how it is found."""
+    """Returns what a value is called, and how it is found."""
     if value.kind == "words":
         return f"value:({' '.join(value.words)})"
     # Said with an empty list: a message in its place would keep options from being completed at once.

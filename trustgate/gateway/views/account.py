@@ -168,7 +168,7 @@ class Reads:
         return PlainText(await self._archive.proof(entry))
 
     async def _entry(self, caller: Caller, receipt_id: str, *, param: str | None = None) -> Entry:
-        """A receipt of the caller's tenant. Raises ``NotFound``, for somebody else's too."""
+        """Returns a receipt of the caller's tenant. Raises ``NotFound``, for other tenants' too."""
         await self._log.flush()
         entry = await self._store.entry(receipt_id)
         if entry is None or entry.receipt.tenant != caller.tenant.id:
@@ -229,7 +229,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def _since(text: str | None) -> int:
-    """The start of a day in UTC, microseconds; 30 days ago when not given. Raises ``InvalidRequest``."""
+    """Returns the start of a day in UTC, microseconds; 30 days ago when not given. Raises ``InvalidRequest``."""
     if text is None:
         return now_us() - 30 * _DAY_US
     try:

@@ -113,7 +113,7 @@ def _order(arrival: Arrival, caller: Caller, terms: PaymentTerms, body: bytes) -
 
 
 def _amount(body: bytes, terms: PaymentTerms) -> int:
-    """What is to be added, nano-USD. Raises ``InvalidRequest``."""
+    """Returns what is to be added, nano-USD. Raises ``InvalidRequest``."""
     if not body.strip():
         return terms.top_up_nano_usd
     try:

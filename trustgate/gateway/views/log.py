@@ -1,6 +1,6 @@
-"""The log in public: checkpoint, tiles and keys. No key needed, nobody's data: hashes only.
+"""The log in public: checkpoint, tiles and keys. No key needed, no tenant's data: hashes only.
 
-Source of the paths: C2SP tlog-tiles; ``/log/keys`` is ours. Answers may be cached by anybody and read from any page:
+Source of the paths: C2SP tlog-tiles; ``/log/keys`` is ours. Responses may be cached publicly and read from any page:
 a full tile never changes, and neither does a partial one of a given width.
 """
 

@@ -46,7 +46,7 @@ _READS: tuple[tuple[str, str, dict[str, dict[str, Any]]], ...] = (
 
 
 def document() -> dict[str, Any]:
-    """The document. It is the same for everybody: no plan, no model and no upstream shows in it."""
+    """Returns the document. It is the same for everybody: no plan, no model and no upstream shows in it."""
     wires = list(dict.fromkeys(endpoint.wire for endpoint in ENDPOINTS if endpoint.body != "none"))
     schemas, components = msgspec.json.schema_components(wires, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(wires, schemas, strict=True))

@@ -1,8 +1,8 @@
 """``GET /``: the page for people. How the gateway stands, how to connect, the log's checkpoint, the receipt checker.
 
-Owns what it looks like and that it is harmless: one document that needs nothing from elsewhere and may talk to nobody
-(Content-Security-Policy), and on it nothing that ``/ready``, ``/log/…`` and ``/openapi.json`` would not tell anybody.
-No tenant, no upstream, no model's name. What a client calls the gateway is the operator's to say
+Owns what it looks like and that it is harmless: one document that needs nothing from elsewhere and may open no
+connection (Content-Security-Policy), and on it nothing that ``/ready``, ``/log/…`` and ``/openapi.json`` would not
+show. No tenant, no upstream, no model's name. What a client calls the gateway is the operator's to say
 (``payment.public_url``) or the browser's to see; the Host header is not asked.
 
 The checker is that of ``examples/verify``: one file, ``pages/verify.html``, which works from the disk by itself and of
@@ -44,14 +44,14 @@ class LastAnchor(NamedTuple):
 
 
 class PageStatus(NamedTuple):
-    """What the page tells. ``checks``: as ``/ready`` tells them."""
+    """What the page shows. ``checks``: as in ``/ready``."""
 
     checks: Mapping[str, str]
     version: str
     started_us: int
-    #: Their names, of which the page tells no more than that the built-in one is there.
+    #: Their names, of which the page shows only whether the built-in one exists.
     models: tuple[str, ...]
-    #: What clients call the gateway; "": the browser's address says it.
+    #: What clients call the gateway; "": the browser's address has it.
     public_url: str
     origin: str
     vkey: str
@@ -95,7 +95,7 @@ class Page:
 
 
 def _template() -> str:
-    """The page with the checker in it; what is to be put in later stands in double braces."""
+    """Returns the page with the checker in it; what is to be put in later stands in double braces."""
     folder = files("trustgate.gateway.views") / "pages"
     page, checker = ((folder / name).read_text("utf-8") for name in ("page.html", "verify.html"))
     parts = {
@@ -113,7 +113,9 @@ def _between(text: str, start: str, end: str) -> str:
 
 
 def _policy(page: str) -> str:
-    """Its own styles and scripts by their hashes, and nothing else: no address to load from, none to send to."""
+    """Returns its own styles and scripts by their hashes, and nothing else: no address to load from, none to send
+    to.
+    """
 
     def hashes(tag: str) -> str:
         parts = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", page, re.DOTALL)

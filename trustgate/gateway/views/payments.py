@@ -48,7 +48,7 @@ class Payments:
 
 
 def _card(payment: Payment) -> dict[str, Any]:
-    """A payment as its tenant sees it: nothing of what was signed, no word of the facilitator's address."""
+    """Returns a payment as its tenant sees it: nothing of what was signed, no word of the facilitator's address."""
     return {
         "id": payment.id,
         "object": "payment",

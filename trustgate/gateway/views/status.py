@@ -1,6 +1,6 @@
 """How a running gateway stands: read off its parts for ``/ready``, ``/``, ``/metrics`` and ``trustgate top``.
 
-Owns what each of them is told. All but the last are for anybody: no address, no path, no name of a tenant.
+Owns what each of them is told. All but the last are public: no address, no path, no name of a tenant.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class GatewayStatus:
         self.started_us = now_us()
 
     def check(self) -> dict[str, str]:
-        """What ``/ready`` tells: no addresses, no paths."""
+        """Returns the content of ``/ready``: no addresses, no paths."""
         upstreams = [
             upstream for _, upstream in self._targets.upstreams() if not upstream.base_url.startswith(BUILTIN_SCHEME)
         ]
@@ -72,16 +72,16 @@ class GatewayStatus:
         return {"store": store, "upstream": reachable, "serving": "draining" if self._running.draining else "ok"}
 
     def set_aside(self) -> int:
-        """How many receipts the database cannot hold as they are, unless the operator has accepted that."""
+        """Returns how many receipts the database cannot hold as they are, unless the operator has accepted that."""
         return sum(not aside.accepted for aside in self._store.set_aside)
 
     def notes(self) -> list[str]:
-        """What ``/ready`` tells besides: nothing of it keeps the gateway from serving."""
+        """Returns the warnings of ``/ready``: nothing of it keeps the gateway from serving."""
         count = self.set_aside()
         return [f"receipts set aside: {count} (trustgate receipt mend)"] if count else []
 
     def standing(self) -> PageStatus:
-        """What the page at ``/`` tells."""
+        """Returns what the page at ``/`` shows."""
         archive = self._archive
         return PageStatus(
             checks=self.check(),
@@ -112,7 +112,7 @@ class GatewayStatus:
         )
 
     def metrics(self) -> Iterator[Metric]:
-        """What ``/metrics`` tells of how the parts stand."""
+        """Yields the samples of ``/metrics`` on the state of the parts."""
         log, archive, anchoring = self._log, self._archive, self._anchoring
         shows_models = "model" in self._settings().metrics.labels
         up: dict[Labels, float] = {
@@ -149,7 +149,7 @@ class GatewayStatus:
         )
 
     def pulse(self) -> LiveStats:
-        """What ``trustgate top`` shows."""
+        """Returns what ``trustgate top`` shows."""
         log, archive, anchoring, counters = self._log, self._archive, self._anchoring, self._counters
         at_us, now_s = now_us(), time.monotonic()
         recent, window_s = in_window(list(counters.recent), at_us, _PULSE_WINDOW_S)

@@ -85,7 +85,7 @@ def usual_places() -> tuple[str, ...]:
 
 
 def find_servers(places: Iterable[str]) -> list[Found]:
-    """The LLM servers among ``places`` (``http://HOST:PORT``, a ``/v1`` at the end or not), in their order.
+    """Returns the LLM servers among ``places`` (``http://HOST:PORT``, a ``/v1`` at the end or not), in their order.
 
     Asks all of them at once and takes some seconds at most. Raises ``SettingsError`` for what is no address.
     """
@@ -102,7 +102,7 @@ def _root(place: str) -> str:
 
 
 def identify(root: str, key: str | None) -> Found | None:
-    """What answers at ``root``; None: nothing, or no LLM server. Never raises for what a server does."""
+    """Returns what answers at ``root``; None: nothing, or no LLM server. Never raises for what a server does."""
     alive = _request("GET", root, "/health/liveliness", timeout_s=_FIRST_TIMEOUT_S)
     if alive is None:
         return None  # whatever speaks HTTP has some answer to that
@@ -135,7 +135,9 @@ def _is_version(document: object) -> bool:
 
 
 def _speaks_openai(root: str, models: _Answer) -> bool:
-    """Whether ``/v1/models`` answers as OpenAI does, with a list or with an error; another TrustGate is left alone."""
+    """Returns whether ``/v1/models`` answers as OpenAI does, with a list or with an error; another TrustGate is left
+    alone.
+    """
     document = _json(models)
     if not isinstance(document, dict):
         return False
@@ -152,7 +154,7 @@ def _model_names(models: _Answer) -> tuple[str, ...]:
 
 
 def _listed(answer: _Answer | None) -> list[dict[str, Any]]:
-    """The objects under ``data``."""
+    """Returns the objects under ``data``."""
     document = _json(answer)
     data = document.get("data") if isinstance(document, dict) else None
     return [item for item in data[:_MODELS_MOST] if isinstance(item, dict)] if isinstance(data, list) else []
@@ -162,7 +164,7 @@ def _listed(answer: _Answer | None) -> list[dict[str, Any]]:
 
 
 def offer_models(found: Found, key: str | None) -> DiscoveredServer:
-    """What a server knows of its models (prices, limits, abilities) as passports, in its order.
+    """Returns what a server knows of its models (prices, limits, abilities) as passports, in its order.
 
     Passports name no address: they are asked of the default LLM server unless the caller gives them one. A server of
     which nothing but names is known has nothing to offer: the passport ``*`` serves those names anyway.
@@ -224,7 +226,7 @@ def _vllm_model(model: Mapping[str, Any]) -> ImportedPassport:
 
 
 def _llamacpp_model(name: str, context_length: int | None) -> ImportedPassport:
-    # Without --alias the name is the path of the file, which nobody wants to ask for.
+    # Without --alias the name is the path of the file, which is awkward as a model's name.
     slug = re.sub(r"\.gguf$", "", name.rpartition("/")[2]) if name.endswith(".gguf") else name
     fields = PassportFields(
         api_model_id=name, provider="llama.cpp", format="gguf", context_length=context_length, capabilities=("chat",)
@@ -233,7 +235,7 @@ def _llamacpp_model(name: str, context_length: int | None) -> ImportedPassport:
 
 
 def _served_context(props: object) -> int | None:
-    """How many tokens a request of llama.cpp may have: what the model was trained for may be more."""
+    """Returns how many tokens a request of llama.cpp may have: what the model was trained for may be more."""
     defaults = props.get("default_generation_settings") if isinstance(props, dict) else None
     return _count(defaults.get("n_ctx")) if isinstance(defaults, dict) else None
 
@@ -264,7 +266,7 @@ def _request(
     body: bytes | None = None,
     timeout_s: float = _TIMEOUT_S,
 ) -> _Answer | None:
-    """The answer; None when there is none: nobody listens, it takes too long, or it is not HTTP."""
+    """Returns the answer; None when there is none: no server listens, it takes too long, or it is not HTTP."""
     parts = urlsplit(root)
     host = parts.hostname or ""
     connection: http.client.HTTPConnection
@@ -288,7 +290,7 @@ def _request(
 
 
 def _json(answer: _Answer | None) -> Any:
-    """The answer's JSON; None where there is none, or where it is a refusal without any."""
+    """Returns the answer's JSON; None where there is none, or where it is a refusal without any."""
     if answer is None:
         return None
     try:

@@ -1,6 +1,6 @@
 """Reading JSON and YAML files that strangers wrote: bounded in size, depth and expansion, mistakes named by line.
 
-Owns the limits. A message never quotes what a file says, since that may be a secret.
+Owns the limits. A message never quotes a file's content, since that may be a secret.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def refuse(path: Path, what: str, hint: str) -> NoReturn:
 
 
 def load(path: Path) -> Document:
-    """The file's content. Raises ``SettingsError`` with the line of a mistake."""
+    """Returns the file's content. Raises ``SettingsError`` with the line of a mistake."""
     text = _read_text(path)
     if path.suffix.lower() == ".json" or (path.suffix.lower() not in (".yaml", ".yml") and text.lstrip()[:1] == "{"):
         return Document(path, _parse_json(path, text))
@@ -117,7 +117,7 @@ def _check_depth(path: Path, events: Iterable[Any]) -> None:
 
 
 def _expanded_size(root: Any) -> int:
-    """How many nodes a YAML document has when every alias is written out; a cycle counts as too many."""
+    """Returns how many nodes a YAML document has when every alias is written out; a cycle counts as too many."""
     sizes: dict[int, int] = {}
 
     def size(node: Any) -> int:
@@ -136,7 +136,7 @@ def _expanded_size(root: Any) -> int:
 
 
 def _item_lines(root: Any, key: str) -> Iterator[int]:
-    """The line of each item in the list under ``key``."""
+    """Yields the line of each item in the list under ``key``."""
     for name, value in root.value if root.id == "mapping" else ():
         if name.value == key and value.id == "sequence":
             yield from (item.start_mark.line + 1 for item in value.value)

@@ -87,7 +87,7 @@ class ImportFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_import_file(path: Path, *, direct: bool = False, prices: Path | None = None) -> ImportFile:
-    """Read a LiteLLM configuration or table of prices; the content tells which it is.
+    """Read a LiteLLM configuration or table of prices; the content decides which it is.
 
     ``direct``: call OpenAI-compatible providers of a configuration themselves, not through its proxy.
     ``prices``: a table that gives a configuration's models the prices and limits it leaves out.
@@ -110,7 +110,7 @@ def read_import_file(path: Path, *, direct: bool = False, prices: Path | None = 
 
 
 def read_model_info(models: Iterable[Mapping[str, Any]]) -> ImportFile:
-    """What a running LiteLLM proxy says of its models (``data`` of its ``/model/info``), by their public names.
+    """Returns a running LiteLLM proxy's data on its models (``data`` of its ``/model/info``), by their public names.
 
     Of several deployments under one name the first counts. Sources: LiteLLM documentation, "Model Management".
     """
@@ -152,7 +152,7 @@ def _listed(names: list[str]) -> str:
 def _pico_usd(
     info: Mapping[str, Any], member: str, where: str, notes: _Notes, exponent: int = _PICO_EXPONENT
 ) -> int | None:
-    """A price in USD a token as pico-USD (or what ``exponent`` says), rounded up; None if there is none.
+    """Returns a price in USD a token as pico-USD (or the power in ``exponent``), rounded up; None if there is none.
 
     What is no price is noted, and none.
     """
@@ -188,7 +188,7 @@ def _prices(info: Mapping[str, Any], where: str, notes: _Notes) -> Prices | None
 
 
 def _limit(info: Mapping[str, Any], member: str) -> int | None:
-    """A number of tokens, if the member is one."""
+    """Returns a number of tokens, if the member is one."""
     value = info.get(member)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
         value = int(value)
@@ -206,7 +206,7 @@ def _capabilities(info: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _described(info: Mapping[str, Any], where: str, notes: _Notes) -> PassportFields:
-    """What model info says: prices, limits and capabilities."""
+    """Returns the content of model info: prices, limits and capabilities."""
     # max_tokens is LiteLLM's older name for the limit of the output, for embeddings of the input.
     legacy = _limit(info, "max_tokens")
     embedding = info.get("mode") == "embedding"
@@ -345,7 +345,7 @@ class _ConfigReader:
             self._notes.add(f"{name} has deployments at different prices; the first one's apply.")
 
     def _describe(self, deployment: _Deployment) -> PassportFields:
-        # What the entry says of itself counts before what a table of prices says.
+        # The entry's own values override those of a table of prices.
         # Of the parameters only the prices describe the model: their max_tokens is what requests are sent with.
         prices = {name: deployment.params[name] for name in _PRICE_MEMBERS if name in deployment.params}
         said = {name: value for name, value in deployment.info.items() if value is not None}
@@ -366,7 +366,7 @@ class _ConfigReader:
     # calling a provider without the proxy
 
     def _direct_route(self, deployment: _Deployment) -> dict[str, Any] | None:
-        """Where and how to call the deployment's provider; None if only the proxy can, which is noted."""
+        """Returns where and how to call the deployment's provider; None if only the proxy can, which is noted."""
         provider = deployment.provider or ("openai" if _OPENAI_MODEL.match(deployment.model) else None)
         if provider not in _OPENAI_PROTOCOL:
             speaker = provider or "its provider"
@@ -472,7 +472,7 @@ def _url_problem(url: object) -> str | None:
 
 
 def _number(value: object) -> int | float | None:
-    """The value, if JSON can carry it as a number."""
+    """Returns the value, if JSON can carry it as a number."""
     if isinstance(value, Decimal):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -489,5 +489,5 @@ def _items(value: object) -> list[Any]:
 
 
 def _texts(value: object) -> list[str]:
-    """A list of names; anything else in it (LiteLLM also takes whole parameter objects) is left out."""
+    """Returns a list of names; anything else in it (LiteLLM also takes whole parameter objects) is left out."""
     return [item for item in _items(value) if isinstance(item, str)]

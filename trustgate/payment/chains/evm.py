@@ -75,7 +75,7 @@ class EvmRpc(JsonRpc):
         return int(await self.call("eth_chainId", [], _Quantity), 16)
 
     async def block(self, number: int | None = None) -> Block:
-        """The block of this number, or the latest."""
+        """Returns the block of this number, or the latest."""
         tag = "latest" if number is None else hex(number)
         found: _Block | None = await self.call("eth_getBlockByNumber", [tag, False], _BLOCK_OR_NONE)
         if found is None:
@@ -94,7 +94,7 @@ class EvmRpc(JsonRpc):
     async def logs(
         self, address: str, topics: list[str | list[str] | None], first: int, last: int
     ) -> tuple[EventLog, ...]:
-        """The events of a contract in the blocks from ``first`` to ``last``."""
+        """Returns the events of a contract in the blocks from ``first`` to ``last``."""
         asked = {"address": address, "topics": topics, "fromBlock": hex(first), "toBlock": hex(last)}
         return await self.call("eth_getLogs", [asked], tuple[EventLog, ...])
 
@@ -102,7 +102,7 @@ class EvmRpc(JsonRpc):
         return len(await self.call("eth_getCode", [address, "latest"], _Hex)) > len("0x")
 
     async def authorization_state(self, token: str, payer: str, nonce: str, block: int | None) -> bool:
-        """Whether the authorization was used or cancelled, as of a block, or of the latest."""
+        """Returns whether the authorization was used or cancelled, as of a block, or of the latest."""
         tag = "latest" if block is None else hex(block)
         answer = await self._ask(token, AUTHORIZATION_STATE + word(payer) + word(nonce), tag)
         if len(answer) != len("0x") + 64:
@@ -116,7 +116,7 @@ class EvmRpc(JsonRpc):
         return value if value < 256 else None
 
     async def text(self, token: str, selector: str) -> str | None:
-        """What ``name()`` or ``version()`` says; None where the contract does not."""
+        """Returns the result of ``name()`` or ``version()``; None where the contract does not."""
         digits = (await self._ask(token, selector))[2:]
         answer = b"" if len(digits) % 2 else bytes.fromhex(digits)
         size = int.from_bytes(answer[32:64]) if len(answer) >= 96 else 0
@@ -132,5 +132,5 @@ class EvmRpc(JsonRpc):
 
 
 def word(value: str) -> str:
-    """An address or a nonce as 32 bytes in hexadecimal, without 0x."""
+    """Returns an address or a nonce as 32 bytes in hexadecimal, without 0x."""
     return value.lower().removeprefix("0x").rjust(64, "0")

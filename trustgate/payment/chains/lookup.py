@@ -1,11 +1,11 @@
-"""What a chain says of a payment whose settling nobody saw the end of.
+"""Looking up a payment of unknown outcome on its chain.
 
 "It did not move" is believed only when it no longer can, and a look made after that finds nothing. Until then it is
 ``unknown``, however long that takes.
 
     Solana  found by its signature where that was recorded, else in the history of the account that the tokens come
             from, by its message: the fee payer's signature is not known, and can be any. It can no longer land when
-            its blockhash is too old for the newest finalized block. A node says "not valid" of a hash that is newer
+            its blockhash is too old for the newest finalized block. A node answers "not valid" for a hash that is newer
             than that block, too; so the block must have been made some time after the payment arrived, hash and all.
     EVM     the token knows whether an authorization was used. That alone is no payment: its payer may have cancelled
             it, or used its nonce otherwise. So the transaction must be there, with the transfer in its log. It can no
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 #: By how much the clocks of a chain and of this machine may differ, seconds.
 _CLOCKS_S: Final = 30
-#: Before a payment arrived nobody has sent it; seconds, for the clocks and for payments that arrive late.
+#: A payment cannot have been sent before it arrived; seconds, for the clocks and for payments that arrive late.
 _BEFORE_S: Final = 300
 #: Between two looks that must both find nothing.
 _SECOND_LOOK_S: Final = 1.0
@@ -68,7 +68,7 @@ class Chains:
         return await self._on_evm(payment, payload)
 
     async def close(self) -> None:
-        """The nodes are closed by whoever made them."""
+        """The caller closes the nodes."""
 
     # Solana
 
@@ -89,7 +89,7 @@ class Chains:
         return Settlement("failed", reason="the payment expired before it reached the chain", payer=payment.payer)
 
     async def _dead_since(self, rpc: RpcClient, payment: Payment, transaction: Transaction) -> int | None:
-        """The finalized slot from which on it can no longer land; None while it can."""
+        """Returns the finalized slot from which on it can no longer land; None while it can."""
         first = transaction.instructions[0] if transaction.instructions else None
         if first is not None and first.program == _SYSTEM_PROGRAM and first.data == _ADVANCE_NONCE:
             return None  # a durable nonce does not age
@@ -104,7 +104,7 @@ class Chains:
     async def _look(
         self, rpc: RpcClient, payment: Payment, transaction: Transaction, *, min_slot: int
     ) -> Settlement | None:
-        """What became of it; None where the node knows nothing of it as of ``min_slot``."""
+        """Returns what became of it; None where the node knows nothing of it as of ``min_slot``."""
         from trustgate.solana.history import find_message
         from trustgate.solana.transaction_status import look_closer
 
@@ -181,7 +181,7 @@ class Chains:
 
 
 def _pays(receipt: EvmReceipt, payment: Payment, signed: Authorization) -> bool:
-    """Whether this transaction used the authorization, and moved the amount from its payer to the receiver."""
+    """Returns whether this transaction used the authorization, and moved the amount from its payer to the receiver."""
     from trustgate.payment.chains.evm import AUTHORIZATION_USED, TRANSFER, word
 
     if not receipt.succeeded:

@@ -1,8 +1,8 @@
-"""The RPC nodes that payments are looked up at: one for each network that somebody pays on, from the settings.
+"""The RPC nodes that payments are looked up at: one for each network that is offered, from the settings.
 
 Owns which node speaks for which network, and the check that it does: a node of another chain would take worthless
 tokens for dollars. A node is a URL, which costs nothing until it is asked; ``local`` is the chain in the home folder,
-which poses as Solana devnet. It is found where somebody runs it, else run by this process, from ``prepare`` on. A
+which poses as Solana devnet. It is found where another process runs it, else run by this one, from ``prepare`` on. A
 request never waits for that: until the chain is there, it is told that it is not.
 """
 
@@ -37,7 +37,7 @@ _LOOK_EVERY_S: Final = 1.0
 
 
 def has_node(network: str) -> bool:
-    """Whether the settings name a node for this network."""
+    """Returns whether the settings name a node for this network."""
     return network in _SETTING_OF
 
 
@@ -61,7 +61,9 @@ class Nodes:
             await self._local.start()
 
     async def solana(self, network: str) -> RpcClient:
-        """The client of a Solana network's node. Raises ``ChainError``, also where the node is of another network."""
+        """Returns the client of a Solana network's node. Raises ``ChainError``, also where the node is of another
+        network.
+        """
         from trustgate.solana.clusters import LOCAL, Cluster, find_cluster
         from trustgate.solana.rpc import RpcClient
 
@@ -82,7 +84,7 @@ class Nodes:
         return rpc
 
     async def evm(self, network: str) -> EvmRpc:
-        """The same for a network ``eip155:N``."""
+        """Returns the same for a network ``eip155:N``."""
         from trustgate.payment.chains.evm import EvmRpc
 
         text = self._text(network)
@@ -109,7 +111,7 @@ class Nodes:
         await self._local.close()
 
     def _text(self, network: str) -> str:
-        """What the settings say. Raises ``ChainError`` for a network that they name no node for."""
+        """Returns what the settings say. Raises ``ChainError`` for a network that they name no node for."""
         setting = _SETTING_OF.get(network)
         if setting is None:
             raise ChainError(
@@ -177,7 +179,7 @@ class _LocalChain:
                     self._tell(net.url)
                     await self._closing.wait()
             except StoreLocked:
-                # Somebody else runs it. When it goes away, whoever stopped it may want to start it again.
+                # Another process runs it. When it goes away, its owner may start it again.
                 while not self._closing.is_set() and (url := await find_running(self._folder)) is not None:
                     self._tell(url)
                     await self._pause(_LOOK_EVERY_S)

@@ -3,7 +3,8 @@
     verify  the rules of ``signing_policy``, the payer's signature, then the x402 SDK's own verification, which ends
             in a simulation by the node
     settle  verify again, sign, let the signature be recorded, and only then send; then look until the transaction is
-            confirmed. A look asks for the error before it asks how settled it is: what landed with an error paid nobody
+            confirmed. A look asks for the error before it asks how settled it is: what landed with an error paid
+            nothing
 
 Owns the key and the threads that verification runs on: the SDK is synchronous, and neither it nor a slow node may hold
 up the event loop. Nothing that is signed leaves before its signature is recorded, so the simulation is of an unsigned
@@ -44,7 +45,7 @@ _POLL_GROWTH: Final = 1.25
 _POLL_MOST_S: Final = 1.0
 _RESEND_S: Final = 2.0
 _SIMULATION_FAILED: Final = "transaction_simulation_failed"
-#: What a simulation says where the fee payer has no money: no fault of the client's.
+#: A simulation's error where the fee payer has no money: no fault of the client's.
 _NO_FEE: Final = frozenset({"InsufficientFundsForFee", "AccountNotFound"})
 _ALREADY_PROCESSED: Final = "AlreadyProcessed"
 #: SPL Token's error number for a balance that is too small.
@@ -72,7 +73,7 @@ class EmbeddedFacilitator:
         self._key: PayerKey | None = None
 
     def key(self) -> PayerKey:
-        """The fee payer's. Raises ``SettingsError``."""
+        """Returns the fee payer's. Raises ``SettingsError``."""
         if self._key is None:
             path = self._settings.payment_keypair
             try:
@@ -241,7 +242,7 @@ class _Signer:
         return [self._address]
 
     def sign_transaction(self, tx_base64: str, fee_payer: str, network: str) -> str:
-        """As it is: a simulation needs no signature, and a signed transaction could be sent by whoever sees it."""
+        """As it is: a simulation needs no signature, and a signed transaction could be sent by any observer."""
         del fee_payer, network
         return tx_base64
 
@@ -268,7 +269,7 @@ class _Signer:
 
 
 def _why_not_sign(transaction: Transaction, payment: Payment, fee_payer: str) -> str | None:
-    """The policy, and the payer's signature. Takes a tenth of a millisecond or two."""
+    """Returns the policy, and the payer's signature. Takes a tenth of a millisecond or two."""
     from solders.pubkey import Pubkey
     from solders.signature import Signature
 
@@ -296,9 +297,9 @@ def _load_sdk() -> None:
 
 
 def _sdk_verify(signer: _Signer, transaction: Transaction, payment: Payment, fee_payer: str) -> Any:
-    """The SDK's verdict (its ``VerifyResponse``).
+    """Returns the SDK's verdict (its ``VerifyResponse``).
 
-    It is shown the bytes that were read here, and what the ledger says was asked: whatever the client's encoding may
+    It is shown the bytes that were read here, and the ledger's requirements: whatever the client's encoding may
     hide from one reader or the other.
     """
     from x402.mechanisms.svm.exact.facilitator import ExactSvmScheme
@@ -325,7 +326,7 @@ def _signed(transaction: Transaction, key: PayerKey) -> bytes:
 
 
 def _reason_of(err: Any) -> str:
-    """What a simulation's error is in x402's words."""
+    """Returns what a simulation's error is in x402's words."""
     if isinstance(err, str):
         snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in err if c.isalnum())[:64]
         return f"{_SIMULATION_FAILED}{snake if snake.startswith('_') else ''}"
@@ -336,7 +337,7 @@ def _reason_of(err: Any) -> str:
 
 
 async def _patiently(call: Callable[[], Awaitable[Any]]) -> Any:
-    """The answer; None where there is none now. Whatever a node says against a transaction proves nothing."""
+    """Returns the answer; None where there is none now. A node's objection to a transaction proves nothing."""
     try:
         return await call()
     except ChainError as error:

@@ -1,8 +1,8 @@
 """Who settles for an offer: one facilitator by each name, made when it is first needed, closed at the end.
 
 Owns the names: ``embedded`` is this gateway, everything else the base URL of a remote facilitator, in whose place
-``X402_FACILITATOR_URL`` stands where it is set. Nothing of the SDK, of Solana or of HTTP is imported before somebody
-pays.
+``X402_FACILITATOR_URL`` stands where it is set. Nothing of the SDK, of Solana or of HTTP is imported before the first
+payment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Facilitators:
                 raise SettingsError(f"X402_FACILITATOR_URL: {error.message}", hint=error.hint) from None
 
     def embedded(self) -> EmbeddedFacilitator:
-        """This gateway's own."""
+        """Returns this gateway's own."""
         if self._embedded is None:
             from trustgate.payment.facilitators.embedded import EmbeddedFacilitator
 
@@ -53,7 +53,7 @@ class Facilitators:
         return self._embedded
 
     async def get(self, name: str) -> Facilitator:
-        """The facilitator of an offer: ``embedded`` or a base URL."""
+        """Returns the facilitator of an offer: ``embedded`` or a base URL."""
         if name == EMBEDDED:
             return self.embedded()
         url = self._override or name
@@ -70,7 +70,7 @@ class Facilitators:
     async def prepare(self, offers: Iterable[Offer]) -> None:
         """Do ahead what the first payment by one of these would wait for. May be called again.
 
-        Raises nothing: what is amiss is logged, and told again when somebody pays.
+        Raises nothing: what is amiss is logged, and reported again at the next payment.
         """
         offers = tuple(offers)
         await self._nodes.prepare({offer.network for offer in offers})

@@ -1,9 +1,9 @@
 """A facilitator somewhere else: asked over HTTP, believed only where its answer leaves no doubt.
 
 Verifying moves nothing, so there every "no" is taken for one, and an answer that is none is "not now". Settling moves
-money, so there is a third answer: whoever times out, breaks off, answers with an error page or with something that
-contradicts itself may have moved it. Only a whole success (status 200, with a transaction, on the network that was
-asked for) is a success, and only a refusal for a reason that is final, without a transaction, is a failure.
+money, so there is a third answer: one that times out, breaks off, or sends an error page or a contradictory answer may
+have moved it. Only a whole success (status 200, with a transaction, on the network that was asked for) is a success,
+and only a refusal for a reason that is final, without a transaction, is a failure.
 
 Source: x402 specification v2, section 7 "Facilitator interface", and its error codes; v1 has the same wire.
 """
@@ -31,10 +31,10 @@ _logger = logging.getLogger("trustgate.payment")
 
 _MOST_BYTES: Final = 256 * 1024
 _SUPPORTED_S: Final = 15.0
-#: Statuses with which a facilitator says that what it was sent cannot be right.
+#: Statuses with which a facilitator rejects the request itself.
 _REFUSALS: Final = frozenset({400, 402, 412, 422})
 
-#: Reasons for which a payment is refused before anything is sent: what the payment itself says is wrong, or its payer
+#: Reasons for which a payment is refused before anything is sent: the payment's own content is wrong, or its payer
 #: has not the money. Every other reason may come after the money moved, or while it moves: ``duplicate_settlement``,
 #: ``settlement_pending``, ``invalid_transaction_state``, ``unexpected_settle_error``, ``transaction_failed``,
 #: ``transaction_simulation_failed`` and a used nonce (it may be this very payment that was used), and all new ones.
@@ -75,7 +75,7 @@ class _Supported(Struct):
 
 
 def check_facilitator_url(url: str) -> str:
-    """The base URL of a remote facilitator, without a slash at its end. Raises ``InvalidRequest``."""
+    """Returns the base URL of a remote facilitator, without a slash at its end. Raises ``InvalidRequest``."""
     fault = why_not_base_url(url) if "://" in url else "must begin with https:// and name a host, or be embedded"
     if fault is None and urlsplit(url).scheme != "https" and not _is_loopback(urlsplit(url).hostname or ""):
         fault = "must begin with https://: payments are trusted on its word"
@@ -206,7 +206,7 @@ def _reason(text: str | None) -> str:
 
 
 def _identifier(text: str | None) -> str:
-    """A transaction or an address; "" for what can be neither."""
+    """Returns a transaction or an address; "" for what can be neither."""
     return text if text is not None and re.fullmatch("[0-9A-Za-z]{1,128}", text) else ""
 
 

@@ -4,7 +4,7 @@ Owns the rules, which are stricter than those of the exact scheme where those le
 facilitator takes a transaction that names the fee payer among an instruction's accounts, asks any number of compute
 units at up to five lamports each, or brings accounts from address tables. Here
 
-    signers       two, the fee payer first, then whoever owns the tokens
+    signers       two, the fee payer first, then the owner of the tokens
     instructions  compute-unit limit, compute-unit price, TransferChecked, then at most one memo and the assertions that
                   wallets add (Lighthouse), three of these in all
     accounts      in the message itself; the fee payer in no instruction's, so that no program can touch what it holds
@@ -52,7 +52,7 @@ class Terms(NamedTuple):
 
 
 def why_not(transaction: Transaction, terms: Terms) -> str | None:
-    """The reason (x402's words) for which the fee payer does not sign this; None if it may.
+    """Returns the reason (x402's words) for which the fee payer does not sign this; None if it may.
 
     Signatures are not looked at.
     """
@@ -107,7 +107,7 @@ def _why_not_transfer(transaction: Transaction, terms: Terms) -> str | None:
 
 
 def _budget(instruction: Instruction, kind: int, size: int) -> int | None:
-    """The number in an instruction of the compute budget; None if it is another one."""
+    """Returns the number in an instruction of the compute budget; None if it is another one."""
     program, accounts, data = instruction
     if program != _COMPUTE_BUDGET or accounts or len(data) != 1 + size or data[0] != kind:
         return None
