@@ -378,8 +378,7 @@ def mixed() -> list[Entry]:
             tenant=f"tenant_{(tenant := chance.randrange(4))}",
             key=f"key_{tenant}_{chance.randrange(2)}",
             model=chance.choice(["gpt-4o", "openai/gpt-4o", "trustgate/echo"]),
-            finish=(finish := chance.choice(get_args(Finish))),
-            v=2 if finish == "credited" else chance.choice([1, 2, 3, 4]),
+            **_ending(chance),
             usage_source=chance.choice(["provider", "estimate"]),
             prompt_tokens=chance.randrange(1000),
             cached_tokens=chance.randrange(100),
@@ -389,6 +388,14 @@ def mixed() -> list[Entry]:
         )
         for seq in range(1, 201)
     ]
+
+
+def _ending(chance: random.Random) -> dict[str, Any]:
+    """How a request ended, and what the version of its receipt knows of its price."""
+    finish = chance.choice(get_args(Finish))
+    version = 2 if finish == "credited" else chance.choice([1, 2, 3, 4])
+    priced = {} if version < 3 else {"price_known": chance.random() < 0.5}
+    return {"finish": finish, "v": version, **priced}
 
 
 MIDDLE_US = FIRST_US + 200 * 1_000_000_000
@@ -421,6 +428,10 @@ def expected_usage(entries: list[Entry], query: UsageFilter) -> list[UsageRow]:
         if receipt.finish in COUNTED:
             row["requests"] += 1
             row["estimated"] += receipt.usage_source == "estimate"
+            row["unpriced"] += receipt.price_known is False
+            row["billed_nano_usd"] += (
+                receipt.billed_nano_usd if isinstance(receipt.billed_nano_usd, int) else receipt.cost_nano_usd
+            )
             for member in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd"):
                 row[member] += getattr(receipt, member)
     return [UsageRow(group=group, **groups[group]) for group in sorted(groups)]

@@ -15,7 +15,7 @@ from trustgate.access.keys import explain_unknown, hash_secret
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.ids import now_us
 from trustgate.store import State
-from trustgate.types import ApiKey, Limits, PaymentTerms, Plan, Tenant
+from trustgate.types import FACTOR_ONE_PPM, ApiKey, Limits, PaymentTerms, Plan, Tenant
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -30,6 +30,8 @@ class Caller(msgspec.Struct, frozen=True):
     terms: PaymentTerms | None = None
     #: It pays, or its tokens or money are limited: what is held for a request must bound what the request may use.
     is_metered: bool = False
+    #: Its money is limited, and its plan serves no model that has no price: such a limit would not bind.
+    wants_prices: bool = False
 
 
 class Directory:
@@ -75,7 +77,8 @@ class Directory:
         plan = self._plans[tenant.plan]
         terms = self._owing(tenant.id)
         is_metered = terms is not None or _limits_use(plan.limits) or _limits_use(key.limits)
-        caller = Caller(key, tenant, plan, _policy_hash(plan, key), terms, is_metered)
+        wants_prices = plan.unpriced_models == "refuse" and (limits_money(plan.limits) or limits_money(key.limits))
+        caller = Caller(key, tenant, plan, _policy_hash(plan, key), terms, is_metered, wants_prices)
         self._callers[digest] = caller
         return caller
 
@@ -185,6 +188,13 @@ def _limits_use(limits: Limits) -> bool:
     )
 
 
+def limits_money(limits: Limits) -> bool:
+    """Whether they limit what may be spent in any window."""
+    return any(getattr(limits, f"cost_nano_usd_per_{window}") is not None for window in ("minute", "day", "month"))
+
+
 def _policy_hash(plan: Plan, key: ApiKey) -> str:
-    policy = (plan.name, plan.limits, plan.scope, plan.on_disconnect, key.limits, key.scope)
+    policy: tuple[object, ...] = (plan.name, plan.limits, plan.scope, plan.on_disconnect, key.limits, key.scope)
+    if plan.price_factor_ppm != FACTOR_ONE_PPM or plan.unpriced_models != "refuse":
+        policy += (plan.price_factor_ppm, plan.unpriced_models)
     return hashlib.sha256(msgspec.json.encode(policy, order="sorted")).hexdigest()

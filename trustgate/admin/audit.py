@@ -177,6 +177,8 @@ class BooksAuditor:
         if receipt.finish in COUNTED:
             tenant.usage["requests"] += 1
             tenant.usage["estimated"] += receipt.usage_source == "estimate"
+            tenant.usage["billed_nano_usd"] += _billed(counted)
+            tenant.usage["unpriced"] += receipt.price_known is False
             for member in _SUMS:
                 tenant.usage[member] += getattr(counted, member)
         elif receipt.finish == "refused":
@@ -300,8 +302,7 @@ class _Windows:
     def add(self, receipt: Receipt) -> None:
         if receipt.created_us < self._oldest_us or receipt.finish not in COUNTED:
             return
-        billed = receipt.cost_nano_usd if isinstance(receipt.billed_nano_usd, UnsetType) else receipt.billed_nano_usd
-        use = 1, receipt.prompt_tokens + receipt.completion_tokens, billed
+        use = 1, receipt.prompt_tokens + receipt.completion_tokens, _billed(receipt)
         for window, start_us in enumerate(self._standing.windows.starts):
             if receipt.created_us >= start_us - _ADMISSION_US:
                 sums = self._within if receipt.created_us >= start_us else self._before
@@ -404,3 +405,8 @@ def _figures(receipt: Receipt, payment: Payment) -> Iterator[tuple[str, object, 
     elif payment.state == "credited":
         # Of a request whose answer broke off the payment is on the balance too.
         yield "end", "credited" if receipt.finish in ("credited", "upstream_cut") else "delivered", payment.state
+
+
+def _billed(receipt: Receipt) -> int:
+    """What a request was billed at; before version 3 that was its cost."""
+    return receipt.cost_nano_usd if isinstance(receipt.billed_nano_usd, UnsetType) else receipt.billed_nano_usd

@@ -196,6 +196,9 @@ class PlanPut(Command[Plan], frozen=True, kw_only=True, tag="plan.put"):
     #: Scope by field name: models, endpoints, features, parameters.
     scope: dict[str, tuple[str, ...]] = {}
     on_disconnect: Literal["abort", "drain"] | None = None
+    #: Millionths; 1,000,000 bills what models cost.
+    price_factor_ppm: int | None = None
+    unpriced_models: Literal["refuse", "allow"] | None = None
     result = Plan
 
 

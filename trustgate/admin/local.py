@@ -46,6 +46,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.KeyRevoke: tenants.key_revoke,
     commands.KeyRotate: tenants.key_rotate,
     commands.PlanPut: tenants.plan_put,
+    money.PriceCheck: models.price_check,
     commands.PlanList: tenants.plan_list,
     commands.PlanShow: tenants.plan_show,
     commands.PlanRemove: tenants.plan_remove,

@@ -6,6 +6,7 @@ import shlex
 
 from msgspec.structs import replace
 
+from trustgate.access.directory import Directory, limits_money
 from trustgate.admin.commands import (
     AliasList,
     AliasRemove,
@@ -19,8 +20,10 @@ from trustgate.admin.commands import (
     PassportStatus,
 )
 from trustgate.admin.context import AdminContext
+from trustgate.admin.money import PaymentFinding, PriceCheck
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import new_id, now_us
+from trustgate.models.catalog import Catalog
 from trustgate.models.passports import change_passport, check_name, make_passport
 from trustgate.types import Alias, Passport
 
@@ -57,6 +60,38 @@ async def passport_status(context: AdminContext, command: PassportStatus) -> Pas
     passport = replace(context.catalog.passport(command.passport), status=command.status)
     await context.keep(passport)
     return passport
+
+
+async def price_check(context: AdminContext, command: PriceCheck) -> tuple[PaymentFinding, ...]:
+    return price_findings(context.directory, context.catalog, command.plan)
+
+
+def price_findings(directory: Directory, catalog: Catalog, plan: str | None = None) -> tuple[PaymentFinding, ...]:
+    """Models without a price that a limit on money refuses, of one plan or of all; none where no such limit is."""
+    plans = {plan.name: plan for plan in directory.plans()}
+    limited = {name for name, plan in plans.items() if limits_money(plan.limits)}
+    tenants = {tenant.id: tenant for tenant in directory.tenants() if tenant.status != "removed"}
+    limited |= {
+        tenants[key.tenant_id].plan
+        for key in directory.keys()  # noqa: SIM118 - not a mapping
+        if key.revoked_us is None and key.tenant_id in tenants and limits_money(key.limits)
+    }
+    refusing = sorted(name for name in limited if plans[name].unpriced_models == "refuse")
+    if plan is not None:
+        refusing = [name for name in refusing if name == plan]
+    unpriced = catalog.not_priced()
+    if not refusing or not unpriced:
+        return ()
+    shown = ", ".join(unpriced[:5]) + (f" and {len(unpriced) - 5} more" if len(unpriced) > 5 else "")
+    whose = ", ".join(refusing[:5])
+    return (
+        PaymentFinding(
+            status="warn",
+            message=f"without a price, so refused where spending is limited (plan {whose}): {shown}",
+            hint="trustgate passport set MODEL --input-price USD --output-price USD (or --free), "
+            f"or: trustgate plan set {shlex.quote(refusing[0])} --unpriced-models allow",
+        ),
+    )
 
 
 async def passport_import(context: AdminContext, command: PassportImport) -> ImportResult:

@@ -231,3 +231,10 @@ class BooksAudit(Command[AuditState], frozen=True, kw_only=True, tag="books.audi
 
     audit: str
     result = AuditState
+
+
+class PriceCheck(Command[tuple[PaymentFinding, ...]], frozen=True, kw_only=True, tag="price.check"):
+    """Whether limits on money meet models without a price: of one plan, or of all."""
+
+    plan: str | None = None
+    result = tuple[PaymentFinding, ...]

@@ -40,6 +40,8 @@ from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Te
 T = TypeVar("T", Limits, Scope)
 
 _NAME_MOST = 64
+#: A price a thousand times what a model costs is a slip of the keyboard.
+_MOST_FACTOR_PPM = 1_000 * 1_000_000
 #: Longer than any plan; keeps sums of times far from the largest integer.
 _LIFETIME_MOST_S = 100 * 366 * 86_400
 
@@ -245,7 +247,11 @@ async def plan_put(context: AdminContext, command: PlanPut) -> Plan:
         limits=_changed(plan.limits, command.limits),
         scope=_changed(plan.scope, command.scope),
         on_disconnect=command.on_disconnect or plan.on_disconnect,
+        price_factor_ppm=plan.price_factor_ppm if command.price_factor_ppm is None else command.price_factor_ppm,
+        unpriced_models=command.unpriced_models or plan.unpriced_models,
     )
+    if not 0 <= plan.price_factor_ppm <= _MOST_FACTOR_PPM:
+        raise InvalidRequest("The price factor must be between 0 and 1,000.", param="price_factor_ppm")
     _check_limits(plan.limits)
     _check_scope(plan.scope)
     await context.keep(plan)

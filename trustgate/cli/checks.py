@@ -31,7 +31,7 @@ from trustgate.admin.commands import (
     Status,
     TargetStatus,
 )
-from trustgate.admin.money import PaymentCheck, PaymentFinding
+from trustgate.admin.money import PaymentCheck, PaymentFinding, PriceCheck
 from trustgate.cli import render
 from trustgate.cli.context import Session, open_here, remote_admin, socket_answers
 from trustgate.cli.version import versions
@@ -173,6 +173,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
         passports = _ask(admin, PassportList())
         log = _ask(admin, AnchorStatus())
         payments = _ask(admin, PaymentCheck())
+        prices = _ask(admin, PriceCheck())
     except TrustGateError as error:
         yield _failed("server", error)
         return
@@ -184,6 +185,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
     yield from _keys(settings)
     yield from map(_target, status.targets)
     yield from _credentials(settings, passports, running=True)
+    yield from map(_price, prices)
     yield from map(_payment, payments)
 
 
@@ -235,6 +237,10 @@ def _remote(remote: RemoteServer) -> Iterator[Finding]:
     yield _server(status)
     yield from map(_target, status.targets)
     yield from map(_payment, payments)
+
+
+def _price(found: PaymentFinding) -> Finding:
+    return Finding(name="prices", status=found.status, message=found.message, hint=found.hint)
 
 
 def _payment(found: PaymentFinding) -> Finding:
@@ -298,12 +304,13 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
     try:
         status = await admin.execute(Status())
         passports = await admin.execute(PassportList())
+        prices = [_price(found) for found in await admin.execute(PriceCheck())]
         payments = await admin.execute(PaymentCheck())
     finally:
         await admin.close()
     size = render.size(settings.database.stat().st_size)
     opens = _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
-    return passports, payments, [opens, *_set_aside(status)]
+    return passports, payments, [opens, *_set_aside(status), *prices]
 
 
 def _set_aside(status: ServerStatus) -> Iterator[Finding]:

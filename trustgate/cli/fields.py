@@ -11,6 +11,7 @@ from trustgate.cli import values
 from trustgate.cli.options import option, with_options
 from trustgate.cli.values import Maybe
 from trustgate.models.passports import PassportFields
+from trustgate.models.pricing import FREE
 from trustgate.types import Prices
 
 T = TypeVar("T")
@@ -37,30 +38,36 @@ class Given(NamedTuple):
         return not (self.fields.given() or self.unset or self.prices)
 
 
-def _price(name: str, flag: str, what: str, parser: Callable[[str], Any], kind: Any = int) -> Any:
-    return option(name, kind, flag, help=what, parser=parser, metavar="USD")
+def _price(name: str, flag: str, what: str, parser: Callable[[str], Any]) -> Any:
+    return option(name, Maybe, flag, help=what, parser=parser, metavar="USD")
+
+
+def _per_million(name: str, flag: str, what: str) -> Any:
+    return _price(name, flag, f"Per million {what}", values.usd_per_million_or_none)
 
 
 _PRICES = [
-    _price("input_pico_usd", "--input-price", "Per million prompt tokens, in USD", values.usd_per_million),
-    _price("output_pico_usd", "--output-price", "Per million completion tokens, in USD", values.usd_per_million),
+    _price("input_pico_usd", "--input-price", "Per million prompt tokens, in USD", values.usd_per_million_or_none),
     _price(
-        "cached_input_pico_usd",
-        "--cached-input-price",
-        "Per million cached prompt tokens; default: the price of other prompt tokens",
-        values.usd_per_million_or_none,
-        Maybe,
+        "output_pico_usd", "--output-price", "Per million completion tokens, in USD", values.usd_per_million_or_none
     ),
-    _price("call_nano_usd", "--call-price", "Added to each call, in USD", values.usd),
-    _price("image_nano_usd", "--image-price", "Per generated image, in USD", values.usd),
-    _price("audio_second_nano_usd", "--audio-second-price", "Per second of transcribed audio, in USD", values.usd),
-    _price(
-        "character_pico_usd",
-        "--character-price",
-        "Per million characters of synthesized speech, in USD",
-        values.usd_per_million,
+    _per_million(
+        "cached_input_pico_usd", "--cached-input-price", "cached prompt tokens; without it they cost what others do"
     ),
+    _per_million("cache_write_pico_usd", "--cache-write-price", "prompt tokens written to the cache"),
+    _per_million("cache_write_1h_pico_usd", "--cache-write-1h-price", "of them that are kept for an hour"),
+    _per_million("reasoning_pico_usd", "--reasoning-price", "reasoning tokens, if they cost other than output"),
+    _per_million("audio_input_pico_usd", "--audio-input-price", "audio tokens heard"),
+    _per_million("audio_output_pico_usd", "--audio-output-price", "audio tokens spoken"),
+    _per_million("image_input_pico_usd", "--image-input-price", "image tokens seen"),
+    _per_million("image_output_pico_usd", "--image-output-price", "image tokens made"),
+    _price("call_nano_usd", "--call-price", "Added once a call, in USD", values.usd_or_none),
+    _price("image_nano_usd", "--image-price", "Per image made, in USD", values.usd_or_none),
+    _price("search_nano_usd", "--search-price", "Per search that a tool made, in USD", values.usd_or_none),
+    _price("audio_second_nano_usd", "--audio-second-price", "Per second of audio heard, in USD", values.usd_or_none),
+    _per_million("character_pico_usd", "--character-price", "characters spoken, in USD"),
 ]
+_FREE = option("free", bool, "--free", help="The model costs nothing; any price given later ends that")
 _PLAIN = [
     option("api_model_id", str, "--api-model-id", help="The LLM server's name for the model", metavar="ID"),
     option("provider", str, "--provider", help="The provider, such as openai", metavar="NAME"),
@@ -147,10 +154,11 @@ def _collect(given: Mapping[str, Any]) -> Given:
             unset.append(name)
         elif given[name]:
             fields[name] = _parsed(given[name], flag, parser)
-    prices = {o.name: given[o.name] for o in _PRICES if given[o.name] is not None}
-    cached = prices.get("cached_input_pico_usd")
-    if isinstance(cached, Maybe):
-        prices["cached_input_pico_usd"] = cached.value
+    prices = {o.name: given[o.name].value for o in _PRICES if given[o.name] is not None}
+    if given["free"]:
+        if prices:
+            raise typer.BadParameter("a model that is free has no prices besides.", param_hint="'--free'")
+        fields["prices"] = FREE
     return Given(PassportFields(**fields), tuple(unset), prices)
 
 
@@ -162,4 +170,4 @@ def _parsed(texts: list[str], flag: str, parser: Callable[[list[str]], T]) -> T:
 
 
 #: Gives a command the options that describe a passport; its parameter ``given`` gets what they said.
-with_passport_fields = with_options("given", [*_PLAIN, *_OPTIONAL, *_PRICES, *_LISTS], _collect)
+with_passport_fields = with_options("given", [*_PLAIN, *_OPTIONAL, _FREE, *_PRICES, *_LISTS], _collect)

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from trustgate.admin.commands import PlanList, PlanPut, PlanRemove, PlanShow
-from trustgate.cli import render
-from trustgate.cli.context import JsonOption, execute
+from trustgate.admin.commands import Admin, PlanList, PlanPut, PlanRemove, PlanShow
+from trustgate.admin.money import PaymentFinding, PriceCheck
+from trustgate.cli import render, values
+from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.limits import Allowed, everything, limit_fields, scope_fields, windows, with_limits
 from trustgate.errors import InvalidRequest
 from trustgate.types import Plan
@@ -23,6 +24,22 @@ OnDisconnectOption = Annotated[
         help="When a client hangs up: abort the LLM server's answer, or read it to its end for exact usage.",
     ),
 ]
+FactorOption = Annotated[
+    int | None,
+    typer.Option(
+        "--price-factor",
+        help="What tenants are billed of what models cost: 1.2 is a markup of 20 %, 0.9 a discount of 10 %.",
+        parser=values.factor,
+        metavar="FACTOR",
+    ),
+]
+UnpricedOption = Annotated[
+    Literal["refuse", "allow"] | None,
+    typer.Option(
+        "--unpriced-models",
+        help="Models without a price, where spending is limited or paid for: refuse them, or serve them at no cost.",
+    ),
+]
 
 
 @app.command("add")
@@ -32,11 +49,21 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
     allowed: Allowed,
     on_disconnect: OnDisconnectOption = None,
+    price_factor: FactorOption = None,
+    unpriced_models: UnpricedOption = None,
     json: JsonOption = False,
 ) -> None:
     """Add a plan. What is not given is not limited."""
-    command = PlanPut(name=name, create=True, limits=allowed.limits, scope=allowed.scope, on_disconnect=on_disconnect)
-    _print(execute(context, command), json)
+    command = PlanPut(
+        name=name,
+        create=True,
+        limits=allowed.limits,
+        scope=allowed.scope,
+        on_disconnect=on_disconnect,
+        price_factor_ppm=price_factor,
+        unpriced_models=unpriced_models,
+    )
+    _show_made(context, command, json)
 
 
 @app.command("set")
@@ -46,13 +73,23 @@ def set_(
     plan: PlanArgument,
     allowed: Allowed,
     on_disconnect: OnDisconnectOption = None,
+    price_factor: FactorOption = None,
+    unpriced_models: UnpricedOption = None,
     json: JsonOption = False,
 ) -> None:
     """Change a plan; it holds from the next request on. `none` lifts a limit."""
-    if not allowed.limits and not allowed.scope and on_disconnect is None:
+    changes = (on_disconnect, price_factor, unpriced_models)
+    if not allowed.limits and not allowed.scope and changes == (None, None, None):
         raise InvalidRequest("No change was given.", hint="trustgate plan set --help")
-    command = PlanPut(name=plan, limits=allowed.limits, scope=allowed.scope, on_disconnect=on_disconnect)
-    _print(execute(context, command), json)
+    command = PlanPut(
+        name=plan,
+        limits=allowed.limits,
+        scope=allowed.scope,
+        on_disconnect=on_disconnect,
+        price_factor_ppm=price_factor,
+        unpriced_models=unpriced_models,
+    )
+    _show_made(context, command, json)
 
 
 @app.command("list")
@@ -80,13 +117,26 @@ def list_(context: typer.Context, json: JsonOption = False) -> None:
 @app.command("show")
 def show(context: typer.Context, plan: PlanArgument, json: JsonOption = False) -> None:
     """Show a plan."""
-    _print(execute(context, PlanShow(name=plan)), json)
+    _show_made(context, PlanShow(name=plan), json)
 
 
 @app.command("remove")
 def remove(context: typer.Context, plan: PlanArgument, json: JsonOption = False) -> None:
     """Remove a plan that no tenant is on."""
     _print(execute(context, PlanRemove(name=plan)), json, removed=True)
+
+
+def _show_made(context: typer.Context, command: PlanPut | PlanShow, json: bool) -> None:
+    """The plan, and whether its limits on money meet models without a price."""
+
+    async def work(admin: Admin) -> tuple[Plan, tuple[PaymentFinding, ...]]:
+        plan = await admin.execute(command)
+        return plan, () if json else await admin.execute(PriceCheck(plan=plan.name))
+
+    plan, findings = with_admin(context, work)
+    _print(plan, json)
+    for found in findings:
+        render.say(render.Styled(f"Note: {found.message}. {found.hint or ''}", "yellow"))
 
 
 def _print(plan: Plan, json: bool, *, removed: bool = False) -> None:
@@ -96,11 +146,18 @@ def _print(plan: Plan, json: bool, *, removed: bool = False) -> None:
     if removed:
         render.say(f"Removed the plan {plan.name}.")
         return
+    refused = plan.unpriced_models == "refuse"
     render.card(
         [
             ("Plan", plan.name),
             *limit_fields(plan.limits),
             *scope_fields(plan.scope),
             ("On disconnect", plan.on_disconnect),
+            ("Billed", "what models cost" if plan.price_factor_ppm == 1_000_000 else _factor(plan)),
+            ("Without a price", "refused where spending counts" if refused else "served at no cost"),
         ]
     )
+
+
+def _factor(plan: Plan) -> str:
+    return f"{plan.price_factor_ppm / 1_000_000:g} times what models cost"

@@ -100,6 +100,16 @@ def _print(by: UsageGroup, rows: Sequence[UsageRow], total: Mapping[str, int], n
             f"{render.number(total['estimated'])} of the requests were metered by an estimate: "
             "the LLM server did not report their usage."
         )
+    if total["unpriced"]:
+        render.say(
+            render.Styled(
+                f"{render.number(total['unpriced'])} of the requests had a model without a price: what they cost is "
+                "not known and not in the sums. Set it: trustgate passport set MODEL --input-price USD …, or --free",
+                "yellow",
+            )
+        )
+    if total["billed_nano_usd"] != total["cost_nano_usd"]:
+        render.say(f"Billed by the tenants' plans: {render.usd(total['billed_nano_usd'])} in all.")
 
 
 def _draw(file: Path, by: UsageGroup, rows: Sequence[UsageRow], names: Mapping[str, str]) -> None:

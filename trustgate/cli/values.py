@@ -73,6 +73,11 @@ def usd(text: str) -> int:
     return _decimal(text, _NANO_DECIMALS, "an amount in USD, such as 5.00")
 
 
+def factor(text: str) -> int:
+    """A factor in millionths: ``1.2``, ``0.9``."""
+    return _decimal(text, 6, "a factor, such as 1.2")
+
+
 def usd_per_million(text: str) -> int:
     """Dollars per million tokens as pico-USD a token: ``0.15``."""
     return _decimal(text, _PRICE_DECIMALS, "a price in USD per million tokens, such as 0.15")

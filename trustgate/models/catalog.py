@@ -108,6 +108,17 @@ class Catalog:
     def passports(self) -> Iterable[Passport]:
         return self._passports.values()
 
+    def not_priced(self) -> list[str]:
+        """The slugs that serve and have no price; of a wildcard, where not every name under it has one."""
+        return [
+            passport.slug
+            for passport in self._passports.values()
+            if passport.status != "revoked" and not self._resolve_own(passport).price.known
+        ]
+
+    def _resolve_own(self, passport: Passport) -> Resolved:
+        return _resolved(passport, passport.api_model_id, ())
+
     def aliases(self) -> Iterable[Alias]:
         return self._aliases.values()
 

@@ -15,6 +15,7 @@ from trustgate.access.quota import Quota
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
 from trustgate.admin.context import AdminContext
 from trustgate.admin.local import LocalAdmin
+from trustgate.admin.models import price_findings
 from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.object_ids import ObjectIds
@@ -188,6 +189,8 @@ class Server:
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases)
         directory = Directory(state)
+        for found in price_findings(directory, catalog):
+            _logger.warning("%s. %s", found.message, found.hint)
         return cls(
             settings,
             store,

@@ -100,6 +100,10 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     cost_nano_usd: int
     #: How many of the requests were metered by an estimate.
     estimated: int
+    #: As billed: the cost times the factor of the tenant's plan.
+    billed_nano_usd: int = 0
+    #: How many of the requests were for a model without a price: their cost is not known and counts as nothing.
+    unpriced: int = 0
 
 
 class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -441,11 +441,13 @@ def _usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]
                 count(*) FILTER (WHERE finish = 'refused'),
                 count(*) FILTER (WHERE finish = 'upstream_error'),
                 {", ".join(sum_sql(name, IS_COUNTED) for name in sums)},
-                count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate')
+                count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate'),
+                {sum_sql(BILLED, IS_COUNTED)},
+                count(*) FILTER (WHERE {IS_COUNTED} AND price_known = false)
             FROM receipts {where} GROUP BY "group" ORDER BY "group" """,  # noqa: S608 - constants; values are bound
         values,
     ).fetchall()
-    members = ("requests", "refused", "failed", *sums, "estimated")
+    members = ("requests", "refused", "failed", *sums, "estimated", "billed_nano_usd", "unpriced")
     return [
         UsageRow(
             group=_day(row[0]) if query.by == "day" else row[0],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 
+from trustgate.access.plans import MEND_PRICE
 from trustgate.access.quota import Ask
 from trustgate.errors import PaymentRequired, PermissionDenied
 from trustgate.gateway.api.uploads import Upload, digest
@@ -87,14 +88,16 @@ def request_sha256(path: str, body_sha256: bytes) -> str:
 def _price(request: Request, terms: PaymentTerms, resolved: Resolved | None, ask: Ask) -> int:
     """The most that a request can cost, nano-USD; 0 where it owes nothing, or where its model means nothing.
 
-    Raises ``PermissionDenied`` for a model that has no price: it would be given away.
+    Raises ``PermissionDenied`` for a model that has no price, unless the plan allows such: it would be given away.
     """
     if not request.endpoint.is_sold:
         return 0
     if terms.price_nano_usd is not None:
         return terms.price_nano_usd * requests_in(request.call)
-    if resolved is not None and not resolved.price.known:
+    if resolved is not None and not resolved.price.known and request.caller.plan.unpriced_models == "refuse":
         raise PermissionDenied(
-            "This model has no price yet, so a request cannot be paid for.", code="model_not_priced", param="model"
+            f"This model has no price yet, so a request cannot be paid for. Its operator sets one: {MEND_PRICE}",
+            code="model_not_priced",
+            param="model",
         )
     return ask.cost_nano_usd

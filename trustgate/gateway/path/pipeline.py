@@ -27,7 +27,7 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from trustgate.access.directory import Caller, Directory
-from trustgate.access.plans import check_plan, completion_cap
+from trustgate.access.plans import check_plan, check_priced, completion_cap
 from trustgate.access.quota import Ask
 from trustgate.errors import (
     AuthenticationFailed,
@@ -163,6 +163,8 @@ class Pipeline:
                     steering=call.steering,
                     lines_for=call.work.endpoints if call.work is not None else (),
                 )
+                if resolved is not None:
+                    check_priced(caller, call.model, is_priced=resolved.price.known)
 
                 # 5 quota
                 with self._open_account(request, ask, sale, reply) as account:
@@ -172,6 +174,8 @@ class Pipeline:
 
                     # 7 passport
                     targets = self._routing.targets(way, resolved)
+                    if caller.wants_prices:  # a fallback must not be free of charge because nothing is known of it
+                        targets = [target for target in targets if target.price.known] or targets[:1]
 
                     # 8 fetch, 9 metering, 10 receipt, 11 response
                     reply.headers.append(receipt_header(arrival.receipt_id))

@@ -1,0 +1,120 @@
+"""Prices on the request path: what is not priced is not free, conditions count, and both are in the receipt."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.gateway.conftest import Tenant
+from tests.support.upstream import Reply, Upstream
+
+_numbers = itertools.count(1)
+
+
+def limited(tenant: Tenant, **plan: str) -> str:
+    """A plan of its own for the tenant, with a limit on money."""
+    name = f"limited-{next(_numbers)}"
+    given = {"usd-per-month": "100", **plan}
+    tenant.gateway.cli("plan", "add", name, *(part for flag, text in given.items() for part in (f"--{flag}", text)))
+    tenant.gateway.cli("tenant", "set", tenant.name, "--plan", name)
+    return name
+
+
+def model(tenant: Tenant, *prices: str, **more: str) -> str:
+    slug = f"priced-{next(_numbers)}"
+    tenant.gateway.cli(
+        "passport", "add", slug, *prices, *(p for flag, text in more.items() for p in (f"--{flag}", text))
+    )
+    return slug
+
+
+def answered(scripted: Upstream, usage: dict[str, Any], **members: Any) -> None:
+    scripted.script(Reply.json({"id": "x", "choices": [{"message": {"content": "hi"}}], "usage": usage, **members}))
+
+
+def code_of(response: httpx.Response) -> str:
+    code: str = response.json()["error"]["code"]
+    return code
+
+
+def test_a_limit_on_money_refuses_what_has_no_price(tenant: Tenant, scripted: Upstream) -> None:
+    unpriced, free = model(tenant), model(tenant, "--free")
+    plan = limited(tenant)
+    refused = tenant.chat(model=unpriced)
+    assert (refused.status_code, code_of(refused)) == (403, "model_not_priced")
+    told = refused.json()["error"]["message"]
+    assert "trustgate passport set" in told and f"trustgate plan set {plan} --unpriced-models allow" in told
+    assert scripted.requests == []
+
+    answered(scripted, {"prompt_tokens": 7, "completion_tokens": 3})
+    assert tenant.chat(model=free).status_code == 200
+    receipt = tenant.receipts()[-1]
+    assert (receipt["v"], receipt["price_known"], receipt["cost_nano_usd"]) == (3, True, 0)
+
+    tenant.gateway.cli("plan", "set", plan, "--unpriced-models", "allow")
+    answered(scripted, {"prompt_tokens": 7, "completion_tokens": 3})
+    assert tenant.chat(model=unpriced).status_code == 200
+    receipt = tenant.receipts()[-1]
+    assert (receipt["price_known"], receipt["cost_nano_usd"]) == (False, 0)
+
+
+def test_a_key_with_a_limit_on_money_refuses_it_too(tenant: Tenant, scripted: Upstream) -> None:
+    made = tenant.gateway.cli_json("key", "create", tenant.name, "--usd-per-day", "1")["key"]
+    body = {"model": model(tenant), "messages": [{"role": "user", "content": "Hi"}]}
+    with tenant.client(made["secret"]) as http:
+        response = http.post("/v1/chat/completions", json=body)
+    assert (response.status_code, code_of(response)) == (403, "model_not_priced")
+    assert scripted.requests == []
+
+
+def test_without_a_limit_on_money_it_is_served_and_the_receipt_tells(tenant: Tenant, scripted: Upstream) -> None:
+    answered(scripted, {"prompt_tokens": 7, "completion_tokens": 3})
+    assert tenant.chat(model=model(tenant)).status_code == 200
+    receipt = tenant.receipts()[-1]
+    assert (receipt["price_known"], receipt["cost_nano_usd"], receipt["billed_nano_usd"]) == (False, 0, 0)
+    assert "had a model without a price" in tenant.gateway.cli("usage", "--tenant", tenant.name).stdout
+
+
+def test_a_fallback_without_a_price_is_not_taken(tenant: Tenant, scripted: Upstream) -> None:
+    unpriced = model(tenant)
+    nobody = {"base-url": "http://127.0.0.1:9/v1", "fallback": unpriced}
+    priced = model(tenant, "--input-price", "1", "--output-price", "1", **nobody)
+    limited(tenant)
+    response = tenant.chat(model=priced)
+    assert response.status_code >= 500
+    assert scripted.requests == []
+
+
+def test_the_operator_is_told(tenant: Tenant) -> None:
+    unpriced = model(tenant)
+    plan = limited(tenant)
+    for shown in (
+        tenant.gateway.cli("plan", "show", plan).stdout,
+        tenant.gateway.cli("plan", "set", plan, "--usd-per-month", "50").stdout,
+        tenant.gateway.cli("doctor").stdout,
+    ):
+        assert "without a price, so refused where spending is limited" in " ".join(shown.split()), shown
+    listed = tenant.gateway.cli("passport", "list").stdout
+    assert any(unpriced in line and "not priced" in line for line in listed.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("factor", "billed"), [("1.2", 1_200), ("0.9", 900), ("1.0000001", None), ("0", 0), ("1001", None)]
+)
+def test_a_plan_bills_the_cost_times_its_factor(
+    tenant: Tenant, scripted: Upstream, factor: str, billed: int | None
+) -> None:
+    name = f"billed-{next(_numbers)}"
+    done = tenant.gateway.cli("plan", "add", name, "--price-factor", factor, check=False)
+    assert (done.returncode == 0) == (billed is not None)
+    if billed is None:
+        return
+    tenant.gateway.cli("tenant", "set", tenant.name, "--plan", name)
+    answered(scripted, {"prompt_tokens": 1, "completion_tokens": 0})
+    assert tenant.chat(model=model(tenant, "--input-price", "1")).status_code == 200
+    receipt = tenant.receipts()[-1]
+    assert (receipt["cost_nano_usd"], receipt["billed_nano_usd"]) == (1_000, billed)
+    assert tenant.used()["month"]["cost_nano_usd"] == billed
