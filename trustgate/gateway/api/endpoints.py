@@ -100,6 +100,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     names: Kind | None = None
     lists: Kind | None = None
     deletes: bool = False
+    #: Its file is a recording.
+    hears: bool = False
     #: It only counts what another request would use.
     counts: bool = False
 
@@ -174,11 +176,16 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"We could not parse the JSON body of your request: {json_fault(body, error)}.", code="invalid_json"
             ) from None
 
-    def peek_form(self, fields: dict[str, str], batch: BatchFile | None = None) -> Call:
-        """Read the fields of a form: each is text, and converted to what its member is."""
+    def peek_form(self, fields: dict[str, str], batch: BatchFile | None = None, audio_ms: int = 0) -> Call:
+        """Read the fields of a form: each is text, and converted to what its member is.
+
+        ``batch``: the requests in its file; ``audio_ms``: how long a recording that is its file may be.
+        """
         try:
             call = self.read(msgspec.convert(fields, self.wire, strict=False))
-            return call if batch is None else msgspec.structs.replace(call, model=batch.model)
+            if batch is not None:
+                return msgspec.structs.replace(call, model=batch.model)
+            return call if not self.hears else msgspec.structs.replace(call, audio_ms=audio_ms)
         except msgspec.ValidationError as error:
             return Call(model=fields.get("model", ""), choices=0, invalid=explain(error))
 
@@ -193,6 +200,7 @@ _TRANSCRIPTION: dict[str, Any] = {
     "body": "form",
     "wire": TranscriptionRequest,
     "read": read_transcription,
+    "hears": True,
     "dialect": EVENTS,
     "answers": "any",
     "meter": read_transcript,

@@ -54,6 +54,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     #: What is counted in other units than tokens and known beforehand: images to make, characters to speak.
     images: int = 0
     characters: int = 0
+    #: The length of a recording at most, milliseconds.
+    audio_ms: int = 0
     #: What a price may depend on: the tier that is asked for, and of images their size and quality.
     service_tier: str = ""
     image_size: str = ""

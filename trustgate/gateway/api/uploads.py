@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import Receive
 
 from trustgate.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TrustGateError
+from trustgate.gateway.api import units
 from trustgate.gateway.api.batch_files import BatchFile, JudgeLine
 from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece, boundary_of
 
@@ -58,6 +59,8 @@ class Upload:
         self._boundary = boundary_of(content_type)
         self._scanner = FormScanner(self._boundary, decisive)
         self._judge_line = judge_line
+        self._file_head = b""
+        self._scanner.on_file = self._keep_head
         if judge_line is not None:
             self._scanner.on_file = self._look_at_file
         #: The requests in it, where it is the file of a batch.
@@ -76,6 +79,15 @@ class Upload:
     @property
     def is_whole(self) -> bool:
         return self._ended
+
+    def _keep_head(self, data: bytes) -> None:
+        if len(self._file_head) < units.HEAD_BYTES:
+            self._file_head += data[: units.HEAD_BYTES]
+
+    def audio_ms(self, declared_bytes: int | None) -> int:
+        """How long the recording in it may be. ``declared_bytes``: the form's length, where its client told it."""
+        size = self.size if self._ended else declared_bytes or self._max_bytes
+        return units.audio_ms(self._file_head, size)
 
     def _look_at_file(self, data: bytes) -> None:
         self._unjudged.append(data)

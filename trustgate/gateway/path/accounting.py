@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, Quota, Rate
 from trustgate.errors import TrustGateError
+from trustgate.gateway.api import units
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.gateway.api.uploads import Payload, digest
@@ -30,7 +31,7 @@ from trustgate.payment.cashier import Sale
 from trustgate.payment.credit import payment_members
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import commitment
-from trustgate.types import COUNTED, Finish, PaymentTerms, Plan, Receipt, Usage
+from trustgate.types import COUNTED, Finish, PaymentTerms, Plan, Prices, Receipt, Usage
 
 #: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
 DEFAULT_COMPLETION_TOKENS = 4_096
@@ -88,11 +89,15 @@ def worst_case(
     completion_tokens = completion_bound(call, resolved, cap) * call.choices if endpoint.generates else 0
     cost_nano_usd = 0
     if resolved is not None and resolved.price.known:
+        heard, made = _unit_tokens(call, resolved.price.prices)
+        prompt_tokens += heard
+        completion_tokens += made
         usage = Usage(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             images=call.images,
             characters=call.characters,
+            audio_ms=call.audio_ms,
             service_tier=call.service_tier,
             image_size=call.image_size,
             image_quality=call.image_quality,
@@ -101,6 +106,14 @@ def worst_case(
             resolved.price.worst_nano_usd(usage, at_us, audio="audio" in call.features), plan.price_factor_ppm
         )
     return Ask(prompt_tokens + completion_tokens, cost_nano_usd)
+
+
+def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
+    """Prompt and completion tokens of what is heard, spoken or drawn, where the model is priced by tokens."""
+    if not (call.audio_ms or call.characters or call.images) or not (prices.input_pico_usd or prices.output_pico_usd):
+        return 0, 0
+    heard, written = units.transcription_tokens(call.audio_ms)
+    return heard, written + units.speech_tokens(call.characters) + units.image_tokens(call.images, call.image_quality)
 
 
 def requests_in(call: Call) -> int:

@@ -221,7 +221,9 @@ class Pipeline:
             judge_line=LineJudge(caller, self._catalog) if endpoint.makes == "file" else None,
         )
         await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)
-        return upload, endpoint.peek_form(upload.fields, upload.batch)
+        declared = arrival.headers.get(b"content-length")
+        audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
+        return upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
 
     def _open_account(self, request: Request, ask: Ask, sale: Sale | None, reply: Reply) -> Account:
         """Take the hold. A refusal is put on record too."""
