@@ -10,7 +10,7 @@ from trustgate.gateway.path.inflight import Cancellation, InFlight, RequestCance
 
 async def held(running: InFlight, key_id: str = "key_1") -> tuple[asyncio.Task[str], Cancellation]:
     """A task that waits for ever on a cancellation, and says how it was ended."""
-    cancellation = running.admit(key_id)
+    cancellation = running.admit(key_id, "ten_1")
 
     async def hold() -> str:
         try:
@@ -34,7 +34,7 @@ async def test_a_cancellation_ends_its_request_with_the_first_reason() -> None:
 
 async def test_a_cancellation_after_its_end_does_nothing() -> None:
     running = InFlight(10, 0)
-    cancellation = running.admit("key_1")
+    cancellation = running.admit("key_1", "ten_1")
     with cancellation:
         pass
     cancellation.cancel("shutdown")
@@ -52,7 +52,7 @@ async def test_a_cancellation_from_elsewhere_stays_one() -> None:
 
 
 async def test_an_error_of_the_request_passes_through() -> None:
-    with pytest.raises(ValueError, match="own"), InFlight(10, 0).admit("key_1"):
+    with pytest.raises(ValueError, match="own"), InFlight(10, 0).admit("key_1", "ten_1"):
         raise ValueError("own")
 
 
@@ -77,12 +77,12 @@ async def test_no_more_are_admitted_than_may_run() -> None:
     running = InFlight(1, 0)
     task, cancellation = await held(running)
     with pytest.raises(Unavailable) as caught:
-        running.admit("key_2")
+        running.admit("key_2", "ten_2")
     assert caught.value.code == "overloaded"
     assert caught.value.headers["retry-after"] == "1"
     cancellation.cancel("shutdown")
     await task
-    with running.admit("key_2"):
+    with running.admit("key_2", "ten_2"):
         assert len(running) == 1
 
 
@@ -91,7 +91,7 @@ async def test_a_drain_waits_for_those_that_run_and_admits_nobody() -> None:
     release = asyncio.Event()
 
     async def request() -> str:
-        with running.admit("key_1"):
+        with running.admit("key_1", "ten_1"):
             await release.wait()
         return "ended by itself"
 
@@ -100,7 +100,7 @@ async def test_a_drain_waits_for_those_that_run_and_admits_nobody() -> None:
     drain = asyncio.create_task(running.drain(30))
     await asyncio.sleep(0)
     with pytest.raises(Unavailable) as caught:
-        running.admit("key_2")
+        running.admit("key_2", "ten_2")
     assert caught.value.code == "shutting_down"
     release.set()
     assert await task == "ended by itself"

@@ -1,9 +1,10 @@
 """Quotas: how much a tenant and a key may use, held in advance and settled to the real figure.
 
-``reserve`` takes a request's worst case out of every window at once or refuses it, ``post`` replaces the hold by
-what was really used, ``void`` gives it back. All three run on one event loop without awaiting, so no two
-requests can pass the same limit together: of N requests against a limit of M exactly M are admitted. Requests are
-exact; tokens and money can overshoot by no more than one request's use beyond its own hold.
+``enter`` takes one of the parallel requests that a tenant and a key may have, as soon as the key is known: before the
+body is read, so that slow bodies count. ``reserve`` takes a request's worst case out of every window at once or
+refuses it, ``post`` replaces the hold by what was really used, ``void`` gives it back. All of them run on one event
+loop without awaiting, so no two requests can pass the same limit together: of N requests against a limit of M exactly
+M are admitted. Requests are exact; tokens and money can overshoot by no more than one request's use beyond its hold.
 
 Owns the counters. They are memory only: at start they are rebuilt from the receipts of the running windows.
 Windows are calendar windows in UTC; what began in one window is settled in that one, or nowhere once it is over.
@@ -63,14 +64,40 @@ class _Counter:
         self.parallel = 0
 
 
+class ParallelSlot:
+    """One of the parallel requests of a tenant and a key. Given back once, by ``release`` or the end of its block."""
+
+    __slots__ = ("_counters",)
+
+    def __init__(self, counters: tuple[_Counter, ...]) -> None:
+        self._counters = counters
+        for counter in counters:
+            counter.parallel += 1
+
+    def release(self) -> None:
+        counters, self._counters = self._counters, ()
+        for counter in counters:
+            counter.parallel -= 1
+
+    def __enter__(self) -> ParallelSlot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 class Hold:
     """A reservation. Settled once, by ``post`` or ``void``; settling again does nothing."""
 
-    __slots__ = ("ask", "counters", "is_lasting", "open", "rates", "starts")
+    __slots__ = ("ask", "counters", "is_lasting", "open", "rates", "slot", "starts")
 
-    def __init__(self, ask: Ask, counters: tuple[_Counter, ...], starts: tuple[int, int, int]) -> None:
+    def __init__(
+        self, ask: Ask, counters: tuple[_Counter, ...], starts: tuple[int, int, int], slot: ParallelSlot | None
+    ) -> None:
         self.ask = ask
         self.counters = counters
+        #: Given back when the hold is settled; None: the work is no request in flight.
+        self.slot = slot
         self.starts = starts
         self.open = True
         #: Of work that goes on after its request has ended: no request in flight, and none to be counted.
@@ -113,9 +140,25 @@ class Quota:
 
     # the request path
 
-    def reserve(self, tenant: Tenant, plan: Plan, key: ApiKey, ask: Ask, at_us: int) -> Hold:
+    def enter(self, tenant: Tenant, plan: Plan, key: ApiKey) -> ParallelSlot:
+        """Take one of the parallel requests of a tenant and a key.
+
+        Raises ``RateLimited`` (429) with ``Retry-After`` and changes nothing when either has as many as it may.
+        """
+        counters = (self._counter(tenant.id), self._counter(key.id))
+        owners = ((plan.limits, f"plan {plan.name!r}"), (key.limits, "this API key"))
+        for counter, (limits, owner) in zip(counters, owners, strict=True):
+            most = limits.parallel_requests
+            if most is not None and counter.parallel >= most:
+                raise _too_many_at_once(most, owner)
+        return ParallelSlot(counters)
+
+    def reserve(
+        self, tenant: Tenant, plan: Plan, key: ApiKey, ask: Ask, at_us: int, slot: ParallelSlot | None = None
+    ) -> Hold:
         """Take the request and its worst case out of every window of its tenant and its key.
 
+        ``slot``: what ``enter`` gave for this request; the hold gives it back when it is settled. None: one is taken.
         Raises ``RateLimited`` (429) with ``Retry-After`` and changes nothing when any limit would be passed.
         """
         if at_us >= self._windows.ends[0]:
@@ -126,17 +169,14 @@ class Quota:
         )
         demand = (1, ask.tokens, ask.cost_nano_usd)
         for counter, limits, owner in subjects:
-            most = limits.parallel_requests
-            if most is not None and counter.parallel >= most:
-                raise _too_many_at_once(most, owner)
             for limit in self._active(limits):
                 used = counter.used[limit.window][limit.unit]
                 # A request larger than the whole limit may run only where nothing at all limits it: refuse it too.
                 if used + demand[limit.unit] > limit.most:
                     raise self._refusal(limit, used, demand[limit.unit], owner, at_us)
-        hold = Hold(ask, (subjects[0][0], subjects[1][0]), self._windows.starts)
+        slot = slot or self.enter(tenant, plan, key)
+        hold = Hold(ask, (subjects[0][0], subjects[1][0]), self._windows.starts, slot)
         for counter in hold.counters:
-            counter.parallel += 1
             for used_in_window in counter.used:
                 used_in_window[_REQUESTS] += 1
                 used_in_window[_TOKENS] += ask.tokens
@@ -151,7 +191,7 @@ class Quota:
         """
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
-        hold = Hold(ask, (self._counter(tenant_id), self._counter(key_id)), self._windows.starts)
+        hold = Hold(ask, (self._counter(tenant_id), self._counter(key_id)), self._windows.starts, None)
         hold.is_lasting = True
         for counter in hold.counters:
             for figures in (*counter.used, *counter.lasting):
@@ -181,8 +221,9 @@ class Quota:
         if not hold.open:
             return
         hold.open = False
+        if hold.slot is not None:
+            hold.slot.release()
         for counter in hold.counters:
-            counter.parallel -= not hold.is_lasting
             for window, start in enumerate(hold.starts):
                 if start == self._windows.starts[window]:
                     for figures in (counter.used[window], counter.lasting[window])[: 1 + hold.is_lasting]:

@@ -56,7 +56,12 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, le=3600, description="How long a client may take to send a body, seconds.")
     ] = 30.0
     max_concurrent_requests: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Requests in flight; more are refused with 503.")
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Requests in flight, at most four fifths of them one tenant's; more are refused with 503.",
+        ),
     ] = 1000
     request_timeout_s: Annotated[
         float, Meta(gt=0, le=86400, description="How long one request may take in all, streams included, seconds.")

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from trustgate.access.directory import Caller
-from trustgate.access.quota import Ask, Hold, Quota, Rate
-from trustgate.errors import TrustGateError
+from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
+from trustgate.errors import RateLimited, TrustGateError
 from trustgate.gateway.api import units
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.members import BOUNDS, largest
@@ -131,6 +131,10 @@ class Request(NamedTuple):
     body: Payload
 
 
+#: What is known of a request that is refused before its body is read.
+_NOT_READ = Call(model="")
+
+
 class Accounting:
     """Where accounts are opened: the quota they draw on and the log their receipts go to."""
 
@@ -139,10 +143,19 @@ class Accounting:
         self.log = log
         self._last_refusal_us: dict[str, int] = {}
 
-    def open(self, request: Request, ask: Ask, sale: Sale | None) -> Account:
+    def enter(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, reply: Reply) -> ParallelSlot:
+        """Take one of the caller's parallel requests. Raises ``RateLimited`` (429), which is put on record too."""
+        try:
+            return self.quota.enter(caller.tenant, caller.plan, caller.key)
+        except RateLimited as refusal:
+            # Its body has not been read: the receipt commits to none.
+            self.refuse(Request(arrival, endpoint, caller, _NOT_READ, b""), refusal, reply)
+            raise
+
+    def open(self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot | None = None) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
         caller = request.caller
-        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, request.arrival.at_us)
+        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, request.arrival.at_us, slot)
         return Account(self, request, hold, sale)
 
     def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> None:

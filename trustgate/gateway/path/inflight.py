@@ -2,7 +2,7 @@
 
 ``Cancellation`` is a context manager, built like ``asyncio.timeout``: ``cancel`` cancels the request's task where it
 waits, and the block then raises ``RequestCancelled`` with the reason. ``InFlight`` is the list of all requests in
-flight, by key, with the bound on how many there may be.
+flight, by key, with the bound on how many there may be, in all and of one tenant.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Literal, Protocol
 
 from trustgate.errors import Unavailable
+from trustgate.gateway.path.shares import Shares
 
 Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "shutdown"]
 
@@ -34,11 +35,12 @@ class Sending(Protocol):
 
 
 class Cancellation:
-    __slots__ = ("_cancelling", "_task", "_timer", "key_id", "reason", "reply", "running")
+    __slots__ = ("_cancelling", "_task", "_timer", "key_id", "reason", "reply", "running", "tenant_id")
 
-    def __init__(self, running: InFlight, key_id: str) -> None:
+    def __init__(self, running: InFlight, key_id: str, tenant_id: str) -> None:
         self.running = running
         self.key_id = key_id
+        self.tenant_id = tenant_id
         self.reason: Reason | None = None
         #: What its client is given, once there is something.
         self.reply: Sending | None = None
@@ -80,36 +82,54 @@ class Cancellation:
 
 
 class InFlight:
-    """The requests in flight: at most ``most`` at once, each for at most ``timeout_s`` seconds (0: for ever)."""
+    """The requests in flight: at most ``most`` at once, each for at most ``timeout_s`` seconds (0: for ever).
+
+    One tenant has at most its share of them (``shares``), so that there is room for the others.
+    """
 
     def __init__(self, most: int, timeout_s: float) -> None:
-        self.most = most
+        self._shares = Shares(most)
         self.timeout_s = timeout_s
         self._cancellations: set[Cancellation] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self.draining = False
 
-    def admit(self, key_id: str) -> Cancellation:
-        """Admit one more request. Raises ``Unavailable`` (503) when the gateway is full or shutting down."""
+    @property
+    def most(self) -> int:
+        return self._shares.most
+
+    @most.setter
+    def most(self, most: int) -> None:
+        self._shares.most = most
+
+    def admit(self, key_id: str, tenant_id: str) -> Cancellation:
+        """Admit one more request.
+
+        Raises ``Unavailable`` (503) when the gateway is full or shutting down, or when the tenant has its share of it.
+        """
         if self.draining:
             raise Unavailable(
                 "The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"}, retryable=True
             )
-        if len(self._cancellations) >= self.most:
+        if not self._shares.has_room(tenant_id, 1):
             raise Unavailable(
-                "The gateway is at its limit of concurrent requests.",
+                "The gateway is at its limit of concurrent requests."
+                if self._shares.is_full
+                else "This account has its share of the gateway's concurrent requests: the rest is for others.",
                 code="overloaded",
                 headers={"retry-after": "1"},
                 retryable=True,
             )
-        return Cancellation(self, key_id)
+        return Cancellation(self, key_id, tenant_id)
 
     def add(self, cancellation: Cancellation) -> None:
+        self._shares.take(cancellation.tenant_id, 1)
         self._cancellations.add(cancellation)
         self._empty.clear()
 
     def discard(self, cancellation: Cancellation) -> None:
+        self._shares.give_back(cancellation.tenant_id, 1)
         self._cancellations.discard(cancellation)
         if not self._cancellations:
             self._empty.set()

@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_plan, check_priced, completion_cap
-from trustgate.access.quota import Ask
+from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.errors import (
     AuthenticationFailed,
     PaymentRequired,
@@ -130,7 +130,11 @@ class Pipeline:
         # 2 bearer auth
         caller = self._directory.authenticate(bearer_token(arrival, endpoint.dialect.key_header), arrival.at_us)
 
-        with self._running.admit(caller.key.id) as cancellation:
+        # A share of the gateway, and one of the caller's own parallel requests: asked for before anything is read.
+        with (
+            self._running.admit(caller.key.id, caller.tenant.id) as cancellation,
+            self._books.enter(arrival, endpoint, caller, reply) as slot,
+        ):
             cancellation.reply = reply
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._books.log.check_room(len(self._running))
@@ -167,7 +171,7 @@ class Pipeline:
                     check_priced(caller, call.model, is_priced=resolved.price.known)
 
                 # 5 quota
-                with self._open_account(request, ask, sale, reply) as account:
+                with self._open_account(request, ask, sale, slot, reply) as account:
                     # 6 validation
                     if call.invalid is not None:
                         raise call.invalid
@@ -225,10 +229,10 @@ class Pipeline:
         audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
         return upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
 
-    def _open_account(self, request: Request, ask: Ask, sale: Sale | None, reply: Reply) -> Account:
+    def _open_account(self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, reply: Reply) -> Account:
         """Take the hold. A refusal is put on record too."""
         try:
-            account = self._books.open(request, ask, sale)
+            account = self._books.open(request, ask, sale, slot)
         except RateLimited as refusal:
             self._books.refuse(request, refusal, reply)
             raise

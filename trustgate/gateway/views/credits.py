@@ -78,7 +78,7 @@ class Credits:
         caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
         if caller.terms is None or not caller.terms.offers:
             raise PermissionDenied("Payment is not enabled for this account.", code="payment_not_enabled")
-        with self._running.admit(caller.key.id):
+        with self._running.admit(caller.key.id, caller.tenant.id):
             self._cashier.log.check_room(len(self._running))
             body = await read_body(receive, _MAX_BODY_BYTES, self._limits.body_timeout_s)
             admitted = await self._cashier.admit(_order(arrival, caller, caller.terms, body))

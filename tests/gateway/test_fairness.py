@@ -1,0 +1,145 @@
+"""One tenant does not stop the others: slots and memory are shared before a byte of a body is read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import GatewayFactory
+from tests.gateway.conftest import HELLO, SignUp, Tenant
+from tests.support.gateway import Gateway
+from tests.support.processes import PATIENCE_S, wait_until
+from tests.support.upstream import Upstream
+from trustgate.gateway.path.shares import FREE_MULTIPLE, Shares
+
+BODY = json.dumps({"model": "gpt-4o", "messages": HELLO}).encode()
+
+
+class Slow:
+    """A request whose body does not come: its head is sent, with the wish to be told when the body is wanted."""
+
+    def __init__(self, tenant: Tenant, size: int = len(BODY), path: str = "/v1/chat/completions") -> None:
+        host, _, port = tenant.gateway.base_url.rpartition("/")[2].rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
+            f"content-type: application/json\r\ncontent-length: {size}\r\nexpect: 100-continue\r\n\r\n"
+        )
+        self.socket.sendall(head.encode())
+        self.answer = self._head()
+
+    def _head(self) -> str:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = self.socket.recv(65536)
+            assert piece, f"the connection ended after {data!r}"
+            data += piece
+        return data.decode()
+
+    @property
+    def status(self) -> int:
+        """100: the gateway wants the body; else what it refuses with."""
+        return int(self.answer.split(" ")[1])
+
+    def finish(self, body: bytes = BODY) -> int:
+        self.socket.sendall(body)
+        return int(self._head().split(" ")[1])
+
+
+@pytest.fixture(scope="module")
+def gateway(make_module_gateway: GatewayFactory, shared_upstream: Upstream) -> Gateway:
+    gateway = make_module_gateway(
+        upstream=shared_upstream.api_url,
+        environment={"TRUSTGATE_SERVE_MAX_CONCURRENT_REQUESTS": "20"},
+    ).start()
+    gateway.cli("plan", "add", "two", "--parallel-requests", "2")
+    return gateway
+
+
+@contextlib.contextmanager
+def slow(tenant: Tenant, count: int, size: int = len(BODY)) -> Iterator[list[Slow]]:
+    with contextlib.ExitStack() as stack:
+        requests = []
+        for _ in range(count):
+            requests.append(Slow(tenant, size))
+            stack.enter_context(requests[-1].socket)
+        yield requests
+
+
+def test_a_body_that_does_not_come_counts_as_a_parallel_request(
+    gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant, other = sign_up(gateway, "--plan", "two"), sign_up(gateway)
+    with slow(tenant, 30) as requests:
+        assert [request.status for request in requests] == [100, 100] + [429] * 28
+        assert "retry-after: 1\r\n" in requests[2].answer
+        assert other.chat().status_code == 200
+        # A slot comes back with the end of its request, not before.
+        assert requests[0].finish() == 200
+        with slow(tenant, 2) as more:
+            assert [request.status for request in more] == [100, 429]
+    wait_until(lambda: tenant.chat().status_code == 200, "the slots of those that hung up")
+
+
+def test_a_refusal_before_the_body_is_on_record(gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
+    tenant = sign_up(gateway, "--plan", "two")
+    with slow(tenant, 3) as requests:
+        assert requests[2].status == 429
+        assert "x-trustgate-receipt: " in requests[2].answer
+    [refused] = [receipt for receipt in tenant.receipts() if receipt["finish"] == "refused"]
+    assert (refused["status"], refused["model"], refused["prompt_tokens"]) == (429, "", 0)
+
+
+def test_a_tenant_without_limits_leaves_slots_to_the_others(
+    gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant, other = sign_up(gateway, "--plan", "internal"), sign_up(gateway, "--plan", "internal")
+    with slow(tenant, 30) as requests:
+        assert [request.status for request in requests] == [100] * 16 + [503] * 14
+        assert "retry-after: 1\r\n" in requests[-1].answer
+        assert other.chat().status_code == 200
+        with slow(other, 5) as others:
+            # Four times of what is free: 3 of 4, when 1 is left.
+            assert [request.status for request in others] == [100] * 4 + [503]
+    wait_until(lambda: tenant.chat().status_code == 200, "the slots of those that hung up")
+
+
+# the rule
+
+Claims = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), max_size=60)
+
+
+@given(st.integers(1, 400), Claims)
+def test_whatever_tenants_take_there_is_no_more_than_there_is(most: int, claims: list[tuple[str, int]]) -> None:
+    shares = Shares(most)
+    held: dict[str, int] = {}
+    for tenant, amount in claims:
+        if shares.has_room(tenant, amount):
+            shares.take(tenant, amount)
+            held[tenant] = held.get(tenant, 0) + amount
+        assert shares.total == sum(held.values()) <= most
+    for tenant, amount in held.items():
+        shares.give_back(tenant, amount)
+    assert shares.total == 0
+    assert shares.has_room("a", most)
+
+
+@given(st.integers(1, 8), st.integers(0, 3000))
+def test_tenants_that_want_everything_get_the_same_and_leave_a_share_free(tenants: int, more: int) -> None:
+    most = 10 * (1 + FREE_MULTIPLE * tenants) + more
+    shares = Shares(most)
+    names = [str(number) for number in range(tenants)]
+    for _ in range(most):
+        for name in names:
+            if shares.has_room(name, 1):
+                shares.take(name, 1)
+    held = [shares.held(name) for name in names]
+    assert max(held) - min(held) <= FREE_MULTIPLE
+    assert most - shares.total >= most // (1 + FREE_MULTIPLE * tenants)
+    assert shares.has_room("a newcomer", 1)
