@@ -15,8 +15,8 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from trustgate.models.echo import ECHO_MODEL, EMBEDDING_DIMENSIONS, EchoTransport
 from trustgate.models.estimate import estimate_chat, estimate_tokens
+from trustgate.models.metering.chunks import FrameKind, StreamMeter
 from trustgate.models.metering.sse import DONE, SseScanner, frame_data
-from trustgate.models.metering.usage import FrameKind, StreamMeter
 
 HELLO: list[ChatCompletionMessageParam] = [
     {"role": "system", "content": "Be kind."},
@@ -114,8 +114,8 @@ async def test_the_frames_of_a_stream_are_what_the_relay_reads(http: httpx.Async
     assert scanner.tail() == b""
     assert payloads[-1] == DONE
     assert kinds == [
-        *(FrameKind.OTHER, FrameKind.CONTENT, FrameKind.CONTENT, FrameKind.CONTENT, FrameKind.CONTENT),
-        *(FrameKind.OTHER, FrameKind.USAGE_ONLY, FrameKind.DONE),
+        *(FrameKind.NOTHING, FrameKind.CONTENT, FrameKind.CONTENT, FrameKind.CONTENT, FrameKind.CONTENT),
+        *(FrameKind.END, FrameKind.USAGE_ONLY, FrameKind.DONE),
     ]
     assert meter.usage
     assert meter.usage.completion_tokens == meter.completion_estimate() == estimate_tokens(TEXT)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tests.support.answers import message_stream, response_stream
 from tests.support.upstream import DONE, delta, encode, usage_chunk
-from trustgate.models.metering.events import EventMeter, MessagesMeter, read_images, read_transcript
+from trustgate.models.metering.chunks import FrameKind, StreamMeter
+from trustgate.models.metering.events import EventMeter, MessagesMeter
 from trustgate.models.metering.sse import SseScanner, frame_data
-from trustgate.models.metering.usage import FrameKind, StreamMeter, read_json_usage
+from trustgate.models.metering.whole import read_answer, read_images, read_transcript
 from trustgate.types import Usage
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
@@ -104,7 +105,7 @@ def test_events_that_make_no_sense_say_nothing(value: object) -> None:
     for meter in (EventMeter(), MessagesMeter()):
         meter.feed(json.dumps(value).encode())
         assert meter.usage is None
-        assert meter.error is None
+        assert meter.failure is None
 
 
 def test_a_running_count_is_replaced_not_added() -> None:
@@ -136,6 +137,6 @@ def test_text_after_the_last_report_is_estimated() -> None:
     ],
 )
 def test_answers_without_usage_are_estimated_by_what_they_say(body: dict[str, object]) -> None:
-    usage = read_json_usage(json.dumps(body).encode()).usage_or_estimate(4)
+    usage = read_answer(json.dumps(body).encode()).usage_or_estimate(4)
     assert usage.estimated
     assert (usage.prompt_tokens, usage.completion_tokens > 30) == (4, True)

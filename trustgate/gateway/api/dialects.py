@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from trustgate.errors import TrustGateError
+from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.events import EventMeter, MessagesMeter
-from trustgate.models.metering.usage import StreamMeter
 
 _encode = msgspec.json.Encoder().encode
 

@@ -56,8 +56,7 @@ from trustgate.gateway.api.schemas import (
     SpeechRequest,
     TranscriptionRequest,
 )
-from trustgate.models.metering.events import read_images, read_nothing_used, read_transcript
-from trustgate.models.metering.usage import Reported, read_json_usage
+from trustgate.models.metering import whole
 
 __all__ = ["ENDPOINTS", "Call", "Endpoint"]
 
@@ -81,7 +80,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     #: What an answer that is no stream of events may be: a JSON object, or anything (relayed as it comes).
     answers: Literal["object", "any"] = "object"
     #: What an answer read whole says that it used.
-    meter: Callable[[bytes], Reported] = read_json_usage
+    meter: Callable[[bytes], whole.Reported] = whole.read_answer
     #: Whether the answer holds generated tokens that a bound applies to.
     generates: bool = False
     #: The member that bounds the completion when the gateway has to set one; and what OpenAI's own servers want.
@@ -203,7 +202,7 @@ _TRANSCRIPTION: dict[str, Any] = {
     "hears": True,
     "dialect": EVENTS,
     "answers": "any",
-    "meter": read_transcript,
+    "meter": whole.read_transcript,
 }
 
 
@@ -220,6 +219,7 @@ def _looks(name: str, kind: Kind, path: str, summary: str, **members: Any) -> En
             "body": "none",
             "dialect": dialect,
             "names": kind,
+            "meter": whole.read_kept,
             **members,
         }
     )
@@ -257,6 +257,7 @@ ENDPOINTS = (
         summary="Turn texts into vectors.",
         wire=EmbeddingRequest,
         read=read_embedding,
+        meter=whole.read_scores,
         takes_defaults=True,
     ),
     Endpoint(
@@ -266,6 +267,7 @@ ENDPOINTS = (
         summary="Answer a conversation that the upstream may keep.",
         wire=ResponsesRequest,
         read=read_response,
+        meter=whole.read_response,
         dialect=RESPONSES,
         generates=True,
         max_tokens_member="max_output_tokens",
@@ -278,7 +280,7 @@ ENDPOINTS = (
         summary="Count the tokens of a request for a response.",
         wire=InputTokensRequest,
         read=read_response,
-        meter=read_nothing_used,
+        meter=whole.read_nothing_used,
         counts=True,
     ),
     Endpoint(
@@ -312,7 +314,7 @@ ENDPOINTS = (
         wire=CountTokensRequest,
         read=read_count,
         dialect=ANTHROPIC,
-        meter=read_nothing_used,
+        meter=whole.read_nothing_used,
         counts=True,
     ),
     Endpoint(
@@ -322,6 +324,7 @@ ENDPOINTS = (
         summary="Judge whether texts or images are harmful.",
         wire=ModerationRequest,
         read=read_moderation,
+        meter=whole.read_scores,
     ),
     *(
         Endpoint(
@@ -331,6 +334,7 @@ ENDPOINTS = (
             summary="Order documents by how well they answer a query.",
             wire=RerankRequest,
             read=read_rerank,
+            meter=whole.read_scores,
         )
         for path in ("/v1/rerank", "/rerank")
     ),
@@ -342,7 +346,7 @@ ENDPOINTS = (
         wire=ImageRequest,
         read=read_image,
         dialect=EVENTS,
-        meter=read_images,
+        meter=whole.read_images,
     ),
     Endpoint(
         name="audio.speech",
@@ -353,7 +357,7 @@ ENDPOINTS = (
         read=read_speech,
         dialect=EVENTS,
         answers="any",
-        meter=read_nothing_used,
+        meter=whole.read_speech,
     ),
     Endpoint(
         name="images.edits",
@@ -364,7 +368,7 @@ ENDPOINTS = (
         wire=ImageRequest,
         read=read_image,
         dialect=EVENTS,
-        meter=read_images,
+        meter=whole.read_images,
     ),
     Endpoint(
         name="audio.transcriptions",
@@ -388,7 +392,7 @@ ENDPOINTS = (
         body="form",
         wire=FileRequest,
         read=read_file,
-        meter=read_nothing_used,
+        meter=whole.read_nothing_used,
         retries=False,
         makes="file",
     ),
@@ -399,7 +403,7 @@ ENDPOINTS = (
         summary="List the files the upstream keeps for the caller.",
         method="GET",
         body="none",
-        meter=read_nothing_used,
+        meter=whole.read_nothing_used,
         lists="file",
     ),
     _looks("files", "file", "/files/{id}", "Look at what is known of a file."),
@@ -422,7 +426,7 @@ ENDPOINTS = (
         summary="List the caller's batches.",
         method="GET",
         body="none",
-        meter=read_nothing_used,
+        meter=whole.read_nothing_used,
         lists="batch",
     ),
     _looks("batches", "batch", "/batches/{id}", "Look at a batch."),

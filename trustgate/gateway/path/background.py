@@ -30,7 +30,7 @@ from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.ids import now_us
 from trustgate.models.metering.events import read_object
-from trustgate.models.metering.usage import read_json_usage
+from trustgate.models.metering.whole import read_answer
 from trustgate.models.upstream.client import Answer, Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
 from trustgate.payment.balance import BalanceHold, Balances
@@ -168,7 +168,7 @@ class BackgroundWork:
 
     async def _usage(self, handle: ObjectId, target: Target, body: bytes) -> Usage:
         """What it used in all: as the upstream sums it up, or by its results; else the estimate of its lines."""
-        reported = read_json_usage(body)
+        reported = read_answer(body)
         if handle.kind != "batch":
             return reported.usage_or_estimate(handle.owed)
         if reported.usage is not None and tells_all(reported.usage):
@@ -267,7 +267,7 @@ def _plus(sums: Usage, line: bytes) -> Usage:
         return sums
     if result is None or result.response is None:
         return sums
-    usage = read_json_usage(bytes(result.response.body)).usage
+    usage = read_answer(bytes(result.response.body)).usage
     if usage is None:
         return sums
     members = {

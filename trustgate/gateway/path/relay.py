@@ -8,6 +8,7 @@ the request is to be paid for, once the answer, or the first piece of it, is in 
 from __future__ import annotations
 
 import asyncio
+import json
 
 import msgspec
 
@@ -17,10 +18,13 @@ from trustgate.gateway.api.object_accounting import ObjectAccounting
 from trustgate.gateway.path.accounting import Account
 from trustgate.gateway.path.reply import Reply
 from trustgate.http.sending import Headers
-from trustgate.models.metering.events import EventMeter, clean_failure
-from trustgate.models.metering.sse import SseScanner, frame_data
-from trustgate.models.metering.usage import FrameKind
+from trustgate.models.metering.answer import Failure
+from trustgate.models.metering.chunks import FrameKind
+from trustgate.models.metering.events import EventMeter
+from trustgate.models.metering.lenient import dict_of, read_json
+from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
 from trustgate.models.upstream.client import Answer, stream_error
+from trustgate.models.upstream.targets import Target
 from trustgate.payment.cashier import Sale
 from trustgate.types import Finish, Usage
 
@@ -132,19 +136,24 @@ class _EventRelay:
         done = False
         for frame in frames:
             data = frame_data(frame)
-            kind = FrameKind.OTHER if data is None else self.meter.feed(data)
+            event = frame_event(frame)
+            is_said = data is not None or event == "error"
+            kind = self.meter.feed(data or b"", event) if is_said else FrameKind.NOTHING
             if kind is FrameKind.USAGE_ONLY and self._drop_usage:
+                rest = self.meter.without_usage(data or b"")
+                if rest is not None:
+                    kept.append(b"data: " + rest + b"\n\n")
                 continue
             if kind is FrameKind.ERROR:
                 # Not passed on as it is: it may name the upstream's address or credential.
-                failure = stream_error(self.meter.error or b"", self._answer.target)
+                failure = _stream_error(self.meter.failure, self._answer.target)
                 break
             if kind is FrameKind.FAILED:
                 assert data is not None, "a failure is told in a payload"
-                kept.append(clean_failure(data, self._answer.target))
+                kept.append(_failed_event(data, self.meter.failure, self._answer.target))
                 self.failed = True
                 break
-            done = done or kind is FrameKind.DONE
+            done = done or self.meter.done
             if self._keeper is not None and data is not None:
                 self._keeper.learn(data, self._answer.target)
             kept.append(frame)
@@ -198,6 +207,20 @@ async def _begin(answer: Answer, reply: Reply, unpaid: Sale | None = None) -> No
     says_cache = any(name == b"cache-control" for name, _ in reply.headers)
     headers = _STREAM_HEADERS[1:] if says_cache else _STREAM_HEADERS
     await reply.begin(answer.status, [(b"content-type", content_type), *headers])
+
+
+def _stream_error(failure: Failure | None, target: Target) -> UpstreamFailed:
+    return stream_error(b"" if failure is None else msgspec.json.encode(failure), target)
+
+
+def _failed_event(data: bytes, failure: Failure | None, target: Target) -> bytes:
+    """The frame of a ``response.failed`` event without what its error tells of the upstream."""
+    event = dict_of(read_json(data))
+    response = event.get("response")
+    if isinstance(response, dict) and isinstance(response.get("error"), dict):
+        said = _stream_error(failure, target)
+        response["error"] = {**response["error"], "message": said.message, "code": said.code}
+    return b"event: response.failed\ndata: " + json.dumps(event).encode() + b"\n\n"
 
 
 def with_units(usage: Usage, call: Call) -> Usage:

@@ -1,24 +1,23 @@
 """Metering streams whose events say their own type: OpenAI's Responses, images and audio, and Anthropic's Messages.
 
-Owns what each type of event means for the account: generated text, usage, an error, the end. Like ``StreamMeter``,
-these never raise: what makes no sense counts as not said. Sources: OpenAI API reference, "Streaming events";
-Anthropic API reference, "Streaming messages".
+Owns what each type of event means for the account. Like ``StreamMeter``, these never raise: what makes no sense counts
+as not said. Sources: OpenAI API reference, "Streaming events"; Anthropic API reference, "Streaming messages".
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 
+from trustgate.models.metering.answer import failure_in, failure_of_event, is_failed_text
+from trustgate.models.metering.chunks import NO_ERROR, FrameKind, StreamMeter
+from trustgate.models.metering.counts import Counts, added, counts_in, counts_of_answer
+from trustgate.models.metering.generated import GeneratedText, dumped, generated_texts, item_text
+from trustgate.models.metering.lenient import UNREADABLE, dict_of, read_json, text_of
 from trustgate.models.metering.sse import DONE
-from trustgate.models.metering.usage import FrameKind, Reported, StreamMeter, read_json_usage
-from trustgate.models.upstream.client import stream_error
-from trustgate.models.upstream.targets import Target
+from trustgate.models.metering.whole import last_cue_ms, searches_in
 from trustgate.types import Usage
-
-_encode = msgspec.json.Encoder().encode
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -30,26 +29,34 @@ class _Event(msgspec.Struct, gc=False):
     message: msgspec.Raw = msgspec.Raw()
     usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
+    item: msgspec.Raw = msgspec.Raw()
+    content_block: msgspec.Raw = msgspec.Raw()
     sequence_number: int | None = None
 
 
 _decode = msgspec.json.Decoder(_Event).decode
 _decode_text = msgspec.json.Decoder(str).decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-#: Events after which nothing follows, and events that each report a finished part of an answer.
-_LAST = frozenset({"response.completed", "response.incomplete"})
+#: Events with which a Response ends, whatever it came to.
+_LAST = frozenset(
+    {"response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"}
+)
+#: Events that each report a finished part of an answer.
 _PARTS = frozenset(
     {"image_generation.completed", "image_edit.completed", "transcript.text.done", "speech.audio.done"},
 )
 #: Deltas that are no text a model generated as tokens of text.
-_NOT_TEXT = frozenset({"response.audio.delta", "speech.audio.delta", "response.image_generation_call.partial_image"})
+_NOT_TEXT = frozenset({"response.audio.delta", "speech.audio.delta"})
+#: Events that hold a piece of an answer without being called a delta.
+_PIECES = (".partial_image", "transcript.text.segment", ".annotation.added")
+#: Items that are announced before there is anything in them.
+_EMPTY_ITEMS = frozenset({"message", "reasoning"})
 
 
 class EventMeter(StreamMeter):
     """Meters Responses, image and audio streams of OpenAI."""
 
-    __slots__ = ("failed", "images", "object_id", "sequence", "status")
+    __slots__ = ("_searches", "failed", "images", "object_id", "sequence", "status")
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,135 +67,208 @@ class EventMeter(StreamMeter):
         self.sequence = -1
         #: Images made.
         self.images = 0
-        #: The JSON of a response that failed.
-        self.failed: bytes | None = None
+        self._searches = 0
 
-    def feed(self, data: bytes) -> FrameKind:
-        """Count one payload and say what it is. Never raises."""
+    def feed(self, data: bytes, event: str | None = None) -> FrameKind:
         if data == DONE:
-            self.done = True
-            return FrameKind.DONE
-        event = _read_event(data)
-        if event is None:
-            return FrameKind.OTHER
-        if event.sequence_number is not None:
-            self.sequence = event.sequence_number
-        kind = event.type or ""
+            return self._end()
+        if event == "error":
+            return self._fail(failure_of_event(data))
+        said = _read_event(data)
+        if said is None:
+            return self._feed_unreadable(data)
+        if said.sequence_number is not None:
+            self.sequence = said.sequence_number
+        kind = said.type or event or ""
         if kind.endswith(".delta"):
-            return self._count_delta(kind, bytes(event.delta))
-        if bytes(event.response)[:1] == b"{":
-            return self._read_response(kind, bytes(event.response))
+            return self._count_delta(kind, bytes(said.delta))
+        if bytes(said.response)[:1] == b"{":
+            return self._read_response(kind, bytes(said.response))
         if kind in _PARTS:
-            self._count_part(kind, data)
-            return FrameKind.OTHER
-        if kind == "error":
-            # Either {"type": "error", "message": …} or with the members inside "error".
-            self.error = bytes(event.error) if bytes(event.error)[:1] == b"{" else data
-            return FrameKind.ERROR
-        if bytes(event.error) not in _NO_ERROR:
-            self.error = bytes(event.error)
-            return FrameKind.ERROR
-        return FrameKind.OTHER
+            return self._count_part(kind, data)
+        if kind.endswith(_PIECES):
+            return FrameKind.CONTENT
+        if kind == "response.output_item.added":
+            return self._read_item(bytes(said.item))
+        if kind == "error" or bytes(said.error) not in NO_ERROR or not kind:
+            return self._read_failure(data, is_error=kind == "error")
+        return FrameKind.NOTHING
+
+    def _feed_unreadable(self, data: bytes) -> FrameKind:
+        if data.strip().strip(b'"').upper() == DONE:
+            return self._end()
+        return self._fail(failure_of_event(data)) if is_failed_text(data) else FrameKind.NOTHING
+
+    def _read_failure(self, data: bytes, *, is_error: bool) -> FrameKind:
+        """An event called an error, or one without a type that may be one."""
+        failure = failure_of_event(data) if is_error else failure_in(read_json(data))
+        return FrameKind.NOTHING if failure is None else self._fail(failure)
 
     def _count_delta(self, kind: str, delta: bytes) -> FrameKind:
-        if delta[:1] != b'"' or kind in _NOT_TEXT:
-            return FrameKind.OTHER
+        if delta[:1] != b'"':
+            return FrameKind.CONTENT if delta not in NO_ERROR or kind in _NOT_TEXT else FrameKind.NOTHING
+        if kind in _NOT_TEXT:
+            return FrameKind.CONTENT
+        text = _text(delta)
+        if not text:
+            return FrameKind.NOTHING
         self._stale = True
-        self._keep(_text(delta))
+        self._made.add(text)
         return FrameKind.CONTENT
+
+    def _read_item(self, item: bytes) -> FrameKind:
+        """An item that is announced: a call of a tool is content by itself, a message when it has text."""
+        said = dict_of(read_json(item))
+        if said.get("type") in _EMPTY_ITEMS and not item_text(said):
+            return FrameKind.NOTHING
+        return FrameKind.CONTENT if said else FrameKind.NOTHING
 
     def _read_response(self, kind: str, response: bytes) -> FrameKind:
         said = _read_object(response)
         self.object_id = said.id or self.object_id
         self.status = said.status or self.status
-        self.model = said.model or self.model
-        reported = read_json_usage(response)
-        if reported.usage is not None:
-            self.usage = reported.usage
-            self._stale = False
-        if kind == "response.failed":
-            self.failed = response
+        self.model = text_of(said.model) or self.model
+        if kind not in _LAST:
+            if (usage := bytes(said.usage)) not in NO_ERROR:
+                self._note(counts_in(read_json(usage)))
+            failed = said.status == "failed" and self._read_failed(response)
+            return FrameKind.FAILED if failed else FrameKind.NOTHING
+        answer = dict_of(read_json(response))
+        self._note(counts_of_answer(answer))
+        self._searches = searches_in(answer)
+        if not self._made:
+            # A server that sent no deltas: the text stands here alone.
+            for text in generated_texts(answer):
+                self._made.add(text)
+        if kind == "response.failed" or said.status == "failed" or bytes(said.error) not in NO_ERROR:
+            self._read_failed(response)
             return FrameKind.FAILED
-        if kind in _LAST:
-            self.done = self.finished = True
-            return FrameKind.DONE
-        return FrameKind.OTHER
+        self.done = self.finished = True
+        return FrameKind.END
 
-    def _count_part(self, kind: str, data: bytes) -> None:
+    def _read_failed(self, response: bytes) -> bool:
+        self.failure = failure_of_event(response)
+        return True
+
+    def _count_part(self, kind: str, data: bytes) -> FrameKind:
         """A part is finished: each reports what it used, and they add up."""
         self.finished = True
         self.images += kind.startswith("image")
-        usage = read_json_usage(data).usage
-        if usage is None:
-            return
-        self._stale = False
-        if self.usage is not None:
-            usage = Usage(
-                prompt_tokens=self.usage.prompt_tokens + usage.prompt_tokens,
-                completion_tokens=self.usage.completion_tokens + usage.completion_tokens,
-                cached_tokens=self.usage.cached_tokens + usage.cached_tokens,
-                reasoning_tokens=self.usage.reasoning_tokens + usage.reasoning_tokens,
-                audio_ms=self.usage.audio_ms + usage.audio_ms,
-            )
-        self.usage = usage
+        answer = dict_of(read_json(data))
+        counts = counts_of_answer(answer)
+        if counts is not None:
+            self._stale = False
+            self._counts = Counts(usage=added(self._counts.usage, counts.usage)) if self._counts else counts
+        if not self._made and isinstance(text := answer.get("text"), str):
+            self._made.add(text)
+        return FrameKind.END
 
-    def usage_or_estimate(self, prompt_estimate: int) -> Usage:
-        usage = super().usage_or_estimate(prompt_estimate)
-        return msgspec.structs.replace(usage, images=self.images) if self.images else usage
+    def usage_or_estimate(
+        self, prompt_estimate: int, *, prompt_bound: int | None = None, completion_bound: int | None = None
+    ) -> Usage:
+        usage = super().usage_or_estimate(prompt_estimate, prompt_bound=prompt_bound, completion_bound=completion_bound)
+        searches = max(usage.searches, self._searches)
+        if not self.images and searches == usage.searches:
+            return usage
+        return msgspec.structs.replace(usage, images=self.images, searches=searches)
 
 
 class MessagesMeter(StreamMeter):
     """Meters a stream of Anthropic's Messages: ``message_start`` tells the prompt, ``message_delta`` the rest."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_said",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._counts: dict[str, Any] = {}
+        #: The usage so far, each member as last told.
+        self._said: dict[str, Any] = {}
 
-    def feed(self, data: bytes) -> FrameKind:
-        """Count one payload and say what it is. Never raises."""
-        event = _read_event(data)
-        if event is None:
-            return FrameKind.OTHER
-        match event.type:
+    def feed(self, data: bytes, event: str | None = None) -> FrameKind:
+        if data == DONE:
+            return self._end()
+        if event == "error":
+            return self._fail(failure_of_event(data))
+        said = _read_event(data)
+        if said is None:
+            if data.strip().strip(b'"').upper() == DONE:
+                return self._end()
+            return self._fail(failure_of_event(data)) if is_failed_text(data) else FrameKind.NOTHING
+        kind = said.type or event or ""
+        match kind:
             case "content_block_delta":
-                return self._count_delta(bytes(event.delta))
+                return self._count_delta(bytes(said.delta))
+            case "content_block_start":
+                return self._read_block(dict_of(read_json(bytes(said.content_block))))
             case "message_start":
-                said = _read_object(bytes(event.message))
-                self.model = said.model or self.model
-                self._merge(bytes(said.usage))
+                begun = _read_object(bytes(said.message))
+                self.model = text_of(begun.model) or self.model
+                self._merge(bytes(begun.usage))
+                return FrameKind.NOTHING
             case "message_delta":
+                self._merge(bytes(said.usage))
+                if not dict_of(read_json(bytes(said.delta))).get("stop_reason"):
+                    return FrameKind.NOTHING
                 self.finished = True
-                self._merge(bytes(event.usage))
-                self._stale = False
+                return FrameKind.END
             case "message_stop":
                 self.done = self.finished = True
-                return FrameKind.DONE
+                return FrameKind.END
             case "error":
-                self.error = bytes(event.error) or b"{}"
-                return FrameKind.ERROR
-            case _ if bytes(event.error) not in _NO_ERROR:
-                self.error = bytes(event.error)
-                return FrameKind.ERROR
-        return FrameKind.OTHER
+                return self._fail(failure_of_event(data))
+            case _ if not kind or bytes(said.error) not in NO_ERROR:
+                failure = failure_in(read_json(data))
+                return FrameKind.NOTHING if failure is None else self._fail(failure)
+        return FrameKind.NOTHING
 
     def _count_delta(self, delta: bytes) -> FrameKind:
-        value = _lenient(delta)
-        texts = [value.get(name) for name in ("text", "partial_json", "thinking")] if isinstance(value, dict) else []
-        text = "".join(text for text in texts if isinstance(text, str))
-        if not text:
-            return FrameKind.OTHER
-        self._stale = True
-        self._keep(text)
-        return FrameKind.CONTENT
+        try:
+            said = _decode_delta(delta)
+        except UNREADABLE:
+            value = dict_of(read_json(delta))
+            text, json, thinking, signature = (
+                piece if isinstance(piece := value.get(name), str) else None for name in _DELTA_TEXTS
+            )
+            said = _BlockDelta(text=text, partial_json=json, thinking=thinking, signature=signature)
+        text = (said.text or "") + (said.partial_json or "") + (said.thinking or "")
+        if text:
+            self._stale = True
+            self._made.add(text)
+        # A signature, a citation: nothing to count, but something made.
+        return FrameKind.CONTENT if text or said.signature or bytes(said.citation) else FrameKind.NOTHING
+
+    def _read_block(self, block: dict[str, Any]) -> FrameKind:
+        """A block begins: a call of a tool is content by itself, text and thinking when there is any."""
+        kind = block.get("type")
+        text = item_text({"content": [block]})
+        if text:
+            self._stale = True
+            self._made.add(text)
+        is_content = bool(text) or (isinstance(kind, str) and kind not in ("text", "thinking"))
+        return FrameKind.CONTENT if is_content else FrameKind.NOTHING
 
     def _merge(self, usage: bytes) -> None:
-        """Counts are running totals: what a later event says replaces what an earlier one said."""
-        value = _lenient(usage)
-        if isinstance(value, dict):
-            self._counts.update((name, count) for name, count in value.items() if count is not None)
-            self.usage = read_json_usage(_encode({"usage": self._counts})).usage or self.usage
+        """Counts are running totals: what a later event says replaces what an earlier one said.
+
+        But not with a zero: servers that translate from another API begin, or end, with those.
+        """
+        value = read_json(usage)
+        if isinstance(value, dict) and value:
+            self._said.update((name, count) for name, count in value.items() if count or name not in self._said)
+            counts = counts_in(self._said)
+            self._counts = counts or self._counts
+            self._stale = False
+
+
+class _BlockDelta(msgspec.Struct, gc=False):
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    citation: msgspec.Raw = msgspec.Raw()
+
+
+_decode_delta = msgspec.json.Decoder(_BlockDelta).decode
+_DELTA_TEXTS = ("text", "partial_json", "thinking", "signature")
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -198,10 +278,10 @@ class _Object(msgspec.Struct, gc=False):
     status: str | None = None
     model: str | None = None
     usage: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _decode_object = msgspec.json.Decoder(_Object).decode
-_NO_ERROR = frozenset({b"", b"null", b"{}", b'""', b"false"})
 
 
 def read_object(body: bytes) -> tuple[str, str]:
@@ -213,112 +293,66 @@ def read_object(body: bytes) -> tuple[str, str]:
 def _read_object(body: bytes) -> _Object:
     try:
         return _decode_object(body)
-    except _UNREADABLE:
-        value = _lenient(body)
-        if not isinstance(value, dict):
-            return _Object()
-        texts = {name: value[name] for name in ("id", "status", "model") if isinstance(value.get(name), str)}
-        return _Object(**texts, usage=_raw(value.get("usage")))
+    except UNREADABLE:
+        value = dict_of(read_json(body))
+        texts = {name: text for name in ("id", "status", "model") if isinstance(text := value.get(name), str)}
+        return _Object(**texts, usage=_raw(value.get("usage")), error=_raw(value.get("error")))
 
 
 def _read_event(data: bytes) -> _Event | None:
     try:
         return _decode(data)
-    except _UNREADABLE:
-        value = _lenient(data)
+    except UNREADABLE:
+        value = read_json(data)
         if not isinstance(value, dict):
             return None
-        kind = value.get("type")
-        delta, response, message, usage, error = (
-            _raw(value[name]) if name in value else msgspec.Raw()
-            for name in ("delta", "response", "message", "usage", "error")
+        kind, sequence = value.get("type"), value.get("sequence_number")
+        members = {
+            name: _raw(value[name])
+            for name in ("delta", "response", "message", "usage", "error", "item", "content_block")
+            if name in value
+        }
+        return _Event(
+            type=kind if isinstance(kind, str) else None,
+            sequence_number=sequence if isinstance(sequence, int) and not isinstance(sequence, bool) else None,
+            **members,
         )
-        kind = kind if isinstance(kind, str) else None
-        return _Event(type=kind, delta=delta, response=response, message=message, usage=usage, error=error)
 
 
 def _raw(value: object) -> msgspec.Raw:
     """Any JSON value in bytes again, lone surrogates escaped."""
-    try:
-        return msgspec.Raw(json.dumps(value).encode())
-    except RecursionError:
-        return msgspec.Raw()
+    return msgspec.Raw(dumped(value).encode())
 
 
 def _text(delta: bytes) -> str:
     try:
         return _decode_text(delta)
-    except _UNREADABLE:
-        value = _lenient(delta)
+    except UNREADABLE:
+        value = read_json(delta)
         return value if isinstance(value, str) else ""
 
 
-def _lenient(data: bytes) -> Any:
-    try:
-        return json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
+class TranscriptTextMeter:
+    """Meters a transcript that is relayed as text (plain, SubRip, WebVTT) while it arrives, in bounded memory."""
 
+    __slots__ = ("_edge", "_text", "audio_ms")
 
-# whole answers that are not metered by tokens alone
+    def __init__(self) -> None:
+        #: The end of the last cue seen, milliseconds; 0 where the text has none.
+        self.audio_ms = 0
+        self._edge = b""
+        self._text = GeneratedText()
 
+    def feed(self, chunk: bytes) -> None:
+        """Count one piece of the text, cut anywhere."""
+        around = self._edge + chunk
+        self.audio_ms = max(self.audio_ms, last_cue_ms(around))
+        # A cue's time may be cut in two. One cut in its fraction is read too short first, and rightly then.
+        self._edge = around[-40:]
+        self._text.add(chunk.decode("utf-8", "replace"))
 
-class _Images(msgspec.Struct, gc=False):
-    data: list[msgspec.Raw] | None = None
-
-
-class _Transcript(msgspec.Struct, gc=False):
-    text: str = ""
-    duration: float | None = None
-    usage: dict[str, Any] | None = None
-
-
-def read_images(body: bytes) -> Reported:
-    """The answer of an image endpoint: its token usage where it has any, and how many images it holds."""
-    reported = read_json_usage(body)
-    try:
-        images = len(msgspec.json.decode(body, type=_Images).data or ())
-    except _UNREADABLE:
-        images = 0
-    usage = reported.usage or Usage()
-    return msgspec.structs.replace(reported, usage=msgspec.structs.replace(usage, images=images))
-
-
-def read_transcript(body: bytes) -> Reported:
-    """The answer of an audio endpoint: tokens, or seconds, or (of older models) the duration it tells besides."""
-    reported = read_json_usage(body)
-    try:
-        transcript = msgspec.json.decode(body, type=_Transcript)
-    except _UNREADABLE:
-        return reported
-    seconds = (transcript.usage or {}).get("seconds", transcript.duration)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < _MOST_SECONDS:
-        seconds = None
-    if seconds is None and reported.usage is None:
-        return reported
-    usage = reported.usage or Usage()
-    audio_ms = 0 if seconds is None else -int(-seconds * 1000 // 1)
-    return msgspec.structs.replace(reported, usage=msgspec.structs.replace(usage, audio_ms=audio_ms))
-
-
-#: A year: what a transcript claims beyond is nonsense.
-_MOST_SECONDS = 31_536_000
-
-
-def read_nothing_used(body: bytes) -> Reported:
-    """The answer of an endpoint that is not metered: looking at what was paid for when it was made."""
-    return Reported(usage=Usage())
-
-
-def clean_failure(data: bytes, target: Target) -> bytes:
-    """The frame of a ``response.failed`` event without what its error tells of the upstream."""
-    event = _lenient(data)
-    response = event.get("response")
-    if isinstance(response, dict) and isinstance(response.get("error"), dict):
-        said = stream_error(_raw_bytes(response["error"]), target)
-        response["error"] = {**response["error"], "message": said.message, "code": said.code}
-    return b"event: response.failed\ndata: " + json.dumps(event).encode() + b"\n\n"
-
-
-def _raw_bytes(value: object) -> bytes:
-    return bytes(_raw(value))
+    def usage_or_estimate(self, prompt_estimate: int) -> Usage:
+        """The length of the recording where cues tell it; else an estimate of the tokens, marked as such."""
+        if self.audio_ms:
+            return Usage(audio_ms=self.audio_ms)
+        return Usage(prompt_tokens=prompt_estimate, completion_tokens=self._text.tokens(), estimated=True)

@@ -92,7 +92,8 @@ class SseScanner:
 def frame_data(frame: bytes) -> bytes | None:
     """The payload of a frame: its ``data:`` lines joined by LF; None when it has none (a comment, a ping).
 
-    Takes a ``tail()`` too. A byte order mark is skipped in front of any frame, not of the first alone.
+    Takes a ``tail()`` too. A byte order mark is skipped in front of any frame, not of the first alone. A frame without
+    ``data:`` lines that has an ``error:`` line gives that: older llama.cpp servers tell an error so.
     """
     if frame.startswith(b"data: ") and frame.endswith(b"\n\n") and frame.find(b"\n") == len(frame) - 2:
         payload = frame[6:-2]
@@ -103,7 +104,30 @@ def frame_data(frame: bytes) -> bytes | None:
         for line in frame.removeprefix(_BOM).splitlines()
         if line.startswith(b"data:") or line == b"data"
     ]
-    return b"\n".join(lines) if lines else None
+    if lines:
+        return b"\n".join(lines)
+    return _last_field(frame, b"error:")
+
+
+def frame_event(frame: bytes) -> str | None:
+    """The name in a frame's ``event:`` line, the last of them; None for a frame without one.
+
+    "error" for a frame that tells an error in a line of that name (``frame_data``).
+    """
+    if frame.startswith(b"data:") and frame.find(b"\n") == len(frame) - 2:
+        # The usual case: one line, and it is not an event's name.
+        return None
+    event = _last_field(frame, b"event:")
+    if event is not None:
+        return event.decode("utf-8", "replace")
+    is_error = frame_data(frame) is not None and _last_field(frame, b"data:") is None and b"error:" in frame
+    return "error" if is_error else None
+
+
+def _last_field(frame: bytes, field: bytes) -> bytes | None:
+    """The value of the last line of a field, without the one blank that may precede it."""
+    values = [line[len(field) :] for line in frame.removeprefix(_BOM).splitlines() if line.startswith(field)]
+    return values[-1].removeprefix(b" ") if values else None
 
 
 def _split(data: bytes) -> list[bytes]:
