@@ -2,7 +2,7 @@
 
 __trustgate_commands() {
     case "$1" in
-        trustgate) names='demo init serve reload usage backup restore compact top doctor localnet version tenant key plan passport receipt anchor payment export config completion' ;;
+        trustgate) names='demo init serve reload usage backup restore accept-loss compact top doctor localnet version tenant key plan passport receipt anchor payment export config completion' ;;
         'trustgate tenant') names='add list show set suspend resume remove credit' ;;
         'trustgate key') names='create list show revoke rotate' ;;
         'trustgate plan') names='add set list show remove' ;;
@@ -64,6 +64,10 @@ __trustgate_options() {
 -h
 --new-log
 --dry-run
+--json' ;;
+        'trustgate accept-loss') options='--help
+-h
+--yes
 --json' ;;
         'trustgate top') options='--help
 -h

@@ -12,6 +12,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'usage|Show requests, tokens and cost',
             'backup|Back up the home folder into one file',
             'restore|Restore a backup',
+            'accept-loss|Accept that data is lost, and start without it',
             'compact|Make the database file smaller',
             'top|Watch the running gateway',
             'doctor|Find what is wrong, and how to fix it',
@@ -164,6 +165,12 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--new-log||Continue as a log of another name, although the old log has newer receipts',
             '--dry-run||Check the backup and the home; change nothing',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate accept-loss' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--yes||Do it; else what is missing is shown, and nothing changed',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate compact' = @(

@@ -28,6 +28,7 @@ the server to the command line without loss.
         ├── StoreLocked                        exit 6   another process holds the database
         ├── StoreTooNew                                 written by a newer TrustGate
         ├── StoreDamaged                                the database or the journal lost data
+        │   └── StoreIncomplete                         … and knows what; the operator may accept it
         └── ChainError                                  Solana, or the RPC node that speaks for it
             ├── RpcUnavailable                          no usable answer now; asking again may help
             ├── RpcRejected                             the node understood, and refused
@@ -251,6 +252,19 @@ class StoreTooNew(OperatorError):
 
 class StoreDamaged(OperatorError):
     code = "store_damaged"
+
+
+class StoreIncomplete(StoreDamaged):
+    """What was acknowledged is missing. ``trustgate accept-loss`` goes on without it."""
+
+    code = "data_missing"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="Put back the files that were there: the newer database with its .wal, or the folder journal; or "
+            "restore a backup (trustgate restore FILE). To go on without what is missing: trustgate accept-loss",
+        )
 
 
 class ChainError(OperatorError):

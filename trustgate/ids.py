@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 
 MICROSECONDS_PER_SECOND = 1_000_000
 
@@ -11,6 +12,11 @@ MICROSECONDS_PER_SECOND = 1_000_000
 def now_us() -> int:
     """Returns the time now: microseconds since the Unix epoch, UTC."""
     return time.time_ns() // 1000
+
+
+def iso_us(at_us: int) -> str:
+    """The time to the second, ISO 8601: ``2026-01-31T12:00:00Z``."""
+    return datetime.fromtimestamp(at_us // MICROSECONDS_PER_SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def new_id(prefix: str, at_us: int | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +22,12 @@ from hypothesis import strategies as st
 import trustgate
 from tests.support.disks import fill, tiny_disk
 from tests.support.entries import make_entries, make_entry, receipts
-from trustgate.errors import HomeUnusable, StoreDamaged, StoreTooNew, TrustGateError, Unavailable
+from trustgate.errors import HomeUnusable, StoreDamaged, StoreIncomplete, StoreTooNew, TrustGateError, Unavailable
 from trustgate.receipts import journal as journal_module
-from trustgate.receipts.journal import MAX_RECORD_BYTES, Journal
+from trustgate.receipts.journal import MAX_RECORD_BYTES, Journal, mark_path
 from trustgate.receipts.segment import HEADER_BYTES, encode_entry, pack_header, scan, segments_in
+from trustgate.store import marks
+from trustgate.store.marks import Mark
 from trustgate.types import Entry
 
 ROOT = Path(trustgate.__file__).parents[1]
@@ -67,6 +70,14 @@ def write(folder: Path, entries: list[Entry], last_seq: int = 0, segment_bytes: 
     journal = Journal.open(folder, store_id=STORE_ID, last_seq=last_seq, segment_bytes=segment_bytes)
     append(journal, entries)
     journal.close()
+
+
+def mark_at(folder: Path, seq: int) -> None:
+    """As a crash leaves it that comes while the entry after ``seq`` is being written."""
+    mark = Mark(mark_path(folder))
+    for _ in range(2):
+        mark.write(seq)
+    mark.close()
 
 
 def names(folder: Path) -> list[int]:
@@ -170,6 +181,7 @@ def test_a_write_cut_off_anywhere_loses_nothing_before_it(data: st.DataObject) -
             segment.path.write_bytes(content[:cut] + bytes(len(content) - cut))
         else:
             os.truncate(segment.path, cut)
+        mark_at(folder, whole)
 
         journal = Journal.open(folder, store_id=STORE_ID, last_seq=0, segment_bytes=SEGMENT_BYTES)
         assert list(journal.replay(0)) == entries[:whole]
@@ -184,7 +196,7 @@ def test_a_write_cut_off_anywhere_loses_nothing_before_it(data: st.DataObject) -
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_noticed(data: st.DataObject) -> None:
-    """In the last record it passes for a write that was cut off; anywhere before, it is damage."""
+    """In a last record that the mark does not know it passes for a write that was cut off; else it is damage."""
     entries = make_entries(1, 8)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "journal")
@@ -196,6 +208,13 @@ def test_a_changed_byte_is_noticed(data: st.DataObject) -> None:
         content[position] ^= data.draw(st.integers(1, 255))
         segment.path.write_bytes(content)
 
+        if data.draw(st.booleans(), label="cut off"):
+            mark_at(folder, 7)
+        elif position >= ends[-2]:
+            with pytest.raises(StoreIncomplete, match="receipts 8 to 8, which were acknowledged"):
+                Journal.open(folder, store_id=STORE_ID, last_seq=0, segment_bytes=SEGMENT_BYTES)
+            assert segment.path.read_bytes() == content, "what is left of it is left"
+            return
         if position < ends[-2]:
             with pytest.raises((StoreDamaged, StoreTooNew)) as refusal:
                 Journal.open(folder, store_id=STORE_ID, last_seq=0, segment_bytes=SEGMENT_BYTES)
@@ -213,6 +232,7 @@ def test_a_torn_record_is_blanked(folder: Path, caplog: pytest.LogCaptureFixture
     content = bytearray(segment.path.read_bytes())
     content[ends[2] + 20] ^= 1
     segment.path.write_bytes(content)
+    mark_at(folder, 2)
 
     write(folder, [])
 
@@ -292,6 +312,46 @@ def test_another_stores_journal_is_refused(folder: Path, open_journal: OpenJourn
     assert refusal.value.hint
 
 
+def test_a_journal_that_is_missing_is_noticed_by_its_mark(folder: Path, open_journal: OpenJournal) -> None:
+    write(folder, make_entries(1, 30))
+    shutil.rmtree(folder)
+
+    with pytest.raises(StoreIncomplete, match=r"receipts 6 to 30, which were acknowledged until .* are missing"):
+        open_journal(last_seq=5)
+    assert open_journal(last_seq=30).notes == (
+        "The folder journal was missing; the database has every receipt of it. It is made anew.",
+    )
+
+
+def test_a_journal_that_is_missing_can_be_accepted_as_lost(folder: Path, open_journal: OpenJournal) -> None:
+    write(folder, make_entries(1, 30))
+    shutil.rmtree(folder)
+
+    accepted = open_journal(last_seq=5, accept_loss=True)
+    append(accepted, make_entries(6, 1))
+    accepted.close()
+
+    assert accepted.notes == ("Accepted as lost: receipts 6 to 30.",)
+    assert open_journal(last_seq=5).last_seq == 6
+
+
+def test_receipts_that_went_with_the_power_are_told_and_stop_no_start(
+    folder: Path, open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark reached the disk, the last records did not."""
+    write(folder, make_entries(1, 10))
+    ends = records_end(folder)
+    (segment,) = segments_in(folder)
+    content = segment.path.read_bytes()
+    segment.path.write_bytes(content[: ends[8]] + bytes(len(content) - ends[8]))
+    monkeypatch.setattr(marks, "_boot", lambda: b"another1")
+
+    journal = open_journal()
+
+    assert journal.last_seq == 8
+    assert journal.notes[0].startswith("The machine was started anew, and receipts 9 to 10 of before it are lost")
+
+
 def test_a_store_that_lost_entries_is_noticed(folder: Path, open_journal: OpenJournal) -> None:
     """Restored from an old copy or cut short, even when every entry had been released."""
     journal = open_journal()
@@ -304,7 +364,7 @@ def test_a_store_that_lost_entries_is_noticed(folder: Path, open_journal: OpenJo
 
     with pytest.raises(StoreDamaged, match=f"ends at entry 9, but it has had every entry up to {base - 1}") as refusal:
         open_journal(last_seq=9)
-    assert "Put back the newer database" in str(refusal.value.hint)
+    assert "the newer database with its .wal" in str(refusal.value.hint)
 
     journal = open_journal(last_seq=base - 1)  # an old copy, but the journal has the rest
     assert [entry.seq for entry in journal.replay(base - 1)] == list(range(base, 41))

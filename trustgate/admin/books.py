@@ -159,5 +159,6 @@ async def status(context: AdminContext, command: Status) -> ServerStatus:
         last_seq=await context.store.last_seq(),
         pending=0,
         active_requests=0,
+        notes=context.store.info.notes,
         set_aside=sum(not aside.accepted for aside in context.store.set_aside),
     )

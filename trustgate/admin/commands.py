@@ -96,6 +96,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     active_requests: int
     #: Receipts that the database cannot hold as they are, and that the operator has not accepted yet.
     set_aside: int = 0
+    #: What was missing or damaged at the start and could be mended.
+    notes: tuple[str, ...] = ()
     targets: tuple[TargetStatus, ...] = ()
 
 

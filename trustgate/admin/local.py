@@ -165,13 +165,13 @@ class LocalAdmin:
         await self._context.close()
 
 
-async def open_local_admin(settings: Settings) -> LocalAdmin:
-    """Open the database in this process, making it where there is none.
+async def open_local_admin(settings: Settings, *, accept_loss: bool = False) -> LocalAdmin:
+    """Open the database in this process, making it where there is none. ``accept_loss``: as ``open_store`` has it.
 
     Raises ``StoreLocked`` when another process has it, and what ``open_store`` raises.
     """
     settings.make_home()
-    store = await open_store(settings.database)
+    store = await open_store(settings.database, accept_loss=accept_loss)
     try:
         state = await store.load_state()
         offline = _Offline(store, settings)

@@ -11,6 +11,7 @@ start, and only then change places. What was there is put aside, never deleted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -25,11 +26,13 @@ from trustgate.admin.commands import AnchorStatus, LogStatus
 from trustgate.admin.local import open_local_admin
 from trustgate.errors import Conflict, SettingsError, StoreDamaged, VerificationFailed
 from trustgate.receipts.checkpoint import open_checkpoint
+from trustgate.receipts.journal import mark_path
 from trustgate.receipts.logkey import load_log_key
 from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.segment import scan, segments_in
 from trustgate.settings import Settings
 from trustgate.store import hold_database, open_store
+from trustgate.store.marks import Mark
 
 _STAGE = "restore.tmp"
 _ELSEWHERE = "Restore it into an empty folder instead: trustgate --home DIR restore FILE"
@@ -202,19 +205,33 @@ async def _open(settings: Settings, stage: Path, standing: _Standing, *, new_log
         if settings.checkpoint.exists():
             signed.append(settings.checkpoint.read_bytes())
     staged = msgspec.structs.replace(settings, home=stage)
+    _begin_beside(settings, stage)
     try:
         for note in signed:  # it must continue the one and the other
             if note:
                 (stage / CHECKPOINT).write_bytes(note)
             status = await _status(staged)
+        if not (stage / "journal").exists():
+            with contextlib.closing(Mark(mark_path(stage / "journal"))) as mark:
+                mark.write(status.tree_size)
         return status
     finally:
         if staged.socket.parent != stage:  # a folder of its own, made for a path that is too long
             shutil.rmtree(staged.socket.parent, ignore_errors=True)
 
 
+def _begin_beside(settings: Settings, stage: Path) -> None:
+    """What stands beside the database in the stage: the home's journal of changes, so that none is undone; no marks.
+
+    The marks tell of the database that is replaced. What the restored one has is the beginning of new ones.
+    """
+    changes = settings.database.with_name(f"{DATABASE}.changes")
+    if changes.exists():
+        shutil.copyfile(changes, stage / changes.name)
+
+
 async def _status(settings: Settings) -> LogStatus:
-    admin = await open_local_admin(settings)
+    admin = await open_local_admin(settings, accept_loss=True)
     try:
         return await admin.execute(AnchorStatus())
     finally:
@@ -229,7 +246,8 @@ def _change_places(settings: Settings, stage: Path, *, new_log: bool) -> str:
     """
     home = settings.home
     aside = home / f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-    moved = [DATABASE, f"{DATABASE}.wal", "journal"]
+    beside = [f"{DATABASE}.changes", f"{DATABASE}.mark", "journal.mark"]
+    moved = [DATABASE, f"{DATABASE}.wal", *beside, "journal"]
     kept = [LOG_KEY, CHECKPOINT]
     if any((home / name).exists() for name in (*moved, *kept)):
         aside.mkdir(mode=0o700)
@@ -245,6 +263,9 @@ def _change_places(settings: Settings, stage: Path, *, new_log: bool) -> str:
     for name in (HANDLES, CONFIG):
         # The home's own are newer than the backup's.
         if (stage / name).exists() and not (home / name).exists():
+            (stage / name).rename(home / name)
+    for name in beside:
+        if (stage / name).exists():
             (stage / name).rename(home / name)
     _sync(stage / DATABASE)
     (stage / DATABASE).rename(home / DATABASE)

@@ -1,4 +1,4 @@
-"""``trustgate backup``, ``restore`` and ``compact``: keeping what must not be lost."""
+"""``trustgate backup``, ``restore``, ``accept-loss`` and ``compact``: keeping what must not be lost."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from trustgate.settings import remote_server
 def register(app: typer.Typer) -> None:
     app.command("backup", short_help="Back up the home folder into one file.")(backup)
     app.command("restore", short_help="Restore a backup.")(restore)
+    app.command("accept-loss", short_help="Accept that data is lost, and start without it.")(accept_loss)
     app.command("compact", short_help="Make the database file smaller.")(compact)
 
 
@@ -99,6 +100,43 @@ def restore(
             "its name: restore with --new-log instead.",
             to_stderr=True,
         )
+
+
+def accept_loss(
+    context: typer.Context,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it; else what is missing is shown, and nothing changed.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Go on without what the database or its journal lacks, where nothing brings it back. The server must not run.
+
+    A start that is refused because receipts, payments or changes of yours are missing says what and since when. Files
+    that came back, or a backup (trustgate restore), are better than this. Nothing is deleted; what was accepted is
+    written down in the operators' journal.
+    """
+    import asyncio
+
+    from trustgate.admin.accepting import accept_loss as accept
+    from trustgate.admin.accepting import missing
+
+    if remote_server() is not None:
+        raise InvalidRequest("A loss is accepted on the machine itself.", hint="Unset TRUSTGATE_URL.")
+    settings = session(context).settings()
+    if socket_answers(settings):
+        raise Conflict(
+            f"A server runs on {settings.home}: nothing is missing that it knows of.", hint="trustgate doctor"
+        )
+    lost = asyncio.run(missing(settings))
+    if yes and lost:
+        lost = asyncio.run(accept(settings))
+    if json:
+        render.document({"accepted": yes, "missing": lost})
+    else:
+        for what in lost or ["Nothing is missing."]:
+            render.say(what)
+    if lost and not yes:
+        raise Conflict("Nothing has been changed.", hint="trustgate accept-loss --yes")
 
 
 def compact(context: typer.Context, json: JsonOption = False) -> None:

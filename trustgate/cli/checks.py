@@ -179,7 +179,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
         return
     yield _server(status)
     yield _ok("database", f"open in the server (process {status.pid}), {render.number(status.last_seq)} receipts")
-    yield from _set_aside(status)
+    yield from _amiss(status)
     yield _journal(settings, status.pending)
     yield _anchored(log)
     yield from _keys(settings)
@@ -310,10 +310,13 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
         await admin.close()
     size = render.size(settings.database.stat().st_size)
     opens = _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
-    return passports, payments, [opens, *_set_aside(status), *prices]
+    return passports, payments, [opens, *_amiss(status), *prices]
 
 
-def _set_aside(status: ServerStatus) -> Iterator[Finding]:
+def _amiss(status: ServerStatus) -> Iterator[Finding]:
+    """What was missing at the start and was mended, and what the database cannot hold."""
+    for note in status.notes:
+        yield _warn("files", note, "Find out what happened to the file. Nothing is to be done here; a restart forgets.")
     if status.set_aside:
         yield _warn(
             "receipts",

@@ -54,6 +54,11 @@ class Archive:
         """When the checkpoint was signed."""
         return self._publisher.signed_us
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was amiss with the checkpoint when it was opened and could be mended, for people."""
+        return self._publisher.notes
+
     async def names(self) -> list[LogName]:
         return await self._store.log_names()
 

@@ -8,6 +8,9 @@ segment, deleting.
 Because space is reserved when a segment is made, a full disk shows there and not when an answer is waiting to be
 recorded: ``check_room`` tells admission beforehand.
 
+Beside the folder lies its mark (``store.marks``): the last number that was appended. It is how a journal notices that
+segments of it are missing, or all of it.
+
 There is always a segment, even when the database has everything: its base says how much the database must hold. Only
 the end of the last segment may be torn (the write that a crash interrupted, which nobody was promised); a bad record
 that others follow, or a gap, raises StoreDamaged.
@@ -25,7 +28,8 @@ from pathlib import Path
 from typing import NoReturn
 from zlib import crc32
 
-from trustgate.errors import HomeUnusable, StoreDamaged, TrustGateError, Unavailable
+from trustgate.errors import HomeUnusable, StoreIncomplete, TrustGateError, Unavailable
+from trustgate.ids import iso_us
 from trustgate.receipts.segment import (
     HEADER_BYTES,
     MAX_RECORD_BYTES,
@@ -43,6 +47,7 @@ from trustgate.receipts.segment import (
     segment_for,
     segments_in,
 )
+from trustgate.store.marks import Mark
 from trustgate.types import Entry
 
 __all__ = ["MAX_RECORD_BYTES", "SEGMENT_BYTES", "Journal"]
@@ -82,14 +87,26 @@ class Journal:
         self._maintenance = threading.Lock()
         #: Base and position of what was last synced.
         self._synced = (0, 0)
+        self._mark: Mark | None = None
+        #: What was amiss when it was opened and could be mended, for people.
+        self.notes: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, folder: Path, *, store_id: str, last_seq: int, segment_bytes: int = SEGMENT_BYTES) -> Journal:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        store_id: str,
+        last_seq: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        accept_loss: bool = False,
+    ) -> Journal:
         """Open the journal of the store whose last committed entry is ``last_seq``; make it if there is none.
 
         The caller holds the store's lock, which guards the journal too. Raises StoreDamaged if the journal is another
-        store's, if a record is bad that others follow, or if the store lacks entries that it had; HomeUnusable if the
-        folder cannot be used; Unavailable (``storage_full``) if no segment can be made.
+        store's or if a record is bad that others follow; StoreIncomplete if entries are missing that were appended,
+        unless ``accept_loss``; HomeUnusable if the folder cannot be used; Unavailable (``storage_full``) if no segment
+        can be made.
         """
         if segment_bytes < HEADER_BYTES + MAX_RECORD_BYTES:
             raise ValueError(f"a segment must hold a record of {MAX_RECORD_BYTES} bytes")
@@ -99,9 +116,11 @@ class Journal:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / _SPARE_NAME).unlink(missing_ok=True)
+            journal._mark = Mark(mark_path(folder))
             journal._segments = segments_in(folder)
             journal._released = last_seq
-            journal._recover(last_seq)
+            journal._recover(last_seq, accept_loss=accept_loss)
+            journal._mark.write(journal.last_seq)
             journal._sync()
             _fsync_folder(folder.parent)
             journal.maintain()
@@ -110,7 +129,7 @@ class Journal:
             if error.errno in _FULL:
                 raise _storage_full() from error
             raise HomeUnusable(
-                f"The journal folder {folder} cannot be used: {error.strerror or error}.",
+                f"The journal cannot be used: {error.filename or folder}: {error.strerror or error}.",
                 hint="Give it to the user who runs TrustGate, or choose another home with --home.",
             ) from error
         except BaseException:
@@ -153,6 +172,11 @@ class Journal:
             self._fail(OSError(f"only {written} of {size} bytes were written"))
         self._position = position + size
         self._next_seq += 1
+        if self._mark is not None:
+            try:
+                self._mark.write(entry.seq)
+            except OSError as error:  # the entry itself is safe
+                logger.error("The journal's mark cannot be written: %s", error)
 
     def room(self) -> int:
         """How many more entries are sure to fit without asking the disk for space."""
@@ -208,10 +232,12 @@ class Journal:
                     os.close(descriptor)
             with contextlib.suppress(OSError):
                 (self.folder / _SPARE_NAME).unlink()
+            if self._mark is not None:
+                self._mark.close()
 
     # Opening.
 
-    def _recover(self, last_seq: int) -> None:
+    def _recover(self, last_seq: int, *, accept_loss: bool) -> None:
         """Go on after the last good record; in a new segment if the store is ahead of it or there is none."""
         covered = last_seq
         last: tuple[Segment, Scan] | None = None
@@ -227,12 +253,45 @@ class Journal:
             last = segment, found
         if last is not None:
             self._check_reaches_back_to(last_seq)
+        self._check_mark(covered, accept_loss=accept_loss)
+        if last is not None:
             self._resume(*last)
         if last is None or covered > self.last_seq:
             if last is not None:
                 logger.warning("The journal ends at entry %d, the database at %d.", self.last_seq, covered)
                 self._retired.append(self._fd)
             self._start_segment(self._reserve(), covered + 1, sync=True)
+
+    def _check_mark(self, has: int, *, accept_loss: bool) -> None:
+        """Compare ``has``, the last entry here or in the store, with what was appended. Raises StoreIncomplete."""
+        assert self._mark is not None, "it is opened first"
+        found, was_there = self._mark.found, bool(self._segments)
+        notes: list[str] = []
+        if found is not None and found.numbers[0] > has:
+            lost = f"receipts {has + 1} to {found.numbers[0]}"
+            where = "cut short or damaged at its end" if was_there else "missing"
+            if accept_loss:
+                notes.append(f"Accepted as lost: {lost}.")
+            elif found.rebooted and was_there:
+                # What was not synced yet, some milliseconds, goes with the power.
+                notes.append(f"The machine was started anew, and {lost} of before it are lost ({iso_us(found.at_us)}).")
+            else:
+                raise StoreIncomplete(
+                    f"The journal {self.folder} is {where}, and the database ends at receipt {has}: {lost}, which were "
+                    f"acknowledged until {iso_us(found.at_us)}, are missing."
+                )
+        elif not was_there and has > 0 and found is not None:
+            notes.append(
+                f"The folder {self.folder.name} was missing; the database has every receipt of it. It is made anew."
+            )
+        elif not was_there and has > 0:
+            notes.append(
+                f"The folder {self.folder.name} and its mark were missing and are made anew: whether the database has "
+                "every receipt that was acknowledged cannot be told."
+            )
+        for note in notes:
+            logger.warning("%s", note)
+        self.notes = tuple(notes)
 
     def _drop_blank(self, segment: Segment) -> None:
         """Remove the last segment, whose name outlived a power failure while its content did not."""
@@ -253,10 +312,9 @@ class Journal:
     def _check_reaches_back_to(self, after_seq: int) -> None:
         base = self._segments[0].base
         if base > after_seq + 1:
-            raise StoreDamaged(
+            raise StoreIncomplete(
                 f"The database ends at entry {after_seq}, but it has had every entry up to {base - 1}: entries "
-                f"{after_seq + 1} to {base - 1} are missing from it. It was restored from an older copy, or cut short.",
-                hint=f"Put back the newer database. To go on without those entries, move {self.folder} away first.",
+                f"{after_seq + 1} to {base - 1} are missing from it. It was restored from an older copy, or cut short."
             )
 
     # Replaying.
@@ -380,6 +438,11 @@ class Journal:
         while len(self._segments) > 1 and self._segments[1].base <= self._released + 1:
             self._segments[0].path.unlink(missing_ok=True)
             del self._segments[0]
+
+
+def mark_path(folder: Path) -> Path:
+    """The mark of the journal in ``folder``."""
+    return folder.with_name(folder.name + ".mark")
 
 
 def _storage_full() -> Unavailable:

@@ -90,6 +90,11 @@ class Log:
         """Entries that are in the journal and not yet in the store."""
         return len(self._pending)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was amiss with the journal when it was opened and could be mended, for people."""
+        return self._journal.notes
+
     # the request path
 
     def check_room(self, in_flight: int) -> None:

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from trustgate.errors import SettingsError, StoreDamaged, VerificationFailed
+from trustgate.errors import HomeUnusable, SettingsError, StoreDamaged, VerificationFailed
 from trustgate.ids import now_us
 from trustgate.receipts.checkpoint import Checkpoint, reopen_checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey, create_log_key, load_log_key
@@ -45,6 +45,8 @@ class Publisher:
         #: The signed note of ``checkpoint``, and when it was signed.
         self.note = b""
         self.signed_us = 0
+        #: What was amiss when it was opened and could be mended, for people.
+        self.notes: tuple[str, ...] = ()
 
     @classmethod
     async def open(cls, store: Store, tree: Tree, *, key_file: Path, checkpoint_file: Path, origin: str) -> Publisher:
@@ -58,7 +60,13 @@ class Publisher:
         publisher = cls(checkpoint_file, key, tree)
         await publisher._check_signed()
         await _check_anchored(store, tree)
-        if str(key.verifier) not in {name.vkey for name in await store.log_names()}:
+        names = {name.vkey for name in await store.log_names()}
+        if str(key.verifier) in names and not publisher.note and tree.size:
+            publisher.notes = (f"The file {checkpoint_file.name} was missing; the log's state is signed anew.",)
+            _logger.warning("%s", publisher.notes[0])
+        if str(key.verifier) not in names:
+            if names:
+                _logger.warning("the log goes on under another name: %s", key.name)
             await store.put(LogName(vkey=str(key.verifier), created_us=now_us()))
         await publisher.renew()
         return publisher
@@ -103,6 +111,11 @@ class Publisher:
             note = self._path.read_bytes()
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise HomeUnusable(
+                f"The log's checkpoint {self._path} cannot be read: {error.strerror}.",
+                hint=f"Give it to the user who runs TrustGate. See who owns it: ls -l {self._path}",
+            ) from None
         try:
             checkpoint = reopen_checkpoint(note, self._key)
         except VerificationFailed as error:

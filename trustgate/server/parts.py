@@ -43,7 +43,7 @@ from trustgate.receipts.tree import Tree
 from trustgate.server.reload import SettingsReload
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
-from trustgate.store import Store
+from trustgate.store import ReceiptFilter, Store
 from trustgate.types import Offer, Receipt
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Server:
         address: str,
         load: Callable[[], Settings] | None,
         observer: Observer | None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         upstream = settings.upstream
         self.address = address
@@ -150,6 +151,7 @@ class Server:
             archive=archive,
             anchoring=self.anchoring,
             store=store,
+            notes=notes,
         )
         self.metrics = Metrics(lambda: self.settings, self.counters, self._standing, self.vitals.tenant_name)
         self.admin = LocalAdmin(
@@ -203,6 +205,7 @@ class Server:
             address=address,
             load=load,
             observer=observer,
+            notes=await _missing_handles(settings.handles_file, store),
         )
 
     @property
@@ -324,6 +327,7 @@ class Server:
             pending=self.books.log.pending,
             active_requests=len(self.running),
             set_aside=self.vitals.set_aside(),
+            notes=self.vitals.mended,
             targets=tuple(
                 TargetStatus(
                     base_url=upstream.base_url,
@@ -388,6 +392,21 @@ def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
         max_connections=upstream.max_connections,
         transports={BUILTIN_SCHEME: _echo},
     )
+
+
+async def _missing_handles(path: Path, store: Store) -> tuple[str, ...]:
+    """Told where the file of ids is missing although there have been requests."""
+    if path.exists():  # noqa: ASYNC240 - the server does not serve yet
+        return ()
+    first = await store.entries(ReceiptFilter(oldest_first=True, limit=1))
+    if not first or first[0].receipt.finish == "credited":
+        return ()
+    note = (
+        f"The file {path.name} was missing: files, batches and responses that upstreams made before now are not found "
+        "any more. Put it back from a backup, with the server stopped, to find them."
+    )
+    _logger.warning("%s", note)
+    return (note,)
 
 
 def _open_handles(path: Path) -> ObjectIds:

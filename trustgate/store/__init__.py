@@ -48,15 +48,16 @@ __all__ = [
 ]
 
 
-async def open_store(path: Path) -> Store:
+async def open_store(path: Path, *, accept_loss: bool = False) -> Store:
     """Open the database file at ``path``, creating or migrating it.
 
     Raises HomeUnusable (its folder is missing or cannot be written), StoreLocked (the message names the process),
-    StoreTooNew, StoreDamaged, or Unavailable with code ``storage_full``.
+    StoreTooNew, StoreDamaged, StoreIncomplete (something that was acknowledged is missing, unless ``accept_loss``), or
+    Unavailable with code ``storage_full``.
     """
     from trustgate.store.duckdb import DuckDBStore  # loading DuckDB takes 0.2 s
 
-    return await DuckDBStore.open(path)
+    return await DuckDBStore.open(path, accept_loss=accept_loss)
 
 
 def hold_database(path: Path) -> AbstractContextManager[None]:

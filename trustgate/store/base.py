@@ -188,6 +188,8 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int
     size_bytes: int
     path: str
+    #: What was amiss when it was opened and could be mended, for people.
+    notes: tuple[str, ...] = ()
 
 
 class SetAside(msgspec.Struct, frozen=True, kw_only=True):

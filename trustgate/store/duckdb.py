@@ -6,6 +6,7 @@ Owns every query. Each verb is a function over the connection that the engine ru
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import re
 import time
@@ -40,6 +41,8 @@ from trustgate.store.base import (
     UsageRow,
     WindowUsage,
 )
+from trustgate.store.changes import Change
+from trustgate.store.completeness import Completed, Completion, progress
 from trustgate.store.copying import compact_database, copy_database
 from trustgate.store.engine import Engine, in_transaction
 from trustgate.store.exports import first_and_last_us, receipt_lines, usage_lines
@@ -95,9 +98,22 @@ class DuckDBStore:
     """See ``store.base.Store``. Made by ``open``; must be closed."""
 
     def __init__(
-        self, engine: Engine, store_id: str, schema_version: int, last_seq: int, aside: dict[int, SetAside]
+        self,
+        engine: Engine,
+        completed: Completed,
+        store_id: str,
+        schema_version: int,
+        last_seq: int,
+        aside: dict[int, SetAside],
     ) -> None:
         self._engine = engine
+        self._changes = completed.journal
+        self._mark = completed.mark
+        self._notes = completed.notes
+        self._payments = completed.payments
+        #: The last change is in the journal, and whether it is in the database is to be looked up.
+        self._change_in_doubt = False
+        engine.count_together = self._count_payments
         self._store_id = store_id
         self._schema_version = schema_version
         self._last_seq = last_seq
@@ -107,14 +123,20 @@ class DuckDBStore:
         self._in_doubt = False
 
     @classmethod
-    async def open(cls, path: Path) -> DuckDBStore:
+    async def open(cls, path: Path, *, accept_loss: bool = False) -> DuckDBStore:
         """Open the database at ``path``; create it if there is none, migrate it if it is old.
 
-        Raises HomeUnusable, StoreLocked, StoreTooNew, StoreDamaged, or Unavailable (``storage_full``).
+        Raises HomeUnusable, StoreLocked, StoreTooNew, StoreDamaged, StoreIncomplete (unless ``accept_loss``), or
+        Unavailable (``storage_full``).
         """
         engine = await asyncio.to_thread(Engine.open, path)
         try:
-            return cls(engine, *await engine.run(_load_identity), await engine.run(load_aside))
+            identity = await engine.run(_load_identity)
+            completed = await engine.run(_complete, path, identity[0], accept_loss)
+            engine.forget_log()
+            for note in completed.notes:
+                logger.warning("%s", note)
+            return cls(engine, completed, *identity, await engine.run(load_aside))
         except BaseException:
             await engine.close()
             raise
@@ -129,16 +151,19 @@ class DuckDBStore:
             schema_version=self._schema_version,
             size_bytes=self._engine.size_bytes,
             path=str(self._engine.path),
+            notes=self._notes,
         )
 
     async def load_state(self) -> State:
         return await self._engine.run(_load_state)
 
     async def put(self, *records: Kept) -> None:
-        await self._engine.run(in_transaction, lambda connection: _put(connection, records))
+        if records:
+            await self._engine.run(self._change, records, ())
 
     async def remove(self, *records: Plan | Alias) -> None:
-        await self._engine.run(in_transaction, lambda connection: _remove(connection, records))
+        if records:
+            await self._engine.run(self._change, (), records)
 
     async def last_seq(self) -> int:
         if self._in_doubt:
@@ -235,6 +260,8 @@ class DuckDBStore:
 
     async def close(self) -> None:
         await self._engine.close()
+        self._changes.close()
+        self._mark.close()
 
     def _as_journaled(self, entries: list[Entry]) -> list[Entry]:
         aside = self._aside
@@ -244,6 +271,47 @@ class DuckDBStore:
         return None if entry is None else self._as_journaled([entry])[0]
 
     # On the writer thread: what these change needs no lock.
+
+    def _change(self, connection: DuckDBPyConnection, put: Sequence[Kept], removed: Sequence[Plan | Alias]) -> None:
+        """Journal the change, commit it, mark it. Where it is not committed the journal takes it back."""
+        if self._change_in_doubt:
+            self._settle_change(connection)
+        try:
+            change = self._changes.append(put, removed)
+        except OSError as error:
+            raise _not_journaled(error) from error
+        try:
+            in_transaction(connection, lambda connection: _apply(connection, change, False))
+        except BaseException as error:
+            self._change_in_doubt = True
+            if not isinstance(error, duckdb.FatalException):
+                self._settle_change(connection)
+            raise
+        self._write_mark(change.number, self._payments)
+
+    def _settle_change(self, connection: DuckDBPyConnection) -> None:
+        if progress(connection).changes < self._changes.number:
+            try:
+                self._changes.undo()
+            except OSError as error:
+                raise _not_journaled(error) from error
+        self._change_in_doubt = False
+
+    def _count_payments(self, connection: DuckDBPyConnection) -> Callable[[], None]:
+        connection.execute("UPDATE progress SET payments = payments + 1, at_us = ?", [now_us()])
+        count = int(_one(connection.execute("SELECT payments FROM progress")))
+
+        def committed() -> None:
+            self._payments = count
+            self._write_mark(self._changes.number, count)
+
+        return committed
+
+    def _write_mark(self, changes: int, payments: int) -> None:
+        try:
+            self._mark.write(changes, payments)
+        except OSError as error:
+            logger.error("the mark beside the database cannot be written: %s", error.strerror)
 
     def _append(self, connection: DuckDBPyConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
         if self._in_doubt:
@@ -289,6 +357,46 @@ class DuckDBStore:
     def _resolve_doubt(self, connection: DuckDBPyConnection) -> None:
         self._last_seq = _load_identity(connection)[2]
         self._in_doubt = False
+
+
+def _complete(connection: DuckDBPyConnection, path: Path, store_id: str, accept_loss: bool) -> Completed:
+    return Completion(
+        connection,
+        path,
+        store_id,
+        apply=_apply,
+        everything=_everything,
+        in_transaction=in_transaction,
+        accept_loss=accept_loss,
+    ).run()
+
+
+def _everything(connection: DuckDBPyConnection) -> tuple[Kept, ...]:
+    """What a journal of changes begins with: all but the anchors that are on their chain."""
+    state = _load_state(connection)
+    kept: list[Kept] = [*state.tenants, *state.keys, *state.plans, *state.passports, *state.aliases]
+    kept += [*state.payment_terms, *_load(connection, LOG_NAMES)]
+    kept += [anchor for anchor in _load(connection, ANCHORS) if anchor.state == "planned"]
+    return tuple(kept)
+
+
+def _apply(connection: DuckDBPyConnection, change: Change, is_everything: bool) -> None:
+    """Write a change. ``is_everything``: plans and aliases that it does not name had been removed."""
+    if is_everything:
+        for table in (PLANS, ALIASES):
+            connection.execute(f"DELETE FROM {table.table}")  # noqa: S608 - constants
+    _put(connection, change.put)
+    _remove(connection, change.removed)
+    connection.execute("UPDATE progress SET changes = ?, at_us = ?", [change.number, change.at_us])
+
+
+def _not_journaled(error: OSError) -> Unavailable:
+    code = "storage_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "journal_failed"
+    return Unavailable(
+        f"The change cannot be written to the operators' journal: {error.strerror or error}.",
+        code=code,
+        hint="Make room on the disk of the home folder, and check who owns its files. Nothing has been changed.",
+    )
 
 
 def _load_identity(connection: DuckDBPyConnection) -> tuple[str, int, int]:

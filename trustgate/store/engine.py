@@ -21,7 +21,7 @@ import queue
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path, PurePath
 from typing import IO, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -85,6 +85,8 @@ class Engine:
         self._together: list[tuple[Callable[[duckdb.DuckDBPyConnection], Any], Future[Any]]] = []
         self._taking = threading.Lock()
         self._closing = False
+        #: Called within each shared transaction, after its work; what it gives is called once that is committed.
+        self.count_together: Callable[[duckdb.DuckDBPyConnection], Callable[[], None]] | None = None
         self._thread = threading.Thread(target=self._work, name="trustgate-store", daemon=True)
         self._thread.start()
 
@@ -94,10 +96,16 @@ class Engine:
 
         Raises HomeUnusable, StoreLocked, StoreTooNew, StoreDamaged, or Unavailable (``storage_full``).
         """
+        # Whatever is made beside the database, its write-ahead log too, is for this user alone.
+        os.umask(os.umask(0o077) | 0o077)
         lock = _lock_sidecar(path)
         try:
+            _clean_up(path)
             if not path.exists():
                 _create(path)
+            _make_private(path)
+            _check_writable(path)
+            _keep_log(path)
             return cls(path, lock, _connect(path))
         except BaseException:
             lock.close()
@@ -160,6 +168,11 @@ class Engine:
             self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    def forget_log(self) -> None:
+        """The database is complete: the copy of the log that was found at the start is not needed."""
+        with contextlib.suppress(OSError):
+            beside(self.path, ".wal.kept").unlink()
+
     @property
     def wal_bytes(self) -> int:
         return _size(beside(self.path, ".wal"))
@@ -208,7 +221,7 @@ class Engine:
         with self._taking:
             taken, self._together = self._together, []
         try:
-            results = self._attempt(in_transaction, lambda connection: [work(connection) for work, _ in taken])
+            results = self._attempt(self._transact, [work for work, _ in taken])
         except BaseException as error:  # noqa: BLE001 - it is a caller's
             if len(taken) > 1:
                 for work, future in taken:
@@ -221,11 +234,27 @@ class Engine:
 
     def _do_alone(self, work: Callable[[duckdb.DuckDBPyConnection], R], future: Future[R]) -> None:
         try:
-            result = self._attempt(in_transaction, work)
+            (result,) = self._attempt(self._transact, [work])
         except BaseException as error:  # noqa: BLE001 - it is the caller's
             future.set_exception(error)
         else:
             future.set_result(result)
+
+    def _transact(
+        self, connection: duckdb.DuckDBPyConnection, works: Sequence[Callable[[duckdb.DuckDBPyConnection], R]]
+    ) -> list[R]:
+        committed: list[Callable[[], None]] = []
+
+        def work_and_count(connection: duckdb.DuckDBPyConnection) -> list[R]:
+            results = [work(connection) for work in works]
+            if self.count_together is not None:
+                committed.append(self.count_together(connection))
+            return results
+
+        results = in_transaction(connection, work_and_count)
+        for tell in committed:
+            tell()
+        return results
 
     def _drop_connection(self) -> None:
         """Close the instance; the next job connects again."""
@@ -264,14 +293,17 @@ def in_transaction(connection: duckdb.DuckDBPyConnection, work: Callable[[duckdb
 def _create(path: Path) -> None:
     """Make a new database beside ``path`` and move it there whole, so that a crash leaves either none or a good one.
 
-    Raises StoreDamaged if a write-ahead log lies where the database is missing: DuckDB would delete it.
+    Raises StoreDamaged if what belongs to a database lies where it is missing: its log (which DuckDB would delete), its
+    operators' journal, its mark.
     """
-    wal = beside(path, ".wal")
-    if wal.exists():
-        raise StoreDamaged(
-            f"The database {path.name} is missing, but its write-ahead log {wal.name} is there.",
-            hint=f"Put the database back into {path.parent}; or, to start with an empty one, move {wal.name} away.",
-        )
+    for suffix, what in ((".wal", "write-ahead log"), (".changes", "operators' journal"), (".mark", "mark")):
+        left = beside(path, suffix)
+        if left.exists():
+            raise StoreDamaged(
+                f"The database {path.name} is missing, but its {what} {left.name} is there.",
+                hint=f"Put the database back into {path.parent}, or restore a backup: trustgate restore FILE. To start "
+                f"with an empty one, move {path.name}.*, the folder journal, checkpoint and log.key away.",
+            )
     new = beside(path, ".new")
     try:
         for leftover in (new, beside(new, ".wal")):
@@ -286,6 +318,46 @@ def _create(path: Path) -> None:
             os.close(folder)
     except OSError as error:
         raise _unusable(path.parent, error) from error
+
+
+def _clean_up(path: Path) -> None:
+    """Remove what commands that were killed have left. The caller holds the lock, so nobody is at work on it."""
+    for suffix in (".new", ".new.wal", ".compact", ".compact.wal", ".changes.new"):
+        with contextlib.suppress(OSError):
+            beside(path, suffix).unlink()
+    shutil.rmtree(beside(path, ".tmp"), ignore_errors=True)
+
+
+def _check_writable(path: Path) -> None:
+    """DuckDB opens a log that it cannot write, and fails at the first commit. Raises HomeUnusable."""
+    wal = beside(path, ".wal")
+    if wal.exists() and not os.access(wal, os.R_OK | os.W_OK):
+        raise HomeUnusable(
+            f"The write-ahead log {wal} cannot be read and written by this user.",
+            hint=f"Give it to the user who runs TrustGate. See who owns it: ls -l {wal}",
+        )
+
+
+def _keep_log(path: Path) -> None:
+    """A copy of the write-ahead log that a kill has left, until the database is found to be complete.
+
+    DuckDB passes over a log whose beginning is damaged, and removes it.
+    """
+    wal = beside(path, ".wal")
+    if _size(wal):
+        try:
+            shutil.copyfile(wal, beside(path, ".wal.kept"))
+        except OSError as error:
+            logger.warning("No copy of %s can be kept while it is read: %s", wal.name, error.strerror)
+
+
+def _make_private(path: Path) -> None:
+    """Of earlier versions, which left the write-ahead log to the user's umask."""
+    for suffix in ("", ".wal", ".lock", ".changes", ".mark"):
+        with contextlib.suppress(OSError):
+            file = beside(path, suffix)
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
 
 
 def memory_limit_bytes(path: Path) -> int:
@@ -392,6 +464,13 @@ def _open_failure(path: Path, error: duckdb.Error) -> TrustGateError:
         )
     if _is_full(text):
         return _storage_full(path.parent)
+    if "WAL" in text:
+        wal = beside(path, ".wal")
+        return StoreDamaged(
+            f"The write-ahead log {wal} is damaged: what was written last is in it alone.",
+            hint=f"Put back copies of {path.name} and {wal.name} that belong together. Without one, move {wal.name} "
+            "away: the journals put back what they have, and what is missing then is told at the start.",
+        )
     if "Cannot open file" in text or "Permission denied" in text:
         return HomeUnusable(
             f"The database {path} cannot be opened: {text.rpartition(': ')[2]}.",

@@ -45,8 +45,9 @@ class GatewayStatus:
         archive: Archive,
         anchoring: Anchoring,
         store: Store,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        """``settings``: as they hold now."""
+        """``settings``: as they hold now. ``notes``: what was mended besides what the parts tell themselves."""
         self._address = address
         self._settings = settings
         self._counters = counters
@@ -57,6 +58,8 @@ class GatewayStatus:
         self._archive = archive
         self._anchoring = anchoring
         self._store = store
+        #: What was missing or damaged at the start and could be mended.
+        self.mended = (*store.info.notes, *log.notes, *archive.notes, *notes)
         self.started_us = now_us()
 
     def check(self) -> dict[str, str]:
@@ -77,8 +80,12 @@ class GatewayStatus:
 
     def notes(self) -> list[str]:
         """Returns the warnings of ``/ready``: nothing of it keeps the gateway from serving."""
-        count = self.set_aside()
-        return [f"receipts set aside: {count} (trustgate receipt mend)"] if count else []
+        notes = []
+        if count := self.set_aside():
+            notes.append(f"receipts set aside: {count} (trustgate receipt mend)")
+        if self.mended:
+            notes.append(f"mended at the start: {len(self.mended)} (trustgate doctor)")
+        return notes
 
     def standing(self) -> PageStatus:
         """Returns what the page at ``/`` shows."""
