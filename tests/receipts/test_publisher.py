@@ -125,7 +125,8 @@ async def test_receipts_that_were_changed_are_refused(home: Home) -> None:
     await home.add(*make_entries(1, 300))
     await home.open()
     await home.close()
-    (home.folder / "trustgate.duckdb").unlink()
+    for file in home.folder.glob("trustgate.duckdb*"):
+        file.unlink()
     changed = make_entries(1, 300)
     changed[7] = msgspec.structs.replace(changed[7], receipt=msgspec.structs.replace(changed[7].receipt, status=500))
     await home.add(*changed)
