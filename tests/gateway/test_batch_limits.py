@@ -16,7 +16,7 @@ from tests.gateway.test_batches import batch_object, file_object, lines, upload
 from tests.gateway.test_path import error_of, receipt_of
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
-from tests.support.upstream import Recorded, Reply, Upstream
+from tests.support.upstream import Gate, Recorded, Reply, Upstream
 
 #: Each line's prompt is some 12 tokens; the completion is what it asks for.
 ASKED = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -32,6 +32,9 @@ class BatchServer:
     def __init__(self) -> None:
         self.ended: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
+        #: The gateway's own look at this batch waits at the gate.
+        self.held_look = ""
+        self.look = Gate()
 
     def __call__(self, request: Recorded) -> Reply:
         path = request.path.removeprefix("/v1")
@@ -40,6 +43,8 @@ class BatchServer:
         if request.method == "POST" and path == "/batches":
             return Reply.json(batch_object(f"batch-{next(_numbers)}", "validating"))
         folder, _, object_id = path.strip("/").partition("/")
+        if object_id == self.held_look and object_id in self.ended and request.header("x-request-id") is None:
+            return Reply.raw(self.look, *Reply.json(self.ended[object_id]).steps)
         if folder == "batches":
             return Reply.json(self.ended.get(object_id) or batch_object(object_id, "in_progress"))
         return Reply.body(
@@ -203,6 +208,25 @@ def test_a_batch_that_nobody_asks_about_is_charged_by_its_results(
     # Once.
     shown = receipt_of(tenant, tenant.http.get(f"/v1/batches/{batch_id}"))["receipt"]
     assert (shown["prompt_tokens"], shown["cost_nano_usd"], held(tenant)) == (0, 0, 42)
+
+
+def test_a_batch_whose_end_is_seen_twice_at_once_is_charged_once(
+    place: Gateway, server: BatchServer, sign_up: SignUp
+) -> None:
+    tenant = sign_up(place)
+    batch_id = start(tenant, lines(MODEL)).json()["id"]
+    server.held_look = batch_id
+    server.finish(batch_id, usage=_usage(10, 5))
+    # The gateway's look has begun; a client's overtakes it.
+    server.look.wait_reached()
+    shown = receipt_of(tenant, tenant.http.get(f"/v1/batches/{batch_id}"))["receipt"]
+    assert (shown["prompt_tokens"], shown["completion_tokens"]) == (10, 5)
+    server.look.open()
+    # What is started later is looked at later.
+    next_id = start(tenant, lines(MODEL)).json()["id"]
+    server.finish(next_id, usage=_usage(1, 1))
+    wait_until(lambda: held(tenant) == 17, "the batches are charged")
+    assert sum(each["prompt_tokens"] for each in tenant.receipts()) == 11
 
 
 def _usage(prompt: int, completion: int) -> dict[str, int]:

@@ -553,3 +553,59 @@ def test_concurrent_requests_cannot_overspend_a_balance(market: Market) -> None:
 def test_the_books_balance(market: Market) -> None:
     report = market.audit()
     assert report.differences == ()
+
+
+# batches
+
+
+def test_a_batch_is_asked_for_with_all_of_its_lines_and_held_to_its_end(market: Market) -> None:
+    market.gateway.cli("passport", "add", "batched", "--input-price", "1", "--output-price", "10")
+    customer = market.customer(price_nano_usd=None)
+    file_id, batch_id = f"file-{customer.name}", f"batch-{customer.name}"
+    body = {"model": "batched", "messages": HELLO, "max_tokens": 1000}
+    one = {"custom_id": "r", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    content = b"\n".join([json.dumps(one).encode()] * 20)
+    done = {"input_tokens": 200, "output_tokens": 100, "total_tokens": 300}
+    scripted = (
+        {"id": file_id, "object": "file"},
+        {"id": batch_id, "object": "batch", "status": "validating"},
+        {"id": batch_id, "object": "batch", "status": "completed", "usage": done},
+    )
+    market.upstream.script(*(Reply.json(each) for each in scripted))
+    form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", content)}}
+    assert customer.http.post("/v1/files", **form).status_code == 200
+    asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    refused = customer.http.post("/v1/batches", json=asked)
+    assert refused.status_code == 402
+    [accepts] = challenge_of(refused).accepts
+    # 20 times 1,000 tokens at 10 USD a million are 200,000 units; the prompts' estimates come on top.
+    assert 200_000 < int(accepts.amount) < 201_000
+
+    made = customer.http.post("/v1/batches", json=asked, headers=customer.pay(refused))
+
+    assert made.status_code == 200
+    account = customer.http.get("/v1/credits").json()
+    assert account["balance_nano_usd"] == int(accepts.amount) * 1_000
+    # All of it is held for the batch: nothing else can spend it.
+    assert account["held_nano_usd"] > 200_000_000
+    assert customer.chat(model="batched", max_tokens=1000).status_code == 402
+    assert customer.http.get(f"/v1/batches/{batch_id}").json()["status"] == "completed"
+    account = customer.http.get("/v1/credits").json()
+    cost = 200 * 1_000 + 100 * 10_000
+    assert (account["balance_nano_usd"], account["held_nano_usd"]) == (int(accepts.amount) * 1_000 - cost, 0)
+
+
+def test_a_price_for_each_request_is_asked_for_each_line(market: Market) -> None:
+    customer = market.customer()
+    file_id = f"file-{customer.name}"
+    market.upstream.script(Reply.json({"id": file_id, "object": "file"}))
+    body = {"model": "gpt-4o", "messages": HELLO, "max_tokens": 10}
+    one = {"custom_id": "r", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    form: dict[str, Any] = {
+        "data": {"purpose": "batch"},
+        "files": {"file": ("a", b"\n".join([json.dumps(one).encode()] * 7))},
+    }
+    assert customer.http.post("/v1/files", **form).status_code == 200
+    asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    [accepts] = challenge_of(customer.http.post("/v1/batches", json=asked)).accepts
+    assert int(accepts.amount) == 7 * PRICE_UNITS
