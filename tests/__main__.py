@@ -3,7 +3,7 @@
     python3 tests                        everything, with coverage and its threshold
     python3 tests -k quota -x            anything pytest takes; coverage is left out
     python3 tests --python python3.13    on another interpreter
-    python3 tests --no-litellm           without the LiteLLM proxy and the clients, and their large environments
+    python3 tests --no-litellm           without LiteLLM, the real model and the clients, and their large environments
     python3 tests --quick                without the tests marked slow: kills by the dozen, long streams
     python3 tests --jobs 1               in one process, not in as many as there are cores
     python3 tests --run mypy             any tool of the environment, from the top of the checkout
@@ -57,6 +57,7 @@ def main() -> int:
         for mark, is_left_out in (
             ("litellm", options.no_litellm),
             ("clients", options.no_litellm),
+            ("model", options.no_litellm),
             ("slow", options.quick),
         )
         if is_left_out
@@ -79,6 +80,7 @@ def _environments(base: Path, *, tools_only: bool) -> Path:
     own = Path(sys.executable)
     others: dict[str, Callable[[], Path]] = {
         environments.LITELLM_VARIABLE: partial(environments.litellm_python, own),
+        environments.MODEL_VARIABLE: partial(environments.model_python, own),
         environments.CLIENTS_VARIABLE: partial(environments.clients_python, own),
     }
     if not {"node", "npm"} & set(programs.missing()):
@@ -98,7 +100,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--python", default=sys.executable, help="the interpreter to test on (default: this one)")
-    parser.add_argument("--no-litellm", action="store_true", help="leave out the LiteLLM proxy and the clients")
+    parser.add_argument("--no-litellm", action="store_true", help="leave out LiteLLM, the real model and the clients")
     parser.add_argument("--quick", action="store_true", help="leave out the tests that are marked slow")
     parser.add_argument("--jobs", type=int, default=0, help="how many processes share the tests")
     parser.add_argument("--coverage", action="store_true", help="measure coverage although tests are selected")

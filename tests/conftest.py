@@ -13,6 +13,7 @@ import pytest
 from tests import programs
 from tests.support.gateway import Gateway
 from tests.support.litellm import LiteLLM
+from tests.support.llamacpp import LlamaCpp
 from tests.support.upstream import Upstream
 
 GatewayFactory = Callable[..., Gateway]
@@ -57,6 +58,15 @@ def litellm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteLLM]:
     proxy.stop()
 
 
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCpp]:
+    """A running llama.cpp server with a small model. Tests that use it carry the mark ``model``."""
+    server = LlamaCpp(tmp_path_factory.mktemp("llama"))
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def make_client() -> Iterator[ClientFactory]:
     """Makes official OpenAI clients: ``make_client(base_url, key)``, plus what ``openai.OpenAI`` takes."""
@@ -73,6 +83,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "litellm" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.litellm)
+        if "llama" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.model)
         if item.path.parent.name == "clients":
             item.add_marker(pytest.mark.clients)
 

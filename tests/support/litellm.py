@@ -6,6 +6,7 @@ import secrets
 import signal
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,7 +48,9 @@ CONFIG: dict[str, Any] = {
 class LiteLLM:
     """The proxy. ``api_url`` is what OpenAI clients call the base URL, ``master_key`` the only key it takes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, models: Sequence[dict[str, Any]] = ()) -> None:
+        """``models``: entries of its list of models besides those that answer by themselves."""
+        self._models = [*CONFIG["model_list"], *models]
         self.master_key = f"sk-{secrets.token_urlsafe(24)}"
         self._folder = folder
         self._process: Process | None = None
@@ -66,7 +69,7 @@ class LiteLLM:
                 "`python3 tests --install-only`, to leave its tests out run `python3 tests --no-litellm`."
             )
         config = self._folder / "config.yaml"
-        config.write_text(yaml.safe_dump(CONFIG, allow_unicode=True))
+        config.write_text(yaml.safe_dump({**CONFIG, "model_list": self._models}, allow_unicode=True))
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         command: list[str | Path] = [
