@@ -37,18 +37,18 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'suspend|Refuse a tenant''s requests',
             'resume|Serve a suspended tenant again',
             'remove|Remove a tenant for good',
-            'credit|Show the balance that a tenant''s requests draw on, or add to it'
+            'credit|Show a tenant''s balance, or add to it'
         )
         'trustgate key' = @(
-            'create|Create a further key',
+            'create|Create another key',
             'list|List the keys',
             'show|Show a key and its limits, not its secret',
-            'revoke|End a key now',
+            'revoke|Revoke a key now',
             'rotate|Replace a key by a new one'
         )
         'trustgate plan' = @(
             'add|Add a plan',
-            'set|Change a plan; it holds from the next request on',
+            'set|Change a plan, in effect from the next request on',
             'list|List the plans',
             'show|Show a plan',
             'remove|Remove a plan that no tenant is on'
@@ -68,7 +68,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'list|List receipts, the newest first',
             'show|Show a receipt, with the secret that opens its commitments',
             'export|Export a receipt as a bundle that can be verified offline: its proof, checkpoint and anchor with it',
-            'mend|Store the receipts that the database could not hold before, and list those that it cannot',
+            'mend|Store receipts that the database could not hold before, and list those that it still cannot',
             'verify|Check a bundle, offline and without a database'
         )
         'trustgate anchor' = @(
@@ -79,14 +79,14 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'keygen|Make the key that pays for anchors'
         )
         'trustgate payment' = @(
-            'set|Have a tenant pay, or change how it pays',
-            'off|Let a tenant owe nothing',
-            'terms|Show how tenants pay, and what they have left',
+            'set|Set or change how a tenant pays',
+            'off|Stop charging a tenant',
+            'terms|Show each tenant''s payment terms and balance',
             'list|List payments, the newest first',
             'show|Show a payment, from its claim to its end; with --json also what was signed',
             'reconcile|Look up on the chains the payments whose outcome is unknown',
-            'resolve|End a payment of unknown fate that no node can be asked about: you have looked it up yourself',
-            'refund-credit|Take from a tenant''s balance what you pay back to it, with a receipt',
+            'resolve|Set the outcome of an unknown payment that no node can look up, after looking it up yourself',
+            'refund-credit|Reduce a tenant''s balance by a refund, with a receipt',
             'keygen|Make the key with which the gateway settles Solana payments itself'
         )
         'trustgate export' = @(
@@ -384,7 +384,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--api-model-id|any|The LLM server''s name for the model',
             '--provider|any|The provider, such as openai',
-            '--format|words:api safetensors gguf|What the model is',
+            '--format|words:api safetensors gguf|The kind of model',
             '--base-url|any|The LLM server, if not the default one: https://…/v1',
             '--credential-env|any|Name of the environment variable with its key',
             '--credential-file|file|Or the file with its key; relative to the home folder',
@@ -416,7 +416,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--api-model-id|any|The LLM server''s name for the model',
             '--provider|any|The provider, such as openai',
-            '--format|words:api safetensors gguf|What the model is',
+            '--format|words:api safetensors gguf|The kind of model',
             '--base-url|any|The LLM server, if not the default one: https://…/v1',
             '--credential-env|any|Name of the environment variable with its key',
             '--credential-file|file|Or the file with its key; relative to the home folder',
@@ -510,7 +510,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate receipt mend' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--accept||Take those that still do not fit as they stand: they are told no more',
+            '--accept||Accept those that still do not fit: they are not reported again',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate receipt verify' = @(

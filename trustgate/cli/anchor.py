@@ -60,7 +60,7 @@ def flush(
 ) -> None:
     """Post the log's state to Solana: one transaction for all receipts since the last anchor.
 
-    Its memo is the signed checkpoint. Interrupt it when you like: the next flush goes on where this one was.
+    Its memo is the signed checkpoint. It can be interrupted at any time: the next flush continues.
     """
     command = AnchorFlush(
         flush=new_id("flush", now_us()),

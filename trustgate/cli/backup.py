@@ -28,11 +28,10 @@ def backup(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write everything that has to be kept into one file, while the server runs or not.
+    """Back up the home folder into one file, with or without a running server.
 
     The database, the log's key and checkpoint, the ids that upstreams gave out and trustgate.toml; not the keys that
-    hold money. The file holds the log's key and the hashes of all API keys: keep it as you keep the home
-    folder.
+    hold money. The file holds the log's key and the hashes of all API keys: protect it like the home folder.
     """
     if json and file == STDOUT:
         raise InvalidRequest("With --json the backup needs a FILE; stdout is for the JSON.")
@@ -65,7 +64,7 @@ def restore(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the backup and the home; change nothing.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Put a backup into the home folder. The server must not run; what was there is put aside, not deleted.
+    """Restore a backup into the home folder. The server must not run; replaced files are kept beside it.
 
     Refused where the log would fork: where this home has signed, or still has, receipts that the backup lacks.
     """
@@ -140,7 +139,7 @@ def accept_loss(
 
 
 def compact(context: typer.Context, json: JsonOption = False) -> None:
-    """Rewrite the database file without what is unused in it. Nothing is lost if that is interrupted.
+    """Rewrite the database file without its unused space. An interruption loses nothing.
 
     A server goes on serving; receipts wait in its journal meanwhile.
     """

@@ -35,11 +35,11 @@ def demo(
     leave: Annotated[bool, typer.Option("--exit", help="Exit after the tour, instead of serving on.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """See all of it at work, with nothing set up and without a network.
+    """Try everything, without a set-up and without a network.
 
-    Runs a gateway, a built-in model and a local Solana in a throwaway folder; sends itself a plain, a streamed, a
-    refused and a paid request, and shows the eleven steps that each walked; anchors their receipts and checks one.
-    Then it stays up for requests of yours until Ctrl-C, and leaves nothing behind. Your own settings are not read.
+    Runs a gateway, a built-in model and a local Solana in a temporary folder; sends a plain, a streamed, a refused and
+    a paid request, and shows the eleven steps of each; anchors their receipts and verifies one. Then it serves your
+    requests until Ctrl-C, and removes the folder. Your own settings are not read.
     """
     began = time.monotonic()
     if session(context).home is not None:

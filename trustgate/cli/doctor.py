@@ -35,8 +35,8 @@ def doctor(
 ) -> None:
     """Check the settings, the home folder, the database, the server, the LLM servers, payments, the clock and the disk.
 
-    Changes nothing. Exits with 1 when something keeps the gateway from working. With TRUSTGATE_URL the server there
-    is asked instead. --books reads every receipt and payment, some minutes for a million; the server serves on.
+    Changes nothing. Exits with 1 when something keeps the gateway from working. With TRUSTGATE_URL that server is
+    checked instead. --books reads every receipt and payment, some minutes for a million; the server serves on.
     """
     if books:
         _audit(context, json)

@@ -71,7 +71,7 @@ _FREE = option("free", bool, "--free", help="The model costs nothing; any price 
 _PLAIN = [
     option("api_model_id", str, "--api-model-id", help="The LLM server's name for the model", metavar="ID"),
     option("provider", str, "--provider", help="The provider, such as openai", metavar="NAME"),
-    option("format", Literal["api", "safetensors", "gguf"], "--format", help="What the model is"),
+    option("format", Literal["api", "safetensors", "gguf"], "--format", help="The kind of model"),
 ]
 #: Members that ``none`` takes away again.
 _OPTIONAL = [

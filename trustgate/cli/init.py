@@ -69,10 +69,10 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a settings file; the old one is kept.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write trustgate.toml into the home folder, every setting in it explained.
+    """Write trustgate.toml into the home folder, with every setting explained.
 
-    Looks for LiteLLM, Ollama, vLLM and llama.cpp on this machine and proposes what it finds; then asks for what is
-    left. What a flag sets is not asked.
+    Looks for LiteLLM, Ollama, vLLM and llama.cpp on this machine and proposes what it finds; then asks the remaining
+    questions. What a flag sets is not asked.
     """
     if remote_server() is not None:
         raise InvalidRequest("init sets up this machine, but TRUSTGATE_URL names another.", hint="unset TRUSTGATE_URL")

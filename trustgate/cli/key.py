@@ -34,7 +34,7 @@ def create(
     secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Create a further key. Its secret is shown this once.
+    """Create another key. Its secret is shown only once.
 
     Limits, models, endpoints and features narrow what the tenant's plan allows; they never widen it.
     """
@@ -77,7 +77,7 @@ def show(context: typer.Context, key: KeyArgument, json: JsonOption = False) -> 
 
 @app.command("revoke")
 def revoke(context: typer.Context, key: KeyArgument, json: JsonOption = False) -> None:
-    """End a key now. Its next request fails, its running streams are cut."""
+    """Revoke a key now. Its next request fails, its running streams are cut."""
     _print(execute(context, KeyRevoke(key=key)), json)
 
 
@@ -96,7 +96,7 @@ def rotate(
     secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Replace a key by a new one. Its secret is shown this once.
+    """Replace a key by a new one. Its secret is shown only once.
 
     The new key has the old one's rights, limits and expiry.
     """

@@ -49,7 +49,7 @@ def localnet(
     """Run a local Solana for development until SIGTERM or Ctrl-C.
 
     It runs real programs (memo, token, associated token) and answers like an RPC node, but it is one process, and its
-    coins are worth nothing. The chain is kept in the home folder, in localnet; two cannot run there at once.
+    coins have no value. The chain is kept in the home folder, in localnet; two cannot run there at once.
     """
     import asyncio
 

@@ -41,8 +41,8 @@ def add(
 ) -> None:
     """Add a model: the name clients ask for, where it is served, and its price.
 
-    A * in the slug makes a wildcard: openai/* takes every model of that name. Without --base-url the model is asked of
-    the default LLM server, without --api-model-id under its slug.
+    A * in the slug makes a wildcard: openai/* matches every model of that name. Without --base-url requests go to the
+    default LLM server, without --api-model-id under the slug.
     """
     _print(execute(context, PassportAdd(slug=slug, fields=given.for_new())), json)
 
@@ -50,7 +50,7 @@ def add(
 @app.command("set", short_help="Change a passport.")
 @with_passport_fields
 def set_(context: typer.Context, passport: PassportArgument, given: Given, json: JsonOption = False) -> None:
-    """Change a passport; it holds from the next request on. `none` takes an optional value away."""
+    """Change a passport, in effect from the next request on. `none` clears an optional value."""
     if given.is_empty:
         raise InvalidRequest("No change was given.", hint="trustgate passport set --help")
     command = PassportSet(passport=passport, fields=given.fields, unset=given.unset, prices=given.prices)
@@ -126,7 +126,7 @@ def import_(
     """Import models from a LiteLLM config.yaml, or prices from its model_prices_and_context_window.json.
 
     A config.yaml adds its models and updates those that exist; a table of prices adds nothing and updates the prices
-    and limits of the models there are. Keys in the file are never kept.
+    and limits of existing models. Keys in the file are never kept.
     """
     from trustgate.models.importing.litellm import read_import_file  # reading YAML takes 20 ms to load
 
@@ -149,7 +149,7 @@ def alias(
     remove: Annotated[str | None, typer.Option(metavar="NAME", help="Remove an alias.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Give a model another name: trustgate passport alias NAME SLUG. Or list or remove such names."""
+    """Give a model an alias: trustgate passport alias NAME SLUG. Or list or remove aliases."""
     wanted = (name is not None, all_, remove is not None)
     if wanted.count(True) != 1 or (name is None) != (slug is None):
         raise InvalidRequest(

@@ -105,9 +105,9 @@ def set_(
     ] = "",
     json: JsonOption = False,
 ) -> None:
-    """Have a tenant pay, or change how it pays.
+    """Set or change how a tenant pays.
 
-    Networks, addresses, tokens and facilitators are asked whether they will do before anything is kept. What is not
+    Networks, addresses, tokens and facilitators are checked before anything is saved. What is not
     given stays as it is; so do offers on other networks.
     """
     offers = _offers(network, pay_to, asset, facilitator)
@@ -168,7 +168,7 @@ def off(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Let a tenant owe nothing. Its balance stays; `payment set` switches payment on again."""
+    """Stop charging a tenant. Its balance stays; `payment set` switches payment on again."""
     _show_terms(execute(context, PaymentOff(tenant=tenant, network=network)), json)
 
 
@@ -178,7 +178,7 @@ def terms(
     tenant: Annotated[str | None, typer.Argument(metavar="TENANT", help="Only this tenant.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show how tenants pay, and what they have left."""
+    """Show each tenant's payment terms and balance."""
     found = execute(context, PaymentTermsList(tenant=tenant))
     if json:
         render.document({"terms": [_plain_terms(detail) for detail in found]})
@@ -368,7 +368,7 @@ def _fields(detail: PaymentDetail) -> list[tuple[str, render.Cell]]:
 
 @app.command("reconcile")
 def reconcile(context: typer.Context, json: JsonOption = False) -> None:
-    """Look up on the chains the payments whose outcome is unknown. A running server does so by itself, too."""
+    """Look up on the chains the payments whose outcome is unknown. A running server does this by itself."""
     command = PaymentReconcile(reconcile=new_id("reconcile", now_us()))
 
     async def work(admin: Admin) -> tuple[Reconciled, ...]:
@@ -416,7 +416,7 @@ def resolve(
     failed: Annotated[bool, typer.Option("--failed", help="It did not settle and never will.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """End a payment of unknown fate that no node can be asked about: you have looked it up yourself."""
+    """Set the outcome of an unknown payment that no node can look up, after looking it up yourself."""
     if (settled is None) is not failed:
         raise InvalidRequest("Give either --settled TRANSACTION or --failed.", hint="trustgate payment show PAYMENT")
     detail = execute(context, PaymentResolve(payment=payment, settled=settled))
@@ -436,9 +436,9 @@ def refund_credit(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Take from a tenant's balance what you pay back to it, with a receipt.
+    """Reduce a tenant's balance by a refund, with a receipt.
 
-    TrustGate does not have the keys of your wallet: you send the money, to one of the addresses that it lists.
+    TrustGate does not have your wallet's keys: send the money yourself, to one of the listed addresses.
     """
     refund = execute(context, PaymentRefundCredit(tenant=tenant, amount_nano_usd=amount))
     change = refund.change
@@ -487,7 +487,7 @@ def keygen(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make the key with which the gateway settles Solana payments itself. It pays their fees: put some SOL on it."""
+    """Make the key with which the gateway settles Solana payments itself. It pays their fees: send some SOL to it."""
     made = execute(context, PaymentKeygen(keypair=absolute(keypair)))
     if json:
         render.document(made)

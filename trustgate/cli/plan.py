@@ -77,7 +77,7 @@ def set_(
     unpriced_models: UnpricedOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Change a plan; it holds from the next request on. `none` lifts a limit."""
+    """Change a plan, in effect from the next request on. `none` lifts a limit."""
     changes = (on_disconnect, price_factor, unpriced_models)
     if not allowed.limits and not allowed.scope and changes == (None, None, None):
         raise InvalidRequest("No change was given.", hint="trustgate plan set --help")

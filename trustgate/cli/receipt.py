@@ -112,11 +112,11 @@ def export(
 def mend(
     context: typer.Context,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Take those that still do not fit as they stand: they are told no more.")
+        bool, typer.Option("--accept", help="Accept those that still do not fit: they are not reported again.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Store the receipts that the database could not hold before, and list those that it cannot.
+    """Store receipts that the database could not hold before, and list those that it still cannot.
 
     Such a receipt keeps its place in the log, and its proof; in sums, what does not fit counts as nothing. Add what is
     missing to the tenant by hand (trustgate tenant credit), then accept it.

@@ -65,10 +65,10 @@ def serve(context: typer.Context, flags: ServeFlags) -> None:
 
 
 def reload(context: typer.Context, json: JsonOption = False) -> None:
-    """Have the running server read trustgate.toml again, as SIGHUP does.
+    """Reload trustgate.toml in the running server, as SIGHUP does.
 
-    A bad file is refused, and the old settings stay. Prints which settings are in effect from the next request on, and
-    which need a restart.
+    An invalid file is refused, and the old settings stay. Prints which settings are in effect from the next request on,
+    and which need a restart.
     """
     done = execute(context, Reload())
     if json:

@@ -42,7 +42,7 @@ def add(
     secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Add a tenant with its first key. The key's secret is shown this once."""
+    """Add a tenant with its first key. The key's secret is shown only once."""
 
     async def work(admin: Admin) -> tuple[TenantWithKey, str]:
         added = await admin.execute(TenantAdd(name=name, plan=plan))
@@ -161,7 +161,7 @@ def resume(context: typer.Context, tenant: TenantArgument, json: JsonOption = Fa
 
 @app.command("remove")
 def remove(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
-    """Remove a tenant for good. Its keys die; its receipts and usage stay."""
+    """Remove a tenant for good. Its keys are revoked; its receipts and usage stay."""
     _changed(execute(context, TenantRemove(tenant=tenant)), json)
 
 
@@ -174,7 +174,7 @@ def credit(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the balance that a tenant's requests draw on, or add to it. What is added has a receipt."""
+    """Show a tenant's balance, or add to it. An addition has a receipt."""
     if add == 0:
         raise InvalidRequest("No amount was given.", hint=f"trustgate tenant credit {shlex.quote(tenant)}")
     change = execute(context, TenantCredit(tenant=tenant, add_nano_usd=add or 0))

@@ -28,7 +28,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print one snapshot and exit.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Watch the running gateway: rates, latencies, errors, tenants, models, the log and its anchors. Ctrl-C ends it.
+    """Watch the running gateway: rates, latencies, errors, tenants, models, the log and its anchors. Ctrl-C stops it.
 
     Rates and latencies are those of the last ten seconds.
     """

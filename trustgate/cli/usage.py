@@ -41,7 +41,7 @@ def usage(
 ) -> None:
     """Show requests, tokens and cost by day, model, key or tenant.
 
-    Requests are those that were answered; what was refused or failed is counted apart and costs nothing.
+    Requests are answered ones; refused and failed ones are counted separately and cost nothing.
     """
 
     if plot is not None:

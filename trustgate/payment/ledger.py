@@ -76,7 +76,7 @@ class Ledger:
             payment, reason=f"{SPENT_ON}{receipt_id}" if receipt_id else "", updated_us=now_us()
         )
         if not await self._store.move_payment(spent, before="credited"):
-            raise Unavailable("The payment is being decided on by somebody else.", code="payment_pending")
+            raise Unavailable("Another request is using this payment now.", code="payment_pending")
         return spent
 
     async def _move(self, payment: Payment, state: PaymentState, **changes: str) -> Payment | None:
