@@ -207,11 +207,11 @@ def test_what_was_used_is_of_the_windows_of_the_moment() -> None:
     quota.post(reserve(quota, plan(requests_per_minute=9), tokens=100), 60, 7)
     last = NOON + MINUTE - 1
     assert quota.used("ten_1", last)["minute"] == {"requests": 1, "tokens": 60, "cost_nano_usd": 7}
-    assert quota.standing(last).windows.starts[0] == NOON
+    assert quota.current_usage(last).windows.starts[0] == NOON
     following = quota.used("ten_1", NOON + MINUTE)
     assert following["minute"] == {"requests": 0, "tokens": 0, "cost_nano_usd": 0}
     assert following["day"] == following["month"] == {"requests": 1, "tokens": 60, "cost_nano_usd": 7}
-    assert quota.standing(NOON + MINUTE).windows.starts[0] == NOON + MINUTE
+    assert quota.current_usage(NOON + MINUTE).windows.starts[0] == NOON + MINUTE
 
 
 class QuotaMachine(RuleBasedStateMachine):

@@ -76,7 +76,7 @@ class Plane:
             anchoring=Anchoring(self.settings, store, self.archive),
             settings=self.settings,
             quota=self.quota,
-            on_keys_dead=self._on_keys_dead,
+            on_keys_revoked=self._on_keys_revoked,
             status=lambda: STATUS,
         )
         self.admin = LocalAdmin(self.context)
@@ -137,7 +137,7 @@ class Plane:
         )
         return Archive(self.store, tree, publisher)
 
-    def _on_keys_dead(self, key_ids: Collection[str]) -> None:
+    def _on_keys_revoked(self, key_ids: Collection[str]) -> None:
         self.cut += key_ids
 
 

@@ -332,7 +332,7 @@ async def test_a_payment_of_unknown_fate_is_resolved_by_hand(admin: Admin, plane
     for payment in (settled, failed, known):
         await plane.store.claim_payment(payment)
     await refusal(admin, PaymentResolve(payment="pay_none"), NotFound, "no payment 'pay_none'")
-    await refusal(admin, PaymentResolve(payment=known.id), Conflict, "only one whose fate is unknown")
+    await refusal(admin, PaymentResolve(payment=known.id), Conflict, "only one whose outcome is unknown")
     await refusal(admin, PaymentResolve(payment=settled.id, settled="=1+1"), InvalidRequest, "not a transaction")
 
     transaction = "0x" + "ab" * 32

@@ -219,8 +219,8 @@ def test_metrics_are_those_that_are_scraped(traced: Tenant, collector: Collector
     requests = collector.metrics["trustgate.requests"].sum
     assert requests.is_monotonic
     assert sum(point.as_int for point in requests.data_points) == value(asked, "trustgate_requests_total")
-    assert value(asked, "trustgate_otlp_spans_total", fate="sent") > 0
-    assert value(asked, "trustgate_otlp_spans_total", fate="dropped") == 0
+    assert value(asked, "trustgate_otlp_spans_total", outcome="sent") > 0
+    assert value(asked, "trustgate_otlp_spans_total", outcome="dropped") == 0
 
 
 def _all(collector: Collector, count: int) -> list[tuple[Span, dict[str, Any]]]:
@@ -239,21 +239,21 @@ def test_a_collector_that_is_away_delays_nobody_and_gets_everything_later(
         gateway = make_gateway(upstream=upstream.api_url, environment=environment).start()
         tenant = sign_up(gateway)
         assert tenant.chat().status_code == 200
-        wait_until(lambda: "does not take traces" in gateway.logs(), "the warning")
+        wait_until(lambda: "does not accept traces" in gateway.logs(), "the warning")
         assert tenant.chat().status_code == 200
         assert value(scrape(gateway), "trustgate_otlp_waiting") == 2
         assert value(scrape(gateway), "trustgate_otlp_failing") == 1
         # Too busy, then failing for good: the first is tried again at once, what the second was given is dropped.
         collector.script(Answer(429, {"retry-after": "0"}), Answer(400))
         collector.start()
-        wait_until(lambda: value(scrape(gateway), "trustgate_otlp_spans_total", fate="dropped") > 0, "a drop")
+        wait_until(lambda: value(scrape(gateway), "trustgate_otlp_spans_total", outcome="dropped") > 0, "a drop")
         assert tenant.chat().status_code == 200
         collector.wait_for(1)
         wait_until(lambda: value(scrape(gateway), "trustgate_otlp_failing") == 0, "its end")
         collector.script(Answer(leaves=1))
         assert tenant.chat().status_code == 200
-        dropped = value(scrape(gateway), "trustgate_otlp_spans_total", fate="dropped")
-        wait_until(lambda: value(scrape(gateway), "trustgate_otlp_spans_total", fate="dropped") > dropped, "a drop")
+        dropped = value(scrape(gateway), "trustgate_otlp_spans_total", outcome="dropped")
+        wait_until(lambda: value(scrape(gateway), "trustgate_otlp_spans_total", outcome="dropped") > dropped, "a drop")
         assert gateway.logs().count("the OTLP collector at") == 1, "once in a while, not each time"
 
         # What waits at the end is sent before it, and what the answer says then is nobody's trouble.
@@ -334,9 +334,9 @@ def test_what_is_said_to_install_is_the_extra() -> None:
         ({"TRUSTGATE_OTLP_ATTRIBUTES": "env"}, "not name=value"),
         ({"TRUSTGATE_OTLP_HEADERS_ENV": "x-key=secret"}, "name of an environment variable"),
         ({"TRUSTGATE_OTLP_HEADERS_ENV": "NONE"}, "NONE is not set"),
-        ({"TRUSTGATE_OTLP_HEADERS_ENV": "BAD", "BAD": "just-a-secret"}, "BAD holds no headers"),
-        ({"TRUSTGATE_OTLP_HEADERS_ENV": "BAD", "BAD": "x-key=secret%0d%0a"}, "BAD holds no headers"),
-        ({"TRUSTGATE_OTLP_HEADERS_ENV": "BAD", "BAD": "content-type=secret"}, "BAD holds no headers"),
+        ({"TRUSTGATE_OTLP_HEADERS_ENV": "BAD", "BAD": "just-a-secret"}, "BAD does not hold headers"),
+        ({"TRUSTGATE_OTLP_HEADERS_ENV": "BAD", "BAD": "x-key=secret%0d%0a"}, "BAD does not hold headers"),
+        ({"TRUSTGATE_OTLP_HEADERS_ENV": "BAD", "BAD": "content-type=secret"}, "BAD does not hold headers"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

@@ -79,9 +79,9 @@ def text_of(page: Browser) -> str:
     return text
 
 
-async def served(standing: PageStatus) -> str:
+async def served(status: PageStatus) -> str:
     """The page as text, of a gateway that stands so."""
-    transport = httpx.ASGITransport(Page(lambda: standing, lambda: True))
+    transport = httpx.ASGITransport(Page(lambda: status, lambda: True))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
         response = await http.get("/")
     assert response.status_code == 200
@@ -174,7 +174,7 @@ def test_it_can_be_switched_off_while_serving(shared_gateway: Gateway) -> None:
 
 async def test_a_gateway_that_is_well() -> None:
     text = await served(STANDING)
-    assert '<p class="standing good"><strong>Ready.</strong>' in text
+    assert '<p class="status good"><strong>Ready.</strong>' in text
     assert "1.2.3" in text and "<dt>Models</dt><dd>2</dd>" in text and "secret-model" not in text
     assert ">2026-02-02 02:40:00 UTC</time>" in text
     assert "12,345" in text and bytes(range(32)).hex() in text

@@ -480,7 +480,7 @@ async def test_a_pending_payment_is_named(shop: Shop) -> None:
             assert named in pending.value.message
 
 
-# looking at payments of unknown fate
+# looking at payments of unknown outcome
 
 
 async def test_a_look_does_not_wait_for_another_and_several_run_at_once(shop: Shop) -> None:
@@ -489,14 +489,14 @@ async def test_a_look_does_not_wait_for_another_and_several_run_at_once(shop: Sh
         with pytest.raises(Unavailable):
             await shop.serve(order(PRICE, body=str(number).encode(), paying=signed(AMOUNT)), cost=PRICE)
     looking, gate = asyncio.Barrier(5), asyncio.Event()
-    fate = shop.paper.fate
+    look_up = shop.paper.outcome
 
     async def slow(payment: Payment) -> Settlement:
         await looking.wait()
         await gate.wait()
-        return await fate(payment)
+        return await look_up(payment)
 
-    shop.paper.fate = slow  # type: ignore[method-assign]
+    shop.paper.outcome = slow  # type: ignore[method-assign]
     background = asyncio.ensure_future(shop.reconciler.reconcile())
     await asyncio.wait_for(looking.wait(), 10)
     command = asyncio.ensure_future(shop.reconciler.reconcile())

@@ -67,8 +67,8 @@ async def test_what_landed_is_settled(shop: Shop, is_recorded: bool) -> None:
     if is_recorded:
         payment = _with(payment, transaction=signature)
     shop.net.advance(1)
-    fate = await shop.chains().fate(payment)
-    assert fate == ("settled", signature, shop.buyer.address, "")
+    found = await shop.chains().outcome(payment)
+    assert found == ("settled", signature, shop.buyer.address, "")
 
 
 def _with(payment: Payment, **members: Any) -> Payment:
@@ -78,11 +78,11 @@ def _with(payment: Payment, **members: Any) -> Payment:
 async def test_what_is_not_confirmed_is_waited_for(shop: Shop) -> None:
     payment = await shop.payment(transaction=await sent(shop, await shop.payment()))
     signature = await sent(shop, payment)
-    fate = await shop.chains().fate(_with(payment, transaction=signature))
+    found = await shop.chains().outcome(_with(payment, transaction=signature))
     # The chain moves on by itself: either it was looked at within the slot, or after it.
-    assert (fate.outcome, fate.transaction) in {("unknown", signature), ("settled", signature)}
+    assert (found.outcome, found.transaction) in {("unknown", signature), ("settled", signature)}
     shop.net.advance(1)
-    assert (await shop.chains().fate(_with(payment, transaction=signature))).outcome == "settled"
+    assert (await shop.chains().outcome(_with(payment, transaction=signature))).outcome == "settled"
 
 
 async def test_it_is_found_among_others(shop: Shop) -> None:
@@ -90,14 +90,14 @@ async def test_it_is_found_among_others(shop: Shop) -> None:
     signatures = [await sent(shop, payment) for payment in payments]
     shop.net.advance(FINALITY_SLOTS)
     chains = shop.chains()
-    assert [(await chains.fate(payment)).transaction for payment in payments] == signatures
+    assert [(await chains.outcome(payment)).transaction for payment in payments] == signatures
 
 
 async def test_it_is_found_long_after(shop: Shop) -> None:
     payment = await shop.payment()
     signature = await sent(shop, payment)
     shop.net.advance(1_000)
-    assert await shop.chains().fate(payment) == ("settled", signature, shop.buyer.address, "")
+    assert await shop.chains().outcome(payment) == ("settled", signature, shop.buyer.address, "")
 
 
 async def test_a_signature_of_another_transaction_does_not_count(shop: Shop) -> None:
@@ -106,7 +106,7 @@ async def test_a_signature_of_another_transaction_does_not_count(shop: Shop) -> 
     signature = await sent(shop, other)
     shop.net.advance(FINALITY_SLOTS)
     with pytest.raises(RpcUnavailable, match="another transaction"):
-        await shop.chains().fate(_with(payment, transaction=signature))
+        await shop.chains().outcome(_with(payment, transaction=signature))
 
 
 async def test_what_failed_on_the_chain_is_a_failure_once_that_is_final(shop: Shop) -> None:
@@ -119,10 +119,10 @@ async def test_what_failed_on_the_chain_is_a_failure_once_that_is_final(shop: Sh
     signed = await asyncio.to_thread(_signed, shop, json.loads(second.payload))
     await shop.token.rpc.send(signed, preflight=False)
     shop.net.advance(FINALITY_SLOTS)
-    fate = await chains.fate(second)
-    assert fate.outcome == "failed"
-    assert fate.transaction and "InstructionError" in fate.reason
-    assert (await chains.fate(first)).outcome == "settled"
+    found = await chains.outcome(second)
+    assert found.outcome == "failed"
+    assert found.transaction and "InstructionError" in found.reason
+    assert (await chains.outcome(first)).outcome == "settled"
 
 
 def _signed(shop: Shop, payload: dict[str, Any]) -> bytes:
@@ -140,28 +140,28 @@ def _signed(shop: Shop, payload: dict[str, Any]) -> bytes:
 
 async def test_what_can_still_land_is_unknown(shop: Shop) -> None:
     payment = await old(shop)
-    assert (await shop.chains().fate(payment)).outcome == "unknown"
+    assert (await shop.chains().outcome(payment)).outcome == "unknown"
     shop.net.advance(100)
-    assert (await shop.chains().fate(payment)).outcome == "unknown"
+    assert (await shop.chains().outcome(payment)).outcome == "unknown"
     signature = await sent(shop, payment)
     shop.net.advance(FINALITY_SLOTS)
-    assert await shop.chains().fate(payment) == ("settled", signature, shop.buyer.address, "")
+    assert await shop.chains().outcome(payment) == ("settled", signature, shop.buyer.address, "")
 
 
 @pytest.mark.parametrize("is_recorded", [True, False], ids=["its signature is known", "only its message is"])
 async def test_what_expired_unseen_is_a_failure(shop: Shop, is_recorded: bool) -> None:
     payment = await old(shop, transaction=UNKNOWN_SIGNATURE if is_recorded else "")
     shop.net.advance(EXPIRED_SLOTS)
-    fate = await shop.chains().fate(payment)
-    assert (fate.outcome, fate.transaction) == ("failed", "")
-    assert "expired" in fate.reason
+    found = await shop.chains().outcome(payment)
+    assert (found.outcome, found.transaction) == ("failed", "")
+    assert "expired" in found.reason
 
 
 async def test_a_blockhash_that_the_node_has_not_seen_yet_is_not_an_expired_one(shop: Shop) -> None:
     """A node says the same of both. A payment that arrived just now may have a hash newer than what is final."""
     payment = await shop.payment()
     shop.net.advance(EXPIRED_SLOTS)
-    assert (await shop.chains(clocks_s=60).fate(payment)).outcome == "unknown"
+    assert (await shop.chains(clocks_s=60).outcome(payment)).outcome == "unknown"
 
 
 async def test_a_durable_nonce_never_expires(shop: Shop) -> None:
@@ -173,12 +173,12 @@ async def test_a_durable_nonce_never_expires(shop: Shop) -> None:
     payload = {"payload": {"transaction": base64.b64encode(raw).decode()}}
     payment = _aged(payment_of(payload, shop.requirements()))
     shop.net.advance(EXPIRED_SLOTS)
-    assert (await shop.chains().fate(payment)).outcome == "unknown"
+    assert (await shop.chains().outcome(payment)).outcome == "unknown"
 
 
 async def test_a_payload_without_a_transaction_is_not_decided(shop: Shop) -> None:
     payment = payment_of({"payload": {"something": "new"}}, shop.requirements())
-    assert (await shop.chains().fate(payment)).outcome == "unknown"
+    assert (await shop.chains().outcome(payment)).outcome == "unknown"
 
 
 # a node that is wrong: it may delay, and may not decide
@@ -208,7 +208,7 @@ async def test_a_node_that_lies_does_not_lose_a_payment(shop: Shop) -> None:
             try:
                 # Times of blocks tell that a node lags; a chain moved by hand makes all of its blocks at once.
                 chains = shop.chains(*wrongs, clocks_s=60 if name == "it lags" else 0)
-                outcome = (await chains.fate(payment)).outcome
+                outcome = (await chains.outcome(payment)).outcome
             except ChainError:
                 outcome = "unknown"
             assert outcome in ("settled", "unknown"), (name, members)
@@ -218,7 +218,7 @@ async def test_a_node_that_is_ahead_of_itself_does_not_lose_a_payment(shop: Shop
     for lie in (far_ahead, far_ahead_all):
         payment = await old(shop)
         try:
-            outcome = (await shop.chains(Wrong("getEpochInfo", lie, times=100)).fate(payment)).outcome
+            outcome = (await shop.chains(Wrong("getEpochInfo", lie, times=100)).outcome(payment)).outcome
         except ChainError:
             outcome = "unknown"
         assert outcome == "unknown", lie
@@ -227,4 +227,4 @@ async def test_a_node_that_is_ahead_of_itself_does_not_lose_a_payment(shop: Shop
 async def test_a_node_that_says_final_of_what_it_does_not_have_is_not_believed(shop: Shop) -> None:
     payment = await old(shop, transaction=UNKNOWN_SIGNATURE)
     with pytest.raises(RpcUnavailable):
-        await shop.chains(Wrong("getSignatureStatuses", final_status, times=100)).fate(payment)
+        await shop.chains(Wrong("getSignatureStatuses", final_status, times=100)).outcome(payment)

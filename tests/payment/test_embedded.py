@@ -176,7 +176,7 @@ async def test_a_transaction_that_fails_on_the_chain_is_a_failure(shop: Shop) ->
     assert "InstructionError" in settlement.reason
     assert settlement.transaction
     assert await shop.earned() == 60_000
-    assert await shop.chains().fate(payments[1]) == settlement._replace(
+    assert await shop.chains().outcome(payments[1]) == settlement._replace(
         reason=settlement.reason.replace("the transaction", "it")
     )
 
@@ -243,9 +243,9 @@ async def test_a_node_that_fails_for_good_leaves_it_unknown(shop: Shop, fault: A
     moved = fault is drop_after
     assert await shop.earned() == (PRICE if moved else 0)
     # What settling could not tell, the chain does.
-    fate = await shop.chains().fate(payment)
-    assert fate.outcome == ("settled" if moved else "unknown")
-    assert fate.transaction == (recorded[0] if moved else "")
+    found = await shop.chains().outcome(payment)
+    assert found.outcome == ("settled" if moved else "unknown")
+    assert found.transaction == (recorded[0] if moved else "")
 
 
 async def test_a_status_of_failure_that_may_be_another_tomorrow_is_waited_out(shop: Shop) -> None:

@@ -44,14 +44,14 @@ def payment(node: EvmNode, nonce: int = 1, *, life_s: int = 60, **members: Any) 
 
 
 async def outcome(chains: Chains, paid: Payment) -> tuple[str, str]:
-    fate = await chains.fate(paid)
-    return fate.outcome, fate.transaction
+    found = await chains.outcome(paid)
+    return found.outcome, found.transaction
 
 
 async def test_a_transaction_that_moved_the_money(node: EvmNode, chains: Chains) -> None:
     transaction = node.pay(1, UNITS)
-    fate = await chains.fate(payment(node, transaction=transaction))
-    assert (fate.outcome, fate.transaction, fate.payer) == ("settled", transaction, PAYER.lower())
+    found = await chains.outcome(payment(node, transaction=transaction))
+    assert (found.outcome, found.transaction, found.payer) == ("settled", transaction, PAYER.lower())
 
 
 async def test_a_transaction_that_is_not_known_is_found_in_the_log(node: EvmNode, chains: Chains) -> None:
@@ -135,7 +135,7 @@ async def test_a_node_that_fails_decides_nothing(node: EvmNode, chains: Chains, 
     transaction = node.pay(1, UNITS)
     node.upstream.script(FAULTS[fault])
     with pytest.raises(ChainError) as raised:
-        await chains.fate(payment(node))
+        await chains.outcome(payment(node))
     assert "payment.base_rpc" in f"{raised.value.hint}" or fault == "refused"
     assert await outcome(chains, payment(node)) == ("settled", transaction)
 
@@ -144,7 +144,7 @@ async def test_a_node_that_loses_a_receipt_decides_nothing(node: EvmNode, chains
     transaction = node.pay(1, UNITS)
     node.receipts_lost = True
     with pytest.raises(RpcUnavailable):
-        await chains.fate(payment(node))
+        await chains.outcome(payment(node))
     node.receipts_lost = False
     assert await outcome(chains, payment(node)) == ("settled", transaction)
 
@@ -152,10 +152,10 @@ async def test_a_node_that_loses_a_receipt_decides_nothing(node: EvmNode, chains
 async def test_a_node_of_another_chain_is_refused(node: EvmNode, chains: Chains) -> None:
     node.chain_id = 1
     with pytest.raises(ChainError, match="eip155:1, not of eip155:8453"):
-        await chains.fate(payment(node))
+        await chains.outcome(payment(node))
 
 
 async def test_a_network_without_a_node(chains: Chains) -> None:
     requirements = evm_requirements(UNITS, network="eip155:137")
     with pytest.raises(ChainError, match="No RPC node is known"):
-        await chains.fate(payment_of(evm_payload(requirements), requirements))
+        await chains.outcome(payment_of(evm_payload(requirements), requirements))

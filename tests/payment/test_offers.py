@@ -18,7 +18,7 @@ from trustgate.formats.solana_transaction import b58encode
 from trustgate.payment.chains.nodes import Nodes
 from trustgate.payment.facilitators.registry import Facilitators
 from trustgate.payment.networks import BASE, SOLANA_DEVNET
-from trustgate.payment.offers import Wish, make_offer
+from trustgate.payment.offers import OfferSpec, make_offer
 from trustgate.settings import PaymentSettings, Settings
 from trustgate.types import Offer
 
@@ -37,20 +37,20 @@ class Desk:
         self.facilitators = Facilitators(self.settings, self.nodes)
 
     async def solana(self, **members: Any) -> Offer:
-        wish = {
+        spec = {
             "network": "solana-devnet",
             "asset": self.shop.token.mint,
             "pay_to": self.shop.seller.address,
             "facilitator": "embedded",
         }
-        return await self._make(wish | members)
+        return await self._make(spec | members)
 
     async def base(self, **members: Any) -> Offer:
-        wish = {"network": "base", "asset": "usdc", "pay_to": SELLER, "facilitator": self.double.url}
-        return await self._make(wish | members)
+        spec = {"network": "base", "asset": "usdc", "pay_to": SELLER, "facilitator": self.double.url}
+        return await self._make(spec | members)
 
     async def _make(self, members: dict[str, Any]) -> Offer:
-        return await make_offer(Wish(**members), self.facilitators, self.nodes)
+        return await make_offer(OfferSpec(**members), self.facilitators, self.nodes)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ class Paper:
             return Settlement("failed", transaction, "0xpayer", "insufficient_funds")
         return Settlement("unknown", transaction, reason=plan)
 
-    async def fate(self, payment: Payment) -> Settlement:
+    async def outcome(self, payment: Payment) -> Settlement:
         """On paper nothing moves late: what has not moved never will."""
         if self.unreachable:
             return Settlement("unknown")

@@ -258,7 +258,7 @@ class Quota:
             window: dict(zip(_UNITS, used, strict=True)) for window, used in zip(_WINDOWS, counter.used, strict=True)
         }
 
-    def standing(self, at_us: int) -> QuotaUsage:
+    def current_usage(self, at_us: int) -> QuotaUsage:
         """Everything at once, for the audit."""
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from msgspec import UnsetType
 
 from trustgate.access.quota import Quota, QuotaUsage
-from trustgate.admin.background_work import Tell
+from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.money import BooksReport, Difference
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.payment.balance import Balances
@@ -56,7 +56,7 @@ class BooksSnapshot(NamedTuple):
     @classmethod
     def take(cls, last_seq: int, balances: Balances, quota: Quota | None) -> BooksSnapshot:
         """No await may stand between the reading of ``last_seq`` and this."""
-        return cls(last_seq, balances.on_record(), None if quota is None else quota.standing(now_us()))
+        return cls(last_seq, balances.on_record(), None if quota is None else quota.current_usage(now_us()))
 
 
 class _Tenant:
@@ -75,12 +75,12 @@ class _Tenant:
 class BooksAuditor:
     """One audit. ``run`` once."""
 
-    def __init__(self, store: Store, tree: Tree, moment: BooksSnapshot, tell: Tell) -> None:
+    def __init__(self, store: Store, tree: Tree, moment: BooksSnapshot, report: ReportProgress) -> None:
         """The store, and the tree over it, have at least what was in the log at the moment."""
         self._store = store
         self._tree = tree
         self._moment = moment
-        self._tell = tell
+        self._report = report
         self._edge = Edge()
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
         self._windows = _Windows(moment.quota) if moment.quota is not None else None
@@ -135,7 +135,7 @@ class BooksAuditor:
             )
             await self._check_page(entries, done, until)
             done = until
-            self._tell(f"Read {done:,} of {last:,} receipts")
+            self._report(f"Read {done:,} of {last:,} receipts")
 
     async def _check_page(self, entries: list[Entry], done: int, until: int) -> None:
         found = [entry.seq for entry in entries]
@@ -220,7 +220,7 @@ class BooksAuditor:
     # usage
 
     async def _check_usage(self) -> None:
-        self._tell("Comparing usage")
+        self._report("Comparing usage")
         rows = await self._store.usage(UsageFilter(by="tenant", until_seq=self._moment.last_seq))
         told = {row.group: row for row in rows}
         members = [name for name in UsageRow.__struct_fields__ if name != "group"]
@@ -243,7 +243,7 @@ class BooksAuditor:
             if len(payments) < _PAGE_PAYMENTS:
                 break
             after = payments[-1].id
-            self._tell(f"Read {self._sums['payments']:,} payments")
+            self._report(f"Read {self._sums['payments']:,} payments")
         for packed in self._receipt_of.values():
             entry = await self._entry(packed >> _HASH_BITS)
             self._differ(_name(entry), f"it names payment {entry.receipt.payment}, which the ledger does not have")
@@ -292,9 +292,9 @@ class BooksAuditor:
 class _Windows:
     """The use of the running windows by the receipts, to be held against the counters of the quotas."""
 
-    def __init__(self, standing: QuotaUsage) -> None:
-        self._standing = standing
-        self._oldest_us = min(standing.windows.starts) - _ADMISSION_US
+    def __init__(self, quota_usage: QuotaUsage) -> None:
+        self._quota_usage = quota_usage
+        self._oldest_us = min(quota_usage.windows.starts) - _ADMISSION_US
         #: By window and subject: requests, tokens, cost of what arrived in the window, and of what did just before it.
         self._within: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._before: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -303,7 +303,7 @@ class _Windows:
         if receipt.created_us < self._oldest_us or receipt.finish not in COUNTED:
             return
         use = 1, receipt.prompt_tokens + receipt.completion_tokens, _billed(receipt)
-        for window, start_us in enumerate(self._standing.windows.starts):
+        for window, start_us in enumerate(self._quota_usage.windows.starts):
             if receipt.created_us >= start_us - _ADMISSION_US:
                 sums = self._within if receipt.created_us >= start_us else self._before
                 for subject in (receipt.tenant, receipt.key):
@@ -312,7 +312,7 @@ class _Windows:
 
     def differences(self) -> Iterator[tuple[str, str]]:
         """A request in flight counts with its hold, so a subject that has some is held to its least alone."""
-        counters = self._standing.counters
+        counters = self._quota_usage.counters
         subjects = counters.keys() | {subject for _, subject in self._within}
         for subject in sorted(subjects):
             parallel, used = counters.get(subject, (0, ((0, 0, 0),) * len(_WINDOWS)))

@@ -12,7 +12,7 @@ from trustgate.errors import Conflict, TrustGateError
 R = TypeVar("R")
 
 #: What is told how the work stands.
-Tell = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 #: How long one command watches before it reports progress, seconds.
 _WATCH_S = 0.5
@@ -28,7 +28,9 @@ class Watched(Generic[R]):
         self._task: asyncio.Task[R] | None = None
         self._stage = ""
 
-    async def advance(self, order: str, work: Callable[[Tell], Awaitable[R]], first: str) -> tuple[str, R | None]:
+    async def advance(
+        self, order: str, work: Callable[[ReportProgress], Awaitable[R]], first: str
+    ) -> tuple[str, R | None]:
         """Begin the work of this order (an id), or see how it stands: its stage, and what came of it once it is done.
 
         ``work`` takes what it has to tell its stages to, of which ``first`` is the first. Raises what the work ended
@@ -44,7 +46,7 @@ class Watched(Generic[R]):
             task = None
         if task is None:
             self._id, self._stage = order, first
-            task = self._task = asyncio.ensure_future(work(self._tell))
+            task = self._task = asyncio.ensure_future(work(self._report))
         done, _ = await asyncio.wait([task], timeout=_WATCH_S)
         if not done:
             return self._stage, None
@@ -58,5 +60,5 @@ class Watched(Generic[R]):
             task.cancel()
             await asyncio.wait([task])
 
-    def _tell(self, stage: str) -> None:
+    def _report(self, stage: str) -> None:
         self._stage = stage

@@ -78,8 +78,8 @@ END = bytes(2 * _BLOCK)
 # reading
 
 
-def unpack(backup: Path, folder: Path, tell: Callable[[int, int], None]) -> Manifest:
-    """Put the files of a backup into the folder, mode 0600, each checked. ``tell`` hears bytes done, and of how many.
+def unpack(backup: Path, folder: Path, report: Callable[[int, int], None]) -> Manifest:
+    """Put the files of a backup into the folder, mode 0600, each checked. ``report`` receives bytes done and in all.
 
     Raises StoreDamaged for what is no backup, or a damaged one; StoreTooNew for a newer TrustGate's.
     """
@@ -98,7 +98,7 @@ def unpack(backup: Path, folder: Path, tell: Callable[[int, int], None]) -> Mani
                         digest.update(piece)
                         target.write(piece)
                         done += len(piece)
-                        tell(done, total)
+                        report(done, total)
                 if digest.hexdigest() != entry.sha256:
                     raise _damaged(backup, f"{entry.name} is not what was backed up")
     except tarfile.TarError as error:

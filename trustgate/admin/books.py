@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from trustgate import __version__
 from trustgate.admin.audit import BooksAuditor, BooksSnapshot
-from trustgate.admin.background_work import Tell
+from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.commands import (
     Look,
     ReceiptAside,
@@ -123,14 +123,14 @@ async def reload(context: AdminContext, command: Reload) -> Reloaded:
 
 
 async def books_audit(context: AdminContext, command: BooksAudit) -> AuditState:
-    async def work(tell: Tell) -> BooksReport:
-        return await _audit(context, tell)
+    async def work(report: ReportProgress) -> BooksReport:
+        return await _audit(context, report)
 
     stage, report = await context.auditing.advance(command.audit, work, "Bringing the books up to date")
     return AuditState(stage=stage, report=report)
 
 
-async def _audit(context: AdminContext, tell: Tell) -> BooksReport:
+async def _audit(context: AdminContext, report_progress: ReportProgress) -> BooksReport:
     """Returns every difference between the books, and whether the log is the one that was signed for."""
     tree = await context.books.tree()
     payment_service, problem = await context.books.payment_service(), None
@@ -140,7 +140,7 @@ async def _audit(context: AdminContext, tell: Tell) -> BooksReport:
         await context.archive()
     except StoreDamaged as error:
         problem = Difference(record="log", detail=error.message)
-    report = await BooksAuditor(context.store, tree, moment, tell).run()
+    report = await BooksAuditor(context.store, tree, moment, report_progress).run()
     if problem is None:
         return report
     return replace(report, differences=(problem, *report.differences), difference_count=report.difference_count + 1)

@@ -39,7 +39,7 @@ class Command(msgspec.Struct, Generic[R], frozen=True, kw_only=True, omit_defaul
 
     result: ClassVar[Any]
     #: How long a client waits for the server's answer, seconds. Adding up millions of receipts takes a while.
-    patience_s: ClassVar[float] = 120.0
+    timeout_s: ClassVar[float] = 120.0
 
 
 class Feed(msgspec.Struct, Generic[R], frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -458,7 +458,7 @@ class Compact(Command[Compacted], frozen=True, kw_only=True, tag="compact"):
     """Rewrite the database without what is unused in it. Receipts wait in the journal meanwhile."""
 
     result = Compacted
-    patience_s = 3600.0
+    timeout_s = 3600.0
 
 
 class Reloaded(msgspec.Struct, frozen=True, kw_only=True):

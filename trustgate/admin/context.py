@@ -72,7 +72,7 @@ class AdminContext:
         anchoring: Anchoring,
         settings: Settings,
         quota: Quota | None = None,
-        on_keys_dead: Callable[[Collection[str]], None] | None = None,
+        on_keys_revoked: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
         reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
         pulse: Callable[[], LiveStats] | None = None,
@@ -93,7 +93,7 @@ class AdminContext:
         self.books = books
         self.reconciling: Watched[tuple[Reconciled, ...]] = Watched(_busy_reconciling)
         self.auditing: Watched[BooksReport] = Watched(_busy_auditing)
-        self._on_keys_dead = on_keys_dead
+        self._on_keys_revoked = on_keys_revoked
 
     def tenant(self, ref: str) -> Tenant:
         """The tenant of this id or name, however its letters are composed. Raises ``NotFound``."""
@@ -117,8 +117,8 @@ class AdminContext:
 
     def cut(self, key_ids: Collection[str]) -> None:
         """End the running requests of keys that died."""
-        if self._on_keys_dead is not None:
-            self._on_keys_dead(key_ids)
+        if self._on_keys_revoked is not None:
+            self._on_keys_revoked(key_ids)
 
     async def flush(self) -> None:
         await self.books.flush()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from trustgate.admin.background_work import Tell
+from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.books import receipt_detail
 from trustgate.admin.commands import AnchorKey
 from trustgate.admin.context import AdminContext
@@ -110,7 +110,7 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
         offer = await _checked(context, wanted)
         terms = replace(terms, offers=_with(terms.offers, offer))
         if wanted.facilitator is None:
-            notes.append(_told_of_default(context, offer))
+            notes.append(_default_facilitator_note(context, offer))
     if len(terms.offers) > _OFFERS_MOST:
         raise InvalidRequest(f"At most {_OFFERS_MOST} networks can be offered.", param="network")
     await context.keep(terms)
@@ -195,12 +195,12 @@ def _amount(nano_usd: int, what: str, *, least: int) -> int:
 
 async def _checked(context: AdminContext, wanted: OfferWanted) -> Offer:
     """Refused here, while the operator can still correct it, not when a customer pays."""
-    from trustgate.payment.offers import Wish, make_offer
+    from trustgate.payment.offers import OfferSpec, make_offer
 
     payment_service = await context.books.payment_service()
     network = caip2_of(wanted.network)
     check_address(network, wanted.pay_to, "pay_to")
-    wish = Wish(
+    spec = OfferSpec(
         network=network,
         asset=wanted.asset,
         pay_to=wanted.pay_to,
@@ -209,7 +209,7 @@ async def _checked(context: AdminContext, wanted: OfferWanted) -> Offer:
         name=wanted.asset_name,
         version=wanted.asset_version,
     )
-    return await make_offer(wish, payment_service.facilitators, payment_service.nodes)
+    return await make_offer(spec, payment_service.facilitators, payment_service.nodes)
 
 
 def _facilitator_for(settings: Settings, network: str) -> str:
@@ -235,7 +235,7 @@ def _facilitator_for(settings: Settings, network: str) -> str:
     )
 
 
-def _told_of_default(context: AdminContext, offer: Offer) -> str:
+def _default_facilitator_note(context: AdminContext, offer: Offer) -> str:
     if offer.facilitator == EMBEDDED:
         payer = offer.extra.get("feePayer", "")
         return f"On {_name(offer.network)} this gateway settles payments itself; {payer} pays the fees."
@@ -316,20 +316,20 @@ def _unsigned(payment: Payment) -> Payment:
 
 
 async def payment_reconcile(context: AdminContext, command: PaymentReconcile) -> ReconcileState:
-    async def work(tell: Tell) -> tuple[Reconciled, ...]:
-        return await _reconcile(context, tell)
+    async def work(report: ReportProgress) -> tuple[Reconciled, ...]:
+        return await _reconcile(context, report)
 
     stage, payments = await context.reconciling.advance(command.reconcile, work, "Looking for open payments")
     return ReconcileState(stage=stage, payments=payments)
 
 
-async def _reconcile(context: AdminContext, tell: Tell) -> tuple[Reconciled, ...]:
+async def _reconcile(context: AdminContext, report: ReportProgress) -> tuple[Reconciled, ...]:
     # Before the room is opened: opening it ends what a dead process left.
     query = PaymentFilter(states=tuple(sorted(OPEN)), limit=None)  # type: ignore[arg-type]
     before = await context.store.payments(query)
     payment_service = await context.books.payment_service()
     await payment_service.facilitators.prepare([payment.offer for payment in before])
-    tell(f"Asking about {len(before)} payments")
+    report(f"Asking about {len(before)} payments")
     await payment_service.reconciler.reconcile()
     await context.flush()
     found = []
@@ -343,7 +343,7 @@ async def _reconcile(context: AdminContext, tell: Tell) -> tuple[Reconciled, ...
 
 
 async def payment_resolve(context: AdminContext, command: PaymentResolve) -> PaymentDetail:
-    """Raises ``NotFound``, ``Conflict`` for a payment whose fate is known, ``InvalidRequest`` for no transaction."""
+    """Raises ``NotFound``, ``Conflict`` for a payment whose outcome is known, ``InvalidRequest`` for no transaction."""
     payment_service = await context.books.payment_service()
     payment = await context.store.payment(command.payment)
     if payment is None:
@@ -352,7 +352,7 @@ async def payment_resolve(context: AdminContext, command: PaymentResolve) -> Pay
         )
     if payment.state not in _UNDECIDED or payment_service.cashier.is_active(payment):
         raise Conflict(
-            f"Payment {payment.id} is {payment.state}: only one whose fate is unknown can be resolved.",
+            f"Payment {payment.id} is {payment.state}: only one whose outcome is unknown can be resolved.",
             hint="trustgate payment list --state unknown",
             code="payment_decided",
         )

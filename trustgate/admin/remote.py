@@ -28,7 +28,7 @@ _PATH = "/admin/v1/execute"
 _FEED_PATH = "/admin/v1/feed"
 _CONNECT_TIMEOUT_S = 5.0
 #: Between two pieces of a feed. Before the first one of a backup the database is copied.
-_FEED_PATIENCE_S = 600.0
+_FEED_TIMEOUT_S = 600.0
 #: More than any outcome has.
 _OUTCOME_BYTES = 1024 * 1024
 
@@ -87,7 +87,7 @@ class RemoteAdmin:
 
     def ask(self, command: Command[R]) -> R:
         """Have the server do it. Raises what the server raised, or ``OperatorError`` when it cannot be asked."""
-        with contextlib.closing(self._connected(command.patience_s)) as connection:
+        with contextlib.closing(self._connected(command.timeout_s)) as connection:
             with self._unless_it_breaks_off():
                 response = self._post(connection, _PATH, msgspec.json.encode(command))
                 body = response.read()
@@ -95,7 +95,7 @@ class RemoteAdmin:
 
     async def feed(self, command: Feed[R], write: Write) -> R:
         """Have the server answer with its bytes; blocks and raises as ``execute``, and what ``write`` raises."""
-        with contextlib.closing(self._connected(_FEED_PATIENCE_S)) as connection:
+        with contextlib.closing(self._connected(_FEED_TIMEOUT_S)) as connection:
             with self._unless_it_breaks_off():
                 response = self._post(connection, _FEED_PATH, msgspec.json.encode(command))
             while response.status == http.HTTPStatus.OK:
@@ -121,12 +121,12 @@ class RemoteAdmin:
     async def close(self) -> None:
         """Nothing to do: connections end with their command."""
 
-    def _connected(self, patience_s: float) -> http.client.HTTPConnection:
+    def _connected(self, timeout_s: float) -> http.client.HTTPConnection:
         connection = self._connect()
         try:
             connection.connect()
             assert connection.sock is not None
-            connection.sock.settimeout(patience_s)
+            connection.sock.settimeout(timeout_s)
         except OSError as error:
             connection.close()
             raise OperatorError(

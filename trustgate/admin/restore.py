@@ -52,7 +52,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
-class _Standing(NamedTuple):
+class _HomeState(NamedTuple):
     """What a home is known to have had."""
 
     #: The last receipt by its database, its journal and its checkpoint.
@@ -63,9 +63,9 @@ class _Standing(NamedTuple):
 
 
 async def restore(
-    settings: Settings, backup: Path, *, new_log: bool, dry_run: bool, tell: Callable[[int, int], None]
+    settings: Settings, backup: Path, *, new_log: bool, dry_run: bool, report: Callable[[int, int], None]
 ) -> Restored:
-    """Restore the backup into the home of the settings. ``tell`` hears bytes unpacked, and of how many.
+    """Restore the backup into the home of the settings. ``report`` receives the bytes unpacked and in all.
 
     ``new_log``: go on from the backup as a log of another name, whatever the old one has said. Raises ``Conflict``
     where the log would fork or the home is another log's, ``StoreDamaged`` for a bad backup, ``StoreLocked``,
@@ -76,11 +76,11 @@ async def restore(
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(mode=0o700)
     try:
-        manifest = unpack(backup, stage, tell)
-        standing = await _look(settings, manifest)
+        manifest = unpack(backup, stage, report)
+        state = await _look(settings, manifest)
         with hold_database(settings.database):
-            _check(settings, manifest, standing, new_log=new_log)
-            status = await _open(settings, stage, standing, new_log=new_log)
+            _check(settings, manifest, state, new_log=new_log)
+            status = await _open(settings, stage, state, new_log=new_log)
             replaced = "" if dry_run else _change_places(settings, stage, new_log=new_log)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -98,7 +98,7 @@ async def restore(
 # what the home has had
 
 
-async def _look(settings: Settings, manifest: Manifest) -> _Standing:
+async def _look(settings: Settings, manifest: Manifest) -> _HomeState:
     """Raises ``Conflict`` where the home is another log's."""
     store_id, last_seq = await _database(settings)
     if store_id not in (None, manifest.store_id):
@@ -109,7 +109,7 @@ async def _look(settings: Settings, manifest: Manifest) -> _Standing:
         )
     signed = _signed(settings, manifest)
     first, journal_last = _journal(settings, manifest)
-    return _Standing(max(last_seq, journal_last, signed), first, journal_last)
+    return _HomeState(max(last_seq, journal_last, signed), first, journal_last)
 
 
 async def _database(settings: Settings) -> tuple[str | None, int]:
@@ -162,7 +162,7 @@ def _signed(settings: Settings, manifest: Manifest) -> int:
         ) from None
 
 
-def _check(settings: Settings, manifest: Manifest, standing: _Standing, *, new_log: bool) -> None:
+def _check(settings: Settings, manifest: Manifest, state: _HomeState, *, new_log: bool) -> None:
     if new_log:
         if settings.receipts.origin == manifest.origin:
             raise SettingsError(
@@ -170,10 +170,10 @@ def _check(settings: Settings, manifest: Manifest, standing: _Standing, *, new_l
                 hint="Set another name in trustgate.toml, or remove the setting, and restore again.",
             )
         return
-    missing = standing.last_seq - manifest.last_seq
-    if missing > 0 and not _journal_fills_in(manifest, standing):
+    missing = state.last_seq - manifest.last_seq
+    if missing > 0 and not _journal_fills_in(manifest, state):
         raise Conflict(
-            f"The backup ends at receipt {manifest.last_seq:,}, but this home's log has {standing.last_seq:,}: going "
+            f"The backup ends at receipt {manifest.last_seq:,}, but this home's log has {state.last_seq:,}: going "
             f"on from the backup would fork the log and lose {missing:,} receipts.",
             hint="Keep this home, or use a newer backup. If those receipts are lost for good, continue as a log of "
             "another name: trustgate restore --new-log FILE",
@@ -181,18 +181,18 @@ def _check(settings: Settings, manifest: Manifest, standing: _Standing, *, new_l
         )
 
 
-def _journal_fills_in(manifest: Manifest, standing: _Standing) -> bool:
+def _journal_fills_in(manifest: Manifest, state: _HomeState) -> bool:
     return (
-        standing.journal_from is not None
-        and standing.journal_from <= manifest.last_seq + 1
-        and standing.journal_last >= standing.last_seq
+        state.journal_from is not None
+        and state.journal_from <= manifest.last_seq + 1
+        and state.journal_last >= state.last_seq
     )
 
 
 # what is to be restored
 
 
-async def _open(settings: Settings, stage: Path, standing: _Standing, *, new_log: bool) -> LogStatus:
+async def _open(settings: Settings, stage: Path, state: _HomeState, *, new_log: bool) -> LogStatus:
     """Open what is in the stage as a server would: recover, check the log against what it has signed."""
     signed = [(stage / CHECKPOINT).read_bytes()]
     if new_log:
@@ -200,7 +200,7 @@ async def _open(settings: Settings, stage: Path, standing: _Standing, *, new_log
         for name in (LOG_KEY, CHECKPOINT):
             (stage / name).unlink()
     else:
-        if standing.journal_from is not None:
+        if state.journal_from is not None:
             shutil.copytree(settings.journal_folder, stage / "journal", ignore=shutil.ignore_patterns("*.new"))
         if settings.checkpoint.exists():
             signed.append(settings.checkpoint.read_bytes())

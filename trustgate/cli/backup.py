@@ -79,7 +79,7 @@ def restore(
         pid = execute(context, Status()).pid
         raise Conflict(f"A server (process {pid}) runs on {settings.home}.", hint=f"Stop it first: kill {pid}")
     with render.progress("Unpacking", in_bytes=True, quiet=json) as advance:
-        done = asyncio.run(put_back(settings, file, new_log=new_log, dry_run=dry_run, tell=advance))
+        done = asyncio.run(put_back(settings, file, new_log=new_log, dry_run=dry_run, report=advance))
     if json:
         render.document(done)
         return

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_LOCK_PATIENCE_S = 3.0
+_LOCK_TIMEOUT_S = 3.0
 _LOCK_POLL_S = 0.05
 _SOCKET_TIMEOUT_S = 2.0
 
@@ -79,7 +79,7 @@ def with_admin(context: typer.Context, work: Callable[[Admin], Awaitable[R]]) ->
 
 async def open_admin(settings: Settings) -> Admin:
     """Raises ``StoreLocked`` when another process has the database and does not answer on the socket."""
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while True:
         server = _server(settings)
         if server is not None:

@@ -50,12 +50,12 @@ def demo(
     show: _Screen | _Record = _Record() if json else _Screen()
     with show:
         # With the command, and with something to look at: half a second goes by here.
-        from trustgate.demo.environment import open_stand, run
+        from trustgate.demo.environment import open_environment, run
         from trustgate.demo.tour import Tour
 
         async def work() -> None:
-            async with open_stand(port) as stand:
-                guide = Tour(stand, show.tell, began)
+            async with open_environment(port) as environment:
+                guide = Tour(environment, show.report, began)
                 await guide.run()
                 if leave:
                     return
@@ -87,7 +87,7 @@ class _Screen:
     def __exit__(self, *_: object) -> None:
         self._working.close()
 
-    def tell(self, event: tour.Event) -> None:
+    def report(self, event: tour.Event) -> None:
         from trustgate.demo import tour
 
         self._working.close()
@@ -144,7 +144,7 @@ class _Record:
     def removed(self) -> None:
         return None
 
-    def tell(self, event: tour.Event) -> None:
+    def report(self, event: tour.Event) -> None:
         from trustgate.demo import tour
 
         document = self._document

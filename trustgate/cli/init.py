@@ -97,7 +97,7 @@ def init(
             }
         )
         return
-    _tell(context, settings, setup, imported, kept)
+    _print_result(context, settings, setup, imported, kept)
 
 
 class _Setup(NamedTuple):
@@ -286,7 +286,9 @@ async def _take_in(admin: Admin, passports: tuple[ImportedPassport, ...]) -> Imp
     return await admin.execute(PassportImport(passports=passports))
 
 
-def _tell(context: typer.Context, settings: Settings, setup: _Setup, imported: ImportResult, kept: Path | None) -> None:
+def _print_result(
+    context: typer.Context, settings: Settings, setup: _Setup, imported: ImportResult, kept: Path | None
+) -> None:
     server, url = setup.server, setup.chosen.get("upstream.url")
     if server is not None:
         place = f"{server.title} at {server.base_url}"

@@ -58,7 +58,7 @@ def localnet(
     if not ephemeral:
         settings.make_home()
         folder = settings.localnet_folder
-    asyncio.run(_run(host, port, slot_ms, folder, tuple(fund or ()), _tell if verbose else None))
+    asyncio.run(_run(host, port, slot_ms, folder, tuple(fund or ()), _print_entry if verbose else None))
 
 
 async def _run(
@@ -92,7 +92,7 @@ async def _run(
         await stop.wait()
 
 
-def _tell(entry: HistoryEntry) -> None:
+def _print_entry(entry: HistoryEntry) -> None:
     """One transaction, one line."""
     outcome = entry.outcome
     ended = "ok" if outcome.err is None else f"FAILED {render.json_text(outcome.err)}"

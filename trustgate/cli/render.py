@@ -247,14 +247,14 @@ def working(first: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
         return
     last = first
 
-    def tell(stage: str) -> None:
+    def report(stage: str) -> None:
         nonlocal last
         if stage != last:
             last = stage
             say(stage, to_stderr=True)
 
     say(first, to_stderr=True)
-    yield tell
+    yield report
 
 
 class Grid(NamedTuple):

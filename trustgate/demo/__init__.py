@@ -1,9 +1,9 @@
-"""A whole TrustGate for a look at it: the gateway, a local Solana, tenants and play money, in a folder that goes again.
+"""The demo: a gateway, a local Solana, tenants and test money, in a temporary folder that is removed at the end.
 
-    stand   the gateway and the chain in this process, their throwaway folder, and that nothing is left of them
-    money   a token on the local chain, a buyer who has some of it, and how it signs payments
-    client  requests as any client sends them, over a socket, and what came back
-    tour    what is asked, in its order, and what was really seen of it
+    environment  the gateway and the chain in this process, their folder, and its removal
+    money        a token on the local chain, a buyer with a balance of it, and how it signs payments
+    client       requests as any client sends them, over a socket, and their responses
+    tour         the requests, in order, and what was observed of each
 
-Nothing here is rehearsed: what is told of a request is what its answer, its receipt and the chain say.
+Nothing here is scripted: everything shown of a request comes from its response, its receipt and the chain.
 """

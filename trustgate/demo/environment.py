@@ -47,7 +47,7 @@ _ROOM_BYTES = 32 * _MIB
 _ELSEWHERE = "Name a folder on a disk with room: TMPDIR=/var/tmp trustgate demo"
 
 
-class Heard(NamedTuple):
+class RequestEnd(NamedTuple):
     """The gateway has answered or refused a request. ``error`` is None where only a receipt describes it."""
 
     receipt_id: str
@@ -55,25 +55,27 @@ class Heard(NamedTuple):
     error: TrustGateError | None = None
 
 
-class Stand:
-    """Made by ``open_stand``."""
+class DemoEnvironment:
+    """Made by ``open_environment``."""
 
-    def __init__(self, settings: Settings, chain: Localnet, address: str, admin: Admin, ears: _Ears) -> None:
+    def __init__(
+        self, settings: Settings, chain: Localnet, address: str, admin: Admin, observer: _RequestObserver
+    ) -> None:
         self.home = settings.home
         self.chain = chain
         #: ``http://127.0.0.1:PORT``.
         self.address = address
         self.admin = admin
-        self._ears = ears
+        self._observer = observer
 
-    async def hear(self) -> Heard | None:
+    async def next_request(self) -> RequestEnd | None:
         """Returns what happens next, to any request; None once the gateway has stopped."""
-        return await self._ears.heard.get()
+        return await self._observer.ends.get()
 
     def forget(self) -> None:
-        """What was heard up to now."""
-        while not self._ears.heard.empty():
-            self._ears.heard.get_nowait()
+        """Discard the requests that have ended up to now."""
+        while not self._observer.ends.empty():
+            self._observer.ends.get_nowait()
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> bool:
@@ -109,7 +111,7 @@ async def _interruptible(main: Callable[[], Coroutine[Any, Any, None]]) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def open_stand(port: int) -> AsyncIterator[Stand]:
+async def open_environment(port: int) -> AsyncIterator[DemoEnvironment]:
     """Run it all within the block. ``port`` 0: the system chooses. Raises ``OperatorError`` where it cannot start.
 
     Where the gateway fails later, that is raised at the end of the block, in place of what the block raises.
@@ -124,37 +126,37 @@ async def open_stand(port: int) -> AsyncIterator[Stand]:
                 payment=PaymentSettings(solana_devnet_rpc=chain.url),
                 log=LogSettings(level="warning"),
             )
-            ears, stop = _Ears(), asyncio.Event()
-            serving = asyncio.create_task(serve(settings, stop=stop, observer=ears))
-            serving.add_done_callback(ears.end)
+            observer, stop = _RequestObserver(), asyncio.Event()
+            serving = asyncio.create_task(serve(settings, stop=stop, observer=observer))
+            serving.add_done_callback(observer.end)
             try:
-                await asyncio.wait((serving, ears.ready), return_when=asyncio.FIRST_COMPLETED)
-                if ears.ready.done():
-                    yield Stand(settings, chain, *ears.ready.result(), ears)
+                await asyncio.wait((serving, observer.ready), return_when=asyncio.FIRST_COMPLETED)
+                if observer.ready.done():
+                    yield DemoEnvironment(settings, chain, *observer.ready.result(), observer)
             finally:
                 stop.set()
                 await serving
                 _remove_socket_folder(settings)
 
 
-class _Ears:
+class _RequestObserver:
     """The ``Observer`` of the gateway."""
 
     def __init__(self) -> None:
         self.ready: asyncio.Future[tuple[str, Admin]] = asyncio.get_running_loop().create_future()
-        self.heard: asyncio.Queue[Heard | None] = asyncio.Queue()
+        self.ends: asyncio.Queue[RequestEnd | None] = asyncio.Queue()
 
     def on_ready(self, address: str, admin: Admin) -> None:
         self.ready.set_result((address, admin))
 
     def on_receipt(self, receipt: Receipt) -> None:
-        self.heard.put_nowait(Heard(receipt.id, receipt.endpoint))
+        self.ends.put_nowait(RequestEnd(receipt.id, receipt.endpoint))
 
     def on_refusal(self, error: TrustGateError, endpoint: str, receipt_id: str) -> None:
-        self.heard.put_nowait(Heard(receipt_id, endpoint, error))
+        self.ends.put_nowait(RequestEnd(receipt_id, endpoint, error))
 
     def end(self, _: object) -> None:
-        self.heard.put_nowait(None)
+        self.ends.put_nowait(None)
 
 
 @contextlib.contextmanager

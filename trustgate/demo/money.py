@@ -34,7 +34,7 @@ _SOL = 10**9
 #: What an account of a mint's size must hold.
 _MINT_RENT_LAMPORTS = 1_461_600
 _POLL_S = 0.02
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 
 
 class PlayMoney:
@@ -68,7 +68,7 @@ class PlayMoney:
         """Wait until the token is final: what is not, clients do not see. Raises ``RpcUnavailable``."""
         wanted = (await self.rpc.epoch_info("processed")).absolute_slot
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 while True:
                     if (await self.rpc.epoch_info("finalized")).absolute_slot >= wanted:
                         return

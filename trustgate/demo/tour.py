@@ -32,7 +32,7 @@ from trustgate.admin.commands import (
 )
 from trustgate.admin.money import OfferWanted, PaymentKeygen, PaymentSet
 from trustgate.demo.client import MODEL, Client, ClientAnswer, open_client
-from trustgate.demo.environment import Heard, Stand
+from trustgate.demo.environment import DemoEnvironment, RequestEnd
 from trustgate.demo.money import DECIMALS, PlayMoney, fund, open_rpc
 from trustgate.errors import NotFound, OperatorError, UpstreamFailed
 from trustgate.ids import new_id, now_us
@@ -140,38 +140,38 @@ Event = Working | Begun | Asked | Moved | AnchoredReceipt | Verified | Toured
 
 
 class Tour:
-    def __init__(self, stand: Stand, tell: Callable[[Event], None], began: float) -> None:
+    def __init__(self, environment: DemoEnvironment, report: Callable[[Event], None], began: float) -> None:
         """``began``: when the demo did, on ``time.monotonic``."""
-        self._stand = stand
-        self._admin = stand.admin
-        self._tell = tell
+        self._environment = environment
+        self._admin = environment.admin
+        self._report = report
         self._began = began
 
     async def run(self) -> None:
         """Raises ``OperatorError`` where something is not as it should be."""
-        stand = self._stand
+        stand = self._environment
         async with open_rpc(stand.chain) as rpc, open_client(stand.address) as client:
             money = await PlayMoney.made(stand.chain, rpc)
             added = await self._admin.execute(TenantAdd(name="demo"))
             limits = Limits(requests_per_month=_REQUESTS)
             limited = await self._admin.execute(KeyCreate(tenant="demo", name="tour", limits=limits))
             await self._admin.execute(PassportSet(passport=MODEL, prices=dict(_PRICES)))
-            self._tell(Begun(stand.address, stand.chain.url, str(stand.home), MODEL, self._elapsed_s()))
+            self._report(Begun(stand.address, stand.chain.url, str(stand.home), MODEL, self._elapsed_s()))
             await self._ask(client, limited)
             paid = await self._pay(client, money)
             await self._anchor()
             await self._verify(rpc, paid)
-            self._stand.forget()
-            self._tell(Toured(f"{stand.address}/v1", added.secret, MODEL, str(stand.home), self._elapsed_s()))
+            self._environment.forget()
+            self._report(Toured(f"{stand.address}/v1", added.secret, MODEL, str(stand.home), self._elapsed_s()))
 
     async def watch(self) -> None:
         """Tell of every request that others send, until the gateway stops."""
         told: set[str] = set()
-        while (heard := await self._stand.hear()) is not None:
-            # A refusal that is on record is heard of twice; an operator's credit is not a request.
-            if heard.receipt_id not in told and heard.endpoint != _CREDITS:
-                told.add(heard.receipt_id)
-                self._tell(Asked("yours", "Your request", await self._look(heard)))
+        while (ended := await self._environment.next_request()) is not None:
+            # A recorded refusal is reported twice; an operator's credit is not a request.
+            if ended.receipt_id not in told and ended.endpoint != _CREDITS:
+                told.add(ended.receipt_id)
+                self._report(Asked("yours", "Your request", await self._look(ended)))
 
     # requests
 
@@ -187,9 +187,9 @@ class Tour:
 
     async def _pay(self, client: Client, money: PlayMoney) -> ClientAnswer:
         """Returns a request of a tenant that pays for each one, without a payment and with one."""
-        self._tell(Working("Loading the x402 SDK"))
+        self._report(Working("Loading the x402 SDK"))
         fee_payer = await self._admin.execute(PaymentKeygen())
-        fund(self._stand.chain, fee_payer.pubkey)
+        fund(self._environment.chain, fee_payer.pubkey)
         await money.load()
         await money.final()
         agent = await self._admin.execute(TenantAdd(name="agent"))
@@ -198,14 +198,14 @@ class Tour:
         before = await money.units(money.buyer), await money.units(money.seller)
         demand = await client.chat(agent.secret, _QUESTION)
         await self._told("unpaid", "A request without its payment (x402)", demand, agent, status=402)
-        self._tell(Working("The buyer signs, the gateway settles"))
+        self._report(Working("The buyer signs, the gateway settles"))
         paid = await client.chat(agent.secret, _QUESTION, headers=await money.sign(demand))
         await self._told("paid", "The same request, paid", paid, agent)
         after = await money.units(money.buyer), await money.units(money.seller)
         moved = Moved(buyer=(before[0], after[0]), seller=(before[1], after[1]))
         if moved.seller[1] - moved.seller[0] != PRICE_UNITS or moved.buyer[0] - moved.buyer[1] != PRICE_UNITS:
             raise _wrong(f"the chain says that {moved.seller[1] - moved.seller[0]} units moved, not {PRICE_UNITS}")
-        self._tell(moved)
+        self._report(moved)
         return paid
 
     async def _told(
@@ -215,14 +215,14 @@ class Tour:
             raise _wrong(f"a request was answered with {answer.status} instead of {status} ({answer.text})")
         refusal = None if status == 200 else Refusal(status, answer.code, answer.text)
         seen = Seen(ENDPOINT, answer=answer, refusal=refusal, key=key.key)
-        self._tell(Asked(name, title, await self._filled(seen, answer.receipt_id)))
+        self._report(Asked(name, title, await self._filled(seen, answer.receipt_id)))
 
-    async def _look(self, heard: Heard) -> Seen:
-        error = heard.error
+    async def _look(self, ended: RequestEnd) -> Seen:
+        error = ended.error
         refusal = None
         if error is not None:
             refusal = Refusal(error.status, error.code or "", error.message, isinstance(error, UpstreamFailed))
-        return await self._filled(Seen(heard.endpoint, refusal=refusal), heard.receipt_id)
+        return await self._filled(Seen(ended.endpoint, refusal=refusal), ended.receipt_id)
 
     async def _filled(self, seen: Seen, receipt_id: str | None) -> Seen:
         """With the receipt, and with what that names."""
@@ -250,22 +250,22 @@ class Tour:
 
     async def _anchor(self) -> None:
         """As ``trustgate anchor flush`` does."""
-        self._tell(Working("Posting the log's checkpoint to the chain"))
+        self._report(Working("Posting the log's checkpoint to the chain"))
         payer = await self._admin.execute(AnchorKeygen())
-        fund(self._stand.chain, payer.pubkey)
+        fund(self._environment.chain, payer.pubkey)
         flush = AnchorFlush(flush=new_id("flush", now_us()))
         while (outcome := (await self._admin.execute(flush)).outcome) is None:
             pass  # each answer takes a moment: it waits for the flush
         if not outcome.anchored:
             raise _wrong("nothing was anchored")
-        self._tell(AnchoredReceipt(outcome))
+        self._report(AnchoredReceipt(outcome))
 
     async def _verify(self, rpc: RpcClient, answer: ClientAnswer) -> None:
         """As ``trustgate receipt export`` and ``verify`` do, with all that a stranger can be told."""
         assert answer.receipt_id is not None, "it was answered"
         export = ReceiptExport(receipt=answer.receipt_id, disclose=("request", "response"))
         bundle = (await self._admin.execute(export)).encode()
-        file = self._stand.home / "receipt.json"
+        file = self._environment.home / "receipt.json"
         file.write_bytes(bundle)
         published = await self._admin.execute(AnchorStatus())
         key = VerifierKey.parse(published.vkey)
@@ -279,7 +279,7 @@ class Tour:
         forged = verify_bundle(_forged(bundle), key=key, fee_payer=published.pubkey)
         if forged.ok:
             raise _wrong("a forged receipt passed the checks")
-        self._tell(Verified(answer.receipt_id, str(file), verdict, forged))
+        self._report(Verified(answer.receipt_id, str(file), verdict, forged))
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_SLOT_MS = 400
 DEFAULT_FINALITY_SLOTS = 32
 
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 _CONNECT_S = 1.0
 
@@ -141,7 +141,7 @@ async def find_running(folder: Path) -> str | None:
 
 
 async def _entered(stack: AsyncExitStack, folder: Path, slot_ms: int) -> str:
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while True:
         try:
             net = await stack.enter_async_context(running_localnet(folder=folder, slot_ms=slot_ms))

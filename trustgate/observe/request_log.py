@@ -60,12 +60,12 @@ def log_to_stderr(settings: LogSettings) -> None:
     root = logging.getLogger("trustgate")
     root.addHandler(logging.StreamHandler(sys.stderr))
     root.propagate = False
-    tell_as(settings)
+    use_format(settings)
     # Hypercorn logs at level INFO where it listens; the ready line has that.
     logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)
 
 
-def tell_as(settings: LogSettings) -> None:
+def use_format(settings: LogSettings) -> None:
     root = logging.getLogger("trustgate")
     root.setLevel(settings.level.upper())
     for handler in root.handlers:

@@ -96,7 +96,7 @@ class Cashier:
         self._public_url = public_url
         #: Payments that a running request has claimed, by key.
         self._active: dict[str, asyncio.Event] = {}
-        #: Payments of unknown fate, by id.
+        #: Payments of unknown outcome, by id.
         self._undecided: dict[str, Payment] = {}
         #: Requests whose client left while it paid, and that still run: the key of the payment.
         self._left: dict[Request, str] = {}
@@ -118,12 +118,12 @@ class Cashier:
         while True:
             running = self._active.get(payment.key)
             if running is None:
-                standing = await self._claim(payment)
-                if standing.id == payment.id:
+                existing = await self._claim(payment)
+                if existing.id == payment.id:
                     return await self._verified(order, payment)
-                running = self._active.get(standing.key)
+                running = self._active.get(existing.key)
                 if running is None:
-                    return await self._again(order, payment, standing)
+                    return await self._again(order, payment, existing)
             await running.wait()
 
     # what was presented
@@ -151,16 +151,16 @@ class Cashier:
         self._active[payment.key] = asyncio.Event()
         claiming = asyncio.get_running_loop().create_task(self.ledger.claim(payment))
         try:
-            standing: Payment = await to_its_end(claiming)
+            existing: Payment = await to_its_end(claiming)
         except asyncio.CancelledError:
             self.give_up(payment)
             raise
         except BaseException:
             self.finished(payment)
             raise
-        if standing.id != payment.id:
+        if existing.id != payment.id:
             self.finished(payment)
-        return standing
+        return existing
 
     async def _verified(self, order: Order, payment: Payment) -> Sale:
         """The sale of a payment that is claimed. Gives the claim up where it would not do."""
@@ -174,32 +174,32 @@ class Cashier:
             raise
         return Sale(self, order, payment=msgspec.structs.replace(payment, payer=verdict.payer))
 
-    async def _again(self, order: Order, payment: Payment, standing: Payment) -> Sale | Recorded:
+    async def _again(self, order: Order, payment: Payment, existing: Payment) -> Sale | Recorded:
         """Returns what a payment gets that was presented before, or whose identifier was.
 
         Until a sale of it counts as running nothing is awaited, so two retries cannot both come to one.
         """
-        if standing.tenant_id != order.tenant_id:
+        if existing.tenant_id != order.tenant_id:
             raise self.challenge(order, "payment_already_used", "it has been used")
-        if standing.request_sha256 != order.request_sha256:
-            what = "payment" if standing.key == payment.key else "payment identifier"
+        if existing.request_sha256 != order.request_sha256:
+            what = "payment" if existing.key == payment.key else "payment identifier"
             raise Conflict(f"This {what} was used for another request.", code="payment_already_used", retryable=False)
-        recorded = self.answers.find(standing.id)
+        recorded = self.answers.find(existing.id)
         if recorded is not None:
             return recorded
-        if standing.state == "credited" and order.tops_up:
+        if existing.state == "credited" and order.tops_up:
             return Sale(self, order)
-        if standing.state == "credited" and not standing.spent_on:
-            return await self._on_own_credit(order, standing)
-        if standing.state in ("delivered", "credited"):
+        if existing.state == "credited" and not existing.spent_on:
+            return await self._on_own_credit(order, existing)
+        if existing.state in ("delivered", "credited"):
             raise Conflict(
                 "This payment has been used, and its answer is no longer kept.",
                 code="payment_already_used",
                 retryable=False,
             )
-        if standing.state == "failed":
-            raise self.challenge(order, standing.reason or "invalid_transaction_state", "it failed")
-        raise _pending(standing)
+        if existing.state == "failed":
+            raise self.challenge(order, existing.reason or "invalid_transaction_state", "it failed")
+        raise _pending(existing)
 
     # the balance
 
@@ -310,7 +310,7 @@ class Cashier:
         self._undecided.pop(payment.id, None)
 
     def undecided(self, payments: Iterable[Payment]) -> None:
-        """Take note of payments whose fate is unknown from before."""
+        """Take note of payments whose outcome is unknown from before."""
         for payment in payments:
             self._undecided[payment.id] = payment
 
@@ -393,8 +393,8 @@ class Sale:
     async def settle(self) -> Headers:
         """Collect, before the first byte leaves; gives ``headers``.
 
-        Raises ``PaymentRequired`` where the payment failed, ``Unavailable`` where its fate is unknown. A caller that is
-        cancelled meanwhile learns of it after the settling has ended, for better or worse.
+        Raises ``PaymentRequired`` where the payment failed, ``Unavailable`` where its outcome is unknown. A caller that
+        is cancelled meanwhile learns of it after the settling has ended, for better or worse.
         """
         if self.payment is not None:
             if self._settling is None:

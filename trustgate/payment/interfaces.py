@@ -67,7 +67,7 @@ class Facilitator(Protocol):
 class PaymentChain(Protocol):
     """The outcome of a payment on its network, where the settling was interrupted."""
 
-    async def fate(self, payment: Payment) -> Settlement:
+    async def outcome(self, payment: Payment) -> Settlement:
         """``settled`` and ``failed`` are final, ``unknown`` is "not yet". Raises ``ChainError`` when it cannot say."""
         ...
 

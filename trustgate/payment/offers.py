@@ -35,7 +35,7 @@ _EXTENSIONS_AT: Final = 166
 _NO_NONCE: Final = "0x" + "0" * 64
 
 
-class Wish(NamedTuple):
+class OfferSpec(NamedTuple):
     """One way to be paid, as the operator gives it."""
 
     #: A name or a CAIP-2 id.
@@ -58,17 +58,17 @@ class _Token(NamedTuple):
     extra: dict[str, Any]
 
 
-async def make_offer(wish: Wish, facilitators: Facilitators, nodes: Nodes) -> Offer:
+async def make_offer(spec: OfferSpec, facilitators: Facilitators, nodes: Nodes) -> Offer:
     """Returns the offer, checked against the chain (where the settings name a node for it) and the facilitator.
 
     Raises ``InvalidRequest``, whose ``param`` names the wrong part; ``ChainError``, ``FacilitatorUnavailable`` and
     ``SettingsError`` where a node or facilitator cannot be asked.
     """
-    network = caip2_of(wish.network)
-    facilitator = _facilitator_of(wish, network)
-    pay_to = check_address(network, wish.pay_to, "pay_to")
-    known = known_asset(network, wish.asset)
-    asset = check_address(network, wish.asset, "asset") if known is None else known.address
+    network = caip2_of(spec.network)
+    facilitator = _facilitator_of(spec, network)
+    pay_to = check_address(network, spec.pay_to, "pay_to")
+    known = known_asset(network, spec.asset)
+    asset = check_address(network, spec.asset, "asset") if known is None else known.address
     if pay_to == asset:
         raise InvalidRequest(
             "A payment to the token's own address is lost.",
@@ -76,17 +76,17 @@ async def make_offer(wish: Wish, facilitators: Facilitators, nodes: Nodes) -> Of
             code="bad_address",
             hint="Give your wallet.",
         )
-    wish = wish._replace(asset=asset, pay_to=pay_to)
+    spec = spec._replace(asset=asset, pay_to=pay_to)
     if known is not None:
-        wish = wish._replace(
-            decimals=wish.decimals if wish.decimals is not None else known.decimals,
-            name=wish.name or known.name,
-            version=wish.version or known.version,
+        spec = spec._replace(
+            decimals=spec.decimals if spec.decimals is not None else known.decimals,
+            name=spec.name or known.name,
+            version=spec.version or known.version,
         )
     if is_solana(network):
-        token = await _solana_token(wish, network, nodes)
+        token = await _solana_token(spec, network, nodes)
     else:
-        token = await _evm_token(wish, network, nodes, is_known=known is not None)
+        token = await _evm_token(spec, network, nodes, is_known=known is not None)
     extra = token.extra | await _extra_of(facilitators, facilitator, network)
     return Offer(
         network=network,
@@ -98,11 +98,11 @@ async def make_offer(wish: Wish, facilitators: Facilitators, nodes: Nodes) -> Of
     )
 
 
-def _facilitator_of(wish: Wish, network: str) -> str:
+def _facilitator_of(spec: OfferSpec, network: str) -> str:
     from trustgate.payment.facilitators.remote import check_facilitator_url
 
-    if wish.facilitator != EMBEDDED:
-        return check_facilitator_url(wish.facilitator)
+    if spec.facilitator != EMBEDDED:
+        return check_facilitator_url(spec.facilitator)
     if network not in (SOLANA, SOLANA_DEVNET):
         raise InvalidRequest(
             f"The embedded facilitator settles on Solana alone, not on {v1_name_of(network) or network}.",
@@ -145,39 +145,39 @@ async def _extra_of(facilitators: Facilitators, name: str, network: str) -> dict
 # Solana
 
 
-async def _solana_token(wish: Wish, network: str, nodes: Nodes) -> _Token:
+async def _solana_token(spec: OfferSpec, network: str, nodes: Nodes) -> _Token:
     if not has_node(network):
-        return _Token(wish.asset, _decimals(wish, None), {})
+        return _Token(spec.asset, _decimals(spec, None), {})
     await nodes.prepare([network])
     rpc = await nodes.solana(network)
     where = v1_name_of(network) or network
-    mint = await rpc.account(wish.asset)
-    decimals, program = _read_mint(wish, mint, where)
-    receiver = await rpc.account(wish.pay_to)
-    _check_wallet(wish, receiver, where)
+    mint = await rpc.account(spec.asset)
+    decimals, program = _read_mint(spec, mint, where)
+    receiver = await rpc.account(spec.pay_to)
+    _check_wallet(spec, receiver, where)
 
     from trustgate.formats.spl_token import associated_account, read_token_account
 
-    address = associated_account(wish.pay_to, wish.asset, program)
+    address = associated_account(spec.pay_to, spec.asset, program)
     account = await rpc.account(address)
     held = None if account is None else read_token_account(_solders(account))
-    if held is None or str(held.mint) != wish.asset or str(held.owner) != wish.pay_to:
+    if held is None or str(held.mint) != spec.asset or str(held.owner) != spec.pay_to:
         flags = "--program-2022 " if program.startswith("Tokenz") else ""
-        command = f"spl-token {flags}create-account {wish.asset} --owner {wish.pay_to} --fee-payer FILE --url {where}"
+        command = f"spl-token {flags}create-account {spec.asset} --owner {spec.pay_to} --fee-payer FILE --url {where}"
         raise InvalidRequest(
-            f"{wish.pay_to} has no account for this token on {where} ({address}), so it cannot receive payments.",
+            f"{spec.pay_to} has no account for this token on {where} ({address}), so it cannot receive payments.",
             param="pay_to",
             code="no_token_account",
             hint=f"Create it, with any key that has a little SOL: {shlex.join(shlex.split(command))}",
         )
     if held.state != "initialized":
         raise InvalidRequest(
-            f"The token's issuer has frozen the account of {wish.pay_to}.", param="pay_to", code="frozen_token_account"
+            f"The token's issuer has frozen the account of {spec.pay_to}.", param="pay_to", code="frozen_token_account"
         )
-    return _Token(wish.asset, _decimals(wish, decimals), {})
+    return _Token(spec.asset, _decimals(spec, decimals), {})
 
 
-def _read_mint(wish: Wish, account: AccountInfo | None, where: str) -> tuple[int, str]:
+def _read_mint(spec: OfferSpec, account: AccountInfo | None, where: str) -> tuple[int, str]:
     """Returns its decimals, and the program that it belongs to."""
     from trustgate.formats.spl_token import read_mint
 
@@ -185,14 +185,14 @@ def _read_mint(wish: Wish, account: AccountInfo | None, where: str) -> tuple[int
     if account is None or mint is None:
         what = "There is nothing" if account is None else "There is no mint"
         raise InvalidRequest(
-            f"{what} at {wish.asset} on {where}.",
+            f"{what} at {spec.asset} on {where}.",
             param="asset",
             code="no_mint",
             hint="Check the network: a token has another mint on each. `usdc` is known on solana and solana-devnet.",
         )
     if _takes_fee(account.data):
         raise InvalidRequest(
-            f"The token {wish.asset} charges a fee on every transfer, so no exact amount can be paid with it.",
+            f"The token {spec.asset} charges a fee on every transfer, so no exact amount can be paid with it.",
             param="asset",
             code="unfit_asset",
             hint="Use a token without a transfer fee, such as usdc.",
@@ -213,21 +213,21 @@ def _takes_fee(mint: bytes) -> bool:
     return False
 
 
-def _check_wallet(wish: Wish, account: AccountInfo | None, where: str) -> None:
+def _check_wallet(spec: OfferSpec, account: AccountInfo | None, where: str) -> None:
     from solders.pubkey import Pubkey
 
     from trustgate.formats.spl_token import TOKEN_PROGRAMS
 
     if account is not None and account.owner in TOKEN_PROGRAMS:
         raise InvalidRequest(
-            f"{wish.pay_to} is a token account, not a wallet.",
+            f"{spec.pay_to} is a token account, not a wallet.",
             param="pay_to",
             code="bad_address",
             hint="Give the address of the wallet that it belongs to; payments find its account for the token.",
         )
-    if account is None and not Pubkey.from_string(wish.pay_to).is_on_curve():
+    if account is None and not Pubkey.from_string(spec.pay_to).is_on_curve():
         raise InvalidRequest(
-            f"{wish.pay_to} is not a wallet on {where}: it is off the curve, and no account exists there.",
+            f"{spec.pay_to} is not a wallet on {where}: it is off the curve, and no account exists there.",
             param="pay_to",
             code="bad_address",
             hint="Copy the address again.",
@@ -245,46 +245,46 @@ def _solders(account: AccountInfo) -> Any:
 # EVM
 
 
-async def _evm_token(wish: Wish, network: str, nodes: Nodes, *, is_known: bool) -> _Token:
+async def _evm_token(spec: OfferSpec, network: str, nodes: Nodes, *, is_known: bool) -> _Token:
     decimals = None
     if has_node(network) and not is_known:
-        decimals, wish = await _ask_contract(wish, network, nodes)
-    missing = [f"--asset-{part}" for part in ("name", "version") if not getattr(wish, part)]
+        decimals, spec = await _ask_contract(spec, network, nodes)
+    missing = [f"--asset-{part}" for part in ("name", "version") if not getattr(spec, part)]
     if missing:
         raise InvalidRequest(
-            f"The token {wish.asset} does not report the domain of its signatures.",
+            f"The token {spec.asset} does not report the domain of its signatures.",
             param="asset",
             code="unknown_asset",
             hint=f"Give {' and '.join(missing)}: name and version of its EIP-712 domain.",
         )
-    return _Token(wish.asset, _decimals(wish, decimals), {"name": wish.name, "version": wish.version})
+    return _Token(spec.asset, _decimals(spec, decimals), {"name": spec.name, "version": spec.version})
 
 
-async def _ask_contract(wish: Wish, network: str, nodes: Nodes) -> tuple[int | None, Wish]:
+async def _ask_contract(spec: OfferSpec, network: str, nodes: Nodes) -> tuple[int | None, OfferSpec]:
     """Decimals, name and version, as far as the contract has them."""
     from trustgate.payment.chains.evm import NAME, VERSION
 
     rpc = await nodes.evm(network)
-    if not await rpc.has_code(wish.asset):
+    if not await rpc.has_code(spec.asset):
         raise InvalidRequest(
-            f"There is no contract at {wish.asset} on {v1_name_of(network) or network}.",
+            f"There is no contract at {spec.asset} on {v1_name_of(network) or network}.",
             param="asset",
             code="no_contract",
             hint="Check the network: a token has another contract on each.",
         )
     try:
-        decimals = await rpc.decimals(wish.asset)
-        await rpc.authorization_state(wish.asset, wish.pay_to, _NO_NONCE, None)
+        decimals = await rpc.decimals(spec.asset)
+        await rpc.authorization_state(spec.asset, spec.pay_to, _NO_NONCE, None)
     except RpcRejected:
         raise InvalidRequest(
-            f"{wish.asset} is not a token that supports payment by signature (EIP-3009).",
+            f"{spec.asset} is not a token that supports payment by signature (EIP-3009).",
             param="asset",
             code="unfit_asset",
             hint="Use one that can, such as usdc.",
         ) from None
-    return decimals, wish._replace(
-        name=wish.name or await _text(rpc, wish.asset, NAME),
-        version=wish.version or await _text(rpc, wish.asset, VERSION),
+    return decimals, spec._replace(
+        name=spec.name or await _text(rpc, spec.asset, NAME),
+        version=spec.version or await _text(rpc, spec.asset, VERSION),
     )
 
 
@@ -296,26 +296,26 @@ async def _text(rpc: EvmRpc, token: str, selector: str) -> str:
         return ""
 
 
-def _decimals(wish: Wish, found: int | None) -> int:
+def _decimals(spec: OfferSpec, found: int | None) -> int:
     """Returns what was found, which what was said must not contradict."""
-    decimals = wish.decimals if found is None else found
+    decimals = spec.decimals if found is None else found
     if decimals is None:
         raise InvalidRequest(
-            f"The decimals of the token {wish.asset} are not known.",
+            f"The decimals of the token {spec.asset} are not known.",
             param="asset",
             code="unknown_asset",
             hint="No node is set to look them up: give --decimals.",
         )
-    if wish.decimals not in (None, decimals):
+    if spec.decimals not in (None, decimals):
         raise InvalidRequest(
-            f"The token {wish.asset} has {decimals} decimals, not {wish.decimals}.",
+            f"The token {spec.asset} has {decimals} decimals, not {spec.decimals}.",
             param="decimals",
             code="bad_decimals",
             hint="Leave --decimals out.",
         )
     if not 0 <= decimals <= _MOST_DECIMALS:
         raise InvalidRequest(
-            f"The token {wish.asset} has {decimals} decimals; at most {_MOST_DECIMALS} are usable here.",
+            f"The token {spec.asset} has {decimals} decimals; at most {_MOST_DECIMALS} are usable here.",
             param="asset",
             code="unfit_asset",
         )

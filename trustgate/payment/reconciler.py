@@ -139,7 +139,7 @@ class Reconciler:
             await self._end_settled(payment)
         else:
             try:
-                settlement = await self._chain.fate(payment)
+                settlement = await self._chain.outcome(payment)
             except TrustGateError as error:
                 self.problems[payment.id] = error.message
                 _logger.warning("the outcome of payment %s cannot be looked up: %s", payment.id, error.message)

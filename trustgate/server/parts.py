@@ -34,7 +34,7 @@ from trustgate.models.upstream.client import UpstreamClient
 from trustgate.models.upstream.targets import Targets
 from trustgate.observe.counters import Counters
 from trustgate.observe.metrics import Metric, Metrics
-from trustgate.observe.request_log import RequestLog, tell_as
+from trustgate.observe.request_log import RequestLog, use_format
 from trustgate.payment.balance import Balances
 from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
@@ -140,7 +140,7 @@ class Server:
             on_end=self._on_end,
             tracing=None if self.telemetry is None else self.telemetry.tracing,
         )
-        self.vitals = GatewayStatus(
+        self.gateway_status = GatewayStatus(
             address=address,
             settings=lambda: self.settings,
             counters=self.counters,
@@ -153,7 +153,9 @@ class Server:
             store=store,
             notes=notes,
         )
-        self.metrics = Metrics(lambda: self.settings, self.counters, self._standing, self.vitals.tenant_name)
+        self.metrics = Metrics(
+            lambda: self.settings, self.counters, self._status_metrics, self.gateway_status.tenant_name
+        )
         self.admin = LocalAdmin(
             AdminContext(
                 store,
@@ -163,10 +165,10 @@ class Server:
                 anchoring=self.anchoring,
                 settings=settings,
                 quota=quota,
-                on_keys_dead=self.running.cut_keys,
+                on_keys_revoked=self.running.cut_keys,
                 status=self.status,
                 reload=self.reload.reload,
-                pulse=self.vitals.pulse,
+                pulse=self.gateway_status.pulse,
             )
         )
 
@@ -230,11 +232,11 @@ class Server:
         self.running.timeout_s = settings.serve.request_timeout_s
         self.anchoring.apply_settings(settings)
         self.request_log.form = settings.log.format if settings.log.requests else None
-        tell_as(settings.log)
+        use_format(settings.log)
 
-    def _standing(self) -> Iterable[Metric]:
+    def _status_metrics(self) -> Iterable[Metric]:
         """What ``/metrics`` tells besides what was counted."""
-        return (*self.vitals.metrics(), *(() if self.telemetry is None else self.telemetry.metrics()))
+        return (*self.gateway_status.metrics(), *(() if self.telemetry is None else self.telemetry.metrics()))
 
     def _on_receipt(self, receipt: Receipt) -> None:
         self.counters.count(receipt)
@@ -301,10 +303,10 @@ class Server:
             reads,
             self.credits,
             Payments(self.store),
-            Health(self.vitals.check, self.vitals.notes),
+            Health(self.gateway_status.check, self.gateway_status.notes),
             Transparency(self.archive),
             self.metrics,
-            Page(self.vitals.standing, lambda: self.settings.serve.page),
+            Page(self.gateway_status.page, lambda: self.settings.serve.page),
             extra,
             settings.serve.cors_origins,
         )
@@ -321,13 +323,13 @@ class Server:
             version=__version__,
             pid=os.getpid(),
             address=self.address,
-            started_us=self.vitals.started_us,
+            started_us=self.gateway_status.started_us,
             store_id=self.store.store_id,
             last_seq=self.books.log.last_seq,
             pending=self.books.log.pending,
             active_requests=len(self.running),
-            set_aside=self.vitals.set_aside(),
-            notes=self.vitals.mended,
+            set_aside=self.gateway_status.set_aside(),
+            notes=self.gateway_status.mended,
             targets=tuple(
                 TargetStatus(
                     base_url=upstream.base_url,

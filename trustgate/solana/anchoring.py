@@ -115,8 +115,8 @@ class Anchoring:
 
     # on command
 
-    async def flush(self, order: FlushOrder, tell: Callable[[str], None]) -> FlushOutcome:
-        """Anchor the log as it is now. ``tell`` hears what is being done. Raises what ``Anchorer.flush`` raises."""
+    async def flush(self, order: FlushOrder, report: Callable[[str], None]) -> FlushOutcome:
+        """Anchor the log as it is now. ``report`` receives each step. Raises what ``Anchorer.flush`` raises."""
         from trustgate.solana.anchors import Anchorer, Progress
         from trustgate.solana.keypair import load_keypair
 
@@ -125,7 +125,7 @@ class Anchoring:
             self._anchorer = Anchorer(self._store)
 
         def progress(at: Progress) -> None:
-            tell(at.text)
+            report(at.text)
 
         async with open_rpc(order.rpc, self._settings.localnet_folder) as rpc:
             result = await self._anchorer.flush(

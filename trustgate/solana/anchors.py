@@ -5,7 +5,7 @@ Owns the state machine. What it does is recorded before it is done:
     look at the chain     refuse what contradicts the log; take up own anchors that the book has forgotten
     record planned        size, root and note
     record the attempt    signature, bytes, the last block height that takes it; then send
-    wait                  look what became of it (``fate``); the same bytes again while their status is unknown
+    wait                  look what became of it (``transaction_status``); the same bytes again while it is unknown
     record anchored       or failed, or expired: then look at the chain again, and sign anew
 
 So there is never more than one signed transaction that may still land, it is in the database before it leaves the
@@ -29,7 +29,7 @@ from trustgate.solana.clusters import check_genesis, check_money, cluster_name, 
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.log_status import AnchorBook, AnchoringStatus, AnchorTarget, LogState, open_attempt
 from trustgate.solana.memo import BASE_FEE_LAMPORTS, Fee, check_fee_limit, check_note_size, estimate, sign_memo
-from trustgate.solana.transaction_status import Fate, look
+from trustgate.solana.transaction_status import TransactionStatus, look
 from trustgate.types import Anchor, AnchorAttempt
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class _Flush:
     """One flush, from looking to the end."""
 
     _genesis: str
-    _standing: AnchoringStatus
+    _log_status: AnchoringStatus
 
     def __init__(
         self,
@@ -165,18 +165,22 @@ class _Flush:
         self._genesis = await first.ask(self._rpc.genesis_hash)
         check_genesis(self._rpc.cluster, self._genesis)
         check_money(self._rpc.cluster, self._genesis, allow_mainnet=self._terms.allow_mainnet)
-        self._standing = standing = await AnchoringStatus.load(book, self._target, self._genesis, self._now)
-        await standing.check_book()
+        self._log_status = log_status = await AnchoringStatus.load(book, self._target, self._genesis, self._now)
+        await log_status.check_book()
         while True:
-            if not self._terms.dry_run and (anchor := standing.under_way()) is not None:
+            if not self._terms.dry_run and (anchor := log_status.under_way()) is not None:
                 await self._settle(anchor)
                 continue
-            if standing.settled and standing.planned() is None and standing.anchored_size == self._target.tree_size:
+            if (
+                log_status.settled
+                and log_status.planned() is None
+                and log_status.anchored_size == self._target.tree_size
+            ):
                 return self._result()
-            await standing.take_up_forgotten(
+            await log_status.take_up_forgotten(
                 self._rpc, self._key.address, self._retry_budget, self._wait, record=not self._terms.dry_run
             )
-            plan = standing.next_plan(self._key.address)
+            plan = log_status.next_plan(self._key.address)
             if plan is None:
                 return self._result()
             fee = await self._estimate(plan)
@@ -232,7 +236,7 @@ class _Flush:
 
     async def _post(self, plan: Anchor, fee: Fee) -> None:
         """Sign a transaction, record it, and send it for the first time."""
-        await self._standing.save(plan)
+        await self._log_status.save(plan)
         self._say("sending", f"Anchoring {plan.tree_size:,} receipts for {fee.lamports:,} lamports")
         blockhash = await self._retry_budget.ask(self._blockhash)
         raw = sign_memo(self._key, plan.note.encode(), blockhash.blockhash, fee)
@@ -242,7 +246,7 @@ class _Flush:
             last_valid_block_height=blockhash.last_valid_block_height,
             created_us=self._now(),
         )
-        await self._standing.save_attempt(plan, attempt)
+        await self._log_status.save_attempt(plan, attempt)
         await self._send(attempt, preflight=True)
 
     async def _blockhash(self) -> Blockhash:
@@ -272,12 +276,12 @@ class _Flush:
         """Wait for the anchor's transaction, and record what became of it. Raises ``AnchorPending``."""
         attempt = open_attempt(anchor)
         assert attempt is not None, "it is under way"
-        last = self._standing.last_of(read_transaction(attempt.transaction).fee_payer)
+        last = self._log_status.last_of(read_transaction(attempt.transaction).fee_payer)
         gone = 0
         while True:
             pause_s = self._retry_budget.timing.poll_s
             try:
-                fate = await look(
+                status = await look(
                     self._rpc, attempt, self._terms.commitment, after=None if last is None else last.signature
                 )
             except (RpcUnavailable, RpcRejected) as error:
@@ -285,13 +289,13 @@ class _Flush:
                 gone = 0
                 pause_s = max(pause_s, getattr(error, "retry_after_s", None) or 0.0)
             else:
-                gone = gone + 1 if fate.state == "gone" else 0
-                if fate.state in ("landed", "failed") or gone == _GONE_LOOKS:
-                    await self._record(anchor, attempt, fate)
+                gone = gone + 1 if status.state == "gone" else 0
+                if status.state in ("landed", "failed") or gone == _GONE_LOOKS:
+                    await self._record(anchor, attempt, status)
                     return
-                self._say("waiting", f"The transaction is {fate.detail}")
+                self._say("waiting", f"The transaction is {status.detail}")
                 if (
-                    fate.state == "missing"
+                    status.state == "missing"
                     and self._retry_budget.now - self._sent_at >= self._retry_budget.timing.resend_s
                 ):
                     await self._send(attempt, preflight=False)
@@ -299,42 +303,42 @@ class _Flush:
                 raise self._pending(anchor, attempt)
             await self._retry_budget.pause(pause_s)
 
-    async def _record(self, anchor: Anchor, attempt: AnchorAttempt, fate: Fate) -> None:
-        if fate.state == "landed":
-            assert fate.landed is not None, "what landed was shown"
-            await self._standing.save_landed(
+    async def _record(self, anchor: Anchor, attempt: AnchorAttempt, status: TransactionStatus) -> None:
+        if status.state == "landed":
+            assert status.landed is not None, "what landed was shown"
+            await self._log_status.save_landed(
                 anchor,
                 attempt,
-                slot=fate.landed.slot,
-                fee_lamports=fate.landed.fee_lamports,
-                block_time_s=fate.landed.block_time_s,
+                slot=status.landed.slot,
+                fee_lamports=status.landed.fee_lamports,
+                block_time_s=status.landed.block_time_s,
             )
             return
-        outcome: Literal["failed", "expired"] = "failed" if fate.state == "failed" else "expired"
-        await self._standing.save_attempt(anchor, replace(attempt, outcome=outcome, detail=fate.detail))
-        self._trouble_text(f"The transaction {attempt.signature}: {fate.detail}")
-        self._failures += fate.state == "failed"
+        outcome: Literal["failed", "expired"] = "failed" if status.state == "failed" else "expired"
+        await self._log_status.save_attempt(anchor, replace(attempt, outcome=outcome, detail=status.detail))
+        self._trouble_text(f"The transaction {attempt.signature}: {status.detail}")
+        self._failures += status.state == "failed"
         if self._failures == _MOST_FAILURES:
             raise RpcRejected(
                 f"{self._failures} transactions in a row landed and failed; of the last, {attempt.signature}: "
-                f"{fate.detail}.",
+                f"{status.detail}.",
                 hint="Each has cost its fee. Look at it in an explorer before the next flush.",
             )
 
     # what is said
 
     def _result(self) -> FlushResult:
-        newest = self._standing.newest()
+        newest = self._log_status.newest()
         if newest is None:
             return self._report(self._target.tree_size, self._target.root.hex())
         return self._report(newest.tree_size, newest.root)._replace(
-            anchored=bool(self._standing.settled),
+            anchored=bool(self._log_status.settled),
             fee_payer=newest.fee_payer,
             fee_lamports=newest.fee_lamports,
             signature=newest.signature,
             slot=newest.slot,
             explorer=explorer_url(newest.signature, self._genesis, self._rpc.cluster.url),
-            anchors=tuple(self._standing.settled),
+            anchors=tuple(self._log_status.settled),
         )
 
     def _forecast(self, plan: Anchor, fee: Fee) -> FlushResult:

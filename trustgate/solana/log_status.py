@@ -78,9 +78,9 @@ class AnchoringStatus:
         cls, book: AnchorBook, target: AnchorTarget, genesis: str, now: Callable[[], int]
     ) -> AnchoringStatus:
         """``now`` gives the time in microseconds, for the records."""
-        standing = cls(book, target, genesis, now)
-        standing._anchors = {anchor.id: anchor for anchor in await book.anchors() if anchor.genesis == genesis}
-        return standing
+        status = cls(book, target, genesis, now)
+        status._anchors = {anchor.id: anchor for anchor in await book.anchors() if anchor.genesis == genesis}
+        return status
 
     # what there is
 

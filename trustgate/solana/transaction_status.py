@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trustgate.solana.rpc import Commitment, LandedTransaction, RpcClient, SignatureStatus
 
 
-class Fate(NamedTuple):
+class TransactionStatus(NamedTuple):
     """``missing``: its status is unknown, and it may still land. ``seen``: in a block that is not settled enough yet.
     ``landed``: done. ``failed``: in a finalized block, with an error. ``gone``: it did not land, and it never will.
     """
@@ -32,7 +32,9 @@ class Fate(NamedTuple):
     detail: str = ""
 
 
-async def look(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *, after: str | None = None) -> Fate:
+async def look(
+    rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *, after: str | None = None
+) -> TransactionStatus:
     """Returns what has become of it by now. ``after`` is an older transaction of the same fee payer, if one is known.
 
     Raises ``RpcUnavailable``, also where the node contradicts itself."""
@@ -44,17 +46,17 @@ async def look(rpc: RpcClient, attempt: AnchorAttempt, commitment: Commitment, *
         return await look_closer(rpc, attempt.signature, own.message, commitment, status)
     if tip.block_height <= attempt.last_valid_block_height:
         left = attempt.last_valid_block_height - tip.block_height
-        return Fate("missing", detail=f"not in a block yet; it can be for {left} blocks more")
+        return TransactionStatus("missing", detail=f"not in a block yet; it can be for {left} blocks more")
     if answer.slot < tip.absolute_slot:
         raise _contradiction(rpc, "reports an older state than before: it lags behind")
     if await find_mention(rpc, own.fee_payer, attempt.signature, min_slot=tip.absolute_slot, until=after):
         raise _contradiction(rpc, "lists the transaction in the history of its address, but does not know its status")
-    return Fate("gone", detail=f"its blockhash expired at block {attempt.last_valid_block_height}")
+    return TransactionStatus("gone", detail=f"its blockhash expired at block {attempt.last_valid_block_height}")
 
 
 async def look_closer(
     rpc: RpcClient, signature: str, message: bytes, commitment: Commitment, status: SignatureStatus
-) -> Fate:
+) -> TransactionStatus:
     """Returns what has become of a transaction that a node knows: ``seen``, ``landed`` or ``failed``.
 
     ``message`` is what was signed. Raises ``RpcUnavailable`` where the node contradicts itself.
@@ -62,7 +64,7 @@ async def look_closer(
     needed: Commitment = commitment if status.err is None else "finalized"
     if not status.has_reached(needed):
         reached = status.confirmation_status or "processed"
-        return Fate("seen", detail=f"{reached} in slot {status.slot}, waiting until it is {needed}")
+        return TransactionStatus("seen", detail=f"{reached} in slot {status.slot}, waiting until it is {needed}")
     landed = await rpc.transaction(signature, needed)
     if landed is None:
         raise _contradiction(rpc, f"reports the transaction as {needed}, but does not return it")
@@ -71,8 +73,8 @@ async def look_closer(
     if (landed.err is None) != (status.err is None):
         raise _contradiction(rpc, "contradicts itself on whether the transaction failed")
     if landed.err is not None:
-        return Fate("failed", landed, f"it failed: {str(landed.err)[:200]}")
-    return Fate("landed", landed, f"{needed} in slot {landed.slot}")
+        return TransactionStatus("failed", landed, f"it failed: {str(landed.err)[:200]}")
+    return TransactionStatus("landed", landed, f"{needed} in slot {landed.slot}")
 
 
 def _is_same(raw: bytes, signature: str, message: bytes) -> bool:

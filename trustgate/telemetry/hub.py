@@ -65,8 +65,8 @@ class Telemetry:
     def metrics(self) -> Iterator[Metric]:
         """Yields how the sending itself stands, for ``/metrics``."""
         sent = self._sender.counts
-        by_fate: dict[Labels, float] = {(("fate", "sent"),): sent.sent, (("fate", "dropped"),): sent.dropped}
-        yield Metric("trustgate.otlp.spans", "counter", "Spans for the OTLP collector, by outcome.", by_fate)
+        by_outcome: dict[Labels, float] = {(("outcome", "sent"),): sent.sent, (("outcome", "dropped"),): sent.dropped}
+        yield Metric("trustgate.otlp.spans", "counter", "Spans for the OTLP collector, by outcome.", by_outcome)
         yield Metric.of("trustgate.otlp.waiting", "gauge", "Spans that wait for the OTLP collector.", sent.waiting)
         failing = self._sender.is_failing
         yield Metric.of("trustgate.otlp.failing", "gauge", "1 while the OTLP collector accepts nothing.", failing)

@@ -30,7 +30,7 @@ FILES: dict[Shell, str] = {
 }
 
 #: The longest wait for a completion, seconds.
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 
 
 def script(shell: Shell) -> str:
@@ -69,7 +69,7 @@ def values(
     """Print what a word could be, one a line, each with a tab and what it is. Prints nothing when that fails."""
     # Whatever happens, the person at the prompt sees no error and does not wait.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-    signal.setitimer(signal.ITIMER_REAL, _PATIENCE_S)
+    signal.setitimer(signal.ITIMER_REAL, _TIMEOUT_S)
     with contextlib.suppress(Exception):
         for value, what in _ask(context, kind):
             if value.isprintable():

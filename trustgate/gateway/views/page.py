@@ -62,9 +62,9 @@ class PageStatus(NamedTuple):
 
 
 class Page:
-    def __init__(self, standing: Callable[[], PageStatus], shown: Callable[[], bool]) -> None:
+    def __init__(self, status: Callable[[], PageStatus], shown: Callable[[], bool]) -> None:
         """``shown``: whether the settings want it now."""
-        self._standing = standing
+        self._status = status
         self._shown = shown
         template = _template()
         self._pieces = re.split(r"\{\{(.*?)\}\}", template)
@@ -82,7 +82,7 @@ class Page:
         if not self._shown():
             raise HTTPException(404)
         if time.monotonic() >= self._stale_at:
-            self._body = self._made(_values(self._standing())).encode()
+            self._body = self._made(_values(self._status())).encode()
             self._stale_at = time.monotonic() + _FRESH_S
         await send_body(send, 200, self._headers, self._body)
 
@@ -131,36 +131,36 @@ def _policy(page: str) -> str:
 # what changes
 
 
-def _values(standing: PageStatus) -> dict[str, str]:
-    base = standing.public_url.rstrip("/")
-    has_echo = _ECHO in standing.models
+def _values(status: PageStatus) -> dict[str, str]:
+    base = status.public_url.rstrip("/")
+    has_echo = _ECHO in status.models
     return {
-        "standing": _standing(standing.checks, has_echo),
-        "version": escape(standing.version),
-        "started": _instant(standing.started_us),
-        "models": f"{len(standing.models):,}",
+        "status": _status(status.checks, has_echo),
+        "version": escape(status.version),
+        "started": _instant(status.started_us),
+        "models": f"{len(status.models):,}",
         "base": escape(f"{base}/v1") if base else '<span class="base">ADDRESS-OF-THIS-PAGE/v1</span>',
         "model": _ECHO if has_echo else "MODEL",
         "about the model": f"<code>{_ECHO}</code> is built in and echoes your message." if has_echo else "",
-        "origin": escape(standing.origin),
-        "size": f"{standing.size:,}",
-        "root": standing.root.hex(),
-        "signed": _instant(standing.signed_us),
-        "vkey": escape(standing.vkey),
-        "anchor": _anchor(standing.anchor),
+        "origin": escape(status.origin),
+        "size": f"{status.size:,}",
+        "root": status.root.hex(),
+        "signed": _instant(status.signed_us),
+        "vkey": escape(status.vkey),
+        "anchor": _anchor(status.anchor),
     }
 
 
-def _standing(checks: Mapping[str, str], has_echo: bool) -> str:
+def _status(checks: Mapping[str, str], has_echo: bool) -> str:
     wrong = {name: escape(state[:1].upper() + state[1:]) for name, state in checks.items() if state != "ok"}
     if not wrong:
-        mood, title = "good", "Ready."
+        level, title = "good", "Ready."
     elif wrong.keys() == {"upstream"} and has_echo:
-        mood, title = "wary", f"Only {_ECHO} answers."
+        level, title = "wary", f"Only {_ECHO} answers."
     else:
-        mood, title = "bad", "Not ready."
+        level, title = "bad", "Not ready."
     told = ". ".join(wrong.values()) + "." if wrong else "Requests are answered."
-    return f'<p class="standing {mood}"><strong>{title}</strong> {told}</p>'
+    return f'<p class="status {level}"><strong>{title}</strong> {told}</p>'
 
 
 def _anchor(anchor: LastAnchor | None) -> str:

@@ -87,7 +87,7 @@ class GatewayStatus:
             notes.append(f"mended at the start: {len(self.mended)} (trustgate doctor)")
         return notes
 
-    def standing(self) -> PageStatus:
+    def page(self) -> PageStatus:
         """Returns what the page at ``/`` shows."""
         archive = self._archive
         return PageStatus(

@@ -59,7 +59,7 @@ class Chains:
         self._clocks_s = clocks_s
         self._second_look_s = second_look_s
 
-    async def fate(self, payment: Payment) -> Settlement:
+    async def outcome(self, payment: Payment) -> Settlement:
         """``settled`` and ``failed`` are final, ``unknown`` is "not yet". Raises ``ChainError`` when it cannot say."""
         payload = inner_of(payment.payload)
         payment = msgspec.structs.replace(payment, payer=payment.payer or payer_of(payload))
@@ -78,17 +78,17 @@ class Chains:
             return _unknown(payment, "the payload holds no transaction to look for")
         rpc = await self._nodes.solana(payment.offer.network)
         for last in (False, True):
-            dead_since = await self._dead_since(rpc, payment, transaction)
-            found = await self._look(rpc, payment, transaction, min_slot=dead_since or 0)
+            expired_since = await self._expired_since(rpc, payment, transaction)
+            found = await self._look(rpc, payment, transaction, min_slot=expired_since or 0)
             if found is not None:
                 return found
-            if dead_since is None:
+            if expired_since is None:
                 return _unknown(payment, "it has not landed, but still may")
             if not last:
                 await asyncio.sleep(self._second_look_s)
         return Settlement("failed", reason="the payment expired before it reached the chain", payer=payment.payer)
 
-    async def _dead_since(self, rpc: RpcClient, payment: Payment, transaction: Transaction) -> int | None:
+    async def _expired_since(self, rpc: RpcClient, payment: Payment, transaction: Transaction) -> int | None:
         """Returns the finalized slot from which on it can no longer land; None while it can."""
         first = transaction.instructions[0] if transaction.instructions else None
         if first is not None and first.program == _SYSTEM_PROGRAM and first.data == _ADVANCE_NONCE:
@@ -125,12 +125,12 @@ class Chains:
                 raise RpcUnavailable(f"The RPC node {rpc.host} lists the transaction {found}, but does not return it.")
         assert signature is not None, "it was recorded, or found"
         assert answer.status is not None, "it is known"
-        fate = await look_closer(rpc, signature, transaction.message, "confirmed", answer.status)
-        if fate.state == "landed":
+        landing = await look_closer(rpc, signature, transaction.message, "confirmed", answer.status)
+        if landing.state == "landed":
             return Settlement("settled", transaction=signature, payer=payment.payer)
-        if fate.state == "failed":
-            return Settlement("failed", transaction=signature, payer=payment.payer, reason=fate.detail)
-        return Settlement("unknown", transaction=signature, payer=payment.payer, reason=fate.detail)
+        if landing.state == "failed":
+            return Settlement("failed", transaction=signature, payer=payment.payer, reason=landing.detail)
+        return Settlement("unknown", transaction=signature, payer=payment.payer, reason=landing.detail)
 
     # EVM
 

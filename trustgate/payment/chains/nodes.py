@@ -32,7 +32,7 @@ _SETTING_OF: Final = {
     BASE_SEPOLIA: "base_sepolia_rpc",
 }
 _LOCAL: Final = "local"
-_LOCAL_PATIENCE_S: Final = 15.0
+_LOCAL_TIMEOUT_S: Final = 15.0
 _LOOK_EVERY_S: Final = 1.0
 
 
@@ -153,7 +153,7 @@ class _LocalChain:
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name="the local chain")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOCAL_PATIENCE_S):
+            async with asyncio.timeout(_LOCAL_TIMEOUT_S):
                 await self._known.wait()
 
     async def url(self) -> str:
@@ -176,12 +176,12 @@ class _LocalChain:
         while not self._closing.is_set():
             try:
                 async with running_localnet(folder=self._folder) as net:
-                    self._tell(net.url)
+                    self._log_ready(net.url)
                     await self._closing.wait()
             except StoreLocked:
                 # Another process runs it. When it goes away, its owner may start it again.
                 while not self._closing.is_set() and (url := await find_running(self._folder)) is not None:
-                    self._tell(url)
+                    self._log_ready(url)
                     await self._pause(_LOOK_EVERY_S)
                 self._url = None
             except TrustGateError as error:
@@ -190,7 +190,7 @@ class _LocalChain:
                 _logger.warning("the local chain cannot be run: %s", error.message)
             await self._pause(_LOOK_EVERY_S)
 
-    def _tell(self, url: str) -> None:
+    def _log_ready(self, url: str) -> None:
         self._url, self._problem = url, ""
         self._known.set()
 
