@@ -27,13 +27,10 @@ from trustgate.errors import InvalidRequest
 from trustgate.http.exchange import Exchange
 from trustgate.http.parser import HTTP2_PREFACE, Head, InvalidHttp, find_head_end, head_too_slow, read_head
 from trustgate.http.sending import error_body
+from trustgate.http.timeouts import ConnectionTimeouts
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
 AHEAD_BYTES = 64 * 1024
-#: How long a connection may stand idle.
-KEEP_ALIVE_S = 75.0
-#: What a client gets to take the last bytes of a connection that is being closed.
-CLOSING_S = 5.0
 #: How soon, and from then on at most how often, a client is looked after that has said all it will ever say.
 _FIRST_LOOK_S = 0.01
 _LOOK_EVERY_S = 1.0
@@ -45,27 +42,14 @@ _WEBSOCKET, _H2C = b"websocket", b"h2c"
 class Door:
     """What all connections of a listener share: the application, who speaks other protocols, and the end of all."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        hand_over: Callable[[Connection], None],
-        *,
-        head_timeout_s: float,
-        patience_s: float,
-        keep_alive_s: float = KEEP_ALIVE_S,
-    ) -> None:
+    def __init__(self, app: ASGIApp, hand_over: Callable[[Connection], None], timeouts: ConnectionTimeouts) -> None:
         """
         Args:
             app: what answers.
             hand_over: takes connections that speak something else than HTTP/1.1.
-            head_timeout_s: how long the head of a request may take, from its first byte to its last.
-            patience_s: how long a client may take in nothing of an answer before its connection is reset.
-            keep_alive_s: how long a connection may be idle.
         """
         self.app = app
-        self.head_timeout_s = head_timeout_s
-        self.patience_s = patience_s
-        self.keep_alive_s = keep_alive_s
+        self.timeouts = timeouts
         self.hand_over = hand_over
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -97,7 +81,7 @@ class Door:
         for connection in list(self.connections):
             connection.close()
         # Closing flushes what is still to be sent: only a client that does not read is cut.
-        for _ in range(int(CLOSING_S / 0.05)):
+        for _ in range(int(self.timeouts.closing_s / 0.05)):
             if not self.connections:
                 return
             await asyncio.sleep(0.05)
@@ -116,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._ahead = b""
         #: How much of an unfinished head has been searched for its end.
         self._looked_at = 0
+        self._has_skipped_line = False
         self._exchange: Exchange | None = None
         self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
@@ -140,7 +125,7 @@ class Connection(asyncio.Protocol):
             return
         self._door.connections.add(self)
         self._idle_since = self._door.loop.time()
-        self._idle_timer = self._door.loop.call_later(self._door.keep_alive_s, self._look_whether_idle)
+        self._idle_timer = self._door.loop.call_later(self._door.timeouts.keep_alive_s, self._look_whether_idle)
 
     def data_received(self, data: bytes) -> None:
         if self._discards:
@@ -190,9 +175,11 @@ class Connection(asyncio.Protocol):
     def _read_request(self) -> None:
         """Read the next head, if it is whole, and run the application on its request."""
         data = self._ahead
-        if data[:2] == _CRLF and not self._looked_at:
-            data = self._ahead = data[2:]  # RFC 9112 section 2.2
-        if not data or data == b"\r":
+        if data[:2] == _CRLF and not self._has_skipped_line:
+            # One empty line may come before a request (RFC 9112 section 2.2).
+            self._has_skipped_line = True
+            data = self._ahead = data[2:]
+        if not data or (data == b"\r" and not self._has_skipped_line):
             return
         try:
             size = find_head_end(data, self._looked_at)
@@ -207,6 +194,7 @@ class Connection(asyncio.Protocol):
             self.refuse(error)
             return
         self._looked_at = 0
+        self._has_skipped_line = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -227,7 +215,7 @@ class Connection(asyncio.Protocol):
     def _wait_for_head(self, size: int) -> None:
         self._looked_at = size
         if self._head_timer is None:
-            self._head_timer = self._door.loop.call_later(self._door.head_timeout_s, self._head_is_late)
+            self._head_timer = self._door.loop.call_later(self._door.timeouts.head_s, self._head_is_late)
 
     def _head_is_late(self) -> None:
         self._head_timer = None
@@ -336,7 +324,7 @@ class Connection(asyncio.Protocol):
         if self.transport.can_write_eof() and not self._has_input_ended:
             self.transport.write_eof()
             self.read_on()
-            self._door.loop.call_later(CLOSING_S, self.transport.abort)
+            self._door.loop.call_later(self._door.timeouts.closing_s, self.transport.abort)
         else:
             self.close()
 
@@ -344,7 +332,7 @@ class Connection(asyncio.Protocol):
         """Close when what was written has been taken, or after a while."""
         self.transport.close()
         if self.transport.get_write_buffer_size():
-            self._door.loop.call_later(CLOSING_S, self.transport.abort)
+            self._door.loop.call_later(self._door.timeouts.closing_s, self.transport.abort)
 
     def end_when_idle(self) -> None:
         if self._exchange is None:
@@ -368,7 +356,7 @@ class Connection(asyncio.Protocol):
         self._door.loop.call_later(after_s, self._look_whether_gone, after_s)
 
     def _look_whether_idle(self) -> None:
-        left_s = self._idle_since + self._door.keep_alive_s - self._door.loop.time()
+        left_s = self._idle_since + self._door.timeouts.keep_alive_s - self._door.loop.time()
         # A head that has begun has its own, shorter time.
         if self._exchange is None and self._head_timer is None and left_s <= 0:
             self.close()
@@ -387,7 +375,7 @@ class Connection(asyncio.Protocol):
             return
         self.transport.write(data)
         if self._drained is not None:
-            timer = self._door.loop.call_later(self._door.patience_s, self.transport.abort)
+            timer = self._door.loop.call_later(self._door.timeouts.write_s, self.transport.abort)
             try:
                 await self._drained
             finally:

@@ -1,13 +1,15 @@
-"""Hypercorn's protocols (HTTP/1.1, HTTP/2 by prior knowledge, by upgrade and over TLS), for connections given here.
+"""Hypercorn's protocols, for connections given here: HTTP/2 (by prior knowledge, upgrade or ALPN) and other upgrades.
 
 Owns what Hypercorn leaves open towards hostile or unlucky clients:
 
-    a request head that does not come to its end                    408 after a while
-    a head that cannot be read, or is too large                     a JSON error instead of an empty one
-    more body than anybody wants to read                            dropped, instead of waited for
+    a body that the application does not read                       dropped, instead of waited for
     a peer that does not read while its connection is closed        aborted after a while
+    HTTP/2: a body that is not read yet                             held up by its own window, instead of all streams
     HTTP/2: data for a request that was answered already            counted, instead of ending every other request
     HTTP/2: an answer that was broken off                           a reset, instead of silence
+    HTTP/2: frames for streams that have ended, in any order        the end of that stream, instead of the connection's
+    HTTP/2: priorities (RFC 9113 section 5.3)                       ignored, instead of kept without end
+    HTTP/2: requests that are made and reset, one after another     the end of the connection
 """
 
 from __future__ import annotations
@@ -16,46 +18,57 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import h2.events
 import h2.exceptions
+import h11
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Response, StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
-from starlette.types import ASGIApp
+from priority.priority import PriorityError
+from starlette.types import ASGIApp, Message
 
-from trustgate.errors import InvalidRequest, TrustGateError
-from trustgate.http.http1 import CLOSING_S, Connection
-from trustgate.http.sending import error_body
+from trustgate.http.exchange import render_fields
+from trustgate.http.http1 import Connection
+from trustgate.http.hypercorn_config import make_config
+from trustgate.http.timeouts import ConnectionTimeouts
 
 _logger = logging.getLogger("trustgate.server")
 
-_KEEP_ALIVE_S = 75.0
-_MAX_HEADERS_BYTES = 64 * 1024
-_INTERNAL_ERROR = 2  # RFC 9113 section 7
+# RFC 9113 section 7
+_INTERNAL_ERROR = 2
+_ENHANCE_YOUR_CALM = 11
+_HTTP_1_1_REQUIRED = 13
+#: Resets of requests, in a second, that no client has a reason for (CVE-2023-44487).
+_MAX_RESETS_PER_S = 200
+#: What all streams of a connection may have sent without its having been read; each may have 64 KiB.
+_CONNECTION_WINDOW_BYTES = 4 * 1024 * 1024
+#: What is the other side's doing.
+_PEER_FAULTS = (OSError, h2.exceptions.H2Error, h11.ProtocolError, PriorityError)
 
 
 class Protocols:
     """The connections that were given here."""
 
-    def __init__(self, app: ASGIApp, head_timeout_s: float, patience_s: float) -> None:
+    def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts) -> None:
         self._loop = asyncio.get_running_loop()
-        self._config = _config()
+        self._config = make_config(timeouts)
         self._context = WorkerContext(None)
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]
-        self._head_timeout_s = head_timeout_s
-        self._patience_s = patience_s
+        self._timeouts = timeouts
         self._connections: set[asyncio.Task[None]] = set()
 
     def adopt(self, connection: Connection) -> None:
@@ -70,7 +83,7 @@ class Protocols:
         task.add_done_callback(self._connections.discard)
         with contextlib.suppress(asyncio.CancelledError):
             parts = (self._app, self._loop, self._config, self._context, reader, writer)
-            await _Connection(*parts, self._head_timeout_s, self._patience_s).run()
+            await _Connection(*parts, self._timeouts).run()
 
     async def close(self, grace_s: float) -> None:
         """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
@@ -80,17 +93,6 @@ class Protocols:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-
-
-def _config() -> Config:
-    config = Config()
-    config.accesslog = None
-    config.errorlog = logging.getLogger("trustgate.hypercorn")
-    config.include_server_header = False
-    config.keep_alive_timeout = _KEEP_ALIVE_S
-    config.h11_max_incomplete_size = _MAX_HEADERS_BYTES
-    config.h2_max_header_list_size = _MAX_HEADERS_BYTES
-    return config
 
 
 class _Connection(TCPServer):
@@ -104,13 +106,11 @@ class _Connection(TCPServer):
         context: WorkerContext,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        head_timeout_s: float,
-        patience_s: float,
+        timeouts: ConnectionTimeouts,
     ) -> None:
         super().__init__(app, loop, config, context, {}, reader, writer)
-        self._head_timeout_s = head_timeout_s
-        self._patience_s = patience_s
-        self._head_deadline: float | None = None
+        self._timeouts = timeouts
+        self._has_ended = False
 
     async def run(self) -> None:
         try:
@@ -135,35 +135,31 @@ class _Connection(TCPServer):
                 await self.protocol.initiate()
                 await self.idle_task.restart(tasks, self._idle_timeout)
                 await self._read_data()
+                # It would go on waiting for the next request of a client that has gone.
+                self._has_ended = True
+                await self.idle_task.stop()
         except OSError:
             pass
+        except ExceptionGroup as errors:
+            _, ours = errors.split(_PEER_FAULTS)
+            if ours is not None:
+                _logger.error("internal error in a connection", exc_info=ours)
         finally:
             await self._close()
 
     async def _read_data(self) -> None:
         while not self.reader.at_eof():
             try:
-                async with asyncio.timeout_at(self._head_deadline):
-                    data = await self.reader.read(MAX_RECV)
-            except TimeoutError:
-                await self.protocol.protocol._send_error_response(408)  # type: ignore[union-attr]  # noqa: SLF001
-                break
+                data = await self.reader.read(MAX_RECV)
             except (OSError, ssl.SSLError):
                 break
             await self.protocol.handle(RawData(data))
-            self._watch_head()
         await self.protocol.handle(Closed())
 
-    def _watch_head(self) -> None:
-        """A head that has begun must come to its end."""
-        protocol = self.protocol.protocol
-        if isinstance(protocol, H11Protocol) and protocol.stream is None and protocol.connection.trailing_data[0]:
-            self._head_deadline = self._head_deadline or self.loop.time() + self._head_timeout_s
-        else:
-            self._head_deadline = None
-
     async def protocol_send(self, event: Event) -> None:
-        timer = self.loop.call_later(self._patience_s, self.writer.transport.abort)
+        if self._has_ended and isinstance(event, Updated):
+            return
+        timer = self.loop.call_later(self._timeouts.write_s, self.writer.transport.abort)
         try:
             await super().protocol_send(event)
         finally:
@@ -171,7 +167,7 @@ class _Connection(TCPServer):
 
     async def _close(self) -> None:
         try:
-            async with asyncio.timeout(CLOSING_S):
+            async with asyncio.timeout(self._timeouts.closing_s):
                 await super()._close()
         except TimeoutError:
             self.writer.transport.abort()
@@ -209,115 +205,202 @@ class _Protocol:
 
 
 class _H11(H11Protocol):
-    async def stream_send(self, event: StreamEvent) -> None:
-        import h11
+    """The request that asks for another protocol. Where that is refused its connection ends with the answer."""
 
-        if isinstance(event, Response) and self.connection.their_state is h11.SEND_BODY:
-            # A client that is not told would send its next request into a closed connection.
-            said = any(name == b"connection" for name, _ in event.headers)
-            headers = event.headers if said else [*event.headers, (b"connection", b"close")]
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and event.status_code >= 200:
+            headers = [*event.headers, (b"connection", b"close")]
             event = Response(stream_id=event.stream_id, headers=headers, status_code=event.status_code)
         await super().stream_send(event)
 
-    async def _send_error_response(self, status_code: int) -> None:
-        """What is refused before there is a request: said as everything else is."""
-        import h11
-
-        body = error_body(_unreadable(status_code))
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-            *self.config.response_headers("h11"),
-        ]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
-
-
-def _unreadable(status: int) -> TrustGateError:
-    what, code = {
-        408: ("The head of the request did not come to its end in time.", "request_timeout"),
-        431: ("The head of the request is too large.", "header_too_large"),
-        501: ("The request has a transfer encoding that is not served.", "unsupported_transfer_encoding"),
-    }.get(status, ("The request is not HTTP that can be read.", "invalid_http"))
-    return InvalidRequest(what, code=code)
-
 
 class _H2(H2Protocol):
-    async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        for event in events:
-            if self._is_welcome(event):
-                await super()._handle_events([event])
+    """HTTP/2. Its streams do not disturb each other, whatever one of them does."""
+
+    task_group: _Tasks
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._resets = 0
+        self._resets_since = 0.0
+
+    async def initiate(self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None) -> None:
+        await super().initiate(headers, settings)
+        window = self.connection.inbound_flow_control_window
+        self.connection.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - window)
         await self._flush()
 
-    def _is_welcome(self, event: h2.events.Event) -> bool:
-        """Whether Hypercorn can take an event without ending the whole connection."""
-        if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            # Nothing is sent any more: answers that wait for it need not.
+            for buffer in list(self.stream_buffers.values()):
+                await buffer.close()
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            try:
+                if isinstance(event, h2.events.DataReceived):
+                    await self._take(event)
+                elif isinstance(event, h2.events.StreamReset) and self._is_flooded():
+                    self.connection.close_connection(_ENHANCE_YOUR_CALM)
+                    await self._flush()
+                    await self.send(Closed())
+                    return
+                elif self._is_welcome(event):
+                    await super()._handle_events([event])
+            except (*_PEER_FAULTS, KeyError) as error:
+                # Its stream, or the connection, has gone on to a state in which the event means nothing any more.
+                _logger.debug("an HTTP/2 event was dropped: %r", error)
+        await self._flush()
+
+    async def _take(self, event: h2.events.DataReceived) -> None:
+        """Keep data for its request's application. It counts against the stream's window until it is read."""
+        stream = self.streams.get(event.stream_id)
+        data = event.data or b""
+        counted = event.flow_controlled_length or 0
+        if stream is None:
             # The request was answered already: what still comes counts for the connection's flow alone.
+            self._acknowledge(event.stream_id, counted)
+            return
+        self._acknowledge(event.stream_id, counted - len(data))  # padding
+        if data:
+            await stream.handle(Body(stream_id=event.stream_id, data=data))
+
+    def _acknowledge(self, stream_id: int, size: int) -> None:
+        if size:
             with contextlib.suppress(h2.exceptions.H2Error):
-                self.connection.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
-            return False
+                self.connection.acknowledge_received_data(size, stream_id)
+
+    async def _was_read(self, stream_id: int, size: int) -> None:
+        self._acknowledge(stream_id, size)
+        await self._flush()
+
+    def _is_flooded(self) -> bool:
+        """Whether resets come quicker than from a client that only changes its mind."""
+        now = asyncio.get_running_loop().time()
+        if now - self._resets_since > 1:
+            self._resets_since, self._resets = now, 0
+        self._resets += 1
+        return self._resets > _MAX_RESETS_PER_S
+
+    def _is_welcome(self, event: h2.events.Event) -> bool:
+        """Whether Hypercorn is to have an event."""
         if isinstance(event, h2.events.RequestReceived):
-            pseudo = [bytes(value) for name, value in event.headers or () if bytes(name)[:1] == b":"]
-            if not all(value.isascii() for value in pseudo):
-                self.connection.reset_stream(event.stream_id, _INTERNAL_ERROR)
+            pseudo = {bytes(name): bytes(value) for name, value in event.headers or () if bytes(name)[:1] == b":"}
+            if pseudo.get(b":method") == b"CONNECT" or b":path" not in pseudo:
+                self._reset(event.stream_id, _HTTP_1_1_REQUIRED)
                 return False
-        return True
+            if not all(value.isascii() for value in pseudo.values()):
+                self._reset(event.stream_id, _INTERNAL_ERROR)
+                return False
+        return not isinstance(event, h2.events.PriorityUpdated)
+
+    def _reset(self, stream_id: int, code: int) -> None:
+        with contextlib.suppress(h2.exceptions.H2Error):
+            self.connection.reset_stream(stream_id, code)
+
+    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        self.task_group.on_read = partial(self._was_read, request.stream_id)
+        await super()._create_stream(request)
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, StreamClosed):
+        if self.closed and not isinstance(event, StreamClosed):
+            return
+        if isinstance(event, Response):
+            render_fields(event.headers)
+        elif isinstance(event, StreamClosed):
             buffer = self.stream_buffers.get(event.stream_id)
             # Its application has ended without ending its answer.
             if buffer is not None and not buffer._complete:  # noqa: SLF001 - it has no other way to ask
-                with contextlib.suppress(h2.exceptions.H2Error):
-                    self.connection.reset_stream(event.stream_id, _INTERNAL_ERROR)
+                self._reset(event.stream_id, _INTERNAL_ERROR)
                 await self._flush()
                 await buffer.close()
         await super().stream_send(event)
 
+    async def _send_data(self, stream_id: int) -> None:
+        try:
+            await super()._send_data(stream_id)
+        except (*_PEER_FAULTS, KeyError):
+            # The stream has gone between two steps of sending.
+            buffer = self.stream_buffers.pop(stream_id, None)
+            if buffer is not None:
+                await buffer.close()
+            with contextlib.suppress(PriorityError):
+                self.priority.remove_stream(stream_id)
+
 
 class _Tasks(TaskGroup):
-    """Applications whose unread requests hold up nobody once they have ended."""
+    """Applications whose unread requests hold up nobody."""
+
+    #: Is told how many bytes of a body were read, for the request that is begun next.
+    on_read: Callable[[int], Awaitable[None]] | None = None
 
     async def spawn_app(
         self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
     ) -> Callable[[Any], Awaitable[None]]:
-        events = _Events(config.max_app_queue_size)
+        events = _Events(self.on_read)
 
         async def run() -> None:
+            # Cancelled, it goes with its whole connection, and what sends for it: nothing can be ended then.
             try:
                 await app(scope, events.get, send, None, None)
-            except asyncio.CancelledError:
-                raise
             except Exception:
                 _logger.exception("internal error in a request")
-            finally:
-                events.close()
-                await send(None)
+            await events.close()
+            await send(None)
 
         self.spawn(run)
         return events.put
 
 
-class _Events(asyncio.Queue[Any]):
-    """What a request's application is told. Once there is nobody to tell, nothing is kept and nobody waits."""
+class _Events:
+    """What a request's application is told. Its bound is the stream's window: what was not read is not given back."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(most)
+    def __init__(self, on_read: Callable[[int], Awaitable[None]] | None) -> None:
+        self._on_read = on_read
+        self._body = bytearray()
+        self._is_whole = False
+        self._is_told = False
+        self._is_gone = False
         self._is_closed = False
+        self._others: deque[Message] = deque()
+        self._woken = asyncio.Event()
 
-    async def put(self, item: Any) -> None:
-        if self._is_closed:
-            return
-        if item["type"] == "http.disconnect":
-            # It comes from where the answer is sent: behind a body that nobody reads it would wait for itself.
-            self.close()
-            self.put_nowait(item)
+    async def put(self, message: Message) -> None:
+        if message["type"] == "http.request":
+            if self._is_closed:
+                await self._read(len(message["body"]))
+                return
+            self._body += message["body"]
+            self._is_whole = not message["more_body"]
+        elif message["type"] == "http.disconnect":
+            self._is_gone = True
         else:
-            await super().put(item)
+            self._others.append(message)
+        self._woken.set()
 
-    def close(self) -> None:
+    async def get(self) -> Message:
+        while True:
+            if self._others:
+                return self._others.popleft()
+            if self._is_gone:
+                return {"type": "http.disconnect"}
+            if self._body or (self._is_whole and not self._is_told):
+                body, self._body = bytes(self._body), bytearray()
+                self._is_told = self._is_whole
+                await self._read(len(body))
+                return {"type": "http.request", "body": body, "more_body": not self._is_told}
+            self._woken.clear()
+            await self._woken.wait()
+
+    async def close(self) -> None:
+        """Its application has ended: nothing is kept any more."""
         self._is_closed = True
-        while not self.empty():
-            self.get_nowait()
+        size = len(self._body)
+        self._body.clear()
+        await self._read(size)
+
+    async def _read(self, size: int) -> None:
+        if size and self._on_read is not None:
+            await self._on_read(size)

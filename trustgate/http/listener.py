@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from trustgate.http.accepting import Acceptor
-from trustgate.http.http1 import CLOSING_S, Connection, Door
+from trustgate.http.http1 import Connection, Door
+from trustgate.http.timeouts import ConnectionTimeouts
 
 if TYPE_CHECKING:
     from trustgate.http.hypercorn_adapter import Protocols
@@ -33,16 +34,13 @@ async def listen(
     stop: asyncio.Event,
     *,
     grace_s: float,
-    head_timeout_s: float,
-    stall_timeout_s: float,
+    timeouts: ConnectionTimeouts,
     tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end."""
     _allow_many_connections()
-    # Requests that are accounted for have their own, shorter patience, and a receipt of how they ended.
-    patience_s = 2 * stall_timeout_s + 1
-    others = _Others(app, head_timeout_s, patience_s)
-    door = Door(app, others.take, head_timeout_s=head_timeout_s, patience_s=patience_s)
+    others = _Others(app, timeouts)
+    door = Door(app, others.take, timeouts)
     acceptor = Acceptor(listener, partial(Connection, door), tls=tls, handshake_timeout_s=_HANDSHAKE_S)
     try:
         await stop.wait()
@@ -50,16 +48,16 @@ async def listen(
         acceptor.close()
         # As long as any descriptor of it is open, clients get a connection that nobody will ever answer.
         listener.close()
-        await asyncio.gather(door.close(grace_s + CLOSING_S), others.close(grace_s + CLOSING_S))
+        grace_s += timeouts.closing_s
+        await asyncio.gather(door.close(grace_s), others.close(grace_s))
 
 
 class _Others:
     """Where connections go that speak something else than HTTP/1.1."""
 
-    def __init__(self, app: ASGIApp, head_timeout_s: float, patience_s: float) -> None:
+    def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts) -> None:
         self._app = app
-        self._head_timeout_s = head_timeout_s
-        self._patience_s = patience_s
+        self._timeouts = timeouts
         self._protocols: Protocols | None = None
         self._making: asyncio.Task[Protocols] | None = None
         self._coming: set[asyncio.Task[None]] = set()
@@ -84,7 +82,7 @@ class _Others:
         await asyncio.to_thread(_import_protocols)
         from trustgate.http.hypercorn_adapter import Protocols
 
-        self._protocols = Protocols(self._app, self._head_timeout_s, self._patience_s)
+        self._protocols = Protocols(self._app, self._timeouts)
         return self._protocols
 
     async def close(self, grace_s: float) -> None:

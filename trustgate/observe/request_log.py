@@ -58,8 +58,11 @@ def formatter(form: Form) -> logging.Formatter:
 def log_to_stderr(settings: LogSettings) -> None:
     """Begin to tell. Owns the root of this program's loggers from then on."""
     root = logging.getLogger("trustgate")
-    root.addHandler(logging.StreamHandler(sys.stderr))
+    handler = logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)
     root.propagate = False
+    # Libraries log in the same form.
+    logging.getLogger().addHandler(handler)
     use_format(settings)
     # Hypercorn logs at level INFO where it listens; the ready line has that.
     logging.getLogger("trustgate.hypercorn").setLevel(logging.WARNING)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.gateway.path.inflight import InFlight
 from trustgate.http.sockets import address_of, listen_admin, listen_public
+from trustgate.http.timeouts import ConnectionTimeouts
 from trustgate.http.tls import Certificate
 from trustgate.models.upstream.probe import probe_for_ever
 from trustgate.observe.request_log import log_to_stderr
@@ -159,8 +160,10 @@ async def _run_until(
             listen,
             stop=stop,
             grace_s=grace_s,
-            head_timeout_s=settings.serve.head_timeout_s,
-            stall_timeout_s=settings.serve.stall_timeout_s,
+            # Requests that are accounted for have their own, shorter patience, and a receipt of how they ended.
+            timeouts=ConnectionTimeouts(
+                head_s=settings.serve.head_timeout_s, write_s=2 * settings.serve.stall_timeout_s + 1
+            ),
         )
         listeners = asyncio.gather(
             serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),

@@ -1,0 +1,119 @@
+"""Accepting connections: the whole queue at once, and what happens when the system has no more to give."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from tests.http.serving import PATIENCE_S, App, Server, serving
+from tests.support.processes import wait_until
+from trustgate.http.accepting import MAX_PER_TURN, Acceptor
+
+
+class _Made(asyncio.Protocol):
+    """Counts connections, and the turns of the loop until all of them are there."""
+
+    def __init__(self, all_made: asyncio.Event, wanted: int, made: list[asyncio.BaseTransport]) -> None:
+        self._all_made = all_made
+        self._wanted = wanted
+        self._made = made
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made.append(transport)
+        if len(self._made) == self._wanted:
+            self._all_made.set()
+
+
+@pytest.fixture
+def clients() -> Iterator[list[socket.socket]]:
+    clients: list[socket.socket] = []
+    yield clients
+    for client in clients:
+        client.close()
+
+
+def test_the_whole_queue_is_accepted_within_a_few_turns_of_the_loop(clients: list[socket.socket]) -> None:
+    async def run(listener: socket.socket) -> int:
+        loop = asyncio.get_running_loop()
+        all_made, made, turns = asyncio.Event(), list[asyncio.BaseTransport](), 0
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if not all_made.is_set():
+                loop.call_soon(turn)
+
+        acceptor = Acceptor(listener, lambda: _Made(all_made, len(clients), made))
+        turn()
+        async with asyncio.timeout(PATIENCE_S):
+            await all_made.wait()
+        acceptor.close()
+        for transport in made:
+            transport.close()
+        return turns
+
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        clients += [socket.create_connection(listener.getsockname()) for _ in range(MAX_PER_TURN)]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert runner.run(run(listener)) < 20
+
+
+class _Poor(socket.socket):
+    """A listener of a process that may open no more files, until it may."""
+
+    failures = 3
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_a_process_without_files_accepts_again_when_it_has_some(
+    clients: list[socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run(listener: socket.socket) -> None:
+        all_made, made = asyncio.Event(), list[asyncio.BaseTransport]()
+        acceptor = Acceptor(listener, lambda: _Made(all_made, 2, made))
+        async with asyncio.timeout(PATIENCE_S):
+            await all_made.wait()
+        acceptor.close()
+        for transport in made:
+            transport.close()
+
+    with _Poor() as listener, caplog.at_level(logging.WARNING):
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        clients += [socket.create_connection(listener.getsockname()) for _ in range(2)]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(listener))
+    assert caplog.text.count("cannot accept connections: Too many open files") == 3, "told once for each wait"
+
+
+def is_refused(server: Server) -> bool:
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_listener_that_ends_refuses_at_once_while_requests_run_on() -> None:
+    app = App()
+    with serving(app, grace_s=PATIENCE_S) as server, server.connect() as connection:
+        connection.sendall(b"GET /hold HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert app.begun.wait(PATIENCE_S)
+        server.stop()
+        wait_until(lambda: is_refused(server), "the end of the listener")
+        app.open()
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"\r\nconnection: close\r\n" in answer
