@@ -49,10 +49,12 @@ _ANSWER_MEMBERS = (
 )
 _MESSAGES = (
     *("message", "detail", "error_message", "errorMessage", "error_msg", "msg", "Message", "title", "description"),
-    *("reason", "status_msg"),
+    *("reason", "status_msg", "faultstring", "exception"),
 )
-_STATUSES = ("status", "status_code", "statusCode", "http_status", "http_code", "code", "error_code")
-_CODES = ("code", "error_code", "errorCode")
+_STATUSES = (
+    *("status", "status_code", "statusCode", "http_status", "http_status_code", "http_code", "code", "error_code"),
+)
+_CODES = ("code", "error_code", "errorCode", "errorcode")
 _TYPES = ("type", "error_type", "__type", "status")
 
 #: What names of codes and types mean, small letters and digits alone; the first that fits counts.
@@ -85,6 +87,13 @@ _MESSAGE_MEANINGS = (
     (400, _OVERFLOW),
     (429, re.compile(r"rate.?limit|too many requests|resource ?exhausted", re.IGNORECASE)),
     (503, re.compile(r"overloaded|at capacity|currently loading|loading model|temporarily unavailable", re.IGNORECASE)),
+)
+#: How text begins, or what stands in it, that tells of a failure in a place where JSON is due.
+_FAILED_STARTS = (b"<!doctype", b"<html", b"error", b"[error", b"traceback")
+_FAILED_TEXT = re.compile(
+    rb"(?:internal|connect|connection|server|gateway) error|(?:bad|gateway) (?:gateway|timeout)|service unavailable"
+    rb"|no healthy upstream|disconnect|too many requests|rate limit",
+    re.IGNORECASE,
 )
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -125,13 +134,13 @@ def failure_of_event(data: bytes) -> Failure:
 def is_failed_text(data: bytes) -> bool:
     """Whether a payload that is no JSON, in a place where JSON is due, tells a failure: a page, or a word of error."""
     start = data.strip()[:40].lower()
-    return start.startswith((b"<!doctype", b"<html", b"error", b"[error", b"internal server error"))
+    return start.startswith(_FAILED_STARTS) or _FAILED_TEXT.search(data[:_MOST_MESSAGE]) is not None
 
 
 def _failure_in_object(value: dict[str, Any]) -> Failure | None:
-    inner = value.get("error")
-    if _says(inner):
-        return _failure_of_member(value, inner)
+    for name in ("error", "fault"):
+        if _says(value.get(name)):
+            return _failure_of_member(value, value[name])
     kinds = [kind for name in ("type", "object", "status") if (kind := value.get(name)) in ("error", "failed")]
     is_response = value.get("object") == "response" or "output" in value
     if "error" in kinds or (kinds and is_response) or value.get("success") is False or value.get("ok") is False:

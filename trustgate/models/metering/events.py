@@ -100,9 +100,18 @@ class EventMeter(StreamMeter):
         return self._fail(failure_of_event(data)) if is_failed_text(data) else FrameKind.NOTHING
 
     def _read_failure(self, data: bytes, *, is_error: bool) -> FrameKind:
-        """An event called an error, or one without a type that may be one."""
-        failure = failure_of_event(data) if is_error else failure_in(read_json(data))
-        return FrameKind.NOTHING if failure is None else self._fail(failure)
+        """An event called an error, or one without a type that may be one, or the text of a segment (Speaches)."""
+        value = read_json(data)
+        failure = failure_of_event(data) if is_error else failure_in(value)
+        if failure is not None:
+            return self._fail(failure)
+        text = dict_of(value).get("text")
+        if not isinstance(text, str) or not text:
+            return FrameKind.NOTHING
+        # Such a stream has no event of its own for its end: it may end after any segment.
+        self.finished = self._stale = True
+        self._made.add(text)
+        return FrameKind.CONTENT
 
     def _count_delta(self, kind: str, delta: bytes) -> FrameKind:
         if delta[:1] != b'"':
