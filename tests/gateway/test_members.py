@@ -264,3 +264,36 @@ def test_a_name_in_escapes_is_refused_where_it_needs_none(tight: Tenant, scripte
         answered = tight.http.post(CHAT, content=content, headers={"content-type": "application/json"})
         assert answered.status_code == status, answered.text
     assert len(scripted.requests) == 1
+
+
+IMAGE = b'[{"type":"image_url","image_url":{"url":"data:x"}}]'
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b'{"role":"user","content":"x","content":%b}' % IMAGE, "duplicate_parameter"),
+        (b'{"role":"user","content":"x","Content":%b}' % IMAGE, "unsupported_parameter"),
+        (b'{"Role":"system","role":"user","CONTENT":"x","content":"x"}', "unsupported_parameter"),
+        (b'{"role":"user","content":"x","conten\\u0074":%b}' % IMAGE, "duplicate_parameter"),
+        (b'{"role":"user","content":[{"type":"text","text":"x","Type":"image_url"}]}', "unsupported_parameter"),
+        (b'{"role":"user","content":[{"type":"text","text":"x","type":"text"}]}', "duplicate_parameter"),
+    ],
+)
+def test_a_message_has_one_reading(tenant: Tenant, scripted: Upstream, message: bytes, code: str) -> None:
+    body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"},%b]}' % message
+    refused = tenant.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert (refused.status_code, error_of(refused)["code"]) == (400, code)
+    assert scripted.requests == []
+
+
+def test_what_only_looks_like_a_second_reading_passes(tenant: Tenant, scripted: Upstream) -> None:
+    properties = {name: {"type": "string"} for name in ("content", "Content", "Type", "role", "TEXT")}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": properties}}}
+    messages = [
+        {"role": "user", "content": 'Write {"content": 1, "Content": 2} and "content" again.'},
+        {"role": "assistant", "content": None, "Contents": 1},
+        {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": '"Type"'}]},
+    ]
+    assert tenant.chat(messages=messages, tools=[tool]).status_code == 200
+    assert scripted.requests[0].json()["messages"] == messages

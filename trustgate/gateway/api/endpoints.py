@@ -14,6 +14,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.batch_files import BatchFile
+from trustgate.gateway.api.body_ids import ANTHROPIC_MARKS, OPENAI_MARKS, RESPONSES_MARKS
 from trustgate.gateway.api.dialects import ANTHROPIC, EVENTS, OPENAI, RESPONSES, Dialect
 from trustgate.gateway.api.members import BOUNDS, COMMON
 from trustgate.gateway.api.object_ids import Kind
@@ -165,7 +166,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         try:
             call = self.read(self._decoder.decode(body))
             call = with_members(call, body, _members(body), self._unremarkable, generates=self.generates)
-            return with_ids(call, body)
+            return with_ids(call, body, _MARKS.get(self.dialect, OPENAI_MARKS))
         except msgspec.ValidationError as error:
             return broken_call(body, error)
         except RecursionError:
@@ -189,6 +190,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             return Call(model=fields.get("model", ""), choices=0, invalid=explain(error))
 
 
+#: What the ids in a body are called, by API.
+_MARKS = {RESPONSES: RESPONSES_MARKS, ANTHROPIC: ANTHROPIC_MARKS}
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NOTHING_ASKED = Call(model="", choices=0)
 

@@ -321,6 +321,49 @@ def _twice(name: str) -> InvalidRequest:
     )
 
 
+# names inside of messages
+
+
+#: What is judged of messages and their parts: a second reading of one of these would be another request.
+_JUDGED_INSIDE = ("content", "role", "type", "text", "tool_calls")
+_CONTENT = b'"content"'
+_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def misnamed_inside(body: bytes, members: Members, messages: int, *, parts: bool) -> InvalidRequest | None:
+    """What is wrong with the names in the ``messages`` of a body: one that is judged comes twice, or in another case.
+
+    ``messages``: how many there are; ``parts``: some have parts. Messages of text alone are looked at only where the
+    name of the text comes more often than they do, or in another case: a microsecond for all others.
+    """
+    raw = members.get("messages")
+    if raw is None:
+        return None
+    if not parts and body.count(_CONTENT) <= messages and body.lower().count(_CONTENT) <= messages:
+        return None
+    for message in _raws(raw):
+        fault = _misnamed_object(message)
+        if fault is not None:
+            return fault
+        content = _object(message).get("content")
+        if content is not None and bytes(content)[:1] == b"[":
+            for part in _raws(content):
+                fault = _misnamed_object(part) if bytes(part)[:1] == b"{" else None
+                if fault is not None:
+                    return fault
+    return None
+
+
+def _misnamed_object(raw: msgspec.Raw) -> InvalidRequest | None:
+    members = _object(raw)
+    for name in members:
+        folded = name.casefold()
+        if folded in _JUDGED_INSIDE and name != folded:
+            return _alike(name)
+    fault = misnamed(bytes(raw), members)
+    return fault if fault is None or fault.param is None or fault.param in _JUDGED_INSIDE else None
+
+
 def largest(bounds: Iterable[tuple[str, float]]) -> int | None:
     """The largest of several bounds in tokens; None where there is none, or one of them means "no bound"."""
     values = [int(value) for _, value in bounds]

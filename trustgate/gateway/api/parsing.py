@@ -13,7 +13,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.body_ids import NOTHING, items_named, named_in
-from trustgate.gateway.api.members import Judged, Members, judge, largest, misnamed
+from trustgate.gateway.api.members import Judged, Members, judge, largest, misnamed, misnamed_inside
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import (
     BatchRequest,
@@ -48,6 +48,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     steering: tuple[str, ...] = ()
     choices: int = 1
     prompt_tokens: int = 0
+    #: How many messages it has, where they are called so.
+    messages: int = 0
+    #: A message's content is a list.
+    has_parts: bool = False
     features: tuple[str, ...] = ()
     #: The client itself asked for the usage chunk at the end of its stream.
     include_usage: bool = False
@@ -110,7 +114,8 @@ def read_chat(request: ChatRequest) -> Call:
     bounds = _NO_BOUNDS
     if request.max_tokens is not None or request.max_completion_tokens is not None:
         bounds = _given(max_tokens=request.max_tokens, max_completion_tokens=request.max_completion_tokens)
-    return _generation(request, features, bounds, prompt_tokens, request.n or 1)
+    call = _generation(request, features, bounds, prompt_tokens, request.n or 1, len(request.messages))
+    return msgspec.structs.replace(call, has_parts=True) if part_types else call
 
 
 Bounds = tuple[tuple[str, float], ...]
@@ -141,6 +146,7 @@ def _generation(
     bounds: Bounds,
     prompt_tokens: int,
     choices: int,
+    messages: int = 0,
 ) -> Call:
     stream = request.stream is True
     if stream:
@@ -154,6 +160,7 @@ def _generation(
         max_tokens=largest(bounds) if bounds else None,
         bounds=bounds,
         choices=choices,
+        messages=messages,
         prompt_tokens=prompt_tokens,
         features=tuple(features),
         include_usage=options is not None and options.include_usage is True,
@@ -226,7 +233,13 @@ def _read_messages(request: CountTokensRequest) -> Call:
     walk = _Walk([request.system, *(message.content for message in request.messages)])
     features = [*walk.features, *(["tools"] if request.tools else [])]
     prompt_tokens = walk.prompt_tokens(len(request.messages), request.tools or ())
-    return Call(model=request.model, prompt_tokens=prompt_tokens, features=tuple(features))
+    return Call(
+        model=request.model,
+        prompt_tokens=prompt_tokens,
+        messages=len(request.messages),
+        has_parts=any(not isinstance(message.content, str) for message in request.messages),
+        features=tuple(features),
+    )
 
 
 class _Walk:
@@ -363,15 +376,17 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
                 invalid=call.invalid or judged.fault,
             )
     fault = misnamed(body, members)
+    if fault is None and call.messages:
+        fault = misnamed_inside(body, members, call.messages, parts=call.has_parts)
     return call if fault is None else msgspec.structs.replace(call, invalid=call.invalid or fault)
 
 
 _UNREMARKABLE = Judged()
 
 
-def with_ids(call: Call, body: bytes) -> Call:
+def with_ids(call: Call, body: bytes, marks: tuple[bytes, ...]) -> Call:
     """The call with the upstreams' ids that its body names, wherever in it they stand (``api.body_ids``)."""
-    named = named_in(body)
+    named = named_in(body, marks)
     if named is NOTHING:
         return call
     return msgspec.structs.replace(
