@@ -102,6 +102,17 @@ def test_what_may_cost_too_much_is_refused_before(
     assert scripted.requests == []
 
 
+def test_what_a_dearer_model_may_answer_is_held_at_its_price(poor: Tenant, scripted: Upstream) -> None:
+    dear, cheap = f"{poor.name}/dear", f"{poor.name}/cheap"
+    poor.gateway.cli("passport", "add", dear, "--output-price", "100")
+    poor.gateway.cli("passport", "add", cheap, "--output-price", "1")
+    assert poor.chat(model=cheap, max_tokens=100).status_code == 200
+    poor.gateway.cli("passport", "set", cheap, "--fallback", dear)
+    refused = poor.chat(model=cheap, max_tokens=100)
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "insufficient_quota")
+    assert len(scripted.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("ask", "answer"),
     [

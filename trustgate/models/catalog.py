@@ -81,6 +81,11 @@ class Catalog:
                 return _resolved(wildcard, _fill(wildcard, name), (name,))
         return None
 
+    def fallbacks(self, passport: Passport) -> list[Resolved]:
+        """All that may answer in a passport's place, in no order."""
+        found = (self.resolve(fallback.passport) for fallback in passport.fallbacks)
+        return [resolved for resolved in found if resolved is not None]
+
     # what the admin room changes
 
     def put(self, *records: Passport | Alias) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -75,37 +75,48 @@ def _bounds(name: str, value: Any) -> bool:
 
 
 def worst_case(
-    endpoint: Endpoint, call: Call, resolved: Resolved | None, cap: int | None, plan: Plan, at_us: int
+    endpoint: Endpoint,
+    call: Call,
+    resolved: Resolved | None,
+    cap: int | None,
+    plan: Plan,
+    at_us: int,
+    fallbacks: Sequence[Resolved] = (),
 ) -> Ask:
     """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get.
 
-    Of a batch: the worst case of all of its lines. The money is what that costs at most by the model's price table, as
-    the plan bills it.
+    Of a batch: the worst case of all of its lines. The money is what that costs at most by the price table of the
+    model, or of the dearest that may answer in its place (``fallbacks``), as the plan bills it.
     """
     if call.work is not None:
         work = call.work
         return Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
     prompt_tokens = with_margin(call.prompt_tokens)
     completion_tokens = completion_bound(call, resolved, cap) * call.choices if endpoint.generates else 0
-    cost_nano_usd = 0
-    if resolved is not None and resolved.price.known:
-        heard, made = _unit_tokens(call, resolved.price.prices)
-        prompt_tokens += heard
-        completion_tokens += made
-        usage = Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            images=call.images,
-            characters=call.characters,
-            audio_ms=call.audio_ms,
-            service_tier=call.service_tier,
-            image_size=call.image_size,
-            image_quality=call.image_quality,
-        )
-        cost_nano_usd = billed_nano_usd(
-            resolved.price.worst_nano_usd(usage, at_us, audio="audio" in call.features), plan.price_factor_ppm
-        )
-    return Ask(prompt_tokens + completion_tokens, cost_nano_usd)
+    worst = Ask(prompt_tokens + completion_tokens, 0)
+    for each in (resolved, *fallbacks):
+        if each is not None and each.price.known:
+            ask = _priced_ask(call, each.price, prompt_tokens, completion_tokens, plan, at_us)
+            worst = Ask(max(worst.tokens, ask.tokens), max(worst.cost_nano_usd, ask.cost_nano_usd))
+    return worst
+
+
+def _priced_ask(
+    call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: int, plan: Plan, at_us: int
+) -> Ask:
+    heard, made = _unit_tokens(call, price.prices)
+    usage = Usage(
+        prompt_tokens=prompt_tokens + heard,
+        completion_tokens=completion_tokens + made,
+        images=call.images,
+        characters=call.characters,
+        audio_ms=call.audio_ms,
+        service_tier=call.service_tier,
+        image_size=call.image_size,
+        image_quality=call.image_quality,
+    )
+    cost_nano_usd = price.worst_nano_usd(usage, at_us, audio="audio" in call.features)
+    return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, plan.price_factor_ppm))
 
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:

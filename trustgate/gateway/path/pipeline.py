@@ -147,7 +147,8 @@ class Pipeline:
             resolved = self._catalog.resolve(call.model) if call.model or not way.is_modelless else None
             cap = completion_cap(caller)
             bound = completion_bound(call, resolved, cap) if caller.is_metered else None
-            ask = worst_case(endpoint, call, resolved, cap, caller.plan, arrival.at_us)
+            others = self._catalog.fallbacks(resolved.passport) if resolved and resolved.passport.fallbacks else ()
+            ask = worst_case(endpoint, call, resolved, cap, caller.plan, arrival.at_us, others)
 
             # 3 payment
             sale = await self._sales.admit(request, resolved, ask, reply)
