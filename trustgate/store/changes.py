@@ -8,9 +8,9 @@ Owns the file: text, a line for each change,
 
     SHA-256 (hex) of the line before's digest and this line's JSON ‖ blank ‖ JSON of ``Change``
 
-beginning with a ``Head``. The first change after a head is everything that there is, so that the file needs nothing
-before it. Only the end of the last line may be torn (by a crash before the change was acknowledged). Lines are synced
-one by one; a change takes as long as the disk does.
+beginning with a ``ChangesHead``. The first change after a head is everything that there is, so that the file needs
+nothing before it. Only the end of the last line may be torn (by a crash before the change was acknowledged). Lines are
+synced one by one; a change takes as long as the disk does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_BYTES = 8 * 1024 * 1024
 _DIGITS = 64
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True, tag="head"):
+class ChangesHead(msgspec.Struct, frozen=True, kw_only=True, tag="head"):
     """The first line: whose journal it is, and the number that its first change follows."""
 
     format: int = _FORMAT
@@ -55,7 +55,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     accepted: str = ""
 
 
-class Found(NamedTuple):
+class FoundChanges(NamedTuple):
     """What is in a file: the changes in order, where its good lines end, and what is wrong with it ("" for nothing)."""
 
     store_id: str
@@ -71,10 +71,10 @@ class Found(NamedTuple):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Head | Change).decode
+_decode = msgspec.json.Decoder(ChangesHead | Change).decode
 
 
-def read_changes(path: Path) -> Found | None:
+def read_changes(path: Path) -> FoundChanges | None:
     """Read the file and check its chain; None where there is none. Raises OSError, StoreTooNew.
 
     A line that is torn at the very end is no damage, for nobody was told of its change.
@@ -88,7 +88,7 @@ def read_changes(path: Path) -> Found | None:
     for line in _whole_lines(data):
         read = _read_line(line, digest)
         number = changes[-1].number if changes else after
-        if isinstance(read, Head) and end == 0:
+        if isinstance(read, ChangesHead) and end == 0:
             if read.format != _FORMAT:
                 raise StoreTooNew(
                     f"The operators' journal {path} was written by a newer TrustGate (format {read.format}).",
@@ -103,19 +103,19 @@ def read_changes(path: Path) -> Found | None:
         digest, end = bytes.fromhex(line[:_DIGITS].decode()), end + len(line) + 1
     if end == 0 and not damage:
         damage = "it is empty"
-    return Found(store_id, after, tuple(changes), digest, end, damage)
+    return FoundChanges(store_id, after, tuple(changes), digest, end, damage)
 
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:
     yield from data.split(b"\n")[:-1]
 
 
-def _read_line(line: bytes, digest: bytes) -> Head | Change | None:
+def _read_line(line: bytes, digest: bytes) -> ChangesHead | Change | None:
     told, _, body = line.partition(b" ")
     if told != hashlib.sha256(digest + body).hexdigest().encode():
         return None
     try:
-        record: Head | Change = _decode(body)
+        record: ChangesHead | Change = _decode(body)
     except msgspec.MsgspecError:
         return None
     return record
@@ -136,14 +136,14 @@ class ChangeJournal:
             os.ftruncate(self._fd, end)
 
     @classmethod
-    def go_on(cls, path: Path, found: Found) -> ChangeJournal:
+    def go_on(cls, path: Path, found: FoundChanges) -> ChangeJournal:
         """After the last good line; what is torn after it is cut off."""
         return cls(path, found.last, found.digest, found.end)
 
     @classmethod
     def begin(cls, path: Path, store_id: str, after: int) -> ChangeJournal:
         """A new file in the place of what is there, on the disk itself."""
-        line, digest = _line(Head(store_id=store_id, after=after, created_us=now_us()), b"")
+        line, digest = _line(ChangesHead(store_id=store_id, after=after, created_us=now_us()), b"")
         new = path.with_name(path.name + ".new")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -195,7 +195,7 @@ class ChangeJournal:
             self._fd = -1
 
 
-def _line(record: Head | Change, digest: bytes) -> tuple[bytes, bytes]:
+def _line(record: ChangesHead | Change, digest: bytes) -> tuple[bytes, bytes]:
     body = _encode(record)
     made = hashlib.sha256(digest + body)
     return made.hexdigest().encode() + b" " + body + b"\n", made.digest()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from trustgate.errors import HomeUnusable, StoreDamaged, StoreIncomplete
 from trustgate.ids import iso_us, now_us
 from trustgate.store.base import Kept
-from trustgate.store.changes import MOST_BYTES, Change, ChangeJournal, Found, read_changes
+from trustgate.store.changes import MOST_BYTES, Change, ChangeJournal, FoundChanges, read_changes
 from trustgate.store.marks import Mark, Marked
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Apply = Callable[["DuckDBPyConnection", Change, bool], None]
 
 
-class Progress(NamedTuple):
+class StoredProgress(NamedTuple):
     """How far the database is: the last change, transactions with payments, and when it last wrote either."""
 
     changes: int
@@ -50,11 +50,11 @@ class Completed(NamedTuple):
     notes: tuple[str, ...]
 
 
-def progress(connection: DuckDBPyConnection) -> Progress:
+def progress(connection: DuckDBPyConnection) -> StoredProgress:
     rows = connection.execute("SELECT changes, payments, at_us FROM progress").fetchall()
     if len(rows) != 1:
         raise StoreDamaged("The database has lost a row that is always there.", hint="Put back a copy of the database.")
-    return Progress(*rows[0])
+    return StoredProgress(*rows[0])
 
 
 class Completion:
@@ -100,7 +100,7 @@ class Completion:
             ) from error
         return Completed(journal, mark, payments, tuple(self._notes))
 
-    def _complete(self, found: Found | None, marked: Marked | None) -> tuple[ChangeJournal, int]:
+    def _complete(self, found: FoundChanges | None, marked: Marked | None) -> tuple[ChangeJournal, int]:
         if found is not None and found.store_id not in ("", self._store_id):
             raise StoreDamaged(
                 f"{self._changes_path} belongs to another database than {self._path.name}.",
@@ -124,7 +124,7 @@ class Completion:
             return self._begin(known, payments), payments
         return ChangeJournal.go_on(self._changes_path, found), payments
 
-    def _check(self, has: Progress, found: Found | None, marked: Marked | None, known: int) -> None:
+    def _check(self, has: StoredProgress, found: FoundChanges | None, marked: Marked | None, known: int) -> None:
         reached = max(has.changes, 0 if found is None else found.last)
         if marked is None and found is None and has.changes:
             self._lose(
@@ -145,7 +145,7 @@ class Completion:
         if self._accept_loss:
             self._notes.append(f"Accepted as lost: {what}.")
 
-    def _put_back(self, found: Found, has: Progress) -> None:
+    def _put_back(self, found: FoundChanges, has: StoredProgress) -> None:
         missing = [change for change in found.changes if change.number > has.changes]
 
         def put_back(connection: DuckDBPyConnection) -> None:
@@ -158,7 +158,7 @@ class Completion:
             f"{missing[0].number} to {missing[-1].number}): it was put back from {self._changes_path.name}."
         )
 
-    def _put_away(self, found: Found | None) -> None:
+    def _put_away(self, found: FoundChanges | None) -> None:
         if found is None:
             self._notes.append(f"{self._changes_path.name} was missing; it is begun anew from the database.")
             return

@@ -144,7 +144,7 @@ _NESTED_BOUNDS = BOUNDS | {"maxOutputTokens", "maxTokens", "maxNewTokens"}
 _NESTED_CHOICES = CHOICES | {"candidateCount", "numReturnSequences"}
 
 
-class Judged(msgspec.Struct, frozen=True):
+class JudgedMembers(msgspec.Struct, frozen=True):
     """What the members say beyond their wire type."""
 
     #: Members that steer the upstream.
@@ -155,7 +155,7 @@ class Judged(msgspec.Struct, frozen=True):
     fault: InvalidRequest | None = None
 
 
-def judge(members: Members, wire: frozenset[str], *, generates: bool) -> Judged:
+def judge(members: Members, wire: frozenset[str], *, generates: bool) -> JudgedMembers:
     """Judge the members that are neither ``COMMON`` nor of the endpoint's ``wire`` type."""
     steering: list[str] = []
     bounds: list[tuple[str, float]] = []
@@ -164,7 +164,7 @@ def judge(members: Members, wire: frozenset[str], *, generates: bool) -> Judged:
         raw = members[name]
         kind = _kind(name)
         if kind == "alike":
-            return Judged(fault=_alike(name))
+            return JudgedMembers(fault=_alike(name))
         if bytes(raw) == b"null":
             continue
         try:
@@ -183,8 +183,8 @@ def judge(members: Members, wire: frozenset[str], *, generates: bool) -> Judged:
                 bounds += inner_bounds
                 choices = max(choices, inner_choices)
         except msgspec.ValidationError as error:
-            return Judged(fault=_wrong(name, error))
-    return Judged(tuple(sorted(steering)), tuple(sorted(bounds)), choices)
+            return JudgedMembers(fault=_wrong(name, error))
+    return JudgedMembers(tuple(sorted(steering)), tuple(sorted(bounds)), choices)
 
 
 _Kind = Literal["", "steering", "bound", "choices", "nested", "metadata", "alike"]

@@ -13,7 +13,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.body_ids import NOTHING, items_named, named_in
-from trustgate.gateway.api.members import Judged, Members, judge, largest, misnamed, misnamed_inside
+from trustgate.gateway.api.members import JudgedMembers, Members, judge, largest, misnamed, misnamed_inside
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import (
     BatchRequest,
@@ -381,7 +381,7 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
     return call if fault is None else msgspec.structs.replace(call, invalid=call.invalid or fault)
 
 
-_UNREMARKABLE = Judged()
+_UNREMARKABLE = JudgedMembers()
 
 
 def with_ids(call: Call, body: bytes, marks: tuple[bytes, ...]) -> Call:
