@@ -13,8 +13,8 @@ from trustgate.http.parser import (
     MAX_HEAD_BYTES,
     MAX_REQUEST_LINE_BYTES,
     ChunkedBody,
-    Head,
     InvalidHttp,
+    RequestHead,
     find_head_end,
     read_head,
 )
@@ -88,7 +88,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return data
 
 
-Read = tuple[Head, bytes, bool, bytes]
+Read = tuple[RequestHead, bytes, bool, bytes]
 
 
 def read(data: bytes) -> Read | None:

@@ -15,7 +15,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Scope
 
 from trustgate.errors import TrustGateError
-from trustgate.http.parser import ChunkedBody, Head, Headers, InvalidHttp
+from trustgate.http.parser import ChunkedBody, Headers, InvalidHttp, RequestHead
 from trustgate.http.sending import error_body
 
 _logger = logging.getLogger("trustgate.server")
@@ -59,7 +59,7 @@ class Exchange:
         *("is_done", "is_whole", "unread"),
     )
 
-    def __init__(self, connection: Carrier, door: Surroundings, head: Head) -> None:
+    def __init__(self, connection: Carrier, door: Surroundings, head: RequestHead) -> None:
         self._connection = connection
         self._door = door
         #: The connection may go on after this exchange.

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Scope
 
 from trustgate.errors import InvalidRequest
 from trustgate.http.exchange import Exchange
-from trustgate.http.parser import HTTP2_PREFACE, Head, InvalidHttp, find_head_end, head_too_slow, read_head
+from trustgate.http.parser import HTTP2_PREFACE, InvalidHttp, RequestHead, find_head_end, head_too_slow, read_head
 from trustgate.http.sending import error_body
 from trustgate.http.timeouts import ConnectionTimeouts
 
@@ -222,7 +222,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is None and not self._has_left and not self.lost:
             self.refuse(head_too_slow())
 
-    def _scope(self, head: Head) -> Scope:
+    def _scope(self, head: RequestHead) -> Scope:
         path = head.path.decode("ascii")
         return {
             "type": "http",
@@ -382,7 +382,7 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
 
 
-def _switches(head: Head) -> bool:
+def _switches(head: RequestHead) -> bool:
     """Whether Hypercorn would change the protocol for this request; others are served as if they had not asked."""
     if head.version != "1.1":
         return False

@@ -69,7 +69,7 @@ def _request_line_too_large() -> InvalidHttp:
     )
 
 
-class Head:
+class RequestHead:
     """The head of a request."""
 
     __slots__ = (
@@ -157,7 +157,7 @@ class _Fields:
         self.are_read = True
 
 
-def read_head(data: bytes) -> Head:
+def read_head(data: bytes) -> RequestHead:
     """Read the head of a request.
 
     Args:
@@ -192,7 +192,7 @@ def read_head(data: bytes) -> Head:
         raise InvalidHttp(431, "header_too_large", f"The request has more than {MAX_FIELDS} header fields.")
     if line[1] == b"CONNECT":
         raise _unknown_method()
-    head = Head(line[1].decode(), line[2], version.decode())
+    head = RequestHead(line[1].decode(), line[2], version.decode())
     _take_fields(head, fields.found)
     return head
 
@@ -205,7 +205,7 @@ def _unsupported_coding() -> InvalidHttp:
     return InvalidHttp(501, "unsupported_transfer_encoding", "The request has a transfer encoding other than chunked.")
 
 
-def _take_fields(head: Head, found: Headers) -> None:
+def _take_fields(head: RequestHead, found: Headers) -> None:
     """Take the fields into the head, and what those say that decide how the connection is read on."""
     hosts = 0
     upgrade = b""

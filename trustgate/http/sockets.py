@@ -6,6 +6,7 @@ Owns what goes wrong with them, in words.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -14,20 +15,30 @@ from pathlib import Path
 from trustgate.errors import OperatorError
 
 _BACKLOG = 1024
+_LAST_PORT = 65_535
+_USUAL_HOSTS = "--host 127.0.0.1 (this machine only) or --host 0.0.0.0 (every interface)"
 
 
 @contextlib.contextmanager
 def listen_public(host: str, port: int) -> Iterator[socket.socket]:
-    """Bind the public port ourselves: a port in use is then a sentence, and port 0 a number we can tell."""
+    """Bind the public port. Port 0 is any that is free.
+
+    Args:
+        host: a name or an address; one of IPv6 with or without brackets.
+
+    Raises:
+        OperatorError: it cannot be listened on; with the reason and a way out.
+    """
+    host = _without_brackets(host)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of a name that no resolver can be asked for
         raise OperatorError(
-            f"Cannot listen on {host!r}: {error.strerror}.",
-            hint="Use --host 127.0.0.1 (this machine only) or --host 0.0.0.0 (every interface).",
+            f"Cannot listen on {host!r}: {getattr(error, 'strerror', None) or error}.",
+            hint=f"Use {_USUAL_HOSTS}.",
         ) from None
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -36,11 +47,25 @@ def listen_public(host: str, port: int) -> Iterator[socket.socket]:
             listener.listen(_BACKLOG)
         except OSError as error:
             raise OperatorError(
-                f"Cannot listen on {host}:{port}: {error.strerror}.",
-                hint=f"See what uses the port (ss -ltnp 'sport = :{port}'), or choose another: --port {port + 1}",
+                f"Cannot listen on {_with_port(host, port)}: {error.strerror}.", hint=_way_out(error, port)
             ) from None
         listener.setblocking(False)
         yield listener
+
+
+def _way_out(error: OSError, port: int) -> str:
+    """Returns what to do about an address that cannot be bound."""
+    match error.errno:
+        case errno.EACCES | errno.EPERM:
+            return (
+                "Ports below 1024 are for root: choose another, such as --port 8080, or give the service the "
+                "capability CAP_NET_BIND_SERVICE."
+            )
+        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
+            return f"This machine does not have that address (ip address lists them): use {_USUAL_HOSTS}."
+        case _:
+            other = port + 1 if port < _LAST_PORT else port - 1
+            return f"See what uses the port (ss -ltnp 'sport = :{port}'), or choose another: --port {other}"
 
 
 @contextlib.contextmanager
@@ -65,5 +90,14 @@ def listen_admin(path: Path) -> Iterator[socket.socket]:
 
 
 def address_of(host: str, listener: socket.socket, scheme: str) -> str:
-    port = listener.getsockname()[1]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    """Returns the URL under which clients reach a listener that was bound to ``host``."""
+    return f"{scheme}://{_with_port(_without_brackets(host), listener.getsockname()[1])}"
+
+
+def _without_brackets(host: str) -> str:
+    """Returns ``::1`` for ``[::1]``, as URLs write it."""
+    return host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+
+
+def _with_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
