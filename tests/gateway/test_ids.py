@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.gateway.conftest import HELLO, SignUp, Tenant
@@ -152,6 +154,58 @@ def test_a_kind_is_part_of_an_id() -> None:
     ids.keep(handle("x", kind="file"))
     with pytest.raises(NotFound):
         ids.find("response", "x", "a")
+
+
+def test_a_line_that_a_crash_cut_short_takes_no_other_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "handles.jsonl"
+    ids = ObjectIds(path)
+    ids.keep(handle("first"))
+    ids.keep(handle("cut"))
+    ids.close()
+    path.write_bytes(path.read_bytes()[:-9])
+    ids = ObjectIds(path)
+    ids.keep(handle("next"))
+    ids.close()
+    again = ObjectIds(path)
+    assert [each.id for each in again.of_tenant("response", "a")] == ["first", "next"]
+    again.close()
+
+
+def test_the_file_is_written_anew_while_ids_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "handles.jsonl"
+    ids = ObjectIds(path)
+    for number in range(3000):
+        ids.keep(msgspec.structs.replace(handle("resp"), owed=number))
+    size = path.stat().st_size
+
+    async def meanwhile() -> None:
+        writing = asyncio.create_task(ids.compact())
+        await asyncio.sleep(0)
+        ids.keep(handle("late"))
+        await writing
+        ids.keep(handle("later"))
+
+    asyncio.run(meanwhile())
+    ids.close()
+    assert path.stat().st_size < size / 100
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["handles.jsonl"]
+    again = ObjectIds(path)
+    assert [(each.id, each.owed) for each in again.of_tenant("response", "a")] == [
+        ("resp", 2999),
+        ("late", -1),
+        ("later", -1),
+    ]
+    again.close()
+
+
+def test_what_is_not_charged_yet_is_not_forgotten() -> None:
+    ids = ObjectIds(most=100)
+    for number in range(50):
+        ids.keep(msgspec.structs.replace(handle(f"open_{number}"), owed=0))
+    for number in range(500):
+        ids.keep(handle(f"done_{number}"))
+    assert len(ids.unsettled("response")) == 50
+    assert len(ids) <= 100
 
 
 def test_many_ids_of_one_tenant_push_out_none_of_anothers() -> None:

@@ -12,6 +12,7 @@ No database is asked while a request waits.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -87,11 +88,22 @@ class ObjectIds:
         self._known: dict[tuple[str, Kind], dict[str, tuple[ObjectId, ...]]] = {}
         self._owners: dict[tuple[Kind, str, str], str] = {}
         self._file = -1
+        self._path = path
+        #: Lines of the file; while it is written anew, those that came meanwhile.
+        self._lines = 0
+        self._late: list[bytes] | None = None
         if path is not None:
-            lines = self._load(path)
-            if lines > 2 * len(self._owners) + 1000:
-                self._compact(path)
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            # Of a process that was killed while it wrote the file anew.
+            _fresh(path).unlink(missing_ok=True)
+            is_cut = self._load(path)
+            if self._lines > 2 * len(self._owners) + _SPARE_LINES:
+                _write(_fresh(path), self._all())
+                _fresh(path).replace(path)
+                self._lines, is_cut = len(self._owners), False
+            self._file = _open(path)
+            if is_cut:
+                # A crash cut the last line short: what is appended must not become a part of it.
+                os.write(self._file, b"\n")
 
     def find(self, kind: Kind, object_id: str, tenant: str) -> ObjectId:
         """The id of this tenant, the newest where several upstreams gave it out. Raises as ``find_all``."""
@@ -150,6 +162,28 @@ class ObjectIds:
     def __len__(self) -> int:
         return len(self._owners)
 
+    async def compact(self) -> None:
+        """Write the file anew, without what is forgotten or has changed, if that is most of it; in a thread.
+
+        Ids that are kept meanwhile are in both files. Raises ``OSError``; then the old file stays.
+        """
+        path = self._path
+        if path is None or self._file < 0 or self._lines <= 2 * len(self._owners) + _SPARE_LINES:
+            return
+        fresh = _fresh(path)
+        handles = self._all()
+        self._late = []
+        try:
+            await asyncio.to_thread(_write, fresh, handles)
+            file = _open(fresh)
+            os.write(file, b"".join(self._late))
+            fresh.replace(path)
+            old, self._file = self._file, file
+            os.close(old)
+            self._lines = len(handles) + len(self._late)
+        finally:
+            self._late = None
+
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
@@ -169,7 +203,9 @@ class ObjectIds:
         """Forget some of the longest unused of whoever has most."""
         key = max(self._known, key=lambda key: len(self._known[key]))
         largest = self._known[key]
-        for object_id in list(itertools.islice(largest, max(1, len(largest) // 64))):
+        settled = (name for name, handles in largest.items() if all(each.owed < 0 for each in handles))
+        # What goes on upstream is still to be charged.
+        for object_id in list(itertools.islice(settled, max(1, len(largest) // 64))):
             for handle in largest.pop(object_id):
                 self._owners.pop(handle.place, None)
 
@@ -193,35 +229,53 @@ class ObjectIds:
     def _append(self, handle: ObjectId) -> None:
         if self._file < 0:
             return
+        line = _encode(handle) + b"\n"
+        self._lines += 1
+        if self._late is not None:
+            self._late.append(line)
         try:
-            os.write(self._file, _encode(handle) + b"\n")
+            os.write(self._file, line)
         except OSError as error:
             # The answer is worth more than finding it again after a restart.
             _logger.warning("an id cannot be written down: %s", error.strerror)
 
-    def _load(self, path: Path) -> int:
-        """Read the file; gives the number of its lines. A line that a crash cut short is passed over."""
+    def _load(self, path: Path) -> bool:
+        """Read the file; whether its last line is cut short, which is passed over."""
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            return 0
+            return False
         lines = data.split(b"\n")
         for handle in _handles(lines):
             if handle.alive:
                 self._put(handle)
             else:
                 self._drop(handle)
-        return len(lines)
+        self._lines = len(lines)
+        return not data.endswith(b"\n") and data != b""
 
-    def _compact(self, path: Path) -> None:
-        fresh = path.with_suffix(".new")
-        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        with fresh.open("wb") as file:
-            for known in self._known.values():
-                file.writelines(_encode(handle) + b"\n" for handles in known.values() for handle in handles)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+    def _all(self) -> list[ObjectId]:
+        return [handle for known in self._known.values() for handles in known.values() for handle in handles]
+
+
+#: So many lines more than twice the ids there are, and the file is written anew.
+_SPARE_LINES = 1_000
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_suffix(".new")
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def _write(path: Path, handles: Iterable[ObjectId]) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    with path.open("wb") as file:
+        file.writelines(_encode(handle) + b"\n" for handle in handles)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _handles(lines: Iterable[bytes]) -> Iterable[ObjectId]:

@@ -113,6 +113,10 @@ class BackgroundWork:
             except TimeoutError:
                 pass
             self._soon.clear()
+            try:
+                await self._handles.compact()
+            except OSError as error:
+                _logger.warning("the file of ids cannot be written anew: %s", error.strerror)
             for kind in _LOOKED_AFTER:
                 for handle in self._handles.unsettled(kind):
                     try:
