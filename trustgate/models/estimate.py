@@ -42,6 +42,8 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable
 
+from trustgate.models.stand_in import MARK, STAND_IN
+
 #: Weights in thousandths of a token. Small ASCII letters and spaces; capitals and digits; other ASCII.
 _LOWER_MILLI = 190
 _UPPER_MILLI = 780
@@ -79,10 +81,18 @@ _TOOLS_BYTES_PER_TOKEN = 4
 
 def estimate_tokens(text: str | bytes) -> int:
     """Returns an estimate of the tokens in ``text`` (bytes: its UTF-8 form); 0 for an empty text, else at least 1."""
+    return -(-estimate_milli(text) // 1000)
+
+
+def estimate_milli(text: str | bytes) -> int:
+    """Returns an estimate of the tokens in ``text`` in thousandths, with those of what stand-ins in it stand for."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     milli = 0
+    if MARK in data:
+        milli = sum(int(found[2]) for found in STAND_IN.finditer(data))
+        data = STAND_IN.sub(b"", data)
     if not data.isascii():
-        milli = _outside_ascii_milli(data)
+        milli += _outside_ascii_milli(data)
         data = data.translate(None, _NOT_ASCII)
     if _INDENT in data:
         data = data.replace(_INDENT, b" ")
@@ -93,7 +103,7 @@ def estimate_tokens(text: str | bytes) -> int:
         + (len(others) - len(punctuation)) * _UPPER_MILLI
         + len(punctuation) * _PUNCTUATION_MILLI
     )
-    return -(-milli // 1000)
+    return milli
 
 
 def _outside_ascii_milli(data: bytes) -> int:

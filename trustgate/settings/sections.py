@@ -28,6 +28,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_upload_bytes: Annotated[
         int, Meta(ge=_KIB, le=16 * _GIB, description="The largest form (audio, images, files), bytes.")
     ] = 512 * _MIB
+    max_buffered_bytes: Annotated[
+        int,
+        Meta(
+            ge=_KIB,
+            le=1024 * _GIB,
+            description="The memory for request bodies, bytes, at most four fifths of it for one tenant; where there "
+            "is none left, requests are refused with 503. At least max_body_bytes.",
+        ),
+    ] = 256 * _MIB
     tls_certificate: Annotated[
         str | None,
         Meta(

@@ -33,6 +33,7 @@ from trustgate.gateway.api.schemas import (
     TranscriptionRequest,
 )
 from trustgate.models.estimate import estimate_chat, estimate_input, estimate_tokens
+from trustgate.models.stand_in import characters_in
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -332,7 +333,7 @@ def read_speech(request: SpeechRequest) -> Call:
         stream=stream,
         prompt_tokens=estimate_tokens(request.input),
         choices=0,
-        characters=len(request.input),
+        characters=characters_in(request.input),
         features=("audio", "streaming") if stream else ("audio",),
     )
 
@@ -359,8 +360,15 @@ def read_nothing(request: Nothing) -> Call:
     return Call(model="", choices=0)
 
 
+#: The most members of a request: no API has half as many.
+MOST_MEMBERS = 256
+
+
 def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str], *, generates: bool) -> Call:
     """The call with what its other members say (``api.members``): what steers, further bounds, a wrong name."""
+    if len(members) > MOST_MEMBERS:
+        too_many = InvalidRequest(f"The body has more than {MOST_MEMBERS} parameters.", code="unsupported_parameter")
+        return msgspec.structs.replace(call, invalid=too_many)
     if not members.keys() <= wire:
         judged = judge(members, wire, generates=generates)
         if judged != _UNREMARKABLE:

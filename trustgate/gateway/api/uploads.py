@@ -18,6 +18,7 @@ from starlette.types import Receive
 from trustgate.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TrustGateError
 from trustgate.gateway.api import units
 from trustgate.gateway.api.batch_files import BatchFile, JudgeLine
+from trustgate.gateway.api.large_body import LargeBody
 from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece, boundary_of
 
 #: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives.
@@ -40,8 +41,10 @@ class Upload:
         max_bytes: int,
         *,
         judge_line: JudgeLine | None = None,
+        hold: Callable[[int], None] | None = None,
     ) -> None:
-        """``needed``: the fields without which nothing can be decided; ``judge_line``: for the lines of a batch's file.
+        """``needed``: the fields without which nothing can be decided; ``judge_line``: for the lines of a batch's file;
+        ``hold``: called with the number of bytes that are to be kept in memory, raises where there is no room.
 
         Raises ``InvalidRequest``.
         """
@@ -59,6 +62,7 @@ class Upload:
         self._boundary = boundary_of(content_type)
         self._scanner = FormScanner(self._boundary, decisive)
         self._judge_line = judge_line
+        self._hold = hold or _nothing
         self._file_head = b""
         self._scanner.on_file = self._keep_head
         if judge_line is not None:
@@ -118,7 +122,7 @@ class Upload:
                     f"In a form larger than {max_memory_bytes} bytes, {missing} must come before the file.",
                     code="invalid_form",
                 )
-            self._pieces += await self._more()
+            self._pieces += await self._kept()
 
     async def read_whole(self, max_memory_bytes: int) -> None:
         """Read to the end, into memory. Raises ``RequestTooLarge`` for a form that has no room there."""
@@ -128,7 +132,14 @@ class Upload:
                     f"A form that is paid for must not be larger than {max_memory_bytes} bytes.",
                     headers={"connection": "close"},
                 )
-            self._pieces += await self._more()
+            self._pieces += await self._kept()
+
+    async def _kept(self) -> list[Piece]:
+        """The pieces of the next chunk, which stay in memory."""
+        before = self.size
+        pieces = await self._more()
+        self._hold(self.size - before)
+        return pieces
 
     async def _more(self) -> list[Piece]:
         """The pieces of the next chunk. A client may be slow, but not silent."""
@@ -209,7 +220,7 @@ class Upload:
         return self._hash.digest()
 
 
-Payload = bytes | Upload
+Payload = bytes | LargeBody | Upload
 
 
 def digest(payload: Payload) -> bytes:

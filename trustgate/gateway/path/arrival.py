@@ -58,7 +58,7 @@ def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) 
     if not declared.isdigit():
         raise InvalidRequest("The header content-length is not a number.", code="invalid_header")
     if int(declared) > max_body_bytes:
-        raise _too_large(max_body_bytes)
+        raise too_large(max_body_bytes)
     if body == "json":
         content_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
         if content_type != b"application/json" and not content_type.endswith(b"+json"):
@@ -114,11 +114,12 @@ async def _read_body(receive: Receive, max_body_bytes: int) -> bytes:
         if chunk:
             size += len(chunk)
             if size > max_body_bytes:
-                raise _too_large(max_body_bytes)
+                raise too_large(max_body_bytes)
             parts.append(chunk)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _too_large(max_body_bytes: int) -> RequestTooLarge:
+def too_large(max_body_bytes: int) -> RequestTooLarge:
+    """Returns the refusal of a body over the limit."""
     return RequestTooLarge(f"The request body is larger than {max_body_bytes} bytes.", headers={"connection": "close"})

@@ -8,6 +8,7 @@ from typing import Any
 from trustgate import __version__
 from trustgate.gateway.api.dialects import ANTHROPIC
 from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.large_body import LargeBody
 from trustgate.gateway.api.members import BOUNDS
 from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.gateway.path.arrival import Arrival
@@ -44,7 +45,7 @@ class Forwarding:
         if bounded is not None:
             _lower(call, endpoint, bounded, lowered, merges)
 
-        def body_for(target: Target) -> bytes | AsyncIterator[bytes]:
+        def body_for(target: Target) -> bytes | tuple[bytes, ...] | AsyncIterator[bytes]:
             if isinstance(body, Upload):
                 return body.outgoing(target.model if endpoint.has_model else "")
             if endpoint.body == "none":
@@ -53,6 +54,8 @@ class Forwarding:
             if bounded is not None and not endpoint.is_bounded_by(call.bounds):
                 _bound_by_default(defaults, _max_tokens_member(endpoint, target), bounded)
             changes = {"model": target.model, **lowered} if endpoint.has_model else lowered
+            if isinstance(body, LargeBody):
+                return body.restored(outgoing(body.skeleton, changes, defaults, merges))
             return outgoing(body, changes, defaults, merges)
 
         return Outgoing(

@@ -38,10 +38,12 @@ from trustgate.errors import (
     UpstreamTimeout,
 )
 from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.large_body import DIRECT_BYTES
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
-from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head, read_body
+from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head
 from trustgate.gateway.path.batch_lines import LineJudge
+from trustgate.gateway.path.body import BodyMemory, Room, peek, read_json
 from trustgate.gateway.path.client_watch import ClientWatch
 from trustgate.gateway.path.forwarding import Forwarding
 from trustgate.gateway.path.inflight import InFlight, Reason, RequestCancelled
@@ -51,6 +53,7 @@ from trustgate.gateway.path.reply import Reply, rate_headers
 from trustgate.gateway.path.routing import Routing
 from trustgate.http.sending import Headers
 from trustgate.models.catalog import Catalog
+from trustgate.models.stand_in import shown
 from trustgate.models.upstream.client import Answer, UpstreamClient
 from trustgate.observe.traces import Tracing
 from trustgate.payment.cashier import Sale
@@ -92,12 +95,14 @@ class Pipeline:
         self._running = running
         self._sales = sales
         self._forwarding = Forwarding(settings.upstream.forward_headers, tracing)
+        self._memory = BodyMemory(settings.serve)
 
     def apply_settings(self, settings: Settings, upstream: UpstreamClient) -> None:
         """Go by these from the next request on."""
         self._settings = settings
         self._upstream = upstream
         self._forwarding = Forwarding(settings.upstream.forward_headers, self._tracing)
+        self._memory.apply_settings(settings.serve)
 
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
@@ -113,6 +118,8 @@ class Pipeline:
             error = None if cancelled.reason in _LEFT else _ended(cancelled.reason)
         except TrustGateError as caught:
             error = caught
+            error.message = shown(error.message)
+            error.param = shown(error.param) if error.param else error.param
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             error = TrustGateError("The gateway failed. The error is in its log.")
@@ -134,11 +141,12 @@ class Pipeline:
         with (
             self._running.admit(caller.key.id, caller.tenant.id) as cancellation,
             self._books.enter(arrival, endpoint, caller, reply) as slot,
+            self._memory.room_for(caller.tenant.id) as room,
         ):
             cancellation.reply = reply
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._books.log.check_room(len(self._running))
-            body, call = await self._read(endpoint, arrival, receive, caller)
+            body, call = await self._read(endpoint, arrival, receive, caller, room)
             way = self._routing.begin(endpoint, call, body, scope, caller.key)
             call = way.call
             request = Request(arrival, endpoint, caller, call, body)
@@ -209,13 +217,15 @@ class Pipeline:
                         watch.stop()
 
     async def _read(
-        self, endpoint: Endpoint, arrival: Arrival, receive: Receive, caller: Caller
+        self, endpoint: Endpoint, arrival: Arrival, receive: Receive, caller: Caller, room: Room
     ) -> tuple[Payload, Call]:
         """The request's body, or the beginning of it that can be decided on, and what it asks for."""
         limits = self._settings.serve
+        declared = arrival.headers.get(b"content-length")
         if endpoint.body != "form":
-            body = await read_body(receive, limits.max_body_bytes, limits.body_timeout_s)
-            return body, endpoint.peek(body)
+            max_bytes = limits.max_body_bytes if endpoint.body == "json" else DIRECT_BYTES
+            body = await read_json(receive, int(declared or b"0"), max_bytes, limits.body_timeout_s, room)
+            return body, await peek(endpoint, body)
         content_type = arrival.headers.get(b"content-type", b"")
         upload = Upload(
             receive,
@@ -224,9 +234,9 @@ class Pipeline:
             endpoint.decisive,
             limits.max_upload_bytes,
             judge_line=LineJudge(caller, self._catalog) if endpoint.makes == "file" else None,
+            hold=room.take,
         )
         await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)
-        declared = arrival.headers.get(b"content-length")
         audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
         return upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
 

@@ -34,6 +34,10 @@ _PROBE_S = 10.0
 _MESSAGE_MOST = 2_000
 
 
+#: The body of a request: whole, whole in pieces, or still arriving.
+Body = bytes | tuple[bytes, ...] | AsyncIterator[bytes]
+
+
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """A request on its way to the first target that answers it."""
 
@@ -42,7 +46,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     headers: Sequence[tuple[str, str]]
     #: The body as a target wants it. One that is not whole yet can be sent once only.
-    body_for: Callable[[Target], bytes | AsyncIterator[bytes]]
+    body_for: Callable[[Target], Body]
     #: Whether a try that failed may be made again.
     retries: bool = True
     #: Whether an answer may be anything, and not only a JSON object or a stream of events.
@@ -146,7 +150,7 @@ class UpstreamClient:
                 rest_s = min(rest_s, target.breaker.retry_after_s)
                 continue
             body = outgoing.body_for(target)
-            once = not outgoing.retries or not isinstance(body, bytes)
+            once = not outgoing.retries or not isinstance(body, bytes | tuple)
             retries = 0 if once else self._retries
             for attempt in range(retries + 1):
                 outcome = await self._attempt(target, outgoing, body)
@@ -163,9 +167,7 @@ class UpstreamClient:
                 break
         raise failure.error if failure is not None else all_open(targets[0].passport.slug, rest_s)
 
-    async def _attempt(
-        self, target: Target, outgoing: Outgoing, body: bytes | AsyncIterator[bytes]
-    ) -> Answer | _Failure:
+    async def _attempt(self, target: Target, outgoing: Outgoing, body: Body) -> Answer | _Failure:
         try:
             answer = await self._send(target, outgoing, body)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets an error of ours
@@ -188,7 +190,7 @@ class UpstreamClient:
             target.breaker.failed()
         return answer
 
-    async def _send(self, target: Target, outgoing: Outgoing, body: bytes | AsyncIterator[bytes]) -> Answer | _Failure:
+    async def _send(self, target: Target, outgoing: Outgoing, body: Body) -> Answer | _Failure:
         response = await self._ask(target, outgoing, body)
         answered = False
         try:
@@ -220,15 +222,13 @@ class UpstreamClient:
                 with suppress(Exception):
                     await response.stream.aclose()  # type: ignore[union-attr]
 
-    async def _ask(
-        self, target: Target, outgoing: Outgoing, body: bytes | AsyncIterator[bytes]
-    ) -> httpx.Response | Response:
+    async def _ask(self, target: Target, outgoing: Outgoing, body: Body) -> httpx.Response | Response:
         """One request on its way, and the head of its answer."""
         base_url = target.upstream.base_url
         headers = [*outgoing.headers, *_credentials(target, anthropic=outgoing.anthropic)]
         transport = self._transport(base_url)
         if transport is None:
-            if isinstance(body, bytes):
+            if isinstance(body, bytes | tuple):
                 return await self._network.send(outgoing.method, base_url, outgoing.path, headers, body)
             transport = self._network.transport(base_url)
         import httpx
@@ -239,7 +239,7 @@ class UpstreamClient:
             outgoing.method,
             base_url + outgoing.path,
             headers=headers,
-            content=body,
+            content=b"".join(body) if isinstance(body, tuple) else body,
             extensions={"timeout": self._timeout},
         )
         return await transport.handle_async_request(request)

@@ -107,7 +107,7 @@ class Network:
         self._transports: dict[str, httpx.AsyncBaseTransport] = {}
 
     async def send(
-        self, method: str, base_url: str, path: str, headers: Sequence[tuple[str, str]], body: bytes
+        self, method: str, base_url: str, path: str, headers: Sequence[tuple[str, str]], body: bytes | tuple[bytes, ...]
     ) -> Response:
         """Send a request whose body is in hand; gives the answer when its head is here.
 
@@ -115,7 +115,8 @@ class Network:
         """
         host = self._hosts.get(base_url) or self._host(base_url)
         connector = self._connectors.get(host.scheme) or self._connector(host.scheme)
-        data = _request_bytes(method, host, path, headers, body)
+        first, *rest = (body,) if isinstance(body, bytes) else body or (b"",)
+        data = _request_bytes(method, host, path, headers, first, sum(map(len, rest)))
         connection = await connector.connect(host.dial, [], self._timeout)
         try:
             protocol: Any = connection.protocol
@@ -126,6 +127,8 @@ class Network:
                 read_bufsize=_READ_BYTES,
             )
             protocol.transport.write(data)
+            for piece in rest:
+                protocol.transport.write(piece)
             protocol.start_timeout()
             message, payload = await protocol.read()
             while 100 <= message.code < 200:
@@ -181,10 +184,15 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _request_bytes(method: str, host: _Host, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
-    """A request in HTTP/1.1. Raises ``ValueError`` for a header or a path that would say something else."""
+def _request_bytes(
+    method: str, host: _Host, path: str, headers: Sequence[tuple[str, str]], body: bytes, more_bytes: int = 0
+) -> bytes:
+    """A request in HTTP/1.1, but for the last ``more_bytes`` of its body.
+
+    Raises ``ValueError`` for a header or a path that would say something else.
+    """
     fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    length = f"content-length: {len(body)}\r\n" if body or method == "POST" else ""
+    length = f"content-length: {len(body) + more_bytes}\r\n" if body or method == "POST" else ""
     text = f"{method} {host.prefix}{path} HTTP/1.1\r\nhost: {host.host}\r\n{fields}{length}\r\n"
     lines = len(headers) + 3 + (length != "")
     if text.count("\n") != lines or text.count("\r") != lines or "\0" in text or " " in path or not path.isascii():

@@ -1,0 +1,293 @@
+"""Large bodies: taken apart as they arrive, never holding the others up, put together again byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import GatewayFactory
+from tests.gateway.conftest import SignUp, Tenant
+from tests.gateway.test_fairness import Slow, slow
+from tests.support.gateway import Gateway
+from tests.support.processes import PATIENCE_S, wait_until
+from tests.support.upstream import Reply, Upstream
+from trustgate.errors import InvalidRequest, RequestTooLarge
+from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
+from trustgate.gateway.api.large_body import LargeBody, LargeBodyReader
+from trustgate.models.stand_in import shown
+
+BY_PATH: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in ENDPOINTS if endpoint.method == "POST"}
+MIB = 1024 * 1024
+
+
+def taken_apart(body: bytes, chunk_bytes: int) -> LargeBody:
+    reader = LargeBodyReader()
+    for at in range(0, len(body), chunk_bytes):
+        reader.feed(body[at : at + chunk_bytes])
+    return reader.finish()
+
+
+#: Units that texts are made of, as JSON writes them: their cuts must not be cut into.
+units = st.sampled_from(
+    ["a", " ", "1", ",", "[", "{", "é", "漢", "😀", "\\n", '\\"', "\\\\", "\\u00e9", "\\ud83d\\ude00"]
+)
+
+
+#: A text: its units, and how often they are repeated. Long ones are made in the test, not by hypothesis.
+Text = tuple[list[str], int]
+texts = st.tuples(st.lists(units, min_size=1, max_size=12), st.sampled_from([1, 100, 900, 5000]))
+
+
+def written(contents: list[Text], url: Text, user: Text, blank: str) -> bytes:
+    said = ['"' + "".join(pattern) * times + '"' for pattern, times in (url, user, *contents)]
+    messages = ",".join(f'{{"role":{blank}"user",{blank}"content":{content}}}' for content in said[2:])
+    image = f'{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":{said[0]}}}}}]}}'
+    return f'{{{blank}"model"{blank}:"m","messages":[{messages},{image}],"user":{said[1]}}}'.encode()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(texts, min_size=1, max_size=3),
+    texts,
+    texts,
+    st.sampled_from(["", " ", "\n\t"]),
+    st.sampled_from([17, 1000, 4096, 65536, 10**7]),
+)
+def test_what_is_taken_apart_is_judged_alike_and_put_together_again(
+    contents: list[Text], url: Text, user: Text, blank: str, chunk_bytes: int
+) -> None:
+    body = written(contents, url, user, blank)
+    large = taken_apart(body, chunk_bytes)
+    assert b"".join(large.restored(large.skeleton)) == body
+    endpoint = BY_PATH["/v1/chat/completions"]
+    whole, judged = endpoint.peek(body), endpoint.peek(large.skeleton)
+    # Texts are weighed in pieces: four blanks that are cut in two may count twice.
+    assert abs(whole.prompt_tokens - judged.prompt_tokens) <= 2 + len(body) // 1000
+    assert (whole.model, whole.features, whole.uses, whole.invalid) == (
+        judged.model,
+        judged.features,
+        judged.uses,
+        judged.invalid,
+    )
+
+
+def test_the_characters_of_a_long_text_are_counted() -> None:
+    body = json.dumps({"model": "m", "input": "é" * 5000 + "😀" * 5000, "voice": "v"}).encode()
+    endpoint = BY_PATH["/v1/audio/speech"]
+    assert endpoint.peek(taken_apart(body, 999).skeleton).characters == endpoint.peek(body).characters == 10_000
+
+
+@pytest.mark.parametrize("broken", [b"\\x", b"\\u12g", b"\n", b"\xff", b"\xc3", b"\\ud83d", b"\\udc00 "])
+@pytest.mark.parametrize("at", [100, 70_000, 140_000])
+def test_a_long_string_that_is_none_is_refused(broken: bytes, at: int) -> None:
+    text = b"a" * at + broken + b"a" * (140_000 - at)
+    with pytest.raises(InvalidRequest) as caught:
+        BY_PATH["/v1/embeddings"].peek(taken_apart(b'{"model":"m","input":"%b"}' % text, 65536).skeleton)
+    assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("unit", [b"1,", b"[],", b'"a",', b'{"a":1},', b'"%b",' % (b"a" * 1000)])
+def test_the_skeleton_is_bounded(unit: bytes) -> None:
+    with pytest.raises(RequestTooLarge):
+        taken_apart(b'{"model":"m","input":[' + unit * (8 * MIB // len(unit)), 65536)
+
+
+def test_no_client_sees_a_stand_in() -> None:
+    large = taken_apart(json.dumps({"model": "m" * 5000}).encode(), 65536)
+    name = json.loads(large.skeleton)["model"]
+    assert len(name) > 512
+    assert shown(f"No model {name!r}.") == f"No model '{'m' * 512}…'."
+
+
+# over sockets
+
+
+@pytest.fixture(scope="module")
+def gateway(make_module_gateway: GatewayFactory, shared_upstream: Upstream) -> Gateway:
+    return make_module_gateway(upstream=shared_upstream.api_url).start()
+
+
+@pytest.fixture
+def tenant(gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> Tenant:
+    return sign_up(gateway, "--plan", "internal")
+
+
+def post(tenant: Tenant, body: bytes, path: str = "/v1/chat/completions") -> httpx.Response:
+    return tenant.http.post(path, content=body, headers={"content-type": "application/json"})
+
+
+def test_a_large_body_goes_on_byte_for_byte_and_again_after_a_failure(tenant: Tenant, scripted: Upstream) -> None:
+    image = "data:image/png;base64," + "QUJD" * (2 * MIB)
+    message = {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "é\n" * 9000}],
+    }
+    body = json.dumps({"model": "gpt-4o", "messages": [message], "max_tokens": 5}, indent=1).encode()
+    scripted.script(Reply.error(500))
+    response = post(tenant, body)
+    assert response.status_code == 200
+    first, again = scripted.requests
+    assert first.body == again.body == body
+    [receipt] = tenant.receipts()
+    assert receipt["prompt_tokens"] < 100_000, "an image is not counted as text"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        pytest.param(b'{"model":"' + b"m" * 200_000 + b'","messages":[]}', "invalid_value", id="a long name"),
+        pytest.param(b'{"model":"gpt-4o","messages":[' + b"{}," * 300_000 + b"{}]}", "request_too_large", id="values"),
+        pytest.param(
+            b'{"model":"gpt-4o","messages":[{"role":"user","content":"' + b"a" * 200_000, "invalid_json", id="cut"
+        ),
+        pytest.param(
+            b'{"model":"gpt-4o","messages":[{"role":"user","content":"a"}],'
+            + b",".join(b'"x%d":0' % n for n in range(9000))
+            + b"}",
+            "unsupported_parameter",
+            id="parameters",
+        ),
+    ],
+)
+def test_a_wrong_large_body_is_refused(tenant: Tenant, scripted: Upstream, body: bytes, code: str) -> None:
+    response = post(tenant, body)
+    assert response.json()["error"]["code"] == code
+    assert len(response.content) < 2000
+    assert not scripted.requests
+
+
+#: Asks for /health again and again on one connection until its input ends, and prints how long each answer took.
+_TICKER = """
+import http.client, select, sys, time
+client = http.client.HTTPConnection(sys.argv[1], timeout=60)
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    began = time.monotonic()
+    client.request("GET", "/health")
+    assert client.getresponse().read()
+    print(time.monotonic() - began)
+"""
+
+
+@contextlib.contextmanager
+def ticking(gateway: Gateway) -> Iterator[list[float]]:
+    """How long answers to ``/health`` took meanwhile, seconds, in order of length: known at the end of the block."""
+    took: list[float] = []
+    command = [sys.executable, "-c", _TICKER, gateway.base_url.rpartition("/")[2]]
+    # A process of its own: what this one does must not be measured.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        yield took
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    took += sorted(map(float, said.split()))
+
+
+CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
+#: Bodies that cost a lot to read: where they go, how they begin, what is repeated up to which size, how they end.
+HOSTILE: dict[str, tuple[str, bytes, bytes, int, bytes]] = {
+    "token ids": (EMBEDDINGS, b'"input":[1', b",1", 16 * MIB, b"]}"),
+    "small texts": (EMBEDDINGS, b'"input":["a"', b',"a"', 16 * MIB, b"]}"),
+    "messages": (CHAT, b'"messages":[{}', b',{"role":"user","content":"a"}', 16 * MIB, b"]}"),
+    "tools": (CHAT, b'"messages":[{"role":"user","content":"a"}],"tools":[{}', b",{}", 16 * MIB, b"]}"),
+    "nesting": (RESPONSES, b'"input":', b"[", 16 * MIB, b""),
+    "arrays": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 16 * MIB, b"]}]}"),
+    "parameters": (CHAT, b'"messages":[{"role":"user","content":"a"}]', b',"x":0', 16 * MIB, b"}"),
+    "one text": (EMBEDDINGS, b'"input":"', b"a, B.1 ", 16 * MIB, b'"}'),
+    "escapes": (EMBEDDINGS, b'"input":"', b"\\u00e9", 16 * MIB, b'"}'),
+    "short escapes": (EMBEDDINGS, b'"input":[1', b',"\\n"', 16 * MIB, b"]}"),
+    # The most that is taken: nothing of it is refused before it is decoded.
+    "token ids within bounds": (EMBEDDINGS, b'"input":[1', b",1", 900_000, b"]}"),
+    "arrays within bounds": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 290_000, b"]}]}"),
+    "parameters, decoded directly": (CHAT, b'"messages":[{"role":"user","content":"a"}]', b',"x":0', 60_000, b"}"),
+    "arrays, decoded directly": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 60_000, b"]}]}"),
+}
+
+
+@pytest.mark.parametrize("shape", HOSTILE)
+def test_others_are_answered_while_a_hostile_body_is_read(
+    tenant: Tenant, scripted: Upstream, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    path, before, unit, size, after = HOSTILE[shape]
+    body = b'{"model":"gpt-4o",' + before + unit * (size // len(unit)) + after
+    brief = Reply.body(b'{"object":"list","data":[],"usage":{"prompt_tokens":1,"total_tokens":1}}')
+    monkeypatch.setattr(scripted, "default", brief)
+    with ticking(tenant.gateway) as took:
+        for _ in range(2):
+            with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # refused before it was sent
+                post(tenant, body, path)
+    # Decoded on the loop, each of these held everything up for 0.3 to 20 seconds.
+    assert took[len(took) * 99 // 100] < 0.25, f"longest {took[-1]:.3f} s of {len(took)}"
+    assert took[-1] < 1, f"longest {took[-1]:.3f} s of {len(took)}"
+
+
+# memory
+
+
+@pytest.fixture(scope="module")
+def small(make_module_gateway: GatewayFactory, shared_upstream: Upstream) -> Gateway:
+    return make_module_gateway(
+        upstream=shared_upstream.api_url,
+        environment={
+            "TRUSTGATE_SERVE_MAX_BODY_BYTES": "400000",
+            "TRUSTGATE_SERVE_MAX_BUFFERED_BYTES": "1000000",
+        },
+    ).start()
+
+
+def test_bodies_that_are_told_are_bounded_in_sum(small: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
+    tenant, other = sign_up(small, "--plan", "internal"), sign_up(small, "--plan", "internal")
+    with slow(tenant, 3, 390_000) as requests:
+        assert [request.status for request in requests] == [100, 100, 503]
+        assert "retry-after: 1\r\n" in requests[2].answer
+        assert other.chat().status_code == 200
+        with slow(other, 1, 200_000) as more:
+            assert [request.status for request in more] == [100]
+    wait_until(lambda: freed(tenant), "the memory of those that hung up")
+
+
+def freed(tenant: Tenant) -> bool:
+    request = Slow(tenant, 390_000)
+    with request.socket:
+        return request.status == 100
+
+
+def test_bodies_in_chunks_are_bounded_in_sum(small: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
+    tenant = sign_up(small, "--plan", "internal")
+    with contextlib.ExitStack() as stack:
+        chunked = [stack.enter_context(chunks(tenant)) for _ in range(3)]
+        part = b" " * 65_000
+        for connection in chunked:
+            connection.sendall((b"%x\r\n%b\r\n" % (len(part), part)) * 6)
+        refused = [connection for connection in chunked if answered(connection)]
+        assert len(refused) == 1
+        assert refused[0].recv(65536).startswith(b"HTTP/1.1 503 ")
+
+
+@contextlib.contextmanager
+def chunks(tenant: Tenant) -> Iterator[socket.socket]:
+    """A request whose body comes in chunks, up to its body."""
+    host, _, port = tenant.gateway.base_url.rpartition("/")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
+        connection.sendall(f"{head}content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        yield connection
+
+
+def answered(connection: socket.socket) -> bool:
+    connection.settimeout(2)
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except TimeoutError:
+        return False

@@ -1,0 +1,148 @@
+"""Reading a request's body: under its bounds, within its tenant's share of the memory, and without holding the loop.
+
+Owns the memory that bodies may take: ``serve.max_buffered_bytes`` in all, shared between tenants (``shares``). A length
+that a client tells is asked for before anything is read; without one, each piece is as it arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+from starlette.types import Receive
+
+from trustgate.errors import RequestTimeout, Unavailable
+from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody, LargeBodyReader
+from trustgate.gateway.api.uploads import ClientDisconnected
+from trustgate.gateway.path.arrival import too_large
+from trustgate.gateway.path.shares import Shares
+from trustgate.settings import ServeSettings
+
+
+class BodyMemory:
+    """The bytes of bodies that are held in memory."""
+
+    def __init__(self, limits: ServeSettings) -> None:
+        self._shares = Shares(0)
+        self.apply_settings(limits)
+
+    def apply_settings(self, limits: ServeSettings) -> None:
+        """Go by these from the next byte on."""
+        # One body of the largest size must always fit.
+        self._shares.most = max(limits.max_buffered_bytes, limits.max_body_bytes)
+
+    @property
+    def total(self) -> int:
+        """What is held now, bytes."""
+        return self._shares.total
+
+    def room_for(self, tenant_id: str) -> Room:
+        """The room of one request of a tenant: nothing so far."""
+        return Room(self._shares, tenant_id)
+
+
+class Room:
+    """What one request holds of the memory for bodies; its block gives it back."""
+
+    __slots__ = ("_shares", "_size", "_tenant_id", "_told")
+
+    def __init__(self, shares: Shares, tenant_id: str) -> None:
+        self._shares = shares
+        self._tenant_id = tenant_id
+        self._size = 0
+        #: What of it has been asked for beforehand and has not come yet.
+        self._told = 0
+
+    def expect(self, size: int) -> None:
+        """Ask for room for a body whose length is told, bytes. Raises ``Unavailable`` (503)."""
+        self.take(size)
+        self._told = size
+
+    def take(self, size: int) -> None:
+        """Room for bytes that have come. Raises ``Unavailable`` (503) where there is none, with ``Retry-After``."""
+        known = min(size, self._told)
+        self._told -= known
+        size -= known
+        if not size:
+            return
+        if not self._shares.has_room(self._tenant_id, size):
+            raise Unavailable(
+                "The gateway has no memory for this body now: others are being read.",
+                code="overloaded",
+                headers={"retry-after": "1", "connection": "close"},
+                retryable=True,
+            )
+        self._shares.take(self._tenant_id, size)
+        self._size += size
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._size:
+            self._shares.give_back(self._tenant_id, self._size)
+            self._size = 0
+
+
+async def read_json(
+    receive: Receive, declared: int, max_body_bytes: int, timeout_s: float, room: Room
+) -> bytes | LargeBody:
+    """The whole body of a request that has JSON or nothing.
+
+    ``declared``: its length as the head tells it, bytes; 0 without. Raises ``RequestTooLarge`` (413),
+    ``RequestTimeout`` (408), ``Unavailable`` (503) where there is no memory for it, ``InvalidRequest`` or
+    ``ClientDisconnected``.
+    """
+    room.expect(declared)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read_json(receive, max_body_bytes, room)
+    except TimeoutError:
+        raise RequestTimeout(
+            f"The request body did not arrive within {timeout_s:g} s.", headers={"connection": "close"}
+        ) from None
+
+
+async def _read_json(receive: Receive, max_body_bytes: int, room: Room) -> bytes | LargeBody:
+    parts: list[bytes] = []
+    size = 0
+    large: LargeBodyReader | None = None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk: bytes = message.get("body", b"")
+        if chunk:
+            size += len(chunk)
+            if size > max_body_bytes:
+                raise too_large(max_body_bytes)
+            room.take(len(chunk))
+            if size <= DIRECT_BYTES:
+                parts.append(chunk)
+            else:
+                if large is None:
+                    large = LargeBodyReader()
+                    chunk = b"".join([*parts, chunk])
+                for at in range(0, len(chunk), DIRECT_BYTES):
+                    large.feed(chunk[at : at + DIRECT_BYTES])
+                    await asyncio.sleep(0)  # the others' turn
+        if not message.get("more_body", False):
+            if large is not None:
+                return large.finish()
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def peek(endpoint: Endpoint, body: bytes | LargeBody) -> Call:
+    """What a body asks for. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
+    if isinstance(body, bytes):
+        return endpoint.peek(body)
+    # In a thread the many small steps of reading values are no turn of the loop's.
+    return await asyncio.get_running_loop().run_in_executor(_readers, endpoint.peek, body.skeleton)
+
+
+#: Few: a thread that computes takes its share of the interpreter from the loop.
+_readers = ThreadPoolExecutor(2, thread_name_prefix="trustgate-body")
