@@ -62,7 +62,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'revoke|Stop serving a model, under all its names',
             'activate|Serve a deprecated or revoked model again',
             'import|Import models and prices from LiteLLM''s files',
-            'alias|Give a model an alias'
+            'alias|Give a model an alias',
+            'prices|Prices: what a model costs, and the list of prices'
+        )
+        'trustgate passport prices' = @(
+            'show|Show what a model costs now, and where its price comes from; or which price a receipt''s price_hash stands for',
+            'history|Show the prices that a passport has had of its own, the oldest first',
+            'update|Renew the price list'
         )
         'trustgate receipt' = @(
             'list|List receipts, the newest first',
@@ -382,6 +388,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate passport add' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--yes||Take prices that look like a slip of the unit, too',
             '--api-model-id|any|The LLM server''s name for the model',
             '--provider|any|The provider, such as openai',
             '--format|words:api safetensors gguf|The kind of model',
@@ -414,6 +421,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate passport set' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--yes||Take prices that look like a slip of the unit, too',
             '--api-model-id|any|The LLM server''s name for the model',
             '--provider|any|The provider, such as openai',
             '--format|words:api safetensors gguf|The kind of model',
@@ -474,6 +482,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--prices|file|A table of prices for models without a price in config.yaml',
             '--direct||Call OpenAI-compatible providers directly, not through LiteLLM',
+            '--yes||Take prices that look like a slip of the unit, too',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport alias' = @(
@@ -481,6 +490,28 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--list||List the aliases',
             '--remove|any|Remove an alias',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport prices' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate passport prices show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport prices history' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate passport prices update' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--from-litellm|file|LiteLLM''s model_prices_and_context_window.json instead',
+            '--as-of|any|The date of LiteLLM''s prices',
+            '--yes||Take it from now on, not only show what it changes',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate receipt' = @(
@@ -720,6 +751,9 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate passport import 0' = 'file'
         'trustgate passport alias 0' = 'any'
         'trustgate passport alias 1' = 'any'
+        'trustgate passport prices show 0' = 'any'
+        'trustgate passport prices history 0' = 'passport'
+        'trustgate passport prices update 0' = 'file'
         'trustgate receipt show 0' = 'receipt'
         'trustgate receipt export 0' = 'receipt'
         'trustgate receipt verify 0' = 'file'

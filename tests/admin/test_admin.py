@@ -473,7 +473,9 @@ async def test_an_import_adds_changes_and_leaves_alone(admin: Admin) -> None:
     )
     assert (result.added, result.changed, result.unchanged) == (("new1", "new2"), ("old",), 1)
     old = await admin.execute(PassportShow(passport="old"))
-    assert (old.prices, old.base_url) == (cheaper.prices, _MINI.base_url)
+    # What the file does not speak of stays.
+    assert (old.prices, old.base_url) == (Prices(input_pico_usd=1, output_pico_usd=600_000), _MINI.base_url)
+    assert old.price_source == "an import"
 
 
 async def test_an_import_is_taken_whole_or_not_at_all(admin: Admin) -> None:

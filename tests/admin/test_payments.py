@@ -12,7 +12,16 @@ import pytest
 from tests.admin.conftest import Plane
 from tests.support.entries import make_entry
 from tests.support.facilitator import FacilitatorDouble
-from trustgate.admin.commands import Admin, Command, PassportAdd, ReceiptShow, TenantAdd, TenantRemove, TenantWithKey
+from trustgate.admin.commands import (
+    Admin,
+    Command,
+    PassportAdd,
+    PassportStatus,
+    ReceiptShow,
+    TenantAdd,
+    TenantRemove,
+    TenantWithKey,
+)
 from trustgate.admin.money import (
     BooksAudit,
     BooksReport,
@@ -158,6 +167,8 @@ async def test_terms_that_sell_nothing_are_refused(
     admin: Admin, acme: TenantWithKey, facilitator: FacilitatorDouble
 ) -> None:
     offers = (wanted(facilitator),)
+    # Of the names under it the price list knows some.
+    await admin.execute(PassportStatus(passport="*", status="revoked"))
     refused = await refusal(admin, PaymentSet(tenant="acme", offers=offers), Conflict, "No passport has a price")
     assert "--price" in str(refused.hint)
     await refusal(admin, PaymentSet(tenant="acme", price_nano_usd=CENT), InvalidRequest, "No network is set")

@@ -190,7 +190,9 @@ def test_a_passport_through_its_life(either_home: Gateway) -> None:
         *("--cached-input-price", "none", "--fallback", "none"),
     )["passport"]
     prices = {**made["prices"], "input_pico_usd": 200_000, "cached_input_pico_usd": None}
-    assert changed == {**made, "prices": prices, "context_length": None, "fallbacks": []}
+    assert made["priced_us"] < changed["priced_us"] and changed["price_source"] == "set by hand"
+    expected = {**made, "prices": prices, "context_length": None, "fallbacks": [], "priced_us": changed["priced_us"]}
+    assert changed == expected
     for verb, status in (("deprecate", "deprecated"), ("revoke", "revoked"), ("activate", "active")):
         assert either_home.cli_json("passport", verb, "openai/small")["passport"]["status"] == status
     shown = either_home.cli("passport", "show", "openai/small").stdout

@@ -98,7 +98,7 @@ def test_a_request_is_a_span_after_the_conventions(
         "server.address": url.host,
         "server.port": url.port,
         "url.scheme": "http",
-        "trustgate.cost_nano_usd": 0,
+        "trustgate.cost_nano_usd": 7 * 2_500 + 5 * 10_000,  # of a model that the price list knows
         "trustgate.finish": "complete",
         "trustgate.passport.id": receipt["passport"],
         "trustgate.receipt.id": receipt_id,

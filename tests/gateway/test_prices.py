@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -118,3 +120,81 @@ def test_a_plan_bills_the_cost_times_its_factor(
     receipt = tenant.receipts()[-1]
     assert (receipt["cost_nano_usd"], receipt["billed_nano_usd"]) == (1_000, billed)
     assert tenant.used()["month"]["cost_nano_usd"] == billed
+
+
+def test_a_well_known_model_is_priced_and_its_budget_binds(tenant: Tenant, scripted: Upstream) -> None:
+    """A newcomer's way: nothing said of prices, a cent a month, and chats of a model that everybody knows.
+
+    By hand: 2,000 prompt tokens at 2.50 USD a million and 500 completion tokens at 10.00 are 1 cent.
+    """
+    limited(tenant, **{"usd-per-month": "0.015"})
+    answered(scripted, {"prompt_tokens": 2_000, "completion_tokens": 500})
+    assert tenant.chat(model="gpt-4o", max_tokens=500).status_code == 200
+    receipt = tenant.receipts()[-1]
+    assert (receipt["cost_nano_usd"], receipt["price_known"]) == (10_000_000, True)
+    shown = tenant.gateway.cli("passport", "prices", "show", receipt["price_hash"]).stdout
+    assert "gpt-4o" in shown and "LiteLLM" in shown
+    refused = tenant.chat(model="gpt-4o", max_tokens=1_000)
+    assert (refused.status_code, code_of(refused)) == (429, "insufficient_quota")
+    unknown = tenant.chat(model="nobody/knows-this")
+    assert (unknown.status_code, code_of(unknown)) == (403, "model_not_priced")
+
+
+def test_another_price_list(tenant: Tenant, scripted: Upstream, tmp_path: Path) -> None:
+    """It shows what changes, is taken on demand, and what older receipts name is found in the older one."""
+    name = "gpt-4.1-nano"
+    cli = tenant.gateway.cli
+    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 0})
+    assert tenant.chat(model=name).status_code == 200
+    table = tmp_path / "table.json"
+    entry = {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 9e-06, "output_cost_per_token": 0}
+    table.write_text(json.dumps({name: entry}))
+    update = ("passport", "prices", "update", "--from-litellm", str(table), "--as-of", "2099-01-01")
+    shown = cli(*update).stdout
+    assert f"{name}: input $0.10 → $9.00 per million tokens" in shown and "Nothing has been changed" in shown
+    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 0})
+    assert tenant.chat(model=name).status_code == 200
+    assert "holds from the next request on" in cli(*update, "--yes").stdout
+    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 0})
+    assert tenant.chat(model=name).status_code == 200
+    first, second, third = tenant.receipts()
+    assert [each["cost_nano_usd"] for each in (first, second, third)] == [100_000, 100_000, 9_000_000]
+    assert first["price_hash"] == second["price_hash"] != third["price_hash"]
+    for receipt, price in ((first, "$0.10"), (third, "$9.00")):
+        assert price in cli("passport", "prices", "show", receipt["price_hash"]).stdout
+
+
+def test_a_passports_prices_have_a_history(tenant: Tenant) -> None:
+    slug = model(tenant, "--input-price", "1")
+    cli = tenant.gateway.cli
+    first = tenant.gateway.cli_json("passport", "prices", "show", slug)["prices"][0]
+    cli("passport", "set", slug, "--input-price", "2")
+    history = tenant.gateway.cli_json("passport", "prices", "history", slug)["prices"]
+    assert [each["prices"]["input_pico_usd"] for each in history] == [1_000_000, 2_000_000]
+    assert history[0]["price_hash"] == first["price_hash"]
+    assert slug in cli("passport", "prices", "show", first["price_hash"]).stdout
+    missing = cli("passport", "prices", "show", "0" * 64, check=False)
+    assert missing.returncode != 0 and "hash" in missing.stderr
+
+
+def test_a_slip_of_the_unit_asks(tenant: Tenant) -> None:
+    slug = f"slip-{next(_numbers)}"
+    command = ("passport", "add", slug, "--input-price", "25000")
+    refused = tenant.gateway.cli(*command, check=False)
+    assert refused.returncode != 0 and "slip of the unit" in refused.stderr and "--yes" in refused.stderr
+    tenant.gateway.cli(*command, "--yes")
+
+
+def test_importing_again_keeps_a_price_set_by_hand(tenant: Tenant, tmp_path: Path) -> None:
+    slug = f"imported-{next(_numbers)}"
+    config = tmp_path / "config.yaml"
+    text = "model_list: [{model_name: %s, litellm_params: {model: openai/x, input_cost_per_token: %s}}]"
+    cli, cli_json = tenant.gateway.cli, tenant.gateway.cli_json
+    config.write_text(text % (slug, "1.0e-06"))
+    cli("passport", "import", str(config))
+    cli("passport", "set", slug, "--call-price", "0.002")
+    config.write_text(text % (slug, "2.0e-06"))
+    cli("passport", "import", str(config))
+    shown = cli_json("passport", "show", slug)["passport"]
+    assert (shown["prices"]["input_pico_usd"], shown["prices"]["call_nano_usd"]) == (2_000_000, 2_000_000)
+    assert shown["price_source"] == "imported from config.yaml"

@@ -11,7 +11,7 @@ from trustgate.errors import SettingsError
 from trustgate.models.importing import documents
 from trustgate.models.importing.litellm import ImportFile, read_import_file
 from trustgate.models.passports import PassportFields
-from trustgate.types import Fallback, Prices
+from trustgate.types import ConditionalRates, Fallback, Prices
 
 DATA = Path(__file__).parent / "data"
 CONFIG = DATA / "litellm_config.yaml"
@@ -128,6 +128,15 @@ def test_a_base_that_cannot_be_kept_stays_behind_the_proxy(tmp_path: Path, base:
     assert "SECRET" not in "".join(imported.notes)
 
 
+MINI = Prices(
+    input_pico_usd=150_000,
+    cached_input_pico_usd=75_000,
+    output_pico_usd=600_000,
+    search_nano_usd=25_000_000,
+    conditional=(ConditionalRates(service_tier="batch", input_pico_usd=75_000),),
+)
+
+
 def test_the_table_of_prices() -> None:
     imported = read_import_file(TABLE)
     fields = by_slug(imported)
@@ -137,7 +146,7 @@ def test_the_table_of_prices() -> None:
         context_length=128_000,
         max_output_tokens=16_384,
         capabilities=("chat", "tools", "vision", "files", "structured_outputs", "prompt_caching"),
-        prices=Prices(input_pico_usd=150_000, cached_input_pico_usd=75_000, output_pico_usd=600_000),
+        prices=MINI,
     )
     assert fields["text-embedding-3-small"] == PassportFields(
         provider="openai",
@@ -163,9 +172,7 @@ def test_the_table_of_prices() -> None:
 
 def test_a_table_fills_in_what_a_configuration_leaves_out() -> None:
     fields = by_slug(read_import_file(CONFIG, prices=TABLE))
-    assert fields["gpt-4o-mini"].prices == Prices(
-        input_pico_usd=150_000, cached_input_pico_usd=75_000, output_pico_usd=600_000
-    )
+    assert fields["gpt-4o-mini"].prices == MINI
     assert fields["gpt-4o-mini"].api_model_id == "gpt-4o-mini"
     assert fields["claude"].prices == Prices(input_pico_usd=3_000_000, output_pico_usd=15_000_000)
     assert fields["embed"].prices == Prices(input_pico_usd=20_000, output_pico_usd=0)
@@ -289,3 +296,30 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_table_given_as_prices_must_be_one() -> None:
     with pytest.raises(SettingsError, match="is not LiteLLM's table"):
         read_import_file(CONFIG, prices=CONFIG)
+
+
+def test_what_the_proxy_does_and_the_import_does_not_is_named(tmp_path: Path) -> None:
+    text = """
+model_list:
+  - model_name: m
+    litellm_params:
+      {model: openai/m, rpm: 10, tpm: 100, weight: 3, input_cost_per_token_flex: 1.0e-06, input_cost_per_wish: 1}
+    model_info: {input_cost_per_token: 2.0e-06, output_cost_per_token: 0}
+router_settings: {context_window_fallbacks: [{m: [n]}]}
+litellm_settings: {max_budget: 10, cost_margin_config: {global: 0.1}}
+"""
+    imported = read_import_file(written(tmp_path, text))
+    assert by_slug(imported)["m"].prices == Prices(
+        input_pico_usd=2_000_000,
+        output_pico_usd=0,
+        conditional=(ConditionalRates(service_tier="flex", input_pico_usd=1_000_000),),
+    )
+    notes = "\n".join(imported.notes)
+    for told in (
+        "rpm and tpm of m",
+        "weight of m",
+        "input_cost_per_wish of m",
+        "router_settings.context_window_fallbacks",
+    ):
+        assert told in notes
+    assert "litellm_settings.max_budget" in notes and "--price-factor" in notes

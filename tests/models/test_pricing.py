@@ -62,8 +62,9 @@ def test_each_kind_of_token_costs_its_own() -> None:
         ({"prompt_tokens": 200_000}, (5, 25)),
         ({"prompt_tokens": 200_001}, (10, 45)),
         ({"prompt_tokens": 200_000, "service_tier": "priority"}, (Fraction("8.75"), Fraction("43.75"))),
-        # What the table says of both conditions together, and of one of them where it says nothing of both.
+        # What the table says of both conditions together, and where it says nothing of both, the dearer of them.
         ({"prompt_tokens": 200_001, "service_tier": "priority"}, (Fraction("17.5"), 45)),
+        ({"prompt_tokens": 200_001, "service_tier": "flex"}, (10, 45)),
         ({"prompt_tokens": 10, "service_tier": "flex"}, (Fraction("2.5"), Fraction("12.5"))),
         ({"prompt_tokens": 10, "service_tier": "default"}, (5, 25)),
     ],

@@ -265,6 +265,8 @@ class PassportImport(Command[ImportResult], frozen=True, kw_only=True, tag="pass
 
     passports: tuple[ImportedPassport, ...]
     only_existing: bool = False
+    #: What prices come from, for people.
+    source: str = "an import"
     result = ImportResult
 
 

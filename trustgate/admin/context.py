@@ -21,7 +21,7 @@ from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store
-from trustgate.types import Alias, Passport, Plan, Record, Tenant
+from trustgate.types import Alias, Passport, Plan, PriceChange, PriceList, Record, Tenant
 
 if TYPE_CHECKING:
     from trustgate.observe.live_stats import LiveStats
@@ -99,13 +99,15 @@ class AdminContext:
         """The tenant of this id or name, however its letters are composed. Raises ``NotFound``."""
         return self.directory.tenant(unicodedata.normalize("NFC", ref))
 
-    async def keep(self, *records: Record) -> None:
+    async def keep(self, *records: Record | PriceChange | PriceList) -> None:
         await self.store.put(*records)
         models = [record for record in records if isinstance(record, Passport | Alias)]
         if models:
             self.catalog.put(*models)
         for record in records:
-            if not isinstance(record, Passport | Alias):
+            if isinstance(record, PriceList):
+                self.catalog.use(record)
+            elif not isinstance(record, Passport | Alias | PriceChange):
                 self.directory.put(record)
 
     async def forget(self, record: Plan | Alias) -> None:

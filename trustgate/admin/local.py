@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.access.directory import Directory
-from trustgate.admin import anchors, backup, books, commands, exports, models, money, payments, tenants
+from trustgate.admin import anchors, backup, books, commands, exports, models, money, payments, prices, tenants
 from trustgate.admin.commands import Command, Feed, Write
 from trustgate.admin.context import AdminContext
 from trustgate.models.catalog import Catalog
@@ -46,7 +46,10 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.KeyRevoke: tenants.key_revoke,
     commands.KeyRotate: tenants.key_rotate,
     commands.PlanPut: tenants.plan_put,
-    money.PriceCheck: models.price_check,
+    money.PriceCheck: prices.price_check,
+    money.PriceShow: prices.price_show,
+    money.PriceHistory: prices.price_history,
+    money.PriceListUpdate: prices.price_list_update,
     commands.PlanList: tenants.plan_list,
     commands.PlanShow: tenants.plan_show,
     commands.PlanRemove: tenants.plan_remove,
@@ -179,7 +182,7 @@ async def open_local_admin(settings: Settings, *, accept_loss: bool = False) -> 
             AdminContext(
                 store,
                 Directory(state),
-                Catalog(state.passports, state.aliases),
+                Catalog(state.passports, state.aliases, state.price_lists, settings.upstream.url),
                 books=offline,
                 anchoring=Anchoring(settings, store, offline.archive),
                 settings=settings,

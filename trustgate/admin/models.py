@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from trustgate.access.directory import Directory, limits_money
 from trustgate.admin.commands import (
     AliasList,
     AliasRemove,
@@ -20,12 +20,12 @@ from trustgate.admin.commands import (
     PassportStatus,
 )
 from trustgate.admin.context import AdminContext
-from trustgate.admin.money import PaymentFinding, PriceCheck
+from trustgate.admin.prices import with_listed_price
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import new_id, now_us
-from trustgate.models.catalog import Catalog
-from trustgate.models.passports import change_passport, check_name, make_passport
-from trustgate.types import Alias, Passport
+from trustgate.models.passports import PassportFields, change_passport, check_name, make_passport
+from trustgate.models.pricing import NOT_PRICED, merged, price_hash
+from trustgate.types import Alias, Passport, PriceChange
 
 
 async def passport_add(context: AdminContext, command: PassportAdd) -> Passport:
@@ -33,65 +33,70 @@ async def passport_add(context: AdminContext, command: PassportAdd) -> Passport:
     at_us = now_us()
     passport = make_passport(new_id("passport", at_us), command.slug, command.fields, at_us)
     _check_fallbacks(context, passport, {})
-    await context.keep(passport)
+    passport, *changes = _repriced(None, passport, BY_HAND)
+    await context.keep(passport, *changes)
     return passport
 
 
 async def passport_set(context: AdminContext, command: PassportSet) -> Passport:
-    passport = change_passport(
-        context.catalog.passport(command.passport), command.fields, unset=command.unset, prices=command.prices
-    )
+    old = context.catalog.passport(command.passport)
+    passport = change_passport(old, command.fields, unset=command.unset, prices=command.prices)
     _check_fallbacks(context, passport, {})
-    await context.keep(passport)
+    passport, *changes = _repriced(old, passport, BY_HAND)
+    await context.keep(passport, *changes)
     return passport
+
+
+#: The source of a price that an operator has set.
+BY_HAND = "set by hand"
+
+
+def _repriced(old: Passport | None, new: Passport, source: str) -> tuple[Passport, *tuple[PriceChange, ...]]:
+    """The passport with where its prices come from, where they are new, and what its history gets."""
+    before = NOT_PRICED if old is None else old.prices
+    if new.prices == before:
+        return (new,)
+    at_us = now_us()
+    changes = [_price_change(new, source, at_us)]
+    if old is not None and before != NOT_PRICED and not old.priced_us:
+        # From before there was a history: what held until now must be found in it.
+        changes.insert(0, _price_change(old, BY_HAND, old.created_us))
+    return (replace(new, price_source=source, priced_us=at_us), *changes)
+
+
+def _price_change(passport: Passport, source: str, from_us: int) -> PriceChange:
+    return PriceChange(
+        id=new_id("price", from_us),
+        passport_id=passport.id,
+        slug=passport.slug,
+        price_hash=price_hash(passport.prices),
+        prices=passport.prices,
+        source=source,
+        from_us=from_us,
+    )
+
+
+def _with_kept_prices(existing: Passport, fields: PassportFields) -> PassportFields:
+    """What a file says, over what was set before: prices that it does not speak of stay."""
+    return fields if fields.prices is None else replace(fields, prices=merged(existing.prices, fields.prices))
 
 
 async def passport_list(context: AdminContext, command: PassportList) -> tuple[Passport, ...]:
     return tuple(
-        passport for passport in context.catalog.passports() if command.revoked or passport.status != "revoked"
+        with_listed_price(context.catalog, passport)
+        for passport in context.catalog.passports()
+        if command.revoked or passport.status != "revoked"
     )
 
 
 async def passport_show(context: AdminContext, command: PassportShow) -> Passport:
-    return context.catalog.passport(command.passport)
+    return with_listed_price(context.catalog, context.catalog.passport(command.passport))
 
 
 async def passport_status(context: AdminContext, command: PassportStatus) -> Passport:
     passport = replace(context.catalog.passport(command.passport), status=command.status)
     await context.keep(passport)
     return passport
-
-
-async def price_check(context: AdminContext, command: PriceCheck) -> tuple[PaymentFinding, ...]:
-    return price_findings(context.directory, context.catalog, command.plan)
-
-
-def price_findings(directory: Directory, catalog: Catalog, plan: str | None = None) -> tuple[PaymentFinding, ...]:
-    """Models without a price that a limit on money refuses, of one plan or of all; none where no such limit is."""
-    plans = {plan.name: plan for plan in directory.plans()}
-    limited = {name for name, plan in plans.items() if limits_money(plan.limits)}
-    tenants = {tenant.id: tenant for tenant in directory.tenants() if tenant.status != "removed"}
-    limited |= {
-        tenants[key.tenant_id].plan
-        for key in directory.keys()  # noqa: SIM118 - not a mapping
-        if key.revoked_us is None and key.tenant_id in tenants and limits_money(key.limits)
-    }
-    refusing = sorted(name for name in limited if plans[name].unpriced_models == "refuse")
-    if plan is not None:
-        refusing = [name for name in refusing if name == plan]
-    unpriced = catalog.not_priced()
-    if not refusing or not unpriced:
-        return ()
-    shown = ", ".join(unpriced[:5]) + (f" and {len(unpriced) - 5} more" if len(unpriced) > 5 else "")
-    whose = ", ".join(refusing[:5])
-    return (
-        PaymentFinding(
-            status="warn",
-            message=f"without a price, so refused where spending is limited (plan {whose}): {shown}",
-            hint="trustgate passport set MODEL --input-price USD --output-price USD (or --free), "
-            f"or: trustgate plan set {shlex.quote(refusing[0])} --unpriced-models allow",
-        ),
-    )
 
 
 async def passport_import(context: AdminContext, command: PassportImport) -> ImportResult:
@@ -108,13 +113,13 @@ async def passport_import(context: AdminContext, command: PassportImport) -> Imp
         if existing is None:
             _check_free(context, imported.slug)
             added[imported.slug] = make_passport(new_id("passport", at_us), imported.slug, imported.fields, at_us)
-        elif (passport := change_passport(existing, imported.fields)) == existing:
+        elif (passport := change_passport(existing, _with_kept_prices(existing, imported.fields))) == existing:
             unchanged += 1
         else:
             changed[imported.slug] = passport
     for passport in (*added.values(), *changed.values()):
         _check_fallbacks(context, passport, added)
-    await context.keep(*added.values(), *changed.values())
+    await _keep_repriced(context, known, (*added.values(), *changed.values()), command.source)
     return ImportResult(added=tuple(added), changed=tuple(changed), unchanged=unchanged)
 
 
@@ -132,13 +137,23 @@ async def _import_into_existing(context: AdminContext, command: PassportImport) 
         if fields is None or passport.is_wildcard:
             continue
         # Which server has the model is set by the operator, not by the table.
-        new = change_passport(passport, replace(fields, provider=None, api_model_id=None))
+        kept = _with_kept_prices(passport, replace(fields, provider=None, api_model_id=None))
+        new = change_passport(passport, kept)
         if new == passport:
             unchanged += 1
         else:
             changed[passport.slug] = new
-    await context.keep(*changed.values())
+    known = {passport.slug: passport for passport in context.catalog.passports()}
+    await _keep_repriced(context, known, tuple(changed.values()), command.source)
     return ImportResult(added=(), changed=tuple(changed), unchanged=unchanged)
+
+
+async def _keep_repriced(
+    context: AdminContext, known: Mapping[str, Passport], passports: tuple[Passport, ...], source: str
+) -> None:
+    repriced = [_repriced(known.get(passport.slug), passport, source) for passport in passports]
+    changes = [change for _, *changes in repriced for change in changes]
+    await context.keep(*(passport for passport, *_ in repriced), *changes)
 
 
 async def alias_set(context: AdminContext, command: AliasSet) -> Alias:

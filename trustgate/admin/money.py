@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from trustgate.admin.commands import AnchorKey, Command, ReceiptDetail
-from trustgate.types import Payment, PaymentState, PaymentTerms, Tenant
+from trustgate.types import Payment, PaymentState, PaymentTerms, Prices, Tenant
 
 # payments
 
@@ -238,3 +238,58 @@ class PriceCheck(Command[tuple[PaymentFinding, ...]], frozen=True, kw_only=True,
 
     plan: str | None = None
     result = tuple[PaymentFinding, ...]
+
+
+class PriceFound(msgspec.Struct, frozen=True, kw_only=True):
+    """A price: of which model, where it comes from and since when (0: not known), and the hash that receipts carry."""
+
+    model: str
+    passport: str
+    prices: Prices
+    source: str
+    from_us: int
+    price_hash: str
+
+
+class PriceShow(Command[tuple[PriceFound, ...]], frozen=True, kw_only=True, tag="price.show"):
+    """What a model's name costs now; or, by a receipt's ``price_hash``, which price that was: all that had it."""
+
+    name: str
+    result = tuple[PriceFound, ...]
+
+
+class PriceHistory(Command[tuple[PriceFound, ...]], frozen=True, kw_only=True, tag="price.history"):
+    """The prices that a passport has had of its own, the oldest first."""
+
+    passport: str
+    result = tuple[PriceFound, ...]
+
+
+class PriceChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """A model whose price another list changes."""
+
+    name: str
+    before: Prices
+    after: Prices
+
+
+class PriceUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What another price list changes. ``changed`` has the first of them; the counts are of all."""
+
+    source: str
+    as_of: str
+    before: str
+    models: int
+    added: int
+    removed: int
+    changes: int
+    changed: tuple[PriceChanged, ...]
+    installed: bool
+
+
+class PriceListUpdate(Command[PriceUpdate], frozen=True, kw_only=True, tag="price.update"):
+    """Compare a price list with the one that holds, and with ``install`` take it from now on."""
+
+    data: bytes
+    install: bool = False
+    result = PriceUpdate

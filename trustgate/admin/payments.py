@@ -57,7 +57,7 @@ from trustgate.payment.networks import (
 from trustgate.payment.x402_wire import usd
 from trustgate.settings import Settings
 from trustgate.store import PaymentFilter, ReceiptFilter
-from trustgate.types import NANO_USD_PER_USD, OPEN, PAID, Offer, Passport, Payment, PaymentTerms, Tenant
+from trustgate.types import NANO_USD_PER_USD, OPEN, PAID, Offer, Passport, Payment, PaymentTerms, Prices, Tenant
 
 _PAYMENTS_MOST = 10_000
 #: The states in which a payment may stay for ever where no node can be asked.
@@ -261,9 +261,17 @@ def _priced(context: AdminContext) -> tuple[list[Passport], list[Passport]]:
     """Returns the passports that serve, with a price and without one."""
     serving = [passport for passport in context.catalog.passports() if passport.status != "revoked"]
     return (
-        [passport for passport in serving if passport.prices not in (NOT_PRICED, FREE)],
-        [passport for passport in serving if passport.prices == NOT_PRICED],
+        [passport for passport in serving if passport.is_wildcard or _prices(context, passport) not in _UNSOLD],
+        [passport for passport in serving if not passport.is_wildcard and _prices(context, passport) == NOT_PRICED],
     )
+
+
+#: Of these nothing is sold.
+_UNSOLD = (NOT_PRICED, FREE)
+
+
+def _prices(context: AdminContext, passport: Passport) -> Prices:
+    return context.catalog.price_of(passport, passport.api_model_id, passport.slug).prices
 
 
 def _check_sellable(context: AdminContext, terms: PaymentTerms) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,15 +20,18 @@ from trustgate.admin.commands import (
     PassportShow,
     PassportStatus,
 )
-from trustgate.cli import render
+from trustgate.cli import price, render
 from trustgate.cli.context import JsonOption, execute
 from trustgate.cli.fields import Given, with_passport_fields
+from trustgate.cli.price import per_million, price_fields, source_text
 from trustgate.errors import InvalidRequest
-from trustgate.models.pricing import is_priced
-from trustgate.types import ConditionalRates, Fallback, Passport, Prices
+from trustgate.models.pricing import is_priced, slips
+from trustgate.types import Fallback, Passport, Prices
 
 app = typer.Typer(help="Models: where they are served, and at what price.", no_args_is_help=True)
+app.add_typer(price.app, name="prices")
 
+YesOption = Annotated[bool, typer.Option("--yes", help="Take prices that look like a slip of the unit, too.")]
 PassportArgument = Annotated[str, typer.Argument(metavar="PASSPORT", help="The passport's slug or id.")]
 
 
@@ -37,6 +41,7 @@ def add(
     context: typer.Context,
     slug: Annotated[str, typer.Argument(metavar="SLUG", help="The name clients ask for, such as openai/gpt-4o-mini.")],
     given: Given,
+    yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
     """Add a model: the name clients ask for, where it is served, and its price.
@@ -44,15 +49,21 @@ def add(
     A * in the slug makes a wildcard: openai/* matches every model of that name. Without --base-url requests go to the
     default LLM server, without --api-model-id under the slug.
     """
-    _print(execute(context, PassportAdd(slug=slug, fields=given.for_new())), json)
+    fields = given.for_new()
+    _check_slips([] if fields.prices is None else [(slug, fields.prices)], yes=yes)
+    _print(execute(context, PassportAdd(slug=slug, fields=fields)), json)
 
 
 @app.command("set", short_help="Change a passport.")
 @with_passport_fields
-def set_(context: typer.Context, passport: PassportArgument, given: Given, json: JsonOption = False) -> None:
+def set_(
+    context: typer.Context, passport: PassportArgument, given: Given, yes: YesOption = False, json: JsonOption = False
+) -> None:
     """Change a passport, in effect from the next request on. `none` clears an optional value."""
     if given.is_empty:
         raise InvalidRequest("No change was given.", hint="trustgate passport set --help")
+    prices = given.for_new().prices
+    _check_slips([] if prices is None else [(passport, prices)], yes=yes)
     command = PassportSet(passport=passport, fields=given.fields, unset=given.unset, prices=given.prices)
     _print(execute(context, command), json)
 
@@ -69,15 +80,19 @@ def list_(
         render.document({"passports": passports})
         return
     render.table(
-        ["Slug", "Model", "Status", "Server", render.right("Input $/1M"), render.right("Output $/1M"), "Context"],
+        [
+            *("Slug", "Model", "Status", "Server", render.right("Input $/1M"), render.right("Output $/1M")),
+            *("Price from", "Context"),
+        ],
         [
             (
                 passport.slug,
                 passport.api_model_id,
                 render.status(passport.status),
                 passport.base_url or "default",
-                _per_million(passport.prices, passport.prices.input_pico_usd),
-                _per_million(passport.prices, passport.prices.output_pico_usd),
+                _per_million(passport, passport.prices.input_pico_usd),
+                _per_million(passport, passport.prices.output_pico_usd),
+                _source(passport),
                 render.optional(passport.context_length),
             )
             for passport in passports
@@ -121,6 +136,7 @@ def import_(
     direct: Annotated[
         bool, typer.Option("--direct", help="Call OpenAI-compatible providers directly, not through LiteLLM.")
     ] = False,
+    yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
     """Import models from a LiteLLM config.yaml, or prices from its model_prices_and_context_window.json.
@@ -131,7 +147,14 @@ def import_(
     from trustgate.models.importing.litellm import read_import_file  # reading YAML takes 20 ms to load
 
     found = read_import_file(file, direct=direct, prices=prices)
-    command = PassportImport(passports=found.passports, only_existing=found.kind == "litellm_prices")
+    priced = [(passport.slug, passport.fields.prices) for passport in found.passports]
+    # A table changes the models there are; which those are is known where they are kept.
+    known = {passport.slug for passport in execute(context, PassportList(revoked=True))}
+    from_config = found.kind == "litellm_config"
+    _check_slips([(slug, prices) for slug, prices in priced if prices and (from_config or slug in known)], yes=yes)
+    command = PassportImport(
+        passports=found.passports, only_existing=not from_config, source=f"imported from {file.name}"
+    )
     with render.waiting("Importing models", quiet=json):
         result = execute(context, command)
     if json:
@@ -186,6 +209,17 @@ def _list_aliases(context: typer.Context, json: bool) -> None:
     )
 
 
+def _check_slips(priced: Sequence[tuple[str, Prices]], *, yes: bool) -> None:
+    """Refuse prices that look like a mistaken unit, unless they are meant."""
+    found = [f"{slug}: {slip}" for slug, prices in priced for slip in slips(prices)]
+    if found and not yes:
+        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+        raise InvalidRequest(
+            f"These prices look like a slip of the unit: {', '.join(found[:5])}{more}.",
+            hint="Prices are USD per million tokens. If they are meant, give --yes.",
+        )
+
+
 def _print_import(result: ImportResult, notes: tuple[str, ...]) -> None:
     for title, slugs in (("Added", result.added), ("Changed", result.changed)):
         if slugs:
@@ -220,11 +254,23 @@ def _fields(passport: Passport) -> list[tuple[str, render.Cell]]:
         ("Context", _tokens(passport.context_length)),
         ("Max. output", _tokens(passport.max_output_tokens)),
         ("Capabilities", render.names(passport.capabilities)),
-        *_price_fields(passport.prices),
+        *price_fields(passport.prices),
+        *([("Price from", text)] if (text := source_text(passport.price_source, passport.priced_us)) else []),
         ("Fallbacks", _fallbacks(passport.fallbacks)),
         *((f"Sets {name}", render.json_text(value)) for name, value in passport.default_parameters.items()),
         ("Created", render.instant_utc(passport.created_us)),
     ]
+
+
+def _per_million(passport: Passport, pico_usd: int | None) -> str:
+    by_name = passport.is_wildcard and not is_priced(passport.prices)
+    return "by name" if by_name else per_million(passport.prices, pico_usd)
+
+
+def _source(passport: Passport) -> str:
+    if not passport.priced_us:
+        return passport.price_source
+    return f"{passport.price_source}, {render.instant_utc(passport.priced_us)[:10]}"
 
 
 def _credential(passport: Passport) -> str:
@@ -233,74 +279,6 @@ def _credential(passport: Passport) -> str:
     if passport.credential_file is not None:
         return f"in the file {passport.credential_file}"
     return "the default upstream's" if passport.base_url is None else "none"
-
-
-def _per_million(prices: Prices, pico_usd: int | None) -> str:
-    """A price a million, ``free``, or ``not priced``; nothing where the table says nothing of it."""
-    if prices.free:
-        return "free"
-    if pico_usd is None:
-        return "" if is_priced(prices) else "not priced"
-    return render.usd_per_million(pico_usd)
-
-
-#: What each rate is shown as, in order: its title and what it is for.
-_RATE_TITLES = {
-    "input_pico_usd": ("Input", "per million tokens"),
-    "cached_input_pico_usd": ("Input, cached", "per million tokens"),
-    "cache_write_pico_usd": ("Cache write", "per million tokens"),
-    "cache_write_1h_pico_usd": ("Cache write, 1 h", "per million tokens"),
-    "output_pico_usd": ("Output", "per million tokens"),
-    "reasoning_pico_usd": ("Reasoning", "per million tokens"),
-    "audio_input_pico_usd": ("Audio input", "per million tokens"),
-    "audio_output_pico_usd": ("Audio output", "per million tokens"),
-    "image_input_pico_usd": ("Image input", "per million tokens"),
-    "image_output_pico_usd": ("Image output", "per million tokens"),
-    "call_nano_usd": ("Call", "each"),
-    "image_nano_usd": ("Image", "each"),
-    "search_nano_usd": ("Search", "each"),
-    "audio_second_nano_usd": ("Audio", "a second"),
-    "character_pico_usd": ("Speech", "per million characters"),
-}
-
-
-def _price_fields(prices: Prices) -> list[tuple[str, render.Cell]]:
-    if prices.free:
-        return [("Price", "free")]
-    if not is_priced(prices):
-        return [("Price", "not priced")]
-    fields: list[tuple[str, render.Cell]] = [
-        (title, _rate(rate, name, unit))
-        for name, (title, unit) in _RATE_TITLES.items()
-        if (rate := getattr(prices, name)) is not None
-    ]
-    for rates in prices.conditional:
-        told = [
-            f"{title[0].lower()}{title[1:]} {_rate(rate, name, unit)}"
-            for name, (title, unit) in _RATE_TITLES.items()
-            if (rate := getattr(rates, name)) is not None
-        ]
-        fields.append((_conditions(rates), "; ".join(told)))
-    return fields
-
-
-def _rate(rate: int, name: str, unit: str) -> str:
-    return f"{render.usd(rate) if name.endswith('_nano_usd') else render.usd_per_million(rate)} {unit}"
-
-
-def _conditions(rates: ConditionalRates) -> str:
-    told = []
-    if rates.above_prompt_tokens is not None:
-        told.append(f"above {render.number(rates.above_prompt_tokens)} prompt tokens")
-    if rates.service_tier is not None:
-        told.append(f"tier {rates.service_tier}")
-    told += [text for text in (rates.image_size, rates.image_quality) if text is not None]
-    if rates.from_us is not None:
-        told.append(f"from {render.instant_utc(rates.from_us)}")
-    if rates.until_us is not None:
-        told.append(f"until {render.instant_utc(rates.until_us)}")
-    text = ", ".join(told)
-    return text[0].upper() + text[1:]
 
 
 def _tokens(count: int | None) -> str:

@@ -11,8 +11,10 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from trustgate.errors import NotFound
-from trustgate.models.pricing import PriceTable
-from trustgate.types import Alias, Passport
+from trustgate.models.pricelist import PriceBook, newest
+from trustgate.models.pricing import PriceTable, is_priced
+from trustgate.settings import BUILTIN_SCHEME
+from trustgate.types import Alias, Passport, PriceList
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -27,7 +29,17 @@ class Resolved(msgspec.Struct, frozen=True):
 
 
 class Catalog:
-    def __init__(self, passports: Iterable[Passport], aliases: Iterable[Alias]) -> None:
+    def __init__(
+        self,
+        passports: Iterable[Passport],
+        aliases: Iterable[Alias],
+        price_lists: Iterable[PriceList] = (),
+        default_base_url: str = "",
+    ) -> None:
+        """``price_lists``: the installed ones, the oldest first. ``default_base_url``: of the default upstream."""
+        self._price_lists = tuple(price_lists)
+        self._default_base_url = default_base_url
+        self._book: PriceBook | None = None
         self._passports = {passport.id: passport for passport in passports}
         self._aliases = {alias.name: alias for alias in aliases}
         self._reindex()
@@ -66,6 +78,24 @@ class Catalog:
             self._resolved[name] = resolved
         return resolved
 
+    def price_of(self, passport: Passport, upstream_model: str, name: str = "") -> PriceTable:
+        """What a model costs: as its passport says, else as the price list does for its server, else not priced.
+
+        ``name``: as the request has it, where that is another than the upstream's.
+        """
+        if is_priced(passport.prices) or (passport.base_url or "").startswith(BUILTIN_SCHEME):
+            return PriceTable(passport.prices, passport.price_source)
+        book = self.price_book
+        listed = book.find(passport.base_url or self._default_base_url, *filter(None, (upstream_model, name)))
+        return PriceTable(passport.prices) if listed is None else book.price(listed)
+
+    @property
+    def price_book(self) -> PriceBook:
+        """The price list that holds; read when it is first wanted."""
+        if self._book is None:
+            self._book = newest(self._price_lists)
+        return self._book
+
     def _resolve(self, name: str) -> Resolved | None:
         alias = self._aliases.get(name)
         passport = self._by_name.get(name)
@@ -73,13 +103,16 @@ class Catalog:
             name = alias.target
             passport = self._by_name.get(name)
         if passport is not None:
-            return _resolved(passport, passport.api_model_id, (passport.slug, passport.id))
+            return self._resolved_as(passport, passport.api_model_id, (passport.slug, passport.id))
         if name in self._revoked_names:
             return None
         for wildcard in self._wildcards:
             if fnmatchcase(name, wildcard.slug):
-                return _resolved(wildcard, _fill(wildcard, name), (name,))
+                return self._resolved_as(wildcard, _fill(wildcard, name), (name,))
         return None
+
+    def _resolved_as(self, passport: Passport, upstream_model: str, names: tuple[str, ...]) -> Resolved:
+        return Resolved(passport, upstream_model, names, self.price_of(passport, upstream_model, names[0]))
 
     def fallbacks(self, passport: Passport) -> list[Resolved]:
         """All that may answer in a passport's place, in no order."""
@@ -87,6 +120,18 @@ class Catalog:
         return [resolved for resolved in found if resolved is not None]
 
     # what the admin room changes
+
+    def use(self, price_list: PriceList) -> None:
+        """Price by this list from the next request on."""
+        self._price_lists = (*self._price_lists, price_list)
+        self._book = None
+        self._reindex()
+
+    def apply_settings(self, default_base_url: str) -> None:
+        """Go by another default upstream from the next request on."""
+        if default_base_url != self._default_base_url:
+            self._default_base_url = default_base_url
+            self._reindex()
 
     def put(self, *records: Passport | Alias) -> None:
         """All at once: the index is made anew, which takes as long as there are models."""
@@ -114,25 +159,20 @@ class Catalog:
         return self._passports.values()
 
     def not_priced(self) -> list[str]:
-        """The slugs that serve and have no price; of a wildcard, where not every name under it has one."""
+        """The slugs that serve and have no price. Names under a wildcard may have one each: it is not among them."""
         return [
             passport.slug
             for passport in self._passports.values()
-            if passport.status != "revoked" and not self._resolve_own(passport).price.known
+            if passport.status != "revoked"
+            and not passport.is_wildcard
+            and not self.price_of(passport, passport.api_model_id, passport.slug).known
         ]
-
-    def _resolve_own(self, passport: Passport) -> Resolved:
-        return _resolved(passport, passport.api_model_id, ())
 
     def aliases(self) -> Iterable[Alias]:
         return self._aliases.values()
 
 
 _RESOLVED_MAX = 10_000
-
-
-def _resolved(passport: Passport, upstream_model: str, names: tuple[str, ...]) -> Resolved:
-    return Resolved(passport, upstream_model, names, PriceTable(passport.prices))
 
 
 def _fill(wildcard: Passport, name: str) -> str:

@@ -8,13 +8,15 @@ Owns the meaning of ``types.Prices``. Details are priced apart from their sum on
 
 A token counts once: prompt tokens read from the cache come first, then those written to it, then audio and images;
 of the completion reasoning, then audio and images. Conditional rates lie over those without conditions, rate by rate:
-rates with more conditions over those with fewer, longer prompts over shorter ones.
+rates with more conditions over those with fewer, and of the same conditions longer prompts over shorter ones. Of rates
+with as many conditions, but others, the dearest holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -39,7 +41,9 @@ __all__ = [
     "billed_nano_usd",
     "bounded",
     "is_priced",
+    "merged",
     "price_hash",
+    "slips",
 ]
 
 NOT_PRICED: Final = Prices()
@@ -87,6 +91,24 @@ def billed_nano_usd(cost_nano_usd: int, factor_ppm: int) -> int:
     if factor_ppm == FACTOR_ONE_PPM:
         return cost_nano_usd
     return min(-(-cost_nano_usd * factor_ppm // FACTOR_ONE_PPM), MAX_COST_NANO_USD)
+
+
+#: Pico-USD a token: $10 a thousand tokens, and a thousandth of a cent a million. Beyond them a unit was mistaken.
+_DEAREST_PICO_USD: Final = 10_000_000_000
+_CHEAPEST_PICO_USD: Final = 10
+
+
+def slips(prices: Prices) -> list[str]:
+    """Which rates look like a slip of the unit, as text for people; none where all are plausible."""
+    found = []
+    for rates in (prices, *prices.conditional):
+        for name in RATES:
+            rate = getattr(rates, name)
+            if rate and name.endswith("_pico_usd") and not _CHEAPEST_PICO_USD <= rate <= _DEAREST_PICO_USD:
+                usd = f"{rate / 1_000_000:,.6f}".rstrip("0").rstrip(".")
+                what = "more than $10 a thousand" if rate > _DEAREST_PICO_USD else "less than $0.00001 a million"
+                found.append(f"{name.removesuffix('_pico_usd').replace('_', ' ')} ${usd} a million ({what})")
+    return list(dict.fromkeys(found))
 
 
 class PriceTable:
@@ -145,10 +167,18 @@ def _holds(rates: ConditionalRates, usage: Usage, at_us: int) -> bool:
     )
 
 
-def _laid_over(base: Rates, layers: Iterable[Rates]) -> Rates:
+def _laid_over(base: Rates, layers: Iterable[ConditionalRates]) -> Rates:
+    """``layers``: those that hold, in the order of their weight."""
     rates = {name: getattr(base, name) for name in RATES}
-    for layer in layers:
-        rates.update((name, rate) for name in RATES if (rate := getattr(layer, name)) is not None)
+    for _, level in groupby(layers, key=lambda layer: _weight(layer)[0]):
+        of_conditions: dict[tuple[str, ...], dict[str, int]] = {}
+        for layer in level:
+            conditions = tuple(name for name in CONDITIONS if getattr(layer, name) is not None)
+            of_conditions.setdefault(conditions, {}).update(_given(layer))
+        for name in RATES:
+            said = [each[name] for each in of_conditions.values() if name in each]
+            if said:
+                rates[name] = max(said)
     return Rates(**rates)
 
 
@@ -170,10 +200,12 @@ def _cost(rates: Rates, usage: Usage) -> int:
     if usage.completion_tokens:
         pico += _completion_pico_usd(rates, usage)
     if usage.images or usage.audio_ms or usage.characters or usage.searches:
+        # Of a model with both prices its tokens count where they are told, else the length.
+        in_tokens = rates.input_pico_usd and (usage.audio_prompt_tokens or usage.completion_tokens)
         pico += (
             usage.images * (rates.image_nano_usd or 0) * PICO_USD_PER_NANO_USD
             # A thousandth of a second costs a thousandth of the price: nano-USD a second is pico-USD a millisecond.
-            + usage.audio_ms * (rates.audio_second_nano_usd or 0)
+            + (0 if in_tokens else usage.audio_ms * (rates.audio_second_nano_usd or 0))
             + usage.characters * (rates.character_pico_usd or 0)
             + usage.searches * (rates.search_nano_usd or 0) * PICO_USD_PER_NANO_USD
         )
@@ -181,7 +213,8 @@ def _cost(rates: Rates, usage: Usage) -> int:
 
 
 def _prompt_pico_usd(rates: Rates, usage: Usage) -> int:
-    left, base = usage.prompt_tokens, rates.input_pico_usd or 0
+    left = usage.prompt_tokens
+    base = _first(rates.input_pico_usd, rates.audio_input_pico_usd, rates.image_input_pico_usd)
     pico = 0
     if usage.cached_tokens:
         cached = min(usage.cached_tokens, left)
@@ -205,7 +238,8 @@ def _prompt_pico_usd(rates: Rates, usage: Usage) -> int:
 
 
 def _completion_pico_usd(rates: Rates, usage: Usage) -> int:
-    left, base = usage.completion_tokens, rates.output_pico_usd or 0
+    left = usage.completion_tokens
+    base = _first(rates.output_pico_usd, rates.image_output_pico_usd, rates.audio_output_pico_usd)
     pico = 0
     for tokens, rate in (
         (usage.reasoning_tokens, rates.reasoning_pico_usd),
@@ -219,5 +253,29 @@ def _completion_pico_usd(rates: Rates, usage: Usage) -> int:
     return pico + left * base
 
 
+def _first(*rates: int | None) -> int:
+    """The first that is said: a model that makes nothing but images has no other price of its tokens."""
+    return next((rate for rate in rates if rate is not None), 0)
+
+
 def _either(rate: int | None, otherwise: int) -> int:
     return otherwise if rate is None else rate
+
+
+def merged(old: Prices, new: Prices) -> Prices:
+    """The older table with what the newer one speaks of changed, rate by rate and condition by condition."""
+    if not any(getattr(new, name) is not None for name in RATES) and not new.conditional:
+        return old
+    rows = {_key(rates): rates for rates in old.conditional}
+    for rates in new.conditional:
+        known = rows.get(_key(rates))
+        rows[_key(rates)] = rates if known is None else msgspec.structs.replace(known, **_given(rates))
+    return msgspec.structs.replace(old, **_given(new), free=False, conditional=tuple(rows.values()))
+
+
+def _given(rates: Prices | ConditionalRates) -> dict[str, int]:
+    return {name: rate for name in RATES if (rate := getattr(rates, name)) is not None}
+
+
+def _key(rates: ConditionalRates) -> tuple[object, ...]:
+    return tuple(getattr(rates, name) for name in rates.__struct_fields__ if name not in RATES)

@@ -15,7 +15,7 @@ from trustgate.access.quota import Quota
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
 from trustgate.admin.context import AdminContext
 from trustgate.admin.local import LocalAdmin
-from trustgate.admin.models import price_findings
+from trustgate.admin.prices import price_findings
 from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.object_ids import ObjectIds
@@ -191,7 +191,7 @@ class Server:
             for used in await store.window_usage(since_us):
                 for subject in (used.tenant_id, used.key_id):
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
-        catalog = Catalog(state.passports, state.aliases)
+        catalog = Catalog(state.passports, state.aliases, state.price_lists, settings.upstream.url)
         directory = Directory(state)
         for found in price_findings(directory, catalog):
             _logger.warning("%s. %s", found.message, found.hint)
@@ -227,6 +227,7 @@ class Server:
         for part in (self.sales, self.credits):
             part.apply_settings(settings.serve)
         self.targets.apply_settings(upstream.url, settings.read_credential)
+        self.catalog.apply_settings(upstream.url)
         self.probe_soon.set()
         self.running.most = settings.serve.max_concurrent_requests
         self.running.timeout_s = settings.serve.request_timeout_s

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
@@ -23,46 +23,22 @@ import msgspec
 
 from trustgate.errors import SettingsError
 from trustgate.models.importing.documents import Document, load, refuse
+from trustgate.models.importing.litellm_prices import (
+    MODES,
+    Notes,
+    described,
+    is_price_member,
+    is_price_table,
+    listed,
+    read_table,
+    served,
+    table_fields,
+)
 from trustgate.models.passports import ImportedPassport, PassportFields
-from trustgate.types import Fallback, Prices
+from trustgate.types import Fallback
 
-_PICO_EXPONENT = 12
-#: No token costs 1,000 USD: such a price was meant for a million tokens or is a slip.
-_MAX_USD_PER_TOKEN = 1000
 _ENV_PREFIX = "os.environ/"
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-#: LiteLLM's modes that this gateway serves, and the capability each gives. LiteLLM answers chats with the models
-#: that the Responses API alone offers.
-_MODES = {
-    "chat": "chat",
-    "responses": "chat",
-    "completion": "completions",
-    "embedding": "embeddings",
-    "image_generation": "images",
-    "audio_speech": "speech",
-    "audio_transcription": "transcriptions",
-    "moderation": "moderations",
-    "rerank": "rerank",
-}
-#: What is not counted in tokens: the price, the member it comes from, and how many of its units a USD has (exponent).
-_UNIT_PRICES = (
-    ("image_nano_usd", "output_cost_per_image", 9),
-    ("image_nano_usd", "input_cost_per_image", 9),
-    ("audio_second_nano_usd", "input_cost_per_second", 9),
-    ("character_pico_usd", "input_cost_per_character", 12),
-)
-_PRICE_MEMBERS = ("input_cost_per_token", "cache_read_input_token_cost", "output_cost_per_token")
-_CAPABILITIES = {
-    "supports_function_calling": "tools",
-    "supports_vision": "vision",
-    "supports_audio_input": "audio",
-    "supports_pdf_input": "files",
-    "supports_response_schema": "structured_outputs",
-    "supports_reasoning": "reasoning",
-    "supports_prompt_caching": "prompt_caching",
-    "supports_web_search": "web_search",
-}
 
 #: LiteLLM's providers whose ``api_base`` speaks OpenAI's protocol.
 _OPENAI_PROTOCOL = frozenset(
@@ -76,6 +52,24 @@ _OPENAI_BASE_URL = "https://api.openai.com/v1"
 _OPENAI_MODEL = re.compile(r"(ft:)?(gpt-|o\d|chatgpt-|text-embedding-|davinci|babbage)")
 #: Parameters of a deployment that become defaults of a passport that is called directly.
 _DEFAULT_PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "frequency_penalty", "presence_penalty")
+
+
+#: Members of a deployment that limit it in the proxy.
+_LIMITS_OF_THE_PROXY = frozenset({"rpm", "tpm", "max_parallel_requests", "max_budget", "budget_duration", "weight"})
+#: Members of the file's settings, and what it means that they are not taken.
+_ROUTING = {
+    "context_window_fallbacks": "a prompt that is too long is refused; give the passport a --fallback instead",
+    "content_policy_fallbacks": "an answer that a filter stopped is passed on",
+    "max_budget": "set a limit of a plan instead: trustgate plan set NAME --usd-per-month USD",
+    "budget_duration": "set a limit of a plan instead: trustgate plan set NAME --usd-per-month USD",
+    "provider_budget_config": "set a limit of a plan instead: trustgate plan set NAME --usd-per-month USD",
+    "max_end_user_budget": "set a limit of a plan instead: trustgate plan set NAME --usd-per-month USD",
+    "model_group_retry_policy": "retries are the gateway's own",
+    "routing_strategy": "fallbacks of one rank share the load by their weights",
+    "cost_margin_config": "bill by a factor instead: trustgate plan set NAME --price-factor 1.2",
+    "cost_discount_config": "bill by a factor instead: trustgate plan set NAME --price-factor 0.9",
+    "global_max_parallel_requests": "set a limit of a plan instead: trustgate plan set NAME --parallel-requests N",
+}
 
 
 class ImportFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +94,7 @@ def read_import_file(path: Path, *, direct: bool = False, prices: Path | None = 
     if "model_list" in document.value:
         table = {} if prices is None else _price_table(load(prices))
         return _ConfigReader(document, direct=direct, table=table).read()
-    if _is_price_table(document.value):
+    if is_price_table(document.value):
         return _read_price_table(document)
     return refuse(
         path,
@@ -114,144 +108,32 @@ def read_model_info(models: Iterable[Mapping[str, Any]]) -> ImportFile:
 
     Of several deployments under one name the first counts. Sources: LiteLLM documentation, "Model Management".
     """
-    notes = _Notes()
+    notes = Notes()
     found: dict[str, ImportedPassport] = {}
     for model in models:
         name, info = model.get("model_name"), _mapping(model.get("model_info"))
-        if isinstance(name, str) and name not in found and str(info.get("mode") or "chat") in _MODES:
-            found[name] = ImportedPassport(slug=name, fields=_table_fields(name, info, notes))
+        if isinstance(name, str) and name not in found and str(info.get("mode") or "chat") in MODES:
+            found[name] = ImportedPassport(slug=name, fields=table_fields(name, info, notes))
     return ImportFile(kind="litellm_config", passports=tuple(found.values()), notes=notes.all())
-
-
-# Prices, limits and capabilities: the same members in both kinds of file
-
-
-class _Notes:
-    """Notes in the order they arise, each once."""
-
-    def __init__(self) -> None:
-        self._notes: dict[str, None] = {}
-        self.rounded: list[str] = []
-
-    def add(self, note: str) -> None:
-        self._notes[note] = None
-
-    def all(self) -> tuple[str, ...]:
-        rounded = self.rounded and [f"Rounded up to a whole pico-USD a token: the prices of {_listed(self.rounded)}."]
-        return (*self._notes, *rounded)
-
-
-def _listed(names: list[str]) -> str:
-    """``a, b and c``, or the first few and how many more."""
-    names = list(dict.fromkeys(names))
-    if len(names) > 5:
-        return f"{', '.join(names[:4])} and {len(names) - 4} more"
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _pico_usd(
-    info: Mapping[str, Any], member: str, where: str, notes: _Notes, exponent: int = _PICO_EXPONENT
-) -> int | None:
-    """Returns a price in USD a token as pico-USD (or the power in ``exponent``), rounded up; None if there is none.
-
-    What is no price is noted, and none.
-    """
-    value = info.get(member)
-    if value is None:
-        return None
-    try:
-        # str() of a float is the shortest decimal that is that float: what the file's author wrote.
-        usd = Decimal(str(value)) if not isinstance(value, bool) else None
-    except InvalidOperation:
-        usd = None
-    if usd is None or not usd.is_finite() or not 0 <= usd <= _MAX_USD_PER_TOKEN:
-        notes.add(f"{where}: {member} is not a price in USD a token; left out.")
-        return None
-    scaled = usd.scaleb(exponent)
-    pico = int(scaled.to_integral_value(ROUND_CEILING))
-    if usd and pico != scaled:
-        notes.rounded.append(where)
-    return max(pico, 1) if usd else 0
-
-
-def _prices(info: Mapping[str, Any], where: str, notes: _Notes) -> Prices | None:
-    given, cached, generated = (_pico_usd(info, member, where, notes) for member in _PRICE_MEMBERS)
-    units: dict[str, int] = {}
-    for name, member, exponent in _UNIT_PRICES:
-        price = _pico_usd(info, member, where, notes, exponent)
-        if price is not None:
-            units.setdefault(name, price)
-    if given is None and cached is None and generated is None and not units:
-        return None
-    rates = {"input_pico_usd": given, "cached_input_pico_usd": cached, "output_pico_usd": generated, **units}
-    return msgspec.convert({name: rate for name, rate in rates.items() if rate is not None}, Prices)
-
-
-def _limit(info: Mapping[str, Any], member: str) -> int | None:
-    """Returns a number of tokens, if the member is one."""
-    value = info.get(member)
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
-        value = int(value)
-    elif isinstance(value, Decimal | float) and float(value).is_integer():
-        value = int(float(value))
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53 else None
-
-
-def _capabilities(info: Mapping[str, Any]) -> tuple[str, ...] | None:
-    found = [name for member, name in _CAPABILITIES.items() if info.get(member) is True]
-    mode = _MODES.get(str(info.get("mode")))
-    if mode:
-        found.insert(0, mode)
-    return tuple(found) or None
-
-
-def _described(info: Mapping[str, Any], where: str, notes: _Notes) -> PassportFields:
-    """Returns the content of model info: prices, limits and capabilities."""
-    # max_tokens is LiteLLM's older name for the limit of the output, for embeddings of the input.
-    legacy = _limit(info, "max_tokens")
-    embedding = info.get("mode") == "embedding"
-    return PassportFields(
-        prices=_prices(info, where, notes),
-        context_length=_limit(info, "max_input_tokens") or (legacy if embedding else None),
-        max_output_tokens=None if embedding else _limit(info, "max_output_tokens") or legacy,
-        capabilities=_capabilities(info),
-    )
 
 
 # The table of prices
 
 
-def _is_price_table(table: Mapping[Any, Any]) -> bool:
-    return any(isinstance(info, dict) and ("litellm_provider" in info or "mode" in info) for info in table.values())
-
-
 def _price_table(document: Document) -> dict[str, dict[str, Any]]:
     """The models of a table this gateway can serve, by name."""
-    if not isinstance(document.value, dict) or not _is_price_table(document.value):
+    if not isinstance(document.value, dict) or not is_price_table(document.value):
         refuse(document.path, "is not LiteLLM's table of prices", "It is model_prices_and_context_window.json.")
-    return {
-        name: info
-        for name, info in document.value.items()
-        if name != "sample_spec" and isinstance(info, dict) and str(info.get("mode", "chat")) in _MODES
-    }
+    return served(document.value)
 
 
 def _read_price_table(document: Document) -> ImportFile:
-    notes = _Notes()
-    passports = tuple(
-        ImportedPassport(slug=name, fields=_table_fields(name, info, notes))
-        for name, info in _price_table(document).items()
-    )
-    skipped = len(document.value) - len(passports) - ("sample_spec" in document.value)
+    notes = Notes()
+    passports = read_table(document.value, notes)
+    skipped = len(document.value) - len(served(document.value)) - ("sample_spec" in document.value)
     if skipped:
         notes.add(f"Left out {skipped} entries of unsupported kinds.")
     return ImportFile(kind="litellm_prices", passports=passports, notes=notes.all())
-
-
-def _table_fields(name: str, info: dict[str, Any], notes: _Notes) -> PassportFields:
-    provider = info.get("litellm_provider")
-    fields = _described(info, name, notes)
-    return msgspec.structs.replace(fields, provider=provider if isinstance(provider, str) else None)
 
 
 # The configuration
@@ -276,7 +158,7 @@ class _ConfigReader:
         self._config: dict[str, Any] = document.value
         self._direct = direct
         self._table = table
-        self._notes = _Notes()
+        self._notes = Notes()
         self._passports: dict[str, PassportFields] = {}
         #: Further deployments of a model, by its name: tried when the first fails.
         self._spares: dict[str, list[str]] = {}
@@ -293,7 +175,8 @@ class _ConfigReader:
             self._notes.add("The proxy goes on applying its own fallbacks; none were imported.")
         unpriced = [slug for slug, fields in self._passports.items() if fields.prices is None and "*" not in slug]
         if unpriced:
-            self._notes.add(f"No prices for {_listed(unpriced)}: set them, or import LiteLLM's table of prices.")
+            self._notes.add(f"No prices for {listed(unpriced)}: set them, or import LiteLLM's table of prices.")
+        self._note_routing()
         if self._config.get("include"):
             self._notes.add("Files named under include were not read; import each by itself.")
         passports = tuple(ImportedPassport(slug=slug, fields=fields) for slug, fields in self._passports.items())
@@ -347,10 +230,13 @@ class _ConfigReader:
     def _describe(self, deployment: _Deployment) -> PassportFields:
         # The entry's own values override those of a table of prices.
         # Of the parameters only the prices describe the model: their max_tokens is what requests are sent with.
-        prices = {name: deployment.params[name] for name in _PRICE_MEMBERS if name in deployment.params}
+        prices = {name: value for name, value in deployment.params.items() if is_price_member(name)}
         said = {name: value for name, value in deployment.info.items() if value is not None}
         info = {**self._from_table(deployment), **prices, **said}
-        fields = _described(info, deployment.where, self._notes)
+        for member in {**deployment.params, **said}:
+            if member in _LIMITS_OF_THE_PROXY:
+                self._notes.not_taken(member, deployment.name)
+        fields = described(info, deployment.where, self._notes)
         route = self._direct_route(deployment) if self._direct else None
         if route is None:
             return msgspec.structs.replace(fields, api_model_id=deployment.name, provider=deployment.provider)
@@ -417,6 +303,13 @@ class _ConfigReader:
                 model_id = name if fields.base_url is None else fields.api_model_id
                 self._passports[name] = msgspec.structs.replace(fields, api_model_id=model_id)
 
+    def _note_routing(self) -> None:
+        """Members of the file's settings that change what is served or spent, and that have no place here."""
+        for section in ("router_settings", "litellm_settings", "general_settings"):
+            for member, value in _mapping(self._config.get(section)).items():
+                if member in _ROUTING and value:
+                    self._notes.add(f"Not taken: {section}.{member}: {_ROUTING[member]}.")
+
     def _fallback_rules(self) -> dict[str, list[str]]:
         """Names to try by model name; ``*`` for all models (``default_fallbacks``)."""
         rules: dict[str, list[str]] = {}
@@ -443,7 +336,7 @@ class _ConfigReader:
             if fallbacks:
                 self._passports[slug] = msgspec.structs.replace(fields, fallbacks=fallbacks)
         if unknown:
-            self._notes.add(f"Fallbacks to models that are not in the file were left out: {_listed(unknown)}.")
+            self._notes.add(f"Fallbacks to models that are not in the file were left out: {listed(unknown)}.")
 
 
 def _split_model(model: str, custom_provider: object) -> tuple[str | None, str]:

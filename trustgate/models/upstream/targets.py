@@ -85,7 +85,7 @@ class Targets:
             passport = None
         if passport is None or passport.status == "revoked":
             raise Unavailable("The model's server that made this is no longer served here.", code="model_unavailable")
-        return self._target(Resolved(passport, model, (), PriceTable(passport.prices)), service)
+        return self._target(Resolved(passport, model, (), self._catalog.price_of(passport, model)), service)
 
     def default(self, service: str = "") -> Target:
         """The default upstream, for what concerns no model."""
