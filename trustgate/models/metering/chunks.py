@@ -83,7 +83,6 @@ class _Chunk(msgspec.Struct, gc=False):
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
-_NOTHING = (b"", b"null")
 NO_ERROR = frozenset({b"", b"null", b"{}", b'""', b"false", b"[]"})
 #: Members that every chunk has: without anything else, a chunk of usage is nothing but that.
 _ENVELOPE = frozenset(
@@ -140,15 +139,18 @@ class StreamMeter:
             chunk = _decode_chunk(data)
         except UNREADABLE:
             return self._feed_any(data)
-        if chunk.choices is None and bytes(chunk.usage) in _NOTHING:
+        has_usage = bool(chunk.usage) and bytes(chunk.usage) != b"null"
+        if chunk.choices is None and not has_usage:
             return self._feed_any(data)
-        if bytes(chunk.error) not in NO_ERROR and (failure := failure_in(read_json(data))) is not None:
+        if chunk.error and bytes(chunk.error) not in NO_ERROR and (failure := failure_in(read_json(data))) is not None:
             return self._fail(failure)
         if chunk.model and chunk.model != self.model:
             self.model = text_of(chunk.model)
         if chunk.service_tier:
             self._tier = chunk.service_tier
-        has_text, is_end, usage_of_choice = False, False, False
+        if chunk.x_groq or chunk.timings:
+            self._elsewhere = data
+        has_text = is_end = False
         for choice in chunk.choices or ():
             if choice.finish_reason:
                 if choice.finish_reason == "error":
@@ -157,23 +159,26 @@ class StreamMeter:
             if text := _text(choice):
                 has_text = True
                 self._made.add(text)
-            usage_of_choice = usage_of_choice or bytes(choice.usage) not in _NOTHING
-        self.finished = self.finished or is_end
-        has_usage = bytes(chunk.usage) not in _NOTHING
+            if choice.usage:
+                self._elsewhere = data
+        if is_end:
+            self.finished = True
         if has_text:
             self._stale = True
         if has_usage:
             self._note(counts_of_json(bytes(chunk.usage)))
-        if usage_of_choice or chunk.x_groq or chunk.timings:
-            self._elsewhere = data
-        return self._kind(data, has_text=has_text, is_end=is_end, has_usage=has_usage)
-
-    def _kind(self, data: bytes, *, has_text: bool, is_end: bool, has_usage: bool) -> FrameKind:
         if has_text:
             return FrameKind.CONTENT
+        return self._kind(data, is_end=is_end, has_usage=has_usage)
+
+    def _kind(self, data: bytes, *, is_end: bool, has_usage: bool) -> FrameKind:
+        """What a payload without generated text is."""
         if is_end:
             return FrameKind.END
-        choices = _choices(data)
+        value = dict_of(read_json(data))
+        choices = list_of(value.get("choices"))
+        if choices and (failure := failure_in(value)) is not None:
+            return self._fail(failure)
         if any(_has_content(choice) for choice in choices):
             return FrameKind.CONTENT
         if has_usage and all(_is_empty(choice) for choice in choices):
@@ -182,15 +187,15 @@ class StreamMeter:
 
     def _feed_any(self, data: bytes) -> FrameKind:
         """``feed`` for a payload that the typed decoder cannot read, or that has neither choices nor usage."""
+        if is_done(data):
+            return self._end()
         value = read_json(data)
         if value is None:
-            if data.strip().strip(b'"').upper() == DONE:
-                return self._end()
             return self._fail(failure_of_event(data)) if is_failed_text(data) else FrameKind.NOTHING
         if (failure := failure_in(value)) is not None:
             return self._fail(failure)
         if not isinstance(value, dict):
-            return self._end() if value == DONE.decode() else FrameKind.NOTHING
+            return FrameKind.NOTHING
         self.model = text_of(value.get("model")) or self.model
         self._tier = text_of(value.get("service_tier")) or self._tier
         choices = list_of(value.get("choices"))
@@ -203,7 +208,7 @@ class StreamMeter:
         has_usage = isinstance(value.get("usage"), dict)
         if (counts := counts_of_answer(value)) is not None:
             self._note(counts)
-        return self._kind(data, has_text=bool(texts), is_end=is_end, has_usage=has_usage)
+        return FrameKind.CONTENT if texts else self._kind(data, is_end=is_end, has_usage=has_usage)
 
     def _end(self) -> FrameKind:
         self.done = True
@@ -284,6 +289,11 @@ class StreamMeter:
             return _encode(members)
         except (UnicodeEncodeError, RecursionError):
             return dumped(members).encode() or None
+
+
+def is_done(data: bytes) -> bool:
+    """Whether a payload is ``[DONE]``, be it with blanks around it, in quotes, or in small letters."""
+    return len(data) < 64 and data.strip().strip(b'"').upper() == DONE
 
 
 def _text(choice: _Choice) -> str:

@@ -97,22 +97,26 @@ def counts_of_json(usage: bytes) -> Counts | None:
 
 def _ordinary(said: _Ordinary, tier: str) -> Counts | None:
     prompt, completion = said.prompt_tokens or said.input_tokens, said.completion_tokens or said.output_tokens
+    total = said.total_tokens
     if (
         not prompt
-        or not completion
+        or (completion is None and total != prompt)
         or (said.prompt_tokens and said.input_tokens)
         or (said.completion_tokens and said.output_tokens)
-        or (said.total_tokens is not None and said.total_tokens != prompt + completion)
-        or said.cache_read_input_tokens
-        or said.cache_creation_input_tokens
-        or (said.cache_creation is not None and said.cache_creation != _NOTHING_CREATED)
+        or (total is not None and total != prompt + (completion or 0))
     ):
         return None
+    completion = completion or 0
+    if said.service_tier:
+        tier = said.service_tier
+    if tier:
+        tier = text_of(tier, _MOST_TIER)
+    if said.cache_read_input_tokens or said.cache_creation_input_tokens or said.cache_creation is not None:
+        return _anthropic(said, prompt, completion, tier)
     given, made = (
         said.prompt_tokens_details or said.input_tokens_details,
         said.completion_tokens_details or said.output_tokens_details,
     )
-    tier = text_of(said.service_tier or tier, _MOST_TIER)
     if given is None and made is None:
         return Counts(usage=Usage(prompt_tokens=prompt, completion_tokens=completion, service_tier=tier))
     given, made = given or _NO_PROMPT_DETAILS, made or _NO_COMPLETION_DETAILS
@@ -131,6 +135,32 @@ def _ordinary(said: _Ordinary, tier: str) -> Counts | None:
             audio_completion_tokens=spoken,
             image_prompt_tokens=seen,
             image_completion_tokens=drawn,
+            service_tier=tier,
+        )
+    )
+
+
+def _anthropic(said: _Ordinary, prompt: int, completion: int, tier: str) -> Counts | None:
+    """The counts of Anthropic's own servers, whose prompt leaves out what its cache served and took."""
+    made = said.output_tokens_details
+    if said.prompt_tokens or said.total_tokens is not None or said.input_tokens_details or said.completion_tokens:
+        return None
+    created = said.cache_creation or _NOTHING_CREATED
+    cached, hour = said.cache_read_input_tokens or 0, created.ephemeral_1h_input_tokens
+    written = said.cache_creation_input_tokens or 0
+    reasoning = 0 if made is None else made.reasoning_tokens or 0
+    if written != hour + created.ephemeral_5m_input_tokens and said.cache_creation is not None:
+        return None
+    if reasoning > completion or prompt + cached + written > MAX_COUNT:
+        return None
+    return Counts(
+        usage=Usage(
+            prompt_tokens=prompt + cached + written,
+            completion_tokens=completion,
+            cached_tokens=cached,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=hour,
+            reasoning_tokens=reasoning,
             service_tier=tier,
         )
     )
@@ -189,22 +219,30 @@ def counts_of_answer(answer: object, *, generates: bool = True) -> Counts | None
     """What a decoded answer reports, wherever it stands: in ``usage``, in a choice, or where its server puts it."""
     if not isinstance(answer, dict):
         return None
-    meta = dict_of(answer.get("meta"))
-    places: list[object] = [answer.get("usage"), dict_of(answer.get("x_groq")).get("usage")]
-    places += [dict_of(choice).get("usage") for choice in reversed(list_of(answer.get("choices")))]
-    places += [dict_of(answer.get("response")).get("usage"), dict_of(answer.get("message")).get("usage")]
-    places += [meta.get("billed_units"), meta.get("tokens"), meta.get("usage"), answer.get("details")]
-    places += [answer.get("usageMetadata"), answer.get("usage_metadata"), _timings(answer.get("timings")), answer]
-    best: Counts | None = None
+    tier = text_of(answer.get("service_tier"), _MOST_TIER)
+    best = counts_in(answer.get("usage"), generates=generates)
+    if best is not None and not best.lacks:
+        return _with(best, searches=0, tier=tier)
+    places = _other_places(answer)
     for place in places:
         counts = counts_in(place, generates=generates)
         if counts is not None and (best is None or not counts.lacks):
             best = counts
             if not counts.lacks:
                 break
-    searches = max((_largest(dict_of(place), _SEARCHES) for place in places), default=0)
-    tier = text_of(answer.get("service_tier"), _MOST_TIER)
+    searches = max(_largest(place, _SEARCHES) for place in places)
     return None if best is None else _with(best, searches=searches, tier=tier)
+
+
+def _other_places(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where servers report usage that is not in ``usage``; the answer itself is the last."""
+    meta = dict_of(answer.get("meta"))
+    choices = reversed(list_of(answer.get("choices")))
+    places: list[object] = [dict_of(answer.get("x_groq")).get("usage"), *(dict_of(one).get("usage") for one in choices)]
+    places += [dict_of(answer.get(name)).get("usage") for name in ("response", "message")]
+    places += [meta.get("billed_units"), meta.get("tokens"), meta.get("usage"), answer.get("details")]
+    places += [answer.get("usageMetadata"), answer.get("usage_metadata"), _timings(answer.get("timings"))]
+    return [*(place for place in places if isinstance(place, dict) and place), answer]
 
 
 def _timings(timings: object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from trustgate.models.metering.answer import failure_in, failure_of_event, is_failed_text
-from trustgate.models.metering.chunks import NO_ERROR, FrameKind, StreamMeter
+from trustgate.models.metering.chunks import NO_ERROR, FrameKind, StreamMeter, is_done
 from trustgate.models.metering.counts import Counts, added, counts_in, counts_of_answer
 from trustgate.models.metering.generated import GeneratedText, dumped, generated_texts, item_text
 from trustgate.models.metering.lenient import UNREADABLE, dict_of, read_json, text_of
@@ -95,7 +95,7 @@ class EventMeter(StreamMeter):
         return FrameKind.NOTHING
 
     def _feed_unreadable(self, data: bytes) -> FrameKind:
-        if data.strip().strip(b'"').upper() == DONE:
+        if is_done(data):
             return self._end()
         return self._fail(failure_of_event(data)) if is_failed_text(data) else FrameKind.NOTHING
 
@@ -199,7 +199,7 @@ class MessagesMeter(StreamMeter):
             return self._fail(failure_of_event(data))
         said = _read_event(data)
         if said is None:
-            if data.strip().strip(b'"').upper() == DONE:
+            if is_done(data):
                 return self._end()
             return self._fail(failure_of_event(data)) if is_failed_text(data) else FrameKind.NOTHING
         kind = said.type or event or ""
