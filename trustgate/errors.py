@@ -1,6 +1,6 @@
-"""Every failure TrustGate can name, in one tree.
+"""Every exception of TrustGate, in one tree.
 
-One exception serves three readers: a client on ``/v1`` (an OpenAI-shaped JSON error with a status), the
+One exception serves three audiences: a client on ``/v1`` (an OpenAI-shaped JSON error with a status), the
 command line (a message, what to do next, an exit code) and the admin socket, which carries it from
 the server to the command line without loss.
 

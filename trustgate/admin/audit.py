@@ -1,8 +1,8 @@
-"""The audit of the books: every receipt read again and held against the log's tree, the ledger and what memory holds.
+"""The audit of the books: every receipt compared with the log's tree, the ledger and the state in memory.
 
     receipts   seq 1, 2, 3 … to the size of the tree; each hashes to the leaf that the tree has for it
     tenants    tseq 1, 2, 3 …, each naming the hash of the one before
-    usage      the sums that ``usage`` tells are those of the receipts
+    usage      the sums of ``usage`` are those of the receipts
     payments   each that moved money has the one receipt that tells of it, with the same figures; and the other way
     balances   credited less charged is the balance that requests draw on
     quotas     what the running windows count is what the receipts of that time say

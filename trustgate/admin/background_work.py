@@ -1,4 +1,4 @@
-"""Work that was ordered by command and takes longer than a command may: begun once, asked about again and again."""
+"""Work ordered by a command that takes longer than a command may: started once, then polled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file that a backup is: a plain tar archive, so that it can be looked into and taken apart without this program.
+"""The backup file: a plain tar archive, readable without this program.
 
     trustgate-backup/manifest.json     what follows: sizes, SHA-256 digests, the log's name and its last receipt
     trustgate-backup/<name> …          the files of the home folder, as named in it

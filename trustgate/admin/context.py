@@ -1,4 +1,4 @@
-"""What every handler of a command works with: the store, the memory beside it, and the rule that joins them.
+"""What every command handler works with: the store, the state in memory, and the order in which both change.
 
 A change is made durable first and then shown to the request path, so what a caller meets is never lost by a crash.
 """

@@ -1,4 +1,4 @@
-"""The commands that give rows to other programs: receipts and usage, as JSON lines.
+"""The commands that export rows: receipts and usage, as JSON lines.
 
 Owns the pace: a page at a time, never more in memory, and the store is free for others between two pages.
 """

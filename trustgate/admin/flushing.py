@@ -1,4 +1,4 @@
-"""A flush that was ordered by command, seen from outside: begun once, asked about as often as one likes."""
+"""A flush ordered by a command: started once, then polled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carrying out commands in this process: in the server's, or, when none runs, in the command line's own.
+"""Carrying out commands in this process: the server, or, when none runs, the command line.
 
 Owns the table that leads from a command to its handler, and the lock that lets one change happen at a time.
 """

@@ -1,4 +1,4 @@
-"""Putting a backup back into a home folder, without letting the log tell two stories.
+"""Restoring a backup into a home folder, without forking the log.
 
 A log that went on from an older copy would contradict what it has signed and what its tenants hold. So what is restored
 must continue everything that this home is known to have had: its database, its journal, its last checkpoint. Where the

@@ -1,4 +1,4 @@
-"""``trustgate anchor``: the log's state on Solana, posted and checked."""
+"""``trustgate anchor``: posting and verifying anchors."""
 
 from __future__ import annotations
 

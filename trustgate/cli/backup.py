@@ -1,4 +1,4 @@
-"""``trustgate backup``, ``restore``, ``accept-loss`` and ``compact``: keeping what must not be lost."""
+"""``trustgate backup``, ``restore``, ``accept-loss`` and ``compact``."""
 
 from __future__ import annotations
 

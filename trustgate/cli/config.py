@@ -1,4 +1,4 @@
-"""``trustgate config``: what the settings are, and who said so."""
+"""``trustgate config``: the settings and their sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trustgate demo``: everything at once, for a look at it.
+"""``trustgate demo``: a tour of everything.
 
 Owns what a person is shown of the tour (``trustgate.demo``), and what a program is told.
 """

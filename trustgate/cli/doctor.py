@@ -1,4 +1,4 @@
-"""``trustgate doctor``: what is wrong here, and how to mend it.
+"""``trustgate doctor``: finds problems and how to fix them.
 
 Owns the order of the checks and how they are shown; ``checks`` has the checks themselves, ``admin.audit`` the audit.
 """

@@ -1,4 +1,4 @@
-"""What words of the command line mean, without Typer's validator where they are plainly right.
+"""Parsing command-line values that are plainly valid without Typer's validator.
 
 Typer hands every value to pydantic, whose import takes as long as a whole command. Owns the short way past it: texts,
 paths, choices and what a parser takes are read here. Every other value goes to Typer, which reports what is wrong.

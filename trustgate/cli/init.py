@@ -1,4 +1,4 @@
-"""``trustgate init``: a settings file that explains itself, the LLM server of this machine found, its models taken in.
+"""``trustgate init``: writes a commented settings file, finds LLM servers on this machine and adds their models.
 
 Owns the questions and what their answers become. ``models.importing.discovery`` finds the servers, ``settings_file``
 writes.

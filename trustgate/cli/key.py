@@ -1,4 +1,4 @@
-"""``trustgate key``: the secrets that tenants call with."""
+"""``trustgate key``: API keys."""
 
 from __future__ import annotations
 

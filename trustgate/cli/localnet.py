@@ -1,4 +1,4 @@
-"""``trustgate localnet``: a Solana of one's own, for development."""
+"""``trustgate localnet``: a local Solana, for development."""
 
 from __future__ import annotations
 

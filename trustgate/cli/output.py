@@ -1,4 +1,4 @@
-"""Writing a file that a command makes: whole or not at all, readable by its owner alone, or to stdout."""
+"""Writing a command's output file: whole or not at all, readable by its owner only, or to stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees, and the one JSON document a program gets. The only module that imports rich.
+"""Terminal output: text and tables for people, one JSON document for programs. The only module that imports rich.
 
 Owns the look: tables, cards, dates (UTC), money (nano-USD as dollars, up to nine decimals), grouped numbers. What must
 be copied whole (ids, secrets, commands) is never cut off nor wrapped: a table that is too wide for the terminal

@@ -1,4 +1,4 @@
-"""A ``trustgate.toml`` that explains itself: every setting as a comment with its default, what was chosen as a line.
+"""Writing ``trustgate.toml``: every setting as a comment with its default, chosen values as lines.
 
 Owns that text and how values are written in TOML. Made from the settings' own descriptions, so it cannot drift.
 """

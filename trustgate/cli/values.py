@@ -1,4 +1,4 @@
-"""What is written on a command line, as the values it means: times, money, fallbacks, parameters.
+"""Parsing command-line values: times, money, fallbacks, parameters.
 
 Owns these notations. Each parser raises ``typer.BadParameter``, which the command line reports with the option's name.
 Money is parsed as decimals and kept exactly, as integers; what cannot be kept exactly is refused, never rounded.

@@ -1,4 +1,4 @@
-"""The eleven steps of the request path, as one request walked them, in words.
+"""The eleven steps of the request path, described for one request.
 
 Owns what each step is said to have done: only the content of the request's answer, its receipt or its refusal. The
 order is fixed, so a step that a later one rests on was passed; a refusal names the step that it comes from by its

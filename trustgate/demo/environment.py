@@ -1,4 +1,4 @@
-"""The gateway and the local Solana of a demo, both in this process, in a home folder that is removed at the end.
+"""The gateway and the local Solana of a demo, both in this process, in a temporary home folder.
 
 Owns the settings of a demo (none of the user's own), and that nothing is left of it, wherever it ends: no process,
 because there is none but this one, and no folder.

@@ -1,4 +1,4 @@
-"""Play money: a token at USDC's terms on a local Solana, a buyer with a balance of it, and a seller.
+"""Test money: a token at USDC's terms on a local Solana, a buyer with a balance of it, and a seller.
 
 Owns the buyer's wallet, which signs payments with the x402 SDK's own client, as an agent does. Keys are in memory
 alone.

@@ -1,4 +1,4 @@
-"""The tour: a plain, a streamed, a refused and a paid request, an anchor, a receipt that a stranger can check.
+"""The tour: a plain, a streamed, a refused and a paid request, an anchor, a verified receipt.
 
 Owns the order, and what was really seen at each station: the answer that the client got, the receipt that the gateway
 wrote, the state of the chain. Who watches is told as it happens.

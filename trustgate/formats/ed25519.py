@@ -1,4 +1,4 @@
-"""Signing with Ed25519 (RFC 8032): by the OpenSSL that Python itself has loaded, else by solders.
+"""Signing with Ed25519 (RFC 8032), with the OpenSSL that Python has loaded, else with solders.
 
 solders brings a Solana VM with it, 13 MiB that every idle gateway would carry for one signature a minute. Python's own
 modules have OpenSSL's libcrypto and no door to its Ed25519, so it is asked through ctypes. Where that cannot be (Python

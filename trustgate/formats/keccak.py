@@ -1,4 +1,4 @@
-"""Keccak-256, which Ethereum's address checksums are made of; the standard library has its later sibling SHA-3 alone.
+"""Keccak-256, for Ethereum's address checksums; the standard library has only SHA-3, its later variant.
 
 The two differ in one byte of padding. Two addresses are checked when an operator sets them, so this is written for
 reading, and no package is needed: those that have it bring a compiled library, or forty others. Source: "The Keccak

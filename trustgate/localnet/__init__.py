@@ -1,4 +1,4 @@
-"""A Solana of one's own for development: LiteSVM behind the JSON-RPC that clients of a cluster speak.
+"""A local Solana for development: LiteSVM behind the JSON-RPC of a cluster.
 
     run      starting one: in this process, or finding the one that a folder already runs
     http     the listener

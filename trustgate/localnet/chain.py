@@ -1,4 +1,4 @@
-"""A local chain: transactions taken or refused, blocks, history, and how settled each of them is.
+"""A local chain: accepts or refuses transactions, and has blocks, history and commitment.
 
     processed  in the block that is being filled
     confirmed  that block is full: one slot later

@@ -1,4 +1,4 @@
-"""The refusals of a local chain, in the numbers and words of a real node's.
+"""The errors of a local chain, with a real node's codes and messages.
 
 Owns the codes and texts: clients look into both. Sources: JSON-RPC 2.0, section 5.1; Agave's
 ``rpc_custom_error``, ``TransactionError`` and ``InstructionError``.

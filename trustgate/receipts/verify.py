@@ -1,4 +1,4 @@
-"""Checking a bundle: what it shows, check by check, without trust in its holder or this gateway.
+"""Verifying a bundle, check by check, without trust in its holder or this gateway.
 
 Owns the checks, their names and their order. Each builds on those before it, so the first that fails ends the
 examination. What needs a chain to be asked is not here: its caller adds that check to the verdict. The scripts in

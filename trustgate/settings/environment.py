@@ -1,4 +1,4 @@
-"""What the environment holds besides settings: secrets that a setting or a passport names, and how this process is run.
+"""What the environment holds besides settings: secrets that a setting or passport names, and addresses of servers.
 
 A secret is read where it is needed and never kept in a setting; no message shows one.
 """

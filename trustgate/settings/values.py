@@ -1,4 +1,4 @@
-"""What a value may be, beyond its type: addresses, header names, durations, the name of a log."""
+"""Checks of values beyond their type: addresses, header names, durations, the name of a log."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Owns the state machine. What it does is recorded before it is done:
 
-    look at the chain     refuse what contradicts the log; take up own anchors that the book has forgotten
+    look at the chain     refuse what contradicts the log; take up own anchors that the database lacks
     record planned        size, root and note
     record the attempt    signature, bytes, the last block height that takes it; then send
     wait                  look what became of it (``transaction_status``); the same bytes again while it is unknown

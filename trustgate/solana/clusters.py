@@ -1,4 +1,4 @@
-"""Which Solana cluster: names, addresses, and genesis hashes.
+"""Solana clusters: names, addresses, and genesis hashes.
 
 A URL does not identify the cluster; the hash of the genesis block does. So it is the genesis hash that decides
 whether a fee is real money, and that an anchor is filed under. Source of addresses and hashes: Solana documentation,

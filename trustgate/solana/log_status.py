@@ -1,4 +1,4 @@
-"""How the log stands on one chain: what the book has of it, and what the chain has that the book forgot.
+"""The log's anchors on one chain: those in the database, and those on the chain that the database lacks.
 
 Owns the records of one chain while a flush works on them, and the refusal to add to a chain that contradicts the log.
 The book forgets when a database is put back from an older copy: what was posted since is then found by its fee payer

@@ -1,4 +1,4 @@
-"""What anchoring has to say, as records that travel to the command line."""
+"""The results of anchoring, as records sent to the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON-RPC client: asks one Solana node, believes nothing that does not make sense, and never guesses.
+"""The JSON-RPC client of one Solana node: validates every response, and never guesses.
 
 Owns the calls that anchors and payments need, and the forms of their answers; what a node can do wrong on the way is
 told by two errors of ``trustgate.net.jsonrpc``. What the answers say is not trusted here either; that is the

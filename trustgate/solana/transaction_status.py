@@ -1,4 +1,4 @@
-"""What has become of a transaction that was signed: the question on which anchors and payments hang.
+"""The status of a signed transaction, on which anchors and payments depend.
 
 A node may lag, may be wrong, may be several nodes behind one address. So "it did not land" is believed only when
 nothing else is possible: the *finalized* height is past the last block that could take it, and a look made *after*

@@ -1,4 +1,4 @@
-"""The gateway's telemetry as a whole: what the server starts, feeds and stops."""
+"""The gateway's telemetry: started, fed and stopped by the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What OTLP messages share: values, attributes, who speaks."""
+"""What OTLP messages share: values, attributes, the resource."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handing over to a collector: in its own thread, so that no request waits for it.
+"""Sending to a collector: in its own thread, so that no request waits for it.
 
 Owns what waits, what is tried again and what is dropped. Spans wait in a queue with a bound; when a collector is away
 for so long that it is full, further ones are dropped and counted. Metrics do not wait: they are sums since the start,

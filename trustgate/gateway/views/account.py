@@ -1,4 +1,4 @@
-"""What a caller may read: the models it can use, its own usage and receipts. And whether the gateway is alive.
+"""What a caller may read: its models, usage and receipts.
 
 These endpoints authenticate like the path but cost no quota and write no receipt.
 """

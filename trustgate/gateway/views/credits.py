@@ -1,4 +1,4 @@
-"""``/v1/credits``: what a tenant has on its balance, and the route that is paid to add to it.
+"""``/v1/credits``: a tenant's balance, and the paid route that tops it up.
 
 Owns the two routes. They authenticate like the path, cost no quota and ask no model; a top-up is a payment for nothing
 but the balance, so it is settled at once and has a receipt of its own.
@@ -52,7 +52,7 @@ class Credits:
         self._limits = limits
 
     def apply_settings(self, limits: ServeSettings) -> None:
-        """Go by these from the next request on."""
+        """Use these settings from the next request on."""
         self._limits = limits
 
     async def show(self, caller: Caller, scope: Scope) -> Any:

@@ -1,4 +1,4 @@
-"""``GET /``: the page for people. How the gateway stands, how to connect, the log's checkpoint, the receipt checker.
+"""``GET /``: the page for people. Status, how to connect, the log's checkpoint, the receipt checker.
 
 Owns what it looks like and that it is harmless: one document that needs nothing from elsewhere and may open no
 connection (Content-Security-Policy), and on it nothing that ``/ready``, ``/log/…`` and ``/openapi.json`` would not

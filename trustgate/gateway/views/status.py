@@ -1,4 +1,4 @@
-"""How a running gateway stands: read off its parts for ``/ready``, ``/``, ``/metrics`` and ``trustgate top``.
+"""The status of a running gateway, read off its parts for ``/ready``, ``/``, ``/metrics`` and ``trustgate top``.
 
 Owns what each of them is told. All but the last are public: no address, no path, no name of a tenant.
 """

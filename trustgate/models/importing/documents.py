@@ -1,4 +1,4 @@
-"""Reading JSON and YAML files that strangers wrote: bounded in size, depth and expansion, mistakes named by line.
+"""Reading untrusted JSON and YAML files: bounded in size, depth and expansion; errors name the line.
 
 Owns the limits. A message never quotes a file's content, since that may be a secret.
 """
