@@ -29,7 +29,7 @@ the server to the command line without loss.
         ├── StoreTooNew                                 written by a newer TrustGate
         ├── StoreDamaged                                the database or the journal lost data
         │   └── StoreIncomplete                         … and knows what; the operator may accept it
-        └── ChainError                                  Solana, or the RPC node that speaks for it
+        └── ChainError                                  Solana, or its RPC node
             ├── RpcUnavailable                          no usable answer now; asking again may help
             ├── RpcRejected                             the node understood, and refused
             ├── FundsMissing                            the anchor key cannot pay the fee
@@ -211,7 +211,7 @@ class FacilitatorUnavailable(Unavailable):
 
 
 class OperatorError(TrustGateError):
-    """Something only the person who runs the gateway can mend."""
+    """Something only the operator can correct."""
 
     code = "operator_error"
 

@@ -158,7 +158,7 @@ class ConditionalRates(Rates, frozen=True, kw_only=True, omit_defaults=True, for
 class Prices(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a model costs: a table of (what is counted, under which condition) → rate.
 
-    A table that says nothing at all is no price: the model is *not priced*, which is not the same as ``free``.
+    An empty table is not a price: the model is *not priced*, which is not the same as ``free``.
     """
 
     #: Costs nothing, on purpose; such a table has no other member.
@@ -276,7 +276,7 @@ class PaymentTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     #: What every request costs; None: what its passport's prices say.
     price_nano_usd: int | None = None
     top_up_nano_usd: int = NANO_USD_PER_USD
-    #: At most one for each network, in the order in which clients are told of them.
+    #: At most one for each network, in the order in which they are offered.
     offers: tuple[Offer, ...] = ()
     created_us: int = 0
 

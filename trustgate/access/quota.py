@@ -96,7 +96,7 @@ class Hold:
     ) -> None:
         self.ask = ask
         self.counters = counters
-        #: Given back when the hold is settled; None: the work is no request in flight.
+        #: Given back when the hold is settled; None: the work is not a request in flight.
         self.slot = slot
         self.starts = starts
         self.open = True

@@ -1,6 +1,6 @@
 """The commands that anchor the log and report its anchors.
 
-A flush may take a minute, and its caller wants to see it move: it runs as a task of its own (``flushing``), and each
+A flush may take a minute, and its caller wants to see progress: it runs as a task of its own (``flushing``), and each
 command of the same flush reports its progress.
 """
 

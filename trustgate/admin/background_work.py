@@ -11,7 +11,7 @@ from trustgate.errors import Conflict, TrustGateError
 
 R = TypeVar("R")
 
-#: What is told how the work stands.
+#: Receives the progress of the work.
 ReportProgress = Callable[[str], None]
 
 #: How long one command watches before it reports progress, seconds.

@@ -3,8 +3,8 @@
     trustgate-backup/manifest.json     what follows: sizes, SHA-256 digests, the log's name and its last receipt
     trustgate-backup/<name> …          the files of the home folder, as named in it
 
-Owns the format and the reading of what may be anything: nothing is believed before its digest is right, and no name
-leads out of the folder that the files are put into.
+Owns the format and the reading of what may be anything: nothing is used before its digest is checked, and no name leads
+out of the folder that the files are put into.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ END = bytes(2 * _BLOCK)
 def unpack(backup: Path, folder: Path, report: Callable[[int, int], None]) -> Manifest:
     """Put the files of a backup into the folder, mode 0600, each checked. ``report`` receives bytes done and in all.
 
-    Raises StoreDamaged for what is no backup, or a damaged one; StoreTooNew for a newer TrustGate's.
+    Raises StoreDamaged for a file that is not a backup, or a damaged one; StoreTooNew for a newer TrustGate's.
     """
     try:
         with backup.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as archive:

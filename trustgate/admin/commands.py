@@ -310,7 +310,7 @@ class ReceiptShow(Command[ReceiptDetail], frozen=True, kw_only=True, tag="receip
 
 
 class ReceiptExport(Command[str], frozen=True, kw_only=True, tag="receipt.export"):
-    """A receipt with all that a stranger needs to check it: the text of a bundle (receipts.bundle).
+    """A receipt with all that is needed to verify it: the text of a bundle (receipts.bundle).
 
     ``disclose``: which of the two commitments can be opened with the bundle. Its holder can then try to guess the
     content, too.

@@ -114,7 +114,7 @@ class PaymentReconcile(Command[ReconcileState], frozen=True, kw_only=True, tag="
 
 
 class PaymentResolve(Command[PaymentDetail], frozen=True, kw_only=True, tag="payment.resolve"):
-    """End a payment whose fate no node can tell: the operator has looked it up elsewhere.
+    """End a payment whose outcome no node can report: the operator has looked it up elsewhere.
 
     ``settled``: the transaction that carried it, and the tenant's balance is credited; None: the money did not move.
     """

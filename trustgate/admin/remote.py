@@ -253,8 +253,8 @@ _KINDS: dict[str, type[TrustGateError]] = {
 
 
 def _rebuild(kind: type[TrustGateError], refusal: _Refusal, hint: str | None) -> TrustGateError:
-    """Returns the exception as the server raised it. Goes past ``__init__`` of subclasses, which may want other
-    arguments.
+    """Returns the exception as the server raised it. Bypasses ``__init__`` of subclasses, which may have other
+    parameters.
     """
     error = kind.__new__(kind)
     details: dict[str, Any] = {"code": refusal.code, "param": refusal.param, "type": refusal.type}

@@ -1,6 +1,6 @@
 """``trustgate demo``: a tour of everything.
 
-Owns what a person is shown of the tour (``trustgate.demo``), and what a program is told.
+Owns what people see of the tour (``trustgate.demo``), and its JSON.
 """
 
 from __future__ import annotations

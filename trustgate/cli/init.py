@@ -160,7 +160,7 @@ class _Questions:
         return server
 
     def _key(self, server: Found) -> str | None:
-        """Returns the server's key, where it wants one and its variable is set."""
+        """Returns the server's key, if it requires one and its variable is set."""
         from trustgate.models.importing.discovery import KEY_VARIABLES, identify
 
         variable: str | None = self._flags["upstream.key_env"]

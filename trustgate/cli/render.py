@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-#: Never shown: a hash of a secret helps only who wants to guess it.
+#: Never shown: a hash of a secret helps only to guess it.
 _HIDDEN = frozenset({"secret_sha256"})
 
 _UNLIMITED_WIDTH = 100_000
@@ -148,7 +148,7 @@ def names(values: Iterable[str], *, nothing: str = _NOTHING) -> str:
 
 
 def table(columns: Sequence[str | Column], rows: Iterable[Sequence[Cell]], *, empty: str) -> None:
-    """Rows under heads. ``empty`` is said where there are none, on stderr as it is no data."""
+    """Rows under heads. ``empty`` is printed where there are none, on stderr as it is not data."""
     listed = list(rows)
     if not listed:
         say(empty, to_stderr=True)

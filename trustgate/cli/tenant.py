@@ -74,7 +74,7 @@ def _public_address(settings: Settings, address: str) -> str:
     if remote is not None:
         return remote.url
     address = address or f"http://{settings.serve.host}:{settings.serve.port}"
-    # Every interface is no address that a client could use.
+    # 0.0.0.0 is not an address that a client could use.
     return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 

@@ -1,7 +1,7 @@
 """The tour: a plain, a streamed, a refused and a paid request, an anchor, a verified receipt.
 
 Owns the order, and what was really seen at each station: the answer that the client got, the receipt that the gateway
-wrote, the state of the chain. Who watches is told as it happens.
+wrote, the state of the chain. Each step is reported as it happens.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Seen(NamedTuple):
     passport: Passport | None = None
 
 
-# What is told, in this order
+# The events, in this order
 
 
 class Working(NamedTuple):
@@ -118,7 +118,7 @@ class AnchoredReceipt(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """A receipt's bundle, checked as a stranger does; and one with a single figure changed, which must not pass."""
+    """A receipt's bundle, verified offline; and one with a single figure changed, which must not pass."""
 
     receipt_id: str
     file: str
@@ -261,7 +261,7 @@ class Tour:
         self._report(AnchoredReceipt(outcome))
 
     async def _verify(self, rpc: RpcClient, answer: ClientAnswer) -> None:
-        """As ``trustgate receipt export`` and ``verify`` do, with all that a stranger can be told."""
+        """As ``trustgate receipt export`` and ``verify`` do, with everything disclosed."""
         assert answer.receipt_id is not None, "it was answered"
         export = ReceiptExport(receipt=answer.receipt_id, disclose=("request", "response"))
         bundle = (await self._admin.execute(export)).encode()

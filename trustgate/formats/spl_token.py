@@ -1,7 +1,7 @@
 """Tokens: what the accounts of the two token programs hold.
 
 Owns the layouts of mints and token accounts, the two forms nodes tell amounts in, and where a wallet's tokens are.
-Source: SPL Token, ``state.rs``; extensions of Token-2022 follow behind and are not told. SPL Associated Token Account.
+Source: SPL Token, ``state.rs``; extensions of Token-2022 follow behind and are not shown. SPL Associated Token Account.
 
     mint     authority 4 ‖ 32, supply u64, decimals u8, initialized u8, freeze authority 4 ‖ 32            82 bytes
     account  mint 32, owner 32, amount u64, delegate 4 ‖ 32, state u8, native 4 ‖ u64, delegated u64,
@@ -63,7 +63,7 @@ class TokenBalance(NamedTuple):
 
 
 def read_mint(account: Account | None) -> Mint | None:
-    """None if it is no mint."""
+    """None if it is not a mint."""
     data = _data_of(account, _MINT_BYTES, _IS_MINT)
     if data is None or data[45] != 1:
         return None
@@ -76,7 +76,7 @@ def read_mint(account: Account | None) -> Mint | None:
 
 
 def read_token_account(account: Account | None) -> TokenAccount | None:
-    """None if it is no token account, or not yet one."""
+    """None if it is not a token account, or not yet one."""
     data = _data_of(account, _ACCOUNT_BYTES, _IS_ACCOUNT)
     if data is None or not 0 < data[108] < len(_STATES):
         return None

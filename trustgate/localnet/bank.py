@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 class Bank:
-    """Accounts now, and as they were back to the slot that ``execute`` is told is settled."""
+    """Accounts now, and as they were back to the slot that ``execute`` is given as settled."""
 
     def __init__(self, faucet: Pubkey) -> None:
         self._vm = LiteSVM().with_sigverify(False).with_blockhash_check(False).with_transaction_history(0)

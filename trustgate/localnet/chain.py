@@ -56,7 +56,7 @@ class HistoryEntry(NamedTuple):
 
 
 class LocalChain:
-    """Made by ``open``. ``listener`` hears of every transaction that lands."""
+    """Made by ``open``. ``listener`` receives every transaction that lands."""
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ async def listening(chain: LocalChain, host: str, port: int) -> AsyncIterator[st
         runner = web.AppRunner(
             application,
             access_log=None,
-            # What is no HTTP gets its 400; a traceback for each would not help. Faults of ours are told by rpc.
+            # What is no HTTP gets its 400; a traceback for each would not help. Internal errors are reported by rpc.
             logger=logging.Logger("silent", logging.CRITICAL + 1),  # noqa: LOG001 - a private one
             auto_decompress=False,
             handle_signals=False,

@@ -1,6 +1,6 @@
 """The accounts that a transaction's message names, those in address tables included.
 
-Owns the order that everything about a transaction is told in: the message's own keys, then what the tables add,
+Owns the order of everything about a transaction: the message's own keys, then what the tables add,
 writable before read-only. Source: Solana documentation, "Address lookup tables".
 """
 

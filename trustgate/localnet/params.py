@@ -102,7 +102,7 @@ class Config:
         return cast(Commitment, value)
 
     def settled(self) -> Commitment:
-        """For history, which is told of blocks that are full."""
+        """For history, which consists of full blocks."""
         commitment = self.commitment()
         if commitment == "processed":
             raise invalid("Method does not support commitment below `confirmed`")

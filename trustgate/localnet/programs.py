@@ -1,7 +1,7 @@
 """Instructions of the common programs in words, for ``jsonParsed``.
 
 Owns which are known: memos, SOL transfers and new accounts, token transfers and mints, associated token accounts.
-Every other one is told as its accounts and data, which nodes do as well.
+Every other one is shown as its accounts and data, as nodes do.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parsed_instruction(program: str, accounts: Sequence[str], data: bytes, depth
 
 
 def _parse(program: str, accounts: Sequence[str], data: bytes) -> tuple[str, Any]:
-    """Returns the program's name and what is told of the instruction. Raises IndexError or ValueError if it is not
+    """Returns the program's name and the instruction's description. Raises IndexError or ValueError if it is not
     known.
     """
     if program in MEMO_PROGRAMS:

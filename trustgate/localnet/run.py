@@ -75,9 +75,9 @@ async def running_localnet(
 ) -> AsyncIterator[Localnet]:
     """Run a local chain within the block.
 
-    ``port`` 0: the system chooses. ``folder`` None: the chain is forgotten at the end. ``slot_ms`` 0: it moves only by
+    ``port`` 0: the system chooses. ``folder`` None: the chain is discarded at the end. ``slot_ms`` 0: it moves only by
     ``advance``. ``genesis``: the genesis hash of a new chain, to pose as a public cluster before clients that ask for
-    one; by default a random one, which no other chain has. ``listener`` hears of every transaction that lands.
+    one; by default a random one, which no other chain has. ``listener`` receives every transaction that lands.
 
     Raises StoreLocked (another process runs the folder's chain), StoreDamaged, StoreTooNew, HomeUnusable, OperatorError
     (the port is taken; the folder's chain has another genesis hash).

@@ -1,8 +1,8 @@
 """The methods about transactions: sending, simulating, looking them up.
 
 Refusals have the codes, texts and ``data`` of a node's. With ``skipPreflight`` a transaction that cannot land is
-answered with its signature and forgotten, as a cluster does. Source: Solana documentation, "RPC: HTTP methods";
-Agave's ``rpc.rs`` where that is silent.
+answered with its signature and dropped, as a cluster does. Source: Solana documentation, "RPC: HTTP methods"; Agave's
+``rpc.rs`` where that is silent.
 """
 
 from __future__ import annotations

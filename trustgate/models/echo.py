@@ -1,6 +1,6 @@
 """The built-in model ``trustgate/echo``: an OpenAI-compatible server inside this process, without a network.
 
-Owns what it answers. It is no language model and does not pretend to be one: it repeats the last message of the
+Owns what it answers. It is not a language model: it repeats the last message of the
 user, so that a first request works on a bare machine and the whole path can be tried offline. Its embeddings are
 derived from SHA-256: equal texts get equal vectors, and that is all they mean.
 
@@ -31,7 +31,7 @@ EMBEDDING_DIMENSIONS = 64
 
 _MAX_CHOICES = 128
 _MAX_DIMENSIONS = 4096
-#: The model's "tokens" when it is told to stop after so many: a word with the white space around it.
+#: The model's "tokens" for a limit on them: a word with the white space around it.
 _WORD = re.compile(r"\s*\S+\s*$|\s*\S+|\s+$")
 _SILENCE = "(There was no text to repeat.)"
 _MADE_AT_S = 1735689600  # 2025-01-01

@@ -34,7 +34,7 @@ class RetryBudget:
     """The time that one undertaking has, from now on."""
 
     def __init__(self, timing: RetryTiming, trouble: Callable[[RpcUnavailable], None]) -> None:
-        """``trouble`` is told of every failure that is waited out."""
+        """``trouble`` receives every failure that is retried."""
         self.timing = timing
         self._trouble = trouble
         self._deadline = timing.clock() + timing.timeout_s

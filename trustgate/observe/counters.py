@@ -1,4 +1,4 @@
-"""What has been served since the start, counted: a few additions where a receipt is written, and nothing else.
+"""Counters of what has been served since the start: a few additions for each receipt.
 
 Owns the counters that ``/metrics`` and ``trustgate top`` read. What callers choose (models' names, upstreams' statuses)
 is bounded here, so that no caller can fill the memory, or a time series database, with names.
@@ -19,7 +19,7 @@ DURATION_MS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480, 40
 FIRST_MS = (1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000)
 TOKENS = tuple(4**power for power in range(14))
 
-#: Names of models that are told apart; what comes later is ``OTHER``.
+#: Names of models with a label of their own; what comes later is ``OTHER``.
 MODELS_MOST = 100
 OTHER = "other"
 _CODES_MOST = 100
@@ -119,7 +119,7 @@ class Counters:
         return self.model_label(receipt.model, receipt.passport, receipt.finish)
 
     def model_label(self, model: str, passport_id: str, finish: str) -> str:
-        """Returns the model as it is told apart: its passport's slug; of a wildcard passport the name asked for, if it
+        """Returns the model's label: its passport's slug; of a wildcard passport the name asked for, if it
         is one.
 
         A name is taken to be a model's once a request for it was answered.

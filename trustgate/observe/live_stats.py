@@ -1,4 +1,4 @@
-"""How the gateway is doing just now: rates, latencies and shares, from the receipts of the last moments.
+"""Live statistics: rates, latencies and shares, from the receipts of the last seconds.
 
 Owns the arithmetic. Nothing is measured for it on the request path: the receipts say everything.
 """

@@ -1,9 +1,9 @@
-"""``GET /metrics``: what the gateway has done and how it stands, in the text format of Prometheus (version 0.0.4).
+"""``GET /metrics``: the metrics of the gateway, in the text format of Prometheus (version 0.0.4).
 
 Owns the names. They are OpenTelemetry's, whose semantic conventions for GenAI have many of them; ours begin with
 ``trustgate``. The text spells them as Prometheus does (``gen_ai.server.request.duration``, in seconds, is
-``gen_ai_server_request_duration_seconds``); over OTLP (``telemetry``) they go as they are. Who sees it is the settings'
-business: without ``metrics.key_env`` every client that reaches the port; and ``metrics.labels`` selects whether models
+``gen_ai_server_request_duration_seconds``); over OTLP (``telemetry``) they go as they are. Access is set in the
+settings: without ``metrics.key_env`` every client that reaches the port; and ``metrics.labels`` selects whether models
 and tenants are labels. No tenant is named unless it is asked for.
 """
 
@@ -26,7 +26,7 @@ _TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 #: gen_ai.operation.name of our endpoints; the others are called as they are.
 _OPERATIONS = {"chat.completions": "chat", "responses": "chat", "messages": "chat", "completions": "text_completion"}
 _TENANTS_MOST = 1_000
-#: How Prometheus spells a unit at the end of a name; what is counted in braces is no unit there.
+#: How Prometheus spells a unit at the end of a name; an annotation in braces is not a unit there.
 _UNITS = {"s": "_seconds", "USD": "_usd"}
 
 Labels = tuple[tuple[str, str], ...]
@@ -79,7 +79,7 @@ class Metrics:
         await send_body(send, 200, [_TYPE], text.encode())
 
     def collect(self) -> list[Metric]:
-        """Everything that is told, as it stands now."""
+        """All metrics, as of now."""
         labels = self._settings().metrics.labels
         metrics = [*self._state(), *_counted(self._counters, shows_models="model" in labels)]
         if "tenant" in labels:

@@ -2,7 +2,7 @@
 
 Owns the form of both. A line has what a receipt has (ids, counts, times) and nothing that was said: no prompt, no
 answer, no URL, no key. Lines of requests are gathered and written behind the answers, so that a slow reader of stderr
-delays no response; where it does not keep up, lines are dropped and their number is told.
+delays no response; where it does not keep up, lines are dropped and counted.
 """
 
 from __future__ import annotations

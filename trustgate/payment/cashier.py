@@ -505,7 +505,7 @@ async def to_its_end(task: asyncio.Task[Any], on_cancel: Callable[[], None] = la
     """Returns the result of a task that must not be interrupted: a caller that is cancelled is so once the task has
     ended.
 
-    ``on_cancel`` is told at once.
+    ``on_cancel`` is called at once.
     """
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

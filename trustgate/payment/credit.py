@@ -1,4 +1,4 @@
-"""Receipts that are no request's: of money that came onto a balance, or left it, by itself.
+"""Receipts of balance changes without a request: credits and refunds.
 
 Owns their form: endpoint ``credits``, finish ``credited``, version 2; a receipt like any other in the log and in its
 tenant's chain. They are written where a payment settled and its request was not served, and where the operator adds to

@@ -51,7 +51,7 @@ class Facilitator(Protocol):
         ...
 
     async def verify(self, payment: Payment) -> VerifyResult:
-        """Moves nothing. Raises ``FacilitatorUnavailable`` when there is no answer that can be relied on."""
+        """Moves nothing. Raises ``FacilitatorUnavailable`` when there is no valid response."""
         ...
 
     async def settle(self, payment: Payment, on_transaction: OnTransaction) -> Settlement:

@@ -33,7 +33,7 @@ class Ledger:
         await self._store.release_payment(payment)
 
     async def settling(self, payment: Payment) -> Payment:
-        """The facilitator is about to be told to settle. Raises ``Unavailable`` where another request has the
+        """Record that the facilitator is about to settle. Raises ``Unavailable`` where another request has the
         payment."""
         moved = await self._move(payment, "settling")
         if moved is None:

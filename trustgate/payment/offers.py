@@ -1,4 +1,4 @@
-"""An offer from what an operator types: refused here, while the operator can correct it, not when a customer pays.
+"""An offer from an operator's input: refused here, while the operator can correct it, not when a customer pays.
 
 Owns the questions to the chain and to the facilitator: is there such a token, does it say how many decimals it has, can
 the receiver take it, does the facilitator settle it. A transfer to a wallet without an account for the token fails on
@@ -114,7 +114,7 @@ def _facilitator_of(spec: OfferSpec, network: str) -> str:
 
 
 async def _extra_of(facilitators: Facilitators, name: str, network: str) -> dict[str, Any]:
-    """Returns what the facilitator wants clients to be told. Raises ``InvalidRequest`` where it does not settle
+    """Returns the facilitator's extra data for clients. Raises ``InvalidRequest`` where it does not settle
     there.
     """
     kinds = await (await facilitators.get(name)).supported()

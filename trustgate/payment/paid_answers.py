@@ -1,7 +1,7 @@
 """The answers of paid requests, kept for a while so that a retry with the same payment gets the one it paid for.
 
-In memory alone: what was asked and answered is never written to disk. Bounded in number of bytes and in time; who comes
-later is told that the payment is used.
+In memory alone: what was asked and answered is never written to disk. Bounded in number of bytes and in time; later
+requests are refused, as the payment is used.
 """
 
 from __future__ import annotations

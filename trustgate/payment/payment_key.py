@@ -1,4 +1,4 @@
-"""What makes two payloads the same payment, and who pays with one.
+"""When two payloads are the same payment, and who pays with one.
 
 A signed payment can be written in many ways: base64 with or without padding, a fee payer's signature of any bytes, hex
 in upper or lower case, bytes after the end. The key is made of what was signed and nothing else, so that no other
@@ -107,7 +107,7 @@ def transaction_of(payload: Mapping[str, Any]) -> Transaction | None:
 
 
 def authorization_of(payload: Mapping[str, Any]) -> Authorization | None:
-    """Returns what was signed of an EVM exact payload; None where it cannot be told."""
+    """Returns what was signed of an EVM exact payload; None where it is not known."""
     for member, method, deadline in (
         ("authorization", "eip3009", "validBefore"),
         ("permit2Authorization", "permit2", "deadline"),

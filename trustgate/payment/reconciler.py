@@ -42,7 +42,7 @@ class Reconciler:
         is_active: Callable[[Payment], bool] = lambda payment: False,
         on_decided: Callable[[Payment], None] = lambda payment: None,
     ) -> None:
-        """``is_active``: whether a running request has a payment, which is then its business."""
+        """``is_active``: whether a running request has a payment, which is then left to it."""
         self._store = store
         self._ledger = ledger
         self._log = log

@@ -1,4 +1,4 @@
-"""The payment room, put together: what the server holds while it serves, and a command while it works offline.
+"""The parts of the payment room, for the server and for commands that work offline.
 
 Owns the order of its start: balances from the receipts, then what a dead process left in the ledger, then requests.
 """

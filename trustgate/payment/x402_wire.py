@@ -92,7 +92,7 @@ class _Version(msgspec.Struct, rename="camel"):
 def read_payment(headers: Mapping[bytes, bytes]) -> Presented | None:
     """Returns the payment in a request's headers (names in lower case); None without one.
 
-    Raises ``InvalidRequest`` (400 ``invalid_payment``) where the header is no x402 payment.
+    Raises ``InvalidRequest`` (400 ``invalid_payment``) where the header is not an x402 payment.
     """
     header = headers.get(b"payment-signature")
     name = "PAYMENT-SIGNATURE"

@@ -1,4 +1,4 @@
-"""The log as others see it: proofs of receipts, bundles that carry them, tiles, and the state to anchor.
+"""The published log: proofs of receipts, bundles, tiles, and the state to anchor.
 
 Owns the joining of store, tree and publisher. It changes nothing but the checkpoint, which it renews when a proof asks
 for a receipt that the last one does not cover.
@@ -85,7 +85,7 @@ class Archive:
         return await self._proof(entry, self.checkpoint_size, self.checkpoint)
 
     async def bundle(self, entry: Entry, disclose: Collection[Label]) -> bytes:
-        """Returns the receipt with everything that a stranger needs to check it; see ``receipts.bundle``.
+        """Returns the receipt with everything that is needed to verify it; see ``receipts.bundle``.
 
         The proof leads to the first anchor that covers the receipt, or, while none does, to the published checkpoint.
         """

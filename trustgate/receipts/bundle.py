@@ -1,7 +1,7 @@
-"""The bundle: one JSON document with all that a stranger needs to check one receipt, without this program.
+"""The bundle: one JSON document with all that is needed to verify one receipt, without this program.
 
-Owns the format. Every member is bound by a check (receipts.verify), so that nothing in a bundle can be altered and
-believed; what could only be claimed, such as the name of the chain or a slot, is left out on purpose.
+Owns the format. Every member is bound by a check (receipts.verify), so that no altered bundle passes; what could only
+be claimed, such as the name of the chain or a slot, is left out on purpose.
 
     format   ``trustgate-receipt-bundle@v1``
     receipt  the receipt, an object of strings, integers and booleans with all members of its version (1 to 4: see

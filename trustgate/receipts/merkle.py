@@ -2,7 +2,7 @@
 
 A leaf is SHA-256(0x00 ‖ data), a node SHA-256(0x01 ‖ left ‖ right). Every proof is described first as *which* complete
 subtrees its hashes are made of (``inclusion_path``, ``consistency_path``), so that the tree's storage can fetch them,
-and then computed (``build_proof``). A hash over leaves whose number is no power of two is *bagged* from the complete
+and then computed (``build_proof``). A hash over leaves whose number is not a power of two is *bagged* from the complete
 subtrees that they fall into, from the right.
 
 Source: RFC 6962 section 2.1; the verification is that of RFC 9162 sections 2.1.3.2 and 2.1.4.2, said with the bits of

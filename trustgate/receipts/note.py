@@ -87,7 +87,7 @@ class Note(NamedTuple):
 def parse_note(data: bytes) -> Note:
     """Take a signed note apart. Checks no signature.
 
-    Raises ``VerificationFailed`` for anything that is none. Base64 must be as it is written by everybody: with padding,
+    Raises ``VerificationFailed`` for anything that is none. Base64 must be in its canonical form: with padding,
     and without bits that mean nothing, so that there is one form of each signature.
     """
     if len(data) > MAX_NOTE_BYTES:

@@ -1,6 +1,6 @@
 """The proof that travels: a leaf's index, its inclusion proof, and the signed checkpoint that it leads to.
 
-Owns the format alone. Nothing in a proof is to be believed before the checkpoint's signature was checked
+Owns the format alone. Nothing in a proof counts before the checkpoint's signature was checked
 (``receipts.checkpoint``) and the hashes lead from the leaf to its root (``receipts.merkle``); ``extra`` not even then.
 
 Source: C2SP tlog-proof, version 1. Files of this format are named ``.tlog-proof``.

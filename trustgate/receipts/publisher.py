@@ -1,8 +1,8 @@
-"""What the log has said of itself: its key, and the last checkpoint it signed.
+"""What the log publishes of itself: its key, and the last checkpoint that it signed.
 
 Owns two files of the home folder, ``log.key`` and ``checkpoint``, beside the database on purpose: a database that was
-put back from an older copy is *noticed*, because the checkpoint knows more receipts than the copy has. A log that went
-on from there would tell two stories under one name, and every proof made after the copy would be worthless; so it is
+put back from an older copy is *noticed*, because the checkpoint knows more receipts than the copy has. A log that
+continued from there would fork under one name, and every proof made after the copy would be worthless; so it is
 refused, and the way out is another name.
 
 A checkpoint is signed when what it covers is durable, and shown when it is itself on the disk.

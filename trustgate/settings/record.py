@@ -191,7 +191,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.metrics.key_env is None else read_secret_variable(self.metrics.key_env)
 
     def otlp_headers(self) -> dict[str, str]:
-        """Returns what the collector is to be told with every request. Raises ``SettingsError``."""
+        """Returns the headers for every request to the collector. Raises ``SettingsError``."""
         return {} if self.otlp.headers_env is None else read_headers_variable(self.otlp.headers_env)
 
     def read_credential(self, passport: Passport) -> str | None:

@@ -21,7 +21,7 @@ from trustgate.settings.record import Settings
 from trustgate.settings.sections import SECTIONS
 from trustgate.settings.values import check_value
 
-#: Variables of this program that are no settings: where home is, how to reach a server far away, how to debug.
+#: Variables of this program that are not settings: where home is, how to reach a server far away, how to debug.
 _RESERVED = frozenset(
     {"TRUSTGATE_HOME", "TRUSTGATE_URL", "TRUSTGATE_ADMIN_KEY", "TRUSTGATE_DEBUG", "TRUSTGATE_UNPACK_DIR"}
 )
@@ -47,7 +47,7 @@ class Source(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """Settings, and where the home folder and each setting that is no default come from, by name."""
+    """Settings, and the source of the home folder and of each setting that is not a default, by name."""
 
     settings: Settings
     home: Source

@@ -1,6 +1,6 @@
 """When the gateway anchors: on command, and on a schedule while it serves.
 
-Owns the one flush at a time, the schedule with its backoff, and what is told of both. It never touches the request
+Owns the one flush at a time, the schedule with its backoff, and the reports of both. It never touches the request
 path: a chain that fails is a ``problem`` that ``anchor status``, ``doctor`` and ``/metrics`` show.
 """
 

@@ -159,7 +159,7 @@ class _Flush:
 
     async def run(self, book: AnchorBook) -> FlushResult:
         self._say("looking", f"Reading the anchors on the chain from {self._rpc.cluster.host}")
-        # Nothing is under way yet that would be worth a long wait: an address that is wrong should be told soon.
+        # Nothing is under way yet that would be worth a long wait: a wrong address should be reported soon.
         timing = self._retry_budget.timing
         first = RetryBudget(timing._replace(timeout_s=min(timing.timeout_s, _FIRST_ANSWER_S)), self._trouble)
         self._genesis = await first.ask(self._rpc.genesis_hash)

@@ -69,7 +69,7 @@ def find_cluster(text: str) -> Cluster:
 
 
 def check_genesis(cluster: Cluster, genesis: str) -> None:
-    """Raises ``AnchorRefused`` where the node behind the name speaks for another cluster."""
+    """Raises ``AnchorRefused`` where the node behind the name is of another cluster."""
     actual = cluster_name(genesis)
     wanted = _GENESIS.get(cluster.name)
     if (wanted is not None and genesis != wanted) or (cluster.name == LOCAL and actual != LOCAL):
@@ -109,8 +109,8 @@ def is_public(genesis: str) -> bool:
 def explorer_url(signature: str, genesis: str, rpc_url: str = "") -> str:
     """Returns where a person can look at a transaction; "" where no explorer could know it.
 
-    An explorer can show a chain on the reader's own machine when it is told the address, which is put into the link
-    only if it is one: other addresses may hold a secret.
+    An explorer can show a chain on the reader's own machine when the link has its address, which is put there only if
+    it is one: other addresses may hold a secret.
     """
     name = _NAMES.get(genesis)
     if name == MAINNET:

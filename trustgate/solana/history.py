@@ -36,7 +36,7 @@ class Post(NamedTuple):
     fee_lamports: int
     #: Seconds since the epoch; None where the node does not know.
     block_time_s: int | None
-    #: False while the chain can still forget it.
+    #: False while the chain can still drop it.
     is_final: bool
 
     @property

@@ -196,7 +196,7 @@ class AnchoringStatus:
     ) -> None:
         """Find what the chain has and the book has not. Nothing may be under way.
 
-        ``wait`` is awaited, with a sentence, while the chain could still forget something that was found. ``record``:
+        ``wait`` is awaited, with a sentence, while the chain could still drop something that was found. ``record``:
         keep it. Raises ``AnchorRefused`` where the chain contradicts the log.
         """
         payers = {anchor.fee_payer for anchor in self._anchors.values()} | {payer}

@@ -36,5 +36,5 @@ class AnchorAudit(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     vkey: str
     findings: tuple[AnchorFinding, ...]
-    #: Memos of this fee payer that are no anchors of this log.
+    #: Memos of this fee payer that are not anchors of this log.
     other_memos: int

@@ -1,8 +1,7 @@
 """The JSON-RPC client of one Solana node: validates every response, and never guesses.
 
-Owns the calls that anchors and payments need, and the forms of their answers; what a node can do wrong on the way is
-told by two errors of ``trustgate.net.jsonrpc``. What the answers say is not trusted here either; that is the
-business of who asks.
+Owns the calls that anchors and payments need, and the forms of their answers; failures of a node are the two errors of
+``trustgate.net.jsonrpc``. What the answers say is not trusted here either; that is up to the caller.
 
 Keys, messages and transactions are solders'. The client of the package ``solana`` is not used, for reasons that were
 all reproduced with 0.39: an error of the codes -32002 and -32005 without ``data`` ends in a Rust panic, which is a

@@ -1,9 +1,9 @@
 """The status of a signed transaction, on which anchors and payments depend.
 
-A node may lag, may be wrong, may be several nodes behind one address. So "it did not land" is believed only when
+A node may lag, may be wrong, may be several nodes behind one address. So "it did not land" is accepted only when
 nothing else is possible: the *finalized* height is past the last block that could take it, and a look made *after*
 that, by a node that is as far, finds it neither by its signature nor in the history of the address that paid. And "it
-landed" is believed when the node shows it, byte for byte. Everything in between means: wait, and send the same bytes
+landed" is accepted when the node returns it, byte for byte. Everything in between means: wait, and send the same bytes
 again. Signing anew on any lesser doubt posts twice.
 """
 

@@ -44,7 +44,7 @@ class AnchoredLog(Protocol):
 
 
 class Stranger(NamedTuple):
-    """What everybody may know of a log: its name, and how to tell that it signed a note (see ``anchors.Target``)."""
+    """The public data of a log: its name, and how to tell that it signed a note (see ``anchors.Target``)."""
 
     origin: str
     open_note: Callable[[bytes], LogState]
@@ -55,7 +55,7 @@ class Stranger(NamedTuple):
 class ChainAudit(NamedTuple):
     """Every anchor of a log by one address, the oldest first.
 
-    Of a checkpoint that cannot be believed, ``tree_size`` is 0 and ``root`` empty.
+    Of an invalid checkpoint, ``tree_size`` is 0 and ``root`` empty.
     """
 
     #: Hash of the genesis block, and what the cluster is called.
@@ -143,7 +143,7 @@ async def verify_on_chain(rpc: RpcClient, transaction: Transaction, *, timing: R
 
 
 def _read(post: Post, log: AnchoredLog) -> LogState:
-    """Returns the log's state in the post. Raises ``VerificationFailed`` where it cannot be believed."""
+    """Returns the log's state in the post. Raises ``VerificationFailed`` where it is invalid."""
     if len(post.memos) != 1:
         raise VerificationFailed(f"It carries {len(post.memos)} memos, and an anchor carries one.")
     try:

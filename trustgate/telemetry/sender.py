@@ -80,7 +80,7 @@ class Lane:
         return outcome
 
     def warn(self, what: str) -> None:
-        """Tell it, unless something was told a moment ago."""
+        """Log it, unless something was logged a moment ago."""
         now = time.monotonic()
         if self._warned_at is None or now - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = now
@@ -103,7 +103,7 @@ class _Held(NamedTuple):
 
 
 def _read(answer: bytes, into: Message) -> bool:
-    """Returns whether the answer has OTLP's form; that it was taken is told by its status."""
+    """Returns whether the answer has OTLP's form; acceptance is shown by its status."""
     try:
         into.ParseFromString(answer)
     except DecodeError:
@@ -166,7 +166,7 @@ class Sender:
         return self._traces.is_failing or self._metrics.is_failing
 
     def finish(self, within_s: float) -> None:
-        """Send what waits, and end; called once, anywhere but on the loop. What cannot be sent in time is told."""
+        """Send what waits, and end; called once, anywhere but on the loop. What cannot be sent in time is logged."""
         self._end_at = time.monotonic() + within_s
         self._wake.set()
         self._thread.join(within_s)

@@ -1,6 +1,6 @@
 """The status of a running gateway, read off its parts for ``/ready``, ``/``, ``/metrics`` and ``trustgate top``.
 
-Owns what each of them is told. All but the last are public: no address, no path, no name of a tenant.
+Owns the content of each. All but the last are public: no address, no path, no name of a tenant.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trustgate.solana.anchoring import Anchoring
 from trustgate.solana.clusters import cluster_name, explorer_url
 from trustgate.store import Store
 
-#: How far back ``top`` looks, and how many tenants and models it is told of.
+#: How far back ``top`` looks, and how many tenants and models it shows.
 _PULSE_WINDOW_S = 10.0
 _PULSE_GROUPS = 50
 

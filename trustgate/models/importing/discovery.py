@@ -1,6 +1,6 @@
 """Finding LLM servers on this machine: which of the usual ports answer, what answers there, and which models it has.
 
-Owns how LiteLLM, Ollama, vLLM and llama.cpp are told apart. The port decides nothing: each server is known by an answer
+Owns how LiteLLM, Ollama, vLLM and llama.cpp are recognised. The port decides nothing: each server is known by an answer
 that only it gives. Plain ``http.client`` in threads: it runs in a command that has nothing else to do meanwhile.
 
 Sources: LiteLLM documentation, "Health Checks" and "Model Management" (``/model/info``); Ollama API documentation,
@@ -87,7 +87,7 @@ def usual_places() -> tuple[str, ...]:
 def find_servers(places: Iterable[str]) -> list[Found]:
     """Returns the LLM servers among ``places`` (``http://HOST:PORT``, a ``/v1`` at the end or not), in their order.
 
-    Asks all of them at once and takes some seconds at most. Raises ``SettingsError`` for what is no address.
+    Asks all of them at once and takes some seconds at most. Raises ``SettingsError`` for an invalid address.
     """
     asked = [_root(place) for place in places]
     with ThreadPoolExecutor(max_workers=max(1, len(asked))) as threads:

@@ -1,4 +1,4 @@
-"""What is asked of an EVM chain: the few calls of JSON-RPC that tell what became of an authorization (EIP-3009).
+"""The JSON-RPC calls to an EVM chain that show the outcome of an authorization (EIP-3009).
 
 Owns the calls and the words of the ABI that they need; nothing is encoded here beyond addresses and 32-byte words, so
 that no library of 40 packages is needed for it. Sources: Ethereum JSON-RPC specification (EIP-1474, execution-apis),

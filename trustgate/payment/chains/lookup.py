@@ -1,13 +1,13 @@
 """Looking up a payment of unknown outcome on its chain.
 
-"It did not move" is believed only when it no longer can, and a look made after that finds nothing. Until then it is
+"It did not move" is accepted only when it no longer can, and a look made after that finds nothing. Until then it is
 ``unknown``, however long that takes.
 
     Solana  found by its signature where that was recorded, else in the history of the account that the tokens come
             from, by its message: the fee payer's signature is not known, and can be any. It can no longer land when
             its blockhash is too old for the newest finalized block. A node answers "not valid" for a hash that is newer
             than that block, too; so the block must have been made some time after the payment arrived, hash and all.
-    EVM     the token knows whether an authorization was used. That alone is no payment: its payer may have cancelled
+    EVM     the token knows whether an authorization was used. That alone is not a payment: its payer may have cancelled
             it, or used its nonce otherwise. So the transaction must be there, with the transfer in its log. It can no
             longer land when a block was made after its last second.
 """

@@ -1,9 +1,9 @@
 """The RPC nodes that payments are looked up at: one for each network that is offered, from the settings.
 
-Owns which node speaks for which network, and the check that it does: a node of another chain would take worthless
-tokens for dollars. A node is a URL, which costs nothing until it is asked; ``local`` is the chain in the home folder,
-which poses as Solana devnet. It is found where another process runs it, else run by this one, from ``prepare`` on. A
-request never waits for that: until the chain is there, it is told that it is not.
+Owns which node is used for which network, and the check that it is of that network: a node of another chain would take
+worthless tokens for dollars. A node is a URL, which costs nothing until it is asked; ``local`` is the chain in the home
+folder, which poses as Solana devnet. It is found where another process runs it, else run by this one, from ``prepare``
+on. A request never waits for that: until the chain runs, calls fail with that reason.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Nodes:
     async def prepare(self, networks: Iterable[str]) -> None:
         """Make ready what payments on these networks need; may be called again, and starts nothing twice.
 
-        Raises nothing: what is not there is told when it is asked for.
+        Raises nothing: what is missing is reported when it is used.
         """
         texts = {self._text(network) for network in networks if network in _SETTING_OF}
         if _LOCAL in texts:

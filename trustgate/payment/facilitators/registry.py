@@ -1,4 +1,4 @@
-"""Who settles for an offer: one facilitator by each name, made when it is first needed, closed at the end.
+"""The facilitators by name: created when first needed, closed at the end.
 
 Owns the names: ``embedded`` is this gateway, everything else the base URL of a remote facilitator, in whose place
 ``X402_FACILITATOR_URL`` stands where it is set. Nothing of the SDK, of Solana or of HTTP is imported before the first
@@ -29,7 +29,7 @@ class Facilitators:
     """To be closed, before its nodes are."""
 
     def __init__(self, settings: Settings, nodes: Nodes) -> None:
-        """Raises ``SettingsError`` for an override that is no facilitator's URL."""
+        """Raises ``SettingsError`` for an override that is not a facilitator's URL."""
         self._settings = settings
         self._nodes = nodes
         self._made: dict[str, Facilitator] = {}

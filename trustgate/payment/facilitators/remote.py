@@ -1,4 +1,4 @@
-"""A facilitator somewhere else: asked over HTTP, believed only where its answer leaves no doubt.
+"""A remote facilitator over HTTP, whose response counts only where it leaves no doubt.
 
 Verifying moves nothing, so there every "no" is taken for one, and an answer that is none is "not now". Settling moves
 money, so there is a third answer: one that times out, breaks off, or sends an error page or a contradictory answer may
