@@ -66,7 +66,7 @@ def answering(answers: Mapping[str, tuple[int, Any]], server_name: str = "uvicor
 
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, document = answers.get(self.path, (404, {"detail": "Not Found"}))
+            status, document = answers.get(self.path, (404, {"detail": "Not FoundServer"}))
             body = json.dumps(document).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")

@@ -14,7 +14,7 @@ from tests.support.chain import (
 from tests.support.flush_driver import payer_key, target_of
 from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.localnet import Localnet, running_localnet
-from trustgate.solana.anchors import Anchorer, AnchorTarget, FlushResult, Progress, RetryTiming
+from trustgate.solana.anchors import Anchorer, AnchorTarget, FlushProgress, FlushResult, RetryTiming
 from trustgate.solana.clusters import Cluster, find_cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.memo import Fee, sign_memo
@@ -56,7 +56,7 @@ class World:
         self.book = Book()
         self.name = "log"
         self.key = payer_key("log")
-        self.heard: list[Progress] = []
+        self.heard: list[FlushProgress] = []
         self._lanes = 0
 
     async def fund(self, key: PayerKey | None = None, lamports: int = 10**9) -> None:

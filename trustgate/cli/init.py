@@ -34,7 +34,7 @@ from trustgate.settings import (
 
 if TYPE_CHECKING:
     from trustgate.admin.commands import Admin, ImportResult
-    from trustgate.models.importing.discovery import Found
+    from trustgate.models.importing.discovery import FoundServer
     from trustgate.models.passports import ImportedPassport
 
 T = TypeVar("T")
@@ -102,8 +102,8 @@ def init(
 
 class _Setup(NamedTuple):
     chosen: dict[str, Any]
-    server: Found | None
-    found: tuple[Found, ...]
+    server: FoundServer | None
+    found: tuple[FoundServer, ...]
     passports: tuple[ImportedPassport, ...]
     notes: tuple[str, ...]
 
@@ -126,7 +126,7 @@ class _Questions:
         passports = () if models is False else self._models(server, key, found, asked=models is None)
         return _Setup(self._chosen, server, tuple(found), passports, tuple(self._notes))
 
-    def _look(self, at: tuple[str, ...]) -> list[Found]:
+    def _look(self, at: tuple[str, ...]) -> list[FoundServer]:
         from trustgate.models.importing.discovery import find_servers, usual_places
 
         named = self._flags["upstream.url"]
@@ -135,7 +135,7 @@ class _Questions:
         with render.waiting("Looking for LLM servers", quiet=self._quiet):
             return find_servers(places)
 
-    def _server(self, found: Sequence[Found]) -> Found | None:
+    def _server(self, found: Sequence[FoundServer]) -> FoundServer | None:
         """Returns the server that requests go to by default; None where there is none, or one that does not answer
         yet.
         """
@@ -159,7 +159,7 @@ class _Questions:
             self._chosen["upstream.url"] = server.base_url
         return server
 
-    def _key(self, server: Found) -> str | None:
+    def _key(self, server: FoundServer) -> str | None:
         """Returns the server's key, if it requires one and its variable is set."""
         from trustgate.models.importing.discovery import KEY_VARIABLES, identify
 
@@ -199,7 +199,7 @@ class _Questions:
                 )
 
     def _models(
-        self, server: Found | None, key: str | None, found: Sequence[Found], *, asked: bool
+        self, server: FoundServer | None, key: str | None, found: Sequence[FoundServer], *, asked: bool
     ) -> tuple[ImportedPassport, ...]:
         from trustgate.models.importing.discovery import offer_models
 
@@ -255,14 +255,14 @@ def _answered(ask: Any) -> Any:
         ) from None
 
 
-def _about(found: Found) -> str:
+def _about(found: FoundServer) -> str:
     if found.wants_key:
         return ", which requires a key"
     names = render.names((*found.models[:3], *(["…"] if len(found.models) > 3 else [])), nothing="no models yet")
     return f": {names}"
 
 
-def _models_of(found: Found, count: int) -> str:
+def _models_of(found: FoundServer, count: int) -> str:
     return f"the {count} models of {found.title}" if count > 1 else f"the model of {found.title}"
 
 

@@ -117,14 +117,14 @@ class Anchoring:
 
     async def flush(self, order: FlushOrder, report: Callable[[str], None]) -> FlushOutcome:
         """Anchor the log as it is now. ``report`` receives each step. Raises what ``Anchorer.flush`` raises."""
-        from trustgate.solana.anchors import Anchorer, Progress
+        from trustgate.solana.anchors import Anchorer, FlushProgress
         from trustgate.solana.keypair import load_keypair
 
         key = load_keypair(order.keypair)
         if self._anchorer is None:
             self._anchorer = Anchorer(self._store)
 
-        def progress(at: Progress) -> None:
+        def progress(at: FlushProgress) -> None:
             report(at.text)
 
         async with open_rpc(order.rpc, self._settings.localnet_folder) as rpc:

@@ -35,7 +35,16 @@ from trustgate.types import Anchor, AnchorAttempt
 if TYPE_CHECKING:
     from trustgate.solana.rpc import Blockhash, RpcClient
 
-__all__ = ["AnchorBook", "AnchorTarget", "Anchorer", "FlushResult", "LogState", "Progress", "RetryTiming", "Settled"]
+__all__ = [
+    "AnchorBook",
+    "AnchorTarget",
+    "Anchorer",
+    "FlushProgress",
+    "FlushResult",
+    "LogState",
+    "RetryTiming",
+    "Settled",
+]
 
 #: A blockhash is good for so many blocks (Solana: MAX_PROCESSING_AGE).
 BLOCKHASH_AGE_BLOCKS: Final = 150
@@ -51,7 +60,7 @@ _FIRST_ANSWER_S: Final = 15.0
 Settled = Literal["confirmed", "finalized"]
 
 
-class Progress(NamedTuple):
+class FlushProgress(NamedTuple):
     """Where a flush is. ``text`` is for people, a sentence without its full stop."""
 
     stage: Literal["looking", "funding", "sending", "waiting", "trouble"]
@@ -80,7 +89,7 @@ class FlushResult(NamedTuple):
     anchors: tuple[Anchor, ...] = ()
 
 
-def ignore(_: Progress) -> None:
+def ignore(_: FlushProgress) -> None:
     """Nobody watches."""
 
 
@@ -104,7 +113,7 @@ class Anchorer:
         commitment: Settled = "finalized",
         allow_mainnet: bool = False,
         dry_run: bool = False,
-        progress: Callable[[Progress], None] = ignore,
+        progress: Callable[[FlushProgress], None] = ignore,
     ) -> FlushResult:
         """Bring the log's state onto the chain, and say how it stands there. Interrupted, the next flush goes on.
 
@@ -143,7 +152,7 @@ class _Flush:
         terms: _Terms,
         timing: RetryTiming,
         now: Callable[[], int],
-        progress: Callable[[Progress], None],
+        progress: Callable[[FlushProgress], None],
     ) -> None:
         self._rpc = rpc
         self._key = key
@@ -364,7 +373,7 @@ class _Flush:
         )
 
     def _say(self, stage: Literal["looking", "funding", "sending", "waiting", "trouble"], text: str) -> None:
-        self._progress(Progress(stage, text))
+        self._progress(FlushProgress(stage, text))
 
     async def _wait(self, why: str) -> None:
         self._say("waiting", why)

@@ -27,7 +27,7 @@ class _Line(msgspec.Struct):
 _decode_line = msgspec.json.Decoder(_Line).decode
 
 
-class Judged(msgspec.Struct, frozen=True):
+class JudgedLine(msgspec.Struct, frozen=True):
     """What one line asks for, as a request of its own: its worst case."""
 
     endpoint: str
@@ -41,7 +41,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 #: Judges a request by its method, URL and body. Raises what the request would be refused for.
-JudgeLine = Callable[[str, str, bytes], Judged]
+JudgeLine = Callable[[str, str, bytes], JudgedLine]
 
 
 class BatchFile:
@@ -100,7 +100,7 @@ class BatchFile:
         return InvalidRequest(f"Line {self._line} of the batch's file {what}.", param="file", code="invalid_batch_file")
 
 
-def _with(work: Work, line: Judged) -> Work:
+def _with(work: Work, line: JudgedLine) -> Work:
     return Work(
         lines=work.lines + 1,
         prompt_tokens=work.prompt_tokens + line.prompt_tokens,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from trustgate.access.directory import Caller
 from trustgate.access.plans import check_plan, completion_cap
 from trustgate.errors import InvalidRequest
-from trustgate.gateway.api.batch_files import Judged
+from trustgate.gateway.api.batch_files import JudgedLine
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
 from trustgate.gateway.path.accounting import completion_bound, worst_case
 from trustgate.ids import now_us
@@ -27,7 +27,7 @@ class LineJudge:
         self._catalog = catalog
         self._cap = completion_cap(caller)
 
-    def __call__(self, method: str, url: str, body: bytes) -> Judged:
+    def __call__(self, method: str, url: str, body: bytes) -> JudgedLine:
         """Raises what such a request would be refused for."""
         endpoint = _BY_URL.get(url)
         if endpoint is None or method != "POST":
@@ -56,7 +56,7 @@ class LineJudge:
             self._check_bounded(endpoint, call, resolved)
         ask = worst_case(endpoint, call, resolved, self._cap, self._caller.plan, now_us())
         completion_tokens = completion_bound(call, resolved, self._cap) * call.choices if endpoint.generates else 0
-        return Judged(
+        return JudgedLine(
             endpoint=endpoint.name,
             model=call.model,
             prompt_tokens=ask.tokens - completion_tokens,

@@ -60,7 +60,7 @@ _OLLAMA_CAPABILITIES = {
 }
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class FoundServer(msgspec.Struct, frozen=True, kw_only=True):
     """An LLM server. ``base_url`` ends with ``/v1``; ``models`` is empty where it ``wants_key`` and got none."""
 
     kind: Kind
@@ -84,7 +84,7 @@ def usual_places() -> tuple[str, ...]:
     return tuple(f"http://127.0.0.1:{port}" for port in USUAL_PORTS)
 
 
-def find_servers(places: Iterable[str]) -> list[Found]:
+def find_servers(places: Iterable[str]) -> list[FoundServer]:
     """Returns the LLM servers among ``places`` (``http://HOST:PORT``, a ``/v1`` at the end or not), in their order.
 
     Asks all of them at once and takes some seconds at most. Raises ``SettingsError`` for an invalid address.
@@ -101,7 +101,7 @@ def _root(place: str) -> str:
     return place.rstrip("/").removesuffix("/v1")
 
 
-def identify(root: str, key: str | None) -> Found | None:
+def identify(root: str, key: str | None) -> FoundServer | None:
     """Returns what answers at ``root``; None: nothing, or no LLM server. Never raises for what a server does."""
     alive = _request("GET", root, "/health/liveliness", timeout_s=_FIRST_TIMEOUT_S)
     if alive is None:
@@ -114,7 +114,7 @@ def identify(root: str, key: str | None) -> Found | None:
     # LiteLLM without a database answers a request without a key with status 500.
     refusals = (401, 403, 500) if kind == "litellm" else (401, 403)
     wants_key = models is None or models.status in refusals
-    return Found(kind=kind, base_url=f"{root}/v1", wants_key=wants_key, models=names)
+    return FoundServer(kind=kind, base_url=f"{root}/v1", wants_key=wants_key, models=names)
 
 
 def _kind(root: str, alive: _Answer, models: _Answer | None) -> Kind | None:
@@ -163,7 +163,7 @@ def _listed(answer: _Answer | None) -> list[dict[str, Any]]:
 # models as passports
 
 
-def offer_models(found: Found, key: str | None) -> DiscoveredServer:
+def offer_models(found: FoundServer, key: str | None) -> DiscoveredServer:
     """Returns what a server knows of its models (prices, limits, abilities) as passports, in its order.
 
     Passports name no address: they are asked of the default LLM server unless the caller gives them one. A server of
