@@ -6,11 +6,13 @@ import asyncio
 import errno
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import uvloop
+from starlette.types import Receive, Scope, Send
 
 from tests.http.serving import PATIENCE_S, App, Server, serving
 from tests.support.processes import wait_until
@@ -96,6 +98,42 @@ def test_a_process_without_files_accepts_again_when_it_has_some(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(listener))
     assert caplog.text.count("cannot accept connections: Too many open files") == 3, "told once for each wait"
+
+
+def test_a_new_client_does_not_wait_for_all_that_are_busy(clients: list[socket.socket]) -> None:
+    """While the loop is held up, 200 connections get a request ready and a client connects: it is not the last."""
+    order: list[str] = []
+    held, go_on = threading.Event(), threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append(scope["path"])
+        if scope["path"] == "/block":
+            held.set()
+            go_on.wait(PATIENCE_S)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"."})
+
+    def ask(client: socket.socket, path: str) -> None:
+        client.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+
+    with serving(app) as server:
+        clients += [server.connect() for _ in range(200)]
+        for client in clients:
+            ask(client, "/warm")
+            assert client.recv(1000)
+        order.clear()
+        with server.connect() as blocker:
+            ask(blocker, "/block")
+            assert held.wait(PATIENCE_S)
+            for client in clients:
+                ask(client, "/busy")
+            clients.append(server.connect())
+            ask(clients[-1], "/new")
+            go_on.set()
+            for client in clients:
+                assert client.recv(1000)
+    assert len(order) == 202
+    assert order.index("/new") < 100
 
 
 def is_refused(server: Server) -> bool:

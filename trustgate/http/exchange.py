@@ -107,6 +107,11 @@ class Exchange:
                 self.is_done = True
                 self._connection.ended(keeps=False)
 
+    @property
+    def is_abandoned(self) -> bool:
+        """The client has gone, or the request has turned out not to be one."""
+        return self.is_done or self._connection.lost
+
     # the request
 
     def feed(self, data: bytes) -> bytes:

@@ -27,6 +27,7 @@ from trustgate.errors import InvalidRequest
 from trustgate.http.exchange import Exchange
 from trustgate.http.parser import HTTP2_PREFACE, InvalidHttp, RequestHead, find_head_end, head_too_slow, read_head
 from trustgate.http.sending import error_body
+from trustgate.http.starts import Starts
 from trustgate.http.timeouts import ConnectionTimeouts
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
@@ -53,6 +54,7 @@ class Door:
         self.hand_over = hand_over
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
+        self._starts = Starts(self.loop, self._run)
         self.connections: set[Connection] = set()
         self.closing = False
         self._date = b""
@@ -66,14 +68,30 @@ class Door:
             self._date = b"date: %b\r\n" % formatdate(now_s, usegmt=True).encode()
         return self._date
 
+    def start(self, exchange: Exchange, scope: Scope, *, is_first: bool) -> None:
+        """Run the application on a request, now or in one of the next turns. ``is_first``: of its connection."""
+        self._starts.add((exchange, scope), is_first=is_first)
+
+    def _run(self, request: tuple[Exchange, Scope]) -> None:
+        exchange, scope = request
+        if exchange.is_abandoned:
+            return
+        task = self.loop.create_task(exchange.run(self.app, scope))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
     async def close(self, grace_s: float) -> None:
         """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
         self.closing = True
         for connection in list(self.connections):
             connection.end_when_idle()
         until = self.loop.time() + grace_s
-        while self.tasks and self.loop.time() < until:
-            await asyncio.wait(set(self.tasks), timeout=until - self.loop.time())
+        while (self.tasks or self._starts.are_waiting) and self.loop.time() < until:
+            if self.tasks:
+                await asyncio.wait(set(self.tasks), timeout=until - self.loop.time())
+            else:
+                await asyncio.sleep(0)
+        self._starts.clear()
         late = list(self.tasks)
         for task in late:
             task.cancel()
@@ -104,6 +122,8 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
+        #: No request has come through it.
+        self._is_new = True
         #: The client has said that it sends no more.
         self._has_input_ended = False
         self._discards = False
@@ -208,9 +228,8 @@ class Connection(asyncio.Protocol):
             self._ahead = rest if exchange.is_whole else exchange.feed(rest)
         if exchange.is_done:
             return  # its body cannot be read
-        task = self._door.loop.create_task(exchange.run(self._door.app, self._scope(head)))
-        self._door.tasks.add(task)
-        task.add_done_callback(self._door.tasks.discard)
+        is_first, self._is_new = self._is_new, False
+        self._door.start(exchange, self._scope(head), is_first=is_first)
 
     def _wait_for_head(self, size: int) -> None:
         self._looked_at = size
