@@ -1,4 +1,4 @@
-"""Whether an answer is a failure, by its content: in whatever shape a server tells it, and under whatever status.
+"""Whether an answer is a failure, by its content: whatever its shape and its status.
 
 Owns the shapes. Sources: OpenAI API reference, "Error codes"; Anthropic, "Errors"; FastAPI, "Handling errors" (vLLM,
 SGLang, LiteLLM); Google API design guide, "Errors"; RFC 9457 (problem details); the sources of llama.cpp, Ollama, TGI
@@ -82,7 +82,7 @@ _OVERFLOW = re.compile(
 _UNFUNDED = (
     *("insufficientquota", "insufficientbalance", "insufficientcredit", "insufficientfund", "billing", "arrearage"),
 )
-#: What a message alone implies, where neither a code nor a type says anything.
+#: What a message alone implies, where there is neither a code nor a type.
 _MESSAGE_MEANINGS = (
     (400, _OVERFLOW),
     (429, re.compile(r"rate.?limit|too many requests|resource ?exhausted", re.IGNORECASE)),
@@ -100,9 +100,9 @@ _TAG = re.compile(r"<[^>]*>")
 
 
 def failure_of(body: bytes) -> Failure | None:
-    """The failure that a body tells, be it that of an answer with status 200 or of one with 4xx or 5xx.
+    """Returns the failure in a body, whether the status is 200, 4xx or 5xx.
 
-    None for a body that is an answer, and for JSON that says nothing of a failure. What is no JSON is a failure: its
+    None for a body that is an answer, and for JSON without a failure. What is no JSON is a failure: its
     text, or a page's title, is the message.
     """
     value = read_json(body)
@@ -112,7 +112,7 @@ def failure_of(body: bytes) -> Failure | None:
 
 
 def failure_in(value: object) -> Failure | None:
-    """The failure that decoded JSON tells; None if it tells none."""
+    """Returns the failure in decoded JSON; None if there is none."""
     if isinstance(value, dict):
         return _failure_in_object(value)
     if isinstance(value, str):
@@ -123,7 +123,7 @@ def failure_in(value: object) -> Failure | None:
 
 
 def failure_of_event(data: bytes) -> Failure:
-    """The failure that a payload tells whose event is named ``error``, or which its server calls a failure."""
+    """Returns the failure in a payload whose event is named ``error``, or which its server calls a failure."""
     value = read_json(data)
     failure = failure_in(value)
     if failure is None and isinstance(value, dict):
@@ -132,7 +132,9 @@ def failure_of_event(data: bytes) -> Failure:
 
 
 def is_failed_text(data: bytes) -> bool:
-    """Whether a payload that is no JSON, in a place where JSON is due, tells a failure: a page, or a word of error."""
+    """Returns whether a payload that is no JSON, in a place where JSON is due, is a failure: a page, or a word of
+    error.
+    """
     start = data.strip()[:40].lower()
     return start.startswith(_FAILED_STARTS) or _FAILED_TEXT.search(data[:_MOST_MESSAGE]) is not None
 
@@ -160,7 +162,9 @@ def _failure_in_object(value: dict[str, Any]) -> Failure | None:
 
 
 def _failure_of_member(value: dict[str, Any], inner: object) -> Failure:
-    """The failure in an ``error`` or ``errors`` member: an object, a text, a list of either, or a mere ``true``."""
+    """Returns the failure in an ``error`` or ``errors`` member: an object, a text, a list of either, or a mere
+    ``true``.
+    """
     sources = [value]
     for _ in range(_MOST_DEPTH):
         if isinstance(inner, list) and inner and isinstance(inner[0], dict) and len(inner) == 1:
@@ -202,7 +206,9 @@ def _made(choice: dict[str, Any]) -> bool:
 
 
 def _says(value: object, depth: int = 0) -> bool:
-    """Whether an error member tells anything: ``null``, ``{}``, ``""``, ``false`` and an object of these do not."""
+    """Returns whether an error member holds anything: ``null``, ``{}``, ``""``, ``false`` and an object of these do
+    not.
+    """
     if isinstance(value, dict | list) and depth < _MOST_DEPTH:
         return any(_says(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value))
     return bool(value)
@@ -229,7 +235,7 @@ def _failure(sources: list[dict[str, Any]], said: object, status: int | None = N
 
 
 def _items(said: object) -> list[Any]:
-    """The list of reasons, as FastAPI gives it under ``detail``."""
+    """Returns the list of reasons, as FastAPI gives it under ``detail``."""
     if isinstance(said, dict):
         said = next((said[name] for name in ("detail", "message") if isinstance(said.get(name), dict | list)), None)
     if isinstance(said, dict):
@@ -238,7 +244,7 @@ def _items(said: object) -> list[Any]:
 
 
 def _place(one: dict[str, Any]) -> str:
-    """The member that one of FastAPI's reasons names: ``["body", "tools", 0]`` is ``tools.0``."""
+    """Returns the member that one of FastAPI's reasons names: ``["body", "tools", 0]`` is ``tools.0``."""
     parts = [str(part) for part in list_of(one.get("loc")) if isinstance(part, str | int)]
     return text_of(".".join(parts[1:] if parts[:1] == ["body"] else parts))
 
@@ -262,7 +268,7 @@ def _message(said: object, depth: int = 0) -> str:
 
 
 def _given(sources: list[dict[str, Any]]) -> Iterator[int]:
-    """The statuses that the members give as numbers."""
+    """Yields the statuses that the members give as numbers."""
     for source in sources:
         for name in _STATUSES:
             value = source.get(name)
@@ -290,7 +296,7 @@ def _word(name: str | None) -> str:
 
 
 def _name(value: object) -> str:
-    """A code or a type: a text, or a number in digits."""
+    """Returns a code or a type: a text, or a number in digits."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**12:
         return str(value)
     return text_of(value)
@@ -301,7 +307,7 @@ def _first(value: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _plain_text(body: bytes) -> str:
-    """What a body that is no JSON says: its text, or of a page its title."""
+    """Returns the text of a body that is not JSON: its text, or of a page its title."""
     text = body[: 8 * _MOST_MESSAGE].decode("utf-8", "replace").removeprefix("\ufeff").strip()
     if text.startswith("<"):
         title = _TITLE.search(text)

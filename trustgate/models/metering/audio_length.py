@@ -68,12 +68,12 @@ class Recording:
         self.size += size
 
     def length_ms(self) -> int | None:
-        """How long the recording is, milliseconds; None if that cannot be told."""
+        """Returns how long the recording is, milliseconds; None if that cannot be told."""
         tail = bytes(self._tail[-TAIL_BYTES:])
         return _length_ms(bytes(self._head), tail, self.size)
 
     def estimate_ms(self) -> int:
-        """How long a recording of this size is that does not tell, milliseconds."""
+        """Returns how long a recording of this size is that does not tell, milliseconds."""
         return estimate_ms(self.size)
 
 
@@ -81,7 +81,7 @@ _ID3_HEADER_BYTES: Final = 10
 
 
 def _id3_bytes(start: bytes) -> int:
-    """The length of the ID3 tag that a file begins with; 0 without one. Source: ID3v2.4, section 3.1."""
+    """Returns the length of the ID3 tag that a file begins with; 0 without one. Source: ID3v2.4, section 3.1."""
     if start[:3] != b"ID3":
         return 0
     high, third, second, low = (byte & 0x7F for byte in start[6:10])
@@ -89,7 +89,7 @@ def _id3_bytes(start: bytes) -> int:
 
 
 def audio_ms(data: bytes, size: int | None = None) -> int | None:
-    """How long a recording is, milliseconds, rounded up; None if that cannot be told.
+    """Returns how long a recording is, milliseconds, rounded up; None if that cannot be told.
 
     ``data``: all of it, or its beginning; ``size``: of all of it, bytes, if ``data`` is its beginning alone.
     """
@@ -101,7 +101,7 @@ def audio_ms(data: bytes, size: int | None = None) -> int | None:
 
 
 def estimate_ms(size: int) -> int:
-    """How long a recording of ``size`` bytes is that does not tell, milliseconds."""
+    """Returns how long a recording of ``size`` bytes is that does not tell, milliseconds."""
     return -(-size * 1000 // _ESTIMATE_BYTES_PER_SECOND)
 
 
@@ -182,7 +182,7 @@ def _wave_s(head: bytes, size: int) -> float | None:
 
 
 def _ogg_s(head: bytes, tail: bytes) -> float | None:
-    """The last page's position, in samples."""
+    """Returns the last page's position, in samples."""
     last = tail.rfind(b"OggS")
     if last < 0 or len(tail) < last + 14:
         return None
@@ -201,7 +201,9 @@ _SCALE, _DURATION, _CLUSTER, _TIMESTAMP = b"\x2a\xd7\xb1", b"\x44\x89", b"\x1f\x
 
 
 def _webm_s(head: bytes, tail: bytes) -> float | None:
-    """The duration in Info; browsers' recorders leave it out, then when the last block that can be seen begins."""
+    """Returns the duration in Info; browsers' recorders leave it out, then when the last block that can be seen
+    begins.
+    """
     info = head[:4096]
     scale_ns = 1_000_000
     if (at := info.find(_SCALE)) >= 0:
@@ -225,7 +227,7 @@ def _webm_s(head: bytes, tail: bytes) -> float | None:
 
 
 def _last_block(data: bytes, at: int) -> int:
-    """How long after its cluster the last of its simple blocks begins, in units of the scale."""
+    """Returns how long after its cluster the last of its simple blocks begins, in units of the scale."""
     last = 0
     while at < len(data) and data[at] == 0xA3:
         length = _size_length(data, at + 1)
@@ -238,12 +240,12 @@ def _last_block(data: bytes, at: int) -> int:
 
 
 def _size_length(data: bytes, at: int) -> int:
-    """How many bytes an EBML size takes: one more than its leading zero bits."""
+    """Returns how many bytes an EBML size takes: one more than its leading zero bits."""
     return 9 - data[at].bit_length() if data[at] else 8
 
 
 def _value(data: bytes, at: int) -> bytes:
-    """The value of an element whose size stands at ``at``."""
+    """Returns the value of an element whose size stands at ``at``."""
     length = _size_length(data, at)
     size = int.from_bytes(data[at : at + length], "big") & ((1 << 7 * length) - 1)
     return data[at + length : at + length + min(size, 8)]

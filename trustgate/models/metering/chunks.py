@@ -33,9 +33,9 @@ class FrameKind(Enum):
     #: Usage and nothing else that was generated: what ``stream_options.include_usage`` adds. A client that did not ask
     #: for it need not see it; ``StreamMeter.without_usage`` gives what else it holds.
     USAGE_ONLY = 2
-    #: An error in the stream, in any shape; ``StreamMeter.failure`` is what it tells.
+    #: An error in the stream, in any shape; ``StreamMeter.failure`` has it.
     ERROR = 3
-    #: An answer that tells its own failure, as a Response does; it is the stream's last event.
+    #: An answer that holds its own failure, as a Response does; it is the stream's last event.
     FAILED = 4
     #: An answer's end without anything generated beside it. Usage may follow it, unless ``StreamMeter.done``.
     END = 5
@@ -172,7 +172,7 @@ class StreamMeter:
         return self._kind(data, is_end=is_end, has_usage=has_usage)
 
     def _kind(self, data: bytes, *, is_end: bool, has_usage: bool) -> FrameKind:
-        """What a payload without generated text is."""
+        """Returns what a payload without generated text is."""
         if is_end:
             return FrameKind.END
         value = dict_of(read_json(data))
@@ -239,13 +239,13 @@ class StreamMeter:
         self._counts = counts
 
     def completion_estimate(self) -> int:
-        """An estimate of the tokens generated so far."""
+        """Returns an estimate of the tokens generated so far."""
         return self._made.tokens()
 
     def usage_or_estimate(
         self, prompt_estimate: int, *, prompt_bound: int | None = None, completion_bound: int | None = None
     ) -> Usage:
-        """What the stream used so far: as reported, else from the estimates, which mark it.
+        """Returns what the stream used so far: as reported, else from the estimates, which mark it.
 
         When text came after the last report (the stream broke off before its final one), the report's completion is a
         lower bound and the estimate counts if it is higher. No count is beyond its bound (``counts.plausible``).
@@ -269,9 +269,10 @@ class StreamMeter:
         )
 
     def without_usage(self, data: bytes) -> bytes | None:
-        """What a payload of the kind USAGE_ONLY holds besides (llama.cpp's ``timings``, citations), as a payload.
+        """Returns what a payload of the kind USAGE_ONLY holds besides (llama.cpp's ``timings``, citations), as a
+        payload.
 
-        None if it holds nothing besides. A chunk without choices gets one that says nothing, since clients that did
+        None if it holds nothing besides. A chunk without choices gets an empty one, since clients that did
         not ask for usage never meet a chunk that has none.
         """
         try:
@@ -292,12 +293,12 @@ class StreamMeter:
 
 
 def is_done(data: bytes) -> bool:
-    """Whether a payload is ``[DONE]``, be it with blanks around it, in quotes, or in small letters."""
+    """Returns whether a payload is ``[DONE]``, be it with blanks around it, in quotes, or in small letters."""
     return len(data) < 64 and data.strip().strip(b'"').upper() == DONE
 
 
 def _text(choice: _Choice) -> str:
-    """All that a choice generated: content, reasoning, refusal, names and arguments of calls."""
+    """Returns all that a choice generated: content, reasoning, refusal, names and arguments of calls."""
     delta = choice.delta or choice.message
     if delta is None:
         return choice.text or ""
@@ -322,7 +323,7 @@ def _choices(data: bytes) -> list[Any]:
 
 
 def _has_content(choice: object) -> bool:
-    """Whether a choice without text holds something generated all the same: audio, an image, an annotation."""
+    """Returns whether a choice without text holds something generated all the same: audio, an image, an annotation."""
     holders = (dict_of(choice), dict_of(dict_of(choice).get("delta")), dict_of(dict_of(choice).get("message")))
     return any(
         value and name not in _NO_CONTENT and name not in ("delta", "message")
@@ -333,7 +334,7 @@ def _has_content(choice: object) -> bool:
 
 
 def _is_empty(choice: object) -> bool:
-    """Whether a choice says nothing: LiteLLM sends usage beside one such, ``{"index":0,"delta":{}}``.
+    """Returns whether a choice is empty: LiteLLM sends usage beside one such, ``{"index":0,"delta":{}}``.
 
     Strict, since such a chunk may be withheld from the client: an empty string is something said.
     """

@@ -1,4 +1,4 @@
-"""How much of what an answer used: the counts that a server reports, in whichever names and conventions.
+"""The usage of an answer: the counts that a server reports, in all known names and conventions.
 
 Owns the reading of a ``usage`` object, member by member: each count is the first plausible one under any of its names,
 never "the one of this vendor's family". What stands beside what (a prompt with or without what the cache served, a
@@ -91,7 +91,7 @@ def ordinary_counts(usage: bytes, tier: str = "") -> Counts | None:
 
 
 def counts_of_json(usage: bytes) -> Counts | None:
-    """What the JSON of a ``usage`` member reports; None if it reports nothing."""
+    """Returns what the JSON of a ``usage`` member reports; None if it reports nothing."""
     return ordinary_counts(usage) or counts_in(read_json(usage))
 
 
@@ -203,7 +203,7 @@ _BEYOND_USAGE = ("usageMetadata", "usage_metadata", "token_usage", "tokenUsage",
 
 
 def counts_in(usage: object, *, generates: bool = True) -> Counts | None:
-    """What a decoded ``usage`` object reports; None if it reports nothing. Never raises.
+    """Returns what a decoded ``usage`` object reports; None if it reports nothing. Never raises.
 
     ``generates``: whether a model that answers so can have generated tokens; what a total holds beyond its parts is
     then of the completion, else of the prompt.
@@ -216,7 +216,9 @@ def counts_in(usage: object, *, generates: bool = True) -> Counts | None:
 
 
 def counts_of_answer(answer: object, *, generates: bool = True) -> Counts | None:
-    """What a decoded answer reports, wherever it stands: in ``usage``, in a choice, or where its server puts it."""
+    """Returns what a decoded answer reports, wherever it stands: in ``usage``, in a choice, or where its server puts
+    it.
+    """
     if not isinstance(answer, dict):
         return None
     tier = text_of(answer.get("service_tier"), _MOST_TIER)
@@ -235,7 +237,7 @@ def counts_of_answer(answer: object, *, generates: bool = True) -> Counts | None
 
 
 def _other_places(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """Where servers report usage that is not in ``usage``; the answer itself is the last."""
+    """Returns where servers report usage that is not in ``usage``; the answer itself is the last."""
     meta = dict_of(answer.get("meta"))
     choices = reversed(list_of(answer.get("choices")))
     places: list[object] = [dict_of(answer.get("x_groq")).get("usage"), *(dict_of(one).get("usage") for one in choices)]
@@ -350,7 +352,7 @@ def _parts(place: dict[str, Any], given: dict[str, Any], made: dict[str, Any], c
 def _agreeing(
     prompts: Sequence[int], completions: Sequence[int], total: int | None, beside: int
 ) -> tuple[int | None, int | None, bool]:
-    """One prompt and one completion out of what stands under several names; whether they contradict each other.
+    """Returns one prompt and one completion out of what stands under several names; whether they contradict each other.
 
     Those that make up the total, else the first that is not zero. A prompt that leaves out the cache and one that does
     not may stand side by side: they are no contradiction, and the larger is the whole.
@@ -395,7 +397,7 @@ def _settle(parts: _Parts, generates: bool) -> None:
 
 
 def _beside_prompt(parts: _Parts) -> int:
-    """What the cache served, or took, that the prompt does not hold yet."""
+    """Returns what the cache served, or took, that the prompt does not hold yet."""
     assert parts.prompt is not None, "asked only of a prompt"
     beside = parts.cached + parts.written
     inner = parts.prompt + (parts.completion or 0)
@@ -436,7 +438,7 @@ def milliseconds(seconds: float) -> int:
 
 
 def bounded(usage: Usage, *, is_sum_known: bool = True) -> Usage:
-    """The usage with each part at most as large as what it is part of, and no sum beyond ``MAX_COUNT``.
+    """Returns the usage with each part at most as large as what it is part of, and no sum beyond ``MAX_COUNT``.
 
     A part that was larger marks the usage as contradictory, unless the sums are not known yet.
     """
@@ -461,7 +463,7 @@ def bounded(usage: Usage, *, is_sum_known: bool = True) -> Usage:
 
 
 def filled(counts: Counts | None, prompt_estimate: int, completion_estimate: int) -> Usage:
-    """The usage that was reported, with estimates for what was not; it is marked where an estimate is in it."""
+    """Returns the usage that was reported, with estimates for what was not; it is marked where an estimate is in it."""
     prompt_estimate, completion_estimate = min(prompt_estimate, MAX_COUNT), min(completion_estimate, MAX_COUNT)
     if counts is None:
         return Usage(prompt_tokens=prompt_estimate, completion_tokens=completion_estimate, estimated=True)
@@ -496,7 +498,7 @@ def filled(counts: Counts | None, prompt_estimate: int, completion_estimate: int
 
 
 def added(one: Usage, other: Usage) -> Usage:
-    """The sum of two usages: of the parts of one answer that each report their own."""
+    """Returns the sum of two usages: of the parts of one answer that each report their own."""
     names = [name for name, field in zip(Usage.__struct_fields__, _KINDS, strict=True) if field is int]
     sums = {name: min(getattr(one, name) + getattr(other, name), MAX_COUNT) for name in names}
     return bounded(

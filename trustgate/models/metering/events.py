@@ -1,4 +1,4 @@
-"""Metering streams whose events say their own type: OpenAI's Responses, images and audio, and Anthropic's Messages.
+"""Metering streams whose events carry their own type: OpenAI's Responses, images and audio, and Anthropic's Messages.
 
 Owns what each type of event means for the account. Like ``StreamMeter``, these never raise: what makes no sense counts
 as not said. Sources: OpenAI API reference, "Streaming events"; Anthropic API reference, "Streaming messages".
@@ -21,7 +21,7 @@ from trustgate.types import Usage
 
 
 class _Event(msgspec.Struct, gc=False):
-    """One event of either API. Members that are objects stay raw until their type says that they matter."""
+    """One event of either API. Members that are objects stay raw until their type shows that they matter."""
 
     type: str | None = None
     delta: msgspec.Raw = msgspec.Raw()
@@ -60,7 +60,7 @@ class EventMeter(StreamMeter):
 
     def __init__(self) -> None:
         super().__init__()
-        #: The id of the response that the stream tells of, and its status as last told; "" until known.
+        #: The id of the stream's response, and its status as last told; "" until known.
         self.object_id = ""
         self.status = ""
         #: The number of the last event; the gateway's own last words count on from there.
@@ -100,7 +100,9 @@ class EventMeter(StreamMeter):
         return self._fail(failure_of_event(data)) if is_failed_text(data) else FrameKind.NOTHING
 
     def _read_failure(self, data: bytes, *, is_error: bool) -> FrameKind:
-        """An event called an error, or one without a type that may be one, or the text of a segment (Speaches)."""
+        """Returns an event called an error, or one without a type that may be one, or the text of a segment
+        (Speaches).
+        """
         value = read_json(data)
         failure = failure_of_event(data) if is_error else failure_in(value)
         if failure is not None:
@@ -126,7 +128,7 @@ class EventMeter(StreamMeter):
         return FrameKind.CONTENT
 
     def _read_item(self, item: bytes) -> FrameKind:
-        """An item that is announced: a call of a tool is content by itself, a message when it has text."""
+        """Returns an item that is announced: a call of a tool is content by itself, a message when it has text."""
         said = dict_of(read_json(item))
         if said.get("type") in _EMPTY_ITEMS and not item_text(said):
             return FrameKind.NOTHING
@@ -183,7 +185,7 @@ class EventMeter(StreamMeter):
 
 
 class MessagesMeter(StreamMeter):
-    """Meters a stream of Anthropic's Messages: ``message_start`` tells the prompt, ``message_delta`` the rest."""
+    """Meters a stream of Anthropic's Messages: ``message_start`` has the prompt, ``message_delta`` the rest."""
 
     __slots__ = ("_said",)
 
@@ -256,7 +258,7 @@ class MessagesMeter(StreamMeter):
         return FrameKind.CONTENT if is_content else FrameKind.NOTHING
 
     def _merge(self, usage: bytes) -> None:
-        """Counts are running totals: what a later event says replaces what an earlier one said.
+        """Counts are running totals: a later event's figures replace an earlier one's.
 
         But not with a zero: servers that translate from another API begin, or end, with those.
         """
@@ -294,7 +296,7 @@ _decode_object = msgspec.json.Decoder(_Object).decode
 
 
 def read_object(body: bytes) -> tuple[str, str]:
-    """The id and the status of the object that an answer is; "" for what it does not say. Never raises."""
+    """Returns the id and the status of the object that an answer is; "" for what it does not say. Never raises."""
     said = _read_object(body)
     return said.id or "", said.status or ""
 
@@ -361,7 +363,7 @@ class TranscriptTextMeter:
         self._text.add(chunk.decode("utf-8", "replace"))
 
     def usage_or_estimate(self, prompt_estimate: int) -> Usage:
-        """The length of the recording where cues tell it; else an estimate of the tokens, marked as such."""
+        """Returns the length of the recording where cues tell it; else an estimate of the tokens, marked as such."""
         if self.audio_ms:
             return Usage(audio_ms=self.audio_ms)
         return Usage(prompt_tokens=prompt_estimate, completion_tokens=self._text.tokens(), estimated=True)

@@ -46,7 +46,7 @@ class GeneratedText:
         self._folded_tokens = 0
 
     def __bool__(self) -> bool:
-        """Whether there is any text."""
+        """Returns whether there is any text."""
         return bool(self._chars or self._folded_tokens)
 
     def add(self, text: str) -> None:
@@ -59,12 +59,12 @@ class GeneratedText:
             self._chars = 0
 
     def tokens(self) -> int:
-        """An estimate of the tokens so far."""
+        """Returns an estimate of the tokens so far."""
         return self._folded_tokens + estimate_tokens("".join(self._texts))
 
 
 def generated_tokens(body: bytes) -> int:
-    """An estimate of the tokens that the JSON of a whole answer holds; 0 where it holds no generated text."""
+    """Returns an estimate of the tokens that the JSON of a whole answer holds; 0 where it holds no generated text."""
     try:
         holders = _decode_holders(body)
     except UNREADABLE:
@@ -76,7 +76,7 @@ def generated_tokens(body: bytes) -> int:
 
 
 def generated_texts(answer: dict[str, Any]) -> Iterator[str]:
-    """The texts of a decoded answer, one for each of its choices or parts."""
+    """Yields the texts of a decoded answer, one for each of its choices or parts."""
     for choice in list_of(answer.get("choices")):
         yield choice_text(dict_of(choice))
     for item in list_of(answer.get("output")):
@@ -90,7 +90,7 @@ def generated_texts(answer: dict[str, Any]) -> Iterator[str]:
 
 
 def choice_text(choice: dict[str, Any]) -> str:
-    """All that a choice of a chunk or of an answer holds."""
+    """Returns all that a choice of a chunk or of an answer holds."""
     delta = choice.get("delta") or choice.get("message")
     return delta_text(delta) if isinstance(delta, dict) else plain_text(choice.get("text"))
 
@@ -111,23 +111,27 @@ def delta_text(delta: dict[str, Any]) -> str:
 
 
 def item_text(item: dict[str, Any]) -> str:
-    """An item of a Response's ``output``: a message, reasoning, a call."""
+    """Returns an item of a Response's ``output``: a message, reasoning, a call."""
     return "".join((plain_text(item.get("content")), plain_text(item.get("summary")), call_text(item)))
 
 
 def call_text(function: dict[str, Any]) -> str:
-    """The name and the arguments of a call; some servers send the latter as an object instead of as JSON text."""
+    """Returns the name and the arguments of a call; some servers send the latter as an object instead of as JSON
+    text.
+    """
     arguments = function.get("arguments") or function.get("input")
     return _str(function.get("name")) + (dumped(arguments) if isinstance(arguments, dict) else _str(arguments))
 
 
 def plain_text(value: object) -> str:
-    """A string, or the text of a list of content parts, else ""."""
+    """Returns a string, or the text of a list of content parts, else ""."""
     return "".join(_part_text(dict_of(part)) for part in value) if isinstance(value, list) else _str(value)
 
 
 def _part_text(part: dict[str, Any]) -> str:
-    """One part: ``{"type": "text", "text": …}``, ``{"thinking": TEXT or PARTS}``, a refusal, a call of a tool."""
+    """Returns one part: ``{"type": "text", "text": …}``, ``{"thinking": TEXT or PARTS}``, a refusal, a call of a
+    tool.
+    """
     thinking = part.get("thinking")
     inner = thinking if isinstance(thinking, list) else [{"text": thinking}]
     texts = (part.get("text"), part.get("refusal"), *(dict_of(one).get("text") for one in inner))

@@ -39,7 +39,7 @@ _json = json.JSONDecoder(parse_int=_parse_int)
 
 
 def read_json(data: bytes) -> Any:
-    """The JSON value in ``data``; None if there is none, or if it is ``null``."""
+    """Returns the JSON value in ``data``; None if there is none, or if it is ``null``."""
     try:
         return msgspec.json.decode(data)
     except UNREADABLE:
@@ -48,7 +48,7 @@ def read_json(data: bytes) -> Any:
 
 
 def json_text(body: bytes) -> bytes:
-    """The body without what stands around its JSON document (see the module); itself where nothing does.
+    """Returns the body without what stands around its JSON document (see the module); itself where nothing does.
 
     A body that holds no JSON document comes back as it is.
     """
@@ -64,7 +64,7 @@ def json_text(body: bytes) -> bytes:
 
 
 def _find(data: bytes) -> tuple[Any, str] | None:
-    """The first JSON value, and its text, if nothing but a trailer follows it."""
+    """Returns the first JSON value, and its text, if nothing but a trailer follows it."""
     text = data.removeprefix(_BOM).strip(_BLANKS).removeprefix(_BOM).decode("utf-8", "replace")
     try:
         value, end = _json.raw_decode(text)
@@ -96,7 +96,7 @@ def count(value: object) -> int | None:
 
 
 def number(value: object) -> float | None:
-    """A finite number that is not negative, or a text that is one. Else None."""
+    """Returns a finite number that is not negative, or a text that is one. Else None."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -105,7 +105,7 @@ def number(value: object) -> float | None:
 
 
 def text_of(value: object, most: int = _MOST_NAME) -> str:
-    """A name that can be stored, exported and shown; "" for what is no text.
+    """Returns a name that can be stored, exported and shown; "" for what is no text.
 
     Lone surrogates and control characters become U+FFFD; what is longer than ``most`` characters is cut.
     """

@@ -42,7 +42,7 @@ class SseScanner:
         self._edge = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The frames that ``chunk`` completes, in order; often one, maybe none.
+        """Returns the frames that ``chunk`` completes, in order; often one, maybe none.
 
         Raises ``UpstreamFailed`` when a frame, finished or not, is longer than the limit.
         """
@@ -85,12 +85,12 @@ class SseScanner:
         return frames
 
     def tail(self) -> bytes:
-        """What came after the last whole frame: at the end of a stream, a last frame without its blank line."""
+        """Returns what came after the last whole frame: at the end of a stream, a last frame without its blank line."""
         return b"".join(self._pending)
 
 
 def frame_data(frame: bytes) -> bytes | None:
-    """The payload of a frame: its ``data:`` lines joined by LF; None when it has none (a comment, a ping).
+    """Returns the payload of a frame: its ``data:`` lines joined by LF; None when it has none (a comment, a ping).
 
     Takes a ``tail()`` too. A byte order mark is skipped in front of any frame, not of the first alone. A frame without
     ``data:`` lines that has an ``error:`` line gives that: older llama.cpp servers tell an error so.
@@ -110,9 +110,9 @@ def frame_data(frame: bytes) -> bytes | None:
 
 
 def frame_event(frame: bytes) -> str | None:
-    """The name in a frame's ``event:`` line, the last of them; None for a frame without one.
+    """Returns the name in a frame's ``event:`` line, the last of them; None for a frame without one.
 
-    "error" for a frame that tells an error in a line of that name (``frame_data``).
+    "error" for a frame with an error in a line of that name (``frame_data``).
     """
     if frame.startswith(b"data:") and frame.find(b"\n") == len(frame) - 2:
         # The usual case: one line, and it is not an event's name.
@@ -125,13 +125,13 @@ def frame_event(frame: bytes) -> str | None:
 
 
 def _last_field(frame: bytes, field: bytes) -> bytes | None:
-    """The value of the last line of a field, without the one blank that may precede it."""
+    """Returns the value of the last line of a field, without the one blank that may precede it."""
     values = [line[len(field) :] for line in frame.removeprefix(_BOM).splitlines() if line.startswith(field)]
     return values[-1].removeprefix(b" ") if values else None
 
 
 def _split(data: bytes) -> list[bytes]:
-    """The whole frames in ``data``, then what is left over (maybe empty)."""
+    """Returns the whole frames in ``data``, then what is left over (maybe empty)."""
     pieces: list[bytes] = []
     start = 0
     for blank_line in _BLANK_LINE.finditer(data):

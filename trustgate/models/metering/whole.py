@@ -1,4 +1,4 @@
-"""What a whole answer is: how much it used, of whom it comes, or what failure it tells.
+"""What a whole answer is: its usage, its model, or its failure.
 
 Owns the meter of each kind of endpoint for an answer that was read whole. Of an ordinary answer only the members that
 matter are decoded, in about two microseconds; any other is read again by the forgiving readers. Nothing that a server
@@ -27,7 +27,7 @@ from trustgate.types import Usage
 
 
 class Reported(msgspec.Struct, frozen=True, kw_only=True):
-    """What a whole answer says about itself."""
+    """The content of a whole answer."""
 
     #: None: it reports nothing that makes sense.
     counts: Counts | None = None
@@ -51,7 +51,9 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
     def usage_or_estimate(
         self, prompt_estimate: int, *, prompt_bound: int | None = None, completion_bound: int | None = None
     ) -> Usage:
-        """The reported usage, completed by estimates, which mark it; no count is beyond its bound (``plausible``)."""
+        """Returns the reported usage, completed by estimates, which mark it; no count is beyond its bound
+        (``plausible``).
+        """
         counts = self.counts
         if counts is not None and not counts.lacks and counts.usage.completion_tokens:
             usage = counts.usage
@@ -88,12 +90,12 @@ _NO_ERROR = frozenset({b"", b"null", b"{}", b'""', b"false"})
 
 
 def read_answer(body: bytes) -> Reported:
-    """The answer of an endpoint that generates: chat, completions, messages."""
+    """Returns the answer of an endpoint that generates: chat, completions, messages."""
     return _ordinary(body) or _read(body, read_json(body))
 
 
 def _ordinary(body: bytes) -> Reported | None:
-    """What an answer says that is plainly a good one; None if it has to be looked at more closely."""
+    """Returns the content of an answer that is plainly a good one; None if it has to be looked at more closely."""
     try:
         answer = _decode_body(body)
     except UNREADABLE:
@@ -114,7 +116,7 @@ _GOOD_STATUSES = frozenset({None, "completed", "incomplete", "queued", "in_progr
 
 
 def _read(body: bytes, answer: Any, *, generates: bool = True) -> Reported:
-    """What any body says; ``answer``: its JSON."""
+    """Returns the content of any body; ``answer``: its JSON."""
     failure = failure_of(body) if answer is None else failure_in(answer)
     if not isinstance(answer, dict):
         # No endpoint answers with a number, a text or nothing; some servers' scores and vectors are bare lists.
@@ -132,12 +134,14 @@ def _model(answer: dict[str, Any]) -> str:
 
 
 def read_scores(body: bytes) -> Reported:
-    """The answer of an endpoint that generates nothing: embeddings, rerank, moderations."""
+    """Returns the answer of an endpoint that generates nothing: embeddings, rerank, moderations."""
     return _ordinary(body) or _read(body, read_json(body), generates=False)
 
 
 def read_response(body: bytes) -> Reported:
-    """The answer to a request for a Response: one that failed is a failure. Searches that it made are counted."""
+    """Returns the answer to a request for a Response: one that failed is a failure. Searches that it made are
+    counted.
+    """
     reported = _ordinary(body)
     answer: Any = None
     if reported is None:
@@ -154,13 +158,15 @@ def read_response(body: bytes) -> Reported:
 
 
 def searches_in(response: object) -> int:
-    """How often a Response searched the web: its ``usage`` does not tell, its items do."""
+    """Returns how often a Response searched the web: its ``usage`` does not tell, its items do."""
     items = list_of(dict_of(response).get("output"))
     return sum(dict_of(item).get("type") == "web_search_call" for item in items)
 
 
 def read_kept(body: bytes) -> Reported:
-    """The answer to a look at what an upstream keeps: that a Response or a batch failed is no failure of the look."""
+    """Returns the answer to a look at what an upstream keeps: that a Response or a batch failed is no failure of the
+    look.
+    """
     reported = read_response(body)
     if reported.failure is None:
         return reported
@@ -170,7 +176,7 @@ def read_kept(body: bytes) -> Reported:
 
 
 def read_images(body: bytes) -> Reported:
-    """The answer of an image endpoint: its token usage where it has any, and how many images it holds.
+    """Returns the answer of an image endpoint: its token usage where it has any, and how many images it holds.
 
     An answer without images (``"data": null`` or ``[]``) made none, and cost none.
     """
@@ -180,13 +186,13 @@ def read_images(body: bytes) -> Reported:
     usage = reported.usage or Usage()
     usage = msgspec.structs.replace(usage, images=images)
     if usage.completion_tokens and not usage.image_completion_tokens:
-        # All that an image endpoint generates is images, whether or not it says so.
+        # All that an image endpoint generates is images, whether or not it is marked so.
         usage = msgspec.structs.replace(usage, image_completion_tokens=usage.completion_tokens - usage.reasoning_tokens)
     return msgspec.structs.replace(reported, counts=Counts(usage=usage), body=b"")
 
 
 def read_transcript(body: bytes) -> Reported:
-    """The answer of a transcription, in whatever ``response_format``: tokens, or seconds, or both.
+    """Returns the answer of a transcription, in whatever ``response_format``: tokens, or seconds, or both.
 
     Seconds are those of ``usage``, else the ``duration``, else the end of the last segment or cue. Where none of these
     is told, and no tokens are, nothing is reported: the length of the recording itself has to serve.
@@ -240,13 +246,15 @@ def last_cue_ms(text: bytes) -> int:
 
 
 def read_speech(body: bytes) -> Reported:
-    """The answer of a speech endpoint that is JSON instead of audio: what it costs is told by its request."""
+    """Returns the answer of a speech endpoint that is JSON instead of audio: what it costs is told by its request."""
     failure = failure_of(body)
     return Reported(counts=Counts(usage=Usage()), failure=failure)
 
 
 def read_nothing_used(body: bytes) -> Reported:
-    """The answer of an endpoint that is not metered: looking at what was paid for when it was made, or counting."""
+    """Returns the answer of an endpoint that is not metered: looking at what was paid for when it was made, or
+    counting.
+    """
     answer = read_json(body)
     reported = _read(body, answer) if answer is None or failure_in(answer) is not None else Reported()
     kept = dict_of(answer)
