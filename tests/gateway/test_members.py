@@ -241,6 +241,45 @@ def test_no_field_of_a_form_steers(tenant: Tenant, scripted: Upstream, field: st
     assert scripted.requests == []
 
 
+@pytest.mark.parametrize("field", ["model", "file_id", "target_model_names"])
+def test_no_field_of_a_files_form_steers(tenant: Tenant, scripted: Upstream, field: str) -> None:
+    form = {"purpose": "user_data", field: "x"}
+    refused = tenant.http.post("/v1/files", data=form, files={"file": ("a", b"x")})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, field)
+    assert scripted.requests == []
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("?custom_llm_provider=azure", "custom_llm_provider"),
+        ("?limit=5&model=expensive", "model"),
+        ("?target_model_names=a", "target_model_names"),
+        ("?api%5Fbase=x", "api_base"),
+    ],
+)
+def test_no_query_steers(tenant: Tenant, scripted: Upstream, query: str, param: str) -> None:
+    refused = tenant.http.get(f"/v1/files{query}")
+    assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+    assert scripted.requests == []
+
+
+def test_a_query_that_steers_nothing_passes(tenant: Tenant, scripted: Upstream) -> None:
+    scripted.script(Reply.json({"object": "list", "data": []}))
+    assert tenant.http.get("/v1/files?limit=5&after=file-x&purpose=batch").status_code == 200
+    assert scripted.requests[0].target == "/v1/files?limit=5&after=file-x&purpose=batch"
+
+
+def test_a_batch_names_no_model_of_its_own(tenant: Tenant, scripted: Upstream) -> None:
+    scripted.script(Reply.json({"id": f"file-{tenant.name}", "object": "file"}))
+    body = {"model": "gpt-4o", "messages": HELLO}
+    line = json.dumps({"custom_id": "a", "method": "POST", "url": CHAT, "body": body}).encode()
+    assert tenant.http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a", line)}).status_code == 200
+    batch = {"input_file_id": f"file-{tenant.name}", "endpoint": CHAT, "completion_window": "24h", "model": "expensive"}
+    refused = tenant.http.post("/v1/batches", json=batch)
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "model")
+
+
 # names
 
 

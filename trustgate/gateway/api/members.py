@@ -162,7 +162,8 @@ def judge(members: Members, wire: frozenset[str], *, generates: bool) -> JudgedM
     choices = 1
     for name in members.keys() - wire - COMMON:
         raw = members[name]
-        kind = _kind(name)
+        # Of an endpoint that has no model (LiteLLM routes batches and files by it).
+        kind = "steering" if name == "model" else _kind(name)
         if kind == "alike":
             return JudgedMembers(fault=_alike(name))
         if bytes(raw) == b"null":
@@ -225,8 +226,15 @@ _KNOWN = frozenset(_plain(name) for name in STEERING | BOUNDS | CHOICES | NESTED
 
 
 def steers(name: str) -> bool:
-    """Whether a form's field of this name (without its ``[…]``) steers an upstream, or looks like one that counts."""
-    return _kind(name) in ("steering", "alike")
+    """Whether a form's field, or a query's, of this name steers an upstream, looks like one that counts, or is an id.
+
+    ``name``: it may have indices: ``models[]``.
+    """
+    bare = name.partition("[")[0]
+    return _kind(bare) in ("steering", "alike") or bare.endswith(_IDS)
+
+
+_IDS = ("file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "container_id")
 
 
 def _alike(name: str) -> InvalidRequest:

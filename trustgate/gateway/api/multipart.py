@@ -143,7 +143,7 @@ class FormScanner:
         if len(names) != 1 or not _NAME.fullmatch(names[0]):
             raise _bad("a part has no plain name")
         self._name = names[0].decode()
-        if steers(self._name.partition("[")[0]):
+        if steers(self._name) or (self._name == "model" and "model" not in self._decisive):
             raise InvalidRequest(
                 f"The field {self._name!r} is not taken here: it steers the server behind this gateway.",
                 param=self._name,

@@ -6,13 +6,14 @@ Owns the rule that an id leads to the target that made it, and to nobody but its
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import msgspec
 from starlette.types import Scope
 
 from trustgate.errors import Conflict, InvalidRequest
 from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.members import steers
 from trustgate.gateway.api.object_accounting import Lasting, ObjectAccounting
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
 from trustgate.gateway.api.uploads import Payload, Upload
@@ -79,7 +80,7 @@ class Routing:
                     retryable=False,
                 )
         if endpoint.body == "none" and scope["query_string"]:
-            way.path += "?" + scope["query_string"].decode("latin-1")
+            way.path += "?" + _checked_query(scope["query_string"].decode("latin-1"))
         known = way.handle or (None if endpoint.has_model else way.used)
         if known is not None:
             way.call = call = msgspec.structs.replace(call, model=known.model)
@@ -130,6 +131,18 @@ class Routing:
                 code=f"{way.used.kind}_elsewhere",
             )
         return able
+
+
+def _checked_query(query: str) -> str:
+    """The query as it is. Raises ``InvalidRequest`` where one of its names steers the upstream."""
+    for name, _ in parse_qsl(query, keep_blank_values=True):
+        if name == "model" or steers(name):
+            raise InvalidRequest(
+                f"The query parameter {name[:80]!r} is not taken here: it steers the server behind this gateway.",
+                param=name[:80],
+                code="unsupported_parameter",
+            )
+    return query
 
 
 _PARAM_OF: dict[Kind, Any] = {"response": "previous_response_id", "file": "input_file_id"}
