@@ -125,7 +125,7 @@ TABLE: dict[str, tuple[Do, int, type[openai.APIStatusError], str, str | None, st
         "upstream_error",
         "upstream_error",
         None,
-        None,
+        "false",
     ),
     "limited by the upstream": (
         *(
@@ -160,7 +160,7 @@ TABLE: dict[str, tuple[Do, int, type[openai.APIStatusError], str, str | None, st
         *(answered(Reply.reset()), 502, openai.InternalServerError, "upstream_error", "upstream_error", None, None),
     ),
     "upstream is silent": (
-        *(answered(Reply.hang()), 504, openai.InternalServerError, "upstream_error", "upstream_timeout", None, None),
+        *(answered(Reply.hang()), 504, openai.InternalServerError, "upstream_error", "upstream_timeout", None, "false"),
     ),
 }
 

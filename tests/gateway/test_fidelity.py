@@ -9,8 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.conftest import ClientFactory
-from tests.gateway.conftest import HELLO, Tenant
+from tests.conftest import ClientFactory, GatewayFactory
+from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_path import only_receipt, receipt_of
 from tests.support.upstream import DONE, Gate, Reply, Upstream, completion, delta, encode
 
@@ -141,8 +141,19 @@ def test_an_error_in_a_stream_raises_in_the_sdk(tenant: Tenant, scripted: Upstre
     assert only_receipt(tenant)["finish"] == "upstream_cut"
 
 
-def test_a_frame_longer_than_any_real_one_ends_the_stream(tenant: Tenant, scripted: Upstream) -> None:
-    scripted.script(Reply.sse([delta("a"), b"data: " + b"x" * (5 * 1024 * 1024)]))
+def test_a_large_event_passes_whole(tenant: Tenant, scripted: Upstream) -> None:
+    large = delta("x" * (9 * 1024 * 1024), finish_reason="stop")
+    scripted.script(Reply.sse([delta("a"), large, DONE]))
+    response = tenant.chat(stream=True)
+    assert response.content == b"".join(b"data: " + encode(each) + b"\n\n" for each in (delta("a"), large)) + DONE
+
+
+def test_an_event_larger_than_the_setting_allows_ends_the_stream(
+    make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp
+) -> None:
+    environment = {"TRUSTGATE_UPSTREAM_MAX_EVENT_BYTES": "65536"}
+    tenant = sign_up(make_gateway(upstream=upstream.api_url, environment=environment).start())
+    upstream.script(Reply.sse([delta("a"), b"data: " + b"x" * 70_000]))
     response = tenant.chat(stream=True)
     error = json.loads(response.content.rpartition(b"data: ")[2])["error"]
     assert error["code"] == "upstream_event_too_large"

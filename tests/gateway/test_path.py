@@ -21,7 +21,7 @@ from tests.conftest import ClientFactory
 from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
-from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream, delta
+from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream, completion, delta
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def test_a_request_and_its_answer_pass_byte_for_byte(tenant: Tenant, scripted: U
 
 
 def test_only_what_may_travel_does(tenant: Tenant, scripted: Upstream) -> None:
-    scripted.script(Reply.body(b"{}", headers={"x-upstream-note": "hi", "x-other": "no", "set-cookie": "a=b"}))
+    headers = {"x-upstream-note": "hi", "x-other": "no", "set-cookie": "a=b"}
+    scripted.script(Reply.json(completion("Hi"), headers=headers))
     response = tenant.http.post(
         "/v1/chat/completions",
         json={"model": "gpt-4o", "messages": HELLO},
@@ -370,7 +371,7 @@ def test_an_error_inside_a_stream_is_cleaned_and_passed_on(tenant: Tenant, scrip
 
 
 def test_an_error_as_a_streams_first_frame_is_an_error_response(tenant: Tenant, scripted: Upstream) -> None:
-    scripted.script(Reply.sse([{"error": {"message": "no capacity"}}]))
+    scripted.script(*[Reply.sse([{"error": {"message": "no capacity"}}])] * 3)
     response = tenant.chat(stream=True)
     assert (response.status_code, error_of(response)["message"]) == (502, "no capacity")
     assert tenant.used()["day"]["requests"] == 0

@@ -238,13 +238,13 @@ def test_a_stream_that_is_cut_raises_in_the_sdk(tenant: Tenant, scripted: Upstre
 
 def test_the_error_event_counts_on_from_the_last_event(tenant: Tenant, scripted: Upstream) -> None:
     scripted.script(
-        Reply.sse([*response_stream(object_id="resp_e")[:3], event("error", code="x", message=f"at {scripted.url}")])
+        Reply.sse([*response_stream(object_id="resp_e")[:5], event("error", code="x", message=f"at {scripted.url}")])
     )
     got = ask(tenant, stream=True)
     head, _, last = got.content.rpartition(b"event: error\ndata: ")
     said = json.loads(last)
     assert head.endswith(b"\n\n")
-    assert (said["type"], said["sequence_number"], said["message"], said["code"]) == ("error", 3, "at …", "x")
+    assert (said["type"], said["sequence_number"], said["message"], said["code"]) == ("error", 5, "at …", "x")
     assert said["error"]["message"] == "at …"
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx
 import pytest
 from msgspec.structs import replace
 
+from tests.support.upstream import DONE, delta
 from trustgate.errors import NotFound, Unavailable, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from trustgate.models.catalog import Catalog
+from trustgate.models.metering.chunks import StreamMeter
+from trustgate.models.metering.whole import read_answer
+from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.breaker import Breaker
-from trustgate.models.upstream.client import Answer, Outgoing, UpstreamClient
+from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.probe import probe
-from trustgate.models.upstream.targets import Targets
+from trustgate.models.upstream.targets import Target, Targets
 from trustgate.types import Fallback, Passport
 
 SECRET = "sk-upstream-credential"
-OK: dict[str, Any] = {"choices": []}
+OK: dict[str, Any] = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}
 
 Step = httpx.Response | Exception
 
@@ -64,13 +71,20 @@ class World:
     async def _wait(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    async def fetch(self, model: str = "a", deadline: float | None = None) -> Answer:
+    async def fetch(self, model: str = "a", *, deadline: float | None = None, **members: Any) -> Answer:
         return await self.client.fetch(
-            self.targets.route(model, self.catalog.resolve(model)),
+            self.targets.route(model, self.catalog.resolve(model), "chat.completions"),
             Outgoing(
-                path="/chat/completions",
-                body_for=lambda target: b'{"model":"%b"}' % target.model.encode(),
-                headers=[("content-type", "application/json")],
+                **{
+                    "path": "/chat/completions",
+                    "body_for": lambda target: b'{"model":"%b"}' % target.model.encode(),
+                    "headers": [("content-type", "application/json")],
+                    "model": model,
+                    "form": "chat",
+                    "meter": read_answer,
+                    "stream_meter": StreamMeter,
+                    **members,
+                }
             ),
             deadline=deadline,
         )
@@ -86,7 +100,7 @@ async def test_the_credential_travels_to_the_upstream_and_the_answer_back() -> N
     request = world.script.requests[0]
     assert str(request.url) == "http://a/v1/chat/completions"
     assert request.headers["authorization"] == f"Bearer {SECRET}"
-    assert (answer.status, answer.body, answer.is_stream) == (200, b'{"choices":[]}', False)
+    assert (answer.status, json.loads(answer.body), answer.is_stream) == (200, OK, False)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +209,7 @@ async def test_what_an_upstream_says_is_cleaned_of_addresses_and_keys(message: s
         (httpx.Response(200, text=""), "not a JSON object"),
         (httpx.Response(302, headers={"location": "http://elsewhere/"}), "status 302"),
         (httpx.Response(502, html="<h1>Bad gateway</h1>"), "status 502"),
-        (httpx.Response(200, headers={"content-type": "text/event-stream"}, content=b""), "before it began"),
+        (httpx.Response(200, json={"choices": []}), "holds nothing"),
     ],
 )
 async def test_nonsense_is_a_failure_of_the_upstream(response: httpx.Response, said: str) -> None:
@@ -224,18 +238,248 @@ async def test_failures_on_the_way_are_told_without_detail(
     assert "secret" not in caught.value.message
 
 
-async def test_after_failures_in_a_row_a_target_rests_and_its_clients_are_told_when_to_return() -> None:
-    world = World(Script(a=[json_response(500)]), passport("a"), retries=0)
-    for _ in range(5):
+def with_fallback(a: list[Step], *, retries: int = 0) -> World:
+    return World(
+        Script(a=a, b=[json_response()]),
+        passport("a", fallbacks=(Fallback(passport="b"),)),
+        passport("b"),
+        retries=retries,
+    )
+
+
+async def test_a_target_that_fails_for_several_callers_rests_and_its_fallback_serves() -> None:
+    world = with_fallback([json_response(500)], retries=2)
+    for number in range(7):
+        await world.fetch(caller=f"tenant-{number % 2}")
+    assert world.script.asked.count("a") == 5 * 3, "each request counts once, whatever its tries"
+    resting = world.catalog.resolve("a")
+    assert resting is not None and not world.targets.is_available(resting.passport, "a")
+
+
+async def test_what_fails_for_one_caller_alone_is_no_verdict_on_the_server() -> None:
+    world = with_fallback([json_response(500)])
+    for _ in range(20):
+        await world.fetch(caller="tenant-1")
+    assert world.script.asked.count("a") == 20
+
+
+async def test_the_health_probe_is_a_second_witness() -> None:
+    world = with_fallback([json_response(500)])
+    await probe(world.targets.upstream_of(world.catalog.passport("a")), world.client)
+    world.script.requests.clear()
+    for _ in range(4):
+        await world.fetch(caller="tenant-1")
+    assert world.script.asked.count("a") == 2
+
+
+async def test_the_only_target_is_asked_once_while_it_rests_and_its_clients_are_told_when_to_return() -> None:
+    world = World(Script(a=[httpx.ConnectError("x")]), passport("a"), retries=2)
+    for _ in range(2):
         with pytest.raises(UpstreamFailed):
             await world.fetch()
-    with pytest.raises(Unavailable) as caught:
+    asked = len(world.script.requests)
+    with pytest.raises(Unavailable, match="'a'") as caught:
         await world.fetch()
     assert caught.value.code == "model_unavailable"
     assert int(caught.value.headers["retry-after"]) in (4, 5)
-    assert len(world.script.requests) == 5
-    resting = world.catalog.resolve("a")
-    assert resting is not None and not world.targets.is_available(resting.passport, "a")
+    assert len(world.script.requests) == asked + 1
+    world.script.hosts["a"] = [json_response()]
+    assert (await world.fetch()).status == 200
+    assert (await world.fetch()).status == 200
+
+
+async def test_a_breaker_is_of_one_kind_of_endpoint() -> None:
+    world = with_fallback([httpx.ConnectError("x")])
+    for _ in range(3):
+        await world.fetch()
+    resolved = world.catalog.resolve("a")
+    assert resolved is not None
+    assert world.targets.route("a", resolved, "chat.completions")[0].breaker.is_open
+    assert not world.targets.route("a", resolved, "embeddings")[0].breaker.is_open
+    assert world.targets.is_available(resolved.passport, "a"), "for embeddings"
+
+
+# what is repeated
+
+
+@pytest.mark.parametrize("failure", [httpx.ReadTimeout("x"), json_response(504), httpx.Response(200, html="<p>hi</p>")])
+async def test_what_may_have_been_worked_on_is_not_asked_for_again(failure: Step) -> None:
+    world = World(Script(a=[failure, json_response()]), passport("a"))
+    with pytest.raises(UpstreamFailed) as caught:
+        await world.fetch()
+    assert len(world.script.requests) == 1
+    assert caught.value.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("headers", "waited", "passed"),
+    [
+        ({"retry-after": "2"}, [2.0], None),
+        ({"retry-after-ms": "1500"}, [1.5], None),
+        ({"retry-after": "nan"}, None, None),
+        ({"retry-after": "-1"}, None, None),
+        ({"retry-after": "1e400"}, None, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, [0.0], None),
+        ({"retry-after": "soon"}, None, None),
+        ({"retry-after-ms": "60000", "retry-after": "1"}, [], {"retry-after": "60", "retry-after-ms": "60000"}),
+        ({"retry-after": "30.2"}, [], {"retry-after": "31"}),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_obeyed_or_passed_on(
+    status: int, headers: dict[str, str], waited: list[float] | None, passed: dict[str, str] | None
+) -> None:
+    """``waited`` None: the usual pause."""
+    world = World(Script(a=[json_response(status, **headers), json_response()]), passport("a"))
+    if passed is not None:
+        with pytest.raises(UpstreamFailed) as caught:
+            await world.fetch()
+        assert {name: value for name, value in caught.value.headers.items() if name.startswith("retry")} == passed
+        return
+    await world.fetch()
+    assert world.waits == waited if waited is not None else 0.1 <= world.waits[0] <= 0.2
+
+
+async def test_a_date_to_retry_after_is_passed_on_in_seconds() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    world = World(Script(a=[json_response(503, **{"retry-after": later})]), passport("a"))
+    with pytest.raises(UpstreamFailed) as caught:
+        await world.fetch()
+    assert 85 <= int(caught.value.headers["retry-after"]) <= 90
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (402, {"error": {"message": "Insufficient Balance"}}, (502, "upstream_payment_required")),
+        (403, {"error": {"message": "Your input was flagged"}}, (403, None)),
+        (403, {"error": {"message": "Invalid API key for model x"}}, (502, "upstream_authentication_error")),
+        (404, {"error": {"message": "no such model", "code": "model_not_found"}}, (404, "model_not_found")),
+        (424, {"detail": "a dependency failed"}, (424, None)),
+        (451, {"message": "not here"}, (451, None)),
+        (
+            400,
+            {"error": {"message": "maximum context length is 8", "code": "context_length_exceeded"}},
+            (400, "context_length_exceeded"),
+        ),
+        (501, {"error": {"message": "no embeddings here", "code": 501}}, (501, "501")),
+        (500, {"error": {"message": "image input is not supported", "code": 500}}, (500, "500")),
+    ],
+)
+async def test_what_another_target_may_take_goes_to_the_fallback_and_is_not_repeated(
+    status: int, body: Any, told: tuple[int, str | None]
+) -> None:
+    world = with_fallback([json_response(status, body)], retries=2)
+    assert (await world.fetch()).target.passport.slug == "b"
+    assert world.script.asked == ["a", "b"]
+    alone = World(Script(a=[json_response(status, body)]), passport("a"))
+    for _ in range(6):
+        with pytest.raises(UpstreamFailed) as caught:
+            await alone.fetch()
+        assert (caught.value.status, caught.value.code) == told
+    assert len(alone.script.requests) == 6, "none of these is a verdict on the server"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"detail": [{"loc": ["body", "tools"], "msg": "field required", "type": "missing"}]}, "field required"),
+        ({"detail": "just a text"}, "just a text"),
+        ({"message": "a message alone"}, "a message alone"),
+        ({"error": "a text"}, "a text"),
+        ({"errors": [{"message": "one of a list"}]}, "one of a list"),
+        ({"object": "error", "message": "vLLM's old way", "code": 400}, "vLLM's old way"),
+    ],
+)
+@pytest.mark.parametrize("status", [422, 500])
+async def test_the_reason_survives_in_every_shape(status: int, body: Any, reason: str) -> None:
+    world = World(Script(a=[json_response(status, body)]), passport("a"), retries=0)
+    with pytest.raises(UpstreamFailed, match=reason):
+        await world.fetch()
+
+
+async def test_a_reason_in_plain_text_survives_and_a_stack_trace_does_not() -> None:
+    text = 'cache is full at 10.1.2.3:9000\nTraceback (most recent call last):\n  File "/srv/app.py", line 3'
+    world = World(Script(a=[httpx.Response(500, text=text)]), passport("a"), retries=0)
+    with pytest.raises(UpstreamFailed) as caught:
+        await world.fetch()
+    assert caught.value.message == "The upstream failed (status 500): cache is full at …"
+
+
+async def test_the_model_is_called_what_the_client_calls_it() -> None:
+    named = replace(passport("a"), slug="nice-name", api_model_id="internal/deployment-7")
+    world = World(
+        Script(a=[json_response(404, {"error": {"message": "The model `internal/deployment-7` does not exist"}})]),
+        named,
+    )
+    with pytest.raises(UpstreamRefused, match="The model `nice-name` does not exist"):
+        await world.fetch("nice-name")
+
+
+# what an answer is
+
+
+FAILURES_WITH_200: list[tuple[Any, int]] = [
+    ({"error": {"message": "full http://10.1.2.3:9/x", "code": 502}}, 502),
+    ({"type": "error", "error": {"type": "overloaded_error", "message": "full"}}, 502),
+    ({"object": "error", "message": "full", "code": 500}, 502),
+    ({"data": None, "error": {"message": "full", "code": 429}}, 429),
+    ({"detail": "full"}, 502),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), FAILURES_WITH_200)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_failure_with_status_200_is_as_one_with_its_own(body: Any, status: int, stream: bool) -> None:
+    content = [b": ping\n\n", b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n']
+    content.append(b"data: " + json.dumps(body).encode() + b"\n\n")
+    failing = (
+        httpx.Response(200, headers={"content-type": "text/event-stream"}, content=b"".join(content))
+        if stream
+        else json_response(200, body)
+    )
+    world = with_fallback([failing], retries=1)
+    world.script.hosts["b"] = [json_response() if not stream else sse(delta("hi", finish_reason="stop"))]
+    assert (await world.fetch(stream=stream)).target.passport.slug == "b"
+    assert world.script.asked == ["a", "a", "b"]
+    alone = World(Script(a=[failing]), passport("a"), retries=0)
+    with pytest.raises(UpstreamFailed) as caught:
+        await alone.fetch(stream=stream)
+    assert caught.value.status == status
+    assert "10.1" not in caught.value.message and "full" in caught.value.message
+
+
+def sse(*chunks: Any) -> httpx.Response:
+    content = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + DONE
+    return httpx.Response(200, headers={"content-type": "text/event-stream; charset=utf-8"}, content=content)
+
+
+async def test_stream_options_that_a_server_refuses_are_left_out_from_then_on() -> None:
+    refusal = json_response(422, {"detail": [{"loc": ["body", "stream_options"], "msg": "extra"}]})
+    world = World(Script(a=[refusal, sse(delta("hi", finish_reason="stop"))]), passport("a"))
+    asked: list[bool] = []
+
+    def body_for(target: Target) -> bytes:
+        asked.append(target.takes_stream_options)
+        return b"{}"
+
+    for _ in range(2):
+        await world.fetch(stream=True, asks_usage=True, body_for=body_for)
+    assert asked == [True, False, False]
+
+
+async def test_a_refusal_that_is_about_something_else_stays_one() -> None:
+    world = World(Script(a=[json_response(422, {"detail": "no"})]), passport("a"))
+    for count in (2, 4):
+        with pytest.raises(UpstreamRefused, match="no"):
+            await world.fetch(stream=True, asks_usage=True)
+        assert len(world.script.requests) == count
+    world.script.hosts["a"] = [sse(delta("hi", finish_reason="stop")), json_response(422, {"detail": "no"})]
+    await world.fetch(stream=True, asks_usage=True)
+    world.script.requests.clear()
+    with pytest.raises(UpstreamRefused):
+        await world.fetch(stream=True, asks_usage=True)
+    assert len(world.script.requests) == 1, "the server is known to take them"
 
 
 async def test_a_model_nobody_answers_for_is_not_found() -> None:
@@ -246,13 +490,11 @@ async def test_a_model_nobody_answers_for_is_not_found() -> None:
 
 
 async def test_a_streams_first_bytes_are_in_hand_before_it_is_an_answer() -> None:
-    stream = httpx.Response(
-        200, headers={"content-type": "text/event-stream; charset=utf-8"}, content=b"\n\ndata: x\n\n"
-    )
-    world = World(Script(a=[stream]), passport("a"))
-    answer = await world.fetch()
-    assert answer.is_stream
-    assert b"".join([chunk async for chunk in answer.chunks()]) == b"\n\ndata: x\n\n"
+    world = World(Script(a=[sse(delta("", role="assistant"), delta("hi", finish_reason="stop"))]), passport("a"))
+    answer = await world.fetch(stream=True)
+    assert answer.events is not None
+    frames = [frame async for batch in answer.events.batches() for _, frame in batch]
+    assert b"".join(frames) == world.script.hosts["a"][0].content  # type: ignore[union-attr]
 
 
 class Clock:
@@ -265,22 +507,26 @@ class Clock:
 def test_a_breaker_opens_tries_one_and_rests_longer_each_time() -> None:
     clock = Clock()
     breaker = Breaker(clock)
-    for _ in range(5):
-        assert breaker.admit()
-        breaker.failed()
-    assert not breaker.admit()
+    for number in range(5):
+        assert breaker.admit(f"{number}")
+        breaker.failed(f"{number}")
+    assert not breaker.admit("a")
     clock.now += 5
-    assert breaker.admit()
-    assert not breaker.admit(), "one trial at a time"
-    breaker.failed()
+    assert breaker.admit("a")
+    assert not breaker.admit("a"), "one trial of a caller at a time"
+    assert breaker.admit("b") and breaker.admit("c") and not breaker.admit("d"), "and of a few callers"
+    breaker.failed("a")
+    assert breaker.admit("d"), "one caller's failure is no verdict"
+    breaker.failed("b")
+    assert not breaker.admit("e")
     clock.now += 9.9
-    assert not breaker.admit()
+    assert not breaker.admit("a")
     clock.now += 0.2
-    assert breaker.admit()
-    breaker.abandoned()
-    assert breaker.admit(), "a trial without a verdict lets the next request try"
+    assert breaker.admit("a")
+    breaker.abandoned("a")
+    assert breaker.admit("a"), "a trial without a verdict lets the next request try"
     breaker.succeeded()
-    assert breaker.admit() and breaker.admit()
+    assert breaker.admit("a") and breaker.admit("a")
     assert not breaker.is_open
 
 
@@ -288,6 +534,9 @@ def test_a_breaker_opens_tries_one_and_rests_longer_each_time() -> None:
     ("step", "healthy", "detail", "models"),
     [
         (json_response(200, {"data": [{"id": "x"}, {"id": "y"}]}), True, "2 models", ("x", "y")),
+        (json_response(200, [{"id": "x"}, 7, "y", {"id": None}, {"id": "x"}]), True, "2 models", ("x", "y")),
+        (json_response(200, {"models": [{"name": "x"}, {"model": "y"}, None]}), True, "2 models", ("x", "y")),
+        (json_response(200, {"data": None}), True, "0 models", ()),
         (json_response(404), True, "reachable", ()),
         (httpx.Response(200, text="hello"), True, "reachable", ()),
         (json_response(401), False, "credentials", ()),

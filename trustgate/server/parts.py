@@ -393,6 +393,8 @@ def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
         connect_timeout_s=upstream.connect_timeout_s,
         read_timeout_s=upstream.read_timeout_s,
         max_connections=upstream.max_connections,
+        hold_s=upstream.hold_s,
+        max_event_bytes=upstream.max_event_bytes,
         transports={BUILTIN_SCHEME: _echo},
     )
 

@@ -103,6 +103,18 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Annotated[
         int, Meta(ge=1, le=100_000, description="Connections kept to upstreams at the same time.")
     ] = 512
+    hold_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=300,
+            description="How long a stream is held back at most until its first content, seconds: what fails in that "
+            "time is retried, falls back or is an error with a status, and costs nothing.",
+        ),
+    ] = 10.0
+    max_event_bytes: Annotated[
+        int, Meta(ge=64 * _KIB, le=_GIB, description="The largest event of a stream from an upstream, bytes.")
+    ] = 64 * _MIB
     health_interval_s: Annotated[
         float, Meta(ge=0.1, le=86400, description="Time between two health probes of an upstream, seconds.")
     ] = 15.0

@@ -110,11 +110,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return msgspec.json.Decoder(self.wire)
 
     @cached_property
-    def service(self) -> str:
-        """What is asked of a model, as far as a server may fail at it alone."""
-        return "" if self.takes_defaults else self.name
-
-    @cached_property
     def has_model(self) -> bool:
         return "model" in self.wire.__struct_fields__
 

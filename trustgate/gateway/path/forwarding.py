@@ -15,6 +15,7 @@ from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.json_edit import outgoing
 from trustgate.models.upstream.client import Outgoing
 from trustgate.models.upstream.targets import Target
+from trustgate.models.upstream.to_events import Form
 from trustgate.observe.traces import Tracing
 
 #: What travels from the client to the upstream besides the body. The credential never does.
@@ -24,6 +25,17 @@ _ANTHROPIC_FORWARDED = (b"anthropic-version", b"anthropic-beta")
 _ANTHROPIC_VERSION = "2023-06-01"
 
 
+#: The API whose documents and streams an endpoint's answers are in.
+_FORMS: dict[str, Form] = {
+    "chat.completions": "chat",
+    "completions": "completion",
+    "responses": "response",
+    "messages": "message",
+}
+#: What is no answer without a byte; a recording may hold no words.
+_NEVER_EMPTY = frozenset({"audio.speech"})
+
+
 class Forwarding:
     def __init__(self, further_headers: Iterable[str], tracing: Tracing | None = None) -> None:
         """``tracing``: where it is given and ``traceparent`` travels on, it names this gateway's span as the parent."""
@@ -31,19 +43,28 @@ class Forwarding:
         self._tracing = tracing if b"traceparent" in self._forwarded else None
 
     def outgoing(
-        self, endpoint: Endpoint, arrival: Arrival, call: Call, body: Payload, path: str, bound: int | None
+        self,
+        endpoint: Endpoint,
+        arrival: Arrival,
+        call: Call,
+        body: Payload,
+        path: str,
+        bound: int | None,
+        caller: str,
     ) -> Outgoing:
         """The request for the targets of a call.
 
-        ``bound``: the most that one completion may get, in tokens, where the caller is held to that; it is sent along.
+        Args:
+            bound: the most that one completion may get, in tokens, where the caller is held to that; it is sent along.
+            caller: whose request it is.
         """
         merges: dict[str, dict[str, Any]] = {}
         lowered: dict[str, Any] = {}
-        if endpoint.asks_usage and call.stream and not call.include_usage:
-            merges["stream_options"] = {"include_usage": True}
+        asks_usage = endpoint.asks_usage and call.stream and not call.include_usage
         bounded = bound if endpoint.generates else None
         if bounded is not None:
             _lower(call, endpoint, bounded, lowered, merges)
+        asking = {**merges, "stream_options": {"include_usage": True}} if asks_usage else merges
 
         def body_for(target: Target) -> bytes | tuple[bytes, ...] | AsyncIterator[bytes]:
             if isinstance(body, Upload):
@@ -54,17 +75,27 @@ class Forwarding:
             if bounded is not None and not endpoint.is_bounded_by(call.bounds):
                 _bound_by_default(defaults, _max_tokens_member(endpoint, target), bounded)
             changes = {"model": target.model, **lowered} if endpoint.has_model else lowered
+            merging = asking if target.takes_stream_options else merges
             if isinstance(body, LargeBody):
-                return body.restored(outgoing(body.skeleton, changes, defaults, merges))
-            return outgoing(body, changes, defaults, merges)
+                return body.restored(outgoing(body.skeleton, changes, defaults, merging))
+            return outgoing(body, changes, defaults, merging)
 
         return Outgoing(
             method=endpoint.method,
             path=path,
             headers=self._headers(endpoint, arrival, body),
             body_for=body_for,
+            caller=caller,
+            model=call.model,
             retries=endpoint.retries,
+            stream=call.stream,
+            asks_usage=asks_usage,
+            form=_FORMS.get(endpoint.name, "") if endpoint.generates else "",
             takes_any=endpoint.answers == "any",
+            may_be_empty=endpoint.name not in _NEVER_EMPTY,
+            is_look=not endpoint.has_model,
+            meter=endpoint.meter,
+            stream_meter=endpoint.dialect.meter,
             anthropic=endpoint.dialect is ANTHROPIC,
             fault=(lambda: body.fault) if isinstance(body, Upload) else None,
             length_for=_length_for(arrival, body, endpoint),

@@ -54,7 +54,8 @@ from trustgate.gateway.path.routing import Routing
 from trustgate.http.sending import Headers
 from trustgate.models.catalog import Catalog
 from trustgate.models.stand_in import shown
-from trustgate.models.upstream.client import Answer, UpstreamClient
+from trustgate.models.upstream.answer import Answer
+from trustgate.models.upstream.client import UpstreamClient
 from trustgate.observe.traces import Tracing
 from trustgate.payment.cashier import Sale
 from trustgate.payment.paid_answers import Recorded
@@ -197,7 +198,7 @@ class Pipeline:
                         _watch_from_its_end(body, watch)
                         answer = await self._upstream.fetch(
                             targets,
-                            self._forwarding.outgoing(endpoint, arrival, call, body, way.path, bound),
+                            self._forwarding.outgoing(endpoint, arrival, call, body, way.path, bound, caller.tenant.id),
                             deadline=arrival.started + limits.request_timeout_s,
                         )
                         try:

@@ -60,7 +60,7 @@ class Routing:
         """
         tenant_id = key.tenant_id
         way = Route(call, endpoint.upstream_path)
-        way.service = endpoint.service
+        way.service = endpoint.name
         if call.uses:
             for kind, object_id in call.uses:
                 handles = self._handles.find_all(kind, object_id, tenant_id)

@@ -1,37 +1,46 @@
 """The upstream client: sends one request to the first target that answers it.
 
-Owns retries, fallbacks and the translation of everything an upstream can do wrong into the error tree. Retries
-happen before the first byte of an answer and never after. Over the network requests go through ``transport``, beneath
-httpx's client, whose redirects, cookies, decoding and pool cost more than the whole path; what is served in the
-process, or by a test, is a transport in httpx's sense.
+Owns retries and fallbacks, and what an answer is: everything that is no content is a failure, judged in ``failures``,
+before anything is charged or sent. Over the network requests go through ``transport``, beneath httpx's client, whose
+redirects, cookies, decoding and pool cost more than the whole path; what is served in the process, or by a test, is a
+transport in httpx's sense.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from trustgate.errors import TrustGateError, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from trustgate.errors import TrustGateError, UpstreamFailed
+from trustgate.models.metering.answer import Failure, failure_of
+from trustgate.models.metering.chunks import StreamMeter
+from trustgate.models.metering.events import read_object
+from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
+from trustgate.models.metering.whole import Reported
+from trustgate.models.upstream.answer import FAILED, Answer, EventStream, translated
+from trustgate.models.upstream.encoding import decoded
+from trustgate.models.upstream.failures import Verdict, broken, not_answered, refused, told, translate
+from trustgate.models.upstream.from_events import as_document
 from trustgate.models.upstream.targets import Target, all_open
+from trustgate.models.upstream.to_events import Form, as_events
 from trustgate.models.upstream.transport import Network, Response
 
 if TYPE_CHECKING:
     import httpx
 
-_BACKOFF_FIRST_S = 0.2
-_BACKOFF_LAST_S = 4.0
-#: A Retry-After beyond this is passed to the client instead of waited for here.
-_RETRY_AFTER_MOST_S = 5.0
 #: The largest answer that is read whole (a stream has no such bound).
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+#: So much of an answer without frames is looked at for a failure told in JSON.
+_JSON_FAILURE_BYTES = 64 * 1024
 _PROBE_S = 10.0
-_MESSAGE_MOST = 2_000
+#: What a member that is not known is refused with.
+_OF_A_MEMBER = frozenset({400, 422})
+_BOM = b"\xef\xbb\xbf"
 
 
 #: The body of a request: whole, whole in pieces, or still arriving.
@@ -47,62 +56,31 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     headers: Sequence[tuple[str, str]]
     #: The body as a target wants it. One that is not whole yet can be sent once only.
     body_for: Callable[[Target], Body]
+    #: Whose request it is, for the breakers, and what it calls the model.
+    caller: str = ""
+    model: str = ""
     #: Whether a try that failed may be made again.
     retries: bool = True
-    #: Whether an answer may be anything, and not only a JSON object or a stream of events.
+    #: Whether the answer is to be a stream of events.
+    stream: bool = False
+    #: Whether ``body_for`` asks for a stream's usage, by a member that the client did not send.
+    asks_usage: bool = False
+    #: The API whose documents and streams the answer is in; one is made of the other where the upstream mistook which.
+    form: Form = ""
+    #: Whether an answer may be anything, and not only a JSON object or a stream of events; and whether nothing at all.
     takes_any: bool = False
+    may_be_empty: bool = False
+    #: It asks about what was made before: an answer about a failure of that is not a failure of this.
+    is_look: bool = False
+    #: What an answer read whole, and a stream, say of themselves.
+    meter: Callable[[bytes], Reported]
+    stream_meter: Callable[[], StreamMeter]
     #: Whether the key is told in Anthropic's way too.
     anthropic: bool = False
     #: What is wrong with a body that still arrives, once something is: the client's fault, not the upstream's.
     fault: Callable[[], TrustGateError | None] | None = None
     #: The length of a body that still arrives, bytes, where it is known.
     length_for: Callable[[Target], int] | None = None
-
-
-class Answer:
-    """What an upstream answered with a status below 400: read whole, or a stream whose first bytes are in hand."""
-
-    __slots__ = ("_chunks", "_response", "body", "content_type", "first", "headers", "is_events", "status", "target")
-
-    def __init__(
-        self,
-        target: Target,
-        response: httpx.Response | Response,
-        *,
-        body: bytes = b"",
-        first: bytes = b"",
-        chunks: AsyncIterator[bytes] | None = None,
-        is_events: bool = True,
-    ) -> None:
-        self.target = target
-        self.status = response.status_code
-        self.headers = response.headers
-        self.content_type = response.headers.get("content-type", "application/json")
-        self.body = body
-        self.first = first
-        #: Of a stream: server-sent events, or bytes without frames.
-        self.is_events = is_events
-        self._chunks = chunks
-        self._response = response
-
-    @property
-    def is_stream(self) -> bool:
-        return self._chunks is not None
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The stream, first bytes included. Raises ``UpstreamFailed`` when it breaks off or falls silent."""
-        assert self._chunks is not None, "only a stream has chunks"
-        yield self.first
-        try:
-            async for chunk in self._chunks:
-                yield chunk
-        except Exception as error:
-            raise translate(error) from error
-
-    async def close(self) -> None:
-        """Let go of the upstream's connection; a stream that is not at its end is aborted."""
-        with suppress(Exception):
-            await self._response.stream.aclose()  # type: ignore[union-attr]
 
 
 class UpstreamClient:
@@ -113,11 +91,20 @@ class UpstreamClient:
         connect_timeout_s: float,
         read_timeout_s: float,
         max_connections: int,
+        hold_s: float = 10.0,
+        max_event_bytes: int = 64 * 1024 * 1024,
         transports: Mapping[str, httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]] | None = None,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``transports`` maps a base URL's prefix to the transport that serves it, or to what makes that when it is
-        first wanted; the rest go over the network."""
+        """
+        Args:
+            hold_s: how long a stream is held back until its first content.
+            max_event_bytes: the largest event of a stream.
+            transports: maps a base URL's prefix to the transport that serves it, or to what makes that when it is first
+                wanted; the rest go over the network.
+        """
+        self._hold_s = hold_s
+        self._max_event_bytes = max_event_bytes
         self._retries = retries
         self._timeout = {
             "connect": connect_timeout_s,
@@ -131,96 +118,115 @@ class UpstreamClient:
         )
         self._wait = wait
 
-    async def fetch(
-        self,
-        targets: Sequence[Target],
-        outgoing: Outgoing,
-        *,
-        deadline: float | None,
-    ) -> Answer:
-        """Send to the targets in order until one answers. ``deadline`` is in the event loop's time.
+    async def fetch(self, targets: Sequence[Target], outgoing: Outgoing, *, deadline: float | None) -> Answer:
+        """Send to the targets in order until one answers with content.
 
-        Raises ``UpstreamRefused`` (its own 4xx), ``UpstreamFailed`` (502), ``UpstreamTimeout`` (504) or
-        ``Unavailable`` (503, every target resting).
+        Args:
+            targets: one at least. Those whose breaker is open are left out, unless there is no other.
+            outgoing: the request.
+            deadline: when no further try may begin, in the event loop's time.
+
+        Raises ``UpstreamRefused`` (its own 4xx, and 501 and the like), ``UpstreamFailed`` (502), ``UpstreamTimeout``
+        (504), ``Unavailable`` (503, the upstream has been out of reach for a while).
         """
-        failure: _Failure | None = None
-        rest_s = 60.0
+        verdict: Verdict | None = None
         for target in targets:
-            if not target.breaker.admit():
-                rest_s = min(rest_s, target.breaker.retry_after_s)
+            if not target.breaker.admit(outgoing.caller):
                 continue
-            body = outgoing.body_for(target)
-            once = not outgoing.retries or not isinstance(body, bytes | tuple)
-            retries = 0 if once else self._retries
-            for attempt in range(retries + 1):
-                outcome = await self._attempt(target, outgoing, body)
+            outcome = await self._ask_target(target, outgoing, deadline, retries=self._retries)
+            if isinstance(outcome, Answer):
+                return outcome
+            verdict = outcome
+            if not verdict.elsewhere:
+                break
+        if verdict is not None:
+            raise verdict.error
+        # All rest. To ask the first costs a request that would be refused otherwise; it is asked once.
+        target = targets[0]
+        outcome = await self._ask_target(target, outgoing, deadline, retries=0)
+        if isinstance(outcome, Answer):
+            return outcome
+        if outcome.is_sent:
+            raise outcome.error
+        raise all_open(outgoing.model or target.passport.slug, target.breaker.retry_after_s)
+
+    async def _ask_target(
+        self, target: Target, outgoing: Outgoing, deadline: float | None, *, retries: int
+    ) -> Answer | Verdict:
+        """Ask one target until it answers, or asking again is of no use. Its breaker learns of the request once."""
+        breaker, caller = target.breaker, outgoing.caller
+        try:
+            for attempt in count():
+                outcome = await self._attempt(target, outgoing)
                 if isinstance(outcome, Answer):
-                    return outcome
-                failure = outcome
-                pause_s = outcome.pause_s(attempt)
-                if not outcome.again or attempt == retries or not _in_time(pause_s, deadline):
                     break
-                if target.breaker.is_open:
+                if outcome.status in _OF_A_MEMBER and outgoing.asks_usage:
+                    outcome = await self._without_asking_usage(target, outgoing, outcome)
+                    if isinstance(outcome, Answer):
+                        break
+                pause_s = outcome.pause_s(attempt)
+                if not outcome.again or attempt >= retries or not _in_time(pause_s, deadline):
                     break
                 await self._wait(pause_s)
-            if failure is not None and (once or not failure.elsewhere):
-                break
-        raise failure.error if failure is not None else all_open(targets[0].passport.slug, rest_s)
-
-    async def _attempt(self, target: Target, outgoing: Outgoing, body: Body) -> Answer | _Failure:
-        try:
-            answer = await self._send(target, outgoing, body)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the client gets an error of ours
-            fault = None if outgoing.fault is None else outgoing.fault()
-            if fault is not None:
-                target.breaker.abandoned()
-                return _Failure(fault, again=False, elsewhere=False)
-            target.breaker.failed()
-            return _Failure(translate(error), again=True, elsewhere=True)
         except BaseException:
-            target.breaker.abandoned()
+            breaker.abandoned(caller)
             raise
-        if isinstance(answer, Answer):
-            target.breaker.succeeded()
-            return answer
-        # A refusal is a sign of life; a server error is not.
-        if answer.healthy:
-            target.breaker.succeeded()
+        if isinstance(outcome, Answer):
+            if outgoing.asks_usage and target.quirks.takes_stream_options is None:
+                target.quirks.takes_stream_options = True
+            breaker.succeeded()
+        elif outcome.blame == "caller":
+            breaker.abandoned(caller)
+        elif outcome.blame == "nobody":
+            breaker.succeeded()
         else:
-            target.breaker.failed()
-        return answer
+            is_witnessed = outcome.blame == "network" or target.upstream.healthy is False
+            breaker.failed(caller, is_witnessed=is_witnessed)
+        return outcome
 
-    async def _send(self, target: Target, outgoing: Outgoing, body: Body) -> Answer | _Failure:
-        response = await self._ask(target, outgoing, body)
-        answered = False
+    async def _without_asking_usage(self, target: Target, outgoing: Outgoing, refusal: Verdict) -> Answer | Verdict:
+        """Send a refused stream once more, without the ``stream_options`` that its client never sent.
+
+        Some servers refuse a member that they do not know. That one does is remembered where it says so, or where the
+        stream is answered without the member.
+        """
+        quirks = target.quirks
+        is_named = refusal.speaks_of_usage
+        if not target.takes_stream_options or not (is_named or quirks.takes_stream_options is None):
+            return refusal
+        known, quirks.takes_stream_options = quirks.takes_stream_options, False
+        outcome: Answer | Verdict = refusal
         try:
-            content_type = response.headers.get("content-type", "")
-            is_events = _is_event_stream(content_type)
-            if response.status_code < 300 and (is_events or (outgoing.takes_any and not _is_json(content_type))):
-                chunks = response.stream.__aiter__()  # type: ignore[union-attr]
-                if not is_events:
-                    first = await anext(chunks, b"")
-                    answered = True
-                    return Answer(target, response, first=first, chunks=chunks, is_events=False)
-                first = await anext(chunks, b"")
-                while not first.strip():
-                    # Blank lines are no answer yet; the end before any byte is none at all.
-                    more = await anext(chunks, None)
-                    if more is None:
-                        raise UpstreamFailed("The upstream ended its stream before it began.")
-                    first += more
-                answered = True
-                return Answer(target, response, first=first, chunks=chunks)
-            whole = await _read_whole(response)
-            if response.status_code < 300:
-                if whole.lstrip()[:1] != b"{" and not outgoing.takes_any:
-                    raise UpstreamFailed("The upstream answered with something that is not a JSON object.")
-                return Answer(target, response, body=whole)
-            return _failure(response, whole, target)
+            outcome = await self._attempt(target, outgoing)
         finally:
-            if not answered:
-                with suppress(Exception):
-                    await response.stream.aclose()  # type: ignore[union-attr]
+            if not is_named and not isinstance(outcome, Answer):
+                quirks.takes_stream_options = known
+        return outcome
+
+    async def _attempt(self, target: Target, outgoing: Outgoing) -> Answer | Verdict:
+        """One try. What its body could not be sent twice for is not tried again, here or elsewhere."""
+        body = outgoing.body_for(target)
+        sent = None if isinstance(body, bytes | tuple) else _Sent(body)
+        try:
+            response = await self._ask(target, outgoing, body if sent is None else aiter(sent))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the client gets an error of ours
+            verdict = not_answered(error)
+        else:
+            try:
+                outcome = await self._read(target, outgoing, response)
+            except Exception as error:  # noqa: BLE001 - as above
+                verdict = broken(error)
+            else:
+                if isinstance(outcome, Answer):
+                    return outcome
+                verdict = outcome
+        fault = None if outgoing.fault is None else outgoing.fault()
+        if fault is not None:
+            return Verdict(error=fault, elsewhere=False, blame="caller")
+        is_spent = sent is not None and sent.has_begun
+        if is_spent or (verdict.is_sent and not outgoing.retries):
+            return msgspec.structs.replace(verdict, again=False, elsewhere=False)
+        return verdict
 
     async def _ask(self, target: Target, outgoing: Outgoing, body: Body) -> httpx.Response | Response:
         """One request on its way, and the head of its answer."""
@@ -244,6 +250,108 @@ class UpstreamClient:
         )
         return await transport.handle_async_request(request)
 
+    async def _read(self, target: Target, outgoing: Outgoing, response: httpx.Response | Response) -> Answer | Verdict:
+        """What a response is: an answer with content, or a failure by its status or by what it says."""
+        is_kept = False
+        try:
+            headers = response.headers
+            body: AsyncIterator[bytes] = response.stream.__aiter__()  # type: ignore[union-attr]
+            chunks = decoded(body, headers.get("content-encoding"))
+            if response.status_code >= 300:
+                whole = await _read_whole(chunks)
+                return refused(response.status_code, headers, whole, target, outgoing.model)
+            outcome = await self._classify(target, outgoing, response, chunks)
+            is_kept = isinstance(outcome, Answer)
+            return outcome
+        finally:
+            if not is_kept:
+                with suppress(Exception):
+                    await response.stream.aclose()  # type: ignore[union-attr]
+
+    async def _classify(
+        self, target: Target, outgoing: Outgoing, response: httpx.Response | Response, chunks: AsyncIterator[bytes]
+    ) -> Answer | Verdict:
+        """What a response with a success's status is. Where its form is known, its bytes tell it; else its header."""
+        content_type = response.headers.get("content-type", "")
+        says_events = _is_event_stream(content_type)
+        if outgoing.takes_any and not says_events and not _is_json(content_type):
+            return await self._bytes(target, outgoing, response, chunks)
+        if outgoing.stream or (says_events and not outgoing.form):
+            first = await _first(chunks)
+            if _looks_like_events(first) or (says_events and first.lstrip()[:1] != b"{"):
+                return await self._hold(target, outgoing, response, chunks, first)
+            chunks = _after(first, chunks)
+        whole = await _read_whole(chunks)
+        content_type = response.headers.get("content-type", "application/json")
+        if outgoing.form and (says_events or _looks_like_events(whole)) and whole.lstrip()[:1] != b"{":
+            put_together = self._put_together(target, outgoing, whole)
+            if isinstance(put_together, Verdict):
+                return put_together
+            whole, content_type = put_together, "application/json"
+        whole = _document(whole)
+        if whole.lstrip()[:1] not in (b"{", b"[") and not outgoing.takes_any:
+            raise UpstreamFailed("The upstream answered with something that is not a JSON object.", retryable=False)
+        reported = outgoing.meter(whole)
+        if reported.failure is not None and not (outgoing.is_look and read_object(whole)[0]):
+            return told(reported.failure, target, outgoing.model)
+        if outgoing.stream and (events := as_events(outgoing.form, whole)) is not None:
+            return await self._hold(target, outgoing, response, _one(events))
+        return Answer(target, response, body=whole, reported=reported, content_type=content_type)
+
+    def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | Verdict:
+        """The document that an unwanted stream adds up to. Raises ``UpstreamFailed`` where it does not end."""
+        meter = outgoing.stream_meter()
+        payloads = []
+        for data, event in _frames(body, self._max_event_bytes):
+            if meter.feed(data, event) in FAILED:
+                return told(meter.failure or Failure(), target, outgoing.model)
+            payloads.append(data)
+        document = as_document(outgoing.form, payloads)
+        if document is None or not (meter.done or meter.finished):
+            raise UpstreamFailed("The upstream's stream ended before its answer did.", retryable=False)
+        return document
+
+    async def _hold(
+        self,
+        target: Target,
+        outgoing: Outgoing,
+        response: httpx.Response | Response,
+        chunks: AsyncIterator[bytes],
+        first: bytes = b"",
+    ) -> Answer | Verdict:
+        """A stream of events, as soon as it is known what it is."""
+        events = EventStream(chunks, outgoing.stream_meter(), self._max_event_bytes, first)
+        try:
+            failure = await events.hold(self._hold_s)
+        except BaseException:
+            await events.close()
+            raise
+        if failure is not None:
+            return told(failure, target, outgoing.model)
+        content_type = response.headers.get("content-type", "")
+        return Answer(
+            target,
+            response,
+            events=events,
+            content_type=content_type if _is_event_stream(content_type) else "text/event-stream",
+        )
+
+    async def _bytes(
+        self, target: Target, outgoing: Outgoing, response: httpx.Response | Response, chunks: AsyncIterator[bytes]
+    ) -> Answer | Verdict:
+        """An answer without frames: audio, a transcript in text, a file."""
+        first = await anext(chunks, b"")
+        if not first and not outgoing.may_be_empty:
+            raise UpstreamFailed("The upstream's answer is empty.", retryable=False)
+        if first.lstrip()[:1] == b"{" and not outgoing.is_look:
+            # Perhaps a failure in JSON that is called something else.
+            while len(first) <= _JSON_FAILURE_BYTES and (more := await anext(chunks, None)) is not None:
+                first += more
+            failure = failure_of(first) if len(first) <= _JSON_FAILURE_BYTES else None
+            if failure is not None:
+                return told(failure, target, outgoing.model)
+        return Answer(target, response, chunks=translated(_after(first, chunks)))
+
     async def probe(self, base_url: str, credential: str | None) -> tuple[int, bytes]:
         """GET the upstream's model list: (status, body). Raises ``UpstreamFailed`` when there is no answer."""
         headers = [("accept", "application/json"), ("accept-encoding", "identity")]
@@ -253,7 +361,9 @@ class UpstreamClient:
             async with asyncio.timeout(_PROBE_S):
                 response = await self._ask_get(base_url, headers)
                 try:
-                    return response.status_code, await _read_whole(response)
+                    encoding = response.headers.get("content-encoding")
+                    chunks = decoded(response.stream.__aiter__(), encoding)  # type: ignore[union-attr]
+                    return response.status_code, await _read_whole(chunks)
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
         except Exception as error:
@@ -282,32 +392,17 @@ class UpstreamClient:
         await self._network.close()
 
 
-class _Failure:
-    """One attempt that gave no answer: what to tell the client, and whether to try again, here or elsewhere."""
+class _Sent:
+    """A body that still arrives, and whether any of it was taken."""
 
-    __slots__ = ("again", "elsewhere", "error", "healthy", "retry_after_s")
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+        self.has_begun = False
 
-    def __init__(
-        self,
-        error: TrustGateError,
-        *,
-        again: bool,
-        elsewhere: bool,
-        healthy: bool = False,
-        retry_after_s: float | None = None,
-    ) -> None:
-        self.error = error
-        self.again = again
-        self.elsewhere = elsewhere
-        self.healthy = healthy
-        self.retry_after_s = retry_after_s
-
-    def pause_s(self, attempt: int) -> float:
-        """How long to wait before the next attempt: what the upstream says, else a jittered exponential."""
-        if self.retry_after_s is not None:
-            return self.retry_after_s
-        backoff_s: float = min(_BACKOFF_FIRST_S * 2**attempt, _BACKOFF_LAST_S)
-        return backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.has_begun = True
+        async for chunk in self._body:
+            yield chunk
 
 
 def _in_time(pause_s: float, deadline: float | None) -> bool:
@@ -335,125 +430,55 @@ def _is_event_stream(content_type: str) -> bool:
     return content_type[:17].lower() == "text/event-stream"
 
 
-async def _read_whole(response: httpx.Response | Response) -> bytes:
+async def _read_whole(chunks: AsyncIterator[bytes]) -> bytes:
     parts = []
     size = 0
-    async for chunk in response.stream:  # type: ignore[union-attr]
+    async for chunk in chunks:
         size += len(chunk)
         if size > MAX_ANSWER_BYTES:
-            raise UpstreamFailed("The upstream's answer is too large.")
+            raise UpstreamFailed("The upstream's answer is too large.", retryable=False)
         parts.append(chunk)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def translate(error: BaseException) -> TrustGateError:
-    """What a client may know of a failure on the way to or from an upstream: no address, no detail of ours."""
-    if isinstance(error, TrustGateError):
-        return error
-    # httpx-aiohttp reports every lost or refused connection as a connect timeout; the cause tells them apart.
-    is_wrapped = error.__cause__ is not None and type(error).__module__.startswith("httpx")
-    cause = error.__cause__ if is_wrapped else error
-    kind = type(cause).__name__
-    if isinstance(cause, TimeoutError) or kind in {"ReadTimeout", "ConnectTimeout", "PoolTimeout"}:
-        return UpstreamTimeout("The upstream did not answer in time.")
-    if kind == "ConnectError" or kind.startswith("ClientConnector"):
-        return UpstreamFailed("The upstream could not be reached.")
-    return UpstreamFailed("The upstream broke off the connection.")
+async def _first(chunks: AsyncIterator[bytes]) -> bytes:
+    """The first bytes that are not blank, with those before them; b"" for a body that is empty."""
+    first = b""
+    async for chunk in chunks:
+        first += chunk
+        if first.removeprefix(_BOM).strip():
+            break
+    return first
 
 
-def _failure(response: httpx.Response | Response, body: bytes, target: Target) -> _Failure:
-    status = response.status_code
-    if is_credential_refusal(status, body):
-        # The gateway's credential was refused, not the caller's: it is the operator's to mend.
-        error = UpstreamFailed(
-            "The upstream refused the gateway's credentials.", code="upstream_authentication_error", retryable=False
-        )
-        return _Failure(error, again=False, elsewhere=True, healthy=True)
-    if status >= 500 or status < 400:
-        return _Failure(UpstreamFailed(f"The upstream failed (status {status})."), again=True, elsewhere=True)
-    refused = _refused(status, response.headers.get("retry-after"), body, target)
-    if status in (408, 429):
-        retry_after_s = _seconds(response.headers.get("retry-after"))
-        again = retry_after_s is None or retry_after_s <= _RETRY_AFTER_MOST_S
-        return _Failure(refused, again=again, elsewhere=True, healthy=True, retry_after_s=retry_after_s)
-    return _Failure(refused, again=False, elsewhere=status == 404, healthy=True)
+async def _after(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for chunk in chunks:
+        yield chunk
 
 
-def is_credential_refusal(status: int, body: bytes) -> bool:
-    """Whether an answer means that the gateway's own key is missing or wrong.
-
-    A LiteLLM proxy without a database says 400 ``no_db_connection`` for every key but its master key.
-    """
-    return status in (401, 403) or (status == 400 and b'"no_db_connection"' in body)
+async def _one(chunk: bytes) -> AsyncIterator[bytes]:
+    yield chunk
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    try:
-        return max(0.0, float(retry_after or ""))
-    except ValueError:
-        return None
+def _looks_like_events(body: bytes) -> bool:
+    return body[:64].removeprefix(_BOM).lstrip().startswith((b"data:", b"event:", b":", b"id:", b"retry:"))
 
 
-class _ErrorBody(msgspec.Struct):
-    error: Any = None
-    message: Any = None
-    detail: Any = None
+def _document(body: bytes) -> bytes:
+    """A JSON document without a byte order mark before it and without a stream's end behind it."""
+    body = body.removeprefix(_BOM)
+    end = body.rstrip()
+    if end.endswith(b"[DONE]") and body.lstrip()[:1] == b"{":
+        return end[:-6].rstrip().removesuffix(b"data:").rstrip()
+    return body
 
 
-class _Said(msgspec.Struct, frozen=True):
-    """An upstream's error in OpenAI's words, cleaned of its address and credential."""
-
-    message: str
-    type: str | None
-    code: str | None
-    param: str | None
-
-
-def _refused(status: int, retry_after: str | None, body: bytes, target: Target) -> UpstreamRefused:
-    said = _said(body, f"The upstream refused the request (status {status}).", target)
-    return UpstreamRefused(
-        said.message,
-        status=status,
-        type=said.type or "invalid_request_error",
-        code=said.code,
-        param=said.param,
-        headers={"retry-after": retry_after} if retry_after and _seconds(retry_after) is not None else {},
-    )
-
-
-def stream_error(error: bytes, target: Target) -> UpstreamFailed:
-    """What an ``error`` member inside a stream (its JSON) says to the client."""
-    said = _said(b'{"error":%b}' % error, "The upstream failed in the middle of its answer.", target)
-    return UpstreamFailed(said.message, type=said.type, code=said.code, param=said.param)
-
-
-def _said(body: bytes, otherwise: str, target: Target) -> _Said:
-    try:
-        decoded = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        decoded = _ErrorBody()
-    inner: dict[str, Any] = decoded.error if isinstance(decoded.error, dict) else {}
-    candidates = (inner.get("message"), decoded.error, decoded.message, decoded.detail, otherwise)
-    message = next(text for text in candidates if isinstance(text, str))
-    code, kind, param = inner.get("code"), inner.get("type"), inner.get("param")
-    return _Said(
-        _clean(message, target),
-        _clean(kind, target) if isinstance(kind, str) else None,
-        _clean(str(code), target) if isinstance(code, (str, int)) else None,
-        _clean(param, target) if isinstance(param, str) else None,
-    )
-
-
-_URL = re.compile(r"https?://[^\s'\"<>)]+")
-_KEY = re.compile(r"\b(?:sk|pk|key|tgk)[-_][A-Za-z0-9_\-*.]{8,}")
-
-
-def _clean(message: str, target: Target) -> str:
-    if target.upstream.credential:
-        message = message.replace(target.upstream.credential, "…")
-    host = target.upstream.base_url.partition("://")[2].partition("/")[0]
-    message = _KEY.sub("…", _URL.sub("…", message))
-    name = host.partition(":")[0]
-    if "." in name or name != host or name == "localhost":
-        message = message.replace(host, "…").replace(name, "…")
-    return message[:_MESSAGE_MOST]
+def _frames(body: bytes, max_event_bytes: int) -> Iterator[tuple[bytes, str | None]]:
+    """The payloads of a stream that was read whole, and the names of their events."""
+    scanner = SseScanner(max_event_bytes)
+    for frame in (*scanner.feed(body), scanner.tail()):
+        data = frame_data(frame)
+        if data is not None:
+            yield data, frame_event(frame)

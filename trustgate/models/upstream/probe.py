@@ -10,7 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from trustgate.errors import TrustGateError
-from trustgate.models.upstream.client import UpstreamClient, is_credential_refusal
+from trustgate.models.upstream.client import UpstreamClient
+from trustgate.models.upstream.failures import is_credential_refusal
 from trustgate.models.upstream.targets import Targets, Upstream
 from trustgate.settings import BUILTIN_SCHEME
 
@@ -18,17 +19,6 @@ _logger = logging.getLogger("trustgate.models")
 
 #: An upstream's own list is believed up to here.
 _MODELS_MOST = 10_000
-
-
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_Model]
-
-
-_decode = msgspec.json.Decoder(_ModelList).decode
 
 
 async def probe_for_ever(
@@ -76,8 +66,29 @@ async def probe(upstream: Upstream, client: UpstreamClient) -> None:
         upstream.healthy, upstream.detail = False, f"it fails (status {status})"
         return
     # A server without a model list (404) is alive all the same.
-    try:
-        upstream.models = tuple(model.id for model in _decode(body).data[:_MODELS_MOST])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        upstream.models = ()
+    upstream.models = read_models(body)
     upstream.healthy, upstream.detail = True, f"reachable, {len(upstream.models)} models"
+
+
+def read_models(body: bytes) -> tuple[str, ...]:
+    """The names in a list of models, as far as they can be read: never raises.
+
+    The list may be bare or stand under ``data`` or ``models``; an entry may be an object with an ``id``, a ``name`` or
+    a ``model``, or the name itself. Entries that are neither are left out.
+    """
+    try:
+        listed = msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+    if isinstance(listed, dict):
+        listed = next((listed[name] for name in ("data", "models") if isinstance(listed.get(name), list)), None)
+    if not isinstance(listed, list):
+        return ()
+    names = (_name_of(entry) for entry in listed)
+    return tuple(dict.fromkeys(name for name in names if name))[:_MODELS_MOST]
+
+
+def _name_of(entry: object) -> str:
+    if isinstance(entry, dict):
+        entry = next((entry[name] for name in ("id", "name", "model") if isinstance(entry.get(name), str)), None)
+    return entry if isinstance(entry, str) else ""

@@ -18,6 +18,9 @@ from trustgate.models.pricing import PriceTable
 from trustgate.models.upstream.breaker import Breaker
 from trustgate.types import Passport
 
+#: The capability by which a passport says that its server refuses ``stream_options``: streams are estimated then.
+NO_STREAM_OPTIONS = "no_stream_options"
+
 ReadCredential = Callable[[Passport], str | None]
 
 
@@ -33,6 +36,16 @@ class Upstream:
         self.models: tuple[str, ...] = ()
 
 
+class Quirks:
+    """What was learned of a model of an upstream from its answers, for as long as the gateway runs."""
+
+    __slots__ = ("takes_stream_options",)
+
+    def __init__(self) -> None:
+        #: Whether a stream may ask for its usage with ``stream_options``; None: not known yet.
+        self.takes_stream_options: bool | None = None
+
+
 class Target(msgspec.Struct, frozen=True):
     """One thing to try: a model of an upstream, under a passport."""
 
@@ -41,6 +54,12 @@ class Target(msgspec.Struct, frozen=True):
     upstream: Upstream
     breaker: Breaker
     price: PriceTable
+    quirks: Quirks
+
+    @property
+    def takes_stream_options(self) -> bool:
+        """Whether a stream may be asked for its usage by a member that its client did not send."""
+        return self.quirks.takes_stream_options is not False and NO_STREAM_OPTIONS not in self.passport.capabilities
 
 
 class Targets:
@@ -49,7 +68,9 @@ class Targets:
         self._default_base_url = default_base_url.rstrip("/")
         self._read_credential = read_credential
         self._upstreams: dict[tuple[str, str | None, str | None], Upstream] = {}
-        self._breakers: dict[tuple[str, str, str], Breaker] = {}
+        #: By base URL and model, then by the kind of endpoint that is asked.
+        self._breakers: dict[tuple[str, str], dict[str, Breaker]] = {}
+        self._quirks: dict[tuple[str, str], Quirks] = {}
 
     def apply_settings(self, default_base_url: str, read_credential: ReadCredential) -> None:
         """Go by another default upstream from the next request on."""
@@ -59,8 +80,8 @@ class Targets:
     def route(self, name: str, resolved: Resolved | None, service: str = "") -> list[Target]:
         """What to try for a model name, in order, each admitted by its breaker when its turn comes.
 
-        ``service``: what is asked of the model ("": to generate text). Each has breakers of its own, so that a server
-        that fails at one thing is not left alone with the others.
+        ``service``: the kind of endpoint that asks. Each has breakers of its own, so that a server that fails at one
+        thing is still asked for the others.
 
         Raises ``NotFound`` (404 ``model_not_found``) for a name no passport answers for.
         """
@@ -104,13 +125,24 @@ class Targets:
 
     def _target(self, resolved: Resolved, service: str) -> Target:
         upstream = self.upstream_of(resolved.passport)
-        key = (upstream.base_url, resolved.upstream_model, service)
-        breaker = self._breakers.get(key)
-        if breaker is None:
-            if len(self._breakers) >= _BREAKERS_MAX:
-                self._breakers = {each: breaker for each, breaker in self._breakers.items() if breaker.is_open}
-            breaker = self._breakers.setdefault(key, Breaker())
-        return Target(resolved.passport, resolved.upstream_model, upstream, breaker, resolved.price)
+        key = (upstream.base_url, resolved.upstream_model)
+        breakers = self._breakers.get(key)
+        if breakers is None or key not in self._quirks:
+            breakers = self._make_room(key)
+        breaker = breakers.get(service) or breakers.setdefault(service, Breaker())
+        return Target(resolved.passport, resolved.upstream_model, upstream, breaker, resolved.price, self._quirks[key])
+
+    def _make_room(self, key: tuple[str, str]) -> dict[str, Breaker]:
+        """Begin to keep what is learned of a model; others whose breakers are all closed may be forgotten for it."""
+        if len(self._breakers) >= _MODELS_MOST:
+            self._breakers = {
+                each: breakers
+                for each, breakers in self._breakers.items()
+                if any(breaker.is_open for breaker in breakers.values())
+            }
+            self._quirks = {each: quirks for each, quirks in self._quirks.items() if each in self._breakers}
+        self._quirks.setdefault(key, Quirks())
+        return self._breakers.setdefault(key, {})
 
     def upstream_of(self, passport: Passport) -> Upstream:
         key = (passport.base_url or self._default_base_url, passport.credential_env, passport.credential_file)
@@ -155,17 +187,19 @@ class Targets:
         return list(names)
 
     def is_available(self, passport: Passport, model: str) -> bool:
-        """Whether a request for this passport could be served now, as far as is known."""
+        """Whether a request for this passport could be served now, as far as is known: of one kind at least."""
         upstream = self.upstream_of(passport)
-        breaker = self._breakers.get((upstream.base_url, model, ""))
-        return upstream.healthy is not False and not (breaker is not None and breaker.is_open)
+        breakers = self._breakers.get((upstream.base_url, model))
+        return upstream.healthy is not False and not (
+            breakers and all(breaker.is_open for breaker in breakers.values())
+        )
 
 
 #: Stands for the default upstream where no model, and so no passport, leads to one.
 _DEFAULT = Passport(id="", slug="the default upstream", api_model_id="")
 
-#: Wildcards let callers name models freely; closed breakers are forgotten beyond this many.
-_BREAKERS_MAX = 10_000
+#: Wildcards let callers name models freely; what is known of them is forgotten beyond this many.
+_MODELS_MOST = 10_000
 
 
 def all_open(model: str, retry_after_s: float) -> Unavailable:

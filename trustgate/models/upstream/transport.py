@@ -14,6 +14,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trustgate.errors import TrustGateError
+
 if TYPE_CHECKING:
     import ssl
 
@@ -22,8 +24,23 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.streams import StreamReader
 
+    from trustgate.models.upstream.protocol import UpstreamProtocol
+
 _KEEP_ALIVE_S = 60.0
 _READ_BYTES = 64 * 1024
+
+
+class NotConnected(Exception):
+    """No connection was made, and so nothing was sent."""
+
+    def __init__(self, *, is_proven: bool) -> None:
+        """``is_proven``: the network says so (refused, no such name), and not only a clock of ours."""
+        super().__init__("no connection to the upstream")
+        self.is_proven = is_proven
+
+
+class Unanswered(Exception):
+    """The connection ended before the first byte of a response."""
 
 
 class Response:
@@ -107,37 +124,66 @@ class Network:
         self._transports: dict[str, httpx.AsyncBaseTransport] = {}
 
     async def send(
-        self, method: str, base_url: str, path: str, headers: Sequence[tuple[str, str]], body: bytes | tuple[bytes, ...]
+        self,
+        method: str,
+        base_url: str,
+        path: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes | tuple[bytes, ...],
     ) -> Response:
         """Send a request whose body is in hand; gives the answer when its head is here.
 
-        Raises what aiohttp and the system raise.
+        Raises ``NotConnected``; ``Unanswered``; ``UpstreamFailed`` for a head that makes no sense; and for what happens
+        later what aiohttp and the system raise.
         """
         host = self._hosts.get(base_url) or self._host(base_url)
         connector = self._connectors.get(host.scheme) or self._connector(host.scheme)
         first, *rest = (body,) if isinstance(body, bytes) else body or (b"",)
         data = _request_bytes(method, host, path, headers, first, sum(map(len, rest)))
-        connection = await connector.connect(host.dial, [], self._timeout)
+        connection = await self._connect(connector, host)
+        protocol: Any = connection.protocol
         try:
-            protocol: Any = connection.protocol
-            protocol.set_response_params(
-                read_until_eof=True,
-                auto_decompress=False,
-                read_timeout=self._read_timeout_s,
-                read_bufsize=_READ_BYTES,
-            )
-            protocol.transport.write(data)
-            for piece in rest:
-                protocol.transport.write(piece)
-            protocol.start_timeout()
-            message, payload = await protocol.read()
-            while 100 <= message.code < 200:
-                message, payload = await protocol.read()
-            protocol.read_timeout = None
+            message, payload = await self._exchange(protocol, data, rest)
+        except (OSError, _aiohttp().ClientConnectionError) as error:
+            connection.close()
+            if isinstance(error, TimeoutError) or protocol.heard:
+                raise
+            raise Unanswered from error
         except BaseException:
             connection.close()
             raise
         return Response(message.code, message.headers, payload, connection, self._read_timeout_s)
+
+    async def _connect(self, connector: aiohttp.TCPConnector, host: _Host) -> Connection:
+        try:
+            return await connector.connect(host.dial, [], self._timeout)
+        except TrustGateError:
+            raise
+        except TimeoutError as error:
+            raise NotConnected(is_proven=False) from error
+        except (OSError, _aiohttp().ClientError) as error:
+            raise NotConnected(is_proven=True) from error
+
+    async def _exchange(
+        self, protocol: UpstreamProtocol, data: bytes, rest: Sequence[bytes]
+    ) -> tuple[Any, StreamReader]:
+        """Write a request and wait for the head of its response."""
+        protocol.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_timeout=self._read_timeout_s,
+            read_bufsize=_READ_BYTES,
+        )
+        transport: Any = protocol.transport
+        transport.write(data)
+        for piece in rest:
+            transport.write(piece)
+        protocol.start_timeout()
+        message, payload = await protocol.read()
+        while 100 <= message.code < 200:
+            message, payload = await protocol.read()
+        protocol.read_timeout = None
+        return message, payload
 
     def transport(self, base_url: str) -> httpx.AsyncBaseTransport:
         """httpx's transport over the same connections."""
@@ -162,11 +208,13 @@ class Network:
             await connector.close()
 
     def _connector(self, scheme: str) -> aiohttp.TCPConnector:
-        """The pool of connections; those with TLS have one of their own, made when somebody wants it."""
+        """The pool of connections; those with TLS have one of their own, made when it is first wanted."""
         import aiohttp
 
+        from trustgate.models.upstream.protocol import Connector
+
         self._timeout = aiohttp.ClientTimeout(connect=self._connect_timeout_s, sock_connect=self._connect_timeout_s)
-        connector = aiohttp.TCPConnector(
+        connector = Connector(
             limit=self._max_connections,
             keepalive_timeout=_KEEP_ALIVE_S,
             ssl=_certificates() if scheme == "https" else True,
@@ -175,6 +223,13 @@ class Network:
 
     def _host(self, base_url: str) -> _Host:
         return self._hosts.setdefault(base_url, _Host(base_url, asyncio.get_running_loop()))
+
+
+def _aiohttp() -> Any:
+    """aiohttp, whose errors are named where they are caught; it is imported by then."""
+    import aiohttp
+
+    return aiohttp
 
 
 def _certificates() -> ssl.SSLContext:

@@ -1,0 +1,205 @@
+"""What an upstream answered: a body that was read whole, a stream of events, or a stream of bytes without frames.
+
+Owns the moment until which a stream of events is held back from its client: its first content, its end, a failure, or
+a short time. Until then the answer can still become something else: an error with a status, another try, a fallback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from trustgate.errors import UpstreamFailed
+from trustgate.models.metering.answer import Failure
+from trustgate.models.metering.chunks import FrameKind, StreamMeter
+from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
+from trustgate.models.metering.whole import Reported
+from trustgate.models.upstream.failures import translate
+from trustgate.models.upstream.targets import Target
+
+if TYPE_CHECKING:
+    import httpx
+
+    from trustgate.models.upstream.transport import Response
+
+#: A frame of a stream and what it is.
+Frame = tuple[FrameKind, bytes]
+
+#: Kinds of frames that end the time in which a stream is held back.
+_TELLING = frozenset({FrameKind.CONTENT, FrameKind.END, FrameKind.DONE})
+FAILED = frozenset({FrameKind.ERROR, FrameKind.FAILED})
+#: What is held back of a stream at most, bytes.
+_HELD_MOST_BYTES = 1024 * 1024
+
+
+class EventStream:
+    """A stream of server-sent events, cut into frames and metered as they arrive."""
+
+    __slots__ = ("_chunks", "_first", "_held", "_is_over", "_next", "_scanner", "meter")
+
+    def __init__(
+        self, chunks: AsyncIterator[bytes], meter: StreamMeter, max_event_bytes: int, first: bytes = b""
+    ) -> None:
+        """``first``: what was read of the stream already."""
+        self._chunks = chunks
+        self._first = first
+        self._scanner = SseScanner(max_event_bytes)
+        self.meter = meter
+        self._held: list[Frame] = []
+        self._is_over = False
+        #: The chunk that was waited for when the time was over.
+        self._next: asyncio.Future[bytes | None] | None = None
+
+    async def hold(self, hold_s: float) -> Failure | None:
+        """Wait until it is known what the stream is, and at most ``hold_s`` from its first bytes.
+
+        Returns: the failure that it is, None where there is content, or no more time.
+        Raises ``UpstreamFailed`` for a stream that ends without any, and what reading it raises.
+        """
+        until: float | None = None
+        size = 0
+        while True:
+            chunk = await self._chunk(until)
+            if chunk is None:
+                if not self._is_over:
+                    return None
+                tail = self._scanner.tail()
+                frames = self._read([tail]) if tail else []
+            else:
+                size += len(chunk)
+                frames = self._read(self._scanner.feed(chunk))
+            self._held += frames
+            for kind, _ in frames:
+                if kind in _TELLING:
+                    return None
+                if kind in FAILED:
+                    return self.meter.failure or Failure()
+            if self._is_over:
+                raise UpstreamFailed("The upstream ended its stream before it began.", retryable=False)
+            if size > _HELD_MOST_BYTES:
+                return None
+            if until is None and chunk and not chunk.isspace():
+                until = asyncio.get_running_loop().time() + hold_s
+
+    async def _chunk(self, until: float | None) -> bytes | None:
+        """The next chunk; None at the end (``_is_over`` then), or when the time is over."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        if until is None:
+            chunk = await anext(self._chunks, None)
+            self._is_over = chunk is None
+            return chunk
+        waiting = asyncio.ensure_future(_next(self._chunks))
+        try:
+            await asyncio.wait([waiting], timeout=until - asyncio.get_running_loop().time())
+        except BaseException:
+            waiting.cancel()
+            with suppress(BaseException):
+                await waiting
+            raise
+        if not waiting.done():
+            self._next = waiting
+            return None
+        chunk = waiting.result()
+        self._is_over = chunk is None
+        return chunk
+
+    async def batches(self) -> AsyncIterator[list[Frame]]:
+        """The frames, those that were held first, in the pieces in which they arrive.
+
+        Raises ``UpstreamFailed`` when the stream breaks off or falls silent, or sends an event that is too large.
+        """
+        held, self._held = self._held, []
+        if held:
+            yield held
+        if self._is_over:
+            return
+        try:
+            if self._next is not None:
+                chunk = await self._next
+                self._next = None
+                if chunk is None:
+                    self._is_over = True
+                else:
+                    yield self._read(self._scanner.feed(chunk))
+            if not self._is_over:
+                async for each in self._chunks:
+                    yield self._read(self._scanner.feed(each))
+        except (GeneratorExit, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            raise translate(error) from error
+        tail = self._scanner.tail()
+        if tail:
+            yield self._read([tail])
+
+    def _read(self, frames: list[bytes]) -> list[Frame]:
+        feed = self.meter.feed
+        read: list[Frame] = []
+        for frame in frames:
+            event = None if frame.startswith(b"data:") else frame_event(frame)
+            read.append((feed(frame_data(frame) or b"", event), frame))
+        return read
+
+    async def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            with suppress(BaseException):
+                await self._next
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(chunks, None)
+
+
+class Answer:
+    """What an upstream answered with a success's status, once it is known that it is no failure.
+
+    One of three: ``events``; ``chunks``, bytes without frames; or neither, then ``body`` and what it ``reported``.
+    """
+
+    __slots__ = ("_response", "body", "chunks", "content_type", "events", "headers", "reported", "status", "target")
+
+    def __init__(
+        self,
+        target: Target,
+        response: httpx.Response | Response,
+        *,
+        body: bytes = b"",
+        reported: Reported | None = None,
+        events: EventStream | None = None,
+        chunks: AsyncIterator[bytes] | None = None,
+        content_type: str | None = None,
+    ) -> None:
+        self.target = target
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self.content_type = content_type or response.headers.get("content-type", "application/json")
+        self.body = body
+        self.reported = reported
+        self.events = events
+        self.chunks = chunks
+        self._response = response
+
+    @property
+    def is_stream(self) -> bool:
+        return self.events is not None or self.chunks is not None
+
+    async def close(self) -> None:
+        """Let go of the upstream's connection; a stream that is not at its end is aborted."""
+        if self.events is not None:
+            await self.events.close()
+        with suppress(Exception):
+            await self._response.stream.aclose()  # type: ignore[union-attr]
+
+
+async def translated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks; raises ``UpstreamFailed`` when they break off or fall silent."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except Exception as error:
+        raise translate(error) from error
