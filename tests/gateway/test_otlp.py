@@ -26,6 +26,7 @@ from tests.support.upstream import Gate, Reply, Upstream
 from trustgate.observe.traces import Tracing
 from trustgate.telemetry import REQUIREMENT
 from trustgate.telemetry.sender import SPANS_MOST, Sender
+from trustgate.telemetry.spans import provider_name
 
 _IMPORTED = re.compile(r"^import time: .*\| +(opentelemetry|google|trustgate\.telemetry)(?:\.|$)", re.MULTILINE)
 _TRACE, _PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -69,6 +70,22 @@ def traced(traced_gateway: Gateway, scripted: Upstream, collector: Collector, si
 def only_span(collector: Collector) -> tuple[Span, dict[str, Any]]:
     (span,) = collector.wait_for(1)
     return span, attributes(span.attributes)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "said"),
+    [
+        ("openai", "gpt-4o", "openai"),
+        ("openai", "anthropic/claude-x", "anthropic"),
+        ("openai", "mistralai/some-model", "openai"),
+        ("azure", "gpt-4o", "azure.ai.openai"),
+        ("bedrock", "x", "aws.bedrock"),
+        ("openrouter", "gemini/x", "gcp.gemini"),
+        ("vllm", "org/model", "vllm"),
+    ],
+)
+def test_the_provider_is_called_what_the_conventions_call_it(provider: str, model: str, said: str) -> None:
+    assert provider_name(provider, model) == said
 
 
 def test_a_request_is_a_span_after_the_conventions(
@@ -244,14 +261,14 @@ def test_a_collector_that_is_away_delays_nobody_and_gets_everything_later(
         wait_until(lambda: "does not accept traces" in gateway.logs(), "the warning")
         assert tenant.chat().status_code == 200
         assert value(scrape(gateway), "trustgate_otlp_waiting") == 2
-        assert value(scrape(gateway), "trustgate_otlp_failing") == 1
+        assert value(scrape(gateway), "trustgate_otlp_failing", signal="traces") == 1
         # Too busy, then failing for good: the first is tried again at once, what the second was given is dropped.
         collector.script(Answer(429, {"retry-after": "0"}), Answer(400))
         collector.start()
         wait_until(lambda: value(scrape(gateway), "trustgate_otlp_spans_total", outcome="dropped") > 0, "a drop")
         assert tenant.chat().status_code == 200
         collector.wait_for(1)
-        wait_until(lambda: value(scrape(gateway), "trustgate_otlp_failing") == 0, "its end")
+        wait_until(lambda: value(scrape(gateway), "trustgate_otlp_failing", signal="traces") == 0, "its end")
         collector.script(Answer(leaves=1))
         assert tenant.chat().status_code == 200
         dropped = value(scrape(gateway), "trustgate_otlp_spans_total", outcome="dropped")

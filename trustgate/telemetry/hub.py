@@ -33,6 +33,7 @@ class Telemetry:
         self._points = Points(itself, now_us())
         self._sender = Sender(otlp.endpoint, settings.otlp_headers(), spans.encode)
         self._every_s = otlp.metrics_every_s
+        self._signals = otlp.signals
         self._sends_metrics = "metrics" in otlp.signals
         #: None: requests are not traced.
         self.tracing = Tracing(otlp.sample_ratio) if "traces" in otlp.signals else None
@@ -68,8 +69,14 @@ class Telemetry:
         by_outcome: dict[Labels, float] = {(("outcome", "sent"),): sent.sent, (("outcome", "dropped"),): sent.dropped}
         yield Metric("trustgate.otlp.spans", "counter", "Spans for the OTLP collector, by outcome.", by_outcome)
         yield Metric.of("trustgate.otlp.waiting", "gauge", "Spans that wait for the OTLP collector.", sent.waiting)
-        failing = self._sender.is_failing
-        yield Metric.of("trustgate.otlp.failing", "gauge", "1 while the OTLP collector accepts nothing.", failing)
+        failing: dict[Labels, float] = {
+            (("signal", signal),): is_failing
+            for signal, is_failing in self._sender.failing.items()
+            if signal in self._signals
+        }
+        yield Metric(
+            "trustgate.otlp.failing", "gauge", "1 while the OTLP collector accepts nothing of the signal.", failing
+        )
 
     async def close(self) -> None:
         """Send what is left, as far as that is soon done."""

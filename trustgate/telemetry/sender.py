@@ -37,6 +37,7 @@ _WARN_EVERY_S = 300.0
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 Outcome = Literal["taken", "later", "refused"]
+Signal = Literal["traces", "metrics"]
 
 
 class Lane:
@@ -162,8 +163,9 @@ class Sender:
         return Sent(self._sent, self._no_room + self._lost, len(self._waiting) + (0 if held is None else held.spans))
 
     @property
-    def is_failing(self) -> bool:
-        return self._traces.is_failing or self._metrics.is_failing
+    def failing(self) -> dict[Signal, bool]:
+        """Whether the collector accepts none of what was last sent to it, of each signal."""
+        return {"traces": self._traces.is_failing, "metrics": self._metrics.is_failing}
 
     def finish(self, within_s: float) -> None:
         """Send what waits, and end; called once, anywhere but on the loop. What cannot be sent in time is logged."""

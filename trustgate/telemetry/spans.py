@@ -138,7 +138,7 @@ def _answered(ended: Ended) -> Iterator[tuple[str, Value]]:
     yield "http.response.status_code", receipt.status
     yield "trustgate.finish", receipt.finish
     if target is not None:
-        yield "gen_ai.provider.name", target.passport.provider
+        yield "gen_ai.provider.name", provider_name(target.passport.provider, target.model)
         yield "trustgate.passport.id", receipt.passport
         yield "trustgate.upstream.address", _host(target.upstream.base_url)
     if receipt.finish in COUNTED:
@@ -150,6 +150,38 @@ def _answered(ended: Ended) -> Iterator[tuple[str, Value]]:
         yield "gen_ai.usage.reasoning.output_tokens", receipt.reasoning_tokens
         yield "trustgate.usage.source", receipt.usage_source
         yield "trustgate.cost_nano_usd", receipt.cost_nano_usd
+
+
+#: The names of providers in the semantic conventions, where gateways and price tables call them otherwise.
+_PROVIDERS = {
+    "anthropic": "anthropic",
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "cohere": "cohere",
+    "deepseek": "deepseek",
+    "gemini": "gcp.gemini",
+    "groq": "groq",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "openai": "openai",
+    "perplexity": "perplexity",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+
+
+def provider_name(provider: str, model: str) -> str:
+    """The value of ``gen_ai.provider.name`` (OpenTelemetry semantic conventions for GenAI, "gen_ai.provider.name").
+
+    Args:
+        provider: as the passport says; a server of one's own stays what it is called.
+        model: as the upstream calls it. A provider before its slash is the one behind a proxy, whoever speaks to it.
+    """
+    prefix, slash, _ = model.partition("/")
+    named = prefix.lower() if slash and prefix.lower() in _PROVIDERS else provider
+    return _PROVIDERS.get(named.lower(), named)
 
 
 def _host(base_url: str) -> str:

@@ -29,9 +29,11 @@ from trustgate.gateway.path.accounting import Account, Accounting, Request
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.ids import now_us
+from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.events import read_object
-from trustgate.models.metering.whole import read_answer
-from trustgate.models.upstream.client import Answer, Outgoing, UpstreamClient
+from trustgate.models.metering.whole import read_answer, read_nothing_used
+from trustgate.models.upstream.answer import Answer
+from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
 from trustgate.payment.balance import BalanceHold, Balances
 from trustgate.types import Usage
@@ -211,6 +213,10 @@ class BackgroundWork:
             body_for=lambda _: b"",
             retries=False,
             takes_any=True,
+            may_be_empty=True,
+            is_look=True,
+            meter=read_nothing_used,
+            stream_meter=StreamMeter,
         )
         return await self._upstream().fetch([target], asked, deadline=None)
 
@@ -237,13 +243,13 @@ def _completed(body: bytes) -> int:
 
 async def _lines(answer: Answer) -> AsyncIterator[bytes]:
     """The lines of a file, as they come. Raises ``Unavailable`` for a line that is too long."""
-    if not answer.is_stream:
+    if answer.chunks is None:
         for line in answer.body.split(b"\n"):
             yield line
         return
     rest: list[bytes] = []
     size = 0
-    async for chunk in answer.chunks():
+    async for chunk in answer.chunks:
         first, *others = chunk.split(b"\n")
         rest.append(first)
         size += len(first)
