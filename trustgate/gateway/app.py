@@ -148,7 +148,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         refusal = MethodNotAllowed(f"Not allowed to {method} on {path}.")
     else:
         refusal = NotFound(f"Unknown request URL: {method} {path}.", code="unknown_url")
-    request_id = Arrival(request.scope).request_id.decode()
+    request_id = Arrival.of(request.scope).request_id.decode()
     headers = {**(error.headers or {}), "content-type": "application/json", "x-request-id": request_id}
     dialect = ANTHROPIC if request.scope["path"].startswith("/v1/messages") else OPENAI
     return Response(dialect.body(refusal, request_id), refusal.status, headers)

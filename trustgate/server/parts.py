@@ -22,6 +22,7 @@ from trustgate.gateway.api.object_ids import ObjectIds
 from trustgate.gateway.path.accounting import Accounting
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.background import BackgroundWork
+from trustgate.gateway.path.delivery import RequestEnd
 from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.pipeline import Pipeline
@@ -246,12 +247,12 @@ class Server:
         if self.observer is not None:
             self.observer.on_receipt(receipt)
 
-    def _on_end(self, endpoint: Endpoint, arrival: Arrival, error: TrustGateError | None) -> None:
-        """A request has ended; ``error``: what it was refused for, or failed with."""
+    def _on_end(self, end: RequestEnd) -> None:
+        """A request has ended. Its receipt was counted when it was written: before the answer's last byte."""
         if self.telemetry is not None:
-            self.telemetry.on_end(endpoint, arrival, error)
-        if error is not None:
-            self._on_refusal(error, endpoint, arrival)
+            self.telemetry.on_end(end)
+        if end.error is not None:
+            self._on_refusal(end.error, end.endpoint, end.arrival)
 
     def _on_refusal(self, error: TrustGateError, endpoint: Endpoint, arrival: Arrival) -> None:
         self.counters.count_error(error)

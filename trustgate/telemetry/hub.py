@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
-from trustgate.errors import TrustGateError
-from trustgate.gateway.api.endpoints import Endpoint
-from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.delivery import RequestEnd
 from trustgate.ids import now_us
 from trustgate.observe.metrics import Labels, Metric
 from trustgate.observe.traces import Tracing
@@ -44,13 +42,13 @@ class Telemetry:
         self._collect = collect
         self._sender.start()
 
-    def on_end(self, endpoint: Endpoint, arrival: Arrival, error: TrustGateError | None) -> None:
-        """A request has ended; ``error``: what it was refused for."""
+    def on_end(self, end: RequestEnd) -> None:
+        """A request has ended."""
         if self.tracing is None:
             return
-        context = self.tracing.context(arrival.headers, arrival.receipt_id)
+        context = self.tracing.context(end.arrival.headers, end.arrival.receipt_id)
         if context.is_sampled:
-            self._sender.add(Ended.of(endpoint, arrival, context, error))
+            self._sender.add(Ended.of(end, context))
 
     async def run(self) -> None:
         """For ever: have a copy of the metrics sent. It is taken on the loop, where nothing counts meanwhile."""

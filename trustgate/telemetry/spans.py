@@ -16,9 +16,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from trustgate.errors import TrustGateError, UpstreamRefused
+from trustgate.errors import UpstreamRefused
 from trustgate.gateway.api.endpoints import Endpoint
-from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.delivery import RequestEnd
 from trustgate.ids import now_us
 from trustgate.models.upstream.targets import Target
 from trustgate.observe.metrics import operation_of
@@ -47,14 +47,24 @@ class Ended(NamedTuple):
     status: int
 
     @classmethod
-    def of(cls, endpoint: Endpoint, arrival: Arrival, context: TraceContext, error: TrustGateError | None) -> Ended:
-        code, status = "", 0
+    def of(cls, end: RequestEnd, context: TraceContext) -> Ended:
+        code, status, error = "", 0, end.error
         if error is not None:
             # An upstream's own codes are the upstream's to choose.
             code = "upstream_refused" if isinstance(error, UpstreamRefused) else error.code or "error"
             status = error.status
-        receipt, target, at_us = arrival.receipt, arrival.target, arrival.at_us
-        return cls(endpoint, context, arrival.request_id, at_us, now_us(), receipt, target, code, status)
+        arrival = end.arrival
+        return cls(
+            endpoint=end.endpoint,
+            context=context,
+            request_id=arrival.request_id,
+            at_us=arrival.at_us,
+            ended_us=now_us(),
+            receipt=end.receipt,
+            target=end.target,
+            code=code,
+            status=status,
+        )
 
 
 class Spans:

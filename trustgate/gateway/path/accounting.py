@@ -169,20 +169,21 @@ class Accounting:
         hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, request.arrival.at_us, slot)
         return Account(self, request, hold, sale)
 
-    def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> None:
+    def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> Account | None:
         """Write a receipt of a refusal, so that it can be proven too, and name it in the reply's headers.
 
-        Not where the key had one a moment ago.
+        Returns: its account, closed; None where the key had one a moment ago.
         """
         arrival, key_id = request.arrival, request.caller.key.id
         last_us = self._last_refusal_us.get(key_id)
         if last_us is not None and arrival.at_us - last_us < _REFUSAL_EVERY_US:
-            return
+            return None
         self._last_refusal_us[key_id] = arrival.at_us
         account = Account(self, request, None, None)
         account.sent(request.endpoint.dialect.body(refusal, arrival.request_id.decode()))
         account.close("refused", status=refusal.status)
         reply.headers.append(receipt_header(arrival.receipt_id))
+        return account
 
 
 class Account:
@@ -194,6 +195,7 @@ class Account:
         "_hold",
         "closed",
         "first_ms",
+        "receipt",
         "request",
         "sale",
         "target",
@@ -214,6 +216,8 @@ class Account:
         #: What was used up to now: the prompt's estimate, until a meter knows better.
         self.usage_so_far: Callable[[], Usage] = self._prompt_estimate
         self.closed = False
+        #: What it came to, once it is closed.
+        self.receipt: Receipt | None = None
 
     def _prompt_estimate(self) -> Usage:
         return Usage(prompt_tokens=self.request.call.prompt_tokens, estimated=True)
@@ -267,7 +271,7 @@ class Account:
         paid = {} if caller.terms is None else self._paid(caller.terms, finish, billed)
         secret = os.urandom(32)
         tseq, tprev = log.link(caller.tenant.id)
-        receipt = arrival.receipt = Receipt(
+        receipt = self.receipt = Receipt(
             v=3 if caller.terms is None else 4,
             id=arrival.receipt_id,
             created_us=arrival.at_us,
@@ -313,7 +317,6 @@ class Account:
             billed_nano_usd=billed,
             **paid,
         )
-        arrival.target = target
         log.append(receipt, secret)
 
     def _paid(self, terms: PaymentTerms, finish: Finish, billed: int) -> dict[str, Any]:

@@ -6,38 +6,37 @@ import asyncio
 import os
 import re
 
+import msgspec
 from starlette.types import Receive, Scope
 
 from trustgate.errors import AuthenticationFailed, InvalidRequest, RequestTimeout, RequestTooLarge
 from trustgate.gateway.api.endpoints import Body
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.ids import new_id, now_us
-from trustgate.models.upstream.targets import Target
-from trustgate.types import Receipt
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
 
-class Arrival:
-    """One request's head: when it came, its ids, and the headers that matter. Header names are lower case.
+class Arrival(msgspec.Struct, frozen=True):
+    """One request's head: when it came, its ids, and the headers that matter. Header names are lower case."""
 
-    And what became of it: its receipt, once it has one, and whose answer that is about.
-    """
+    at_us: int
+    #: In the event loop's time.
+    started: float
+    receipt_id: str
+    request_id: bytes
+    #: The last of each name; ``check_head`` refuses repeats of those that must be said once.
+    headers: dict[bytes, bytes]
 
-    __slots__ = ("at_us", "headers", "receipt", "receipt_id", "request_id", "started", "target")
-
-    def __init__(self, scope: Scope, *, trusts_id: bool = True) -> None:
-        """``trusts_id``: whether the client's own request id is kept, where it is sane."""
-        self.at_us = now_us()
-        self.started = asyncio.get_running_loop().time()
-        self.receipt_id = new_id("rcpt", self.at_us)
-        #: The last of each name; ``check_head`` refuses repeats of those that must be said once.
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        asked = self.headers.get(b"x-request-id", b"")
+    @classmethod
+    def of(cls, scope: Scope, *, trusts_id: bool = True) -> Arrival:
+        """What arrives now. ``trusts_id``: whether the client's own request id is kept, where it is sane."""
+        at_us = now_us()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        asked = headers.get(b"x-request-id", b"")
         is_kept = trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
-        self.request_id = asked if is_kept else b"req_" + os.urandom(16).hex().encode()
-        self.receipt: Receipt | None = None
-        self.target: Target | None = None
+        request_id = asked if is_kept else b"req_" + os.urandom(16).hex().encode()
+        return cls(at_us, asyncio.get_running_loop().time(), new_id("rcpt", at_us), request_id, headers)
 
     def elapsed_ms(self) -> int:
         return int((asyncio.get_running_loop().time() - self.started) * 1000)

@@ -157,12 +157,12 @@ class BackgroundWork:
         self._handles.keep(msgspec.structs.replace(now, owed=-1))
         self.end(now)
         call = Call(model=now.model, choices=0)
-        request = Request(Arrival({"headers": ()}), _LOOKS[now.kind], owner, call, b"")
+        request = Request(Arrival.of({"headers": ()}), _LOOKS[now.kind], owner, call, b"")
         account = Account(self._books, request, None, self._sales.owing(request))
         account.target = target
         account.sent(body)
         account.close("complete", status=200, usage=less(usage, now.owed))
-        receipt = request.arrival.receipt
+        receipt = account.receipt
         assert receipt is not None, "a closed account has a receipt"
         self._books.quota.charge(
             owner.tenant.id,

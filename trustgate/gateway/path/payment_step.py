@@ -12,7 +12,7 @@ from trustgate.access.quota import Ask
 from trustgate.errors import PaymentRequired, PermissionDenied
 from trustgate.gateway.api.uploads import Upload, digest
 from trustgate.gateway.path.accounting import Accounting, Request, requests_in
-from trustgate.gateway.path.reply import Reply
+from trustgate.gateway.path.delivery import Delivery
 from trustgate.models.catalog import Resolved
 from trustgate.payment.cashier import Cashier, Order, Sale
 from trustgate.payment.paid_answers import Recorded
@@ -32,7 +32,7 @@ class PaymentStep:
         self._limits = limits
 
     async def admit(
-        self, request: Request, resolved: Resolved | None, ask: Ask, reply: Reply
+        self, request: Request, resolved: Resolved | None, ask: Ask, delivery: Delivery
     ) -> Sale | Recorded | None:
         """Have the request paid for: a sale to be entered, the answer it has bought already, or None: it owes nothing.
 
@@ -52,10 +52,10 @@ class PaymentStep:
             admitted = await self._cashier.admit(order)
         except PaymentRequired as refusal:
             if presented is not None:
-                self._books.refuse(request, refusal, reply)
+                delivery.account = self._books.refuse(request, refusal, delivery.reply)
             raise
         if isinstance(admitted, Sale):
-            reply.recorder = admitted.recorder
+            delivery.reply.recorder = admitted.recorder
         return admitted
 
     def owing(self, request: Request) -> Sale | None:

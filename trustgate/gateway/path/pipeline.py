@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
@@ -30,12 +29,8 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_plan, check_priced, completion_cap
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.errors import (
-    AuthenticationFailed,
-    PaymentRequired,
     RateLimited,
     TrustGateError,
-    Unavailable,
-    UpstreamTimeout,
 )
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES
@@ -45,10 +40,11 @@ from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head
 from trustgate.gateway.path.batch_lines import LineJudge
 from trustgate.gateway.path.body import BodyMemory, Room, peek, read_json
 from trustgate.gateway.path.client_watch import ClientWatch
+from trustgate.gateway.path.delivery import Delivery, OnEnd, refusal_of
 from trustgate.gateway.path.forwarding import Forwarding
-from trustgate.gateway.path.inflight import InFlight, Reason, RequestCancelled
+from trustgate.gateway.path.inflight import InFlight, RequestCancelled
 from trustgate.gateway.path.payment_step import PaymentStep
-from trustgate.gateway.path.relay import ending, relay
+from trustgate.gateway.path.relay import relay
 from trustgate.gateway.path.reply import Reply, rate_headers
 from trustgate.gateway.path.routing import Routing
 from trustgate.http.sending import Headers
@@ -60,11 +56,8 @@ from trustgate.observe.traces import Tracing
 from trustgate.payment.cashier import Sale
 from trustgate.payment.paid_answers import Recorded
 from trustgate.settings import Settings
-from trustgate.types import Finish
 
 _logger = logging.getLogger("trustgate.gateway")
-
-OnEnd = Callable[[Endpoint, Arrival, TrustGateError | None], None]
 
 
 class Pipeline:
@@ -84,7 +77,7 @@ class Pipeline:
         on_end: OnEnd,
         tracing: Tracing | None = None,
     ) -> None:
-        """``on_end``: told of every request as it ends, with what it was refused for, if it was."""
+        """``on_end``: is called once for every request, when it has ended."""
         self._settings = settings
         self._on_end = on_end
         self._tracing = tracing
@@ -107,16 +100,16 @@ class Pipeline:
 
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
-        arrival = Arrival(scope, trusts_id=self._settings.serve.trust_request_id)
+        arrival = Arrival.of(scope, trusts_id=self._settings.serve.trust_request_id)
         reply = Reply(send, arrival.request_id, endpoint.dialect)
+        delivery = Delivery(reply)
         error: TrustGateError | None = None
         try:
-            await self._walk(endpoint, arrival, scope, receive, reply)
+            await self._walk(endpoint, arrival, scope, receive, delivery)
         except ClientDisconnected:
             return
         except RequestCancelled as cancelled:
-            # A client that left is refused nothing; its receipt says how its request ended.
-            error = None if cancelled.reason in _LEFT else _ended(cancelled.reason)
+            error = refusal_of(cancelled.reason)
         except TrustGateError as caught:
             error = caught
             error.message = shown(error.message)
@@ -124,12 +117,14 @@ class Pipeline:
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             error = TrustGateError("The gateway failed. The error is in its log.")
-        self._on_end(endpoint, arrival, error)
+        self._on_end(delivery.end(endpoint, arrival, error))
         if error is not None:
             await reply.refuse(error)
 
-    async def _walk(self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, reply: Reply) -> None:
-        limits = self._settings.serve
+    async def _walk(
+        self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, delivery: Delivery
+    ) -> None:
+        limits, reply = self._settings.serve, delivery.reply
 
         # 1 request: what its head says
         max_bytes = limits.max_upload_bytes if endpoint.body == "form" else limits.max_body_bytes
@@ -160,7 +155,7 @@ class Pipeline:
             ask = worst_case(endpoint, call, resolved, cap, caller.plan, arrival.at_us, others)
 
             # 3 payment
-            sale = await self._sales.admit(request, resolved, ask, reply)
+            sale = await self._sales.admit(request, resolved, ask, delivery)
             if isinstance(sale, Recorded):
                 await reply.replay(*sale)
                 return
@@ -181,7 +176,7 @@ class Pipeline:
                     check_priced(caller, call.model, is_priced=resolved.price.known)
 
                 # 5 quota
-                with self._open_account(request, ask, sale, slot, reply) as account:
+                with self._open_account(request, ask, sale, slot, delivery) as account:
                     # 6 validation
                     if call.invalid is not None:
                         raise call.invalid
@@ -204,15 +199,15 @@ class Pipeline:
                         try:
                             account.target = answer.target
                             reply.headers += self._passed_on(answer)
-                            await relay(answer, account, reply, way.keeper)
+                            await relay(answer, delivery, way.keeper)
                         finally:
                             await answer.close()
                     except TrustGateError as error:
-                        _close_failed(account, reply, error, "upstream_cut")
+                        delivery.failed(error)
                         raise
                     except asyncio.CancelledError:
                         account.target = account.target or targets[0]
-                        _close_cancelled(account, reply, cancellation.reason or "shutdown")
+                        delivery.cancelled(cancellation.reason or "shutdown")
                         raise
                     finally:
                         watch.stop()
@@ -241,14 +236,16 @@ class Pipeline:
         audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
         return upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
 
-    def _open_account(self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, reply: Reply) -> Account:
+    def _open_account(
+        self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery
+    ) -> Account:
         """Take the hold. A refusal is put on record too."""
         try:
-            account = self._books.open(request, ask, sale, slot)
+            account = delivery.account = self._books.open(request, ask, sale, slot)
         except RateLimited as refusal:
-            self._books.refuse(request, refusal, reply)
+            delivery.account = self._books.refuse(request, refusal, delivery.reply)
             raise
-        reply.headers += rate_headers(account.rates)
+        delivery.reply.headers += rate_headers(account.rates)
         return account
 
     def _passed_on(self, answer: Answer) -> Headers:
@@ -271,40 +268,3 @@ def _watch_from_its_end(body: Payload, watch: ClientWatch) -> None:
         body.on_gone = watch.gone
     else:
         watch.begin()
-
-
-def _close_failed(account: Account, reply: Reply, error: TrustGateError, finish: Finish) -> None:
-    """The upstream, or the gateway, gave up. What was sent is charged; before the first byte nothing is."""
-    if account.closed:
-        return
-    account.sent(reply.last_words(error))
-    if isinstance(error, PaymentRequired):
-        account.close("refused", status=error.status)
-    elif reply.started:
-        account.close(ending(reply, finish), status=200, usage=account.usage_so_far())
-    else:
-        account.close("upstream_error", status=error.status)
-
-
-def _close_cancelled(account: Account, reply: Reply, reason: Reason) -> None:
-    """The request was ended early. A client that hung up is charged for what it had the upstream do."""
-    if reason == "client_stalled":
-        account.close("cut", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
-    elif reason == "client_gone":
-        account.close("client_gone", status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
-    else:
-        _close_failed(account, reply, _ended(reason), "cut")
-
-
-_LEFT: frozenset[Reason] = frozenset({"client_gone", "client_stalled"})
-#: The status that nginx made customary for "the client closed the request"; it is in receipts only.
-_CLIENT_CLOSED_REQUEST = 499
-
-
-def _ended(reason: Reason) -> TrustGateError:
-    """What a client is told whose request was ended early."""
-    if reason == "key_revoked":
-        return AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
-    if reason == "deadline":
-        return UpstreamTimeout("The request took longer than the gateway allows.", code="request_deadline")
-    return Unavailable("The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"})

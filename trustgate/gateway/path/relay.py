@@ -15,89 +15,81 @@ import msgspec
 from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.endpoints import Call
 from trustgate.gateway.api.object_accounting import ObjectAccounting
-from trustgate.gateway.path.accounting import Account
-from trustgate.gateway.path.reply import Reply
-from trustgate.http.sending import Headers
+from trustgate.gateway.path.delivery import Delivery
 from trustgate.models.metering.chunks import FrameKind
 from trustgate.models.metering.events import EventMeter
 from trustgate.models.metering.sse import frame_data
 from trustgate.models.upstream.answer import Answer, EventStream, Frame
 from trustgate.models.upstream.failures import failed_event, stream_error
-from trustgate.payment.cashier import Sale
-from trustgate.types import Finish, Usage
-
-_STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+from trustgate.types import Usage
 
 
-def ending(reply: Reply, finish: Finish) -> Finish:
-    """How the request ended, unless its client had left before."""
-    return "client_gone" if reply.gone else finish
-
-
-async def relay(answer: Answer, account: Account, reply: Reply, keeper: ObjectAccounting | None) -> None:
+async def relay(answer: Answer, delivery: Delivery, keeper: ObjectAccounting | None) -> None:
     """Give the answer to the client in the way that it came.
 
     Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does; and what
-    ``Sale.settle`` raises, before anything was sent.
+    ``Delivery.pay`` raises, before anything was sent.
     """
     if answer.events is not None:
-        await _relay_events(answer, answer.events, account, reply, keeper)
+        await _relay_events(answer, answer.events, delivery, keeper)
     elif answer.chunks is not None:
-        await _relay_raw(answer, answer.chunks, account, reply)
+        await _relay_raw(answer, answer.chunks, delivery)
     else:
-        await _relay_whole(answer, account, reply, keeper)
+        await _relay_whole(answer, delivery, keeper)
 
 
-async def _relay_whole(answer: Answer, account: Account, reply: Reply, keeper: ObjectAccounting | None) -> None:
-    """Meter the body, settle, close the account, send."""
-    request, sale = account.request, account.sale
-    body = answer.body
-    reported = answer.reported
+async def _relay_whole(answer: Answer, delivery: Delivery, keeper: ObjectAccounting | None) -> None:
+    """Have it paid for, account for it, send it."""
+    account, reply, reported = delivery.admitted, delivery.reply, answer.reported
     assert reported is not None, "an answer that was read whole was metered"
-    usage = with_units(reported.usage_or_estimate(account.prompt_tokens), request.call)
+    body = answer.body
+    usage = with_units(reported.usage_or_estimate(account.prompt_tokens), account.request.call)
     if keeper is not None:
         body, usage = keeper.whole(body, usage, answer.target)
     account.upstream_model = reported.model
     content_type = answer.content_type.encode("latin-1", "replace")
-    if sale is not None:
-        try:
-            reply.headers += await sale.settle()
-        except asyncio.CancelledError:
-            if sale.is_settled:
-                # The client left while it paid for this answer: it is kept, and a retry with the same payment gets it.
-                account.sent(body)
-                account.close("client_gone", status=answer.status, usage=usage)
-                reply.headers += sale.headers
-                reply.record(answer.status, content_type, body)
-            raise
+    try:
+        await delivery.pay()
+    except asyncio.CancelledError:
+        sale = account.sale
+        if sale is not None and sale.is_settled:
+            # The client left while it paid for this answer: it is kept, and a retry with the same payment gets it.
+            account.sent(body)
+            delivery.close("client_gone", status=answer.status, usage=usage)
+            reply.headers += sale.headers
+            reply.record(answer.status, content_type, body)
+        raise
     account.sent(body)
-    account.close(ending(reply, "complete"), status=answer.status, usage=usage)
+    delivery.close("complete", status=answer.status, usage=usage)
     await reply.whole(answer.status, content_type, body)
 
 
-async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], account: Account, reply: Reply) -> None:
+async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Delivery) -> None:
     """Relay bytes that have no frames. Their length is not told beforehand: the end is seen by its own sign."""
+    account, reply = delivery.admitted, delivery.reply
     reply.is_raw = True
     account.usage_so_far = lambda: with_units(Usage(prompt_tokens=0), account.request.call)
     if account.sale is None:
-        await _begin(answer, reply)
+        await delivery.begin(answer)
     async for chunk in chunks:
         if chunk:
             if not reply.started:
-                await _begin(answer, reply, account.sale)
+                await delivery.pay()
+                await delivery.begin(answer)
             account.sent(chunk)
             await reply.write(chunk)
     if not reply.started:
-        await _begin(answer, reply, account.sale)
-    account.close(ending(reply, "complete"), status=answer.status, usage=account.usage_so_far())
+        await delivery.pay()
+        await delivery.begin(answer)
+    delivery.close("complete", status=answer.status)
     await reply.write(b"", last=True)
 
 
 async def _relay_events(
-    answer: Answer, events: EventStream, account: Account, reply: Reply, keeper: ObjectAccounting | None
+    answer: Answer, events: EventStream, delivery: Delivery, keeper: ObjectAccounting | None
 ) -> None:
     """Relay the frames as they arrive, without the usage chunk that only the gateway asked for."""
-    stream = _EventRelay(answer, events, account, reply, keeper)
+    stream = _EventRelay(answer, events, delivery, keeper)
     async for frames in events.batches():
         await stream.pass_on(frames)
         if stream.failed:
@@ -105,26 +97,22 @@ async def _relay_events(
     if not stream.meter.done and not stream.meter.finished and not stream.failed:
         raise UpstreamFailed("The upstream's stream ended before its answer did.", retryable=False)
     stream.close()
-    if not reply.started:
-        await _begin(answer, reply)
-    await reply.write(b"", last=True)
+    if not delivery.reply.started:
+        await delivery.begin(answer)
+    await delivery.reply.write(b"", last=True)
 
 
 class _EventRelay:
     def __init__(
-        self,
-        answer: Answer,
-        events: EventStream,
-        account: Account,
-        reply: Reply,
-        keeper: ObjectAccounting | None,
+        self, answer: Answer, events: EventStream, delivery: Delivery, keeper: ObjectAccounting | None
     ) -> None:
+        account = delivery.admitted
         endpoint, call = account.request.endpoint, account.request.call
         self._answer = answer
+        self._delivery = delivery
         self._account = account
-        self._reply = reply
+        self._reply = delivery.reply
         self._keeper = keeper
-        self._sale = account.sale
         self._model = call.model
         self._drop_usage = endpoint.asks_usage and not call.include_usage
         self.meter = events.meter
@@ -144,16 +132,17 @@ class _EventRelay:
             self._note_id(self._keeper)
         if kept:
             body = kept[0] if len(kept) == 1 else b"".join(kept)
-            if self._sale is not None and not self._reply.started and not self.failed:
-                # The stream has begun to be an answer: now it is paid for, before any of it leaves.
-                self._reply.headers += await self._sale.settle()
+            reply = self._reply
+            if not reply.started and not self.failed:
+                # The stream has begun to be an answer.
+                await self._delivery.pay()
             self._account.sent(body)
             if meter.done or self.failed:
                 # This is the end for every SDK: the receipt must be there before it is seen.
                 self.close()
-            if not self._reply.started:
-                await _begin(self._answer, self._reply)
-            await self._reply.write(body)
+            if not reply.started:
+                await self._delivery.begin(self._answer)
+            await reply.write(body)
         if failure is not None:
             raise failure
 
@@ -191,24 +180,7 @@ class _EventRelay:
         return self._keeper.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
 
     def close(self) -> None:
-        if not self._account.closed:
-            finish: Finish = "upstream_cut" if self.failed else "complete"
-            self._account.close(
-                ending(self._reply, finish), status=self._answer.status, usage=self._account.usage_so_far()
-            )
-
-
-async def _begin(answer: Answer, reply: Reply, unpaid: Sale | None = None) -> None:
-    """Send the head; before it, collect what is ``unpaid``."""
-    if unpaid is not None:
-        reply.headers += await unpaid.settle()
-    content_type = answer.content_type.encode("latin-1", "replace")
-    if answer.events is not None and b"charset" not in content_type.lower():
-        # Events are UTF-8 by definition; clients that do not know that take text without a charset for Latin-1.
-        content_type += b"; charset=utf-8"
-    says_cache = any(name == b"cache-control" for name, _ in reply.headers)
-    headers = _STREAM_HEADERS[1:] if says_cache else _STREAM_HEADERS
-    await reply.begin(answer.status, [(b"content-type", content_type), *headers])
+        self._delivery.close("upstream_cut" if self.failed else "complete", status=self._answer.status)
 
 
 def with_units(usage: Usage, call: Call) -> Usage:

@@ -199,7 +199,7 @@ class _Read:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arrival = Arrival(scope)
+        arrival = Arrival.of(scope)
         headers = [(b"x-request-id", arrival.request_id)]
         try:
             caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)

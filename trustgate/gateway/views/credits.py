@@ -61,7 +61,7 @@ class Credits:
 
     async def top_up(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/credits``: 402 with a price, or, with a payment, the new balance."""
-        arrival = Arrival(scope)
+        arrival = Arrival.of(scope)
         reply = Reply(send, arrival.request_id, OPENAI)
         try:
             await self._top_up(arrival, scope, receive, send, reply)

@@ -1,0 +1,138 @@
+"""The delivery of an answer to its client: paid for before the first byte leaves, accounted for before the last.
+
+Owns these two moments (``pay``, ``close``), whatever ends the request and in whatever form the answer comes, and what
+is told of the request at its end (``RequestEnd``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from trustgate.errors import AuthenticationFailed, PaymentRequired, TrustGateError, Unavailable, UpstreamTimeout
+from trustgate.gateway.api.endpoints import Endpoint
+from trustgate.gateway.path.accounting import Account
+from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.inflight import Reason
+from trustgate.gateway.path.reply import Reply
+from trustgate.http.sending import Headers
+from trustgate.models.upstream.answer import Answer
+from trustgate.models.upstream.targets import Target
+from trustgate.types import Finish, Receipt, Usage
+
+_STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+#: The status that nginx made customary for "the client closed the request"; it is in receipts only.
+_CLIENT_CLOSED_REQUEST = 499
+#: Endings that a client which had left before does not change.
+_LEFT: frozenset[Reason] = frozenset({"client_gone", "client_stalled"})
+
+
+class RequestEnd(NamedTuple):
+    """How a request ended."""
+
+    endpoint: Endpoint
+    arrival: Arrival
+    #: None: it was refused without one, or its answer was given before.
+    receipt: Receipt | None
+    #: Whose answer it was, where one was asked.
+    target: Target | None
+    #: What it was refused for, or failed with.
+    error: TrustGateError | None
+
+
+OnEnd = Callable[[RequestEnd], None]
+
+
+class Delivery:
+    """One request's answer, from the moment it is admitted to its end."""
+
+    __slots__ = ("_is_paid", "account", "reply")
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        #: None until the request is admitted, or its refusal put on record.
+        self.account: Account | None = None
+        self._is_paid = False
+
+    def end(self, endpoint: Endpoint, arrival: Arrival, error: TrustGateError | None) -> RequestEnd:
+        """Returns what is told of the request, once all is said."""
+        account = self.account
+        if account is None or account.receipt is None:
+            return RequestEnd(endpoint, arrival, None, None, error)
+        return RequestEnd(endpoint, arrival, account.receipt, account.target, error)
+
+    @property
+    def admitted(self) -> Account:
+        """The account, which there is wherever there is an answer."""
+        assert self.account is not None, "what is delivered was admitted"
+        return self.account
+
+    # the first moment
+
+    async def pay(self) -> None:
+        """Collect what the request is to be paid with; called with content in hand and before any of it leaves.
+
+        Raises what ``Sale.settle`` raises.
+        """
+        sale = self.admitted.sale
+        if sale is not None and not self._is_paid:
+            self.reply.headers += await sale.settle()
+            self._is_paid = True
+
+    async def begin(self, answer: Answer) -> None:
+        """Send the head of a stream."""
+        content_type = answer.content_type.encode("latin-1", "replace")
+        if answer.events is not None and b"charset" not in content_type.lower():
+            # Events are UTF-8 by definition; clients that do not know that take text without a charset for Latin-1.
+            content_type += b"; charset=utf-8"
+        says_cache = any(name == b"cache-control" for name, _ in self.reply.headers)
+        headers = _STREAM_HEADERS[1:] if says_cache else _STREAM_HEADERS
+        await self.reply.begin(answer.status, [(b"content-type", content_type), *headers])
+
+    # the second
+
+    def close(self, finish: Finish, *, status: int, usage: Usage | None = None) -> None:
+        """Settle and write the receipt, before the last byte leaves; does nothing where that is done.
+
+        ``usage`` None: what was used up to now. A client that had left before makes it ``client_gone``.
+        """
+        account = self.admitted
+        if not account.closed:
+            usage = account.usage_so_far() if usage is None else usage
+            account.close("client_gone" if self.reply.gone else finish, status=status, usage=usage)
+
+    def failed(self, error: TrustGateError, finish: Finish = "upstream_cut") -> None:
+        """The upstream, or the gateway, gave up. What was sent is charged; before the first byte nothing is."""
+        account, reply = self.admitted, self.reply
+        if account.closed:
+            return
+        account.sent(reply.last_words(error))
+        if isinstance(error, PaymentRequired):
+            account.close("refused", status=error.status)
+        elif reply.started:
+            self.close(finish, status=200)
+        else:
+            account.close("upstream_error", status=error.status)
+
+    def cancelled(self, reason: Reason) -> None:
+        """The request was ended early. A client that hung up is charged for what it had the upstream do."""
+        account = self.admitted
+        if reason in _LEFT:
+            finish: Finish = "client_gone" if reason == "client_gone" else "cut"
+            account.close(finish, status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
+        else:
+            self.failed(cancellation_error(reason), "cut")
+
+
+def refusal_of(reason: Reason) -> TrustGateError | None:
+    """What is told of a request that was ended early: None where its client left, which is refused nothing."""
+    return None if reason in _LEFT else cancellation_error(reason)
+
+
+def cancellation_error(reason: Reason) -> TrustGateError:
+    """What a client gets whose request was ended early."""
+    if reason == "key_revoked":
+        return AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
+    if reason == "deadline":
+        return UpstreamTimeout("The request took longer than the gateway allows.", code="request_deadline")
+    return Unavailable("The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"})
