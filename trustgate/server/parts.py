@@ -22,7 +22,7 @@ from trustgate.gateway.api.object_ids import ObjectIds
 from trustgate.gateway.path.accounting import Accounting
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.background import BackgroundWork
-from trustgate.gateway.path.delivery import RequestEnd
+from trustgate.gateway.path.delivery import RequestOutcome
 from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.pipeline import Pipeline
@@ -247,7 +247,7 @@ class Server:
         if self.observer is not None:
             self.observer.on_receipt(receipt)
 
-    def _on_end(self, end: RequestEnd) -> None:
+    def _on_end(self, end: RequestOutcome) -> None:
         """A request has ended. Its receipt was counted when it was written: before the answer's last byte."""
         if self.telemetry is not None:
             self.telemetry.on_end(end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
-from trustgate.gateway.path.delivery import RequestEnd
+from trustgate.gateway.path.delivery import RequestOutcome
 from trustgate.ids import now_us
 from trustgate.observe.metrics import Labels, Metric
 from trustgate.observe.traces import Tracing
@@ -42,7 +42,7 @@ class Telemetry:
         self._collect = collect
         self._sender.start()
 
-    def on_end(self, end: RequestEnd) -> None:
+    def on_end(self, end: RequestOutcome) -> None:
         """A request has ended."""
         if self.tracing is None:
             return

@@ -18,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from trustgate.errors import UpstreamRefused
 from trustgate.gateway.api.endpoints import Endpoint
-from trustgate.gateway.path.delivery import RequestEnd
+from trustgate.gateway.path.delivery import RequestOutcome
 from trustgate.ids import now_us
 from trustgate.models.upstream.targets import Target
 from trustgate.observe.metrics import operation_of
@@ -47,7 +47,7 @@ class Ended(NamedTuple):
     status: int
 
     @classmethod
-    def of(cls, end: RequestEnd, context: TraceContext) -> Ended:
+    def of(cls, end: RequestOutcome, context: TraceContext) -> Ended:
         code, status, error = "", 0, end.error
         if error is not None:
             # An upstream's own codes are the upstream's to choose.

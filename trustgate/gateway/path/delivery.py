@@ -1,7 +1,7 @@
 """The delivery of an answer to its client: paid for before the first byte leaves, accounted for before the last.
 
 Owns these two moments (``pay``, ``close``), whatever ends the request and in whatever form the answer comes, and what
-is told of the request at its end (``RequestEnd``).
+is told of the request at its end (``RequestOutcome``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLIENT_CLOSED_REQUEST = 499
 _LEFT: frozenset[Reason] = frozenset({"client_gone", "client_stalled"})
 
 
-class RequestEnd(NamedTuple):
+class RequestOutcome(NamedTuple):
     """How a request ended."""
 
     endpoint: Endpoint
@@ -40,7 +40,7 @@ class RequestEnd(NamedTuple):
     error: TrustGateError | None
 
 
-OnEnd = Callable[[RequestEnd], None]
+OnEnd = Callable[[RequestOutcome], None]
 
 
 class Delivery:
@@ -54,12 +54,12 @@ class Delivery:
         self.account: Account | None = None
         self._is_paid = False
 
-    def end(self, endpoint: Endpoint, arrival: Arrival, error: TrustGateError | None) -> RequestEnd:
+    def end(self, endpoint: Endpoint, arrival: Arrival, error: TrustGateError | None) -> RequestOutcome:
         """Returns what is told of the request, once all is said."""
         account = self.account
         if account is None or account.receipt is None:
-            return RequestEnd(endpoint, arrival, None, None, error)
-        return RequestEnd(endpoint, arrival, account.receipt, account.target, error)
+            return RequestOutcome(endpoint, arrival, None, None, error)
+        return RequestOutcome(endpoint, arrival, account.receipt, account.target, error)
 
     @property
     def admitted(self) -> Account:

@@ -24,7 +24,7 @@ from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
 from trustgate.models.metering.whole import Reported
 from trustgate.models.upstream.answer import FAILED, Answer, EventStream, translated
 from trustgate.models.upstream.encoding import decoded
-from trustgate.models.upstream.failures import Verdict, broken, not_answered, refused, told, translate
+from trustgate.models.upstream.failures import FailedAttempt, broken, not_answered, refused, told, translate
 from trustgate.models.upstream.from_events import as_document
 from trustgate.models.upstream.targets import Target, all_open
 from trustgate.models.upstream.to_events import Form, as_events
@@ -129,7 +129,7 @@ class UpstreamClient:
         Raises ``UpstreamRefused`` (its own 4xx, and 501 and the like), ``UpstreamFailed`` (502), ``UpstreamTimeout``
         (504), ``Unavailable`` (503, the upstream has been out of reach for a while).
         """
-        verdict: Verdict | None = None
+        verdict: FailedAttempt | None = None
         for target in targets:
             if not target.breaker.admit(outgoing.caller):
                 continue
@@ -152,7 +152,7 @@ class UpstreamClient:
 
     async def _ask_target(
         self, target: Target, outgoing: Outgoing, deadline: float | None, *, retries: int
-    ) -> Answer | Verdict:
+    ) -> Answer | FailedAttempt:
         """Ask one target until it answers, or asking again is of no use. Its breaker learns of the request once."""
         breaker, caller = target.breaker, outgoing.caller
         try:
@@ -184,7 +184,9 @@ class UpstreamClient:
             breaker.failed(caller, is_witnessed=is_witnessed)
         return outcome
 
-    async def _without_asking_usage(self, target: Target, outgoing: Outgoing, refusal: Verdict) -> Answer | Verdict:
+    async def _without_asking_usage(
+        self, target: Target, outgoing: Outgoing, refusal: FailedAttempt
+    ) -> Answer | FailedAttempt:
         """Send a refused stream once more, without the ``stream_options`` that its client never sent.
 
         Some servers refuse a member that they do not know. That one does is remembered where it says so, or where the
@@ -195,7 +197,7 @@ class UpstreamClient:
         if not target.takes_stream_options or not (is_named or quirks.takes_stream_options is None):
             return refusal
         known, quirks.takes_stream_options = quirks.takes_stream_options, False
-        outcome: Answer | Verdict = refusal
+        outcome: Answer | FailedAttempt = refusal
         try:
             outcome = await self._attempt(target, outgoing)
         finally:
@@ -203,7 +205,7 @@ class UpstreamClient:
                 quirks.takes_stream_options = known
         return outcome
 
-    async def _attempt(self, target: Target, outgoing: Outgoing) -> Answer | Verdict:
+    async def _attempt(self, target: Target, outgoing: Outgoing) -> Answer | FailedAttempt:
         """One try. What its body could not be sent twice for is not tried again, here or elsewhere."""
         body = outgoing.body_for(target)
         sent = None if isinstance(body, bytes | tuple) else _Sent(body)
@@ -222,7 +224,7 @@ class UpstreamClient:
                 verdict = outcome
         fault = None if outgoing.fault is None else outgoing.fault()
         if fault is not None:
-            return Verdict(error=fault, elsewhere=False, blame="caller")
+            return FailedAttempt(error=fault, elsewhere=False, blame="caller")
         is_spent = sent is not None and sent.has_begun
         if is_spent or (verdict.is_sent and not outgoing.retries):
             return msgspec.structs.replace(verdict, again=False, elsewhere=False)
@@ -250,7 +252,9 @@ class UpstreamClient:
         )
         return await transport.handle_async_request(request)
 
-    async def _read(self, target: Target, outgoing: Outgoing, response: httpx.Response | Response) -> Answer | Verdict:
+    async def _read(
+        self, target: Target, outgoing: Outgoing, response: httpx.Response | Response
+    ) -> Answer | FailedAttempt:
         """What a response is: an answer with content, or a failure by its status or by what it says."""
         is_kept = False
         try:
@@ -270,7 +274,7 @@ class UpstreamClient:
 
     async def _classify(
         self, target: Target, outgoing: Outgoing, response: httpx.Response | Response, chunks: AsyncIterator[bytes]
-    ) -> Answer | Verdict:
+    ) -> Answer | FailedAttempt:
         """What a response with a success's status is. Where its form is known, its bytes tell it; else its header."""
         content_type = response.headers.get("content-type", "")
         says_events = _is_event_stream(content_type)
@@ -285,7 +289,7 @@ class UpstreamClient:
         content_type = response.headers.get("content-type", "application/json")
         if outgoing.form and (says_events or _looks_like_events(whole)) and whole.lstrip()[:1] != b"{":
             put_together = self._put_together(target, outgoing, whole)
-            if isinstance(put_together, Verdict):
+            if isinstance(put_together, FailedAttempt):
                 return put_together
             whole, content_type = put_together, "application/json"
         whole = _document(whole)
@@ -298,7 +302,7 @@ class UpstreamClient:
             return await self._hold(target, outgoing, response, _one(events))
         return Answer(target, response, body=whole, reported=reported, content_type=content_type)
 
-    def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | Verdict:
+    def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | FailedAttempt:
         """The document that an unwanted stream adds up to. Raises ``UpstreamFailed`` where it does not end."""
         meter = outgoing.stream_meter()
         payloads = []
@@ -318,7 +322,7 @@ class UpstreamClient:
         response: httpx.Response | Response,
         chunks: AsyncIterator[bytes],
         first: bytes = b"",
-    ) -> Answer | Verdict:
+    ) -> Answer | FailedAttempt:
         """A stream of events, as soon as it is known what it is."""
         events = EventStream(chunks, outgoing.stream_meter(), self._max_event_bytes, first)
         try:
@@ -338,7 +342,7 @@ class UpstreamClient:
 
     async def _bytes(
         self, target: Target, outgoing: Outgoing, response: httpx.Response | Response, chunks: AsyncIterator[bytes]
-    ) -> Answer | Verdict:
+    ) -> Answer | FailedAttempt:
         """An answer without frames: audio, a transcript in text, a file."""
         first = await anext(chunks, b"")
         if not first and not outgoing.may_be_empty:

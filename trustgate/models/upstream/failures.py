@@ -47,7 +47,7 @@ _ELSEWHERE = frozenset({402, 403, 404, 424, 451})
 Blame = Literal["caller", "nobody", "server", "network"]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt that gave no answer."""
 
     error: TrustGateError
@@ -76,23 +76,23 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 # what happens on the way
 
 
-def not_answered(error: Exception) -> Verdict:
+def not_answered(error: Exception) -> FailedAttempt:
     """The verdict on a request that got no head of a response."""
     if isinstance(error, NotConnected) or _kind(error) in _NOT_CONNECTED:
         is_proven = error.is_proven if isinstance(error, NotConnected) else _kind(error) != "PoolTimeout"
         blame: Blame = "network" if is_proven else "server"
-        return Verdict(error=translate(error), again=True, blame=blame, is_sent=False)
+        return FailedAttempt(error=translate(error), again=True, blame=blame, is_sent=False)
     if isinstance(error, Unanswered) or _kind(error) in _ENDED:
-        return Verdict(error=translate(error), again=True)
+        return FailedAttempt(error=translate(error), again=True)
     return broken(error)
 
 
-def broken(error: Exception) -> Verdict:
+def broken(error: Exception) -> FailedAttempt:
     """The verdict on a response that fell silent, broke off or made no sense: work may have been done for it."""
     translated = translate(error)
     if not isinstance(translated, UpstreamRefused):
         translated.headers.setdefault("x-should-retry", "false")
-    return Verdict(error=translated)
+    return FailedAttempt(error=translated)
 
 
 _SAYS_NOTHING = Failure()
@@ -132,7 +132,7 @@ def translate(error: BaseException) -> TrustGateError:
 # what an upstream says
 
 
-def refused(status: int, headers: Mapping[str, str], body: bytes, target: Target, model: str) -> Verdict:
+def refused(status: int, headers: Mapping[str, str], body: bytes, target: Target, model: str) -> FailedAttempt:
     """The verdict on a response with a status that is no success.
 
     Args:
@@ -145,7 +145,7 @@ def refused(status: int, headers: Mapping[str, str], body: bytes, target: Target
     return judge(status, failure_of(body), headers, body, target, model)
 
 
-def told(failure: Failure, target: Target, model: str) -> Verdict:
+def told(failure: Failure, target: Target, model: str) -> FailedAttempt:
     """The verdict on an answer with a success's status that is a failure by its content."""
     if failure == _SAYS_NOTHING:
         # Work may have been done for an answer that is empty.
@@ -184,46 +184,48 @@ def failed_event(frame: bytes, failure: Failure | None, target: Target, model: s
 
 def judge(
     status: int, failure: Failure | None, headers: Mapping[str, str], body: bytes, target: Target, model: str
-) -> Verdict:
+) -> FailedAttempt:
     """The verdict on a status and what was said with it."""
     if is_credential_refusal(status, body):
         error = UpstreamFailed(
             "The upstream refused the gateway's credentials.", code="upstream_authentication_error", retryable=False
         )
-        return Verdict(error=error, blame="nobody", status=status)
+        return FailedAttempt(error=error, blame="nobody", status=status)
     if status == 402:
         error = UpstreamFailed(
             "The upstream refuses to serve this gateway until its operator has paid (status 402).",
             code="upstream_payment_required",
             retryable=False,
         )
-        return Verdict(error=error, blame="nobody", status=status)
+        return FailedAttempt(error=error, blame="nobody", status=status)
     said = _Said.of(failure, target, model)
     wait_s, wait_headers = retry_after(headers)
     may_wait = wait_s is None or wait_s <= _RETRY_AFTER_MOST_S
     if status >= 500 or status < 400:
         if status in (501, 505) or (status == 500 and _blames_the_request(failure, body)):
             # A sign of life: it understood what is asked, and does not do it.
-            return Verdict(error=_refusal(status, said, {"x-should-retry": "false"}), blame="nobody", status=status)
+            return FailedAttempt(
+                error=_refusal(status, said, {"x-should-retry": "false"}), blame="nobody", status=status
+            )
         reason = f": {said.message}" if said.message else "."
         error = UpstreamFailed(f"The upstream failed (status {status}){reason}", headers=wait_headers)
         again = status >= 500 and may_wait and (status not in _SILENT or wait_s is not None)
         if status in _SILENT and not again:
             error.headers.setdefault("x-should-retry", "false")
-        return Verdict(error=error, again=again, retry_after_s=wait_s, status=status)
+        return FailedAttempt(error=error, again=again, retry_after_s=wait_s, status=status)
     if status in _MAY_BE_ASKED_AGAIN:
         # An account that is used up does not fill by waiting.
         is_bill = failure is not None and failure.is_unfunded
         if is_bill:
             wait_headers["x-should-retry"] = "false"
-        return Verdict(
+        return FailedAttempt(
             error=_refusal(status, said, wait_headers),
             again=may_wait and not is_bill,
             blame="nobody",
             retry_after_s=wait_s,
             status=status,
         )
-    return Verdict(
+    return FailedAttempt(
         error=_refusal(status, said, wait_headers),
         elsewhere=status in _ELSEWHERE or (failure is not None and failure.is_context_overflow),
         blame="nobody",
