@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import GatewayFactory
-from tests.gateway.conftest import SignUp, Tenant
+from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_fairness import Slow, slow
 from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S, wait_until
@@ -232,6 +233,58 @@ def test_others_are_answered_while_a_hostile_body_is_read(
     assert took[-1] < 1, f"longest {took[-1]:.3f} s of {len(took)}"
 
 
+# the file of a batch
+
+
+def line(tenant: Tenant, body: dict[str, Any]) -> bytes:
+    return json.dumps(
+        {"custom_id": tenant.name, "method": "POST", "url": CHAT, "body": {"model": "gpt-4o", "max_tokens": 9, **body}}
+    ).encode()
+
+
+def form_start() -> bytes:
+    purpose = b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    return purpose + b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+
+
+def upload(tenant: Tenant, content: bytes) -> httpx.Response:
+    return tenant.http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", content)})
+
+
+def test_the_lines_of_a_batch_may_be_large(tenant: Tenant, scripted: Upstream) -> None:
+    scripted.script(Reply.json({"id": f"file-{tenant.name}", "object": "file"}))
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * MIB}}
+    content = (
+        line(tenant, {"messages": HELLO}) + b"\n" + line(tenant, {"messages": [{"role": "user", "content": [image]}]})
+    )
+    assert upload(tenant, content + b"\n" + line(tenant, {"messages": HELLO})).status_code == 200
+    assert content in scripted.requests[-1].body
+    for wrong, told in (
+        (b"[" * 5 * MIB, "Line 2 of the batch's file is refused"),
+        (b'{"custom_id":"' + b"x" * 9 * MIB, "Line 2 of the batch's file is too long"),
+        (b'{"custom_id":"' + b"\\x" * 90_000, "Line 2 of the batch's file is refused"),
+    ):
+        refused = upload(tenant, line(tenant, {"messages": HELLO}) + b"\n" + wrong)
+        assert refused.status_code in (400, 413)
+        assert told in refused.json()["error"]["message"]
+
+
+def test_a_batch_line_in_tiny_chunks_holds_nobody_up_and_ends_with_its_client(
+    gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    gateway.cli("plan", "add", "one", "--parallel-requests", "1", "--features", "files")
+    tenant = sign_up(gateway, "--plan", "one")
+    start = form_start() + line(tenant, {"messages": HELLO})[:-1] + b'"x":"'
+    with ticking(gateway) as took, chunks(tenant, "/v1/files", "multipart/form-data; boundary=b") as connection:
+        for part in (start, b"a" * 7 * MIB):
+            connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+        for _ in range(40):
+            connection.sendall(b"1\r\na\r\n" * 1000)
+        assert tenant.chat().status_code == 429, "the upload has the tenant's only slot"
+    assert took[len(took) * 99 // 100] < 0.25, f"longest {took[-1]:.3f} s of {len(took)}"
+    wait_until(lambda: tenant.chat().status_code == 200, "the upload to end with its client", timeout_s=5)
+
+
 # memory
 
 
@@ -276,12 +329,14 @@ def test_bodies_in_chunks_are_bounded_in_sum(small: Gateway, scripted: Upstream,
 
 
 @contextlib.contextmanager
-def chunks(tenant: Tenant) -> Iterator[socket.socket]:
+def chunks(
+    tenant: Tenant, path: str = "/v1/chat/completions", kind: str = "application/json"
+) -> Iterator[socket.socket]:
     """A request whose body comes in chunks, up to its body."""
     host, _, port = tenant.gateway.base_url.rpartition("/")[2].rpartition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
-        connection.sendall(f"{head}content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
+        connection.sendall(f"{head}content-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
         yield connection
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +19,8 @@ from tests.support.upstream import Reply, Upstream
 from trustgate.errors import NotFound, UpstreamRefused
 from trustgate.models.catalog import Catalog
 from trustgate.observe.counters import MODELS_MOST, OTHER, Counters
-from trustgate.observe.metrics import _braces
+from trustgate.observe.metrics import FRESH_S, Metric, Metrics, _braces
+from trustgate.settings import load_settings
 from trustgate.types import Passport
 
 #: One sample of the text format: name, labels, value.
@@ -182,3 +185,34 @@ def test_any_tenant_can_be_named(name: str) -> None:
     text = f"x{_braces((('tenant', name),))} 1\n"
     assert len(parse(f"# TYPE x gauge\n{text}")) == 1
     assert "\u202e" not in text
+
+
+def test_the_text_is_made_once_a_second_however_many_ask() -> None:
+    made: list[int] = []
+
+    def state() -> list[Metric]:
+        made.append(len(made))
+        return [Metric.of("trustgate.made", "counter", "How often this was made.", len(made))]
+
+    async def ask_often() -> list[bytes]:
+        settings = load_settings(Path("nowhere"), {})
+        metrics = Metrics(lambda: settings, Counters(Catalog([], [])), state, str)
+        sent: list[bytes] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+
+        async def receive() -> Any:
+            raise AssertionError("nothing of a request for /metrics is read")
+
+        loop, now = asyncio.get_running_loop(), [0.0]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "time", lambda: now[0])
+            for now[0] in (0.0, 0.1, 0.9, FRESH_S, 1.5):
+                await metrics({"type": "http", "headers": []}, receive, send)
+        return [body for body in sent if body]
+
+    answers = asyncio.run(ask_often())
+    assert len(answers) == 5
+    assert len(made) == 2
+    assert answers[0] == answers[2] != answers[3] == answers[4]

@@ -36,6 +36,7 @@ from trustgate.cli import render
 from trustgate.cli.context import Session, open_here, remote_admin, socket_answers
 from trustgate.cli.version import versions
 from trustgate.errors import TrustGateError
+from trustgate.net.addresses import is_loopback
 from trustgate.settings import BUILTIN_SCHEME, RemoteServer, Settings, UpstreamSettings, remote_server
 from trustgate.types import Passport
 
@@ -150,6 +151,12 @@ def _clock(settings: Settings) -> Finding:
 
 def _parts(settings: Settings) -> Iterator[Finding]:
     """Yields the server and what it works with; or, where none runs, what it would find."""
+    if not is_loopback(settings.serve.host) and settings.metrics.key_env is None:
+        yield _warn(
+            "metrics",
+            f"/metrics is open to every client that reaches {settings.serve.host}",
+            "Set metrics.key_env to the name of an environment variable with the key that scrapers send.",
+        )
     try:
         running = socket_answers(settings)
     except TrustGateError as error:

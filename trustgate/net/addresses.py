@@ -1,8 +1,17 @@
-"""Addresses of other servers, for messages."""
+"""Addresses: of other servers, for messages, and of interfaces."""
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import urlsplit
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host's name or address (IPv6 with or without brackets) is of this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def host_of(url: str) -> str:

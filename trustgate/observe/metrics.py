@@ -9,23 +9,26 @@ and tenants are labels. No tenant is named unless it is asked for.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
 from trustgate.errors import AuthenticationFailed
 from trustgate.http.sending import send_body, send_error
 from trustgate.observe.counters import DURATION_MS, FIRST_MS, OTHER, TOKENS, Cell, Counters
-from trustgate.settings import Settings
+from trustgate.settings import MetricsSettings, Settings
 from trustgate.types import COUNTED, NANO_USD_PER_USD
 
 _TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 #: gen_ai.operation.name of our endpoints; the others are called as they are.
 _OPERATIONS = {"chat.completions": "chat", "responses": "chat", "messages": "chat", "completions": "text_completion"}
 _TENANTS_MOST = 1_000
+#: How old the numbers may be, seconds.
+FRESH_S: Final = 1.0
 #: How Prometheus spells a unit at the end of a name; an annotation in braces is not a unit there.
 _UNITS = {"s": "_seconds", "USD": "_usd"}
 
@@ -56,6 +59,14 @@ class Histogram(NamedTuple):
     bounds: Sequence[float]
 
 
+class _Made(NamedTuple):
+    """The text as it was made, when (in the loop's time) and under which settings."""
+
+    settings: MetricsSettings
+    at: float
+    text: bytes
+
+
 class Metrics:
     def __init__(
         self,
@@ -69,14 +80,22 @@ class Metrics:
         self._counters = counters
         self._state = state
         self._tenant_name = tenant_name
+        self._made: _Made | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = self._settings().metrics_key()
         if key is not None and not _has_key(scope, key):
             await send_error(send, AuthenticationFailed("The key for /metrics is missing or wrong."))
             return
-        text = "".join(line for metric in self.collect() for line in _lines(metric))
-        await send_body(send, 200, [_TYPE], text.encode())
+        await send_body(send, 200, [_TYPE], self._text())
+
+    def _text(self) -> bytes:
+        """The text: made at most once in ``FRESH_S``, however many ask."""
+        now, settings = asyncio.get_running_loop().time(), self._settings().metrics
+        if self._made is None or self._made.settings != settings or now - self._made.at >= FRESH_S:
+            text = "".join(line for metric in self.collect() for line in _lines(metric))
+            self._made = _Made(settings, now, text.encode())
+        return self._made.text
 
     def collect(self) -> list[Metric]:
         """All metrics, as of now."""

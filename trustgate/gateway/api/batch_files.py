@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from trustgate.errors import InvalidRequest, TrustGateError
+from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBodyReader
 from trustgate.gateway.api.object_ids import Work
 
 #: The longest line of a batch's file, bytes.
@@ -52,26 +53,49 @@ class BatchFile:
         self.work = Work()
         self._judge = judge
         self._line = 0
-        #: The pieces of the line that is not at its end yet.
+        #: The pieces of the line that is not at its end yet; once it is large, it is taken apart instead.
         self._rest: list[bytes] = []
         self._rest_bytes = 0
+        self._large: LargeBodyReader | None = None
+
+    @property
+    def is_in_large_line(self) -> bool:
+        return self._large is not None
 
     def feed(self, data: bytes) -> None:
         first, *lines = data.split(b"\n")
-        self._rest.append(first)
-        self._rest_bytes += len(first)
+        self._go_on(first)
+        for line in lines:
+            self._end_line()
+            self._go_on(line)
+
+    def finish(self) -> None:
+        self._end_line()
+        if not self.model:
+            raise InvalidRequest("The batch's file has no requests.", param="file", code="invalid_batch_file")
+
+    def _go_on(self, part: bytes) -> None:
+        self._rest_bytes += len(part)
         if self._rest_bytes > MOST_LINE_BYTES:
             self._line += 1
             raise self._bad("is too long")
-        for line in lines:
-            self._read(b"".join(self._rest))
-            self._rest, self._rest_bytes = [line], len(line)
+        if self._large is None and self._rest_bytes <= DIRECT_BYTES:
+            self._rest.append(part)
+            return
+        if self._large is None:
+            self._large = LargeBodyReader()
+            part = b"".join([*self._rest, part])
+            self._rest.clear()
+        try:
+            self._large.feed(part)
+        except TrustGateError as refusal:
+            self._line += 1
+            raise self._in_line(refusal) from None
 
-    def finish(self) -> None:
-        self._read(b"".join(self._rest))
-        self._rest.clear()
-        if not self.model:
-            raise InvalidRequest("The batch's file has no requests.", param="file", code="invalid_batch_file")
+    def _end_line(self) -> None:
+        line = b"".join(self._rest) if self._large is None else self._large.finish().skeleton
+        self._rest, self._rest_bytes, self._large = [], 0, None
+        self._read(line)
 
     def _read(self, line: bytes) -> None:
         self._line += 1
@@ -84,17 +108,20 @@ class BatchFile:
         try:
             judged = self._judge(asked.method, asked.url, bytes(asked.body))
         except TrustGateError as refusal:
-            # The same refusal as for a request of its own: its status and code, and in which line it is.
-            told = refusal.message[:1].lower() + refusal.message[1:]
-            refusal.message = f"Line {self._line} of the batch's file is refused: {told}"
-            refusal.param = "file"
-            raise
+            raise self._in_line(refusal) from None
         if self.model and judged.model != self.model:
             raise self._bad(
                 f"asks for the model {judged.model[:80]!r}, others for {self.model[:80]!r}: a batch has one model"
             )
         self.model = judged.model
         self.work = _with(self.work, judged)
+
+    def _in_line(self, refusal: TrustGateError) -> TrustGateError:
+        """The same refusal as for a request of its own, its status and code, and in which line it is."""
+        told = refusal.message[:1].lower() + refusal.message[1:]
+        refusal.message = f"Line {self._line} of the batch's file is refused: {told}"
+        refusal.param = "file"
+        return refusal
 
     def _bad(self, what: str) -> InvalidRequest:
         return InvalidRequest(f"Line {self._line} of the batch's file {what}.", param="file", code="invalid_batch_file")

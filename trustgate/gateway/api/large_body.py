@@ -11,10 +11,12 @@ Owns these bounds. Grammar: RFC 8259.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -44,6 +46,17 @@ _WHOLE: Final = re.compile(
     rb"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u])*+"
 )
 _decode_text = msgspec.json.Decoder(str).decode
+
+
+A = TypeVar("A")
+R = TypeVar("R")
+#: Few: a thread that computes takes its share of the interpreter from the loop.
+_readers = ThreadPoolExecutor(2, thread_name_prefix="trustgate-body")
+
+
+async def in_reader(read: Callable[[A], R], body: A) -> R:
+    """``read(body)`` in a thread of those that read bodies: its many small steps are no turn of the loop's."""
+    return await asyncio.get_running_loop().run_in_executor(_readers, read, body)
 
 
 class LargeBody:

@@ -18,11 +18,13 @@ from starlette.types import Receive
 from trustgate.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TrustGateError
 from trustgate.gateway.api import units
 from trustgate.gateway.api.batch_files import BatchFile, JudgeLine
-from trustgate.gateway.api.large_body import LargeBody
+from trustgate.gateway.api.large_body import LargeBody, in_reader
 from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece, boundary_of
 
 #: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives.
 HEAD_BYTES = 1024 * 1024
+#: So much of a batch's file is judged on the loop; more may hold many lines.
+_INLINE_BYTES = 2048
 
 
 class ClientDisconnected(Exception):
@@ -159,15 +161,25 @@ class Upload:
                 f"The request body is larger than {self._max_bytes} bytes.", headers={"connection": "close"}
             )
         self._hash.update(chunk)
-        pieces = self._scanner.feed(chunk)
-        if self._unjudged:
-            self._judge_file()
+        if self._judge_line is not None and (len(chunk) > _INLINE_BYTES or self._ends_large_line(chunk)):
+            pieces = await in_reader(self._feed, chunk)
+        else:
+            pieces = self._feed(chunk)
         if not message.get("more_body", False):
             self._scanner.finish()
             if self.batch is not None:
-                self.batch.finish()
+                await in_reader(BatchFile.finish, self.batch)
             self._ended = True
         return pieces
+
+    def _feed(self, chunk: bytes) -> list[Piece]:
+        pieces = self._scanner.feed(chunk)
+        if self._unjudged:
+            self._judge_file()
+        return pieces
+
+    def _ends_large_line(self, chunk: bytes) -> bool:
+        return b"\n" in chunk and self.batch is not None and self.batch.is_in_large_line
 
     def outgoing(self, model: str) -> bytes | AsyncIterator[bytes]:
         """The form as an upstream is to get it: whole, or as it arrives. Only the model's name is another.

@@ -7,14 +7,13 @@ that a client tells is asked for before anything is read; without one, each piec
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from starlette.types import Receive
 
 from trustgate.errors import RequestTimeout, Unavailable
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody, LargeBodyReader
+from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody, LargeBodyReader, in_reader
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.arrival import too_large
 from trustgate.gateway.path.shares import Shares
@@ -140,9 +139,4 @@ async def peek(endpoint: Endpoint, body: bytes | LargeBody) -> Call:
     """What a body asks for. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
     if isinstance(body, bytes):
         return endpoint.peek(body)
-    # In a thread the many small steps of reading values are no turn of the loop's.
-    return await asyncio.get_running_loop().run_in_executor(_readers, endpoint.peek, body.skeleton)
-
-
-#: Few: a thread that computes takes its share of the interpreter from the loop.
-_readers = ThreadPoolExecutor(2, thread_name_prefix="trustgate-body")
+    return await in_reader(endpoint.peek, body.skeleton)
