@@ -115,7 +115,7 @@ def test_a_plan_bills_the_cost_times_its_factor(
     if billed is None:
         return
     tenant.gateway.cli("tenant", "set", tenant.name, "--plan", name)
-    answered(scripted, {"prompt_tokens": 1, "completion_tokens": 0})
+    answered(scripted, {"prompt_tokens": 1, "completion_tokens": 1})
     assert tenant.chat(model=model(tenant, "--input-price", "1")).status_code == 200
     receipt = tenant.receipts()[-1]
     assert (receipt["cost_nano_usd"], receipt["billed_nano_usd"]) == (1_000, billed)
@@ -144,7 +144,7 @@ def test_another_price_list(tenant: Tenant, scripted: Upstream, tmp_path: Path) 
     """It shows what changes, is taken on demand, and what older receipts name is found in the older one."""
     name = "gpt-4.1-nano"
     cli = tenant.gateway.cli
-    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 0})
+    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 5})
     assert tenant.chat(model=name).status_code == 200
     table = tmp_path / "table.json"
     entry = {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 9e-06, "output_cost_per_token": 0}
@@ -152,13 +152,13 @@ def test_another_price_list(tenant: Tenant, scripted: Upstream, tmp_path: Path) 
     update = ("passport", "prices", "update", "--from-litellm", str(table), "--as-of", "2099-01-01")
     shown = cli(*update).stdout
     assert f"{name}: input $0.10 → $9.00 per million tokens" in shown and "Nothing has been changed" in shown
-    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 0})
+    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 5})
     assert tenant.chat(model=name).status_code == 200
     assert "holds from the next request on" in cli(*update, "--yes").stdout
-    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 0})
+    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 5})
     assert tenant.chat(model=name).status_code == 200
     first, second, third = tenant.receipts()
-    assert [each["cost_nano_usd"] for each in (first, second, third)] == [100_000, 100_000, 9_000_000]
+    assert [each["cost_nano_usd"] for each in (first, second, third)] == [102_000, 102_000, 9_000_000]
     assert first["price_hash"] == second["price_hash"] != third["price_hash"]
     for receipt, price in ((first, "$0.10"), (third, "$9.00")):
         assert price in cli("passport", "prices", "show", receipt["price_hash"]).stdout
@@ -198,3 +198,43 @@ def test_importing_again_keeps_a_price_set_by_hand(tenant: Tenant, tmp_path: Pat
     shown = cli_json("passport", "show", slug)["passport"]
     assert (shown["prices"]["input_pico_usd"], shown["prices"]["call_nano_usd"]) == (2_000_000, 2_000_000)
     assert shown["price_source"] == "imported from config.yaml"
+
+
+def test_what_an_answer_tells_is_priced_by_the_table(tenant: Tenant, scripted: Upstream, tmp_path: Path) -> None:
+    """Through a real answer: its tier, the length of its prompt, and what was written to the cache. Figures by hand."""
+    slug = f"table-{next(_numbers)}"
+    info = {
+        "input_cost_per_token": 5e-06,
+        "output_cost_per_token": 25e-06,
+        "cache_creation_input_token_cost": 6.25e-06,
+        "cache_creation_input_token_cost_above_1hr": 1e-05,
+        "input_cost_per_token_above_200k_tokens": 1e-05,
+        "output_cost_per_token_above_200k_tokens": 4.5e-05,
+        "input_cost_per_token_priority": 1.25e-05,
+        "output_cost_per_token_priority": 7.5e-05,
+    }
+    config = tmp_path / "config.yaml"
+    deployment = {"model_name": slug, "litellm_params": {"model": "openai/x"}, "model_info": info}
+    config.write_text(json.dumps({"model_list": [deployment]}))
+    tenant.gateway.cli("passport", "import", str(config))
+    cache = {"cached_tokens": 0, "cache_creation_tokens": 100_000}
+    written = {
+        "prompt_tokens": 100_010,
+        "completion_tokens": 10,
+        "prompt_tokens_details": cache,
+        "cache_creation_input_tokens": 100_000,
+        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 100_000},
+    }
+    for usage, members in (
+        (written, {}),
+        ({"prompt_tokens": 300_000, "completion_tokens": 1_000}, {}),
+        ({"prompt_tokens": 1_000, "completion_tokens": 1_000}, {"service_tier": "priority"}),
+    ):
+        answered(scripted, usage, **members)
+        assert tenant.chat(model=slug, **members).status_code == 200
+    first, second, third = tenant.receipts()
+    assert (first["cost_nano_usd"], first["cache_write_1h_tokens"]) == (1_000_300_000, 100_000)
+    assert second["cost_nano_usd"] == 3_045_000_000
+    assert (third["cost_nano_usd"], third["service_tier"]) == (12_500_000 + 75_000_000, "priority")
+    shown = tenant.gateway.cli("receipt", "show", first["id"]).stdout
+    assert "100,000 tokens written to the cache" in shown

@@ -174,11 +174,16 @@ def test_what_is_held_is_never_less_than_what_it_can_cost(
 ) -> None:
     """Whatever the tokens turn out to be, in the tier that was asked for or without one."""
     tier = data.draw(st.sampled_from(["", "flex", "priority"]))
-    ask = Usage(prompt_tokens=prompt, completion_tokens=completion, service_tier=tier)
+    audio_ms = data.draw(st.sampled_from([0, 60_000]))
+    ask = Usage(prompt_tokens=prompt, completion_tokens=completion, service_tier=tier, audio_ms=audio_ms)
     parts = {name: data.draw(st.integers(0, prompt)) for name in ("cached_tokens", "cache_write_tokens")}
     parts |= {"audio_prompt_tokens": data.draw(st.integers(0, prompt)), "cache_write_1h_tokens": prompt}
     parts |= {"reasoning_tokens": data.draw(st.integers(0, completion)), "audio_completion_tokens": completion}
     used = msgspec.structs.replace(ask, **parts, service_tier=data.draw(st.sampled_from(["", tier])))
+    if data.draw(st.booleans()):  # the tokens of what was heard are not told
+        used = msgspec.structs.replace(
+            used, completion_tokens=0, reasoning_tokens=0, audio_completion_tokens=0, audio_prompt_tokens=0
+        )
     table = PriceTable(prices)
     assert table.cost_nano_usd(used, AT_US) <= table.worst_nano_usd(ask, AT_US, audio=True)
 

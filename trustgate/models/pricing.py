@@ -147,8 +147,12 @@ class PriceTable:
         ``ask.service_tier`` is the tier that was asked for: the upstream may serve the request in it or not.
         ``audio``: the request hears or speaks; then tokens may be audio.
         """
-        tiers = [msgspec.structs.replace(ask, service_tier="")] if ask.service_tier else []
-        return max(_cost(_dearest(self.rates(usage, at_us), audio=audio), usage) for usage in (ask, *tiers))
+        ways = [ask]
+        if ask.service_tier:
+            ways.append(msgspec.structs.replace(ask, service_tier=""))
+        if ask.audio_ms:  # billed by its length, where its tokens are not told
+            ways += [msgspec.structs.replace(way, completion_tokens=0) for way in ways]
+        return max(_cost(_dearest(self.rates(way, at_us), audio=audio), way) for way in ways)
 
 
 def _weight(rates: ConditionalRates) -> tuple[int, int]:
