@@ -94,6 +94,20 @@ def test_a_client_that_wants_the_connection_closed_is_told_so(tenant: Tenant, sc
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_client_that_closes_its_half_gets_its_answer_and_a_receipt_of_it(tenant: Tenant, scripted: Upstream) -> None:
+    gate = Gate()
+    scripted.script(Reply.chat("an answer").held(gate))
+    with connect(tenant.gateway) as connection:
+        connection.sendall(request(tenant))
+        gate.wait_reached()
+        connection.shutdown(socket.SHUT_WR)
+        gate.open()
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"an answer" in answer
+    assert only_receipt(tenant)["finish"] == "complete"
+
+
 def test_a_refusal_is_seen_though_the_body_still_comes(shared_gateway: Gateway) -> None:
     body = b"x" * 3_000_000
     with connect(shared_gateway) as connection:

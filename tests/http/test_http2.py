@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from tests.conftest import GatewayFactory
-from tests.http.serving import PATIENCE_S, App, Server, serving
+from tests.http.serving import PATIENCE_S, App, LogRecords, Server, serving
 from tests.support.upstream import Upstream
 from trustgate.http.hypercorn_config import UNUSED, settings_of
 from trustgate.http.timeouts import ConnectionTimeouts
@@ -261,30 +260,18 @@ def _conversations(draw: st.DrawFn) -> bytes:
     return data
 
 
-class _Errors(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
 @pytest.fixture(scope="module")
-def errors_and_server() -> Iterator[tuple[_Errors, Server]]:
-    errors = _Errors()
-    logging.getLogger().addHandler(errors)
+def errors_and_server() -> Iterator[tuple[LogRecords, Server]]:
     app = App()
     app.open()
-    with serving(app) as running:
+    with LogRecords() as errors, serving(app) as running:
         yield errors, running
-    logging.getLogger().removeHandler(errors)
 
 
 @settings(max_examples=300)
 @given(data=_conversations(), cut=st.integers(0, 600), resets=st.booleans())
 def test_no_order_of_frames_is_an_error_of_ours(
-    errors_and_server: tuple[_Errors, Server], data: bytes, cut: int, resets: bool
+    errors_and_server: tuple[LogRecords, Server], data: bytes, cut: int, resets: bool
 ) -> None:
     errors, running = errors_and_server
     with running.connect() as connection:

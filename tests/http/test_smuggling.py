@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.http.serving import App, Server, serving
+from tests.http.serving import App, LogRecords, Server, serving
+from tests.http.test_parser import damaged
+from tests.support.reached import reached, reaches
 
 CASES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("smuggling.json").read_text())
 #: Where the connection is to go on, this shows that it does, from where it should.
@@ -55,6 +59,28 @@ def test_a_request_is_read_in_one_way_or_refused(server: tuple[App, Server], cas
     assert all(error["error"]["message"] for error in errors)
 
 
+@reaches(0.95)
+@settings(max_examples=300)
+@given(data=damaged(), cut=st.integers(0, 300))
+def test_no_damage_to_a_request_is_an_error_of_ours(server: tuple[App, Server], data: bytes, cut: int) -> None:
+    """Whatever comes is answered in whole answers or not at all, and nothing is logged of it."""
+    app, running = server
+    app.open()
+    errors = LogRecords()
+    with errors, running.connect() as connection:
+        try:
+            connection.sendall(data[:cut])
+            connection.sendall(data[cut:])
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # it had hung up; its answer may be lost with it
+        statuses, _ = read_answers(connection, "HEAD" if data.startswith(b"HEAD ") else "GET")
+    reached()
+    assert set(statuses) <= {200, 400, 431, 501, 505}
+    assert statuses.count(200) >= len(statuses) - 1, "an error is the last that is said"
+    assert not errors.records
+
+
 def send_bytes(connection: socket.socket, data: bytes) -> None:
     """Each byte for itself, until the server wants no more of them."""
     for byte in data:
@@ -64,13 +90,18 @@ def send_bytes(connection: socket.socket, data: bytes) -> None:
             return
 
 
-def read_answers(connection: socket.socket) -> tuple[list[int], list[dict[str, Any]]]:
-    """The statuses of all answers until the connection ends, and the bodies of the errors among them."""
+def read_answers(connection: socket.socket, method: str = "GET") -> tuple[list[int], list[dict[str, Any]]]:
+    """The statuses of all answers until the connection ends, and the bodies of the errors among them.
+
+    Args:
+        method: of the first request; answers to HEAD have no body.
+    """
     statuses: list[int] = []
     errors: list[dict[str, Any]] = []
     with connection.makefile("rb") as stream:
         while True:
-            answer = _Answer(stream)
+            answer = _Answer(stream, method)
+            method = "GET"
             try:
                 answer.begin()
             except (http.client.BadStatusLine, ConnectionResetError):
@@ -80,15 +111,14 @@ def read_answers(connection: socket.socket) -> tuple[list[int], list[dict[str, A
             if answer.status >= 400:
                 assert answer.headers["connection"] == "close"
                 assert answer.headers["content-type"] == "application/json"
-                errors.append(json.loads(body))
+                errors += [json.loads(body)] if body else []
 
 
 class _Answer(http.client.HTTPResponse):
     """An answer read off a stream that others follow on."""
 
-    def __init__(self, stream: BufferedReader) -> None:
-        super().__init__(_Socket(stream))  # type: ignore[arg-type]
-        self._stream = stream
+    def __init__(self, stream: BufferedReader, method: str) -> None:
+        super().__init__(_Socket(stream), method=method)  # type: ignore[arg-type]
 
     def _close_conn(self) -> None:
         pass

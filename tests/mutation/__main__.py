@@ -48,7 +48,11 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_path.py",
         "tests/gateway/test_fidelity.py",
     ),
-    "http/http1.py": ("tests/http",),
+    "http/parser.py": ("tests/http/test_parser.py", "tests/http/test_smuggling.py"),
+    "http/exchange.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
+    "http/http1.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
+    "http/accepting.py": ("tests/http/test_accepting.py",),
+    "http/starts.py": ("tests/http/test_accepting.py",),
 }
 _COPIED = ("trustgate", "tests", "examples", "completions", "README.md", "pyproject.toml", ".ci", "LICENSE")
 _TIMEOUT_S = 300.0
