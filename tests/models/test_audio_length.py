@@ -117,7 +117,8 @@ RECORDINGS = {
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_recording_tells_its_length(name: str) -> None:
     data = RECORDINGS[name]
-    assert abs((audio_ms(data) or 0) - SECONDS * 1000) <= 30, name
+    # An MP3 ends with a whole frame; the others tell it exactly.
+    assert abs((audio_ms(data) or 0) - SECONDS * 1000) <= (30 if "mp3" in name else 0), name
 
 
 @pytest.mark.parametrize("name", RECORDINGS)

@@ -281,6 +281,9 @@ def test_counts_beyond_what_is_plausible_are_estimated() -> None:
     found = plausible(usage, prompt_bound=1000, completion_bound=50, prompt_estimate=12, completion_estimate=40)
     assert found == tokens(12, 40, 8, 3, estimated=True)
     assert plausible(usage, prompt_bound=1000).prompt_tokens == 1000
+    # A part of what is not believed is not believed either.
+    found = plausible(tokens(10**9, 70, 800), prompt_bound=1000, prompt_estimate=12)
+    assert (found.prompt_tokens, found.cached_tokens) == (12, 12)
     reported = read_answer(body({"prompt_tokens": 10**9, "completion_tokens": 4}))
     assert reported.usage_or_estimate(12, prompt_bound=1000) == tokens(12, 4, estimated=True)
 
@@ -387,6 +390,69 @@ def test_no_bytes_raise(data: bytes) -> None:
     assert_in_range(text.usage_or_estimate(1))
 
 
+@st.composite
+def truths(draw: st.DrawFn) -> Usage:
+    """What a request used: every part within its sum.
+
+    What the cache holds is a multiple of four and reasoning is not: where both are the same number, a total proves that
+    one of them stands beside its sum, but not which.
+    """
+    cached, written = (4 * draw(st.integers(0, 10_000)) for _ in range(2))
+    hour, fresh = draw(st.integers(0, written)), draw(st.integers(0, 10_000))
+    reasoning, told = draw(st.just(0) | st.integers(0, 10_000).map(lambda n: 4 * n + 1)), draw(st.integers(1, 10_000))
+    return tokens(
+        cached + written + fresh + 1,
+        reasoning + told,
+        cached,
+        reasoning,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=hour,
+    )
+
+
+def reports_of(truth: Usage) -> dict[str, dict[str, object]]:
+    """The same use as different servers report it; each tells all of it but for what is noted."""
+    prompt, completion, cached = truth.prompt_tokens, truth.completion_tokens, truth.cached_tokens
+    written, reasoning = truth.cache_write_tokens, truth.reasoning_tokens
+    created = {
+        "ephemeral_5m_input_tokens": written - truth.cache_write_1h_tokens,
+        "ephemeral_1h_input_tokens": truth.cache_write_1h_tokens,
+    }
+    anthropic = {
+        "input_tokens": prompt - cached - written,
+        "output_tokens": completion,
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "cache_read_input_tokens": cached,
+        "cache_creation_input_tokens": written,
+        "cache_creation": created,
+    }
+    openai = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+        "cache_creation": created,
+    }
+    return {
+        "anthropic": anthropic,
+        "anthropic beside a total": {**anthropic, "total_tokens": prompt + completion},
+        "openai": openai,
+        "openai without a total": {**openai, "total_tokens": None},
+        "openai in texts": {**openai, "prompt_tokens": str(prompt), "completion_tokens": f"{completion}.0"},
+        "a prompt without the cache": {**openai, "prompt_tokens": prompt - cached - written},
+        "reasoning beside the completion": {**openai, "completion_tokens": completion - reasoning},
+        "both names": {**openai, **{key: anthropic[key] for key in ("input_tokens", "output_tokens")}},
+    }
+
+
+@given(truths(), st.data())
+def test_one_use_is_read_alike_from_every_server(truth: Usage, data: st.DataObject) -> None:
+    reports = reports_of(truth)
+    name = data.draw(st.sampled_from(sorted(reports)))
+    assert read_answer(body(reports[name])).usage_or_estimate(1) == truth, name
+
+
 @given(usages)
 def test_a_report_is_read_alike_by_the_quick_and_the_thorough_way(usage: dict[str, object]) -> None:
     quick = read_answer(json.dumps({"choices": [{"text": ""}], "usage": usage}).encode()).counts
@@ -490,6 +556,16 @@ def test_the_last_of_running_counts_is_the_usage() -> None:
     meter, kinds = metered(running(1), running(2), chunk(finish="stop", usage=None))
     assert FrameKind.USAGE_ONLY not in kinds
     assert meter.usage_or_estimate(100) == tokens(9, 2)
+
+
+def test_a_running_count_does_not_fall() -> None:
+    def report(prompt: int, completion: int) -> bytes:
+        return json.dumps({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}}).encode()
+
+    meter, _ = metered(report(9, 7), report(9, 2))
+    assert meter.usage_or_estimate(100) == tokens(9, 7)
+    meter, _ = metered(report(9, 1), report(0, 7))
+    assert meter.usage_or_estimate(100) == tokens(9, 7)
 
 
 def test_a_stream_cut_after_an_early_report_is_estimated() -> None:

@@ -49,6 +49,16 @@ FAILURES: list[tuple[object, int | None, str | None, str]] = [
     ({"detail": "Not Found"}, None, None, "Not Found"),
     ({"detail": [{"loc": ["body", "tools", 0], "msg": "field required"}]}, 422, None, "tools.0: field required"),
     ({"errors": [{"code": 7003, "message": "no route"}], "result": None, "success": False}, None, None, "no route"),
+    ({"errors": [{"message": "m"}, "n"]}, None, None, "m; n"),
+    (
+        {
+            "choices": [{"error": {"code": 502, "message": "m"}, "message": {"content": ""}}],
+            "usage": {"prompt_tokens": 4, "completion_tokens": 3},
+        },
+        502,
+        "502",
+        "m",
+    ),
     ({"message": "invalid request: m", "code": "bad_request"}, 400, "bad_request", "invalid request: m"),
     ({"id": "1", "message": "m"}, None, None, "m"),
     ({"statusCode": 401, "message": "m"}, 401, None, "m"),
@@ -358,5 +368,6 @@ def test_zeros_of_a_translating_server_are_no_report() -> None:
     meter.feed(said("message_start", message={"usage": {"input_tokens": 0, "output_tokens": 0}}))
     meter.feed(said("content_block_delta", delta={"text": "hello"}))
     meter.feed(said("message_delta", delta={"stop_reason": "end_turn"}, usage={"input_tokens": 9, "output_tokens": 4}))
+    meter.feed(said("message_delta", delta={}, usage={"input_tokens": 0, "output_tokens": 0}))
     usage = meter.usage_or_estimate(50)
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (9, 4, False)

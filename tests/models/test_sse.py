@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustgate.errors import UpstreamFailed
-from trustgate.models.metering.sse import DONE, SseScanner, frame_data
+from trustgate.models.metering.sse import DONE, SseScanner, frame_data, frame_event
 
 PIECES = [
     b"\n",
@@ -151,3 +151,31 @@ def test_a_long_frame_in_tiny_chunks_takes_linear_time() -> None:
 )
 def test_frame_data(frame: bytes, data: bytes | None) -> None:
     assert frame_data(frame) == data
+
+
+@pytest.mark.parametrize(
+    ("frame", "event"),
+    [
+        (b"data: x\n\n", None),
+        (b"data: x\r\n\r\n", None),
+        (b"data:x\ndata: event: y\n\n", None),
+        (b"event: error\ndata: x\n\n", "error"),
+        (b"event:ping\r\ndata: x\r\n\r\n", "ping"),
+        (b"data: x\nevent: message_stop\n\n", "message_stop"),
+        (b"event: a\nevent: b\n\n", "b"),
+        (b"\xef\xbb\xbfevent: a\ndata: x\n\n", "a"),
+        (b"event: \xff\n\n", "\ufffd"),
+        (b": event: a\n\n", None),
+        (b"", None),
+        # as llama.cpp told errors once
+        (b'error: {"code":500}\n\n', "error"),
+        (b"data: x\nerror: y\n\n", None),
+    ],
+)
+def test_frame_event(frame: bytes, event: str | None) -> None:
+    assert frame_event(frame) == event
+
+
+def test_an_error_line_is_a_payload() -> None:
+    assert frame_data(b'error: {"code":500}\n\n') == b'{"code":500}'
+    assert frame_data(b"data: x\nerror: y\n\n") == b"x"
