@@ -19,6 +19,7 @@ from tests.support.facilitator import FacilitatorDouble
 from tests.support.gateway import Gateway
 from tests.support.litellm import CONFIG, LiteLLM
 from tests.support.processes import clean_environment
+from trustgate.cli.commands import TABLE
 
 _BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
 
@@ -133,3 +134,11 @@ def run(program: str, gateway: Gateway, folder: Path) -> subprocess.CompletedPro
 @pytest.mark.parametrize("word", ["trustgate demo", "trustgate serve", "trustgate doctor", "python3 tests"])
 def test_the_readme_names_what_a_newcomer_needs(word: str) -> None:
     assert word in README.read_text()
+
+
+def test_the_table_of_commands_names_every_command() -> None:
+    table = README.read_text().partition("\n## Commands\n")[2].partition("\n## ")[0]
+    rows = "\n".join(line for line in table.splitlines() if line.startswith("| `"))
+    assert [
+        name for name in TABLE if name not in ("version",) and not re.search(rf"`(trustgate )?{name}\b", rows)
+    ] == []
