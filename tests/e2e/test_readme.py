@@ -139,6 +139,4 @@ def test_the_readme_names_what_a_newcomer_needs(word: str) -> None:
 def test_the_table_of_commands_names_every_command() -> None:
     table = README.read_text().partition("\n## Commands\n")[2].partition("\n## ")[0]
     rows = "\n".join(line for line in table.splitlines() if line.startswith("| `"))
-    assert [
-        name for name in TABLE if name != "version" and not re.search(rf"`(trustgate )?{name}\b", rows)
-    ] == []
+    assert [name for name in TABLE if name != "version" and not re.search(rf"`(trustgate )?{name}\b", rows)] == []

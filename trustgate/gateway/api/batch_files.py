@@ -117,7 +117,7 @@ class BatchFile:
         self.work = _with(self.work, judged)
 
     def _in_line(self, refusal: TrustGateError) -> TrustGateError:
-        """The same refusal as for a request of its own, its status and code, and in which line it is."""
+        """Returns the same refusal as for a request of its own, its status and code, and in which line it is."""
         told = refusal.message[:1].lower() + refusal.message[1:]
         refusal.message = f"Line {self._line} of the batch's file is refused: {told}"
         refusal.param = "file"

@@ -33,7 +33,7 @@ NOTHING = Named()
 
 
 def named_in(body: bytes, marks: tuple[bytes, ...]) -> Named:
-    """The ids in a JSON body, at any depth. ``body`` must have been decoded before; ``marks``: of its API."""
+    """Returns the ids in a JSON body, at any depth. ``body`` must have been decoded before; ``marks``: of its API."""
     for mark in marks:
         if mark in body:
             return named_by(msgspec.json.decode(body))
@@ -66,7 +66,7 @@ def _file_ids(value: dict[str, Any]) -> list[str]:
 
 
 def _foreign(value: dict[str, Any]) -> list[str]:
-    """The members of an object that name what is made elsewhere."""
+    """Returns the members of an object that name what is made elsewhere."""
     found = []
     stores = value.get("vector_store_ids")
     if isinstance(value.get("vector_store_id"), str) or (isinstance(stores, list) and stores):
@@ -103,7 +103,9 @@ _CONTENT_OF = ("content", "encrypted_content", "result", "results", "role")
 
 
 def items_named(items: Iterable[Any]) -> tuple[tuple[Kind, str], ...]:
-    """The ids of stored items that a response's input refers to: ``item_reference``, or an item without its content."""
+    """Returns the ids of stored items that a response's input refers to: ``item_reference``, or an item without its
+    content.
+    """
     found: dict[tuple[Kind, str], None] = {}
     for item in items:
         if not isinstance(item, dict):

@@ -40,7 +40,7 @@ def _openai_event(error: TrustGateError, request_id: str, sequence: int) -> byte
 
 
 def _responses_event(error: TrustGateError, request_id: str, sequence: int) -> bytes:
-    """The API's own error event, with the ``error`` member besides that makes the SDK raise it."""
+    """Returns the API's own error event, with the ``error`` member besides that makes the SDK raise it."""
     event = {
         "type": "error",
         "code": error.code,

@@ -68,7 +68,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One route of the path. ``name`` is what plans and receipts call it; several routes may share one."""
 
     name: str
-    #: ``{id}`` in it is an upstream's id, which must belong to the caller's tenant (``names`` says of what).
+    #: ``{id}`` in it is an upstream's id, which must belong to the caller's tenant (``names`` holds the kind).
     path: str
     #: Where the upstream serves it, below its base URL.
     upstream_path: str
@@ -80,7 +80,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     dialect: Dialect = OPENAI
     #: What an answer that is no stream of events may be: a JSON object, or anything (relayed as it comes).
     answers: Literal["object", "any"] = "object"
-    #: What an answer read whole says that it used.
+    #: Reads the usage of a whole answer.
     meter: Callable[[bytes], whole.Reported] = whole.read_answer
     #: Whether the answer holds generated tokens that a bound applies to.
     generates: bool = False
@@ -89,7 +89,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     openai_max_tokens_member: str = ""
     #: Whether a bound of 0 is one by the API's own definition.
     zero_is_none: bool = False
-    #: Whether a stream tells its usage only when ``stream_options.include_usage`` asks for it.
+    #: Whether a stream reports its usage only when ``stream_options.include_usage`` asks for it.
     asks_usage: bool = False
     #: Whether a passport's default parameters belong into the request.
     takes_defaults: bool = False
@@ -139,7 +139,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return frozenset(self.wire.__struct_fields__) & {"model", "stream", "n", "purpose"}
 
     def is_bounded_by(self, bounds: Iterable[tuple[str, float]]) -> bool:
-        """Whether one of these bounds has a name that every server of this endpoint reads."""
+        """Returns whether one of these bounds has a name that every server of this endpoint reads."""
         return any(name in self._bound_members for name, _ in bounds)
 
     @cached_property
@@ -147,10 +147,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return frozenset(self.wire.__struct_fields__) & BOUNDS
 
     def keeps_bound(self, value: float, most: int) -> bool:
-        """Whether a bound of the client's may stay as it is where ``most`` is allowed.
+        """Returns whether a bound of the client's may stay as it is where ``most`` is allowed.
 
-        0 means "nothing" where the API says so (the texts of ``/completions`` are scored with it, a prompt is put into
-        a cache with it); elsewhere some servers take it for "no bound" (Ollama), as all take -1.
+        0 means "nothing" where the API defines it so (the texts of ``/completions`` are scored with it, a prompt is put
+        into a cache with it); elsewhere some servers take it for "no bound" (Ollama), as all take -1.
         """
         return 0 < value <= most or (value == 0 and self.zero_is_none)
 
@@ -205,7 +205,7 @@ _TRANSCRIPTION: dict[str, Any] = {
 
 
 def _looks(name: str, kind: Kind, path: str, summary: str, **members: Any) -> Endpoint:
-    """A route that looks at, ends or deletes what an upstream holds, by its id."""
+    """Returns a route that looks at, ends or deletes what an upstream holds, by its id."""
     dialect = RESPONSES if kind == "response" else OPENAI
     return Endpoint(
         **{

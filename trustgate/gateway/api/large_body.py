@@ -138,7 +138,7 @@ class LargeBodyReader:
             at = end
 
     def finish(self) -> LargeBody:
-        """The body, which is at its end. Whether its skeleton is JSON is for its decoder to say."""
+        """Returns the body, which is at its end. Whether its skeleton is JSON is for its decoder to say."""
         self._skeleton += self._pending + self._carried
         return LargeBody(bytes(self._skeleton), self._strings, self._hash.digest(), self._size)
 
@@ -200,7 +200,7 @@ def _end(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
 
 
 def _cut(data: bytes) -> int:
-    """How much of a string's inside can be decoded by itself: it ends with no part of an escape or a character."""
+    """Returns how much of a string can be decoded by itself: it ends with no part of an escape or a character."""
     end = _end(_WHOLE, data, 0)
     for back in range(1, min(4, end + 1)):
         byte = data[end - back]

@@ -105,7 +105,7 @@ STEERING = frozenset(
         *("assistant_continue_message", "bos_token", "chat_template", "ensure_alternating_roles", "eos_token"),
         *("final_prompt_value", "prompt_environment", "prompt_id", "prompt_label", "prompt_variables"),
         *("prompt_version", "roles", "supports_system_message", "user_continue_message", "cached_content"),
-        # Work that nobody asked for, or an answer that nobody made.
+        # Work that was not requested, or an answer that no model made.
         *("allowed_openai_params", "cache", "cache_key", "caching", "caching_groups", "client_side_timeout"),
         *("configurable_clientside_auth_params", "cooldown_time", "disable_add_transform_inline_image_block"),
         *("force_timeout", "additional_drop_params", "drop_params", "guardrails", "guardrail_config", "max_retries"),
@@ -207,7 +207,9 @@ def _kind(name: str) -> _Kind:
 
 
 def _plain(name: str) -> str:
-    """A name as the most lenient reader might take it: case, Unicode's other forms, blanks and dashes count nothing."""
+    """Returns a name as the most lenient reader might take it: case, Unicode's other forms, blanks and dashes count
+    nothing.
+    """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(character for character in folded if character.isalnum())
 
@@ -226,7 +228,8 @@ _KNOWN = frozenset(_plain(name) for name in STEERING | BOUNDS | CHOICES | NESTED
 
 
 def steers(name: str) -> bool:
-    """Whether a form's field, or a query's, of this name steers an upstream, looks like one that counts, or is an id.
+    """Returns whether a form's field, or a query's, of this name steers an upstream, looks like one that counts, or is
+    an id.
 
     ``name``: it may have indices: ``models[]``.
     """
@@ -281,7 +284,7 @@ def _check_metadata(raw: msgspec.Raw) -> None:
 
 
 def misnamed(body: bytes, members: Members) -> InvalidRequest | None:
-    """What is wrong with how ``body`` writes the names of its ``members``: one comes twice, or is in escapes.
+    """Returns what is wrong with how ``body`` writes the names of its ``members``: one comes twice, or is in escapes.
 
     ``body`` must be the JSON object that ``members`` were decoded from. About a microsecond for a body without blanks.
     """
@@ -339,7 +342,8 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def misnamed_inside(body: bytes, members: Members, messages: int, *, parts: bool) -> InvalidRequest | None:
-    """What is wrong with the names in the ``messages`` of a body: one that is judged comes twice, or in another case.
+    """Returns what is wrong with the names in the ``messages`` of a body: one that is judged comes twice, or in another
+    case.
 
     ``messages``: how many there are; ``parts``: some have parts. Messages of text alone are looked at only where the
     name of the text comes more often than they do, or in another case: a microsecond for all others.
@@ -373,6 +377,6 @@ def _misnamed_object(raw: msgspec.Raw) -> InvalidRequest | None:
 
 
 def largest(bounds: Iterable[tuple[str, float]]) -> int | None:
-    """The largest of several bounds in tokens; None where there is none, or one of them means "no bound"."""
+    """Returns the largest of several bounds in tokens; None where there is none, or one of them means "no bound"."""
     values = [int(value) for _, value in bounds]
     return max(values) if values and min(values) > 0 else None

@@ -38,7 +38,7 @@ Piece = bytes | ModelField
 
 
 def boundary_of(content_type: bytes) -> bytes:
-    """The boundary that a content type tells. Raises ``InvalidRequest`` when it is no form's."""
+    """Returns the boundary that a content type tells. Raises ``InvalidRequest`` when it is no form's."""
     kind, _, parameters = content_type.partition(b";")
     found = _BOUNDARY.search(parameters)
     if kind.strip().lower() != b"multipart/form-data" or found is None or parameters.lower().count(b"boundary=") != 1:
@@ -72,7 +72,7 @@ class FormScanner:
         self.ended = False
 
     def feed(self, chunk: bytes) -> list[Piece]:
-        """What can be passed on after this chunk. Raises ``InvalidRequest``."""
+        """Returns what can be passed on after this chunk. Raises ``InvalidRequest``."""
         self._buffer += chunk
         pieces: list[Piece] = []
         while self._step(pieces):
@@ -84,7 +84,7 @@ class FormScanner:
         if not self.ended:
             raise _bad("it ends before its last boundary")
 
-    # the steps: each takes from the buffer, and says whether the next one can go on
+    # the steps: each takes from the buffer, and returns whether the next one can go on
 
     def _begin(self, pieces: list[Piece]) -> bool:
         if len(self._buffer) < len(self._delimiter):

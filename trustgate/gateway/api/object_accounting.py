@@ -1,9 +1,9 @@
 """One request's dealings with ids that an upstream gives out: what is learned from its answer, and what is due for it.
 
 Owns the account of work that goes on upstream after its request has ended. The making of a response in the background
-is charged by the estimate, that of a batch not at all: its worst case stays held. The rest is charged by whoever first
-sees the end: a request, or the gateway itself (``path.background``). An answer that merely shows what was made before
-is charged nothing.
+is charged by the estimate, that of a batch not at all: its worst case stays held. The rest is charged by the request
+that first sees the end: a request, or the gateway itself (``path.background``). An answer that merely shows what was
+made before is charged nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:
-    """What of the body ``kind`` reads; nothing of one that cannot be read."""
+    """Returns what of the body ``kind`` reads; nothing of one that cannot be read."""
     try:
         return msgspec.json.decode(body, type=kind)
     except _UNREADABLE:
@@ -65,7 +65,7 @@ class Lasting(Protocol):
         ...
 
     def look_soon(self) -> None:
-        """Ask the upstreams before it is time: something ended whose use nobody knows yet."""
+        """Ask the upstreams before it is time: something ended whose usage is not known yet."""
         ...
 
 
@@ -92,7 +92,7 @@ class ObjectAccounting:
         self._batch = batch
 
     def whole(self, body: bytes, usage: Usage, target: Target) -> tuple[bytes, Usage]:
-        """The answer as its tenant may see it, and what is to be charged for it."""
+        """Returns the answer as its tenant may see it, and what is to be charged for it."""
         if self._endpoint.lists is not None:
             return self._own_part(body, self._endpoint.lists), _NOTHING
         object_id, status = read_object(body)
@@ -143,7 +143,7 @@ class ObjectAccounting:
                 self._handles.keep(self._made("item", item["id"], target))
 
     def settle(self, object_id: str, status: str, usage: Usage, target: Target) -> Usage:
-        """What is to be charged now, of what the answer says was used in all."""
+        """Returns what is to be charged now, of the total usage in the answer."""
         handle = self._handle
         if self._endpoint.name == "files":
             return _NOTHING
@@ -179,7 +179,7 @@ class ObjectAccounting:
             self._handles.keep(msgspec.structs.replace(made, kind="file", id=file_id, model="", owed=-1, work=None))
 
     def _own_part(self, body: bytes, kind: Kind) -> bytes:
-        """A list of what the upstream holds for everybody, without what belongs to others."""
+        """Returns a list of what the upstream holds for everybody, without what belongs to others."""
         own = {handle.id for handle in self._handles.of_tenant(kind, self._tenant_id)}
         try:
             members: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -196,18 +196,18 @@ class ObjectAccounting:
 
 
 def result_files(body: bytes) -> list[str]:
-    """The files in which an upstream put the results of a batch, the output first."""
+    """Returns the files in which an upstream put the results of a batch, the output first."""
     results = _decoded(body, _Results)
     return [name for name in (results.output_file_id, results.error_file_id) if isinstance(name, str)]
 
 
 def tells_all(usage: Usage) -> bool:
-    """Whether the usage of a batch is what its upstream said, in its parts."""
+    """Returns whether the usage of a batch is what its upstream said, in its parts."""
     return not usage.estimated and (usage.completion_tokens > 0 or usage.total_tokens == 0)
 
 
 def less(usage: Usage, tokens: int) -> Usage:
-    """The usage without what was charged before: taken off the prompt first."""
+    """Returns the usage without what was charged before: taken off the prompt first."""
     off_prompt = min(tokens, usage.prompt_tokens)
     off_completion = min(tokens - off_prompt, usage.completion_tokens)
     return msgspec.structs.replace(

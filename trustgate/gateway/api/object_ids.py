@@ -1,11 +1,11 @@
 """Ids that upstreams gave out through this gateway: which tenant each belongs to, and which target made it.
 
-All tenants share an upstream's account, so the upstream would answer anybody who knows an id. This is where an id is
-tied to its tenant: whoever else names it is told that it does not exist. An id is told apart by its kind, its upstream
+All tenants share an upstream's account, so the upstream would answer any caller who knows an id. This is where an id is
+tied to its tenant: for other tenants it does not exist. An id is told apart by its kind, its upstream
 and itself: two servers may give out the same.
 
 Owns the memory of ids: in the process, bounded, and where the bound is reached the tenant that has most forgets its
-longest unused, so that nobody's ids push out another's; and in a file in the home folder that each id is appended to
+longest unused, so that no tenant's ids push out another's; and in a file in the home folder that each id is appended to
 before its answer leaves (one write to the page cache, as the journal's), so that ids outlive a restart and a kill -9.
 No database is asked while a request waits.
 """
@@ -106,11 +106,11 @@ class ObjectIds:
                 os.write(self._file, b"\n")
 
     def find(self, kind: Kind, object_id: str, tenant: str) -> ObjectId:
-        """The id of this tenant, the newest where several upstreams gave it out. Raises as ``find_all``."""
+        """Returns the id of this tenant, the newest where several upstreams gave it out. Raises as ``find_all``."""
         return self.find_all(kind, object_id, tenant)[-1]
 
     def find_all(self, kind: Kind, object_id: str, tenant: str) -> tuple[ObjectId, ...]:
-        """What this tenant has of that id, one for each upstream that gave it out, newest last.
+        """Returns what this tenant has of that id, one for each upstream that gave it out, newest last.
 
         Raises ``NotFound``, the same for an id that is unknown as for a stranger's.
         """
@@ -125,7 +125,7 @@ class ObjectIds:
         return found
 
     def current(self, handle: ObjectId) -> ObjectId | None:
-        """The same object as it is now; None where it is forgotten."""
+        """Returns the same object as it is now; None where it is forgotten."""
         found = self._known.get((handle.tenant, handle.kind), {}).get(handle.id, ())
         return next((each for each in found if each.upstream == handle.upstream), None)
 
@@ -149,7 +149,7 @@ class ObjectIds:
         return [handle for handles in self._known.get((tenant, kind), {}).values() for handle in handles]
 
     def unsettled(self, kind: Kind) -> list[ObjectId]:
-        """Those of all tenants whose work goes on upstream."""
+        """Returns those of all tenants whose work goes on upstream."""
         return [
             handle
             for (_, each), known in self._known.items()
@@ -200,7 +200,7 @@ class ObjectIds:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Forget some of the longest unused of whoever has most."""
+        """Drop some of the longest unused ids of the tenant that has most."""
         key = max(self._known, key=lambda key: len(self._known[key]))
         largest = self._known[key]
         settled = (name for name, handles in largest.items() if all(each.owed < 0 for each in handles))

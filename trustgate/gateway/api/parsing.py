@@ -1,6 +1,6 @@
 """Reading a request into a ``Call``: the few facts that plan, quota and routing decide by.
 
-Owns what each wire type says about itself, and the words in which a body that breaks its type is refused.
+Owns what is read of each wire type, and the words in which a body that breaks its type is refused.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def read_response(request: ResponsesRequest) -> Call:
 
 
 def _no_conversations(request: ResponsesRequest) -> InvalidRequest | None:
-    """Conversations are made on a route that is not served, so an id of one could only be somebody else's."""
+    """Conversations are made on a route that is not served, so an id of one could only be another tenant's."""
     if request.conversation is None:
         return None
     return InvalidRequest(
@@ -365,7 +365,7 @@ MOST_MEMBERS = 256
 
 
 def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str], *, generates: bool) -> Call:
-    """The call with what its other members say (``api.members``): what steers, further bounds, a wrong name."""
+    """Returns the call with what its other members say (``api.members``): what steers, further bounds, a wrong name."""
     if len(members) > MOST_MEMBERS:
         too_many = InvalidRequest(f"The body has more than {MOST_MEMBERS} parameters.", code="unsupported_parameter")
         return msgspec.structs.replace(call, invalid=too_many)
@@ -376,7 +376,7 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
             call = msgspec.structs.replace(
                 call,
                 bounds=bounds,
-                # Of several names an upstream reads one, and nobody here knows which.
+                # Of several names an upstream reads one, and it is not known which.
                 max_tokens=largest(bounds) if judged.bounds else call.max_tokens,
                 choices=max(call.choices, judged.choices) if generates else call.choices,
                 images=max(call.images, judged.choices) if call.images else 0,
@@ -393,7 +393,7 @@ _UNREMARKABLE = JudgedMembers()
 
 
 def with_ids(call: Call, body: bytes, marks: tuple[bytes, ...]) -> Call:
-    """The call with the upstreams' ids that its body names, wherever in it they stand (``api.body_ids``)."""
+    """Returns the call with the upstreams' ids that its body names, wherever in it they stand (``api.body_ids``)."""
     named = named_in(body, marks)
     if named is NOTHING:
         return call
@@ -406,7 +406,7 @@ def with_ids(call: Call, body: bytes, marks: tuple[bytes, ...]) -> Call:
 
 
 def broken_call(body: bytes, error: msgspec.ValidationError) -> Call:
-    """The call of a body that is JSON and breaks its wire type: what can be read of it, and the refusal."""
+    """Returns the call of a body that is JSON and breaks its wire type: what can be read of it, and the refusal."""
     return Call(model=_readable_model(body), prompt_tokens=estimate_tokens_of_bytes(len(body)), invalid=explain(error))
 
 

@@ -189,4 +189,4 @@ class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Nothing(msgspec.Struct, frozen=True):
-    """A request without a body, or one whose body says nothing that matters here."""
+    """A request without a body, or one whose body does not matter here."""

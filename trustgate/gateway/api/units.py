@@ -1,4 +1,4 @@
-"""What a request may use besides the tokens of its text, at most: estimates to hold before its answer tells.
+"""What a request may use besides the tokens of its text, at most: estimates to hold before its answer arrives.
 
 A hold has to cover what is charged, so these are on the high side where a request leaves open what it gets.
 
@@ -26,7 +26,7 @@ _MOST_IMAGE_TOKENS: Final = 6_240
 
 
 def audio_ms(head: bytes, size_bytes: int) -> int:
-    """How long a recording may be at most, milliseconds: by its header, else by its size.
+    """Returns how long a recording may be at most, milliseconds: by its header, else by its size.
 
     ``head``: its first ``HEAD_BYTES`` bytes, or fewer; ``size_bytes``: of all of it.
     """
@@ -64,16 +64,16 @@ def _flac_ms(head: bytes, size_bytes: int) -> int | None:
 
 
 def transcription_tokens(milliseconds: int) -> tuple[int, int]:
-    """The prompt and completion tokens of a recording, for models that are priced by tokens."""
+    """Returns the prompt and completion tokens of a recording, for models that are priced by tokens."""
     seconds = -(-milliseconds // 1000)
     return seconds * _TOKENS_PER_SECOND, seconds * _TEXT_TOKENS_PER_SECOND
 
 
 def speech_tokens(characters: int) -> int:
-    """The completion tokens of a text that is spoken, for models that are priced by tokens."""
+    """Returns the completion tokens of a text that is spoken, for models that are priced by tokens."""
     return characters * _TOKENS_PER_CHARACTER
 
 
 def image_tokens(images: int, quality: str) -> int:
-    """The completion tokens of images that are made, for models that are priced by tokens."""
+    """Returns the completion tokens of images that are made, for models that are priced by tokens."""
     return images * _IMAGE_TOKENS.get(quality, _MOST_IMAGE_TOKENS)

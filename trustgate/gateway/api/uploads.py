@@ -91,7 +91,7 @@ class Upload:
             self._file_head += data[: units.HEAD_BYTES]
 
     def audio_ms(self, declared_bytes: int | None) -> int:
-        """How long the recording in it may be. ``declared_bytes``: the form's length, where its client told it."""
+        """Returns how long the recording in it may be. ``declared_bytes``: the form's length, if declared."""
         size = self.size if self._ended else declared_bytes or self._max_bytes
         return units.audio_ms(self._file_head, size)
 
@@ -137,14 +137,14 @@ class Upload:
             self._pieces += await self._kept()
 
     async def _kept(self) -> list[Piece]:
-        """The pieces of the next chunk, which stay in memory."""
+        """Returns the pieces of the next chunk, which stay in memory."""
         before = self.size
         pieces = await self._more()
         self._hold(self.size - before)
         return pieces
 
     async def _more(self) -> list[Piece]:
-        """The pieces of the next chunk. A client may be slow, but not silent."""
+        """Returns the pieces of the next chunk. A client may be slow, but not silent."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 message = await self._receive()
@@ -182,7 +182,7 @@ class Upload:
         return b"\n" in chunk and self.batch is not None and self.batch.is_in_large_line
 
     def outgoing(self, model: str) -> bytes | AsyncIterator[bytes]:
-        """The form as an upstream is to get it: whole, or as it arrives. Only the model's name is another.
+        """Returns the form as an upstream is to get it: whole, or as it arrives. Only the model's name is another.
 
         ``model``: "" where the form names none, and is to stay as it is.
         """
@@ -190,7 +190,7 @@ class Upload:
         return head if self._ended else self._stream(head)
 
     def growth(self, model: str) -> int:
-        """How much longer than the client's form the upstream's is, bytes."""
+        """Returns how much longer than the client's form the upstream's is, bytes."""
         if not model:
             return 0
         return len(self._added(model)) + sum(
@@ -198,7 +198,7 @@ class Upload:
         )
 
     def _added(self, model: str) -> bytes:
-        """A part with the model, for a form that left it out."""
+        """Returns a part with the model, for a form that left it out."""
         if not model or "model" in self.fields:
             return b""
         disposition = b'content-disposition: form-data; name="model"'
@@ -217,7 +217,7 @@ class Upload:
                         f"In a large form, {', '.join(sorted(late))} must come before the file.", code="invalid_form"
                     )
             except TrustGateError as error:
-                # Whoever sends this sees a broken body; the client is told what is kept here.
+                # The sender of this sees a broken body; the client is told what is kept here.
                 self.fault = error
                 raise
             except ClientDisconnected:

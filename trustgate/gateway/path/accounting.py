@@ -47,7 +47,7 @@ _NO_PRICE = PriceTable(NOT_PRICED)
 
 
 def receipt_header(receipt_id: str) -> tuple[bytes, bytes]:
-    """Tells the client which receipt its request has."""
+    """Names the client's receipt."""
     return b"x-trustgate-receipt", receipt_id.encode()
 
 

@@ -46,7 +46,7 @@ def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) 
     """Refuse what the head alone condemns.
 
     Raises ``RequestTooLarge`` (413) for a declared size over the limit, ``InvalidRequest`` (400) for repeated
-    credentials or lengths and for a body that says it is not what the endpoint takes.
+    credentials or lengths and for a body declared as another type than the endpoint's.
     """
     headers = arrival.headers
     if len(headers) != len(scope["headers"]):

@@ -270,7 +270,7 @@ class _Result(msgspec.Struct):
 
 
 def _plus(sums: Usage, line: bytes) -> Usage:
-    """The sum with what one line of results says that it used."""
+    """The sum with the usage in one line of results."""
     try:
         result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

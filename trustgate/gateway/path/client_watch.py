@@ -30,7 +30,7 @@ class ClientWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """The request has arrived whole: the next thing that the client says is that it is gone."""
+        """The request has arrived whole: the client's next message is its disconnect."""
         self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
 
     def gone(self) -> None:

@@ -154,7 +154,7 @@ class InFlight:
                     cancellation.cancel("client_stalled")
 
     async def drain(self, grace_s: float) -> None:
-        """Admit nobody, wait for those that run, and cut what is left after ``grace_s`` seconds."""
+        """Admit no request, wait for those that run, and cut what is left after ``grace_s`` seconds."""
         self.draining = True
         try:
             await asyncio.wait_for(self._empty.wait(), grace_s)

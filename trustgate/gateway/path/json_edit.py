@@ -1,7 +1,7 @@
 """The outgoing body: the client's bytes, untouched where nothing has to change.
 
 Owns the one edit the gateway makes to a request: setting members of its top-level JSON object. Every other
-member keeps its bytes. (A body that says a member twice was refused before: ``api.members``.)
+member keeps its bytes. (A body with a member twice was refused before: ``api.members``.)
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class _EventRelay:
 
 
 def with_units(usage: Usage, call: Call) -> Usage:
-    """The usage with what the request itself tells: characters to speak; images to make, if the answer did not say."""
+    """The usage with the request's own figures: characters to speak; images to make, if the answer did not say."""
     if not call.characters and not call.images:
         return usage
     return msgspec.structs.replace(usage, characters=call.characters, images=usage.images or call.images)

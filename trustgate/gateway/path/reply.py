@@ -25,7 +25,8 @@ class ResponseRecorder(Protocol):
 
 
 class Reply:
-    """One client's reply as it stands: its headers so far, whether it has begun, whether anybody still listens."""
+    """One client's reply as it stands: its headers so far, whether it has begun, whether the client is still
+    connected."""
 
     __slots__ = (
         *("_dialect", "_now", "_send", "gone", "headers", "is_raw"),

@@ -1,6 +1,6 @@
 """Where a request goes: by its model's name, or by the ids of upstreams that it names.
 
-Owns the rule that an id leads to the target that made it, and to nobody but its own tenant.
+Owns the rule that an id leads to the target that made it, and only for its own tenant.
 """
 
 from __future__ import annotations
