@@ -65,6 +65,37 @@ def test_the_refusal_says_when_to_come_back() -> None:
     reserve(quota, limited, now=now + 42 * SECOND)
 
 
+def test_a_clock_that_ran_ahead_and_came_back_locks_nobody_out() -> None:
+    clock = [NOON]
+    quota, limited = Quota(lambda: clock[0]), plan(requests_per_minute=2, requests_per_day=3)
+    reserve(quota, limited, now=NOON)
+    clock[0] = NOON + 365 * DAY
+    for _ in range(2):
+        reserve(quota, limited, now=clock[0])
+    clock[0] = NOON + MINUTE
+
+    with pytest.raises(RateLimited) as caught:
+        reserve(quota, limited, now=clock[0])
+    assert int(caught.value.headers["retry-after"]) <= 60, "what was used counts, and a minute is over in a minute"
+    clock[0] += MINUTE
+    reserve(quota, limited, now=clock[0])
+    with pytest.raises(RateLimited) as caught:
+        reserve(quota, limited, now=clock[0])
+    assert int(caught.value.headers["retry-after"]) <= DAY // SECOND
+
+
+def test_a_request_that_waited_does_not_turn_the_windows_back() -> None:
+    clock = [NOON]
+    quota, limited = Quota(lambda: clock[0]), plan(requests_per_minute=1)
+    reserve(quota, limited, now=NOON)
+    clock[0] = NOON + MINUTE
+    reserve(quota, limited, now=NOON + MINUTE)
+
+    with pytest.raises(RateLimited):
+        reserve(quota, limited, now=NOON)
+    assert not quota.was_set_back
+
+
 def test_a_client_is_told_not_to_retry_for_hours() -> None:
     quota = Quota()
     limited = plan(requests_per_day=1)

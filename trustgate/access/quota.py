@@ -7,19 +7,21 @@ loop without awaiting, so no two requests can pass the same limit together: of N
 M are admitted. Requests are exact; tokens and money can overshoot by no more than one request's use beyond its hold.
 
 Owns the counters. They are memory only: at start they are rebuilt from the receipts of the running windows.
-Windows are calendar windows in UTC; what began in one window is settled in that one, or nowhere once it is over.
+Windows are calendar windows in UTC; what began in one window is settled in that one, or nowhere once it is over. Where
+the clock had run ahead and is set back, the windows go back with it, and what was counted in the later ones counts in
+these: nobody waits longer than a window lasts, and nobody gets a window for nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from trustgate.errors import RateLimited
-from trustgate.ids import MICROSECONDS_PER_SECOND
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits, Plan, Tenant
 
 _MINUTE_US: Final = 60 * MICROSECONDS_PER_SECOND
@@ -133,7 +135,11 @@ class QuotaUsage(NamedTuple):
 
 
 class Quota:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = now_us) -> None:
+        """``clock`` tells the time now, which a request's own time may lag behind; microseconds UTC."""
+        self._clock = clock
+        #: The counters hold what a clock that ran ahead made of them; receipts do not say the same.
+        self.was_set_back = False
         self._counters: dict[str, _Counter] = {}
         self._windows = Windows((0, 0, 0), (0, 0, 0))
         self._limits: dict[Limits, tuple[_Limit, ...]] = {}
@@ -163,6 +169,8 @@ class Quota:
         """
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
+        elif at_us < self._windows.starts[0]:
+            self._turn_back()
         subjects = (
             (self._counter(tenant.id), plan.limits, f"plan {plan.name!r}"),
             (self._counter(key.id), key.limits, "this API key"),
@@ -288,6 +296,13 @@ class Quota:
                     counter.lasting[index] = [0, 0, 0]
         if windows.starts[0] > self._windows.starts[0]:
             self._windows = windows
+
+    def _turn_back(self) -> None:
+        """Where the clock itself is before the running windows, and not a request that has waited: go back to it."""
+        windows = Windows.at(self._clock())
+        if windows.starts[0] < self._windows.starts[0]:
+            self._windows = windows
+            self.was_set_back = True
 
     def _active(self, limits: Limits) -> tuple[_Limit, ...]:
         try:

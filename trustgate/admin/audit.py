@@ -56,6 +56,8 @@ class BooksSnapshot(NamedTuple):
     @classmethod
     def take(cls, last_seq: int, balances: Balances, quota: Quota | None) -> BooksSnapshot:
         """No await may stand between the reading of ``last_seq`` and this."""
+        if quota is not None and quota.was_set_back:
+            quota = None  # its counters are not what the receipts of its windows say
         return cls(last_seq, balances.on_record(), None if quota is None else quota.current_usage(now_us()))
 
 
@@ -295,12 +297,15 @@ class _Windows:
     def __init__(self, quota_usage: QuotaUsage) -> None:
         self._quota_usage = quota_usage
         self._oldest_us = min(quota_usage.windows.starts) - _ADMISSION_US
+        #: What is dated later is of a clock that ran ahead.
+        self._newest_us = max(quota_usage.windows.ends)
         #: By window and subject: requests, tokens, cost of what arrived in the window, and of what did just before it.
         self._within: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._before: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
 
     def add(self, receipt: Receipt) -> None:
-        if receipt.created_us < self._oldest_us or receipt.finish not in COUNTED:
+        is_now = self._oldest_us <= receipt.created_us < self._newest_us
+        if not is_now or receipt.finish not in COUNTED:
             return
         use = 1, receipt.prompt_tokens + receipt.completion_tokens, _billed(receipt)
         for window, start_us in enumerate(self._quota_usage.windows.starts):

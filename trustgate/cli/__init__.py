@@ -22,6 +22,7 @@ from trustgate import __version__
 from trustgate.cli.commands import Commands
 from trustgate.cli.fast_options import read_plainly
 from trustgate.errors import InvalidRequest, TrustGateError
+from trustgate.signals import hold_hangup
 
 _INTERRUPTED = 130
 _PIPE_BROKEN = 141
@@ -67,6 +68,7 @@ def _globals(
 
 def main() -> NoReturn:
     """The console script ``trustgate``."""
+    hold_hangup()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -30,6 +30,7 @@ class Certificate:
         self.context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
         self.context.set_alpn_protocols(["h2", "http/1.1"])
         self._seen = self._stamp()
+        self._told: object = None
         fault = self._load(self.context)
         if fault is not None:
             raise SettingsError(
@@ -60,12 +61,14 @@ class Certificate:
         stamp = self._stamp()
         if stamp == self._seen:
             return
-        self._seen = stamp
         # Tried apart: a certificate with another's key would leave the context with half of each.
         fault = self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) or self._load(self.context)
         if fault is None:
+            self._seen, self._told = stamp, None
             _logger.info("the certificate was taken anew")
-        else:
+        elif self._told != (stamp, fault):
+            # Looked at again and again: what could not be read may be readable next time, with the same stamp.
+            self._told = stamp, fault
             _logger.warning("the changed certificate cannot be used (%s): the earlier one stays", fault)
 
     async def look_for_ever(self) -> None:

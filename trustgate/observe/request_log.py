@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
+import os
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -29,6 +29,10 @@ _LEFT_OUT = frozenset(
     ("v", "id", "created_us", "tseq", "tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
 )
 _MEMBERS = tuple(name for name in Receipt.__struct_fields__ if name not in _LEFT_OUT)
+
+_STDERR = 2
+
+_logger = logging.getLogger("trustgate.server")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,10 +59,35 @@ def formatter(form: Form) -> logging.Formatter:
     return logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
 
 
+class StderrHandler(logging.Handler):
+    """Writes messages to stderr, and does without where that is full or closed: nothing is kept that could fail later.
+
+    ``logging.StreamHandler`` would leave the text in a buffer whose flush fails at the end of the process.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001 - a message that cannot be formatted must not stop what it tells of
+            self.handleError(record)
+        else:
+            _write_stderr(text.encode(errors="replace") + b"\n")
+
+
+def _write_stderr(data: bytes) -> bool:
+    """Returns whether all of it could be written."""
+    try:
+        while data:
+            data = data[os.write(_STDERR, data) :]
+    except OSError:
+        return False
+    return True
+
+
 def log_to_stderr(settings: LogSettings) -> None:
     """Begin to tell. Owns the root of this program's loggers from then on."""
     root = logging.getLogger("trustgate")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     root.addHandler(handler)
     root.propagate = False
     # Libraries log in the same form.
@@ -82,6 +111,8 @@ class RequestLog:
         self.form = form
         self._lines: list[bytes] = []
         self._dropped = 0
+        #: Lines that stderr did not take, until it takes some again.
+        self._lost = 0
 
     def request(self, receipt: Receipt) -> None:
         """Called for every receipt as it is written."""
@@ -119,11 +150,13 @@ class RequestLog:
     def flush(self) -> None:
         lines, self._lines = self._lines, []
         dropped, self._dropped = self._dropped, 0
-        if lines:
-            sys.stderr.buffer.write(b"\n".join(lines) + b"\n")
-            sys.stderr.buffer.flush()
+        if lines and not _write_stderr(b"\n".join(lines) + b"\n"):
+            self._lost += len(lines)
+        elif self._lost:
+            lost, self._lost = self._lost, 0
+            _logger.warning("stderr could not be written: about %d lines were lost", lost)
         if dropped:
-            logging.getLogger("trustgate.server").warning("stderr is read too slowly: %d lines were dropped", dropped)
+            _logger.warning("stderr is read too slowly: %d lines were dropped", dropped)
 
 
 def _time(at_us: int) -> str:

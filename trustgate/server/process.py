@@ -9,6 +9,8 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
+from trustgate.signals import take_held_hangup
+
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """uvloop's, which makes Hypercorn much quicker; where there is no uvloop, asyncio's own."""
@@ -51,6 +53,8 @@ def on_hangup(stop: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None
         task.add_done_callback(tasks.discard)
 
     loop.add_signal_handler(signal.SIGHUP, begin)
+    if take_held_hangup():
+        begin()
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -173,7 +174,7 @@ async def _run_until(
         if server.observer is not None:
             server.observer.on_ready(server.address, server.admin)
         else:
-            print(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})", flush=True)
+            _say(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})\n")
         draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
         try:
             await listeners
@@ -186,6 +187,12 @@ async def _run_until(
         finally:
             draining.cancel()
             server.request_log.flush()
+
+
+def _say(text: str) -> None:
+    """Write to stdout; whether anybody reads it is nothing that the server depends on."""
+    with contextlib.suppress(OSError):
+        os.write(1, text.encode())
 
 
 def _settle() -> None:

@@ -89,6 +89,7 @@ _TILE_COLUMNS = ("level", "position", "hashes")
 _US_PER_DAY = 86_400_000_000
 #: A request arrives, and its receipt is dated, before its payment is claimed: at most so long before.
 _CLAIM_SLACK_US = _US_PER_DAY
+_LAST_US = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
 _GROUPS = {"day": f"created_us // {_US_PER_DAY}", "model": "model", "key": '"key"', "tenant": "tenant"}
@@ -194,8 +195,8 @@ class DuckDBStore:
         entries = self._as_journaled(await self._engine.run(_load_heads))
         return [TenantHead(entry.receipt.tenant, entry) for entry in entries]
 
-    async def window_usage(self, since_us: int) -> list[WindowUsage]:
-        return await self._engine.run(_window_usage, since_us)
+    async def window_usage(self, since_us: int, until_us: int | None = None) -> list[WindowUsage]:
+        return await self._engine.run(_window_usage, since_us, until_us)
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]:
         return await self._engine.run(_usage, query)
@@ -520,13 +521,13 @@ def _load_heads(connection: DuckDBPyConnection) -> list[Entry]:
     return [entry_from_row(row) for row in rows]
 
 
-def _window_usage(connection: DuckDBPyConnection, since_us: int) -> list[WindowUsage]:
+def _window_usage(connection: DuckDBPyConnection, since_us: int, until_us: int | None) -> list[WindowUsage]:
     rows = connection.execute(
         f"""SELECT tenant, "key", count(*), {sum_sql("prompt_tokens::HUGEINT + completion_tokens")},
                 {sum_sql(BILLED)}
-            FROM receipts WHERE created_us >= ? AND {IS_COUNTED}
+            FROM receipts WHERE created_us >= ? AND created_us < ? AND {IS_COUNTED}
             GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
-        [since_us],
+        [since_us, _LAST_US if until_us is None else until_us],
     ).fetchall()
     return [
         WindowUsage(tenant_id=tenant, key_id=key, requests=requests, tokens=int(tokens), cost_nano_usd=int(cost))

@@ -28,7 +28,9 @@ async def probe_for_ever(
     while True:
         await probe_all(targets, client())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(soon.wait(), every_s())
+            # Not wait_for, which in Python 3.11 loses a cancellation that comes as the event is set.
+            async with asyncio.timeout(every_s()):
+                await soon.wait()
         soon.clear()
 
 
