@@ -89,7 +89,9 @@ def tenant(gateway: Gateway) -> Iterator[Tenant]:
 
 @pytest.fixture(scope="module")
 def direct(llama: LlamaCpp) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=llama.url, timeout=120.0, trust_env=False) as client:
+    # The server closes idle connections after some seconds: this client keeps none.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(base_url=llama.url, timeout=120.0, trust_env=False, limits=limits) as client:
         yield client
 
 
@@ -217,6 +219,21 @@ def test_a_client_that_leaves_frees_the_server(tenant: Tenant, llama: LlamaCpp) 
     wait_until(
         lambda: all(not slot["is_processing"] for slot in httpx.get(f"{llama.url}/slots").json()), "an idle server"
     )
+
+
+def test_what_the_server_cannot_do_is_no_fault_of_the_server(tenant: Tenant, direct: httpx.Client) -> None:
+    """Its refusals pass with their reason, and however many there are, the model goes on serving."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    wrong = {"model": MODEL, "messages": [{"role": "user", "content": [image]}], "max_tokens": 4}
+    for _ in range(7):
+        refused = tenant.http.post("/v1/chat/completions", json=wrong)
+        assert refused.status_code >= 400
+        assert "image" in refused.json()["error"]["message"]
+        embedding = tenant.http.post("/v1/embeddings", json={"model": MODEL, "input": "x"})
+        assert embedding.status_code == 501
+        assert "embeddings" in embedding.json()["error"]["message"]
+    answer, _ = ask(tenant.http, APIS["chat"], stream=False)
+    assert answer.text
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
