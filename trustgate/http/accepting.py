@@ -86,7 +86,7 @@ class Acceptor:
                 self._make_protocol, connection, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout_s
             )
         except OSError:
-            connection.close()  # no TLS, or not in time, or gone already: nobody to tell
+            connection.close()  # no TLS, or not in time, or gone already: no client to answer
         except asyncio.CancelledError:
             connection.close()
 

@@ -282,7 +282,7 @@ class Exchange:
 
 
 def render_fields(headers: Headers) -> bytes:
-    """The lines of header fields.
+    """Returns the lines of header fields.
 
     Raises:
         ValueError: one of them holds a line end or a NUL byte, with which it could forge fields or a whole answer.

@@ -61,7 +61,7 @@ class Door:
         self._date_s = 0
 
     def date(self) -> bytes:
-        """The field ``date`` (RFC 9110 section 6.6.1), made once a second."""
+        """Returns the field ``date`` (RFC 9110 section 6.6.1), made once a second."""
         now_s = int(time.time())
         if now_s != self._date_s:
             self._date_s = now_s
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
         }
 
     def _is_ahead(self) -> bool:
-        """Whether more was read than the application has taken in."""
+        """Returns whether more was read than the application has taken in."""
         unread = 0 if self._exchange is None else self._exchange.unread
         return len(self._ahead) + unread > AHEAD_BYTES
 
@@ -402,7 +402,9 @@ class Connection(asyncio.Protocol):
 
 
 def _switches(head: RequestHead) -> bool:
-    """Whether Hypercorn would change the protocol for this request; others are served as if they had not asked."""
+    """Returns whether Hypercorn would change the protocol for this request; others are served as if they had not
+    asked.
+    """
     if head.version != "1.1":
         return False
     if head.upgrade == _WEBSOCKET:
@@ -411,7 +413,7 @@ def _switches(head: RequestHead) -> bool:
 
 
 def _is_reset(transport: asyncio.Transport) -> bool:
-    """Whether the other side has reset the connection: seen without reading from it or writing to it."""
+    """Returns whether the other side has reset the connection: seen without reading from it or writing to it."""
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), 0)
     return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))

@@ -277,7 +277,7 @@ class _H2(H2Protocol):
         await self._flush()
 
     def _is_flooded(self) -> bool:
-        """Whether resets come quicker than from a client that only changes its mind."""
+        """Returns whether resets come quicker than from a client that only changes its mind."""
         now = asyncio.get_running_loop().time()
         if now - self._resets_since > 1:
             self._resets_since, self._resets = now, 0
@@ -285,7 +285,7 @@ class _H2(H2Protocol):
         return self._resets > _MAX_RESETS_PER_S
 
     def _is_welcome(self, event: h2.events.Event) -> bool:
-        """Whether Hypercorn is to have an event."""
+        """Returns whether Hypercorn is to have an event."""
         if isinstance(event, h2.events.RequestReceived):
             pseudo = {bytes(name): bytes(value) for name, value in event.headers or () if bytes(name)[:1] == b":"}
             if pseudo.get(b":method") == b"CONNECT" or b":path" not in pseudo:

@@ -70,7 +70,7 @@ UNUSED = frozenset(
 
 
 def settings_of(timeouts: ConnectionTimeouts) -> dict[str, Any]:
-    """All that is set, by name."""
+    """Returns all that is set, by name."""
     return {**_SET, "keep_alive_timeout": timeouts.keep_alive_s}
 
 

@@ -46,7 +46,7 @@ async def listen(
         await stop.wait()
     finally:
         acceptor.close()
-        # As long as any descriptor of it is open, clients get a connection that nobody will ever answer.
+        # As long as any descriptor of it is open, clients get a connection that is never answered.
         listener.close()
         grace_s += timeouts.closing_s
         await asyncio.gather(door.close(grace_s), others.close(grace_s))

@@ -231,7 +231,7 @@ def _take_fields(head: RequestHead, found: Headers) -> None:
     if hosts != 1 and (hosts or head.version == "1.1"):
         raise _invalid("it has no Host field" if not hosts else "it has more than one Host field")
     if head.is_chunked and head.version == "1.0":
-        # Whoever sent it on may have read it otherwise (RFC 9112 section 6.1).
+        # A proxy in between may have read it otherwise (RFC 9112 section 6.1).
         raise _invalid("HTTP/1.0 has no Transfer-Encoding")
     if options:
         head.keeps_alive = b"close" not in options and (head.keeps_alive or b"keep-alive" in options)
@@ -287,7 +287,7 @@ class ChunkedBody:
         return body, data[fed:]
 
     def _piece_end(self, data: bytes, begin: int) -> int:
-        """Where the next piece ends that is given to the parser."""
+        """Returns where the next piece ends that is given to the parser."""
         if not begin and self._tail:
             # An empty line may have begun in what came before.
             joined = self._tail + data[:3]

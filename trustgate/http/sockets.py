@@ -70,7 +70,7 @@ def _way_out(error: OSError, port: int) -> str:
 
 @contextlib.contextmanager
 def listen_admin(path: Path) -> Iterator[socket.socket]:
-    """The admin socket, for its owner alone. Whoever gets here holds the store, so an older socket is stale."""
+    """The admin socket, for its owner alone. The caller holds the store, so an older socket is stale."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener:
