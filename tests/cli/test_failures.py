@@ -209,3 +209,19 @@ def test_a_second_server_is_refused(make_gateway: GatewayFactory) -> None:
     assert result.returncode == 6
     assert str(first.process.pid) in result.stderr
     assert first.cli_json("doctor")["ok"] is True
+
+
+def test_doctor_warns_of_metrics_that_everybody_may_read(make_gateway: GatewayFactory) -> None:
+    home = make_gateway(upstream="builtin:echo")
+    home.home.mkdir(mode=0o700)
+    config = home.home / "trustgate.toml"
+    for host, key_env, warns in (
+        ("127.0.0.1", "", False),
+        ("[::1]", "", False),
+        ("0.0.0.0", "", True),
+        ("::", "K", False),
+    ):
+        config.write_text(f'[serve]\nhost = "{host}"\n' + (f'[metrics]\nkey_env = "{key_env}"\n' if key_env else ""))
+        found = [check for check in home.cli_json("doctor")["checks"] if check["name"] == "metrics"]
+        assert [check["status"] for check in found] == (["warn"] if warns else []), host
+        assert all("metrics.key_env" in check["hint"] for check in found)

@@ -1,0 +1,303 @@
+"""``python3 tests/bench overload``: what the gateway does when more is asked of it than it can serve.
+
+First its peak: as many clients as it has slots for a tenant, each with one request after the other. Then three times as
+much, in two ways: a closed loop (three times the clients; one that is refused waits a moment and asks again) and an
+open loop (three times the requests a second, sent at their time whatever has become of those before). Told for each:
+goodput (answers a second) beside the peak, how long refusals and ``/health`` took, memory; at last, whether the peak is
+reached again. Exit code 1 when a goal is missed; ``--quick`` judges none but that it answers, refuses and recovers.
+
+``python -m tests.bench.overload --load JSON`` is the client, a process of its own; it prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.load import Load
+from tests.bench.peers import Running, start_gateway, start_server
+from tests.environments import ROOT
+
+#: The gateway's slots, few so that they are full soon; and how many of them one tenant gets.
+_SLOTS: Final = 40
+_TENANT_SLOTS: Final = _SLOTS * 4 // 5
+_TIMES: Final = 3
+#: How long a client waits that was refused, and how often ``/health`` is asked, seconds.
+_PAUSE_S: Final = 0.1
+_HEALTH_EVERY_S: Final = 0.02
+#: An open loop opens at most so many connections; what finds none free is counted as not sent.
+_MOST_CONNECTIONS: Final = 400
+
+GOODPUT_LEAST, REFUSAL_P99_MOST_MS, HEALTH_P99_MOST_MS = 0.9, 50.0, 250.0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What the client does: ``clients`` in a closed loop, or ``rate`` requests a second in an open one."""
+
+    url: str
+    authorization: str
+    seconds: float
+    clients: int = 0
+    rate: float = 0.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of it: answers a second, refusals a second, latencies in milliseconds."""
+
+    answered_rps: float
+    refused_rps: float
+    answered_p99_ms: float
+    refused_p99_ms: float
+    health_p99_ms: float
+    #: Neither answered nor refused with 503: there must be none.
+    failed: int
+    unsent: int
+
+
+# the client
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; ``ask`` sends a request, ``on_answer`` is called with its status and how long it took."""
+
+    def __init__(self, request: bytes, on_answer: Callable[[_Connection, int, float], None]) -> None:
+        self._request = request
+        self._on_answer = on_answer
+        self._received = b""
+        self._since: float | None = None
+        self._loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def ask(self) -> None:
+        self._since = self._loop.time()
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        if len(body) < int(length):
+            return
+        self._received = b""
+        self._end(int(head[9:12]))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(0)
+
+    def _end(self, status: int) -> None:
+        since, self._since = self._since, None
+        if since is not None:
+            self._on_answer(self, status, self._loop.time() - since)
+
+
+class _Client:
+    def __init__(self, plan: Plan) -> None:
+        place = urlsplit(plan.url)
+        body = Load(1, stream=False).body.encode()
+        self._plan = plan
+        self._place = (place.hostname or "127.0.0.1", place.port or 80)
+        self._request = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: %b\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+        ) % (plan.authorization.encode(), len(body), body)
+        self._loop = asyncio.get_running_loop()
+        self._took: dict[int, list[float]] = {200: [], 503: []}
+        self._health: list[float] = []
+        self._failed = self._unsent = self._opened = 0
+        self._idle: deque[_Connection] = deque()
+        self._stops = False
+
+    async def run(self) -> Outcome:
+        health = await self._connect(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", self._on_health)
+        health.ask()
+        await (self._closed() if self._plan.clients else self._open())
+        self._stops = True
+        answered, refused = self._took[200], self._took[503]
+        return Outcome(
+            answered_rps=len(answered) / self._plan.seconds,
+            refused_rps=len(refused) / self._plan.seconds,
+            answered_p99_ms=_p99_ms(answered),
+            refused_p99_ms=_p99_ms(refused),
+            health_p99_ms=_p99_ms(self._health),
+            failed=self._failed,
+            unsent=self._unsent,
+        )
+
+    async def _connect(self, request: bytes, on_answer: Callable[[_Connection, int, float], None]) -> _Connection:
+        _, connection = await self._loop.create_connection(lambda: _Connection(request, on_answer), *self._place)
+        return connection
+
+    async def _closed(self) -> None:
+        for _ in range(self._plan.clients):
+            (await self._connect(self._request, self._ask_again)).ask()
+        await asyncio.sleep(self._plan.seconds)
+
+    def _ask_again(self, connection: _Connection, status: int, took_s: float) -> None:
+        self._note(status, took_s)
+        if not status or self._stops:
+            return
+        if status == 200:
+            connection.ask()
+        else:
+            self._loop.call_later(_PAUSE_S, connection.ask)
+
+    async def _open(self) -> None:
+        began = self._loop.time()
+        sent = 0
+        opening: set[asyncio.Task[None]] = set()
+        while (now := self._loop.time() - began) < self._plan.seconds:
+            for _ in range(int(now * self._plan.rate) - sent):
+                sent += 1
+                if self._idle:
+                    self._idle.pop().ask()
+                elif self._opened < _MOST_CONNECTIONS:
+                    self._opened += 1
+                    task = asyncio.create_task(self._ask_on_new())
+                    opening.add(task)
+                    task.add_done_callback(opening.discard)
+                else:
+                    self._unsent += 1
+            await asyncio.sleep(0.002)
+        for task in opening:
+            task.cancel()
+
+    async def _ask_on_new(self) -> None:
+        (await self._connect(self._request, self._set_free)).ask()
+
+    def _set_free(self, connection: _Connection, status: int, took_s: float) -> None:
+        self._note(status, took_s)
+        if status:
+            self._idle.append(connection)
+        else:
+            self._opened -= 1
+
+    def _on_health(self, connection: _Connection, status: int, took_s: float) -> None:
+        self._health.append(took_s)
+        self._failed += status != 200
+        if not self._stops:
+            self._loop.call_later(_HEALTH_EVERY_S, connection.ask)
+
+    def _note(self, status: int, took_s: float) -> None:
+        if self._stops:
+            return
+        if status in self._took:
+            self._took[status].append(took_s)
+        else:
+            self._failed += 1
+
+
+def _p99_ms(took_s: list[float]) -> float:
+    return sorted(took_s)[len(took_s) * 99 // 100] * 1000 if took_s else 0.0
+
+
+# the measurement
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 tests/bench overload", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each part")
+    parser.add_argument("--quick", action="store_true", help="a smoke of a second each; no goal is judged")
+    parser.add_argument("--load", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.load is not None:
+        plan = msgspec.json.decode(options.load, type=Plan)
+        print(msgspec.json.encode(uvloop.run(_ask(plan))).decode())
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        missed = _measure(Path(name), 1.0 if options.quick else options.seconds, judges=not options.quick)
+    for goal in missed:
+        print(f"missed: {goal}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+async def _ask(plan: Plan) -> Outcome:
+    return await _Client(plan).run()
+
+
+def _measure(folder: Path, seconds: float, *, judges: bool) -> list[str]:
+    """Prints the table; gives what was missed."""
+    home = folder / "home"
+    home.mkdir(mode=0o700)
+    (home / "trustgate.toml").write_text(f"[serve]\nmax_concurrent_requests = {_SLOTS}\n")
+    upstream = start_server("upstream", folder)
+    try:
+        gateway = start_gateway(upstream.url, home)
+        try:
+            rows = list(_parts(gateway, seconds))
+        finally:
+            gateway.stop()
+    finally:
+        upstream.stop()
+    columns = ("", "answers/s", "refusals/s", "answer p99", "refusal p99", "/health p99", "failed", "unsent", "MiB")
+    table = Table(*columns, title=f"{_TIMES} × overload, {_SLOTS} slots, milliseconds")
+    for name, outcome, rss_mib in rows:
+        figures = (outcome.answered_rps, outcome.refused_rps, outcome.answered_p99_ms, outcome.refused_p99_ms)
+        shown = [f"{figure:,.0f}" for figure in (*figures, outcome.health_p99_ms)]
+        table.add_row(name, *shown, str(outcome.failed), str(outcome.unsent), f"{rss_mib:.0f}")
+    Console(width=120).print(table)
+    return [*_broken(rows), *(_missed(rows) if judges else ())]
+
+
+Row = tuple[str, Outcome, float]
+
+
+def _parts(gateway: Running, seconds: float) -> list[Row]:
+    def part(name: str, *, clients: int = 0, rate: float = 0.0) -> Row:
+        plan = Plan(gateway.url, gateway.headers["authorization"], seconds, clients, rate)
+        command = [sys.executable, "-m", "tests.bench.overload", "--load", msgspec.json.encode(plan).decode()]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
+        return name, msgspec.json.decode(said, type=Outcome), gateway.rss_mib()
+
+    part("warm up", clients=_TENANT_SLOTS)
+    peak = part("peak", clients=_TENANT_SLOTS)
+    return [
+        peak,
+        part("closed loop", clients=_TIMES * _TENANT_SLOTS),
+        part("open loop", rate=_TIMES * peak[1].answered_rps),
+        part("afterwards", clients=_TENANT_SLOTS),
+    ]
+
+
+def _broken(rows: list[Row]) -> list[str]:
+    """What must hold on any machine."""
+    found = [f"{name}: {outcome.failed} requests failed" for name, outcome, _ in rows if outcome.failed]
+    found += [f"{name}: nothing was answered" for name, outcome, _ in rows if not outcome.answered_rps]
+    return found + ([] if rows[1][1].refused_rps else ["closed loop: nothing was refused"])
+
+
+def _missed(rows: list[Row]) -> list[str]:
+    peak_rps, peak_mib = rows[0][1].answered_rps, rows[0][2]
+    found = []
+    for name, outcome, rss_mib in rows[1:]:
+        share = outcome.answered_rps / peak_rps
+        if share < GOODPUT_LEAST:
+            found.append(f"{name}: goodput is {share:.2f} of the peak, not {GOODPUT_LEAST}")
+        if outcome.refused_p99_ms > REFUSAL_P99_MOST_MS:
+            found.append(f"{name}: refusals take {outcome.refused_p99_ms:.0f} ms, not {REFUSAL_P99_MOST_MS:.0f}")
+        if outcome.health_p99_ms > HEALTH_P99_MOST_MS:
+            found.append(f"{name}: /health takes {outcome.health_p99_ms:.0f} ms, not {HEALTH_P99_MOST_MS:.0f}")
+        if rss_mib > peak_mib + 64:
+            found.append(f"{name}: memory grew by {rss_mib - peak_mib:.0f} MiB")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
