@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -222,6 +223,10 @@ def test_doctor_warns_of_metrics_that_everybody_may_read(make_gateway: GatewayFa
         ("::", "K", False),
     ):
         config.write_text(f'[serve]\nhost = "{host}"\n' + (f'[metrics]\nkey_env = "{key_env}"\n' if key_env else ""))
-        found = [check for check in home.cli_json("doctor")["checks"] if check["name"] == "metrics"]
+        found = [
+            check
+            for check in json.loads(home.cli("doctor", "--json", check=False).stdout)["checks"]
+            if check["name"] == "metrics"
+        ]
         assert [check["status"] for check in found] == (["warn"] if warns else []), host
         assert all("metrics.key_env" in check["hint"] for check in found)
