@@ -20,6 +20,7 @@ from trustgate.gateway.api import units
 from trustgate.gateway.api.batch_files import BatchFile, JudgeLine
 from trustgate.gateway.api.large_body import LargeBody, in_reader
 from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece, boundary_of
+from trustgate.models.metering.audio_length import Recording
 
 #: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives.
 HEAD_BYTES = 1024 * 1024
@@ -43,10 +44,12 @@ class Upload:
         max_bytes: int,
         *,
         judge_line: JudgeLine | None = None,
+        hears: bool = False,
         hold: Callable[[int], None] | None = None,
     ) -> None:
         """``needed``: the fields without which nothing can be decided; ``judge_line``: for the lines of a batch's file;
-        ``hold``: called with the number of bytes that are to be kept in memory, raises where there is no room.
+        ``hears``: whether its file is a recording; ``hold``: called with the number of bytes that are to be kept in
+        memory, raises where there is no room.
 
         Raises ``InvalidRequest``.
         """
@@ -66,6 +69,7 @@ class Upload:
         self._judge_line = judge_line
         self._hold = hold or _nothing
         self._file_head = b""
+        self._recording = Recording() if hears else None
         self._scanner.on_file = self._keep_head
         if judge_line is not None:
             self._scanner.on_file = self._look_at_file
@@ -89,6 +93,15 @@ class Upload:
     def _keep_head(self, data: bytes) -> None:
         if len(self._file_head) < units.HEAD_BYTES:
             self._file_head += data[: units.HEAD_BYTES]
+        if self._recording is not None:
+            self._recording.feed(data)
+
+    def recording_ms(self) -> tuple[int, bool]:
+        """Returns how long the recording in it is, milliseconds, and whether it says so itself; (0, False): unknown."""
+        if self._recording is None or not self._recording.size:
+            return 0, False
+        told = self._recording.length_ms() if self._ended else None
+        return (self._recording.estimate_ms(), False) if told is None else (told, True)
 
     def audio_ms(self, declared_bytes: int | None) -> int:
         """Returns how long the recording in it may be. ``declared_bytes``: the form's length, if declared."""

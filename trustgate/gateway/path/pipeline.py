@@ -230,6 +230,7 @@ class Pipeline:
             endpoint.decisive,
             limits.max_upload_bytes,
             judge_line=LineJudge(caller, self._catalog) if endpoint.makes == "file" else None,
+            hears=endpoint.hears,
             hold=room.take,
         )
         await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)

@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from trustgate.errors import UpstreamFailed
-from trustgate.gateway.api.endpoints import Call
 from trustgate.gateway.api.object_accounting import ObjectAccounting
+from trustgate.gateway.api.uploads import Upload
+from trustgate.gateway.path.accounting import Account
 from trustgate.gateway.path.delivery import Delivery
 from trustgate.models.metering.chunks import FrameKind
-from trustgate.models.metering.events import EventMeter
+from trustgate.models.metering.events import EventMeter, TranscriptTextMeter
 from trustgate.models.metering.sse import frame_data
 from trustgate.models.upstream.answer import Answer, EventStream, Frame
 from trustgate.models.upstream.failures import failed_event, stream_error
@@ -43,7 +44,7 @@ async def _relay_whole(answer: Answer, delivery: Delivery, keeper: ObjectAccount
     account, reply, reported = delivery.admitted, delivery.reply, answer.reported
     assert reported is not None, "an answer that was read whole was metered"
     body = answer.body
-    usage = with_units(reported.usage_or_estimate(account.prompt_tokens), account.request.call)
+    usage = with_units(reported.usage_or_estimate(account.prompt_tokens), account)
     if keeper is not None:
         body, usage = keeper.whole(body, usage, answer.target)
     account.upstream_model = reported.model
@@ -68,7 +69,12 @@ async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Del
     """Relay bytes that have no frames. Their length is not told beforehand: the end is seen by its own sign."""
     account, reply = delivery.admitted, delivery.reply
     reply.is_raw = True
-    account.usage_so_far = lambda: with_units(Usage(prompt_tokens=0), account.request.call)
+    text = TranscriptTextMeter() if account.request.endpoint.hears else None
+    account.usage_so_far = lambda: (
+        with_units(Usage(), account)
+        if text is None
+        else with_units(text.usage_or_estimate(account.prompt_tokens), account, by_cues=True)
+    )
     if account.sale is None:
         await delivery.begin(answer)
     async for chunk in chunks:
@@ -76,6 +82,8 @@ async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Del
             if not reply.started:
                 await delivery.pay()
                 await delivery.begin(answer)
+            if text is not None:
+                text.feed(chunk)
             account.sent(chunk)
             await reply.write(chunk)
     if not reply.started:
@@ -118,8 +126,10 @@ class _EventRelay:
         self.meter = events.meter
         #: The upstream has told a failure of its own as the stream's last event.
         self.failed = False
+        #: ``[DONE]`` was passed on.
+        self._is_over = False
         account.usage_so_far = lambda: self._charged(
-            with_units(self.meter.usage_or_estimate(account.prompt_tokens), call)
+            with_units(self.meter.usage_or_estimate(account.prompt_tokens), account)
         )
 
     async def pass_on(self, frames: list[Frame]) -> None:
@@ -150,6 +160,10 @@ class _EventRelay:
         """What of the frames goes to the client, and the error that ends them."""
         kept: list[bytes] = []
         for kind, frame in frames:
+            if self._is_over:
+                # Nothing stands behind the end: some servers say it twice.
+                break
+            self._is_over = kind is FrameKind.DONE
             if kind is FrameKind.USAGE_ONLY and self._drop_usage:
                 rest = self.meter.without_usage(frame_data(frame) or b"")
                 if rest is not None:
@@ -183,8 +197,26 @@ class _EventRelay:
         self._delivery.close("upstream_cut" if self.failed else "complete", status=self._answer.status)
 
 
-def with_units(usage: Usage, call: Call) -> Usage:
-    """The usage with the request's own figures: characters to speak; images to make, if the answer did not say."""
-    if not call.characters and not call.images:
-        return usage
-    return msgspec.structs.replace(usage, characters=call.characters, images=usage.images or call.images)
+def with_units(usage: Usage, account: Account, *, by_cues: bool = False) -> Usage:
+    """Returns the usage with the request's own figures: the characters to speak, the length of a recording.
+
+    Images are the answer's to tell: none made is none charged. ``by_cues``: the usage's length is where the last cue
+    of a transcript ends.
+    """
+    call = account.request.call
+    if account.request.endpoint.hears and (by_cues or (usage.estimated and not usage.audio_ms)):
+        usage = _heard(usage, account)
+    return usage if not call.characters else msgspec.structs.replace(usage, characters=call.characters)
+
+
+def _heard(usage: Usage, account: Account) -> Usage:
+    """The usage of a transcript whose server tells neither tokens nor seconds: by the recording's own length.
+
+    The same whatever form the transcript is in. A model with a price a second is not charged by estimated tokens.
+    """
+    body, target = account.request.body, account.target
+    length_ms, is_told = body.recording_ms() if isinstance(body, Upload) else (0, False)
+    audio_ms = length_ms if is_told else usage.audio_ms or length_ms or account.request.call.audio_ms
+    if target is not None and target.passport.prices.audio_second_nano_usd:
+        return Usage(audio_ms=audio_ms, estimated=True)
+    return msgspec.structs.replace(usage, audio_ms=audio_ms, estimated=True)

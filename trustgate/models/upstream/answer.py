@@ -72,6 +72,8 @@ class EventStream:
                 frames = self._read(self._scanner.feed(chunk))
             self._held += frames
             for kind, _ in frames:
+                if kind is FrameKind.DONE and not self.meter.finished:
+                    raise UpstreamFailed("The upstream ended its stream before it began.", retryable=False)
                 if kind in _TELLING:
                     return None
                 if kind in FAILED:
@@ -140,8 +142,11 @@ class EventStream:
         feed = self.meter.feed
         read: list[Frame] = []
         for frame in frames:
-            event = None if frame.startswith(b"data:") else frame_event(frame)
-            read.append((feed(frame_data(frame) or b"", event), frame))
+            kind = feed(frame_data(frame) or b"", frame_event(frame))
+            read.append((kind, frame))
+            if kind in FAILED:
+                # Nothing behind it counts: not even the end of the stream.
+                break
         return read
 
     async def close(self) -> None:

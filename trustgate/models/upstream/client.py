@@ -286,7 +286,7 @@ class UpstreamClient:
                 return await self._hold(target, outgoing, response, chunks, first)
             chunks = _after(first, chunks)
         whole = await _read_whole(chunks)
-        content_type = response.headers.get("content-type", "application/json")
+        content_type = "application/json" if says_events or not content_type else content_type
         if outgoing.form and (says_events or _looks_like_events(whole)) and whole.lstrip()[:1] != b"{":
             put_together = self._put_together(target, outgoing, whole)
             if isinstance(put_together, FailedAttempt):

@@ -41,7 +41,8 @@ _MAY_BE_ASKED_AGAIN = frozenset({408, 425, 429})
 #: A proxy in front of the model gave up waiting: the model may be at work all the same.
 _SILENT = frozenset({504, 524})
 #: Refusals that another target need not share.
-_ELSEWHERE = frozenset({402, 403, 404, 424, 451})
+#: 498 is Groq's for "no capacity in this tier".
+_ELSEWHERE = frozenset({402, 403, 404, 424, 451, 498})
 
 #: The caller is to blame where its own request broke off: then nothing was learned of the server.
 Blame = Literal["caller", "nobody", "server", "network"]
