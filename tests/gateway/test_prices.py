@@ -65,7 +65,10 @@ def test_a_limit_on_money_refuses_what_has_no_price(tenant: Tenant, scripted: Up
 
 def test_a_key_with_a_limit_on_money_refuses_it_too(tenant: Tenant, scripted: Upstream) -> None:
     made = tenant.gateway.cli_json("key", "create", tenant.name, "--usd-per-day", "1")["key"]
-    body = {"model": model(tenant), "messages": [{"role": "user", "content": "Hi"}]}
+    unpriced = model(tenant)
+    shown = tenant.gateway.cli("key", "show", made["id"]).stdout
+    assert "without a price, so refused where spending is limited" in " ".join(shown.split())
+    body = {"model": unpriced, "messages": [{"role": "user", "content": "Hi"}]}
     with tenant.client(made["secret"]) as http:
         response = http.post("/v1/chat/completions", json=body)
     assert (response.status_code, code_of(response)) == (403, "model_not_priced")

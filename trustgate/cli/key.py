@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from trustgate.admin.commands import Admin, KeyCreate, KeyList, KeyRevoke, KeyRotate, KeyShow, NewKey, TenantList
+from trustgate.access.directory import limits_money
+from trustgate.admin.commands import (
+    Admin,
+    KeyCreate,
+    KeyList,
+    KeyRevoke,
+    KeyRotate,
+    KeyShow,
+    NewKey,
+    TenantList,
+    TenantShow,
+)
+from trustgate.admin.money import PaymentFinding, PriceCheck
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.limits import Allowed, limit_fields, scope_fields, with_limits
@@ -44,8 +56,10 @@ def create(
     new = execute(context, command)
     if json:
         render.document({"key": secret_document(new.key, new.secret)})
-    else:
-        _print_new(new, secret_only=secret_only)
+        return
+    _print_new(new, secret_only=secret_only)
+    if not secret_only:
+        _note_prices(context, new.key)
 
 
 @app.command("list")
@@ -72,7 +86,23 @@ def list_(
 @app.command("show")
 def show(context: typer.Context, key: KeyArgument, json: JsonOption = False) -> None:
     """Show a key and its limits, not its secret."""
-    _print(execute(context, KeyShow(key=key)), json)
+    found = execute(context, KeyShow(key=key))
+    _print(found, json)
+    if not json:
+        _note_prices(context, found)
+
+
+def _note_prices(context: typer.Context, key: ApiKey) -> None:
+    """Tell which models a key's limit on money refuses because they have no price."""
+    if not limits_money(key.limits):
+        return
+
+    async def work(admin: Admin) -> tuple[PaymentFinding, ...]:
+        tenant = await admin.execute(TenantShow(tenant=key.tenant_id))
+        return await admin.execute(PriceCheck(plan=tenant.tenant.plan))
+
+    for found in with_admin(context, work):
+        render.say(render.Styled(f"Note: {found.message}. {found.hint or ''}", "yellow"))
 
 
 @app.command("revoke")

@@ -29,7 +29,7 @@ from trustgate.models.pricing import is_priced, slips
 from trustgate.types import Fallback, Passport, Prices
 
 app = typer.Typer(help="Models: where they are served, and at what price.", no_args_is_help=True)
-app.add_typer(price.app, name="prices")
+app.add_typer(price.prices_app, name="prices")
 
 YesOption = Annotated[bool, typer.Option("--yes", help="Take prices that look like a slip of the unit, too.")]
 PassportArgument = Annotated[str, typer.Argument(metavar="PASSPORT", help="The passport's slug or id.")]

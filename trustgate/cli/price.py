@@ -15,7 +15,7 @@ from trustgate.errors import OperatorError
 from trustgate.models.pricing import is_priced
 from trustgate.types import ConditionalRates, Prices
 
-app = typer.Typer(help="Prices: what a model costs, and the list of prices.", no_args_is_help=True)
+prices_app = typer.Typer(help="Prices: what a model costs, and the list of prices.", no_args_is_help=True)
 
 _SHOWN = 20
 _BYTES_MOST = 32 * 1024 * 1024
@@ -40,7 +40,7 @@ _RATE_TITLES = {
 }
 
 
-@app.command("show")
+@prices_app.command("show")
 def show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="MODEL|HASH", help="A model's name, or the price_hash of a receipt.")],
@@ -55,7 +55,7 @@ def show(
         render.card(_found_fields(each))
 
 
-@app.command("history")
+@prices_app.command("history")
 def history(
     context: typer.Context,
     passport: Annotated[str, typer.Argument(metavar="PASSPORT", help="The passport's slug or id.")],
@@ -72,7 +72,7 @@ def history(
         render.card(_found_fields(each))
 
 
-@app.command("update", short_help="Renew the price list.")
+@prices_app.command("update", short_help="Renew the price list.")
 def update(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A price list of TrustGate's.")] = None,
