@@ -174,7 +174,8 @@ class Stage:
         home = self._folder / name
         if not home.exists():
             home.mkdir()
-            shutil.copyfile(self._folder / STORE, home / STORE)
+            for file in self._folder.glob(f"{STORE}*"):  # the database, and what is kept beside it of its changes
+                shutil.copyfile(file, home / file.name)
         order = Order(id=str(next(self._ids)), name=name, home=str(home), url=lane.url, tree_size=TREE_SIZE)
 
         def begun(pid: int) -> None:
