@@ -230,6 +230,17 @@ def test_a_client_that_closes_its_half_in_its_body_has_gone(server: Server, app:
 # reading ahead
 
 
+def test_a_body_that_came_in_pieces_before_it_was_read_is_whole(server: Server, app: App) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"POST /hold-body HTTP/1.1\r\n" + HOST + CLOSE + b"content-length: 10\r\n\r\nhello")
+        assert app.begun.wait(PATIENCE_S)
+        connection.sendall(b"again")
+        for _ in range(3):
+            server.ask(b"GET /a HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n")  # by then the second piece has come, too
+        app.open()
+        assert json.loads(split(read_all(connection))[2])["body"] == 10
+
+
 @pytest.mark.parametrize("framing", ["length", "chunked", "pipelined"])
 def test_reading_ahead_is_bounded(app: App, framing: str) -> None:
     """An application that does not read makes the client wait: bytes wait in the kernel's buffers, not in memory."""
