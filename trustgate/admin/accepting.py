@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trustgate.admin.ownership import leave_to_owner
 from trustgate.errors import HomeUnusable, StoreIncomplete
 from trustgate.receipts.checkpoint import reopen_checkpoint
 from trustgate.receipts.journal import Journal, mark_path
@@ -38,6 +39,7 @@ async def accept_loss(settings: Settings) -> list[str]:
         said += _renamed(settings, log.last_seq)
     finally:
         await store.close()
+        leave_to_owner(settings.home)
     return said
 
 

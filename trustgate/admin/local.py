@@ -14,6 +14,7 @@ from trustgate.access.directory import Directory
 from trustgate.admin import anchors, backup, books, commands, exports, models, money, payments, prices, tenants
 from trustgate.admin.commands import Command, Feed, Write
 from trustgate.admin.context import AdminContext
+from trustgate.admin.ownership import leave_to_owner
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
@@ -165,7 +166,10 @@ class LocalAdmin:
 
     async def close(self) -> None:
         await self.settle()
-        await self._context.close()
+        try:
+            await self._context.close()
+        finally:
+            leave_to_owner(self._context.settings.home)
 
 
 async def open_local_admin(settings: Settings, *, accept_loss: bool = False) -> LocalAdmin:

@@ -24,6 +24,7 @@ import msgspec
 from trustgate.admin.backupfile import CHECKPOINT, CONFIG, DATABASE, HANDLES, LOG_KEY, Manifest, unpack
 from trustgate.admin.commands import AnchorStatus, LogStatus
 from trustgate.admin.local import open_local_admin
+from trustgate.admin.ownership import leave_to_owner
 from trustgate.errors import Conflict, SettingsError, StoreDamaged, VerificationFailed
 from trustgate.receipts.checkpoint import open_checkpoint
 from trustgate.receipts.journal import mark_path
@@ -84,6 +85,7 @@ async def restore(
             replaced = "" if dry_run else _change_places(settings, stage, new_log=new_log)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        leave_to_owner(settings.home)
     return Restored(
         created_us=manifest.created_us,
         backup_seq=manifest.last_seq,
