@@ -200,7 +200,7 @@ CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embe
 HOSTILE: dict[str, tuple[str, bytes, bytes, int, bytes]] = {
     "token ids": (EMBEDDINGS, b'"input":[1', b",1", 16 * MIB, b"]}"),
     "small texts": (EMBEDDINGS, b'"input":["a"', b',"a"', 16 * MIB, b"]}"),
-    "messages": (CHAT, b'"messages":[{}', b',{"role":"user","content":"a"}', 16 * MIB, b"]}"),
+    "messages": (CHAT, b'"messages":[{"role":"user","content":"a"}', b',{"role":"user","content":"a"}', 16 * MIB, b"]}"),
     "tools": (CHAT, b'"messages":[{"role":"user","content":"a"}],"tools":[{}', b",{}", 16 * MIB, b"]}"),
     "nesting": (RESPONSES, b'"input":', b"[", 16 * MIB, b""),
     "arrays": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 16 * MIB, b"]}]}"),
