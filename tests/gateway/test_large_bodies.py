@@ -196,11 +196,12 @@ def ticking(gateway: Gateway) -> Iterator[list[float]]:
 
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
+MESSAGE = b'{"role":"user","content":"a"}'
 #: Bodies that cost a lot to read: where they go, how they begin, what is repeated up to which size, how they end.
 HOSTILE: dict[str, tuple[str, bytes, bytes, int, bytes]] = {
     "token ids": (EMBEDDINGS, b'"input":[1', b",1", 16 * MIB, b"]}"),
     "small texts": (EMBEDDINGS, b'"input":["a"', b',"a"', 16 * MIB, b"]}"),
-    "messages": (CHAT, b'"messages":[{"role":"user","content":"a"}', b',{"role":"user","content":"a"}', 16 * MIB, b"]}"),
+    "messages": (CHAT, b'"messages":[' + MESSAGE, b"," + MESSAGE, 16 * MIB, b"]}"),
     "tools": (CHAT, b'"messages":[{"role":"user","content":"a"}],"tools":[{}', b",{}", 16 * MIB, b"]}"),
     "nesting": (RESPONSES, b'"input":', b"[", 16 * MIB, b""),
     "arrays": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 16 * MIB, b"]}]}"),
@@ -210,7 +211,7 @@ HOSTILE: dict[str, tuple[str, bytes, bytes, int, bytes]] = {
     "short escapes": (EMBEDDINGS, b'"input":[1', b',"\\n"', 16 * MIB, b"]}"),
     # The most that is taken: nothing of it is refused before it is decoded.
     "token ids within bounds": (EMBEDDINGS, b'"input":[1', b",1", 900_000, b"]}"),
-    "arrays within bounds": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 290_000, b"]}]}"),
+    "arrays within bounds": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 145_000, b"]}]}"),
     "parameters, decoded directly": (CHAT, b'"messages":[{"role":"user","content":"a"}]', b',"x":0', 60_000, b"}"),
     "arrays, decoded directly": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 60_000, b"]}]}"),
 }

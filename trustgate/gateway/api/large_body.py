@@ -32,7 +32,7 @@ _KEPT_BYTES: Final = 512
 #: The largest skeleton, bytes, and the most commas and the most objects and arrays in it.
 MOST_SKELETON_BYTES: Final = 4 * 1024 * 1024
 MOST_VALUES: Final = 500_000
-MOST_CONTAINERS: Final = 100_000
+MOST_CONTAINERS: Final = 50_000
 #: A long string is checked and kept in pieces of about this size, bytes.
 _PIECE_BYTES: Final = 64 * 1024
 
