@@ -1,9 +1,9 @@
 """The corpus: what model servers really answer, as data, and what has to come of each answer.
 
 One file a kind of server in ``answers/``: ``{"server": NAME, "cases": [CASE, …]}``. Unknown members are refused, so
-that a slip of the pen in the data fails instead of testing nothing. In texts of an answer ``{{address}}`` stands for the
-upstream's own URL, ``{{host}}`` for its host and port, ``{{credential}}`` for the gateway's key at the upstream and
-``{{date+60}}`` for the HTTP date a minute from now.
+that a slip of the pen in the data fails instead of testing nothing. In an answer's texts ``{{address}}`` stands for the
+upstream's own URL, ``{{host}}`` for its host and port, ``{{credential}}`` for the gateway's key at the upstream,
+``{{model}}`` for the model as the upstream calls it and ``{{date+60}}`` for the HTTP date a minute from now.
 """
 
 from __future__ import annotations
@@ -110,6 +110,8 @@ class Want(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: int | tuple[int, ...] = 200
     prompt: Count | None = None
     completion: Count | None = None
+    #: Both together, where their split is an estimate.
+    total: Count | None = None
     cached: int | None = None
     reasoning: int | None = None
     #: Images made, milliseconds of audio heard and characters spoken that are charged.
@@ -128,6 +130,10 @@ class Want(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Members (of a form: fields) of the request as it was sent upstream, and those that must not be.
     sent_has: tuple[str, ...] = ()
     sent_without: tuple[str, ...] = ()
+    #: Numbers in the request as it was sent, and the most that they may be.
+    sent_most: dict[str, int] = {}
+    #: A stream that ends well ends with ``[DONE]``; not demanded of one whose upstream leaves it out.
+    done: bool = True
     #: The client's body is the upstream's, byte for byte.
     unchanged: bool = False
     #: The client's body exactly.

@@ -117,11 +117,9 @@ class Corpus:
             number = self._asked[model]
             self._asked[model] += 1
         case = self._by_model.get(model)
-        return (
-            Reply.error(404, f"no case has the model {model}")
-            if case is None
-            else case.answer(number).reply(self.words)
-        )
+        if case is None:
+            return Reply.error(404, f"no case has the model {model}")
+        return case.answer(number).reply({**self.words, "model": model})
 
 
 def model_of(request: Recorded) -> str:
@@ -262,7 +260,8 @@ def check_form(case: Case, response: httpx.Response) -> None:
     complete = case.want.finish in ("", "complete")
     assert bool(error_events(events)) != complete, response.text[-2000:]
     if case.path.endswith("/completions") and complete:
-        assert events.count("[DONE]") == 1 and events[-1] == "[DONE]", response.text[-2000:]
+        ends = [number for number, event in enumerate(events) if event == "[DONE]"]
+        assert ends == [len(events) - 1] or (not ends and not case.want.done), response.text[-2000:]
 
 
 def check_seen(case: Case, response: httpx.Response, words: dict[str, str]) -> None:
@@ -290,6 +289,8 @@ def check_sent(case: Case, asked: list[Recorded]) -> None:
             sent = {name.decode() for name in re.findall(rb'name="([^"]+)"', request.body)}
         assert set(case.want.sent_has) <= sent
         assert not sent & set(case.want.sent_without)
+        numbers = json.loads(request.body) if case.want.sent_most else {}
+        assert {name: most for name, most in case.want.sent_most.items() if numbers.get(name, most) > most} == {}
 
 
 def check_receipt(case: Case, response: httpx.Response, receipt: dict[str, Any]) -> None:
@@ -304,6 +305,8 @@ def check_receipt(case: Case, response: httpx.Response, receipt: dict[str, Any])
     counts |= {"cached_tokens": want.cached, "reasoning_tokens": want.reasoning}
     wrong = {name: (receipt[name], count) for name, count in counts.items() if not fits(receipt[name], count)}
     assert wrong == {}, "what the receipt says, and what it should"
+    total = receipt["prompt_tokens"] + receipt["completion_tokens"]
+    assert fits(total, want.total), total
     if want.usage_source:
         assert receipt["usage_source"] == want.usage_source
     used = (receipt["prompt_tokens"], receipt["cached_tokens"], receipt["completion_tokens"])
