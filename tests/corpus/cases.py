@@ -50,9 +50,9 @@ class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunks: tuple[str, ...] | None = None
     #: The whole answer, head included.
     raw_latin1: str | None = None
-    #: How the body ends: by its length, by chunks, by closing the connection, cut short, or by a reset. A stream is
-    #: chunked if nothing else is said, anything else has a length.
-    ends: Literal["", "length", "chunked", "close", "cut", "reset"] = ""
+    #: How the body ends: by its length, by chunks, by closing the connection, or cut short (one byte of the length is
+    #: missing, or the last chunk). A stream is chunked if nothing else is said, anything else has a length.
+    ends: Literal["", "length", "chunked", "close", "cut", "chunked-cut"] = ""
     #: Nothing is sent at all: the connection is closed or reset when the request is there.
     nothing: Literal["", "close", "reset"] = ""
 
@@ -73,7 +73,7 @@ class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         size = sum(map(len, pieces))
         if ends in ("length", "cut"):
             head.append(f"content-length: {size + (ends == 'cut')}")
-        elif ends in ("chunked", "reset"):
+        elif ends in ("chunked", "chunked-cut"):
             head.append("transfer-encoding: chunked")
             pieces = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece]
         else:
@@ -84,7 +84,7 @@ class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "chunked": (b"0\r\n\r\n",),
             "close": (CLOSE,),
             "cut": (CLOSE,),
-            "reset": (RESET,),
+            "chunked-cut": (CLOSE,),
         }
         return Reply.raw(start, *pieces, *last[ends])
 
