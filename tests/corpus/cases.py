@@ -3,7 +3,8 @@
 One file a kind of server in ``answers/``: ``{"server": NAME, "cases": [CASE, …]}``. Unknown members are refused, so
 that a slip of the pen in the data fails instead of testing nothing. In an answer's texts ``{{address}}`` stands for the
 upstream's own URL, ``{{host}}`` for its host and port, ``{{credential}}`` for the gateway's key at the upstream,
-``{{model}}`` for the model as the upstream calls it and ``{{date+60}}`` for the HTTP date a minute from now.
+``{{model}}`` for the model as the upstream calls it, ``{{date+60}}`` for the HTTP date a minute from now and
+``{{A*5000000}}`` for as many letters.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_base64: str | None = None
     #: A stream of events: an object is a ``data:`` frame, [name, object] has an ``event:`` line, a text is sent as is.
     events: tuple[Any, ...] | None = None
-    #: The body in these pieces, one a write.
-    chunks: tuple[str, ...] | None = None
+    #: The body in these pieces, one a write, their bytes as Latin-1 characters.
+    chunks_latin1: tuple[str, ...] | None = None
     #: The whole answer, head included.
     raw_latin1: str | None = None
     #: How the body ends: by its length, by chunks, by closing the connection, or cut short (one byte of the length is
@@ -95,8 +96,8 @@ class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _pieces(self, words: dict[str, str]) -> list[bytes]:
         if self.events is not None:
             return [_frame(event, words) for event in self.events]
-        if self.chunks is not None:
-            return [_filled(chunk, words).encode("utf-8", "surrogatepass") for chunk in self.chunks]
+        if self.chunks_latin1 is not None:
+            return [chunk.encode("latin-1") for chunk in self.chunks_latin1]
         if self.body_base64 is not None:
             return [base64.b64decode(self.body_base64)]
         if self.body is not None:
@@ -130,6 +131,8 @@ class Want(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Members (of a form: fields) of the request as it was sent upstream, and those that must not be.
     sent_has: tuple[str, ...] = ()
     sent_without: tuple[str, ...] = ()
+    #: Members that the last try must not have any more.
+    sent_last_without: tuple[str, ...] = ()
     #: Numbers in the request as it was sent, and the most that they may be.
     sent_most: dict[str, int] = {}
     #: A stream that ends well ends with ``[DONE]``; not demanded of one whose upstream leaves it out.
@@ -219,6 +222,7 @@ def cost(prompt: int, cached: int, completion: int, images: int = 0, audio_ms: i
 
 _BREAKS = {"close": CLOSE, "reset": RESET}
 _DATE = re.compile(r"\{\{date\+(\d+)\}\}")
+_LONG = re.compile(r"\{\{(\w)\*(\d+)\}\}")
 
 
 def _filled(text: str, words: dict[str, str]) -> str:
@@ -226,6 +230,7 @@ def _filled(text: str, words: dict[str, str]) -> str:
         return text
     for word, meaning in words.items():
         text = text.replace("{{" + word + "}}", meaning)
+    text = _LONG.sub(lambda found: found[1] * int(found[2]), text)
     return _DATE.sub(lambda found: _http_date(int(found[1])), text)
 
 

@@ -21,7 +21,8 @@ def events_of(body: bytes) -> list[Any]:
             data.append(line[5:].removeprefix(" "))
         elif not line and data:
             whole = "\n".join(data)
-            payloads.append("[DONE]" if whole.strip() == "[DONE]" else json.loads(whole))
+            if whole:
+                payloads.append("[DONE]" if whole.strip() == "[DONE]" else json.loads(whole))
             data = []
     return payloads
 
