@@ -226,6 +226,14 @@ def test_an_answer_with_impossible_counts(corpus_of_nonsense: Corpus, case: Case
     check(corpus_of_nonsense, case)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.want.sent_last_without], ids=lambda case: case.id)
+def test_what_a_server_refuses_is_not_sent_again(corpus: Corpus, case: Case) -> None:
+    corpus.ask(case)
+    response, asked, _ = corpus.ask(case)
+    assert (response.status_code, len(asked)) == (200, 1), "its refusal is remembered"
+    assert not members_of(asked[0]) & set(case.want.sent_last_without)
+
+
 def check(corpus: Corpus, case: Case) -> None:
     """Ask, and look at everything: what the client sees, what went upstream, what the receipt says."""
     response, asked, asked_elsewhere = corpus.ask(case)
