@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import secrets
 import socket
+import wave
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +51,13 @@ def cost_of(tenant: Tenant, response: httpx.Response) -> int:
 
 
 # images
+
+
+@pytest.mark.parametrize("made", [None, []])
+def test_no_image_made_is_none_charged(tenant: Tenant, scripted: Upstream, priced: str, made: object) -> None:
+    scripted.script(Reply.json({"created": 1, "data": made}))
+    got = tenant.http.post("/v1/images/generations", json={"model": priced, "prompt": "a cat", "n": 3})
+    assert (got.status_code, cost_of(tenant, got)) == (200, 0)
 
 
 def test_images_are_charged_one_by_one(tenant: Tenant, scripted: Upstream, priced: str) -> None:
@@ -155,6 +164,56 @@ def test_a_transcript_may_be_plain_text(tenant: Tenant, scripted: Upstream) -> N
     got = transcribe(tenant, response_format="srt")
     assert (got.text[-6:], got.headers["content-type"]) == ("Hello\n", "text/plain; charset=utf-8")
     assert receipt_of(tenant, got)["receipt"]["finish"] == "complete"
+
+
+HEARD = "four little words here"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply.json({"text": HEARD}),
+        Reply.json({"text": HEARD, "duration": "3"}),
+        Reply.json({"text": HEARD, "segments": [{"start": 0.0, "end": 2.5, "text": HEARD}]}),
+        Reply.body(HEARD.encode(), content_type="text/plain; charset=utf-8"),
+        Reply.body(b"1\n00:00:00,000 --> 00:00:02,500\nfour\n", content_type="application/x-subrip"),
+        Reply.body(b"WEBVTT\n\n00:00.000 --> 00:02.500\nfour\n", content_type="text/vtt"),
+        Reply.sse([event("transcript.text.delta", delta=HEARD), event("transcript.text.done", text=HEARD)]),
+    ],
+    ids=["json", "duration", "segments", "text", "srt", "vtt", "stream"],
+)
+def test_a_transcript_costs_the_same_in_every_form(
+    tenant: Tenant, scripted: Upstream, priced: str, answer: Reply
+) -> None:
+    scripted.script(answer)
+    got = transcribe(tenant, model=priced, sound=silence(3))
+    assert got.status_code == 200
+    receipt = receipt_of(tenant, got)["receipt"]
+    assert receipt["cost_nano_usd"] == 300_000
+
+
+def test_a_recording_that_tells_no_length_is_estimated(tenant: Tenant, scripted: Upstream, priced: str) -> None:
+    scripted.script(Reply.json({"text": HEARD}))
+    got = transcribe(tenant, model=priced, sound=bytes(80_000))
+    receipt = receipt_of(tenant, got)["receipt"]
+    assert (receipt["usage_source"], receipt["cost_nano_usd"]) == ("estimate", 1_000_000)
+
+
+def test_a_transcript_that_failed_costs_nothing(tenant: Tenant, scripted: Upstream, priced: str) -> None:
+    scripted.default = lambda request: Reply.json({"error": "failed to read audio data"})
+    got = transcribe(tenant, model=priced, sound=silence(3))
+    assert (got.status_code >= 400, cost_of(tenant, got)) == (True, 0)
+
+
+def silence(seconds: int) -> bytes:
+    """A recording, RIFF WAVE."""
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(8_000)
+        file.writeframes(b"\x80" * 8_000 * seconds)
+    return written.getvalue()
 
 
 def test_a_transcript_may_be_streamed(tenant: Tenant, scripted: Upstream, make_client: ClientFactory) -> None:

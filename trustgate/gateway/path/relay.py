@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from trustgate.errors import UpstreamFailed
+from trustgate.gateway.api import units
 from trustgate.gateway.api.object_accounting import ObjectAccounting
 from trustgate.gateway.api.uploads import Upload
 from trustgate.gateway.path.accounting import Account
@@ -70,11 +71,7 @@ async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Del
     account, reply = delivery.admitted, delivery.reply
     reply.is_raw = True
     text = TranscriptTextMeter() if account.request.endpoint.hears else None
-    account.usage_so_far = lambda: (
-        with_units(Usage(), account)
-        if text is None
-        else with_units(text.usage_or_estimate(account.prompt_tokens), account, by_cues=True)
-    )
+    account.usage_so_far = lambda: with_units(Usage() if text is None else text.usage(), account)
     if account.sale is None:
         await delivery.begin(answer)
     async for chunk in chunks:
@@ -197,14 +194,13 @@ class _EventRelay:
         self._delivery.close("upstream_cut" if self.failed else "complete", status=self._answer.status)
 
 
-def with_units(usage: Usage, account: Account, *, by_cues: bool = False) -> Usage:
+def with_units(usage: Usage, account: Account) -> Usage:
     """Returns the usage with the request's own figures: the characters to speak, the length of a recording.
 
-    Images are the answer's to tell: none made is none charged. ``by_cues``: the usage's length is where the last cue
-    of a transcript ends.
+    Images are the answer's to tell: none made is none charged.
     """
     call = account.request.call
-    if account.request.endpoint.hears and (by_cues or (usage.estimated and not usage.audio_ms)):
+    if account.request.endpoint.hears and usage.estimated:
         usage = _heard(usage, account)
     return usage if not call.characters else msgspec.structs.replace(usage, characters=call.characters)
 
@@ -219,4 +215,11 @@ def _heard(usage: Usage, account: Account) -> Usage:
     audio_ms = length_ms if is_told else usage.audio_ms or length_ms or account.request.call.audio_ms
     if target is not None and target.passport.prices.audio_second_nano_usd:
         return Usage(audio_ms=audio_ms, estimated=True)
-    return msgspec.structs.replace(usage, audio_ms=audio_ms, estimated=True)
+    prompt, completion = units.transcription_tokens(audio_ms)
+    return msgspec.structs.replace(
+        usage,
+        prompt_tokens=max(usage.prompt_tokens, prompt),
+        completion_tokens=usage.completion_tokens or completion,
+        audio_ms=audio_ms,
+        estimated=True,
+    )

@@ -362,8 +362,6 @@ class TranscriptTextMeter:
         self._edge = around[-40:]
         self._text.add(chunk.decode("utf-8", "replace"))
 
-    def usage_or_estimate(self, prompt_estimate: int) -> Usage:
-        """Returns the length of the recording where cues tell it; else an estimate of the tokens, marked as such."""
-        if self.audio_ms:
-            return Usage(audio_ms=self.audio_ms)
-        return Usage(prompt_tokens=prompt_estimate, completion_tokens=self._text.tokens(), estimated=True)
+    def usage(self) -> Usage:
+        """The text's tokens, and when its last cue ends: estimates, of what the recording itself tells exactly."""
+        return Usage(completion_tokens=self._text.tokens(), audio_ms=self.audio_ms, estimated=True)

@@ -194,23 +194,28 @@ def read_images(body: bytes) -> Reported:
 def read_transcript(body: bytes) -> Reported:
     """Returns the answer of a transcription, in whatever ``response_format``: tokens, or seconds, or both.
 
-    Seconds are those of ``usage``, else the ``duration``, else the end of the last segment or cue. Where none of these
-    is told, and no tokens are, nothing is reported: the length of the recording itself has to serve.
+    Seconds are those of ``usage``, else the ``duration``, else the end of the last segment or cue, which is marked as
+    an estimate. Where none of these is told, and no tokens are, nothing is reported: the recording's own length has to
+    serve.
     """
     answer = read_json(body)
     if not isinstance(answer, dict):
         if answer is None and is_failed_text(body) and body.lstrip()[:1] == b"<":
             return Reported(failure=failure_of(body))
         audio_ms = last_cue_ms(body)
-        return Reported(counts=Counts(usage=Usage(audio_ms=audio_ms)) if audio_ms else None)
+        usage = Usage(audio_ms=audio_ms, estimated=True)
+        return Reported(counts=Counts(usage=usage) if audio_ms else None)
     failure = failure_in(answer)
     counts = counts_of_answer(answer)
     usage = Usage() if counts is None else counts.usage
-    audio_ms = usage.audio_ms or _audio_ms(answer)
+    audio_ms = usage.audio_ms or milliseconds(number(answer.get("duration")) or 0.0)
+    is_told = bool(audio_ms)
+    audio_ms = audio_ms or _last_segment_ms(answer)
     has_tokens = bool(usage.prompt_tokens or usage.completion_tokens)
     if not audio_ms and not has_tokens:
         return Reported(model=_model(answer), failure=failure, body=body)
-    usage = msgspec.structs.replace(usage, audio_ms=audio_ms)
+    is_estimate = usage.estimated or not (is_told or has_tokens)
+    usage = msgspec.structs.replace(usage, audio_ms=audio_ms, estimated=is_estimate)
     lacks = counts.lacks if counts is not None and has_tokens else ""
     return Reported(
         counts=Counts(usage=usage, lacks=lacks),
@@ -221,12 +226,9 @@ def read_transcript(body: bytes) -> Reported:
     )
 
 
-def _audio_ms(answer: dict[str, Any]) -> int:
-    seconds = number(answer.get("duration"))
-    if not seconds:
-        segments = [dict_of(segment) for name in ("segments", "words") for segment in list_of(answer.get(name))]
-        seconds = max((number(segment.get("end")) or 0.0 for segment in segments), default=0.0)
-    return milliseconds(seconds)
+def _last_segment_ms(answer: dict[str, Any]) -> int:
+    segments = [dict_of(segment) for name in ("segments", "words") for segment in list_of(answer.get(name))]
+    return milliseconds(max((number(segment.get("end")) or 0.0 for segment in segments), default=0.0))
 
 
 _CUE = re.compile(rb"-->\s*(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})")
