@@ -436,3 +436,39 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used(
         upstream.script(Reply.json({"text": "hi", "usage": {"type": "duration", "seconds": 1}}))
         got = tenant.http.post("/v1/audio/transcriptions", data={"model": "whisper-1"}, files=files)
         assert got.status_code == 200, got.text
+
+
+# counts that cannot be
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("prompt", "completion_tokens"), [(11_000_000, 7), (12, 900_000_000), (11_000_000, 11_000_000)]
+)
+def test_counts_beyond_what_the_request_can_have_used_are_not_believed(
+    tenant: Tenant, scripted: Upstream, prompt: int, completion_tokens: int, stream: bool
+) -> None:
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt + completion_tokens,
+    }
+    whole = {**completion("Hello there!"), "usage": usage}
+    last = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [], "usage": usage}
+    scripted.script(
+        Reply.sse([delta("Hello there!"), delta("", finish_reason="stop"), last, DONE]) if stream else Reply.json(whole)
+    )
+    answer = tenant.chat(stream=stream)
+    assert answer.status_code == 200
+    receipt = receipt_of(tenant, answer)["receipt"]
+    assert receipt["prompt_tokens"] < 100
+    assert receipt["completion_tokens"] < 100
+    assert (receipt["usage_source"], receipt["finish"]) == ("estimate", "complete")
+
+
+def test_a_long_context_and_many_choices_are_believed(tenant: Tenant, scripted: Upstream) -> None:
+    usage = {"prompt_tokens": 9_000_000, "completion_tokens": 300_000, "total_tokens": 9_300_000}
+    scripted.script(Reply.json({**completion("Hello there!"), "usage": usage}))
+    receipt = receipt_of(tenant, tenant.chat())["receipt"]
+    assert (receipt["prompt_tokens"], receipt["completion_tokens"]) == (9_000_000, 300_000)
+    assert receipt["usage_source"] == "provider"

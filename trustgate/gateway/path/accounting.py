@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -33,6 +33,11 @@ from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import commitment
 from trustgate.types import COUNTED, Finish, PaymentTerms, Plan, Prices, Receipt, Usage
 
+#: The context of a model whose passport names none, tokens: with ``_RUNS`` no less than the largest that is sold.
+_CONTEXT_TOKENS = 2_500_000
+#: How often a server may run the model for one request, and how far off an estimate of a prompt may be.
+_RUNS = 4
+_ESTIMATES_OFF = 20
 #: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
 DEFAULT_COMPLETION_TOKENS = 4_096
 #: At most one refusal of a key in this time becomes a receipt, so that hammering a used-up quota cannot fill the disk.
@@ -130,6 +135,14 @@ def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
 def requests_in(call: Call) -> int:
     """How many requests a call stands for: a batch has one a line."""
     return 1 if call.work is None else call.work.lines
+
+
+class UsageMeter(Protocol):
+    """What has metered an answer, whole or streamed."""
+
+    def usage_or_estimate(
+        self, prompt_estimate: int, *, prompt_bound: int | None = None, completion_bound: int | None = None
+    ) -> Usage: ...
 
 
 class Request(NamedTuple):
@@ -236,6 +249,23 @@ class Account:
             self.closed = True
             if self._hold is not None:
                 self._books.quota.void(self._hold)
+
+    def usage_of(self, meter: UsageMeter) -> Usage:
+        """Returns what an answer's meter reports, completed by estimates.
+
+        A count beyond what the request can have used is not believed: the estimate stands in its place, and marks it.
+        The bounds are wide, since a server may run a model several times for one request (hosted tools), read a
+        conversation that it keeps, and count otherwise than the estimate does.
+        """
+        call = self.request.call
+        passport = None if self.target is None else self.target.passport
+        context = (passport and passport.context_length) or _CONTEXT_TOKENS
+        completion = (passport and passport.max_output_tokens) or context
+        return meter.usage_or_estimate(
+            call.prompt_tokens,
+            prompt_bound=max(_RUNS * context, _ESTIMATES_OFF * call.prompt_tokens),
+            completion_bound=_RUNS * completion * max(call.choices, 1),
+        )
 
     @property
     def prompt_tokens(self) -> int:

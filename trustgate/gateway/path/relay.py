@@ -45,7 +45,7 @@ async def _relay_whole(answer: Answer, delivery: Delivery, keeper: ObjectAccount
     account, reply, reported = delivery.admitted, delivery.reply, answer.reported
     assert reported is not None, "an answer that was read whole was metered"
     body = answer.body
-    usage = with_units(reported.usage_or_estimate(account.prompt_tokens), account)
+    usage = with_units(account.usage_of(reported), account)
     if keeper is not None:
         body, usage = keeper.whole(body, usage, answer.target)
     account.upstream_model = reported.model
@@ -125,9 +125,7 @@ class _EventRelay:
         self.failed = False
         #: ``[DONE]`` was passed on.
         self._is_over = False
-        account.usage_so_far = lambda: self._charged(
-            with_units(self.meter.usage_or_estimate(account.prompt_tokens), account)
-        )
+        account.usage_so_far = lambda: self._charged(with_units(account.usage_of(self.meter), account))
 
     async def pass_on(self, frames: list[Frame]) -> None:
         """Send the frames in one piece, without what is the gateway's own."""
