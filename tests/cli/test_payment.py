@@ -73,10 +73,12 @@ def test_what_would_not_do_is_told_with_what_to_type(
     assert hint in refused.stderr
 
 
-def test_without_any_price_nothing_is_sold(either_home: Gateway, tenant: str) -> None:
+def test_the_price_list_is_a_price_to_sell_at(either_home: Gateway, tenant: str) -> None:
+    """Without ``--price`` requests cost what passports and the price list tell: only the facilitator is missing."""
     refused = either_home.cli("payment", "set", tenant, "--network", "base", "--pay-to", WALLET, check=False)
-    assert refused.returncode == 5
-    assert "--price 0.01" in refused.stderr
+    assert refused.returncode == 2
+    assert "No facilitator is known for payments on base" in refused.stderr
+    assert "--facilitator URL" in refused.stderr
 
 
 def test_credit_is_given_and_paid_back_and_the_books_balance(either_home: Gateway, tenant: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +42,12 @@ def test_messages(served: Gateway, tenant: str) -> None:
         assert whole.json()["content"][0]["text"] == REPLY
         streamed = http.post("/messages", json={**body, "stream": True})
     assert streamed.status_code == 200, streamed.text
-    # LiteLLM does not stream what it mocks on this route: the answer is whole, and passes as it is.
-    assert streamed.json()["content"][0]["text"] == REPLY
+    # LiteLLM does not stream what it mocks on this route: its whole answer becomes the stream that was asked for.
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: ")]
+    assert [event["type"] for event in (events[0], events[-1])] == ["message_start", "message_stop"]
+    deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+    assert "".join(delta["text"] for delta in deltas) == REPLY
     for receipt in served.cli_json("receipt", "list", "--tenant", tenant)["receipts"]:
         assert receipt["receipt"]["endpoint"] == "messages"
         assert receipt["receipt"]["completion_tokens"] > 0
