@@ -209,11 +209,17 @@ def test_metrics_are_those_that_are_scraped(traced: Tenant, collector: Collector
     assert traced.chat().status_code == 200
     (span,) = collector.wait_for(1)
     asked = scrape(traced_gateway)
-    seen = value(asked, "trustgate_receipts_total")
 
     def is_new() -> bool:
+        """Both are of after the request: what is scraped may be a second old."""
+        nonlocal asked
+        asked = scrape(traced_gateway)
         metric = collector.metrics.get("trustgate.receipts")
-        return metric is not None and metric.sum.data_points[0].as_int == seen
+        if metric is None:
+            return False
+        (point,) = metric.sum.data_points
+        is_later = point.time_unix_nano > span.end_time_unix_nano
+        return is_later and point.as_int == value(asked, "trustgate_receipts_total")
 
     wait_until(is_new, "metrics as new as the scrape")
     duration = collector.metrics["gen_ai.server.request.duration"]
