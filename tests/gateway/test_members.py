@@ -13,6 +13,7 @@ from tests.support.gateway import Gateway
 from tests.support.upstream import Reply, Upstream
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+MESSAGES = "/v1/messages"
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,12 @@ def test_a_bound_of_the_wrong_kind_is_named(tenant: Tenant, members: dict[str, A
         {"chat_template": "{{ x }}"},
         {"data_sources": [{"type": "azure_search"}]},
         {"MODEL": "expensive"},
+        {"user_config": {"model_list": []}},
+        {"mock_testing_fallbacks": True},
+        {"auto_router_config": "x"},
+        {"sagemaker_base_url": "x"},
+        {"disable_global_guardrails": True},
+        {"success_callback": ["x"]},
         {"Model": "expensive"},
         {"\uff4dodel": "expensive"},
         {"maxTokens": 50_000},
@@ -194,9 +201,13 @@ def test_nothing_steers_the_upstream_away_from_what_was_judged(
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"tags": ["x"]}, {"tags": "x"}, {"guardrails": {}}, {"user_api_key": "x"}, {"a": {"b": 1}}, "x"]
+    "metadata",
+    [
+        *({"tags": ["x"]}, {"tags": "x"}, {"guardrails": {}}, {"user_api_key": "x"}, {"a": {"b": 1}}, "x"),
+        *({"a": [1]}, {"langfuse_host": "x"}, {"disable_global_guardrails": True}, {"user_config": "x"}),
+    ],
 )
-def test_metadata_is_texts_that_steer_nothing(tenant: Tenant, metadata: Any) -> None:
+def test_metadata_is_flat_and_steers_nothing(tenant: Tenant, metadata: Any) -> None:
     refused = tenant.chat(metadata=metadata)
     assert (refused.status_code, error_of(refused)["param"]) == (400, "metadata")
 
@@ -213,6 +224,78 @@ def test_what_steers_nothing_passes(tenant: Tenant, scripted: Upstream) -> None:
     assert tenant.chat(**members).status_code == 200
     sent = scripted.requests[0].json()
     assert {name: sent[name] for name in members} == members
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+def test_metadata_may_have_names_that_steer_elsewhere(tenant: Tenant, scripted: Upstream, path: str) -> None:
+    names = ("project", "request_id", "client_id", "tenant_id", "order", "priority", "file_id", "container", "Model")
+    metadata = {**dict.fromkeys(names, "7"), "run": 3, "score": 0.5, "dry": True, "none": None}
+    wire = {"messages": HELLO} if path == CHAT else {"input": "x"}
+    answered = tenant.http.post(path, json={"model": "gpt-4o", **wire, "metadata": metadata})
+    assert scripted.requests, answered.text
+    assert scripted.requests[0].json()["metadata"] == metadata
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("model", "fallbacks", "container", "file_id", "server_url")},
+    "examples": [{"container": "web", "file_id": "7", "vector_store_ids": ["a"], "audio": {"id": "x"}}],
+}
+NAMED = {"name": "f", "parameters": SCHEMA}
+TOOL_USE = {"type": "tool_use", "id": "t", "name": "docker", "input": {"container": "web", "file_id": "7"}}
+TOOL_RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "up"}
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        (CHAT, {"messages": HELLO, "tools": [{"type": "function", "function": NAMED}]}),
+        (
+            CHAT,
+            {"messages": HELLO, "response_format": {"type": "json_schema", "json_schema": {**NAMED, "schema": SCHEMA}}},
+        ),
+        (RESPONSES, {"input": "x", "tools": [{"type": "function", **NAMED}]}),
+        (RESPONSES, {"input": "x", "text": {"format": {"type": "json_schema", "name": "f", "schema": SCHEMA}}}),
+        (MESSAGES, {"messages": HELLO, "max_tokens": 5, "tools": [{"name": "f", "input_schema": SCHEMA}]}),
+        (
+            MESSAGES,
+            {
+                "messages": [
+                    *HELLO,
+                    {"role": "assistant", "content": [TOOL_USE]},
+                    {"role": "user", "content": [TOOL_RESULT]},
+                ],
+                "max_tokens": 5,
+            },
+        ),
+        ("/v1/rerank", {"query": "x", "documents": [{"text": "a", "file_id": "7"}]}),
+    ],
+)
+def test_what_the_clients_own_tools_and_texts_name_is_no_upstreams_id(
+    tenant: Tenant, scripted: Upstream, path: str, members: dict[str, Any]
+) -> None:
+    answered = tenant.http.post(path, json={"model": "gpt-4o", **members})
+    assert scripted.requests, answered.text
+    sent = scripted.requests[0].json()
+    assert {name: sent[name] for name in members} == members
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"tools": [{"type": "tool_use", "input": [{"container": "cntr_1"}]}]},
+        {"tools": [{"type": "code_interpreter", "name": "x", "container": "cntr_1"}]},
+        {"tools": [{"type": "file_search", "name": "x", "vector_store_ids": ["vs_1"]}]},
+        {"name": "x", "type": "tool_use", "input": [{"type": "code_interpreter_call", "container_id": "cntr_1"}]},
+        {"tools": [{"type": "shell", "environment": {"skills": [{"type": "skill_reference", "skill_id": "skill_1"}]}}]},
+    ],
+)
+def test_an_upstreams_id_is_found_beside_what_is_the_clients_own(
+    tenant: Tenant, scripted: Upstream, members: dict[str, Any]
+) -> None:
+    refused = tenant.http.post(RESPONSES, json={"model": "gpt-4o", "input": "x", **members})
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "unsupported_parameter")
+    assert scripted.requests == []
 
 
 def test_a_plan_may_allow_what_steers_and_a_key_may_narrow_it(
@@ -266,8 +349,9 @@ def test_no_query_steers(tenant: Tenant, scripted: Upstream, query: str, param: 
 
 def test_a_query_that_steers_nothing_passes(tenant: Tenant, scripted: Upstream) -> None:
     scripted.script(Reply.json({"object": "list", "data": []}))
-    assert tenant.http.get("/v1/files?limit=5&after=file-x&purpose=batch").status_code == 200
-    assert scripted.requests[0].target == "/v1/files?limit=5&after=file-x&purpose=batch"
+    query = "?limit=5&after=file-x&purpose=batch&order=desc"
+    assert tenant.http.get(f"/v1/files{query}").status_code == 200
+    assert scripted.requests[0].target == f"/v1/files{query}"
 
 
 def test_a_batch_names_no_model_of_its_own(tenant: Tenant, scripted: Upstream) -> None:

@@ -18,7 +18,7 @@ from trustgate.gateway.api.object_ids import Kind
 #: What a body without such ids does not contain: cheaper to look for than to decode it. In OpenAI's and Anthropic's own
 #: words; what is in escapes may be any of them.
 OPENAI_MARKS = (b"file_id", b"store_id", b'"audio"', b"litellm_proxy")
-RESPONSES_MARKS = (b"file_id", b"store_id", b'"container', b"litellm_proxy")
+RESPONSES_MARKS = (b"file_id", b"store_id", b'"container', b"skill_id", b"litellm_proxy")
 ANTHROPIC_MARKS = (b"file_id", b'"container', b"skill_id", b"litellm_proxy")
 
 
@@ -47,16 +47,37 @@ def named_by(value: Any) -> Named:
     uses: dict[tuple[Kind, str], None] = {}
     steering: dict[str, None] = {}
     # A list of what is left instead of recursion: callers choose the depth.
-    left = [value]
+    left: list[Any] = [value]
+    if isinstance(value, dict):
+        # The labels that a client gives its request, and the texts to order or to answer from.
+        left = [{name: member for name, member in value.items() if name not in ("metadata", "documents")}]
+    is_root = True
     while left:
         one = left.pop()
         if isinstance(one, list):
             left.extend(one)
         elif isinstance(one, dict):
-            left.extend(one.values())
+            left.extend(one.values() if is_root else _read_by_upstreams(one))
+            is_root = False
             uses.update((("file", name), None) for name in _file_ids(one))
             steering.update((name, None) for name in _foreign(one))
     return Named(tuple(uses), tuple(steering)) if uses or steering else NOTHING
+
+
+#: Calls of the client's own tools (Anthropic API reference, "Messages"): their input is what the model wrote.
+_TOOL_CALLS = frozenset(("tool_use", "mcp_tool_use"))
+
+
+def _read_by_upstreams(value: dict[str, Any]) -> list[Any]:
+    """Returns what an upstream reads of an object's members: not the JSON Schema of a tool or a format, nor the
+    arguments of a tool call. A tool that takes a ``container`` or a ``file_id`` is an ordinary one.
+    """
+    opaque = []
+    if isinstance(value.get("name"), str):
+        opaque = ["parameters", "input_schema", "schema"]
+        if value.get("type") in _TOOL_CALLS:
+            opaque.append("input")
+    return [member for name, member in value.items() if name not in opaque]
 
 
 def _file_ids(value: dict[str, Any]) -> list[str]:
@@ -73,7 +94,7 @@ def _foreign(value: dict[str, Any]) -> list[str]:
         found.append("vector_store_ids")
     if any(_is_id(value.get(name)) for name in ("container", "container_id")):
         found.append("container")
-    if value.get("type") == "custom" and isinstance(value.get("skill_id"), str):
+    if value.get("type") in ("custom", "skill_reference") and isinstance(value.get("skill_id"), str):
         found.append("skill_id")
     audio = value.get("audio")
     if isinstance(audio, dict) and isinstance(audio.get("id"), str):

@@ -116,12 +116,21 @@ STEERING = frozenset(
         # What the server keeps for everybody: its queue, its slots, its memory.
         *("budget_duration", "data_parallel_rank", "id_slot", "itpm", "keep_alive", "max_budget", "rid", "otpm"),
         *("max_parallel_requests", "priority", "request_id", "rpm", "slot_id", "tpm", "ttl", "cost_per_query"),
+        # LiteLLM: a router of the caller's own, its checks switched off, its loggers and other people's accounts.
+        *("user_config", "router_settings", "router_settings_override", "routing_groups", "routing_strategy_args"),
+        *("disable_global_guardrail", "disable_global_guardrails", "opted_out_global_guardrails", "disable_fallbacks"),
+        *("callbacks", "success_callback", "failure_callback", "service_callback", "callback_settings"),
+        *("standard_callback_dynamic_params", "deployment_url", "nvcf_function_id", "workspace_id", "use_xai_oauth"),
+        *("agentcore_runtime_session_id", "bedrock_tags", "tiered_pricing", "cost_per_second"),
+        *("stream_timeout_by_service_tier", "atext_completion", "aimg_generation", "enable_tag_filtering"),
     )
 )
 #: What such names begin with, or end with: LiteLLM's own members, its loggers' credentials, its prices.
 _STEERING_FORM = re.compile(
     r"_.*|(?:litellm|langfuse|langsmith|arize|posthog|gcs|s3|aws|dd|humanloop|newrelic|signoz|wandb|weave|vertex|oci)_.*"
     r"|(?:anthropic|openai)_(?:federation|identity|issuer|keycloak|service|organization|disable).*"
+    r"|(?:mock|user_api_key|braintrust|lunary|gigachat|anthropic.workspace)_.*"
+    r"|(?:auto|adaptive|complexity|quality)_router_.*|.*_(?:base_url|api_base|api_key|api_url|endpoint_url|webhook_url)"
     r"|(?:input|output|cache_creation|cache_read|search_context|citation|ocr|annotation)_.*(?:cost|cost_per)_?.*"
 )
 
@@ -273,10 +282,25 @@ def _inside(name: str, raw: msgspec.Raw) -> tuple[list[tuple[str, float]], int]:
     return bounds, max(choices, default=1)
 
 
+#: What LiteLLM itself reads of a request's metadata, besides the names of ``_STEERING_FORM``.
+_METADATA_STEERING = frozenset(
+    (
+        *("api_base", "api_key", "base_url", "caching_groups", "deployment", "disable_global_guardrail"),
+        *("disable_global_guardrails", "fallbacks", "guardrail_config", "guardrails", "headers", "model_group"),
+        *("model_info", "opted_out_global_guardrails", "policies", "previous_models", "requester_metadata"),
+        *("specific_deployment", "spend_logs_metadata", "tags", "user_config"),
+    )
+)
+
+
 def _check_metadata(raw: msgspec.Raw) -> None:
-    """Raise ``ValidationError`` unless it is as OpenAI defines it: texts. LiteLLM is steered by structures in it."""
+    """Raise ``ValidationError`` unless it is flat, as OpenAI defines it. LiteLLM is steered by structures in it.
+
+    Clients label their requests with it, so a name that steers at the top level (``project``, ``request_id``,
+    ``order``) is an ordinary one here.
+    """
     for name in _metadata(raw):
-        if _kind(name) == "steering" or name.startswith("user_api_key"):
+        if name in _METADATA_STEERING or _STEERING_FORM.fullmatch(name) is not None:
             raise msgspec.ValidationError(f"{name[:80]!r} steers the server behind this gateway")
 
 

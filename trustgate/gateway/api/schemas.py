@@ -16,8 +16,8 @@ Tokens = Annotated[int, msgspec.Meta(ge=-1, le=2**53)] | Annotated[float, msgspe
 Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
 #: Of members for which 0 means "not given".
 MaybeChoices = Annotated[int, msgspec.Meta(ge=0, le=128)]
-#: OpenAI API reference, "Metadata": texts alone.
-Metadata = dict[str, str | None]
+#: OpenAI API reference, "Metadata": texts. Other servers take plain numbers and booleans as well.
+Metadata = dict[str, str | int | float | bool | None]
 #: Known, so that it can be refused with a reason.
 _NOT_SERVED = msgspec.Meta(extra_json_schema={"enum": [None]})
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]

@@ -136,7 +136,8 @@ class Routing:
 def _checked_query(query: str) -> str:
     """The query as it is. Raises ``InvalidRequest`` where one of its names steers the upstream."""
     for name, _ in parse_qsl(query, keep_blank_values=True):
-        if name == "model" or steers(name):
+        # ``order`` is that of a list (OpenAI API reference, "List files"), not OpenRouter's of providers.
+        if name == "model" or (name != "order" and steers(name)):
             raise InvalidRequest(
                 f"The query parameter {name[:80]!r} is not taken here: it steers the server behind this gateway.",
                 param=name[:80],
