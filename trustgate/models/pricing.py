@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -59,6 +60,7 @@ MAX_COST_NANO_USD: Final = 2**53 - 1
 #: No request uses more of anything: no model reads 10⁹ tokens. What says so is no count.
 MAX_COUNT: Final = 1_000_000_000
 _COUNTS: Final = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
+_counts_of: Final = attrgetter(*_COUNTS)
 _PROMPT_RATES: Final = (
     *("cached_input_pico_usd", "cache_write_pico_usd", "cache_write_1h_pico_usd", "image_input_pico_usd"),
 )
@@ -80,7 +82,8 @@ def price_hash(prices: Prices) -> str:
 
 def bounded(usage: Usage) -> Usage:
     """The usage with every count brought into what one request can use; one that was not is marked contradictory."""
-    if all(0 <= getattr(usage, name) <= MAX_COUNT for name in _COUNTS):
+    given = _counts_of(usage)
+    if min(given) >= 0 and max(given) <= MAX_COUNT:
         return usage
     counts = {name: min(max(getattr(usage, name), 0), MAX_COUNT) for name in _COUNTS}
     return msgspec.structs.replace(usage, **counts, contradictory=True)
@@ -114,7 +117,7 @@ def slips(prices: Prices) -> list[str]:
 class PriceTable:
     """A price made ready to be applied: its hash is known, and its conditional rates are in the order they lie in."""
 
-    __slots__ = ("_conditional", "_laid", "hash", "known", "prices", "source")
+    __slots__ = ("_conditional", "_dearest", "_laid", "hash", "known", "prices", "source")
 
     def __init__(self, prices: Prices, source: str = "") -> None:
         """``source``: where the price comes from, for people."""
@@ -124,6 +127,8 @@ class PriceTable:
         self.known = is_priced(prices)
         self._conditional = sorted(prices.conditional, key=_weight)
         self._laid: dict[tuple[int, ...], Rates] = {}
+        #: The table without conditions at its dearest: with audio, and without.
+        self._dearest = {audio: _dearest(prices, audio=audio) for audio in (False, True)}
 
     def rates(self, usage: Usage, at_us: int) -> Rates:
         """The rates that hold for a usage at a time."""
@@ -152,7 +157,11 @@ class PriceTable:
             ways.append(msgspec.structs.replace(ask, service_tier=""))
         if ask.audio_ms:  # billed by its length, where its tokens are not told
             ways += [msgspec.structs.replace(way, completion_tokens=0) for way in ways]
-        return max(_cost(_dearest(self.rates(way, at_us), audio=audio), way) for way in ways)
+        return max([_cost(self._dearest_rates(way, at_us, audio=audio), way) for way in ways])
+
+    def _dearest_rates(self, ask: Usage, at_us: int, *, audio: bool) -> Rates:
+        rates = self.rates(ask, at_us)
+        return self._dearest[audio] if rates is self.prices else _dearest(rates, audio=audio)
 
 
 def _weight(rates: ConditionalRates) -> tuple[int, int]:
