@@ -116,6 +116,37 @@ def test_a_batchs_file_is_looked_at(tenant: Tenant, scripted: Upstream, content:
     assert scripted.requests == []
 
 
+#: A request that only another reader of the same line finds.
+OTHER = b'{"custom_id":"x","method":"POST","url":"/v1/chat/completions","body":{"model":"o1-pro"}}'
+LINE = lines("gpt-4o").strip()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (LINE.replace(b'"body":', b'"body": {"model":"o1-pro"}, "body":'), "twice"),
+        (LINE[:-1] + b', "Body": {"model":"o1-pro"}}', "another spelling"),
+        (LINE[:-1] + b', "b\\u006fdy": {"model":"o1-pro"}}', "twice"),
+        (LINE[:-1] + b', "u\\u0072l": "/v1/chat/completions"}', "twice"),
+        (LINE[:-1] + b', "a":\r%b\r}' % OTHER, "carriage return"),
+        (LINE[:-1] + b', "a": "%b",\r"b": 1}' % (b"x" * 60_000), "carriage return"),
+    ],
+)
+def test_a_line_of_a_batchs_file_has_one_reading(tenant: Tenant, scripted: Upstream, content: bytes, said: str) -> None:
+    refused = upload(tenant, content)
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "file"), refused.text
+    assert said in error_of(refused)["message"]
+    assert scripted.requests == []
+
+
+def test_lines_may_end_as_windows_ends_them(tenant: Tenant, scripted: Upstream) -> None:
+    scripted.script(Reply.json(file_object(f"file-{tenant.name}")))
+    content = LINE + b"\r\n\r\n" + LINE.replace(b'"r0"', b'"r1"').replace(b"}}", b'}, "note": "a\\r\\nb"}') + b"\r\n"
+    answered = upload(tenant, content)
+    assert answered.status_code == 200, answered.text
+    assert content in scripted.requests[0].body
+
+
 @pytest.mark.parametrize("last", ["gpt-4o", "o1-pro"])
 def test_the_file_may_come_before_its_purpose(tenant: Tenant, scripted: Upstream, last: str) -> None:
     """As JavaScript's clients send it. It is looked at all the same."""

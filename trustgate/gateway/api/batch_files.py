@@ -12,6 +12,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBodyReader
+from trustgate.gateway.api.members import misnamed
 from trustgate.gateway.api.object_ids import Work
 
 #: The longest line of a batch's file, bytes.
@@ -26,6 +27,7 @@ class _Line(msgspec.Struct):
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class JudgedLine(msgspec.Struct, frozen=True):
@@ -56,6 +58,8 @@ class BatchFile:
         #: The pieces of the line that is not at its end yet; once it is large, it is taken apart instead.
         self._rest: list[bytes] = []
         self._rest_bytes = 0
+        #: A carriage return was read in this line.
+        self._returned = False
         self._large: LargeBodyReader | None = None
 
     @property
@@ -75,6 +79,11 @@ class BatchFile:
             raise InvalidRequest("The batch's file has no requests.", param="file", code="invalid_batch_file")
 
     def _go_on(self, part: bytes) -> None:
+        # Many readers of lines end one at a carriage return, too, and would find another request behind it.
+        if (self._returned and part.strip(b"\r")) or b"\r" in part.rstrip(b"\r"):
+            self._line += 1
+            raise self._bad("has a carriage return inside")
+        self._returned = self._returned or part.endswith(b"\r")
         self._rest_bytes += len(part)
         if self._rest_bytes > MOST_LINE_BYTES:
             self._line += 1
@@ -94,7 +103,7 @@ class BatchFile:
 
     def _end_line(self) -> None:
         line = b"".join(self._rest) if self._large is None else self._large.finish().skeleton
-        self._rest, self._rest_bytes, self._large = [], 0, None
+        self._rest, self._rest_bytes, self._returned, self._large = [], 0, False, None
         self._read(line)
 
     def _read(self, line: bytes) -> None:
@@ -103,8 +112,14 @@ class BatchFile:
             return
         try:
             asked = _decode_line(line)
+            members = _members(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise self._bad("is no request with custom_id, method, url and a body that names a model") from None
+        # What is judged is what the upstream reads: no second body, nor one that counts for readers without case.
+        if misnamed(line.strip(), members) is not None or any(
+            name.casefold() in _Line.__struct_fields__ and name not in _Line.__struct_fields__ for name in members
+        ):
+            raise self._bad("names a member twice, or in another spelling")
         try:
             judged = self._judge(asked.method, asked.url, bytes(asked.body))
         except TrustGateError as refusal:
