@@ -381,6 +381,21 @@ def test_a_member_that_comes_twice_is_refused(tight: Tenant, scripted: Upstream,
     assert scripted.requests == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        b'{"num_predict":50000,"num_predict":5}',
+        b'{"num_predict": 50000, "a": 1, "num_\\u0070redict": 5}',
+        b'{"num_\\u0070redict":5}',
+    ],
+)
+def test_a_member_of_options_has_one_reading(tight: Tenant, scripted: Upstream, options: bytes) -> None:
+    body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"x"}],"max_tokens":5,"options":%b}' % options
+    refused = tight.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "options")
+    assert scripted.requests == []
+
+
 def test_a_name_in_escapes_is_refused_where_it_needs_none(tight: Tenant, scripted: Upstream) -> None:
     body = json.dumps({"model": "gpt-4o", "messages": HELLO, "größe": 1}).encode()
     for content, status in ((body.replace(b'"model"', b'"mod\\u0065l"'), 400), (body, 200)):

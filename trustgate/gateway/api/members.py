@@ -273,6 +273,8 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def _inside(name: str, raw: msgspec.Raw) -> tuple[list[tuple[str, float]], int]:
     inner = _object(raw)
+    if misnamed(bytes(raw), inner) is not None:
+        raise msgspec.ValidationError("a member comes twice, or its name is in escapes")
     bounds = [
         (f"{name}.{each}", _tokens(value))
         for each, value in inner.items()
