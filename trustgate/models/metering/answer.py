@@ -158,7 +158,18 @@ def _failure_in_object(value: dict[str, Any]) -> Failure | None:
         return _failure_of_member(value, errors)
     if any(_says(value.get(name)) for name in _MESSAGES):
         return _failure([value], value)
+    if isinstance(value.get("Error"), dict | str) or isinstance(value.get("Message"), str):
+        # Some vendors' services write the names with capitals.
+        return _failure_in_object(_in_small_letters(value))
     return None
+
+
+def _in_small_letters(value: dict[str, Any]) -> dict[str, Any]:
+    """The names in small letters; those of an ``Error`` inside too, and no deeper."""
+    small = {name.lower(): inner for name, inner in value.items()}
+    if isinstance(small.get("error"), dict):
+        small["error"] = {name.lower(): inner for name, inner in small["error"].items()}
+    return small
 
 
 def _failure_of_member(value: dict[str, Any], inner: object) -> Failure:

@@ -182,13 +182,24 @@ def read_images(body: bytes) -> Reported:
     """
     answer = read_json(body)
     reported = _read(body, answer)
-    images = len(list_of(dict_of(answer).get("data"))) or len(list_of(dict_of(answer).get("images")))
+    made = dict_of(answer)
+    images = sum(map(_is_image, list_of(made.get("data")))) or sum(map(_is_image, list_of(made.get("images"))))
     usage = reported.usage or Usage()
     usage = msgspec.structs.replace(usage, images=images)
     if usage.completion_tokens and not usage.image_completion_tokens:
         # All that an image endpoint generates is images, whether or not it is marked so.
         usage = msgspec.structs.replace(usage, image_completion_tokens=usage.completion_tokens - usage.reasoning_tokens)
     return msgspec.structs.replace(reported, counts=Counts(usage=usage), body=b"")
+
+
+def _is_image(item: object) -> bool:
+    """Returns whether an item of a list of images holds one: a refusal, or members without a value, are none."""
+    if not isinstance(item, dict):
+        return bool(item)
+    return not item.get("error") and any(value for name, value in item.items() if name not in _NOT_OF_AN_IMAGE)
+
+
+_NOT_OF_AN_IMAGE = frozenset({"revised_prompt", "object", "index", "type"})
 
 
 def read_transcript(body: bytes) -> Reported:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from trustgate.errors import UpstreamFailed
 from trustgate.models.metering.answer import Failure
 from trustgate.models.metering.chunks import FrameKind, StreamMeter
+from trustgate.models.metering.lenient import read_json
 from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
 from trustgate.models.metering.whole import Reported
 from trustgate.models.upstream.failures import translate
@@ -30,6 +31,8 @@ Frame = tuple[FrameKind, bytes]
 #: Kinds of frames that end the time in which a stream is held back.
 _TELLING = frozenset({FrameKind.CONTENT, FrameKind.END, FrameKind.DONE})
 FAILED = frozenset({FrameKind.ERROR, FrameKind.FAILED})
+#: Kinds of frames behind which nothing comes.
+_LAST = FAILED | {FrameKind.DONE}
 #: What is held back of a stream at most, bytes.
 _HELD_MOST_BYTES = 1024 * 1024
 
@@ -65,8 +68,7 @@ class EventStream:
             if chunk is None:
                 if not self._is_over:
                     return None
-                tail = self._scanner.tail()
-                frames = self._read([tail]) if tail else []
+                frames = self._read_tail()
             else:
                 size += len(chunk)
                 frames = self._read(self._scanner.feed(chunk))
@@ -134,9 +136,20 @@ class EventStream:
             raise
         except Exception as error:
             raise translate(error) from error
+        last = self._read_tail()
+        if last:
+            yield last
+
+    def _read_tail(self) -> list[Frame]:
+        """The last frame where it lacks its blank line; not one that is cut off: an error may come behind it."""
         tail = self._scanner.tail()
-        if tail:
-            yield self._read([tail])
+        if not tail:
+            return []
+        [(kind, frame)] = self._read([tail])
+        if kind in _LAST:
+            return [(kind, frame)]
+        data = frame_data(frame)
+        return [] if data is None or read_json(data) is None else [(kind, frame.rstrip(b"\r\n") + b"\n\n")]
 
     def _read(self, frames: list[bytes]) -> list[Frame]:
         feed = self.meter.feed

@@ -20,6 +20,7 @@ from trustgate.errors import TrustGateError, UpstreamFailed
 from trustgate.models.metering.answer import Failure, failure_of
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.events import read_object
+from trustgate.models.metering.lenient import read_json
 from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
 from trustgate.models.metering.whole import Reported
 from trustgate.models.upstream.answer import FAILED, Answer, EventStream, translated
@@ -297,6 +298,9 @@ class UpstreamClient:
             raise UpstreamFailed("The upstream answered with something that is not a JSON object.", retryable=False)
         reported = outgoing.meter(whole)
         if reported.failure is not None and not (outgoing.is_look and read_object(whole)[0]):
+            if whole.strip() and read_json(whole) is None and not outgoing.takes_any:
+                # An answer may stand in it, which was made and paid for: not asked again, and not quoted as an error.
+                raise UpstreamFailed("The upstream answered with something that is not valid JSON.", retryable=False)
             return told(reported.failure, target, outgoing.model)
         if outgoing.stream and (events := as_events(outgoing.form, whole)) is not None:
             return await self._hold(target, outgoing, response, _one(events))
@@ -347,6 +351,8 @@ class UpstreamClient:
         first = await anext(chunks, b"")
         if not first and not outgoing.may_be_empty:
             raise UpstreamFailed("The upstream's answer is empty.", retryable=False)
+        if first.lstrip()[:1] == b"<" and "html" in response.headers.get("content-type", "") and not outgoing.is_look:
+            raise UpstreamFailed("The upstream answered with a web page.", retryable=False)
         if first.lstrip()[:1] == b"{" and not outgoing.is_look:
             # Perhaps a failure in JSON that is called something else.
             while len(first) <= _JSON_FAILURE_BYTES and (more := await anext(chunks, None)) is not None:
