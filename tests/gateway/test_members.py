@@ -243,6 +243,7 @@ SCHEMA = {
 }
 NAMED = {"name": "f", "parameters": SCHEMA}
 TOOL_USE = {"type": "tool_use", "id": "t", "name": "docker", "input": {"container": "web", "file_id": "7"}}
+SHELL = {"type": "exec", "command": ["ls"], "env": {"container": "oci"}}
 TOOL_RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "up"}
 
 
@@ -268,6 +269,7 @@ TOOL_RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "up"}
                 "max_tokens": 5,
             },
         ),
+        (RESPONSES, {"input": [{"type": "local_shell_call", "call_id": "c", "action": SHELL}]}),
         ("/v1/rerank", {"query": "x", "documents": [{"text": "a", "file_id": "7"}]}),
     ],
 )

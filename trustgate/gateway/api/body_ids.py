@@ -72,11 +72,14 @@ def _read_by_upstreams(value: dict[str, Any]) -> list[Any]:
     """Returns what an upstream reads of an object's members: not the JSON Schema of a tool or a format, nor the
     arguments of a tool call. A tool that takes a ``container`` or a ``file_id`` is an ordinary one.
     """
-    opaque = []
+    opaque: list[str] = []
     if isinstance(value.get("name"), str):
         opaque = ["parameters", "input_schema", "schema"]
         if value.get("type") in _TOOL_CALLS:
             opaque.append("input")
+    elif value.get("type") == "exec":
+        # A local shell's environment (OpenAI API reference, "Responses"): systemd names its ``container`` there.
+        opaque.append("env")
     return [member for name, member in value.items() if name not in opaque]
 
 
