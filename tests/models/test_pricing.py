@@ -168,6 +168,14 @@ def test_no_usage_and_no_price_make_a_cost_that_cannot_be_kept(prices: Prices, u
     assert 0 <= PriceTable(prices).cost_nano_usd(found, AT_US) <= MAX_COST_NANO_USD == 2**53 - 1
 
 
+def test_a_length_is_held_beside_the_tokens_where_the_prompt_has_no_price_of_its_own() -> None:
+    prices = Prices(audio_second_nano_usd=1, audio_input_pico_usd=1, audio_output_pico_usd=1)
+    ask = Usage(prompt_tokens=1, completion_tokens=1001, audio_ms=60_000)
+    table = PriceTable(prices)
+    used = msgspec.structs.replace(ask, audio_completion_tokens=1001)
+    assert table.cost_nano_usd(used, AT_US) <= table.worst_nano_usd(ask, AT_US, audio=True)
+
+
 @given(_prices, st.integers(1, 10**6), st.integers(0, 10**6), st.data())
 def test_what_is_held_is_never_less_than_what_it_can_cost(
     prices: Prices, prompt: int, completion: int, data: st.DataObject

@@ -157,7 +157,15 @@ class PriceTable:
             ways.append(msgspec.structs.replace(ask, service_tier=""))
         if ask.audio_ms:  # billed by its length, where its tokens are not told
             ways += [msgspec.structs.replace(way, completion_tokens=0) for way in ways]
-        return max([_cost(self._dearest_rates(way, at_us, audio=audio), way) for way in ways])
+        return max([self._worst(way, at_us, audio=audio) for way in ways])
+
+    def _worst(self, ask: Usage, at_us: int, *, audio: bool) -> int:
+        dearest = self._dearest_rates(ask, at_us, audio=audio)
+        cost = _cost(dearest, ask)
+        if ask.audio_ms and dearest.input_pico_usd and not self.rates(ask, at_us).input_pico_usd:
+            # Without a price of the prompt's own, the length counts beside the tokens.
+            cost -= -ask.audio_ms * (dearest.audio_second_nano_usd or 0) // PICO_USD_PER_NANO_USD
+        return min(cost, MAX_COST_NANO_USD)
 
     def _dearest_rates(self, ask: Usage, at_us: int, *, audio: bool) -> Rates:
         rates = self.rates(ask, at_us)
