@@ -320,3 +320,17 @@ class QuotaMachine(RuleBasedStateMachine):
 
 QuotaMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestQuotaMachine = QuotaMachine.TestCase
+
+
+def test_what_the_gateway_did_by_itself_is_counted_and_what_goes_on_is_held() -> None:
+    quota = Quota()
+    quota.begin(NOON)
+    hold = quota.hold_work("ten_1", "key_1", Ask(500, 90), NOON)
+    for subject in ("ten_1", "key_1"):
+        for window in quota.used(subject, NOON).values():
+            assert window == {"requests": 0, "tokens": 500, "cost_nano_usd": 90}
+    quota.void(hold)
+    quota.charge("ten_1", "key_1", 320, 70, NOON)
+    for subject in ("ten_1", "key_1"):
+        for window in quota.used(subject, NOON).values():
+            assert window == {"requests": 1, "tokens": 320, "cost_nano_usd": 70}
