@@ -73,6 +73,18 @@ def test_images_are_charged_one_by_one(tenant: Tenant, scripted: Upstream, price
     assert cost_of(tenant, got) == 2 * 40_000_000
 
 
+def test_images_beyond_those_that_were_asked_for_are_not_charged(
+    tenant: Tenant, scripted: Upstream, priced: str
+) -> None:
+    scripted.script(Reply.json({"created": 1, "data": [{"b64_json": "aGk="}] * 40}))
+    got = tenant.http.post("/v1/images/generations", json={"model": priced, "prompt": "a cat", "n": 3})
+    assert len(got.json()["data"]) == 40
+    scripted.script(Reply.json({"created": 1, "data": [{"b64_json": "aGk="}] * 3}))
+    tenant.http.post("/v1/images/generations", json={"model": priced, "prompt": "a cat", "n": 3})
+    beyond, exact = tenant.receipts()
+    assert beyond["cost_nano_usd"] == exact["cost_nano_usd"] > 0
+
+
 def test_images_that_report_tokens_are_charged_by_both(tenant: Tenant, scripted: Upstream, priced: str) -> None:
     usage = {"input_tokens": 10, "output_tokens": 100, "total_tokens": 110}
     scripted.script(Reply.json({"data": [{"b64_json": "AA"}], "usage": usage}))

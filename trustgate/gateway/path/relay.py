@@ -195,9 +195,12 @@ class _EventRelay:
 def with_units(usage: Usage, account: Account) -> Usage:
     """Returns the usage with the request's own figures: the characters to speak, the length of a recording.
 
-    Images are the answer's to tell: none made is none charged.
+    Images are the answer's to tell, up to those that were asked for: none made is none charged, and what is beyond them
+    marks the usage.
     """
     call = account.request.call
+    if call.images and usage.images > call.images:
+        usage = msgspec.structs.replace(usage, images=call.images, contradictory=True)
     if account.request.endpoint.hears and usage.estimated:
         usage = _heard(usage, account)
     return usage if not call.characters else msgspec.structs.replace(usage, characters=call.characters)
