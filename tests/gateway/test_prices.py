@@ -139,8 +139,16 @@ def test_a_well_known_model_is_priced_and_its_budget_binds(tenant: Tenant, scrip
     assert "gpt-4o" in shown and "LiteLLM" in shown
     refused = tenant.chat(model="gpt-4o", max_tokens=1_000)
     assert (refused.status_code, code_of(refused)) == (429, "insufficient_quota")
-    unknown = tenant.chat(model="nobody/knows-this")
+    unknown = tenant.chat(model="nobody-knows-this")
     assert (unknown.status_code, code_of(unknown)) == (403, "model_not_priced")
+    # The command that it names gives the model its price.
+    command = "passport add nobody-knows-this --input-price"
+    assert f"trustgate {command} USD --output-price USD" in unknown.json()["error"]["message"]
+    tenant.gateway.cli(*command.split(), "1", "--output-price", "2")
+    limited(tenant, **{"usd-per-month": "1"})
+    answered(scripted, {"prompt_tokens": 1_000, "completion_tokens": 5})
+    assert tenant.chat(model="nobody-knows-this", max_tokens=5).status_code == 200
+    assert tenant.receipts()[-1]["cost_nano_usd"] == 1_010_000
 
 
 def test_another_price_list(tenant: Tenant, scripted: Upstream, tmp_path: Path) -> None:

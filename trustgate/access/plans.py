@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from trustgate.access.directory import Caller, limits_money
@@ -41,21 +42,27 @@ def check_plan(
         _check_sizes(owner, limits, max_tokens, prompt_tokens)
 
 
-def check_priced(caller: Caller, model: str, *, is_priced: bool) -> None:
-    """Raise ``PermissionDenied`` (403) for a model without a price where a limit on money would not bind it."""
+def check_priced(caller: Caller, model: str, slug: str, *, is_priced: bool) -> None:
+    """Raise ``PermissionDenied`` (403) for a model without a price where a limit on money would not bind it.
+
+    ``slug``: of the passport that the model's name has led to.
+    """
     if caller.wants_prices and not is_priced:
         owner = "the plan" if limits_money(caller.plan.limits) else "this API key"
         raise PermissionDenied(
             f"The model {model!r} has no price, and {owner} limits what may be spent. Its operator sets a price: "
-            f"{MEND_PRICE}; or lets the plan {caller.plan.name!r} use it at no cost: "
+            f"{price_command(model, slug)}; or lets the plan {caller.plan.name!r} use it at no cost: "
             f"trustgate plan set {caller.plan.name} --unpriced-models allow",
             code="model_not_priced",
             param="model",
         )
 
 
-#: The command that gives a model its price.
-MEND_PRICE = "trustgate passport set MODEL --input-price USD --output-price USD (or --free)"
+def price_command(model: str, slug: str) -> str:
+    """Returns the command that gives a model its price: a name that a wildcard takes needs a passport of its own."""
+    verb, name = ("add", model) if "*" in slug else ("set", slug)
+    return f"trustgate passport {verb} {shlex.quote(name)} --input-price USD --output-price USD (or --free)"
+
 
 _EVERYTHING = Scope()
 

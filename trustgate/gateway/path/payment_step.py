@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 
-from trustgate.access.plans import MEND_PRICE
+from trustgate.access.plans import price_command
 from trustgate.access.quota import Ask
 from trustgate.errors import PaymentRequired, PermissionDenied
 from trustgate.gateway.api.uploads import Upload, digest
@@ -96,7 +96,8 @@ def _price(request: Request, terms: PaymentTerms, resolved: Resolved | None, ask
         return terms.price_nano_usd * requests_in(request.call)
     if resolved is not None and not resolved.price.known and request.caller.plan.unpriced_models == "refuse":
         raise PermissionDenied(
-            f"This model has no price yet, so a request cannot be paid for. Its operator sets one: {MEND_PRICE}",
+            f"This model has no price yet, so a request cannot be paid for. Its operator sets one: "
+            f"{price_command(request.call.model, resolved.passport.slug)}",
             code="model_not_priced",
             param="model",
         )

@@ -173,7 +173,7 @@ class Pipeline:
                     lines_for=call.work.endpoints if call.work is not None else (),
                 )
                 if resolved is not None:
-                    check_priced(caller, call.model, is_priced=resolved.price.known)
+                    check_priced(caller, call.model, resolved.passport.slug, is_priced=resolved.price.known)
 
                 # 5 quota
                 with self._open_account(request, ask, sale, slot, delivery) as account:
