@@ -29,6 +29,7 @@ from typing import NoReturn
 from zlib import crc32
 
 from trustgate.errors import HomeUnusable, StoreIncomplete, TrustGateError, Unavailable
+from trustgate.formats.durable import sync_folder
 from trustgate.ids import iso_us
 from trustgate.receipts.segment import (
     HEADER_BYTES,
@@ -122,7 +123,7 @@ class Journal:
             journal._recover(last_seq, accept_loss=accept_loss)
             journal._mark.write(journal.last_seq)
             journal._sync()
-            _fsync_folder(folder.parent)
+            sync_folder(folder.parent)
             journal.maintain()
         except OSError as error:
             journal.close()
@@ -430,7 +431,7 @@ class Journal:
         if mark != self._synced:
             _fdatasync(fd)
         if mark[0] != self._synced[0]:
-            _fsync_folder(self.folder)
+            sync_folder(self.folder)
         self._synced = mark
 
     def _delete_released(self) -> None:
@@ -468,11 +469,3 @@ def _fdatasync(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -8,8 +8,6 @@ Source of the form: Go's sumdb ``note`` package, which C2SP signed-note describe
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hmac
 import logging
 import os
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from trustgate.errors import Conflict, HomeUnusable
+from trustgate.formats.durable import create_durably
 from trustgate.formats.ed25519 import signer
 from trustgate.receipts.note import (
     ED25519,
@@ -36,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 _PREFIX: Final = "PRIVATE+KEY+"
 _MAX_FILE_BYTES: Final = 4096
-#: What file systems answer that have no hard links.
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 
 
 class LogKey:
@@ -125,17 +122,8 @@ def create_log_key(path: Path, name: str) -> LogKey:
     name that no key can have.
     """
     key = LogKey.generate(name)
-    new = path.with_name(path.name + ".new")
     try:
-        with contextlib.suppress(FileNotFoundError):
-            new.unlink()
-        _write(new, key.secret_text() + "\n")
-        try:
-            _publish(new, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                new.unlink()
-        _fsync_folder(path.parent)
+        create_durably(path, f"{key.secret_text()}\n".encode("ascii"))
     except FileExistsError:
         raise Conflict(f"{path} already exists and is not overwritten.", hint="Move it away to make another.") from None
     except OSError as error:
@@ -144,32 +132,3 @@ def create_log_key(path: Path, name: str) -> LogKey:
             hint="Free some space on the disk of the home folder, and check who owns it.",
         ) from error
     return key
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        os.fchmod(descriptor, 0o600)  # whatever the umask took away
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _publish(new: Path, path: Path) -> None:
-    """Give the file its name. Raises ``FileExistsError`` rather than take one away from another file."""
-    try:
-        os.link(new, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "it exists", str(path)) from None
-        new.rename(path)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

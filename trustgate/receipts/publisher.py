@@ -11,14 +11,13 @@ A checkpoint is signed when what it covers is durable, and shown when it is itse
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 from trustgate.errors import HomeUnusable, SettingsError, StoreDamaged, VerificationFailed
+from trustgate.formats.durable import write_durably
 from trustgate.ids import now_us
 from trustgate.receipts.checkpoint import Checkpoint, reopen_checkpoint, sign_checkpoint
 from trustgate.receipts.logkey import LogKey, create_log_key, load_log_key
@@ -91,7 +90,7 @@ class Publisher:
                 checkpoint = Checkpoint(self._key.name, size, root)
                 note = sign_checkpoint(checkpoint, self._key)
                 signed_us = now_us()
-                await asyncio.to_thread(_write, self._path, note)
+                await asyncio.to_thread(write_durably, self._path, note)
                 self.checkpoint, self.note, self.signed_us = checkpoint, note, signed_us
             return self.note
 
@@ -174,23 +173,3 @@ async def _check_anchored(store: Store, tree: Tree) -> None:
                 f"The log's first {anchor.tree_size} receipts are not those that were anchored (anchor {anchor.id}).",
                 hint="Put back the database that belongs to this home folder.",
             )
-
-
-def _write(path: Path, note: bytes) -> None:
-    """Replace the file, so that after a crash there is the old note or the new one, on the disk itself."""
-    new = path.with_name(path.name + ".new")
-    try:
-        with new.open("wb") as file:
-            file.write(note)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise

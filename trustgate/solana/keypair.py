@@ -7,8 +7,6 @@ a byte of it. Source of the form: Solana documentation, "File System Wallets usi
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import os
 import secrets
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from trustgate.errors import Conflict, HomeUnusable, SettingsError
+from trustgate.formats.durable import create_durably
 
 if TYPE_CHECKING:
     from solders.keypair import Keypair
@@ -32,8 +31,6 @@ KEYPAIR_BYTES: Final = 64
 SEED_BYTES: Final = 32
 #: 64 numbers, with room for blanks and line ends.
 _MAX_FILE_BYTES: Final = 4096
-#: What file systems answer that have no hard links.
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 _KEYGEN_HINT: Final = "Make one with `trustgate anchor keygen`, or name a keypair file of the Solana CLI."
 
 
@@ -102,15 +99,8 @@ def create_keypair(path: Path) -> PayerKey:
     Raises ``Conflict`` rather than overwrite a file, ``HomeUnusable`` if it cannot be written.
     """
     key = PayerKey.generate()
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
-        try:
-            _write(new, key.secret_text())
-            _publish(new, path)
-        finally:
-            with contextlib.suppress(OSError):
-                new.unlink()
-        _fsync_folder(path.parent)
+        create_durably(path, key.secret_text().encode("ascii"))
     except FileExistsError:
         raise Conflict(
             f"{path} already exists and is not overwritten.",
@@ -150,32 +140,3 @@ def _parse(path: Path, data: bytes) -> PayerKey:
         return PayerKey(Keypair.from_bytes(bytes(numbers)))
     except ValueError:
         raise refused("its public half does not belong to its secret half") from None
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        os.fchmod(descriptor, 0o600)  # whatever the umask took away
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _publish(new: Path, path: Path) -> None:
-    """Give the file its name. Raises ``FileExistsError`` rather than take one away from another file."""
-    try:
-        os.link(new, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "it exists", str(path)) from None
-        new.rename(path)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

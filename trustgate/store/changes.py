@@ -25,6 +25,7 @@ from typing import NamedTuple
 import msgspec
 
 from trustgate.errors import StoreTooNew
+from trustgate.formats.durable import write_durably
 from trustgate.ids import now_us
 from trustgate.store.base import Kept
 from trustgate.types import Alias, Plan
@@ -144,19 +145,7 @@ class ChangeJournal:
     def begin(cls, path: Path, store_id: str, after: int) -> ChangeJournal:
         """A new file in the place of what is there, on the disk itself."""
         line, digest = _line(ChangesHead(store_id=store_id, after=after, created_us=now_us()), b"")
-        new = path.with_name(path.name + ".new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        new.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, line)
         return cls(path, after, digest, len(line))
 
     @property

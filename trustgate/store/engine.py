@@ -37,6 +37,7 @@ from trustgate.errors import (
     TrustGateError,
     Unavailable,
 )
+from trustgate.formats.durable import sync_folder
 from trustgate.ids import now_us
 from trustgate.store.migrations import migrate
 
@@ -311,11 +312,7 @@ def _create(path: Path) -> None:
         _connect(new).close()
         new.chmod(0o600)
         new.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise _unusable(path.parent, error) from error
 
