@@ -117,11 +117,11 @@ def test_selling_a_local_model(make_gateway: GatewayFactory, upstream: Upstream,
     client = httpx.Client(base_url=gateway.api_url, headers={"authorization": f"Bearer {keys[0][0]}"})
     with client:
         assert [model["id"] for model in client.get("/models").json()["data"]] == ["local"]
-        usage = {"prompt_tokens": 1_000_000, "completion_tokens": 500_000, "total_tokens": 1_500_000}
+        usage = {"prompt_tokens": 10_000, "completion_tokens": 5_000, "total_tokens": 15_000}
         upstream.script(Reply.chat("Hello!", usage=usage))
         body = {"model": "local", "messages": [{"role": "user", "content": "Hello"}]}
         assert client.post("/chat/completions", json=body).status_code == 200
         assert client.post("/chat/completions", json={**body, "model": "another"}).status_code == 403
     assert upstream.requests[-1].json()["model"] == "llama3.2:3b"
     total = gateway.cli_json("usage", "--by", "tenant")["total"]
-    assert total["cost_nano_usd"] == 150_000_000, "a million at $0.05 and half a million at $0.20"
+    assert total["cost_nano_usd"] == 1_500_000, "10,000 at $0.05 a million and 5,000 at $0.20 a million"
