@@ -12,7 +12,6 @@ start, and only then change places. What was there is put aside, never deleted.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from trustgate.admin.commands import AnchorStatus, LogStatus
 from trustgate.admin.local import open_local_admin
 from trustgate.admin.ownership import leave_to_owner
 from trustgate.errors import Conflict, SettingsError, StoreDamaged, VerificationFailed
+from trustgate.formats.durable import sync
 from trustgate.receipts.checkpoint import open_checkpoint
 from trustgate.receipts.journal import mark_path
 from trustgate.receipts.logkey import load_log_key
@@ -269,15 +269,7 @@ def _change_places(settings: Settings, stage: Path, *, new_log: bool) -> str:
     for name in beside:
         if (stage / name).exists():
             (stage / name).rename(home / name)
-    _sync(stage / DATABASE)
+    sync(stage / DATABASE)
     (stage / DATABASE).rename(home / DATABASE)
-    _sync(home)
+    sync(home)
     return str(aside) if aside.exists() else ""
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,7 +28,7 @@ def write_durably(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def create_durably(path: Path, data: bytes) -> None:
@@ -43,12 +43,12 @@ def create_durably(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             new.unlink()
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk. Raises ``OSError``."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, to the disk. Raises ``OSError``."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -29,7 +29,7 @@ from typing import NoReturn
 from zlib import crc32
 
 from trustgate.errors import HomeUnusable, StoreIncomplete, TrustGateError, Unavailable
-from trustgate.formats.durable import sync_folder
+from trustgate.formats.durable import sync
 from trustgate.ids import iso_us
 from trustgate.receipts.segment import (
     HEADER_BYTES,
@@ -123,7 +123,7 @@ class Journal:
             journal._recover(last_seq, accept_loss=accept_loss)
             journal._mark.write(journal.last_seq)
             journal._sync()
-            sync_folder(folder.parent)
+            sync(folder.parent)
             journal.maintain()
         except OSError as error:
             journal.close()
@@ -431,7 +431,7 @@ class Journal:
         if mark != self._synced:
             _fdatasync(fd)
         if mark[0] != self._synced[0]:
-            sync_folder(self.folder)
+            sync(self.folder)
         self._synced = mark
 
     def _delete_released(self) -> None:

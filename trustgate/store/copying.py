@@ -8,7 +8,6 @@ the old one's place once both have been found to hold the same.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from trustgate.errors import StoreDamaged, TrustGateError, Unavailable
+from trustgate.formats.durable import sync
 from trustgate.store.base import Compacted, Copied
 from trustgate.store.engine import CHECKPOINT_HEADROOM_BYTES, beside, translate
 
@@ -77,9 +77,9 @@ def compact_database(path: Path) -> Compacted:
         if after >= before:
             return Compacted(before_bytes=before, after_bytes=before)
         new.chmod(0o600)
-        _sync(new)
+        sync(new)
         new.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
         return Compacted(before_bytes=before, after_bytes=after)
     except duckdb.Error as error:
         raise translate(error) from error
@@ -138,14 +138,6 @@ def _check_space(path: Path, folder: Path, needed: int) -> None:
             code="storage_full",
             hint="Make room there first. Nothing has been changed.",
         )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _size(path: Path) -> int:

@@ -37,7 +37,7 @@ from trustgate.errors import (
     TrustGateError,
     Unavailable,
 )
-from trustgate.formats.durable import sync_folder
+from trustgate.formats.durable import sync
 from trustgate.ids import now_us
 from trustgate.store.migrations import migrate
 
@@ -312,7 +312,7 @@ def _create(path: Path) -> None:
         _connect(new).close()
         new.chmod(0o600)
         new.rename(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _unusable(path.parent, error) from error
 
