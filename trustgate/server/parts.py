@@ -35,6 +35,7 @@ from trustgate.models.upstream.client import UpstreamClient
 from trustgate.models.upstream.targets import Targets
 from trustgate.observe.counters import Counters
 from trustgate.observe.metrics import Metric, Metrics
+from trustgate.observe.notices import Notices
 from trustgate.observe.request_log import RequestLog, use_format
 from trustgate.payment.balance import Balances
 from trustgate.payment.service import PaymentService
@@ -103,6 +104,7 @@ class Server:
         self.quota = quota
         self.books = Accounting(quota, log)
         self.counters = Counters(catalog)
+        self.notices = Notices()
         self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
         log.on_append = self._on_receipt
         self.archive = archive
