@@ -102,7 +102,7 @@ class Server:
         self.directory = directory
         self.catalog = catalog
         self.quota = quota
-        self.books = Accounting(quota, log)
+        self.accounting = Accounting(quota, log)
         self.counters = Counters(catalog)
         self.notices = Notices()
         self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
@@ -119,16 +119,16 @@ class Server:
         self.reload = SettingsReload(settings, load, [self._apply_settings])
         online = _Online(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
-        self.sales = PaymentStep(payments.cashier, self.books, settings.serve)
+        self.payment_step = PaymentStep(payments.cashier, self.accounting, settings.serve)
         self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
         self.telemetry = _telemetry(settings, address, store.store_id)
         self.background = BackgroundWork(
             self.handles,
             directory=directory,
             targets=self.targets,
-            books=self.books,
+            accounting=self.accounting,
             balances=payments.balances,
-            sales=self.sales,
+            payment_step=self.payment_step,
             upstream=lambda: self.upstream,
         )
         self.pipeline = Pipeline(
@@ -137,9 +137,9 @@ class Server:
             catalog=catalog,
             routing=Routing(self.targets, self.handles, self.background),
             upstream=self.upstream,
-            books=self.books,
+            accounting=self.accounting,
             running=self.running,
-            sales=self.sales,
+            payment_step=self.payment_step,
             on_end=self._on_end,
             tracing=None if self.telemetry is None else self.telemetry.tracing,
         )
@@ -228,7 +228,7 @@ class Server:
             asyncio.get_running_loop().call_later(self.running.timeout_s + _GRACE_S, self._close_oldest_upstream)
             self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
         self.pipeline.apply_settings(settings, self.upstream)
-        for part in (self.sales, self.credits):
+        for part in (self.payment_step, self.credits):
             part.apply_settings(settings.serve)
         self.targets.apply_settings(upstream.url, settings.read_credential)
         self.catalog.apply_settings(upstream.url)
@@ -297,7 +297,7 @@ class Server:
             catalog=self.catalog,
             targets=self.targets,
             quota=self.quota,
-            log=self.books.log,
+            log=self.accounting.log,
             store=self.store,
             archive=self.archive,
         )
@@ -330,8 +330,8 @@ class Server:
             address=self.address,
             started_us=self.gateway_status.started_us,
             store_id=self.store.store_id,
-            last_seq=self.books.log.last_seq,
-            pending=self.books.log.pending,
+            last_seq=self.accounting.log.last_seq,
+            pending=self.accounting.log.pending,
             active_requests=len(self.running),
             set_aside=self.gateway_status.set_aside(),
             notes=self.gateway_status.mended,

@@ -137,7 +137,7 @@ async def _run_until(
     """Serve both listeners until ``stop``, then drain."""
     from trustgate.http.listener import listen
 
-    log = server.books.log
+    log = server.accounting.log
     async with background(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
@@ -161,7 +161,7 @@ async def _run_until(
             listen,
             stop=stop,
             grace_s=grace_s,
-            # Requests that are accounted for have their own, shorter patience, and a receipt of how they ended.
+            # Requests that are accounted for have a shorter grace of their own, and a receipt of how they ended.
             timeouts=ConnectionTimeouts(
                 head_s=settings.serve.head_timeout_s, write_s=2 * settings.serve.stall_timeout_s + 1
             ),

@@ -203,8 +203,8 @@ class Account:
     """One admitted request. The path fills it in as it goes; whatever happens, it is closed once."""
 
     __slots__ = (
+        "_accounting",
         "_answer",
-        "_books",
         "_hold",
         "closed",
         "first_ms",
@@ -216,8 +216,8 @@ class Account:
         "usage_so_far",
     )
 
-    def __init__(self, books: Accounting, request: Request, hold: Hold | None, sale: Sale | None) -> None:
-        self._books = books
+    def __init__(self, accounting: Accounting, request: Request, hold: Hold | None, sale: Sale | None) -> None:
+        self._accounting = accounting
         self.request = request
         self._answer = hashlib.sha256()
         self._hold = hold
@@ -248,7 +248,7 @@ class Account:
         if not self.closed:
             self.closed = True
             if self._hold is not None:
-                self._books.quota.void(self._hold)
+                self._accounting.quota.void(self._hold)
 
     def usage_of(self, meter: UsageMeter) -> Usage:
         """Returns what an answer's meter reports, completed by estimates.
@@ -293,11 +293,11 @@ class Account:
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
         if self._hold is not None:
             if counted:
-                self._books.quota.post(self._hold, usage.total_tokens, billed)
+                self._accounting.quota.post(self._hold, usage.total_tokens, billed)
             else:
-                self._books.quota.void(self._hold)
+                self._accounting.quota.void(self._hold)
         total_ms = arrival.elapsed_ms()
-        log = self._books.log
+        log = self._accounting.log
         paid = {} if caller.terms is None else self._paid(caller.terms, finish, billed)
         secret = os.urandom(32)
         tseq, tprev = log.link(caller.tenant.id)

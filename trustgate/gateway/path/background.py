@@ -60,18 +60,18 @@ class BackgroundWork:
         *,
         directory: Directory,
         targets: Targets,
-        books: Accounting,
+        accounting: Accounting,
         balances: Balances,
-        sales: PaymentStep,
+        payment_step: PaymentStep,
         upstream: Callable[[], UpstreamClient],
     ) -> None:
         """Takes up the holds of what is not settled from before. ``upstream``: the client of now."""
         self._handles = handles
         self._directory = directory
         self._targets = targets
-        self._books = books
+        self._accounting = accounting
         self._balances = balances
-        self._sales = sales
+        self._payment_step = payment_step
         self._upstream = upstream
         self._holds: dict[tuple[Kind, str, str], tuple[Hold, BalanceHold | None]] = {}
         self._soon = asyncio.Event()
@@ -86,7 +86,7 @@ class BackgroundWork:
         if work is None or handle.place in self._holds:
             return
         ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
-        hold = self._books.quota.hold_work(handle.tenant, handle.key, ask, now_us())
+        hold = self._accounting.quota.hold_work(handle.tenant, handle.key, ask, now_us())
         owner = self._directory.owner(handle.tenant, handle.key)
         # At a price for each request all of it was charged when it was made.
         pays = owner is not None and owner.terms is not None and owner.terms.price_nano_usd is None
@@ -97,7 +97,7 @@ class BackgroundWork:
         """Give it back: what was used is being charged."""
         hold, money = self._holds.pop(handle.place, (None, None))
         if hold is not None:
-            self._books.quota.void(hold)
+            self._accounting.quota.void(hold)
         if money is not None:
             money.settle(0)
 
@@ -158,13 +158,13 @@ class BackgroundWork:
         self.end(now)
         call = Call(model=now.model, choices=0)
         request = Request(Arrival.of({"headers": ()}), _LOOKS[now.kind], owner, call, b"")
-        account = Account(self._books, request, None, self._sales.owing(request))
+        account = Account(self._accounting, request, None, self._payment_step.owing(request))
         account.target = target
         account.sent(body)
         account.close("complete", status=200, usage=less(usage, now.owed))
         receipt = account.receipt
         assert receipt is not None, "a closed account has a receipt"
-        self._books.quota.charge(
+        self._accounting.quota.charge(
             owner.tenant.id,
             owner.key.id,
             receipt.prompt_tokens + receipt.completion_tokens,

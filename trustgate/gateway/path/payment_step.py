@@ -22,9 +22,9 @@ from trustgate.types import PaymentTerms
 
 
 class PaymentStep:
-    def __init__(self, cashier: Cashier, books: Accounting, limits: ServeSettings) -> None:
+    def __init__(self, cashier: Cashier, accounting: Accounting, limits: ServeSettings) -> None:
         self._cashier = cashier
-        self._books = books
+        self._accounting = accounting
         self._limits = limits
 
     def apply_settings(self, limits: ServeSettings) -> None:
@@ -52,7 +52,7 @@ class PaymentStep:
             admitted = await self._cashier.admit(order)
         except PaymentRequired as refusal:
             if presented is not None:
-                delivery.account = self._books.refuse(request, refusal, delivery.reply)
+                delivery.account = self._accounting.refuse(request, refusal, delivery.reply)
             raise
         if isinstance(admitted, Sale):
             delivery.reply.recorder = admitted.recorder

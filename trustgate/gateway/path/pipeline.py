@@ -71,9 +71,9 @@ class Pipeline:
         catalog: Catalog,
         routing: Routing,
         upstream: UpstreamClient,
-        books: Accounting,
+        accounting: Accounting,
         running: InFlight,
-        sales: PaymentStep,
+        payment_step: PaymentStep,
         on_end: OnEnd,
         tracing: Tracing | None = None,
     ) -> None:
@@ -85,9 +85,9 @@ class Pipeline:
         self._catalog = catalog
         self._routing = routing
         self._upstream = upstream
-        self._books = books
+        self._accounting = accounting
         self._running = running
-        self._sales = sales
+        self._payment_step = payment_step
         self._forwarding = Forwarding(settings.upstream.forward_headers, tracing)
         self._memory = BodyMemory(settings.serve)
 
@@ -136,26 +136,26 @@ class Pipeline:
         # A share of the gateway, and one of the caller's own parallel requests: asked for before anything is read.
         with (
             self._running.admit(caller.key.id, caller.tenant.id) as cancellation,
-            self._books.enter(arrival, endpoint, caller, reply) as slot,
+            self._accounting.enter(arrival, endpoint, caller, reply) as slot,
             self._memory.room_for(caller.tenant.id) as room,
         ):
             cancellation.reply = reply
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
-            self._books.log.check_room(len(self._running))
+            self._accounting.log.check_room(len(self._running))
             body, call = await self._read(endpoint, arrival, receive, caller, room)
-            way = self._routing.begin(endpoint, call, body, scope, caller.key)
-            call = way.call
+            route = self._routing.begin(endpoint, call, body, scope, caller.key)
+            call = route.call
             request = Request(arrival, endpoint, caller, call, body)
 
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
-            resolved = self._catalog.resolve(call.model) if call.model or not way.is_modelless else None
+            resolved = self._catalog.resolve(call.model) if call.model or not route.is_modelless else None
             cap = completion_cap(caller)
             bound = completion_bound(call, resolved, cap) if caller.is_metered else None
             others = self._catalog.fallbacks(resolved.passport) if resolved and resolved.passport.fallbacks else ()
             ask = worst_case(endpoint, call, resolved, cap, caller.plan, arrival.at_us, others)
 
             # 3 payment
-            sale = await self._sales.admit(request, resolved, ask, delivery)
+            sale = await self._payment_step.admit(request, resolved, ask, delivery)
             if isinstance(sale, Recorded):
                 await reply.replay(*sale)
                 return
@@ -165,7 +165,7 @@ class Pipeline:
                     caller,
                     endpoint=endpoint.name,
                     model=call.model,
-                    model_names=resolved.names if resolved is not None else way.unresolved_names,
+                    model_names=resolved.names if resolved is not None else route.unresolved_names,
                     features=call.features,
                     max_tokens=call.max_tokens,
                     prompt_tokens=call.prompt_tokens,
@@ -182,7 +182,7 @@ class Pipeline:
                         raise call.invalid
 
                     # 7 passport
-                    targets = self._routing.targets(way, resolved)
+                    targets = self._routing.targets(route, resolved)
                     if caller.wants_prices:  # a fallback must not be free of charge because nothing is known of it
                         targets = [target for target in targets if target.price.known] or targets[:1]
 
@@ -193,13 +193,13 @@ class Pipeline:
                         _watch_from_its_end(body, watch)
                         answer = await self._upstream.fetch(
                             targets,
-                            self._forwarding.outgoing(endpoint, arrival, call, body, way.path, bound, caller.tenant.id),
+                            self._forwarding.outgoing(endpoint, arrival, call, body, route.path, bound, caller.tenant.id),
                             deadline=arrival.started + limits.request_timeout_s,
                         )
                         try:
                             account.target = answer.target
                             reply.headers += self._passed_on(answer)
-                            await relay(answer, delivery, way.keeper)
+                            await relay(answer, delivery, route.objects)
                         finally:
                             await answer.close()
                     except TrustGateError as error:
@@ -242,9 +242,9 @@ class Pipeline:
     ) -> Account:
         """Take the hold. A refusal is put on record too."""
         try:
-            account = delivery.account = self._books.open(request, ask, sale, slot)
+            account = delivery.account = self._accounting.open(request, ask, sale, slot)
         except RateLimited as refusal:
-            delivery.account = self._books.refuse(request, refusal, delivery.reply)
+            delivery.account = self._accounting.refuse(request, refusal, delivery.reply)
             raise
         delivery.reply.headers += rate_headers(account.rates)
         return account

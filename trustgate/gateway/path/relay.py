@@ -26,28 +26,28 @@ from trustgate.models.upstream.failures import failed_event, stream_error
 from trustgate.types import Usage
 
 
-async def relay(answer: Answer, delivery: Delivery, keeper: ObjectAccounting | None) -> None:
+async def relay(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> None:
     """Give the answer to the client in the way that it came.
 
     Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does; and what
     ``Delivery.pay`` raises, before anything was sent.
     """
     if answer.events is not None:
-        await _relay_events(answer, answer.events, delivery, keeper)
+        await _relay_events(answer, answer.events, delivery, objects)
     elif answer.chunks is not None:
         await _relay_raw(answer, answer.chunks, delivery)
     else:
-        await _relay_whole(answer, delivery, keeper)
+        await _relay_whole(answer, delivery, objects)
 
 
-async def _relay_whole(answer: Answer, delivery: Delivery, keeper: ObjectAccounting | None) -> None:
+async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> None:
     """Have it paid for, account for it, send it."""
     account, reply, reported = delivery.admitted, delivery.reply, answer.reported
     assert reported is not None, "an answer that was read whole was metered"
     body = answer.body
     usage = with_units(account.usage_of(reported), account)
-    if keeper is not None:
-        body, usage = keeper.whole(body, usage, answer.target)
+    if objects is not None:
+        body, usage = objects.whole(body, usage, answer.target)
     account.upstream_model = reported.model
     content_type = answer.content_type.encode("latin-1", "replace")
     try:
@@ -91,10 +91,10 @@ async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Del
 
 
 async def _relay_events(
-    answer: Answer, events: EventStream, delivery: Delivery, keeper: ObjectAccounting | None
+    answer: Answer, events: EventStream, delivery: Delivery, objects: ObjectAccounting | None
 ) -> None:
     """Relay the frames as they arrive, without the usage chunk that only the gateway asked for."""
-    stream = _EventRelay(answer, events, delivery, keeper)
+    stream = _EventRelay(answer, events, delivery, objects)
     async for frames in events.batches():
         await stream.pass_on(frames)
         if stream.failed:
@@ -109,7 +109,7 @@ async def _relay_events(
 
 class _EventRelay:
     def __init__(
-        self, answer: Answer, events: EventStream, delivery: Delivery, keeper: ObjectAccounting | None
+        self, answer: Answer, events: EventStream, delivery: Delivery, objects: ObjectAccounting | None
     ) -> None:
         account = delivery.admitted
         endpoint, call = account.request.endpoint, account.request.call
@@ -117,7 +117,7 @@ class _EventRelay:
         self._delivery = delivery
         self._account = account
         self._reply = delivery.reply
-        self._keeper = keeper
+        self._objects = objects
         self._model = call.model
         self._drop_usage = endpoint.asks_usage and not call.include_usage
         self.meter = events.meter
@@ -133,8 +133,8 @@ class _EventRelay:
         meter = self.meter
         if meter.model:
             self._account.upstream_model = meter.model
-        if self._keeper is not None:
-            self._note_id(self._keeper)
+        if self._objects is not None:
+            self._note_id(self._objects)
         if kept:
             body = kept[0] if len(kept) == 1 else b"".join(kept)
             reply = self._reply
@@ -171,22 +171,22 @@ class _EventRelay:
                 self.failed = True
                 break
             else:
-                if self._keeper is not None and (data := frame_data(frame)) is not None:
-                    self._keeper.learn(data, self._answer.target)
+                if self._objects is not None and (data := frame_data(frame)) is not None:
+                    self._objects.learn(data, self._answer.target)
                 kept.append(frame)
         return kept, None
 
-    def _note_id(self, keeper: ObjectAccounting) -> None:
+    def _note_id(self, objects: ObjectAccounting) -> None:
         """An id is remembered before the client sees it."""
         if isinstance(self.meter, EventMeter):
             self._reply.sequence = self.meter.sequence
-            keeper.seen(self.meter.object_id, self._answer.target)
+            objects.seen(self.meter.object_id, self._answer.target)
 
     def _charged(self, usage: Usage) -> Usage:
         """What of the usage is to be charged now."""
-        if self._keeper is None or not isinstance(self.meter, EventMeter):
+        if self._objects is None or not isinstance(self.meter, EventMeter):
             return usage
-        return self._keeper.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
+        return self._objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
 
     def close(self) -> None:
         self._delivery.close("upstream_cut" if self.failed else "complete", status=self._answer.status)

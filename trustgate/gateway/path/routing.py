@@ -23,9 +23,9 @@ from trustgate.types import ApiKey
 
 
 class Route:
-    """The way of one request."""
+    """Where one request is to go upstream, and what is known of the objects that it names."""
 
-    __slots__ = ("call", "candidates", "handle", "is_modelless", "is_verbatim", "keeper", "path", "service", "used")
+    __slots__ = ("call", "candidates", "handle", "is_modelless", "is_verbatim", "objects", "path", "service", "used")
 
     def __init__(self, call: Call, path: str) -> None:
         self.call = call
@@ -39,7 +39,7 @@ class Route:
         self.is_modelless = False
         #: The body names the model in places where it cannot be changed.
         self.is_verbatim = False
-        self.keeper: ObjectAccounting | None = None
+        self.objects: ObjectAccounting | None = None
 
     @property
     def unresolved_names(self) -> tuple[str, ...]:
@@ -59,76 +59,76 @@ class Routing:
         Raises ``NotFound`` for one that is not its tenant's, ``Conflict`` where what is to be deleted is not paid yet.
         """
         tenant_id = key.tenant_id
-        way = Route(call, endpoint.upstream_path)
-        way.service = endpoint.name
+        route = Route(call, endpoint.upstream_path)
+        route.service = endpoint.name
         if call.uses:
             for kind, object_id in call.uses:
                 handles = self._handles.find_all(kind, object_id, tenant_id)
                 # A batch goes where its file is; a file named in a message may lie anywhere.
                 if kind == "response" or not endpoint.has_model:
-                    way.used, way.candidates = handles[-1], handles
+                    route.used, route.candidates = handles[-1], handles
         if endpoint.is_plain:
-            return way
+            return route
         if endpoint.names is not None:
             object_id = scope["path_params"]["id"]
-            way.handle = self._handles.find(endpoint.names, object_id, tenant_id)
-            way.path = endpoint.upstream_path.replace("{id}", quote(object_id, safe=""))
-            if endpoint.deletes and way.handle.owed >= 0:
+            route.handle = self._handles.find(endpoint.names, object_id, tenant_id)
+            route.path = endpoint.upstream_path.replace("{id}", quote(object_id, safe=""))
+            if endpoint.deletes and route.handle.owed >= 0:
                 raise Conflict(
                     f"This {endpoint.names} is not settled: look at it once more when it has ended, then delete it.",
                     code=f"{endpoint.names}_not_settled",
                     retryable=False,
                 )
         if endpoint.body == "none" and scope["query_string"]:
-            way.path += "?" + _checked_query(scope["query_string"].decode("latin-1"))
-        known = way.handle or (None if endpoint.has_model else way.used)
+            route.path += "?" + _checked_query(scope["query_string"].decode("latin-1"))
+        known = route.handle or (None if endpoint.has_model else route.used)
         if known is not None:
-            way.call = call = msgspec.structs.replace(call, model=known.model)
-        if endpoint.makes == "batch" and way.used is not None:
-            if not way.used.model:
+            route.call = call = msgspec.structs.replace(call, model=known.model)
+        if endpoint.makes == "batch" and route.used is not None:
+            if not route.used.model:
                 raise InvalidRequest("That file was not uploaded for a batch.", param="input_file_id")
-            work = way.used.work
+            work = route.used.work
             if work is None:
                 raise InvalidRequest(
                     "That file was uploaded before its lines were looked at: upload it again.", param="input_file_id"
                 )
-            way.call = call = msgspec.structs.replace(
+            route.call = call = msgspec.structs.replace(
                 call,
                 work=work,
                 prompt_tokens=work.largest_prompt,
                 max_tokens=work.largest_bound or None,
                 features=work.features,
             )
-        way.is_modelless = not endpoint.has_model and not call.model
+        route.is_modelless = not endpoint.has_model and not call.model
         batch = body.batch if isinstance(body, Upload) else None
-        way.is_verbatim = batch is not None
-        way.keeper = ObjectAccounting(
-            self._handles, self._lasting, endpoint, tenant_id, key.id, call, way.handle, batch
+        route.is_verbatim = batch is not None
+        route.objects = ObjectAccounting(
+            self._handles, self._lasting, endpoint, tenant_id, key.id, call, route.handle, batch
         )
-        return way
+        return route
 
-    def targets(self, way: Route, resolved: Resolved | None) -> list[Target]:
+    def targets(self, route: Route, resolved: Resolved | None) -> list[Target]:
         """What to try, in order. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
-        if way.handle is not None:
-            return [self._targets.made_by(way.handle.passport, way.handle.upstream_model, way.service)]
-        if way.is_modelless:
-            return [self._targets.default(way.service)]
-        targets = self._targets.route(way.call.model, resolved, way.service)
-        if way.is_verbatim:
-            if targets[0].model != way.call.model:
+        if route.handle is not None:
+            return [self._targets.made_by(route.handle.passport, route.handle.upstream_model, route.service)]
+        if route.is_modelless:
+            return [self._targets.default(route.service)]
+        targets = self._targets.route(route.call.model, resolved, route.service)
+        if route.is_verbatim:
+            if targets[0].model != route.call.model:
                 raise InvalidRequest(
-                    f"In a batch the model {way.call.model!r} must be called {targets[0].model!r}.", param="file"
+                    f"In a batch the model {route.call.model!r} must be called {targets[0].model!r}.", param="file"
                 )
             return targets[:1]
-        if way.used is None:
+        if route.used is None:
             return targets
-        upstreams = [self._targets.made_by(each.passport, each.upstream_model).upstream for each in way.candidates]
+        upstreams = [self._targets.made_by(each.passport, each.upstream_model).upstream for each in route.candidates]
         able = [target for target in targets if target.upstream in upstreams]
         if not able:
             raise InvalidRequest(
-                f"The {way.used.kind} {way.used.id!r} was made by another model's server.",
-                param=_PARAM_OF.get(way.used.kind),
-                code=f"{way.used.kind}_elsewhere",
+                f"The {route.used.kind} {route.used.id!r} was made by another model's server.",
+                param=_PARAM_OF.get(route.used.kind),
+                code=f"{route.used.kind}_elsewhere",
             )
         return able
 
