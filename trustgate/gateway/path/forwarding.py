@@ -11,6 +11,7 @@ from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import LargeBody
 from trustgate.gateway.api.members import BOUNDS
 from trustgate.gateway.api.uploads import Payload, Upload
+from trustgate.gateway.path.accounting import Request
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.json_edit import outgoing
 from trustgate.models.upstream.client import Outgoing
@@ -42,22 +43,15 @@ class Forwarding:
         self._forwarded = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
         self._tracing = tracing if b"traceparent" in self._forwarded else None
 
-    def outgoing(
-        self,
-        endpoint: Endpoint,
-        arrival: Arrival,
-        call: Call,
-        body: Payload,
-        path: str,
-        bound: int | None,
-        caller: str,
-    ) -> Outgoing:
+    def outgoing(self, request: Request, path: str, bound: int | None) -> Outgoing:
         """The request for the targets of a call.
 
         Args:
+            request: the client's.
+            path: below a target's base URL, with its query.
             bound: the most that one completion may get, in tokens, where the caller is held to that; it is sent along.
-            caller: whose request it is.
         """
+        arrival, endpoint, caller, call, body = request
         merges: dict[str, dict[str, Any]] = {}
         lowered: dict[str, Any] = {}
         asks_usage = endpoint.asks_usage and call.stream and not call.include_usage
@@ -85,7 +79,7 @@ class Forwarding:
             path=path,
             headers=self._headers(endpoint, arrival, body),
             body_for=body_for,
-            caller=caller,
+            caller=caller.tenant.id,
             model=call.model,
             retries=endpoint.retries,
             stream=call.stream,

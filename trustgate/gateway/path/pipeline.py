@@ -191,11 +191,9 @@ class Pipeline:
                     watch = ClientWatch(receive, reply, cancellation, drain=caller.plan.on_disconnect == "drain")
                     try:
                         _watch_from_its_end(body, watch)
-                        answer = await self._upstream.fetch(
-                            targets,
-                            self._forwarding.outgoing(endpoint, arrival, call, body, route.path, bound, caller.tenant.id),
-                            deadline=arrival.started + limits.request_timeout_s,
-                        )
+                        outgoing = self._forwarding.outgoing(request, route.path, bound)
+                        deadline = arrival.started + limits.request_timeout_s
+                        answer = await self._upstream.fetch(targets, outgoing, deadline=deadline)
                         try:
                             account.target = answer.target
                             reply.headers += self._passed_on(answer)
