@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAIN_LOCK = ROOT / "requirements.lock"
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"
 BINARY_LOCK = ROOT / "tests" / "binary" / "requirements.lock"
+FUZZ_LOCK = ROOT / "tests" / "fuzz" / "requirements.lock"
 MODEL_LOCK = ROOT / "tests" / "model" / "requirements.lock"
 LITELLM_LOCK = ROOT / "tests" / "litellm" / "requirements.lock"
 CLIENTS_LOCK = ROOT / "tests" / "clients" / "requirements.lock"
@@ -75,6 +76,12 @@ def model_python(base: Path) -> Path:
 def clients_python(base: Path) -> Path:
     """The Python that has the clients whose requirements are not those of the tests."""
     return _python_of(_environment("clients", base, CLIENTS_LOCK))
+
+
+def fuzz_packages(base: Path) -> Path:
+    """The folder with the packages of the fuzzer, to be put on the path of the Python that runs the tests."""
+    python = _python_of(_environment("fuzz", base, FUZZ_LOCK))
+    return next((python.parent.parent / "lib").glob("python*")) / "site-packages"
 
 
 def node_folder() -> Path:

@@ -2,8 +2,8 @@
 
 Owns the lock files: requirements.lock (TrustGate), tests/requirements.lock (TrustGate with its extras and the tools of
 the tests, the same versions), tests/binary/requirements.lock (TrustGate and what packs it),
-tests/litellm/requirements.lock, tests/model/requirements.lock, tests/clients/requirements.lock and npm's
-package-lock.json beside it.
+tests/litellm/requirements.lock, tests/model/requirements.lock, tests/fuzz/requirements.lock,
+tests/clients/requirements.lock and npm's package-lock.json beside it.
 ``--check`` needs no network; ``--upgrade`` takes the newest versions the ranges allow.
 """
 
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.environments import (
     BINARY_LOCK,
     CLIENTS_LOCK,
+    FUZZ_LOCK,
     LITELLM_LOCK,
     MAIN_LOCK,
     MODEL_LOCK,
@@ -37,6 +38,7 @@ from tests.environments import (
 PROJECT = ROOT / "pyproject.toml"
 TESTS_IN = ROOT / "tests" / "requirements.in"
 BINARY_IN = ROOT / "tests" / "binary" / "requirements.in"
+FUZZ_IN = ROOT / "tests" / "fuzz" / "requirements.in"
 MODEL_IN = ROOT / "tests" / "model" / "requirements.in"
 LITELLM_IN = ROOT / "tests" / "litellm" / "requirements.in"
 CLIENTS_IN = ROOT / "tests" / "clients" / "requirements.in"
@@ -48,6 +50,7 @@ SOURCES = {
     BINARY_LOCK: [PROJECT, BINARY_IN],
     LITELLM_LOCK: [LITELLM_IN],
     MODEL_LOCK: [MODEL_IN],
+    FUZZ_LOCK: [FUZZ_IN],
     CLIENTS_LOCK: [CLIENTS_IN],
 }
 #: Locks that have TrustGate in them, at the versions of requirements.lock.

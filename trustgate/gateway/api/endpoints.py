@@ -159,6 +159,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.body == "none":
             return _NOTHING_ASKED
         try:
+            if not body.isascii():
+                body.decode()  # msgspec looks into no text that it skips
             call = self.read(self._decoder.decode(body))
             call = with_members(call, body, _members(body), self._unremarkable, generates=self.generates)
             return with_ids(call, body, _MARKS.get(self.dialect, OPENAI_MARKS))
