@@ -4,7 +4,7 @@ __trustgate_commands() {
     case "$1" in
         trustgate) names='demo init serve reload usage backup restore accept-loss compact top doctor localnet version tenant key plan passport receipt anchor payment export config completion' ;;
         'trustgate tenant') names='add list show set suspend resume remove credit' ;;
-        'trustgate key') names='create list show revoke rotate' ;;
+        'trustgate key') names='create list show set revoke rotate' ;;
         'trustgate plan') names='add set list show remove' ;;
         'trustgate passport') names='add set list show deprecate revoke activate import alias prices' ;;
         'trustgate passport prices') names='show history update' ;;
@@ -134,12 +134,56 @@ __trustgate_options() {
 -h
 --revoked
 --json' ;;
+        'trustgate key set') options='--help
+-h
+--name
+--expires
+--requests-per-minute
+--requests-per-day
+--requests-per-month
+--tokens-per-minute
+--tokens-per-day
+--tokens-per-month
+--usd-per-minute
+--usd-per-day
+--usd-per-month
+--parallel-requests
+--max-tokens
+--max-prompt-tokens
+--models
+--endpoints
+--features
+--parameters
+--json' ;;
         'trustgate key rotate') options='--help
 -h
 --grace
 --secret-only
 --json' ;;
-        'trustgate plan add' | 'trustgate plan set') options='--help
+        'trustgate plan add') options='--help
+-h
+--like
+--on-disconnect
+--price-factor
+--unpriced-models
+--requests-per-minute
+--requests-per-day
+--requests-per-month
+--tokens-per-minute
+--tokens-per-day
+--tokens-per-month
+--usd-per-minute
+--usd-per-day
+--usd-per-month
+--parallel-requests
+--max-tokens
+--max-prompt-tokens
+--models
+--endpoints
+--features
+--parameters
+--json' ;;
+        'trustgate plan set') options='--help
 -h
 --on-disconnect
 --price-factor
@@ -307,12 +351,12 @@ __trustgate_options() {
 __trustgate_value() {
     case "$1 $2" in
         'trustgate --home') kind=folder ;;
-        'trustgate demo --port' | 'trustgate init --at' | 'trustgate init --host' | 'trustgate init --port' | 'trustgate init --upstream' | 'trustgate init --upstream-key-env' | 'trustgate serve --host' | 'trustgate serve --port' | 'trustgate serve --upstream' | 'trustgate serve --upstream-key-env' | 'trustgate usage --since' | 'trustgate top --every' | 'trustgate localnet --host' | 'trustgate localnet --port' | 'trustgate localnet --slot-ms' | 'trustgate localnet --fund' | 'trustgate tenant set --name' | 'trustgate tenant credit --add' | 'trustgate key create --name' | 'trustgate key create --expires' | 'trustgate key create --requests-per-minute' | 'trustgate key create --requests-per-day' | 'trustgate key create --requests-per-month' | 'trustgate key create --tokens-per-minute' | 'trustgate key create --tokens-per-day' | 'trustgate key create --tokens-per-month' | 'trustgate key create --usd-per-minute' | 'trustgate key create --usd-per-day' | 'trustgate key create --usd-per-month' | 'trustgate key create --parallel-requests' | 'trustgate key create --max-tokens' | 'trustgate key create --max-prompt-tokens' | 'trustgate key create --endpoints' | 'trustgate key create --features' | 'trustgate key create --parameters' | 'trustgate key rotate --grace' | 'trustgate plan add --price-factor' | 'trustgate plan add --requests-per-minute' | 'trustgate plan add --requests-per-day' | 'trustgate plan add --requests-per-month' | 'trustgate plan add --tokens-per-minute' | 'trustgate plan add --tokens-per-day' | 'trustgate plan add --tokens-per-month' | 'trustgate plan add --usd-per-minute' | 'trustgate plan add --usd-per-day' | 'trustgate plan add --usd-per-month' | 'trustgate plan add --parallel-requests' | 'trustgate plan add --max-tokens' | 'trustgate plan add --max-prompt-tokens' | 'trustgate plan add --endpoints' | 'trustgate plan add --features' | 'trustgate plan add --parameters' | 'trustgate plan set --price-factor' | 'trustgate plan set --requests-per-minute' | 'trustgate plan set --requests-per-day' | 'trustgate plan set --requests-per-month' | 'trustgate plan set --tokens-per-minute' | 'trustgate plan set --tokens-per-day' | 'trustgate plan set --tokens-per-month' | 'trustgate plan set --usd-per-minute' | 'trustgate plan set --usd-per-day' | 'trustgate plan set --usd-per-month' | 'trustgate plan set --parallel-requests' | 'trustgate plan set --max-tokens' | 'trustgate plan set --max-prompt-tokens' | 'trustgate plan set --endpoints' | 'trustgate plan set --features' | 'trustgate plan set --parameters' | 'trustgate passport add --api-model-id' | 'trustgate passport add --provider' | 'trustgate passport add --base-url' | 'trustgate passport add --credential-env' | 'trustgate passport add --context-length' | 'trustgate passport add --max-output-tokens' | 'trustgate passport add --input-price' | 'trustgate passport add --output-price' | 'trustgate passport add --cached-input-price' | 'trustgate passport add --cache-write-price' | 'trustgate passport add --cache-write-1h-price' | 'trustgate passport add --reasoning-price' | 'trustgate passport add --audio-input-price' | 'trustgate passport add --audio-output-price' | 'trustgate passport add --image-input-price' | 'trustgate passport add --image-output-price' | 'trustgate passport add --call-price' | 'trustgate passport add --image-price' | 'trustgate passport add --search-price' | 'trustgate passport add --audio-second-price' | 'trustgate passport add --character-price' | 'trustgate passport add --capability' | 'trustgate passport add --parameter' | 'trustgate passport set --api-model-id' | 'trustgate passport set --provider' | 'trustgate passport set --base-url' | 'trustgate passport set --credential-env' | 'trustgate passport set --context-length' | 'trustgate passport set --max-output-tokens' | 'trustgate passport set --input-price' | 'trustgate passport set --output-price' | 'trustgate passport set --cached-input-price' | 'trustgate passport set --cache-write-price' | 'trustgate passport set --cache-write-1h-price' | 'trustgate passport set --reasoning-price' | 'trustgate passport set --audio-input-price' | 'trustgate passport set --audio-output-price' | 'trustgate passport set --image-input-price' | 'trustgate passport set --image-output-price' | 'trustgate passport set --call-price' | 'trustgate passport set --image-price' | 'trustgate passport set --search-price' | 'trustgate passport set --audio-second-price' | 'trustgate passport set --character-price' | 'trustgate passport set --capability' | 'trustgate passport set --parameter' | 'trustgate passport alias --remove' | 'trustgate passport prices update --as-of' | 'trustgate receipt list --since' | 'trustgate receipt list --limit' | 'trustgate receipt verify --rpc' | 'trustgate receipt verify --key' | 'trustgate receipt verify --payer' | 'trustgate anchor flush --rpc' | 'trustgate anchor flush --max-fee' | 'trustgate anchor verify --rpc' | 'trustgate payment set --network' | 'trustgate payment set --pay-to' | 'trustgate payment set --asset' | 'trustgate payment set --facilitator' | 'trustgate payment set --price' | 'trustgate payment set --top-up' | 'trustgate payment set --decimals' | 'trustgate payment set --asset-name' | 'trustgate payment set --asset-version' | 'trustgate payment off --network' | 'trustgate payment list --state' | 'trustgate payment list --limit' | 'trustgate payment list --before' | 'trustgate payment resolve --settled' | 'trustgate payment refund-credit --amount' | 'trustgate export receipts --since' | 'trustgate export receipts --until' | 'trustgate export usage --since' | 'trustgate export usage --until' | 'trustgate config show --host' | 'trustgate config show --port' | 'trustgate config show --upstream' | 'trustgate config show --upstream-key-env') kind=any ;;
+        'trustgate demo --port' | 'trustgate init --at' | 'trustgate init --host' | 'trustgate init --port' | 'trustgate init --upstream' | 'trustgate init --upstream-key-env' | 'trustgate serve --host' | 'trustgate serve --port' | 'trustgate serve --upstream' | 'trustgate serve --upstream-key-env' | 'trustgate usage --since' | 'trustgate top --every' | 'trustgate localnet --host' | 'trustgate localnet --port' | 'trustgate localnet --slot-ms' | 'trustgate localnet --fund' | 'trustgate tenant set --name' | 'trustgate tenant credit --add' | 'trustgate key create --name' | 'trustgate key create --expires' | 'trustgate key create --requests-per-minute' | 'trustgate key create --requests-per-day' | 'trustgate key create --requests-per-month' | 'trustgate key create --tokens-per-minute' | 'trustgate key create --tokens-per-day' | 'trustgate key create --tokens-per-month' | 'trustgate key create --usd-per-minute' | 'trustgate key create --usd-per-day' | 'trustgate key create --usd-per-month' | 'trustgate key create --parallel-requests' | 'trustgate key create --max-tokens' | 'trustgate key create --max-prompt-tokens' | 'trustgate key create --endpoints' | 'trustgate key create --features' | 'trustgate key create --parameters' | 'trustgate key set --name' | 'trustgate key set --expires' | 'trustgate key set --requests-per-minute' | 'trustgate key set --requests-per-day' | 'trustgate key set --requests-per-month' | 'trustgate key set --tokens-per-minute' | 'trustgate key set --tokens-per-day' | 'trustgate key set --tokens-per-month' | 'trustgate key set --usd-per-minute' | 'trustgate key set --usd-per-day' | 'trustgate key set --usd-per-month' | 'trustgate key set --parallel-requests' | 'trustgate key set --max-tokens' | 'trustgate key set --max-prompt-tokens' | 'trustgate key set --endpoints' | 'trustgate key set --features' | 'trustgate key set --parameters' | 'trustgate key rotate --grace' | 'trustgate plan add --price-factor' | 'trustgate plan add --requests-per-minute' | 'trustgate plan add --requests-per-day' | 'trustgate plan add --requests-per-month' | 'trustgate plan add --tokens-per-minute' | 'trustgate plan add --tokens-per-day' | 'trustgate plan add --tokens-per-month' | 'trustgate plan add --usd-per-minute' | 'trustgate plan add --usd-per-day' | 'trustgate plan add --usd-per-month' | 'trustgate plan add --parallel-requests' | 'trustgate plan add --max-tokens' | 'trustgate plan add --max-prompt-tokens' | 'trustgate plan add --endpoints' | 'trustgate plan add --features' | 'trustgate plan add --parameters' | 'trustgate plan set --price-factor' | 'trustgate plan set --requests-per-minute' | 'trustgate plan set --requests-per-day' | 'trustgate plan set --requests-per-month' | 'trustgate plan set --tokens-per-minute' | 'trustgate plan set --tokens-per-day' | 'trustgate plan set --tokens-per-month' | 'trustgate plan set --usd-per-minute' | 'trustgate plan set --usd-per-day' | 'trustgate plan set --usd-per-month' | 'trustgate plan set --parallel-requests' | 'trustgate plan set --max-tokens' | 'trustgate plan set --max-prompt-tokens' | 'trustgate plan set --endpoints' | 'trustgate plan set --features' | 'trustgate plan set --parameters' | 'trustgate passport add --api-model-id' | 'trustgate passport add --provider' | 'trustgate passport add --base-url' | 'trustgate passport add --credential-env' | 'trustgate passport add --context-length' | 'trustgate passport add --max-output-tokens' | 'trustgate passport add --input-price' | 'trustgate passport add --output-price' | 'trustgate passport add --cached-input-price' | 'trustgate passport add --cache-write-price' | 'trustgate passport add --cache-write-1h-price' | 'trustgate passport add --reasoning-price' | 'trustgate passport add --audio-input-price' | 'trustgate passport add --audio-output-price' | 'trustgate passport add --image-input-price' | 'trustgate passport add --image-output-price' | 'trustgate passport add --call-price' | 'trustgate passport add --image-price' | 'trustgate passport add --search-price' | 'trustgate passport add --audio-second-price' | 'trustgate passport add --character-price' | 'trustgate passport add --capability' | 'trustgate passport add --parameter' | 'trustgate passport set --api-model-id' | 'trustgate passport set --provider' | 'trustgate passport set --base-url' | 'trustgate passport set --credential-env' | 'trustgate passport set --context-length' | 'trustgate passport set --max-output-tokens' | 'trustgate passport set --input-price' | 'trustgate passport set --output-price' | 'trustgate passport set --cached-input-price' | 'trustgate passport set --cache-write-price' | 'trustgate passport set --cache-write-1h-price' | 'trustgate passport set --reasoning-price' | 'trustgate passport set --audio-input-price' | 'trustgate passport set --audio-output-price' | 'trustgate passport set --image-input-price' | 'trustgate passport set --image-output-price' | 'trustgate passport set --call-price' | 'trustgate passport set --image-price' | 'trustgate passport set --search-price' | 'trustgate passport set --audio-second-price' | 'trustgate passport set --character-price' | 'trustgate passport set --capability' | 'trustgate passport set --parameter' | 'trustgate passport alias --remove' | 'trustgate passport prices update --as-of' | 'trustgate receipt list --since' | 'trustgate receipt list --limit' | 'trustgate receipt verify --rpc' | 'trustgate receipt verify --key' | 'trustgate receipt verify --payer' | 'trustgate anchor flush --rpc' | 'trustgate anchor flush --max-fee' | 'trustgate anchor verify --rpc' | 'trustgate payment set --network' | 'trustgate payment set --pay-to' | 'trustgate payment set --asset' | 'trustgate payment set --facilitator' | 'trustgate payment set --price' | 'trustgate payment set --top-up' | 'trustgate payment set --decimals' | 'trustgate payment set --asset-name' | 'trustgate payment set --asset-version' | 'trustgate payment off --network' | 'trustgate payment list --state' | 'trustgate payment list --limit' | 'trustgate payment list --before' | 'trustgate payment resolve --settled' | 'trustgate payment refund-credit --amount' | 'trustgate export receipts --since' | 'trustgate export receipts --until' | 'trustgate export usage --since' | 'trustgate export usage --until' | 'trustgate config show --host' | 'trustgate config show --port' | 'trustgate config show --upstream' | 'trustgate config show --upstream-key-env') kind=any ;;
         'trustgate usage --tenant' | 'trustgate receipt list --tenant' | 'trustgate payment list --tenant' | 'trustgate export receipts --tenant' | 'trustgate export usage --tenant') kind=tenant ;;
         'trustgate usage --by') kind='words:day model key tenant' ;;
         'trustgate usage --plot' | 'trustgate passport add --credential-file' | 'trustgate passport set --credential-file' | 'trustgate passport import --prices' | 'trustgate passport prices update --from-litellm' | 'trustgate receipt export --output' | 'trustgate receipt export -o' | 'trustgate receipt verify --request' | 'trustgate receipt verify --response' | 'trustgate anchor flush --keypair' | 'trustgate anchor verify --keypair' | 'trustgate anchor keygen --keypair' | 'trustgate payment keygen --keypair' | 'trustgate export receipts --output' | 'trustgate export receipts -o' | 'trustgate export usage --output' | 'trustgate export usage -o') kind=file ;;
-        'trustgate tenant add --plan' | 'trustgate tenant set --plan') kind=plan ;;
-        'trustgate key create --models' | 'trustgate plan add --models' | 'trustgate plan set --models' | 'trustgate passport add --fallback' | 'trustgate passport set --fallback') kind=passport ;;
+        'trustgate tenant add --plan' | 'trustgate tenant set --plan' | 'trustgate plan add --like') kind=plan ;;
+        'trustgate key create --models' | 'trustgate key set --models' | 'trustgate plan add --models' | 'trustgate plan set --models' | 'trustgate passport add --fallback' | 'trustgate passport set --fallback') kind=passport ;;
         'trustgate plan add --on-disconnect' | 'trustgate plan set --on-disconnect') kind='words:abort drain' ;;
         'trustgate plan add --unpriced-models' | 'trustgate plan set --unpriced-models') kind='words:refuse allow' ;;
         'trustgate passport add --format' | 'trustgate passport set --format') kind='words:api safetensors gguf' ;;
@@ -328,7 +372,7 @@ __trustgate_argument() {
         'trustgate backup 0' | 'trustgate restore 0' | 'trustgate passport import 0' | 'trustgate passport prices update 0' | 'trustgate receipt verify 0') kind=file ;;
         'trustgate tenant add 0' | 'trustgate plan add 0' | 'trustgate passport add 0' | 'trustgate passport alias 0' | 'trustgate passport alias 1' | 'trustgate passport prices show 0' | 'trustgate payment show 0' | 'trustgate payment resolve 0') kind=any ;;
         'trustgate tenant show 0' | 'trustgate tenant set 0' | 'trustgate tenant suspend 0' | 'trustgate tenant resume 0' | 'trustgate tenant remove 0' | 'trustgate tenant credit 0' | 'trustgate key create 0' | 'trustgate key list 0' | 'trustgate payment set 0' | 'trustgate payment off 0' | 'trustgate payment terms 0' | 'trustgate payment refund-credit 0') kind=tenant ;;
-        'trustgate key show 0' | 'trustgate key revoke 0' | 'trustgate key rotate 0') kind=key ;;
+        'trustgate key show 0' | 'trustgate key set 0' | 'trustgate key revoke 0' | 'trustgate key rotate 0') kind=key ;;
         'trustgate plan set 0' | 'trustgate plan show 0' | 'trustgate plan remove 0') kind=plan ;;
         'trustgate passport set 0' | 'trustgate passport show 0' | 'trustgate passport deprecate 0' | 'trustgate passport revoke 0' | 'trustgate passport activate 0' | 'trustgate passport prices history 0') kind=passport ;;
         'trustgate receipt show 0' | 'trustgate receipt export 0') kind=receipt ;;

@@ -43,6 +43,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'create|Create another key',
             'list|List the keys',
             'show|Show a key and its limits, not its secret',
+            'set|Change a key, in effect from its next request on',
             'revoke|Revoke a key now',
             'rotate|Replace a key by a new one'
         )
@@ -271,7 +272,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--name|any|A name for the key',
-            '--expires|any|Expires after: 30d, 24h, 90m …',
+            '--expires|any|Expires after 30d, 24h, 90m …, or at 2027-01-31 (0:00 UTC)',
             '--secret-only||Print only the secret: KEY=$(trustgate …)',
             '--requests-per-minute|any|Requests a minute',
             '--requests-per-day|any|Requests a day',
@@ -302,6 +303,29 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate key set' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--name|any|A new name',
+            '--expires|any|Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC), or never',
+            '--requests-per-minute|any|Requests a minute',
+            '--requests-per-day|any|Requests a day',
+            '--requests-per-month|any|Requests a month',
+            '--tokens-per-minute|any|Tokens a minute',
+            '--tokens-per-day|any|Tokens a day',
+            '--tokens-per-month|any|Tokens a month',
+            '--usd-per-minute|any|Spending a minute',
+            '--usd-per-day|any|Spending a day',
+            '--usd-per-month|any|Spending a month',
+            '--parallel-requests|any|Requests at the same time',
+            '--max-tokens|any|Largest completion of one request, in tokens',
+            '--max-prompt-tokens|any|Largest prompt of one request, in tokens',
+            '--models|passport|Models, as globs: ''openai/*''',
+            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
+            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate key revoke' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
@@ -310,7 +334,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate key rotate' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--grace|any|How long the old secret stays valid: 24h, 30m … [default: revoked at once]',
+            '--grace|any|How long the old secret stays valid: 24h, 30m …, or until a date',
             '--secret-only||Print only the secret: KEY=$(trustgate …)',
             '--json||Print one JSON document, nothing else'
         )
@@ -321,6 +345,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate plan add' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--like|plan|Begin with what this plan has; change what is given',
             '--on-disconnect|words:abort drain|When a client hangs up: abort the LLM server''s answer, or read it to its end for exact usage',
             '--price-factor|any|What tenants are billed of what models cost: 1.2 is a markup of 20 %, 0.9 a discount of 10 %',
             '--unpriced-models|words:refuse allow|Models without a price, where spending is limited or paid for: refuse them, or serve them at no cost',
@@ -736,6 +761,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate key create 0' = 'tenant'
         'trustgate key list 0' = 'tenant'
         'trustgate key show 0' = 'key'
+        'trustgate key set 0' = 'key'
         'trustgate key revoke 0' = 'key'
         'trustgate key rotate 0' = 'key'
         'trustgate plan add 0' = 'any'

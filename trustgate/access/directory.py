@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from trustgate.access.keys import explain_unknown, hash_secret
+from trustgate.access.keys import HASH_PREFIX, explain_unknown, hash_secret
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.ids import now_us
 from trustgate.store import State
@@ -143,7 +143,11 @@ class Directory:
         return tenant
 
     def key(self, ref: str) -> ApiKey:
-        """Returns the key of this id, or with this redacted form where only one has it. Raises ``NotFound``."""
+        """Returns the key of this id, of this secret's hash (``access.keys.reference``), or with this redacted form
+        where only one has it. Raises ``NotFound``.
+        """
+        if ref.startswith(HASH_PREFIX):
+            return self._key_of_hash(ref.removeprefix(HASH_PREFIX))
         key = self._keys.get(ref)
         if key is None:
             alike = [key for key in self._keys.values() if key.redacted == ref]
@@ -151,6 +155,12 @@ class Directory:
                 raise NotFound(f"There is no key {ref!r}.", hint="trustgate key list", code="key_not_found")
             key = alike[0]
         return key
+
+    def _key_of_hash(self, digest: str) -> ApiKey:
+        found = [key for key in self._keys.values() if key.secret_sha256 == digest]
+        if not found:
+            raise NotFound("No key here has this secret.", hint="trustgate key list", code="key_not_found")
+        return found[0]
 
     def plan(self, name: str) -> Plan:
         plan = self._plans.get(name)

@@ -45,6 +45,22 @@ def hash_secret(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
+#: How a secret is named to the control plane: by its hash, so that it does not travel nor end up in a log.
+HASH_PREFIX = "sha256:"
+
+
+def reference(text: str) -> str:
+    """Returns what a key is named by: of a whole secret ``sha256:`` and its hash, anything else as it is.
+
+    Raises ``AuthenticationFailed`` for a secret with a typing error, without repeating it.
+    """
+    if not text.startswith(PREFIX) or "…" in text:
+        return text
+    if not _SECRET.fullmatch(text) or _checksum(text[:-_CHECKSUM_CHARACTERS]) != text[-_CHECKSUM_CHARACTERS:]:
+        raise explain_unknown(text)
+    return HASH_PREFIX + hash_secret(text.encode()).hex()
+
+
 def explain_unknown(secret: str) -> AuthenticationFailed:
     """Why a secret that no key has was refused: not ours, mistyped, or simply unknown. Never repeats it."""
     if not _SECRET.fullmatch(secret):

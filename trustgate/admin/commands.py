@@ -149,13 +149,16 @@ class TenantRemove(Command[Tenant], frozen=True, kw_only=True, tag="tenant.remov
     result = Tenant
 
 
-# keys; KEY is an id, or the secret's redacted form when only one key has it
+# keys; KEY is an id, ``sha256:`` and the hash of its secret, or the secret's redacted form when only one key has it
 
 
 class KeyCreate(Command[NewKey], frozen=True, kw_only=True, tag="key.create"):
+    """``expires_in_s`` seconds from now, or at ``expires_us``; neither: it does not expire."""
+
     tenant: str
     name: str = "default"
     expires_in_s: int | None = None
+    expires_us: int | None = None
     limits: Limits = Limits()
     scope: Scope = Scope()
     result = NewKey
@@ -172,16 +175,33 @@ class KeyShow(Command[ApiKey], frozen=True, kw_only=True, tag="key.show"):
     result = ApiKey
 
 
+class KeySet(Command[ApiKey], frozen=True, kw_only=True, tag="key.set"):
+    """Change a key and keep its secret. What is not given stays."""
+
+    key: str
+    name: str | None = None
+    #: Limits by field name; None lifts a limit.
+    limits: dict[str, int | None] = {}
+    #: Scope by field name: models, endpoints, features, parameters; ``*`` is what the plan allows.
+    scope: dict[str, tuple[str, ...]] = {}
+    expires_in_s: int | None = None
+    expires_us: int | None = None
+    #: It does not expire any more.
+    never_expires: bool = False
+    result = ApiKey
+
+
 class KeyRevoke(Command[ApiKey], frozen=True, kw_only=True, tag="key.revoke"):
     key: str
     result = ApiKey
 
 
 class KeyRotate(Command[NewKey], frozen=True, kw_only=True, tag="key.rotate"):
-    """A new secret with the old key's rights; the old one ends after the grace."""
+    """A new secret with the old key's rights; the old one ends after the grace, or at a time."""
 
     key: str
     grace_s: int = 0
+    until_us: int | None = None
     result = NewKey
 
 
@@ -189,10 +209,11 @@ class KeyRotate(Command[NewKey], frozen=True, kw_only=True, tag="key.rotate"):
 
 
 class PlanPut(Command[Plan], frozen=True, kw_only=True, tag="plan.put"):
-    """Add a plan (``create``) or change one. What is not given stays."""
+    """Add a plan (``create``) or change one. What is not given stays, of a new one as it is in the plan ``like``."""
 
     name: str
     create: bool = False
+    like: str | None = None
     #: Limits by field name; None lifts a limit.
     limits: dict[str, int | None] = {}
     #: Scope by field name: models, endpoints, features, parameters.

@@ -44,6 +44,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.KeyCreate: tenants.key_create,
     commands.KeyList: tenants.key_list,
     commands.KeyShow: tenants.key_show,
+    commands.KeySet: tenants.key_set,
     commands.KeyRevoke: tenants.key_revoke,
     commands.KeyRotate: tenants.key_rotate,
     commands.PlanPut: tenants.plan_put,

@@ -16,6 +16,7 @@ from trustgate.admin.commands import (
     KeyList,
     KeyRevoke,
     KeyRotate,
+    KeySet,
     KeyShow,
     NewKey,
     PlanList,
@@ -152,10 +153,46 @@ async def key_create(context: AdminContext, command: KeyCreate) -> NewKey:
         at_us,
         limits=command.limits,
         scope=command.scope,
-        expires_us=None if command.expires_in_s is None else _after(command.expires_in_s, at_us, least_s=1),
+        expires_us=_expiry(command.expires_in_s, command.expires_us, at_us),
     )
     await context.keep(new.key)
     return new
+
+
+async def key_set(context: AdminContext, command: KeySet) -> ApiKey:
+    """The changed key; its secret, and what was used of its limits, stay. In effect from the next request on."""
+    key = context.directory.key(command.key)
+    tenant = _living(context, key.tenant_id)
+    if key.revoked_us is not None:
+        raise Conflict(
+            f"The key {key.id} has been revoked, so it cannot be changed.",
+            hint=f"trustgate key create {shlex.quote(tenant.name)}",
+        )
+    if command.name is not None:
+        key = replace(key, name=_checked_name(command.name, "A key's"))
+    if command.never_expires:
+        key = replace(key, expires_us=None)
+    expires_us = _expiry(command.expires_in_s, command.expires_us, now_us())
+    if expires_us is not None:
+        key = replace(key, expires_us=expires_us)
+    key = replace(
+        key,
+        limits=_changed(key.limits, command.limits, "a key"),
+        scope=_changed(key.scope, command.scope, "a key"),
+    )
+    _check_limits(key.limits)
+    _check_scope(key.scope)
+    await context.keep(key)
+    return key
+
+
+def _expiry(in_s: int | None, at: int | None, now: int) -> int | None:
+    """Returns when a key expires, microseconds UTC; None where it does not. Raises ``InvalidRequest``."""
+    if in_s is not None:
+        return _after(in_s, now, least_s=1)
+    if at is not None:
+        _check_time(at, now)
+    return at
 
 
 async def key_list(context: AdminContext, command: KeyList) -> tuple[ApiKey, ...]:
@@ -191,8 +228,8 @@ async def key_rotate(context: AdminContext, command: KeyRotate) -> NewKey:
             hint=f"trustgate key create {shlex.quote(tenant.name)}",
         )
     new = _new_key(tenant, old.name, at_us, limits=old.limits, scope=old.scope, expires_us=old.expires_us)
-    ends_us = _after(command.grace_s, at_us, least_s=0)
-    if command.grace_s == 0:
+    ends_us = _expiry(None, command.until_us, at_us) or _after(command.grace_s, at_us, least_s=0)
+    if ends_us == at_us:
         await context.keep(new.key, replace(old, revoked_us=at_us))
         context.cut({old.id})
     else:
@@ -229,8 +266,17 @@ def _new_key(
 def _after(seconds: int, at_us: int, *, least_s: int) -> int:
     """Returns the moment so many seconds later, microseconds UTC. Raises ``InvalidRequest``."""
     if not least_s <= seconds <= _LIFETIME_MOST_S:
-        raise InvalidRequest("A time must be in the future, at most a hundred years from now.")
+        raise _no_such_time()
     return at_us + seconds * MICROSECONDS_PER_SECOND
+
+
+def _check_time(wanted_us: int, at_us: int) -> None:
+    if not at_us < wanted_us <= at_us + _LIFETIME_MOST_S * MICROSECONDS_PER_SECOND:
+        raise _no_such_time()
+
+
+def _no_such_time() -> InvalidRequest:
+    return InvalidRequest("A time must be in the future, at most a hundred years from now.", param="expires")
 
 
 def _ids(keys: Collection[ApiKey]) -> set[str]:
@@ -241,11 +287,11 @@ def _ids(keys: Collection[ApiKey]) -> set[str]:
 
 
 async def plan_put(context: AdminContext, command: PlanPut) -> Plan:
-    plan = _new_plan(context, command.name) if command.create else context.directory.plan(command.name)
+    plan = _new_plan(context, command) if command.create else context.directory.plan(command.name)
     plan = replace(
         plan,
-        limits=_changed(plan.limits, command.limits),
-        scope=_changed(plan.scope, command.scope),
+        limits=_changed(plan.limits, command.limits, "a plan"),
+        scope=_changed(plan.scope, command.scope, "a plan"),
         on_disconnect=command.on_disconnect or plan.on_disconnect,
         price_factor_ppm=plan.price_factor_ppm if command.price_factor_ppm is None else command.price_factor_ppm,
         unpriced_models=command.unpriced_models or plan.unpriced_models,
@@ -258,13 +304,14 @@ async def plan_put(context: AdminContext, command: PlanPut) -> Plan:
     return plan
 
 
-def _new_plan(context: AdminContext, name: str) -> Plan:
-    name = _checked_name(name, "A plan's")
+def _new_plan(context: AdminContext, command: PlanPut) -> Plan:
+    name = _checked_name(command.name, "A plan's")
     if any(plan.name == name for plan in context.directory.plans()):
         raise Conflict(
             f"The plan {name!r} already exists.", hint=f"trustgate plan set {shlex.quote(name)} …", code="plan_exists"
         )
-    return Plan(name=name, created_us=now_us())
+    like = Plan(name="") if command.like is None else context.directory.plan(command.like)
+    return replace(like, name=name, created_us=now_us())
 
 
 async def plan_list(context: AdminContext, command: PlanList) -> tuple[Plan, ...]:
@@ -291,14 +338,14 @@ async def plan_remove(context: AdminContext, command: PlanRemove) -> Plan:
     return plan
 
 
-def _changed(record: T, changes: Mapping[str, object]) -> T:
+def _changed(record: T, changes: Mapping[str, object], whose: str) -> T:
     unknown = changes.keys() - set(record.__struct_fields__)
     if unknown:
-        raise InvalidRequest(f"There is no {', '.join(sorted(unknown))} in a plan.")
+        raise InvalidRequest(f"There is no {', '.join(sorted(unknown))} in {whose}.")
     try:
         return msgspec.convert({**msgspec.to_builtins(record), **changes}, type(record))
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"Invalid value for a plan: {error}.") from None
+        raise InvalidRequest(f"Invalid value for {whose}: {error}.") from None
 
 
 def _check_limits(limits: Limits) -> None:

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from trustgate.access.directory import limits_money
+from trustgate.access.keys import reference
 from trustgate.admin.commands import (
     Admin,
     KeyCreate,
     KeyList,
     KeyRevoke,
     KeyRotate,
+    KeySet,
     KeyShow,
     NewKey,
     TenantList,
@@ -23,13 +25,32 @@ from trustgate.admin.money import PaymentFinding, PriceCheck
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.limits import Allowed, limit_fields, scope_fields, with_limits
+from trustgate.cli.values import Maybe, Moment
+from trustgate.errors import AuthenticationFailed, InvalidRequest
 from trustgate.ids import now_us
 from trustgate.types import ApiKey, Limits, Scope, Tenant
 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 
 SecretOnlyOption = Annotated[bool, typer.Option("--secret-only", help="Print only the secret: KEY=$(trustgate …).")]
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or its shortened form (tgk_Ab12…9xYz).")]
+
+
+def _reference(text: str) -> str:
+    """A whole secret as its hash, so that it goes no further than this process."""
+    try:
+        return reference(text)
+    except AuthenticationFailed as error:
+        raise typer.BadParameter(error.message) from None
+
+
+KeyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY",
+        parser=_reference,
+        help="The key's id, its shortened form (tgk_Ab12…9xYz), or its whole secret.",
+    ),
+]
 
 
 @app.command("create")
@@ -40,8 +61,12 @@ def create(
     allowed: Allowed,
     name: Annotated[str, typer.Option(help="A name for the key.")] = "default",
     expires: Annotated[
-        int | None,
-        typer.Option(metavar="SPAN", parser=values.duration, help="Expires after: 30d, 24h, 90m …"),
+        Moment | None,
+        typer.Option(
+            metavar="SPAN|DATE",
+            parser=values.moment,
+            help="Expires after 30d, 24h, 90m …, or at 2027-01-31 (0:00 UTC).",
+        ),
     ] = None,
     secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
@@ -50,8 +75,14 @@ def create(
 
     Limits, models, endpoints and features narrow what the tenant's plan allows; they never widen it.
     """
+    expires = expires or Moment()
     command = KeyCreate(
-        tenant=tenant, name=name, expires_in_s=expires, limits=Limits(**allowed.limits), scope=Scope(**allowed.scope)
+        tenant=tenant,
+        name=name,
+        expires_in_s=expires.in_s,
+        expires_us=expires.at_us,
+        limits=Limits(**allowed.limits),
+        scope=Scope(**allowed.scope),
     )
     new = execute(context, command)
     if json:
@@ -105,6 +136,42 @@ def _note_prices(context: typer.Context, key: ApiKey) -> None:
         render.say(render.Styled(f"Note: {found.message}. {found.hint or ''}", "yellow"))
 
 
+@app.command("set")
+@with_limits
+def set_(
+    context: typer.Context,
+    key: KeyArgument,
+    allowed: Allowed,
+    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
+    expires: Annotated[
+        Maybe | None,
+        typer.Option(
+            metavar="SPAN|DATE|never",
+            parser=values.moment_or_none,
+            help="Expires after 30d, 24h, 90m … from now, at 2027-01-31 (0:00 UTC), or never.",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Change a key, in effect from its next request on. Its secret stays. `none` lifts a limit, '*' a scope."""
+    if not allowed.limits and not allowed.scope and name is None and expires is None:
+        raise InvalidRequest("No change was given.", hint="trustgate key set --help")
+    moment = Moment() if expires is None or expires.value is None else expires.value
+    command = KeySet(
+        key=key,
+        name=name,
+        limits=allowed.limits,
+        scope=allowed.scope,
+        expires_in_s=moment.in_s,
+        expires_us=moment.at_us,
+        never_expires=expires is not None and expires.value is None,
+    )
+    changed = execute(context, command)
+    _print(changed, json)
+    if not json:
+        _note_prices(context, changed)
+
+
 @app.command("revoke")
 def revoke(context: typer.Context, key: KeyArgument, json: JsonOption = False) -> None:
     """Revoke a key now. Its next request fails, its running streams are cut."""
@@ -116,11 +183,11 @@ def rotate(
     context: typer.Context,
     key: KeyArgument,
     grace: Annotated[
-        int | None,
+        Moment | None,
         typer.Option(
-            metavar="SPAN",
-            parser=values.duration,
-            help="How long the old secret stays valid: 24h, 30m …  [default: revoked at once]",
+            metavar="SPAN|DATE",
+            parser=values.moment,
+            help="How long the old secret stays valid: 24h, 30m …, or until a date.  [default: revoked at once]",
         ),
     ] = None,
     secret_only: SecretOnlyOption = False,
@@ -130,7 +197,8 @@ def rotate(
 
     The new key has the old one's rights, limits and expiry.
     """
-    new = execute(context, KeyRotate(key=key, grace_s=grace or 0))
+    grace = grace or Moment()
+    new = execute(context, KeyRotate(key=key, grace_s=grace.in_s or 0, until_us=grace.at_us))
     if json:
         render.document({"key": secret_document(new.key, new.secret)})
     else:

@@ -48,15 +48,19 @@ def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
     allowed: Allowed,
+    like: Annotated[
+        str | None, typer.Option("--like", metavar="PLAN", help="Begin with what this plan has; change what is given.")
+    ] = None,
     on_disconnect: OnDisconnectOption = None,
     price_factor: FactorOption = None,
     unpriced_models: UnpricedOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Add a plan. What is not given is not limited."""
+    """Add a plan. What is not given is not limited, or is as in the plan --like. `none` lifts a limit."""
     command = PlanPut(
         name=name,
         create=True,
+        like=like,
         limits=allowed.limits,
         scope=allowed.scope,
         on_disconnect=on_disconnect,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import typer
@@ -111,6 +111,30 @@ def duration(text: str) -> int:
     return seconds
 
 
+class Moment(NamedTuple):
+    """A time to come: so many seconds from now, or at a time (microseconds UTC)."""
+
+    in_s: int | None = None
+    at_us: int | None = None
+
+
+def moment(text: str) -> Moment:
+    """``30d``: so long from now; a date (its beginning, UTC) or a time with its zone."""
+    seconds = duration_s(text)
+    if seconds is not None:
+        return Moment(in_s=seconds)
+    try:
+        return Moment(at_us=_micros(_written(text)))
+    except (typer.BadParameter, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is not a time to come, such as 30d, 24h, 2027-01-31 or 2027-01-31T18:00:00Z."
+        ) from None
+
+
+def moment_or_none(text: str) -> Maybe:
+    return Maybe(None) if text.lower() == "never" else _or_none(text, moment)
+
+
 def since(text: str) -> int:
     """Returns the start of a period, microseconds UTC: ``7d`` (ago), ``today``, ``month``, a date, or a time with its
     zone.
@@ -128,7 +152,11 @@ def since(text: str) -> int:
             raise typer.BadParameter(f"{text!r} is too far back.") from None
     else:
         start = _written(text)
-    return max(0, (start - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
+    return max(0, _micros(start))
+
+
+def _micros(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _written(text: str) -> datetime:
