@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from trustgate.errors import TrustGateError
+from trustgate.errors import StoreDamaged, TrustGateError
 from trustgate.store.base import SUM_MOST, Kept
 from trustgate.types import (
     COUNTED,
@@ -35,6 +35,9 @@ from trustgate.types import (
     Receipt,
     Tenant,
 )
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -176,3 +179,16 @@ def entry_from_row(row: Sequence[Any]) -> Entry:
     if price[-1] is not None:
         members |= zip(RECEIPT_PRICE_MEMBERS, (*price[:-1], *msgspec.json.decode(price[-1])), strict=True)
     return Entry(seq=row[0], receipt=Receipt(**members), secret=row[-1])
+
+
+def where_clause(*conditions: tuple[str, Any]) -> tuple[str, list[Any]]:
+    """A WHERE clause of the conditions whose value is given, and those values."""
+    given = [(sql, value) for sql, value in conditions if value is not None]
+    return ("WHERE " + " AND ".join(sql for sql, _ in given) if given else ""), [value for _, value in given]
+
+
+def one_value(result: DuckDBPyConnection) -> Any:
+    row = result.fetchone()
+    if row is None:
+        raise StoreDamaged("The database has lost a row that is always there.", hint="Put back a copy of the database.")
+    return row[0]

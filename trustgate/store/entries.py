@@ -1,0 +1,125 @@
+"""The entries of the log and the tiles of the tree over them, as rows of ``receipts`` and ``tiles``.
+
+Owns the SQL that appends and finds them. Each function runs on the writer thread.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trustgate.errors import StoreDamaged
+from trustgate.store.base import ReceiptFilter, StoredTile
+from trustgate.store.migrations import schema_version
+from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, entry_from_row, entry_to_row, one_value, where_clause
+from trustgate.types import Entry
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+T = TypeVar("T")
+
+#: The appender holds the GIL for about 5 µs a row; between slices the event loop gets its turn.
+SLICE_ROWS = 50
+
+_TILE_COLUMNS = ("level", "position", "hashes")
+_RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
+
+
+def load_identity(connection: DuckDBPyConnection) -> tuple[str, int, int]:
+    """The store's id, its schema, and the highest seq."""
+    store_id = one_value(connection.execute("SELECT store_id FROM meta"))
+    last_seq, count = connection.execute("SELECT coalesce(max(seq), 0), count(*) FROM receipts").fetchall()[0]
+    if last_seq != count:
+        raise StoreDamaged(
+            f"The database holds {count} receipts, but the last one is number {last_seq}.",
+            hint="Put back a copy of the database, or, to start anew, move it away.",
+        )
+    return str(store_id), schema_version(connection), int(last_seq)
+
+
+def append_rows(connection: DuckDBPyConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
+    if entries:
+        _append_slices(connection, "receipts", ENTRY_COLUMNS, entries, entry_to_row)
+    if tiles:
+        _append_slices(connection, "tiles", _TILE_COLUMNS, tiles, list)
+
+
+def _append_slices(
+    connection: DuckDBPyConnection,
+    table: str,
+    columns: Sequence[str],
+    records: Sequence[T],
+    to_row: Callable[[T], list[Any]],
+) -> None:
+    appender = connection.appender(table, columns=list(columns))
+    try:
+        for start in range(0, len(records), SLICE_ROWS):
+            appender.append_rows([to_row(record) for record in records[start : start + SLICE_ROWS]])
+            time.sleep(0)
+        appender.flush()
+    except BaseException:
+        appender.clear()  # what it still buffers would otherwise be committed on its own, after the rollback
+        raise
+
+
+def count_tiles(connection: DuckDBPyConnection, level: int) -> int:
+    count, last = connection.execute(
+        "SELECT count(*), coalesce(max(position), -1) FROM tiles WHERE level = ?", [level]
+    ).fetchall()[0]
+    if last + 1 != count:
+        raise StoreDamaged(
+            f"The database holds {count} tiles of level {level}, but the last one is number {last}.",
+            hint="Put back a copy of the database.",
+        )
+    return int(count)
+
+
+def load_tiles(connection: DuckDBPyConnection, level: int, positions: Sequence[int]) -> dict[int, bytes]:
+    if not positions:
+        return {}
+    marks = ", ".join("?" * len(positions))
+    rows = connection.execute(
+        f"SELECT position, hashes FROM tiles WHERE level = ? AND position IN ({marks})",  # noqa: S608 - bound
+        [level, *positions],
+    ).fetchall()
+    return dict(rows)
+
+
+def load_heads(connection: DuckDBPyConnection) -> list[Entry]:
+    rows = connection.execute(
+        f"SELECT {ENTRY_SELECT} FROM receipts WHERE seq IN (SELECT max(seq) FROM receipts GROUP BY tenant)"  # noqa: S608
+    ).fetchall()
+    return [entry_from_row(row) for row in rows]
+
+
+def load_entries(connection: DuckDBPyConnection, query: ReceiptFilter) -> list[Entry]:
+    where, values = where_clause(
+        ("tenant = ?", query.tenant_id),
+        ('"key" = ?', query.key_id),
+        ("created_us >= ?", query.since_us),
+        ("seq < ?", query.before_seq),
+        ("seq > ?", query.after_seq),
+        ("seq <= ?", query.until_seq),
+    )
+    order = "ASC" if query.oldest_first else "DESC"
+    rows = connection.execute(
+        f"SELECT {ENTRY_SELECT} FROM receipts {where} ORDER BY seq {order} LIMIT ?",  # noqa: S608 - values are bound
+        [*values, max(query.limit, 0)],
+    ).fetchall()
+    return [entry_from_row(row) for row in rows]
+
+
+def load_entry(connection: DuckDBPyConnection, receipt_id: str) -> Entry | None:
+    """Found by the millisecond that the id begins with (ids.new_id): receipts are nearly in the order of time."""
+    parts = _RECEIPT_ID.fullmatch(receipt_id)
+    if parts is None:
+        return None
+    since_us = int(parts.group(1), 16) * 1000
+    rows = connection.execute(
+        f"SELECT {ENTRY_SELECT} FROM receipts WHERE created_us BETWEEN ? AND ? AND id = ?",  # noqa: S608 - bound
+        [since_us, since_us + 999, receipt_id],
+    ).fetchall()
+    return entry_from_row(rows[0]) if rows else None

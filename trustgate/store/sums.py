@@ -1,0 +1,81 @@
+"""What receipts add up to: usage by group, what the running windows count, balances.
+
+Owns the SQL of the sums. Each function runs on the writer thread.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from trustgate.store.base import Balance, UsageFilter, UsageRow, WindowUsage
+from trustgate.store.rows import BILLED, IS_COUNTED, sum_sql, where_clause
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_US_PER_DAY = 86_400_000_000
+_LAST_US = 2**63 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_GROUPS = {"day": f"created_us // {_US_PER_DAY}", "model": "model", "key": '"key"', "tenant": "tenant"}
+
+
+def sum_windows(connection: DuckDBPyConnection, since_us: int, until_us: int | None) -> list[WindowUsage]:
+    rows = connection.execute(
+        f"""SELECT tenant, "key", count(*), {sum_sql("prompt_tokens::HUGEINT + completion_tokens")},
+                {sum_sql(BILLED)}
+            FROM receipts WHERE created_us >= ? AND created_us < ? AND {IS_COUNTED}
+            GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
+        [since_us, _LAST_US if until_us is None else until_us],
+    ).fetchall()
+    return [
+        WindowUsage(tenant_id=tenant, key_id=key, requests=requests, tokens=int(tokens), cost_nano_usd=int(cost))
+        for tenant, key, requests, tokens, cost in rows
+    ]
+
+
+def sum_usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]:
+    where, values = where_clause(
+        ("finish <> ?", "credited"),  # which is no request, and has no model
+        ("tenant = ?", query.tenant_id),
+        ("created_us >= ?", query.since_us),
+        ("created_us < ?", query.until_us),
+        ("seq <= ?", query.until_seq),
+    )
+    sums = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
+    rows = connection.execute(
+        f"""SELECT {_GROUPS[query.by]} AS "group",
+                count(*) FILTER (WHERE {IS_COUNTED}),
+                count(*) FILTER (WHERE finish = 'refused'),
+                count(*) FILTER (WHERE finish = 'upstream_error'),
+                {", ".join(sum_sql(name, IS_COUNTED) for name in sums)},
+                count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate'),
+                {sum_sql(BILLED, IS_COUNTED)},
+                count(*) FILTER (WHERE {IS_COUNTED} AND price_known = false)
+            FROM receipts {where} GROUP BY "group" ORDER BY "group" """,  # noqa: S608 - constants; values are bound
+        values,
+    ).fetchall()
+    members = ("requests", "refused", "failed", *sums, "estimated", "billed_nano_usd", "unpriced")
+    return [
+        UsageRow(
+            group=_day(row[0]) if query.by == "day" else row[0],
+            **{member: int(value) for member, value in zip(members, row[1:], strict=True)},
+        )
+        for row in rows
+    ]
+
+
+def _day(days: int) -> str:
+    """The date, ISO 8601, so many days after the epoch."""
+    return (_EPOCH + timedelta(days=days)).date().isoformat()
+
+
+def sum_balances(connection: DuckDBPyConnection) -> list[Balance]:
+    rows = connection.execute(
+        f"""SELECT tenant, {sum_sql("credited_nano_usd")}, {sum_sql("charged_nano_usd")} FROM receipts
+            WHERE charged_nano_usd IS NOT NULL GROUP BY tenant ORDER BY tenant"""  # noqa: S608 - constants
+    ).fetchall()
+    return [
+        Balance(tenant_id=tenant, credited_nano_usd=int(credited), charged_nano_usd=int(charged))
+        for tenant, credited, charged in rows
+    ]
