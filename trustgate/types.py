@@ -53,6 +53,9 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     #: Request members that steer an upstream (``fallbacks``, ``provider`` …) and may be sent all the same. None: for a
     #: plan, none of them; for a key, what its plan allows.
     parameters: tuple[str, ...] | None = None
+    #: Where requests name the end user of the app that sends them: ``user`` (members of the body) or ``header:NAME``;
+    #: the first that names one counts. None: for a plan, nowhere; for a key, as its plan has it.
+    end_users: tuple[str, ...] | None = None
 
 
 def matches(patterns: tuple[str, ...], name: str) -> bool:
@@ -114,6 +117,74 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     created_us: int = 0
     expires_us: int | None = None
     revoked_us: int | None = None
+    #: The id of the key that this one goes back to by rotations; "" for a key that did not come from one.
+    origin_id: str = ""
+
+    @property
+    def account_id(self) -> str:
+        """What limits and budgets count this key's use under: a key that was rotated goes on with the old one's."""
+        return self.origin_id or self.id
+
+
+BudgetUnit = Literal["requests", "tokens", "cost_nano_usd"]
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="budget"):
+    """How much some callers may use in a span of time, beside the limits of their plans and keys.
+
+    It applies to a request whose tenant, key or plan it names, or to every request with ``everyone``, where a model
+    that it covers is asked for. All that it applies to draw on it together, unless ``each`` gives a budget of this
+    size to each of them.
+    """
+
+    id: str
+    name: str
+    unit: BudgetUnit
+    #: How much; of the unit ``cost_nano_usd`` that is nano-USD.
+    amount: int
+    #: A calendar span in UTC (``minute``, ``hour``, ``day``, ``week``, ``month``), ``total``, or a rolling span as a
+    #: number of seconds, such as ``21600s``.
+    span: str
+    #: Ids. Of keys those that they go back to by rotations.
+    tenants: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    #: Names.
+    plans: tuple[str, ...] = ()
+    everyone: bool = False
+    #: Whether each tenant, key or end user has this amount, or all of them have it together.
+    each: Literal["all", "tenant", "key", "end_user"] = "all"
+    #: Shell globs over the names of models.
+    models: tuple[str, ...] = ("*",)
+    #: Requests that would pass it are refused; otherwise it only gives notice.
+    hard: bool = True
+    #: The shares of the amount, in percent, at whose use notice is given.
+    notice_at_percent: tuple[int, ...] = (50, 80, 100)
+    created_us: int = 0
+    removed_us: int | None = None
+
+    @property
+    def covers_all_models(self) -> bool:
+        return "*" in self.models
+
+
+class EndUser(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="end_user"):
+    """What an operator has decided of one user of an app behind a key. Most end users have no such record."""
+
+    #: Pseudonym (access.end_users). Unique over all tenants, since each tenant's names are salted otherwise.
+    id: str
+    tenant_id: str
+    blocked: bool = False
+    #: By the id of a budget that each end user has: the amount for this one instead.
+    amounts: dict[str, int] = {}
+    changed_us: int = 0
+
+
+class PseudonymKey(msgspec.Struct, frozen=True, kw_only=True, tag="pseudonym_key"):
+    """The secret that end users' pseudonyms are made with (access.end_users). One in a database."""
+
+    id: str
+    secret: bytes
+    created_us: int
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -282,7 +353,7 @@ class PaymentTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 #: What an operator can change. Plans are known by name, aliases by name, terms by their tenant, the rest by id.
-Record = Tenant | ApiKey | Plan | Passport | Alias | PaymentTerms
+Record = Tenant | ApiKey | Plan | Passport | Alias | PaymentTerms | Budget | EndUser
 
 
 #: ``reserved``: claimed for one request, nothing was asked of the facilitator but to verify. ``settling``: it was told
@@ -393,11 +464,12 @@ COUNTED: frozenset[str] = frozenset({"complete", "client_gone", "upstream_cut", 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """One leaf of the log; times are microseconds UTC, money nano-USD.
 
-    Versions 1 and 3 are receipts of tenants that owe nothing; 2 and 4 have RECEIPT_PAYMENT_MEMBERS besides, 3 and 4
-    RECEIPT_PRICE_MEMBERS. Within a version every member is always present, so each has one canonical form.
+    Versions 1, 3 and 5 are receipts of tenants that owe nothing; 2, 4 and 6 have RECEIPT_PAYMENT_MEMBERS besides, 3 to
+    6 RECEIPT_PRICE_MEMBERS, 5 and 6 ``end_user``. Within a version every member is always present, so each has one
+    canonical form.
     """
 
-    v: Literal[1, 2, 3, 4] = 1
+    v: Literal[1, 2, 3, 4, 5, 6] = 1
     id: str
     created_us: int
     tenant: str
@@ -459,6 +531,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     image_size: str | UnsetType = UNSET
     image_quality: str | UnsetType = UNSET
     usage_contradictory: bool | UnsetType = UNSET
+    #: The pseudonym of the end user that the app behind the key named; "" where it named none.
+    end_user: str | UnsetType = UNSET
 
 
 #: The members of a receipt of a tenant that pays, in the order in which a Receipt has them.
@@ -473,9 +547,12 @@ RECEIPT_PRICE_MEMBERS = (
     *("image_prompt_tokens", "image_completion_tokens", "images", "audio_ms", "characters", "searches"),
     *("service_tier", "image_size", "image_quality", "usage_contradictory"),
 )
+#: The member of receipts of keys whose requests name end users.
+RECEIPT_END_USER_MEMBERS = ("end_user",)
 #: The versions whose receipts have each of these.
-PAYMENT_VERSIONS: frozenset[int] = frozenset({2, 4})
-PRICE_VERSIONS: frozenset[int] = frozenset({3, 4})
+PAYMENT_VERSIONS: frozenset[int] = frozenset({2, 4, 6})
+PRICE_VERSIONS: frozenset[int] = frozenset({3, 4, 5, 6})
+END_USER_VERSIONS: frozenset[int] = frozenset({5, 6})
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

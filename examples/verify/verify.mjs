@@ -218,11 +218,15 @@ const PRICE = {
   image_quality: isText,
   usage_contradictory: isFlag,
 };
+/** Of a key whose requests name end users. */
+const END_USER = { end_user: isText };
 const RECEIPTS = new Map([
   [1, RECEIPT_V1],
   [2, { ...RECEIPT_V1, v: oneOf(2), finish: FINISH_V2, ...PAYMENT }],
   [3, { ...RECEIPT_V1, v: oneOf(3), ...PRICE }],
   [4, { ...RECEIPT_V1, v: oneOf(4), finish: FINISH_V2, ...PAYMENT, ...PRICE }],
+  [5, { ...RECEIPT_V1, v: oneOf(5), ...PRICE, ...END_USER }],
+  [6, { ...RECEIPT_V1, v: oneOf(6), finish: FINISH_V2, ...PAYMENT, ...PRICE, ...END_USER }],
 ]);
 
 function readBundle(data) {
@@ -255,7 +259,7 @@ function readBundle(data) {
 
 /** The text that is hashed. RFC 8785 of a flat object: members in the order of their names, no blanks. */
 function canonicalReceipt(receipt) {
-  const known = RECEIPTS.get(receipt.v) ?? refuse("The receipt is of none of the versions 1 to 4.");
+  const known = RECEIPTS.get(receipt.v) ?? refuse("The receipt is of none of the versions 1 to 6.");
   checkMembers("receipt", receipt, known, (why) => refuse(`This is not a receipt of version ${receipt.v}: ${why}.`));
   const members = Object.keys(receipt).sort();
   return `{${members.map((name) => `${JSON.stringify(name)}:${JSON.stringify(receipt[name])}`).join(",")}}`;

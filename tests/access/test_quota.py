@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from msgspec.structs import replace
 
 from trustgate.access.quota import Ask, Hold, Quota, Windows
 from trustgate.errors import RateLimited
@@ -103,6 +104,27 @@ def test_a_client_is_told_not_to_retry_for_hours() -> None:
     with pytest.raises(RateLimited) as caught:
         reserve(quota, limited)
     assert caught.value.headers == {"retry-after": str(12 * 3600), "x-should-retry": "false"}
+
+
+def test_a_request_that_needs_none_of_a_unit_is_not_refused_for_it() -> None:
+    quota = Quota()
+    limited = plan(cost_nano_usd_per_month=100)
+    quota.post(reserve(quota, limited, cost=100), tokens=5, cost_nano_usd=150)
+    reserve(quota, limited, tokens=10)
+    with pytest.raises(RateLimited):
+        reserve(quota, limited, cost=1)
+
+
+def test_a_rotated_key_goes_on_where_the_old_one_stood() -> None:
+    quota, limits = Quota(), Limits(requests_per_day=2)
+    old = replace(key(), limits=limits)
+    new = replace(old, id="key_2", origin_id=old.account_id)
+    newest = replace(old, id="key_3", origin_id=new.account_id)
+    reserve(quota, plan(), old)
+    reserve(quota, plan(), new)
+    for each in (old, new, newest):
+        with pytest.raises(RateLimited, match="this API key"):
+            reserve(quota, plan(), each)
 
 
 def test_a_void_hold_leaves_no_trace() -> None:
@@ -277,7 +299,10 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule(target=holds, tokens=st.integers(0, 60), cost=st.integers(0, 30))
     def reserve(self, tokens: int, cost: int) -> Hold | None:
         demand = {"requests": 1, "tokens": tokens, "cost_nano_usd": cost}
-        fits = all(self.used(unit, window) + demand[unit] <= most for (unit, window), most in self.limits.items())
+        fits = all(
+            not demand[unit] or self.used(unit, window) + demand[unit] <= most
+            for (unit, window), most in self.limits.items()
+        )
         fits = fits and sum(row[3] for row in self.ledger.values()) < 5
         try:
             hold = reserve(self.quota, self.plan, tokens=tokens, cost=cost, now=self.now)
@@ -292,6 +317,8 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule(hold=consumes(holds), tokens=st.integers(0, 80), cost=st.integers(0, 40))
     def post(self, hold: Hold | None, tokens: int, cost: int) -> None:
         if hold is not None:
+            # What needs none of a unit uses none of it.
+            tokens, cost = tokens if hold.ask.tokens else 0, cost if hold.ask.cost_nano_usd else 0
             self.quota.post(hold, tokens, cost)
             self.ledger[id(hold)][1:] = [tokens, cost, 0]
             self.largest_request = max(self.largest_request, tokens)

@@ -24,7 +24,7 @@ from trustgate.admin.local import FEEDS
 from trustgate.admin.routes import FEED_PATH, admin_routes
 from trustgate.errors import Conflict, NotFound, PermissionDenied, StoreDamaged, StoreTooNew, TrustGateError
 from trustgate.store.exports import RECEIPT_COLUMNS, USAGE_COLUMNS, write_table
-from trustgate.types import RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
 
 _DAY_US = 86_400_000_000
 #: What a receipt of version 2 has besides.
@@ -214,7 +214,7 @@ def test_no_damage_goes_unnoticed(good: bytes, tmp_path_factory: pytest.TempPath
 
 
 def test_tables_hold_what_the_lines_say(tmp_path: Path) -> None:
-    none = dict.fromkeys((*RECEIPT_PRICE_MEMBERS, *RECEIPT_PAYMENT_MEMBERS))
+    none = dict.fromkeys((*RECEIPT_PRICE_MEMBERS, *RECEIPT_PAYMENT_MEMBERS, *RECEIPT_END_USER_MEMBERS))
     rows = [{"seq": entry.seq, **msgspec.to_builtins(entry.receipt), **none} for entry in make_entries(1, 50)]
     rows[3] |= _PAID
     rows[7]["model"] = '=1+1, "名"\n'

@@ -94,6 +94,25 @@ def test_quotas_go_on_where_they_were_after_a_restart(
     assert tenant.chat().status_code == 429
 
 
+def test_a_keys_limit_goes_on_where_it_was_after_rotation_and_restart(
+    make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp
+) -> None:
+    gateway = make_gateway(upstream=upstream.api_url).start()
+    tenant = sign_up(gateway)
+    key = gateway.cli_json("key", "create", tenant.name, "--requests-per-month", "2")["key"]
+    body = {"model": "gpt-4o", "messages": HELLO}
+    with tenant.client(key["secret"]) as client:
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+    new = gateway.cli_json("key", "rotate", key["id"])["key"]
+    with tenant.client(new["secret"]) as client:
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        assert client.post("/v1/chat/completions", json=body).status_code == 429
+        gateway.kill()
+        gateway.start()
+        assert client.post("/v1/chat/completions", json=body).status_code == 429
+    assert gateway.cli_json("doctor", "--books")["ok"]
+
+
 def test_sigterm_lets_a_running_stream_end(make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp) -> None:
     gateway = make_gateway(upstream=upstream.api_url).start()
     tenant = sign_up(gateway)

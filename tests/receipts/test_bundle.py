@@ -20,7 +20,7 @@ from trustgate.receipts.logkey import LogKey
 from trustgate.receipts.proof import InclusionProof, format_proof
 from trustgate.receipts.receipt import canonical, salt
 from trustgate.receipts.verify import CHAIN_NOT_ASKED, Check, Verdict, verify_bundle
-from trustgate.types import RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
 
 LOG = SampleLog()
 GOOD = LOG.bundle()
@@ -28,11 +28,11 @@ DAMAGED = list(damaged(GOOD))
 PAID = SampleLog(v=2)
 #: What is not of the receipt is damaged in the other, too.
 DAMAGED_PAID = [damage for damage in damaged(PAID.bundle()) if damage.name.startswith("receipt.")]
-PRICED = SampleLog(v=4)
+PRICED = SampleLog(v=6)
 DAMAGED_PRICED = [
     damage
     for damage in damaged(PRICED.bundle())
-    if damage.name.startswith(tuple(f"receipt.{name}" for name in RECEIPT_PRICE_MEMBERS))
+    if damage.name.startswith(tuple(f"receipt.{name}" for name in (*RECEIPT_PRICE_MEMBERS, *RECEIPT_END_USER_MEMBERS)))
 ]
 
 NAMES = [
@@ -115,7 +115,7 @@ def test_damage_to_a_receipt_of_version_2_is_noticed(damage: Damage) -> None:
     assert refused_by(damage.data, request=REQUEST, response=RESPONSE)
 
 
-@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("version", [3, 4, 5, 6])
 def test_receipts_with_what_a_price_looked_at_hold(version: int) -> None:
     log = SampleLog(v=version)
 
@@ -148,7 +148,7 @@ def test_what_is_wrong_with_a_receipt_is_said() -> None:
     for members, why in (
         ({**first, "payment": ""}, "none of version 1 has: 'payment'"),
         ({**first, "v": 2}, "version 2 lacks charged_nano_usd, credited_nano_usd, payment, payment_amount"),
-        ({**second, "v": 5}, "none of the versions 1 to 4"),
+        ({**second, "v": 7}, "none of the versions 1 to 6"),
         ({**second, "v": 3}, "version 3 lacks audio_completion_tokens, audio_ms"),
         ({**third, "finish": "credited"}, "version 3, which has no finish 'credited'"),
         ({**third, "charged_nano_usd": 0}, "none of version 3 has: 'charged_nano_usd'"),

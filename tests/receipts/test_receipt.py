@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from tests.support.entries import make_credit, make_receipt, receipts
 from trustgate.receipts.receipt import canonical, commitment, leaf_hash
-from trustgate.types import RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
 
 
 @given(receipts())
@@ -28,13 +28,16 @@ def test_the_canonical_form_is_jcs(receipt: Receipt) -> None:
 def test_every_member_of_its_version_is_in_the_canonical_form() -> None:
     """Members with defaults too: whoever checks a receipt must not need to know what ours are."""
     payment, price = set(RECEIPT_PAYMENT_MEMBERS), set(RECEIPT_PRICE_MEMBERS)
-    first = set(Receipt.__struct_fields__) - payment - price
+    end_user = set(RECEIPT_END_USER_MEMBERS)
+    first = set(Receipt.__struct_fields__) - payment - price - end_user
     for receipt, members in (
         (make_receipt(), first),
         (make_receipt(v=2), first | payment),
         (make_credit(), first | payment),
         (make_receipt(v=3), first | price),
         (make_receipt(v=4), first | payment | price),
+        (make_receipt(v=5), first | price | end_user),
+        (make_receipt(v=6), first | payment | price | end_user),
     ):
         assert set(json.loads(canonical(receipt))) == members
 
@@ -45,6 +48,9 @@ def test_every_member_of_its_version_is_in_the_canonical_form() -> None:
         # Computed by the program as it was before there was a version 2.
         (1, "afe7aee1b41594ce67608f9fc312f399b48ef059ce43ce7b195582fb671d869e"),
         (2, "c4336552e4285bd75da22587c03a61f06dbb5630b17b4f1b52f4a6a0318456b0"),
+        # As it was before there was a version 5.
+        (3, "5ab7c306b596574ba428966b45d7b2f4f054d7267af128e3abbeedad0de96225"),
+        (4, "b906d36d9ab9e6ff0c44a1c2fbdf1c1db473c1e2675c2833990493b491d897f3"),
     ],
 )
 def test_a_version_never_changes(version: int, expected: str) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 
 import duckdb
 import pytest
+from msgspec.structs import replace
 
 import trustgate
 from tests.support.disks import fill, tiny_disk
-from tests.support.entries import make_entries
+from tests.support.entries import make_entries, make_entry
 from trustgate.errors import (
     HomeUnusable,
     OperatorError,
@@ -36,6 +37,8 @@ from trustgate.store.duckdb import DuckDBStore
 from trustgate.store.rows import (
     ALIASES,
     ANCHORS,
+    BUDGETS,
+    END_USERS,
     ENTRY_COLUMNS,
     KEYS,
     LOG_NAMES,
@@ -273,7 +276,8 @@ async def test_every_member_has_its_column(path: Path) -> None:
         found: dict[str, set[str]] = {}
         for table, column in connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall():
             found.setdefault(table, set()).add(column)
-    for table in (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS, PAYMENTS):
+    tables = (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS, PAYMENTS, BUDGETS, END_USERS)
+    for table in tables:
         assert found[table.table] == set(table.kind.__struct_fields__)
     assert found["receipts"] == set(ENTRY_COLUMNS)
 
@@ -326,8 +330,20 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
         assert change.price_hash == price_hash(change.prices) and change.prices.conditional
         assert await store.price_changes(price_hash=change.price_hash) == [change]
         assert [kept.as_of for kept in state.price_lists] == ["2026-11-01"]
-        priced = await store.entries(ReceiptFilter(oldest_first=True, after_seq=702))
+        priced = await store.entries(ReceiptFilter(oldest_first=True, after_seq=702, until_seq=704))
         assert [(entry.receipt.v, entry.receipt.billed_nano_usd) for entry in priced] == [(3, 13_580), (4, 13_580)]
+    if version < 6:
+        assert (state.keys[0].origin_id, state.budgets, state.pseudonym_key) == ("", (), None)
+    else:
+        ((budget,), (end_user,)) = state.budgets, state.end_users
+        assert (budget.tenants, budget.models, budget.hard) == ((state.tenants[0].id,), ("gpt-*",), False)
+        assert (end_user.blocked, end_user.amounts) == (True, {budget.id: 7})
+        assert state.pseudonym_key is not None and state.keys[0].account_id == "key_first"
+        named = await store.entries(ReceiptFilter(oldest_first=True, after_seq=704))
+        assert [entry.receipt for entry in named] == [
+            replace(make_entry(seq, v=seq - 700).receipt, id=entry.receipt.id)
+            for seq, entry in zip((705, 706), named, strict=True)
+        ]
     await store.close()
 
 

@@ -562,5 +562,5 @@ async def test_info_tells_what_the_store_takes_up(store: Store) -> None:
     before = store.info
     await store.append_entries(make_entries(1, 500))
 
-    assert before.schema_version == store.info.schema_version == 5
+    assert before.schema_version == store.info.schema_version == 6
     assert store.info.size_bytes > before.size_bytes > 0

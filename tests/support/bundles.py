@@ -31,7 +31,7 @@ from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.proof import InclusionProof, format_proof
 from trustgate.receipts.receipt import canonical, commitment, leaf_hash, salt
 from trustgate.receipts.tiles import Edge, TileId, hash_in_tiles
-from trustgate.types import RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
 
 MEMO_PROGRAM = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
 #: Takes no text, but that is for a chain to find.
@@ -167,7 +167,8 @@ def damaged(bundle: bytes) -> Iterator[Damage]:
     for path in ((), ("receipt",), ("salts",)):
         for extra in ("extra", "__proto__", "0"):
             yield Damage(f"{extra} in {path}", _written(document, (*path, extra), "x"))
-    for name in sorted({*RECEIPT_PAYMENT_MEMBERS, *RECEIPT_PRICE_MEMBERS} - document["receipt"].keys()):
+    others = {*RECEIPT_PAYMENT_MEMBERS, *RECEIPT_PRICE_MEMBERS, *RECEIPT_END_USER_MEMBERS}
+    for name in sorted(others - document["receipt"].keys()):
         yield Damage(f"{name}, of another version", _written(document, ("receipt", name), 0 if "nano" in name else ""))
     yield from _damaged_text(bundle)
 
@@ -236,7 +237,7 @@ def _bad_receipts() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "version 1 of a credit in all but its number", {**credit, "v": 1}
     yield "version 2 without one of version 1", {member: second[member] for member in second if member != "stream"}
     yield "version 2 with one of none", {**second, "extra": ""}
-    for version in (0, 3, 4, 5, -1, "1", "2", "", True, False):
+    for version in (0, 3, 4, 5, 6, 7, -1, "1", "2", "", True, False):
         yield f"version {version!r}", {**second, "v": version}
     yield "no version", {member: second[member] for member in second if member != "v"}
     for name in ("charged_nano_usd", "credited_nano_usd"):
@@ -253,6 +254,16 @@ def _bad_receipts() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"version {receipt['v']} without {name}", lacking
         wrong = 1 if isinstance(third[name], bool | str) else True
         yield f"{name} {wrong!r}", {**third, name: wrong}
+    fifth, sixth = (json.loads(canonical(make_receipt(2, v=version))) for version in (5, 6))
+    for receipt in (first, second, third, fourth):
+        yield f"version {receipt['v']} with end_user", {**receipt, "end_user": fifth["end_user"]}
+    yield "version 5 without end_user", {**third, "v": 5}
+    yield "version 6 without end_user", {**fourth, "v": 6}
+    yield "version 5 with members of version 6", {**sixth, "v": 5}
+    yield "version 6 with those of version 5 alone", {**fifth, "v": 6}
+    yield "version 5 of a credit", {**fifth, "finish": "credited"}
+    for wrong_user in (0, True):
+        yield f"end_user {wrong_user!r}", {**fifth, "end_user": wrong_user}
     yield "version 3 with members of version 4", {**fourth, "v": 3}
     yield "version 4 with those of version 3 alone", {**third, "v": 4}
     yield "version 3 of a credit", {**third, "finish": "credited"}

@@ -16,7 +16,8 @@ FIRST_US = 1_770_000_000_000_000  # 2026-02-02 02:40 UTC
 def make_receipt(number: int = 1, **members: Any) -> Receipt:
     """A receipt like the gateway's, a second and a bit after the one before; its hashes are no other's.
 
-    Of version 1; with ``v=2`` or 4 that of a request which was paid for, with 3 or 4 with what its price looked at.
+    Of version 1; with ``v=2``, 4 or 6 that of a request which was paid for, from 3 on with what its price looked at,
+    from 5 on with an end user.
     """
     created_us = members.get("created_us", FIRST_US + number * 1_000_001)
     digest = hashlib.sha256(str(number).encode()).hexdigest()
@@ -47,7 +48,7 @@ def make_receipt(number: int = 1, **members: Any) -> Receipt:
         "finish": "complete",
         "stream": False,
     }
-    if members.get("v") in (3, 4):
+    if members.get("v", 1) >= 3:
         defaults |= {
             "price_known": True,
             "billed_nano_usd": 13_580,
@@ -62,7 +63,7 @@ def make_receipt(number: int = 1, **members: Any) -> Receipt:
             "image_quality": "high",
             "usage_contradictory": False,
         }
-    if members.get("v") in (2, 4):
+    if members.get("v") in (2, 4, 6):
         defaults |= {
             "charged_nano_usd": 12_345,
             "credited_nano_usd": 1_500_000_000,
@@ -73,6 +74,8 @@ def make_receipt(number: int = 1, **members: Any) -> Receipt:
             "payment_amount": "1500000",
             "payment_payer": "payer_1",
         }
+    if members.get("v", 1) >= 5:
+        defaults["end_user"] = f"eu_{number:024x}"
     return Receipt(**{**defaults, **members})
 
 
@@ -123,6 +126,8 @@ def receipts() -> st.SearchStrategy[Receipt]:
         _receipts(v=st.just(2), **paid),
         _receipts(v=st.just(3), finish=owes_nothing, **priced),
         _receipts(v=st.just(4), **paid, **priced),
+        _receipts(v=st.just(5), finish=owes_nothing, **priced, end_user=_texts),
+        _receipts(v=st.just(6), **paid, **priced, end_user=_texts),
     )
 
 

@@ -15,7 +15,7 @@ from trustgate.access.keys import HASH_PREFIX, explain_unknown, hash_secret
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.ids import now_us
 from trustgate.store import State
-from trustgate.types import FACTOR_ONE_PPM, ApiKey, Limits, PaymentTerms, Plan, Tenant
+from trustgate.types import FACTOR_ONE_PPM, ApiKey, Budget, EndUser, Limits, PaymentTerms, Plan, Tenant
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -40,6 +40,11 @@ class Directory:
         self._tenants = {tenant.id: tenant for tenant in state.tenants}
         self._keys = {key.id: key for key in state.keys}
         self._terms = {terms.tenant_id: terms for terms in state.payment_terms}
+        self._budgets = {budget.id: budget for budget in state.budgets}
+        #: By tenant and pseudonym. The tables themselves are handed to callers, which look in them at every request.
+        self._end_users: dict[str, dict[str, EndUser]] = {}
+        for end_user in state.end_users:
+            self._end_users.setdefault(end_user.tenant_id, {})[end_user.id] = end_user
         self._tenant_ids = {tenant.name: tenant.id for tenant in state.tenants if tenant.status != "removed"}
         self._key_ids_of: dict[str, dict[str, None]] = {}
         self._key_by_hash: dict[bytes, ApiKey] = {}
@@ -95,7 +100,7 @@ class Directory:
 
     # what the admin room changes
 
-    def put(self, record: Tenant | ApiKey | Plan | PaymentTerms) -> None:
+    def put(self, record: Tenant | ApiKey | Plan | PaymentTerms | Budget | EndUser) -> None:
         """Take a new or changed record; it holds from the next request on."""
         if isinstance(record, ApiKey):
             self._keys[record.id] = record
@@ -115,7 +120,13 @@ class Directory:
             self._terms[record.tenant_id] = record
             self._forget_callers(record.tenant_id)
             return
-        self._plans[record.name] = record
+        if isinstance(record, EndUser):
+            self._end_users.setdefault(record.tenant_id, {})[record.id] = record
+            return
+        if isinstance(record, Budget):
+            self._budgets[record.id] = record
+        else:
+            self._plans[record.name] = record
         self._callers.clear()
 
     def remove(self, plan: Plan) -> None:
@@ -162,6 +173,11 @@ class Directory:
             raise NotFound("No key here has this secret.", hint="trustgate key list", code="key_not_found")
         return found[0]
 
+    def key_account_id(self, key_id: str) -> str:
+        """Returns what a key's use is counted under; the id itself for a key that is not known."""
+        key = self._keys.get(key_id)
+        return key_id if key is None else key.account_id
+
     def plan(self, name: str) -> Plan:
         plan = self._plans.get(name)
         if plan is None:
@@ -175,6 +191,21 @@ class Directory:
 
     def all_terms(self) -> Iterable[PaymentTerms]:
         return self._terms.values()
+
+    def budgets(self) -> list[Budget]:
+        """Returns the budgets that hold, in the order in which they were added."""
+        return [budget for budget in self._budgets.values() if budget.removed_us is None]
+
+    def budget(self, ref: str) -> Budget:
+        """Returns the budget of this id or name. Raises ``NotFound``, for a removed one too."""
+        found = next((budget for budget in self.budgets() if ref in (budget.id, budget.name)), None)
+        if found is None:
+            raise NotFound(f"There is no budget {ref!r}.", hint="trustgate budget list", code="budget_not_found")
+        return found
+
+    def end_users(self, tenant_id: str) -> dict[str, EndUser]:
+        """Returns what was decided of end users of a tenant, by pseudonym."""
+        return self._end_users.setdefault(tenant_id, {})
 
     def tenants(self) -> Iterable[Tenant]:
         return self._tenants.values()

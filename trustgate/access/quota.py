@@ -1,5 +1,7 @@
 """Quotas: how much a tenant and a key may use, held in advance and settled to the real figure.
 
+A key's use is counted under its ``account_id``: a key that was rotated goes on where the old one stood.
+
 ``enter`` takes one of the parallel requests that a tenant and a key may have, as soon as the key is known: before the
 body is read, so that slow bodies count. ``reserve`` takes a request's worst case out of every window at once or
 refuses it, ``post`` replaces the hold by what was really used, ``void`` gives it back. All of them run on one event
@@ -151,7 +153,7 @@ class Quota:
 
         Raises ``RateLimited`` (429) with ``Retry-After`` and changes nothing when either has as many as it may.
         """
-        counters = (self._counter(tenant.id), self._counter(key.id))
+        counters = (self._counter(tenant.id), self._counter(key.account_id))
         owners = ((plan.limits, f"plan {plan.name!r}"), (key.limits, "this API key"))
         for counter, (limits, owner) in zip(counters, owners, strict=True):
             most = limits.parallel_requests
@@ -173,15 +175,16 @@ class Quota:
             self._turn_back()
         subjects = (
             (self._counter(tenant.id), plan.limits, f"plan {plan.name!r}"),
-            (self._counter(key.id), key.limits, "this API key"),
+            (self._counter(key.account_id), key.limits, "this API key"),
         )
         demand = (1, ask.tokens, ask.cost_nano_usd)
         for counter, limits, owner in subjects:
             for limit in self._active(limits):
-                used = counter.used[limit.window][limit.unit]
-                # A request larger than the whole limit may run only where nothing at all limits it: refuse it too.
-                if used + demand[limit.unit] > limit.most:
-                    raise self._refusal(limit, used, demand[limit.unit], owner, at_us)
+                used, need = counter.used[limit.window][limit.unit], demand[limit.unit]
+                # A request that needs none of a unit (a free model, under a limit on money) is not refused for it. One
+                # larger than the whole limit may run only where nothing at all limits it: refuse it too.
+                if need and used + need > limit.most:
+                    raise self._refusal(limit, used, need, owner, at_us)
         slot = slot or self.enter(tenant, plan, key)
         hold = Hold(ask, (subjects[0][0], subjects[1][0]), self._windows.starts, slot)
         for counter in hold.counters:
@@ -192,14 +195,14 @@ class Quota:
         hold.rates = (self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us))
         return hold
 
-    def hold_work(self, tenant_id: str, key_id: str, ask: Ask, at_us: int) -> Hold:
+    def hold_work(self, tenant_id: str, key_account_id: str, ask: Ask, at_us: int) -> Hold:
         """Hold what work may still use that goes on after its request has ended.
 
         It was admitted before, so no limit refuses it. ``void`` gives it back; ``charge`` counts what was used.
         """
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
-        hold = Hold(ask, (self._counter(tenant_id), self._counter(key_id)), self._windows.starts, None)
+        hold = Hold(ask, (self._counter(tenant_id), self._counter(key_account_id)), self._windows.starts, None)
         hold.is_lasting = True
         for counter in hold.counters:
             for figures in (*counter.used, *counter.lasting):
@@ -207,11 +210,11 @@ class Quota:
                 figures[_COST] += ask.cost_nano_usd
         return hold
 
-    def charge(self, tenant_id: str, key_id: str, tokens: int, cost_nano_usd: int, at_us: int) -> None:
+    def charge(self, tenant_id: str, key_account_id: str, tokens: int, cost_nano_usd: int, at_us: int) -> None:
         """Count one request and what it used, of which nothing was held: the gateway's own, on a tenant's account."""
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
-        for counter in (self._counter(tenant_id), self._counter(key_id)):
+        for counter in (self._counter(tenant_id), self._counter(key_account_id)):
             for used in counter.used:
                 used[_REQUESTS] += 1
                 used[_TOKENS] += tokens

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from msgspec import UnsetType
@@ -31,7 +31,17 @@ from trustgate.receipts.tiles import TILE_WIDTH, Edge, TileId
 from trustgate.receipts.tree import Tree
 from trustgate.store import PaymentFilter, ReceiptFilter, Store, UsageFilter, UsageRow
 from trustgate.store.base import SUM_MOST
-from trustgate.types import COUNTED, OPEN, PAID, PAYMENT_VERSIONS, RECEIPT_PAYMENT_MEMBERS, Entry, Payment, Receipt
+from trustgate.types import (
+    COUNTED,
+    OPEN,
+    PAID,
+    PAYMENT_VERSIONS,
+    RECEIPT_PAYMENT_MEMBERS,
+    ApiKey,
+    Entry,
+    Payment,
+    Receipt,
+)
 
 #: Whole tiles, so that a page's leaves can be held against them.
 _PAGE_ENTRIES = 8 * TILE_WIDTH
@@ -52,13 +62,16 @@ class BooksSnapshot(NamedTuple):
     last_seq: int
     balances: dict[str, int]
     quota: QuotaUsage | None
+    #: What keys that came from a rotation are counted under, by their ids.
+    key_accounts: dict[str, str]
 
     @classmethod
-    def take(cls, last_seq: int, balances: Balances, quota: Quota | None) -> BooksSnapshot:
+    def take(cls, last_seq: int, balances: Balances, quota: Quota | None, keys: Iterable[ApiKey] = ()) -> BooksSnapshot:
         """No await may stand between the reading of ``last_seq`` and this."""
         if quota is not None and quota.was_set_back:
             quota = None  # its counters are not what the receipts of its windows say
-        return cls(last_seq, balances.on_record(), None if quota is None else quota.current_usage(now_us()))
+        accounts = {key.id: key.account_id for key in keys if key.origin_id}
+        return cls(last_seq, balances.on_record(), None if quota is None else quota.current_usage(now_us()), accounts)
 
 
 class _Tenant:
@@ -85,7 +98,7 @@ class BooksAuditor:
         self._report = report
         self._edge = Edge()
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
-        self._windows = _Windows(moment.quota) if moment.quota is not None else None
+        self._windows = _Windows(moment.quota, moment.key_accounts) if moment.quota is not None else None
         #: By payment id, as a number: the place of the receipt that records it, with a hash of what it records.
         #: A million of them are 200 MB.
         self._receipt_of: dict[int, int] = {}
@@ -294,8 +307,9 @@ class BooksAuditor:
 class _Windows:
     """The use of the running windows by the receipts, to be held against the counters of the quotas."""
 
-    def __init__(self, quota_usage: QuotaUsage) -> None:
+    def __init__(self, quota_usage: QuotaUsage, key_accounts: dict[str, str]) -> None:
         self._quota_usage = quota_usage
+        self._key_accounts = key_accounts
         self._oldest_us = min(quota_usage.windows.starts) - _ADMISSION_US
         #: What is dated later is of a clock that ran ahead.
         self._newest_us = max(quota_usage.windows.ends)
@@ -311,7 +325,7 @@ class _Windows:
         for window, start_us in enumerate(self._quota_usage.windows.starts):
             if receipt.created_us >= start_us - _ADMISSION_US:
                 sums = self._within if receipt.created_us >= start_us else self._before
-                for subject in (receipt.tenant, receipt.key):
+                for subject in (receipt.tenant, self._key_accounts.get(receipt.key, receipt.key)):
                     for unit, amount in enumerate(use):
                         sums[window, subject][unit] += amount
 

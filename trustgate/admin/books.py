@@ -134,7 +134,9 @@ async def _audit(context: AdminContext, report_progress: ReportProgress) -> Book
     """Returns every difference between the books, and whether the log is the one that was signed for."""
     tree = await context.books.tree()
     payment_service, problem = await context.books.payment_service(), None
-    moment = BooksSnapshot.take(payment_service.log.last_seq, payment_service.balances, context.quota)
+    moment = BooksSnapshot.take(
+        payment_service.log.last_seq, payment_service.balances, context.quota, context.directory.keys()
+    )
     await context.flush()
     try:
         await context.archive()

@@ -227,7 +227,15 @@ async def key_rotate(context: AdminContext, command: KeyRotate) -> NewKey:
             f"The key {old.id} {state}, so it cannot be rotated.",
             hint=f"trustgate key create {shlex.quote(tenant.name)}",
         )
-    new = _new_key(tenant, old.name, at_us, limits=old.limits, scope=old.scope, expires_us=old.expires_us)
+    new = _new_key(
+        tenant,
+        old.name,
+        at_us,
+        limits=old.limits,
+        scope=old.scope,
+        expires_us=old.expires_us,
+        origin_id=old.account_id,
+    )
     ends_us = _expiry(None, command.until_us, at_us) or _after(command.grace_s, at_us, least_s=0)
     if ends_us == at_us:
         await context.keep(new.key, replace(old, revoked_us=at_us))
@@ -246,6 +254,7 @@ def _new_key(
     limits: Limits | None = None,
     scope: Scope | None = None,
     expires_us: int | None = None,
+    origin_id: str = "",
 ) -> NewKey:
     name = _checked_name(name, "A key's")
     minted = mint()
@@ -259,6 +268,7 @@ def _new_key(
         scope=scope or Scope(),
         created_us=at_us,
         expires_us=expires_us,
+        origin_id=origin_id,
     )
     return NewKey(key=key, secret=minted.secret)
 

@@ -269,6 +269,7 @@ def _told(receipt: Receipt) -> list[tuple[str, render.Cell]]:
         ("Time", render.instant_utc(receipt.created_us)),
         ("Tenant", receipt.tenant),
         ("Key", receipt.key or "none"),
+        *([("End user", receipt.end_user)] if isinstance(receipt.end_user, str) and receipt.end_user else []),
         ("Endpoint", receipt.endpoint + (", streamed" if receipt.stream else "")),
         *([("Model", f"{receipt.model} (answered by {receipt.upstream_model or 'none'})")] if request else []),
         *([("Passport", receipt.passport)] if request else []),

@@ -4,7 +4,7 @@ Owns the format. Every member is bound by a check (receipts.verify), so that no 
 be claimed, such as the name of the chain or a slot, is left out on purpose.
 
     format   ``trustgate-receipt-bundle@v1``
-    receipt  the receipt, an object of strings, integers and booleans with all members of its version (1 to 4: see
+    receipt  the receipt, an object of strings, integers and booleans with all members of its version (1 to 6: see
              receipts.receipt) and no other; what is hashed is its RFC 8785 form
     salts    {"request", "response"}: what opens a commitment, 64 hexadecimal digits, or null where the holder chose not
              to disclose it. A salt opens its own commitment alone; the secret of the receipt is never in a bundle
@@ -28,7 +28,13 @@ import msgspec
 
 from trustgate.errors import VerificationFailed
 from trustgate.receipts.note import decode_base64
-from trustgate.types import PAYMENT_VERSIONS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
+from trustgate.types import (
+    PAYMENT_VERSIONS,
+    RECEIPT_END_USER_MEMBERS,
+    RECEIPT_PAYMENT_MEMBERS,
+    RECEIPT_PRICE_MEMBERS,
+    Receipt,
+)
 
 FORMAT: Final = "trustgate-receipt-bundle@v1"
 MAX_BUNDLE_BYTES = 1024 * 1024
@@ -38,13 +44,16 @@ Label = Literal["request", "response"]
 #: RFC 8785 section 3.2.2.3 and RFC 7493: integers that every JSON reader keeps exactly.
 _MAX_INTEGER = 2**53 - 1
 _PAYMENT_MEMBERS, _PRICE_MEMBERS = frozenset(RECEIPT_PAYMENT_MEMBERS), frozenset(RECEIPT_PRICE_MEMBERS)
-_V1_MEMBERS = frozenset(Receipt.__struct_fields__) - _PAYMENT_MEMBERS - _PRICE_MEMBERS
+_END_USER_MEMBERS = frozenset(RECEIPT_END_USER_MEMBERS)
+_V1_MEMBERS = frozenset(Receipt.__struct_fields__) - _PAYMENT_MEMBERS - _PRICE_MEMBERS - _END_USER_MEMBERS
 #: All members of a receipt, by its version.
 _MEMBERS = {
     1: _V1_MEMBERS,
     2: _V1_MEMBERS | _PAYMENT_MEMBERS,
     3: _V1_MEMBERS | _PRICE_MEMBERS,
     4: _V1_MEMBERS | _PAYMENT_MEMBERS | _PRICE_MEMBERS,
+    5: _V1_MEMBERS | _PRICE_MEMBERS | _END_USER_MEMBERS,
+    6: _V1_MEMBERS | _PAYMENT_MEMBERS | _PRICE_MEMBERS | _END_USER_MEMBERS,
 }
 _HASHES = ("tprev", "request_commitment", "response_commitment", "price_hash", "policy_hash")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -144,7 +153,7 @@ def receipt_of(members: Mapping[str, Any]) -> Receipt:
     expected = _MEMBERS.get(version) if type(version) is int else None  # True is 1, too
     if expected is None:
         raise VerificationFailed(
-            "The receipt is of none of the versions 1 to 4, the ones known here.",
+            "The receipt is of none of the versions 1 to 6, the ones known here.",
             hint="Use a newer TrustGate to check it.",
         )
     if missing := sorted(expected - members.keys()):

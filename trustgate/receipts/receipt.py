@@ -3,7 +3,7 @@
 Owns the format. A receipt is strings, integers and booleans only, so that its JSON with sorted keys *is* its
 RFC 8785 (JCS) form; floats, large integers and bytes, where the two differ, cannot occur by type.
 
-There are four versions, each with its members, all of them, always:
+There are six versions, each with its members, all of them, always:
 
     1   of a tenant that owes nothing
     2   of a tenant that pays (x402): types.RECEIPT_PAYMENT_MEMBERS besides, which tell what was charged to the tenant's
@@ -12,8 +12,11 @@ There are four versions, each with its members, all of them, always:
     3   as 1, and types.RECEIPT_PRICE_MEMBERS: every counter and condition that the price looked at, whether there was a
         price at all, and what the tenant's plan bills of the cost
     4   as 2, and those of 3
+    5   as 3, and types.RECEIPT_END_USER_MEMBERS: the pseudonym of the end user whom the request named
+    6   as 4, and that of 5
 
-Requests get versions 3 and 4; 1 and 2 were theirs before, and credits are of version 2. In Python the members that a
+Requests get versions 3 and 4, those of a key whose requests name end users 5 and 6; 1 and 2 were theirs before, and
+credits are of version 2. In Python the members that a
 version lacks are ``msgspec.UNSET``, which no JSON has, so that a version is to the byte what it was before the next.
 
 What was asked and answered is not stored: ``request_commitment`` and ``response_commitment`` are salted.

@@ -189,14 +189,14 @@ class Server:
     ) -> Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
+        directory = Directory(state)
         quota = Quota()
         windows = quota.begin(now_us())
         for window, (since_us, until_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):
             for used in await store.window_usage(since_us, until_us):
-                for subject in (used.tenant_id, used.key_id):
+                for subject in (used.tenant_id, directory.key_account_id(used.key_id)):
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases, state.price_lists, settings.upstream.url)
-        directory = Directory(state)
         for found in price_findings(directory, catalog):
             _logger.warning("%s. %s", found.message, found.hint)
         return cls(

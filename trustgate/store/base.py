@@ -16,6 +16,8 @@ from trustgate.types import (
     Alias,
     Anchor,
     ApiKey,
+    Budget,
+    EndUser,
     Entry,
     LogName,
     Passport,
@@ -25,13 +27,14 @@ from trustgate.types import (
     Plan,
     PriceChange,
     PriceList,
+    PseudonymKey,
     Receipt,
     Record,
     Tenant,
 )
 
 #: What ``Store.put`` keeps: what operators set up, and what the log of receipts has to remember of itself.
-Kept = Record | Anchor | LogName | PriceList | PriceChange
+Kept = Record | Anchor | LogName | PriceList | PriceChange | PseudonymKey
 
 UsageGroup = Literal["day", "model", "key", "tenant"]
 
@@ -47,6 +50,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     payment_terms: tuple[PaymentTerms, ...] = ()
     #: The oldest first.
     price_lists: tuple[PriceList, ...] = ()
+    #: Removed ones included.
+    budgets: tuple[Budget, ...] = ()
+    end_users: tuple[EndUser, ...] = ()
+    #: None: none was wanted yet.
+    pseudonym_key: PseudonymKey | None = None
 
 
 class TenantHead(msgspec.Struct, frozen=True):
@@ -65,6 +73,47 @@ class WindowUsage(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     #: As billed.
     cost_nano_usd: int
+
+
+class BudgetUse(NamedTuple):
+    """What was used of budgets by one key, for one model and end user, in one part of the time that was asked for."""
+
+    tenant_id: str
+    key_id: str
+    #: As asked for; "" where models were not told apart.
+    model: str
+    #: None: of a receipt that names no end user, or where they were not told apart.
+    end_user: str | None
+    #: Where the part begins, microseconds UTC.
+    from_us: int
+    requests: int
+    tokens: int
+    #: As billed.
+    cost_nano_usd: int
+
+
+class BudgetUseFilter(NamedTuple):
+    """Which receipts to add up for budgets, and what to tell apart. Times: ``since_us`` <= created < ``until_us``."""
+
+    since_us: int
+    until_us: int
+    #: The time is divided into parts of this length, aligned to the epoch; 0: it is one part, from ``since_us`` on.
+    part_us: int = 0
+    by_model: bool = False
+    by_end_user: bool = False
+    #: Only receipts up to this place in the log.
+    until_seq: int | None = None
+
+
+class EndUserUse(NamedTuple):
+    """What one end user of a tenant has used; counted endings only, but for ``last_us``."""
+
+    end_user: str
+    requests: int
+    tokens: int
+    cost_nano_usd: int
+    first_us: int
+    last_us: int
 
 
 class UsageFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -255,6 +304,14 @@ class Store(Protocol):
 
     async def window_usage(self, since_us: int, until_us: int | None = None) -> list[WindowUsage]:
         """What each key used in that time; receipts of ``until_us`` and later are left out."""
+        ...
+
+    async def budget_use(self, query: BudgetUseFilter) -> list[BudgetUse]:
+        """What was used, as budgets are rebuilt from it. Counted endings only (types.COUNTED)."""
+        ...
+
+    async def end_users(self, tenant_id: str, since_us: int, limit: int) -> list[EndUserUse]:
+        """The end users that a tenant's receipts since then name, the dearest first."""
         ...
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]: ...

@@ -22,8 +22,11 @@ from trustgate.ids import now_us
 from trustgate.store.aside import load_aside, mend_aside, put_aside, storable, unstorable
 from trustgate.store.base import (
     Balance,
+    BudgetUse,
+    BudgetUseFilter,
     Compacted,
     Copied,
+    EndUserUse,
     ExportFilter,
     Kept,
     Lines,
@@ -67,7 +70,7 @@ from trustgate.store.records import (
     load_table,
 )
 from trustgate.store.rows import ANCHORS, LOG_NAMES, one_value
-from trustgate.store.sums import sum_balances, sum_usage, sum_windows
+from trustgate.store.sums import sum_balances, sum_budget_use, sum_end_users, sum_usage, sum_windows
 from trustgate.types import Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan, PriceChange
 
 if TYPE_CHECKING:
@@ -178,6 +181,12 @@ class DuckDBStore:
 
     async def window_usage(self, since_us: int, until_us: int | None = None) -> list[WindowUsage]:
         return await self._engine.run(sum_windows, since_us, until_us)
+
+    async def budget_use(self, query: BudgetUseFilter) -> list[BudgetUse]:
+        return await self._engine.run(sum_budget_use, query)
+
+    async def end_users(self, tenant_id: str, since_us: int, limit: int) -> list[EndUserUse]:
+        return await self._engine.run(sum_end_users, tenant_id, since_us, limit)
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]:
         return await self._engine.run(sum_usage, query)

@@ -231,10 +231,44 @@ def _price_tables(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _budgets_and_end_users(connection: DuckDBPyConnection) -> None:
+    """Older receipts have no value in the new column: they are of versions 1 to 4, which lack that member."""
+    for statement in (
+        """CREATE TABLE budgets (
+            id VARCHAR PRIMARY KEY,
+            name VARCHAR NOT NULL,
+            unit VARCHAR NOT NULL,
+            amount BIGINT NOT NULL,
+            span VARCHAR NOT NULL,
+            tenants VARCHAR NOT NULL,  -- JSON lists of ids, names, globs
+            keys VARCHAR NOT NULL,
+            plans VARCHAR NOT NULL,
+            everyone BOOLEAN NOT NULL,
+            "each" VARCHAR NOT NULL,
+            models VARCHAR NOT NULL,
+            hard BOOLEAN NOT NULL,
+            notice_at_percent VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL,
+            removed_us BIGINT
+        )""",
+        """CREATE TABLE end_users (
+            id VARCHAR PRIMARY KEY,
+            tenant_id VARCHAR NOT NULL,
+            blocked BOOLEAN NOT NULL,
+            amounts VARCHAR NOT NULL,  -- JSON object: budget id to amount
+            changed_us BIGINT NOT NULL
+        )""",
+        "CREATE TABLE pseudonym_keys (id VARCHAR PRIMARY KEY, secret BLOB NOT NULL, created_us BIGINT NOT NULL)",
+        "ALTER TABLE keys ADD COLUMN origin_id VARCHAR DEFAULT ''",
+        "ALTER TABLE receipts ADD COLUMN end_user VARCHAR",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings a database from schema N-1 to schema N.
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
-    _price_tables,
+    *(_price_tables, _budgets_and_end_users),
 )
 
 LATEST = len(MIGRATIONS)

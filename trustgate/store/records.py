@@ -18,6 +18,8 @@ from trustgate.store.changes import Change
 from trustgate.store.rows import (
     ALIASES,
     ANCHORS,
+    BUDGETS,
+    END_USERS,
     KEYS,
     LOG_NAMES,
     PASSPORTS,
@@ -25,6 +27,7 @@ from trustgate.store.rows import (
     PLANS,
     PRICE_CHANGES,
     PRICE_LISTS,
+    PSEUDONYM_KEYS,
     TENANTS,
     RecordTable,
     S,
@@ -58,6 +61,9 @@ def load_state(connection: DuckDBPyConnection) -> State:
         passports=load_table(connection, PASSPORTS),
         aliases=load_table(connection, ALIASES),
         payment_terms=load_table(connection, PAYMENT_TERMS),
+        budgets=load_table(connection, BUDGETS),
+        end_users=load_table(connection, END_USERS),
+        pseudonym_key=next(iter(load_table(connection, PSEUDONYM_KEYS)), None),
         price_lists=tuple(sorted(load_table(connection, PRICE_LISTS), key=lambda kept: kept.installed_us)),
     )
 
@@ -101,6 +107,7 @@ def load_everything(connection: DuckDBPyConnection) -> tuple[Kept, ...]:
     """What a journal of changes begins with: all but the anchors that are on their chain."""
     state = load_state(connection)
     kept: list[Kept] = [*state.tenants, *state.keys, *state.plans, *state.passports, *state.aliases]
-    kept += [*state.payment_terms, *load_table(connection, LOG_NAMES)]
+    kept += [*state.payment_terms, *state.budgets, *state.end_users, *load_table(connection, LOG_NAMES)]
+    kept += [] if state.pseudonym_key is None else [state.pseudonym_key]
     kept += [anchor for anchor in load_table(connection, ANCHORS) if anchor.state == "planned"]
     return tuple(kept)

@@ -17,13 +17,17 @@ from trustgate.errors import StoreDamaged, TrustGateError
 from trustgate.store.base import SUM_MOST, Kept
 from trustgate.types import (
     COUNTED,
+    END_USER_VERSIONS,
     PAYMENT_VERSIONS,
     PRICE_VERSIONS,
+    RECEIPT_END_USER_MEMBERS,
     RECEIPT_PAYMENT_MEMBERS,
     RECEIPT_PRICE_MEMBERS,
     Alias,
     Anchor,
     ApiKey,
+    Budget,
+    EndUser,
     Entry,
     LogName,
     Passport,
@@ -32,6 +36,7 @@ from trustgate.types import (
     Plan,
     PriceChange,
     PriceList,
+    PseudonymKey,
     Receipt,
     Tenant,
 )
@@ -94,13 +99,16 @@ LOG_NAMES = RecordTable(LogName, "log_names", "vkey")
 PRICE_LISTS = RecordTable(PriceList, "price_lists", "id")
 PRICE_CHANGES = RecordTable(PriceChange, "price_changes", "id", frozenset({"prices"}))
 PAYMENT_TERMS = RecordTable(PaymentTerms, "payment_terms", "tenant_id", frozenset({"offers"}))
+BUDGETS = RecordTable(Budget, "budgets", "id", frozenset({"tenants", "keys", "plans", "models", "notice_at_percent"}))
+END_USERS = RecordTable(EndUser, "end_users", "id", frozenset({"amounts"}))
+PSEUDONYM_KEYS = RecordTable(PseudonymKey, "pseudonym_keys", "id")
 PAYMENTS = RecordTable(Payment, "payments", '"key"', frozenset({"offer"}))
 
 _TABLES: dict[type[Kept], RecordTable[Any]] = {
     table.kind: table
     for table in (
         *(TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS),
-        *(PRICE_LISTS, PRICE_CHANGES),
+        *(PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS),
     )
 }
 
@@ -116,14 +124,20 @@ _PAYMENT_COLUMNS = RECEIPT_PAYMENT_MEMBERS[:3]
 _PRICE_COLUMNS = RECEIPT_PRICE_MEMBERS[:2]
 _FIRST_PAYMENT = Receipt.__struct_fields__.index(RECEIPT_PAYMENT_MEMBERS[0])
 _FIRST_PRICE = Receipt.__struct_fields__.index(RECEIPT_PRICE_MEMBERS[0])
+_FIRST_END_USER = Receipt.__struct_fields__.index(RECEIPT_END_USER_MEMBERS[0])
 #: What every version has.
 _COMMON = Receipt.__struct_fields__[:_FIRST_PAYMENT]
 _HASH_POSITIONS = tuple(i for i, member in enumerate(_COMMON) if member in HASHES)
 _NO_PAYMENT = (None,) * (len(_PAYMENT_COLUMNS) + 1)
 _NO_PRICE = (None,) * (len(_PRICE_COLUMNS) + 1)
+_NO_END_USER = (None,) * len(RECEIPT_END_USER_MEMBERS)
 
 #: The columns of table ``receipts`` in the order of ``entry_to_row``, and as a list for a SELECT.
-ENTRY_COLUMNS = ("seq", *_COMMON, *_PAYMENT_COLUMNS, "payment_detail", *_PRICE_COLUMNS, "price_detail", "secret")
+ENTRY_COLUMNS = (
+    *("seq", *_COMMON, *_PAYMENT_COLUMNS, "payment_detail", *_PRICE_COLUMNS, "price_detail"),
+    *RECEIPT_END_USER_MEMBERS,
+    "secret",
+)
 ENTRY_SELECT = ", ".join(f'"{column}"' for column in ENTRY_COLUMNS)
 
 #: The condition for receipts that count against quotas.
@@ -150,7 +164,12 @@ def entry_to_row(entry: Entry) -> list[Any]:
         if receipt.v in PAYMENT_VERSIONS
         else _NO_PAYMENT
     )
-    kept += _columns(values[_FIRST_PRICE:], len(_PRICE_COLUMNS)) if receipt.v in PRICE_VERSIONS else _NO_PRICE
+    kept += (
+        _columns(values[_FIRST_PRICE:_FIRST_END_USER], len(_PRICE_COLUMNS))
+        if receipt.v in PRICE_VERSIONS
+        else _NO_PRICE
+    )
+    kept += values[_FIRST_END_USER:] if receipt.v in END_USER_VERSIONS else _NO_END_USER
     return [entry.seq, *kept, entry.secret]
 
 
@@ -173,11 +192,14 @@ def entry_from_row(row: Sequence[Any]) -> Entry:
         values[position] = values[position].hex()
     members = dict(zip(_COMMON, values, strict=True))
     payment = row[1 + _FIRST_PAYMENT : 1 + _FIRST_PAYMENT + len(_NO_PAYMENT)]
-    price = row[1 + _FIRST_PAYMENT + len(_NO_PAYMENT) : -1]
+    price = row[1 + _FIRST_PAYMENT + len(_NO_PAYMENT) : -1 - len(_NO_END_USER)]
+    end_user = row[-1 - len(_NO_END_USER) : -1]
     if payment[-1] is not None:
         members |= zip(RECEIPT_PAYMENT_MEMBERS, (*payment[:-1], *msgspec.json.decode(payment[-1])), strict=True)
     if price[-1] is not None:
         members |= zip(RECEIPT_PRICE_MEMBERS, (*price[:-1], *msgspec.json.decode(price[-1])), strict=True)
+    if end_user[0] is not None:
+        members |= zip(RECEIPT_END_USER_MEMBERS, end_user, strict=True)
     return Entry(seq=row[0], receipt=Receipt(**members), secret=row[-1])
 
 

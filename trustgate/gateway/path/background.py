@@ -86,7 +86,9 @@ class BackgroundWork:
         if work is None or handle.place in self._holds:
             return
         ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
-        hold = self._accounting.quota.hold_work(handle.tenant, handle.key, ask, now_us())
+        hold = self._accounting.quota.hold_work(
+            handle.tenant, self._directory.key_account_id(handle.key), ask, now_us()
+        )
         owner = self._directory.owner(handle.tenant, handle.key)
         # At a price for each request all of it was charged when it was made.
         pays = owner is not None and owner.terms is not None and owner.terms.price_nano_usd is None
@@ -166,7 +168,7 @@ class BackgroundWork:
         assert receipt is not None, "a closed account has a receipt"
         self._accounting.quota.charge(
             owner.tenant.id,
-            owner.key.id,
+            owner.key.account_id,
             receipt.prompt_tokens + receipt.completion_tokens,
             receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd,
             receipt.created_us,

@@ -124,7 +124,7 @@ class Reads:
             "data": rows,
             "current": {
                 "tenant": self._quota.used(caller.tenant.id, now_us()),
-                "key": self._quota.used(caller.key.id, now_us()),
+                "key": self._quota.used(caller.key.account_id, now_us()),
             },
             "limits": {"plan": caller.plan.limits, "key": caller.key.limits},
         }
