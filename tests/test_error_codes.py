@@ -18,7 +18,10 @@ _ON_THE_WAY = (
     *("models/metering/*.py", "models/upstream/*.py", "payment/cashier.py", "payment/facilitators/embedded.py"),
 )
 #: What the directory and `trustgate reload` say to commands alone.
-_TO_COMMANDS = {(404, "key_not_found"), (404, "plan_not_found"), (404, "tenant_not_found"), (409, "conflict")}
+_TO_COMMANDS = {
+    *((404, f"{noun}_not_found") for noun in ("budget", "key", "plan", "tenant")),
+    (409, "conflict"),
+}
 _CLASSES = {
     name: kind
     for name, kind in vars(errors).items()
