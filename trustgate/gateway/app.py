@@ -94,14 +94,40 @@ def make_app(
     cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """``cors_origins``: whose web pages browsers let call the gateway; none unless said."""
-    by_path: dict[str, list[Endpoint]] = {}
-    for endpoint in ENDPOINTS:
-        by_path.setdefault(endpoint.path, []).append(endpoint)
-    routes: list[BaseRoute] = [
+    routes = [*make_routes(pipeline, reads, credit, payments, health, log, metrics, page), *extra]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+    # A redirect would be built from the Host header, and no client of an API follows one for a POST.
+    app.router.redirect_slashes = False
+    if not cors_origins:
+        return _Direct(pipeline, _by_path(), app)
+    # Keys travel in headers that a page sets itself: never with credentials of the browser's own.
+    return CORSMiddleware(
+        app,
+        allow_origins=cors_origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=_EXPOSED,
+        max_age=3600,
+    )
+
+
+def make_routes(
+    pipeline: Pipeline,
+    reads: Reads,
+    credit: Credits,
+    payments: Payments,
+    health: Health,
+    log: Transparency,
+    metrics: Metrics,
+    page: Page,
+) -> list[BaseRoute]:
+    """Returns what is served to the public; ``/openapi.json`` describes each of them."""
+    endpoints = [
         Route(path, _Endpoints(pipeline, endpoints), methods=[endpoint.method for endpoint in endpoints])
-        for path, endpoints in by_path.items()
+        for path, endpoints in _by_path().items()
     ]
-    routes += [
+    return [
+        *endpoints,
         Route("/v1/models", reads.app(reads.models), methods=["GET"]),
         Route("/v1/models/{model:path}", reads.app(reads.model), methods=["GET"]),
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
@@ -120,22 +146,14 @@ def make_app(
         Route("/ready", _Plain(health.ready), methods=["GET"]),
         Route("/metrics", _Plain(metrics), methods=["GET"]),
         Route("/", _Plain(page), methods=["GET"]),
-        *extra,
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
-    # A redirect would be built from the Host header, and no client of an API follows one for a POST.
-    app.router.redirect_slashes = False
-    if not cors_origins:
-        return _Direct(pipeline, by_path, app)
-    # Keys travel in headers that a page sets itself: never with credentials of the browser's own.
-    return CORSMiddleware(
-        app,
-        allow_origins=cors_origins,
-        allow_methods=("GET", "POST", "DELETE"),
-        allow_headers=("*",),
-        expose_headers=_EXPOSED,
-        max_age=3600,
-    )
+
+
+def _by_path() -> dict[str, list[Endpoint]]:
+    found: dict[str, list[Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        found.setdefault(endpoint.path, []).append(endpoint)
+    return found
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """``/openapi.json``: the served routes as an OpenAPI 3.1 document, made from the table that serves them.
 
 Owns the form. What a request may hold beyond the members that the gateway reads is the upstream's to say, so every
-request's schema lets further members pass. Source: OpenAPI Specification 3.1.0.
+request's schema lets further members pass. What callers without a key can buy has a price (``x-payment-info``) and
+needs no key. Sources: OpenAPI Specification 3.1.0; Agentcash Discovery specification 1.0, sections 6 to 8.
 """
 
 from __future__ import annotations
@@ -31,22 +32,131 @@ _REFUSALS = {
     503: "The gateway or the model is not available right now; see retry-after.",
     504: "The upstream did not answer in time.",
 }
+#: Those that a route which only reads what the gateway itself has can answer with.
+_READ_REFUSALS = (400, 401, 404, 405, 503)
 
-#: path, summary, the query's parameters with their schemas
-_READS: tuple[tuple[str, str, dict[str, dict[str, Any]]], ...] = (
-    ("/v1/models", "List the models the caller may use.", {"available": {"enum": ["true", "false", "all"]}}),
-    ("/v1/models/{model}", "Retrieve a model.", {}),
-    (
-        "/v1/usage",
-        "Usage of the caller's tenant.",
-        {"since": {"type": "string", "format": "date"}, "by": {"enum": ["day", "model", "key"]}},
+_JSON = "application/json"
+_TEXT = "text/plain"
+_OBJECT: dict[str, Any] = {"type": "object"}
+_STRING: dict[str, Any] = {"type": "string"}
+_LIMIT = {"limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}}
+_AFTER = {"after": _STRING}
+
+
+class _Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A route beside the path: what the gateway answers itself."""
+
+    path: str
+    summary: str
+    method: str = "get"
+    tag: str = "reads"
+    query: dict[str, dict[str, Any]] = {}
+    #: The answer's content type.
+    answers: str = _JSON
+    body: dict[str, Any] | None = None
+    needs_key: bool = True
+    #: Statuses besides 200, where they are not those of every reading route.
+    refusals: tuple[int, ...] = _READ_REFUSALS
+
+
+_ROUTES = (
+    _Route(
+        path="/v1/models",
+        summary="List the models the caller may use, with their prices.",
+        query={"available": {"enum": ["true", "false", "all"]}},
     ),
-    ("/v1/receipts/{receipt}", "A receipt of the caller's tenant, with the secret that opens it.", {}),
+    _Route(path="/v1/models/{model}", summary="Retrieve a model, with its price."),
+    _Route(
+        path="/v1/usage",
+        summary="Usage of the caller's tenant.",
+        query={"since": {"type": "string", "format": "date"}, "by": {"enum": ["day", "model", "key"]}},
+    ),
+    _Route(path="/v1/credits", tag="payments", summary="The balance of the caller's tenant."),
+    _Route(
+        path="/v1/credits",
+        method="post",
+        tag="payments",
+        summary="Pay into the balance that the tenant's requests draw on.",
+        body={"type": "object", "properties": {"amount_usd": {"type": ["number", "string"]}}},
+        refusals=(400, 401, 402, 403, 405, 408, 409, 413, 429, 503),
+    ),
+    _Route(
+        path="/v1/payments",
+        tag="payments",
+        summary="List the payments of the caller's tenant, the newest first.",
+        query=_AFTER | _LIMIT,
+    ),
+    _Route(path="/v1/payments/{payment}", tag="payments", summary="How a payment of the caller's tenant stands."),
+    _Route(
+        path="/v1/receipts",
+        tag="receipts",
+        summary="List the receipts of the caller's tenant.",
+        query=_AFTER | _LIMIT | {"order": {"enum": ["asc", "desc"], "default": "desc"}},
+    ),
+    _Route(
+        path="/v1/receipts/{receipt}",
+        tag="receipts",
+        summary="A receipt of the caller's tenant, with the secret that opens it.",
+    ),
+    _Route(
+        path="/v1/receipts/{receipt}/proof",
+        tag="receipts",
+        summary="The proof that the log includes a receipt (C2SP tlog-proof).",
+        answers=_TEXT,
+    ),
+    _Route(
+        path="/log/checkpoint",
+        tag="log",
+        summary="The log's signed size and root (C2SP tlog-checkpoint).",
+        answers=_TEXT,
+        needs_key=False,
+        refusals=(405,),
+    ),
+    _Route(
+        path="/log/tile/{path}",
+        tag="log",
+        summary="Hashes of the log (C2SP tlog-tiles): LEVEL/INDEX, or LEVEL/INDEX.p/WIDTH; INDEX may have slashes.",
+        answers="application/octet-stream",
+        needs_key=False,
+        refusals=(404, 405),
+    ),
+    _Route(
+        path="/log/keys",
+        tag="log",
+        summary="The log's name and verifier key, and those it had before.",
+        needs_key=False,
+        refusals=(405,),
+    ),
+    _Route(path="/health", tag="status", summary="Whether the process answers.", needs_key=False, refusals=(405,)),
+    _Route(
+        path="/ready",
+        tag="status",
+        summary="Whether the gateway can serve requests.",
+        needs_key=False,
+        refusals=(405, 503),
+    ),
+    _Route(
+        path="/metrics",
+        tag="status",
+        summary="Counters in Prometheus' text format; the operator may require a token.",
+        answers=_TEXT,
+        needs_key=False,
+        refusals=(401, 404, 405),
+    ),
+    _Route(path="/openapi.json", tag="discovery", summary="This document.", needs_key=False, refusals=(405,)),
+    _Route(
+        path="/",
+        tag="status",
+        summary="The page for people; the operator may switch it off.",
+        answers="text/html",
+        needs_key=False,
+        refusals=(404, 405),
+    ),
 )
 
 
 def document() -> dict[str, Any]:
-    """Returns the document. It is the same for everybody: no plan, no model and no upstream shows in it."""
+    """Returns the document. It is the same for everybody: no plan, no tenant and no upstream shows in it."""
     wires = list(dict.fromkeys(endpoint.wire for endpoint in ENDPOINTS if endpoint.body != "none"))
     schemas, components = msgspec.json.schema_components(wires, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(wires, schemas, strict=True))
@@ -54,23 +164,15 @@ def document() -> dict[str, Any]:
     for endpoint in ENDPOINTS:
         operations = paths.setdefault(endpoint.path, {})
         operations[endpoint.method.lower()] = _operation(endpoint, schema_of.get(endpoint.wire))
-    for path, summary, query in _READS:
-        parameters = [
-            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query.items()
-        ]
-        paths[path] = {"get": _described(path, summary, "reads", parameters, {"application/json": _OBJECT}, _ERROR)}
-    for path, summary in (("/health", "Whether the process answers."), ("/openapi.json", "This document.")):
-        paths[path] = {"get": {"summary": summary, "security": [], "responses": {"200": _ok({_JSON: _OBJECT})}}}
-    ready = {
-        "200": _ok({_JSON: _OBJECT}),
-        "503": {"description": "Not ready.", "content": {_JSON: {"schema": _OBJECT}}},
-    }
-    paths["/ready"] = {
-        "get": {"summary": "Whether the gateway can serve requests.", "security": [], "responses": ready}
-    }
+    for route in _ROUTES:
+        paths.setdefault(route.path, {})[route.method] = _own(route)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "TrustGate", "version": __version__},
+        "info": {
+            "title": "TrustGate",
+            "version": __version__,
+            "description": "An OpenAI-compatible gateway that writes a receipt for every request.",
+        },
         "paths": paths,
         "security": [{"bearer": []}],
         "components": {
@@ -83,8 +185,6 @@ def document() -> dict[str, Any]:
     }
 
 
-_JSON = "application/json"
-_OBJECT = {"type": "object"}
 _ERROR = {"$ref": "#/components/schemas/Error"}
 _ANTHROPIC_ERROR = {"$ref": "#/components/schemas/AnthropicError"}
 _TEXT_OR_NULL = {"type": ["string", "null"]}
@@ -120,13 +220,17 @@ _ANTHROPIC_ERROR_SCHEMA = {
 
 
 def _operation(endpoint: Endpoint, schema: Any) -> dict[str, Any]:
+    """Returns the operation of a route of the path."""
     content: dict[str, Any] = {_JSON: _OBJECT}
     if endpoint.generates or "stream" in endpoint.wire.__struct_fields__ or endpoint.names == "response":
         content["text/event-stream"] = {}  # what an event holds is the upstream's to say
     if endpoint.answers == "any":
         content["*/*"] = {}
     error = _ANTHROPIC_ERROR if endpoint.dialect is ANTHROPIC else _ERROR
-    operation = _described(endpoint.path, endpoint.summary, endpoint.name, [], content, error)
+    operation = _described(endpoint.path, endpoint.method, endpoint.summary, endpoint.name, {}, content)
+    operation["responses"] |= _refusals(tuple(_REFUSALS), error)
+    # Whatever else an upstream refuses with, in the same form.
+    operation["responses"]["4XX"] = {"description": "The upstream refused.", "content": {_JSON: {"schema": error}}}
     if endpoint.body != "none":
         kind = _JSON if endpoint.body == "json" else "multipart/form-data"
         operation["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
@@ -135,20 +239,52 @@ def _operation(endpoint: Endpoint, schema: Any) -> dict[str, Any]:
     return operation
 
 
-def _described(
-    path: str, summary: str, tag: str, query: list[dict[str, Any]], content: dict[str, Any], error: dict[str, Any]
-) -> dict[str, Any]:
-    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
-    refusals = {
-        str(status): {"description": text, "content": {_JSON: {"schema": error}}} for status, text in _REFUSALS.items()
-    }
-    operation: dict[str, Any] = {"summary": summary, "tags": [tag], "responses": {"200": _ok(content), **refusals}}
-    # Whatever else an upstream refuses with, in the same form.
-    operation["responses"]["4XX"] = {"description": "The upstream refused.", "content": {_JSON: {"schema": error}}}
-    if parameters or query:
-        operation["parameters"] = [*parameters, *query]
+def _own(route: _Route) -> dict[str, Any]:
+    """Returns the operation of a route that the gateway answers itself."""
+    schema = _OBJECT if route.answers == _JSON else _STRING if route.answers.startswith("text/") else {}
+    operation = _described(route.path, route.method, route.summary, route.tag, route.query, {route.answers: schema})
+    operation["responses"] |= _refusals(route.refusals, _ERROR)
+    if route.body is not None:
+        operation["requestBody"] = {"required": False, "content": {_JSON: {"schema": route.body}}}
+    if not route.needs_key:
+        operation["security"] = []
     return operation
+
+
+def _described(
+    path: str,
+    method: str,
+    summary: str,
+    tag: str,
+    query: dict[str, dict[str, Any]],
+    content: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    parts = [part for part in path.split("/") if part]
+    names = [part[1:-1] for part in parts if part.startswith("{")]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": _STRING} for name in names
+    ]
+    parameters += [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query.items()]
+    words = [part.strip("{}").replace(".", "_") for part in parts] or ["page"]
+    operation: dict[str, Any] = {
+        "operationId": "_".join([method.lower(), *words]),
+        "summary": summary,
+        "tags": [tag],
+        "responses": {"200": _ok(content)},
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    return operation
+
+
+def _refusals(statuses: tuple[int, ...], error: dict[str, Any]) -> dict[str, Any]:
+    return {
+        str(status): {
+            "description": _REFUSALS.get(status, "The payment was used for another request."),
+            "content": {_JSON: {"schema": error}},
+        }
+        for status in statuses
+    }
 
 
 def _ok(content: dict[str, Any]) -> dict[str, Any]:
