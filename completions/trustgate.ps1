@@ -21,6 +21,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'tenant|Tenants: the users of the gateway, each with keys and a plan',
             'key|API keys of tenants',
             'plan|Plans: limits, and which models and endpoints are allowed',
+            'budget|Budgets: how much tenants, keys and end users may use, alone or together',
             'passport|Models: where they are served, and at what price',
             'receipt|Receipts: the provable record of each request',
             'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
@@ -53,6 +54,14 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'list|List the plans',
             'show|Show a plan',
             'remove|Remove a plan that no tenant is on'
+        )
+        'trustgate budget' = @(
+            'status|Show where budgets stand: used, held for what is under way, left, and when they begin anew',
+            'add|Add a budget',
+            'set|Change a budget, in effect from the next request on',
+            'remove|Remove a budget',
+            'list|List the budgets: how much, and for whom',
+            'show|Show one budget, and where it stands'
         )
         'trustgate passport' = @(
             'add|Add a model',
@@ -402,6 +411,67 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan remove' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate budget' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate budget status' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate budget add' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--usd|any|The amount, in USD',
+            '--tokens|any|The amount, in tokens',
+            '--requests|any|The amount, in requests',
+            '--per|any|minute, hour, day, week or month (UTC); a rolling span: 6h, 30d; or total',
+            '--tenant|tenant|For this tenant',
+            '--key|key|For this key, and those that it is rotated to',
+            '--plan|plan|For the tenants on this plan',
+            '--everyone||For every tenant',
+            '--each|words:all tenant key end-user|all: one amount that all of them share',
+            '--models|passport|Only these models, as globs: ''openai/*''',
+            '--hard||Refuse what would pass it (--hard), or only give notice',
+            '--soft||Refuse what would pass it (--hard), or only give notice',
+            '--notice-at|any|Give notice at these percentages: 50,80,100, which is how a budget begins; or none',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate budget set' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--name|any|A new name',
+            '--usd|any|The amount, in USD',
+            '--tokens|any|The amount, in tokens',
+            '--requests|any|The amount, in requests',
+            '--per|any|minute, hour, day, week or month (UTC); a rolling span: 6h, 30d; or total',
+            '--tenant|tenant|For this tenant',
+            '--key|key|For this key, and those that it is rotated to',
+            '--plan|plan|For the tenants on this plan',
+            '--everyone||For every tenant',
+            '--each|words:all tenant key end-user|all: one amount that all of them share',
+            '--models|passport|Only these models, as globs: ''openai/*''',
+            '--hard||Refuse what would pass it (--hard), or only give notice',
+            '--soft||Refuse what would pass it (--hard), or only give notice',
+            '--notice-at|any|Give notice at these percentages: 50,80,100, which is how a budget begins; or none',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate budget remove' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate budget list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate budget show' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--json||Print one JSON document, nothing else'
@@ -768,6 +838,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate plan set 0' = 'plan'
         'trustgate plan show 0' = 'plan'
         'trustgate plan remove 0' = 'plan'
+        'trustgate budget status 0' = 'tenant'
+        'trustgate budget add 0' = 'any'
+        'trustgate budget set 0' = 'budget'
+        'trustgate budget remove 0' = 'budget'
+        'trustgate budget show 0' = 'budget'
         'trustgate passport add 0' = 'any'
         'trustgate passport set 0' = 'passport'
         'trustgate passport show 0' = 'passport'

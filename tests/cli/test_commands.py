@@ -108,6 +108,7 @@ def test_a_key_with_limits_scope_and_an_expiry(either_home: Gateway) -> None:
         "endpoints": ["chat.completions"],
         "features": ["streaming"],
         "parameters": None,
+        "end_users": None,
     }
     after_us = time.time_ns() // 1000
     assert before_us <= key["expires_us"] - 30 * 24 * _HOUR_US <= after_us

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from trustgate.access.budgets import applies
 from trustgate.access.keys import HASH_PREFIX, explain_unknown, hash_secret
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.ids import now_us
 from trustgate.store import State
-from trustgate.types import FACTOR_ONE_PPM, ApiKey, Budget, EndUser, Limits, PaymentTerms, Plan, Tenant
+from trustgate.types import FACTOR_ONE_PPM, ApiKey, Budget, EndUser, Limits, PaymentTerms, Plan, Tenant, matches
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -32,6 +33,16 @@ class Caller(msgspec.Struct, frozen=True):
     is_metered: bool = False
     #: Its money is limited, and its plan serves no model that has no price: such a limit would not bind.
     wants_prices: bool = False
+    #: The same of some models alone: globs over their names.
+    priced_models: tuple[str, ...] = ()
+    #: Whether it draws on any budget.
+    has_budgets: bool = False
+
+    def wants_price(self, models: tuple[str, ...]) -> bool:
+        """Whether a model of these names has to have a price."""
+        return self.wants_prices or (
+            bool(self.priced_models) and any(matches(self.priced_models, name) for name in models)
+        )
 
 
 class Directory:
@@ -84,6 +95,9 @@ class Directory:
         is_metered = terms is not None or _limits_use(plan.limits) or _limits_use(key.limits)
         wants_prices = plan.unpriced_models == "refuse" and (limits_money(plan.limits) or limits_money(key.limits))
         caller = Caller(key, tenant, plan, _policy_hash(plan, key), terms, is_metered, wants_prices)
+        budgets = [each for each in self.budgets() if applies(each, tenant.id, key.account_id, plan.name)]
+        if budgets:
+            caller = _with_budgets(caller, budgets)
         self._callers[digest] = caller
         return caller
 
@@ -96,7 +110,8 @@ class Directory:
         plan = None if tenant is None else self._plans.get(tenant.plan)
         if key is None or tenant is None or plan is None:
             return None
-        return Caller(key, tenant, plan, _policy_hash(plan, key), self._owing(tenant_id))
+        has_budgets = any(applies(each, tenant_id, key.account_id, plan.name) for each in self.budgets())
+        return Caller(key, tenant, plan, _policy_hash(plan, key), self._owing(tenant_id), has_budgets=has_budgets)
 
     # what the admin room changes
 
@@ -207,6 +222,14 @@ class Directory:
         """Returns what was decided of end users of a tenant, by pseudonym."""
         return self._end_users.setdefault(tenant_id, {})
 
+    def all_end_users(self) -> Iterable[EndUser]:
+        return (end_user for of_tenant in self._end_users.values() for end_user in of_tenant.values())
+
+    def plan_name_of(self, tenant_id: str) -> str:
+        """Returns the name of a tenant's plan; "" for a tenant that is not known."""
+        tenant = self._tenants.get(tenant_id)
+        return "" if tenant is None else tenant.plan
+
     def tenants(self) -> Iterable[Tenant]:
         return self._tenants.values()
 
@@ -218,6 +241,20 @@ class Directory:
 
     def keys_of(self, tenant_id: str) -> list[ApiKey]:
         return [self._keys[key_id] for key_id in self._key_ids_of.get(tenant_id, ())]
+
+
+def _with_budgets(caller: Caller, budgets: list[Budget]) -> Caller:
+    hard = [budget for budget in budgets if budget.hard]
+    money = (
+        [budget for budget in hard if budget.unit == "cost_nano_usd"] if caller.plan.unpriced_models == "refuse" else []
+    )
+    return msgspec.structs.replace(
+        caller,
+        has_budgets=True,
+        is_metered=caller.is_metered or any(budget.unit != "requests" for budget in hard),
+        wants_prices=caller.wants_prices or any(budget.covers_all_models for budget in money),
+        priced_models=tuple(dict.fromkeys(glob for budget in money for glob in budget.models)),
+    )
 
 
 def _limits_use(limits: Limits) -> bool:

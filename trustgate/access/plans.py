@@ -42,13 +42,14 @@ def check_plan(
         _check_sizes(owner, limits, max_tokens, prompt_tokens)
 
 
-def check_priced(caller: Caller, model: str, slug: str, *, is_priced: bool) -> None:
+def check_priced(caller: Caller, model: str, slug: str, names: tuple[str, ...], *, is_priced: bool) -> None:
     """Raise ``PermissionDenied`` (403) for a model without a price where a limit on money would not bind it.
 
-    ``slug``: of the passport that the model's name has led to.
+    ``slug``: of the passport that the model's name has led to; ``names``: all that the model goes by.
     """
-    if caller.wants_prices and not is_priced:
-        owner = "the plan" if limits_money(caller.plan.limits) else "this API key"
+    if not is_priced and caller.wants_price(names):
+        limited = limits_money(caller.plan.limits), limits_money(caller.key.limits)
+        owner = "the plan" if limited[0] else "this API key" if limited[1] else "a budget"
         raise PermissionDenied(
             f"The model {model!r} has no price, and {owner} limits what may be spent. Its operator sets a price: "
             f"{price_command(model, slug)}; or lets the plan {caller.plan.name!r} use it at no cost: "

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from trustgate.access.budgets import Claim
 from trustgate.errors import RateLimited
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits, Plan, Tenant
@@ -93,7 +94,7 @@ class ParallelSlot:
 class Hold:
     """A reservation. Settled once, by ``post`` or ``void``; settling again does nothing."""
 
-    __slots__ = ("ask", "counters", "is_lasting", "open", "rates", "slot", "starts")
+    __slots__ = ("ask", "claim", "counters", "is_lasting", "open", "rates", "slot", "starts")
 
     def __init__(
         self, ask: Ask, counters: tuple[_Counter, ...], starts: tuple[int, int, int], slot: ParallelSlot | None
@@ -107,6 +108,8 @@ class Hold:
         #: Of work that goes on after its request has ended: no request in flight, and none to be counted.
         self.is_lasting = False
         self.rates: tuple[Rate | None, Rate | None] = (None, None)
+        #: What it draws on budgets, settled with it; None: there are none.
+        self.claim: Claim | None = None
 
 
 class Windows(msgspec.Struct, frozen=True):
@@ -162,11 +165,19 @@ class Quota:
         return ParallelSlot(counters)
 
     def reserve(
-        self, tenant: Tenant, plan: Plan, key: ApiKey, ask: Ask, at_us: int, slot: ParallelSlot | None = None
+        self,
+        tenant: Tenant,
+        plan: Plan,
+        key: ApiKey,
+        ask: Ask,
+        at_us: int,
+        slot: ParallelSlot | None = None,
+        claim: Claim | None = None,
     ) -> Hold:
         """Take the request and its worst case out of every window of its tenant and its key.
 
-        ``slot``: what ``enter`` gave for this request; the hold gives it back when it is settled. None: one is taken.
+        ``claim``: what it draws on budgets besides; taken and settled with the hold. ``slot``: what ``enter`` gave for
+        this request; the hold gives it back when it is settled. None: one is taken.
         Raises ``RateLimited`` (429) with ``Retry-After`` and changes nothing when any limit would be passed.
         """
         if at_us >= self._windows.ends[0]:
@@ -192,10 +203,16 @@ class Quota:
                 used_in_window[_REQUESTS] += 1
                 used_in_window[_TOKENS] += ask.tokens
                 used_in_window[_COST] += ask.cost_nano_usd
-        hold.rates = (self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us))
+        requests, tokens = self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us)
+        if claim is not None:
+            claim.take()
+            hold.claim = claim
+            requests = _tighter(requests, claim.rate("requests", at_us))
+            tokens = _tighter(tokens, claim.rate("tokens", at_us))
+        hold.rates = (requests, tokens)
         return hold
 
-    def hold_work(self, tenant_id: str, key_account_id: str, ask: Ask, at_us: int) -> Hold:
+    def hold_work(self, tenant_id: str, key_account_id: str, ask: Ask, at_us: int, claim: Claim | None = None) -> Hold:
         """Hold what work may still use that goes on after its request has ended.
 
         It was admitted before, so no limit refuses it. ``void`` gives it back; ``charge`` counts what was used.
@@ -204,6 +221,9 @@ class Quota:
             self._turn(at_us)
         hold = Hold(ask, (self._counter(tenant_id), self._counter(key_account_id)), self._windows.starts, None)
         hold.is_lasting = True
+        if claim is not None:
+            claim.take()
+            hold.claim = claim
         for counter in hold.counters:
             for figures in (*counter.used, *counter.lasting):
                 figures[_TOKENS] += ask.tokens
@@ -222,10 +242,14 @@ class Quota:
 
     def post(self, hold: Hold, tokens: int, cost_nano_usd: int) -> None:
         """Settle a hold to what was really used."""
+        if hold.open and hold.claim is not None:
+            hold.claim.post(tokens, cost_nano_usd)
         self._settle(hold, 0, tokens - hold.ask.tokens, cost_nano_usd - hold.ask.cost_nano_usd)
 
     def void(self, hold: Hold) -> None:
         """Give a hold back whole: the request was not served."""
+        if hold.claim is not None:
+            hold.claim.void()
         self._settle(hold, 0 if hold.is_lasting else -1, -hold.ask.tokens, -hold.ask.cost_nano_usd)
 
     def _settle(self, hold: Hold, requests: int, tokens: int, cost_nano_usd: int) -> None:
@@ -344,6 +368,12 @@ class Quota:
             headers={"retry-after": str(retry_after_s)},
             retryable=not hopeless and retry_after_s <= _RETRY_WORTH_S,
         )
+
+
+def _tighter(rate: Rate | None, of_budget: tuple[int, int, float] | None) -> Rate | None:
+    if of_budget is None or (rate is not None and rate.remaining <= of_budget[1]):
+        return rate
+    return Rate(*of_budget)
 
 
 def _without(used: list[list[int]], lasting: list[list[int]]) -> tuple[tuple[int, int, int], ...]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.background_work import Watched
@@ -17,11 +18,12 @@ from trustgate.admin.commands import ServerStatus
 from trustgate.admin.flushing import Flushing
 from trustgate.admin.money import BooksReport, Reconciled
 from trustgate.errors import Conflict
+from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store
-from trustgate.types import Alias, Passport, Plan, PriceChange, PriceList, Record, Tenant
+from trustgate.types import Alias, Budget, EndUser, Passport, Plan, PriceChange, PriceList, Record, Tenant
 
 if TYPE_CHECKING:
     from trustgate.observe.live_stats import LiveStats
@@ -72,12 +74,13 @@ class AdminContext:
         anchoring: Anchoring,
         settings: Settings,
         quota: Quota | None = None,
+        budgets: Budgets | None = None,
         on_keys_revoked: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
         reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
         pulse: Callable[[], LiveStats] | None = None,
     ) -> None:
-        """``quota`` and what stands after it are the running server's; without one there is none of it."""
+        """``quota``, ``budgets`` and what stands after it are the running server's; without one there is none of it."""
         self.store = store
         self.settings = settings
         self.directory = directory
@@ -90,6 +93,7 @@ class AdminContext:
         #: The database is copied or rewritten by one command at a time.
         self.copying = asyncio.Lock()
         self.quota = quota
+        self.budgets = budgets
         self.books = books
         self.reconciling: Watched[tuple[Reconciled, ...]] = Watched(_busy_reconciling)
         self.auditing: Watched[BooksReport] = Watched(_busy_auditing)
@@ -100,6 +104,9 @@ class AdminContext:
         return self.directory.tenant(unicodedata.normalize("NFC", ref))
 
     async def keep(self, *records: Record | PriceChange | PriceList) -> None:
+        budgets = self.budgets
+        moved = () if budgets is None else self._budgets_of_moved(records)
+        service = await self.books.payment_service() if budgets is not None else None
         await self.store.put(*records)
         models = [record for record in records if isinstance(record, Passport | Alias)]
         if models:
@@ -109,6 +116,37 @@ class AdminContext:
                 self.catalog.use(record)
             elif not isinstance(record, Passport | Alias | PriceChange):
                 self.directory.put(record)
+        if budgets is not None and service is not None:
+            # From here to the reading of the log's end nothing awaits: later receipts count by themselves.
+            anew = [record for record in records if isinstance(record, Budget) and budgets.put(record)]
+            for budget in moved:
+                budgets.forget_counts(budget.id)
+            for record in records:
+                if isinstance(record, EndUser):
+                    budgets.put_end_user(record)
+            if anew or moved:
+                await self._rebuild(budgets, [*anew, *moved], service.log.last_seq)
+
+    def _budgets_of_moved(self, records: Sequence[Record | PriceChange | PriceList]) -> tuple[Budget, ...]:
+        """The budgets of plans, where tenants come onto another plan: what they count is another's."""
+        plan_of = self.directory.plan_name_of
+        moves = [(plan_of(record.id), record.plan) for record in records if isinstance(record, Tenant)]
+        plans = {plan for before, after in moves if before and before != after for plan in (before, after)}
+        return tuple(budget for budget in self.directory.budgets() if plans & set(budget.plans)) if plans else ()
+
+    async def _rebuild(self, budgets: Budgets, wanted: list[Budget], until_seq: int) -> None:
+        from trustgate.admin.budget_counts import rebuild
+
+        await self.books.flush()
+        await rebuild(
+            budgets,
+            wanted,
+            store=self.store,
+            directory=self.directory,
+            catalog=self.catalog,
+            at_us=now_us(),
+            until_seq=until_seq,
+        )
 
     async def forget(self, record: Plan | Alias) -> None:
         await self.store.remove(record)

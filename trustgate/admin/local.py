@@ -11,7 +11,20 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.access.directory import Directory
-from trustgate.admin import anchors, backup, books, commands, exports, models, money, payments, prices, tenants
+from trustgate.admin import (
+    anchors,
+    backup,
+    books,
+    budgeting,
+    budgets,
+    commands,
+    exports,
+    models,
+    money,
+    payments,
+    prices,
+    tenants,
+)
 from trustgate.admin.commands import Command, Feed, Write
 from trustgate.admin.context import AdminContext
 from trustgate.admin.ownership import leave_to_owner
@@ -64,6 +77,10 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.AliasSet: models.alias_set,
     commands.AliasList: models.alias_list,
     commands.AliasRemove: models.alias_remove,
+    budgeting.BudgetPut: budgets.budget_put,
+    budgeting.BudgetRemove: budgets.budget_remove,
+    budgeting.BudgetNames: budgets.budget_names,
+    budgeting.BudgetList: budgets.budget_list,
     commands.UsageShow: books.usage_show,
     commands.ReceiptList: books.receipt_list,
     commands.ReceiptShow: books.receipt_show,
@@ -106,6 +123,7 @@ FEEDS: tuple[type[Feed[Any]], ...] = tuple(_FEEDS)
 #: Commands that only read the books, or wait for a chain, which can take seconds: a revocation does not wait for them.
 _UNLOCKED = frozenset(
     {
+        budgeting.BudgetList,
         commands.UsageShow,
         commands.ReceiptList,
         commands.ReceiptShow,

@@ -114,7 +114,7 @@ def _living(context: AdminContext, ref: str) -> Tenant:
     return tenant
 
 
-def _checked_name(name: str, whose: str) -> str:
+def checked_name(name: str, whose: str) -> str:
     """Returns the name as it is kept: Unicode's composed form (NFC). Raises ``InvalidRequest``."""
     name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= _NAME_MOST or not name.isprintable() or name != name.strip():
@@ -127,7 +127,7 @@ def _checked_name(name: str, whose: str) -> str:
 
 
 def _free_tenant_name(context: AdminContext, name: str) -> str:
-    name = _checked_name(name, "A tenant's")
+    name = checked_name(name, "A tenant's")
     if name.startswith("ten_"):
         raise InvalidRequest("A tenant's name cannot begin with ten_, as ids do.", param="name")
     if any(tenant.name == name and tenant.status != "removed" for tenant in context.directory.tenants()):
@@ -169,7 +169,7 @@ async def key_set(context: AdminContext, command: KeySet) -> ApiKey:
             hint=f"trustgate key create {shlex.quote(tenant.name)}",
         )
     if command.name is not None:
-        key = replace(key, name=_checked_name(command.name, "A key's"))
+        key = replace(key, name=checked_name(command.name, "A key's"))
     if command.never_expires:
         key = replace(key, expires_us=None)
     expires_us = _expiry(command.expires_in_s, command.expires_us, now_us())
@@ -256,7 +256,7 @@ def _new_key(
     expires_us: int | None = None,
     origin_id: str = "",
 ) -> NewKey:
-    name = _checked_name(name, "A key's")
+    name = checked_name(name, "A key's")
     minted = mint()
     key = ApiKey(
         id=new_id("key", at_us),
@@ -315,7 +315,7 @@ async def plan_put(context: AdminContext, command: PlanPut) -> Plan:
 
 
 def _new_plan(context: AdminContext, command: PlanPut) -> Plan:
-    name = _checked_name(command.name, "A plan's")
+    name = checked_name(command.name, "A plan's")
     if any(plan.name == name for plan in context.directory.plans()):
         raise Conflict(
             f"The plan {name!r} already exists.", hint=f"trustgate plan set {shlex.quote(name)} …", code="plan_exists"

@@ -39,6 +39,7 @@ TABLE: Mapping[str, CommandEntry] = {
     "tenant": CommandEntry("tenant", "Tenants: the users of the gateway, each with keys and a plan."),
     "key": CommandEntry("key", "API keys of tenants."),
     "plan": CommandEntry("plan", "Plans: limits, and which models and endpoints are allowed."),
+    "budget": CommandEntry("budget", "Budgets: how much tenants, keys and end users may use, alone or together."),
     "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
     "receipt": CommandEntry("receipt", "Receipts: the provable record of each request."),
     "anchor": CommandEntry(

@@ -135,6 +135,38 @@ def moment_or_none(text: str) -> Maybe:
     return Maybe(None) if text.lower() == "never" else _or_none(text, moment)
 
 
+def budget_span(text: str) -> str:
+    """``month`` and the like; ``6h`` as a rolling span; ``total``."""
+    from trustgate.access.spans import CALENDAR
+
+    word = text.lower()
+    if word in CALENDAR or word == "total":
+        return word
+    seconds = duration_s(text)
+    if seconds is None:
+        raise typer.BadParameter(
+            f"{text!r} is not a budget's span, such as {', '.join(CALENDAR)}, total, or a rolling span like 6h or 30d."
+        )
+    return f"{seconds}s"
+
+
+def written_span(span: str) -> str:
+    """A budget's span as it is given on the command line."""
+    from trustgate.access.spans import read_span
+
+    return str(read_span(span)) if span[-1:] == "s" and span[:-1].isdigit() else span
+
+
+def percentages(text: str) -> tuple[int, ...]:
+    """``50,80,100``, or ``none``."""
+    if text.lower() == "none":
+        return ()
+    parts = [part.strip().removesuffix("%").strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 5 for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a list of percentages, such as 50,80,100, or none.")
+    return tuple(map(int, parts))
+
+
 def since(text: str) -> int:
     """Returns the start of a period, microseconds UTC: ``7d`` (ago), ``today``, ``month``, a date, or a time with its
     zone.

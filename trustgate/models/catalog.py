@@ -27,6 +27,10 @@ class Resolved(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     price: PriceTable
 
+    def all_names(self, asked: str) -> tuple[str, ...]:
+        """Returns ``names``, and the name asked for: what budgets are matched against."""
+        return self.names if asked in self.names or not asked else (*self.names, asked)
+
 
 class Catalog:
     def __init__(

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from trustgate import __version__
+from trustgate.access.budgets import BudgetEvent, Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
+from trustgate.admin.budget_counts import load as load_budgets
+from trustgate.admin.budget_counts import rebuild as rebuild_budgets
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
 from trustgate.admin.context import AdminContext
 from trustgate.admin.local import LocalAdmin
@@ -33,6 +36,7 @@ from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.upstream.client import UpstreamClient
 from trustgate.models.upstream.targets import Targets
+from trustgate.observe.budget_notices import budget_notice
 from trustgate.observe.counters import Counters
 from trustgate.observe.metrics import Metric, Metrics
 from trustgate.observe.notices import Notices
@@ -90,6 +94,7 @@ class Server:
         directory: Directory,
         catalog: Catalog,
         quota: Quota,
+        budgets: Budgets,
         address: str,
         load: Callable[[], Settings] | None,
         observer: Observer | None,
@@ -102,7 +107,9 @@ class Server:
         self.directory = directory
         self.catalog = catalog
         self.quota = quota
-        self.accounting = Accounting(quota, log)
+        self.budgets = budgets
+        budgets.on_event = self._on_budget
+        self.accounting = Accounting(quota, log, budgets)
         self.counters = Counters(catalog)
         self.notices = Notices()
         self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
@@ -125,6 +132,7 @@ class Server:
         self.background = BackgroundWork(
             self.handles,
             directory=directory,
+            catalog=catalog,
             targets=self.targets,
             accounting=self.accounting,
             balances=payments.balances,
@@ -168,6 +176,7 @@ class Server:
                 anchoring=self.anchoring,
                 settings=settings,
                 quota=quota,
+                budgets=budgets,
                 on_keys_revoked=self.running.cut_keys,
                 status=self.status,
                 reload=self.reload.reload,
@@ -197,6 +206,11 @@ class Server:
                 for subject in (used.tenant_id, directory.key_account_id(used.key_id)):
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases, state.price_lists, settings.upstream.url)
+        budgets = Budgets()
+        load_budgets(budgets, directory, directory.budgets())
+        await rebuild_budgets(
+            budgets, directory.budgets(), store=store, directory=directory, catalog=catalog, at_us=now_us()
+        )
         for found in price_findings(directory, catalog):
             _logger.warning("%s. %s", found.message, found.hint)
         return cls(
@@ -208,6 +222,7 @@ class Server:
             directory=directory,
             catalog=catalog,
             quota=quota,
+            budgets=budgets,
             address=address,
             load=load,
             observer=observer,
@@ -264,6 +279,9 @@ class Server:
         if self.observer is not None:
             self.observer.on_refusal(error, endpoint.name, arrival.receipt_id)
 
+    def _on_budget(self, event: BudgetEvent) -> None:
+        self.notices.publish(budget_notice(event))
+
     def _close_oldest_upstream(self) -> None:
         if self._old_upstreams:
             self._closing = asyncio.ensure_future(self._old_upstreams.pop(0).close())
@@ -297,6 +315,7 @@ class Server:
             catalog=self.catalog,
             targets=self.targets,
             quota=self.quota,
+            budgets=self.budgets,
             log=self.accounting.log,
             store=self.store,
             archive=self.archive,

@@ -82,6 +82,7 @@ def _ask(context: typer.Context, kind: str) -> list[tuple[str, str]]:
     import asyncio
 
     from trustgate.admin import commands as c
+    from trustgate.admin.budgeting import BudgetNames
 
     settings = session(context).settings()
     if remote_server() is None and not settings.database.exists():
@@ -91,6 +92,7 @@ def _ask(context: typer.Context, kind: str) -> list[tuple[str, str]]:
         "plan": (c.PlanList(), lambda plan: (plan.name, "plan")),
         "passport": (c.PassportList(), lambda passport: (passport.slug, passport.provider)),
         "key": (c.KeyList(), lambda key: (key.id, f"{key.name} {key.redacted}")),
+        "budget": (BudgetNames(), lambda budget: (budget.name, "budget")),
         "receipt": (c.ReceiptList(limit=20), lambda detail: (detail.receipt.id, detail.receipt.model)),
     }
     command, described = kinds[kind]

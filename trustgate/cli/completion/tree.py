@@ -35,7 +35,7 @@ class Node(NamedTuple):
 
 ANY, FILE, FOLDER = Value("any"), Value("file"), Value("folder")
 #: What the program is asked for: `trustgate completion values KIND`.
-DYNAMIC = ("tenant", "plan", "passport", "key", "receipt")
+DYNAMIC = ("tenant", "plan", "passport", "key", "receipt", "budget")
 #: How a parameter's help names its value.
 _BY_METAVAR = {kind.upper(): Value(kind) for kind in DYNAMIC} | {
     "FILE": FILE,

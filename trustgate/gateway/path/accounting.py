@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.errors import RateLimited, TrustGateError
@@ -153,6 +154,16 @@ class Request(NamedTuple):
     caller: Caller
     call: Call
     body: Payload
+    #: The names that its model goes by.
+    models: tuple[str, ...] = ()
+    #: Pseudonym; "" where the request names no end user; None where those of its key do not.
+    end_user: str | None = None
+
+    @property
+    def drawer(self) -> Drawer:
+        """Who draws on budgets with it."""
+        caller = self.caller
+        return Drawer(caller.tenant.id, caller.key.account_id, caller.plan.name, self.models, self.end_user)
 
 
 #: What is known of a request that is refused before its body is read.
@@ -162,8 +173,9 @@ _NOT_READ = Call(model="")
 class Accounting:
     """Where accounts are opened: the quota they draw on and the log their receipts go to."""
 
-    def __init__(self, quota: Quota, log: Log) -> None:
+    def __init__(self, quota: Quota, log: Log, budgets: Budgets | None = None) -> None:
         self.quota = quota
+        self.budgets = Budgets() if budgets is None else budgets
         self.log = log
         self._last_refusal_us: dict[str, int] = {}
 
@@ -178,8 +190,11 @@ class Accounting:
 
     def open(self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot | None = None) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
-        caller = request.caller
-        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, request.arrival.at_us, slot)
+        caller, at_us = request.caller, request.arrival.at_us
+        claim = None
+        if caller.has_budgets:
+            claim = self.budgets.claim(request.drawer, ask.tokens, ask.cost_nano_usd, at_us)
+        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
         return Account(self, request, hold, sale)
 
     def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> Account | None:
@@ -283,7 +298,7 @@ class Account:
         if self.closed:
             return
         self.closed = True
-        arrival, endpoint, caller, call, body = self.request
+        arrival, endpoint, caller, call, body = self.request[:5]
         target = self.target
         counted = finish in COUNTED and target is not None
         usage = _priced_usage(usage, endpoint, call)

@@ -19,7 +19,8 @@ import msgspec
 from msgspec import UNSET
 
 from trustgate import __version__
-from trustgate.access.directory import Directory
+from trustgate.access.budgets import Drawer
+from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, Hold
 from trustgate.errors import TrustGateError, Unavailable, UpstreamRefused
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call
@@ -29,6 +30,7 @@ from trustgate.gateway.path.accounting import Account, Accounting, Request
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.ids import now_us
+from trustgate.models.catalog import Catalog
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.events import read_object
 from trustgate.models.metering.whole import read_answer, read_nothing_used
@@ -59,6 +61,7 @@ class BackgroundWork:
         handles: ObjectIds,
         *,
         directory: Directory,
+        catalog: Catalog,
         targets: Targets,
         accounting: Accounting,
         balances: Balances,
@@ -68,6 +71,7 @@ class BackgroundWork:
         """Takes up the holds of what is not settled from before. ``upstream``: the client of now."""
         self._handles = handles
         self._directory = directory
+        self._catalog = catalog
         self._targets = targets
         self._accounting = accounting
         self._balances = balances
@@ -86,10 +90,13 @@ class BackgroundWork:
         if work is None or handle.place in self._holds:
             return
         ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
-        hold = self._accounting.quota.hold_work(
-            handle.tenant, self._directory.key_account_id(handle.key), ask, now_us()
-        )
-        owner = self._directory.owner(handle.tenant, handle.key)
+        owner, at_us = self._directory.owner(handle.tenant, handle.key), now_us()
+        claim = None
+        if owner is not None and owner.has_budgets:
+            drawer = self._drawer(owner, handle)
+            claim = self._accounting.budgets.claim(drawer, ask.tokens, ask.cost_nano_usd, at_us, refuses=False)
+        account_id = self._directory.key_account_id(handle.key)
+        hold = self._accounting.quota.hold_work(handle.tenant, account_id, ask, at_us, claim)
         # At a price for each request all of it was charged when it was made.
         pays = owner is not None and owner.terms is not None and owner.terms.price_nano_usd is None
         money = self._balances.hold_at_least(handle.tenant, work.cost_nano_usd) if pays else None
@@ -166,13 +173,18 @@ class BackgroundWork:
         account.close("complete", status=200, usage=less(usage, now.owed))
         receipt = account.receipt
         assert receipt is not None, "a closed account has a receipt"
-        self._accounting.quota.charge(
-            owner.tenant.id,
-            owner.key.account_id,
-            receipt.prompt_tokens + receipt.completion_tokens,
-            receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd,
-            receipt.created_us,
-        )
+        tokens = receipt.prompt_tokens + receipt.completion_tokens
+        billed = receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
+        at_us = receipt.created_us
+        self._accounting.quota.charge(owner.tenant.id, owner.key.account_id, tokens, billed, at_us)
+        if owner.has_budgets:
+            self._accounting.budgets.count(self._drawer(owner, now), tokens, billed, at_us)
+
+    def _drawer(self, owner: Caller, handle: ObjectId) -> Drawer:
+        """Who draws on budgets with the work."""
+        resolved = self._catalog.resolve(handle.model) if handle.model else None
+        models = () if resolved is None else resolved.all_names(handle.model)
+        return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models)
 
     async def _usage(self, handle: ObjectId, target: Target, body: bytes) -> Usage:
         """What it used in all: as the upstream sums it up, or by its results; else the estimate of its lines."""

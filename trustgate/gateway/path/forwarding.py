@@ -51,7 +51,7 @@ class Forwarding:
             path: below a target's base URL, with its query.
             bound: the most that one completion may get, in tokens, where the caller is held to that; it is sent along.
         """
-        arrival, endpoint, caller, call, body = request
+        arrival, endpoint, caller, call, body = request[:5]
         merges: dict[str, dict[str, Any]] = {}
         lowered: dict[str, Any] = {}
         asks_usage = endpoint.asks_usage and call.stream and not call.include_usage

@@ -39,7 +39,7 @@ class PaymentStep:
         Raises what ``Cashier.admit`` raises, ``InvalidRequest`` for a payment header that is none, and
         ``PermissionDenied`` for a model without a price. That a presented payment does not do is put on record.
         """
-        arrival, endpoint, caller, _, body = request
+        arrival, endpoint, caller, _, body = request[:5]
         terms = caller.terms
         if terms is None:
             return None
@@ -65,7 +65,7 @@ class PaymentStep:
 
 
 def _order(request: Request, terms: PaymentTerms, price_nano_usd: int, presented: Presented | None) -> Order:
-    arrival, endpoint, caller, _, body = request
+    arrival, endpoint, caller, _, body = request[:5]
     return Order(
         tenant_id=caller.tenant.id,
         key_id=caller.key.id,

@@ -145,10 +145,11 @@ class Pipeline:
             body, call = await self._read(endpoint, arrival, receive, caller, room)
             route = self._routing.begin(endpoint, call, body, scope, caller.key)
             call = route.call
-            request = Request(arrival, endpoint, caller, call, body)
 
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
             resolved = self._catalog.resolve(call.model) if call.model or not route.is_modelless else None
+            models = resolved.all_names(call.model) if resolved is not None else route.unresolved_names
+            request = Request(arrival, endpoint, caller, call, body, models)
             cap = completion_cap(caller)
             bound = completion_bound(call, resolved, cap) if caller.is_metered else None
             others = self._catalog.fallbacks(resolved.passport) if resolved and resolved.passport.fallbacks else ()
@@ -173,7 +174,7 @@ class Pipeline:
                     lines_for=call.work.endpoints if call.work is not None else (),
                 )
                 if resolved is not None:
-                    check_priced(caller, call.model, resolved.passport.slug, is_priced=resolved.price.known)
+                    check_priced(caller, call.model, resolved.passport.slug, models, is_priced=resolved.price.known)
 
                 # 5 quota
                 with self._open_account(request, ask, sale, slot, delivery) as account:
@@ -183,7 +184,9 @@ class Pipeline:
 
                     # 7 passport
                     targets = self._routing.targets(route, resolved)
-                    if caller.wants_prices:  # a fallback must not be free of charge because nothing is known of it
+                    if caller.wants_price(
+                        models
+                    ):  # a fallback must not be free of charge because nothing is known of it
                         targets = [target for target in targets if target.price.known] or targets[:1]
 
                     # 8 fetch, 9 metering, 10 receipt, 11 response

@@ -14,6 +14,7 @@ from typing import Any
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from trustgate.access.budgets import Budgets, Drawer, hides_figures
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import allows_model
 from trustgate.access.quota import Quota
@@ -48,6 +49,7 @@ class Reads:
         catalog: Catalog,
         targets: Targets,
         quota: Quota,
+        budgets: Budgets,
         log: Log,
         store: Store,
         archive: Archive,
@@ -56,6 +58,7 @@ class Reads:
         self._catalog = catalog
         self._targets = targets
         self._quota = quota
+        self._budgets = budgets
         self._log = log
         self._store = store
         self._archive = archive
@@ -127,7 +130,30 @@ class Reads:
                 "key": self._quota.used(caller.key.account_id, now_us()),
             },
             "limits": {"plan": caller.plan.limits, "key": caller.key.limits},
+            "budgets": self._budget_cards(caller),
         }
+
+    def _budget_cards(self, caller: Caller) -> list[dict[str, Any]]:
+        """Where the budgets stand that this key draws on; of those shared with strangers, without their use."""
+        drawer = Drawer(caller.tenant.id, caller.key.account_id, caller.plan.name, ())
+        hidden = {budget.id for budget in self._budgets.budgets() if hides_figures(budget)}
+        return [
+            {
+                "name": standing.name,
+                "unit": standing.unit,
+                "amount": standing.amount,
+                "span": standing.span,
+                "hard": standing.hard,
+                **(
+                    {"reached": standing.left == 0}
+                    if standing.budget in hidden
+                    else {"used": standing.used, "held": standing.held, "left": standing.left}
+                ),
+                "since_us": standing.since_us,
+                "resets_us": standing.resets_us,
+            }
+            for standing in self._budgets.standing_of(drawer, now_us())
+        ]
 
     async def receipt(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/receipts/{id}``: a receipt of the caller's own tenant, with the secret that opens it."""

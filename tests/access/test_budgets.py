@@ -1,0 +1,385 @@
+"""Budgets: exact admission, holds that settle, every kind of span; by example, then against an independent model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trustgate.access.budgets import BudgetEvent, Budgets, Claim, Drawer
+from trustgate.access.spans import CALENDAR, read_span
+from trustgate.errors import InvalidRequest, RateLimited
+from trustgate.types import Budget, EndUser
+
+SECOND = 1_000_000
+MINUTE, HOUR, DAY = 60 * SECOND, 3_600 * SECOND, 86_400 * SECOND
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def at(year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> int:
+    return int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()) * SECOND
+
+
+NOON = at(2026, 5, 17, 12)  # a Sunday
+
+
+def budget(amount: int, span: str = "day", unit: str = "requests", **members: Any) -> Budget:
+    whom = {} if members.keys() & {"tenants", "keys", "plans", "everyone"} else {"tenants": ("ten_1",)}
+    return Budget(**{"id": "budget_1", "name": "b", "unit": unit, "amount": amount, "span": span, **whom, **members})
+
+
+def drawer(tenant: str = "ten_1", key: str = "key_1", **members: Any) -> Drawer:
+    return Drawer(**{"tenant_id": tenant, "key_id": key, "plan": "pro", "models": ("gpt-4o",), **members})
+
+
+def having(
+    *records: Budget, clock: Callable[[], int] | None = None, events: list[BudgetEvent] | None = None
+) -> Budgets:
+    budgets = Budgets(clock or (lambda: NOON), None if events is None else events.append)
+    for record in records:
+        assert budgets.put(record)
+    return budgets
+
+
+def take(budgets: Budgets, who: Drawer | None = None, *, tokens: int = 1, cost: int = 1, now: int = NOON) -> Claim:
+    claim = budgets.claim(who or drawer(), tokens, cost, now)
+    claim.take()
+    return claim
+
+
+def used(budgets: Budgets, now: int = NOON) -> list[tuple[int, int]]:
+    return [(standing.used, standing.held) for standing in budgets.standings(now)]
+
+
+@pytest.mark.parametrize("span", [*CALENDAR, "total", "3600s"])
+def test_of_a_thousand_exactly_the_budget_passes(span: str) -> None:
+    budgets, passed = having(budget(100, span)), 0
+    for _ in range(1_000):
+        try:
+            take(budgets)
+            passed += 1
+        except RateLimited:
+            pass
+    assert passed == 100
+
+
+def test_a_refusal_names_the_budget_its_unit_and_when_there_is_room() -> None:
+    budgets = having(budget(5_000_000_000, "month", "cost_nano_usd", name="team"))
+    take(budgets, cost=4_900_000_000)
+    with pytest.raises(RateLimited) as caught:
+        take(budgets, cost=200_000_000)
+    assert str(caught.value.message) == (
+        "The budget 'team' is reached: USD per month, limit 5.00, left 0.10, this request needs 0.20. It has room "
+        "again at 2026-06-01 00:00:00 UTC. Please try again in 1252800 s."
+    )
+    assert caught.value.headers == {"retry-after": str(14 * 86_400 + 12 * 3_600), "x-should-retry": "false"}
+    assert caught.value.to_openai()["error"]["code"] == "insufficient_quota"
+
+
+def test_a_total_does_not_begin_anew() -> None:
+    budgets = having(budget(1, "total"))
+    take(budgets)
+    with pytest.raises(RateLimited, match="does not begin anew") as caught:
+        take(budgets, now=NOON + 3_650 * DAY)
+    assert "retry-after" not in caught.value.headers
+
+
+def test_a_request_that_needs_none_of_the_unit_passes_a_used_up_budget() -> None:
+    budgets = having(budget(10, unit="cost_nano_usd"))
+    take(budgets, cost=10).post(5, 12)
+    take(budgets, cost=0)
+    with pytest.raises(RateLimited):
+        take(budgets, cost=1)
+
+
+def test_a_budget_of_some_models_leaves_the_others_alone() -> None:
+    budgets = having(budget(1, models=("openai/*",)))
+    take(budgets, drawer(models=("openai/gpt-4o", "gpt-4o")))
+    with pytest.raises(RateLimited):
+        take(budgets, drawer(models=("openai/gpt-4o", "gpt-4o")))
+    take(budgets, drawer(models=("local",)))
+    take(budgets, drawer(models=()))
+
+
+def test_two_tenants_and_a_key_share_one_budget() -> None:
+    budgets = having(budget(3, tenants=("ten_1", "ten_2"), keys=("key_9",)))
+    take(budgets)
+    take(budgets, drawer("ten_2", "key_2"))
+    take(budgets, drawer("ten_3", "key_9"))
+    for who in (drawer(), drawer("ten_2", "key_2"), drawer("ten_3", "key_9")):
+        with pytest.raises(RateLimited):
+            take(budgets, who)
+    take(budgets, drawer("ten_3", "key_3"))
+
+
+@pytest.mark.parametrize(
+    ("each", "same", "other"),
+    [
+        ("tenant", drawer(key="key_2"), drawer("ten_2")),
+        ("key", drawer(plan="free"), drawer(key="key_2")),
+        ("end_user", drawer(key="key_2", end_user="eu_1"), drawer(end_user="eu_2")),
+    ],
+)
+def test_each_has_a_budget_of_its_own(each: str, same: Drawer, other: Drawer) -> None:
+    budgets = having(budget(1, everyone=True, each=each))
+    take(budgets, drawer(end_user="eu_1"))
+    with pytest.raises(RateLimited):
+        take(budgets, same)
+    take(budgets, other)
+
+
+def test_leaving_out_the_end_user_is_no_way_around() -> None:
+    budgets = having(budget(1, each="end_user"))
+    take(budgets, drawer(end_user=""))
+    with pytest.raises(RateLimited):
+        take(budgets, drawer(end_user=""))
+    take(budgets, drawer(end_user=None))
+
+
+def test_an_end_user_may_have_another_amount() -> None:
+    budgets = having(budget(1, each="end_user"))
+    budgets.put_end_user(EndUser(id="eu_vip", tenant_id="ten_1", amounts={"budget_1": 2}))
+    for _ in range(2):
+        take(budgets, drawer(end_user="eu_vip"))
+    with pytest.raises(RateLimited):
+        take(budgets, drawer(end_user="eu_vip"))
+    budgets.put_end_user(EndUser(id="eu_vip", tenant_id="ten_1"))
+    assert [standing.amount for standing in budgets.standings(NOON)] == [1]
+
+
+def test_more_end_users_than_are_counted_share_one_more() -> None:
+    budgets = Budgets(lambda: NOON, end_users_most=2)
+    budgets.put(budget(1, each="end_user"))
+    for number in range(3):
+        take(budgets, drawer(end_user=f"eu_{number}"))
+    with pytest.raises(RateLimited):
+        take(budgets, drawer(end_user="eu_9"))
+    assert len(budgets.standings(NOON)) == 3
+    take(budgets, drawer(end_user="eu_9"), now=NOON + DAY)  # who used nothing today is forgotten
+
+
+def test_a_rolling_budget_at_its_edges() -> None:
+    """A use counts for six hours at least, and for one cell of six minutes longer at most."""
+    budgets = having(budget(1, "21600s"))
+    first = NOON + 5 * MINUTE + 59 * SECOND
+    take(budgets, now=first).post(1, 1)
+    with pytest.raises(RateLimited) as caught:
+        take(budgets, now=first + 6 * HOUR)
+    assert int(caught.value.headers["retry-after"]) == 1
+    with pytest.raises(RateLimited):
+        take(budgets, now=NOON + 6 * HOUR + 6 * MINUTE - 1)
+    take(budgets, now=NOON + 6 * HOUR + 6 * MINUTE)
+
+
+def test_room_comes_back_part_by_part() -> None:
+    budgets = having(budget(3, "3600s"))
+    for minutes in (0, 10, 20):
+        take(budgets, now=NOON + minutes * MINUTE).post(1, 1)
+    with pytest.raises(RateLimited) as caught:
+        take(budgets, now=NOON + 30 * MINUTE)
+    assert int(caught.value.headers["retry-after"]) == 31 * 60
+    take(budgets, now=NOON + 61 * MINUTE).post(1, 1)
+    with pytest.raises(RateLimited):
+        take(budgets, now=NOON + 61 * MINUTE)
+
+
+def test_a_soft_budget_refuses_nobody_and_each_step_is_told_once() -> None:
+    events: list[BudgetEvent] = []
+    now = [NOON]
+    budgets = having(budget(10, hard=False), clock=lambda: now[0], events=events)
+    for _ in range(15):
+        take(budgets, now=now[0]).post(1, 1)
+    assert [(event.percent, event.standing.used) for event in events] == [(50, 5), (80, 8), (100, 10)]
+    now[0] += DAY
+    for _ in range(5):
+        take(budgets, now=now[0]).post(1, 1)
+    assert [event.percent for event in events[3:]] == [50], "another day is another period"
+
+
+def test_steps_that_are_passed_at_once_are_one_notice() -> None:
+    events: list[BudgetEvent] = []
+    budgets = having(budget(100, unit="tokens"), events=events)
+    take(budgets, tokens=90).post(85, 1)
+    assert [event.percent for event in events] == [80]
+    for _ in range(2):
+        with pytest.raises(RateLimited):
+            take(budgets, tokens=20)
+    assert [(event.percent, event.is_refused) for event in events[1:]] == [(100, True)]
+
+
+def test_a_rolling_step_is_told_again_when_use_had_gone_below_it() -> None:
+    events: list[BudgetEvent] = []
+    now = [NOON]
+    budgets = having(budget(2, "3600s", notice_at_percent=(50,)), clock=lambda: now[0], events=events)
+    for minutes in (0, 30, 95, 200):
+        now[0] = NOON + minutes * MINUTE
+        take(budgets, now=now[0]).post(1, 1)
+    assert [(event.at_us - NOON) // MINUTE for event in events] == [0, 95, 200]
+
+
+def test_a_clock_that_ran_ahead_and_came_back_locks_nobody_out() -> None:
+    for span, most in (("minute", MINUTE), ("month", 31 * DAY), ("3600s", HOUR + MINUTE)):
+        now = [NOON]
+        budgets = having(budget(2, span), clock=lambda now=now: now[0])  # type: ignore[misc]
+        now[0] = NOON + 365 * DAY
+        for _ in range(2):
+            take(budgets, now=now[0]).post(1, 1)
+        now[0] = NOON + MINUTE
+        with pytest.raises(RateLimited) as caught:
+            take(budgets, now=now[0])
+        assert int(caught.value.headers["retry-after"]) * SECOND <= most, span
+        now[0] += most
+        take(budgets, now=now[0])
+
+
+def test_a_request_that_waited_does_not_turn_a_budget_back() -> None:
+    now = [NOON + MINUTE]
+    budgets = having(budget(1, "minute"), clock=lambda: now[0])
+    take(budgets, now=NOON + MINUTE)
+    with pytest.raises(RateLimited):
+        take(budgets, now=NOON + MINUTE - SECOND)
+
+
+def test_what_is_held_is_settled_in_the_span_it_was_taken_in_or_nowhere() -> None:
+    now = [NOON]
+    budgets = having(budget(5, "minute", "tokens"), clock=lambda: now[0])
+    hold = take(budgets, tokens=5)
+    now[0] += MINUTE
+    take(budgets, tokens=5, now=now[0]).post(1, 1)
+    hold.post(5, 5)
+    assert used(budgets, now[0]) == [(1, 0)]
+
+
+def test_a_request_under_way_counts_in_a_budget_that_is_added_meanwhile() -> None:
+    budgets = having(budget(10))
+    first, second = take(budgets), take(budgets)
+    budgets.put(budget(10, "week", id="budget_2"))
+    first.post(7, 7)
+    second.void()
+    assert used(budgets) == [(1, 0), (1, 0)]
+    changed = budget(10, "month")
+    third = take(budgets)
+    assert budgets.put(changed), "another span is counted anew"
+    third.post(1, 1)
+    assert used(budgets) == [(1, 0), (2, 0)]
+    assert not budgets.put(budget(20, "month", name="x", hard=False)), "another amount is not"
+    assert [standing.amount for standing in budgets.standings(NOON)] == [20, 10]
+
+
+def test_settling_twice_counts_once() -> None:
+    budgets = having(budget(9, unit="tokens"))
+    hold = take(budgets, tokens=4)
+    hold.post(3, 0)
+    hold.void()
+    hold.post(3, 0)
+    assert used(budgets) == [(3, 0)]
+
+
+@pytest.mark.parametrize("span", ["", "year", "0s", "1s", "9999999999s", "1.5s", "-5s", "5 s", "total "])
+def test_what_is_no_span_is_refused(span: str) -> None:
+    with pytest.raises(InvalidRequest, match="not a budget's span"):
+        read_span(span)
+
+
+# against a model that knows dates and sums, and nothing of cells
+
+moments = st.integers(at(2024, 1, 1), at(2027, 1, 1))
+
+
+def _calendar_start(span: str, moment: datetime) -> datetime:
+    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    return {
+        "minute": moment.replace(second=0, microsecond=0),
+        "hour": moment.replace(minute=0, second=0, microsecond=0),
+        "day": midnight,
+        "week": midnight - timedelta(days=midnight.isoweekday() - 1),
+        "month": midnight.replace(day=1),
+        "total": EPOCH,
+    }[span]
+
+
+@given(st.sampled_from([*CALENDAR, "total"]), moments)
+def test_calendar_spans_are_those_of_the_calendar(name: str, moment_us: int) -> None:
+    span = read_span(name)
+    start = span.start(moment_us)
+    assert EPOCH + timedelta(microseconds=start) == _calendar_start(name, EPOCH + timedelta(microseconds=moment_us))
+    if name != "total":
+        end = EPOCH + timedelta(microseconds=span.end(start))
+        assert _calendar_start(name, end) == end and span.start(span.end(start) - 1) == start
+
+
+_SPANS = [*CALENDAR, "total", "7s", "90s", "3600s", "86400s"]
+#: One request: seconds since the one before, tokens held, tokens used (None: it was not served).
+_requests = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, 2, 20, 59, 61, 1_800, 3_599, 40_000, 90_000, 2_000_000]),
+        st.integers(0, 60),
+        st.none() | st.integers(0, 80),
+    ),
+    max_size=25,
+)
+
+
+@given(st.sampled_from(_SPANS), st.sampled_from(["requests", "tokens"]), st.integers(0, 150), _requests, moments)
+def test_any_traffic_against_an_independent_model(
+    name: str, unit: str, amount: int, requests: list[tuple[int, int, int | None]], began_us: int
+) -> None:
+    """Each is settled before the next comes, so what counts is known exactly; a rolling span to one cell."""
+    now = [began_us]
+    budgets = having(budget(amount, name, unit), clock=lambda: now[0])
+    ledger: list[tuple[int, int]] = []
+    cell_us = max(1, -(-int(name[:-1]) // 60)) * SECOND if name[-1] == "s" else 0
+
+    def counted(slack_us: int) -> int:
+        if not cell_us:
+            start = _calendar_start(name, EPOCH + timedelta(microseconds=now[0]))
+            return sum(use for when, use in ledger if EPOCH + timedelta(microseconds=when) >= start)
+        return sum(use for when, use in ledger if when > now[0] - int(name[:-1]) * SECOND - slack_us)
+
+    for gap_s, held, real in requests:
+        now[0] += gap_s * SECOND
+        need = 1 if unit == "requests" else held
+        least, most = counted(0), counted(cell_us)
+        try:
+            claim = take(budgets, tokens=held, now=now[0])
+        except RateLimited:
+            assert need and most + need > amount
+            continue
+        assert not need or least + need <= amount, "a budget was passed"
+        if real is None:
+            claim.void()
+        else:
+            claim.post(real, 0)
+            ledger.append((now[0], 1 if unit == "requests" else real))
+    ((total, held_now),) = used(budgets, now[0]) or [(0, 0)]
+    assert held_now == 0 and counted(0) <= total <= counted(cell_us)
+
+
+@given(st.sampled_from(_SPANS), _requests, moments)
+def test_what_is_rebuilt_from_receipts_is_what_was_counted(
+    name: str, requests: list[tuple[int, int, int | None]], began_us: int
+) -> None:
+    now = [began_us]
+    budgets = having(budget(10**9, name, "tokens"), clock=lambda: now[0])
+    ledger: list[tuple[int, int]] = []
+    for gap_s, held, real in requests:
+        now[0] += gap_s * SECOND
+        claim = take(budgets, tokens=held, now=now[0])
+        if real is None:
+            claim.void()
+        else:
+            claim.post(real, 0)
+            ledger.append((now[0], real))
+    rebuilt = having(budget(10**9, name, "tokens"), clock=lambda: now[0])
+    since_us, until_us = read_span(name).range(now[0])
+    for when, use in ledger:
+        if since_us <= when < until_us:
+            rebuilt.restore("budget_1", drawer(), (1, use, 0), when)
+    later = now[0]
+    for _ in range(3):
+        assert used(rebuilt, later) == used(budgets, later)
+        later += 40_000 * SECOND

@@ -1,0 +1,155 @@
+"""Budgets through the gateway and the command line: shared, exact, kept through restarts, told of once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tests.conftest import GatewayFactory
+from tests.gateway.conftest import HELLO, SignUp, Tenant
+from tests.support.gateway import Gateway
+from tests.support.upstream import Upstream
+
+
+def standing(gateway: Gateway, name: str, *tenant: str) -> dict[str, Any]:
+    found = [each for each in gateway.cli_json("budget", *tenant)["budgets"] if each["name"] == name]
+    assert len(found) == 1
+    return dict(found[0])
+
+
+def test_two_tenants_and_a_restart_share_one_budget(
+    make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp
+) -> None:
+    gateway = make_gateway(upstream=upstream.api_url).start()
+    one, two, other = sign_up(gateway), sign_up(gateway), sign_up(gateway)
+    assert one.chat().status_code == 200
+    gateway.cli("budget", "add", "team", "--requests", "4", "--per", "30d", "--tenant", one.name, "--tenant", two.name)
+    assert standing(gateway, "team")["used"] == 1, "what was used in its running span counts"
+    assert two.chat().status_code == 200
+    gateway.kill()
+    gateway.start()
+    assert standing(gateway, "team", two.name)["used"] == 2
+    passed = two.chat()
+    assert (passed.headers["x-ratelimit-limit-requests"], passed.headers["x-ratelimit-remaining-requests"]) == (
+        "4",
+        "1",
+    )
+    assert one.chat().status_code == 200
+    refused = one.chat()
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 29 * 86_400
+    error = refused.json()["error"]
+    assert (
+        error["code"] == "rate_limit_exceeded"
+        and "'team' is reached: requests in 30d, limit 4, left 0" in error["message"]
+    )
+    assert two.chat().status_code == 429
+    assert other.chat().status_code == 200
+    assert gateway.cli_json("budget", other.name)["budgets"] == []
+
+    (mine,) = two.http.get("/v1/usage").json()["budgets"]
+    assert (mine["name"], mine["used"], mine["held"], mine["left"]) == ("team", 4, 0, 0)
+    gateway.cli("budget", "set", "team", "--requests", "5")
+    assert two.chat().status_code == 200
+    assert gateway.stop() == 0
+    assert standing(gateway, "team")["used"] == 5, "without a server, from the receipts"
+    gateway.start()
+    gateway.cli("budget", "remove", "team")
+    assert two.chat().status_code == 200
+    assert gateway.cli_json("budget")["budgets"] == []
+
+
+def test_of_many_at_once_exactly_the_budget_passes(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenants = [sign_up(shared_gateway), sign_up(shared_gateway)]
+    gateway = shared_gateway
+    gateway.cli("budget", "add", "fifty", "--requests", "50", "--per", "total", *_for(tenants))
+
+    def ask(number: int) -> int:
+        return tenants[number % 2].chat().status_code
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(ask, range(400)))
+    assert (answers.count(200), answers.count(429)) == (50, 350)
+    assert standing(gateway, "fifty")["used"] == 50
+    gateway.cli("budget", "remove", "fifty")
+
+
+def _for(tenants: list[Tenant]) -> list[str]:
+    return [argument for tenant in tenants for argument in ("--tenant", tenant.name)]
+
+
+def test_a_budget_of_a_key_outlives_its_rotation(shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
+    tenant, gateway = sign_up(shared_gateway), shared_gateway
+    gateway.cli("budget", "add", "of-a-key", "--requests", "2", "--per", "month", "--key", tenant.key_id)
+    assert tenant.chat().status_code == 200
+    new = gateway.cli_json("key", "rotate", tenant.key_id)["key"]["secret"]
+    body = {"model": "gpt-4o", "messages": HELLO}
+    with tenant.client(new) as client:
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        assert client.post("/v1/chat/completions", json=body).status_code == 429
+    gateway.cli("budget", "remove", "of-a-key")
+
+
+def test_a_budget_of_money_wants_prices_of_the_models_it_covers(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant, gateway = sign_up(shared_gateway), shared_gateway
+    whom = ("--tenant", tenant.name)
+    gateway.cli("budget", "add", "money", "--usd", "0.01", "--per", "month", "--models", "gpt-*", *whom)
+    refused = tenant.chat(model="unheard-of", max_tokens=5)
+    assert refused.status_code == 200, "the budget is not for that model"
+    gateway.cli("budget", "set", "money", "--models", "*")
+    refused = tenant.chat(model="unheard-of", max_tokens=5)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_priced")
+    assert "a budget limits what may be spent" in refused.json()["error"]["message"]
+    gateway.cli("passport", "add", "gpt-4o", "--input-price", "2.5", "--output-price", "10")
+    refused = tenant.chat(max_tokens=2_000)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert "can never pass" in refused.json()["error"]["message"]
+    assert tenant.chat(max_tokens=10).status_code == 200
+    assert 0 < standing(gateway, "money")["used"] < 10_000_000
+    gateway.cli("budget", "remove", "money")
+
+
+def test_a_tenant_that_comes_onto_a_plan_brings_its_use(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant, gateway = sign_up(shared_gateway), shared_gateway
+    assert tenant.chat().status_code == 200
+    gateway.cli("plan", "add", "club")
+    gateway.cli("budget", "add", "club", "--requests", "9", "--per", "month", "--plan", "club")
+    assert standing(gateway, "club")["used"] == 0
+    gateway.cli("tenant", "set", tenant.name, "--plan", "club")
+    assert tenant.chat().status_code == 200
+    assert standing(gateway, "club")["used"] == 2
+    (mine,) = tenant.http.get("/v1/usage").json()["budgets"]
+    assert mine["reached"] is False and "used" not in mine, "it is shared with tenants that need not know of each other"
+    gateway.cli("budget", "remove", "club")
+
+
+def test_what_makes_no_sense_is_explained(gateway: Gateway) -> None:
+    gateway.add_tenant("acme")
+    for arguments, said in (
+        (("add", "b"), "an amount and a span"),
+        (("add", "b", "--usd", "1", "--per", "month"), "for somebody"),
+        (("add", "b", "--usd", "1", "--tokens", "1", "--per", "day", "--everyone"), "one amount"),
+        (("add", "b", "--usd", "1", "--per", "fortnight", "--everyone"), "not a budget's span"),
+        (("add", "b", "--usd", "1", "--per", "day", "--tenant", "nobody"), "no tenant"),
+        (("add", "b", "--usd", "1", "--per", "day", "--everyone", "--notice-at", "0"), "from 1 to 1000 percent"),
+        (("set", "b"), "No change"),
+        (("set", "b", "--usd", "1"), "no budget 'b'"),
+        (("remove", "b"), "no budget 'b'"),
+        (("nobody",), "no tenant"),
+    ):
+        failed = gateway.cli("budget", *arguments, check=False)
+        assert failed.returncode and said in failed.stderr, failed.stderr
+    gateway.cli("budget", "add", "b", "--tokens", "1000", "--per", "6h", "--tenant", "acme", "--soft")
+    assert (
+        "already exists"
+        in gateway.cli("budget", "add", "b", "--usd", "1", "--per", "day", "--everyone", check=False).stderr
+    )
+    shown = gateway.cli("budget").stdout
+    assert "1,000 tokens in 6h" in shown and "soft" in shown
+    assert "acme" in gateway.cli("budget", "list").stdout
+    assert "soft: only gives notice" in gateway.cli("budget", "show", "b").stdout

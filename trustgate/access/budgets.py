@@ -1,0 +1,606 @@
+"""Budgets: what some callers may use together in a span of time, held in advance and settled to the real figure.
+
+``claim`` finds the budgets that a request draws on and refuses it where a hard one has not enough left for its worst
+case; ``Claim.take`` holds that, ``post`` replaces the hold by what was really used, ``void`` gives it back. None of
+them awaits, so no two requests can pass the same budget together: of N requests against a budget of M exactly M are
+admitted. Requests are exact; tokens and money can overshoot by no more than each request's use beyond its hold. A
+request costs as many steps as its caller has budgets, and nothing where there is none.
+
+Owns the counters. They are memory only, and are rebuilt from receipts: at the start, and when a budget is added or its
+reach changes (``admin.budget_counts``). What was used is counted in the cell (``access.spans``) of the moment when it
+was admitted. Where the clock had run ahead and is set back, the cells go back with it: what was counted in them counts
+from now on, and nobody waits longer than the span lasts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from trustgate.access.spans import NEVER_US, Span, read_span
+from trustgate.errors import RateLimited
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.types import NANO_USD_PER_USD, Budget, BudgetUnit, EndUser, matches
+
+#: Beyond this many seconds a client should not wait in its retry loop but tell its user.
+_RETRY_WORTH_S: Final = 60
+#: End users of one tenant that one budget counts one by one; those that come later share one more.
+END_USERS_MOST: Final = 100_000
+#: How often the counters of end users are looked through for those that count nothing any more.
+_SWEEP_EVERY_US: Final = 60 * MICROSECONDS_PER_SECOND
+
+
+class Drawer(NamedTuple):
+    """Who draws on budgets, and with which model."""
+
+    tenant_id: str
+    #: What the key's use is counted under (``ApiKey.account_id``).
+    key_id: str
+    plan: str
+    #: The names that the model goes by; none for a request without a model.
+    models: tuple[str, ...]
+    #: Pseudonym; "" for a request that names no end user; None where the key's requests do not name any.
+    end_user: str | None = None
+
+
+class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a budget stands. Amounts are in its unit; nano-USD of money."""
+
+    budget: str
+    name: str
+    unit: BudgetUnit
+    amount: int
+    span: str
+    hard: bool
+    #: Whose it is, where each tenant, key or end user has one of its own: its id. "" for one that is shared.
+    subject: str
+    used: int
+    #: Of requests and work under way: the worst case.
+    held: int
+    left: int
+    #: From when on use counts, and when it begins anew (a rolling one: when the oldest use ends to count); None: never.
+    since_us: int
+    resets_us: int | None
+    #: How long a rolling span is; 0 for another.
+    rolling_us: int = 0
+
+
+class BudgetEvent(NamedTuple):
+    """A budget's use has come to a step of its ``notice_at_percent``, or a request was refused for it."""
+
+    standing: BudgetStanding
+    percent: int
+    is_refused: bool
+    at_us: int
+
+
+def applies(budget: Budget, tenant_id: str, key_id: str, plan: str) -> bool:
+    """Returns whether a tenant's requests with a key draw on a budget, whatever the model."""
+    return budget.everyone or tenant_id in budget.tenants or key_id in budget.keys or plan in budget.plans
+
+
+def covers(budget: Budget, models: tuple[str, ...]) -> bool:
+    """Returns whether a budget is for a model of these names."""
+    return budget.covers_all_models or any(matches(budget.models, name) for name in models)
+
+
+def hides_figures(budget: Budget) -> bool:
+    """Whether tenants that draw on it do not see its use: it is that of tenants who need not know of each other."""
+    return budget.each == "all" and (budget.everyone or bool(budget.plans))
+
+
+class _Cell:
+    __slots__ = ("end", "held", "is_open", "start", "used")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.used = 0
+        self.held = 0
+        #: False once it has ended: what is settled later counts nowhere.
+        self.is_open = True
+
+
+class _Counter:
+    """The use of one budget by one subject."""
+
+    __slots__ = (
+        "amount",
+        "cells",
+        "held",
+        "next_notice",
+        "noticed",
+        "noticed_us",
+        "of",
+        "subject",
+        "tenant_id",
+        "used",
+    )
+
+    def __init__(self, of: _Counted, subject: str, tenant_id: str, amount: int) -> None:
+        """``tenant_id``: whose the subject is; "" where it is shared."""
+        self.of = of
+        self.subject = subject
+        self.tenant_id = tenant_id
+        self.amount = amount
+        self.cells: deque[_Cell] = deque()
+        #: The sums over the cells.
+        self.used = 0
+        self.held = 0
+        #: The last step that notice was given of, when, and the use at which the next is due.
+        self.noticed = 0
+        self.noticed_us = 0
+        self.next_notice = _due(of.budget, amount, 0)
+
+    def at(self, at_us: int, clock: Callable[[], int]) -> _Cell:
+        """Returns the cell to count in what is admitted now and arrived at ``at_us``."""
+        cells, span = self.cells, self.of.span
+        self.turn(at_us)
+        start = span.start(at_us)
+        if cells and cells[-1].start > start:
+            # The request has waited, or the clock was set back.
+            now_start = span.start(clock())
+            if now_start < cells[-1].start:
+                self._set_back(now_start)
+            if not span.is_rolling:
+                return cells[-1]
+            place = len(cells)
+            while place and cells[place - 1].start > start:
+                place -= 1
+            if place and cells[place - 1].start == start:
+                return cells[place - 1]
+            cells.insert(place, _Cell(start, span.end(start)))
+            return cells[place]
+        if not cells or cells[-1].start != start:
+            cells.append(_Cell(start, span.end(start)))
+        return cells[-1]
+
+    def turn(self, at_us: int) -> None:
+        """Drop the cells that have ended."""
+        cells = self.cells
+        if not cells or cells[0].end > at_us:
+            return
+        while cells and cells[0].end <= at_us:
+            cell = cells.popleft()
+            cell.is_open = False
+            self.used -= cell.used
+            self.held -= cell.held
+        if self.noticed:
+            # A rolling budget gives notice of a step again when its use has been below it, and the span has passed.
+            span, budget = self.of.span, self.of.budget
+            if not span.is_rolling:
+                self.noticed = 0
+            elif at_us >= self.noticed_us + span.length_us:
+                self.noticed = min(self.noticed, _step(budget, self.amount, self.used))
+            self.next_notice = _due(budget, self.amount, self.noticed)
+
+    def _set_back(self, start: int) -> None:
+        end = self.of.span.end(start)
+        for cell in self.cells:
+            if cell.start > start:
+                cell.start, cell.end = start, end
+
+    def change_amount(self, amount: int) -> None:
+        self.amount = amount
+        self.noticed = min(self.noticed, _step(self.of.budget, amount, self.used))
+        self.next_notice = _due(self.of.budget, amount, self.noticed)
+
+    def room_at(self, need: int) -> int | None:
+        """Returns when so much will be left, if nothing else is used; None for never."""
+        total = self.used + self.held
+        for cell in self.cells:
+            total -= cell.used + cell.held
+            if total + need <= self.amount:
+                return cell.end if cell.end < NEVER_US else None
+        return None
+
+    def resets_us(self, at_us: int) -> int | None:
+        span = self.of.span
+        if span.is_rolling:
+            return self.cells[0].end if self.cells else None
+        end = span.end(span.start(at_us))
+        return end if end < NEVER_US else None
+
+    def standing(self, at_us: int) -> BudgetStanding:
+        self.turn(at_us)
+        budget, span = self.of.budget, self.of.span
+        return BudgetStanding(
+            budget=budget.id,
+            name=budget.name,
+            unit=budget.unit,
+            amount=self.amount,
+            span=str(span),
+            hard=budget.hard,
+            subject=self.subject,
+            used=self.used,
+            held=self.held,
+            left=max(0, self.amount - self.used - self.held),
+            since_us=at_us - span.length_us if span.is_rolling else span.start(at_us),
+            resets_us=self.resets_us(at_us),
+            rolling_us=span.length_us,
+        )
+
+
+class _Counted:
+    """A budget and its counters, by subject."""
+
+    __slots__ = ("budget", "counters", "end_users", "span", "swept_us", "unit")
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.span: Span = read_span(budget.span)
+        self.unit = _UNITS.index(budget.unit)
+        self.counters: dict[str, _Counter] = {}
+        #: Counters of end users, by tenant.
+        self.end_users: dict[str, int] = {}
+        self.swept_us = 0
+
+
+class Claim:
+    """What one request draws on budgets. Settled once, by ``post`` or ``void``; settling again does nothing."""
+
+    __slots__ = ("_at_us", "_budgets", "_drawer", "_generation", "_is_held", "_needs", "_parts")
+
+    def __init__(self, budgets: Budgets, drawer: Drawer, needs: tuple[int, int, int], at_us: int) -> None:
+        self._budgets = budgets
+        self._drawer = drawer
+        #: Of requests, tokens and money.
+        self._needs = needs
+        self._at_us = at_us
+        self._parts: list[tuple[_Counter, _Cell]] = []
+        self._generation = budgets.generation
+        self._is_held = False
+
+    def add(self, counter: _Counter, cell: _Cell) -> None:
+        self._parts.append((counter, cell))
+
+    def take(self) -> None:
+        """Hold the worst case."""
+        self._is_held = True
+        for counter, cell in self._parts:
+            need = self._needs[counter.of.unit]
+            cell.held += need
+            counter.held += need
+
+    def post(self, tokens: int, cost_nano_usd: int) -> None:
+        """Settle to what was really used."""
+        if self._is_held:
+            self._give_back()
+            self._count((1, tokens, cost_nano_usd))
+
+    def void(self) -> None:
+        """Give the hold back whole."""
+        if self._is_held:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._is_held = False
+        for counter, cell in self._parts:
+            if cell.is_open:
+                need = self._needs[counter.of.unit]
+                cell.held -= need
+                counter.held -= need
+
+    def _count(self, use: tuple[int, int, int]) -> None:
+        budgets = self._budgets
+        parts = self._parts
+        if self._generation != budgets.generation:
+            # Budgets have come, gone or changed since: those that hold now count it, wherever it was held.
+            known = {id(counter): cell for counter, cell in parts}
+            parts = [
+                (counter, known.get(id(counter)) or counter.at(self._at_us, budgets.clock))
+                for counter in budgets.counters_of(self._drawer, self._at_us)
+            ]
+        for counter, cell in parts:
+            if cell.is_open:
+                amount = use[counter.of.unit]
+                cell.used += amount
+                counter.used += amount
+                if counter.used >= counter.next_notice:
+                    budgets.give_notice(counter)
+
+    def rate(self, unit: BudgetUnit, at_us: int) -> tuple[int, int, float] | None:
+        """Returns limit, remaining and seconds until it begins anew, of the tightest hard budget of this unit."""
+        tightest: tuple[int, int, float] | None = None
+        for counter, _ in self._parts:
+            budget = counter.of.budget
+            if budget.unit == unit and budget.hard and not hides_figures(budget):
+                remaining = max(0, counter.amount - counter.used - counter.held)
+                resets_us = counter.resets_us(at_us)
+                if resets_us is not None and (tightest is None or remaining < tightest[1]):
+                    reset_s = max(0, resets_us - at_us) / MICROSECONDS_PER_SECOND
+                    tightest = counter.amount, remaining, reset_s
+        return tightest
+
+
+class Budgets:
+    def __init__(
+        self,
+        clock: Callable[[], int] = now_us,
+        on_event: Callable[[BudgetEvent], None] | None = None,
+        end_users_most: int = END_USERS_MOST,
+    ) -> None:
+        """``clock``: the time now, microseconds UTC. ``on_event`` must be quick: it is called in mid-request."""
+        self.clock = clock
+        self.on_event = on_event
+        #: Changes whenever a request may draw on other budgets than before.
+        self.generation = 0
+        self._end_users_most = end_users_most
+        self._counted: dict[str, _Counted] = {}
+        self._amounts: dict[tuple[str, str], int] = {}
+        #: By tenant, key and plan. Cleared with every change.
+        self._applying: dict[tuple[str, str, str], tuple[_Counted, ...]] = {}
+
+    # the request path
+
+    def claim(self, drawer: Drawer, tokens: int, cost_nano_usd: int, at_us: int, *, refuses: bool = True) -> Claim:
+        """Find the budgets that a request draws on; ``tokens`` and ``cost_nano_usd`` are its worst case.
+
+        Raises ``RateLimited`` (429) where a hard one has not enough left, unless not ``refuses``: of work that was
+        admitted before. Changes no counter.
+        """
+        needs = (1, tokens, cost_nano_usd)
+        claim = Claim(self, drawer, needs, at_us)
+        for counter in self.counters_of(drawer, at_us):
+            cell = counter.at(at_us, self.clock)
+            need = needs[counter.of.unit]
+            # A request that needs none of a unit is not refused for it.
+            if refuses and need and counter.of.budget.hard and counter.used + counter.held + need > counter.amount:
+                raise self._refusal(counter, need, at_us)
+            claim.add(counter, cell)
+        return claim
+
+    def count(self, drawer: Drawer, tokens: int, cost_nano_usd: int, at_us: int) -> None:
+        """Count one request and what it used, of which nothing was held."""
+        claim = self.claim(drawer, 0, 0, at_us, refuses=False)
+        claim.take()
+        claim.post(tokens, cost_nano_usd)
+
+    def counters_of(self, drawer: Drawer, at_us: int) -> list[_Counter]:
+        """Returns the counters that a request draws on, budget by budget."""
+        found = []
+        for counted in self._applying_to(drawer):
+            budget = counted.budget
+            if covers(budget, drawer.models):
+                subject = _subject(budget, drawer)
+                if subject is not None:
+                    found.append(self._counter(counted, subject, drawer.tenant_id, at_us))
+        return found
+
+    def _applying_to(self, drawer: Drawer) -> tuple[_Counted, ...]:
+        who = drawer[:3]
+        try:
+            return self._applying[who]
+        except KeyError:
+            found = tuple(counted for counted in self._counted.values() if applies(counted.budget, *who))
+            return self._applying.setdefault(who, found)
+
+    def give_notice(self, counter: _Counter, *, is_refused: bool = False) -> None:
+        """Tell of the step that a counter has come to, once a step and period."""
+        budget, at_us = counter.of.budget, self.clock()
+        step = 100 if is_refused else _step(budget, counter.amount, counter.used)
+        if step <= counter.noticed or not budget.notice_at_percent:
+            return
+        counter.noticed, counter.noticed_us = step, at_us
+        counter.next_notice = _due(budget, counter.amount, step)
+        if self.on_event is not None:
+            self.on_event(BudgetEvent(counter.standing(at_us), step, is_refused, at_us))
+
+    # changes
+
+    def put(self, budget: Budget) -> bool:
+        """Take a new or changed budget. Returns whether what it counts has to be rebuilt (``restore``)."""
+        old = self._counted.get(budget.id)
+        if budget.removed_us is not None:
+            self._counted.pop(budget.id, None)
+            self._changed()
+            return False
+        if old is not None and _reach(old.budget) == _reach(budget):
+            old.budget = budget
+            for subject, counter in old.counters.items():
+                counter.change_amount(self._amounts.get((budget.id, subject), budget.amount))
+            return False
+        self._counted[budget.id] = _Counted(budget)
+        self._changed()
+        return True
+
+    def forget_counts(self, budget_id: str) -> None:
+        """Begin counting a budget anew; to be rebuilt from receipts."""
+        counted = self._counted.get(budget_id)
+        if counted is not None:
+            self._counted[budget_id] = _Counted(counted.budget)
+            self._changed()
+
+    def _changed(self) -> None:
+        self.generation += 1
+        self._applying.clear()
+
+    def put_end_user(self, end_user: EndUser) -> None:
+        """Take what was decided of an end user: its own amounts of budgets that each end user has."""
+        for budget_id, counted in self._counted.items():
+            amount = end_user.amounts.get(budget_id)
+            if amount is None:
+                self._amounts.pop((budget_id, end_user.id), None)
+            else:
+                self._amounts[budget_id, end_user.id] = amount
+            counter = counted.counters.get(end_user.id)
+            if counter is not None:
+                counter.change_amount(counted.budget.amount if amount is None else amount)
+
+    def restore(self, budget_id: str, drawer: Drawer, use: tuple[int, int, int], at_us: int) -> None:
+        """Add what receipts of the cell of ``at_us`` say was used: requests, tokens, nano-USD. Gives no notice."""
+        counted = self._counted.get(budget_id)
+        if counted is None:
+            return
+        budget = counted.budget
+        if not applies(budget, drawer.tenant_id, drawer.key_id, drawer.plan) or not covers(budget, drawer.models):
+            return
+        subject = _subject(budget, drawer)
+        if subject is not None:
+            counter = self._counter(counted, subject, drawer.tenant_id, at_us)
+            span = counted.span
+            if not span.is_rolling and counter.cells and counter.cells[-1].start > span.start(at_us):
+                return  # the calendar span has ended since
+            cell = counter.at(at_us, lambda: NEVER_US)
+            cell.used += use[counted.unit]
+            counter.used += use[counted.unit]
+
+    # what people look up
+
+    def budgets(self) -> list[Budget]:
+        return [counted.budget for counted in self._counted.values()]
+
+    def span_of(self, budget_id: str) -> Span:
+        return self._counted[budget_id].span
+
+    def standings(self, at_us: int, budget_ids: Iterable[str] | None = None) -> list[BudgetStanding]:
+        """Returns where budgets stand, each once for every subject that has used it.
+
+        One that nobody has used yet is there once, unless its users have one each.
+        """
+        found = []
+        for budget_id in self._counted if budget_ids is None else budget_ids:
+            counted = self._counted.get(budget_id)
+            if counted is None:
+                continue
+            counters: Sequence[_Counter] = list(counted.counters.values())
+            if not counters:
+                counters = [_Counter(counted, "", "", counted.budget.amount)]
+            found += [counter.standing(at_us) for counter in counters]
+        return found
+
+    def standing_of(self, drawer: Drawer, at_us: int) -> list[BudgetStanding]:
+        """Returns where the budgets stand that a tenant's key draws on, whatever the models."""
+        found = []
+        for counted in self._counted.values():
+            budget = counted.budget
+            if applies(budget, drawer.tenant_id, drawer.key_id, drawer.plan):
+                subject = _subject(budget, drawer)
+                if subject is not None:
+                    counter = counted.counters.get(subject)
+                    if counter is None:
+                        amount = self._amounts.get((budget.id, subject), budget.amount)
+                        counter = _Counter(counted, subject, drawer.tenant_id, amount)
+                    found.append(counter.standing(at_us))
+        return found
+
+    def standings_of(self, tenant_id: str, key_ids: Iterable[str], plan: str, at_us: int) -> list[BudgetStanding]:
+        """Returns where the budgets stand that any of a tenant's keys draws on: its own, and those it shares."""
+        keys, found = list(key_ids), []
+        for counted in self._counted.values():
+            budget = counted.budget
+            if applies(budget, tenant_id, "", plan) or any(key_id in budget.keys for key_id in keys):
+                counters = [each for each in counted.counters.values() if each.tenant_id in ("", tenant_id)]
+                if not counters and budget.each in ("all", "tenant"):
+                    subject = tenant_id if budget.each == "tenant" else ""
+                    counters = [_Counter(counted, subject, tenant_id, budget.amount)]
+                found += [counter.standing(at_us) for counter in counters]
+        return found
+
+    # inside
+
+    def _counter(self, counted: _Counted, subject: str, tenant_id: str, at_us: int) -> _Counter:
+        counter = counted.counters.get(subject)
+        if counter is not None:
+            return counter
+        budget = counted.budget
+        if budget.each == "end_user":
+            count = counted.end_users.get(tenant_id, 0)
+            if count >= self._end_users_most:
+                count = self._sweep(counted, tenant_id, at_us)
+            if count >= self._end_users_most:
+                subject = f"{tenant_id}/others"
+                counter = counted.counters.get(subject)
+                if counter is not None:
+                    return counter
+            counted.end_users[tenant_id] = count + 1
+        amount = self._amounts.get((budget.id, subject), budget.amount)
+        owner = "" if budget.each == "all" else tenant_id
+        counter = counted.counters[subject] = _Counter(counted, subject, owner, amount)
+        return counter
+
+    def _sweep(self, counted: _Counted, tenant_id: str, at_us: int) -> int:
+        """Forget the end users of whom nothing counts any more. Returns how many counters the tenant's have then."""
+        if at_us - counted.swept_us >= _SWEEP_EVERY_US:
+            counted.swept_us = at_us
+            for subject, counter in list(counted.counters.items()):
+                counter.turn(at_us)
+                if not counter.cells:
+                    del counted.counters[subject]
+            counted.end_users = dict(Counter(counter.tenant_id for counter in counted.counters.values()))
+        return counted.end_users.get(tenant_id, 0)
+
+    def _refusal(self, counter: _Counter, need: int, at_us: int) -> RateLimited:
+        budget, span = counter.of.budget, counter.of.span
+        is_hopeless = need > counter.amount
+        if not is_hopeless:
+            self.give_notice(counter, is_refused=True)
+        room_us = None if is_hopeless else counter.room_at(need)
+        is_money = budget.unit == "cost_nano_usd"
+        what = "USD" if is_money else budget.unit
+        figures = f"limit {shown_amount(budget.unit, counter.amount)}"
+        if not hides_figures(budget):
+            left = max(0, counter.amount - counter.used - counter.held)
+            figures += f", left {shown_amount(budget.unit, left)}"
+        period = "in all" if span.is_total else f"in {span}" if span.is_rolling else f"per {span}"
+        headers = {}
+        if is_hopeless:
+            end = "It can never pass."
+        elif room_us is None:
+            end = "This budget does not begin anew."
+        else:
+            retry_after_s = max(1, -(-(room_us - at_us) // MICROSECONDS_PER_SECOND))
+            headers["retry-after"] = str(retry_after_s)
+            moment = datetime.fromtimestamp(-(-room_us // MICROSECONDS_PER_SECOND), UTC)
+            end = f"It has room again at {moment:%Y-%m-%d %H:%M:%S} UTC. Please try again in {retry_after_s} s."
+        return RateLimited(
+            f"The budget {budget.name!r} is reached: {what} {period}, {figures}, this request needs "
+            f"{shown_amount(budget.unit, need)}. {end}",
+            type="insufficient_quota" if is_money else budget.unit,
+            code="insufficient_quota" if is_money else "rate_limit_exceeded",
+            headers=headers,
+            retryable="retry-after" in headers and int(headers["retry-after"]) <= _RETRY_WORTH_S,
+        )
+
+
+_UNITS: Final[tuple[BudgetUnit, ...]] = ("requests", "tokens", "cost_nano_usd")
+
+
+def shown_amount(unit: BudgetUnit, amount: int) -> str:
+    """``1500`` requests or tokens; of money ``1.50``."""
+    if unit != "cost_nano_usd":
+        return str(amount)
+    decimals = f"{amount % NANO_USD_PER_USD:09d}".rstrip("0").ljust(2, "0")
+    return f"{amount // NANO_USD_PER_USD}.{decimals}"
+
+
+def _reach(budget: Budget) -> Budget:
+    """What decides which use a budget counts."""
+    return msgspec.structs.replace(budget, name="", amount=0, hard=True, notice_at_percent=(), created_us=0)
+
+
+def _subject(budget: Budget, drawer: Drawer) -> str | None:
+    """Whose counter a request draws on; None: on none of this budget's."""
+    if budget.each == "all":
+        return ""
+    if budget.each == "tenant":
+        return drawer.tenant_id
+    if budget.each == "key":
+        return drawer.key_id
+    # Leaving out the name must not be a way around the budget: those without one have one together.
+    return None if drawer.end_user is None else drawer.end_user or f"{drawer.tenant_id}/unnamed"
+
+
+def _step(budget: Budget, amount: int, used: int) -> int:
+    """The highest step that use has come to; 0 for none."""
+    return max((step for step in budget.notice_at_percent if used and used * 100 >= amount * step), default=0)
+
+
+def _due(budget: Budget, amount: int, noticed: int) -> int:
+    """The use at which the next notice is due, after that of step ``noticed``."""
+    steps = [step for step in budget.notice_at_percent if step > noticed]
+    return max(1, -(-amount * min(steps) // 100)) if steps else NEVER_US

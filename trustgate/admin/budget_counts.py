@@ -1,0 +1,79 @@
+"""Rebuilding what budgets count from the receipts: at the start, and when a budget's reach changes.
+
+Owns which receipts count for which budget. They are added up by the database, so that the cost at a start depends on
+how many callers there are, not on how many receipts. A budget of a plan counts what the tenants use that are on it now,
+before they were, too; one of some models goes by the models' names as they are now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+
+from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.directory import Directory
+from trustgate.models.catalog import Catalog
+from trustgate.store import Store
+from trustgate.store.base import BudgetUseFilter
+from trustgate.types import Budget
+
+#: Sums put into counters before the event loop gets its turn.
+_SLICE = 1_000
+
+
+async def rebuild(
+    budgets: Budgets,
+    wanted: Iterable[Budget],
+    *,
+    store: Store,
+    directory: Directory,
+    catalog: Catalog,
+    at_us: int,
+    until_seq: int | None = None,
+) -> None:
+    """Add to each budget of ``wanted``, which counts nothing yet, what receipts say was used of it.
+
+    ``until_seq``: the last receipt before they began to count by themselves; None: all receipts.
+    """
+    groups: defaultdict[tuple[int, int, int], list[Budget]] = defaultdict(list)
+    for budget in wanted:
+        span = budgets.span_of(budget.id)
+        groups[(*span.range(at_us), span.cell_us)].append(budget)
+    for (since_us, until_us, part_us), group in groups.items():
+        query = BudgetUseFilter(
+            since_us,
+            until_us,
+            part_us,
+            by_model=any(not budget.covers_all_models for budget in group),
+            by_end_user=any(budget.each == "end_user" for budget in group),
+            until_seq=until_seq,
+        )
+        for number, use in enumerate(await store.budget_use(query)):
+            resolved = catalog.resolve(use.model) if use.model else None
+            names = () if not use.model else (use.model,) if resolved is None else resolved.all_names(use.model)
+            account_id, plan = directory.key_account_id(use.key_id), directory.plan_name_of(use.tenant_id)
+            drawer = Drawer(use.tenant_id, account_id, plan, names, use.end_user)
+            for budget in group:
+                budgets.restore(budget.id, drawer, (use.requests, use.tokens, use.cost_nano_usd), use.from_us)
+            if number % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+
+
+async def count_anew(
+    *, store: Store, directory: Directory, catalog: Catalog, at_us: int, wanted: Iterable[Budget] | None = None
+) -> Budgets:
+    """Returns budgets that count what the receipts in the store say, for a look without a server."""
+    budgets = Budgets()
+    listed = directory.budgets() if wanted is None else list(wanted)
+    load(budgets, directory, listed)
+    await rebuild(budgets, listed, store=store, directory=directory, catalog=catalog, at_us=at_us)
+    return budgets
+
+
+def load(budgets: Budgets, directory: Directory, listed: Iterable[Budget]) -> None:
+    """Give budgets that begin empty what operators have set up."""
+    for budget in listed:
+        budgets.put(budget)
+    for end_user in directory.all_end_users():
+        budgets.put_end_user(end_user)
