@@ -6,11 +6,12 @@ import asyncio
 
 from starlette.types import Receive
 
+from trustgate.deadlines import Deadlines
 from trustgate.gateway.path.inflight import Cancellation
 from trustgate.gateway.path.reply import Reply
 
 #: A client that hangs up sooner is noticed when the answer is sent; watching earlier would cost every quick request.
-_WATCH_AFTER_S = 0.05
+WATCH_AFTER_S = 0.05
 
 
 class ClientWatch:
@@ -19,19 +20,22 @@ class ClientWatch:
     Pulls the cancellation, unless the plan wants the upstream read to its end: then the reply just falls silent.
     """
 
-    __slots__ = ("_cancellation", "_drain", "_receive", "_reply", "_task", "_timer")
+    __slots__ = ("_cancellation", "_deadlines", "_drain", "_receive", "_reply", "_task")
 
-    def __init__(self, receive: Receive, reply: Reply, cancellation: Cancellation, *, drain: bool) -> None:
+    def __init__(
+        self, receive: Receive, reply: Reply, cancellation: Cancellation, deadlines: Deadlines, *, drain: bool
+    ) -> None:
+        """``deadlines``: of ``WATCH_AFTER_S``, shared by all requests."""
         self._receive = receive
         self._reply = reply
         self._cancellation = cancellation
         self._drain = drain
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadlines = deadlines
 
     def begin(self) -> None:
         """The request has arrived whole: the client's next message is its disconnect."""
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
+        self._deadlines.set(self._start)
 
     def gone(self) -> None:
         """The client hung up before its request had arrived whole."""
@@ -49,7 +53,6 @@ class ClientWatch:
             self._cancellation.cancel("client_gone")
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadlines.discard(self._start)
         if self._task is not None:
             self._task.cancel()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Literal, Protocol
 
+from trustgate.deadlines import Deadlines
 from trustgate.errors import Unavailable
 from trustgate.gateway.path.shares import Shares
 
@@ -35,7 +36,7 @@ class Sending(Protocol):
 
 
 class Cancellation:
-    __slots__ = ("_cancelling", "_task", "_timer", "key_id", "reason", "reply", "running", "tenant_id")
+    __slots__ = ("_cancelling", "_deadlines", "_task", "key_id", "reason", "reply", "running", "tenant_id")
 
     def __init__(self, running: InFlight, key_id: str, tenant_id: str) -> None:
         self.running = running
@@ -45,7 +46,7 @@ class Cancellation:
         #: What its client is given, once there is something.
         self.reply: Sending | None = None
         self._task: asyncio.Task[object] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadlines: Deadlines | None = None
         self._cancelling = 0
 
     def cancel(self, reason: Reason) -> None:
@@ -54,22 +55,27 @@ class Cancellation:
             self.reason = reason
             self._task.cancel()
 
+    def _is_late(self) -> None:
+        self.cancel("deadline")
+
     def __enter__(self) -> Cancellation:
         task = asyncio.current_task()
         assert task is not None, "a cancellation is held inside a task"
         self._task = task
         self._cancelling = task.cancelling()
         self.running.add(self)
-        if self.running.timeout_s:
-            self._timer = asyncio.get_running_loop().call_later(self.running.timeout_s, self.cancel, "deadline")
+        deadlines = self.running.deadlines
+        if deadlines.after_s:
+            self._deadlines = deadlines
+            deadlines.set(self._is_late)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.running.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._deadlines is not None:
+            self._deadlines.discard(self._is_late)
         task, self._task = self._task, None
         # Cancelled by ``cancel`` alone, not by another caller as well (compare asyncio.Timeout).
         if (
@@ -89,11 +95,21 @@ class InFlight:
 
     def __init__(self, most: int, timeout_s: float) -> None:
         self._shares = Shares(most)
-        self.timeout_s = timeout_s
+        self.deadlines = Deadlines(timeout_s)
         self._cancellations: set[Cancellation] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self.draining = False
+
+    @property
+    def timeout_s(self) -> float:
+        return self.deadlines.after_s
+
+    @timeout_s.setter
+    def timeout_s(self, timeout_s: float) -> None:
+        """Of requests from now on."""
+        if timeout_s != self.deadlines.after_s:
+            self.deadlines = Deadlines(timeout_s)
 
     @property
     def most(self) -> int:

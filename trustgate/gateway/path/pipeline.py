@@ -28,6 +28,7 @@ from starlette.types import Receive, Scope, Send
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_plan, check_priced, completion_cap
 from trustgate.access.quota import Ask, ParallelSlot
+from trustgate.deadlines import Deadlines
 from trustgate.errors import (
     RateLimited,
     TrustGateError,
@@ -39,7 +40,7 @@ from trustgate.gateway.path.accounting import Account, Accounting, Request, comp
 from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head
 from trustgate.gateway.path.batch_lines import LineJudge
 from trustgate.gateway.path.body import BodyMemory, Room, peek, read_json
-from trustgate.gateway.path.client_watch import ClientWatch
+from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
 from trustgate.gateway.path.delivery import Delivery, OnEnd, refusal_of
 from trustgate.gateway.path.forwarding import Forwarding
 from trustgate.gateway.path.inflight import InFlight, RequestCancelled
@@ -90,6 +91,7 @@ class Pipeline:
         self._payment_step = payment_step
         self._forwarding = Forwarding(settings.upstream.forward_headers, tracing)
         self._memory = BodyMemory(settings.serve)
+        self._watching = Deadlines(WATCH_AFTER_S)
 
     def apply_settings(self, settings: Settings, upstream: UpstreamClient) -> None:
         """Go by these from the next request on."""
@@ -191,7 +193,8 @@ class Pipeline:
 
                     # 8 fetch, 9 metering, 10 receipt, 11 response
                     reply.headers.append(receipt_header(arrival.receipt_id))
-                    watch = ClientWatch(receive, reply, cancellation, drain=caller.plan.on_disconnect == "drain")
+                    drain = caller.plan.on_disconnect == "drain"
+                    watch = ClientWatch(receive, reply, cancellation, self._watching, drain=drain)
                     try:
                         _watch_from_its_end(body, watch)
                         outgoing = self._forwarding.outgoing(request, route.path, bound)

@@ -23,7 +23,7 @@ from trustgate.models.upstream.targets import Target
 if TYPE_CHECKING:
     import httpx
 
-    from trustgate.models.upstream.transport import Response
+    from trustgate.models.upstream.response import AiohttpResponse, Response
 
 #: A frame of a stream and what it is.
 Frame = tuple[FrameKind, bytes]
@@ -184,7 +184,7 @@ class Answer:
     def __init__(
         self,
         target: Target,
-        response: httpx.Response | Response,
+        response: httpx.Response | Response | AiohttpResponse,
         *,
         body: bytes = b"",
         reported: Reported | None = None,

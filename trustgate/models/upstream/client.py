@@ -27,12 +27,15 @@ from trustgate.models.upstream.answer import FAILED, Answer, EventStream, transl
 from trustgate.models.upstream.encoding import decoded
 from trustgate.models.upstream.failures import FailedAttempt, broken, not_answered, refused, told, translate
 from trustgate.models.upstream.from_events import as_document
+from trustgate.models.upstream.response import AiohttpResponse, Response
 from trustgate.models.upstream.targets import Target, all_open
 from trustgate.models.upstream.to_events import Form, as_events
-from trustgate.models.upstream.transport import Network, Response
+from trustgate.models.upstream.transport import Network
 
 if TYPE_CHECKING:
     import httpx
+
+    AnyResponse = httpx.Response | Response | AiohttpResponse
 
 #: The largest answer that is read whole (a stream has no such bound).
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -231,7 +234,7 @@ class UpstreamClient:
             return msgspec.structs.replace(verdict, again=False, elsewhere=False)
         return verdict
 
-    async def _ask(self, target: Target, outgoing: Outgoing, body: Body) -> httpx.Response | Response:
+    async def _ask(self, target: Target, outgoing: Outgoing, body: Body) -> AnyResponse:
         """One request on its way, and the head of its answer."""
         base_url = target.upstream.base_url
         headers = [*outgoing.headers, *_credentials(target, anthropic=outgoing.anthropic)]
@@ -253,14 +256,12 @@ class UpstreamClient:
         )
         return await transport.handle_async_request(request)
 
-    async def _read(
-        self, target: Target, outgoing: Outgoing, response: httpx.Response | Response
-    ) -> Answer | FailedAttempt:
+    async def _read(self, target: Target, outgoing: Outgoing, response: AnyResponse) -> Answer | FailedAttempt:
         """What a response is: an answer with content, or a failure by its status or by what it says."""
         is_kept = False
         try:
             headers = response.headers
-            body: AsyncIterator[bytes] = response.stream.__aiter__()  # type: ignore[union-attr]
+            body: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
             chunks = decoded(body, headers.get("content-encoding"))
             if response.status_code >= 300:
                 whole = await _read_whole(chunks)
@@ -274,7 +275,7 @@ class UpstreamClient:
                     await response.stream.aclose()  # type: ignore[union-attr]
 
     async def _classify(
-        self, target: Target, outgoing: Outgoing, response: httpx.Response | Response, chunks: AsyncIterator[bytes]
+        self, target: Target, outgoing: Outgoing, response: AnyResponse, chunks: AsyncIterator[bytes]
     ) -> Answer | FailedAttempt:
         """What a response with a success's status is. Where its form is known, its bytes tell it; else its header."""
         content_type = response.headers.get("content-type", "")
@@ -323,7 +324,7 @@ class UpstreamClient:
         self,
         target: Target,
         outgoing: Outgoing,
-        response: httpx.Response | Response,
+        response: AnyResponse,
         chunks: AsyncIterator[bytes],
         first: bytes = b"",
     ) -> Answer | FailedAttempt:
@@ -345,7 +346,7 @@ class UpstreamClient:
         )
 
     async def _bytes(
-        self, target: Target, outgoing: Outgoing, response: httpx.Response | Response, chunks: AsyncIterator[bytes]
+        self, target: Target, outgoing: Outgoing, response: AnyResponse, chunks: AsyncIterator[bytes]
     ) -> Answer | FailedAttempt:
         """An answer without frames: audio, a transcript in text, a file."""
         first = await anext(chunks, b"")
@@ -379,7 +380,7 @@ class UpstreamClient:
         except Exception as error:
             raise translate(error) from error
 
-    async def _ask_get(self, base_url: str, headers: list[tuple[str, str]]) -> httpx.Response | Response:
+    async def _ask_get(self, base_url: str, headers: list[tuple[str, str]]) -> AnyResponse:
         transport = self._transport(base_url)
         if transport is None:
             return await self._network.send("GET", base_url, "/models", headers, b"")
@@ -441,6 +442,8 @@ def _is_event_stream(content_type: str) -> bool:
 
 
 async def _read_whole(chunks: AsyncIterator[bytes]) -> bytes:
+    if isinstance(chunks, Response) and chunks.is_whole:
+        return chunks.take()
     parts = []
     size = 0
     async for chunk in chunks:

@@ -1,4 +1,7 @@
-"""One connection to an upstream, beneath aiohttp's response parser: what of a response's head is put right first.
+"""One connection to an upstream, above the two parsers of responses: what is read by which.
+
+A response that is ordinary is llhttp's (``response.Reader``); what of another's head can be put right is put right
+first, and aiohttp's parser reads it.
 
 Owns leniency towards servers whose responses can be framed safely although they are not strictly HTTP/1.1, and the
 knowledge of how a connection stands: whether it is still open, and whether the response to its last request has begun.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import select
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,16 +21,22 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from trustgate.errors import UpstreamFailed
+from trustgate.models.upstream.response import MAX_HEAD_BYTES, MAX_HEADERS, Reader, Response
 
-#: The largest head of a response, bytes, and the most header lines in one.
-MAX_HEAD_BYTES = 256 * 1024
-_MAX_HEADERS = 2_000
+_READ_BYTES = 64 * 1024
 
 _FRAMING = re.compile(rb"\r?\n(content-length|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
+def _nothing() -> None:
+    pass
+
+
 class UpstreamProtocol(ResponseHandler):
-    """aiohttp's connection, with heads of up to ``MAX_HEAD_BYTES`` whose lengths are put right before they are read."""
+    """aiohttp's connection, with llhttp reading what is ordinary.
+
+    Of the rest, heads have up to ``MAX_HEAD_BYTES``, and their lengths are put right before they are read.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -35,12 +45,37 @@ class UpstreamProtocol(ResponseHandler):
         #: What has arrived of a head that is not whole; None: the head is read.
         self._head: bytes | None = None
         self._poll: select.poll | None = None
+        self._reader: Reader | None = None
+        #: The response that llhttp reads, until it is whole.
+        self._response: Response | None = None
+        self._begun: asyncio.Future[Response | None] | None = None
+        self._silence_s = 0.0
+        #: Is called when a response that llhttp read is whole.
+        self.on_whole: Callable[[], None] = _nothing
+        #: Is called when the connection has ended.
+        self.on_lost: Callable[[], None] = _nothing
 
-    def set_response_params(self, **params: Any) -> None:
-        """Prepare for the response to one request."""
+    def expect_response(self, silence_s: float) -> asyncio.Future[Response | None]:
+        """Prepare for the response to one request, of which ``silence_s`` bounds the pauses.
+
+        Returns: what becomes the response once its head is here; None where aiohttp reads it (``read``).
+        """
         self.heard = False
         self._head = b""
-        limits = {"max_line_size": MAX_HEAD_BYTES, "max_field_size": MAX_HEAD_BYTES, "max_headers": _MAX_HEADERS}
+        self._silence_s = silence_s
+        begun = self._begun = self._loop.create_future()
+        return begun
+
+    def head_is_late(self) -> None:
+        """The time for the response to begin is over."""
+        self._end_wait(TimeoutError("the upstream did not answer in time"))
+
+    def set_response_params(self, **params: Any) -> None:
+        """Prepare for the response to one request that aiohttp sends."""
+        self.heard = False
+        self._head = b""
+        self._begun = None
+        limits = {"max_line_size": MAX_HEAD_BYTES, "max_field_size": MAX_HEAD_BYTES, "max_headers": MAX_HEADERS}
         super().set_response_params(**{**params, **limits})
 
     def is_connected(self) -> bool:
@@ -57,10 +92,16 @@ class UpstreamProtocol(ResponseHandler):
         return not self._poll.poll(0)
 
     def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is not None:
+            self._read_on(response, data)
+            return
         if not data or self._head is None or self.upgraded:
             super().data_received(data)
             return
         self.heard = True
+        if self._begun is not None and not self._begin(data):
+            return
         data = self._head + data if self._head else data
         while True:
             end = data.find(b"\r\n\r\n") + 4
@@ -84,6 +125,71 @@ class UpstreamProtocol(ResponseHandler):
             self._fail(error.message)
             return
         super().data_received(data)
+
+    def _begin(self, data: bytes) -> bool:
+        """Read the first bytes of a response. Returns whether aiohttp is to read it."""
+        begun, self._begun = self._begun, None
+        assert begun is not None, "a response is waited for"
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = Reader(self, self._silence_s)
+        response = reader.begin(data)
+        if response is None:
+            super().set_response_params(
+                read_until_eof=True,
+                auto_decompress=False,
+                read_timeout=self._silence_s,
+                read_bufsize=_READ_BYTES,
+                max_line_size=MAX_HEAD_BYTES,
+                max_field_size=MAX_HEAD_BYTES,
+                max_headers=MAX_HEADERS,
+            )
+            self.start_timeout()
+        else:
+            self._head = None
+            if response.is_whole:
+                self.on_whole()
+            else:
+                self._response = response
+        if not begun.done():
+            begun.set_result(response)
+        return response is None
+
+    def _read_on(self, response: Response, data: bytes) -> None:
+        assert self._reader is not None, "it has read the head"
+        self._reader.feed(data)
+        if response.is_whole:
+            self._response = None
+            self.on_whole()
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another request may be sent, once the response to the last one is whole."""
+        return self._reader is not None and self._reader.may_go_on
+
+    def hold_back(self) -> None:
+        """Read no more of a response for now."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read on."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        response, self._response = self._response, None
+        lost = ConnectionResetError("the upstream ended the connection")
+        if response is not None:
+            response.fail(lost)
+        self._end_wait(lost)
+        super().connection_lost(exc)
+        self.on_lost()
+
+    def _end_wait(self, error: BaseException) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None and not begun.done():
+            begun.set_exception(error)
 
     def _fail(self, message: str) -> None:
         self._head = None

@@ -1,20 +1,23 @@
 """The network's side of the upstream client: one request on a pooled connection, and the answer as it comes.
 
-aiohttp's connector (pool, names, TLS) and response parser are used directly, beneath its session and beneath httpx:
-what those build around each request (URLs, header maps, cookies, redirects, timers) costs a gateway more than all of
-its own work, and none of it is wanted. The bytes of a request with its body in hand are made here; a body that still
-arrives goes through httpx's transport over the same connector, which knows how to send and to listen at once.
+aiohttp's connector (names, TLS, limits) makes the connections, beneath its session and beneath httpx: what those build
+around each request (URLs, header maps, cookies, redirects, timers) costs a gateway more than all of its own work, and
+none of it is wanted. The bytes of a request with its body in hand are made here, its response is read by ``response``;
+a body that still arrives goes through httpx's transport over the same connector, which knows how to send and to listen
+at once.
 
-Owns the pool, and what an upstream's answer looks like to the client: the part of ``httpx.Response`` that is needed.
+Owns the pool of the connections that are kept between requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trustgate.deadlines import Deadlines
 from trustgate.errors import TrustGateError
+from trustgate.models.upstream.response import AiohttpResponse, Response
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from trustgate.models.upstream.protocol import UpstreamProtocol
 
 _KEEP_ALIVE_S = 60.0
-_READ_BYTES = 64 * 1024
 
 
 class NotConnected(Exception):
@@ -43,74 +45,146 @@ class Unanswered(Exception):
     """The connection ended before the first byte of a response."""
 
 
-class Response:
-    """An answer: its head, and its body still to be read from ``stream``, which is this too."""
+class _Lease:
+    """A connection of the pool, in use or kept for the next request to its host.
 
-    __slots__ = ("_connection", "_loop", "_payload", "_silence_s", "_timer", "_waits_since", "headers", "status_code")
+    For aiohttp's connector, which made it, it is in use until it is closed.
+    """
 
-    def __init__(
-        self, status: int, headers: Mapping[str, str], payload: StreamReader, connection: Connection, silence_s: float
-    ) -> None:
-        """``silence_s``: how long the upstream may say nothing while somebody waits for it."""
-        self.status_code = status
-        self.headers = headers
-        self._payload = payload
+    __slots__ = ("_connection", "_is_open", "host", "protocol", "since")
+
+    def __init__(self, connection: Connection, host: _Host) -> None:
+        protocol: Any = connection.protocol
+        self.protocol: UpstreamProtocol = protocol
+        self.host = host
+        #: When it was kept, in the loop's time.
+        self.since = 0.0
         self._connection = connection
-        self._silence_s = silence_s
-        self._loop = asyncio.get_running_loop()
-        #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
+        self._is_open = True
+        host.pool.open += 1
+        protocol.on_whole = self._is_whole
+        protocol.on_lost = self.close
+
+    def _is_whole(self) -> None:
+        """llhttp has read a response to its end."""
+        if self.protocol.may_go_on:
+            self._keep()
+        else:
+            self.close()
+
+    def is_read(self) -> None:
+        """aiohttp has read a response to its end."""
+        if self.protocol.should_close or self.protocol.transport is None:
+            self.close()
+        else:
+            self._keep()
+
+    def _keep(self) -> None:
+        if self.host.pool.is_full:
+            # A request may wait for it inside the connector.
+            self.hand_over()
+        else:
+            self.host.pool.keep(self)
+
+    def hand_over(self) -> None:
+        """Leave the connection, which is not in use, to the connector."""
+        self._leave()
+        self._connection.release()
+
+    def close(self) -> None:
+        """Close the connection. May be called twice."""
+        if self._is_open:
+            self._leave()
+            self._connection.close()
+
+    def _leave(self) -> None:
+        self._is_open = False
+        self.protocol.on_whole = self.protocol.on_lost = _nothing
+        self.host.pool.open -= 1
+        if self in self.host.idle:
+            self.host.idle.remove(self)
+
+
+class _Pool:
+    """The connections of one scheme."""
+
+    __slots__ = ("_timer", "connector", "hosts", "most", "open")
+
+    def __init__(self, connector: aiohttp.TCPConnector, most: int) -> None:
+        self.connector = connector
+        self.most = most
+        #: How many there are, in use or kept.
+        self.open = 0
+        self.hosts: list[_Host] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._waits_since: float | None = None
-        # At the end of the body the connection is free for the next request.
-        payload.on_eof(connection.release)
 
     @property
-    def stream(self) -> Response:
-        return self
+    def is_full(self) -> bool:
+        return self.open >= self.most
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        payload = self._payload
-        if not payload.is_eof():
-            self._timer = self._loop.call_later(self._silence_s, self._look_whether_silent)
-        while True:
-            self._waits_since = self._loop.time()
-            chunk = await payload.readany()
-            self._waits_since = None
-            if not chunk:
-                break
-            yield chunk
+    def keep(self, lease: _Lease) -> None:
+        """Keep a connection for the next request to its host."""
+        loop = asyncio.get_running_loop()
+        lease.since = loop.time()
+        lease.host.idle.append(lease)
+        if self._timer is None:
+            self._timer = loop.call_later(_KEEP_ALIVE_S, self._close_old)
 
-    def _look_whether_silent(self) -> None:
-        now = self._loop.time()
-        since = now if self._waits_since is None else self._waits_since
-        left_s = since + self._silence_s - now
-        if left_s <= 0:
-            self._payload.set_exception(TimeoutError("the upstream fell silent"))
-        else:
-            self._timer = self._loop.call_later(left_s, self._look_whether_silent)
+    def kept(self, host: _Host) -> _Lease | None:
+        """Returns a connection that is kept for the host and still open, the one that was used last."""
+        while host.idle:
+            lease = host.idle.pop()
+            if lease.protocol.is_connected():
+                return lease
+            lease.close()
+        return None
 
-    async def aclose(self) -> None:
-        """Let go of the connection; it is closed unless the body was read to its end."""
+    def make_room(self) -> None:
+        """Close a connection that is kept, where there are as many as there may be."""
+        if self.is_full:
+            for host in self.hosts:
+                if host.idle:
+                    host.idle[0].close()
+                    return
+
+    def _close_old(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        before = loop.time() - _KEEP_ALIVE_S
+        for host in self.hosts:
+            for lease in [lease for lease in host.idle if lease.since <= before]:
+                lease.close()
+        kept = [host.idle[0].since for host in self.hosts if host.idle]
+        if kept:
+            self._timer = loop.call_at(min(kept) + _KEEP_ALIVE_S, self._close_old)
+
+    async def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._connection.close()
+        for host in self.hosts:
+            for lease in list(host.idle):
+                lease.close()
+        await self.connector.close()
 
 
 class _Host:
-    """What is the same for every request to a base URL."""
+    """What is the same for every request to a base URL, and the connections that are kept for it."""
 
-    __slots__ = ("dial", "host", "prefix", "scheme")
+    __slots__ = ("dial", "host", "idle", "pool", "prefix")
 
-    def __init__(self, base_url: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, base_url: str, pool: _Pool) -> None:
         from aiohttp import ClientRequest
         from yarl import URL
 
         url = URL(base_url)
         #: Whom to connect to, in the connector's form. Never sent.
-        self.dial = ClientRequest("GET", url, loop=loop)
+        self.dial = ClientRequest("GET", url, loop=asyncio.get_running_loop())
         self.host = self.dial.headers["host"]
-        self.scheme = url.scheme
         self.prefix = url.raw_path.rstrip("/")
+        self.pool = pool
+        #: The one that was used last stands last.
+        self.idle: list[_Lease] = []
+        pool.hosts.append(self)
 
 
 class Network:
@@ -118,10 +192,11 @@ class Network:
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
         self._max_connections = max_connections
-        self._connectors: dict[str, aiohttp.TCPConnector] = {}
+        self._pools: dict[str, _Pool] = {}
         self._timeout: Any = None
         self._hosts: dict[str, _Host] = {}
         self._transports: dict[str, httpx.AsyncBaseTransport] = {}
+        self._silence = Deadlines(read_timeout_s)
 
     async def send(
         self,
@@ -130,33 +205,32 @@ class Network:
         path: str,
         headers: Sequence[tuple[str, str]],
         body: bytes | tuple[bytes, ...],
-    ) -> Response:
+    ) -> Response | AiohttpResponse:
         """Send a request whose body is in hand; gives the answer when its head is here.
 
         Raises ``NotConnected``; ``Unanswered``; ``UpstreamFailed`` for a head that makes no sense; and for what happens
         later what aiohttp and the system raise.
         """
         host = self._hosts.get(base_url) or self._host(base_url)
-        connector = self._connectors.get(host.scheme) or self._connector(host.scheme)
         first, *rest = (body,) if isinstance(body, bytes) else body or (b"",)
         data = _request_bytes(method, host, path, headers, first, sum(map(len, rest)))
-        connection = await self._connect(connector, host)
-        protocol: Any = connection.protocol
+        lease = host.pool.kept(host) or await self._connect(host)
+        protocol = lease.protocol
+        begun = protocol.expect_response(self._read_timeout_s)
         try:
-            message, payload = await self._exchange(protocol, data, rest)
-        except (OSError, _aiohttp().ClientConnectionError) as error:
-            connection.close()
-            if isinstance(error, TimeoutError) or protocol.heard:
+            return await self._exchange(lease, begun, data, rest)
+        except BaseException as error:
+            if not _is_whole(begun):  # else the connection may serve another request already
+                lease.close()
+            is_network = isinstance(error, OSError | _aiohttp().ClientConnectionError)
+            if not is_network or isinstance(error, TimeoutError) or protocol.heard:
                 raise
             raise Unanswered from error
-        except BaseException:
-            connection.close()
-            raise
-        return Response(message.code, message.headers, payload, connection, self._read_timeout_s)
 
-    async def _connect(self, connector: aiohttp.TCPConnector, host: _Host) -> Connection:
+    async def _connect(self, host: _Host) -> _Lease:
+        host.pool.make_room()
         try:
-            return await connector.connect(host.dial, [], self._timeout)
+            return _Lease(await host.pool.connector.connect(host.dial, [], self._timeout), host)
         except TrustGateError:
             raise
         except TimeoutError as error:
@@ -165,35 +239,39 @@ class Network:
             raise NotConnected(is_proven=True) from error
 
     async def _exchange(
-        self, protocol: UpstreamProtocol, data: bytes, rest: Sequence[bytes]
-    ) -> tuple[Any, StreamReader]:
+        self, lease: _Lease, begun: asyncio.Future[Response | None], data: bytes, rest: Sequence[bytes]
+    ) -> Response | AiohttpResponse:
         """Write a request and wait for the head of its response."""
-        protocol.set_response_params(
-            read_until_eof=True,
-            auto_decompress=False,
-            read_timeout=self._read_timeout_s,
-            read_bufsize=_READ_BYTES,
-        )
+        protocol = lease.protocol
         transport: Any = protocol.transport
         transport.write(data)
         for piece in rest:
             transport.write(piece)
-        protocol.start_timeout()
-        message, payload = await protocol.read()
-        while 100 <= message.code < 200:
-            message, payload = await protocol.read()
-        protocol.read_timeout = None
-        return message, payload
+        is_late = protocol.head_is_late
+        self._silence.set(is_late)
+        try:
+            response = await begun
+        finally:
+            self._silence.discard(is_late)
+        if response is not None:
+            return response
+        message, payload = await _read_head(protocol)
+        payload.on_eof(lease.is_read)
+        return AiohttpResponse(message.code, message.headers, payload, lease, self._read_timeout_s)
 
     def transport(self, base_url: str) -> httpx.AsyncBaseTransport:
-        """httpx's transport over the same connections."""
+        """httpx's transport over the same connector, for a request to this base URL."""
         scheme = base_url.partition(":")[0].lower()
+        host = self._hosts.get(base_url)
+        kept = None if host is None else host.pool.kept(host)
+        if kept is not None:
+            kept.hand_over()
         if scheme not in self._transports:
             import aiohttp
             from httpx_aiohttp import AiohttpTransport
 
             session = aiohttp.ClientSession(
-                connector=self._connectors.get(scheme) or self._connector(scheme),
+                connector=self._pool(scheme).connector,
                 connector_owner=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
@@ -204,25 +282,50 @@ class Network:
     async def close(self) -> None:
         for transport in self._transports.values():
             await transport.aclose()
-        for connector in self._connectors.values():
-            await connector.close()
+        for pool in self._pools.values():
+            await pool.close()
 
-    def _connector(self, scheme: str) -> aiohttp.TCPConnector:
+    def _pool(self, scheme: str) -> _Pool:
         """The pool of connections; those with TLS have one of their own, made when it is first wanted."""
-        import aiohttp
+        pool = self._pools.get(scheme)
+        if pool is None:
+            import aiohttp
 
-        from trustgate.models.upstream.protocol import Connector
+            from trustgate.models.upstream.protocol import Connector
 
-        self._timeout = aiohttp.ClientTimeout(connect=self._connect_timeout_s, sock_connect=self._connect_timeout_s)
-        connector = Connector(
-            limit=self._max_connections,
-            keepalive_timeout=_KEEP_ALIVE_S,
-            ssl=_certificates() if scheme == "https" else True,
-        )
-        return self._connectors.setdefault(scheme, connector)
+            self._timeout = aiohttp.ClientTimeout(connect=self._connect_timeout_s, sock_connect=self._connect_timeout_s)
+            connector = Connector(
+                limit=self._max_connections,
+                keepalive_timeout=_KEEP_ALIVE_S,
+                ssl=_certificates() if scheme == "https" else True,
+            )
+            pool = self._pools[scheme] = _Pool(connector, self._max_connections)
+        return pool
 
     def _host(self, base_url: str) -> _Host:
-        return self._hosts.setdefault(base_url, _Host(base_url, asyncio.get_running_loop()))
+        host = self._hosts[base_url] = _Host(base_url, self._pool(base_url.partition(":")[0].lower()))
+        return host
+
+
+def _nothing() -> None:
+    pass
+
+
+def _is_whole(begun: asyncio.Future[Response | None]) -> bool:
+    """Returns whether a response has come, and come to its end."""
+    if not begun.done() or begun.cancelled() or begun.exception() is not None:
+        return False
+    response = begun.result()
+    return response is not None and response.is_whole
+
+
+async def _read_head(protocol: UpstreamProtocol) -> tuple[Any, StreamReader]:
+    """What aiohttp reads: the head of a response, after those of interim responses, and its body still to be read."""
+    message, payload = await protocol.read()
+    while 100 <= message.code < 200:
+        message, payload = await protocol.read()
+    protocol.read_timeout = None
+    return message, payload
 
 
 def _aiohttp() -> Any:

@@ -1,0 +1,230 @@
+"""What comes off a connection to an upstream: which parser reads it, and whether the connection serves again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+
+from trustgate.errors import UpstreamFailed
+from trustgate.models.upstream.response import AHEAD_BYTES, AiohttpResponse, Response
+from trustgate.models.upstream.transport import Network, Unanswered
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+WHOLE = HEAD + b"Content-Length: 5\r\n\r\nhello"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
+PATIENCE_S = 10.0
+
+
+class Server:
+    """Answers each request with the next of its answers, each in the pieces that it is given in; b"" hangs up."""
+
+    def __init__(self, answers: list[list[bytes]]) -> None:
+        self._answers = answers
+        self.connections = 0
+        self.port = 0
+        #: One is taken before each piece but the first, where it is set.
+        self.gate: asyncio.Semaphore | None = None
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                for number, piece in enumerate(self._answers.pop(0)):
+                    if number and self.gate is not None:
+                        await self.gate.acquire()
+                    if not piece:
+                        return
+                    writer.write(piece)
+                    await writer.drain()
+        except (asyncio.IncompleteReadError, OSError, IndexError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def served(
+    *answers: list[bytes], most: int = 10, silence_s: float = PATIENCE_S
+) -> AsyncIterator[tuple[Server, Network]]:
+    server = Server(list(answers))
+    listening = await asyncio.start_server(server.answer, "127.0.0.1", 0)
+    server.port = listening.sockets[0].getsockname()[1]
+    network = Network(connect_timeout_s=PATIENCE_S, read_timeout_s=silence_s, max_connections=most)
+    try:
+        yield server, network
+    finally:
+        await network.close()
+        listening.close()
+
+
+async def ask(server: Server, network: Network) -> Response | AiohttpResponse:
+    return await asyncio.wait_for(network.send("GET", f"http://127.0.0.1:{server.port}/v1", "/x", [], b""), PATIENCE_S)
+
+
+async def read(response: Response | AiohttpResponse) -> bytes:
+    try:
+        return b"".join([chunk async for chunk in response])
+    finally:
+        await response.aclose()
+
+
+@pytest.mark.parametrize("answer", [WHOLE, CHUNKED], ids=["length", "chunked"])
+async def test_what_is_ordinary_is_read_by_llhttp_and_its_connection_serves_again(answer: bytes) -> None:
+    async with served([answer], [answer], [answer]) as (server, network):
+        for _ in range(3):
+            response = await ask(server, network)
+            assert isinstance(response, Response)
+            assert (response.status_code, response.headers.get("content-type")) == (200, "application/json")
+            assert await read(response) == b"hello"
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"\r\nhello",
+        HEAD + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        HEAD + b"Content-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE,
+        WHOLE.replace(b"\r\n", b"\n"),
+    ],
+    ids=["to the end", "twice", "both", "identity", "1.0", "interim", "bare LF"],
+)
+async def test_what_is_not_is_read_by_aiohttp_and_means_the_same(answer: bytes) -> None:
+    async with served([answer, b""]) as (server, network):
+        response = await ask(server, network)
+        assert isinstance(response, AiohttpResponse)
+        assert await read(response) == b"hello"
+
+
+@pytest.mark.parametrize("answer", [WHOLE, CHUNKED], ids=["length", "chunked"])
+async def test_every_cut_reads_the_same(answer: bytes) -> None:
+    cuts = [[answer[:at], answer[at:]] for at in range(1, len(answer))]
+    async with served(*cuts) as (server, network):
+        server.gate = asyncio.Semaphore(0)
+        for _ in cuts:
+            sent = asyncio.ensure_future(ask(server, network))
+            await asyncio.sleep(0.001)
+            server.gate.release()
+            assert await read(await sent) == b"hello"
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [WHOLE + b"HTTP/1.1 200 OK\r\n", WHOLE + b"junk", HEAD + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello"],
+    ids=["another head", "junk", "close"],
+)
+async def test_a_connection_is_not_used_again_that_must_not(answer: bytes) -> None:
+    async with served([answer], [WHOLE]) as (server, network):
+        assert await read(await ask(server, network)) == b"hello"
+        assert await read(await ask(server, network)) == b"hello"
+        assert server.connections == 2
+
+
+async def test_a_body_that_is_cut_short_is_broken_off() -> None:
+    async with served([HEAD + b"Content-Length: 5\r\n\r\nhel", b""]) as (server, network):
+        response = await ask(server, network)
+        with pytest.raises(ConnectionError):
+            await read(response)
+
+
+async def test_a_body_that_is_no_chunks_is_not_valid() -> None:
+    answer = HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n"
+    async with served([answer, b"zz\r\n"], [WHOLE]) as (server, network):
+        server.gate = asyncio.Semaphore(0)
+        response = await ask(server, network)
+        assert await anext(cast("Response", response)) == b"hel"
+        server.gate.release()
+        with pytest.raises(UpstreamFailed, match="not valid"):
+            await read(response)
+        assert await read(await ask(server, network)) == b"hello"
+        assert server.connections == 2
+
+
+async def test_a_connection_that_ends_without_a_byte_is_unanswered() -> None:
+    async with served([b""]) as (server, network):
+        with pytest.raises(Unanswered):
+            await ask(server, network)
+
+
+async def test_silence_ends_the_wait_for_the_head_and_for_the_body() -> None:
+    never = asyncio.Semaphore(0)
+    async with served([HEAD + b"Content-Length: 5\r\n\r\nhel", b"lo"], silence_s=0.05) as (server, network):
+        server.gate = never
+        with pytest.raises(TimeoutError):
+            await read(await ask(server, network))
+    async with served([HEAD, b"x"], silence_s=0.05) as (server, network):
+        server.gate = never
+        with pytest.raises(TimeoutError):
+            await ask(server, network)
+
+
+async def test_an_upstream_waits_for_what_is_not_read() -> None:
+    size = 64 * AHEAD_BYTES
+    written = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % size)
+        while written < size:
+            writer.write(b"x" * AHEAD_BYTES)
+            written += AHEAD_BYTES
+            await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0)
+    network = Network(connect_timeout_s=PATIENCE_S, read_timeout_s=PATIENCE_S, max_connections=1)
+    try:
+        port = listening.sockets[0].getsockname()[1]
+        response = await network.send("GET", f"http://127.0.0.1:{port}", "/x", [], b"")
+        assert isinstance(response, Response)
+        before = -1
+        while before != written:  # until the upstream is held back
+            before = written
+            await asyncio.sleep(0.05)
+        assert written < size
+        assert len(await read(response)) == size
+    finally:
+        await network.close()
+        listening.close()
+
+
+async def test_where_no_more_connections_may_be_made_the_next_request_gets_the_one_that_is_free() -> None:
+    async with served([WHOLE[:-2], WHOLE[-2:]], [WHOLE], most=1) as (server, network):
+        server.gate = asyncio.Semaphore(0)
+        first = await ask(server, network)
+        second = asyncio.ensure_future(ask(server, network))
+        await asyncio.sleep(0.01)
+        assert not second.done()
+        server.gate.release()
+        assert await read(first) == b"hello"
+        assert await read(await second) == b"hello"
+        assert server.connections == 1
+
+
+async def test_a_kept_connection_makes_room_for_another_host() -> None:
+    async with served([WHOLE], most=1) as (server, network):
+        assert await read(await ask(server, network)) == b"hello"
+        other = Server([[WHOLE]])
+        listening = await asyncio.start_server(other.answer, "127.0.0.1", 0)
+        other.port = listening.sockets[0].getsockname()[1]
+        assert await read(await ask(other, network)) == b"hello"
+        listening.close()
+
+
+async def test_a_request_that_is_cancelled_leaves_nothing_behind() -> None:
+    async with served([WHOLE[:-2], WHOLE[-2:]], [WHOLE], most=1) as (server, network):
+        server.gate = asyncio.Semaphore(0)
+        response = await ask(server, network)
+        await response.aclose()
+        server.gate.release()
+        assert await read(await ask(server, network)) == b"hello"
+        assert server.connections == 2

@@ -1,0 +1,313 @@
+"""The response of an upstream as it comes off a connection: its head, and its body piece by piece.
+
+llhttp reads what is ordinary: a head that is whole in the first bytes, with one length, of a response that has a body.
+Everything else is left to aiohttp's parser, which is lenient (``protocol``). Both say the same of the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from trustgate.errors import UpstreamFailed
+
+if TYPE_CHECKING:
+    from aiohttp.streams import StreamReader
+
+#: The largest head of a response, bytes, and the most header lines in one.
+MAX_HEAD_BYTES = 256 * 1024
+MAX_HEADERS = 2_000
+#: What is read ahead of what is taken, bytes; the upstream waits beyond it.
+AHEAD_BYTES = 128 * 1024
+
+_BODILESS = frozenset({204, 304})
+
+
+class Closable(Protocol):
+    """A connection that a response ends when it is left unread."""
+
+    def close(self) -> None: ...
+
+
+class Held(Closable, Protocol):
+    """A connection as a response sees it that llhttp reads."""
+
+    def hold_back(self) -> None: ...
+    def go_on(self) -> None: ...
+
+
+class Fields(Mapping[str, str]):
+    """Header fields by their lower-case names; of a name that is repeated, the first."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, found: list[tuple[bytes, bytes]]) -> None:
+        self._values = {name.lower(): value for name, value in reversed(found)}
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower().encode("latin-1", "replace")].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = self._values.get(name.lower().encode("latin-1", "replace"))
+        return default if value is None else value.decode("utf-8", "surrogateescape")
+
+
+class Response:
+    """A response that llhttp reads: its head, and its body as an iterator of the pieces that come."""
+
+    __slots__ = (
+        *("_connection", "_error", "_is_paused", "_loop", "_parts", "_silence_s", "_size", "_timer", "_waiter"),
+        *("_waits_since", "headers", "is_whole", "status_code"),
+    )
+
+    def __init__(self, status: int, headers: Fields, connection: Held, silence_s: float) -> None:
+        """``silence_s``: how long the upstream may send nothing while it is waited for."""
+        self.status_code = status
+        self.headers = headers
+        self._connection = connection
+        self._silence_s = silence_s
+        self._loop = asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._is_paused = False
+        #: The body has come to its end, all of it may not have been taken yet.
+        self.is_whole = False
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_since: float | None = None
+
+    # what the connection calls
+
+    def add(self, data: bytes) -> None:
+        """A piece of the body has come."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > AHEAD_BYTES and not self._is_paused:
+            self._is_paused = True
+            self._connection.hold_back()
+
+    def end(self) -> None:
+        """The body has come to its end."""
+        self.is_whole = True
+        self._resume()
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing more will come, and the end is missing."""
+        if not self.is_whole and self._error is None:
+            self._error = error
+            self.wake()
+
+    def wake(self) -> None:
+        """Have what waits for a piece look again."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # what the client calls
+
+    @property
+    def stream(self) -> Response:
+        return self
+
+    def take(self) -> bytes:
+        """What has come of the body and was not taken yet."""
+        parts, self._parts = self._parts, []
+        self._size = 0
+        self._resume()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._connection.go_on()
+
+    def __aiter__(self) -> Response:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._parts:
+            if self.is_whole:
+                raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
+            self._waits_since = self._loop.time()
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._silence_s, self._look_whether_silent)
+            self._waiter = self._loop.create_future()
+            await self._waiter
+            self._waits_since = None
+        return self.take()
+
+    def _look_whether_silent(self) -> None:
+        now = self._loop.time()
+        since = now if self._waits_since is None else self._waits_since
+        left_s = since + self._silence_s - now
+        if left_s <= 0:
+            self.fail(TimeoutError("the upstream fell silent"))
+        elif not self.is_whole:
+            self._timer = self._loop.call_later(left_s, self._look_whether_silent)
+
+    async def aclose(self) -> None:
+        """Let go of the connection; it is closed unless the body has come to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.is_whole:
+            self._connection.close()
+
+
+class AiohttpResponse:
+    """A response that aiohttp's parser reads: its head, and its body, which is this too, still to be read."""
+
+    __slots__ = ("_connection", "_loop", "_payload", "_silence_s", "_timer", "_waits_since", "headers", "status_code")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], payload: StreamReader, connection: Closable, silence_s: float
+    ) -> None:
+        """``silence_s``: how long the upstream may send nothing while it is waited for."""
+        self.status_code = status
+        self.headers = headers
+        self._payload = payload
+        self._connection = connection
+        self._silence_s = silence_s
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_since: float | None = None
+
+    @property
+    def stream(self) -> AiohttpResponse:
+        return self
+
+    async def __aiter__(self) -> Any:
+        payload = self._payload
+        if not payload.is_eof():
+            self._timer = self._loop.call_later(self._silence_s, self._look_whether_silent)
+        while True:
+            self._waits_since = self._loop.time()
+            chunk = await payload.readany()
+            self._waits_since = None
+            if not chunk:
+                break
+            yield chunk
+
+    def _look_whether_silent(self) -> None:
+        now = self._loop.time()
+        since = now if self._waits_since is None else self._waits_since
+        left_s = since + self._silence_s - now
+        if left_s <= 0:
+            self._payload.set_exception(TimeoutError("the upstream fell silent"))
+        else:
+            self._timer = self._loop.call_later(left_s, self._look_whether_silent)
+
+    async def aclose(self) -> None:
+        """Let go of the connection; it is closed unless the body was read to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._payload.is_eof():
+            self._connection.close()
+
+
+class _NotOrdinary(Exception):
+    """The head says something that aiohttp's parser is to judge."""
+
+
+class Reader:
+    """Reads the responses of one connection, one after another, with one parser."""
+
+    __slots__ = ("_connection", "_found", "_has_more", "_keeps_alive", "_parser", "_response", "_silence_s")
+
+    def __init__(self, connection: Held, silence_s: float) -> None:
+        self._connection = connection
+        self._silence_s = silence_s
+        self._parser = self._new_parser()
+        self._found: list[tuple[bytes, bytes]] = []
+        self._response: Response | None = None
+        #: Something came behind the end of the response.
+        self._has_more = False
+        self._keeps_alive = False
+
+    def begin(self, data: bytes) -> Response | None:
+        """Read the first bytes of a response. Returns None where they are not ordinary: nothing is taken then."""
+        if data[:9] != b"HTTP/1.1 " or data[9:10] not in b"2345" or not 0 <= data.find(b"\r\n\r\n") < MAX_HEAD_BYTES:
+            return None
+        self._response = None
+        self._has_more = False
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self._parser = self._new_parser()
+            self._has_more = True
+            response = self._begun()
+            return response if response is not None and response.is_whole else None
+        return self._response
+
+    def _begun(self) -> Response | None:
+        return self._response
+
+    def feed(self, data: bytes) -> None:
+        """Read on."""
+        response = self._response
+        assert response is not None, "a response has begun"
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self._has_more = True
+            response.fail(UpstreamFailed("The upstream's response is not valid HTTP/1.1."))
+        response.wake()
+
+    def _new_parser(self) -> HttpResponseParser:
+        parser = HttpResponseParser(self)
+        # As lenient as aiohttp's parser is with what comes behind the head.
+        parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
+        return parser
+
+    @property
+    def may_go_on(self) -> bool:
+        """Returns whether the connection may be used for another request, once a response is whole."""
+        return self._keeps_alive and not self._has_more
+
+    # what llhttp calls
+
+    def on_message_begin(self) -> None:
+        if self._response is not None:
+            self._has_more = True
+        self._found = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._found.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        found, status = self._found, self._parser.get_status_code()
+        if self._response is not None or status in _BODILESS or len(found) > MAX_HEADERS:
+            raise _NotOrdinary
+        framing = [
+            (name, value)
+            for name, value in found
+            if len(name) in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding")
+        ]
+        if len(framing) != 1:
+            raise _NotOrdinary
+        [(name, value)] = framing
+        if not (value.isdigit() if len(name) == 14 else value.lower() == b"chunked"):
+            raise _NotOrdinary
+        self._response = Response(status, Fields(found), self._connection, self._silence_s)
+
+    def on_body(self, data: bytes) -> None:
+        assert self._response is not None
+        if not self._response.is_whole:
+            self._response.add(data)
+
+    def on_message_complete(self) -> None:
+        assert self._response is not None
+        self._keeps_alive = self._parser.should_keep_alive()
+        self._response.end()
