@@ -11,7 +11,7 @@ __trustgate_commands() {
         'trustgate passport prices') names='show history update' ;;
         'trustgate receipt') names='list show export mend verify' ;;
         'trustgate anchor') names='flush list status verify keygen' ;;
-        'trustgate payment') names='set off terms list show reconcile resolve refund-credit keygen' ;;
+        'trustgate payment') names='set off open close terms list show reconcile resolve refund-credit keygen' ;;
         'trustgate export') names='receipts usage' ;;
         'trustgate config') names=show ;;
         'trustgate completion') names='bash zsh fish powershell' ;;
@@ -48,7 +48,7 @@ __trustgate_options() {
 --port
 --upstream
 --upstream-key-env' ;;
-        'trustgate reload' | 'trustgate compact' | 'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate tenant remove' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate budget status' | 'trustgate budget remove' | 'trustgate budget list' | 'trustgate budget show' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate passport prices show' | 'trustgate passport prices history' | 'trustgate receipt show' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment reconcile') options='--help
+        'trustgate reload' | 'trustgate compact' | 'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate tenant remove' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate budget status' | 'trustgate budget remove' | 'trustgate budget list' | 'trustgate budget show' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate passport prices show' | 'trustgate passport prices history' | 'trustgate receipt show' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment open' | 'trustgate payment close' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment reconcile') options='--help
 -h
 --json' ;;
         'trustgate usage') options='--help
@@ -407,7 +407,7 @@ __trustgate_argument() {
     case "$1 $2" in
         'trustgate backup 0' | 'trustgate restore 0' | 'trustgate passport import 0' | 'trustgate passport prices update 0' | 'trustgate receipt verify 0') kind=file ;;
         'trustgate tenant add 0' | 'trustgate plan add 0' | 'trustgate budget add 0' | 'trustgate passport add 0' | 'trustgate passport alias 0' | 'trustgate passport alias 1' | 'trustgate passport prices show 0' | 'trustgate payment show 0' | 'trustgate payment resolve 0') kind=any ;;
-        'trustgate tenant show 0' | 'trustgate tenant set 0' | 'trustgate tenant suspend 0' | 'trustgate tenant resume 0' | 'trustgate tenant remove 0' | 'trustgate tenant credit 0' | 'trustgate key create 0' | 'trustgate key list 0' | 'trustgate budget status 0' | 'trustgate payment set 0' | 'trustgate payment off 0' | 'trustgate payment terms 0' | 'trustgate payment refund-credit 0') kind=tenant ;;
+        'trustgate tenant show 0' | 'trustgate tenant set 0' | 'trustgate tenant suspend 0' | 'trustgate tenant resume 0' | 'trustgate tenant remove 0' | 'trustgate tenant credit 0' | 'trustgate key create 0' | 'trustgate key list 0' | 'trustgate budget status 0' | 'trustgate payment set 0' | 'trustgate payment off 0' | 'trustgate payment open 0' | 'trustgate payment close 0' | 'trustgate payment terms 0' | 'trustgate payment refund-credit 0') kind=tenant ;;
         'trustgate key show 0' | 'trustgate key set 0' | 'trustgate key revoke 0' | 'trustgate key rotate 0') kind=key ;;
         'trustgate plan set 0' | 'trustgate plan show 0' | 'trustgate plan remove 0') kind=plan ;;
         'trustgate budget set 0' | 'trustgate budget remove 0' | 'trustgate budget show 0') kind=budget ;;

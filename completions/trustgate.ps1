@@ -97,6 +97,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate payment' = @(
             'set|Set or change how a tenant pays',
             'off|Stop charging a tenant',
+            'open|Sell to callers without an API key, at this tenant''s terms and within its plan',
+            'close|Stop selling to callers without an API key',
             'terms|Show each tenant''s payment terms and balance',
             'list|List payments, the newest first',
             'show|Show a payment, from its claim to its end; with --json also what was signed',
@@ -712,6 +714,16 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--network|any|Remove only this network; the others stay',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate payment open' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment close' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate payment terms' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
@@ -860,6 +872,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate receipt verify 0' = 'file'
         'trustgate payment set 0' = 'tenant'
         'trustgate payment off 0' = 'tenant'
+        'trustgate payment open 0' = 'tenant'
+        'trustgate payment close 0' = 'tenant'
         'trustgate payment terms 0' = 'tenant'
         'trustgate payment show 0' = 'any'
         'trustgate payment resolve 0' = 'any'

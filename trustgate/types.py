@@ -350,6 +350,8 @@ class PaymentTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     #: At most one for each network, in the order in which they are offered.
     offers: tuple[Offer, ...] = ()
     created_us: int = 0
+    #: The key whose limits and scope hold for callers without a key, who pay for each request; "": there are none.
+    keyless_key_id: str = ""
 
 
 #: What an operator can change. Plans are known by name, aliases by name, terms by their tenant, the rest by id.

@@ -316,6 +316,7 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
         assert paid is not None
         assert (paid.seq, paid.receipt.v, paid.receipt.charged_nano_usd) == (701, 2, 5)
         assert (paid.receipt.credited_nano_usd, paid.receipt.payment_payer) == (2**53, "0x2")
+        assert terms.keyless_key_id == ("" if version < 7 else state.keys[0].id)
     if version >= 4:
         (aside,) = store.set_aside
         assert (aside.entry.seq, aside.entry.receipt.cost_nano_usd, aside.counted.cost_nano_usd) == (702, 2**63, 0)

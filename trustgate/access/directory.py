@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from trustgate.access.budgets import applies
 from trustgate.access.keys import HASH_PREFIX, explain_unknown, hash_secret
@@ -37,6 +38,8 @@ class Caller(msgspec.Struct, frozen=True):
     priced_models: tuple[str, ...] = ()
     #: Whether it draws on any budget.
     has_budgets: bool = False
+    #: It has sent no key: each of its requests is paid for by itself, and it has no balance.
+    is_keyless: bool = False
 
     def wants_price(self, models: tuple[str, ...]) -> bool:
         """Whether a model of these names has to have a price."""
@@ -61,6 +64,8 @@ class Directory:
         self._key_by_hash: dict[bytes, ApiKey] = {}
         #: Callers already assembled, by key hash; dropped whenever something they are made of changes.
         self._callers: dict[bytes, Caller] = {}
+        #: Whom callers without a key are taken for; UNSET until it is wanted.
+        self._keyless: Caller | UnsetType | None = UNSET
         for key in state.keys:
             self._index_key(key)
 
@@ -101,6 +106,29 @@ class Directory:
         self._callers[digest] = caller
         return caller
 
+    def keyless(self, at_us: int) -> Caller | None:
+        """Returns the caller that a request without a key is taken for: one of the tenant that sells to anybody.
+
+        None while nothing is sold without a key.
+        """
+        if self._keyless is UNSET:
+            self._keyless = self._find_keyless()
+        caller = self._keyless
+        if not isinstance(caller, Caller):
+            return None
+        expires_us = caller.key.expires_us
+        return None if expires_us is not None and expires_us <= at_us else caller
+
+    def _find_keyless(self) -> Caller | None:
+        for terms in self._terms.values():
+            key = self._keys.get(terms.keyless_key_id)
+            if key is None or not terms.offers or self._owing(terms.tenant_id) is None:
+                continue
+            if key.revoked_us is None and self._tenants[key.tenant_id].status == "active":
+                caller = self._assemble(bytes.fromhex(key.secret_sha256), b"")
+                return msgspec.structs.replace(caller, is_keyless=True)
+        return None
+
     def owner(self, tenant_id: str, key_id: str) -> Caller | None:
         """Whose account work of before is on, whatever has become of the key; None where nothing is known of them."""
         key = self._keys.get(key_id)
@@ -117,6 +145,7 @@ class Directory:
 
     def put(self, record: Tenant | ApiKey | Plan | PaymentTerms | Budget | EndUser) -> None:
         """Take a new or changed record; it holds from the next request on."""
+        self._keyless = UNSET
         if isinstance(record, ApiKey):
             self._keys[record.id] = record
             self._index_key(record)

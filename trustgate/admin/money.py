@@ -58,6 +58,20 @@ class PaymentOff(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.o
     result = TermsDetail
 
 
+class PaymentOpen(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.open"):
+    """Sell to callers without a key, at a tenant's terms and within its plan."""
+
+    tenant: str
+    result = TermsDetail
+
+
+class PaymentClose(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.close"):
+    """Sell to nobody without a key any more."""
+
+    tenant: str
+    result = TermsDetail
+
+
 class PaymentTermsList(Command[tuple[TermsDetail, ...]], frozen=True, kw_only=True, tag="payment.terms"):
     """Of one tenant, or of all that ever had terms."""
 

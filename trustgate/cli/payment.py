@@ -13,10 +13,12 @@ from trustgate.admin.commands import Admin, TenantList
 from trustgate.admin.money import (
     OfferWanted,
     Payer,
+    PaymentClose,
     PaymentDetail,
     PaymentKeygen,
     PaymentList,
     PaymentOff,
+    PaymentOpen,
     PaymentReconcile,
     PaymentRefundCredit,
     PaymentResolve,
@@ -172,6 +174,22 @@ def off(
     _show_terms(execute(context, PaymentOff(tenant=tenant, network=network)), json)
 
 
+@app.command("open")
+def open_(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
+    """Sell to callers without an API key, at this tenant's terms and within its plan.
+
+    Such callers pay for each request by itself. What is sold, and at what price, is published at
+    /.well-known/x402, /llms.txt and /openapi.json.
+    """
+    _show_terms(execute(context, PaymentOpen(tenant=tenant)), json)
+
+
+@app.command("close")
+def close(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
+    """Stop selling to callers without an API key."""
+    _show_terms(execute(context, PaymentClose(tenant=tenant)), json)
+
+
 @app.command("terms")
 def terms(
     context: typer.Context,
@@ -215,6 +233,8 @@ def _show_terms(detail: TermsDetail, json: bool) -> None:
     if terms.mode == "prepaid":
         fields.append(("Top-up", f"{render.usd(terms.top_up_nano_usd)} or more: POST /v1/credits"))
     fields.append(("Balance", render.usd(detail.balance_nano_usd)))
+    if terms.keyless_key_id:
+        fields.append(("Without a key", f"sold; the key {terms.keyless_key_id} has the limits"))
     for offer in terms.offers:
         fields += _offer_fields(offer)
     render.card(fields)

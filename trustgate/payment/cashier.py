@@ -6,7 +6,8 @@
     a payment that was presented before             → its kept answer; or 409; or 503 while its outcome is unknown
     a payment that was credited                     → served once against that credit, then as above
 
-What is asked for is the worst case and what the balance lacks: a tenant below zero first pays what it owes.
+What is asked for is the worst case and what the balance lacks: a tenant below zero first pays what it owes. Callers
+without a key have no balance: each pays for its request by itself, and what it paid is what it is charged.
 
 A payment counts for one tenant and one request: its row in the ledger has the state. It is settled once and never
 looked at again; what it brings beyond the request's cost is the tenant's balance, which the next request draws on.
@@ -69,6 +70,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     tops_up: bool = False
     #: The endpoint is one that costs something. One whose price is 0 is refused while the balance is below zero.
     is_sold: bool = True
+    #: Its caller has no key: it is paid for by itself, and neither draws on the tenant's balance nor adds to it.
+    is_keyless: bool = False
+    #: Further extensions (x402 version 2) of the challenge, by name.
+    extensions: dict[str, Any] = {}
 
     @property
     def request(self) -> Request:
@@ -108,7 +113,8 @@ class Cashier:
         Raises ``PaymentRequired`` (402), ``Conflict`` (409: the payment paid for something else), ``Unavailable`` (503:
         the payment's outcome is unknown, or it cannot be verified).
         """
-        owed = await self._owed(order)
+        # Who asks the same without a key may be somebody else.
+        owed = None if order.is_keyless else await self._owed(order)
         if owed is not None:
             return owed
         if order.presented is None:
@@ -205,7 +211,7 @@ class Cashier:
 
     def _on_balance(self, order: Order) -> Sale:
         """Raises ``PaymentRequired`` where the balance does not cover the worst case, or is below zero."""
-        if order.tops_up:
+        if order.tops_up or (order.is_keyless and order.price_nano_usd > 0):
             raise self.challenge(order)
         hold = self.balances.hold(order.tenant_id, order.price_nano_usd)
         if hold is None and (order.price_nano_usd > 0 or (order.is_sold and self._debt(order) > 0)):
@@ -218,6 +224,8 @@ class Cashier:
         That its credit is spent on this request is in the ledger before the request runs; where the request is not
         served either, it is taken back. Raises ``PaymentRequired`` where other requests have spent the credit.
         """
+        if order.is_keyless and credited.value_nano_usd < order.price_nano_usd:
+            raise self.challenge(order, "payment_already_used", "it does not cover what this request costs now")
         hold = self.balances.hold(order.tenant_id, order.price_nano_usd)
         if hold is None:
             raise self.challenge(order, "payment_already_used", "other requests have spent its credit")
@@ -253,7 +261,7 @@ class Cashier:
 
     def _price(self, order: Order) -> int:
         """Returns what is asked for, nano-USD: the worst case, and what the balance lacks to be at zero."""
-        if order.tops_up:
+        if order.tops_up or order.is_keyless:
             return order.price_nano_usd
         price = order.price_nano_usd + self._debt(order)
         return max(order.terms.top_up_nano_usd, price) if order.terms.mode == "prepaid" else price
@@ -267,6 +275,8 @@ class Cashier:
         dollars = x402_wire.usd(price)
         if why:
             message = f"The payment was rejected: {why} ({reason}). This request costs {dollars} USD."
+        elif order.is_keyless:
+            message = f"This request requires a payment of {dollars} USD. Without an API key no change is given."
         elif order.terms.mode == "prepaid":
             message = f"The balance does not cover this request. Top up {dollars} USD: POST /v1/credits."
         else:
@@ -278,6 +288,9 @@ class Cashier:
             description=order.description,
             message=message,
             reason=reason,
+            extensions=order.extensions,
+            # The names that strangers give their payments may be the same.
+            takes_identifier=not order.is_keyless,
         )
 
     # for sales, and for the reconciler
@@ -430,6 +443,9 @@ class Sale:
         assert not self._closed, "a sale is closed once"
         self._closed = True
         settled = self.payment if self.is_settled else None
+        paying = settled or self._retried
+        if self._order.is_keyless and delivered and paying is not None:
+            charged_nano_usd = paying.value_nano_usd
         if self._hold is None and self.payment is not None:
             charged_nano_usd = 0
         elif self._hold is None:
@@ -483,7 +499,7 @@ class Sale:
         recorded = self.recorder.recorded() if self.recorder is not None and self.is_settled else None
         if recorded is not None:
             self._cashier.answers.keep(self.payment.id, recorded)
-            if self._has_left:
+            if self._has_left and not self._order.is_keyless:
                 self._cashier.answers.owe(self._order.request, self.payment.id)
         if self.payment.state == "reserved":
             self._cashier.give_up(self.payment)
@@ -539,7 +555,7 @@ def _payment(order: Order, presented: Presented, offer: Offer, amount: int, publ
         key_id=order.key_id,
         receipt_id=order.receipt_id,
         request_sha256=order.request_sha256,
-        identifier=presented.identifier,
+        identifier="" if order.is_keyless else presented.identifier,
         x402_version=presented.x402_version,
         offer=offer,
         amount=str(amount),

@@ -15,6 +15,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -43,6 +44,8 @@ _IDENTIFIER_DECLARATION: Final = {
         "required": ["required"],
     },
 }
+
+NO_EXTENSIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _encode = msgspec.json.Encoder().encode
 
@@ -208,11 +211,20 @@ def requirements_v1(offer: Offer, amount: int, resource: str, description: str) 
 
 
 def challenge(
-    offers: Sequence[Offer], price_nano_usd: int, *, resource: str, description: str, message: str, reason: str
+    offers: Sequence[Offer],
+    price_nano_usd: int,
+    *,
+    resource: str,
+    description: str,
+    message: str,
+    reason: str,
+    extensions: Mapping[str, Any] = NO_EXTENSIONS,
+    takes_identifier: bool = True,
 ) -> PaymentRequired:
     """Returns the 402 that asks for a price: version 2 in its header, version 1 in the body, OpenAI's error beside it.
 
     ``resource``: the URL that was asked for. ``reason``: why a presented payment did not do, in x402's words, or "".
+    ``extensions``: further ones, by name. ``takes_identifier``: whether a client may name its payment.
     """
     amounts = [(offer, atomic(price_nano_usd, offer)) for offer in offers]
     required = {
@@ -220,7 +232,7 @@ def challenge(
         "error": reason or "payment_required",
         "resource": {"url": resource, "description": description, "mimeType": "application/json"},
         "accepts": [requirements(offer, amount) for offer, amount in amounts],
-        "extensions": {IDENTIFIER_EXTENSION: _IDENTIFIER_DECLARATION},
+        "extensions": {**({IDENTIFIER_EXTENSION: _IDENTIFIER_DECLARATION} if takes_identifier else {}), **extensions},
     }
     older = (requirements_v1(offer, amount, resource, description) for offer, amount in amounts)
     return PaymentRequired(

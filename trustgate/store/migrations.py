@@ -265,10 +265,15 @@ def _budgets_and_end_users(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _sales_without_a_key(connection: DuckDBPyConnection) -> None:
+    """Until now nobody could buy without a key."""
+    connection.execute("ALTER TABLE payment_terms ADD COLUMN keyless_key_id VARCHAR DEFAULT ''")
+
+
 #: Step N brings a database from schema N-1 to schema N.
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
-    *(_price_tables, _budgets_and_end_users),
+    *(_price_tables, _budgets_and_end_users, _sales_without_a_key),
 )
 
 LATEST = len(MIGRATIONS)

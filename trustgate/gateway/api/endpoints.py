@@ -124,6 +124,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self.has_model and (self.makes or self.names or self.lists) is None
 
     @cached_property
+    def sells_keyless(self) -> bool:
+        """Whether callers without a key can buy it: nothing that an upstream keeps or has kept, and no form."""
+        return self.is_sold and self.is_plain and self.body == "json" and self.name != "responses"
+
+    @cached_property
     def needed(self) -> frozenset[str]:
         """The fields without which nothing can be decided."""
         return frozenset(field.name for field in msgspec.structs.fields(self.wire) if field.required)

@@ -10,6 +10,7 @@ import hashlib
 from trustgate.access.plans import price_command
 from trustgate.access.quota import Ask
 from trustgate.errors import PaymentRequired, PermissionDenied
+from trustgate.gateway.api.bazaar import bazaar
 from trustgate.gateway.api.uploads import Upload, digest
 from trustgate.gateway.path.accounting import Accounting, Request, requests_in
 from trustgate.gateway.path.delivery import Delivery
@@ -47,7 +48,14 @@ class PaymentStep:
             # What is paid for must be known to the last byte.
             await body.read_whole(self._limits.max_body_bytes)
         presented = read_payment(arrival.headers) if endpoint.is_sold else None
-        order = _order(request, terms, _price(request, terms, resolved, ask), presented)
+        price_nano_usd = _price(request, terms, resolved, ask)
+        if caller.is_keyless and price_nano_usd == 0 and resolved is not None:
+            raise PermissionDenied(
+                "This model costs nothing, so it is not sold to callers without an API key.",
+                code="model_not_sold",
+                param="model",
+            )
+        order = _order(request, terms, price_nano_usd, presented)
         try:
             admitted = await self._cashier.admit(order)
         except PaymentRequired as refusal:
@@ -77,6 +85,8 @@ def _order(request: Request, terms: PaymentTerms, price_nano_usd: int, presented
         price_nano_usd=price_nano_usd,
         presented=presented,
         is_sold=endpoint.is_sold,
+        is_keyless=caller.is_keyless,
+        extensions=bazaar(endpoint, request.call.model) if caller.is_keyless else {},
     )
 
 

@@ -12,7 +12,8 @@
     10 receipt    journaled before the last byte leaves
     11 response   the upstream's bytes; a payment is settled before the first
 
-The body is read after the key is known, so that a stranger cannot make the gateway buffer anything. No step touches
+The body is read after the key is known, so that a stranger cannot make the gateway buffer anything (where requests are
+sold without a key, strangers share one tenant's part of that memory). No step touches
 a database, a file (but the journal) or a name server; each takes values and gives a value. The exception is a payment
 that a client presents: its steps are in the ledger before they are taken.
 """
@@ -37,12 +38,13 @@ from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
-from trustgate.gateway.path.arrival import Arrival, bearer_token, check_head
+from trustgate.gateway.path.arrival import Arrival, check_head
 from trustgate.gateway.path.batch_lines import LineJudge
 from trustgate.gateway.path.body import BodyMemory, Room, peek, read_json
 from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
 from trustgate.gateway.path.delivery import Delivery, OnEnd, refusal_of
 from trustgate.gateway.path.forwarding import Forwarding
+from trustgate.gateway.path.identity import identify
 from trustgate.gateway.path.inflight import InFlight, RequestCancelled
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.relay import relay
@@ -133,7 +135,7 @@ class Pipeline:
         check_head(scope, arrival, endpoint.body, max_bytes)
 
         # 2 bearer auth
-        caller = self._directory.authenticate(bearer_token(arrival, endpoint.dialect.key_header), arrival.at_us)
+        caller = identify(self._directory, arrival, endpoint.dialect.key_header, takes_keyless=endpoint.sells_keyless)
 
         # A share of the gateway, and one of the caller's own parallel requests: asked for before anything is read.
         with (

@@ -19,10 +19,12 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import allows_model
 from trustgate.access.quota import Quota
 from trustgate.errors import InvalidRequest, NotFound, TrustGateError
-from trustgate.gateway.path.arrival import Arrival, bearer_token
+from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.identity import identify
 from trustgate.http.sending import send_body, send_error, send_json
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog, Resolved
+from trustgate.models.published import published
 from trustgate.models.upstream.targets import Targets
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
@@ -63,8 +65,9 @@ class Reads:
         self._store = store
         self._archive = archive
 
-    def app(self, handler: Handler) -> _Read:
-        return _Read(self._directory, handler)
+    def app(self, handler: Handler, *, takes_keyless: bool = False) -> _Read:
+        """``takes_keyless``: whether callers without a key may ask, where something is sold to them."""
+        return _Read(self._directory, handler, takes_keyless=takes_keyless)
 
     async def models(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/models?available=true|false``: what the caller's plan includes (OpenAI's list of models)."""
@@ -86,17 +89,17 @@ class Reads:
                 code="model_not_found",
                 param="model",
             )
-        return self._card(name, resolved)
+        return self._card(caller, name, resolved)
 
     def _listed(self, caller: Caller) -> list[dict[str, Any]]:
         cards = []
         for name in self._targets.names():
             resolved = self._catalog.resolve(name)
             if resolved is not None and allows_model(caller, resolved.names):
-                cards.append(self._card(name, resolved))
+                cards.append(self._card(caller, name, resolved))
         return cards
 
-    def _card(self, name: str, resolved: Resolved) -> dict[str, Any]:
+    def _card(self, caller: Caller, name: str, resolved: Resolved) -> dict[str, Any]:
         passport = resolved.passport
         return {
             "id": name,
@@ -109,6 +112,11 @@ class Reads:
             "context_length": passport.context_length,
             "max_output_tokens": passport.max_output_tokens,
             "capabilities": passport.capabilities,
+            "pricing": published(
+                resolved.price,
+                caller.plan.price_factor_ppm,
+                None if caller.terms is None else caller.terms.price_nano_usd,
+            ),
         }
 
     async def usage(self, caller: Caller, scope: Scope) -> Any:
@@ -197,7 +205,11 @@ class Reads:
         """Returns a receipt of the caller's tenant. Raises ``NotFound``, for other tenants' too."""
         await self._log.flush()
         entry = await self._store.entry(receipt_id)
-        if entry is None or entry.receipt.tenant != caller.tenant.id:
+        # Of callers without a key each knows the ids of its own receipts alone.
+        is_theirs = entry is not None and (
+            entry.receipt.key == caller.key.id if caller.is_keyless else entry.receipt.tenant == caller.tenant.id
+        )
+        if entry is None or not is_theirs:
             shown = receipt_id[:_SHOWN_ID_CHARACTERS]
             raise NotFound(f"There is no receipt {shown!r}.", code="receipt_not_found", param=param)
         return entry
@@ -220,15 +232,16 @@ def receipt_card(entry: Entry) -> dict[str, Any]:
 class _Read:
     """The ASGI application of one reading endpoint: authenticate, ask, answer in JSON."""
 
-    def __init__(self, directory: Directory, handler: Handler) -> None:
+    def __init__(self, directory: Directory, handler: Handler, *, takes_keyless: bool) -> None:
         self._directory = directory
         self._handler = handler
+        self._takes_keyless = takes_keyless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival.of(scope)
         headers = [(b"x-request-id", arrival.request_id)]
         try:
-            caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
+            caller = identify(self._directory, arrival, takes_keyless=self._takes_keyless)
             answer = await self._handler(caller, scope)
         except TrustGateError as error:
             await send_error(send, error, headers)

@@ -42,7 +42,11 @@ class Payments:
     async def show(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/payments/{id}``. Raises ``NotFound`` (404) for a payment of another tenant too."""
         payment = await self._store.payment(scope["path_params"]["payment"])
-        if payment is None or payment.tenant_id != caller.tenant.id:
+        # Of callers without a key each knows the ids of its own payments alone.
+        is_theirs = payment is not None and (
+            payment.key_id == caller.key.id if caller.is_keyless else payment.tenant_id == caller.tenant.id
+        )
+        if payment is None or not is_theirs:
             raise NotFound("There is no such payment.", code="payment_not_found")
         return _card(payment)
 
