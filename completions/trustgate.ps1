@@ -24,6 +24,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'budget|Budgets: how much tenants, keys and end users may use, alone or together',
             'passport|Models: where they are served, and at what price',
             'receipt|Receipts: the provable record of each request',
+            'statement|Monthly statements that prove themselves',
             'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
             'payment|Payments (x402): each tenant''s terms, and payments received',
             'export|Export receipts or usage as JSON lines, CSV or Parquet',
@@ -86,6 +87,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'export|Export a receipt as a bundle that can be verified offline: its proof, checkpoint and anchor with it',
             'mend|Store receipts that the database could not hold before, and list those that it still cannot',
             'verify|Check a bundle, offline and without a database'
+        )
+        'trustgate statement' = @(
+            'make|Make a tenant''s statement of a month; the word make can be left out',
+            'list|List the months in which a tenant has receipts',
+            'verify|Check a statement, offline and without a database: add every sum up again from its receipts'
         )
         'trustgate anchor' = @(
             'flush|Post the log''s state to Solana: one transaction for all receipts since the last anchor',
@@ -651,6 +657,34 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--response|file|Prove that this file, byte for byte, was the response',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate statement' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate statement make' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--month|any|2026-10, last or this (UTC)',
+            '--format|words:html pdf csv json|The format, if the name of FILE does not show it',
+            '--output|file|Where to write: .html, .pdf, .csv, .json, .json.gz',
+            '-o|file|Where to write: .html, .pdf, .csv, .json, .json.gz',
+            '--issuer|any|Whose statement it is: a name for its head',
+            '--force||Replace FILE if it exists',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate statement list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate statement verify' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--previous|file|A statement of a month before, for the opening balance; repeatable',
+            '--key|any|The log''s verifier key, as its operator publishes it (/log/keys)',
+            '--payer|any|The address that pays for the log''s anchors',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate anchor' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.'
@@ -870,6 +904,9 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate receipt show 0' = 'receipt'
         'trustgate receipt export 0' = 'receipt'
         'trustgate receipt verify 0' = 'file'
+        'trustgate statement make 0' = 'tenant'
+        'trustgate statement list 0' = 'tenant'
+        'trustgate statement verify 0' = 'file'
         'trustgate payment set 0' = 'tenant'
         'trustgate payment off 0' = 'tenant'
         'trustgate payment open 0' = 'tenant'

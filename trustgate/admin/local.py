@@ -24,6 +24,7 @@ from trustgate.admin import (
     money,
     payments,
     prices,
+    statements,
     tenants,
 )
 from trustgate.admin.commands import Command, Feed, Write
@@ -106,6 +107,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     money.PaymentCheck: payments.payment_check,
     money.TenantCredit: payments.tenant_credit,
     money.BooksAudit: books.books_audit,
+    money.StatementMonths: statements.statement_months,
     commands.Compact: backup.compact,
     commands.Reload: books.reload,
     commands.Look: books.look,
@@ -116,6 +118,7 @@ _FEEDS: dict[type[Feed[Any]], FeedHandler] = {
     commands.Backup: backup.backup,
     commands.ReceiptsExport: exports.receipts_export,
     commands.UsageExport: exports.usage_export,
+    money.StatementExport: statements.statement_export,
 }
 
 #: Every command, for decoding one by its tag.
@@ -141,6 +144,7 @@ _UNLOCKED = frozenset(
         money.PaymentReconcile,
         money.PaymentCheck,
         money.BooksAudit,
+        money.StatementMonths,
         commands.Compact,
         commands.Look,
         commands.Reload,

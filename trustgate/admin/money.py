@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from trustgate.admin.commands import AnchorKey, Command, ReceiptDetail
+from trustgate.admin.commands import AnchorKey, Command, Feed, ReceiptDetail
+from trustgate.statements.making import StatementMade
 from trustgate.types import Payment, PaymentState, PaymentTerms, Prices, Tenant
 
 # payments
@@ -307,3 +308,22 @@ class PriceListUpdate(Command[PriceUpdate], frozen=True, kw_only=True, tag="pric
     data: bytes
     install: bool = False
     result = PriceUpdate
+
+
+# statements
+
+
+class StatementMonths(Command[tuple[str, ...]], frozen=True, kw_only=True, tag="statement.months"):
+    """The months (UTC, ``2026-10``) in which a tenant has receipts, the newest first."""
+
+    tenant: str
+    result = tuple[str, ...]
+
+
+class StatementExport(Feed[StatementMade], frozen=True, kw_only=True, tag="statement.export"):
+    """A tenant's statement of a month, as a document (statements.document). ``issuer``: for people."""
+
+    tenant: str
+    month: str
+    issuer: str = ""
+    result = StatementMade

@@ -42,6 +42,7 @@ TABLE: Mapping[str, CommandEntry] = {
     "budget": CommandEntry("budget", "Budgets: how much tenants, keys and end users may use, alone or together."),
     "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
     "receipt": CommandEntry("receipt", "Receipts: the provable record of each request."),
+    "statement": CommandEntry("statement", "Monthly statements that prove themselves."),
     "anchor": CommandEntry(
         "anchor", "Anchors: the log of receipts on Solana, one transaction for all of them since the last."
     ),

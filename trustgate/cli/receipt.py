@@ -172,10 +172,10 @@ def verify(
     from trustgate.receipts.verify import CHAIN_NOT_ASKED, verify_bundle
 
     verdict = verify_bundle(
-        _read(file),
+        read_file(file),
         key=None if key is None else VerifierKey.parse(key),
-        request=None if request is None else _read(request),
-        response=None if response is None else _read(response),
+        request=None if request is None else read_file(request),
+        response=None if response is None else read_file(response),
         fee_payer=payer,
     )
     if rpc is not None and verdict.ok:
@@ -220,7 +220,8 @@ def _ask_chain(verdict: Verdict, rpc: str, settings: Settings) -> Verdict:
     return verdict.plus(Check("chain", "passed", detail))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Returns a file's content, or stdin's for ``-``. Raises ``OperatorError``."""
     try:
         if str(path) == "-":
             return sys.stdin.buffer.read(_MOST_BYTES)

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 import typer
 
+from trustgate.errors import InvalidRequest
+from trustgate.ids import now_us
 from trustgate.settings import duration_s
 from trustgate.types import Fallback
 
@@ -189,6 +191,19 @@ def since(text: str) -> int:
 
 def _micros(at: datetime) -> int:
     return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def month(text: str) -> str:
+    """A month in UTC as ``2026-10``: that, ``last`` or ``this``."""
+    from trustgate.statements.months import month_of, parse_month
+
+    current = month_of(now_us())
+    if text in ("last", "this"):
+        return str(current.preceding if text == "last" else current)
+    try:
+        return str(parse_month(text))
+    except InvalidRequest:
+        raise typer.BadParameter(f"{text!r} is not a month, such as 2026-10, last or this.") from None
 
 
 def _written(text: str) -> datetime:

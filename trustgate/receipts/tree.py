@@ -104,6 +104,10 @@ class Tree:
         self._check_size(size)
         return await self._proof(consistency_path(old_size, size))
 
+    async def range_roots(self, ranges: Iterable[tuple[int, int]]) -> tuple[bytes, ...]:
+        """Returns the root over each range of leaves, the first and one past the last, within the tree."""
+        return await self._proof([subtrees(start, end) for start, end in ranges])
+
     async def tile(self, tile: TileId, width: int) -> bytes | None:
         """Returns the first ``width`` hashes of a tile; None where there are not as many yet."""
         if tile.level < 0 or tile.index < 0 or self.size >> (8 * tile.level) < tile.index * TILE_WIDTH + width:

@@ -87,7 +87,7 @@ def verify_bundle(
     (base58): without them the bundle's own are taken, and the checks say that nothing shows whose they are.
     ``request`` and ``response`` are contents that the commitments are to be opened to, byte for byte.
     """
-    record = _Record()
+    record = Examination()
     try:
         _examine(record, data, key, {"request": request, "response": response}, fee_payer)
     except VerificationFailed as error:
@@ -95,7 +95,7 @@ def verify_bundle(
     return Verdict(tuple(record.checks), record.receipt, record.checkpoint, record.transaction)
 
 
-class _Record:
+class Examination:
     """What has been checked and found so far."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class _Record:
 
 
 def _examine(
-    record: _Record,
+    record: Examination,
     data: bytes,
     key: VerifierKey | None,
     contents: dict[Label, bytes | None],
@@ -170,10 +170,12 @@ def _examine(
 
     _examine_opening(record, "request", bundle.salt("request"), contents["request"], receipt.request_commitment)
     _examine_opening(record, "response", bundle.salt("response"), contents["response"], receipt.response_commitment)
-    _examine_anchor(record, bundle.transaction, proof.checkpoint, fee_payer)
+    examine_anchor(record, bundle.transaction, proof.checkpoint, fee_payer)
 
 
-def _examine_opening(record: _Record, label: Label, salt: bytes | None, content: bytes | None, commitment: str) -> None:
+def _examine_opening(
+    record: Examination, label: Label, salt: bytes | None, content: bytes | None, commitment: str
+) -> None:
     """HMAC(salt, SHA-256(content)) is the commitment."""
     record.begin(label)
     if content is None:
@@ -193,7 +195,7 @@ def _examine_opening(record: _Record, label: Label, salt: bytes | None, content:
     record.passed(f"The receipt was issued for the given {label} of {len(content)} bytes.")
 
 
-def _examine_anchor(record: _Record, raw: bytes | None, note: bytes, fee_payer: str | None) -> None:
+def examine_anchor(record: Examination, raw: bytes | None, note: bytes, fee_payer: str | None) -> None:
     """The transaction is one, is signed, carries the checkpoint, and is paid for by whom it should be."""
     record.begin("anchor transaction")
     if raw is None:

@@ -194,6 +194,19 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     charged_nano_usd: int
 
 
+class StatementSpan(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the log that a statement is about: from one receipt of the tenant to another, by ``seq``.
+
+    All receipts of the period, with the tenant's one before the first and the one after the last, where there are such;
+    without any in the period the two that it lies between.
+    """
+
+    first_seq: int
+    last_seq: int
+    #: What was credited less what was charged by the receipts created before the period.
+    opening_nano_usd: int
+
+
 class StoredTile(NamedTuple):
     """A full tile of the tree over the receipts: its place (C2SP tlog-tiles) and its 256 hashes, one after another."""
 
@@ -315,6 +328,16 @@ class Store(Protocol):
         ...
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]: ...
+
+    async def receipt_months(self, tenant_id: str) -> list[int]:
+        """The months (UTC) in which the tenant's receipts were created, the newest first: a moment of each."""
+        ...
+
+    async def statement_span(
+        self, tenant_id: str, since_us: int, until_us: int, until_seq: int
+    ) -> StatementSpan | None:
+        """Where the tenant's receipts of that period are, among the first ``until_seq``; None if it has none at all."""
+        ...
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]: ...
 

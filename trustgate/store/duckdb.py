@@ -34,6 +34,7 @@ from trustgate.store.base import (
     ReceiptFilter,
     SetAside,
     State,
+    StatementSpan,
     StoredTile,
     StoreInfo,
     TenantHead,
@@ -70,7 +71,15 @@ from trustgate.store.records import (
     load_table,
 )
 from trustgate.store.rows import ANCHORS, LOG_NAMES, one_value
-from trustgate.store.sums import sum_balances, sum_budget_use, sum_end_users, sum_usage, sum_windows
+from trustgate.store.sums import (
+    receipt_months,
+    statement_span,
+    sum_balances,
+    sum_budget_use,
+    sum_end_users,
+    sum_usage,
+    sum_windows,
+)
 from trustgate.types import Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan, PriceChange
 
 if TYPE_CHECKING:
@@ -190,6 +199,14 @@ class DuckDBStore:
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]:
         return await self._engine.run(sum_usage, query)
+
+    async def receipt_months(self, tenant_id: str) -> list[int]:
+        return await self._engine.run(receipt_months, tenant_id)
+
+    async def statement_span(
+        self, tenant_id: str, since_us: int, until_us: int, until_seq: int
+    ) -> StatementSpan | None:
+        return await self._engine.run(statement_span, tenant_id, since_us, until_us, until_seq)
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]:
         return self._as_journaled(await self._engine.run(load_entries, query))

@@ -8,7 +8,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from trustgate.store.base import Balance, BudgetUse, BudgetUseFilter, EndUserUse, UsageFilter, UsageRow, WindowUsage
+from trustgate.store.base import (
+    Balance,
+    BudgetUse,
+    BudgetUseFilter,
+    EndUserUse,
+    StatementSpan,
+    UsageFilter,
+    UsageRow,
+    WindowUsage,
+)
 from trustgate.store.rows import BILLED, IS_COUNTED, sum_sql, where_clause
 
 if TYPE_CHECKING:
@@ -105,3 +114,36 @@ def sum_balances(connection: DuckDBPyConnection) -> list[Balance]:
         Balance(tenant_id=tenant, credited_nano_usd=int(credited), charged_nano_usd=int(charged))
         for tenant, credited, charged in rows
     ]
+
+
+def receipt_months(connection: DuckDBPyConnection, tenant_id: str) -> list[int]:
+    rows = connection.execute(
+        """SELECT max(created_us) FROM receipts WHERE tenant = ?
+           GROUP BY date_trunc('month', make_timestamp(created_us)) ORDER BY 1 DESC""",
+        [tenant_id],
+    ).fetchall()
+    return [int(at_us) for (at_us,) in rows]
+
+
+def statement_span(
+    connection: DuckDBPyConnection, tenant_id: str, since_us: int, until_us: int, until_seq: int
+) -> StatementSpan | None:
+    """The tenant's own numbers (``tseq``) say which receipts are neighbours."""
+    row = connection.execute(
+        """SELECT max(tseq), min(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),
+                max(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),
+                max(tseq) FILTER (WHERE created_us < $since),
+                coalesce(sum(credited_nano_usd::HUGEINT - charged_nano_usd) FILTER (WHERE created_us < $since), 0)
+            FROM receipts WHERE tenant = $tenant AND seq <= $last""",
+        {"since": since_us, "until": until_us, "tenant": tenant_id, "last": until_seq},
+    ).fetchall()[0]
+    most, first, last, before, opening = row
+    if most is None:
+        return None
+    if first is None:
+        first, last = (before or 0) + 1, before or 0
+    ends = connection.execute(
+        "SELECT min(seq), max(seq) FROM receipts WHERE tenant = ? AND seq <= ? AND tseq >= ? AND tseq <= ?",
+        [tenant_id, until_seq, first - 1, last + 1],
+    ).fetchall()[0]
+    return StatementSpan(first_seq=ends[0], last_seq=ends[1], opening_nano_usd=int(opening))

@@ -1,0 +1,37 @@
+"""The price tables that receipts name by their hashes, from wherever they are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+
+from trustgate.models.catalog import Catalog
+from trustgate.models.pricelist import PriceBook, built_in, data_of
+from trustgate.models.pricing import FREE, NOT_PRICED, price_hash
+from trustgate.store import Store
+from trustgate.types import Prices
+
+
+async def find_prices(store: Store, catalog: Catalog, hashes: Collection[str]) -> Mapping[str, Prices]:
+    """Returns the tables with these hashes, as far as this installation knows them or did."""
+    known = {price_hash(prices): prices for prices in (NOT_PRICED, FREE)}
+    known |= {price_hash(passport.prices): passport.prices for passport in catalog.passports()}
+    found = {wanted: known[wanted] for wanted in hashes if wanted in known}
+    for wanted in hashes - found.keys():
+        for change in (await store.price_changes(price_hash=wanted))[:1]:
+            found[wanted] = change.prices
+    if missing := hashes - found.keys():
+        kept = (await store.load_state()).price_lists
+        lists = [*(data_of(record) for record in reversed(kept)), built_in()]
+        found |= await asyncio.to_thread(_listed, lists, missing)
+    return found
+
+
+def _listed(lists: list[bytes], wanted: Collection[str]) -> dict[str, Prices]:
+    found: dict[str, Prices] = {}
+    for data in lists:
+        hashes = PriceBook(data).hashes()
+        found |= {each: hashes[each].prices for each in wanted if each in hashes and each not in found}
+        if len(found) == len(wanted):
+            break
+    return found
