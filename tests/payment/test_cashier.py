@@ -14,8 +14,9 @@ import pytest
 
 from tests.support.shop import FAILS, LOSES_ANSWER, LOSES_REQUEST, OFFER, Shop, order, signed, terms
 from trustgate.errors import Conflict, PaymentRequired, Unavailable
-from trustgate.payment.cashier import Order, Sale
 from trustgate.payment.interfaces import Settlement
+from trustgate.payment.order import Order
+from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented
 from trustgate.types import Payment
 

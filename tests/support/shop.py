@@ -20,11 +20,13 @@ import msgspec
 from tests.support.entries import make_receipt
 from trustgate.ids import new_id, now_us
 from trustgate.payment.balance import Balances
-from trustgate.payment.cashier import Cashier, Order, Sale
+from trustgate.payment.cashier import Cashier
 from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, VerifyResult
 from trustgate.payment.ledger import Ledger
+from trustgate.payment.order import Order
 from trustgate.payment.paid_answers import Recorded
 from trustgate.payment.reconciler import Reconciler
+from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented, requirements
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log

@@ -12,76 +12,31 @@ without a key have no balance: each pays for its request by itself, and what it 
 A payment counts for one tenant and one request: its row in the ledger has the state. It is settled once and never
 looked at again; what it brings beyond the request's cost is the tenant's balance, which the next request draws on.
 
-Owns the sale: a request's hold on the balance, its claim on a payment, and that both are given up or used up, once,
-however the request ends. What is not settled when the request ends was never charged; what is settled is on the balance
-before the first byte leaves, and in the request's receipt (or in one of its own) before the last.
+Owns which of these a request gets; the sale that comes of it (``sale.py``) is the request's own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from types import TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol
 
 import msgspec
 
-from trustgate.errors import Conflict, PaymentRequired, TrustGateError, Unavailable
-from trustgate.ids import new_id, now_us
+from trustgate.errors import Conflict, PaymentRequired, TrustGateError
 from trustgate.payment import x402_wire
-from trustgate.payment.balance import BalanceHold, Balances
-from trustgate.payment.credit import append_credit, payment_members
+from trustgate.payment.balance import Balances
 from trustgate.payment.interfaces import Facilitator, Settlement
 from trustgate.payment.ledger import Ledger
-from trustgate.payment.paid_answers import AnswerRecorder, Answers, Recorded
-from trustgate.payment.payment_key import payment_key
+from trustgate.payment.order import Order, Request, claim_of, pending, request_of
+from trustgate.payment.paid_answers import Answers, Recorded
+from trustgate.payment.sale import Sale, to_its_end
 from trustgate.payment.x402_wire import Presented
 from trustgate.receipts.log import Log
-from trustgate.types import Entry, Offer, Payment, PaymentTerms
+from trustgate.types import Offer, Payment
 
 _logger = logging.getLogger("trustgate.payment")
-
-Headers = list[tuple[bytes, bytes]]
-#: What distinguishes requests: the tenant, and SHA-256 (hex) of what is asked.
-Request = tuple[str, str]
-
-#: Paid answers are for their payer alone.
-_PRIVATE: Headers = [(b"cache-control", b"private, no-store")]
-_PENDING_RETRY_S = 5
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request would have to pay for."""
-
-    tenant_id: str
-    key_id: str
-    terms: PaymentTerms
-    receipt_id: str
-    #: SHA-256 (hex) of what is paid for: endpoint and body.
-    request_sha256: str
-    #: Path of the endpoint, and what it does, for the challenge.
-    path: str
-    description: str
-    #: The worst case.
-    price_nano_usd: int
-    presented: Presented | None
-    #: It buys nothing but balance, so the balance is not drawn on.
-    tops_up: bool = False
-    #: The endpoint is one that costs something. One whose price is 0 is refused while the balance is below zero.
-    is_sold: bool = True
-    #: Its caller has no key: it is paid for by itself, and neither draws on the tenant's balance nor adds to it.
-    is_keyless: bool = False
-    #: Further extensions (x402 version 2) of the challenge, by name.
-    extensions: dict[str, Any] = {}
-
-    @property
-    def request(self) -> Request:
-        return self.tenant_id, self.request_sha256
-
-
-def request_of(payment: Payment) -> Request:
-    return payment.tenant_id, payment.request_sha256
 
 
 class FindFacilitator(Protocol):
@@ -120,7 +75,7 @@ class Cashier:
         if order.presented is None:
             return self._on_balance(order)
         offer, amount = self._wanted(order, order.presented)
-        payment = _payment(order, order.presented, offer, amount, self._public_url)
+        payment = claim_of(order, order.presented, offer, amount, self._public_url)
         while True:
             running = self._active.get(payment.key)
             if running is None:
@@ -205,7 +160,7 @@ class Cashier:
             )
         if existing.state == "failed":
             raise self.challenge(order, existing.reason or "invalid_transaction_state", "it failed")
-        raise _pending(existing)
+        raise pending(existing)
 
     # the balance
 
@@ -254,7 +209,7 @@ class Cashier:
         if owed is None:
             for payment in self._undecided.values():
                 if request_of(payment) == order.request:
-                    raise _pending(payment)
+                    raise pending(payment)
         return owed
 
     # the challenge
@@ -363,217 +318,3 @@ class Cashier:
         """Wait for what is behind."""
         while self._tasks:
             await asyncio.wait(self._tasks)
-
-
-class Sale:
-    """One request's dealings with money; an asynchronous context manager around all that may end it."""
-
-    __slots__ = ("_cashier", "_closed", "_has_left", "_hold", "_order", "_retried", "_settling", "payment", "recorder")
-
-    def __init__(
-        self,
-        cashier: Cashier,
-        order: Order,
-        *,
-        payment: Payment | None = None,
-        hold: BalanceHold | None = None,
-        retried: Payment | None = None,
-    ) -> None:
-        """``retried``: a payment that was credited, and whose credit (in ``hold``) pays for this request."""
-        self._cashier = cashier
-        self._order = order
-        self._hold = hold
-        self._settling: asyncio.Task[None] | None = None
-        self._closed = False
-        #: Its client hung up while it paid.
-        self._has_left = False
-        #: The payment; None where the balance pays.
-        self.payment = payment
-        self._retried = retried
-        #: Takes the answer down for a retry with the same payment.
-        self.recorder = AnswerRecorder() if payment is not None or retried is not None else None
-
-    @property
-    def is_settled(self) -> bool:
-        return self.payment is not None and self.payment.state == "settled"
-
-    @property
-    def headers(self) -> Headers:
-        """What the answer has to have among its headers."""
-        payment = self.payment or self._retried
-        return _PRIVATE if payment is None else [*_PRIVATE, *x402_wire.settled_headers(payment)]
-
-    async def settle(self) -> Headers:
-        """Collect, before the first byte leaves; gives ``headers``.
-
-        Raises ``PaymentRequired`` where the payment failed, ``Unavailable`` where its outcome is unknown. A caller that
-        is cancelled meanwhile learns of it after the settling has ended, for better or worse.
-        """
-        if self.payment is not None:
-            if self._settling is None:
-                self._settling = asyncio.get_running_loop().create_task(self._settle())
-            await to_its_end(self._settling, self._leave)
-        return self.headers
-
-    def _leave(self) -> None:
-        assert self.payment is not None
-        self._has_left = True
-        self._cashier.leaves(self.payment)
-
-    async def _settle(self) -> None:
-        assert self.payment is not None
-        order, balances = self._order, self._cashier.balances
-        self.payment = payment = await self._cashier.settle(self.payment)
-        if payment.state == "failed":
-            raise self._cashier.challenge(order, payment.reason or "settlement_failed", "it could not be settled")
-        if payment.state != "settled":
-            raise _pending(payment)
-        balances.settled(order.tenant_id, payment.value_nano_usd)
-        if not order.tops_up:
-            self._hold = balances.hold_at_least(order.tenant_id, order.price_nano_usd)
-
-    def close(self, charged_nano_usd: int, *, delivered: bool = True) -> dict[str, Any]:
-        """The request has ended and its receipt is being written: gives the receipt's members that tell of money.
-
-        ``delivered``: whether the client got what it paid for. Where it did not, its payment ends as credited, and
-        presented again it is served once against that credit.
-
-        Without a payment that settled or a balance that was held nothing is charged, whatever was used.
-        """
-        assert not self._closed, "a sale is closed once"
-        self._closed = True
-        settled = self.payment if self.is_settled else None
-        paying = settled or self._retried
-        if self._order.is_keyless and delivered and paying is not None:
-            charged_nano_usd = paying.value_nano_usd
-        if self._hold is None and self.payment is not None:
-            charged_nano_usd = 0
-        elif self._hold is None:
-            self._cashier.balances.change(self._order.tenant_id, -charged_nano_usd)
-        else:
-            self._hold.settle(charged_nano_usd)
-        if settled is not None:
-            self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)
-            self._cashier.behind(self._cashier.ledger.end(settled, "delivered" if delivered else "credited"))
-        return {
-            "charged_nano_usd": charged_nano_usd,
-            "credited_nano_usd": 0 if settled is None else settled.value_nano_usd,
-            **payment_members(settled),
-        }
-
-    def credit(self) -> Entry:
-        """Write the receipt of a payment that settled and was for nothing but the balance, or not delivered."""
-        assert self.payment is not None
-        assert self.is_settled
-        assert not self._closed
-        self._closed = True
-        self._cashier.balances.recorded(self.payment.tenant_id, self.payment.value_nano_usd)
-        entry = append_credit(
-            self._cashier.log,
-            self.payment.tenant_id,
-            key_id=self.payment.key_id,
-            credited_nano_usd=self.payment.value_nano_usd,
-            payment=self.payment,
-        )
-        self._cashier.behind(self._cashier.ledger.end(self.payment, "credited"))
-        return entry
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.payment is None:
-            if self._hold is not None:
-                self._hold.settle(0)
-            if self._retried is not None:
-                self._end_retry(self._retried)
-            return
-        if self._settling is not None and not self._settling.done():
-            await to_its_end(self._settling)
-        if self.is_settled and not self._closed:
-            self.credit()
-        if self._hold is not None:
-            self._hold.settle(0)
-        recorded = self.recorder.recorded() if self.recorder is not None and self.is_settled else None
-        if recorded is not None:
-            self._cashier.answers.keep(self.payment.id, recorded)
-            if self._has_left and not self._order.is_keyless:
-                self._cashier.answers.owe(self._order.request, self.payment.id)
-        if self.payment.state == "reserved":
-            self._cashier.give_up(self.payment)
-        else:
-            # What is behind the response is in the store's queue already, before whatever a waiting retry asks.
-            self._cashier.finished(self.payment)
-
-    def _end_retry(self, credited: Payment) -> None:
-        """Keep the answer that the payment's credit has bought; where there is none, its credit is unspent again."""
-        recorded = None if self.recorder is None else self.recorder.recorded()
-        if recorded is not None and self._closed:
-            self._cashier.answers.keep(credited.id, recorded)
-        elif not self._closed:
-            self._cashier.behind(self._cashier.ledger.spend(credited, ""))
-        self._cashier.finished(credited)
-
-
-async def to_its_end(task: asyncio.Task[Any], on_cancel: Callable[[], None] = lambda: None) -> Any:
-    """Returns the result of a task that must not be interrupted: a caller that is cancelled is so once the task has
-    ended.
-
-    ``on_cancel`` is called at once.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-            on_cancel()
-        except Exception:  # noqa: BLE001 - told below, once
-            break
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
-    return task.result()
-
-
-def _payment(order: Order, presented: Presented, offer: Offer, amount: int, public_url: str) -> Payment:
-    at_us = now_us()
-    ours = (
-        x402_wire.requirements(offer, amount)
-        if presented.x402_version == 2
-        else x402_wire.requirements_v1(offer, amount, public_url + order.path, order.description)
-    )
-    return Payment(
-        id=new_id("pay", at_us),
-        key=payment_key(presented.x402_version, offer.scheme, offer.network, offer.asset, presented.payload),
-        tenant_id=order.tenant_id,
-        key_id=order.key_id,
-        receipt_id=order.receipt_id,
-        request_sha256=order.request_sha256,
-        identifier="" if order.is_keyless else presented.identifier,
-        x402_version=presented.x402_version,
-        offer=offer,
-        amount=str(amount),
-        value_nano_usd=x402_wire.worth_nano_usd(amount, offer),
-        payload=presented.raw,
-        requirements=msgspec.json.encode(ours),
-        created_us=at_us,
-        updated_us=at_us,
-    )
-
-
-def _pending(payment: Payment) -> Unavailable:
-    transaction = f"transaction {payment.transaction} on {payment.offer.network}" if payment.transaction else ""
-    return Unavailable(
-        f"Payment {payment.id} for this request{' (' + transaction + ')' if transaction else ''} is being looked up: "
-        "whether it went through is not known yet. Do not pay again; try again with the same payment. "
-        f"See how it stands: GET /v1/payments/{payment.id}",
-        code="payment_pending",
-        headers={"retry-after": str(_PENDING_RETRY_S)},
-        retryable=True,
-    )

@@ -28,8 +28,8 @@ from trustgate.models.catalog import Resolved
 from trustgate.models.estimate import with_margin
 from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd, bounded
 from trustgate.models.upstream.targets import Target
-from trustgate.payment.cashier import Sale
 from trustgate.payment.credit import payment_members
+from trustgate.payment.sale import Sale
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import commitment
 from trustgate.types import COUNTED, Finish, PaymentTerms, Plan, Prices, Receipt, Usage

@@ -15,8 +15,10 @@ from trustgate.gateway.api.uploads import Upload, digest
 from trustgate.gateway.path.accounting import Accounting, Request, requests_in
 from trustgate.gateway.path.delivery import Delivery
 from trustgate.models.catalog import Resolved
-from trustgate.payment.cashier import Cashier, Order, Sale
+from trustgate.payment.cashier import Cashier
+from trustgate.payment.order import Order
 from trustgate.payment.paid_answers import Recorded
+from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented, read_payment
 from trustgate.settings import ServeSettings
 from trustgate.types import PaymentTerms

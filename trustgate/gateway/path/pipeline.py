@@ -56,8 +56,8 @@ from trustgate.models.stand_in import shown
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import UpstreamClient
 from trustgate.observe.traces import Tracing
-from trustgate.payment.cashier import Sale
 from trustgate.payment.paid_answers import Recorded
+from trustgate.payment.sale import Sale
 from trustgate.settings import Settings
 
 _logger = logging.getLogger("trustgate.gateway")

@@ -26,8 +26,10 @@ from trustgate.gateway.path.payment_step import request_sha256
 from trustgate.gateway.path.reply import Reply
 from trustgate.http.sending import send_json
 from trustgate.payment.balance import Balances
-from trustgate.payment.cashier import Cashier, Order, Sale
+from trustgate.payment.cashier import Cashier
+from trustgate.payment.order import Order
 from trustgate.payment.paid_answers import Recorded
+from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import read_payment, usd
 from trustgate.settings import ServeSettings
 from trustgate.types import NANO_USD_PER_USD, PaymentTerms
