@@ -40,7 +40,7 @@ from trustgate.admin.money import (
     TenantCredit,
     TermsDetail,
 )
-from trustgate.admin.payments import _facilitator_for
+from trustgate.admin.payment_terms import _facilitator_for
 from trustgate.errors import ChainError, Conflict, FacilitatorUnavailable, InvalidRequest, NotFound, TrustGateError
 from trustgate.ids import new_id, now_us
 from trustgate.models.passports import PassportFields

@@ -19,7 +19,7 @@ class OfferWanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     network: str
     pay_to: str
     asset: str = "usdc"
-    #: ``embedded``, the base URL of a remote one; None: what suits the network (admin.payments).
+    #: ``embedded``, the base URL of a remote one; None: what suits the network (admin.payment_terms).
     facilitator: str | None = None
     #: Of a token that is not well known, where the chain cannot be asked for them.
     decimals: int | None = None
