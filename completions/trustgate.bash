@@ -353,6 +353,7 @@ __trustgate_options() {
 --facilitator
 --price
 --top-up
+--flow
 --decimals
 --asset-name
 --asset-version
@@ -416,6 +417,7 @@ __trustgate_value() {
         'trustgate statement make --format') kind='words:html pdf csv json' ;;
         'trustgate anchor flush --commitment') kind='words:confirmed finalized' ;;
         'trustgate payment set --mode') kind='words:per-request prepaid' ;;
+        'trustgate payment set --flow') kind='words:authorization upfront' ;;
         'trustgate export receipts --format' | 'trustgate export usage --format') kind='words:jsonl csv parquet' ;;
         *) kind= ;;
     esac

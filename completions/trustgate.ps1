@@ -737,6 +737,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--facilitator|any|The facilitator that settles: its URL, or embedded (this gateway; Solana)',
             '--price|any|The price of every request, or passports: the prices of passports',
             '--top-up|any|The amount of a prepaid top-up',
+            '--flow|words:authorization upfront|When a payment is settled: once there is an answer, or upfront, before the LLM server is asked; where that fails, the payment is credited',
             '--decimals|any|Decimals of a token that is not listed here, where no node can be asked',
             '--asset-name|any|Name of its EIP-712 domain (EVM), for such a token',
             '--asset-version|any|Version of its EIP-712 domain (EVM), for such a token',

@@ -15,7 +15,8 @@ from trustgate.errors import OperatorError, TrustGateError
 #: Where a request can be refused. The rest of these rooms serves commands.
 _ON_THE_WAY = (
     *("gateway/**/*.py", "access/directory.py", "access/plans.py", "access/quota.py"),
-    *("models/metering/*.py", "models/upstream/*.py", "payment/*.py", "payment/facilitators/embedded.py"),
+    *("models/metering/*.py", "models/upstream/*.py", "payment/facilitators/embedded.py"),
+    *(f"payment/{name}.py" for name in ("cashier", "order", "sale")),
 )
 #: What the directory and `trustgate reload` say to commands alone.
 _TO_COMMANDS = {

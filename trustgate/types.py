@@ -327,10 +327,17 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     #: ``embedded``, or the base URL of a remote facilitator.
     facilitator: str
     scheme: Literal["exact"] = "exact"
-    #: The scheme's further data for clients: ``feePayer`` (Solana), ``name`` and ``version`` (EVM).
+    #: The scheme's further data for clients: ``feePayer`` (Solana), ``name`` and ``version`` (EVM), ``paymentFlow``.
     extra: dict[str, Any] = {}
 
+    @property
+    def flow(self) -> PaymentFlow:
+        return "upfront" if self.extra.get("paymentFlow") == "upfront" else "authorization"
 
+
+#: When a payment is settled, in x402's words (``paymentFlow``). ``authorization``: once there is an answer.
+#: ``upfront``: before the upstream is asked; where that fails, the payment is credited.
+PaymentFlow = Literal["authorization", "upfront"]
 PaymentMode = Literal["off", "per-request", "prepaid"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,6 +31,7 @@ from tests.support.facilitator import (
 from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Customer, Market, market_environment
 from tests.support.payments import PAYER, SHOP
 from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream, delta
+from trustgate.admin.money import PaymentSet
 
 
 @pytest.fixture(scope="module")
@@ -609,3 +611,48 @@ def test_a_price_for_each_request_is_asked_for_each_line(market: Market) -> None
     asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     [accepts] = challenge_of(customer.http.post("/v1/batches", json=asked)).accepts
     assert int(accepts.amount) == 7 * PRICE_UNITS
+
+
+def test_a_wallet_that_holds_one_payment_has_few_answers_made_for_twenty(market: Market, customer: Customer) -> None:
+    """One is paid for; the upstream works for those that may wait for their answers, and for none of the others."""
+    payments = [customer.pay(customer.chat(user=str(number))) for number in range(20)]
+    before = len(market.upstream.requests)
+    market.facilitator.on_settle(SETTLES, *[fails("insufficient_funds")] * 19)
+    with ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(customer.chat, paying, user=str(number)) for number, paying in enumerate(payments)]
+        statuses = Counter(answer.result().status_code for answer in asked)
+    assert statuses == {200: 1, 402: 19}
+    assert len(market.upstream.requests) - before <= 3, "two that wait, and the one that paid"
+
+
+def test_an_upfront_payment_is_settled_before_the_upstream_is_asked_and_credited_where_that_fails(
+    market: Market,
+) -> None:
+    customer = market.customer()
+    market.admin(PaymentSet(tenant=customer.name, flow="upfront"))
+    challenge = customer.chat()
+    required = decode_payment_required_header(challenge.headers["payment-required"])
+    assert (required.accepts[0].extra or {})["paymentFlow"] == "upfront"
+    paying = customer.pay(challenge)
+    settles = len(market.facilitator.settles)
+    market.upstream.script(Reply.error(400))
+    failed = customer.chat(paying)
+    assert failed.status_code == 400
+    assert decode_payment_response_header(failed.headers["payment-response"]).success, "it says what was settled"
+    assert len(market.facilitator.settles) == settles + 1
+    assert customer.balance() == PRICE_NANO_USD
+    assert only_payment(market, customer).state == "credited"
+    # Sent again, the same payment buys the answer.
+    assert customer.chat(paying).status_code == 200
+    assert customer.balance() == 0
+    assert len(market.facilitator.settles) == settles + 1
+
+
+def test_an_upfront_payment_that_fails_asks_nothing_of_the_upstream(market: Market) -> None:
+    customer = market.customer()
+    market.admin(PaymentSet(tenant=customer.name, flow="upfront"))
+    before = len(market.upstream.requests)
+    paying = customer.pay(customer.chat())
+    market.facilitator.on_settle(fails())
+    assert customer.chat(paying).status_code == 402
+    assert len(market.upstream.requests) == before

@@ -224,7 +224,7 @@ class Shop:
 
 
 def terms(mode: PaymentMode = "per-request", *, tenant_id: str = "tenant_1", **members: Any) -> PaymentTerms:
-    return PaymentTerms(tenant_id=tenant_id, mode=mode, offers=(OFFER,), **members)
+    return PaymentTerms(**{"tenant_id": tenant_id, "mode": mode, "offers": (OFFER,), **members})
 
 
 def order(

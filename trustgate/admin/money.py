@@ -8,7 +8,7 @@ import msgspec
 
 from trustgate.admin.commands import AnchorKey, Command, Feed, ReceiptDetail
 from trustgate.statements.making import StatementMade
-from trustgate.types import Payment, PaymentState, PaymentTerms, Prices, Tenant
+from trustgate.types import Payment, PaymentFlow, PaymentState, PaymentTerms, Prices, Tenant
 
 # payments
 
@@ -48,6 +48,7 @@ class PaymentSet(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.s
     by_passport: bool = False
     top_up_nano_usd: int | None = None
     offers: tuple[OfferWanted, ...] = ()
+    flow: PaymentFlow | None = None
     result = TermsDetail
 
 

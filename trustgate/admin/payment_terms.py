@@ -35,7 +35,7 @@ from trustgate.payment.networks import (
 )
 from trustgate.payment.x402_wire import usd
 from trustgate.settings import Settings
-from trustgate.types import NANO_USD_PER_USD, Offer, Passport, PaymentTerms, Prices, Tenant
+from trustgate.types import NANO_USD_PER_USD, Offer, Passport, PaymentFlow, PaymentTerms, Prices, Tenant
 
 #: One million dollars: more is a slip of the finger.
 _MOST_NANO_USD = 1_000_000 * NANO_USD_PER_USD
@@ -72,9 +72,13 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
     notes = []
     for wanted in command.offers:
         offer = await _checked(context, wanted)
+        if any(old.network == offer.network and old.flow == "upfront" for old in terms.offers):
+            offer = _with_flow(offer, "upfront")
         terms = replace(terms, offers=_with(terms.offers, offer))
         if wanted.facilitator is None:
             notes.append(_default_facilitator_note(context, offer))
+    if command.flow is not None:
+        terms = replace(terms, offers=tuple(_with_flow(offer, command.flow) for offer in terms.offers))
     if len(terms.offers) > _OFFERS_MOST:
         raise InvalidRequest(f"At most {_OFFERS_MOST} networks can be offered.", param="network")
     await context.keep(terms)
@@ -212,6 +216,12 @@ def _with(offers: tuple[Offer, ...], offer: Offer) -> tuple[Offer, ...]:
     if any(other.network == offer.network for other in offers):
         return tuple(offer if other.network == offer.network else other for other in offers)
     return (*offers, offer)
+
+
+def _with_flow(offer: Offer, flow: PaymentFlow) -> Offer:
+    """Returns the offer, settled so. What it says of that clients see; that of ``authorization`` is to say nothing."""
+    extra = {name: value for name, value in offer.extra.items() if name != "paymentFlow"}
+    return replace(offer, extra=extra if flow == "authorization" else {**extra, "paymentFlow": flow})
 
 
 def network_name(network: str) -> str:

@@ -91,6 +91,13 @@ def set_(
         int | None,
         typer.Option(metavar="USD", parser=values.usd, help="The amount of a prepaid top-up.  [default: 1.00]"),
     ] = None,
+    flow: Annotated[
+        Literal["authorization", "upfront"] | None,
+        typer.Option(
+            help="When a payment is settled: once there is an answer, or upfront, before the LLM server is asked; "
+            "where that fails, the payment is credited. upfront suits long work.  [default: authorization]"
+        ),
+    ] = None,
     decimals: Annotated[
         int | None,
         typer.Option(
@@ -125,6 +132,7 @@ def set_(
         by_passport=price is not None and price.value is None,
         top_up_nano_usd=top_up,
         offers=offers,
+        flow=flow,
     )
     _show_terms(execute(context, command), json)
 
@@ -250,7 +258,10 @@ def _price_of(detail: TermsDetail) -> str:
 def _offer_fields(offer: Offer) -> list[tuple[str, render.Cell]]:
     return [
         (_name(offer.network), f"{offer.asset} to {offer.pay_to}"),
-        ("", f"settled by {offer.facilitator}"),
+        (
+            "",
+            f"settled by {offer.facilitator}" + (", before the LLM server is asked" if offer.flow == "upfront" else ""),
+        ),
     ]
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
@@ -31,7 +32,8 @@ from trustgate.payment.interfaces import Facilitator, Settlement
 from trustgate.payment.ledger import Ledger
 from trustgate.payment.order import Order, Request, claim_of, pending, request_of
 from trustgate.payment.paid_answers import Answers, Recorded
-from trustgate.payment.sale import Sale, to_its_end
+from trustgate.payment.sale import Sale, Timing, to_its_end
+from trustgate.payment.validity import settle_by_us
 from trustgate.payment.x402_wire import Presented
 from trustgate.receipts.log import Log
 from trustgate.types import Offer, Payment
@@ -45,15 +47,32 @@ class FindFacilitator(Protocol):
 
 class Cashier:
     def __init__(
-        self, ledger: Ledger, balances: Balances, log: Log, facilitators: FindFacilitator, *, public_url: str
+        self,
+        ledger: Ledger,
+        balances: Balances,
+        log: Log,
+        facilitators: FindFacilitator,
+        *,
+        public_url: str,
+        settle_within_s: float = 20.0,
+        unsettled_per_payer: int = 2,
     ) -> None:
-        """``public_url``: what clients call the gateway, without a slash at its end."""
+        """``public_url``: what clients call the gateway, without a slash at its end.
+
+        ``settle_within_s``: how long a Solana payment may wait for an answer. ``unsettled_per_payer``: how many of one
+        payer may wait at once; each further one is settled before the upstream is asked, so that a wallet that holds
+        one payment cannot have twenty answers made.
+        """
         self.ledger = ledger
         self.balances = balances
         self.log = log
         self.answers = Answers()
         self._facilitators = facilitators
         self._public_url = public_url
+        self.settle_within_s = settle_within_s
+        self._unsettled_per_payer = unsettled_per_payer
+        #: Payments that wait for their answers, by payer.
+        self._unsettled: Counter[str] = Counter()
         #: Payments that a running request has claimed, by key.
         self._active: dict[str, asyncio.Event] = {}
         #: Payments of unknown outcome, by id.
@@ -133,7 +152,14 @@ class Cashier:
         except BaseException:
             self.give_up(payment)
             raise
-        return Sale(self, order, payment=msgspec.structs.replace(payment, payer=verdict.payer))
+        payment = msgspec.structs.replace(payment, payer=verdict.payer)
+        return Sale(self, order, payment=payment, timing=self._timing(payment))
+
+    def _timing(self, payment: Payment) -> Timing:
+        """Returns when a verified payment is to be settled at the latest, and whether before its upstream is asked."""
+        payer = f"{payment.offer.network} {payment.payer}"
+        is_upfront = payment.offer.flow == "upfront" or self._unsettled[payer] >= self._unsettled_per_payer
+        return Timing(settle_by_us(payment, self.settle_within_s), None if is_upfront else payer)
 
     async def _again(self, order: Order, payment: Payment, existing: Payment) -> Sale | Recorded:
         """Returns what a payment gets that was presented before, or whose identifier was.
@@ -285,6 +311,15 @@ class Cashier:
     def leaves(self, payment: Payment) -> None:
         """The client of the request that this pays for hung up."""
         self._left[request_of(payment)] = payment.key
+
+    def waits(self, payer: str) -> None:
+        """One more payment of a payer waits for its answer before it is settled."""
+        self._unsettled[payer] += 1
+
+    def waits_no_more(self, payer: str) -> None:
+        self._unsettled[payer] -= 1
+        if self._unsettled[payer] <= 0:
+            del self._unsettled[payer]
 
     def is_active(self, payment: Payment) -> bool:
         """Returns whether a running request has it."""

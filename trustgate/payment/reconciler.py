@@ -22,7 +22,7 @@ from trustgate.payment.interfaces import PaymentChain, Settlement
 from trustgate.payment.ledger import Ledger
 from trustgate.receipts.log import Log
 from trustgate.store import PaymentFilter, Store
-from trustgate.types import OPEN, Payment
+from trustgate.types import COUNTED, OPEN, Finish, Payment
 
 _logger = logging.getLogger("trustgate.payment")
 
@@ -166,10 +166,15 @@ class Reconciler:
             )
             self._balances.change(payment.tenant_id, payment.value_nano_usd)
             _logger.info("payment %s settled and its request was not served: credited", payment.id)
-        delivered = entry is not None and entry.receipt.finish not in ("credited", "upstream_cut")
+        delivered = entry is not None and _delivered(entry.receipt.finish)
         await self._ledger.end(payment, "delivered" if delivered else "credited")
         self._on_decided(payment)
 
     async def _open(self) -> list[Payment]:
         query = PaymentFilter(states=("reserved", "settling", "settled", "unknown"), limit=None)
         return await self._store.payments(query)
+
+
+def _delivered(finish: Finish) -> bool:
+    """Returns whether a request that ended so had its answer: paid for before, it may have failed afterwards."""
+    return finish in COUNTED and finish != "upstream_cut"

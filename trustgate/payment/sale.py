@@ -8,11 +8,13 @@ of its own) before the last.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
-from trustgate.errors import PaymentRequired
+from trustgate.errors import PaymentRequired, TrustGateError
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.payment import x402_wire
 from trustgate.payment.balance import BalanceHold, Balances
 from trustgate.payment.credit import append_credit, payment_members
@@ -22,10 +24,21 @@ from trustgate.payment.paid_answers import AnswerRecorder, Answers
 from trustgate.receipts.log import Log
 from trustgate.types import Entry, Payment
 
+_logger = logging.getLogger("trustgate.payment")
+
 Headers = list[tuple[bytes, bytes]]
 
 #: Paid answers are for their payer alone.
 _PRIVATE: Headers = [(b"cache-control", b"private, no-store")]
+
+
+class Timing(NamedTuple):
+    """When a payment is settled."""
+
+    #: At the latest, microseconds UTC: it would be void soon after.
+    by_us: int
+    #: Who pays; None: it is settled before the upstream is asked, and never waits.
+    waiting_payer: str | None
 
 
 class Till(Protocol):
@@ -39,6 +52,8 @@ class Till(Protocol):
     async def settle(self, payment: Payment) -> Payment: ...
     def challenge(self, order: Order, reason: str = "", why: str = "") -> PaymentRequired: ...
     def leaves(self, payment: Payment) -> None: ...
+    def waits(self, payer: str) -> None: ...
+    def waits_no_more(self, payer: str) -> None: ...
     def give_up(self, payment: Payment) -> None: ...
     def finished(self, payment: Payment) -> None: ...
     def behind(self, work: Coroutine[Any, Any, Any]) -> None: ...
@@ -47,7 +62,21 @@ class Till(Protocol):
 class Sale:
     """One request's dealings with money; an asynchronous context manager around all that may end it."""
 
-    __slots__ = ("_cashier", "_closed", "_has_left", "_hold", "_order", "_retried", "_settling", "payment", "recorder")
+    __slots__ = (
+        "_cashier",
+        "_closed",
+        "_has_left",
+        "_hold",
+        "_is_recorded",
+        "_order",
+        "_retried",
+        "_settling",
+        "_timer",
+        "_timing",
+        "_waiting",
+        "payment",
+        "recorder",
+    )
 
     def __init__(
         self,
@@ -57,13 +86,25 @@ class Sale:
         payment: Payment | None = None,
         hold: BalanceHold | None = None,
         retried: Payment | None = None,
+        timing: Timing | None = None,
     ) -> None:
-        """``retried``: a payment that was credited, and whose credit (in ``hold``) pays for this request."""
+        """``retried``: a payment that was credited, and whose credit (in ``hold``) pays for this request.
+
+        ``timing``: of ``payment``. None: it is settled when ``settle`` is called, and not before.
+        """
         self._cashier = cashier
         self._order = order
         self._hold = hold
         self._settling: asyncio.Task[None] | None = None
+        self._timing = timing
+        self._timer: asyncio.TimerHandle | None = None
+        #: The payer among whose unsettled payments this one counts; it does from here on, so that none slips past.
+        self._waiting = None if timing is None else timing.waiting_payer
+        if self._waiting is not None:
+            cashier.waits(self._waiting)
         self._closed = False
+        #: The request's receipt, or one of its own, tells of the payment.
+        self._is_recorded = False
         #: Its client hung up while it paid.
         self._has_left = False
         #: The payment; None where the balance pays.
@@ -82,6 +123,11 @@ class Sale:
         payment = self.payment or self._retried
         return _PRIVATE if payment is None else [*_PRIVATE, *x402_wire.settled_headers(payment)]
 
+    @property
+    def is_upfront(self) -> bool:
+        """Whether it is settled before the upstream is asked."""
+        return self.payment is not None and self._timing is not None and self._timing.waiting_payer is None
+
     async def settle(self) -> Headers:
         """Collect, before the first byte leaves; gives ``headers``.
 
@@ -89,10 +135,23 @@ class Sale:
         is cancelled meanwhile learns of it after the settling has ended, for better or worse.
         """
         if self.payment is not None:
-            if self._settling is None:
-                self._settling = asyncio.get_running_loop().create_task(self._settle())
-            await to_its_end(self._settling, self._leave)
+            await to_its_end(self._begin_settling(), self._leave)
         return self.headers
+
+    def _begin_settling(self) -> asyncio.Task[None]:
+        """Returns the settling that is under way, or a new one. Also called by the timer, before there is an answer."""
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().create_task(self._settle())
+            # Where the timer began it, nothing may ever ask how it ended.
+            self._settling.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._settling
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._cashier.waits_no_more(waiting)
 
     def _leave(self) -> None:
         assert self.payment is not None
@@ -103,6 +162,7 @@ class Sale:
         assert self.payment is not None
         order, balances = self._order, self._cashier.balances
         self.payment = payment = await self._cashier.settle(self.payment)
+        self._wait_no_more()
         if payment.state == "failed":
             raise self._cashier.challenge(order, payment.reason or "settlement_failed", "it could not be settled")
         if payment.state != "settled":
@@ -132,6 +192,7 @@ class Sale:
         else:
             self._hold.settle(charged_nano_usd)
         if settled is not None:
+            self._is_recorded = True
             self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)
             self._cashier.behind(self._cashier.ledger.end(settled, "delivered" if delivered else "credited"))
         return {
@@ -144,8 +205,8 @@ class Sale:
         """Write the receipt of a payment that settled and was for nothing but the balance, or not delivered."""
         assert self.payment is not None
         assert self.is_settled
-        assert not self._closed
-        self._closed = True
+        assert not self._is_recorded
+        self._closed = self._is_recorded = True
         self._cashier.balances.recorded(self.payment.tenant_id, self.payment.value_nano_usd)
         entry = append_credit(
             self._cashier.log,
@@ -158,6 +219,9 @@ class Sale:
         return entry
 
     async def __aenter__(self) -> Self:
+        if self._timing is not None:
+            delay_s = max(0.0, (self._timing.by_us - now_us()) / MICROSECONDS_PER_SECOND)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._begin_settling)
         return self
 
     async def __aexit__(
@@ -169,9 +233,20 @@ class Sale:
             if self._retried is not None:
                 self._end_retry(self._retried)
             return
-        if self._settling is not None and not self._settling.done():
-            await to_its_end(self._settling)
-        if self.is_settled and not self._closed:
+        self._wait_no_more()
+        try:
+            if self._settling is not None and not self._settling.done():
+                await to_its_end(self._settling)
+        except TrustGateError:
+            _logger.debug("payment %s was not settled when its request had ended", self.payment.id)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Give up, or use up, what the request had, now that nothing is under way any more."""
+        assert self.payment is not None
+        if self.is_settled and not self._is_recorded:
+            # It settled after the request's receipt was written, or the request has none.
             self.credit()
         if self._hold is not None:
             self._hold.settle(0)

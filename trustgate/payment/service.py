@@ -29,7 +29,15 @@ class PaymentService:
         self.nodes = Nodes(settings)
         self.facilitators = Facilitators(settings, self.nodes)
         self.chains = Chains(self.nodes)
-        self.cashier = Cashier(ledger, balances, log, self.facilitators, public_url=public_url)
+        self.cashier = Cashier(
+            ledger,
+            balances,
+            log,
+            self.facilitators,
+            public_url=public_url,
+            settle_within_s=settings.payment.settle_within_s,
+            unsettled_per_payer=settings.payment.unsettled_per_payer,
+        )
         self.reconciler = Reconciler(
             store,
             ledger,

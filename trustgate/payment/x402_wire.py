@@ -21,12 +21,13 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from trustgate.errors import InvalidRequest, PaymentRequired
-from trustgate.payment.networks import caip2_of, v1_name_of
+from trustgate.payment.networks import caip2_of, is_solana, v1_name_of
 from trustgate.types import NANO_USD_PER_USD, Offer, Payment
 
 #: How long a client's authorization has to be good for, seconds: an upstream may take minutes to its first byte. (A
 #: Solana transaction cannot be good for longer than its blockhash, 60 to 90 s.)
 MAX_TIMEOUT_S: Final = 300
+_SOLANA_TIMEOUT_S: Final = 60
 _MAX_HEADER_BYTES: Final = 16 * 1024
 
 #: x402 extension "payment-identifier": a client's own name for a payment, which makes a retry the same request.
@@ -178,6 +179,11 @@ def usd(nano_usd: int) -> str:
     return f"-{text}" if nano_usd < 0 else text
 
 
+def max_timeout_s(network: str) -> int:
+    """Returns how long a payment on a network stays good, seconds: the deadline that offers name."""
+    return _SOLANA_TIMEOUT_S if is_solana(network) else MAX_TIMEOUT_S
+
+
 def requirements(offer: Offer, amount: int) -> dict[str, Any]:
     """PaymentRequirements of version 2."""
     return {
@@ -186,7 +192,7 @@ def requirements(offer: Offer, amount: int) -> dict[str, Any]:
         "asset": offer.asset,
         "amount": str(amount),
         "payTo": offer.pay_to,
-        "maxTimeoutSeconds": MAX_TIMEOUT_S,
+        "maxTimeoutSeconds": max_timeout_s(offer.network),
         "extra": offer.extra,
     }
 
@@ -204,7 +210,7 @@ def requirements_v1(offer: Offer, amount: int, resource: str, description: str) 
         "description": description,
         "mimeType": "application/json",
         "payTo": offer.pay_to,
-        "maxTimeoutSeconds": MAX_TIMEOUT_S,
+        "maxTimeoutSeconds": max_timeout_s(offer.network),
         "asset": offer.asset,
         "extra": offer.extra,
     }

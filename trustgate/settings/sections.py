@@ -227,6 +227,24 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
     settle_timeout_s: Annotated[
         float, Meta(gt=0, le=600, description="How long settling may take before a payment counts as unknown, seconds.")
     ] = 60.0
+    settle_within_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60,
+            description="How long an answer is waited for before a Solana payment is settled without it, seconds: a "
+            "payment is void once its blockhash is 60 to 90 s old. Where no answer follows, it is credited.",
+        ),
+    ] = 20.0
+    unsettled_per_payer: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000,
+            description="How many payments of one wallet may wait for their answers before they are settled; each "
+            "further one is settled before the LLM server is asked.",
+        ),
+    ] = 2
     reconcile_every_s: Annotated[
         float, Meta(ge=0.1, le=86400, description="How often payments of unknown outcome are looked up, seconds.")
     ] = 15.0

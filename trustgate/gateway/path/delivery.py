@@ -79,6 +79,12 @@ class Delivery:
             self.reply.headers += await sale.settle()
             self._is_paid = True
 
+    async def pay_upfront(self) -> None:
+        """Collect before the upstream is asked, where the terms or the payer's other requests ask for that."""
+        sale = self.admitted.sale
+        if sale is not None and sale.is_upfront:
+            await self.pay()
+
     async def begin(self, answer: Answer) -> None:
         """Send the head of a stream."""
         content_type = answer.content_type.encode("latin-1", "replace")

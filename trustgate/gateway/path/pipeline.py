@@ -201,6 +201,7 @@ class Pipeline:
                         _watch_from_its_end(body, watch)
                         outgoing = self._forwarding.outgoing(request, route.path, bound)
                         deadline = arrival.started + limits.request_timeout_s
+                        await delivery.pay_upfront()
                         answer = await self._upstream.fetch(targets, outgoing, deadline=deadline)
                         try:
                             account.target = answer.target

@@ -1,0 +1,125 @@
+"""When a payment is settled: with its answer in hand, or before it is void, or before the work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support.shop import FAILS, OFFER, Shop, order, signed, terms
+from trustgate.errors import PaymentRequired
+from trustgate.payment.networks import SOLANA_DEVNET
+from trustgate.payment.order import Order
+from trustgate.payment.sale import Sale
+from trustgate.payment.x402_wire import Presented, requirements
+
+#: 1 USD is 10⁶ atomic units of the offer's token, so an atomic unit is worth 1,000 nano-USD.
+PRICE = 10_000_000
+AMOUNT = PRICE // 1_000
+SOLANA_OFFER = msgspec.structs.replace(OFFER, network=SOLANA_DEVNET)
+UPFRONT = msgspec.structs.replace(OFFER, extra={**OFFER.extra, "paymentFlow": "upfront"})
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+    shop = await Shop.open(tmp_path / "home")
+    yield shop
+    await shop.check_books()
+    await shop.close()
+
+
+def solana_order(paying: Presented) -> Order:
+    return order(PRICE, paying=paying, terms=terms(offers=(SOLANA_OFFER,)))
+
+
+async def test_a_payment_is_settled_before_it_is_void_and_credited_where_no_answer_follows(shop: Shop) -> None:
+    settled = asyncio.Event()
+
+    async def after_move() -> None:
+        settled.set()
+
+    shop.paper.after_move = after_move
+    shop.cashier.settle_within_s = 0.05
+    paying = signed(AMOUNT, offer=SOLANA_OFFER)
+    admitted = await shop.cashier.admit(solana_order(paying))
+    assert isinstance(admitted, Sale)
+    async with admitted, asyncio.timeout(10):
+        # The upstream works for longer than the payment lives, and then fails.
+        await settled.wait()
+    await shop.cashier.close()
+    [payment] = await shop.payments()
+    assert payment.state == "credited"
+    assert shop.balances.balance("tenant_1") == PRICE
+    # The same payment buys the answer after all.
+    assert await shop.serve(solana_order(paying), cost=1) == b"answer"
+
+
+async def test_a_request_that_ends_while_its_payment_settles_loses_none_of_it(shop: Shop) -> None:
+    """Its receipt is written while the timer's settling is under way: the payment gets one of its own, once."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def before_move() -> None:
+        started.set()
+        await go_on.wait()
+
+    shop.paper.before_move = before_move
+    shop.cashier.settle_within_s = 0.0
+    wanted = solana_order(signed(AMOUNT, offer=SOLANA_OFFER))
+    admitted = await shop.cashier.admit(wanted)
+    assert isinstance(admitted, Sale)
+    async with admitted:
+        async with asyncio.timeout(10):
+            await started.wait()
+        shop.receipt(wanted, admitted, 5)
+        go_on.set()
+    assert shop.balances.balance("tenant_1") == PRICE
+    assert [receipt.credited_nano_usd for receipt in await shop.receipts()] == [0, PRICE]
+
+
+async def test_a_payment_that_is_void_before_the_answer_is_refused_and_raises_nothing_by_itself(shop: Shop) -> None:
+    shop.paper.plan = [FAILS]
+    shop.cashier.settle_within_s = 0.0
+    admitted = await shop.cashier.admit(solana_order(signed(AMOUNT, offer=SOLANA_OFFER)))
+    assert isinstance(admitted, Sale)
+    with pytest.raises(PaymentRequired, match="insufficient_funds"):
+        async with admitted:
+            await admitted.settle()
+    assert shop.balances.balance("tenant_1") == 0
+
+
+@pytest.mark.parametrize("network", ["solana", "eip155"])
+def test_the_offer_names_the_deadline(network: str) -> None:
+    offer = SOLANA_OFFER if network == "solana" else OFFER
+    assert requirements(offer, AMOUNT)["maxTimeoutSeconds"] == (60 if network == "solana" else 300)
+
+
+async def test_further_payments_of_one_wallet_are_settled_before_the_work(shop: Shop) -> None:
+    orders = [order(PRICE, body=str(number).encode(), paying=signed(AMOUNT)) for number in range(5)]
+    sales = [await shop.cashier.admit(each) for each in orders]
+    upfront = [sale.is_upfront for sale in sales if isinstance(sale, Sale)]
+    assert upfront == [False, False, True, True, True]
+    # Once the first is settled, the next may wait again.
+    first = sales[0]
+    assert isinstance(first, Sale)
+    async with first:
+        await first.settle()
+        shop.receipt(orders[0], first, 1)
+    again = await shop.cashier.admit(order(PRICE, body=b"again", paying=signed(AMOUNT)))
+    assert isinstance(again, Sale) and not again.is_upfront
+    for sale in (*sales[1:], again):
+        assert isinstance(sale, Sale)
+        async with sale:
+            pass
+
+
+async def test_an_upfront_offer_says_so_and_is_settled_before_the_work(shop: Shop) -> None:
+    assert requirements(UPFRONT, AMOUNT)["extra"]["paymentFlow"] == "upfront"
+    admitted = await shop.cashier.admit(
+        order(PRICE, paying=signed(AMOUNT, offer=UPFRONT), terms=terms(offers=(UPFRONT,)))
+    )
+    assert isinstance(admitted, Sale) and admitted.is_upfront
+    async with admitted:
+        pass
