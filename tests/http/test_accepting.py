@@ -7,7 +7,7 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -65,6 +65,41 @@ def test_the_whole_queue_is_accepted_within_a_few_turns_of_the_loop(clients: lis
         clients += [socket.create_connection(listener.getsockname()) for _ in range(MAX_PER_TURN)]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             assert runner.run(run(listener)) < 20
+
+
+class _Told(asyncio.Protocol):
+    """Closes the acceptor as soon as it is connected, and knows what it was told."""
+
+    def __init__(self, told: list[tuple[str, int]], close: list[Callable[[], None]]) -> None:
+        self._told = told
+        self._close = close
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._told.append(("made", id(self)))
+        self._close[0]()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._told.append(("lost", id(self)))
+
+
+def test_a_connection_that_is_broken_off_is_told_so(clients: list[socket.socket]) -> None:
+    """Its request would be answered into a transport that is gone: an internal error for each at a stop."""
+
+    async def run(listener: socket.socket) -> list[tuple[str, int]]:
+        told, close = list[tuple[str, int]](), list[Callable[[], None]]()
+        acceptor = Acceptor(listener, lambda: _Told(told, close))
+        close.append(acceptor.close)
+        async with asyncio.timeout(PATIENCE_S):
+            while not any(what == "lost" for what, _ in told):
+                await asyncio.sleep(0)
+        return told
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        clients += [socket.create_connection(listener.getsockname()) for _ in range(4)]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            told = runner.run(run(listener))
+    made = {of for what, of in told if what == "made"}
+    assert made and made <= {of for what, of in told if what == "lost"}
 
 
 class _Poor(socket.socket):

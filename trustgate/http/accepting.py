@@ -81,14 +81,17 @@ class Acceptor:
             task.add_done_callback(self._opening.discard)
 
     async def _open(self, connection: socket.socket) -> None:
+        protocol = self._make_protocol()
         try:
             await self._loop.connect_accepted_socket(
-                self._make_protocol, connection, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout_s
+                lambda: protocol, connection, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout_s
             )
         except OSError:
             connection.close()  # no TLS, or not in time, or gone already: no client to answer
         except asyncio.CancelledError:
             connection.close()
+            # The transport has gone without a word to its protocol, which may have begun with a request.
+            protocol.connection_lost(None)
 
     def _wait(self, error: OSError) -> None:
         """Nothing can be accepted now: clients wait in the queue, and the loop does not spin."""
