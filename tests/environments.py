@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,6 +139,19 @@ def _environment(purpose: str, base: Path, lock: Path) -> Path:
             # break the lock.
             _pip(_python_of(folder), "--no-deps", "--require-hashes", "--requirement", str(lock))
     return folder
+
+
+def run_module(name: str, arguments: Sequence[str]) -> int:
+    """Run a module in the tests' environment, which is made where it is missing. Returns its exit code."""
+    try:
+        python = tests_python(Path(sys.executable))
+    except EnvironmentFailed as error:
+        say(str(error))
+        return 1
+    try:
+        return subprocess.run([str(python), "-m", name, *arguments], cwd=ROOT, check=False).returncode
+    except KeyboardInterrupt:
+        return 130
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 
@@ -51,6 +53,13 @@ def test_any_other_secret_does_not(world: World) -> None:
 def test_a_revoked_key_is_dead_at_once_although_it_was_just_used(world: World) -> None:
     world.authenticate()
     world.directory.put(msgspec.structs.replace(world.key, revoked_us=1))
+    with pytest.raises(AuthenticationFailed, match="revoked"):
+        world.authenticate()
+
+
+def test_a_clock_that_is_set_back_brings_no_revoked_key_back(world: World) -> None:
+    in_an_hour_us = time.time_ns() // 1_000 + 3_600_000_000
+    world.directory.put(msgspec.structs.replace(world.key, revoked_us=in_an_hour_us))
     with pytest.raises(AuthenticationFailed, match="revoked"):
         world.authenticate()
 

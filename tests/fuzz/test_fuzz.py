@@ -1,4 +1,4 @@
-"""Seeds and all that a fuzzing run has found pass their targets; ``python -m tests.fuzz`` looks for more."""
+"""Seeds and all that a fuzzing run has found pass their targets; ``python3 tests/fuzz`` looks for more."""
 
 from __future__ import annotations
 

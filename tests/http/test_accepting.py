@@ -70,9 +70,10 @@ def test_the_whole_queue_is_accepted_within_a_few_turns_of_the_loop(clients: lis
 class _Told(asyncio.Protocol):
     """Closes the acceptor as soon as it is connected, and knows what it was told."""
 
-    def __init__(self, told: list[tuple[str, int]], close: list[Callable[[], None]]) -> None:
+    def __init__(self, told: list[tuple[str, int]], close: list[Callable[[], None]], lost: asyncio.Event) -> None:
         self._told = told
         self._close = close
+        self._lost = lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._told.append(("made", id(self)))
@@ -80,18 +81,18 @@ class _Told(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._told.append(("lost", id(self)))
+        self._lost.set()
 
 
 def test_a_connection_that_is_broken_off_is_told_so(clients: list[socket.socket]) -> None:
     """Its request would be answered into a transport that is gone: an internal error for each at a stop."""
 
     async def run(listener: socket.socket) -> list[tuple[str, int]]:
-        told, close = list[tuple[str, int]](), list[Callable[[], None]]()
-        acceptor = Acceptor(listener, lambda: _Told(told, close))
+        told, close, lost = list[tuple[str, int]](), list[Callable[[], None]](), asyncio.Event()
+        acceptor = Acceptor(listener, lambda: _Told(told, close, lost))
         close.append(acceptor.close)
         async with asyncio.timeout(PATIENCE_S):
-            while not any(what == "lost" for what, _ in told):
-                await asyncio.sleep(0)
+            await lost.wait()
         return told
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

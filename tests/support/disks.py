@@ -11,21 +11,32 @@ import pytest
 
 
 @contextmanager
-def tiny_disk(folder: Path, size_bytes: int, options: str = "") -> Iterator[Path]:
-    """A disk of so many bytes at ``folder``. Skips the test where this user may not mount one, saying why."""
+def mounted_disk(folder: Path, size_bytes: int, options: str = "") -> Iterator[tuple[Path | None, str]]:
+    """A disk of so many bytes at ``folder``; None and the reason where this user may not mount one."""
     folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}{options}", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("a disk can only be filled up where there is a mount command")
+        yield None, "there is no mount command"
+        return
     if mounted.returncode:
-        pytest.skip(f"a disk can only be filled up where the tests may mount one: {mounted.stderr.strip()}")
+        yield None, f"the tests may not mount one: {mounted.stderr.strip()}"
+        return
     try:
-        yield folder
+        yield folder, ""
     finally:
         # Lazily, because a test that fails may leave a file open there.
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def tiny_disk(folder: Path, size_bytes: int, options: str = "") -> Iterator[Path]:
+    """``mounted_disk``, or the test is skipped."""
+    with mounted_disk(folder, size_bytes, options) as (disk, why):
+        if disk is None:
+            pytest.skip(f"a disk cannot be filled up here: {why}")
+        yield disk
 
 
 def fill(folder: Path) -> Path:

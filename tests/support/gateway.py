@@ -91,6 +91,11 @@ class Gateway:
         return f"{self.base_url}/v1"
 
     @property
+    def is_running(self) -> bool:
+        """It was started, and neither stopped nor killed by us, nor ended by itself."""
+        return self._process is not None and self._process.exit_code is None
+
+    @property
     def process(self) -> Process:
         assert self._process is not None, "the gateway does not run"
         return self._process

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -70,6 +71,8 @@ class Token:
         self._bank = bank
         #: Base58.
         self.mint = str(mint.pubkey())
+        #: The SDK's clients make their connections at the first use, and two threads two of them.
+        self._signing = threading.Lock()
         #: The SDK's clients, by their wallets.
         self._payers: dict[str, Any] = {}
 
@@ -179,6 +182,10 @@ class Token:
         return {"x402Version": 2, "payload": inner, "accepted": dict(requirements)}
 
     def _sign(self, payer: Wallet, requirements: Mapping[str, Any]) -> dict[str, Any]:
+        with self._signing:
+            return self._sign_alone(payer, requirements)
+
+    def _sign_alone(self, payer: Wallet, requirements: Mapping[str, Any]) -> dict[str, Any]:
         from x402.mechanisms.svm import KeypairSigner
         from x402.mechanisms.svm.exact import ExactSvmClientScheme
         from x402.schemas import PaymentRequirements
