@@ -22,6 +22,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'key|API keys of tenants',
             'plan|Plans: limits, and which models and endpoints are allowed',
             'budget|Budgets: how much tenants, keys and end users may use, alone or together',
+            'end-user|End users: the users of an app behind a key, by pseudonym',
             'passport|Models: where they are served, and at what price',
             'receipt|Receipts: the provable record of each request',
             'statement|Monthly statements that prove themselves',
@@ -63,6 +64,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'remove|Remove a budget',
             'list|List the budgets: how much, and for whom',
             'show|Show one budget, and where it stands'
+        )
+        'trustgate end-user' = @(
+            'list|List a tenant''s end users, the dearest first',
+            'show|Show an end user: its pseudonym, what it has used, and where its budgets stand',
+            'block|Refuse an end user''s requests, from the next one on',
+            'unblock|Serve a blocked end user again',
+            'limit|Give an end user another amount of a budget than the others have'
         )
         'trustgate passport' = @(
             'add|Add a model',
@@ -173,7 +181,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--tenant|tenant|Only this tenant',
-            '--by|words:day model key tenant|Group by',
+            '--by|words:day model key tenant end_user|Group by',
             '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
             '--plot|file|Also draw requests, tokens and cost into this file (.svg or .png)',
             '--json||Print one JSON document, nothing else'
@@ -307,6 +315,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
             '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
+            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key list' = @(
@@ -341,6 +350,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
             '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
+            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key revoke' = @(
@@ -382,6 +392,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
             '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
+            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan set' = @(
@@ -406,6 +417,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
             '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
             '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
+            '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate plan list' = @(
@@ -482,6 +494,41 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate budget show' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate end-user' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate end-user list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--limit|any|At most so many',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate end-user show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate end-user block' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate end-user unblock' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate end-user limit' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--budget|budget|A budget made with --each end-user',
+            '--usd|any|Its own amount, in USD',
+            '--number|any|Its own amount, in tokens or requests',
+            '--reset||Give back the budget''s amount',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport' = @(
@@ -890,6 +937,15 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate budget set 0' = 'budget'
         'trustgate budget remove 0' = 'budget'
         'trustgate budget show 0' = 'budget'
+        'trustgate end-user list 0' = 'tenant'
+        'trustgate end-user show 0' = 'tenant'
+        'trustgate end-user show 1' = 'any'
+        'trustgate end-user block 0' = 'tenant'
+        'trustgate end-user block 1' = 'any'
+        'trustgate end-user unblock 0' = 'tenant'
+        'trustgate end-user unblock 1' = 'any'
+        'trustgate end-user limit 0' = 'tenant'
+        'trustgate end-user limit 1' = 'any'
         'trustgate passport add 0' = 'any'
         'trustgate passport set 0' = 'passport'
         'trustgate passport show 0' = 'passport'

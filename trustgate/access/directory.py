@@ -13,10 +13,22 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from trustgate.access.budgets import applies
+from trustgate.access.end_users import read_sources, salt_of
 from trustgate.access.keys import HASH_PREFIX, explain_unknown, hash_secret
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.store import State
-from trustgate.types import FACTOR_ONE_PPM, ApiKey, Budget, EndUser, Limits, PaymentTerms, Plan, Tenant, matches
+from trustgate.types import (
+    FACTOR_ONE_PPM,
+    ApiKey,
+    Budget,
+    EndUser,
+    Limits,
+    PaymentTerms,
+    Plan,
+    PseudonymKey,
+    Tenant,
+    matches,
+)
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -39,6 +51,11 @@ class Caller(msgspec.Struct, frozen=True):
     has_budgets: bool = False
     #: It has sent no key: each of its requests is paid for by itself, and it has no balance.
     is_keyless: bool = False
+    #: Where its requests name their end users (access.end_users), what pseudonyms are salted with, and what was decided
+    #: of end users, by pseudonym: a table that changes.
+    end_user_sources: tuple[bytes, ...] = ()
+    end_user_salt: bytes = b""
+    end_users: dict[str, EndUser] = {}
 
     def wants_price(self, models: tuple[str, ...]) -> bool:
         """Whether a model of these names has to have a price."""
@@ -53,6 +70,7 @@ class Directory:
         self._tenants = {tenant.id: tenant for tenant in state.tenants}
         self._keys = {key.id: key for key in state.keys}
         self._terms = {terms.tenant_id: terms for terms in state.payment_terms}
+        self._pseudonym_key = state.pseudonym_key
         self._budgets = {budget.id: budget for budget in state.budgets}
         #: By tenant and pseudonym. The tables themselves are handed to callers, which look in them at every request.
         self._end_users: dict[str, dict[str, EndUser]] = {}
@@ -102,6 +120,14 @@ class Directory:
         budgets = [each for each in self.budgets() if applies(each, tenant.id, key.account_id, plan.name)]
         if budgets:
             caller = _with_budgets(caller, budgets)
+        sources = plan.scope.end_users if key.scope.end_users is None else key.scope.end_users
+        if sources and self._pseudonym_key is not None:
+            caller = msgspec.structs.replace(
+                caller,
+                end_user_sources=read_sources(sources),
+                end_user_salt=salt_of(self._pseudonym_key.secret, tenant.id),
+                end_users=self.end_users(tenant.id),
+            )
         self._callers[digest] = caller
         return caller
 
@@ -125,7 +151,8 @@ class Directory:
                 continue
             if key.revoked_us is None and self._tenants[key.tenant_id].status == "active":
                 caller = self._assemble(bytes.fromhex(key.secret_sha256), b"")
-                return msgspec.structs.replace(caller, is_keyless=True)
+                # What strangers say of themselves is not to be counted on.
+                return msgspec.structs.replace(caller, is_keyless=True, end_user_sources=())
         return None
 
     def owner(self, tenant_id: str, key_id: str) -> Caller | None:
@@ -142,7 +169,7 @@ class Directory:
 
     # what the admin room changes
 
-    def put(self, record: Tenant | ApiKey | Plan | PaymentTerms | Budget | EndUser) -> None:
+    def put(self, record: Tenant | ApiKey | Plan | PaymentTerms | Budget | EndUser | PseudonymKey) -> None:
         """Take a new or changed record; it holds from the next request on."""
         self._keyless = UNSET
         if isinstance(record, ApiKey):
@@ -168,6 +195,8 @@ class Directory:
             return
         if isinstance(record, Budget):
             self._budgets[record.id] = record
+        elif isinstance(record, PseudonymKey):
+            self._pseudonym_key = record
         else:
             self._plans[record.name] = record
         self._callers.clear()
@@ -245,6 +274,11 @@ class Directory:
         if found is None:
             raise NotFound(f"There is no budget {ref!r}.", hint="trustgate budget list", code="budget_not_found")
         return found
+
+    @property
+    def pseudonym_key(self) -> PseudonymKey | None:
+        """What end users' pseudonyms are made with; None until it is first wanted."""
+        return self._pseudonym_key
 
     def end_users(self, tenant_id: str) -> dict[str, EndUser]:
         """Returns what was decided of end users of a tenant, by pseudonym."""

@@ -59,6 +59,14 @@ def check_priced(caller: Caller, model: str, slug: str, names: tuple[str, ...], 
         )
 
 
+def check_end_user(caller: Caller, end_user: str | None) -> None:
+    """Raise ``PermissionDenied`` (403) for an end user that the operator has blocked. ``end_user``: a pseudonym."""
+    if end_user:
+        decided = caller.end_users.get(end_user)
+        if decided is not None and decided.blocked:
+            raise PermissionDenied(f"The end user {end_user} is blocked here.", code="end_user_blocked", param="user")
+
+
 def price_command(model: str, slug: str) -> str:
     """Returns the command that gives a model its price: a name that a wildcard takes needs a passport of its own."""
     verb, name = ("add", model) if "*" in slug else ("set", slug)

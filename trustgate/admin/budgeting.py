@@ -59,3 +59,55 @@ class BudgetList(Command[BudgetReport], frozen=True, kw_only=True, tag="budget.l
     tenant: str | None = None
     budget: str | None = None
     result = BudgetReport
+
+
+# end users; USER is a name as an app names it, or a pseudonym
+
+
+class EndUserUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """An end user of a tenant: what it has used in the time that was asked for, and what was decided of it."""
+
+    #: Pseudonym; "" stands for all requests that named nobody.
+    end_user: str
+    requests: int = 0
+    tokens: int = 0
+    cost_nano_usd: int = 0
+    #: Of its first and last request in that time; 0 where there was none.
+    first_us: int = 0
+    last_us: int = 0
+    blocked: bool = False
+    #: Its own amounts, by the name of the budget that each end user has.
+    amounts: dict[str, int] = {}
+
+
+class EndUserList(Command[tuple[EndUserUsage, ...]], frozen=True, kw_only=True, tag="end-user.list"):
+    """Those with requests since then, the dearest first, and those of whom something was decided."""
+
+    tenant: str
+    since_us: int = 0
+    limit: int = 100
+    result = tuple[EndUserUsage, ...]
+
+
+class EndUserDetail(msgspec.Struct, frozen=True, kw_only=True):
+    usage: EndUserUsage
+    #: Where the budgets stand that it has.
+    standings: tuple[BudgetStanding, ...]
+
+
+class EndUserShow(Command[EndUserDetail], frozen=True, kw_only=True, tag="end-user.show"):
+    tenant: str
+    end_user: str
+    result = EndUserDetail
+
+
+class EndUserSet(Command[EndUserUsage], frozen=True, kw_only=True, tag="end-user.set"):
+    """Block or unblock an end user, or give it another amount of a budget that each end user has."""
+
+    tenant: str
+    end_user: str
+    blocked: bool | None = None
+    budget: str | None = None
+    #: With ``budget``; None gives back the budget's own.
+    amount: int | None = None
+    result = EndUserUsage

@@ -118,7 +118,7 @@ async def budget_names(context: AdminContext, command: BudgetNames) -> tuple[Bud
 
 async def budget_list(context: AdminContext, command: BudgetList) -> BudgetReport:
     directory, at_us = context.directory, now_us()
-    budgets = await _counted(context, at_us)
+    budgets = await counted_budgets(context, at_us)
     if command.tenant is not None:
         tenant = context.tenant(command.tenant)
         keys = {key.account_id for key in directory.keys_of(tenant.id)}
@@ -135,7 +135,7 @@ async def budget_list(context: AdminContext, command: BudgetList) -> BudgetRepor
     return BudgetReport(budgets=listed, standings=tuple(standings), names=names)
 
 
-async def _counted(context: AdminContext, at_us: int) -> Budgets:
+async def counted_budgets(context: AdminContext, at_us: int) -> Budgets:
     """The server's own counts; without one, what the receipts say."""
     if context.budgets is not None:
         return context.budgets

@@ -6,6 +6,7 @@ A change is made durable first and then shown to the request path, so what a cal
 from __future__ import annotations
 
 import asyncio
+import secrets
 import unicodedata
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -18,12 +19,24 @@ from trustgate.admin.commands import ServerStatus
 from trustgate.admin.flushing import Flushing
 from trustgate.admin.money import BooksReport, Reconciled
 from trustgate.errors import Conflict
-from trustgate.ids import now_us
+from trustgate.ids import new_id, now_us
 from trustgate.models.catalog import Catalog
 from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store
-from trustgate.types import Alias, Budget, EndUser, Passport, Plan, PriceChange, PriceList, Record, Tenant
+from trustgate.types import (
+    Alias,
+    ApiKey,
+    Budget,
+    EndUser,
+    Passport,
+    Plan,
+    PriceChange,
+    PriceList,
+    PseudonymKey,
+    Record,
+    Tenant,
+)
 
 if TYPE_CHECKING:
     from trustgate.observe.live_stats import LiveStats
@@ -103,7 +116,9 @@ class AdminContext:
         """The tenant of this id or name, however its letters are composed. Raises ``NotFound``."""
         return self.directory.tenant(unicodedata.normalize("NFC", ref))
 
-    async def keep(self, *records: Record | PriceChange | PriceList) -> None:
+    async def keep(self, *records: Record | PriceChange | PriceList | PseudonymKey) -> None:
+        if self.directory.pseudonym_key is None and any(_names_end_users(record) for record in records):
+            records = (*records, new_pseudonym_key())
         budgets = self.budgets
         moved = () if budgets is None else self._budgets_of_moved(records)
         service = await self.books.payment_service() if budgets is not None else None
@@ -127,7 +142,9 @@ class AdminContext:
             if anew or moved:
                 await self._rebuild(budgets, [*anew, *moved], service.log.last_seq)
 
-    def _budgets_of_moved(self, records: Sequence[Record | PriceChange | PriceList]) -> tuple[Budget, ...]:
+    def _budgets_of_moved(
+        self, records: Sequence[Record | PriceChange | PriceList | PseudonymKey]
+    ) -> tuple[Budget, ...]:
         """The budgets of plans, where tenants come onto another plan: what they count is another's."""
         plan_of = self.directory.plan_name_of
         moves = [(plan_of(record.id), record.plan) for record in records if isinstance(record, Tenant)]
@@ -179,6 +196,16 @@ class AdminContext:
             await self.books.close()
         finally:
             await self.store.close()
+
+
+def new_pseudonym_key() -> PseudonymKey:
+    """Returns a new secret for end users' pseudonyms."""
+    at_us = now_us()
+    return PseudonymKey(id=new_id("pseudonyms", at_us), secret=secrets.token_bytes(32), created_us=at_us)
+
+
+def _names_end_users(record: object) -> bool:
+    return isinstance(record, ApiKey | Plan) and bool(record.scope.end_users)
 
 
 def _busy_reconciling() -> Conflict:

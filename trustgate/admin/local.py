@@ -18,6 +18,7 @@ from trustgate.admin import (
     budgeting,
     budgets,
     commands,
+    end_users,
     exports,
     keyless,
     models,
@@ -85,6 +86,9 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     budgeting.BudgetRemove: budgets.budget_remove,
     budgeting.BudgetNames: budgets.budget_names,
     budgeting.BudgetList: budgets.budget_list,
+    budgeting.EndUserList: end_users.end_user_list,
+    budgeting.EndUserShow: end_users.end_user_show,
+    budgeting.EndUserSet: end_users.end_user_set,
     commands.UsageShow: books.usage_show,
     commands.ReceiptList: books.receipt_list,
     commands.ReceiptShow: books.receipt_show,
@@ -132,6 +136,8 @@ FEEDS: tuple[type[Feed[Any]], ...] = tuple(_FEEDS)
 _UNLOCKED = frozenset(
     {
         budgeting.BudgetList,
+        budgeting.EndUserList,
+        budgeting.EndUserShow,
         commands.UsageShow,
         commands.ReceiptList,
         commands.ReceiptShow,

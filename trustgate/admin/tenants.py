@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from trustgate.access.end_users import read_sources
 from trustgate.access.keys import mint
 from trustgate.admin.commands import (
     KeyCreate,
@@ -370,6 +371,7 @@ def _check_scope(scope: Scope) -> None:
         patterns: tuple[str, ...] = getattr(scope, name)
         if not patterns or not all(pattern and pattern.isprintable() for pattern in patterns):
             raise InvalidRequest(f"{name} must not be empty.", hint="Use * for everything.", param=name)
+    read_sources(scope.end_users or ())
     for name, singular, known in (("endpoints", "endpoint", ENDPOINTS), ("features", "feature", FEATURES)):
         for pattern in getattr(scope, name):
             if not any(matches((pattern,), each) for each in known):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
+from trustgate.access.budgets import BudgetStanding
 from trustgate.admin.budgeting import BudgetList, BudgetPut, BudgetRemove, BudgetReport
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute
@@ -213,7 +215,12 @@ _NONE = "There is no budget. Add one: trustgate budget add NAME --usd 5 --per mo
 def _print_standings(report: BudgetReport, json: bool) -> None:
     if json:
         render.document({"budgets": report.standings})
-        return
+    else:
+        standings_table(report.standings, report.names)
+
+
+def standings_table(standings: Sequence[BudgetStanding], names: Mapping[str, str]) -> None:
+    """Show where budgets stand; ``names``: people's names of the ids of tenants and keys."""
     render.table(
         [
             *("Budget", "Whose", "Amount"),
@@ -223,7 +230,7 @@ def _print_standings(report: BudgetReport, json: bool) -> None:
         [
             (
                 standing.name,
-                report.names.get(standing.subject, standing.subject) or "shared",
+                names.get(standing.subject, standing.subject) or "shared",
                 f"{_amount(standing.unit, standing.amount)} {_per(standing.span)}",
                 *(_amount(standing.unit, n) for n in (standing.used, standing.held)),
                 _left(standing.unit, standing.left),
@@ -231,7 +238,7 @@ def _print_standings(report: BudgetReport, json: bool) -> None:
                 "never" if standing.span == "total" else render.instant(standing.resets_us),
                 "hard" if standing.hard else "soft",
             )
-            for standing in report.standings
+            for standing in standings
         ],
         empty=_NONE,
     )

@@ -40,6 +40,7 @@ TABLE: Mapping[str, CommandEntry] = {
     "key": CommandEntry("key", "API keys of tenants."),
     "plan": CommandEntry("plan", "Plans: limits, and which models and endpoints are allowed."),
     "budget": CommandEntry("budget", "Budgets: how much tenants, keys and end users may use, alone or together."),
+    "end-user": CommandEntry("end_user", "End users: the users of an app behind a key, by pseudonym."),
     "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
     "receipt": CommandEntry("receipt", "Receipts: the provable record of each request."),
     "statement": CommandEntry("statement", "Monthly statements that prove themselves."),

@@ -11,7 +11,7 @@ from trustgate.cli.values import Maybe, count_or_none, usd_or_none
 from trustgate.types import ENDPOINTS, FEATURES, Limits, Scope
 
 _WINDOWS = ("minute", "day", "month")
-_SCOPES = ("models", "endpoints", "features", "parameters")
+_SCOPES = ("models", "endpoints", "features", "parameters", "end_users")
 
 
 class Allowed(NamedTuple):
@@ -56,6 +56,13 @@ _OPTIONS = [
         help="Members that steer an upstream and may be sent: provider, fallbacks …; 'none' takes them back",
         metavar="NAME",
     ),
+    option(
+        "end_users",
+        list[str],
+        "--end-users",
+        help="Where requests name an app's own users: user (of the body), header:NAME, or off. The first found counts.",
+        metavar="SOURCE",
+    ),
 ]
 
 
@@ -64,6 +71,8 @@ def _collect(given: Mapping[str, Any]) -> Allowed:
     globs = {field: _globs(given[field]) for field in _SCOPES if given[field]}
     if globs.get("parameters") == ("none",):
         globs["parameters"] = ()
+    if globs.get("end_users") == ("off",):
+        globs["end_users"] = ()
     return Allowed(limits, globs)
 
 
@@ -108,7 +117,7 @@ def windows(limits: Limits, unit: str) -> str:
 def scope_fields(scope: Scope) -> list[tuple[str, render.Cell]]:
     """Returns what may be called, one line a kind; parameters only where some are named."""
     return [
-        (field.capitalize(), everything(patterns))
+        (field.capitalize().replace("_", " "), everything(patterns))
         for field in _SCOPES
         if (patterns := getattr(scope, field)) is not None
     ]

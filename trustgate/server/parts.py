@@ -16,7 +16,7 @@ from trustgate.access.quota import Quota
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.admin.budget_counts import rebuild as rebuild_budgets
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
-from trustgate.admin.context import AdminContext
+from trustgate.admin.context import AdminContext, new_pseudonym_key
 from trustgate.admin.local import LocalAdmin
 from trustgate.admin.prices import price_findings
 from trustgate.errors import OperatorError, TrustGateError
@@ -199,6 +199,11 @@ class Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
         directory = Directory(state)
+        scopes = [*(plan.scope for plan in state.plans), *(key.scope for key in state.keys)]
+        if state.pseudonym_key is None and any(scope.end_users for scope in scopes):
+            made = new_pseudonym_key()
+            await store.put(made)
+            directory.put(made)
         quota = Quota()
         windows = quota.begin(now_us())
         for window, (since_us, until_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):

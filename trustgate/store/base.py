@@ -36,7 +36,7 @@ from trustgate.types import (
 #: What ``Store.put`` keeps: what operators set up, and what the log of receipts has to remember of itself.
 Kept = Record | Anchor | LogName | PriceList | PriceChange | PseudonymKey
 
-UsageGroup = Literal["day", "model", "key", "tenant"]
+UsageGroup = Literal["day", "model", "key", "tenant", "end_user"]
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +134,7 @@ SUM_MOST = 2**63 - 1
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     """The sums over one group, each at most ``SUM_MOST``.
 
-    ``group`` is a day (2026-01-31), a model as asked for, a key id or a tenant id.
+    ``group`` is a day (2026-01-31), a model as asked for, a key id, a tenant id or an end user's pseudonym.
     """
 
     group: str

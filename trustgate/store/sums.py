@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 _US_PER_DAY = 86_400_000_000
 _LAST_US = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_GROUPS = {"day": f"created_us // {_US_PER_DAY}", "model": "model", "key": '"key"', "tenant": "tenant"}
+_GROUPS = {
+    "day": f"created_us // {_US_PER_DAY}",
+    "model": "model",
+    "key": '"key"',
+    "tenant": "tenant",
+    "end_user": "coalesce(end_user, '')",
+}
 
 
 def sum_windows(connection: DuckDBPyConnection, since_us: int, until_us: int | None) -> list[WindowUsage]:

@@ -130,6 +130,7 @@ class ObjectAccounting:
             target.model,
             upstream=target.upstream.base_url,
             key=self._key_id,
+            end_user=self._call.end_user,
         )
 
     def learn(self, event: bytes, target: Target) -> None:

@@ -69,6 +69,8 @@ class ObjectId(msgspec.Struct, frozen=True, array_like=True):
     key: str = ""
     #: Of a batch's file, and of a batch.
     work: Work | None = None
+    #: The end user's pseudonym, for what is charged later, as ``Call`` has it.
+    end_user: str | None = None
 
     @property
     def place(self) -> tuple[Kind, str, str]:

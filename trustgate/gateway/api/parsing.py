@@ -69,6 +69,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     uses: tuple[tuple[Kind, str], ...] = ()
     #: Of a batch: what its lines ask for.
     work: Work | None = None
+    #: The end user's pseudonym; "" where the request names none; None where those of its key do not.
+    end_user: str | None = None
     #: Set when the body breaks the wire type: what the sixth step raises.
     invalid: InvalidRequest | None = None
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from trustgate.access.budgets import Budgets, Drawer
@@ -156,14 +157,12 @@ class Request(NamedTuple):
     body: Payload
     #: The names that its model goes by.
     models: tuple[str, ...] = ()
-    #: Pseudonym; "" where the request names no end user; None where those of its key do not.
-    end_user: str | None = None
 
     @property
     def drawer(self) -> Drawer:
         """Who draws on budgets with it."""
         caller = self.caller
-        return Drawer(caller.tenant.id, caller.key.account_id, caller.plan.name, self.models, self.end_user)
+        return Drawer(caller.tenant.id, caller.key.account_id, caller.plan.name, self.models, self.call.end_user)
 
 
 #: What is known of a request that is refused before its body is read.
@@ -317,7 +316,7 @@ class Account:
         secret = os.urandom(32)
         tseq, tprev = log.link(caller.tenant.id)
         receipt = self.receipt = Receipt(
-            v=3 if caller.terms is None else 4,
+            v=_version(caller, call),
             id=arrival.receipt_id,
             created_us=arrival.at_us,
             tenant=caller.tenant.id,
@@ -360,6 +359,7 @@ class Account:
             price_known=price.known,
             price_factor_ppm=factor_ppm,
             billed_nano_usd=billed,
+            end_user=UNSET if call.end_user is None else call.end_user,
             **paid,
         )
         log.append(receipt, secret)
@@ -377,6 +377,12 @@ class Account:
         elif terms.price_nano_usd is not None:
             billed = terms.price_nano_usd * requests_in(self.request.call) if self.request.endpoint.is_sold else 0
         return self.sale.close(billed, delivered=delivered)
+
+
+def _version(caller: Caller, call: Call) -> Literal[3, 4, 5, 6]:
+    if call.end_user is None:
+        return 3 if caller.terms is None else 4
+    return 5 if caller.terms is None else 6
 
 
 def _priced_usage(usage: Usage, endpoint: Endpoint, call: Call) -> Usage:

@@ -165,7 +165,7 @@ class BackgroundWork:
             return
         self._handles.keep(msgspec.structs.replace(now, owed=-1))
         self.end(now)
-        call = Call(model=now.model, choices=0)
+        call = Call(model=now.model, choices=0, end_user=now.end_user)
         request = Request(Arrival.of({"headers": ()}), _LOOKS[now.kind], owner, call, b"")
         account = Account(self._accounting, request, None, self._payment_step.owing(request))
         account.target = target
@@ -184,7 +184,7 @@ class BackgroundWork:
         """Who draws on budgets with the work."""
         resolved = self._catalog.resolve(handle.model) if handle.model else None
         models = () if resolved is None else resolved.all_names(handle.model)
-        return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models)
+        return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, handle.end_user)
 
     async def _usage(self, handle: ObjectId, target: Target, body: bytes) -> Usage:
         """What it used in all: as the upstream sums it up, or by its results; else the estimate of its lines."""

@@ -7,14 +7,17 @@ that a client tells is asked for before anything is read; without one, each piec
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from types import TracebackType
 
 from starlette.types import Receive
 
+from trustgate.access.directory import Caller
+from trustgate.access.end_users import BODY, name_in_body, pseudonym
 from trustgate.errors import RequestTimeout, Unavailable
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody, LargeBodyReader, in_reader
-from trustgate.gateway.api.uploads import ClientDisconnected
+from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.arrival import too_large
 from trustgate.gateway.path.shares import Shares
 from trustgate.settings import ServeSettings
@@ -140,3 +143,21 @@ async def peek(endpoint: Endpoint, body: bytes | LargeBody) -> Call:
     if isinstance(body, bytes):
         return endpoint.peek(body)
     return await in_reader(endpoint.peek, body.skeleton)
+
+
+async def end_user_of(caller: Caller, headers: Mapping[bytes, bytes], body: Payload) -> str:
+    """The pseudonym of the end user that a request names where its key's requests do; "" where it names none.
+
+    Neither the name nor anything else of it is kept.
+    """
+    for source in caller.end_user_sources:
+        name = await _name_in(body) if source == BODY else headers.get(source, b"").decode("latin-1").strip()
+        if name:
+            return pseudonym(caller.end_user_salt, name)
+    return ""
+
+
+async def _name_in(body: Payload) -> str:
+    if isinstance(body, Upload):
+        return body.fields.get("safety_identifier") or body.fields.get("user") or ""
+    return name_in_body(body) if isinstance(body, bytes) else await in_reader(name_in_body, body.skeleton)

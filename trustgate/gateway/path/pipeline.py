@@ -24,10 +24,11 @@ import asyncio
 import contextlib
 import logging
 
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from trustgate.access.directory import Caller, Directory
-from trustgate.access.plans import check_plan, check_priced, completion_cap
+from trustgate.access.plans import check_end_user, check_plan, check_priced, completion_cap
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.deadlines import Deadlines
 from trustgate.errors import (
@@ -40,7 +41,7 @@ from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
 from trustgate.gateway.path.arrival import Arrival, check_head
 from trustgate.gateway.path.batch_lines import LineJudge
-from trustgate.gateway.path.body import BodyMemory, Room, peek, read_json
+from trustgate.gateway.path.body import BodyMemory, Room, end_user_of, peek, read_json
 from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
 from trustgate.gateway.path.delivery import Delivery, OnEnd, refusal_of
 from trustgate.gateway.path.forwarding import Forwarding
@@ -147,6 +148,8 @@ class Pipeline:
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._accounting.log.check_room(len(self._running))
             body, call = await self._read(endpoint, arrival, receive, caller, room)
+            if caller.end_user_sources:
+                call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
             route = self._routing.begin(endpoint, call, body, scope, caller.key)
             call = route.call
 
@@ -166,6 +169,7 @@ class Pipeline:
                 return
             async with sale or _OWES_NOTHING:
                 # 4 plan
+                check_end_user(caller, call.end_user)
                 check_plan(
                     caller,
                     endpoint=endpoint.name,

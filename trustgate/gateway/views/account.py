@@ -120,11 +120,11 @@ class Reads:
         }
 
     async def usage(self, caller: Caller, scope: Scope) -> Any:
-        """``GET /v1/usage?since=2026-01-31&by=day|model|key``: the caller's tenant, the last 30 days unless said."""
+        """``GET /v1/usage?since=2026-01-31&by=day|model|key|end_user``: the caller's, the last 30 days unless said."""
         query = QueryParams(scope["query_string"])
         by = query.get("by", "day")
-        if by not in ("day", "model", "key"):
-            raise InvalidRequest("by must be day, model or key.", param="by")
+        if by not in ("day", "model", "key", "end_user"):
+            raise InvalidRequest("by must be day, model, key or end_user.", param="by")
         since_us = _since(query.get("since"))
         await self._log.flush()
         rows = await self._store.usage(

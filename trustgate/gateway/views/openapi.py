@@ -69,7 +69,7 @@ _ROUTES = (
     _Route(
         path="/v1/usage",
         summary="Usage of the caller's tenant.",
-        query={"since": {"type": "string", "format": "date"}, "by": {"enum": ["day", "model", "key"]}},
+        query={"since": {"type": "string", "format": "date"}, "by": {"enum": ["day", "model", "key", "end_user"]}},
     ),
     _Route(path="/v1/credits", tag="payments", summary="The balance of the caller's tenant."),
     _Route(
