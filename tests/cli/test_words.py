@@ -34,7 +34,7 @@ def test_no_command_is_missing_from_the_table() -> None:
     for module in pkgutil.iter_modules(trustgate.cli.__path__):
         loaded = import_module(f"trustgate.cli.{module.name}")
         if hasattr(loaded, "app"):
-            found.add(module.name)
+            found.add(module.name.replace("_", "-"))
         elif hasattr(loaded, "register"):
             alone = typer.Typer()
             loaded.register(alone)
