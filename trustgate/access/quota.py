@@ -60,9 +60,12 @@ class _Limit(msgspec.Struct, frozen=True):
 class _Counter:
     """One subject's use in each running window, and its requests in flight."""
 
-    __slots__ = ("lasting", "parallel", "used")
+    __slots__ = ("active", "lasting", "limits", "parallel", "used")
 
     def __init__(self) -> None:
+        #: The limits that were asked for last, and those of them that are set: they change seldom.
+        self.limits: Limits | None = None
+        self.active: tuple[_Limit, ...] = ()
         self.used = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
         #: The part of ``used`` that is held for work whose request has ended (``hold_work``).
         self.lasting = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
@@ -147,7 +150,6 @@ class Quota:
         self.was_set_back = False
         self._counters: dict[str, _Counter] = {}
         self._windows = Windows((0, 0, 0), (0, 0, 0))
-        self._limits: dict[Limits, tuple[_Limit, ...]] = {}
 
     # the request path
 
@@ -156,13 +158,14 @@ class Quota:
 
         Raises ``RateLimited`` (429) with ``Retry-After`` and changes nothing when either has as many as it may.
         """
-        counters = (self._counter(tenant.id), self._counter(key.account_id))
-        owners = ((plan.limits, f"plan {plan.name!r}"), (key.limits, "this API key"))
-        for counter, (limits, owner) in zip(counters, owners, strict=True):
-            most = limits.parallel_requests
-            if most is not None and counter.parallel >= most:
-                raise _too_many_at_once(most, owner)
-        return ParallelSlot(counters)
+        by_tenant, by_key = self._counter(tenant.id), self._counter(key.account_id)
+        most = plan.limits.parallel_requests
+        if most is not None and by_tenant.parallel >= most:
+            raise _too_many_at_once(most, f"plan {plan.name!r}")
+        most = key.limits.parallel_requests
+        if most is not None and by_key.parallel >= most:
+            raise _too_many_at_once(most, "this API key")
+        return ParallelSlot((by_tenant, by_key))
 
     def reserve(
         self,
@@ -184,32 +187,34 @@ class Quota:
             self._turn(at_us)
         elif at_us < self._windows.starts[0]:
             self._turn_back()
-        subjects = (
-            (self._counter(tenant.id), plan.limits, f"plan {plan.name!r}"),
-            (self._counter(key.account_id), key.limits, "this API key"),
-        )
-        demand = (1, ask.tokens, ask.cost_nano_usd)
-        for counter, limits, owner in subjects:
-            for limit in self._active(limits):
+        by_tenant, by_key = self._counter(tenant.id), self._counter(key.account_id)
+        tokens, cost_nano_usd = ask.tokens, ask.cost_nano_usd
+        demand = (1, tokens, cost_nano_usd)
+        of_tenant, of_key = self._active(by_tenant, plan.limits), self._active(by_key, key.limits)
+        for counter, active in ((by_tenant, of_tenant), (by_key, of_key)):
+            for limit in active:
                 used, need = counter.used[limit.window][limit.unit], demand[limit.unit]
                 # A request that needs none of a unit (a free model, under a limit on money) is not refused for it. One
                 # larger than the whole limit may run only where nothing at all limits it: refuse it too.
                 if need and used + need > limit.most:
+                    owner = f"plan {plan.name!r}" if counter is by_tenant else "this API key"
                     raise self._refusal(limit, used, need, owner, at_us)
         slot = slot or self.enter(tenant, plan, key)
-        hold = Hold(ask, (subjects[0][0], subjects[1][0]), self._windows.starts, slot)
-        for counter in hold.counters:
-            for used_in_window in counter.used:
-                used_in_window[_REQUESTS] += 1
-                used_in_window[_TOKENS] += ask.tokens
-                used_in_window[_COST] += ask.cost_nano_usd
-        requests, tokens = self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us)
+        hold = Hold(ask, (by_tenant, by_key), self._windows.starts, slot)
+        for figures in (*by_tenant.used, *by_key.used):
+            figures[_REQUESTS] += 1
+            figures[_TOKENS] += tokens
+            figures[_COST] += cost_nano_usd
+        if not of_tenant and not of_key and claim is None:
+            return hold
+        subjects = ((by_tenant, of_tenant), (by_key, of_key))
+        requests, of_tokens = self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us)
         if claim is not None:
             claim.take()
             hold.claim = claim
             requests = _tighter(requests, claim.rate("requests", at_us))
-            tokens = _tighter(tokens, claim.rate("tokens", at_us))
-        hold.rates = (requests, tokens)
+            of_tokens = _tighter(of_tokens, claim.rate("tokens", at_us))
+        hold.rates = (requests, of_tokens)
         return hold
 
     def hold_work(self, tenant_id: str, key_account_id: str, ask: Ask, at_us: int, claim: Claim | None = None) -> Hold:
@@ -258,6 +263,14 @@ class Quota:
         hold.open = False
         if hold.slot is not None:
             hold.slot.release()
+        if hold.starts is self._windows.starts and not hold.is_lasting:
+            # As nearly always: no window has ended since.
+            for counter in hold.counters:
+                for figures in counter.used:
+                    figures[_REQUESTS] += requests
+                    figures[_TOKENS] += tokens
+                    figures[_COST] += cost_nano_usd
+            return
         for counter in hold.counters:
             for window, start in enumerate(hold.starts):
                 if start == self._windows.starts[window]:
@@ -331,22 +344,22 @@ class Quota:
             self._windows = windows
             self.was_set_back = True
 
-    def _active(self, limits: Limits) -> tuple[_Limit, ...]:
-        try:
-            return self._limits[limits]
-        except KeyError:
-            active = tuple(
+    def _active(self, counter: _Counter, limits: Limits) -> tuple[_Limit, ...]:
+        """Those of a subject's limits that are set."""
+        if counter.limits is not limits:
+            counter.limits = limits
+            counter.active = tuple(
                 _Limit(window, unit, most)
                 for window, window_name in enumerate(_WINDOWS)
                 for unit, unit_name in enumerate(_UNITS)
                 if (most := getattr(limits, f"{unit_name}_per_{window_name}")) is not None
             )
-            return self._limits.setdefault(limits, active)
+        return counter.active
 
-    def _rate(self, subjects: Sequence[tuple[_Counter, Limits, str]], unit: int, at_us: int) -> Rate | None:
+    def _rate(self, subjects: Sequence[tuple[_Counter, Sequence[_Limit]]], unit: int, at_us: int) -> Rate | None:
         tightest = None
-        for counter, limits, _ in subjects:
-            for limit in self._active(limits):
+        for counter, active in subjects:
+            for limit in active:
                 if limit.unit == unit:
                     remaining = max(0, limit.most - counter.used[limit.window][unit])
                     if tightest is None or remaining < tightest.remaining:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from trustgate.errors import TrustGateError
 from trustgate.http.parser import ChunkedBody, Headers, InvalidHttp, RequestHead
-from trustgate.http.sending import error_body
+from trustgate.http.sending import BODY_FOLLOWS, error_body
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -156,6 +156,17 @@ class Exchange:
         if woken is not None and not woken.done():
             woken.set_result(None)
 
+    def take_whole(self) -> bytes | None:
+        """Returns the request's body, if all of it is here and none of it was read; from then on it is read."""
+        if not self.is_whole or self._is_told or self.is_done or self._connection.lost:
+            return None
+        self._is_told = True
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self.unread = 0
+        self._connection.read_on()
+        return body
+
     async def receive(self) -> Message:
         while True:
             if self.is_done or self._connection.lost:
@@ -183,8 +194,9 @@ class Exchange:
         if message["type"] == "http.response.start":
             headers: Headers = list(message.get("headers", ()))
             self._start = (message["status"], headers, render_fields(headers))
-            # A piece of the body nearly always follows at once: they leave in one packet.
-            self._door.loop.call_soon(self._send_head)
+            if BODY_FOLLOWS not in message:
+                # A piece of the body nearly always follows at once: they leave in one packet.
+                self._door.loop.call_soon(self._send_head)
             return
         body: bytes = message.get("body", b"")
         is_last = not message.get("more_body", False)

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Scope
 from trustgate.errors import InvalidRequest
 from trustgate.http.exchange import Exchange
 from trustgate.http.parser import HTTP2_PREFACE, InvalidHttp, RequestHead, find_head_end, head_too_slow, read_head
-from trustgate.http.sending import error_body
+from trustgate.http.sending import WHOLE_BODY, error_body
 from trustgate.http.starts import Starts
 from trustgate.http.timeouts import ConnectionTimeouts
 
@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
         if exchange.is_done:
             return  # its body cannot be read
         is_first, self._is_new = self._is_new, False
-        self._door.start(exchange, self._scope(head), is_first=is_first)
+        self._door.start(exchange, self._scope(head, exchange), is_first=is_first)
 
     def _wait_for_head(self, size: int) -> None:
         self._looked_at = size
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is None and not self._has_left and not self.lost:
             self.refuse(head_too_slow())
 
-    def _scope(self, head: RequestHead) -> Scope:
+    def _scope(self, head: RequestHead, exchange: Exchange) -> Scope:
         path = head.path.decode("ascii")
         return {
             "type": "http",
@@ -257,7 +257,7 @@ class Connection(asyncio.Protocol):
             "client": self._client,
             "server": self._server,
             "state": {},
-            "extensions": {},
+            "extensions": {WHOLE_BODY: exchange.take_whole},
         }
 
     def _is_ahead(self) -> bool:

@@ -205,14 +205,17 @@ def _unsupported_coding() -> InvalidHttp:
     return InvalidHttp(501, "unsupported_transfer_encoding", "The request has a transfer encoding other than chunked.")
 
 
+#: The fields that say how a connection is read on.
+_DECISIVE = frozenset((b"host", b"content-length", b"connection", b"transfer-encoding", b"expect", b"upgrade"))
+
+
 def _take_fields(head: RequestHead, found: Headers) -> None:
     """Take the fields into the head, and what those say that decide how the connection is read on."""
     hosts = 0
     upgrade = b""
     options: list[bytes] = []
-    for raw_name, raw_value in found:
-        name, value = raw_name.lower(), raw_value.rstrip(b" \t")
-        head.headers.append((name, value))
+    head.headers = [(name.lower(), value.rstrip(b" \t")) for name, value in found]
+    for name, value in [field for field in head.headers if field[0] in _DECISIVE]:
         if name == b"host":
             hosts += 1
         elif name == b"content-length":

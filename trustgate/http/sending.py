@@ -12,6 +12,11 @@ from trustgate.errors import TrustGateError
 
 Headers = list[tuple[bytes, bytes]]
 
+#: In the message of a response's head: its whole body comes with the next message, at once.
+BODY_FOLLOWS = "trustgate.body_follows"
+#: Among a request's extensions: gives its body where all of it is here, else None. See ``Exchange.take_whole``.
+WHOLE_BODY = "trustgate.whole_body"
+
 _JSON = (b"content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 
@@ -22,6 +27,7 @@ async def send_body(send: Send, status: int, headers: Iterable[tuple[bytes, byte
             "type": "http.response.start",
             "status": status,
             "headers": [*headers, (b"content-length", b"%d" % len(body))],
+            BODY_FOLLOWS: True,
         }
     )
     await send({"type": "http.response.body", "body": body})

@@ -134,7 +134,7 @@ class PriceTable:
         """The rates that hold for a usage at a time."""
         if not self._conditional:
             return self.prices
-        hold = tuple(n for n, rates in enumerate(self._conditional) if _holds(rates, usage, at_us))
+        hold = tuple([n for n, rates in enumerate(self._conditional) if _holds(rates, usage, at_us)])
         if not hold:
             return self.prices
         laid = self._laid.get(hold)
@@ -152,6 +152,8 @@ class PriceTable:
         ``ask.service_tier`` is the tier that was asked for: the upstream may serve the request in it or not.
         ``audio``: the request hears or speaks; then tokens may be audio.
         """
+        if not ask.service_tier and not ask.audio_ms:
+            return self._worst(ask, at_us, audio=audio)
         ways = [ask]
         if ask.service_tier:
             ways.append(msgspec.structs.replace(ask, service_tier=""))
@@ -235,7 +237,9 @@ def _cost(rates: Rates, usage: Usage) -> int:
 
 def _prompt_pico_usd(rates: Rates, usage: Usage) -> int:
     left = usage.prompt_tokens
-    base = _first(rates.input_pico_usd, rates.audio_input_pico_usd, rates.image_input_pico_usd)
+    base = rates.input_pico_usd
+    if base is None:
+        base = _first(rates.audio_input_pico_usd, rates.image_input_pico_usd)
     pico = 0
     if usage.cached_tokens:
         cached = min(usage.cached_tokens, left)
@@ -260,7 +264,11 @@ def _prompt_pico_usd(rates: Rates, usage: Usage) -> int:
 
 def _completion_pico_usd(rates: Rates, usage: Usage) -> int:
     left = usage.completion_tokens
-    base = _first(rates.output_pico_usd, rates.image_output_pico_usd, rates.audio_output_pico_usd)
+    base = rates.output_pico_usd
+    if base is None:
+        base = _first(rates.image_output_pico_usd, rates.audio_output_pico_usd)
+    if not (usage.reasoning_tokens or usage.audio_completion_tokens or usage.image_completion_tokens):
+        return left * base
     pico = 0
     for tokens, rate in (
         (usage.reasoning_tokens, rates.reasoning_pico_usd),

@@ -7,7 +7,6 @@ receipt has the same canonical bytes, and the same leaf hash, after the round tr
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -179,11 +178,13 @@ def _columns(values: tuple[Any, ...], columns: int) -> tuple[Any, ...]:
 
 
 def _bytes_of(digits: str, member: str) -> bytes:
-    with contextlib.suppress(ValueError):
+    try:
         value = bytes.fromhex(digits)
-        if value.hex() == digits:  # upper case or blanks would come back changed
-            return value
-    raise TrustGateError(f"The receipt's {member} is not lower-case hexadecimal.")
+    except ValueError:
+        value = b""
+    if value.hex() != digits:  # upper case or blanks would come back changed
+        raise TrustGateError(f"The receipt's {member} is not lower-case hexadecimal.")
+    return value
 
 
 def entry_from_row(row: Sequence[Any]) -> Entry:

@@ -319,6 +319,9 @@ def misnamed(body: bytes, members: Members) -> InvalidRequest | None:
     # A body can only be longer than its distinct members without blanks: of that length it holds nothing else.
     if len(body) == 1 + 4 * len(names) + sum(map(len, names)) + sum(map(len, values)):
         return None
+    # With a blank behind each colon and each comma, as many clients write it: it is its distinct members and no more.
+    if body == b"{%b}" % b", ".join([b'"%b": %b' % member for member in zip(names, values, strict=True)]):
+        return None
     at = _skip(body, 0) + 1
     for name, value in zip(names, values, strict=True):
         at = _skip(body, at)

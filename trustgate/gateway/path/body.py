@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from trustgate.access.directory import Caller
 from trustgate.access.end_users import BODY, name_in_body, pseudonym
@@ -20,6 +20,7 @@ from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody, LargeBodyR
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.arrival import too_large
 from trustgate.gateway.path.shares import Shares
+from trustgate.http.sending import WHOLE_BODY
 from trustgate.settings import ServeSettings
 
 
@@ -91,7 +92,7 @@ class Room:
 
 
 async def read_json(
-    receive: Receive, declared: int, max_body_bytes: int, timeout_s: float, room: Room
+    scope: Scope, receive: Receive, declared: int, max_body_bytes: int, timeout_s: float, room: Room
 ) -> bytes | LargeBody:
     """The whole body of a request that has JSON or nothing.
 
@@ -100,6 +101,12 @@ async def read_json(
     ``ClientDisconnected``.
     """
     room.expect(declared)
+    if 0 < declared <= DIRECT_BYTES and declared <= max_body_bytes:
+        take_whole = scope.get("extensions", {}).get(WHOLE_BODY)
+        body: bytes | None = None if take_whole is None else take_whole()
+        if body is not None:  # as it is nearly always: no time limit need be set
+            room.take(len(body))
+            return body
     try:
         async with asyncio.timeout(timeout_s):
             return await _read_json(receive, max_body_bytes, room)

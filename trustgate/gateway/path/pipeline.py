@@ -147,7 +147,7 @@ class Pipeline:
             cancellation.reply = reply
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._accounting.log.check_room(len(self._running))
-            body, call = await self._read(endpoint, arrival, receive, caller, room)
+            body, call = await self._read(endpoint, arrival, scope, receive, caller, room)
             if caller.end_user_sources:
                 call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
             route = self._routing.begin(endpoint, call, body, scope, caller.key)
@@ -224,14 +224,14 @@ class Pipeline:
                         watch.stop()
 
     async def _read(
-        self, endpoint: Endpoint, arrival: Arrival, receive: Receive, caller: Caller, room: Room
+        self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, caller: Caller, room: Room
     ) -> tuple[Payload, Call]:
         """The request's body, or the beginning of it that can be decided on, and what it asks for."""
         limits = self._settings.serve
         declared = arrival.headers.get(b"content-length")
         if endpoint.body != "form":
             max_bytes = limits.max_body_bytes if endpoint.body == "json" else DIRECT_BYTES
-            body = await read_json(receive, int(declared or b"0"), max_bytes, limits.body_timeout_s, room)
+            body = await read_json(scope, receive, int(declared or b"0"), max_bytes, limits.body_timeout_s, room)
             return body, await peek(endpoint, body)
         content_type = arrival.headers.get(b"content-type", b"")
         upload = Upload(
