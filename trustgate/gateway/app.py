@@ -28,6 +28,7 @@ from trustgate.gateway.views.log import Transparency
 from trustgate.gateway.views.openapi import OpenApi
 from trustgate.gateway.views.page import Page
 from trustgate.gateway.views.payments import Payments
+from trustgate.gateway.views.statements import TenantStatements
 from trustgate.observe.metrics import Metrics
 
 _SHOWN_PATH_CHARACTERS = 100
@@ -86,6 +87,7 @@ def make_app(
     reads: Reads,
     credit: Credits,
     payments: Payments,
+    statements: TenantStatements,
     health: Health,
     log: Transparency,
     metrics: Metrics,
@@ -94,7 +96,7 @@ def make_app(
     cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """``cors_origins``: whose web pages browsers let call the gateway; none unless said."""
-    routes = [*make_routes(pipeline, reads, credit, payments, health, log, metrics, page), *extra]
+    routes = [*make_routes(pipeline, reads, credit, payments, statements, health, log, metrics, page), *extra]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
     # A redirect would be built from the Host header, and no client of an API follows one for a POST.
     app.router.redirect_slashes = False
@@ -116,6 +118,7 @@ def make_routes(
     reads: Reads,
     credit: Credits,
     payments: Payments,
+    statements: TenantStatements,
     health: Health,
     log: Transparency,
     metrics: Metrics,
@@ -138,6 +141,8 @@ def make_routes(
         Route("/v1/receipts", reads.app(reads.receipts), methods=["GET"]),
         Route("/v1/receipts/{receipt}", reads.app(reads.receipt, takes_keyless=True), methods=["GET"]),
         Route("/v1/receipts/{receipt}/proof", reads.app(reads.proof, takes_keyless=True), methods=["GET"]),
+        Route("/v1/statements", reads.app(statements.list), methods=["GET"]),
+        Route("/v1/statements/{month}", reads.app(statements.show), methods=["GET"]),
         Route("/log/checkpoint", _Plain(log.checkpoint), methods=["GET"]),
         Route("/log/tile/{path:path}", _Plain(log.tile), methods=["GET"]),
         Route("/log/keys", _Plain(log.keys), methods=["GET"]),

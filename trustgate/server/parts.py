@@ -314,6 +314,7 @@ class Server:
         from trustgate.gateway.views.log import Transparency
         from trustgate.gateway.views.page import Page
         from trustgate.gateway.views.payments import Payments
+        from trustgate.gateway.views.statements import TenantStatements
 
         reads = Reads(
             directory=self.directory,
@@ -332,6 +333,7 @@ class Server:
             reads,
             self.credits,
             Payments(self.store),
+            TenantStatements(self.directory, self.catalog, self.accounting.log, self.store, self.archive),
             Health(self.gateway_status.check, self.gateway_status.notes),
             Transparency(self.archive),
             self.metrics,

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
@@ -199,7 +199,7 @@ class Reads:
     async def proof(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/receipts/{id}/proof``: its inclusion in the log, as a C2SP tlog-proof."""
         entry = await self._entry(caller, scope["path_params"]["receipt"])
-        return PlainText(await self._archive.proof(entry))
+        return RawAnswer("text/plain; charset=utf-8", await self._archive.proof(entry))
 
     async def _entry(self, caller: Caller, receipt_id: str, *, param: str | None = None) -> Entry:
         """Returns a receipt of the caller's tenant. Raises ``NotFound``, for other tenants' too."""
@@ -215,8 +215,12 @@ class Reads:
         return entry
 
 
-class PlainText(bytes):
-    """An answer that is text of its own and no JSON."""
+class RawAnswer(NamedTuple):
+    """An answer that is no JSON of this module's: its content type, its bytes, further headers."""
+
+    content_type: str
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def receipt_card(entry: Entry) -> dict[str, Any]:
@@ -249,8 +253,9 @@ class _Read:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             await send_error(send, TrustGateError("The gateway failed. The error is in its log."), headers)
         else:
-            if isinstance(answer, PlainText):
-                await send_body(send, 200, [(b"content-type", b"text/plain; charset=utf-8"), *headers], answer)
+            if isinstance(answer, RawAnswer):
+                told = [(b"content-type", answer.content_type.encode()), *answer.headers, *headers]
+                await send_body(send, 200, told, answer.body)
             else:
                 await send_json(send, answer, headers)
 

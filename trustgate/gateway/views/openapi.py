@@ -104,6 +104,13 @@ _ROUTES = (
         summary="The proof that the log includes a receipt (C2SP tlog-proof).",
         answers=_TEXT,
     ),
+    _Route(path="/v1/statements", tag="statements", summary="List the months of the caller's tenant."),
+    _Route(
+        path="/v1/statements/{month}",
+        tag="statements",
+        summary="The statement of a month (UTC, 2026-10) with the receipts and proofs of its sums.",
+        query={"format": {"enum": ["json", "html", "csv"], "default": "json"}},
+    ),
     _Route(
         path="/log/checkpoint",
         tag="log",
