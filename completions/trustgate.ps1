@@ -36,10 +36,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'add|Add a tenant with its first key',
             'list|List the tenants',
             'show|Show a tenant with its plan and keys',
-            'set|Rename a tenant or move it to another plan',
+            'set|Rename a tenant, move it to another plan, or change what it is billed, from the next request on',
             'suspend|Refuse a tenant''s requests',
             'resume|Serve a suspended tenant again',
-            'remove|Remove a tenant for good',
+            'remove|Remove a tenant',
+            'restore|Undo a removal: the tenant, the keys that died with it, its limits and its balance are there again',
             'credit|Show a tenant''s balance, or add to it'
         )
         'trustgate key' = @(
@@ -247,6 +248,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--plan|plan|The plan: free, pro, growth, internal, or one that you added',
+            '--price-factor|any|What it is billed of what models cost: 1.2 is a markup of 20 %',
             '--secret-only||Print only the secret: KEY=$(trustgate …)',
             '--json||Print one JSON document, nothing else'
         )
@@ -266,6 +268,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--name|any|A new name',
             '--plan|plan|Another plan, in effect from the next request on',
+            '--price-factor|any|What it is billed of what models cost, instead of what its plan says; none: as its plan says',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate tenant suspend' = @(
@@ -281,12 +284,22 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate tenant remove' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--yes||Do not ask',
+            '-y||Do not ask',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant restore' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--name|any|A new name, where its own is another tenant''s now',
+            '--plan|plan|Another plan, where its own is gone',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate tenant credit' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
-            '--add|any|The amount to add, as a gift or a correction',
+            '--add|any|The amount to add, for requests to draw on',
+            '--reference|any|Your name for it, an invoice''s number: added again, it counts once',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key' = @(
@@ -785,6 +798,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--price|any|The price of every request, or passports: the prices of passports',
             '--top-up|any|The amount of a prepaid top-up',
             '--flow|words:authorization upfront|When a payment is settled: once there is an answer, or upfront, before the LLM server is asked; where that fails, the payment is credited',
+            '--contact|any|How the tenant gets more credit: a URL or mail address that refusals name',
             '--decimals|any|Decimals of a token that is not listed here, where no node can be asked',
             '--asset-name|any|Name of its EIP-712 domain (EVM), for such a token',
             '--asset-version|any|Version of its EIP-712 domain (EVM), for such a token',
@@ -921,6 +935,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate tenant suspend 0' = 'tenant'
         'trustgate tenant resume 0' = 'tenant'
         'trustgate tenant remove 0' = 'tenant'
+        'trustgate tenant restore 0' = 'tenant'
         'trustgate tenant credit 0' = 'tenant'
         'trustgate key create 0' = 'tenant'
         'trustgate key list 0' = 'tenant'

@@ -96,7 +96,11 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     name: str
     plan: str
     status: Literal["active", "suspended", "removed"] = "active"
+    #: What it is billed of what a model costs, in millionths; None: what its plan says.
+    price_factor_ppm: int | None = None
     created_us: int = 0
+    #: When it was removed; its keys that were revoked at that moment live again with it.
+    removed_us: int | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="key"):
@@ -356,9 +360,26 @@ class PaymentTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     top_up_nano_usd: int = NANO_USD_PER_USD
     #: At most one for each network, in the order in which they are offered.
     offers: tuple[Offer, ...] = ()
+    #: How the tenant gets more credit, for people: an address of mail or of a page. "": what the settings say.
+    contact: str = ""
     created_us: int = 0
     #: The key whose limits and scope hold for callers without a key, who pay for each request; "": there are none.
     keyless_key_id: str = ""
+
+
+class CreditNote(msgspec.Struct, frozen=True, kw_only=True, tag="credit_note"):
+    """A credit of the operator's that counts once: kept before its receipt is written, and found by its reference."""
+
+    id: str
+    tenant_id: str
+    #: The operator's own name for it, one a tenant; "" for none.
+    reference: str
+    #: The id of the credit's receipt, minted before there is one.
+    receipt_id: str
+    credited_nano_usd: int
+    #: The places in the log of the receipts whose price it corrects; none of them is corrected again.
+    corrects: tuple[int, ...] = ()
+    created_us: int
 
 
 #: What an operator can change. Plans are known by name, aliases by name, terms by their tenant, the rest by id.

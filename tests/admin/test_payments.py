@@ -120,7 +120,8 @@ async def test_what_is_not_given_stays(admin: Admin, acme: TenantWithKey, facili
 async def test_payment_is_switched_off_and_on(
     admin: Admin, plane: Plane, acme: TenantWithKey, facilitator: FacilitatorDouble
 ) -> None:
-    await set_terms(admin, facilitator, mode="prepaid", offers=(wanted(facilitator), wanted(facilitator, "base")))
+    both = (wanted(facilitator), wanted(facilitator, "base"))
+    await set_terms(admin, facilitator, mode="per-request", offers=both)
     less = await admin.execute(PaymentOff(tenant="acme", network="base"))
     assert [offer.network for offer in less.terms.offers] == [BASE_SEPOLIA]
     await refusal(admin, PaymentOff(tenant="acme", network="base"), NotFound, "does not pay on base")
@@ -131,6 +132,8 @@ async def test_payment_is_switched_off_and_on(
     again = await admin.execute(PaymentSet(tenant="acme", mode="prepaid"))
     assert again.terms.offers == less.terms.offers
     assert terms_in_memory(plane, acme) == again.terms
+    credit_only = await admin.execute(PaymentOff(tenant="acme", network="base-sepolia"))
+    assert (credit_only.terms.mode, credit_only.terms.offers) == ("prepaid", ())
 
 
 @pytest.mark.parametrize(
@@ -218,10 +221,15 @@ def test_who_settles_where_nobody_is_named(tmp_path: Path, monkeypatch: pytest.M
 # balances
 
 
+async def _draws_on_credit(admin: Admin) -> None:
+    await admin.execute(PaymentSet(tenant="acme", mode="prepaid", price_nano_usd=CENT))
+
+
 async def test_what_the_operator_adds_is_a_receipt_and_a_balance(
     admin: Admin, plane: Plane, acme: TenantWithKey
 ) -> None:
     assert (await admin.execute(TenantCredit(tenant="acme"))).balance_nano_usd == 0
+    await _draws_on_credit(admin)
     change = await admin.execute(TenantCredit(tenant="acme", add_nano_usd=5 * CENT))
     assert change.balance_nano_usd == 5 * CENT
     receipt = (await admin.execute(ReceiptShow(receipt=change.receipt))).receipt
@@ -236,6 +244,7 @@ async def test_what_the_operator_adds_is_a_receipt_and_a_balance(
 
 async def test_no_more_is_refunded_than_is_free(admin: Admin, plane: Plane, acme: TenantWithKey) -> None:
     await refusal(admin, PaymentRefundCredit(tenant="acme"), Conflict, "has 0 USD that could be paid back")
+    await _draws_on_credit(admin)
     await admin.execute(TenantCredit(tenant="acme", add_nano_usd=5 * CENT))
     hold = (await plane.payment_service()).balances.hold(acme.tenant.id, 3 * CENT)
     assert hold is not None
@@ -422,6 +431,7 @@ async def audit(admin: Admin) -> BooksReport:
 
 
 async def test_the_books_are_audited_through_every_door(admin: Admin, plane: Plane, acme: TenantWithKey) -> None:
+    await _draws_on_credit(admin)
     await admin.execute(TenantCredit(tenant="acme", add_nano_usd=5 * CENT))
     await admin.execute(PaymentRefundCredit(tenant="acme", amount_nano_usd=CENT))
     report = await audit(admin)

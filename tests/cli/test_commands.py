@@ -50,7 +50,7 @@ def test_a_tenant_through_its_life(either_home: Gateway) -> None:
     shown = either_home.cli_json("tenant", "show", "zoë")
     assert shown["plan"]["name"] == "growth"
     assert [key["id"] for key in shown["keys"]] == [made["key"]["id"]]
-    assert either_home.cli_json("tenant", "remove", "zoë")["tenant"]["status"] == "removed"
+    assert either_home.cli_json("tenant", "remove", "zoë", "--yes")["tenant"]["status"] == "removed"
     assert tenant_id not in {tenant["id"] for tenant in either_home.cli_json("tenant", "list")["tenants"]}
     assert tenant_id in {tenant["id"] for tenant in either_home.cli_json("tenant", "list", "--removed")["tenants"]}
 

@@ -82,6 +82,7 @@ def test_the_price_list_is_a_price_to_sell_at(either_home: Gateway, tenant: str)
 
 
 def test_credit_is_given_and_paid_back_and_the_books_balance(either_home: Gateway, tenant: str) -> None:
+    either_home.cli("payment", "set", tenant, "--mode", "prepaid")
     added = either_home.cli_json("tenant", "credit", tenant, "--add", "2.50")
     assert added["balance_nano_usd"] == 2_500_000_000
     assert either_home.cli_json("receipt", "show", added["receipt"])["receipt"]["credited_nano_usd"] == 2_500_000_000
@@ -117,11 +118,12 @@ def test_what_a_server_left_is_changed_offline_and_found_by_the_next(home: Gatew
         answer = httpx.post(f"{gateway.api_url}/chat/completions", json=body, headers=headers, trust_env=False)
         assert answer.status_code == 200
     gateway.kill()
+    gateway.cli("payment", "set", "acme", "--mode", "prepaid", "--price", "0.01")
     assert gateway.cli_json("tenant", "credit", "acme", "--add", "1")["balance_nano_usd"] == 1_000_000_000
     gateway.start()
     answer = httpx.post(f"{gateway.api_url}/chat/completions", json=body, headers=headers, trust_env=False)
     assert answer.status_code == 200
     report = gateway.cli_json("doctor", "--books")
     assert (report["ok"], report["receipts"], report["quotas_checked"]) == (True, 5, True), json.dumps(report)
-    assert httpx.get(f"{gateway.api_url}/credits", headers=headers, trust_env=False).json()["balance_usd"] == "1"
+    assert httpx.get(f"{gateway.api_url}/credits", headers=headers, trust_env=False).json()["balance_usd"] == "0.99"
     gateway.close()

@@ -433,9 +433,9 @@ def test_a_plan_can_have_the_upstream_read_to_its_end(
     assert (receipt["prompt_tokens"], receipt["completion_tokens"]) == (11, 22)
 
 
-@pytest.mark.parametrize("how", [("key", "revoke"), ("tenant", "suspend"), ("tenant", "remove")])
+@pytest.mark.parametrize("how", [("key", "revoke"), ("tenant", "suspend"), ("tenant", "remove", "--yes")])
 def test_a_dead_keys_streams_are_cut_and_its_next_request_fails(
-    tenant: Tenant, scripted: Upstream, how: tuple[str, str]
+    tenant: Tenant, scripted: Upstream, how: tuple[str, ...]
 ) -> None:
     gate = Gate()
     scripted.script(Reply.sse([delta("a"), gate, DONE]))

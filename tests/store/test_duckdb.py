@@ -38,6 +38,7 @@ from trustgate.store.rows import (
     ALIASES,
     ANCHORS,
     BUDGETS,
+    CREDIT_NOTES,
     END_USERS,
     ENTRY_COLUMNS,
     KEYS,
@@ -277,7 +278,7 @@ async def test_every_member_has_its_column(path: Path) -> None:
         for table, column in connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall():
             found.setdefault(table, set()).add(column)
     tables = (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS, PAYMENTS, BUDGETS, END_USERS)
-    for table in tables:
+    for table in (*tables, CREDIT_NOTES):
         assert found[table.table] == set(table.kind.__struct_fields__)
     assert found["receipts"] == set(ENTRY_COLUMNS)
 
@@ -322,6 +323,13 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
         assert (aside.entry.seq, aside.entry.receipt.cost_nano_usd, aside.counted.cost_nano_usd) == (702, 2**63, 0)
     echo = next(passport for passport in state.passports if passport.slug == "trustgate/echo")
     assert echo.prices.free
+    notes = await store.credit_notes(state.tenants[0].id)
+    if version < 8:
+        assert (state.tenants[0].price_factor_ppm, state.tenants[0].removed_us, notes) == (None, None, [])
+    else:
+        assert state.tenants[0].price_factor_ppm == 1_500_000
+        assert state.payment_terms[0].contact == "billing@example.com"
+        assert [(note.reference, note.corrects) for note in notes] == [("invoice 7", (1, 2))]
     pro = next(plan for plan in state.plans if plan.name == "pro")
     if version < 5:
         assert (pro.price_factor_ppm, pro.unpriced_models) == (1_000_000, "refuse")

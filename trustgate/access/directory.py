@@ -63,6 +63,12 @@ class Caller(msgspec.Struct, frozen=True):
             bool(self.priced_models) and any(matches(self.priced_models, name) for name in models)
         )
 
+    @property
+    def price_factor_ppm(self) -> int:
+        """What is billed of what a model costs, in millionths: as the tenant has it, else as its plan does."""
+        own = self.tenant.price_factor_ppm
+        return self.plan.price_factor_ppm if own is None else own
+
 
 class Directory:
     def __init__(self, state: State) -> None:
@@ -116,7 +122,7 @@ class Directory:
         terms = self._owing(tenant.id)
         is_metered = terms is not None or _limits_use(plan.limits) or _limits_use(key.limits)
         wants_prices = plan.unpriced_models == "refuse" and (limits_money(plan.limits) or limits_money(key.limits))
-        caller = Caller(key, tenant, plan, _policy_hash(plan, key), terms, is_metered, wants_prices)
+        caller = Caller(key, tenant, plan, _policy_hash(tenant, plan, key), terms, is_metered, wants_prices)
         budgets = [each for each in self.budgets() if applies(each, tenant.id, key.account_id, plan.name)]
         if budgets:
             caller = _with_budgets(caller, budgets)
@@ -165,7 +171,9 @@ class Directory:
         if key is None or tenant is None or plan is None:
             return None
         has_budgets = any(applies(each, tenant_id, key.account_id, plan.name) for each in self.budgets())
-        return Caller(key, tenant, plan, _policy_hash(plan, key), self._owing(tenant_id), has_budgets=has_budgets)
+        return Caller(
+            key, tenant, plan, _policy_hash(tenant, plan, key), self._owing(tenant_id), has_budgets=has_budgets
+        )
 
     # what the admin room changes
 
@@ -333,8 +341,10 @@ def limits_money(limits: Limits) -> bool:
     return any(getattr(limits, f"cost_nano_usd_per_{window}") is not None for window in ("minute", "day", "month"))
 
 
-def _policy_hash(plan: Plan, key: ApiKey) -> str:
+def _policy_hash(tenant: Tenant, plan: Plan, key: ApiKey) -> str:
     policy: tuple[object, ...] = (plan.name, plan.limits, plan.scope, plan.on_disconnect, key.limits, key.scope)
     if plan.price_factor_ppm != FACTOR_ONE_PPM or plan.unpriced_models != "refuse":
         policy += (plan.price_factor_ppm, plan.unpriced_models)
+    if tenant.price_factor_ppm is not None:
+        policy += ({"price_factor_ppm": tenant.price_factor_ppm},)
     return hashlib.sha256(msgspec.json.encode(policy, order="sorted")).hexdigest()

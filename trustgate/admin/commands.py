@@ -114,6 +114,8 @@ class TargetStatus(msgspec.Struct, frozen=True, kw_only=True):
 class TenantAdd(Command[TenantWithKey], frozen=True, kw_only=True, tag="tenant.add"):
     name: str
     plan: str = "pro"
+    #: What it is billed of what models cost, millionths; None: what its plan says.
+    price_factor_ppm: int | None = None
     result = TenantWithKey
 
 
@@ -131,6 +133,9 @@ class TenantSet(Command[Tenant], frozen=True, kw_only=True, tag="tenant.set"):
     tenant: str
     name: str | None = None
     plan: str | None = None
+    price_factor_ppm: int | None = None
+    #: It is billed as its plan says, again.
+    factor_by_plan: bool = False
     result = Tenant
 
 
@@ -147,6 +152,15 @@ class TenantResume(Command[Tenant], frozen=True, kw_only=True, tag="tenant.resum
 class TenantRemove(Command[Tenant], frozen=True, kw_only=True, tag="tenant.remove"):
     tenant: str
     result = Tenant
+
+
+class TenantRestore(Command[TenantDetail], frozen=True, kw_only=True, tag="tenant.restore"):
+    """Undo a removal: the keys that it revoked work again. ``name`` and ``plan``: where its own are taken or gone."""
+
+    tenant: str
+    name: str | None = None
+    plan: str | None = None
+    result = TenantDetail
 
 
 # keys; KEY is an id, ``sha256:`` and the hash of its secret, or the secret's redacted form when only one key has it

@@ -49,6 +49,8 @@ class PaymentSet(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.s
     top_up_nano_usd: int | None = None
     offers: tuple[OfferWanted, ...] = ()
     flow: PaymentFlow | None = None
+    #: How the tenant gets more credit, for people.
+    contact: str | None = None
     result = TermsDetail
 
 
@@ -148,13 +150,16 @@ class BalanceChange(msgspec.Struct, frozen=True, kw_only=True):
     #: What requests in flight have reserved of it.
     held_nano_usd: int
     receipt: str = ""
+    #: The reference had been used for the same before: nothing was added now.
+    repeated: bool = False
 
 
 class TenantCredit(Command[BalanceChange], frozen=True, kw_only=True, tag="tenant.credit"):
-    """Show a tenant's balance, or add to it."""
+    """Show a tenant's balance, or add to it; with a reference, once."""
 
     tenant: str
     add_nano_usd: int = 0
+    reference: str = ""
     result = BalanceChange
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from trustgate.admin.commands import AnchorKey
 from trustgate.admin.context import AdminContext
+from trustgate.admin.crediting import checked_amount
 from trustgate.admin.money import (
     OfferWanted,
     PaymentKeygen,
@@ -33,13 +34,11 @@ from trustgate.payment.networks import (
     check_address,
     v1_name_of,
 )
-from trustgate.payment.x402_wire import usd
 from trustgate.settings import Settings
-from trustgate.types import NANO_USD_PER_USD, Offer, Passport, PaymentFlow, PaymentTerms, Prices, Tenant
+from trustgate.types import Offer, Passport, PaymentFlow, PaymentTerms, Prices, Tenant
 
-#: One million dollars: more is a slip of the finger.
-_MOST_NANO_USD = 1_000_000 * NANO_USD_PER_USD
 _OFFERS_MOST = 16
+_CONTACT_MOST = 200
 #: Settles on test networks, for free.
 _TEST_FACILITATOR = "https://x402.org/facilitator"
 _TEST_NETWORKS = frozenset({SOLANA_DEVNET, SOLANA_TESTNET, BASE_SEPOLIA})
@@ -58,14 +57,18 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
             raise InvalidRequest("A price for every request and the passports' prices exclude each other.")
         terms = replace(terms, price_nano_usd=None)
     elif command.price_nano_usd is not None:
-        terms = replace(terms, price_nano_usd=checked_amount(command.price_nano_usd, "price", least=1))
+        terms = replace(terms, price_nano_usd=checked_amount(command.price_nano_usd, "price"))
     if command.top_up_nano_usd is not None:
-        terms = replace(terms, top_up_nano_usd=checked_amount(command.top_up_nano_usd, "top-up", least=1))
+        terms = replace(terms, top_up_nano_usd=checked_amount(command.top_up_nano_usd, "top-up"))
     _check_sellable(context, terms)
-    if not command.offers and not terms.offers:
+    if command.contact is not None:
+        terms = replace(terms, contact=_checked_contact(command.contact))
+    if terms.mode == "per-request" and not command.offers and not terms.offers:
+        name = shlex.quote(tenant.name)
         raise InvalidRequest(
             "No network is set for this tenant's payments.",
-            hint=f"trustgate payment set {shlex.quote(tenant.name)} --network solana-devnet --pay-to ADDRESS",
+            hint=f"trustgate payment set {name} --network solana-devnet --pay-to ADDRESS; or, to let it draw on credit "
+            f"that you add: trustgate payment set {name} --mode prepaid",
             param="network",
             code="no_network",
         )
@@ -101,7 +104,7 @@ async def payment_off(context: AdminContext, command: PaymentOff) -> TermsDetail
                 hint=f"trustgate payment terms {shlex.quote(tenant.name)}",
                 code="offer_not_found",
             )
-        if not left and terms.mode != "off":
+        if not left and terms.mode == "per-request":
             raise Conflict(
                 f"{network_name(network)} is the only network that {tenant.name} can pay on.",
                 hint=f"trustgate payment off {shlex.quote(tenant.name)}",
@@ -147,18 +150,10 @@ def _terms(context: AdminContext, tenant: Tenant) -> PaymentTerms:
     if terms is None:
         raise NotFound(
             f"Payment has never been switched on for {tenant.name}.",
-            hint=f"trustgate payment set {shlex.quote(tenant.name)} --network solana-devnet --pay-to ADDRESS",
+            hint=f"trustgate payment set {shlex.quote(tenant.name)} --mode prepaid",
             code="no_terms",
         )
     return terms
-
-
-def checked_amount(nano_usd: int, what: str, *, least: int) -> int:
-    if not least <= nano_usd <= _MOST_NANO_USD:
-        raise InvalidRequest(
-            f"The {what} must be more than 0 and at most {usd(_MOST_NANO_USD)} USD.", param=what, code="bad_amount"
-        )
-    return nano_usd
 
 
 async def _checked(context: AdminContext, wanted: OfferWanted) -> Offer:
@@ -209,6 +204,15 @@ def _default_facilitator_note(context: AdminContext, offer: Offer) -> str:
         return f"On {network_name(offer.network)} this gateway settles payments itself; {payer} pays the fees."
     reason = "from X402_FACILITATOR_URL" if context.settings.facilitator_override() else "a public one for tests"
     return f"On {network_name(offer.network)} payments are settled by {offer.facilitator}, {reason}."
+
+
+def _checked_contact(text: str) -> str:
+    if len(text) > _CONTACT_MOST or not text.isprintable() or text != text.strip():
+        raise InvalidRequest(
+            f"The contact must have at most {_CONTACT_MOST} printable characters, without blanks around it.",
+            param="contact",
+        )
+    return text
 
 
 def _with(offers: tuple[Offer, ...], offer: Offer) -> tuple[Offer, ...]:

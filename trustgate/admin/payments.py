@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.books import receipt_detail
 from trustgate.admin.context import AdminContext
+from trustgate.admin.crediting import change_balance, checked_amount
 from trustgate.admin.money import (
-    BalanceChange,
     Payer,
     PaymentDetail,
     PaymentList,
@@ -25,11 +25,8 @@ from trustgate.admin.money import (
     Reconciled,
     ReconcileState,
     Refund,
-    TenantCredit,
 )
-from trustgate.admin.payment_terms import checked_amount, living
 from trustgate.errors import Conflict, InvalidRequest, NotFound
-from trustgate.payment.credit import append_credit
 from trustgate.payment.x402_wire import usd
 from trustgate.store import PaymentFilter
 from trustgate.types import OPEN, PAID, Payment, Tenant
@@ -120,23 +117,12 @@ async def payment_resolve(context: AdminContext, command: PaymentResolve) -> Pay
 # balances
 
 
-async def tenant_credit(context: AdminContext, command: TenantCredit) -> BalanceChange:
-    tenant = context.tenant(command.tenant)
-    if not command.add_nano_usd:
-        balances = await context.books.balances()
-        return BalanceChange(
-            tenant=tenant, balance_nano_usd=balances.balance(tenant.id), held_nano_usd=balances.held(tenant.id)
-        )
-    tenant = living(context, command.tenant)
-    return await _change(context, tenant, checked_amount(command.add_nano_usd, "credit", least=1))
-
-
 async def payment_refund_credit(context: AdminContext, command: PaymentRefundCredit) -> Refund:
     tenant = context.tenant(command.tenant)
     payment_service = await context.books.payment_service()
     payers = await _payers(context, tenant)
     free = payment_service.balances.balance(tenant.id) - payment_service.balances.held(tenant.id)
-    amount = free if command.amount_nano_usd is None else checked_amount(command.amount_nano_usd, "refund", least=1)
+    amount = free if command.amount_nano_usd is None else checked_amount(command.amount_nano_usd, "refund")
     if not 0 < amount <= free:
         raise Conflict(
             f"{tenant.name} has {usd(max(free, 0))} USD that could be paid back"
@@ -144,24 +130,7 @@ async def payment_refund_credit(context: AdminContext, command: PaymentRefundCre
             hint=f"trustgate tenant credit {shlex.quote(tenant.name)}",
             code="balance_too_small",
         )
-    return Refund(change=await _change(context, tenant, -amount), refunded_nano_usd=amount, payers=payers)
-
-
-async def _change(context: AdminContext, tenant: Tenant, nano_usd: int) -> BalanceChange:
-    """Write the receipt, then change the balance with it; durable when this returns."""
-    payment_service = await context.books.payment_service()
-    payment_service.log.check_room(1)
-    entry = append_credit(
-        payment_service.log, tenant.id, credited_nano_usd=max(nano_usd, 0), charged_nano_usd=max(-nano_usd, 0)
-    )
-    payment_service.balances.change(tenant.id, nano_usd)
-    await context.flush()
-    return BalanceChange(
-        tenant=tenant,
-        balance_nano_usd=payment_service.balances.balance(tenant.id),
-        held_nano_usd=payment_service.balances.held(tenant.id),
-        receipt=entry.receipt.id,
-    )
+    return Refund(change=await change_balance(context, tenant, -amount), refunded_nano_usd=amount, payers=payers)
 
 
 async def _payers(context: AdminContext, tenant: Tenant) -> tuple[Payer, ...]:

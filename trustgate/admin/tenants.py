@@ -28,6 +28,7 @@ from trustgate.admin.commands import (
     TenantDetail,
     TenantList,
     TenantRemove,
+    TenantRestore,
     TenantResume,
     TenantSet,
     TenantShow,
@@ -35,7 +36,7 @@ from trustgate.admin.commands import (
     TenantWithKey,
 )
 from trustgate.admin.context import AdminContext
-from trustgate.errors import Conflict, InvalidRequest
+from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Tenant, matches
 
@@ -55,7 +56,13 @@ async def tenant_add(context: AdminContext, command: TenantAdd) -> TenantWithKey
     name = _free_tenant_name(context, command.name)
     plan = context.directory.plan(command.plan)
     at_us = now_us()
-    tenant = Tenant(id=new_id("ten", at_us), name=name, plan=plan.name, created_us=at_us)
+    tenant = Tenant(
+        id=new_id("ten", at_us),
+        name=name,
+        plan=plan.name,
+        price_factor_ppm=_checked_factor(command.price_factor_ppm),
+        created_us=at_us,
+    )
     new = _new_key(tenant, "default", at_us)
     await context.keep(tenant, new.key)
     return TenantWithKey(tenant=tenant, key=new.key, secret=new.secret)
@@ -81,8 +88,16 @@ async def tenant_set(context: AdminContext, command: TenantSet) -> Tenant:
         tenant = replace(tenant, name=_free_tenant_name(context, command.name))
     if command.plan is not None:
         tenant = replace(tenant, plan=context.directory.plan(command.plan).name)
+    if command.price_factor_ppm is not None or command.factor_by_plan:
+        tenant = replace(tenant, price_factor_ppm=_checked_factor(command.price_factor_ppm))
     await context.keep(tenant)
     return tenant
+
+
+def _checked_factor(factor_ppm: int | None) -> int | None:
+    if factor_ppm is not None and not 0 <= factor_ppm <= _MOST_FACTOR_PPM:
+        raise InvalidRequest("The price factor must be between 0 and 1,000.", param="price_factor_ppm")
+    return factor_ppm
 
 
 async def tenant_suspend(context: AdminContext, command: TenantSuspend) -> Tenant:
@@ -100,18 +115,61 @@ async def tenant_resume(context: AdminContext, command: TenantResume) -> Tenant:
 
 async def tenant_remove(context: AdminContext, command: TenantRemove) -> Tenant:
     """The tenant's name is free again and its keys are dead; its receipts and usage stay."""
-    tenant = replace(_living(context, command.tenant), status="removed")
     at_us = now_us()
+    tenant = replace(_living(context, command.tenant), status="removed", removed_us=at_us)
     keys = context.directory.keys_of(tenant.id)
     await context.keep(tenant, *(replace(key, revoked_us=at_us) for key in keys if key.revoked_us is None))
     context.cut(_ids(keys))
     return tenant
 
 
+async def tenant_restore(context: AdminContext, command: TenantRestore) -> TenantDetail:
+    """The tenant as it was, with the keys that its removal revoked, and its balance.
+
+    Raises ``NotFound``, and ``Conflict`` where it was not removed or its name is another tenant's now.
+    """
+    tenant = _removed(context, command.tenant)
+    name = command.name or tenant.name
+    if command.name is None and any(
+        other.name == name and other.status != "removed" for other in context.directory.tenants()
+    ):
+        raise Conflict(
+            f"Another tenant is called {name!r} now.",
+            hint=f"trustgate tenant restore {shlex.quote(tenant.id)} --name NAME",
+            code="tenant_exists",
+        )
+    if command.name is not None:
+        name = _free_tenant_name(context, command.name)
+    plan = context.directory.plan(command.plan or tenant.plan)
+    removed_us = tenant.removed_us
+    tenant = replace(tenant, name=name, plan=plan.name, status="active", removed_us=None)
+    keys = context.directory.keys_of(tenant.id)
+    revived = [replace(key, revoked_us=None) for key in keys if removed_us is not None and key.revoked_us == removed_us]
+    await context.keep(tenant, *revived)
+    return await tenant_show(context, TenantShow(tenant=tenant.id))
+
+
+def _removed(context: AdminContext, ref: str) -> Tenant:
+    """The removed tenant of this id or name."""
+    ref = unicodedata.normalize("NFC", ref)
+    found = [tenant for tenant in context.directory.tenants() if ref == tenant.id or ref == tenant.name]
+    removed = [tenant for tenant in found if tenant.status == "removed"]
+    if len(removed) == 1:
+        return removed[0]
+    if removed:
+        shown = ", ".join(tenant.id for tenant in removed[-5:])
+        raise Conflict(f"Several removed tenants are called {ref!r}: {shown}.", hint="Name one by its id.")
+    if found:
+        raise Conflict(f"The tenant {found[0].name!r} is not removed.", hint="trustgate tenant list --removed")
+    raise NotFound(
+        f"There is no removed tenant {ref!r}.", hint="trustgate tenant list --removed", code="tenant_not_found"
+    )
+
+
 def _living(context: AdminContext, ref: str) -> Tenant:
     tenant = context.tenant(ref)
     if tenant.status == "removed":
-        raise Conflict(f"The tenant {tenant.name!r} was removed.", hint="Add it anew: trustgate tenant add NAME")
+        raise Conflict(f"The tenant {tenant.name!r} was removed.", hint=f"trustgate tenant restore {tenant.id}")
     return tenant
 
 
@@ -307,8 +365,7 @@ async def plan_put(context: AdminContext, command: PlanPut) -> Plan:
         price_factor_ppm=plan.price_factor_ppm if command.price_factor_ppm is None else command.price_factor_ppm,
         unpriced_models=command.unpriced_models or plan.unpriced_models,
     )
-    if not 0 <= plan.price_factor_ppm <= _MOST_FACTOR_PPM:
-        raise InvalidRequest("The price factor must be between 0 and 1,000.", param="price_factor_ppm")
+    _checked_factor(plan.price_factor_ppm)
     _check_limits(plan.limits)
     _check_scope(plan.scope)
     await context.keep(plan)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 import typer
 
 from trustgate.admin.commands import Admin, Command
-from trustgate.errors import StoreLocked
+from trustgate.errors import Conflict, StoreLocked
 from trustgate.settings import RemoteServer, Settings, load_settings, remote_server
 
 if TYPE_CHECKING:
@@ -45,6 +46,22 @@ class Session:
     def settings(self, overrides: dict[str, object] | None = None) -> Settings:
         """Raises ``SettingsError``."""
         return load_settings(self.home, overrides)
+
+
+def confirm(question: str, *, yes: bool, command: str) -> None:
+    """Ask before something is done that is hard to undo; ``yes``: it was answered by ``--yes``.
+
+    Raises ``Conflict`` where the answer is no, or where there is no terminal to ask on.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Conflict(
+            "Nothing has been changed: this command asks first, and the input is not a terminal.",
+            hint=f"{command} --yes",
+        )
+    if not typer.confirm(question, err=True):
+        raise Conflict("Nothing has been changed.")
 
 
 def session(context: typer.Context) -> Session:

@@ -98,6 +98,10 @@ def set_(
             "where that fails, the payment is credited. upfront suits long work.  [default: authorization]"
         ),
     ] = None,
+    contact: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="How the tenant gets more credit: a URL or mail address that refusals name."),
+    ] = None,
     decimals: Annotated[
         int | None,
         typer.Option(
@@ -117,7 +121,8 @@ def set_(
     """Set or change how a tenant pays.
 
     Networks, addresses, tokens and facilitators are checked before anything is saved. What is not
-    given stays as it is; so do offers on other networks.
+    given stays as it is; so do offers on other networks. With --mode prepaid and no network at all, it draws on the
+    credit that you add: trustgate tenant credit TENANT --add USD.
     """
     offers = _offers(network, pay_to, asset, facilitator)
     if decimals is not None or asset_name or asset_version:
@@ -133,6 +138,7 @@ def set_(
         top_up_nano_usd=top_up,
         offers=offers,
         flow=flow,
+        contact=contact,
     )
     _show_terms(execute(context, command), json)
 
@@ -238,8 +244,12 @@ def _show_terms(detail: TermsDetail, json: bool) -> None:
         ("Mode", render.Styled(terms.mode, "yellow" if terms.mode == "off" else "green")),
         ("Price", _price_of(detail)),
     ]
-    if terms.mode == "prepaid":
+    if terms.mode == "prepaid" and terms.offers:
         fields.append(("Top-up", f"{render.usd(terms.top_up_nano_usd)} or more: POST /v1/credits"))
+    elif terms.mode == "prepaid":
+        fields.append(("Top-up", f"by you: trustgate tenant credit {shlex.quote(detail.tenant.name)} --add USD"))
+    if terms.contact:
+        fields.append(("Contact", terms.contact))
     fields.append(("Balance", render.usd(detail.balance_nano_usd)))
     if terms.keyless_key_id:
         fields.append(("Without a key", f"sold; the key {terms.keyless_key_id} has the limits"))

@@ -157,11 +157,7 @@ def _print(plan: Plan, json: bool, *, removed: bool = False) -> None:
             *limit_fields(plan.limits),
             *scope_fields(plan.scope),
             ("On disconnect", plan.on_disconnect),
-            ("Billed", "what models cost" if plan.price_factor_ppm == 1_000_000 else _factor(plan)),
+            ("Billed", render.factor(plan.price_factor_ppm)),
             ("Without a price", "refused where spending counts" if refused else "served at no cost"),
         ]
     )
-
-
-def _factor(plan: Plan) -> str:
-    return f"{plan.price_factor_ppm / 1_000_000:g} times what models cost"

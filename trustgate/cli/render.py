@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from trustgate.types import NANO_USD_PER_USD
+from trustgate.types import FACTOR_ONE_PPM, NANO_USD_PER_USD
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -108,6 +108,11 @@ def usd(nano_usd: int) -> str:
 def usd_per_million(pico_usd: int) -> str:
     """Returns a price in pico-USD a token as dollars per million tokens, exactly."""
     return usd(pico_usd * 1000)
+
+
+def factor(ppm: int) -> str:
+    """Returns what is billed of what models cost, as words."""
+    return "what models cost" if ppm == FACTOR_ONE_PPM else f"{ppm / FACTOR_ONE_PPM:g} times what models cost"
 
 
 def number(value: int) -> str:

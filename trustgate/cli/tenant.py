@@ -11,18 +11,21 @@ from trustgate.admin.commands import (
     Admin,
     Status,
     TenantAdd,
+    TenantDetail,
     TenantList,
     TenantRemove,
+    TenantRestore,
     TenantResume,
     TenantSet,
     TenantShow,
     TenantSuspend,
     TenantWithKey,
 )
-from trustgate.admin.money import TenantCredit
+from trustgate.admin.money import BalanceChange, TenantCredit
 from trustgate.cli import render, values
-from trustgate.cli.context import JsonOption, execute, session, with_admin
+from trustgate.cli.context import JsonOption, confirm, execute, session, with_admin
 from trustgate.cli.key import SecretOnlyOption, key_rows, secret_document, show_secret
+from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
 from trustgate.settings import Settings, remote_server
 from trustgate.types import Tenant
@@ -39,13 +42,21 @@ def add(
     plan: Annotated[
         str, typer.Option(metavar="PLAN", help="The plan: free, pro, growth, internal, or one that you added.")
     ] = "pro",
+    price_factor: Annotated[
+        int | None,
+        typer.Option(
+            metavar="FACTOR",
+            parser=values.factor,
+            help="What it is billed of what models cost: 1.2 is a markup of 20 %.  [default: as its plan says]",
+        ),
+    ] = None,
     secret_only: SecretOnlyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Add a tenant with its first key. The key's secret is shown only once."""
 
     async def work(admin: Admin) -> tuple[TenantWithKey, str]:
-        added = await admin.execute(TenantAdd(name=name, plan=plan))
+        added = await admin.execute(TenantAdd(name=name, plan=plan, price_factor_ppm=price_factor))
         return added, (await admin.execute(Status())).address
 
     added, address = with_admin(context, work)
@@ -122,7 +133,10 @@ def list_(
 @app.command("show")
 def show(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
     """Show a tenant with its plan and keys."""
-    detail = execute(context, TenantShow(tenant=tenant))
+    _show_detail(execute(context, TenantShow(tenant=tenant)), json)
+
+
+def _show_detail(detail: TenantDetail, json: bool) -> None:
     if json:
         render.document({"tenant": detail.tenant, "plan": detail.plan, "keys": detail.keys, "terms": detail.terms})
         return
@@ -139,12 +153,27 @@ def set_(
     plan: Annotated[
         str | None, typer.Option(metavar="PLAN", help="Another plan, in effect from the next request on.")
     ] = None,
+    price_factor: Annotated[
+        Maybe | None,
+        typer.Option(
+            metavar="FACTOR|none",
+            parser=values.factor_or_none,
+            help="What it is billed of what models cost, instead of what its plan says; none: as its plan says.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Rename a tenant or move it to another plan."""
-    if name is None and plan is None:
-        raise InvalidRequest("No change was given.", hint="Give --name or --plan.")
-    _changed(execute(context, TenantSet(tenant=tenant, name=name, plan=plan)), json)
+    """Rename a tenant, move it to another plan, or change what it is billed, from the next request on."""
+    if name is None and plan is None and price_factor is None:
+        raise InvalidRequest("No change was given.", hint="Give --name, --plan or --price-factor.")
+    command = TenantSet(
+        tenant=tenant,
+        name=name,
+        plan=plan,
+        price_factor_ppm=None if price_factor is None else price_factor.value,
+        factor_by_plan=price_factor is not None and price_factor.value is None,
+    )
+    _changed(execute(context, command), json)
 
 
 @app.command("suspend")
@@ -160,9 +189,52 @@ def resume(context: typer.Context, tenant: TenantArgument, json: JsonOption = Fa
 
 
 @app.command("remove")
-def remove(context: typer.Context, tenant: TenantArgument, json: JsonOption = False) -> None:
-    """Remove a tenant for good. Its keys are revoked; its receipts and usage stay."""
-    _changed(execute(context, TenantRemove(tenant=tenant)), json)
+def remove(
+    context: typer.Context,
+    tenant: TenantArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Remove a tenant. Its keys are revoked; its receipts and usage stay, and `tenant restore` undoes it.
+
+    Shows what it loses, and asks.
+    """
+
+    async def work(admin: Admin) -> tuple[TenantDetail, BalanceChange]:
+        return await admin.execute(TenantShow(tenant=tenant)), await admin.execute(TenantCredit(tenant=tenant))
+
+    if not yes:
+        _show_loss(*with_admin(context, work))
+        confirm("Remove it?", yes=False, command=f"trustgate tenant remove {shlex.quote(tenant)}")
+    removed = execute(context, TenantRemove(tenant=tenant))
+    _changed(removed, json)
+    if not json:
+        render.say(f"To undo this: trustgate tenant restore {removed.id}", to_stderr=True)
+
+
+def _show_loss(detail: TenantDetail, balance: BalanceChange) -> None:
+    living = sum(key.revoked_us is None for key in detail.keys)
+    keys = "1 key, which dies" if living == 1 else f"{living} keys, which die"
+    render.say(f"{detail.tenant.name} has {keys} at once; its receipts and usage stay.", to_stderr=True)
+    if balance.balance_nano_usd:
+        name = shlex.quote(detail.tenant.name)
+        render.say(
+            f"Its balance of {render.usd(balance.balance_nano_usd)} can no longer be used. To pay it back first: "
+            f"trustgate payment refund-credit {name}",
+            to_stderr=True,
+        )
+
+
+@app.command("restore")
+def restore(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="The removed tenant's id, or its name.")],
+    name: Annotated[str | None, typer.Option(help="A new name, where its own is another tenant's now.")] = None,
+    plan: Annotated[str | None, typer.Option(metavar="PLAN", help="Another plan, where its own is gone.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Undo a removal: the tenant, the keys that died with it, its limits and its balance are there again."""
+    _show_detail(execute(context, TenantRestore(tenant=tenant, name=name, plan=plan)), json)
 
 
 @app.command("credit")
@@ -170,14 +242,23 @@ def credit(
     context: typer.Context,
     tenant: TenantArgument,
     add: Annotated[
-        int | None, typer.Option(metavar="USD", parser=values.usd, help="The amount to add, as a gift or a correction.")
+        int | None, typer.Option(metavar="USD", parser=values.usd, help="The amount to add, for requests to draw on.")
     ] = None,
+    reference: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="Your name for it, an invoice's number: added again, it counts once."),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     """Show a tenant's balance, or add to it. An addition has a receipt."""
     if add == 0:
         raise InvalidRequest("No amount was given.", hint=f"trustgate tenant credit {shlex.quote(tenant)}")
-    change = execute(context, TenantCredit(tenant=tenant, add_nano_usd=add or 0))
+    if reference and add is None:
+        raise InvalidRequest("A reference names an addition.", hint="Give --add USD, too.")
+    show_balance(execute(context, TenantCredit(tenant=tenant, add_nano_usd=add or 0, reference=reference)), json)
+
+
+def show_balance(change: BalanceChange, json: bool) -> None:
     if json:
         render.document(change)
         return
@@ -190,6 +271,8 @@ def credit(
     if change.receipt:
         fields.append(("Receipt", change.receipt))
     render.card(fields)
+    if change.repeated:
+        render.say(render.Styled("That reference was used before, for the same amount: nothing was added.", "yellow"))
 
 
 def _changed(tenant: Tenant, json: bool) -> None:
@@ -200,11 +283,13 @@ def _changed(tenant: Tenant, json: bool) -> None:
 
 
 def _card(tenant: Tenant) -> None:
+    own = tenant.price_factor_ppm
     render.card(
         [
             ("Tenant", tenant.name),
             ("Id", tenant.id),
             ("Plan", tenant.plan),
+            *([] if own is None else [("Billed", render.factor(own))]),
             ("Status", render.status(tenant.status)),
             ("Created", render.instant_utc(tenant.created_us)),
         ]

@@ -75,6 +75,10 @@ def usd(text: str) -> int:
     return _decimal(text, _NANO_DECIMALS, "an amount in USD, such as 5.00")
 
 
+def factor_or_none(text: str) -> Maybe:
+    return _or_none(text, factor)
+
+
 def factor(text: str) -> int:
     """A factor in millionths: ``1.2``, ``0.9``."""
     return _decimal(text, 6, "a factor, such as 1.2")

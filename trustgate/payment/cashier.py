@@ -56,12 +56,14 @@ class Cashier:
         public_url: str,
         settle_within_s: float = 20.0,
         unsettled_per_payer: int = 2,
+        contact: str = "",
     ) -> None:
         """``public_url``: what clients call the gateway, without a slash at its end.
 
         ``settle_within_s``: how long a Solana payment may wait for an answer. ``unsettled_per_payer``: how many of one
         payer may wait at once; each further one is settled before the upstream is asked, so that a wallet that holds
-        one payment cannot have twenty answers made.
+        one payment cannot have twenty answers made. ``contact``: how tenants get more credit,
+        where their terms do not say.
         """
         self.ledger = ledger
         self.balances = balances
@@ -69,6 +71,7 @@ class Cashier:
         self.answers = Answers()
         self._facilitators = facilitators
         self._public_url = public_url
+        self._contact = contact
         self.settle_within_s = settle_within_s
         self._unsettled_per_payer = unsettled_per_payer
         #: Payments that wait for their answers, by payer.
@@ -254,6 +257,8 @@ class Cashier:
         """Returns the 402 for an order. ``reason``: x402's word for what is wrong with a payment; ``why``: ours."""
         price = self._price(order)
         dollars = x402_wire.usd(price)
+        if not order.terms.offers:
+            return self._credit_needed(order)
         if why:
             message = f"The payment was rejected: {why} ({reason}). This request costs {dollars} USD."
         elif order.is_keyless:
@@ -272,6 +277,21 @@ class Cashier:
             extensions=order.extensions,
             # The names that strangers give their payments may be the same.
             takes_identifier=not order.is_keyless,
+        )
+
+    def _credit_needed(self, order: Order) -> PaymentRequired:
+        """Returns the 402 of a tenant that draws on what its operator adds: no network takes a payment."""
+        balance, held = self.balances.balance(order.tenant_id), self.balances.held(order.tenant_id)
+        price, free = x402_wire.usd(order.price_nano_usd), x402_wire.usd(balance)
+        in_use = f", {x402_wire.usd(held)} of it in use by requests that run" if held else ""
+        contact = order.terms.contact or self._contact
+        way = f"To get more credit: {contact}" if contact else "Ask the operator of this gateway for more credit."
+        return PaymentRequired(
+            f"The credit of this account does not cover this request, which may cost {price} USD: the balance is "
+            f"{free} USD{in_use}. {way}",
+            code="insufficient_quota",
+            headers={"cache-control": "no-store"},
+            retryable=False,
         )
 
     # for sales, and for the reconciler

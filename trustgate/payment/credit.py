@@ -43,14 +43,25 @@ def append_credit(
     credited_nano_usd: int = 0,
     charged_nano_usd: int = 0,
     payment: Payment | None = None,
+    minted: tuple[str, int] | None = None,
+    about: bytes = b"",
 ) -> Entry:
-    """Write the receipt. When this returns it survives the process; the balance is the caller's to change with it."""
-    at_us = now_us()
+    """Write the receipt. When this returns it survives the process; the balance is the caller's to change with it.
+
+    Args:
+        minted: The receipt's id and time, microseconds UTC, where they were kept before; the id begins with the time.
+        about: What the receipt commits to in place of a request.
+    """
+    if minted is None:
+        at_us = now_us()
+        receipt_id = new_id("rcpt", at_us)
+    else:
+        receipt_id, at_us = minted
     secret = os.urandom(32)
     tseq, tprev = log.link(tenant_id)
     receipt = Receipt(
         v=2,
-        id=new_id("rcpt", at_us),
+        id=receipt_id,
         created_us=at_us,
         tenant=tenant_id,
         key=key_id,
@@ -60,7 +71,7 @@ def append_credit(
         model="",
         passport="",
         upstream_model="",
-        request_commitment=commitment(secret, "request", _EMPTY),
+        request_commitment=commitment(secret, "request", hashlib.sha256(about).digest()),
         response_commitment=commitment(secret, "response", _EMPTY),
         prompt_tokens=0,
         cached_tokens=0,

@@ -37,6 +37,7 @@ class PaymentService:
             public_url=public_url,
             settle_within_s=settings.payment.settle_within_s,
             unsettled_per_payer=settings.payment.unsettled_per_payer,
+            contact=settings.payment.contact,
         )
         self.reconciler = Reconciler(
             store,

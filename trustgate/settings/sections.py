@@ -221,6 +221,14 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
             "name. Empty: the address it listens on."
         ),
     ] = ""
+    contact: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            description="How tenants that draw on prepaid credit get more, for people: a page or a mail address, which "
+            "refusals for want of credit name.",
+        ),
+    ] = ""
     verify_timeout_s: Annotated[
         float, Meta(gt=0, le=300, description="How long a facilitator may take to verify a payment, seconds.")
     ] = 15.0

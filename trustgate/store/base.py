@@ -17,6 +17,7 @@ from trustgate.types import (
     Anchor,
     ApiKey,
     Budget,
+    CreditNote,
     EndUser,
     Entry,
     LogName,
@@ -34,7 +35,7 @@ from trustgate.types import (
 )
 
 #: What ``Store.put`` keeps: what operators set up, and what the log of receipts has to remember of itself.
-Kept = Record | Anchor | LogName | PriceList | PriceChange | PseudonymKey
+Kept = Record | Anchor | LogName | PriceList | PriceChange | PseudonymKey | CreditNote
 
 UsageGroup = Literal["day", "model", "key", "tenant", "end_user"]
 
@@ -357,6 +358,10 @@ class Store(Protocol):
 
     async def price_changes(self, price_hash: str | None = None, passport_id: str | None = None) -> list[PriceChange]:
         """When which passport got these prices, or this passport any: the oldest first."""
+        ...
+
+    async def credit_notes(self, tenant_id: str) -> list[CreditNote]:
+        """The notes of a tenant's credits, the oldest first."""
         ...
 
     async def anchors(self) -> list[Anchor]:

@@ -65,6 +65,7 @@ from trustgate.store.ledger import (
 )
 from trustgate.store.records import (
     apply_change,
+    load_credit_notes,
     load_everything,
     load_price_changes,
     load_state,
@@ -80,7 +81,7 @@ from trustgate.store.sums import (
     sum_usage,
     sum_windows,
 )
-from trustgate.types import Alias, Anchor, Entry, LogName, Payment, PaymentState, Plan, PriceChange
+from trustgate.types import Alias, Anchor, CreditNote, Entry, LogName, Payment, PaymentState, Plan, PriceChange
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -226,6 +227,9 @@ class DuckDBStore:
 
     async def price_changes(self, price_hash: str | None = None, passport_id: str | None = None) -> list[PriceChange]:
         return await self._engine.run(load_price_changes, price_hash, passport_id)
+
+    async def credit_notes(self, tenant_id: str) -> list[CreditNote]:
+        return await self._engine.run(load_credit_notes, tenant_id)
 
     async def anchors(self) -> list[Anchor]:
         return list(await self._engine.run(load_table, ANCHORS))

@@ -270,10 +270,28 @@ def _sales_without_a_key(connection: DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE payment_terms ADD COLUMN keyless_key_id VARCHAR DEFAULT ''")
 
 
+def _tenants_and_credits(connection: DuckDBPyConnection) -> None:
+    for statement in (
+        "ALTER TABLE tenants ADD COLUMN price_factor_ppm BIGINT",
+        "ALTER TABLE tenants ADD COLUMN removed_us BIGINT",
+        "ALTER TABLE payment_terms ADD COLUMN contact VARCHAR DEFAULT ''",
+        """CREATE TABLE credit_notes (
+            id VARCHAR PRIMARY KEY,
+            tenant_id VARCHAR NOT NULL,
+            reference VARCHAR NOT NULL,
+            receipt_id VARCHAR NOT NULL,
+            credited_nano_usd BIGINT NOT NULL,
+            corrects VARCHAR NOT NULL,  -- JSON list of seqs
+            created_us BIGINT NOT NULL
+        )""",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings a database from schema N-1 to schema N.
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
-    *(_price_tables, _budgets_and_end_users, _sales_without_a_key),
+    *(_price_tables, _budgets_and_end_users, _sales_without_a_key, _tenants_and_credits),
 )
 
 LATEST = len(MIGRATIONS)

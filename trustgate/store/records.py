@@ -19,6 +19,7 @@ from trustgate.store.rows import (
     ALIASES,
     ANCHORS,
     BUDGETS,
+    CREDIT_NOTES,
     END_USERS,
     KEYS,
     LOG_NAMES,
@@ -34,7 +35,7 @@ from trustgate.store.rows import (
     table_of,
     where_clause,
 )
-from trustgate.types import Alias, Plan, PriceChange
+from trustgate.types import Alias, CreditNote, Plan, PriceChange
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -66,6 +67,14 @@ def load_state(connection: DuckDBPyConnection) -> State:
         pseudonym_key=next(iter(load_table(connection, PSEUDONYM_KEYS)), None),
         price_lists=tuple(sorted(load_table(connection, PRICE_LISTS), key=lambda kept: kept.installed_us)),
     )
+
+
+def load_credit_notes(connection: DuckDBPyConnection, tenant_id: str) -> list[CreditNote]:
+    rows = connection.execute(
+        f"SELECT {CREDIT_NOTES.columns} FROM credit_notes WHERE tenant_id = ? ORDER BY id",  # noqa: S608 - constants
+        [tenant_id],
+    ).fetchall()
+    return [CREDIT_NOTES.from_row(row) for row in rows]
 
 
 def load_price_changes(
@@ -109,5 +118,6 @@ def load_everything(connection: DuckDBPyConnection) -> tuple[Kept, ...]:
     kept: list[Kept] = [*state.tenants, *state.keys, *state.plans, *state.passports, *state.aliases]
     kept += [*state.payment_terms, *state.budgets, *state.end_users, *load_table(connection, LOG_NAMES)]
     kept += [] if state.pseudonym_key is None else [state.pseudonym_key]
+    kept += [note for note in load_table(connection, CREDIT_NOTES)]  # noqa: C416 - of a wider type
     kept += [anchor for anchor in load_table(connection, ANCHORS) if anchor.state == "planned"]
     return tuple(kept)

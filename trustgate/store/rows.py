@@ -26,6 +26,7 @@ from trustgate.types import (
     Anchor,
     ApiKey,
     Budget,
+    CreditNote,
     EndUser,
     Entry,
     LogName,
@@ -97,6 +98,7 @@ ANCHORS = RecordTable(Anchor, "anchors", "id", frozenset({"attempts"}))
 LOG_NAMES = RecordTable(LogName, "log_names", "vkey")
 PRICE_LISTS = RecordTable(PriceList, "price_lists", "id")
 PRICE_CHANGES = RecordTable(PriceChange, "price_changes", "id", frozenset({"prices"}))
+CREDIT_NOTES = RecordTable(CreditNote, "credit_notes", "id", frozenset({"corrects"}))
 PAYMENT_TERMS = RecordTable(PaymentTerms, "payment_terms", "tenant_id", frozenset({"offers"}))
 BUDGETS = RecordTable(Budget, "budgets", "id", frozenset({"tenants", "keys", "plans", "models", "notice_at_percent"}))
 END_USERS = RecordTable(EndUser, "end_users", "id", frozenset({"amounts"}))
@@ -107,7 +109,7 @@ _TABLES: dict[type[Kept], RecordTable[Any]] = {
     table.kind: table
     for table in (
         *(TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS),
-        *(PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS),
+        *(CREDIT_NOTES, PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS),
     )
 }
 

@@ -33,7 +33,7 @@ from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import commitment
-from trustgate.types import COUNTED, Finish, PaymentTerms, Plan, Prices, Receipt, Usage
+from trustgate.types import COUNTED, Finish, PaymentTerms, Prices, Receipt, Usage
 
 #: The context of a model whose passport names none, tokens: with ``_RUNS`` no less than the largest that is sold.
 _CONTEXT_TOKENS = 2_500_000
@@ -86,14 +86,15 @@ def worst_case(
     call: Call,
     resolved: Resolved | None,
     cap: int | None,
-    plan: Plan,
+    factor_ppm: int,
     at_us: int,
     fallbacks: Sequence[Resolved] = (),
 ) -> Ask:
     """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get.
 
     Of a batch: the worst case of all of its lines. The money is what that costs at most by the price table of the
-    model, or of the dearest that may answer in its place (``fallbacks``), as the plan bills it.
+    model, or of the dearest that may answer in its place (``fallbacks``), times
+    the factor that the caller is billed at.
     """
     if call.work is not None:
         work = call.work
@@ -103,13 +104,13 @@ def worst_case(
     worst = Ask(prompt_tokens + completion_tokens, 0)
     for each in (resolved, *fallbacks):
         if each is not None and each.price.known:
-            ask = _priced_ask(call, each.price, prompt_tokens, completion_tokens, plan, at_us)
+            ask = _priced_ask(call, each.price, prompt_tokens, completion_tokens, factor_ppm, at_us)
             worst = Ask(max(worst.tokens, ask.tokens), max(worst.cost_nano_usd, ask.cost_nano_usd))
     return worst
 
 
 def _priced_ask(
-    call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: int, plan: Plan, at_us: int
+    call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: int, factor_ppm: int, at_us: int
 ) -> Ask:
     heard, made = _unit_tokens(call, price.prices)
     usage = Usage(
@@ -123,7 +124,7 @@ def _priced_ask(
         image_quality=call.image_quality,
     )
     cost_nano_usd = price.worst_nano_usd(usage, at_us, audio="audio" in call.features)
-    return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, plan.price_factor_ppm))
+    return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
 
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
@@ -302,7 +303,7 @@ class Account:
         counted = finish in COUNTED and target is not None
         usage = _priced_usage(usage, endpoint, call)
         price = target.price if target is not None else _NO_PRICE
-        factor_ppm = caller.plan.price_factor_ppm
+        factor_ppm = caller.price_factor_ppm
         cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
         if self._hold is not None:

@@ -54,7 +54,7 @@ class LineJudge:
             raise call.invalid
         if self._caller.is_metered and endpoint.generates:
             self._check_bounded(endpoint, call, resolved)
-        ask = worst_case(endpoint, call, resolved, self._cap, self._caller.plan, now_us())
+        ask = worst_case(endpoint, call, resolved, self._cap, self._caller.price_factor_ppm, now_us())
         completion_tokens = completion_bound(call, resolved, self._cap) * call.choices if endpoint.generates else 0
         return JudgedLine(
             endpoint=endpoint.name,

@@ -160,7 +160,7 @@ class Pipeline:
             cap = completion_cap(caller)
             bound = completion_bound(call, resolved, cap) if caller.is_metered else None
             others = self._catalog.fallbacks(resolved.passport) if resolved and resolved.passport.fallbacks else ()
-            ask = worst_case(endpoint, call, resolved, cap, caller.plan, arrival.at_us, others)
+            ask = worst_case(endpoint, call, resolved, cap, caller.price_factor_ppm, arrival.at_us, others)
 
             # 3 payment
             sale = await self._payment_step.admit(request, resolved, ask, delivery)

@@ -79,7 +79,7 @@ class Credits:
         check_head(scope, arrival, "json", _MAX_BODY_BYTES)
         caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
         if caller.terms is None or not caller.terms.offers:
-            raise PermissionDenied("Payment is not enabled for this account.", code="payment_not_enabled")
+            raise _not_sold(caller.terms)
         with self._running.admit(caller.key.id, caller.tenant.id):
             self._cashier.log.check_room(len(self._running))
             body = await read_body(receive, _MAX_BODY_BYTES, self._limits.body_timeout_s)
@@ -97,6 +97,12 @@ class Credits:
         if sale.payment is not None:
             entry = sale.credit()
             reply.headers.append(receipt_header(entry.receipt.id))
+
+
+def _not_sold(terms: PaymentTerms | None) -> PermissionDenied:
+    more = "" if terms is None else " Credit is added by the operator of this gateway."
+    contact = "" if terms is None or not terms.contact else f" To get more: {terms.contact}"
+    return PermissionDenied(f"Payment is not enabled for this account.{more}{contact}", code="payment_not_enabled")
 
 
 def _order(arrival: Arrival, caller: Caller, terms: PaymentTerms, body: bytes) -> Order:
@@ -146,5 +152,6 @@ def balance_card(balances: Balances, caller: Caller) -> dict[str, Any]:
         "held_nano_usd": held,
         "mode": "off" if terms is None else terms.mode,
         "price_usd": None if terms is None or terms.price_nano_usd is None else usd(terms.price_nano_usd),
-        "top_up_usd": None if terms is None else usd(terms.top_up_nano_usd),
+        "top_up_usd": None if terms is None or not terms.offers else usd(terms.top_up_nano_usd),
+        "contact": None if terms is None or not terms.contact else terms.contact,
     }

@@ -1,0 +1,171 @@
+"""The commands on balances: what an operator adds, and what a mistaken price is given back.
+
+Owns that a credit with a reference counts once: its note is in the database before its receipt is in the log, and a
+note whose receipt a crash has prevented gets it with the next command on that tenant's balance.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import msgspec
+
+from trustgate.admin.context import AdminContext
+from trustgate.admin.money import BalanceChange, TenantCredit
+from trustgate.errors import Conflict, InvalidRequest
+from trustgate.ids import new_id, now_us
+from trustgate.payment.credit import append_credit
+from trustgate.payment.x402_wire import usd
+from trustgate.types import NANO_USD_PER_USD, CreditNote, Tenant
+
+#: One million dollars: more is a slip of the finger.
+_MOST_NANO_USD = 1_000_000 * NANO_USD_PER_USD
+_REFERENCE_MOST = 200
+
+
+async def tenant_credit(context: AdminContext, command: TenantCredit) -> BalanceChange:
+    """The balance, changed or not.
+
+    Raises ``Conflict`` for a tenant that draws on no balance, and for a reference that another amount has.
+    """
+    tenant = context.tenant(command.tenant)
+    if not command.add_nano_usd:
+        balances = await context.books.balances()
+        return BalanceChange(
+            tenant=tenant, balance_nano_usd=balances.balance(tenant.id), held_nano_usd=balances.held(tenant.id)
+        )
+    amount = checked_amount(command.add_nano_usd, "credit")
+    reference = checked_reference(command.reference)
+    notes = await finish_notes(context, tenant)
+    for note in notes:
+        if reference and note.reference == reference:
+            return await _repeated(context, tenant, note, amount)
+    _check_draws(context, tenant)
+    if not reference:
+        return await change_balance(context, tenant, amount)
+    return await book_note(context, tenant, amount, reference=reference)
+
+
+async def _repeated(context: AdminContext, tenant: Tenant, note: CreditNote, amount: int) -> BalanceChange:
+    if note.credited_nano_usd != amount:
+        raise Conflict(
+            f"The reference {note.reference!r} was used for {usd(note.credited_nano_usd)} USD.",
+            hint="Give another reference, or the same amount to see the balance.",
+            code="reference_used",
+        )
+    balances = await context.books.balances()
+    return BalanceChange(
+        tenant=tenant,
+        balance_nano_usd=balances.balance(tenant.id),
+        held_nano_usd=balances.held(tenant.id),
+        receipt=note.receipt_id,
+        repeated=True,
+    )
+
+
+def _check_draws(context: AdminContext, tenant: Tenant) -> None:
+    if tenant.status == "removed":
+        raise Conflict(
+            f"The tenant {tenant.name!r} was removed.", hint=f"trustgate tenant restore {shlex.quote(tenant.id)}"
+        )
+    terms = context.directory.terms(tenant.id)
+    if terms is None or terms.mode == "off":
+        raise Conflict(
+            f"{tenant.name} draws on no balance: its requests are not charged, so a credit would lie idle. Let it "
+            f"draw on credit first: trustgate payment set {shlex.quote(tenant.name)} --mode prepaid",
+            hint=f"To give back what a mistaken price billed: trustgate tenant correct {shlex.quote(tenant.name)} "
+            "--since DATE",
+            code="not_prepaid",
+        )
+
+
+def checked_amount(nano_usd: int, what: str) -> int:
+    """Raises ``InvalidRequest`` unless it is an amount that can be meant."""
+    if not 1 <= nano_usd <= _MOST_NANO_USD:
+        raise InvalidRequest(
+            f"The {what} must be more than 0 and at most {usd(_MOST_NANO_USD)} USD.", param=what, code="bad_amount"
+        )
+    return nano_usd
+
+
+def checked_reference(reference: str) -> str:
+    """Raises ``InvalidRequest`` for what is no reference; "" is none."""
+    if len(reference) > _REFERENCE_MOST or not reference.isprintable() or reference != reference.strip():
+        raise InvalidRequest(
+            f"A reference has at most {_REFERENCE_MOST} printable characters, without blanks around it.",
+            param="reference",
+        )
+    return reference
+
+
+async def finish_notes(context: AdminContext, tenant: Tenant) -> list[CreditNote]:
+    """Returns the notes of a tenant's credits, each with its receipt in the log.
+
+    Commands run one after the other and each finishes before it begins, so only the newest can lack its receipt.
+    """
+    notes = await context.store.credit_notes(tenant.id)
+    if notes:
+        await context.flush()
+        if await context.store.entry(notes[-1].receipt_id) is None:
+            await _write_receipt(context, notes[-1])
+    return notes
+
+
+async def book_note(
+    context: AdminContext, tenant: Tenant, nano_usd: int, *, reference: str, corrects: tuple[int, ...] = ()
+) -> BalanceChange:
+    """Keep the note of a credit, then write its receipt; durable when this returns."""
+    payment_service = await context.books.payment_service()
+    payment_service.log.check_room(1)
+    at_us = now_us()
+    note = CreditNote(
+        id=new_id("credit", at_us),
+        tenant_id=tenant.id,
+        reference=reference,
+        receipt_id=new_id("rcpt", at_us),
+        credited_nano_usd=nano_usd,
+        corrects=corrects,
+        created_us=at_us,
+    )
+    await context.store.put(note)
+    await _write_receipt(context, note)
+    return _changed(tenant, payment_service.balances.balance(tenant.id), payment_service.balances.held(tenant.id), note)
+
+
+def _changed(tenant: Tenant, balance: int, held: int, note: CreditNote) -> BalanceChange:
+    return BalanceChange(tenant=tenant, balance_nano_usd=balance, held_nano_usd=held, receipt=note.receipt_id)
+
+
+async def _write_receipt(context: AdminContext, note: CreditNote) -> None:
+    payment_service = await context.books.payment_service()
+    append_credit(
+        payment_service.log,
+        note.tenant_id,
+        minted=(note.receipt_id, note.created_us),
+        credited_nano_usd=note.credited_nano_usd,
+        about=about(note),
+    )
+    payment_service.balances.change(note.tenant_id, note.credited_nano_usd)
+    await context.flush()
+
+
+def about(note: CreditNote) -> bytes:
+    """What the receipt of a credit commits to in place of a request: its reference, and the receipts it corrects."""
+    return msgspec.json.encode({"corrects": note.corrects, "reference": note.reference})
+
+
+async def change_balance(context: AdminContext, tenant: Tenant, nano_usd: int) -> BalanceChange:
+    """Write the receipt, then change the balance with it; durable when this returns."""
+    payment_service = await context.books.payment_service()
+    payment_service.log.check_room(1)
+    entry = append_credit(
+        payment_service.log, tenant.id, credited_nano_usd=max(nano_usd, 0), charged_nano_usd=max(-nano_usd, 0)
+    )
+    payment_service.balances.change(tenant.id, nano_usd)
+    await context.flush()
+    return BalanceChange(
+        tenant=tenant,
+        balance_nano_usd=payment_service.balances.balance(tenant.id),
+        held_nano_usd=payment_service.balances.held(tenant.id),
+        receipt=entry.receipt.id,
+    )
