@@ -16,47 +16,17 @@ from x402.http.utils import decode_payment_required_header, decode_payment_respo
 from x402.schemas import PaymentRequired
 
 from tests.conftest import GatewayFactory
-from tests.support.evmnode import EvmNode
-from tests.support.facilitator import FacilitatorDouble
-from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Customer, Market, market_environment
-from tests.support.upstream import CLOSE, Reply, Upstream, delta
+from tests.support.keyless import Shop, open_market
+from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Market
+from tests.support.upstream import CLOSE, Reply, delta
 from trustgate.gateway.api.bazaar import SOLD_KEYLESS, bazaar, example
 from trustgate.gateway.api.endpoints import ENDPOINTS
 
 
 @pytest.fixture(scope="module")
 def market(make_module_gateway: GatewayFactory) -> Iterator[Market]:
-    with contextlib.ExitStack() as stack:
-        upstream, chain = Upstream().start(), Upstream().start()
-        stack.callback(upstream.stop)
-        stack.callback(chain.stop)
-        facilitator = stack.enter_context(FacilitatorDouble())
-        node = EvmNode(chain)
-        gateway = make_module_gateway(upstream=upstream.api_url, environment=market_environment(node)).start()
-        market = Market(gateway, upstream, facilitator, node)
-        stack.callback(market.close)
-        yield market
-
-
-class Shop:
-    """A tenant that sells to anybody, and a client without a key."""
-
-    def __init__(self, market: Market, **terms: Any) -> None:
-        self.market = market
-        self.owner: Customer = market.customer(**terms)
-        self.opened = market.gateway.cli_json("payment", "open", self.owner.name)
-        self.http = httpx.Client(base_url=market.gateway.base_url, timeout=30.0, trust_env=False)
-
-    def chat(self, paying: dict[str, str] | None = None, **members: Any) -> httpx.Response:
-        body = {"model": "gpt-4o", "messages": HELLO, **members}
-        return self.http.post("/v1/chat/completions", json=body, headers=paying)
-
-    def buy(self, **members: Any) -> httpx.Response:
-        return self.chat(self.owner.pay(self.chat(**members)), **members)
-
-    def close(self) -> None:
-        self.http.close()
-        self.market.gateway.cli("payment", "close", self.owner.name)
+    with open_market(make_module_gateway) as opened:
+        yield opened
 
 
 @pytest.fixture

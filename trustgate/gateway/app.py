@@ -23,15 +23,19 @@ from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.pipeline import Pipeline
 from trustgate.gateway.views.account import Reads
 from trustgate.gateway.views.credits import Credits
+from trustgate.gateway.views.discovery import Discovery
 from trustgate.gateway.views.health import Health
 from trustgate.gateway.views.log import Transparency
 from trustgate.gateway.views.openapi import OpenApi
 from trustgate.gateway.views.page import Page
 from trustgate.gateway.views.payments import Payments
 from trustgate.gateway.views.statements import TenantStatements
+from trustgate.gateway.views.storefront import Storefront
 from trustgate.observe.metrics import Metrics
 
 _SHOWN_PATH_CHARACTERS = 100
+#: As it is customary, and as it has been proposed.
+_WELL_KNOWN = ("/.well-known/x402", "/.well-known/x402.json")
 #: The response headers that pages may read.
 _EXPOSED = (
     *("x-request-id", "x-trustgate-receipt", "retry-after", "x-should-retry"),
@@ -92,11 +96,15 @@ def make_app(
     log: Transparency,
     metrics: Metrics,
     page: Page,
+    storefront: Storefront,
     extra: Sequence[BaseRoute] = (),
     cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """``cors_origins``: whose web pages browsers let call the gateway; none unless said."""
-    routes = [*make_routes(pipeline, reads, credit, payments, statements, health, log, metrics, page), *extra]
+    routes = [
+        *make_routes(pipeline, reads, credit, payments, statements, health, log, metrics, page, storefront),
+        *extra,
+    ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
     # A redirect would be built from the Host header, and no client of an API follows one for a POST.
     app.router.redirect_slashes = False
@@ -123,12 +131,14 @@ def make_routes(
     log: Transparency,
     metrics: Metrics,
     page: Page,
+    storefront: Storefront,
 ) -> list[BaseRoute]:
     """Returns what is served to the public; ``/openapi.json`` describes each of them."""
     endpoints = [
         Route(path, _Endpoints(pipeline, endpoints), methods=[endpoint.method for endpoint in endpoints])
         for path, endpoints in _by_path().items()
     ]
+    discovery = Discovery(storefront)
     return [
         *endpoints,
         Route("/v1/models", reads.app(reads.models, takes_keyless=True), methods=["GET"]),
@@ -146,7 +156,9 @@ def make_routes(
         Route("/log/checkpoint", _Plain(log.checkpoint), methods=["GET"]),
         Route("/log/tile/{path:path}", _Plain(log.tile), methods=["GET"]),
         Route("/log/keys", _Plain(log.keys), methods=["GET"]),
-        Route("/openapi.json", OpenApi(), methods=["GET"]),
+        Route("/openapi.json", OpenApi(storefront), methods=["GET"]),
+        *(Route(path, _Plain(discovery.well_known), methods=["GET"]) for path in _WELL_KNOWN),
+        Route("/llms.txt", _Plain(discovery.llms), methods=["GET"]),
         Route("/health", _Plain(health.alive), methods=["GET"]),
         Route("/ready", _Plain(health.ready), methods=["GET"]),
         Route("/metrics", _Plain(metrics), methods=["GET"]),

@@ -315,6 +315,7 @@ class Server:
         from trustgate.gateway.views.page import Page
         from trustgate.gateway.views.payments import Payments
         from trustgate.gateway.views.statements import TenantStatements
+        from trustgate.gateway.views.storefront import Storefront
 
         reads = Reads(
             directory=self.directory,
@@ -326,6 +327,9 @@ class Server:
             store=self.store,
             archive=self.archive,
         )
+        url = (settings.payment.public_url or self.address).rstrip("/")
+        storefront = Storefront(self.directory, self.catalog, self.targets, url)
+        self.payment_step.quote_example = storefront.quote_example
         key = settings.admin_key()
         extra = admin_routes(self.admin, key=key) if key is not None else ()
         return make_app(
@@ -338,6 +342,7 @@ class Server:
             Transparency(self.archive),
             self.metrics,
             Page(self.gateway_status.page, lambda: self.settings.serve.page),
+            storefront,
             extra,
             settings.serve.cors_origins,
         )

@@ -6,13 +6,17 @@ Owns the price of a request and what makes it the same request when it comes aga
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
+from trustgate.access.directory import Caller
 from trustgate.access.plans import price_command
 from trustgate.access.quota import Ask
 from trustgate.errors import PaymentRequired, PermissionDenied
 from trustgate.gateway.api.bazaar import bazaar
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.uploads import Upload, digest
 from trustgate.gateway.path.accounting import Accounting, Request, requests_in
+from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.delivery import Delivery
 from trustgate.models.catalog import Resolved
 from trustgate.payment.cashier import Cashier
@@ -29,6 +33,8 @@ class PaymentStep:
         self._cashier = cashier
         self._accounting = accounting
         self._limits = limits
+        #: What the example of an endpoint costs callers without a key, nano-USD, and with which model.
+        self.quote_example: Callable[[Endpoint], tuple[int, str] | None] | None = None
 
     def apply_settings(self, limits: ServeSettings) -> None:
         """Go by these from the next request on."""
@@ -50,6 +56,8 @@ class PaymentStep:
             # What is paid for must be known to the last byte.
             await body.read_whole(self._limits.max_body_bytes)
         presented = read_payment(arrival.headers) if endpoint.is_sold else None
+        if caller.is_keyless and not request.call.model:
+            self.tell_price(endpoint, caller, arrival)
         price_nano_usd = _price(request, terms, resolved, ask)
         if caller.is_keyless and price_nano_usd == 0 and resolved is not None:
             raise PermissionDenied(
@@ -67,6 +75,30 @@ class PaymentStep:
         if isinstance(admitted, Sale):
             delivery.reply.recorder = admitted.recorder
         return admitted
+
+    def tell_price(self, endpoint: Endpoint, caller: Caller, arrival: Arrival) -> None:
+        """Raise ``PaymentRequired`` with the price of the endpoint's example, for a request that asks for nothing yet.
+
+        Does nothing for one that brings a payment, or where the endpoint is not sold now.
+        """
+        quote = None if self.quote_example is None else self.quote_example(endpoint)
+        if quote is None or caller.terms is None or read_payment(arrival.headers) is not None:
+            return
+        price_nano_usd, model = quote
+        order = Order(
+            tenant_id=caller.tenant.id,
+            key_id=caller.key.id,
+            terms=caller.terms,
+            receipt_id=arrival.receipt_id,
+            request_sha256="",
+            path=endpoint.path,
+            description=endpoint.summary,
+            price_nano_usd=price_nano_usd,
+            presented=None,
+            is_keyless=True,
+            extensions=bazaar(endpoint, model),
+        )
+        raise self._cashier.challenge(order)
 
     def owing(self, request: Request) -> Sale | None:
         """The sale of work that was admitted before and is charged now, whatever the balance is; None: owes nothing."""

@@ -32,6 +32,7 @@ from trustgate.access.plans import check_end_user, check_plan, check_priced, com
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.deadlines import Deadlines
 from trustgate.errors import (
+    InvalidRequest,
     RateLimited,
     TrustGateError,
 )
@@ -147,7 +148,13 @@ class Pipeline:
             cancellation.reply = reply
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._accounting.log.check_room(len(self._running))
-            body, call = await self._read(endpoint, arrival, scope, receive, caller, room)
+            try:
+                body, call = await self._read(endpoint, arrival, scope, receive, caller, room)
+            except InvalidRequest as error:
+                # Who sends nothing yet wants to know what it costs: directories of paid services ask so.
+                if caller.is_keyless and error.code == "invalid_json":
+                    self._payment_step.tell_price(endpoint, caller, arrival)
+                raise
             if caller.end_user_sources:
                 call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
             route = self._routing.begin(endpoint, call, body, scope, caller.key)

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from trustgate import __version__
 from trustgate.gateway.api.dialects import ANTHROPIC
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
+from trustgate.gateway.views.storefront import OpenSale, Storefront
 from trustgate.http.sending import send_body
 
 #: The refusals that any route of the path can answer with, and what each means.
@@ -151,6 +152,24 @@ _ROUTES = (
         refusals=(401, 404, 405),
     ),
     _Route(path="/openapi.json", tag="discovery", summary="This document.", needs_key=False, refusals=(405,)),
+    *(
+        _Route(
+            path=path,
+            tag="discovery",
+            summary="What is sold to callers without a key, and how it is paid (x402); 404 while nothing is.",
+            needs_key=False,
+            refusals=(404, 405),
+        )
+        for path in ("/.well-known/x402", "/.well-known/x402.json")
+    ),
+    _Route(
+        path="/llms.txt",
+        tag="discovery",
+        summary="How to use this gateway, for readers of text.",
+        answers=_TEXT,
+        needs_key=False,
+        refusals=(405,),
+    ),
     _Route(
         path="/",
         tag="status",
@@ -162,8 +181,13 @@ _ROUTES = (
 )
 
 
-def document() -> dict[str, Any]:
-    """Returns the document. It is the same for everybody: no plan, no tenant and no upstream shows in it."""
+def document(url: str = "", sale: OpenSale | None = None) -> dict[str, Any]:
+    """Returns the document. It is the same for everybody: no plan, no tenant and no upstream shows in it.
+
+    Args:
+        url: What clients call the gateway; "" leaves the servers out.
+        sale: What is sold to callers without a key; None: nothing.
+    """
     wires = list(dict.fromkeys(endpoint.wire for endpoint in ENDPOINTS if endpoint.body != "none"))
     schemas, components = msgspec.json.schema_components(wires, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(wires, schemas, strict=True))
@@ -173,6 +197,18 @@ def document() -> dict[str, Any]:
         operations[endpoint.method.lower()] = _operation(endpoint, schema_of.get(endpoint.wire))
     for route in _ROUTES:
         paths.setdefault(route.path, {})[route.method] = _own(route)
+    for item in sale.items if sale is not None else ():
+        paths[item.endpoint.path][item.endpoint.method.lower()] |= {
+            "security": [{}, {"bearer": []}],
+            "x-payment-info": {"price": item.price, "protocols": [{"x402": {}}]},
+        }
+    if sale is not None:
+        # Where something is sold, what it is and what became of it can be read without a key.
+        for path in _READ_KEYLESS:
+            paths[path]["get"]["security"] = [{}, {"bearer": []}]
+    published: dict[str, Any] = {"servers": [{"url": url}]} if url else {}
+    if url:
+        published["x-agentcash-guidance"] = {"llmsTxtUrl": f"{url}/llms.txt"}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -180,6 +216,7 @@ def document() -> dict[str, Any]:
             "version": __version__,
             "description": "An OpenAI-compatible gateway that writes a receipt for every request.",
         },
+        **published,
         "paths": paths,
         "security": [{"bearer": []}],
         "components": {
@@ -191,6 +228,12 @@ def document() -> dict[str, Any]:
         },
     }
 
+
+#: What callers without a key may read, by id or whole, where something is sold to them (gateway.app).
+_READ_KEYLESS = (
+    *("/v1/models", "/v1/models/{model}", "/v1/payments/{payment}"),
+    *("/v1/receipts/{receipt}", "/v1/receipts/{receipt}/proof"),
+)
 
 _ERROR = {"$ref": "#/components/schemas/Error"}
 _ANTHROPIC_ERROR = {"$ref": "#/components/schemas/AnthropicError"}
@@ -301,9 +344,12 @@ def _ok(content: dict[str, Any]) -> dict[str, Any]:
 class OpenApi:
     """``GET /openapi.json``: no key needed."""
 
-    def __init__(self) -> None:
-        self._body = msgspec.json.encode(document())
+    def __init__(self, storefront: Storefront) -> None:
+        self._storefront = storefront
+        self._without_sale = msgspec.json.encode(document(storefront.public_url))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"public, max-age=300")]
-        await send_body(send, 200, headers, self._body)
+        sale = self._storefront.sale()
+        body = self._without_sale if sale is None else msgspec.json.encode(document(self._storefront.public_url, sale))
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"public, max-age=60")]
+        await send_body(send, 200, headers, body)
