@@ -114,7 +114,7 @@ class Reads:
             "capabilities": passport.capabilities,
             "pricing": published(
                 resolved.price,
-                caller.plan.price_factor_ppm,
+                caller.price_factor_ppm,
                 None if caller.terms is None else caller.terms.price_nano_usd,
             ),
         }

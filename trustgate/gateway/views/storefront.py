@@ -115,7 +115,7 @@ class Storefront:
                 continue
             if terms.price_nano_usd is None and (not resolved.price.known or resolved.price.prices.free):
                 continue
-            pricing = published(resolved.price, caller.plan.price_factor_ppm, terms.price_nano_usd)
+            pricing = published(resolved.price, caller.price_factor_ppm, terms.price_nano_usd)
             found.append(Model(name, resolved, pricing))
         return found
 
@@ -140,7 +140,9 @@ class Storefront:
         resolved = model.resolved
         call = endpoint.peek(_ENCODE(example(endpoint, model.name)))
         others = self._catalog.fallbacks(resolved.passport) if resolved.passport.fallbacks else ()
-        return worst_case(endpoint, call, resolved, completion_cap(caller), caller.plan, now_us(), others).cost_nano_usd
+        return worst_case(
+            endpoint, call, resolved, completion_cap(caller), caller.price_factor_ppm, now_us(), others
+        ).cost_nano_usd
 
 
 def _serves(model: Model, endpoint: Endpoint) -> bool:
