@@ -13,7 +13,7 @@ __trustgate_commands() {
         'trustgate receipt') names='list show export mend verify' ;;
         'trustgate statement') names='make list verify' ;;
         'trustgate anchor') names='flush list status verify keygen' ;;
-        'trustgate payment') names='set off open close terms list show reconcile resolve refund-credit keygen' ;;
+        'trustgate payment') names='set off open close terms list show refresh reconcile resolve refund-credit keygen' ;;
         'trustgate export') names='receipts usage' ;;
         'trustgate config') names=show ;;
         'trustgate completion') names='bash zsh fish powershell' ;;
@@ -50,7 +50,7 @@ __trustgate_options() {
 --port
 --upstream
 --upstream-key-env' ;;
-        'trustgate reload' | 'trustgate compact' | 'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate budget status' | 'trustgate budget remove' | 'trustgate budget list' | 'trustgate budget show' | 'trustgate end-user show' | 'trustgate end-user block' | 'trustgate end-user unblock' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate passport prices show' | 'trustgate passport prices history' | 'trustgate receipt show' | 'trustgate statement list' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment open' | 'trustgate payment close' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment reconcile') options='--help
+        'trustgate reload' | 'trustgate compact' | 'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate budget status' | 'trustgate budget remove' | 'trustgate budget list' | 'trustgate budget show' | 'trustgate end-user show' | 'trustgate end-user block' | 'trustgate end-user unblock' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate passport prices show' | 'trustgate passport prices history' | 'trustgate receipt show' | 'trustgate statement list' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment open' | 'trustgate payment close' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment refresh' | 'trustgate payment reconcile') options='--help
 -h
 --json' ;;
         'trustgate usage') options='--help

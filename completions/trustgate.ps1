@@ -117,6 +117,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'terms|Show each tenant''s payment terms and balance',
             'list|List payments, the newest first',
             'show|Show a payment, from its claim to its end; with --json also what was signed',
+            'refresh|Ask facilitators again where they settle and who pays the fees; offers follow',
             'reconcile|Look up on the chains the payments whose outcome is unknown',
             'resolve|Set the outcome of an unknown payment that no node can look up, after looking it up yourself',
             'refund-credit|Reduce a tenant''s balance by a refund, with a receipt',
@@ -835,6 +836,11 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--json||Print one JSON document, nothing else'
         )
         'trustgate payment show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate payment refresh' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--json||Print one JSON document, nothing else'

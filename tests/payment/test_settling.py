@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.shop import FAILS, OFFER, Shop, order, signed, terms
 from trustgate.errors import PaymentRequired
+from trustgate.payment.cashier import Cashier
 from trustgate.payment.networks import SOLANA_DEVNET
 from trustgate.payment.order import Order
 from trustgate.payment.sale import Sale
@@ -123,3 +124,23 @@ async def test_an_upfront_offer_says_so_and_is_settled_before_the_work(shop: Sho
     assert isinstance(admitted, Sale) and admitted.is_upfront
     async with admitted:
         pass
+
+
+@pytest.mark.parametrize(("reason", "doubts"), [("fee_payer_not_managed_by_facilitator", 1), ("insufficient_funds", 0)])
+async def test_a_payment_refused_for_its_fee_payer_puts_the_offer_in_doubt(
+    shop: Shop, reason: str, doubts: int
+) -> None:
+    heard: list[None] = []
+    cashier = Cashier(
+        shop.cashier.ledger,
+        shop.balances,
+        shop.log,
+        shop.paper,
+        public_url="http://127.0.0.1:4010",
+        on_doubt=lambda: heard.append(None),
+    )
+    shop.paper.refusal = reason
+    with pytest.raises(PaymentRequired, match=reason):
+        await cashier.admit(order(PRICE, paying=signed(AMOUNT)))
+    await cashier.close()
+    assert len(heard) == doubts

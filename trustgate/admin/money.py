@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from trustgate.admin.commands import AnchorKey, Command, Feed, ReceiptDetail
+from trustgate.payment.interfaces import OfferFact
 from trustgate.statements.making import StatementMade
 from trustgate.types import Payment, PaymentFlow, PaymentState, PaymentTerms, Prices, Tenant
 
@@ -74,6 +75,19 @@ class PaymentClose(Command[TermsDetail], frozen=True, kw_only=True, tag="payment
 
     tenant: str
     result = TermsDetail
+
+
+class PaymentLookAgain(Command[tuple[OfferFact, ...]], frozen=True, kw_only=True, tag="payment.look_again"):
+    """What the facilitators of all offers say now. Changes nothing: ``PaymentFollow`` does."""
+
+    result = tuple[OfferFact, ...]
+
+
+class PaymentFollow(Command[tuple[str, ...]], frozen=True, kw_only=True, tag="payment.follow"):
+    """Have offers go by what their facilitator says now. Returns the names of the tenants whose offers changed."""
+
+    fact: OfferFact
+    result = tuple[str, ...]
 
 
 class PaymentTermsList(Command[tuple[TermsDetail, ...]], frozen=True, kw_only=True, tag="payment.terms"):

@@ -143,7 +143,7 @@ async def _offer_finding(context: AdminContext, offer: Offer) -> PaymentFinding:
             return PaymentFinding(
                 status="fail",
                 message=f"{where}: its fee payer is now {said}, but offers still name {offer.extra.get('feePayer')}",
-                hint=f"trustgate payment set TENANT --network {network_name(offer.network)} --pay-to {offer.pay_to}",
+                hint="trustgate payment refresh",
             )
         if offer.facilitator != EMBEDDED:
             return PaymentFinding(status="ok", message=where)

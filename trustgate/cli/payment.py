@@ -15,8 +15,10 @@ from trustgate.admin.money import (
     Payer,
     PaymentClose,
     PaymentDetail,
+    PaymentFollow,
     PaymentKeygen,
     PaymentList,
+    PaymentLookAgain,
     PaymentOff,
     PaymentOpen,
     PaymentReconcile,
@@ -33,6 +35,7 @@ from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.values import Maybe, absolute
 from trustgate.errors import InvalidRequest
 from trustgate.ids import new_id, now_us
+from trustgate.payment.interfaces import OfferFact
 from trustgate.types import Offer, Payment, PaymentState
 
 app = typer.Typer(help="Payments (x402): each tenant's terms, and payments received.", no_args_is_help=True)
@@ -405,6 +408,37 @@ def _fields(detail: PaymentDetail) -> list[tuple[str, render.Cell]]:
     if payment.reason:
         fields.append(("Reason", payment.reason))
     return fields
+
+
+@app.command("refresh")
+def refresh(context: typer.Context, json: JsonOption = False) -> None:
+    """Ask facilitators again where they settle and who pays the fees; offers follow. A server does this by itself."""
+
+    async def work(admin: Admin) -> list[tuple[OfferFact, tuple[str, ...]]]:
+        facts = await admin.execute(PaymentLookAgain())
+        return [(fact, await admin.execute(PaymentFollow(fact=fact)) if fact.is_news else ()) for fact in facts]
+
+    found = with_admin(context, work)
+    if json:
+        render.document({"facilitators": [{**render.plain(fact), "changed": changed} for fact, changed in found]})
+        return
+    render.table(
+        ["Facilitator", "Network", "Fee payer", "Offers"],
+        [
+            [
+                fact.facilitator,
+                _name(fact.network),
+                fact.current or "–",
+                render.Styled(fact.problem, "yellow")
+                if fact.problem
+                else f"changed for {render.names(changed)}"
+                if changed
+                else "as they were",
+            ]
+            for fact, changed in found
+        ],
+        empty="No tenant has offers. Set terms: trustgate payment set TENANT --network solana-devnet --pay-to ADDRESS",
+    )
 
 
 @app.command("reconcile")

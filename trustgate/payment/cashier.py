@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -57,13 +57,14 @@ class Cashier:
         settle_within_s: float = 20.0,
         unsettled_per_payer: int = 2,
         contact: str = "",
+        on_doubt: Callable[[], None] = lambda: None,
     ) -> None:
         """``public_url``: what clients call the gateway, without a slash at its end.
 
         ``settle_within_s``: how long a Solana payment may wait for an answer. ``unsettled_per_payer``: how many of one
         payer may wait at once; each further one is settled before the upstream is asked, so that a wallet that holds
-        one payment cannot have twenty answers made. ``contact``: how tenants get more credit,
-        where their terms do not say.
+        one payment cannot have twenty answers made. ``contact``: how tenants get more credit, where their terms do not
+        say. ``on_doubt``: is called where a payment is refused for the fee payer that its offer named.
         """
         self.ledger = ledger
         self.balances = balances
@@ -74,6 +75,7 @@ class Cashier:
         self._contact = contact
         self.settle_within_s = settle_within_s
         self._unsettled_per_payer = unsettled_per_payer
+        self._on_doubt = on_doubt
         #: Payments that wait for their answers, by payer.
         self._unsettled: Counter[str] = Counter()
         #: Payments that a running request has claimed, by key.
@@ -150,6 +152,7 @@ class Cashier:
         try:
             facilitator = await self._facilitators.get(payment.offer.facilitator)
             verdict = await facilitator.verify(payment)
+            self._doubt_offer(verdict.reason)
             if not verdict.valid:
                 raise self.challenge(order, verdict.reason or "invalid_payload", "the facilitator refused it")
         except BaseException:
@@ -313,12 +316,18 @@ class Cashier:
         if settlement.outcome == "unknown":
             _logger.warning("the outcome of payment %s is unknown: %s", payment.id, settlement.reason)
             self.undecided([payment])
+        self._doubt_offer(settlement.reason)
         try:
             return await self.ledger.settled(payment, settlement)
         except TrustGateError:
             # Its outcome is not recorded, so it must not be relied on: the chain will tell.
             self.undecided([payment])
             raise
+
+    def _doubt_offer(self, reason: str) -> None:
+        """Where a facilitator has changed its fee payer, this is how it refuses the one that the offer named."""
+        if "fee_payer" in reason:
+            self._on_doubt()
 
     def decided(self, payment: Payment) -> None:
         self._undecided.pop(payment.id, None)

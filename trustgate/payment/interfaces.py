@@ -24,6 +24,22 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
 
+class OfferFact(msgspec.Struct, frozen=True, kw_only=True):
+    """What a facilitator says now of offers that name it."""
+
+    facilitator: str
+    network: str
+    #: Who pays the network's fee, as the offers say and as the facilitator says; "" where nobody is named.
+    offered: str
+    current: str
+    #: Why the offers cannot go by that; "" where they can.
+    problem: str = ""
+
+    @property
+    def is_news(self) -> bool:
+        return not self.problem and self.current != self.offered
+
+
 class VerifyResult(NamedTuple):
     """Whether a payment would do. ``reason`` is the facilitator's (``insufficient_funds``, …), "" when valid."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trustgate.errors import InvalidRequest, RpcRejected
 from trustgate.payment.chains.nodes import Nodes, has_node
+from trustgate.payment.facilitators.facts import extra_of
 from trustgate.payment.facilitators.registry import EMBEDDED, Facilitators
 from trustgate.payment.networks import (
     SOLANA,
@@ -87,7 +88,7 @@ async def make_offer(spec: OfferSpec, facilitators: Facilitators, nodes: Nodes) 
         token = await _solana_token(spec, network, nodes)
     else:
         token = await _evm_token(spec, network, nodes, is_known=known is not None)
-    extra = token.extra | await _extra_of(facilitators, facilitator, network)
+    extra = token.extra | await extra_of(facilitators, facilitator, network)
     return Offer(
         network=network,
         asset=token.address,
@@ -111,35 +112,6 @@ def _facilitator_of(spec: OfferSpec, network: str) -> str:
             hint="Name a remote one: --facilitator https://x402.org/facilitator settles on test networks.",
         )
     return EMBEDDED
-
-
-async def _extra_of(facilitators: Facilitators, name: str, network: str) -> dict[str, Any]:
-    """Returns the facilitator's extra data for clients. Raises ``InvalidRequest`` where it does not settle
-    there.
-    """
-    kinds = await (await facilitators.get(name)).supported()
-    exact = [kind for kind in kinds if kind.scheme == "exact"]
-    found = [kind for kind in exact if kind.network in (network, v1_name_of(network))]
-    if not found:
-        listed = ", ".join(sorted({kind.network for kind in exact})[:10]) or "nothing"
-        raise InvalidRequest(
-            f"The facilitator does not settle on {v1_name_of(network) or network}.",
-            param="facilitator",
-            code="bad_facilitator",
-            hint=f"It settles on {listed}.",
-        )
-    chosen = next((kind for kind in found if kind.x402_version == 2), found[0])
-    if not is_solana(network):
-        return {}
-    fee_payer = chosen.extra.get("feePayer")
-    if not isinstance(fee_payer, str):
-        raise InvalidRequest(
-            "The facilitator does not name who pays the network's fee (feePayer).",
-            param="facilitator",
-            code="bad_facilitator",
-            hint="Use another one, or embedded.",
-        )
-    return {"feePayer": check_address(network, fee_payer, "facilitator")}
 
 
 # Solana

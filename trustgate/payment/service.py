@@ -5,6 +5,7 @@ Owns the order of its start: balances from the receipts, then what a dead proces
 
 from __future__ import annotations
 
+import asyncio
 from typing import Self
 
 from trustgate.payment.balance import Balances
@@ -26,6 +27,8 @@ class PaymentService:
         ledger = Ledger(store)
         self.log = log
         self.balances = balances
+        #: Set where a payment was refused for what its offer said: what was looked up may have changed.
+        self.doubt = asyncio.Event()
         self.nodes = Nodes(settings)
         self.facilitators = Facilitators(settings, self.nodes)
         self.chains = Chains(self.nodes)
@@ -35,6 +38,7 @@ class PaymentService:
             log,
             self.facilitators,
             public_url=public_url,
+            on_doubt=self.doubt.set,
             settle_within_s=settings.payment.settle_within_s,
             unsettled_per_payer=settings.payment.unsettled_per_payer,
             contact=settings.payment.contact,

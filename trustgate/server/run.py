@@ -136,6 +136,7 @@ async def _run_until(
 ) -> None:
     """Serve both listeners until ``stop``, then drain."""
     from trustgate.http.listener import listen
+    from trustgate.server.offer_facts import follow_for_ever
 
     log = server.accounting.log
     async with background(
@@ -144,6 +145,7 @@ async def _run_until(
         server.anchoring.run(),
         server.payments.facilitators.prepare(server.offers()),
         server.payments.reconciler.run(settings.payment.reconcile_every_s),
+        follow_for_ever(server.admin, server.payments.doubt, settings.payment.facilitator_every_s, server.notices),
         server.request_log.run(),
         probe_for_ever(
             server.targets,

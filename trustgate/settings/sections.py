@@ -253,6 +253,15 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
             "further one is settled before the LLM server is asked.",
         ),
     ] = 2
+    facilitator_every_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=86400,
+            description="How often facilitators are asked again who pays the fees and where they settle, seconds. "
+            "Offers follow.",
+        ),
+    ] = 600.0
     reconcile_every_s: Annotated[
         float, Meta(ge=0.1, le=86400, description="How often payments of unknown outcome are looked up, seconds.")
     ] = 15.0
