@@ -4,6 +4,8 @@
     python3 tests/binary --output FILE      makes it there
     python3 tests/binary --smoke            makes it and tries it in an empty environment
 
+What is in it is listed beside it (``dist/trustgate.cdx.json``, CycloneDX).
+
 Owns how the file is made: PyInstaller gathers the program into a folder, debug symbols are taken off, and the folder
 becomes the payload of a shell script (stub.sh) that unpacks it once and then starts it from there. The file runs where
 the C library is as new as here, or newer. Why not PyInstaller's own one file: it unpacks at every start (seconds for
@@ -16,7 +18,9 @@ import argparse
 import gzip
 import hashlib
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +34,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from tests import environments
+from tests.binary.bom import bill
 from tests.binary.smoke import smoke
 from tests.environments import ROOT, say
 
@@ -74,6 +79,14 @@ def build(python: Path, output: Path) -> None:
     new.write_bytes(_head(payload) + payload)
     new.chmod(0o755)
     new.replace(output)
+    document = bill(python, _version())
+    output.with_name(f"{output.name}.cdx.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _version() -> str:
+    found = re.search(r'__version__ = "(.+)"', (ROOT / "trustgate" / "__init__.py").read_text())
+    assert found is not None, "the version is there"
+    return found[1]
 
 
 def _gather(python: Path, work: Path) -> Path:
