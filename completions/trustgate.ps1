@@ -13,6 +13,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'backup|Back up the home folder into one file',
             'restore|Restore a backup',
             'accept-loss|Accept that data is lost, and start without it',
+            'archive|Move old receipts out of the database, into Parquet files',
             'compact|Make the database file smaller',
             'top|Watch the running gateway',
             'doctor|Find what is wrong, and how to fix it',
@@ -192,6 +193,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--force||Replace FILE if it exists',
+            '--without-archives||Leave archive files out, which never change; they are named',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate restore' = @(
@@ -205,6 +207,14 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--yes||Do it; else what is missing is shown, and nothing changed',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate archive' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--before|any|Move receipts made before then: 2026-01, 2026-01-15, 90d',
+            '--to|any|Where to put the files, instead of HOME/archive',
+            '--dry-run||Show what would be moved, and move nothing',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate compact' = @(

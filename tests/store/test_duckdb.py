@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -483,9 +483,9 @@ async def test_a_checkpoint_on_a_full_disk_is_survived(tmp_path: Path, monkeypat
         reconnects: list[int] = []
         connect = engine._connect
 
-        def counted(path: Path) -> duckdb.DuckDBPyConnection:
+        def counted(path: Path, allowed: Collection[Path] = ()) -> duckdb.DuckDBPyConnection:
             reconnects.append(1)
-            return connect(path)
+            return connect(path, allowed)
 
         monkeypatch.setattr(engine, "_connect", counted)
         committed = 0

@@ -29,8 +29,8 @@ from trustgate.receipts.merkle import HASH_BYTES
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.receipts.tiles import TILE_WIDTH, Edge, TileId
 from trustgate.receipts.tree import Tree
-from trustgate.store import PaymentFilter, ReceiptFilter, Store, UsageFilter, UsageRow
-from trustgate.store.base import SUM_MOST
+from trustgate.store import ArchiveFile, PaymentFilter, ReceiptFilter, Store, UsageFilter, UsageRow
+from trustgate.store.base import SUM_MOST, BudgetUseFilter
 from trustgate.types import (
     COUNTED,
     OPEN,
@@ -80,6 +80,7 @@ class _Tenant:
     __slots__ = ("charged", "credited", "tail", "tseq", "usage")
 
     def __init__(self) -> None:
+        #: -1: not known, after receipts that cannot be read.
         self.tseq = 0
         self.tail = FIRST_TPREV
         self.credited = 0
@@ -106,13 +107,21 @@ class BooksAuditor:
         self._differences: list[Difference] = []
         self._count = 0
         self._sums: defaultdict[str, int] = defaultdict(int)
+        #: The last receipt that is in an archive file, and by tenant and key what those up to it come to.
+        self._archived_seq = max((file.last_seq for file in store.archives), default=0)
+        self._archived: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        #: Archive files that cannot be read: what they hold is neither checked nor added up.
+        self._unread: list[ArchiveFile] = []
 
     async def run(self) -> BooksReport:
+        await self._check_archives()
         await self._read_receipts()
         await self._check_tree_size()
-        await self._check_usage()
+        if not self._unread:
+            await self._check_usage()
+            await self._check_archived()
+            self._check_balances()
         await self._read_payments()
-        self._check_balances()
         if self._windows is not None:
             for what, detail in self._windows.differences():
                 self._differ(what, detail)
@@ -144,7 +153,15 @@ class BooksAuditor:
         last = self._moment.last_seq
         done = 0
         while done < last:
-            until = min(last, done + _PAGE_ENTRIES)
+            unread = next((file for file in self._unread if file.first_seq == done + 1), None)
+            if unread is not None:
+                done = unread.last_seq
+                for tenant in self._tenants.values():
+                    tenant.tseq = -1
+                continue
+            # To the end of an archive file at most, which is the end of a tile.
+            ends = [file.last_seq for file in self._store.archives if file.last_seq > done]
+            until = min(last, done + _PAGE_ENTRIES, *ends[:1])
             entries = await self._store.entries(
                 ReceiptFilter(after_seq=done, until_seq=until, oldest_first=True, limit=_PAGE_ENTRIES + TILE_WIDTH)
             )
@@ -163,8 +180,9 @@ class BooksAuditor:
                 leaves.append(leaf)
                 self._check_entry(entry, leaf)
             await asyncio.sleep(0)
-        if len(leaves) == until - done and self._edge.size == done:
-            self._edge.append(leaves)
+        if len(leaves) == until - done:
+            if self._edge.size == done:
+                self._edge.append(leaves)
             await self._check_leaves(entries, leaves, done)
 
     async def _check_leaves(self, entries: list[Entry], leaves: list[bytes], done: int) -> None:
@@ -182,6 +200,8 @@ class BooksAuditor:
     def _check_entry(self, entry: Entry, leaf: bytes) -> None:
         receipt = entry.receipt
         tenant = self._tenants[receipt.tenant]
+        if self._unread and (tenant.tseq == -1 or (not tenant.tseq and entry.seq > self._unread[0].first_seq)):
+            tenant.tseq, tenant.tail = receipt.tseq - 1, receipt.tprev  # where its chain goes on cannot be told
         # What the database could not hold as it is counts as what stands in its place.
         counted = self._counted.get(entry.seq, receipt)
         if receipt.tseq != tenant.tseq + 1:
@@ -196,6 +216,10 @@ class BooksAuditor:
             tenant.usage["unpriced"] += receipt.price_known is False
             for member in _SUMS:
                 tenant.usage[member] += getattr(counted, member)
+            if entry.seq <= self._archived_seq:
+                use = 1, counted.prompt_tokens + counted.completion_tokens, _billed(counted)
+                for unit, amount in enumerate(use):
+                    self._archived[receipt.tenant, receipt.key][unit] += amount
         elif receipt.finish == "refused":
             tenant.usage["refused"] += 1
         elif receipt.finish == "upstream_error":
@@ -246,6 +270,40 @@ class BooksAuditor:
                 if said != min(usage[member], SUM_MOST):
                     self._differ(f"usage of tenant {tenant_id}", f"{member}: {said}, by its receipts {usage[member]}")
 
+    # archive files
+
+    async def _check_archives(self) -> None:
+        if self._store.archives:
+            self._report("Reading the archive files")
+        for found in await self._store.archive_problems(deep=True):
+            file = found.file
+            self._unread.append(file)
+            self._differ(
+                f"archive file {found.path}",
+                f"{found.problem}: receipts {file.first_seq} to {file.last_seq} cannot be checked, nor usage and "
+                "balances be added up; put back a copy, for instance out of a backup",
+            )
+
+    async def _check_archived(self) -> None:
+        """What the database knows of archived receipts, for quotas and budgets, and the ends of the tenants' chains."""
+        told: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        if self._archived_seq:
+            for used in await self._store.budget_use(BudgetUseFilter(0, SUM_MOST, until_seq=self._archived_seq)):
+                for unit, amount in enumerate((used.requests, used.tokens, used.cost_nano_usd)):
+                    told[used.tenant_id, used.key_id][unit] += amount
+        for tenant_id, key_id in told.keys() | self._archived.keys():
+            said, counted = told[tenant_id, key_id], self._archived[tenant_id, key_id]
+            if said != [min(amount, SUM_MOST) for amount in counted]:
+                self._differ(
+                    f"archived usage of key {key_id}", f"requests, tokens, cost: {said}, by the receipts {counted}"
+                )
+        for head in await self._store.load_heads():
+            tenant = self._tenants[head.tenant_id]
+            if head.entry.seq <= self._archived_seq and (
+                head.entry.receipt.tseq != tenant.tseq or leaf_hash(head.entry.receipt).hex() != tenant.tail
+            ):
+                self._differ(f"tenant {head.tenant_id}", "its last archived receipt is not what the database has of it")
+
     # payments
 
     async def _read_payments(self) -> None:
@@ -270,7 +328,7 @@ class BooksAuditor:
             self._sums["open"] += 1
         if packed is None:
             # A receipt of after the moment does as well.
-            is_due = payment.state in ("delivered", "credited")
+            is_due = payment.state in ("delivered", "credited") and not self._may_be_unread(payment)
             if is_due and await self._store.payment_receipt(payment) is None:
                 self._differ(f"payment {payment.id}", f"it is {payment.state}, and no receipt records it")
             return
@@ -284,6 +342,9 @@ class BooksAuditor:
         for what, theirs, ours in _figures(entry.receipt, payment):
             if theirs != ours:
                 self._differ(_name(entry), f"payment {payment.id}: its {what} is {theirs}, in the ledger {ours}")
+
+    def _may_be_unread(self, payment: Payment) -> bool:
+        return any(file.last_us >= payment.created_us - _ADMISSION_US for file in self._unread)
 
     async def _entry(self, seq: int) -> Entry:
         (entry,) = await self._store.entries(ReceiptFilter(after_seq=seq - 1, until_seq=seq, limit=1))

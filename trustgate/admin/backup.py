@@ -19,11 +19,11 @@ import msgspec
 
 from trustgate import __version__
 from trustgate.admin.backupfile import (
+    ARCHIVES,
     CHECKPOINT,
     CONFIG,
     DATABASE,
     END,
-    FORMAT,
     HANDLES,
     LOG_KEY,
     MANIFEST,
@@ -35,7 +35,7 @@ from trustgate.admin.backupfile import (
 )
 from trustgate.admin.commands import Backup, BackupMade, Compact, Write
 from trustgate.admin.context import AdminContext
-from trustgate.errors import Conflict, HomeUnusable
+from trustgate.errors import Conflict, HomeUnusable, Unavailable
 from trustgate.ids import now_us
 from trustgate.store import Compacted
 
@@ -43,13 +43,13 @@ _STAGES = "backup-*.tmp"
 
 
 async def backup(context: AdminContext, command: Backup, write: Write) -> BackupMade:
-    async with _alone(context):
+    async with alone(context):
         home = context.settings.home
         for leftover in home.glob(_STAGES):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with tempfile.TemporaryDirectory(prefix="backup-", suffix=".tmp", dir=home) as folder:
-                return await _send(context, Path(folder), write)
+                return await _send(context, Path(folder), write, archives=command.archives)
         except OSError as error:
             raise HomeUnusable(
                 f"The home folder cannot be backed up: {error.strerror or error} ({error.filename or home}).",
@@ -57,8 +57,8 @@ async def backup(context: AdminContext, command: Backup, write: Write) -> Backup
             ) from error
 
 
-async def _send(context: AdminContext, stage: Path, write: Write) -> BackupMade:
-    manifest, paths = await _collect(context, stage)
+async def _send(context: AdminContext, stage: Path, write: Write, *, archives: bool) -> BackupMade:
+    manifest, paths = await _collect(context, stage, archives=archives)
     words = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     size_bytes = 0
 
@@ -81,11 +81,13 @@ async def _send(context: AdminContext, stage: Path, write: Write) -> BackupMade:
         last_seq=manifest.last_seq,
         origin=manifest.origin,
         size_bytes=size_bytes,
+        archives=sum(entry.name.startswith(ARCHIVES) for entry in manifest.files),
+        archives_left_out=len(manifest.archives),
     )
 
 
-async def _collect(context: AdminContext, stage: Path) -> tuple[Manifest, list[Path]]:
-    """Copies of everything, in the stage: what changes meanwhile changes no copy."""
+async def _collect(context: AdminContext, stage: Path, *, archives: bool) -> tuple[Manifest, list[Path]]:
+    """Copies of everything, in the stage: what changes meanwhile changes no copy. Archive files never change."""
     settings = context.settings
     archive = await context.archive()
     (stage / CHECKPOINT).write_bytes(await archive.renewed())
@@ -95,17 +97,38 @@ async def _collect(context: AdminContext, stage: Path) -> tuple[Manifest, list[P
         with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(shutil.copyfile, path, stage / name)
     paths = [path for name in (CHECKPOINT, LOG_KEY, CONFIG, HANDLES, DATABASE) if (path := stage / name).exists()]
+    entries = [await asyncio.to_thread(_describe, path) for path in paths]
+    # None is added meanwhile: that is one of the commands of which only one runs.
+    files = context.store.archives
+    archived = tuple(
+        FileEntry(name=f"{ARCHIVES}{file.name}", size_bytes=file.size_bytes, sha256=file.sha256) for file in files
+    )
+    if archives and files:
+        await _check_archives(context)
+        paths += [context.store.archive_path(file) for file in files]
     manifest = Manifest(
-        format=FORMAT,
+        # Earlier versions can restore what has no archive files.
+        format=2 if files else 1,
         version=__version__,
         created_us=now_us(),
         store_id=context.store.store_id,
         schema_version=context.store.info.schema_version,
         last_seq=copied.last_seq,
         vkey=archive.vkey,
-        files=tuple([await asyncio.to_thread(_describe, path) for path in paths]),
+        files=(*entries, *archived) if archives else tuple(entries),
+        archives=() if archives else archived,
     )
     return manifest, paths
+
+
+async def _check_archives(context: AdminContext) -> None:
+    problems = await context.store.archive_problems(deep=True)
+    if problems:
+        raise Unavailable(
+            f"The archive file {problems[0].path} is {problems[0].problem}.",
+            hint="Put it back first, or leave archive files out: --without-archives",
+            code="archive_unavailable",
+        )
 
 
 def _describe(path: Path) -> FileEntry:
@@ -115,13 +138,14 @@ def _describe(path: Path) -> FileEntry:
 
 
 async def compact(context: AdminContext, command: Compact) -> Compacted:
-    async with _alone(context):
+    async with alone(context):
         await context.flush()
         return await context.store.compact()
 
 
 @contextlib.asynccontextmanager
-async def _alone(context: AdminContext) -> AsyncIterator[None]:
+async def alone(context: AdminContext) -> AsyncIterator[None]:
+    """The database is copied or rewritten by one command at a time. Raises ``Conflict`` (``copy_running``)."""
     if context.copying.locked():
         raise Conflict(
             "The database is being copied or rewritten already.",

@@ -10,6 +10,7 @@ out of the folder that the files are put into.
 from __future__ import annotations
 
 import hashlib
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +20,21 @@ import msgspec
 
 from trustgate.errors import OperatorError, StoreDamaged, StoreTooNew
 
-FORMAT = 1
+#: 1: no archive files; 2: with them, or naming them.
+FORMATS = (1, 2)
 FOLDER = "trustgate-backup"
 MANIFEST = "manifest.json"
 
 DATABASE, LOG_KEY, CHECKPOINT = "trustgate.duckdb", "log.key", "checkpoint"
 HANDLES, CONFIG = "handles.jsonl", "trustgate.toml"
 NAMES = (DATABASE, LOG_KEY, CHECKPOINT, HANDLES, CONFIG)
+#: What the names of archive files begin with.
+ARCHIVES = "archive/"
+_ARCHIVE = re.compile(r"archive/receipts-[0-9a-z-]+\.parquet", re.ASCII)
 _NEEDED = frozenset({DATABASE, LOG_KEY, CHECKPOINT})
 
 _BLOCK = tarfile.BLOCKSIZE
-_MANIFEST_BYTES = 64 * 1024
+_MANIFEST_BYTES = 8 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 
 
@@ -51,6 +56,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     #: The log's verifier key, which begins with its name.
     vkey: str
     files: tuple[FileEntry, ...]
+    #: Archive files that are not in it.
+    archives: tuple[FileEntry, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -92,6 +99,7 @@ def unpack(backup: Path, folder: Path, report: Callable[[int, int], None]) -> Ma
                 source = None if member is None else archive.extractfile(member)
                 if member is None or source is None or member.name != f"{FOLDER}/{entry.name}":
                     raise _damaged(backup, f"{entry.name} is missing")
+                (folder / entry.name).parent.mkdir(mode=0o700, exist_ok=True)
                 digest = hashlib.sha256()
                 with _create(folder / entry.name) as target:
                     while piece := source.read(PIECE_BYTES):
@@ -119,7 +127,8 @@ def _read_manifest(backup: Path, archive: tarfile.TarFile) -> Manifest:
         raise _damaged(backup, "it is not a backup of TrustGate")
     text = source.read()
     try:
-        if msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format") != msgspec.Raw(b"%d" % FORMAT):
+        told = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format")
+        if told not in [msgspec.Raw(b"%d" % known) for known in FORMATS]:
             raise StoreTooNew(
                 f"{backup} was written by a newer TrustGate.", hint="Restore it with that version or a newer one."
             )
@@ -127,9 +136,13 @@ def _read_manifest(backup: Path, archive: tarfile.TarFile) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(backup, "its manifest cannot be read") from error
     names = [entry.name for entry in manifest.files]
-    if len(set(names)) != len(names) or not _NEEDED <= set(names) <= set(NAMES):
+    if len(set(names)) != len(names) or not set(names) >= _NEEDED or not all(map(_belongs, names)):
         raise _damaged(backup, "its manifest lists files that do not belong to a backup")
     return manifest
+
+
+def _belongs(name: str) -> bool:
+    return name in NAMES or _ARCHIVE.fullmatch(name) is not None
 
 
 def _create(path: Path) -> IO[bytes]:

@@ -16,7 +16,7 @@ import msgspec
 from trustgate.models.passports import ImportedPassport, PassportFields
 from trustgate.observe.live_stats import LiveStats
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
-from trustgate.store import Compacted, UsageRow
+from trustgate.store import ArchiveFile, Compacted, UsageRow
 from trustgate.store.base import UsageGroup
 from trustgate.types import (
     Alias,
@@ -461,10 +461,18 @@ class BackupMade(msgspec.Struct, frozen=True, kw_only=True):
     last_seq: int
     origin: str
     size_bytes: int
+    #: Archive files in it, and those that it only names.
+    archives: int = 0
+    archives_left_out: int = 0
 
 
 class Backup(Feed[BackupMade], frozen=True, kw_only=True, tag="backup"):
-    """Everything that has to be kept, as one file (``admin.backupfile``). It holds a key: never over a network."""
+    """Everything that has to be kept, as one file (``admin.backupfile``). It holds a key: never over a network.
+
+    ``archives``: the archive files are in it too; otherwise it names them.
+    """
+
+    archives: bool = True
 
     result = BackupMade
 
@@ -496,6 +504,52 @@ class Compact(Command[Compacted], frozen=True, kw_only=True, tag="compact"):
 
     result = Compacted
     timeout_s = 3600.0
+
+
+class ArchiveReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was moved into archive files, or would be, and what stays in the database."""
+
+    #: Receipts moved by this order, and receipts 1 to ``last_seq`` that are archived now.
+    receipts: int
+    last_seq: int
+    files: tuple[ArchiveFile, ...] = ()
+    #: Why receipts that were asked for stay, for people; "" where none does.
+    kept: str = ""
+    #: The size of the database before and after; 0 where nothing was moved.
+    before_bytes: int = 0
+    after_bytes: int = 0
+    dry_run: bool = False
+
+
+class ArchiveState(msgspec.Struct, frozen=True, kw_only=True):
+    stage: str
+    report: ArchiveReport | None = None
+
+
+class ArchiveReceipts(Command[ArchiveState], frozen=True, kw_only=True, tag="archive.receipts"):
+    """Move receipts of before a time into Parquet files, or ask how it goes: as ``AnchorFlush`` does."""
+
+    order: str
+    before_us: int
+    #: A folder on the server's machine; None: the home's.
+    to: str | None = None
+    dry_run: bool = False
+    result = ArchiveState
+
+
+class ArchiveFound(msgspec.Struct, frozen=True, kw_only=True):
+    """An archive file, where it is, and what is wrong with it ("" for nothing)."""
+
+    file: ArchiveFile
+    path: str
+    problem: str = ""
+
+
+class ArchiveList(Command[tuple[ArchiveFound, ...]], frozen=True, kw_only=True, tag="archive.list"):
+    """The archive files; ``check``: their contents are read and compared with their hashes."""
+
+    check: bool = False
+    result = tuple[ArchiveFound, ...]
 
 
 class Reloaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.background_work import Watched
-from trustgate.admin.commands import ServerStatus
+from trustgate.admin.commands import ArchiveReport, ServerStatus
 from trustgate.admin.flushing import Flushing
 from trustgate.admin.money import BooksReport, Reconciled
 from trustgate.errors import Conflict
@@ -110,6 +110,7 @@ class AdminContext:
         self.books = books
         self.reconciling: Watched[tuple[Reconciled, ...]] = Watched(_busy_reconciling)
         self.auditing: Watched[BooksReport] = Watched(_busy_auditing)
+        self.archiving: Watched[ArchiveReport] = Watched(_busy_archiving)
         self._on_keys_revoked = on_keys_revoked
 
     def tenant(self, ref: str) -> Tenant:
@@ -188,6 +189,7 @@ class AdminContext:
         await self.flushing.end()
         await self.reconciling.end()
         await self.auditing.end()
+        await self.archiving.end()
 
     async def close(self) -> None:
         """Closes the store, too."""
@@ -216,3 +218,9 @@ def _busy_reconciling() -> Conflict:
 
 def _busy_auditing() -> Conflict:
     return Conflict("Another audit is running.", hint="Try again when it has finished.", code="audit_running")
+
+
+def _busy_archiving() -> Conflict:
+    return Conflict(
+        "Receipts are being archived already.", hint="Wait until that has finished.", code="archive_running"
+    )

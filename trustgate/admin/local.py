@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trustgate.access.directory import Directory
 from trustgate.admin import (
     anchors,
+    archiving,
     backup,
     books,
     budgeting,
@@ -118,6 +119,8 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     money.PaymentCheck: payment_checks.payment_check,
     money.TenantCredit: crediting.tenant_credit,
     money.BooksAudit: books.books_audit,
+    commands.ArchiveReceipts: archiving.archive_receipts,
+    commands.ArchiveList: archiving.archive_list,
     money.StatementMonths: statements.statement_months,
     commands.Compact: backup.compact,
     commands.Reload: books.reload,
@@ -158,6 +161,8 @@ _UNLOCKED = frozenset(
         money.PaymentReconcile,
         money.PaymentCheck,
         money.BooksAudit,
+        commands.ArchiveReceipts,
+        commands.ArchiveList,
         money.StatementMonths,
         commands.Compact,
         commands.Look,

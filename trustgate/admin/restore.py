@@ -12,6 +12,7 @@ start, and only then change places. What was there is put aside, never deleted.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,8 +21,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from trustgate.admin.backupfile import CHECKPOINT, CONFIG, DATABASE, HANDLES, LOG_KEY, Manifest, unpack
-from trustgate.admin.commands import AnchorStatus, LogStatus
+from trustgate.admin.backupfile import ARCHIVES, CHECKPOINT, CONFIG, DATABASE, HANDLES, LOG_KEY, Manifest, unpack
+from trustgate.admin.commands import AnchorStatus, ArchiveFound, ArchiveList, LogStatus
 from trustgate.admin.local import open_local_admin
 from trustgate.admin.ownership import leave_to_owner
 from trustgate.errors import Conflict, SettingsError, StoreDamaged, VerificationFailed
@@ -51,6 +52,15 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     #: Where what was there before is now; "" where there was nothing.
     replaced: str = ""
     dry_run: bool = False
+    #: Archive files that the restored log needs and that are neither in the backup nor here.
+    archives_missing: tuple[str, ...] = ()
+
+
+class _Opened(NamedTuple):
+    """What is to be restored, as it was when it was opened."""
+
+    log: LogStatus
+    archives: tuple[ArchiveFound, ...]
 
 
 class _HomeState(NamedTuple):
@@ -81,7 +91,8 @@ async def restore(
         state = await _look(settings, manifest)
         with hold_database(settings.database):
             _check(settings, manifest, state, new_log=new_log)
-            status = await _open(settings, stage, state, new_log=new_log)
+            opened = await _open(settings, stage, state, new_log=new_log)
+            status, missing = opened.log, _missing_archives(settings, stage, opened.archives)
             replaced = "" if dry_run else _change_places(settings, stage, new_log=new_log)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -94,6 +105,7 @@ async def restore(
         vkey=status.vkey,
         replaced=replaced,
         dry_run=dry_run,
+        archives_missing=missing,
     )
 
 
@@ -194,7 +206,7 @@ def _journal_fills_in(manifest: Manifest, state: _HomeState) -> bool:
 # what is to be restored
 
 
-async def _open(settings: Settings, stage: Path, state: _HomeState, *, new_log: bool) -> LogStatus:
+async def _open(settings: Settings, stage: Path, state: _HomeState, *, new_log: bool) -> _Opened:
     """Open what is in the stage as a server would: recover, check the log against what it has signed."""
     signed = [(stage / CHECKPOINT).read_bytes()]
     if new_log:
@@ -212,11 +224,11 @@ async def _open(settings: Settings, stage: Path, state: _HomeState, *, new_log: 
         for note in signed:  # it must continue the one and the other
             if note:
                 (stage / CHECKPOINT).write_bytes(note)
-            status = await _status(staged)
+            opened = await _look_into(staged)
         if not (stage / "journal").exists():
             with contextlib.closing(Mark(mark_path(stage / "journal"))) as mark:
-                mark.write(status.tree_size)
-        return status
+                mark.write(opened.log.tree_size)
+        return opened
     finally:
         if staged.socket.parent != stage:  # a folder of its own, made for a path that is too long
             shutil.rmtree(staged.socket.parent, ignore_errors=True)
@@ -232,12 +244,35 @@ def _begin_beside(settings: Settings, stage: Path) -> None:
         shutil.copyfile(changes, stage / changes.name)
 
 
-async def _status(settings: Settings) -> LogStatus:
+async def _look_into(settings: Settings) -> _Opened:
     admin = await open_local_admin(settings, accept_loss=True)
     try:
-        return await admin.execute(AnchorStatus())
+        return _Opened(await admin.execute(AnchorStatus()), await admin.execute(ArchiveList()))
     finally:
         await admin.close()
+
+
+def _missing_archives(settings: Settings, stage: Path, archives: tuple[ArchiveFound, ...]) -> tuple[str, ...]:
+    places = (stage / ARCHIVES, settings.home / ARCHIVES)
+    return tuple(
+        found.file.name
+        for found in archives
+        if not any((place / found.file.name).exists() for place in (*places, Path(found.path).parent))
+    )
+
+
+def _put_archives(home: Path, stage: Path, aside: Path) -> None:
+    """Files of that name that hold something else go aside; those that hold the same stay."""
+    (home / ARCHIVES).mkdir(mode=0o700, exist_ok=True)
+    for path in sorted((stage / ARCHIVES).iterdir()):
+        own = home / ARCHIVES / path.name
+        if own.exists() and not filecmp.cmp(own, path, shallow=False):
+            (aside / ARCHIVES).mkdir(mode=0o700, parents=True, exist_ok=True)
+            own.rename(aside / ARCHIVES / path.name)
+        if not own.exists():
+            sync(path)
+            path.rename(own)
+    sync(home / ARCHIVES)
 
 
 def _change_places(settings: Settings, stage: Path, *, new_log: bool) -> str:
@@ -253,6 +288,8 @@ def _change_places(settings: Settings, stage: Path, *, new_log: bool) -> str:
     kept = [LOG_KEY, CHECKPOINT]
     if any((home / name).exists() for name in (*moved, *kept)):
         aside.mkdir(mode=0o700)
+    if (stage / ARCHIVES).exists():
+        _put_archives(home, stage, aside)
     for name in kept:
         if (home / name).exists():
             shutil.copy2(home / name, aside / name)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from trustgate.admin.commands import Admin, Backup, Feed
+from trustgate.admin.commands import Admin, ArchiveReceipts, Backup, Feed
 from trustgate.admin.local import COMMANDS, FEEDS
 from trustgate.errors import (
     AuthenticationFailed,
@@ -47,7 +47,13 @@ def admin_routes(admin: Admin, *, key: str | None) -> list[Route]:
         try:
             if key is not None:
                 _authenticate(request, key)
-            result = await admin.execute(await _command(request, _decode))
+            command = await _command(request, _decode)
+            if isinstance(command, ArchiveReceipts) and command.to is not None and key is not None:
+                raise PermissionDenied(
+                    "A folder for archive files can only be chosen on the server's own machine.",
+                    hint="Leave --to out, or run the command there, without TRUSTGATE_URL.",
+                )
+            result = await admin.execute(command)
         except TrustGateError as error:
             return _refusal(error)
         except ClientDisconnect:

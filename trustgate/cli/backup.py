@@ -26,12 +26,16 @@ def backup(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; - is stdout, for a pipe.")],
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    without_archives: Annotated[
+        bool, typer.Option("--without-archives", help="Leave archive files out, which never change; they are named.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Back up the home folder into one file, with or without a running server.
 
-    The database, the log's key and checkpoint, the ids that upstreams gave out and trustgate.toml; not the keys that
-    hold money. The file holds the log's key and the hashes of all API keys: protect it like the home folder.
+    The database with its archive files, the log's key and checkpoint, the ids that upstreams gave out and
+    trustgate.toml; not the keys that hold money. The file holds the log's key and the hashes of all API keys: protect
+    it like the home folder.
     """
     if json and file == STDOUT:
         raise InvalidRequest("With --json the backup needs a FILE; stdout is for the JSON.")
@@ -43,7 +47,7 @@ def backup(
                 await into.write(data)
                 advance(into.size_bytes, None)
 
-            return await admin.feed(Backup(), write)
+            return await admin.feed(Backup(archives=not without_archives), write)
 
     with sink(file, force=force) as into:
         made = with_admin(context, lambda admin: work(admin, into))
@@ -51,6 +55,8 @@ def backup(
         render.document({"file": str(file), **render.plain(made)})
     else:
         what = f"{render.number(made.last_seq)} receipts of the log {made.origin}, {render.size(made.size_bytes)}"
+        if made.archives_left_out:
+            what += f", without {made.archives_left_out} archive files"
         render.say(f"Backed up {what}, to {file}." if file != STDOUT else f"Backed up {what}.", to_stderr=True)
 
 
@@ -93,6 +99,12 @@ def restore(
     if done.replaced:
         rows.append(("Put aside", done.replaced))
     render.card(rows, title="It can be restored. Nothing was changed." if dry_run else "Restored.")
+    if done.archives_missing:
+        render.say(
+            f"{len(done.archives_missing)} archive files are in neither the backup nor this home; put them into "
+            f"{settings.home / 'archive'}: {', '.join(done.archives_missing)}",
+            to_stderr=True,
+        )
     if not new_log:
         render.say(
             "If the log went on after that backup, on a machine that is lost, this one would contradict it under "

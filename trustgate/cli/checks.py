@@ -14,7 +14,7 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +24,8 @@ import msgspec
 from trustgate.admin.commands import (
     Admin,
     AnchorStatus,
+    ArchiveFound,
+    ArchiveList,
     Command,
     LogStatus,
     PassportList,
@@ -179,6 +181,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
         status = _ask(admin, Status())
         passports = _ask(admin, PassportList())
         log = _ask(admin, AnchorStatus())
+        archives = _ask(admin, ArchiveList())
         payments = _ask(admin, PaymentCheck())
         prices = _ask(admin, PriceCheck())
     except TrustGateError as error:
@@ -187,6 +190,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
     yield _server(status)
     yield _ok("database", f"open in the server (process {status.pid}), {render.number(status.last_seq)} receipts")
     yield from _amiss(status)
+    yield from _archives(archives)
     yield _journal(settings, status.pending)
     yield _anchored(log)
     yield from _keys(settings)
@@ -213,6 +217,22 @@ def _anchored(log: LogStatus) -> Finding:
     if log.planned:
         return _warn("log", f"{message}; an anchor was sent and is not final yet", "trustgate anchor flush")
     return _ok("log", f"{message}{f'; anchored {log.schedule}' if log.schedule else ''}")
+
+
+def _archives(archives: Sequence[ArchiveFound]) -> Iterator[Finding]:
+    """Yields what is wrong with archive files: missing, or of another size. ``trustgate archive`` reads them all."""
+    for found in archives:
+        if found.problem:
+            file = found.file
+            yield _fail(
+                "archive",
+                f"{found.path} is {found.problem}; it holds receipts {render.number(file.first_seq)} to "
+                f"{render.number(file.last_seq)}",
+                "Put a copy back there, for instance out of a backup. Until then they are not found; all else works.",
+            )
+    if archives and not any(found.problem for found in archives):
+        count = archives[-1].file.last_seq
+        yield _ok("archive", f"{render.number(count)} receipts in {len(archives)} files; trustgate archive reads them")
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
@@ -313,11 +333,12 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
         passports = await admin.execute(PassportList())
         prices = [_price(found) for found in await admin.execute(PriceCheck())]
         payments = await admin.execute(PaymentCheck())
+        archives = await admin.execute(ArchiveList())
     finally:
         await admin.close()
     size = render.size(settings.database.stat().st_size)
     opens = _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
-    return passports, payments, [opens, *_amiss(status), *prices]
+    return passports, payments, [opens, *_amiss(status), *_archives(archives), *prices]
 
 
 def _amiss(status: ServerStatus) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ TABLE: Mapping[str, CommandEntry] = {
     "backup": CommandEntry("backup", "Back up the home folder into one file."),
     "restore": CommandEntry("backup", "Restore a backup."),
     "accept-loss": CommandEntry("backup", "Accept that data is lost, and start without it."),
+    "archive": CommandEntry("archive", "Move old receipts out of the database, into Parquet files."),
     "compact": CommandEntry("backup", "Make the database file smaller."),
     "top": CommandEntry("top", "Watch the running gateway."),
     "doctor": CommandEntry("doctor", "Find what is wrong, and how to fix it."),

@@ -26,6 +26,7 @@ _DECIMAL = re.compile(r"\d{1,12}(\.\d*)?|\.\d+", re.ASCII)
 #: The largest integer that JSON readers everywhere keep exactly.
 _MOST = 2**53 - 1
 _DIGITS_MOST = 100
+_MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
 
 _NANO_DECIMALS = 9
 #: Micro-USD a million tokens, which is pico-USD a token.
@@ -191,6 +192,11 @@ def since(text: str) -> int:
     else:
         start = _written(text)
     return max(0, _micros(start))
+
+
+def month_or_since(text: str) -> int:
+    """The same, or a month (``2026-01``): its beginning."""
+    return since(f"{text}-01" if _MONTH.fullmatch(text) else text)
 
 
 def _micros(at: datetime) -> int:

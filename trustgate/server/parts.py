@@ -49,7 +49,7 @@ from trustgate.receipts.tree import Tree
 from trustgate.server.reload import SettingsReload
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
-from trustgate.store import ReceiptFilter, Store
+from trustgate.store import Store
 from trustgate.types import Offer, Receipt
 
 if TYPE_CHECKING:
@@ -438,8 +438,7 @@ async def _missing_handles(path: Path, store: Store) -> tuple[str, ...]:
     """Told where the file of ids is missing although there have been requests."""
     if path.exists():  # noqa: ASYNC240 - the server does not serve yet
         return ()
-    first = await store.entries(ReceiptFilter(oldest_first=True, limit=1))
-    if not first or first[0].receipt.finish == "credited":
+    if all(head.entry.receipt.finish == "credited" for head in await store.load_heads()):
         return ()
     note = (
         f"The file {path.name} was missing: files, batches and responses that upstreams made before now are not found "

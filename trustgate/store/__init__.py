@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trustgate.store.base import (
+    ArchiveFile,
+    ArchiveProblem,
     Balance,
     Compacted,
     Copied,
@@ -27,6 +29,8 @@ from trustgate.store.base import (
 )
 
 __all__ = [
+    "ArchiveFile",
+    "ArchiveProblem",
     "Balance",
     "Compacted",
     "Copied",

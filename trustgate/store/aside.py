@@ -19,6 +19,7 @@ import duckdb
 import msgspec
 
 from trustgate.errors import StoreDamaged, TrustGateError
+from trustgate.store.archives import archived_last_seq
 from trustgate.store.base import SetAside
 from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, HASHES, entry_from_row, entry_to_row
 from trustgate.types import Entry, Receipt
@@ -116,7 +117,7 @@ def load_aside(connection: DuckDBPyConnection) -> dict[int, SetAside]:
                 reason=reason,
                 set_aside_us=set_aside_us,
                 accepted=accepted,
-                counted=_row_of(connection, seq),
+                counted=_row_of(connection, seq, receipt),
             )
             for seq, receipt, secret, reason, set_aside_us, accepted in rows
         }
@@ -126,8 +127,11 @@ def load_aside(connection: DuckDBPyConnection) -> dict[int, SetAside]:
         ) from error
 
 
-def _row_of(connection: DuckDBPyConnection, seq: int) -> Receipt:
+def _row_of(connection: DuckDBPyConnection, seq: int, receipt: bytes) -> Receipt:
+    """What stands in the receipt's place. Of one in an archive file that is what was made of it for the table."""
     rows = connection.execute(f"SELECT {ENTRY_SELECT} FROM receipts WHERE seq = ?", [seq]).fetchall()  # noqa: S608
+    if not rows and seq <= archived_last_seq(connection):
+        return storable(_receipt(receipt))
     if not rows:
         raise StoreDamaged(f"Receipt {seq} was set aside, but its row is missing.", hint="Put back a copy.")
     return entry_from_row(rows[0]).receipt
@@ -136,10 +140,11 @@ def _row_of(connection: DuckDBPyConnection, seq: int) -> Receipt:
 def mend_aside(connection: DuckDBPyConnection, *, accept: bool) -> None:
     """Store what the database takes by now; with ``accept`` mark the rest as seen. The caller's transaction."""
     waiting = [aside.entry for aside in load_aside(connection).values()]
+    archived = archived_last_seq(connection)  # what is in a file stays as it is there
     reasons = unstorable(connection, waiting)
     columns = ", ".join(f'"{column}" = ?' for column in ENTRY_COLUMNS)
     for entry in waiting:
-        if entry.seq in reasons:
+        if entry.seq in reasons or entry.seq <= archived:
             continue
         connection.execute(f"UPDATE receipts SET {columns} WHERE seq = ?", [*entry_to_row(entry), entry.seq])  # noqa: S608
         connection.execute("DELETE FROM set_aside WHERE seq = ?", [entry.seq])

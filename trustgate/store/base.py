@@ -1,12 +1,13 @@
 """The ``Store`` protocol: a dozen domain verbs, no SQL, no connection.
 
 The logic makes ids and times, the store keeps what it is given. Every verb is a coroutine that may take
-milliseconds or, over millions of receipts, a second; nothing on the request path awaits one.
+milliseconds or, over millions of receipts, a second; nothing on the request path awaits one. Verbs that read receipts
+raise Unavailable (``archive_unavailable``) where those lie in an archive file that is missing or damaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -269,6 +270,32 @@ class SetAside(msgspec.Struct, frozen=True, kw_only=True):
     counted: Receipt
 
 
+class ArchiveFile(msgspec.Struct, frozen=True):
+    """A Parquet file with receipts of the log that are in the database no more (``store.archives``)."""
+
+    name: str
+    #: Where it was put; "" for the home's own folder.
+    folder: str
+    #: Numbers of its receipts, each of them in it, and the first and the last of their times, microseconds UTC.
+    first_seq: int
+    last_seq: int
+    first_us: int
+    last_us: int
+    size_bytes: int
+    sha256: str
+    #: Columns of table ``receipts`` when it was written.
+    columns: tuple[str, ...]
+    archived_us: int
+
+
+class ArchiveProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """An archive file that cannot be read as it was written: where it should be, and what is wrong with it."""
+
+    file: ArchiveFile
+    path: str
+    problem: str
+
+
 class Store(Protocol):
     @property
     def store_id(self) -> str:
@@ -392,6 +419,34 @@ class Store(Protocol):
 
     async def compact(self) -> Compacted:
         """Rewrite the database without what is unused in it. Everything else waits meanwhile; raises as ``copy_to``."""
+        ...
+
+    # archive files
+
+    @property
+    def archives(self) -> tuple[ArchiveFile, ...]:
+        """The files with the oldest receipts, in the log's order. Read from memory."""
+        ...
+
+    def archive_path(self, file: ArchiveFile) -> Path:
+        """Where the file is."""
+        ...
+
+    async def archive_problems(self, *, deep: bool) -> tuple[ArchiveProblem, ...]:
+        """What is wrong with any of them: missing, of another size; ``deep``: or of other content."""
+        ...
+
+    async def last_seq_before(self, before_us: int) -> int:
+        """The last receipt of the beginning of the log that was made before then altogether; 0 for none."""
+        ...
+
+    async def archive(self, up_to_seq: int, folder: Path | None, about: Mapping[str, str]) -> ArchiveFile | None:
+        """Move the next receipts, at most 65,536 and none after ``up_to_seq``, into a file. None: there are no more.
+
+        A file has whole tiles of 256 receipts. ``folder``: None for the home's; ``about`` is kept in the file. Writing
+        waits meanwhile. Raises HomeUnusable, StoreDamaged, or Unavailable with code ``storage_full``; nothing is moved
+        then.
+        """
         ...
 
     # payments

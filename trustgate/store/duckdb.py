@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,12 @@ from msgspec.structs import replace
 
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.ids import now_us
+from trustgate.store.archives import FOLDER, Archives, ReadRange, unavailable
+from trustgate.store.archiving import archive_next, last_before
 from trustgate.store.aside import load_aside, mend_aside, put_aside, storable, unstorable
 from trustgate.store.base import (
+    ArchiveFile,
+    ArchiveProblem,
     Balance,
     BudgetUse,
     BudgetUseFilter,
@@ -48,14 +52,15 @@ from trustgate.store.engine import Engine, in_transaction
 from trustgate.store.entries import (
     append_rows,
     count_tiles,
-    load_entries,
     load_entry,
     load_heads,
     load_identity,
     load_tiles,
+    made_us,
 )
 from trustgate.store.exports import first_and_last_us, receipt_lines, usage_lines
 from trustgate.store.ledger import (
+    CLAIM_SLACK_US,
     claim_payment,
     load_payment,
     load_payment_receipt,
@@ -63,6 +68,7 @@ from trustgate.store.ledger import (
     move_payment,
     release_payment,
 )
+from trustgate.store.reading import ReceiptReader
 from trustgate.store.records import (
     apply_change,
     load_credit_notes,
@@ -100,6 +106,7 @@ class DuckDBStore:
         schema_version: int,
         last_seq: int,
         aside: dict[int, SetAside],
+        archives: Archives,
     ) -> None:
         self._engine = engine
         self._changes = completed.journal
@@ -114,6 +121,8 @@ class DuckDBStore:
         self._last_seq = last_seq
         #: What table ``receipts`` does not have as it is, by its number; replaced as a whole.
         self._aside = aside
+        self._archives = archives
+        self._reader = ReceiptReader(engine, archives)
         #: The instance died in a commit of entries: whether they are in the database is to be looked up.
         self._in_doubt = False
 
@@ -131,7 +140,10 @@ class DuckDBStore:
             engine.forget_log()
             for note in completed.notes:
                 logger.warning("%s", note)
-            return cls(engine, completed, *identity, await engine.run(load_aside))
+            archives = await engine.run(Archives.load, path.parent / FOLDER)
+            for problem in archives.problems(deep=False):
+                logger.warning("%s", unavailable(problem).message)
+            return cls(engine, completed, *identity, await engine.run(load_aside), archives)
         except BaseException:
             await engine.close()
             raise
@@ -190,30 +202,55 @@ class DuckDBStore:
         return [TenantHead(entry.receipt.tenant, entry) for entry in entries]
 
     async def window_usage(self, since_us: int, until_us: int | None = None) -> list[WindowUsage]:
-        return await self._engine.run(sum_windows, since_us, until_us)
+        return await self._reader.read_sums(
+            ReadRange(since_us, until_us),
+            lambda connection, sources: sum_windows(connection, sources, since_us, until_us),
+        )
 
     async def budget_use(self, query: BudgetUseFilter) -> list[BudgetUse]:
-        return await self._engine.run(sum_budget_use, query)
+        return await self._reader.read_sums(
+            ReadRange(query.since_us, query.until_us, until_seq=query.until_seq),
+            lambda connection, sources: sum_budget_use(connection, sources, query),
+            whole=not query.part_us,
+        )
 
     async def end_users(self, tenant_id: str, since_us: int, limit: int) -> list[EndUserUse]:
-        return await self._engine.run(sum_end_users, tenant_id, since_us, limit)
+        return await self._reader.read(
+            ReadRange(since_us),
+            lambda connection, source: sum_end_users(connection, source, tenant_id, since_us, limit),
+        )
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]:
-        return await self._engine.run(sum_usage, query)
+        return await self._reader.read(
+            ReadRange(query.since_us, query.until_us, until_seq=query.until_seq),
+            lambda connection, source: sum_usage(connection, source, query),
+        )
 
     async def receipt_months(self, tenant_id: str) -> list[int]:
-        return await self._engine.run(receipt_months, tenant_id)
+        return await self._reader.read(
+            ReadRange(), lambda connection, source: receipt_months(connection, source, tenant_id)
+        )
 
     async def statement_span(
         self, tenant_id: str, since_us: int, until_us: int, until_seq: int
     ) -> StatementSpan | None:
-        return await self._engine.run(statement_span, tenant_id, since_us, until_us, until_seq)
+        return await self._reader.read(
+            ReadRange(until_seq=until_seq),
+            lambda connection, source: statement_span(connection, source, tenant_id, since_us, until_us, until_seq),
+        )
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]:
-        return self._as_journaled(await self._engine.run(load_entries, query))
+        return self._as_journaled(await self._reader.entries(query))
 
     async def entry(self, receipt_id: str) -> Entry | None:
-        return self._one_as_journaled(await self._engine.run(load_entry, receipt_id))
+        since_us = made_us(receipt_id)
+        if since_us is None:
+            return None
+        found = await self._reader.read(
+            ReadRange(since_us, since_us + 1000),
+            lambda connection, source: load_entry(connection, source, receipt_id, since_us),
+        )
+        return self._one_as_journaled(found)
 
     async def tile_count(self, level: int) -> int:
         return await self._engine.run(count_tiles, level)
@@ -235,19 +272,44 @@ class DuckDBStore:
         return list(await self._engine.run(load_table, ANCHORS))
 
     async def export_receipts(self, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
-        return await self._engine.run(receipt_lines, query, after_seq, up_to_seq)
+        return await self._reader.read(
+            ReadRange(query.since_us, query.until_us, after_seq, up_to_seq),
+            lambda connection, source: receipt_lines(connection, source, query, after_seq, up_to_seq),
+        )
 
     async def export_usage(self, query: ExportFilter) -> Lines:
-        return await self._engine.run(usage_lines, query)
+        return await self._reader.read(
+            ReadRange(query.since_us, query.until_us), lambda connection, source: usage_lines(connection, source, query)
+        )
 
     async def first_and_last_us(self, query: ExportFilter) -> tuple[int, int] | None:
-        return await self._engine.run(first_and_last_us, query)
+        return await self._reader.read(
+            ReadRange(query.since_us, query.until_us),
+            lambda connection, source: first_and_last_us(connection, source, query),
+        )
 
     async def copy_to(self, path: Path) -> Copied:
         return await self._engine.run(copy_database, self._engine.path, path)
 
     async def compact(self) -> Compacted:
         return await self._engine.run_closed(compact_database)
+
+    @property
+    def archives(self) -> tuple[ArchiveFile, ...]:
+        return self._archives.files
+
+    def archive_path(self, file: ArchiveFile) -> Path:
+        return self._archives.path_of(file)
+
+    async def archive_problems(self, *, deep: bool) -> tuple[ArchiveProblem, ...]:
+        return tuple(await asyncio.to_thread(lambda: self._archives.problems(deep=deep)))
+
+    async def last_seq_before(self, before_us: int) -> int:
+        return await self._engine.run(last_before, before_us)
+
+    async def archive(self, up_to_seq: int, folder: Path | None, about: Mapping[str, str]) -> ArchiveFile | None:
+        await self._engine.allow(folder or self._archives.folder)
+        return await self._engine.run(self._archive, up_to_seq, folder, about)
 
     async def claim_payment(self, payment: Payment) -> Payment:
         return await self._engine.run_together(lambda connection: claim_payment(connection, payment))
@@ -265,7 +327,11 @@ class DuckDBStore:
         return await self._engine.run(load_payments, query)
 
     async def payment_receipt(self, payment: Payment) -> Entry | None:
-        return self._one_as_journaled(await self._engine.run(load_payment_receipt, payment))
+        found = await self._reader.read(
+            ReadRange(payment.created_us - CLAIM_SLACK_US),
+            lambda connection, source: load_payment_receipt(connection, source, payment),
+        )
+        return self._one_as_journaled(found)
 
     async def balances(self) -> list[Balance]:
         return await self._engine.run(sum_balances)
@@ -365,6 +431,15 @@ class DuckDBStore:
         self._aside = load_aside(connection)
         for seq, reason in reasons.items():
             logger.error("receipt %d is set aside, the database cannot hold it as it is: %s", seq, reason)
+
+    def _archive(
+        self, connection: DuckDBPyConnection, up_to_seq: int, folder: Path | None, about: Mapping[str, str]
+    ) -> ArchiveFile | None:
+        self._archives.reload(connection)  # the instance may have died in the last one's commit
+        made = archive_next(connection, self._archives, self._store_id, up_to_seq, folder, about)
+        if made is not None:
+            self._archives.note_written(made)
+        return made
 
     def _resolve_doubt(self, connection: DuckDBPyConnection) -> None:
         self._last_seq = load_identity(connection)[2]

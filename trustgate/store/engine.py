@@ -21,7 +21,7 @@ import queue
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path, PurePath
 from typing import IO, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -39,6 +39,7 @@ from trustgate.errors import (
 )
 from trustgate.formats.durable import sync
 from trustgate.ids import now_us
+from trustgate.store.archives import FOLDER, quoted
 from trustgate.store.migrations import migrate
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,8 @@ class Engine:
         self._closing = False
         #: Called within each shared transaction, after its work; what it gives is called once that is committed.
         self.count_together: Callable[[duckdb.DuckDBPyConnection], Callable[[], None]] | None = None
+        #: Folders that the database may write archive files to, besides those that it knows.
+        self._allowed: set[Path] = {path.parent / FOLDER}
         self._thread = threading.Thread(target=self._work, name="trustgate-store", daemon=True)
         self._thread.start()
 
@@ -126,6 +129,16 @@ class Engine:
             return work(self.path)
 
         return await self._submit(closed)
+
+    async def allow(self, folder: Path) -> None:
+        """Let the database read and write files of that folder. It is opened anew where it may not yet."""
+
+        def allowed() -> None:
+            if folder not in self._allowed:
+                self._allowed.add(folder)
+                self._drop_connection()
+
+        await self._submit(allowed)
 
     async def _submit(self, work: Callable[[], R]) -> R:
         if self._closing:
@@ -208,7 +221,7 @@ class Engine:
         self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         if self._connection is None:
-            self._connection = _connect(self.path)
+            self._connection = _connect(self.path, self._allowed)
         try:
             return work(self._connection, *args, **kwargs)
         except duckdb.FatalException as error:
@@ -366,8 +379,11 @@ def memory_limit_bytes(path: Path) -> int:
     return min(max(size // MEMORY_PART, MEMORY_LEAST_BYTES), MEMORY_MOST_BYTES)
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open and harden the database and bring its schema up to date. The caller holds the sidecar's lock."""
+def _connect(path: Path, allowed: Collection[Path] = ()) -> duckdb.DuckDBPyConnection:
+    """Open and harden the database and bring its schema up to date. The caller holds the sidecar's lock.
+
+    Of other files it may touch those in the folders that are ``allowed``, and where its archive files are.
+    """
     try:
         connection = duckdb.connect(
             path,
@@ -387,6 +403,9 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         raise _open_failure(path, error) from error
     try:
         # Refused inside ``config``, because the two switch off the setting of the temporary folder.
+        folders = {path.parent / FOLDER, *allowed, *_archive_folders(connection)}
+        names = ", ".join(quoted(folder) for folder in sorted(folders))
+        connection.execute(f"SET allowed_directories = [{names}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         migrate(connection, now_us())
@@ -397,6 +416,12 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise
     return connection
+
+
+def _archive_folders(connection: duckdb.DuckDBPyConnection) -> list[Path]:
+    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'archives'").fetchall():
+        return []  # of an earlier schema, or new
+    return [Path(name) for (name,) in connection.execute("SELECT DISTINCT folder FROM archives").fetchall() if name]
 
 
 @contextlib.contextmanager

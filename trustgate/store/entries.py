@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustgate.errors import StoreDamaged
+from trustgate.store.archives import archived_last_seq
 from trustgate.store.base import ReceiptFilter, StoredTile
 from trustgate.store.migrations import schema_version
 from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, entry_from_row, entry_to_row, one_value, where_clause
@@ -31,10 +32,14 @@ _RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
 def load_identity(connection: DuckDBPyConnection) -> tuple[str, int, int]:
     """The store's id, its schema, and the highest seq."""
     store_id = one_value(connection.execute("SELECT store_id FROM meta"))
-    last_seq, count = connection.execute("SELECT coalesce(max(seq), 0), count(*) FROM receipts").fetchall()[0]
-    if last_seq != count:
+    archived = archived_last_seq(connection)
+    last_seq, count = connection.execute("SELECT coalesce(max(seq), ?), count(*) FROM receipts", [archived]).fetchall()[
+        0
+    ]
+    if last_seq != archived + count:
+        after = f" after {archived} archived ones" if archived else ""
         raise StoreDamaged(
-            f"The database holds {count} receipts, but the last one is number {last_seq}.",
+            f"The database holds {count} receipts{after}, but the last one is number {last_seq}.",
             hint="Put back a copy of the database, or, to start anew, move it away.",
         )
     return str(store_id), schema_version(connection), int(last_seq)
@@ -90,12 +95,14 @@ def load_tiles(connection: DuckDBPyConnection, level: int, positions: Sequence[i
 
 def load_heads(connection: DuckDBPyConnection) -> list[Entry]:
     rows = connection.execute(
-        f"SELECT {ENTRY_SELECT} FROM receipts WHERE seq IN (SELECT max(seq) FROM receipts GROUP BY tenant)"  # noqa: S608
+        f"""SELECT {ENTRY_SELECT} FROM receipts WHERE seq IN (SELECT max(seq) FROM receipts GROUP BY tenant)
+            UNION ALL SELECT {ENTRY_SELECT} FROM archived_heads WHERE tenant NOT IN (SELECT tenant FROM receipts)"""  # noqa: S608
     ).fetchall()
     return [entry_from_row(row) for row in rows]
 
 
-def load_entries(connection: DuckDBPyConnection, query: ReceiptFilter) -> list[Entry]:
+def load_entries(connection: DuckDBPyConnection, source: str, query: ReceiptFilter) -> list[Entry]:
+    """``source``: as ``Archives.source`` has it."""
     where, values = where_clause(
         ("tenant = ?", query.tenant_id),
         ('"key" = ?', query.key_id),
@@ -106,20 +113,22 @@ def load_entries(connection: DuckDBPyConnection, query: ReceiptFilter) -> list[E
     )
     order = "ASC" if query.oldest_first else "DESC"
     rows = connection.execute(
-        f"SELECT {ENTRY_SELECT} FROM receipts {where} ORDER BY seq {order} LIMIT ?",  # noqa: S608 - values are bound
+        f"SELECT {ENTRY_SELECT} FROM {source} {where} ORDER BY seq {order} LIMIT ?",  # noqa: S608 - values are bound
         [*values, max(query.limit, 0)],
     ).fetchall()
     return [entry_from_row(row) for row in rows]
 
 
-def load_entry(connection: DuckDBPyConnection, receipt_id: str) -> Entry | None:
-    """Found by the millisecond that the id begins with (ids.new_id): receipts are nearly in the order of time."""
+def made_us(receipt_id: str) -> int | None:
+    """The millisecond that the id begins with (ids.new_id), in microseconds; None for what is no receipt's id."""
     parts = _RECEIPT_ID.fullmatch(receipt_id)
-    if parts is None:
-        return None
-    since_us = int(parts.group(1), 16) * 1000
+    return None if parts is None else int(parts.group(1), 16) * 1000
+
+
+def load_entry(connection: DuckDBPyConnection, source: str, receipt_id: str, since_us: int) -> Entry | None:
+    """Found by the millisecond that its id begins with: receipts are nearly in the order of time."""
     rows = connection.execute(
-        f"SELECT {ENTRY_SELECT} FROM receipts WHERE created_us BETWEEN ? AND ? AND id = ?",  # noqa: S608 - bound
+        f"SELECT {ENTRY_SELECT} FROM {source} WHERE created_us BETWEEN ? AND ? AND id = ?",  # noqa: S608 - bound
         [since_us, since_us + 999, receipt_id],
     ).fetchall()
     return entry_from_row(rows[0]) if rows else None

@@ -54,18 +54,20 @@ def _member(name: str) -> str:
 _AS_JSON = {name: _member(name) for name in RECEIPT_COLUMNS}
 
 
-def receipt_lines(connection: DuckDBPyConnection, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
+def receipt_lines(
+    connection: DuckDBPyConnection, source: str, query: ExportFilter, after_seq: int, up_to_seq: int
+) -> Lines:
     """See ``Store.export_receipts``."""
     members = ", ".join(f"'{name}': {sql}" for name, sql in _AS_JSON.items())
     where, values = _where(query, "seq > ? AND seq <= ?", after_seq, up_to_seq)
     return _lines(
         connection,
-        f"SELECT seq AS place, to_json({{{members}}})::VARCHAR AS line FROM receipts {where}",  # noqa: S608 - bound
+        f"SELECT seq AS place, to_json({{{members}}})::VARCHAR AS line FROM {source} {where}",  # noqa: S608 - bound
         values,
     )
 
 
-def usage_lines(connection: DuckDBPyConnection, query: ExportFilter) -> Lines:
+def usage_lines(connection: DuckDBPyConnection, source: str, query: ExportFilter) -> Lines:
     """See ``Store.export_usage``."""
     where, values = _where(query, "true")
     tokens = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
@@ -83,7 +85,7 @@ def usage_lines(connection: DuckDBPyConnection, query: ExportFilter) -> Lines:
                     {sum_sql(BILLED, IS_COUNTED)} AS billed_nano_usd,
                     {sum_sql("charged_nano_usd")} AS charged_nano_usd,
                     {sum_sql("credited_nano_usd")} AS credited_nano_usd
-                FROM receipts {where} GROUP BY ALL
+                FROM {source} {where} GROUP BY ALL
             ), named AS (
                 SELECT used.*, coalesce(tenants.name, '') AS tenant_name
                 FROM used LEFT JOIN tenants ON tenants.id = used.tenant
@@ -94,24 +96,20 @@ def usage_lines(connection: DuckDBPyConnection, query: ExportFilter) -> Lines:
     )
 
 
-def first_and_last_us(connection: DuckDBPyConnection, query: ExportFilter) -> tuple[int, int] | None:
+def first_and_last_us(connection: DuckDBPyConnection, source: str, query: ExportFilter) -> tuple[int, int] | None:
     """See ``Store.first_and_last_us``."""
     where, values = _where(query, "true")
     row = connection.execute(
-        f"SELECT min(created_us), max(created_us) FROM receipts {where}",  # noqa: S608 - values are bound
+        f"SELECT min(created_us), max(created_us) FROM {source} {where}",  # noqa: S608 - values are bound
         values,
     ).fetchone()
     return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 
 def _lines(connection: DuckDBPyConnection, rows_sql: str, values: list[Any]) -> Lines:
-    """One value for all rows: their lines in the order of ``place``."""
-    row = connection.execute(
-        f"SELECT count(*), string_agg(line, chr(10) ORDER BY place) FROM ({rows_sql})",  # noqa: S608 - as above
-        values,
-    ).fetchone()
-    assert row is not None, "an aggregate has a row"
-    return Lines(int(row[0]), b"" if row[1] is None else row[1].encode() + b"\n")
+    """The lines in the order of ``place``. Not as one value: that takes DuckDB several times its size of memory."""
+    rows = connection.execute(f"SELECT line FROM ({rows_sql}) ORDER BY place", values).fetchall()  # noqa: S608 - as above
+    return Lines(len(rows), "".join(f"{line}\n" for (line,) in rows).encode())
 
 
 def _where(query: ExportFilter, condition: str, *values: Any) -> tuple[str, list[Any]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 #: A request arrives, and its receipt is dated, before its payment is claimed: at most so long before, microseconds.
-_CLAIM_SLACK_US = 86_400_000_000
+CLAIM_SLACK_US = 86_400_000_000
 
 
 def claim_payment(connection: DuckDBPyConnection, payment: Payment) -> Payment:
@@ -84,10 +84,10 @@ def load_payments(connection: DuckDBPyConnection, query: PaymentFilter) -> list[
     return [PAYMENTS.from_row(row) for row in rows]
 
 
-def load_payment_receipt(connection: DuckDBPyConnection, payment: Payment) -> Entry | None:
+def load_payment_receipt(connection: DuckDBPyConnection, source: str, payment: Payment) -> Entry | None:
     """No receipt of a payment is older than its claim."""
     rows = connection.execute(
-        f"SELECT {ENTRY_SELECT} FROM receipts WHERE created_us >= ? AND payment = ?",  # noqa: S608 - bound
-        [payment.created_us - _CLAIM_SLACK_US, payment.id],
+        f"SELECT {ENTRY_SELECT} FROM {source} WHERE created_us >= ? AND payment = ?",  # noqa: S608 - bound
+        [payment.created_us - CLAIM_SLACK_US, payment.id],
     ).fetchall()
     return entry_from_row(rows[0]) if rows else None

@@ -288,10 +288,54 @@ def _tenants_and_credits(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _archives(connection: DuckDBPyConnection) -> None:
+    """Receipts that lie in Parquet files, and what has to be known of them without the files (store.archives)."""
+    for statement in (
+        """CREATE TABLE archives (
+            first_seq BIGINT NOT NULL,
+            last_seq BIGINT NOT NULL,
+            first_us BIGINT NOT NULL,
+            last_us BIGINT NOT NULL,
+            name VARCHAR NOT NULL,
+            folder VARCHAR NOT NULL,
+            size_bytes BIGINT NOT NULL,
+            sha256 VARCHAR NOT NULL,
+            columns VARCHAR NOT NULL,  -- JSON list
+            archived_us BIGINT NOT NULL
+        )""",
+        """CREATE TABLE archived_sums (
+            first_seq BIGINT NOT NULL,  -- of the file
+            tenant VARCHAR NOT NULL,
+            "key" VARCHAR NOT NULL,
+            model VARCHAR NOT NULL,
+            end_user VARCHAR,
+            requests BIGINT NOT NULL,
+            tokens HUGEINT NOT NULL,
+            billed_nano_usd HUGEINT NOT NULL,
+            with_balance BIGINT NOT NULL,  -- receipts that say what was charged
+            credited_nano_usd HUGEINT NOT NULL,
+            charged_nano_usd HUGEINT NOT NULL
+        )""",
+        # The last archived receipt of each tenant; gets every column that ``receipts`` gets.
+        "CREATE TABLE archived_heads AS SELECT * FROM receipts LIMIT 0",
+    ):
+        connection.execute(statement)
+
+
+def _match_heads(connection: DuckDBPyConnection) -> None:
+    """Give ``archived_heads`` the columns that later steps have given ``receipts``."""
+    missing = connection.execute(
+        """SELECT column_name, data_type, column_default FROM duckdb_columns() WHERE table_name = 'receipts'
+           AND column_name NOT IN (SELECT column_name FROM duckdb_columns() WHERE table_name = 'archived_heads')"""
+    ).fetchall()
+    for name, kind, default in missing:
+        connection.execute(f'ALTER TABLE archived_heads ADD COLUMN "{name}" {kind} DEFAULT {default or "NULL"}')
+
+
 #: Step N brings a database from schema N-1 to schema N.
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
-    *(_price_tables, _budgets_and_end_users, _sales_without_a_key, _tenants_and_credits),
+    *(_price_tables, _budgets_and_end_users, _sales_without_a_key, _tenants_and_credits, _archives),
 )
 
 LATEST = len(MIGRATIONS)
@@ -330,6 +374,7 @@ def migrate(connection: DuckDBPyConnection, now_us: int) -> None:
     try:
         for step in MIGRATIONS[version:]:
             step(connection)
+        _match_heads(connection)
         if version == 0:
             connection.execute("INSERT INTO meta VALUES (?, ?, ?)", [LATEST, new_id("store", now_us), now_us])
             for record in seeds(now_us):

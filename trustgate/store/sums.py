@@ -5,9 +5,11 @@ Owns the SQL of the sums. Each function runs on the writer thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from trustgate.store.archives import Archives, ReadRange
 from trustgate.store.base import (
     Balance,
     BudgetUse,
@@ -35,47 +37,83 @@ _GROUPS = {
 }
 
 
-def sum_windows(connection: DuckDBPyConnection, since_us: int, until_us: int | None) -> list[WindowUsage]:
+class Sources(NamedTuple):
+    """What a sum is read from: what stands after FROM, and the files whose sums the database has (``first_seq``)."""
+
+    rows: str
+    summed: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, archives: Archives, span: ReadRange, whole: bool) -> Sources:
+        """``whole``: use the sums of files that are within the span altogether."""
+        within = archives.within(span)
+        summed = [file for file in within if whole and span.has_all(file)]
+        return cls(
+            archives.source_of(file for file in within if file not in summed), [file.first_seq for file in summed]
+        )
+
+
+def sum_windows(
+    connection: DuckDBPyConnection, sources: Sources, since_us: int, until_us: int | None
+) -> list[WindowUsage]:
     rows = connection.execute(
-        f"""SELECT tenant, "key", count(*), {sum_sql("prompt_tokens::HUGEINT + completion_tokens")},
-                {sum_sql(BILLED)}
-            FROM receipts WHERE created_us >= ? AND created_us < ? AND {IS_COUNTED}
-            GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
+        f"""WITH used AS (
+                SELECT tenant, "key", 1 AS requests, prompt_tokens::HUGEINT + completion_tokens AS tokens,
+                    {BILLED} AS billed
+                FROM {sources.rows} WHERE created_us >= ? AND created_us < ? AND {IS_COUNTED}
+                UNION ALL SELECT tenant, "key", requests, tokens, billed_nano_usd FROM archived_sums
+                WHERE requests > 0 AND {_in_files(sources)}
+            )
+            SELECT tenant, "key", sum(requests), {sum_sql("tokens")}, {sum_sql("billed")}
+            FROM used GROUP BY tenant, "key" ORDER BY tenant, "key" """,  # noqa: S608 - constants
         [since_us, _LAST_US if until_us is None else until_us],
     ).fetchall()
     return [
-        WindowUsage(tenant_id=tenant, key_id=key, requests=requests, tokens=int(tokens), cost_nano_usd=int(cost))
+        WindowUsage(tenant_id=tenant, key_id=key, requests=int(requests), tokens=int(tokens), cost_nano_usd=int(cost))
         for tenant, key, requests, tokens, cost in rows
     ]
 
 
-def sum_budget_use(connection: DuckDBPyConnection, query: BudgetUseFilter) -> list[BudgetUse]:
+def _in_files(sources: Sources) -> str:
+    return f"first_seq IN ({', '.join(map(str, sources.summed))})" if sources.summed else "false"
+
+
+def sum_budget_use(connection: DuckDBPyConnection, sources: Sources, query: BudgetUseFilter) -> list[BudgetUse]:
     """Everything is added up here: over millions of receipts, a second in SQL would be a minute in Python."""
     part = f"created_us // {query.part_us} * {query.part_us}" if query.part_us else f"{query.since_us}::BIGINT"
     rows = connection.execute(
-        f"""SELECT tenant, "key", {"model" if query.by_model else "''"} AS model,
-                {"end_user" if query.by_end_user else "NULL"} AS end_user, {part} AS part, count(*),
-                {sum_sql("prompt_tokens::HUGEINT + completion_tokens")}, {sum_sql(BILLED)}
-            FROM receipts WHERE created_us >= ? AND created_us < ? AND seq <= ? AND {IS_COUNTED}
-            GROUP BY ALL ORDER BY part, tenant, "key", model, end_user""",  # noqa: S608 - constants, integers
+        f"""WITH used AS (
+                SELECT tenant, "key", model, end_user, {part} AS part, 1 AS requests,
+                    prompt_tokens::HUGEINT + completion_tokens AS tokens, {BILLED} AS billed
+                FROM {sources.rows} WHERE created_us >= ? AND created_us < ? AND seq <= ? AND {IS_COUNTED}
+                UNION ALL SELECT tenant, "key", model, end_user, {query.since_us}::BIGINT, requests, tokens,
+                    billed_nano_usd
+                FROM archived_sums WHERE requests > 0 AND {_in_files(sources)}
+            )
+            SELECT tenant, "key", {"model" if query.by_model else "''"} AS model,
+                {"end_user" if query.by_end_user else "NULL"} AS end_user, part, sum(requests), {sum_sql("tokens")},
+                {sum_sql("billed")}
+            FROM used GROUP BY ALL ORDER BY part, tenant, "key", model, end_user""",  # noqa: S608 - constants, integers
         [query.since_us, query.until_us, _LAST_US if query.until_seq is None else query.until_seq],
     ).fetchall()
     return [BudgetUse(*row[:4], *map(int, row[4:])) for row in rows]
 
 
-def sum_end_users(connection: DuckDBPyConnection, tenant_id: str, since_us: int, limit: int) -> list[EndUserUse]:
+def sum_end_users(
+    connection: DuckDBPyConnection, source: str, tenant_id: str, since_us: int, limit: int
+) -> list[EndUserUse]:
     rows = connection.execute(
         f"""SELECT end_user, count(*) FILTER (WHERE {IS_COUNTED}),
                 {sum_sql("prompt_tokens::HUGEINT + completion_tokens", IS_COUNTED)} AS tokens,
                 {sum_sql(BILLED, IS_COUNTED)} AS billed, min(created_us), max(created_us)
-            FROM receipts WHERE tenant = ? AND created_us >= ? AND end_user IS NOT NULL
+            FROM {source} WHERE tenant = ? AND created_us >= ? AND end_user IS NOT NULL
             GROUP BY end_user ORDER BY billed DESC, tokens DESC, end_user LIMIT ?""",  # noqa: S608 - constants
         [tenant_id, since_us, limit],
     ).fetchall()
     return [EndUserUse(row[0], *map(int, row[1:])) for row in rows]
 
 
-def sum_usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageRow]:
+def sum_usage(connection: DuckDBPyConnection, source: str, query: UsageFilter) -> list[UsageRow]:
     where, values = where_clause(
         ("finish <> ?", "credited"),  # which is no request, and has no model
         ("tenant = ?", query.tenant_id),
@@ -93,7 +131,7 @@ def sum_usage(connection: DuckDBPyConnection, query: UsageFilter) -> list[UsageR
                 count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate'),
                 {sum_sql(BILLED, IS_COUNTED)},
                 count(*) FILTER (WHERE {IS_COUNTED} AND price_known = false)
-            FROM receipts {where} GROUP BY "group" ORDER BY "group" """,  # noqa: S608 - constants; values are bound
+            FROM {source} {where} GROUP BY "group" ORDER BY "group" """,  # noqa: S608 - constants; values are bound
         values,
     ).fetchall()
     members = ("requests", "refused", "failed", *sums, "estimated", "billed_nano_usd", "unpriced")
@@ -113,8 +151,12 @@ def _day(days: int) -> str:
 
 def sum_balances(connection: DuckDBPyConnection) -> list[Balance]:
     rows = connection.execute(
-        f"""SELECT tenant, {sum_sql("credited_nano_usd")}, {sum_sql("charged_nano_usd")} FROM receipts
-            WHERE charged_nano_usd IS NOT NULL GROUP BY tenant ORDER BY tenant"""  # noqa: S608 - constants
+        f"""WITH kept AS (
+                SELECT tenant, credited_nano_usd, charged_nano_usd FROM receipts WHERE charged_nano_usd IS NOT NULL
+                UNION ALL SELECT tenant, credited_nano_usd, charged_nano_usd FROM archived_sums WHERE with_balance > 0
+            )
+            SELECT tenant, {sum_sql("credited_nano_usd")}, {sum_sql("charged_nano_usd")} FROM kept
+            GROUP BY tenant ORDER BY tenant"""  # noqa: S608 - constants
     ).fetchall()
     return [
         Balance(tenant_id=tenant, credited_nano_usd=int(credited), charged_nano_usd=int(charged))
@@ -122,25 +164,25 @@ def sum_balances(connection: DuckDBPyConnection) -> list[Balance]:
     ]
 
 
-def receipt_months(connection: DuckDBPyConnection, tenant_id: str) -> list[int]:
+def receipt_months(connection: DuckDBPyConnection, source: str, tenant_id: str) -> list[int]:
     rows = connection.execute(
-        """SELECT max(created_us) FROM receipts WHERE tenant = ?
-           GROUP BY date_trunc('month', make_timestamp(created_us)) ORDER BY 1 DESC""",
+        f"""SELECT max(created_us) FROM {source} WHERE tenant = ?
+            GROUP BY date_trunc('month', make_timestamp(created_us)) ORDER BY 1 DESC""",  # noqa: S608 - constants
         [tenant_id],
     ).fetchall()
     return [int(at_us) for (at_us,) in rows]
 
 
 def statement_span(
-    connection: DuckDBPyConnection, tenant_id: str, since_us: int, until_us: int, until_seq: int
+    connection: DuckDBPyConnection, source: str, tenant_id: str, since_us: int, until_us: int, until_seq: int
 ) -> StatementSpan | None:
     """The tenant's own numbers (``tseq``) say which receipts are neighbours."""
     row = connection.execute(
-        """SELECT max(tseq), min(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),
+        f"""SELECT max(tseq), min(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),
                 max(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),
                 max(tseq) FILTER (WHERE created_us < $since),
                 coalesce(sum(credited_nano_usd::HUGEINT - charged_nano_usd) FILTER (WHERE created_us < $since), 0)
-            FROM receipts WHERE tenant = $tenant AND seq <= $last""",
+            FROM {source} WHERE tenant = $tenant AND seq <= $last""",  # noqa: S608 - values are bound
         {"since": since_us, "until": until_us, "tenant": tenant_id, "last": until_seq},
     ).fetchall()[0]
     most, first, last, before, opening = row
@@ -149,7 +191,7 @@ def statement_span(
     if first is None:
         first, last = (before or 0) + 1, before or 0
     ends = connection.execute(
-        "SELECT min(seq), max(seq) FROM receipts WHERE tenant = ? AND seq <= ? AND tseq >= ? AND tseq <= ?",
+        f"SELECT min(seq), max(seq) FROM {source} WHERE tenant = ? AND seq <= ? AND tseq >= ? AND tseq <= ?",  # noqa: S608
         [tenant_id, until_seq, first - 1, last + 1],
     ).fetchall()[0]
     return StatementSpan(first_seq=ends[0], last_seq=ends[1], opening_nano_usd=int(opening))
