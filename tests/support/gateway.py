@@ -64,9 +64,9 @@ class Gateway:
         self._process = process
         return self
 
-    def stop(self, timeout_s: float = PATIENCE_S) -> int:
-        """SIGTERM; gives the exit code."""
-        return self._end(signal.SIGTERM, timeout_s)
+    def stop(self, timeout_s: float = PATIENCE_S, number: int = signal.SIGTERM) -> int:
+        """SIGTERM, or another signal; gives the exit code."""
+        return self._end(number, timeout_s)
 
     def kill(self) -> None:
         """``kill -9``."""

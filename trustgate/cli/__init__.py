@@ -115,6 +115,13 @@ def run(arguments: Sequence[str]) -> int:
         )
 
 
+def _printable(text: str) -> str:
+    """Names of others are in messages: no control code of theirs gets to the terminal."""
+    from trustgate.cli.render import printable
+
+    return printable(text)
+
+
 def _drop_output() -> None:
     """What is still buffered goes nowhere, so that the interpreter does not stumble over it when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -139,13 +146,20 @@ def _fail_usage(error: TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message, err=True)
         return error.exit_code
+    if getattr(error, "option_name", None) == "--home":
+        command = context.command_path.removeprefix("trustgate").strip()
+        return _fail(
+            "--home stands before the command, as it is for all of them.",
+            f"trustgate --home DIR {command}".rstrip(),
+            error.exit_code,
+        )
     return _fail(message, f"{context.command_path} --help", error.exit_code)
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:
     with contextlib.suppress(BrokenPipeError):
-        typer.echo(f"Error: {message}", err=True)
+        typer.echo(_printable(f"Error: {message}"), err=True)
         if hint:
             # A hint is a command to type, or a sentence.
-            typer.echo(f"  {'Try: ' if hint.startswith('trustgate ') else ''}{hint}", err=True)
+            typer.echo(_printable(f"  {'Try: ' if hint.startswith('trustgate ') else ''}{hint}"), err=True)
     return code

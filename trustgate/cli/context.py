@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+#: How long to wait for one process that has the database, and for many that take turns.
 _LOCK_TIMEOUT_S = 3.0
+_TURNS_TIMEOUT_S = 60.0
+#: What is waited for is told after this time.
+_PATIENCE_S = 1.5
 _LOCK_POLL_S = 0.05
 _SOCKET_TIMEOUT_S = 2.0
 
@@ -96,16 +100,23 @@ def with_admin(context: typer.Context, work: Callable[[Admin], Awaitable[R]]) ->
 
 async def open_admin(settings: Settings) -> Admin:
     """Raises ``StoreLocked`` when another process has the database and does not answer on the socket."""
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    began = time.monotonic()
+    deadline, holder, told = began + _LOCK_TIMEOUT_S, "", False
     while True:
         server = _server(settings)
         if server is not None:
             return server
         try:
             return await open_here(settings)
-        except StoreLocked:
-            if time.monotonic() > deadline:
+        except StoreLocked as error:
+            now = time.monotonic()
+            if error.message != holder:  # commands take turns: this is another one, which ends soon, too
+                holder, deadline = error.message, min(now + _LOCK_TIMEOUT_S, began + _TURNS_TIMEOUT_S)
+            if now > deadline:
                 raise
+            if now > began + _PATIENCE_S and not told:
+                told = True
+                typer.echo(f"Waiting for it: {error.message}", err=True)
         time.sleep(_LOCK_POLL_S)  # noqa: ASYNC251 - nothing else runs in this loop
 
 

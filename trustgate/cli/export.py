@@ -78,7 +78,7 @@ def _export(
     force: bool,
     json: bool,
 ) -> None:
-    chosen = given or _FORMATS.get(output.suffix.lower(), "jsonl")
+    chosen = given or _format_of(output)
     if output == STDOUT and (chosen == "parquet" or json):
         raise InvalidRequest("That needs a file: --output FILE.", param="output")
 
@@ -103,6 +103,20 @@ def _export(
         render.document({"file": str(output), "format": chosen, "rows": done.rows})
     elif output != STDOUT:
         render.say(f"Wrote {render.number(done.rows)} rows to {output}.", to_stderr=True)
+
+
+def _format_of(output: Path) -> Format:
+    """Raises ``InvalidRequest`` for a name that does not show the format: it is not guessed."""
+    if output == STDOUT:
+        return "jsonl"
+    found = _FORMATS.get(output.suffix.lower())
+    if found is None:
+        raise InvalidRequest(
+            f"The name {str(output)!r} does not show the format.",
+            hint="End it in .jsonl, .csv or .parquet, or give --format.",
+            param="output",
+        )
+    return found
 
 
 def _as_table(

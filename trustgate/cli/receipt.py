@@ -20,6 +20,7 @@ from trustgate.admin.commands import (
 )
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, session, with_admin
+from trustgate.cli.output import new_file
 from trustgate.errors import OperatorError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -101,10 +102,9 @@ def export(
     if output is None:
         typer.echo(text, nl=False)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OperatorError(f"{output} cannot be written: {error.strerror}.", hint="Choose another --output.") from None
+    # It may hold what opens a commitment: for its owner alone, until they hand it on.
+    with new_file(output, force=True) as part:
+        part.write_text(text, encoding="utf-8")
     render.say(f"Wrote {output}. Check it: trustgate receipt verify {output}", to_stderr=True)
 
 

@@ -180,7 +180,7 @@ def card(fields: Iterable[tuple[str, Cell]], *, title: str | None = None) -> Non
     if title is not None:
         console.print(_text(Styled(title, "bold")), soft_wrap=True)
     for name, cell in listed:
-        console.print(_line(Styled(name.ljust(width + 2), "dim"), cell), soft_wrap=True)
+        console.print(_line(Styled(name.ljust(width + 2), "dim")) + _cell(cell), soft_wrap=True)
 
 
 def finding(word: str, name: str, message: str, hint: str | None) -> None:
@@ -302,7 +302,7 @@ def _fit_line(cells: Sequence[Cell], width: int) -> Text:
     from rich.text import Text
 
     lines = [Text()]
-    for text in map(_text, cells):
+    for text in map(_cell, cells):
         if lines[-1].cell_len and lines[-1].cell_len + 3 + text.cell_len > width:
             lines.append(Text())
         lines[-1] += Text("   " if lines[-1].cell_len else "") + text
@@ -318,7 +318,7 @@ def _fit_grid(grid: Grid, width: int) -> RenderableType:
     from rich.table import Table
 
     heads = [Column(column) if isinstance(column, str) else column for column in grid.columns]
-    cells = [[_text(cell) for cell in row] for row in grid.rows]
+    cells = [[_cell(cell) for cell in row] for row in grid.rows]
     widths = [max([_text(head.title).cell_len, *(row[at].cell_len for row in cells)]) for at, head in enumerate(heads)]
     first = min(widths[0], max(_FIRST_COLUMN_LEAST, width - sum(part + 2 for part in widths[1:])))
     kept, used = 1, first
@@ -385,8 +385,13 @@ def _table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Rendera
     for column in columns:
         made.add_column(column.title, justify=column.align, no_wrap=True)
     for row in rows:
-        made.add_row(*map(_text, row))
+        made.add_row(*map(_cell, row))
     return made
+
+
+def printable(text: str) -> str:
+    """Returns lines of text in which no control code is left: neither escapes nor signs that change the direction."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
 
 
 def _text(cell: Cell) -> Text:
@@ -394,7 +399,13 @@ def _text(cell: Cell) -> Text:
     from rich.text import Text
 
     words, style = cell if isinstance(cell, Styled) else (cell, "")
-    return Text("".join(c if c.isprintable() or c == "\n" else "�" for c in words), style=style)
+    return Text(printable(words), style=style)
+
+
+def _cell(cell: Cell) -> Text:
+    """The text of a cell: what is in it never begins a line that looks like a row of its own."""
+    words, style = cell if isinstance(cell, Styled) else (cell, "")
+    return _text(Styled(words.replace("\n", "�"), style))
 
 
 def _line(*cells: Cell) -> Text:

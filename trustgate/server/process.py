@@ -11,6 +11,9 @@ from typing import Any
 
 from trustgate.signals import take_held_hangup
 
+#: The exit code of a process that SIGINT ended, as shells have it.
+_INTERRUPTED = 130
+
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """uvloop's, which makes Hypercorn much quicker; where there is no uvloop, asyncio's own."""
@@ -22,11 +25,22 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def stop_on_signal() -> asyncio.Event:
-    """Is set by SIGTERM and SIGINT."""
+    """Is set by SIGTERM and SIGINT. A SIGINT when it is set ends the process at once: Ctrl-C, pressed again.
+
+    Nothing that was acknowledged is lost by that: it is in the journal, as after kill -9.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+
+    def interrupted() -> None:
+        if stop.is_set():
+            os.write(2, b"Stopped at once; running requests are cut.\n")
+            os._exit(_INTERRUPTED)
+        os.write(2, b"\nStopping when running requests have ended; Ctrl-C again stops at once.\n")
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
     return stop
 
 

@@ -22,7 +22,7 @@ def read_secret_variable(name: str) -> str:
 def read_secret_file(path: Path) -> str:
     """Returns the secret in a file, blanks around it taken off. Raises ``SettingsError``, which never shows it."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise SettingsError(
             f"The credential file {path} cannot be read: {error.strerror}.", hint="Write the key into it, mode 0600."

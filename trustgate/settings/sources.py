@@ -149,7 +149,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any, Source]]:
     import tomllib
 
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):  # make_home reports what is wrong with such a home
         return
     except OSError as error:

@@ -7,6 +7,7 @@ a byte of it. Source of the form: Solana documentation, "File System Wallets usi
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import secrets
@@ -87,7 +88,7 @@ def load_keypair(path: Path) -> PayerKey:
         raise SettingsError(f"The keypair file {path} cannot be read: {why}.", hint=_KEYGEN_HINT) from None
     if data is None:
         raise SettingsError(f"The keypair file {path} is not a file.", hint=_KEYGEN_HINT)
-    key = _parse(path, data)
+    key = _parse(path, data.removeprefix(codecs.BOM_UTF8))
     if mode & 0o077:
         logger.warning("The keypair file %s can be used by others on this machine: chmod 600 it.", path)
     return key

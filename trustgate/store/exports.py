@@ -121,6 +121,7 @@ def _where(query: ExportFilter, condition: str, *values: Any) -> tuple[str, list
 def write_table(lines: Path, to: Path, columns: dict[str, str], kind: Literal["csv", "parquet"]) -> None:
     """Turn a file of JSON lines into a table. Raises OperatorError where ``to`` cannot be written."""
     types = ", ".join(f"'{name}': '{sql}'" for name, sql in columns.items())
+    members = [_inert(name) if kind == "csv" and sql == "VARCHAR" else f'"{name}"' for name, sql in columns.items()]
     options = "FORMAT parquet, COMPRESSION zstd" if kind == "parquet" else "FORMAT csv, HEADER"
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": "512MB",
@@ -130,7 +131,7 @@ def write_table(lines: Path, to: Path, columns: dict[str, str], kind: Literal["c
     try:
         with duckdb.connect(":memory:", config=config) as connection:
             connection.execute(
-                f"""COPY (SELECT * FROM read_json({_text(lines)}, format = 'newline_delimited',
+                f"""COPY (SELECT {", ".join(members)} FROM read_json({_text(lines)}, format = 'newline_delimited',
                     columns = {{{types}}})) TO {_text(to)} ({options})"""  # noqa: S608 - constants, quoted paths
             )
     except duckdb.Error as error:
@@ -138,6 +139,17 @@ def write_table(lines: Path, to: Path, columns: dict[str, str], kind: Literal["c
             f"{to} cannot be written: {str(error).splitlines()[0].rpartition(': ')[2]}.",
             hint="Choose another --output, or make room on its disk.",
         ) from error
+
+
+#: A cell that begins like this is a formula to a spreadsheet, which runs it when the file is opened (OWASP, "CSV
+#: Injection"; the full-width signs are taken for the others).
+_FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
+
+
+def _inert(name: str) -> str:
+    """A text column in SQL, an apostrophe before what a spreadsheet would run."""
+    is_formula = f"regexp_matches(\"{name}\", '{_FORMULA}')"
+    return f'CASE WHEN {is_formula} THEN chr(39) || "{name}" ELSE "{name}" END AS "{name}"'
 
 
 def _text(path: Path) -> str:
