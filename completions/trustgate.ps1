@@ -29,6 +29,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'statement|Monthly statements that prove themselves',
             'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
             'payment|Payments (x402): each tenant''s terms, and payments received',
+            'notify|Notices: tell people of budgets, keys, upstreams and other conditions',
             'export|Export receipts or usage as JSON lines, CSV or Parquet',
             'config|Settings in effect, and where each comes from',
             'completion|Completion of the command line, for your shell'
@@ -123,6 +124,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'resolve|Set the outcome of an unknown payment that no node can look up, after looking it up yourself',
             'refund-credit|Reduce a tenant''s balance by a refund, with a receipt',
             'keygen|Make the key with which the gateway settles Solana payments itself'
+        )
+        'trustgate notify' = @(
+            'add|Add a webhook or a program',
+            'list|List who is told of what, and how deliveries go',
+            'show|Show a subscriber and its recent deliveries, the newest first',
+            'remove|Remove a subscriber; what waits for it is given up',
+            'test|Send a test now and show what comes of it; fails unless every one arrives'
         )
         'trustgate export' = @(
             'receipts|Export receipts, in the log''s order: one row each, without the secrets that open their commitments',
@@ -879,6 +887,39 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--keypair|file|Where to write it',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate notify' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate notify add' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--command|any|Run this program instead, with the notice as JSON on its stdin',
+            '--on|any|Kinds, repeated or with commas: budget, limit, key, credit, upstream, anchor, certificate, disk, payment, log, overload, all',
+            '--name|any|A name for it',
+            '--private||Allow an address of this machine or a private network, and http://',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate notify list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate notify show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate notify remove' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate notify test' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate export' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.'
@@ -1003,6 +1044,10 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate payment show 0' = 'any'
         'trustgate payment resolve 0' = 'any'
         'trustgate payment refund-credit 0' = 'tenant'
+        'trustgate notify add 0' = 'any'
+        'trustgate notify show 0' = 'any'
+        'trustgate notify remove 0' = 'any'
+        'trustgate notify test 0' = 'any'
     }
     $dynamic = 'tenant', 'plan', 'passport', 'key', 'receipt'
 

@@ -382,8 +382,26 @@ class CreditNote(msgspec.Struct, frozen=True, kw_only=True, tag="credit_note"):
     created_us: int
 
 
+class Subscriber(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="subscriber"):
+    """Who is sent notices: a webhook (``url``) or a program (``command``), one of the two."""
+
+    id: str
+    name: str
+    #: Which notices, by ``observe.notices.Kind``; ``all`` for every one, those of later versions included.
+    kinds: tuple[str, ...] = ("all",)
+    url: str = ""
+    #: The program, by its whole path, and its arguments.
+    command: tuple[str, ...] = ()
+    #: The webhook may be at a private address, and without TLS.
+    is_private: bool = False
+    #: What a webhook's messages are signed with, ``whsec_`` and base64; shown once, when it is made.
+    secret: str = ""
+    created_us: int = 0
+    removed_us: int | None = None
+
+
 #: What an operator can change. Plans are known by name, aliases by name, terms by their tenant, the rest by id.
-Record = Tenant | ApiKey | Plan | Passport | Alias | PaymentTerms | Budget | EndUser
+Record = Tenant | ApiKey | Plan | Passport | Alias | PaymentTerms | Budget | EndUser | Subscriber
 
 
 #: ``reserved``: claimed for one request, nothing was asked of the facilitator but to verify. ``settling``: it was told

@@ -21,6 +21,7 @@ from trustgate.admin.local import LocalAdmin
 from trustgate.admin.remote import RemoteAdmin
 from trustgate.admin.routes import admin_routes
 from trustgate.models.catalog import Catalog
+from trustgate.notify.subscribers import Subscribers
 from trustgate.payment.balance import Balances
 from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
@@ -75,6 +76,7 @@ class Plane:
             books=self,
             anchoring=Anchoring(self.settings, store, self.archive),
             settings=self.settings,
+            subscribers=Subscribers(),
             quota=self.quota,
             on_keys_revoked=self._on_keys_revoked,
             status=lambda: STATUS,

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from tests.support.programs import require
 from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream, delta
+from trustgate.http.tls import Certificate
 
 BODY = json.dumps({"model": "gpt-4o", "messages": HELLO})
 
@@ -53,6 +55,17 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
         capture_output=True,
     )
     return certificate, key
+
+
+def test_a_certificate_knows_when_it_ends(certificate: tuple[Path, Path]) -> None:
+    said = subprocess.run(
+        [require("openssl"), "x509", "-noout", "-enddate", "-in", str(certificate[0])],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    ends = datetime.strptime(said.strip(), "notAfter=%b %d %H:%M:%S %Y GMT").replace(tzinfo=UTC)
+    assert Certificate(*certificate).expires_us == int(ends.timestamp()) * 1_000_000
 
 
 @pytest.fixture(scope="module")

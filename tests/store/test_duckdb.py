@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -47,6 +48,7 @@ from trustgate.store.rows import (
     PAYMENT_TERMS,
     PAYMENTS,
     PLANS,
+    SUBSCRIBERS,
     TENANTS,
 )
 
@@ -278,7 +280,7 @@ async def test_every_member_has_its_column(path: Path) -> None:
         for table, column in connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall():
             found.setdefault(table, set()).add(column)
     tables = (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS, PAYMENTS, BUDGETS, END_USERS)
-    for table in (*tables, CREDIT_NOTES):
+    for table in (*tables, CREDIT_NOTES, SUBSCRIBERS):
         assert found[table.table] == set(table.kind.__struct_fields__)
     assert found["receipts"] == set(ENTRY_COLUMNS)
 
@@ -353,6 +355,13 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
             replace(make_entry(seq, v=seq - 700).receipt, id=entry.receipt.id)
             for seq, entry in zip((705, 706), named, strict=True)
         ]
+    notifications = await store.load_notifications()
+    if version < 10:
+        assert (state.subscribers, notifications.conditions, notifications.deliveries) == ((), (), ())
+    else:
+        ((subscriber,), (condition,), (delivery,)) = state.subscribers, *msgspec.structs.astuple(notifications)
+        assert (subscriber.kinds, subscriber.url, subscriber.is_private) == (("disk",), "https://example.com/", True)
+        assert (condition.identity, delivery.subscriber_id, delivery.attempts) == ("disk:home", subscriber.id, 2)
     await store.close()
 
 

@@ -21,9 +21,10 @@ from trustgate.admin.money import BooksReport, Reconciled
 from trustgate.errors import Conflict
 from trustgate.ids import new_id, now_us
 from trustgate.models.catalog import Catalog
+from trustgate.notify.subscribers import Subscribers
 from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
-from trustgate.store import Store
+from trustgate.store import NoticeDelivery, Store
 from trustgate.types import (
     Alias,
     ApiKey,
@@ -35,6 +36,7 @@ from trustgate.types import (
     PriceList,
     PseudonymKey,
     Record,
+    Subscriber,
     Tenant,
 )
 
@@ -86,12 +88,14 @@ class AdminContext:
         books: LogAccess,
         anchoring: Anchoring,
         settings: Settings,
+        subscribers: Subscribers,
         quota: Quota | None = None,
         budgets: Budgets | None = None,
         on_keys_revoked: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
         reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
         pulse: Callable[[], LiveStats] | None = None,
+        deliveries: Callable[[], Sequence[NoticeDelivery]] | None = None,
     ) -> None:
         """``quota``, ``budgets`` and what stands after it are the running server's; without one there is none of it."""
         self.store = store
@@ -101,6 +105,8 @@ class AdminContext:
         self.status = status
         self.reload = reload
         self.pulse = pulse
+        self.subscribers = subscribers
+        self.deliveries = deliveries
         self.anchoring = anchoring
         self.flushing = Flushing(anchoring)
         #: The database is copied or rewritten by one command at a time.
@@ -130,6 +136,8 @@ class AdminContext:
         for record in records:
             if isinstance(record, PriceList):
                 self.catalog.use(record)
+            elif isinstance(record, Subscriber):
+                self.subscribers.put(record)
             elif not isinstance(record, Passport | Alias | PriceChange):
                 self.directory.put(record)
         if budgets is not None and service is not None:

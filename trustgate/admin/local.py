@@ -25,18 +25,21 @@ from trustgate.admin import (
     keyless,
     models,
     money,
+    notify,
     payment_checks,
     payment_facts,
     payment_terms,
     payments,
     prices,
     statements,
+    subscriptions,
     tenants,
 )
 from trustgate.admin.commands import Command, Feed, Write
 from trustgate.admin.context import AdminContext
 from trustgate.admin.ownership import leave_to_owner
 from trustgate.models.catalog import Catalog
+from trustgate.notify.subscribers import Subscribers
 from trustgate.settings import Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store, open_store
@@ -122,6 +125,11 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     commands.ArchiveReceipts: archiving.archive_receipts,
     commands.ArchiveList: archiving.archive_list,
     money.StatementMonths: statements.statement_months,
+    subscriptions.NotifyAdd: notify.notify_add,
+    subscriptions.NotifyList: notify.notify_list,
+    subscriptions.NotifyShow: notify.notify_show,
+    subscriptions.NotifyRemove: notify.notify_remove,
+    subscriptions.NotifyTest: notify.notify_test,
     commands.Compact: backup.compact,
     commands.Reload: books.reload,
     commands.Look: books.look,
@@ -164,6 +172,9 @@ _UNLOCKED = frozenset(
         commands.ArchiveReceipts,
         commands.ArchiveList,
         money.StatementMonths,
+        subscriptions.NotifyList,
+        subscriptions.NotifyShow,
+        subscriptions.NotifyTest,
         commands.Compact,
         commands.Look,
         commands.Reload,
@@ -235,6 +246,7 @@ async def open_local_admin(settings: Settings, *, accept_loss: bool = False) -> 
                 books=offline,
                 anchoring=Anchoring(settings, store, offline.archive),
                 settings=settings,
+                subscribers=Subscribers(state.subscribers),
             )
         )
     except BaseException:

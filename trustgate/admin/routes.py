@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from trustgate.admin.commands import Admin, ArchiveReceipts, Backup, Feed
 from trustgate.admin.local import COMMANDS, FEEDS
+from trustgate.admin.subscriptions import NotifyAdd
 from trustgate.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -52,6 +53,11 @@ def admin_routes(admin: Admin, *, key: str | None) -> list[Route]:
                 raise PermissionDenied(
                     "A folder for archive files can only be chosen on the server's own machine.",
                     hint="Leave --to out, or run the command there, without TRUSTGATE_URL.",
+                )
+            if isinstance(command, NotifyAdd) and command.command and key is not None:
+                raise PermissionDenied(
+                    "A program that is run with notices can only be named on the server's own machine.",
+                    hint="Run the command there, without TRUSTGATE_URL, or add a webhook.",
                 )
             result = await admin.execute(command)
         except TrustGateError as error:

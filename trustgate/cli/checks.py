@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import http.client
 import os
-import shutil
+import shlex
 import socket
 import ssl
 import stat
@@ -34,19 +34,19 @@ from trustgate.admin.commands import (
     TargetStatus,
 )
 from trustgate.admin.money import PaymentCheck, PaymentFinding, PriceCheck
+from trustgate.admin.subscriptions import NotifyList, SubscriberState
 from trustgate.cli import render
 from trustgate.cli.context import Session, open_here, remote_admin, socket_answers
 from trustgate.cli.version import versions
 from trustgate.errors import TrustGateError
 from trustgate.net.addresses import is_loopback
+from trustgate.notify.disk import disk_space
 from trustgate.settings import BUILTIN_SCHEME, RemoteServer, Settings, UpstreamSettings, remote_server
 from trustgate.types import Passport
 
 R = TypeVar("R")
 
 _UPSTREAM_TIMEOUT_S = 5.0
-_DISK_LEAST_BYTES = 100 * 1024 * 1024
-_DISK_GOOD_BYTES = 1024 * 1024 * 1024
 #: Files from further ahead than this mean that the clock was set back, seconds.
 _CLOCK_SLACK_S = 60
 #: 2026-01-01: this program is younger than any earlier time.
@@ -128,14 +128,14 @@ def _home(settings: Settings) -> Finding:
 def _disk(settings: Settings) -> Finding:
     place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
     try:
-        free = shutil.disk_usage(place).free
+        space = disk_space(place)
     except OSError as error:
         return _fail("disk", f"the free space of {place} cannot be read: {error.strerror}", None)
-    message = f"{render.size(free)} free"
+    message = f"{render.size(space.free_bytes)} free"
     hint = f"Free some space on the disk of {place}; without any, receipts cannot be stored and requests are refused."
-    if free < _DISK_LEAST_BYTES:
+    if space.state == "critical":
         return _fail("disk", message, hint)
-    return _warn("disk", message, hint) if free < _DISK_GOOD_BYTES else _ok("disk", message)
+    return _warn("disk", message, hint) if space.state == "low" else _ok("disk", message)
 
 
 def _clock(settings: Settings) -> Finding:
@@ -184,6 +184,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
         archives = _ask(admin, ArchiveList())
         payments = _ask(admin, PaymentCheck())
         prices = _ask(admin, PriceCheck())
+        subscribers = _ask(admin, NotifyList())
     except TrustGateError as error:
         yield _failed("server", error)
         return
@@ -198,6 +199,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
     yield from _credentials(settings, passports, running=True)
     yield from map(_price, prices)
     yield from map(_payment, payments)
+    yield from map(_subscriber, subscribers)
 
 
 def _server(status: ServerStatus) -> Finding:
@@ -272,6 +274,15 @@ def _price(found: PaymentFinding) -> Finding:
 
 def _payment(found: PaymentFinding) -> Finding:
     return Finding(name="payment", status=found.status, message=found.message, hint=found.hint)
+
+
+def _subscriber(subscriber: SubscriberState) -> Finding:
+    """Whether notices arrive: one that is tried again, or was given up, did not."""
+    if subscriber.retrying or subscriber.failed:
+        message = f"{subscriber.name}: {subscriber.retrying} are tried again, {subscriber.failed} were given up"
+        hint = f"trustgate notify show {shlex.quote(subscriber.name)}"
+        return _warn("notices", f"{message}; the last attempt: {subscriber.detail}", hint)
+    return _ok("notices", f"{subscriber.name} is told of {', '.join(subscriber.kinds)}")
 
 
 def _ask(admin: Admin, command: Command[R]) -> R:

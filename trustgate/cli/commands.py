@@ -49,6 +49,7 @@ TABLE: Mapping[str, CommandEntry] = {
         "anchor", "Anchors: the log of receipts on Solana, one transaction for all of them since the last."
     ),
     "payment": CommandEntry("payment", "Payments (x402): each tenant's terms, and payments received."),
+    "notify": CommandEntry("notify", "Notices: tell people of budgets, keys, upstreams and other conditions."),
     "export": CommandEntry("export", "Export receipts or usage as JSON lines, CSV or Parquet."),
     "config": CommandEntry("config", "Settings in effect, and where each comes from."),
     "completion": CommandEntry("completion", "Completion of the command line, for your shell."),

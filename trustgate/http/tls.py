@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 from trustgate.errors import SettingsError
@@ -31,6 +32,9 @@ class Certificate:
         self.context.set_alpn_protocols(["h2", "http/1.1"])
         self._seen = self._stamp()
         self._told: object = None
+        #: Why the files that are there now cannot be used; None: what they hold is served.
+        self.fault: str | None = None
+        self.expires_us = _expiry_us(certificate)
         fault = self._load(self.context)
         if fault is not None:
             raise SettingsError(
@@ -60,11 +64,14 @@ class Certificate:
         """Take the files anew if they have changed. A pair that cannot be used changes nothing."""
         stamp = self._stamp()
         if stamp == self._seen:
+            self.fault = None
             return
         # Tried apart: a certificate with another's key would leave the context with half of each.
         fault = self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) or self._load(self.context)
+        self.fault = fault
         if fault is None:
             self._seen, self._told = stamp, None
+            self.expires_us = _expiry_us(self._certificate)
             _logger.info("the certificate was taken anew")
         elif self._told != (stamp, fault):
             # Looked at again and again: what could not be read may be readable next time, with the same stamp.
@@ -75,6 +82,61 @@ class Certificate:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             await asyncio.to_thread(self.look)
+
+
+def _expiry_us(path: Path) -> int | None:
+    """Returns when the first certificate of a PEM file ends, microseconds since the epoch; None where it is not told.
+
+    RFC 5280 section 4.1: notAfter is the second time of the sequence after the issuer.
+    """
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+        begin, end = text.index(ssl.PEM_HEADER), text.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
+        certificate = ssl.PEM_cert_to_DER_cert(text[begin:end])
+        members = _der_members(_der_content(_der_content(certificate)))
+        # version (optional), serialNumber, signature, issuer, validity
+        _, validity = members[4 if members[0][0] == _DER_VERSION else 3]
+        tag, content = _der_members(validity)[1]
+        return _der_time_us(tag, content.decode("ascii"))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+#: Tags of DER: [0], UTCTime.
+_DER_VERSION, _DER_UTC_TIME = 0xA0, 0x17
+
+
+def _der_members(data: bytes) -> list[tuple[int, bytes]]:
+    """Returns tag and content of each value in a sequence's content. Raises ``IndexError`` where it is cut."""
+    found = []
+    while data:
+        content, end = _der_read(data)
+        found.append((data[0], content))
+        data = data[end:]
+    return found
+
+
+def _der_content(data: bytes) -> bytes:
+    return _der_read(data)[0]
+
+
+def _der_read(data: bytes) -> tuple[bytes, int]:
+    """Returns the content of the first value, and where that ends."""
+    length, begin = data[1], 2
+    if length & 0x80:
+        begin += length & 0x7F
+        length = int.from_bytes(data[2:begin])
+    if begin + length > len(data):
+        raise IndexError("it is cut")
+    return data[begin : begin + length], begin + length
+
+
+def _der_time_us(tag: int, text: str) -> int:
+    """RFC 5280 section 4.1.2.5: UTCTime's years are of 1950 to 2049."""
+    if tag == _DER_UTC_TIME:
+        text = ("19" if text[:2] >= "50" else "20") + text
+    at = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    return int(at.timestamp()) * 1_000_000
 
 
 def _no_password() -> str:

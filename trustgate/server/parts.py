@@ -32,10 +32,14 @@ from trustgate.gateway.path.pipeline import Pipeline
 from trustgate.gateway.path.routing import Routing
 from trustgate.gateway.views.credits import Credits
 from trustgate.gateway.views.status import GatewayStatus
+from trustgate.http.tls import Certificate
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.upstream.client import UpstreamClient
 from trustgate.models.upstream.targets import Targets
+from trustgate.notify.conditions import GatewayConditions
+from trustgate.notify.notifier import Notifier
+from trustgate.notify.subscribers import Subscribers
 from trustgate.observe.budget_notices import budget_notice
 from trustgate.observe.counters import Counters
 from trustgate.observe.metrics import Metric, Metrics
@@ -98,6 +102,8 @@ class Server:
         address: str,
         load: Callable[[], Settings] | None,
         observer: Observer | None,
+        subscribers: Subscribers,
+        certificate: Certificate | None,
         notes: tuple[str, ...] = (),
     ) -> None:
         upstream = settings.upstream
@@ -167,6 +173,24 @@ class Server:
         self.metrics = Metrics(
             lambda: self.settings, self.counters, self._status_metrics, self.gateway_status.tenant_name
         )
+        self.notifier = Notifier(
+            store,
+            subscribers,
+            self.notices,
+            GatewayConditions(
+                settings=lambda: self.settings,
+                directory=directory,
+                targets=self.targets,
+                anchoring=self.anchoring,
+                log=log,
+                store=store,
+                balances=payments.balances,
+                certificate=certificate,
+                started_us=self.gateway_status.started_us,
+            ),
+            gateway=settings.payment.public_url or address,
+            settings=lambda: self.settings.notify,
+        )
         self.admin = LocalAdmin(
             AdminContext(
                 store,
@@ -181,6 +205,8 @@ class Server:
                 status=self.status,
                 reload=self.reload.reload,
                 pulse=self.gateway_status.pulse,
+                subscribers=subscribers,
+                deliveries=self.notifier.deliveries,
             )
         )
 
@@ -195,6 +221,7 @@ class Server:
         address: str,
         load: Callable[[], Settings] | None,
         observer: Observer | None,
+        certificate: Certificate | None = None,
     ) -> Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
@@ -231,6 +258,8 @@ class Server:
             address=address,
             load=load,
             observer=observer,
+            subscribers=Subscribers(state.subscribers),
+            certificate=certificate,
             notes=await _missing_handles(settings.handles_file, store),
         )
 

@@ -112,7 +112,7 @@ async def serve(
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
         payments = await PaymentService.open(settings, store, log, public_url=address)
         stack.push_async_callback(payments.close)
-        server = await Server.build(settings, store, log, archive, payments, address, load, observer)
+        server = await Server.build(settings, store, log, archive, payments, address, load, observer, certificate)
         stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
         if server.telemetry is not None:
@@ -147,6 +147,7 @@ async def _run_until(
         server.payments.reconciler.run(settings.payment.reconcile_every_s),
         follow_for_ever(server.admin, server.payments.doubt, settings.payment.facilitator_every_s, server.notices),
         server.request_log.run(),
+        server.notifier.run(),
         probe_for_ever(
             server.targets,
             lambda: server.upstream,

@@ -103,3 +103,11 @@ def spare_this_machine_from_proxies() -> None:
 
 def debug_wanted() -> bool:
     return os.environ.get("TRUSTGATE_DEBUG", "") not in ("", "0")
+
+
+def plain_environment() -> dict[str, str]:
+    """Returns the variables that a program of the operator's may have: none of them holds a secret."""
+    return {name: value for name in _PLAIN_VARIABLES if (value := os.environ.get(name)) is not None}
+
+
+_PLAIN_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")

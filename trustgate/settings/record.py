@@ -19,6 +19,7 @@ from trustgate.settings.sections import (
     JournalSettings,
     LogSettings,
     MetricsSettings,
+    NotifySettings,
     OtlpSettings,
     PaymentSettings,
     ReceiptSettings,
@@ -46,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin: AdminSettings = AdminSettings()
     metrics: MetricsSettings = MetricsSettings()
     otlp: OtlpSettings = OtlpSettings()
+    notify: NotifySettings = NotifySettings()
     log: LogSettings = LogSettings()
 
     # paths

@@ -340,6 +340,29 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
 
 
+class NotifySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[notify]``: when people are told of something. Who is told what is no setting (``trustgate notify add``)."""
+
+    check_every_s: Annotated[
+        float, Meta(ge=0.05, le=86400, description="Time between two looks at what is worth telling, seconds.")
+    ] = 15.0
+    resolve_after_s: Annotated[
+        float,
+        Meta(ge=0, le=86400, description="How long something must be over before that is told, seconds."),
+    ] = 60.0
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=300, description="How long a webhook or program may take for one notice, seconds.")
+    ] = 10.0
+    credit_low_cents: Annotated[
+        int,
+        Meta(ge=0, le=2**31, description="The balance of a prepaid tenant below which notice is given, US cents."),
+    ] = 100
+    anchor_late_after_s: Annotated[
+        float,
+        Meta(gt=0, le=31_536_000, description="How late a scheduled anchor may be before notice is given, seconds."),
+    ] = 900.0
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[log]``: what the server writes to stderr."""
 
@@ -362,5 +385,6 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "admin": AdminSettings,
     "metrics": MetricsSettings,
     "otlp": OtlpSettings,
+    "notify": NotifySettings,
     "log": LogSettings,
 }

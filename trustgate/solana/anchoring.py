@@ -106,6 +106,19 @@ class Anchoring:
         when += [f"after {anchor.after_receipts:,} receipts"] if anchor.after_receipts else []
         return f"{', '.join(when)}, to {anchor.rpc}" if when else ""
 
+    def late_s(self, tree_size: int, since_us: int) -> float:
+        """Returns for how long an anchor has been due by the time of the schedule, seconds; 0 where none is.
+
+        Args:
+            tree_size: receipts in the log now.
+            since_us: when this server began; it is not late for what came before.
+        """
+        every_s = self._settings.anchor.every_s
+        if every_s is None or tree_size <= self.anchored_size:
+            return 0.0
+        passed_us = now_us() - max(self.anchored_us, since_us)
+        return max(0.0, passed_us / MICROSECONDS_PER_SECOND - every_s)
+
     def pubkey(self) -> str | None:
         """Returns the address of the settings' key; None where there is no such file. Raises ``SettingsError``."""
         from trustgate.solana.keypair import load_keypair

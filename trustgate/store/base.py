@@ -32,6 +32,7 @@ from trustgate.types import (
     PseudonymKey,
     Receipt,
     Record,
+    Subscriber,
     Tenant,
 )
 
@@ -57,6 +58,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     end_users: tuple[EndUser, ...] = ()
     #: None: none was wanted yet.
     pseudonym_key: PseudonymKey | None = None
+    #: Removed ones included.
+    subscribers: tuple[Subscriber, ...] = ()
 
 
 class TenantHead(msgspec.Struct, frozen=True):
@@ -296,6 +299,50 @@ class ArchiveProblem(msgspec.Struct, frozen=True, kw_only=True):
     problem: str
 
 
+class OpenCondition(msgspec.Struct, frozen=True, kw_only=True):
+    """A condition that subscribers were told of and that is not over."""
+
+    identity: str
+    #: JSON of the notice that told of it.
+    notice: str
+
+
+class NoticeDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """One notice on its way to one subscriber, or at its end. Times are microseconds since the epoch."""
+
+    #: Stable over all attempts, so that a receiver knows a repetition.
+    id: str
+    subscriber_id: str
+    #: What is sent, byte for byte, in every attempt.
+    body: str
+    message: str
+    state: Literal["waiting", "delivered", "failed"] = "waiting"
+    attempts: int = 0
+    #: What came of the last attempt.
+    detail: str = ""
+    created_us: int
+    #: When the next attempt is due.
+    next_us: int
+    updated_us: int = 0
+
+
+class Notifications(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of notices between runs."""
+
+    conditions: tuple[OpenCondition, ...] = ()
+    #: The oldest first.
+    deliveries: tuple[NoticeDelivery, ...] = ()
+
+
+class NotificationChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What changes at once: conditions and deliveries that are kept, and those, by identity or id, that go."""
+
+    conditions: tuple[OpenCondition, ...] = ()
+    over: tuple[str, ...] = ()
+    deliveries: tuple[NoticeDelivery, ...] = ()
+    forgotten: tuple[str, ...] = ()
+
+
 class Store(Protocol):
     @property
     def store_id(self) -> str:
@@ -476,6 +523,14 @@ class Store(Protocol):
 
     async def balances(self) -> list[Balance]:
         """Of every tenant with receipts of version 2."""
+        ...
+
+    # notices
+
+    async def load_notifications(self) -> Notifications: ...
+
+    async def change_notifications(self, change: NotificationChange) -> None:
+        """Make the change durable, all of it or none."""
         ...
 
     async def close(self) -> None: ...

@@ -34,6 +34,8 @@ from trustgate.store.base import (
     ExportFilter,
     Kept,
     Lines,
+    NotificationChange,
+    Notifications,
     PaymentFilter,
     ReceiptFilter,
     SetAside,
@@ -68,6 +70,7 @@ from trustgate.store.ledger import (
     move_payment,
     release_payment,
 )
+from trustgate.store.notifications import apply_notifications, load_notifications
 from trustgate.store.reading import ReceiptReader
 from trustgate.store.records import (
     apply_change,
@@ -335,6 +338,12 @@ class DuckDBStore:
 
     async def balances(self) -> list[Balance]:
         return await self._engine.run(sum_balances)
+
+    async def load_notifications(self) -> Notifications:
+        return await self._engine.run(load_notifications)
+
+    async def change_notifications(self, change: NotificationChange) -> None:
+        await self._engine.run(in_transaction, lambda connection: apply_notifications(connection, change))
 
     async def close(self) -> None:
         await self._engine.close()

@@ -322,6 +322,36 @@ def _archives(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _notifications(connection: DuckDBPyConnection) -> None:
+    for statement in (
+        """CREATE TABLE subscribers (
+            id VARCHAR PRIMARY KEY,
+            name VARCHAR NOT NULL,
+            kinds VARCHAR NOT NULL,  -- JSON list of words
+            url VARCHAR NOT NULL,
+            command VARCHAR NOT NULL,  -- JSON list of words
+            is_private BOOLEAN NOT NULL,
+            secret VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL,
+            removed_us BIGINT
+        )""",
+        "CREATE TABLE open_conditions (identity VARCHAR PRIMARY KEY, notice VARCHAR NOT NULL)",
+        """CREATE TABLE deliveries (
+            id VARCHAR PRIMARY KEY,
+            subscriber_id VARCHAR NOT NULL,
+            body VARCHAR NOT NULL,
+            message VARCHAR NOT NULL,
+            state VARCHAR NOT NULL,
+            attempts BIGINT NOT NULL,
+            detail VARCHAR NOT NULL,
+            created_us BIGINT NOT NULL,
+            next_us BIGINT NOT NULL,
+            updated_us BIGINT NOT NULL
+        )""",
+    ):
+        connection.execute(statement)
+
+
 def _match_heads(connection: DuckDBPyConnection) -> None:
     """Give ``archived_heads`` the columns that later steps have given ``receipts``."""
     missing = connection.execute(
@@ -336,6 +366,7 @@ def _match_heads(connection: DuckDBPyConnection) -> None:
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
     *(_price_tables, _budgets_and_end_users, _sales_without_a_key, _tenants_and_credits, _archives),
+    _notifications,
 )
 
 LATEST = len(MIGRATIONS)

@@ -29,6 +29,7 @@ from trustgate.store.rows import (
     PRICE_CHANGES,
     PRICE_LISTS,
     PSEUDONYM_KEYS,
+    SUBSCRIBERS,
     TENANTS,
     RecordTable,
     S,
@@ -66,6 +67,7 @@ def load_state(connection: DuckDBPyConnection) -> State:
         end_users=load_table(connection, END_USERS),
         pseudonym_key=next(iter(load_table(connection, PSEUDONYM_KEYS)), None),
         price_lists=tuple(sorted(load_table(connection, PRICE_LISTS), key=lambda kept: kept.installed_us)),
+        subscribers=load_table(connection, SUBSCRIBERS),
     )
 
 
@@ -116,7 +118,8 @@ def load_everything(connection: DuckDBPyConnection) -> tuple[Kept, ...]:
     """What a journal of changes begins with: all but the anchors that are on their chain."""
     state = load_state(connection)
     kept: list[Kept] = [*state.tenants, *state.keys, *state.plans, *state.passports, *state.aliases]
-    kept += [*state.payment_terms, *state.budgets, *state.end_users, *load_table(connection, LOG_NAMES)]
+    kept += [*state.payment_terms, *state.budgets, *state.end_users, *state.subscribers]
+    kept += [*load_table(connection, LOG_NAMES)]
     kept += [] if state.pseudonym_key is None else [state.pseudonym_key]
     kept += [note for note in load_table(connection, CREDIT_NOTES)]  # noqa: C416 - of a wider type
     kept += [anchor for anchor in load_table(connection, ANCHORS) if anchor.state == "planned"]

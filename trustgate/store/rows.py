@@ -38,6 +38,7 @@ from trustgate.types import (
     PriceList,
     PseudonymKey,
     Receipt,
+    Subscriber,
     Tenant,
 )
 
@@ -103,13 +104,14 @@ PAYMENT_TERMS = RecordTable(PaymentTerms, "payment_terms", "tenant_id", frozense
 BUDGETS = RecordTable(Budget, "budgets", "id", frozenset({"tenants", "keys", "plans", "models", "notice_at_percent"}))
 END_USERS = RecordTable(EndUser, "end_users", "id", frozenset({"amounts"}))
 PSEUDONYM_KEYS = RecordTable(PseudonymKey, "pseudonym_keys", "id")
+SUBSCRIBERS = RecordTable(Subscriber, "subscribers", "id", frozenset({"kinds", "command"}))
 PAYMENTS = RecordTable(Payment, "payments", '"key"', frozenset({"offer"}))
 
 _TABLES: dict[type[Kept], RecordTable[Any]] = {
     table.kind: table
     for table in (
         *(TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS),
-        *(CREDIT_NOTES, PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS),
+        *(CREDIT_NOTES, PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS, SUBSCRIBERS),
     )
 }
 

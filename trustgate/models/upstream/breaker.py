@@ -46,6 +46,11 @@ class Breaker:
         return self._open_until is not None and (bool(self._trials) or self._clock() < self._open_until)
 
     @property
+    def is_tripped(self) -> bool:
+        """Whether it has opened and no request has succeeded since."""
+        return self._open_until is not None
+
+    @property
     def retry_after_s(self) -> float:
         """Until when it stays open, seconds from now."""
         return 0.0 if self._open_until is None else max(1.0, self._open_until - self._clock())

@@ -173,6 +173,14 @@ class Targets:
                 seen.setdefault(id(upstream), (passport, upstream))
         return list(seen.values())
 
+    def failing_models(self) -> dict[str, list[str]]:
+        """Returns by base URL the models whose requests keep failing: a breaker of theirs has opened."""
+        failing: dict[str, list[str]] = {}
+        for (base_url, model), breakers in self._breakers.items():
+            if any(breaker.is_tripped for breaker in breakers.values()):
+                failing.setdefault(base_url, []).append(model)
+        return failing
+
     def names(self) -> list[str]:
         """The models that there are, by the names that clients call them: of a wildcard, what its upstream says."""
         names: dict[str, None] = {}
