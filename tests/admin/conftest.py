@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import PATIENCE_S
+from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.commands import Admin, ServerStatus
@@ -66,6 +67,7 @@ class Plane:
             home=home, payment=PaymentSettings(solana_devnet_rpc=nowhere, base_sepolia_rpc=nowhere)
         )
         self.quota = Quota()
+        self.budgets = Budgets()
         self._tree: Tree | None = None
         self._journal: Journal | None = None
         self._payment_service: PaymentService | None = None
@@ -78,6 +80,7 @@ class Plane:
             settings=self.settings,
             subscribers=Subscribers(),
             quota=self.quota,
+            budgets=self.budgets,
             on_keys_revoked=self._on_keys_revoked,
             status=lambda: STATUS,
         )

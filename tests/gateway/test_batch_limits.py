@@ -185,6 +185,27 @@ def test_what_is_held_stays_held_to_the_end_and_over_a_kill(place: Gateway, serv
     assert books.returncode == 0, books.stdout
 
 
+def test_a_batch_is_held_on_budgets_too(place: Gateway, server: BatchServer, sign_up: SignUp) -> None:
+    tenant = sign_up(place)
+    place.cli("budget", "add", "batches", "--tokens", "10000", "--per", "total", "--tenant", tenant.name)
+
+    def stands() -> tuple[int, int]:
+        (standing,) = place.cli_json("budget", tenant.name)["budgets"]
+        return standing["used"], standing["held"]
+
+    batch_id = start(tenant, lines(*[MODEL] * 100, max_tokens=50)).json()["id"]
+    used, held_now = stands()
+    assert used == 0 and 5000 < held_now < 10_000
+    refused = start(tenant, lines(*[MODEL] * 100, max_tokens=50))
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
+    place.kill()
+    place.start()
+    assert stands() == (0, held_now)
+    server.finish(batch_id, usage={"input_tokens": 700, "output_tokens": 300, "total_tokens": 1000})
+    wait_until(lambda: stands() == (1000, 0), "the batch is charged")
+    place.cli("budget", "remove", "batches")
+
+
 # the end
 
 

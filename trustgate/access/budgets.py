@@ -14,14 +14,22 @@ from now on, and nobody waits longer than the span lasts.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import msgspec
 
-from trustgate.access.spans import NEVER_US, Span, read_span
+from trustgate.access.budget_counter import (
+    BudgetCounter,
+    BudgetStanding,
+    Cell,
+    CountedBudget,
+    next_step_at,
+    step_of,
+)
+from trustgate.access.spans import NEVER_US, Span
 from trustgate.errors import RateLimited
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.types import NANO_USD_PER_USD, Budget, BudgetUnit, EndUser, matches
@@ -45,28 +53,6 @@ class Drawer(NamedTuple):
     models: tuple[str, ...]
     #: Pseudonym; "" for a request that names no end user; None where the key's requests do not name any.
     end_user: str | None = None
-
-
-class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a budget stands. Amounts are in its unit; nano-USD of money."""
-
-    budget: str
-    name: str
-    unit: BudgetUnit
-    amount: int
-    span: str
-    hard: bool
-    #: Whose it is, where each tenant, key or end user has one of its own: its id. "" for one that is shared.
-    subject: str
-    used: int
-    #: Of requests and work under way: the worst case.
-    held: int
-    left: int
-    #: From when on use counts, and when it begins anew (a rolling one: when the oldest use ends to count); None: never.
-    since_us: int
-    resets_us: int | None
-    #: How long a rolling span is; 0 for another.
-    rolling_us: int = 0
 
 
 class BudgetEvent(NamedTuple):
@@ -93,153 +79,6 @@ def hides_figures(budget: Budget) -> bool:
     return budget.each == "all" and (budget.everyone or bool(budget.plans))
 
 
-class _Cell:
-    __slots__ = ("end", "held", "is_open", "start", "used")
-
-    def __init__(self, start: int, end: int) -> None:
-        self.start = start
-        self.end = end
-        self.used = 0
-        self.held = 0
-        #: False once it has ended: what is settled later counts nowhere.
-        self.is_open = True
-
-
-class _Counter:
-    """The use of one budget by one subject."""
-
-    __slots__ = (
-        "amount",
-        "cells",
-        "held",
-        "next_notice",
-        "noticed",
-        "noticed_us",
-        "of",
-        "subject",
-        "tenant_id",
-        "used",
-    )
-
-    def __init__(self, of: _Counted, subject: str, tenant_id: str, amount: int) -> None:
-        """``tenant_id``: whose the subject is; "" where it is shared."""
-        self.of = of
-        self.subject = subject
-        self.tenant_id = tenant_id
-        self.amount = amount
-        self.cells: deque[_Cell] = deque()
-        #: The sums over the cells.
-        self.used = 0
-        self.held = 0
-        #: The last step that notice was given of, when, and the use at which the next is due.
-        self.noticed = 0
-        self.noticed_us = 0
-        self.next_notice = _due(of.budget, amount, 0)
-
-    def at(self, at_us: int, clock: Callable[[], int]) -> _Cell:
-        """Returns the cell to count in what is admitted now and arrived at ``at_us``."""
-        cells, span = self.cells, self.of.span
-        self.turn(at_us)
-        start = span.start(at_us)
-        if cells and cells[-1].start > start:
-            # The request has waited, or the clock was set back.
-            now_start = span.start(clock())
-            if now_start < cells[-1].start:
-                self._set_back(now_start)
-            if not span.is_rolling:
-                return cells[-1]
-            place = len(cells)
-            while place and cells[place - 1].start > start:
-                place -= 1
-            if place and cells[place - 1].start == start:
-                return cells[place - 1]
-            cells.insert(place, _Cell(start, span.end(start)))
-            return cells[place]
-        if not cells or cells[-1].start != start:
-            cells.append(_Cell(start, span.end(start)))
-        return cells[-1]
-
-    def turn(self, at_us: int) -> None:
-        """Drop the cells that have ended."""
-        cells = self.cells
-        if not cells or cells[0].end > at_us:
-            return
-        while cells and cells[0].end <= at_us:
-            cell = cells.popleft()
-            cell.is_open = False
-            self.used -= cell.used
-            self.held -= cell.held
-        if self.noticed:
-            # A rolling budget gives notice of a step again when its use has been below it, and the span has passed.
-            span, budget = self.of.span, self.of.budget
-            if not span.is_rolling:
-                self.noticed = 0
-            elif at_us >= self.noticed_us + span.length_us:
-                self.noticed = min(self.noticed, _step(budget, self.amount, self.used))
-            self.next_notice = _due(budget, self.amount, self.noticed)
-
-    def _set_back(self, start: int) -> None:
-        end = self.of.span.end(start)
-        for cell in self.cells:
-            if cell.start > start:
-                cell.start, cell.end = start, end
-
-    def change_amount(self, amount: int) -> None:
-        self.amount = amount
-        self.noticed = min(self.noticed, _step(self.of.budget, amount, self.used))
-        self.next_notice = _due(self.of.budget, amount, self.noticed)
-
-    def room_at(self, need: int) -> int | None:
-        """Returns when so much will be left, if nothing else is used; None for never."""
-        total = self.used + self.held
-        for cell in self.cells:
-            total -= cell.used + cell.held
-            if total + need <= self.amount:
-                return cell.end if cell.end < NEVER_US else None
-        return None
-
-    def resets_us(self, at_us: int) -> int | None:
-        span = self.of.span
-        if span.is_rolling:
-            return self.cells[0].end if self.cells else None
-        end = span.end(span.start(at_us))
-        return end if end < NEVER_US else None
-
-    def standing(self, at_us: int) -> BudgetStanding:
-        self.turn(at_us)
-        budget, span = self.of.budget, self.of.span
-        return BudgetStanding(
-            budget=budget.id,
-            name=budget.name,
-            unit=budget.unit,
-            amount=self.amount,
-            span=str(span),
-            hard=budget.hard,
-            subject=self.subject,
-            used=self.used,
-            held=self.held,
-            left=max(0, self.amount - self.used - self.held),
-            since_us=at_us - span.length_us if span.is_rolling else span.start(at_us),
-            resets_us=self.resets_us(at_us),
-            rolling_us=span.length_us,
-        )
-
-
-class _Counted:
-    """A budget and its counters, by subject."""
-
-    __slots__ = ("budget", "counters", "end_users", "span", "swept_us", "unit")
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self.span: Span = read_span(budget.span)
-        self.unit = _UNITS.index(budget.unit)
-        self.counters: dict[str, _Counter] = {}
-        #: Counters of end users, by tenant.
-        self.end_users: dict[str, int] = {}
-        self.swept_us = 0
-
-
 class Claim:
     """What one request draws on budgets. Settled once, by ``post`` or ``void``; settling again does nothing."""
 
@@ -251,11 +90,11 @@ class Claim:
         #: Of requests, tokens and money.
         self._needs = needs
         self._at_us = at_us
-        self._parts: list[tuple[_Counter, _Cell]] = []
+        self._parts: list[tuple[BudgetCounter, Cell]] = []
         self._generation = budgets.generation
         self._is_held = False
 
-    def add(self, counter: _Counter, cell: _Cell) -> None:
+    def add(self, counter: BudgetCounter, cell: Cell) -> None:
         self._parts.append((counter, cell))
 
     def take(self) -> None:
@@ -330,10 +169,10 @@ class Budgets:
         #: Changes whenever a request may draw on other budgets than before.
         self.generation = 0
         self._end_users_most = end_users_most
-        self._counted: dict[str, _Counted] = {}
+        self._counted: dict[str, CountedBudget] = {}
         self._amounts: dict[tuple[str, str], int] = {}
         #: By tenant, key and plan. Cleared with every change.
-        self._applying: dict[tuple[str, str, str], tuple[_Counted, ...]] = {}
+        self._applying: dict[tuple[str, str, str], tuple[CountedBudget, ...]] = {}
 
     # the request path
 
@@ -360,7 +199,7 @@ class Budgets:
         claim.take()
         claim.post(tokens, cost_nano_usd)
 
-    def counters_of(self, drawer: Drawer, at_us: int) -> list[_Counter]:
+    def counters_of(self, drawer: Drawer, at_us: int) -> list[BudgetCounter]:
         """Returns the counters that a request draws on, budget by budget."""
         found = []
         for counted in self._applying_to(drawer):
@@ -371,7 +210,7 @@ class Budgets:
                     found.append(self._counter(counted, subject, drawer.tenant_id, at_us))
         return found
 
-    def _applying_to(self, drawer: Drawer) -> tuple[_Counted, ...]:
+    def _applying_to(self, drawer: Drawer) -> tuple[CountedBudget, ...]:
         who = drawer[:3]
         try:
             return self._applying[who]
@@ -379,14 +218,14 @@ class Budgets:
             found = tuple(counted for counted in self._counted.values() if applies(counted.budget, *who))
             return self._applying.setdefault(who, found)
 
-    def give_notice(self, counter: _Counter, *, is_refused: bool = False) -> None:
+    def give_notice(self, counter: BudgetCounter, *, is_refused: bool = False) -> None:
         """Tell of the step that a counter has come to, once a step and period."""
         budget, at_us = counter.of.budget, self.clock()
-        step = 100 if is_refused else _step(budget, counter.amount, counter.used)
+        step = 100 if is_refused else step_of(budget, counter.amount, counter.used)
         if step <= counter.noticed or not budget.notice_at_percent:
             return
         counter.noticed, counter.noticed_us = step, at_us
-        counter.next_notice = _due(budget, counter.amount, step)
+        counter.next_notice = next_step_at(budget, counter.amount, step)
         if self.on_event is not None:
             self.on_event(BudgetEvent(counter.standing(at_us), step, is_refused, at_us))
 
@@ -404,7 +243,7 @@ class Budgets:
             for subject, counter in old.counters.items():
                 counter.change_amount(self._amounts.get((budget.id, subject), budget.amount))
             return False
-        self._counted[budget.id] = _Counted(budget)
+        self._counted[budget.id] = CountedBudget(budget)
         self._changed()
         return True
 
@@ -412,7 +251,7 @@ class Budgets:
         """Begin counting a budget anew; to be rebuilt from receipts."""
         counted = self._counted.get(budget_id)
         if counted is not None:
-            self._counted[budget_id] = _Counted(counted.budget)
+            self._counted[budget_id] = CountedBudget(counted.budget)
             self._changed()
 
     def _changed(self) -> None:
@@ -467,9 +306,9 @@ class Budgets:
             counted = self._counted.get(budget_id)
             if counted is None:
                 continue
-            counters: Sequence[_Counter] = list(counted.counters.values())
+            counters: Sequence[BudgetCounter] = list(counted.counters.values())
             if not counters:
-                counters = [_Counter(counted, "", "", counted.budget.amount)]
+                counters = [BudgetCounter(counted, "", "", counted.budget.amount)]
             found += [counter.standing(at_us) for counter in counters]
         return found
 
@@ -484,7 +323,7 @@ class Budgets:
                     counter = counted.counters.get(subject)
                     if counter is None:
                         amount = self._amounts.get((budget.id, subject), budget.amount)
-                        counter = _Counter(counted, subject, drawer.tenant_id, amount)
+                        counter = BudgetCounter(counted, subject, drawer.tenant_id, amount)
                     found.append(counter.standing(at_us))
         return found
 
@@ -497,13 +336,13 @@ class Budgets:
                 counters = [each for each in counted.counters.values() if each.tenant_id in ("", tenant_id)]
                 if not counters and budget.each in ("all", "tenant"):
                     subject = tenant_id if budget.each == "tenant" else ""
-                    counters = [_Counter(counted, subject, tenant_id, budget.amount)]
+                    counters = [BudgetCounter(counted, subject, tenant_id, budget.amount)]
                 found += [counter.standing(at_us) for counter in counters]
         return found
 
     # inside
 
-    def _counter(self, counted: _Counted, subject: str, tenant_id: str, at_us: int) -> _Counter:
+    def _counter(self, counted: CountedBudget, subject: str, tenant_id: str, at_us: int) -> BudgetCounter:
         counter = counted.counters.get(subject)
         if counter is not None:
             return counter
@@ -520,10 +359,10 @@ class Budgets:
             counted.end_users[tenant_id] = count + 1
         amount = self._amounts.get((budget.id, subject), budget.amount)
         owner = "" if budget.each == "all" else tenant_id
-        counter = counted.counters[subject] = _Counter(counted, subject, owner, amount)
+        counter = counted.counters[subject] = BudgetCounter(counted, subject, owner, amount)
         return counter
 
-    def _sweep(self, counted: _Counted, tenant_id: str, at_us: int) -> int:
+    def _sweep(self, counted: CountedBudget, tenant_id: str, at_us: int) -> int:
         """Forget the end users of whom nothing counts any more. Returns how many counters the tenant's have then."""
         if at_us - counted.swept_us >= _SWEEP_EVERY_US:
             counted.swept_us = at_us
@@ -534,7 +373,7 @@ class Budgets:
             counted.end_users = dict(Counter(counter.tenant_id for counter in counted.counters.values()))
         return counted.end_users.get(tenant_id, 0)
 
-    def _refusal(self, counter: _Counter, need: int, at_us: int) -> RateLimited:
+    def _refusal(self, counter: BudgetCounter, need: int, at_us: int) -> RateLimited:
         budget, span = counter.of.budget, counter.of.span
         is_hopeless = need > counter.amount
         if not is_hopeless:
@@ -567,9 +406,6 @@ class Budgets:
         )
 
 
-_UNITS: Final[tuple[BudgetUnit, ...]] = ("requests", "tokens", "cost_nano_usd")
-
-
 def shown_amount(unit: BudgetUnit, amount: int) -> str:
     """``1500`` requests or tokens; of money ``1.50``."""
     if unit != "cost_nano_usd":
@@ -593,14 +429,3 @@ def _subject(budget: Budget, drawer: Drawer) -> str | None:
         return drawer.key_id
     # Leaving out the name must not be a way around the budget: those without one have one together.
     return None if drawer.end_user is None else drawer.end_user or f"{drawer.tenant_id}/unnamed"
-
-
-def _step(budget: Budget, amount: int, used: int) -> int:
-    """The highest step that use has come to; 0 for none."""
-    return max((step for step in budget.notice_at_percent if used and used * 100 >= amount * step), default=0)
-
-
-def _due(budget: Budget, amount: int, noticed: int) -> int:
-    """The use at which the next notice is due, after that of step ``noticed``."""
-    steps = [step for step in budget.notice_at_percent if step > noticed]
-    return max(1, -(-amount * min(steps) // 100)) if steps else NEVER_US

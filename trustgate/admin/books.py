@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from trustgate import __version__
 from trustgate.admin.audit import BooksAuditor, BooksSnapshot
 from trustgate.admin.background_work import ReportProgress
+from trustgate.admin.budget_counts import budget_differences
 from trustgate.admin.commands import (
     Look,
     ReceiptAside,
@@ -26,6 +27,7 @@ from trustgate.admin.commands import (
 from trustgate.admin.context import AdminContext
 from trustgate.admin.money import AuditState, BooksAudit, BooksReport, Difference
 from trustgate.errors import Conflict, InvalidRequest, NotFound, StoreDamaged
+from trustgate.ids import now_us
 from trustgate.observe.live_stats import LiveStats
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, UsageFilter, UsageRow
@@ -137,15 +139,28 @@ async def _audit(context: AdminContext, report_progress: ReportProgress) -> Book
     moment = BooksSnapshot.take(
         payment_service.log.last_seq, payment_service.balances, context.quota, context.directory.keys()
     )
+    at_us = now_us()
+    standings = () if moment.quota is None or context.budgets is None else context.budgets.standings(at_us)
     await context.flush()
     try:
         await context.archive()
     except StoreDamaged as error:
         problem = Difference(record="log", detail=error.message)
     report = await BooksAuditor(context.store, tree, moment, report_progress).run()
-    if problem is None:
-        return report
-    return replace(report, differences=(problem, *report.differences), difference_count=report.difference_count + 1)
+    found = [] if problem is None else [problem]
+    found += [
+        Difference(record=name, detail=detail)
+        for name, detail in await budget_differences(
+            standings,
+            store=context.store,
+            directory=context.directory,
+            catalog=context.catalog,
+            at_us=at_us,
+            until_seq=moment.last_seq,
+        )
+    ]
+    count = report.difference_count + len(found)
+    return replace(report, differences=(*found, *report.differences), difference_count=count)
 
 
 async def status(context: AdminContext, command: Status) -> ServerStatus:

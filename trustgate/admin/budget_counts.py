@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from trustgate.access.budget_counter import BudgetStanding
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Directory
 from trustgate.models.catalog import Catalog
@@ -61,14 +62,52 @@ async def rebuild(
 
 
 async def count_anew(
-    *, store: Store, directory: Directory, catalog: Catalog, at_us: int, wanted: Iterable[Budget] | None = None
+    *,
+    store: Store,
+    directory: Directory,
+    catalog: Catalog,
+    at_us: int,
+    wanted: Iterable[Budget] | None = None,
+    until_seq: int | None = None,
 ) -> Budgets:
     """Returns budgets that count what the receipts in the store say, for a look without a server."""
-    budgets = Budgets()
+    budgets = Budgets(lambda: at_us)
     listed = directory.budgets() if wanted is None else list(wanted)
     load(budgets, directory, listed)
-    await rebuild(budgets, listed, store=store, directory=directory, catalog=catalog, at_us=at_us)
+    await rebuild(budgets, listed, store=store, directory=directory, catalog=catalog, at_us=at_us, until_seq=until_seq)
     return budgets
+
+
+async def budget_differences(
+    standings: Sequence[BudgetStanding],
+    *,
+    store: Store,
+    directory: Directory,
+    catalog: Catalog,
+    at_us: int,
+    until_seq: int,
+) -> list[tuple[str, str]]:
+    """Compare where budgets stood at a moment with what the receipts up to then say. Returns the differences.
+
+    A request counts in the span that runs when it is admitted, which may have begun after it arrived; so there may be
+    more in a counter than in the receipts of its span, but in the total. Budgets of some models go by names that may
+    have changed since, and are left out.
+    """
+    wanted = [budget for budget in directory.budgets() if budget.covers_all_models]
+    if not standings or not wanted:
+        return []
+    anew = await count_anew(
+        store=store, directory=directory, catalog=catalog, at_us=at_us, wanted=wanted, until_seq=until_seq
+    )
+    by_receipts = {(each.budget, each.subject): each.used for each in anew.standings(at_us)}
+    found = []
+    for standing in standings:
+        used = by_receipts.get((standing.budget, standing.subject))
+        is_exact = standing.span == "total" and not standing.held
+        if used is not None and (standing.used < used or (is_exact and standing.used > used)):
+            whose = f" of {standing.subject}" if standing.subject else ""
+            found.append((f"budget {standing.name}{whose}", f"{standing.used} counted, by the receipts {used}"))
+    return found
 
 
 def load(budgets: Budgets, directory: Directory, listed: Iterable[Budget]) -> None:

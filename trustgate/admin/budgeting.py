@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from trustgate.access.budgets import BudgetStanding
+from trustgate.access.budget_counter import BudgetStanding
 from trustgate.admin.commands import Command
 from trustgate.types import Budget, BudgetUnit
 

@@ -130,6 +130,10 @@ async def budget_list(context: AdminContext, command: BudgetList) -> BudgetRepor
     listed = tuple(budget for budget in directory.budgets() if budget.id in shown)
     ids = {ref for budget in listed for ref in (*budget.tenants, *budget.keys)} | {each.subject for each in standings}
     names = {tenant.id: tenant.name for tenant in directory.tenants() if tenant.id in ids}
+    for tenant in directory.tenants():
+        for rest in ("unnamed", "others"):
+            if f"{tenant.id}/{rest}" in ids:
+                names[f"{tenant.id}/{rest}"] = f"{tenant.name}, {rest}"
     all_keys = directory.keys()
     names |= {key.account_id: f"{key.name} {key.redacted}" for key in all_keys if key.account_id in ids}
     return BudgetReport(budgets=listed, standings=tuple(standings), names=names)

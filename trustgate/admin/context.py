@@ -128,7 +128,8 @@ class AdminContext:
             records = (*records, new_pseudonym_key())
         budgets = self.budgets
         moved = () if budgets is None else self._budgets_of_moved(records)
-        service = await self.books.payment_service() if budgets is not None else None
+        counts_anew = budgets is not None and (bool(moved) or any(isinstance(record, Budget) for record in records))
+        service = await self.books.payment_service() if counts_anew else None
         await self.store.put(*records)
         models = [record for record in records if isinstance(record, Passport | Alias)]
         if models:
@@ -140,14 +141,13 @@ class AdminContext:
                 self.subscribers.put(record)
             elif not isinstance(record, Passport | Alias | PriceChange):
                 self.directory.put(record)
+            if budgets is not None and isinstance(record, EndUser):
+                budgets.put_end_user(record)
         if budgets is not None and service is not None:
             # From here to the reading of the log's end nothing awaits: later receipts count by themselves.
             anew = [record for record in records if isinstance(record, Budget) and budgets.put(record)]
             for budget in moved:
                 budgets.forget_counts(budget.id)
-            for record in records:
-                if isinstance(record, EndUser):
-                    budgets.put_end_user(record)
             if anew or moved:
                 await self._rebuild(budgets, [*anew, *moved], service.log.last_seq)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from trustgate.access.budgets import applies
 from trustgate.access.directory import Directory, limits_money
 from trustgate.admin.context import AdminContext
 from trustgate.admin.money import (
@@ -43,6 +44,15 @@ def price_findings(directory: Directory, catalog: Catalog, plan: str | None = No
         tenants[key.tenant_id].plan
         for key in directory.keys()  # noqa: SIM118 - not a mapping
         if key.revoked_us is None and key.tenant_id in tenants and limits_money(key.limits)
+    }
+    money = [
+        each for each in directory.budgets() if each.hard and each.unit == "cost_nano_usd" and each.covers_all_models
+    ]
+    limited |= {
+        tenant.plan
+        for tenant in tenants.values()
+        for budget in money
+        if any(applies(budget, tenant.id, key.account_id, tenant.plan) for key in directory.keys_of(tenant.id))
     }
     refusing = sorted(name for name in limited if plans[name].unpriced_models == "refuse")
     if plan is not None:

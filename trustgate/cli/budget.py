@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from trustgate.access.budgets import BudgetStanding
+from trustgate.access.budget_counter import BudgetStanding
 from trustgate.admin.budgeting import BudgetList, BudgetPut, BudgetRemove, BudgetReport
+from trustgate.admin.commands import Admin
+from trustgate.admin.money import PaymentFinding, PriceCheck
 from trustgate.cli import render, values
-from trustgate.cli.context import JsonOption, execute
+from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.options import option, with_options
 from trustgate.errors import InvalidRequest
 from trustgate.types import Budget, BudgetUnit
@@ -144,7 +146,7 @@ def add(
     json: JsonOption = False,
 ) -> None:
     """Add a budget. What was used in its running span counts."""
-    _print(execute(context, BudgetPut(budget=name, create=True, **terms._asdict())), json)
+    _put(context, BudgetPut(budget=name, create=True, **terms._asdict()), json)
 
 
 @app.command("set")
@@ -159,7 +161,7 @@ def set_(
     """Change a budget, in effect from the next request on. Whom it is for is given anew as a whole."""
     if name is None and all(value is None for value in terms):
         raise InvalidRequest("No change was given.", hint="trustgate budget set --help")
-    _print(execute(context, BudgetPut(budget=budget, name=name, **terms._asdict())), json)
+    _put(context, BudgetPut(budget=budget, name=name, **terms._asdict()), json)
 
 
 @app.command("remove")
@@ -216,11 +218,17 @@ def _print_standings(report: BudgetReport, json: bool) -> None:
     if json:
         render.document({"budgets": report.standings})
     else:
-        standings_table(report.standings, report.names)
+        each = {budget.id: budget.each.replace("_", " ") for budget in report.budgets if budget.each != "all"}
+        standings_table(report.standings, report.names, each)
 
 
-def standings_table(standings: Sequence[BudgetStanding], names: Mapping[str, str]) -> None:
-    """Show where budgets stand; ``names``: people's names of the ids of tenants and keys."""
+def standings_table(
+    standings: Sequence[BudgetStanding], names: Mapping[str, str], each: Mapping[str, str] | None = None
+) -> None:
+    """Show where budgets stand.
+
+    ``names``: people's names of the ids of tenants and keys; ``each``: who has a budget of its own, by the budget's id.
+    """
     render.table(
         [
             *("Budget", "Whose", "Amount"),
@@ -230,7 +238,7 @@ def standings_table(standings: Sequence[BudgetStanding], names: Mapping[str, str
         [
             (
                 standing.name,
-                names.get(standing.subject, standing.subject) or "shared",
+                names.get(standing.subject, standing.subject) or _whose((each or {}).get(standing.budget)),
                 f"{_amount(standing.unit, standing.amount)} {_per(standing.span)}",
                 *(_amount(standing.unit, n) for n in (standing.used, standing.held)),
                 _left(standing.unit, standing.left),
@@ -244,6 +252,10 @@ def standings_table(standings: Sequence[BudgetStanding], names: Mapping[str, str
     )
 
 
+def _whose(each: str | None) -> str:
+    return "shared" if each is None else f"each {each}"
+
+
 def _left(unit: BudgetUnit, left: int) -> render.Cell:
     return render.Styled(_amount(unit, left), "" if left else "bold red")
 
@@ -253,11 +265,19 @@ def _share(used: int, amount: int) -> render.Cell:
     return render.Styled(str(percent), "red" if percent >= 100 else "yellow" if percent >= 80 else "")
 
 
-def _print(budget: Budget, json: bool) -> None:
+def _put(context: typer.Context, command: BudgetPut, json: bool) -> None:
+    async def work(admin: Admin) -> tuple[Budget, BudgetReport, tuple[PaymentFinding, ...]]:
+        budget = await admin.execute(command)
+        findings = () if json or budget.unit != "cost_nano_usd" else await admin.execute(PriceCheck())
+        return budget, await admin.execute(BudgetList(budget=budget.id)), findings
+
+    budget, report, findings = with_admin(context, work)
     if json:
         render.document({"budget": budget})
-    else:
-        _card(budget, {})
+        return
+    _card(budget, report.names)
+    for found in findings:
+        render.say(render.Styled(f"Note: {found.message}. {found.hint or ''}", "yellow"))
 
 
 def _card(budget: Budget, names: dict[str, str]) -> None:

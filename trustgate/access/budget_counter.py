@@ -1,0 +1,198 @@
+"""The counter of one budget for one subject: cells of use and holds, their sums, and the steps that were told of.
+
+Owns how use is laid out in cells, when it ends to count, and when notice of a step is due. A budget's counters are
+found, filled and settled by ``access.budgets``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from trustgate.access.spans import NEVER_US, Span, read_span
+from trustgate.types import Budget, BudgetUnit
+
+UNITS: Final[tuple[BudgetUnit, ...]] = ("requests", "tokens", "cost_nano_usd")
+
+
+class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a budget stands. Amounts are in its unit; nano-USD of money."""
+
+    budget: str
+    name: str
+    unit: BudgetUnit
+    amount: int
+    span: str
+    hard: bool
+    #: Whose it is, where each tenant, key or end user has one of its own: its id. "" for one that is shared.
+    subject: str
+    used: int
+    #: Of requests and work under way: the worst case.
+    held: int
+    left: int
+    #: From when on use counts, and when it begins anew (a rolling one: when the oldest use ends to count); None: never.
+    since_us: int
+    resets_us: int | None
+    #: How long a rolling span is; 0 for another.
+    rolling_us: int = 0
+
+
+class Cell:
+    __slots__ = ("end", "held", "is_open", "start", "used")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.used = 0
+        self.held = 0
+        #: False once it has ended: what is settled later counts nowhere.
+        self.is_open = True
+
+
+class BudgetCounter:
+    """The use of one budget by one subject."""
+
+    __slots__ = (
+        "amount",
+        "cells",
+        "held",
+        "next_notice",
+        "noticed",
+        "noticed_us",
+        "of",
+        "subject",
+        "tenant_id",
+        "used",
+    )
+
+    def __init__(self, of: CountedBudget, subject: str, tenant_id: str, amount: int) -> None:
+        """``tenant_id``: whose the subject is; "" where it is shared."""
+        self.of = of
+        self.subject = subject
+        self.tenant_id = tenant_id
+        self.amount = amount
+        self.cells: deque[Cell] = deque()
+        #: The sums over the cells.
+        self.used = 0
+        self.held = 0
+        #: The last step that notice was given of, when, and the use at which the next is due.
+        self.noticed = 0
+        self.noticed_us = 0
+        self.next_notice = next_step_at(of.budget, amount, 0)
+
+    def at(self, at_us: int, clock: Callable[[], int]) -> Cell:
+        """Returns the cell to count in what is admitted now and arrived at ``at_us``."""
+        cells, span = self.cells, self.of.span
+        self.turn(at_us)
+        start = span.start(at_us)
+        if cells and cells[-1].start > start:
+            # The request has waited, or the clock was set back.
+            now_start = span.start(clock())
+            if now_start < cells[-1].start:
+                self._set_back(now_start)
+            if not span.is_rolling:
+                return cells[-1]
+            place = len(cells)
+            while place and cells[place - 1].start > start:
+                place -= 1
+            if place and cells[place - 1].start == start:
+                return cells[place - 1]
+            cells.insert(place, Cell(start, span.end(start)))
+            return cells[place]
+        if not cells or cells[-1].start != start:
+            cells.append(Cell(start, span.end(start)))
+        return cells[-1]
+
+    def turn(self, at_us: int) -> None:
+        """Drop the cells that have ended."""
+        cells = self.cells
+        if not cells or cells[0].end > at_us:
+            return
+        while cells and cells[0].end <= at_us:
+            cell = cells.popleft()
+            cell.is_open = False
+            self.used -= cell.used
+            self.held -= cell.held
+        if self.noticed:
+            # A rolling budget gives notice of a step again when its use has been below it, and the span has passed.
+            span, budget = self.of.span, self.of.budget
+            if not span.is_rolling:
+                self.noticed = 0
+            elif at_us >= self.noticed_us + span.length_us:
+                self.noticed = min(self.noticed, step_of(budget, self.amount, self.used))
+            self.next_notice = next_step_at(budget, self.amount, self.noticed)
+
+    def _set_back(self, start: int) -> None:
+        end = self.of.span.end(start)
+        for cell in self.cells:
+            if cell.start > start:
+                cell.start, cell.end = start, end
+
+    def change_amount(self, amount: int) -> None:
+        self.amount = amount
+        self.noticed = min(self.noticed, step_of(self.of.budget, amount, self.used))
+        self.next_notice = next_step_at(self.of.budget, amount, self.noticed)
+
+    def room_at(self, need: int) -> int | None:
+        """Returns when so much will be left, if nothing else is used; None for never."""
+        total = self.used + self.held
+        for cell in self.cells:
+            total -= cell.used + cell.held
+            if total + need <= self.amount:
+                return cell.end if cell.end < NEVER_US else None
+        return None
+
+    def resets_us(self, at_us: int) -> int | None:
+        span = self.of.span
+        if span.is_rolling:
+            return self.cells[0].end if self.cells else None
+        end = span.end(span.start(at_us))
+        return end if end < NEVER_US else None
+
+    def standing(self, at_us: int) -> BudgetStanding:
+        self.turn(at_us)
+        budget, span = self.of.budget, self.of.span
+        return BudgetStanding(
+            budget=budget.id,
+            name=budget.name,
+            unit=budget.unit,
+            amount=self.amount,
+            span=str(span),
+            hard=budget.hard,
+            subject=self.subject,
+            used=self.used,
+            held=self.held,
+            left=max(0, self.amount - self.used - self.held),
+            since_us=at_us - span.length_us if span.is_rolling else span.start(at_us),
+            resets_us=self.resets_us(at_us),
+            rolling_us=span.length_us,
+        )
+
+
+class CountedBudget:
+    """A budget and its counters, by subject."""
+
+    __slots__ = ("budget", "counters", "end_users", "span", "swept_us", "unit")
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.span: Span = read_span(budget.span)
+        self.unit = UNITS.index(budget.unit)
+        self.counters: dict[str, BudgetCounter] = {}
+        #: Counters of end users, by tenant.
+        self.end_users: dict[str, int] = {}
+        self.swept_us = 0
+
+
+def step_of(budget: Budget, amount: int, used: int) -> int:
+    """The highest step that use has come to; 0 for none."""
+    return max((step for step in budget.notice_at_percent if used and used * 100 >= amount * step), default=0)
+
+
+def next_step_at(budget: Budget, amount: int, noticed: int) -> int:
+    """The use at which the next notice is due, after that of step ``noticed``."""
+    steps = [step for step in budget.notice_at_percent if step > noticed]
+    return max(1, -(-amount * min(steps) // 100)) if steps else NEVER_US
