@@ -40,7 +40,7 @@ class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
     rolling_us: int = 0
 
 
-class Cell:
+class UseCell:
     __slots__ = ("end", "held", "is_open", "start", "used")
 
     def __init__(self, start: int, end: int) -> None:
@@ -74,7 +74,7 @@ class BudgetCounter:
         self.subject = subject
         self.tenant_id = tenant_id
         self.amount = amount
-        self.cells: deque[Cell] = deque()
+        self.cells: deque[UseCell] = deque()
         #: The sums over the cells.
         self.used = 0
         self.held = 0
@@ -83,7 +83,7 @@ class BudgetCounter:
         self.noticed_us = 0
         self.next_notice = next_step_at(of.budget, amount, 0)
 
-    def at(self, at_us: int, clock: Callable[[], int]) -> Cell:
+    def at(self, at_us: int, clock: Callable[[], int]) -> UseCell:
         """Returns the cell to count in what is admitted now and arrived at ``at_us``."""
         cells, span = self.cells, self.of.span
         self.turn(at_us)
@@ -100,10 +100,10 @@ class BudgetCounter:
                 place -= 1
             if place and cells[place - 1].start == start:
                 return cells[place - 1]
-            cells.insert(place, Cell(start, span.end(start)))
+            cells.insert(place, UseCell(start, span.end(start)))
             return cells[place]
         if not cells or cells[-1].start != start:
-            cells.append(Cell(start, span.end(start)))
+            cells.append(UseCell(start, span.end(start)))
         return cells[-1]
 
     def turn(self, at_us: int) -> None:

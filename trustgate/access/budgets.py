@@ -24,8 +24,8 @@ import msgspec
 from trustgate.access.budget_counter import (
     BudgetCounter,
     BudgetStanding,
-    Cell,
     CountedBudget,
+    UseCell,
     next_step_at,
     step_of,
 )
@@ -90,11 +90,11 @@ class Claim:
         #: Of requests, tokens and money.
         self._needs = needs
         self._at_us = at_us
-        self._parts: list[tuple[BudgetCounter, Cell]] = []
+        self._parts: list[tuple[BudgetCounter, UseCell]] = []
         self._generation = budgets.generation
         self._is_held = False
 
-    def add(self, counter: BudgetCounter, cell: Cell) -> None:
+    def add(self, counter: BudgetCounter, cell: UseCell) -> None:
         self._parts.append((counter, cell))
 
     def take(self) -> None:
