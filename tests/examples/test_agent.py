@@ -76,12 +76,12 @@ def gateway(tmp_path: Path, chain: str) -> Iterator[Gateway]:
 
 
 def test_the_readme_of_the_agents(gateway: Gateway, chain: str, tmp_path: Path) -> None:
-    money, python, node, seen = blocks()[2:]
+    money, python, node, found, seen = blocks()[2:]
     # Installing is done: the tests' environments have all of it.
     assert python.startswith("pip install ")
     assert node.startswith("cd examples/agent && npm install ")
     node = re.sub(r"^cd .*&& node agent.ts", f"node {shlex.quote(str(compiled(tmp_path)))}", node)
-    script = "\n".join(["set -eu", money, python.partition("\n")[2], node, seen, 'echo "$SELLER $AGENT_TOKEN"'])
+    script = "\n".join(["set -eu", money, python.partition("\n")[2], node, found, seen, 'echo "$SELLER $AGENT_TOKEN"'])
     script = script.replace(_CHAIN, chain).replace(_GATEWAY, gateway.base_url).replace(".venv/bin/python", "python")
     script = script.replace("play_money.py", f"play_money.py {shlex.quote(str(tmp_path))}")
 
@@ -90,8 +90,12 @@ def test_the_readme_of_the_agents(gateway: Gateway, chain: str, tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
     told = done.stderr
     paid = re.findall(r"^paid 0\.01 USD in transaction (\w+)$", told, re.MULTILINE)
-    assert len(paid) == 3, told
+    assert len(paid) == 4, told
     assert len(re.findall(r"^receipt rcpt_\w+$", told, re.MULTILINE)) == 3
+    # The agent that was given the address alone.
+    assert f"found trustgate/echo (of 1) at {gateway.base_url}/v1/chat/completions for about 0.01 USD" in told
+    assert re.search(r"^receipt rcpt_\w+ says 0\.01 USD$", told, re.MULTILINE)
+    assert "What do you sell?" in done.stdout
     assert told.count("credit left: 0 USD") == 2
     assert done.stdout.count("Hello!") >= 2, done.stdout
     assert "And once more." in done.stdout
@@ -100,7 +104,7 @@ def test_the_readme_of_the_agents(gateway: Gateway, chain: str, tmp_path: Path) 
     assert {payment["transaction"] for payment in ledger} == set(paid)
     assert {payment["state"] for payment in ledger} == {"delivered"}
     seller, mint = done.stdout.split()[-2:]
-    assert units(chain, associated_account(seller, mint)) == 30_000
+    assert units(chain, associated_account(seller, mint)) == 40_000
 
 
 def compiled(folder: Path) -> Path:
