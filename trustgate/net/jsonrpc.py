@@ -70,7 +70,7 @@ class JsonRpc:
         call_id = next(self._ids)
         body = msgspec.json.encode({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params})
         try:
-            status, answer, retry_after_s = await self._peer.exchange(method, body)
+            status, answer, retry_after_s, _ = await self._peer.exchange(method, body)
         except PeerFailed as failure:
             raise self.unavailable(str(failure)) from None
         envelope = _decode(answer)

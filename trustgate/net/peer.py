@@ -11,7 +11,9 @@ import asyncio
 import base64
 import re
 import ssl
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _RETRY_AFTER_MOST_S: Final = 300.0
 _MESSAGE_MOST: Final = 300
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 #: Parts of a URL shorter than this are words such as "v2", not keys.
 _SECRET_LEAST: Final = 8
 
@@ -35,6 +38,8 @@ class PeerResponse(NamedTuple):
     body: bytes
     #: Seconds.
     retry_after_s: float | None
+    #: Names in lower case.
+    headers: Mapping[str, str] = {}
 
 
 class Peer:
@@ -54,11 +59,17 @@ class Peer:
             await transport.aclose()
 
     async def exchange(
-        self, what: str, body: bytes | None, *, path: str = "", timeout_s: float | None = None
+        self,
+        what: str,
+        body: bytes | None,
+        *,
+        path: str = "",
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] = _NONE,
     ) -> PeerResponse:
         """POST the JSON ``body``, or GET where that is None, at the URL and ``path``. Raises ``PeerFailed``.
 
-        ``what`` names the call in errors.
+        ``what`` names the call in errors. ``headers``: further ones, which take the place of those of the same name.
         """
         import httpx
 
@@ -70,13 +81,18 @@ class Peer:
             self._transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         method = "GET" if body is None else "POST"
-        request = httpx.Request(method, _joined(self.url, path), headers=_headers(self.url), content=body)
+        request = httpx.Request(
+            method, _joined(self.url, path), headers={**_headers(self.url), **headers}, content=body
+        )
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
                     return PeerResponse(
-                        response.status_code, await self._read(what, response), _retry_after_s(response)
+                        response.status_code,
+                        await self._read(what, response),
+                        _retry_after_s(response),
+                        {name.lower(): value for name, value in response.headers.items()},
                     )
                 finally:
                     await response.aclose()

@@ -88,6 +88,7 @@ async def make_offer(spec: OfferSpec, facilitators: Facilitators, nodes: Nodes) 
         token = await _solana_token(spec, network, nodes)
     else:
         token = await _evm_token(spec, network, nodes, is_known=known is not None)
+    facilitators.check_key(facilitator)
     extra = token.extra | await extra_of(facilitators, facilitator, network)
     return Offer(
         network=network,

@@ -40,6 +40,10 @@ def read_headers_variable(name: str) -> dict[str, str]:
     text = os.environ.get(name, "").strip()
     if not text:
         raise SettingsError(f"The environment variable {name} is not set.", hint=hint, code="credential_missing")
+    return _headers_in(text, name, hint)
+
+
+def _headers_in(text: str, where: str, hint: str) -> dict[str, str]:
     headers: dict[str, str] = {}
     for pair in text.split(","):
         header, _, value = pair.partition("=")
@@ -47,10 +51,43 @@ def read_headers_variable(name: str) -> dict[str, str]:
         is_value = value != "" and value.isascii() and value.isprintable()
         if not HEADER_NAME.fullmatch(header) or header in HEADERS_OF_A_MESSAGE or not is_value:
             raise SettingsError(
-                f"{name} does not hold headers of the form name=value,name=value.", hint=hint, code="credential_bad"
+                f"{where} does not hold headers of the form name=value,name=value.", hint=hint, code="credential_bad"
             )
         headers[header] = value
     return headers
+
+
+def read_headers_file(path: Path) -> dict[str, str]:
+    """Returns the same from a file. Raises ``SettingsError``, which never shows a value."""
+    return _headers_in(read_key_file(path), str(path), "Write name=value,name=value into it, mode 0600.")
+
+
+def read_key_variable(name: str) -> str:
+    """Returns a key that may be in PEM, over several lines. Raises ``SettingsError``, which never shows it."""
+    return _checked_key(os.environ.get(name), f"The environment variable {name}", f"Set it: export {name}=…")
+
+
+def read_key_file(path: Path) -> str:
+    """Returns what is in a file that holds a key. Raises ``SettingsError``, which never shows it."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise SettingsError(
+            f"The credential file {path} cannot be read: {error.strerror}.",
+            hint="Write the key into it, mode 0600.",
+            code="credential_missing",
+        ) from None
+    return _checked_key(text, f"The credential file {path}", "Write the key into it, mode 0600.")
+
+
+def _checked_key(text: str | None, where: str, hint: str) -> str:
+    if text is None or not text.strip():
+        raise SettingsError(
+            f"{where} is {'not set' if text is None else 'empty'}.", hint=hint, code="credential_missing"
+        )
+    if not text.isascii():
+        raise SettingsError(f"{where} holds characters that a key cannot have.", hint=hint, code="credential_bad")
+    return text.strip()
 
 
 def _checked_secret(text: str | None, where: str, hint: str) -> str:

@@ -253,6 +253,15 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
             "further one is settled before the LLM server is asked.",
         ),
     ] = 2
+    facilitator_auth: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What a hosted facilitator is shown: URL=headers:VARIABLE, URL=headers-file:PATH, "
+            "URL=cdp:ID_VARIABLE:SECRET_VARIABLE or URL=cdp-file:PATH (Coinbase). Coinbase's is also shown the key in "
+            "CDP_API_KEY_ID and CDP_API_KEY_SECRET. Secrets themselves are no settings.",
+            examples=[["https://facilitator.example.com=headers:FACILITATOR_HEADERS"]],
+        ),
+    ] = ()
     facilitator_every_s: Annotated[
         float,
         Meta(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from trustgate.errors import InvalidRequest, SettingsError, TrustGateError
 from trustgate.payment.chains.nodes import Nodes
+from trustgate.payment.facilitators.auth import FacilitatorAuth, is_cdp
 from trustgate.payment.interfaces import Facilitator
 from trustgate.settings import Settings
 from trustgate.types import Offer
@@ -29,11 +30,12 @@ class Facilitators:
     """To be closed, before its nodes are."""
 
     def __init__(self, settings: Settings, nodes: Nodes) -> None:
-        """Raises ``SettingsError`` for an override that is not a facilitator's URL."""
+        """Raises ``SettingsError`` for an override that is not a facilitator's URL, and for unknown forms of auth."""
         self._settings = settings
         self._nodes = nodes
         self._made: dict[str, Facilitator] = {}
         self._embedded: EmbeddedFacilitator | None = None
+        self._auth = FacilitatorAuth(settings.payment.facilitator_auth, settings.home)
         self._override = settings.facilitator_override()
         if self._override is not None:
             from trustgate.payment.facilitators.remote import check_facilitator_url
@@ -63,9 +65,27 @@ class Facilitators:
 
             payment = self._settings.payment
             found = self._made[url] = RemoteFacilitator(
-                url, verify_timeout_s=payment.verify_timeout_s, settle_timeout_s=payment.settle_timeout_s
+                url,
+                verify_timeout_s=payment.verify_timeout_s,
+                settle_timeout_s=payment.settle_timeout_s,
+                auth=self._auth.find(url),
             )
         return found
+
+    def check_key(self, name: str) -> None:
+        """Raises ``InvalidRequest`` for Coinbase's facilitator where there is no key for it.
+
+        It lists what it supports without one, and would refuse the first payment.
+        """
+        url = name if name == EMBEDDED else self._override or name
+        if url != EMBEDDED and is_cdp(url) and self._auth.find(url) is None:
+            raise InvalidRequest(
+                "Coinbase's facilitator takes payments only with a key.",
+                param="facilitator",
+                code="facilitator_key_missing",
+                hint="Make one at Coinbase's portal and export CDP_API_KEY_ID and CDP_API_KEY_SECRET for the server "
+                "and for this command, or name a file: payment.facilitator_auth.",
+            )
 
     async def prepare(self, offers: Iterable[Offer]) -> None:
         """Do ahead what the first payment by one of these would wait for. May be called again.

@@ -10,6 +10,8 @@ Source: x402 specification v2, section 7 "Facilitator interface", and its error 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import logging
 import re
@@ -19,9 +21,10 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from trustgate.errors import FacilitatorUnavailable, InvalidRequest
+from trustgate.errors import FacilitatorUnavailable, InvalidRequest, SettingsError
 from trustgate.net.addresses import host_of
-from trustgate.net.peer import Peer, PeerFailed
+from trustgate.net.peer import Peer, PeerFailed, PeerResponse
+from trustgate.payment.facilitators.auth import Auth
 from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, VerifyResult
 from trustgate.payment.networks import caip2_of
 from trustgate.settings import why_not_base_url
@@ -44,7 +47,19 @@ _FINAL: Final = re.compile(
     r"|invalid_payload|invalid_payment|invalid_payment_requirements|invalid_signature"
     r"|invalid_exact_(evm|svm)_payload_(?!\w*(simulation|nonce|used))\w+|fee_payer_not_managed_by_facilitator"
     r"|missing_eip712_domain|asset_not_deployed_contract|eip6492_factory_not_allowed"
+    r"|invalid_exact_evm_(insufficient_funds|missing_eip712_domain|network_mismatch|recipient_mismatch|scheme"
+    r"|unsupported_scheme|signature(_format)?|token_(name|version)_mismatch|eip3009_not_supported"
+    r"|authorization_value(_mismatch)?|required_amount|extra_field)"
+    r"|permit2_(allowance_required|amount_mismatch|deadline_expired|insufficient_balance|invalid_(amount|destination"
+    r"|owner|signature|spender)|not_yet_valid|payment_too_early|recipient_mismatch|token_mismatch)"
+    r"|unsupported_(asset_transfer_method|network|payload_type|payment_flow|version)"
 )
+#: It wants a key, or another one.
+_KEY_WANTED: Final = frozenset({401, 403})
+#: What facilitators say of an extension that they have taken.
+_WELL: Final = ("success", "accepted", "processing")
+_MOST_EXTENSIONS: Final = 16
+_MOST_HEADER_BYTES: Final = 16 * 1024
 _REASON: Final = re.compile(r"[\w.: -]{1,200}", re.ASCII)
 
 
@@ -92,18 +107,25 @@ def check_facilitator_url(url: str) -> str:
 class RemoteFacilitator:
     """A ``Facilitator``."""
 
-    def __init__(self, url: str, *, verify_timeout_s: float, settle_timeout_s: float) -> None:
+    def __init__(self, url: str, *, verify_timeout_s: float, settle_timeout_s: float, auth: Auth | None = None) -> None:
+        """``auth``: what it is shown with every request; None: nothing."""
         self._host = host_of(url)
+        self._url = url
+        self._auth = auth
+        #: What it last said of each x402 extension (header ``EXTENSION-RESPONSES``), by the extension's name.
+        self.extension_responses: dict[str, str] = {}
         self._verify_timeout_s = verify_timeout_s
         self._settle_timeout_s = settle_timeout_s
         self._peer = Peer(url, timeout_s=_SUPPORTED_S, most_bytes=_MOST_BYTES)
 
     async def supported(self) -> tuple[Kind, ...]:
         try:
-            reply = await self._peer.exchange("GET /supported", None, path="/supported")
+            reply = await self._exchange("GET", "/supported", None, _SUPPORTED_S)
         except PeerFailed as failure:
             raise self._silent(str(failure)) from None
         answer = _decoded(reply.body, _Supported) if reply.status == 200 else None
+        if reply.status in _KEY_WANTED:
+            raise self._keyless(reply.status)
         if answer is None:
             raise self._silent(f"did not list what it supports (HTTP {reply.status})")
         return tuple(
@@ -113,11 +135,11 @@ class RemoteFacilitator:
 
     async def verify(self, payment: Payment) -> VerifyResult:
         try:
-            reply = await self._peer.exchange(
-                "/verify", _request(payment), path="/verify", timeout_s=self._verify_timeout_s
-            )
+            reply = await self._exchange("POST", "/verify", _request(payment), self._verify_timeout_s)
         except PeerFailed as failure:
             raise self._unavailable(str(failure)) from None
+        except SettingsError as error:
+            raise self._unavailable(f"cannot be asked: {error.message}") from None
         answer = _decoded(reply.body, _Verify)
         if reply.status == 200 and answer is not None:
             reason = "" if answer.is_valid else _reason(answer.invalid_reason)
@@ -129,9 +151,10 @@ class RemoteFacilitator:
     async def settle(self, payment: Payment, on_transaction: OnTransaction) -> Settlement:
         del on_transaction  # known to the facilitator alone until it answers
         try:
-            reply = await self._peer.exchange(
-                "/settle", _request(payment), path="/settle", timeout_s=self._settle_timeout_s
-            )
+            reply = await self._exchange("POST", "/settle", _request(payment), self._settle_timeout_s)
+        except SettingsError as error:
+            _logger.warning("payment %s is not settled: %s", payment.id, error.message)
+            return Settlement("failed", payer=payment.payer, reason="facilitator_unavailable")  # nothing was sent
         except PeerFailed as failure:
             return self._unknown(payment, f"the facilitator {failure}")
         except Exception as error:
@@ -144,6 +167,31 @@ class RemoteFacilitator:
 
     async def close(self) -> None:
         await self._peer.close()
+
+    async def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> PeerResponse:
+        """Raises ``PeerFailed``, and ``SettingsError`` where what it is to be shown cannot be read."""
+        headers = {} if self._auth is None else self._auth.headers(method, f"{self._url.rstrip('/')}{path}")
+        what = path if method == "POST" else f"{method} {path}"
+        reply = await self._peer.exchange(what, body, path=path, timeout_s=timeout_s, headers=headers)
+        self._note_extensions(reply.headers.get("extension-responses", ""))
+        return reply
+
+    def _note_extensions(self, header: str) -> None:
+        """Keep what it says of extensions; what is new and no success is logged. Bears on no payment."""
+        for name, text in _extension_responses(header).items():
+            said = self._peer.tamed(text)
+            if self.extension_responses.get(name) != said and not said.startswith(_WELL):
+                _logger.warning("the facilitator %s says of the extension %s: %s", self._host, name, said)
+            if name in self.extension_responses or len(self.extension_responses) < _MOST_EXTENSIONS:
+                self.extension_responses[name] = said
+
+    def _keyless(self, status: int) -> FacilitatorUnavailable:
+        shown = "wants a key" if self._auth is None else "does not take the key that it is shown"
+        return FacilitatorUnavailable(
+            f"The facilitator {self._host} {shown} (HTTP {status}).",
+            hint="Name where its key is: the setting payment.facilitator_auth.",
+            retryable=False,
+        )
 
     def _read(self, payment: Payment, status: int, answer: _Settle) -> Settlement:
         transaction, payer = _identifier(answer.transaction), _identifier(answer.payer) or payment.payer
@@ -197,6 +245,22 @@ def _decoded(body: bytes, kind: type[Any]) -> Any:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _extension_responses(header: str) -> dict[str, str]:
+    """Returns what the header (base64 of JSON) says, "status" or "status: reason" by extension; empty for no such."""
+    if not header or len(header) > _MOST_HEADER_BYTES:
+        return {}
+    try:
+        found = msgspec.json.decode(base64.b64decode(header + "=" * (-len(header) % 4), validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        return {}
+    said: dict[str, str] = {}
+    for name, answer in found.items() if isinstance(found, dict) else ():
+        if isinstance(answer, dict) and re.fullmatch(r"[\w.:/-]{1,64}", name, re.ASCII):
+            parts = (answer.get("status"), answer.get("rejectedReason") or answer.get("reason"))
+            said[name] = ": ".join(part for part in parts if isinstance(part, str) and part) or "no status"
+    return said
 
 
 def _reason(text: str | None) -> str:
