@@ -16,7 +16,7 @@ _INTERRUPTED = 130
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's, which makes Hypercorn much quicker; where there is no uvloop, asyncio's own."""
+    """Returns what makes event loops: uvloop's, much quicker; where it is not installed, asyncio's own."""
     try:
         import uvloop
     except ImportError:
@@ -25,7 +25,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def stop_on_signal() -> asyncio.Event:
-    """Is set by SIGTERM and SIGINT. A SIGINT when it is set ends the process at once: Ctrl-C, pressed again.
+    """Returns an event that SIGTERM and SIGINT set. A SIGINT when it is set ends the process at once: Ctrl-C, pressed again.
 
     Nothing that was acknowledged is lost by that: it is in the journal, as after kill -9.
     """
@@ -48,8 +48,8 @@ def stop_on_signal() -> asyncio.Event:
 def on_hangup(stop: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
     """Reload on SIGHUP for as long as the block runs.
 
-    It also comes when the terminal that the server was started in is closed: then it means to stop. Whoever had it
-    ignored (nohup) has it ignored.
+    SIGHUP also comes when the terminal that the server was started in is closed: then it sets ``stop``. Where it was
+    ignored at the start (nohup) it stays ignored.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         yield
@@ -85,7 +85,10 @@ def _has_terminal() -> bool:
 
 @contextlib.asynccontextmanager
 async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run the jobs beside the block; a job that dies takes the server down rather than leave it half alive."""
+    """Run the jobs beside the block, and cancel them at its end.
+
+    Raises:
+        ExceptionGroup: a job failed; the block is cancelled, for a server without one of its jobs is half alive."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(job) for job in jobs]
         try:

@@ -1,4 +1,4 @@
-"""Settings that change while the gateway serves: which may, what has changed, and who is told.
+"""Settings that change while the gateway serves: which may change, what has changed, and applying it.
 
 A new ``trustgate.toml`` is taken whole or not at all: what is wrong in it is the answer, and the old settings stay. Of
 a good one, everything in ``RELOADED`` holds from the next request on; the rest is named, because it wants a restart.
@@ -32,12 +32,12 @@ def is_reloaded(name: str) -> bool:
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
-    """The names of the settings that are not the same."""
+    """Returns the names of the settings that differ."""
     return [name for name, before, after in _pairs(old, new) if before != after]
 
 
 def adopted(old: Settings, new: Settings) -> Settings:
-    """The settings that hold after a reload: the new ones, but for those that want a restart."""
+    """Returns the settings that hold after a reload: the new ones, but for those that want a restart."""
     sections: dict[str, msgspec.Struct] = {}
     for name, _, after in _pairs(old, new):
         section, _, field = name.partition(".")
@@ -71,9 +71,14 @@ class SettingsReload:
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self) -> tuple[list[str], list[str]]:
-        """The names of the settings that hold from now on, and of those that want a restart.
+        """Read the settings anew and apply those that a reload may change.
 
-        Raises ``SettingsError`` for what cannot be; nothing has changed then.
+        Returns:
+            The names of the changed settings that hold from now on, and of those that want a restart.
+
+        Raises:
+            SettingsError: a value is wrong; nothing has changed then.
+            Conflict: this server was started without a way to read them again.
         """
         if self._load is None:
             raise Conflict("This server's settings cannot be read again.", hint="Restart it.")

@@ -2,7 +2,7 @@
 
     store (its lock decides who is the server) → journal → recovery → log (checked against what it has signed)
     → memory → tasks → listeners
-    SIGTERM: stop accepting → let requests end (a limit says how long) → flush → close
+    SIGTERM: stop accepting → let requests end (within ``serve.shutdown_grace_s``) → flush → close
 
 Owns the order. Two listeners run in one event loop: the public one over TCP, the admin socket beside the database.
 """
@@ -45,9 +45,17 @@ _logger = logging.getLogger("trustgate.server")
 
 
 def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; gives back the exit code. Raises ``OperatorError`` when it cannot start.
+    """Serve until SIGTERM or SIGINT.
 
-    ``load`` reads the settings anew, for SIGHUP and ``trustgate reload``.
+    Args:
+        settings: those that hold at first.
+        load: reads the settings anew, for SIGHUP and ``trustgate reload``.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        OperatorError: it cannot start.
     """
     log_to_stderr(settings.log)
 
@@ -59,7 +67,10 @@ def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
 
 
 def run_loop(main: Coroutine[Any, Any, R]) -> R:
-    """Run something that serves, to its end, in the event loop that a server wants."""
+    """Run a coroutine that serves, to its end, in the event loop of servers (uvloop where it is installed).
+
+    Returns:
+        The coroutine's result."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(main)
@@ -75,9 +86,18 @@ async def serve(
     stop: asyncio.Event,
     observer: Observer | None = None,
 ) -> None:
-    """Serve until ``stop`` is set. Without an observer stdout is told when it is ready."""
+    """Serve until ``stop`` is set.
+
+    Args:
+        settings: those that hold at first.
+        load: reads the settings anew; None: they cannot be reloaded.
+        stop: set to end it.
+        observer: called as things happen; without one, a line on stdout marks that it is ready.
+
+    Raises:
+        OperatorError: it cannot start."""
     settings.make_home()
-    # A key that is missing should stop the start, not surprise the first caller.
+    # A missing key stops the start rather than fail the first request.
     settings.upstream_key()
     settings.admin_key()
     settings.metrics_key()
@@ -182,7 +202,7 @@ async def _run_until(
         try:
             await listeners
             await draining
-            # Nobody else orders anything now; the store is still there for what was ordered.
+            # No new command can come now; the store is still open for those under way.
             await server.admin.settle()
             # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
             # a second time.
@@ -193,7 +213,7 @@ async def _run_until(
 
 
 def _say(text: str) -> None:
-    """Write to stdout; whether anybody reads it is nothing that the server depends on."""
+    """Write to stdout. A closed or full stdout is ignored: the server does not depend on it."""
     with contextlib.suppress(OSError):
         os.write(1, text.encode())
 
