@@ -98,7 +98,7 @@ class ChainLedger:
         for number, line in enumerate(data[: self._end].splitlines(), start=1):
             try:
                 record = _decoder.decode(line)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 _refuse_newer(path, line)
                 raise damaged(self.folder, f"line {number} of {path} cannot be read ({error})") from None
             if isinstance(record, Genesis) != (number == 1):
@@ -158,7 +158,7 @@ def damaged(folder: Path, what: str) -> StoreDamaged:
 def _refuse_newer(path: Path, line: bytes) -> None:
     try:
         version = msgspec.json.decode(line)["version"]
-    except (msgspec.DecodeError, RecursionError, LookupError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
         return
     if isinstance(version, int) and version > VERSION:
         raise StoreTooNew(

@@ -123,7 +123,7 @@ class PriceBook:
             return None
         try:
             return Listed(name, *_entry(raw))
-        except msgspec.ValidationError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"The price list's entry {name!r} is no price: {error}.") from None
 
     def find(self, base_url: str, *names: str) -> Listed | None:

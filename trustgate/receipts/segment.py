@@ -153,5 +153,5 @@ def _payload_at(data: bytes, position: int, salt: int) -> bytes | None:
 def _entry(segment: Segment, payload: bytes) -> Entry:
     try:
         return _decode(payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise damaged(segment.path.parent, f"a record is whole but not an entry ({error})") from error

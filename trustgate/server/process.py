@@ -25,8 +25,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def stop_on_signal() -> asyncio.Event:
-    """Returns an event that SIGTERM and SIGINT set. A SIGINT when it is set ends the process at once: Ctrl-C, pressed again.
+    """Returns an event that SIGTERM and SIGINT set.
 
+    A SIGINT when it is set ends the process at once: Ctrl-C, pressed again.
     Nothing that was acknowledged is lost by that: it is in the journal, as after kill -9.
     """
     stop = asyncio.Event()

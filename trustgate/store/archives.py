@@ -193,7 +193,7 @@ def archived_last_seq(connection: DuckDBPyConnection) -> int:
 def _load_files(connection: DuckDBPyConnection) -> list[ArchiveFile]:
     try:
         files = [_file(*row) for row in connection.execute(_FILES_SQL).fetchall()]
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _damaged(f"a row cannot be read: {error}") from error
     expected = 1
     for file in files:

@@ -121,7 +121,7 @@ def load_aside(connection: DuckDBPyConnection) -> dict[int, SetAside]:
             )
             for seq, receipt, secret, reason, set_aside_us, accepted in rows
         }
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StoreDamaged(
             f"A receipt that was set aside cannot be read: {error}.", hint="Put back a copy of the database."
         ) from error

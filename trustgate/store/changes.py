@@ -117,7 +117,7 @@ def _read_line(line: bytes, digest: bytes) -> ChangesHead | Change | None:
         return None
     try:
         record: ChangesHead | Change = _decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return record
 

@@ -49,7 +49,7 @@ def load_table(connection: DuckDBPyConnection, table: RecordTable[S]) -> tuple[S
     rows = connection.execute(table.select_sql).fetchall()
     try:
         return tuple(table.from_row(row) for row in rows)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StoreDamaged(
             f"A row of table {table.table} cannot be read: {error}.", hint="Put back a copy of the database."
         ) from error
