@@ -192,8 +192,10 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--tenant|tenant|Only this tenant',
-            '--by|words:day model key tenant end_user|Group by',
+            '--by|words:day hour model key tenant end_user|Group by',
             '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|End, exclusive',
+            '--month|any|A whole month instead: last, this or 2026-10 (UTC)',
             '--plot|file|Also draw requests, tokens and cost into this file (.svg or .png)',
             '--json||Print one JSON document, nothing else'
         )
@@ -704,7 +706,12 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--tenant|tenant|Only this tenant',
+            '--key|key|Only this key, by its id or redacted form',
+            '--model|passport|Only models as asked for that match: gpt-4o, ''openai/*''',
+            '--status|any|Only this HTTP status: 429, 5xx',
+            '--ended|words:complete client_gone upstream_cut cut upstream_error refused credited|Only those that ended so',
             '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|End, exclusive',
             '--limit|any|The most to list',
             '--json||Print one JSON document, nothing else'
         )

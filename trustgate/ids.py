@@ -27,3 +27,13 @@ def new_id(prefix: str, at_us: int | None = None) -> str:
     """
     at_ms = (now_us() if at_us is None else at_us) // 1000
     return f"{prefix}_{at_ms:012x}{os.urandom(10).hex()}"
+
+
+def request_id_of(receipt_id: str) -> str:
+    """Returns the id of a request that brings none of its own: it leads to the request's receipt."""
+    return f"req_{receipt_id.removeprefix('rcpt_')}"
+
+
+def receipt_of_request(request_id: str) -> str | None:
+    """Returns the id of the receipt of a request with an id of ours, should it have one; None for other ids."""
+    return f"rcpt_{request_id.removeprefix('req_')}" if request_id.startswith("req_") else None

@@ -54,7 +54,7 @@ def test_the_version() -> None:
         (("plan", "set", "pro", "--usd-per-day", "5,00"), "'--usd-per-day': '5,00' is not an amount in USD"),
         (("passport", "add", "m", "--input-price", "0.0000001"), "more than 6 decimals"),
         (("passport", "add", "m", "--parameter", "stop=x"), "'--parameter': the value of stop is not JSON"),
-        (("usage", "--by", "weather"), "'weather' is not one of 'day', 'model', 'key', 'tenant'"),
+        (("usage", "--by", "weather"), "'weather' is not one of 'day', 'hour', 'model', 'key', 'tenant'"),
         (("receipt", "list", "--limit", "0"), "'--limit'"),
         (("serve", "--port", "http"), "'--port'"),
     ],

@@ -164,7 +164,7 @@ def test_the_books_for_people(served: Gateway) -> None:
     detail = served.cli_json("receipt", "show", receipt["receipt"]["id"])
     assert re.fullmatch(r"[0-9a-f]{64}", detail["secret"])
     assert detail["receipt"] == receipt["receipt"]
-    for by, group in (("tenant", "Zoë [red]日本[/red]"), ("key", "default tgk_"), ("model", "trustgate/echo")):
+    for by, group in (("tenant", "Zoë [red]日本[/red]"), ("key", "] tgk_"), ("model", "trustgate/echo")):
         assert group in served.cli("usage", "--by", by).stdout
     total = served.cli_json("usage", "--tenant", "Zoë [red]日本[/red]")["total"]
     assert total["requests"] == 1

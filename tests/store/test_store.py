@@ -419,8 +419,9 @@ def expected_usage(entries: list[Entry], query: UsageFilter) -> list[UsageRow]:
             continue
         if not (query.since_us or 0) <= receipt.created_us < (query.until_us or 2**63):
             continue
-        day = datetime.fromtimestamp(receipt.created_us / 1e6, UTC).strftime("%Y-%m-%d")
-        row = groups[day if query.by == "day" else getattr(receipt, query.by)]
+        at = datetime.fromtimestamp(receipt.created_us / 1e6, UTC)
+        times = {"day": f"{at:%Y-%m-%d}", "hour": f"{at:%Y-%m-%d %H}:00"}
+        row = groups[times.get(query.by) or getattr(receipt, query.by) or ""]
         row["refused"] += receipt.finish == "refused"
         row["failed"] += receipt.finish == "upstream_error"
         if receipt.finish in COUNTED:

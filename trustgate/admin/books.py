@@ -27,7 +27,7 @@ from trustgate.admin.commands import (
 from trustgate.admin.context import AdminContext
 from trustgate.admin.money import AuditState, BooksAudit, BooksReport, Difference
 from trustgate.errors import Conflict, InvalidRequest, NotFound, StoreDamaged
-from trustgate.ids import now_us
+from trustgate.ids import now_us, receipt_of_request
 from trustgate.observe.live_stats import LiveStats
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, UsageFilter, UsageRow
@@ -53,7 +53,15 @@ async def receipt_list(context: AdminContext, command: ReceiptList) -> tuple[Rec
     await context.flush()
     entries = await context.store.entries(
         ReceiptFilter(
-            tenant_id=tenant_id, since_us=command.since_us, before_seq=command.before_seq, limit=command.limit
+            tenant_id=tenant_id,
+            key_id=None if command.key is None else context.directory.key(command.key).id,
+            model=command.model,
+            status=command.status,
+            finish=command.finish,
+            since_us=command.since_us,
+            until_us=command.until_us,
+            before_seq=command.before_seq,
+            limit=command.limit,
         )
     )
     return tuple(receipt_detail(entry) for entry in entries)
@@ -61,7 +69,7 @@ async def receipt_list(context: AdminContext, command: ReceiptList) -> tuple[Rec
 
 async def receipt_show(context: AdminContext, command: ReceiptShow) -> ReceiptDetail:
     await context.flush()
-    entry = await context.store.entry(command.receipt)
+    entry = await context.store.entry(receipt_of_request(command.receipt) or command.receipt)
     if entry is None:
         raise _no_receipt(command.receipt)
     return receipt_detail(entry, with_secret=True)
@@ -69,7 +77,7 @@ async def receipt_show(context: AdminContext, command: ReceiptShow) -> ReceiptDe
 
 async def receipt_export(context: AdminContext, command: ReceiptExport) -> str:
     archive = await context.archive()
-    entry = await context.store.entry(command.receipt)
+    entry = await context.store.entry(receipt_of_request(command.receipt) or command.receipt)
     if entry is None:
         raise _no_receipt(command.receipt)
     return (await archive.bundle(entry, command.disclose)).decode()
@@ -91,7 +99,14 @@ async def receipt_mend(context: AdminContext, command: ReceiptMend) -> tuple[Rec
 
 
 def _no_receipt(receipt_id: str) -> NotFound:
-    return NotFound(f"There is no receipt {receipt_id!r}.", hint="trustgate receipt list", code="receipt_not_found")
+    if receipt_id.startswith("rcpt_"):
+        return NotFound(f"There is no receipt {receipt_id!r}.", hint="trustgate receipt list", code="receipt_not_found")
+    return NotFound(
+        f"There is no receipt of {receipt_id!r}.",
+        hint="Request ids that the gateway gives begin with req_; a client's own id is in the request log alone, with "
+        "the receipt's id beside it.",
+        code="receipt_not_found",
+    )
 
 
 def receipt_detail(entry: Entry, *, with_secret: bool = False) -> ReceiptDetail:

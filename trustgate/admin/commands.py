@@ -22,6 +22,7 @@ from trustgate.types import (
     Alias,
     Anchor,
     ApiKey,
+    Finish,
     Limits,
     Passport,
     PaymentTerms,
@@ -332,14 +333,23 @@ class UsageShow(Command[tuple[UsageRow, ...]], frozen=True, kw_only=True, tag="u
 
 
 class ReceiptList(Command[tuple[ReceiptDetail, ...]], frozen=True, kw_only=True, tag="receipt.list"):
+    """``model`` is a shell glob, ``status`` the lowest and the highest; since <= created < until."""
+
     tenant: str | None = None
+    key: str | None = None
+    model: str | None = None
+    status: tuple[int, int] | None = None
+    finish: Finish | None = None
     since_us: int | None = None
+    until_us: int | None = None
     before_seq: int | None = None
     limit: int = 50
     result = tuple[ReceiptDetail, ...]
 
 
 class ReceiptShow(Command[ReceiptDetail], frozen=True, kw_only=True, tag="receipt.show"):
+    """``receipt``: its id, or the request id that the gateway gave the request (ids.receipt_of_request)."""
+
     receipt: str
     result = ReceiptDetail
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from msgspec import UnsetType
@@ -22,6 +22,7 @@ from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, session, with_admin
 from trustgate.cli.output import new_file
 from trustgate.errors import OperatorError, VerificationFailed
+from trustgate.types import Finish
 
 if TYPE_CHECKING:
     from trustgate.receipts.verify import Verdict
@@ -45,17 +46,36 @@ app = typer.Typer(help="Receipts: the provable record of each request.", no_args
 def list_(
     context: typer.Context,
     tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Only this tenant.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Only this key, by its id or redacted form.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Only models as asked for that match: gpt-4o, 'openai/*'.")
+    ] = None,
+    status: Annotated[
+        Any, typer.Option(metavar="STATUS", parser=values.status, help="Only this HTTP status: 429, 5xx.")
+    ] = None,
+    ended: Annotated[Finish | None, typer.Option(help="Only those that ended so.")] = None,
     since: Annotated[
         int | None,
         typer.Option(metavar="WHEN", parser=values.since, help="Start: 7d, today, month or 2026-01-31 (UTC)."),
     ] = None,
+    until: Annotated[int | None, typer.Option(metavar="WHEN", parser=values.since, help="End, exclusive.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The most to list.")] = 50,
     json: JsonOption = False,
 ) -> None:
     """List receipts, the newest first."""
+    command = ReceiptList(
+        tenant=tenant,
+        key=key,
+        model=model,
+        status=status,
+        finish=ended,
+        since_us=since,
+        until_us=until,
+        limit=limit,
+    )
 
     async def work(admin: Admin) -> tuple[tuple[ReceiptDetail, ...], dict[str, str]]:
-        found = await admin.execute(ReceiptList(tenant=tenant, since_us=since, limit=limit))
+        found = await admin.execute(command)
         tenants = () if json else await admin.execute(TenantList(removed=True))
         return found, {tenant.id: tenant.name for tenant in tenants}
 
@@ -68,13 +88,17 @@ def list_(
         ["Time (UTC)", "Tenant", "Model", *numbers, "Ended", "Id"],
         [_row(detail, tenant_names) for detail in details],
         empty="No receipts found.",
+        optional=("ms", "Status", "Tenant", "Tokens"),
     )
 
 
 @app.command("show")
 def show(
     context: typer.Context,
-    receipt: Annotated[str, typer.Argument(metavar="RECEIPT", help="Its id: the header x-trustgate-receipt.")],
+    receipt: Annotated[
+        str,
+        typer.Argument(metavar="RECEIPT", help="Its id (x-trustgate-receipt) or that of its request (req_…)."),
+    ],
     json: JsonOption = False,
 ) -> None:
     """Show a receipt, with the secret that opens its commitments."""

@@ -152,21 +152,29 @@ def names(values: Iterable[str], *, nothing: str = _NOTHING) -> str:
 # people's output
 
 
-def table(columns: Sequence[str | Column], rows: Iterable[Sequence[Cell]], *, empty: str) -> None:
-    """Rows under heads. ``empty`` is printed where there are none, on stderr as it is not data."""
+def table(
+    columns: Sequence[str | Column], rows: Iterable[Sequence[Cell]], *, empty: str, optional: Sequence[str] = ()
+) -> None:
+    """Rows under heads. ``empty`` is printed where there are none, on stderr as it is not data.
+
+    ``optional``: the titles of columns that are left out, one after another, where the terminal is too narrow.
+    """
     listed = list(rows)
     if not listed:
         say(empty, to_stderr=True)
         return
     heads = [Column(column) if isinstance(column, str) else column for column in columns]
     console = _console()
-    made = _table(heads, listed)
-    if _width(console, made) <= console.width:
-        with console.capture() as captured:
-            console.print(made)
-        # rich fills the last column with blanks.
-        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
-        return
+    kept = list(range(len(heads)))
+    for left_out in (None, *optional):
+        kept = [at for at in kept if heads[at].title != left_out]
+        made = _table([heads[at] for at in kept], [[row[at] for at in kept] for row in listed])
+        if _width(console, made) <= console.width:
+            with console.capture() as captured:
+                console.print(made)
+            # rich fills the last column with blanks.
+            sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+            return
     for row in listed:
         card((head.title, cell) for head, cell in zip(heads, row, strict=True))
         say("")

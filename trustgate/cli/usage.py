@@ -12,11 +12,15 @@ from trustgate.admin.commands import Admin, KeyList, TenantList, UsageShow
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, with_admin
 from trustgate.cli.output import sink
+from trustgate.errors import InvalidRequest
 from trustgate.store import UsageRow
 from trustgate.store.base import UsageGroup
+from trustgate.types import ApiKey
 
 _BAR_WIDTH = 16
 _SPARK_DAYS = 90
+#: What stands in its own order.
+_TIMES = ("day", "hour")
 
 _SUMS = tuple(name for name in UsageRow.__struct_fields__ if name != "group")
 
@@ -33,61 +37,91 @@ def usage(
         int | None,
         typer.Option(metavar="WHEN", parser=values.since, help="Start: 7d, today, month or 2026-01-31 (UTC)."),
     ] = None,
+    until: Annotated[int | None, typer.Option(metavar="WHEN", parser=values.since, help="End, exclusive.")] = None,
+    month: Annotated[
+        str | None,
+        typer.Option(metavar="MONTH", parser=values.month, help="A whole month instead: last, this or 2026-10 (UTC)."),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE.svg|png", help="Also draw requests, tokens and cost into this file (.svg or .png)."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show requests, tokens and cost by day, model, key or tenant.
+    """Show requests, tokens and cost by day, hour, model, key or tenant.
 
-    Requests are answered ones; refused and failed ones are counted separately and cost nothing.
+    Days and hours stand in their order, the rest by what they cost, the dearest first. Requests are answered ones;
+    refused and failed ones are counted separately and cost nothing.
     """
 
     if plot is not None:
         from trustgate.cli.plot import writer
 
         writer(plot)  # refuses before the work what cannot be
+    if month is not None:
+        if since is not None or until is not None:
+            raise InvalidRequest("--month is a span of its own: leave out --since and --until.", param="month")
+        from trustgate.statements.months import parse_month
+
+        whole = parse_month(month)
+        since, until = whole.from_us, whole.until_us
 
     async def work(admin: Admin) -> tuple[tuple[UsageRow, ...], dict[str, str]]:
-        rows = await admin.execute(UsageShow(by=by, tenant=tenant, since_us=since))
-        return rows, {} if json and plot is None else await _names(admin, by)
+        rows = await admin.execute(UsageShow(by=by, tenant=tenant, since_us=since, until_us=until))
+        return rows, await _names(admin, by, with_tenant=tenant is None)
 
-    rows, names = with_admin(context, work)
+    found, names = with_admin(context, work)
+    rows = found if by in _TIMES else tuple(sorted(found, key=_dearest_first))
     total = {name: sum(getattr(row, name) for row in rows) for name in _SUMS}
     if plot is not None:
         _draw(plot, by, rows, names)
     if json:
-        render.document({"usage": rows, "total": total})
+        listed = [{"name": names.get(row.group, row.group), **render.plain(row)} for row in rows]
+        render.document({"usage": listed, "total": total})
     else:
         _print(by, rows, total, names)
 
 
-async def _names(admin: Admin, by: UsageGroup) -> dict[str, str]:
-    """People's names for the ids that rows are grouped by."""
+def _dearest_first(row: UsageRow) -> tuple[int, int, int, str]:
+    return -row.billed_nano_usd, -row.cost_nano_usd, -row.requests, row.group
+
+
+async def _names(admin: Admin, by: UsageGroup, *, with_tenant: bool) -> dict[str, str]:
+    """People's names for the ids that rows are grouped by. Of keys the name that all have at first says nothing."""
     if by not in ("tenant", "key"):
         return {}
     tenants = {tenant.id: tenant.name for tenant in await admin.execute(TenantList(removed=True))}
     if by == "tenant":
         return tenants
-    keys = await admin.execute(KeyList(revoked=True))
-    return {key.id: f"{tenants.get(key.tenant_id, key.tenant_id)} {key.name} {key.redacted}" for key in keys}
+
+    def name(key: ApiKey) -> str:
+        whose = tenants.get(key.tenant_id, key.tenant_id) if with_tenant else ""
+        return " ".join(part for part in (whose, "" if key.name == "default" else key.name, key.redacted) if part)
+
+    return {key.id: name(key) for key in await admin.execute(KeyList(revoked=True))}
 
 
 def _print(by: UsageGroup, rows: Sequence[UsageRow], total: Mapping[str, int], names: Mapping[str, str]) -> None:
     most = max((row.requests for row in rows), default=0)
-    listed = [
+    columns = _columns(total)
+    is_billed = columns[-1][0] == "Billed"
+    listed: list[list[render.Cell]] = [
         [
-            *_row(names.get(row.group, row.group), {name: getattr(row, name) for name in _SUMS}),
+            names.get(row.group, row.group) or "(none)",
+            *(write(getattr(row, name)) for _, name, write in columns),
             render.Styled(render.bar(row.requests, most, _BAR_WIDTH), "cyan"),
         ]
         for row in rows
     ]
     if len(listed) > 1:
-        listed.append([*_row("Total", total), ""])
-    head = "Day (UTC)" if by == "day" else by.capitalize()
-    numbers = ("Requests", "Refused", "Failed", "Prompt", "Cached", "Completion", "Cost")
-    render.table([head, *map(render.right, numbers), ""], listed, empty="No usage in that time.")
+        listed.append(["Total", *(write(total[name]) for _, name, write in columns), ""])
+    head = {"day": "Day (UTC)", "hour": "Hour (UTC)", "end_user": "End user"}.get(by, by.capitalize())
+    render.table(
+        [head, *(render.right(title) for title, _, _ in columns), ""],
+        listed,
+        empty="No usage in that time.",
+        optional=("", "Cached", "Failed", "Refused", *(["Cost"] if is_billed else []), "Completion", "Prompt"),
+    )
     if by == "day" and len(rows) > 2:
         for title, values in (
             ("Requests", [row.requests for row in rows]),
@@ -95,6 +129,10 @@ def _print(by: UsageGroup, rows: Sequence[UsageRow], total: Mapping[str, int], n
             ("Cost", [row.cost_nano_usd for row in rows]),
         ):
             render.say(f"{title:<10}{render.sparkline(values, _SPARK_DAYS)}")
+    _remark(total)
+
+
+def _remark(total: Mapping[str, int]) -> None:
     if total["estimated"]:
         render.say(
             f"{render.number(total['estimated'])} of the requests were metered by an estimate: "
@@ -110,6 +148,27 @@ def _print(by: UsageGroup, rows: Sequence[UsageRow], total: Mapping[str, int], n
         )
     if total["billed_nano_usd"] != total["cost_nano_usd"]:
         render.say(f"Billed by the tenants' plans: {render.usd(total['billed_nano_usd'])} in all.")
+
+
+def _columns(total: Mapping[str, int]) -> list[tuple[str, str, Callable[[int], str]]]:
+    """Title, sum and form of each column that has something to show."""
+    numbers = [
+        ("Requests", "requests"),
+        ("Refused", "refused"),
+        ("Failed", "failed"),
+        ("Prompt", "prompt_tokens"),
+        ("Cached", "cached_tokens"),
+        ("Completion", "completion_tokens"),
+    ]
+    shown = [
+        (title, name, render.number)
+        for title, name in numbers
+        if total[name] or title in ("Requests", "Prompt", "Completion")
+    ]
+    money = [("Cost", "cost_nano_usd", render.usd)]
+    if total["billed_nano_usd"] != total["cost_nano_usd"]:
+        money.append(("Billed", "billed_nano_usd", render.usd))
+    return [*shown, *money]
 
 
 def _draw(file: Path, by: UsageGroup, rows: Sequence[UsageRow], names: Mapping[str, str]) -> None:
@@ -130,8 +189,3 @@ def _draw(file: Path, by: UsageGroup, rows: Sequence[UsageRow], names: Mapping[s
     drawn = writer(file)(picture)
     with sink(file, force=True) as into:
         into.put(drawn)
-
-
-def _row(group: str, sums: Mapping[str, int]) -> list[render.Cell]:
-    counts = ("requests", "refused", "failed", "prompt_tokens", "cached_tokens", "completion_tokens")
-    return [group, *(render.number(sums[name]) for name in counts), render.usd(sums["cost_nano_usd"])]

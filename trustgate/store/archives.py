@@ -49,7 +49,7 @@ class ReadRange(NamedTuple):
         until = query.until_seq
         if query.before_seq is not None:
             until = query.before_seq - 1 if until is None else min(until, query.before_seq - 1)
-        return cls(since_us=query.since_us, after_seq=query.after_seq, until_seq=until)
+        return cls(since_us=query.since_us, until_us=query.until_us, after_seq=query.after_seq, until_seq=until)
 
     def may_have(self, file: ArchiveFile) -> bool:
         """Whether a receipt of the file can be among them."""

@@ -21,6 +21,7 @@ from trustgate.types import (
     CreditNote,
     EndUser,
     Entry,
+    Finish,
     LogName,
     Passport,
     Payment,
@@ -39,7 +40,7 @@ from trustgate.types import (
 #: What ``Store.put`` keeps: what operators set up, and what the log of receipts has to remember of itself.
 Kept = Record | Anchor | LogName | PriceList | PriceChange | PseudonymKey | CreditNote
 
-UsageGroup = Literal["day", "model", "key", "tenant", "end_user"]
+UsageGroup = Literal["day", "hour", "model", "key", "tenant", "end_user"]
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +140,8 @@ SUM_MOST = 2**63 - 1
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     """The sums over one group, each at most ``SUM_MOST``.
 
-    ``group`` is a day (2026-01-31), a model as asked for, a key id, a tenant id or an end user's pseudonym.
+    ``group`` is a day (2026-01-31), an hour (2026-01-31 23:00), a model as asked for, a key id, a tenant id or
+    an end user's pseudonym.
     """
 
     group: str
@@ -169,7 +171,14 @@ class ReceiptFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     tenant_id: str | None = None
     key_id: str | None = None
+    #: A shell glob over the model as asked for.
+    model: str | None = None
+    #: The lowest and the highest HTTP status.
+    status: tuple[int, int] | None = None
+    finish: Finish | None = None
+    #: since <= created < until.
     since_us: int | None = None
+    until_us: int | None = None
     before_seq: int | None = None
     after_seq: int | None = None
     until_seq: int | None = None

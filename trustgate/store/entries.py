@@ -106,7 +106,12 @@ def load_entries(connection: DuckDBPyConnection, source: str, query: ReceiptFilt
     where, values = where_clause(
         ("tenant = ?", query.tenant_id),
         ('"key" = ?', query.key_id),
+        ("model GLOB ?", query.model),
+        ("status >= ?", None if query.status is None else query.status[0]),
+        ("status <= ?", None if query.status is None else query.status[1]),
+        ("finish = ?", query.finish),
         ("created_us >= ?", query.since_us),
+        ("created_us < ?", query.until_us),
         ("seq < ?", query.before_seq),
         ("seq > ?", query.after_seq),
         ("seq <= ?", query.until_seq),

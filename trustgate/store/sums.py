@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trustgate.store.archives import Archives, ReadRange
 from trustgate.store.base import (
@@ -17,6 +17,7 @@ from trustgate.store.base import (
     EndUserUse,
     StatementSpan,
     UsageFilter,
+    UsageGroup,
     UsageRow,
     WindowUsage,
 )
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _US_PER_DAY = 86_400_000_000
+_US_PER_HOUR = 3_600_000_000
 _LAST_US = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GROUPS = {
     "day": f"created_us // {_US_PER_DAY}",
+    "hour": f"created_us // {_US_PER_HOUR}",
     "model": "model",
     "key": '"key"',
     "tenant": "tenant",
@@ -137,16 +140,18 @@ def sum_usage(connection: DuckDBPyConnection, source: str, query: UsageFilter) -
     members = ("requests", "refused", "failed", *sums, "estimated", "billed_nano_usd", "unpriced")
     return [
         UsageRow(
-            group=_day(row[0]) if query.by == "day" else row[0],
+            group=_time(query.by, row[0]),
             **{member: int(value) for member, value in zip(members, row[1:], strict=True)},
         )
         for row in rows
     ]
 
 
-def _day(days: int) -> str:
-    """The date, ISO 8601, so many days after the epoch."""
-    return (_EPOCH + timedelta(days=days)).date().isoformat()
+def _time(by: UsageGroup, group: Any) -> str:
+    """The name of a group: of days and hours, which are counted from the epoch, ISO 8601."""
+    if by == "day":
+        return (_EPOCH + timedelta(days=group)).date().isoformat()
+    return f"{_EPOCH + timedelta(hours=group):%Y-%m-%d %H}:00" if by == "hour" else str(group)
 
 
 def sum_balances(connection: DuckDBPyConnection) -> list[Balance]:

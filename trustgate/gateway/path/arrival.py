@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 
 import msgspec
@@ -12,7 +11,7 @@ from starlette.types import Receive, Scope
 from trustgate.errors import AuthenticationFailed, InvalidRequest, RequestTimeout, RequestTooLarge
 from trustgate.gateway.api.endpoints import Body
 from trustgate.gateway.api.uploads import ClientDisconnected
-from trustgate.ids import new_id, now_us
+from trustgate.ids import new_id, now_us, request_id_of
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
@@ -35,8 +34,9 @@ class Arrival(msgspec.Struct, frozen=True):
         headers: dict[bytes, bytes] = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"")
         is_kept = trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
-        request_id = asked if is_kept else b"req_" + os.urandom(16).hex().encode()
-        return cls(at_us, asyncio.get_running_loop().time(), new_id("rcpt", at_us), request_id, headers)
+        receipt_id = new_id("rcpt", at_us)
+        request_id = asked if is_kept else request_id_of(receipt_id).encode()
+        return cls(at_us, asyncio.get_running_loop().time(), receipt_id, request_id, headers)
 
     def elapsed_ms(self) -> int:
         return int((asyncio.get_running_loop().time() - self.started) * 1000)
