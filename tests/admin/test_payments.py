@@ -144,7 +144,7 @@ async def test_payment_is_switched_off_and_on(
         ({"pay_to": "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin"}, InvalidRequest, "address"),
         ({"asset": "usdd"}, InvalidRequest, "No token 'usdd'"),
         ({"asset": "0x" + "d8" * 20}, ChainError, "127.0.0.1"),
-        ({"network": "polygon"}, InvalidRequest, "does not settle on polygon"),
+        ({"network": "polygon"}, InvalidRequest, "polygon cannot be looked up"),
         ({"facilitator": "http://127.0.0.1:9"}, FacilitatorUnavailable, "facilitator"),
         ({"facilitator": "ftp://example.com"}, InvalidRequest, "http"),
         ({"facilitator": "embedded"}, InvalidRequest, "settles on Solana alone"),

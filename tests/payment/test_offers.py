@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -178,12 +179,33 @@ async def test_what_is_wrong_on_base_is_refused_with_what_to_do(desk: Desk) -> N
         ({"pay_to": "0x" + "0" * 40}, "pay_to", "bad_address"),
         ({"pay_to": BASE_USDC}, "pay_to", "bad_address"),
         ({"facilitator": "embedded"}, "facilitator", "bad_facilitator"),
-        ({"network": "eip155:10", "asset": TOKEN}, "asset", "unknown_asset"),
-        ({"network": "polygon"}, "facilitator", "bad_facilitator"),
+        ({"network": "eip155:10", "asset": TOKEN}, "network", "no_node"),
+        ({"network": "polygon"}, "network", "no_node"),
     ):
         error = await refused(desk.base(**members))
         assert (error.param, error.code) == (param, code), members
         assert error.hint, members
+
+
+async def test_a_network_can_be_offered_once_a_node_of_it_is_named(desk: Desk) -> None:
+    """Before, what became of a payment there could never be looked up."""
+    with pytest.raises(InvalidRequest, match="cannot be looked up") as refused:
+        await desk.base(network="polygon")
+    assert "nodes" in (refused.value.hint or "")
+    desk.evm.chain_id = 137
+    desk.double.kinds = [{"x402Version": 2, "scheme": "exact", "network": "eip155:137"}]
+    payment = PaymentSettings(nodes=(f"polygon={desk.evm.url}",))
+    nodes = Nodes(Settings(home=desk.shop.home, payment=payment))
+    spec = OfferSpec(network="polygon", asset="usdc", pay_to=SELLER, facilitator=desk.double.url)
+    assert (await make_offer(spec, desk.facilitators, nodes)).network == "eip155:137"
+    assert (await (await nodes.evm("eip155:137")).block()).number == desk.evm.height
+    await nodes.close()
+
+
+@pytest.mark.parametrize("entry", ["polygon", "polygon=", "nowhere=https://a.example", "polygon=ftp://a.example"])
+def test_a_node_is_named_by_network_and_url(tmp_path: Path, entry: str) -> None:
+    with pytest.raises(SettingsError, match=r"payment\.nodes"):
+        Nodes(Settings(home=tmp_path, payment=PaymentSettings(nodes=(entry,))))
 
 
 async def test_a_facilitator_that_does_not_answer(desk: Desk) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
-from tests.support.shop import FAILS, OFFER, Shop, order, signed, terms
-from trustgate.errors import PaymentRequired
+from tests.support.shop import FAILS, LOSES_ANSWER, OFFER, Shop, order, signed, terms
+from trustgate.errors import ChainError, PaymentRequired, Unavailable
 from trustgate.payment.cashier import Cashier
+from trustgate.payment.interfaces import Settlement
 from trustgate.payment.networks import SOLANA_DEVNET
 from trustgate.payment.order import Order
+from trustgate.payment.reconciler import Reconciler
 from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented, requirements
+from trustgate.types import Payment
 
 #: 1 USD is 10⁶ atomic units of the offer's token, so an atomic unit is worth 1,000 nano-USD.
 PRICE = 10_000_000
@@ -144,3 +148,51 @@ async def test_a_payment_refused_for_its_fee_payer_puts_the_offer_in_doubt(
         await cashier.admit(order(PRICE, paying=signed(AMOUNT)))
     await cashier.close()
     assert len(heard) == doubts
+
+
+class Deaf:
+    """A network that no node can be asked about, and a facilitator that can be asked to settle again."""
+
+    def __init__(self, *answers: Settlement) -> None:
+        self.answers = list(answers)
+
+    async def outcome(self, payment: Payment) -> Settlement:
+        raise ChainError("No RPC node is known for the network.")
+
+    async def close(self) -> None: ...
+
+    async def settle_again(self, payment: Payment) -> Settlement:
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize("says", ["settled", "failed", "unknown"])
+async def test_where_no_node_can_tell_the_facilitator_is_asked_again_and_only_a_settlement_is_believed(
+    shop: Shop, says: Literal["settled", "failed", "unknown"]
+) -> None:
+    shop.paper.plan = [LOSES_ANSWER]
+    wanted = order(PRICE, paying=signed(AMOUNT))
+    with pytest.raises(Unavailable):
+        await shop.serve(wanted, cost=1)
+    [payment] = await shop.payments()
+    network = Deaf(Settlement(says, "0x" + payment.key if says == "settled" else "", reason="insufficient_funds"))
+    reconciler = Reconciler(
+        shop.store,
+        shop.cashier.ledger,
+        shop.log,
+        shop.balances,
+        network,
+        on_decided=shop.cashier.decided,
+        settle_again=network.settle_again,
+    )
+    await reconciler.reconcile()
+    # At once it is not asked a third time.
+    await reconciler.reconcile()
+    assert not network.answers
+    [payment] = await shop.payments()
+    if says == "settled":
+        assert payment.state == "credited"
+        assert shop.balances.balance("tenant_1") == PRICE
+    else:
+        # Its money did move: a refusal of the second time says nothing of the first.
+        assert payment.state == "unknown"
+        assert "No RPC node" in reconciler.problems[payment.id]

@@ -14,6 +14,7 @@ from trustgate.admin.money import (
 from trustgate.admin.payment_terms import network_name, priced_passports
 from trustgate.errors import TrustGateError
 from trustgate.ids import now_us
+from trustgate.payment.chains.nodes import node_hint
 from trustgate.payment.facilitators.registry import EMBEDDED
 from trustgate.payment.x402_wire import usd
 from trustgate.store import PaymentFilter, ReceiptFilter
@@ -125,7 +126,14 @@ def _price_findings(
 async def _offer_finding(context: AdminContext, offer: Offer) -> PaymentFinding:
     """Returns whether this offer can be settled: the facilitator still does, and the fee payer can pay."""
     where = f"{network_name(offer.network)} by {offer.facilitator}"
-    facilitators = (await context.books.payment_service()).facilitators
+    payment_service = await context.books.payment_service()
+    facilitators = payment_service.facilitators
+    if not payment_service.nodes.has(offer.network):
+        return PaymentFinding(
+            status="fail",
+            message=f"{where}: what becomes of its payments cannot be looked up, for there is no node to ask",
+            hint=node_hint(offer.network),
+        )
     try:
         kinds = await (await facilitators.get(offer.facilitator)).supported()
         if not any(kind.scheme == offer.scheme and kind.network == offer.network for kind in kinds):

@@ -11,7 +11,7 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trustgate.errors import InvalidRequest, RpcRejected
-from trustgate.payment.chains.nodes import Nodes, has_node
+from trustgate.payment.chains.nodes import Nodes, node_hint
 from trustgate.payment.facilitators.facts import extra_of
 from trustgate.payment.facilitators.registry import EMBEDDED, Facilitators
 from trustgate.payment.networks import (
@@ -77,6 +77,14 @@ async def make_offer(spec: OfferSpec, facilitators: Facilitators, nodes: Nodes) 
             code="bad_address",
             hint="Give your wallet.",
         )
+    if not nodes.has(network):
+        raise InvalidRequest(
+            f"What becomes of a payment on {v1_name_of(network) or network} cannot be looked up: there is no node to "
+            "ask.",
+            param="network",
+            code="no_node",
+            hint=node_hint(network),
+        )
     spec = spec._replace(asset=asset, pay_to=pay_to)
     if known is not None:
         spec = spec._replace(
@@ -119,8 +127,6 @@ def _facilitator_of(spec: OfferSpec, network: str) -> str:
 
 
 async def _solana_token(spec: OfferSpec, network: str, nodes: Nodes) -> _Token:
-    if not has_node(network):
-        return _Token(spec.asset, _decimals(spec, None), {})
     await nodes.prepare([network])
     rpc = await nodes.solana(network)
     where = v1_name_of(network) or network
@@ -220,7 +226,7 @@ def _solders(account: AccountInfo) -> Any:
 
 async def _evm_token(spec: OfferSpec, network: str, nodes: Nodes, *, is_known: bool) -> _Token:
     decimals = None
-    if has_node(network) and not is_known:
+    if not is_known:
         decimals, spec = await _ask_contract(spec, network, nodes)
     missing = [f"--asset-{part}" for part in ("name", "version") if not getattr(spec, part)]
     if missing:

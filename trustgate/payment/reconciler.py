@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from trustgate.errors import TrustGateError
@@ -26,6 +27,9 @@ from trustgate.types import COUNTED, OPEN, Finish, Payment
 
 _logger = logging.getLogger("trustgate.payment")
 
+#: How long after the facilitator was asked again it is asked once more, seconds; doubled each time.
+_ASK_AGAIN_S = 30.0
+_ASK_AGAIN_MOST_S = 3_600.0
 #: Payments that are looked up at the same time.
 _LOOKS_MOST = 8
 
@@ -41,8 +45,14 @@ class Reconciler:
         *,
         is_active: Callable[[Payment], bool] = lambda payment: False,
         on_decided: Callable[[Payment], None] = lambda payment: None,
+        settle_again: Callable[[Payment], Awaitable[Settlement]] | None = None,
     ) -> None:
-        """``is_active``: whether a running request has a payment, which is then left to it."""
+        """``is_active``: whether a running request has a payment, which is then left to it.
+
+        ``settle_again``: asks the facilitator once more to settle a payment that no node can tell of. What was signed
+        moves money once, so it changes nothing but what is known, or collects what was authorized. Only that it settled
+        is believed: a refusal may be of the second time alone.
+        """
         self._store = store
         self._ledger = ledger
         self._log = log
@@ -53,6 +63,9 @@ class Reconciler:
         #: Looks under way, by the payment's id: a second one at the same payment waits for the first instead.
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._at_once = asyncio.Semaphore(_LOOKS_MOST)
+        self._settle_again = settle_again
+        #: When the facilitator is asked again, and how long after that, seconds (monotonic), by the payment's id.
+        self._asks: dict[str, tuple[float, float]] = {}
         #: Why the chain could not say, by the payment's id; of the last look.
         self.problems: dict[str, str] = {}
 
@@ -141,9 +154,12 @@ class Reconciler:
             try:
                 settlement = await self._chain.outcome(payment)
             except TrustGateError as error:
-                self.problems[payment.id] = error.message
-                _logger.warning("the outcome of payment %s cannot be looked up: %s", payment.id, error.message)
-                return
+                again = await self._asked_again(payment)
+                if again is None:
+                    self.problems[payment.id] = error.message
+                    _logger.warning("the outcome of payment %s cannot be looked up: %s", payment.id, error.message)
+                    return
+                settlement = again
             if settlement.outcome == "unknown" and payment.state == "unknown":
                 return
             decided = await self._ledger.settled(payment, settlement)
@@ -151,6 +167,23 @@ class Reconciler:
                 await self._end_settled(decided)
             elif decided.state == "failed":
                 self._on_decided(decided)
+
+    async def _asked_again(self, payment: Payment) -> Settlement | None:
+        """Returns that it settled, where the facilitator says so now; None otherwise, or if it is too soon to ask."""
+        now = time.monotonic()
+        at, delay_s = self._asks.get(payment.id, (0.0, _ASK_AGAIN_S))
+        if self._settle_again is None or payment.state != "unknown" or now < at:
+            return None
+        self._asks[payment.id] = now + delay_s, min(2 * delay_s, _ASK_AGAIN_MOST_S)
+        try:
+            settlement = await self._settle_again(payment)
+        except TrustGateError as error:
+            _logger.warning("the facilitator of payment %s cannot be asked again: %s", payment.id, error.message)
+            return None
+        if settlement.outcome != "settled":
+            return None
+        self._asks.pop(payment.id, None)
+        return settlement
 
     async def _end_settled(self, payment: Payment) -> None:
         """The money moved: write the receipt, then the ledger's row."""

@@ -214,6 +214,14 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "devnet"
     base_rpc: Annotated[str, Meta(description="The RPC node for Base.")] = "https://mainnet.base.org"
     base_sepolia_rpc: Annotated[str, Meta(description="The RPC node for Base Sepolia.")] = "https://sepolia.base.org"
+    nodes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="RPC nodes of further networks, NETWORK=URL: what becomes of a payment is looked up there. A "
+            "network without one cannot be offered.",
+            examples=[["polygon=https://polygon-rpc.example.com"]],
+        ),
+    ] = ()
     public_url: Annotated[
         str,
         Meta(

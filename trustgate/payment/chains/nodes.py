@@ -14,8 +14,8 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from trustgate.errors import ChainError, RpcUnavailable, SettingsError, StoreLocked, TrustGateError
-from trustgate.payment.networks import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET, v1_name_of
+from trustgate.errors import ChainError, InvalidRequest, RpcUnavailable, SettingsError, StoreLocked, TrustGateError
+from trustgate.payment.networks import BASE, BASE_SEPOLIA, SOLANA, SOLANA_DEVNET, caip2_of, v1_name_of
 from trustgate.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,27 +36,52 @@ _LOCAL_TIMEOUT_S: Final = 15.0
 _LOOK_EVERY_S: Final = 1.0
 
 
-def has_node(network: str) -> bool:
-    """Returns whether the settings name a node for this network."""
-    return network in _SETTING_OF
+def node_hint(network: str) -> str:
+    """Returns what an operator does so that payments on a network can be looked up."""
+    name = v1_name_of(network) or network
+    return f'Name a node in trustgate.toml: [payment] nodes = ["{name}=https://…"], and restart the server.'
+
+
+def _read_entry(entry: str) -> tuple[str, str]:
+    """Returns network and URL of an entry of ``payment.nodes``. Raises ``SettingsError``."""
+    from trustgate.solana.clusters import why_not_url
+
+    name, _, url = entry.partition("=")
+    try:
+        network = caip2_of(name)
+    except InvalidRequest as error:
+        raise SettingsError(f"payment.nodes: {error.message}", hint=error.hint) from None
+    fault = why_not_url(url.strip())
+    if fault is not None:
+        raise SettingsError(
+            f"payment.nodes: the address of the node of {name.strip()[:64]} {fault}.",
+            hint="It has the form NETWORK=URL.",
+        )
+    return network, url.strip()
 
 
 class Nodes:
     """To be closed by the task that made it."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises ``SettingsError`` for an entry of ``payment.nodes`` that names no network and URL."""
         self._settings = settings
+        self._named = dict(_read_entry(entry) for entry in settings.payment.nodes)
         self._local = _LocalChain(settings)
         self._solana: dict[str, RpcClient] = {}
         self._evm: dict[str, EvmRpc] = {}
         self._checked: set[str] = set()
+
+    def has(self, network: str) -> bool:
+        """Returns whether the settings name a node for this network."""
+        return network in self._named or network in _SETTING_OF
 
     async def prepare(self, networks: Iterable[str]) -> None:
         """Make ready what payments on these networks need; may be called again, and starts nothing twice.
 
         Raises nothing: what is missing is reported when it is used.
         """
-        texts = {self._text(network) for network in networks if network in _SETTING_OF}
+        texts = {self._text(network) for network in networks if self.has(network)}
         if _LOCAL in texts:
             await self._local.start()
 
@@ -112,17 +137,19 @@ class Nodes:
 
     def _text(self, network: str) -> str:
         """Returns what the settings say. Raises ``ChainError`` for a network that they name no node for."""
+        if (named := self._named.get(network)) is not None:
+            return named
         setting = _SETTING_OF.get(network)
         if setting is None:
             raise ChainError(
                 f"No RPC node is known for the network {network}, so nothing can be looked up there.",
-                hint="Offer one that has a setting: solana, solana-devnet, base, base-sepolia.",
+                hint=node_hint(network),
             )
         return str(getattr(self._settings.payment, setting))
 
     def _hint(self, network: str) -> str:
-        setting = _SETTING_OF.get(network)
-        return "use another network" if setting is None else f"set payment.{setting} to another node"
+        setting = "nodes" if network in self._named else _SETTING_OF.get(network, "nodes")
+        return f"set payment.{setting} to another node"
 
     def _check_solana(self, network: str, genesis: str) -> None:
         from trustgate.solana.clusters import is_public
