@@ -49,7 +49,7 @@ def test_the_version() -> None:
         (("frobnicate",), "No such command 'frobnicate'"),
         (("tenant", "list", "--frob"), "No such option: --frob"),
         (("tenant", "add"), "Missing argument 'NAME'"),
-        (("key", "create", "acme", "--expires", "soon"), "'--expires': 'soon' is not a time span"),
+        (("key", "create", "acme", "--expires", "soon"), "'--expires': 'soon' is not a time to come"),
         (("key", "create", "acme", "--requests-per-day=-1"), "'--requests-per-day': '-1' is not a whole number"),
         (("plan", "set", "pro", "--usd-per-day", "5,00"), "'--usd-per-day': '5,00' is not an amount in USD"),
         (("passport", "add", "m", "--input-price", "0.0000001"), "more than 6 decimals"),

@@ -271,6 +271,10 @@ class PassportSet(Command[Passport], frozen=True, kw_only=True, tag="passport.se
     unset: tuple[str, ...] = ()
     #: Prices by field name; the others stay. None for the cached price: cached tokens cost what others cost.
     prices: dict[str, int | None] = {}
+    #: The prices given hold under these conditions alone: members of types.ConditionalRates that are no rates.
+    conditions: dict[str, int | str] = {}
+    #: Take away all prices that hold under a condition; before ``prices`` are set.
+    clear_conditions: bool = False
     result = Passport
 
 

@@ -40,7 +40,14 @@ async def passport_add(context: AdminContext, command: PassportAdd) -> Passport:
 
 async def passport_set(context: AdminContext, command: PassportSet) -> Passport:
     old = context.catalog.passport(command.passport)
-    passport = change_passport(old, command.fields, unset=command.unset, prices=command.prices)
+    passport = change_passport(
+        old,
+        command.fields,
+        unset=command.unset,
+        prices=command.prices,
+        conditions=command.conditions,
+        clear_conditions=command.clear_conditions,
+    )
     _check_fallbacks(context, passport, {})
     passport, *changes = _repriced(old, passport, BY_HAND)
     await context.keep(passport, *changes)

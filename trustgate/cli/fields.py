@@ -10,6 +10,7 @@ import typer
 from trustgate.cli import values
 from trustgate.cli.options import option, with_options
 from trustgate.cli.values import Maybe
+from trustgate.errors import InvalidRequest
 from trustgate.models.passports import PassportFields
 from trustgate.models.pricing import FREE
 from trustgate.types import Prices
@@ -23,9 +24,24 @@ class Given(NamedTuple):
     fields: PassportFields
     unset: tuple[str, ...]
     prices: dict[str, int | None]
+    #: Under which the prices hold, by field name.
+    conditions: dict[str, int | str]
+    clear_conditions: bool
 
     def for_new(self) -> PassportFields:
-        """Returns all of it as the fields of a new passport, where ``none`` is what it has anyway."""
+        """Returns all of it as the fields of a new passport, where ``none`` is what it has anyway.
+
+        Raises ``InvalidRequest`` for prices under a condition.
+        """
+        if self.conditions or self.clear_conditions:
+            raise InvalidRequest(
+                "A new passport has prices without a condition first.",
+                hint="Add it, then: trustgate passport set SLUG with the condition and its prices",
+            )
+        return self.priced()
+
+    def priced(self) -> PassportFields:
+        """Returns the fields with the prices, whatever the conditions are."""
         from msgspec.structs import replace
 
         if not self.prices:
@@ -35,7 +51,7 @@ class Given(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        return not (self.fields.given() or self.unset or self.prices)
+        return not (self.fields.given() or self.unset or self.prices or self.conditions or self.clear_conditions)
 
 
 def _price(name: str, flag: str, what: str, parser: Callable[[str], Any]) -> Any:
@@ -67,6 +83,29 @@ _PRICES = [
     _price("audio_second_nano_usd", "--audio-second-price", "Per second of audio heard, in USD", values.usd_or_none),
     _per_million("character_pico_usd", "--character-price", "characters spoken, in USD"),
 ]
+_CONDITIONS = [
+    option(
+        "above_prompt_tokens",
+        int,
+        "--above-prompt-tokens",
+        help="The prices given hold for prompts of more tokens than this alone",
+        parser=values.whole,
+        metavar="N",
+    ),
+    option("service_tier", str, "--service-tier", help="… for this tier alone: flex, priority, batch", metavar="NAME"),
+    option("image_size", str, "--image-size", help="… for images of this size alone: 1024x1024", metavar="SIZE"),
+    option("image_quality", str, "--image-quality", help="… for images of this quality alone: hd", metavar="NAME"),
+    option(
+        "from_us",
+        int,
+        "--price-from",
+        help="… from this time on: 2027-01-31 (0:00 UTC)",
+        parser=values.instant,
+        metavar="DATE",
+    ),
+    option("until_us", int, "--price-until", help="… before this time", parser=values.instant, metavar="DATE"),
+]
+_CLEAR = option("clear_conditions", bool, "--clear-conditions", help="Take away all prices that hold under a condition")
 _FREE = option("free", bool, "--free", help="The model costs nothing; any price given later ends that")
 _PLAIN = [
     option("api_model_id", str, "--api-model-id", help="The LLM server's name for the model", metavar="ID"),
@@ -159,7 +198,8 @@ def _collect(given: Mapping[str, Any]) -> Given:
         if prices:
             raise typer.BadParameter("a model that is free has no prices besides.", param_hint="'--free'")
         fields["prices"] = FREE
-    return Given(PassportFields(**fields), tuple(unset), prices)
+    conditions = {o.name: given[o.name] for o in _CONDITIONS if given[o.name] is not None}
+    return Given(PassportFields(**fields), tuple(unset), prices, conditions, bool(given["clear_conditions"]))
 
 
 def _parsed(texts: list[str], flag: str, parser: Callable[[list[str]], T]) -> T:
@@ -170,4 +210,6 @@ def _parsed(texts: list[str], flag: str, parser: Callable[[list[str]], T]) -> T:
 
 
 #: Gives a command the options that describe a passport; its parameter ``given`` gets what they said.
-with_passport_fields = with_options("given", [*_PLAIN, *_OPTIONAL, _FREE, *_PRICES, *_LISTS], _collect)
+with_passport_fields = with_options(
+    "given", [*_PLAIN, *_OPTIONAL, _FREE, *_PRICES, *_CONDITIONS, _CLEAR, *_LISTS], _collect
+)

@@ -25,6 +25,7 @@ from trustgate.cli.context import JsonOption, execute
 from trustgate.cli.fields import Given, with_passport_fields
 from trustgate.cli.price import per_million, price_fields, source_text
 from trustgate.errors import InvalidRequest
+from trustgate.ids import now_us
 from trustgate.models.pricing import is_priced, slips
 from trustgate.types import Fallback, Passport, Prices
 
@@ -62,9 +63,16 @@ def set_(
     """Change a passport, in effect from the next request on. `none` clears an optional value."""
     if given.is_empty:
         raise InvalidRequest("No change was given.", hint="trustgate passport set --help")
-    prices = given.for_new().prices
+    prices = given.priced().prices
     _check_slips([] if prices is None else [(passport, prices)], yes=yes)
-    command = PassportSet(passport=passport, fields=given.fields, unset=given.unset, prices=given.prices)
+    command = PassportSet(
+        passport=passport,
+        fields=given.fields,
+        unset=given.unset,
+        prices=given.prices,
+        conditions=given.conditions,
+        clear_conditions=given.clear_conditions,
+    )
     _print(execute(context, command), json)
 
 
@@ -268,9 +276,12 @@ def _per_million(passport: Passport, pico_usd: int | None) -> str:
 
 
 def _source(passport: Passport) -> str:
-    if not passport.priced_us:
-        return passport.price_source
-    return f"{passport.price_source}, {render.instant_utc(passport.priced_us)[:10]}"
+    since = f", {render.instant(passport.priced_us)[:10]}" if passport.priced_us else ""
+    now = now_us()
+    turns = {at for rates in passport.prices.conditional for at in (rates.from_us, rates.until_us) if at is not None}
+    coming = min((at for at in turns if at > now), default=None)
+    until = "" if coming is None else f", until {render.instant(coming)[:10]}"
+    return f"{passport.price_source}{since}{until}"
 
 
 def _credential(passport: Passport) -> str:

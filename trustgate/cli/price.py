@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
+import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
 from trustgate.admin.money import PriceChanged, PriceFound, PriceHistory, PriceListUpdate, PriceShow, PriceUpdate
 from trustgate.cli import render
-from trustgate.cli.context import JsonOption, execute
-from trustgate.errors import OperatorError
+from trustgate.cli.context import JsonOption, confirm, execute
+from trustgate.errors import InvalidRequest, OperatorError, SettingsError
 from trustgate.models.pricing import is_priced
 from trustgate.types import ConditionalRates, Prices
 
@@ -19,6 +23,10 @@ prices_app = typer.Typer(help="Prices: what a model costs, and the list of price
 
 _SHOWN = 20
 _BYTES_MOST = 32 * 1024 * 1024
+_FETCH_TIMEOUT_S = 60.0
+_FETCH_HINT = "Check the address, or download the file yourself: --from-litellm FILE"
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+_OK = 200
 
 #: What each rate is shown as, in order: its title and what it is for.
 _RATE_TITLES = {
@@ -77,8 +85,12 @@ def update(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A price list of TrustGate's.")] = None,
     litellm: Annotated[
-        Path | None,
-        typer.Option("--from-litellm", metavar="FILE", help="LiteLLM's model_prices_and_context_window.json instead."),
+        str | None,
+        typer.Option(
+            "--from-litellm",
+            metavar="FILE|URL",
+            help="LiteLLM's model_prices_and_context_window.json instead: a file, or its https:// address.",
+        ),
     ] = None,
     as_of: Annotated[
         str | None, typer.Option(metavar="DATE", help="The date of LiteLLM's prices.  [default: today]")
@@ -88,16 +100,14 @@ def update(
 ) -> None:
     """Renew the list that prices models whose passports have no price of their own.
 
-    Shows what changes; takes it with --yes. Older lists are kept: receipts stay what they were, and their price_hash
-    leads to the price that held.
+    Shows what changes, and asks; takes it at once with --yes. Older lists are kept: receipts stay what they were, and
+    their price_hash leads to the price that held.
     """
     if (file is None) == (litellm is None):
-        raise typer.BadParameter("give a FILE, or --from-litellm FILE.")
+        raise typer.BadParameter("give a FILE, or --from-litellm FILE|URL.")
     notes: tuple[str, ...] = ()
     if litellm is not None:
-        from trustgate.models.pricelist import read_litellm
-
-        data, notes = read_litellm(litellm, f"LiteLLM ({litellm.name})", _date(as_of))
+        data, notes = _from_litellm(litellm, _date(as_of))
     else:
         assert file is not None
         data = _read(file)
@@ -106,12 +116,67 @@ def update(
         render.document({**render.plain(done), "notes": notes})
         return
     _print_update(done, notes)
+    if not done.installed and sys.stdin.isatty():
+        confirm("Take it from now on?", yes=False, command="")
+        done = execute(context, PriceListUpdate(data=data, install=True))
+    if done.installed:
+        render.say("It holds from the next request on.")
+    else:
+        render.say("Nothing has been changed. To take it, give --yes.")
+
+
+def _from_litellm(where: str, as_of: str) -> tuple[bytes, tuple[str, ...]]:
+    """LiteLLM's table at a path or an address, as a list, with the notes on what was not taken."""
+    from trustgate.models.pricelist import read_litellm
+
+    if "://" not in where:
+        return read_litellm(Path(where), f"LiteLLM ({Path(where).name})", as_of)
+    data = fetch(where)
+    with tempfile.TemporaryDirectory(prefix="trustgate-prices-") as folder:
+        path = Path(folder) / "model_prices.json"
+        path.write_bytes(data)
+        try:
+            return read_litellm(path, f"LiteLLM ({urlsplit(where).hostname})", as_of)
+        except SettingsError as error:
+            raise SettingsError(error.message.replace(str(path), where), hint=error.hint) from None
+
+
+def fetch(url: str) -> bytes:
+    """Returns what is at an address: over https, or from this machine; no redirect is followed.
+
+    Raises ``OperatorError``, ``InvalidRequest`` for another address.
+    """
+    import asyncio
+
+    from trustgate.net.peer import Peer, PeerFailed, PeerResponse
+
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _THIS_MACHINE):
+        raise InvalidRequest(
+            "Prices are taken over https:// alone.", hint="Or download the file yourself: --from-litellm FILE"
+        )
+
+    async def asked() -> PeerResponse:
+        peer = Peer(url, timeout_s=_FETCH_TIMEOUT_S, most_bytes=_BYTES_MOST)
+        try:
+            return await peer.exchange("the prices", None)
+        finally:
+            await peer.close()
+
+    try:
+        with render.waiting(f"Asking {parts.hostname}", quiet=False):
+            answer = asyncio.run(asked())
+    except PeerFailed as error:
+        raise OperatorError(f"{parts.hostname} {error}.", hint=_FETCH_HINT) from None
+    if answer.status != _OK:
+        raise OperatorError(f"{parts.hostname} answered with status {answer.status}.", hint=_FETCH_HINT)
+    return answer.body
 
 
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(_BYTES_MOST)
+            return file.read(_BYTES_MOST).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise OperatorError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -134,10 +199,6 @@ def _print_update(done: PriceUpdate, notes: tuple[str, ...]) -> None:
         render.say(f"  and {done.changes - _SHOWN:,} more")
     for note in notes:
         render.say(render.Styled(f"Note: {note}", "yellow"))
-    if done.installed:
-        render.say("It holds from the next request on.")
-    else:
-        render.say("Nothing has been changed. To take it, give --yes.")
 
 
 def _difference(changed: PriceChanged) -> str:

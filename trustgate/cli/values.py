@@ -138,6 +138,14 @@ def moment(text: str) -> Moment:
         ) from None
 
 
+def instant(text: str) -> int:
+    """Returns a time that is written out, microseconds UTC: a date (its beginning, UTC) or a time with its zone."""
+    try:
+        return max(0, _micros(_written(text)))
+    except (typer.BadParameter, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not a date, such as 2027-01-31 or 2027-01-31T18:00:00Z.") from None
+
+
 def moment_or_none(text: str) -> Maybe:
     return Maybe(None) if text.lower() == "never" else _or_none(text, moment)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from trustgate.errors import InvalidRequest
-from trustgate.models.pricing import CONDITIONS, FREE, RATES
+from trustgate.models.pricing import CONDITIONS, FREE, RATES, with_condition
 from trustgate.settings import BUILTIN_SCHEME, why_not_base_url, why_not_variable_name
 from trustgate.types import Fallback, Passport, Prices
 
@@ -83,6 +83,8 @@ def change_passport(
     *,
     unset: tuple[str, ...] = (),
     prices: dict[str, int | None] | None = None,
+    conditions: dict[str, int | str] | None = None,
+    clear_conditions: bool = False,
 ) -> Passport:
     """The passport with what is given changed, and the ``unset`` members as a new passport has them.
 
@@ -98,19 +100,39 @@ def change_passport(
     for one, other in (("credential_env", "credential_file"), ("credential_file", "credential_env")):
         if members.get(one) is not None:
             members.setdefault(other, None)
-    if prices:
-        members["prices"] = _changed_prices(members.get("prices", passport.prices), prices)
+    if clear_conditions:
+        members["prices"] = msgspec.structs.replace(members.get("prices", passport.prices), conditional=())
+    if prices or conditions:
+        members["prices"] = _changed_prices(members.get("prices", passport.prices), prices or {}, conditions or {})
     changed = msgspec.structs.replace(passport, **members)
     _check(changed)
     return changed
 
 
-def _changed_prices(prices: Prices, changes: dict[str, int | None]) -> Prices:
+def _changed_prices(prices: Prices, changes: dict[str, int | None], conditions: dict[str, int | str]) -> Prices:
     for name in changes:
         if name not in RATES:
             raise InvalidRequest(f"There is no price {name}.", param="prices")
+    if conditions:
+        return _with_condition(prices, changes, conditions)
     given = any(value is not None for value in changes.values())
     return msgspec.structs.replace(prices, **changes, free=prices.free and not given)
+
+
+def _with_condition(prices: Prices, changes: dict[str, int | None], conditions: dict[str, int | str]) -> Prices:
+    if not changes:
+        raise InvalidRequest("A condition needs a price that holds under it.", param="prices")
+    if all(getattr(prices, name) is None for name in RATES):
+        # Where the condition does not hold, the model would cost nothing.
+        raise InvalidRequest(
+            "The passport has no price of its own that holds without a condition.",
+            hint="Set that first, then the prices that hold under a condition.",
+            param="prices",
+        )
+    try:
+        return with_condition(prices, conditions, changes)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"This is not a condition of a price: {error}.", param="conditions") from None
 
 
 def check_name(name: str, what: str) -> None:
@@ -208,6 +230,8 @@ def check_prices(prices: Prices) -> None:
             raise InvalidRequest("Conditional rates need a condition.", param="prices")
         if all(getattr(rates, name) is None for name in RATES):
             raise InvalidRequest("Conditional rates need a rate.", param="prices")
+        if rates.from_us is not None and rates.until_us is not None and rates.from_us >= rates.until_us:
+            raise InvalidRequest("A price's time ends after it begins.", param="prices")
 
 
 def _check_fallbacks(passport: Passport) -> None:

@@ -8,14 +8,14 @@ Owns the meaning of ``types.Prices``. Details are priced apart from their sum on
 
 A token counts once: prompt tokens read from the cache come first, then those written to it, then audio and images;
 of the completion reasoning, then audio and images. Conditional rates lie over those without conditions, rate by rate:
-rates with more conditions over those with fewer, and of the same conditions longer prompts over shorter ones. Of rates
-with as many conditions, but others, the dearest holds.
+rates with more conditions over those with fewer, and of the same conditions longer prompts over shorter ones and later
+times over earlier ones. Of rates with as many conditions, but others, the dearest holds.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
@@ -45,6 +45,7 @@ __all__ = [
     "merged",
     "price_hash",
     "slips",
+    "with_condition",
 ]
 
 NOT_PRICED: Final = Prices()
@@ -174,9 +175,9 @@ class PriceTable:
         return self._dearest[audio] if rates is self.prices else _dearest(rates, audio=audio)
 
 
-def _weight(rates: ConditionalRates) -> tuple[int, int]:
+def _weight(rates: ConditionalRates) -> tuple[int, int, int]:
     conditions = sum(getattr(rates, name) is not None for name in CONDITIONS)
-    return conditions, rates.above_prompt_tokens or 0
+    return conditions, rates.above_prompt_tokens or 0, rates.from_us or 0
 
 
 def _holds(rates: ConditionalRates, usage: Usage, at_us: int) -> bool:
@@ -289,6 +290,20 @@ def _first(*rates: int | None) -> int:
 
 def _either(rate: int | None, otherwise: int) -> int:
     return otherwise if rate is None else rate
+
+
+def with_condition(prices: Prices, conditions: Mapping[str, int | str], rates: Mapping[str, int | None]) -> Prices:
+    """The table with the rates of one set of conditions changed; None takes a rate away, and the last one the set.
+
+    Raises ``msgspec.ValidationError`` for conditions that are none.
+    """
+    wanted = msgspec.convert(dict(conditions), ConditionalRates)
+    rows = {_key(row): row for row in prices.conditional}
+    row = msgspec.structs.replace(rows.get(_key(wanted), wanted), **rates)
+    rows[_key(wanted)] = row
+    if not _given(row):
+        del rows[_key(wanted)]
+    return msgspec.structs.replace(prices, conditional=tuple(rows.values()))
 
 
 def merged(old: Prices, new: Prices) -> Prices:

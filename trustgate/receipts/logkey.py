@@ -107,7 +107,7 @@ def load_log_key(path: Path) -> LogKey:
             hint="Make the user who runs TrustGate its owner, or put it back from your backup.",
         ) from error
     try:
-        key = LogKey.parse(data[:_MAX_FILE_BYTES].decode("utf-8-sig", "replace").rstrip("\r\n"))
+        key = LogKey.parse(data[:_MAX_FILE_BYTES].decode("utf-8-sig", "replace").removesuffix("\n").removesuffix("\r"))
     except ValueError as error:
         raise HomeUnusable(f"The log's key {path} is damaged: {error}.", hint="Put it back from your backup.") from None
     if mode & 0o077:
