@@ -215,6 +215,36 @@ class Exchange:
         elif head or body:
             await self._connection.write(head + body)
 
+    async def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer: what ``send`` does with the messages of its head and its body."""
+        fields = render_fields(headers)
+        connection = self._connection
+        if (
+            not (self._keeps and self._may_chunk and self._has_body and self.is_whole and not self.unread)
+            or self._has_begun
+            or self._sent_early
+            or self._start is not None
+            or self._door.closing
+            or self.is_done
+            or status in _BODILESS
+            or b"connection: " in fields
+            or b"content-length: " in fields
+        ):
+            await self.send(
+                {"type": "http.response.start", "status": status, "headers": headers, BODY_FOLLOWS: True},
+            )
+            await self.send({"type": "http.response.body", "body": body})
+            return
+        self._has_begun = True
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        await connection.write(
+            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (line, fields, len(body), self._door.date(), body)
+        )
+        if not self.is_done:
+            self.is_done = True
+            self.wake()
+            connection.ended(keeps=not self._door.closing)
+
     def _send_head(self) -> None:
         if self._start is not None and not self._connection.lost:
             self._connection.transport.write(self._head(None))

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Scope
 from trustgate.errors import InvalidRequest
 from trustgate.http.exchange import Exchange
 from trustgate.http.parser import HTTP2_PREFACE, InvalidHttp, RequestHead, find_head_end, head_too_slow, read_head
-from trustgate.http.sending import WHOLE_BODY, error_body
+from trustgate.http.sending import EXCHANGE, error_body
 from trustgate.http.starts import Starts
 from trustgate.http.timeouts import ConnectionTimeouts
 
@@ -257,7 +257,7 @@ class Connection(asyncio.Protocol):
             "client": self._client,
             "server": self._server,
             "state": {},
-            "extensions": {WHOLE_BODY: exchange.take_whole},
+            "extensions": {EXCHANGE: exchange},
         }
 
     def _is_ahead(self) -> bool:

@@ -14,8 +14,8 @@ Headers = list[tuple[bytes, bytes]]
 
 #: In the message of a response's head: its whole body comes with the next message, at once.
 BODY_FOLLOWS = "trustgate.body_follows"
-#: Among a request's extensions: gives its body where all of it is here, else None. See ``Exchange.take_whole``.
-WHOLE_BODY = "trustgate.whole_body"
+#: Among a request's extensions: its ``Exchange``, which gives and takes a whole body at once.
+EXCHANGE = "trustgate.exchange"
 
 _JSON = (b"content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode

@@ -20,7 +20,7 @@ from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody, LargeBodyR
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.arrival import too_large
 from trustgate.gateway.path.shares import Shares
-from trustgate.http.sending import WHOLE_BODY
+from trustgate.http.sending import EXCHANGE
 from trustgate.settings import ServeSettings
 
 
@@ -102,8 +102,8 @@ async def read_json(
     """
     room.expect(declared)
     if 0 < declared <= DIRECT_BYTES and declared <= max_body_bytes:
-        take_whole = scope.get("extensions", {}).get(WHOLE_BODY)
-        body: bytes | None = None if take_whole is None else take_whole()
+        exchange = scope.get("extensions", {}).get(EXCHANGE)
+        body: bytes | None = None if exchange is None else exchange.take_whole()
         if body is not None:  # as it is nearly always: no time limit need be set
             room.take(len(body))
             return body

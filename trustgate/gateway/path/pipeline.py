@@ -107,7 +107,7 @@ class Pipeline:
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
         arrival = Arrival.of(scope, trusts_id=self._settings.serve.trust_request_id)
-        reply = Reply(send, arrival.request_id, endpoint.dialect)
+        reply = Reply(send, arrival.request_id, endpoint.dialect, scope.get("extensions", {}))
         delivery = Delivery(reply)
         error: TrustGateError | None = None
         try:

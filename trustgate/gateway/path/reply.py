@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from starlette.types import Send
 
 from trustgate.access.quota import Rate
 from trustgate.errors import TrustGateError
 from trustgate.gateway.api.dialects import Dialect
-from trustgate.http.sending import Headers, send_body, send_error
+from trustgate.http.sending import EXCHANGE, Headers, send_body, send_error
 
 _REFUSAL_TIMEOUT_S = 5.0
+
+SendWhole = Callable[[int, Headers, bytes], Awaitable[None]]
 
 
 class ResponseRecorder(Protocol):
@@ -29,12 +33,20 @@ class Reply:
     connected."""
 
     __slots__ = (
-        *("_dialect", "_now", "_send", "gone", "headers", "is_raw"),
+        *("_dialect", "_now", "_send", "_send_whole", "gone", "headers", "is_raw"),
         *("recorder", "request_id", "sequence", "started", "waiting_since"),
     )
 
-    def __init__(self, send: Send, request_id: bytes, dialect: Dialect) -> None:
+    def __init__(
+        self, send: Send, request_id: bytes, dialect: Dialect, extensions: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """``extensions``: the request's."""
         self._send = send
+        exchange = extensions.get(EXCHANGE)
+        #: Sends a whole answer, unless what is sent is to be seen by others first (CORS).
+        self._send_whole: SendWhole | None = None
+        if exchange is not None and send == exchange.send:
+            self._send_whole = exchange.send_whole
         self._dialect = dialect
         self.request_id = request_id
         self.headers: Headers = [(b"x-request-id", request_id)]
@@ -61,7 +73,11 @@ class Reply:
         if not self.gone:
             self.started = True
             self.waiting_since = self._now()
-            await send_body(self._send, status, [(b"content-type", content_type), *self.headers], body)
+            headers = [(b"content-type", content_type), *self.headers]
+            if self._send_whole is None:
+                await send_body(self._send, status, headers, body)
+            else:
+                await self._send_whole(status, headers, body)
             self.waiting_since = None
 
     async def replay(self, status: int, headers: Headers, body: bytes) -> None:

@@ -109,6 +109,14 @@ def frame_data(frame: bytes) -> bytes | None:
     return _last_field(frame, b"error:")
 
 
+def frame_parts(frame: bytes) -> tuple[bytes, str | None]:
+    """Returns the payload of a frame (``frame_data``), b"" where it has none, and the name of its event."""
+    if frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2 and b"\r" not in frame:
+        # The usual case: one line of data, ended by a blank line.
+        return frame[6:-2], None
+    return frame_data(frame) or b"", frame_event(frame)
+
+
 def frame_event(frame: bytes) -> str | None:
     """Returns the name in a frame's ``event:`` line, the last of them; None for a frame without one.
 

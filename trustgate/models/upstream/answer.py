@@ -15,7 +15,7 @@ from trustgate.errors import UpstreamFailed
 from trustgate.models.metering.answer import Failure
 from trustgate.models.metering.chunks import FrameKind, StreamMeter
 from trustgate.models.metering.lenient import read_json
-from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
+from trustgate.models.metering.sse import SseScanner, frame_data, frame_parts
 from trustgate.models.metering.whole import Reported
 from trustgate.models.upstream.failures import translate
 from trustgate.models.upstream.targets import Target
@@ -155,9 +155,10 @@ class EventStream:
         feed = self.meter.feed
         read: list[Frame] = []
         for frame in frames:
-            kind = feed(frame_data(frame) or b"", frame_event(frame))
+            data, event = frame_parts(frame)
+            kind = feed(data, event)
             read.append((kind, frame))
-            if kind in FAILED:
+            if kind is FrameKind.ERROR or kind is FrameKind.FAILED:
                 # Nothing behind it counts: not even the end of the stream.
                 break
         return read

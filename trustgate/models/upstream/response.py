@@ -7,7 +7,7 @@ Everything else is left to aiohttp's parser, which is lenient (``protocol``). Bo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -24,6 +24,7 @@ MAX_HEADERS = 2_000
 AHEAD_BYTES = 128 * 1024
 
 _BODILESS = frozenset({204, 304})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Closable(Protocol):
@@ -47,6 +48,11 @@ class Fields(Mapping[str, str]):
     def __init__(self, found: list[tuple[bytes, bytes]]) -> None:
         self._values = {name.lower(): value for name, value in reversed(found)}
 
+    @property
+    def framing(self) -> tuple[bytes | None, bytes | None]:
+        """Content-Length and Transfer-Encoding."""
+        return self._values.get(b"content-length"), self._values.get(b"transfer-encoding")
+
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower().encode("latin-1", "replace")].decode("utf-8", "surrogateescape")
 
@@ -66,7 +72,7 @@ class Response:
 
     __slots__ = (
         *("_connection", "_error", "_is_paused", "_loop", "_parts", "_silence_s", "_size", "_timer", "_waiter"),
-        *("_waits_since", "headers", "is_whole", "status_code"),
+        *("_waits_since", "append", "headers", "is_whole", "status_code"),
     )
 
     def __init__(self, status: int, headers: Fields, connection: Held, silence_s: float) -> None:
@@ -77,6 +83,9 @@ class Response:
         self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
+        #: Takes a piece of the body.
+        self.append = self._parts.append
+        #: How much came since something was taken, bytes.
         self._size = 0
         self._is_paused = False
         #: The body has come to its end, all of it may not have been taken yet.
@@ -89,10 +98,9 @@ class Response:
 
     # what the connection calls
 
-    def add(self, data: bytes) -> None:
-        """A piece of the body has come."""
-        self._parts.append(data)
-        self._size += len(data)
+    def has_come(self, size: int) -> None:
+        """So many bytes have come, and what they hold of the body was taken in."""
+        self._size += size
         if self._size > AHEAD_BYTES and not self._is_paused:
             self._is_paused = True
             self._connection.hold_back()
@@ -122,10 +130,13 @@ class Response:
 
     def take(self) -> bytes:
         """What has come of the body and was not taken yet."""
-        parts, self._parts = self._parts, []
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
         self._size = 0
-        self._resume()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._is_paused:
+            self._resume()
+        return data
 
     def _resume(self) -> None:
         if self._is_paused:
@@ -224,7 +235,7 @@ class _NotOrdinary(Exception):
 class Reader:
     """Reads the responses of one connection, one after another, with one parser."""
 
-    __slots__ = ("_connection", "_found", "_has_more", "_keeps_alive", "_parser", "_response", "_silence_s")
+    __slots__ = ("_append", "_connection", "_found", "_has_more", "_keeps_alive", "_parser", "_response", "_silence_s")
 
     def __init__(self, connection: Held, silence_s: float) -> None:
         self._connection = connection
@@ -232,6 +243,7 @@ class Reader:
         self._parser = self._new_parser()
         self._found: list[tuple[bytes, bytes]] = []
         self._response: Response | None = None
+        self._append: Callable[[bytes], None] = self._drop
         #: Something came behind the end of the response.
         self._has_more = False
         self._keeps_alive = False
@@ -263,7 +275,12 @@ class Reader:
         except (HttpParserError, HttpParserUpgrade):
             self._has_more = True
             response.fail(UpstreamFailed("The upstream's response is not valid HTTP/1.1."))
+        if not response.is_whole:
+            response.has_come(len(data))
         response.wake()
+
+    def _drop(self, data: bytes) -> None:
+        """Take in what belongs to no response."""
 
     def _new_parser(self) -> HttpResponseParser:
         parser = HttpResponseParser(self)
@@ -290,22 +307,21 @@ class Reader:
         found, status = self._found, self._parser.get_status_code()
         if self._response is not None or status in _BODILESS or len(found) > MAX_HEADERS:
             raise _NotOrdinary
-        framing = [
-            (name, value)
-            for name, value in found
-            if len(name) in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding")
-        ]
-        if len(framing) != 1:
+        headers = Fields(found)
+        length, coding = headers.framing
+        if (length is None) == (coding is None):
             raise _NotOrdinary
-        [(name, value)] = framing
-        if not (value.isdigit() if len(name) == 14 else value.lower() == b"chunked"):
+        if coding is not None and coding.lower() != b"chunked":
             raise _NotOrdinary
-        self._response = Response(status, Fields(found), self._connection, self._silence_s)
+        if length is not None and not length.isdigit():
+            raise _NotOrdinary
+        if len(headers) != len(found) and sum(name.lower() in _FRAMING for name, _ in found) != 1:
+            raise _NotOrdinary
+        response = self._response = Response(status, headers, self._connection, self._silence_s)
+        self._append = response.append
 
     def on_body(self, data: bytes) -> None:
-        assert self._response is not None
-        if not self._response.is_whole:
-            self._response.add(data)
+        self._append(data)
 
     def on_message_complete(self) -> None:
         assert self._response is not None
