@@ -20,7 +20,7 @@ from trustgate.gateway.views.openapi import document
 from trustgate.types import ENDPOINTS as NAMES
 
 #: Nothing is sold here, and there is no such tile.
-_NOT_THERE = ("/log/tile/{path}", "/.well-known/x402", "/.well-known/x402.json")
+_NOT_THERE = ("/v1/credit-webhooks/{form}", "/log/tile/{path}", "/.well-known/x402", "/.well-known/x402.json")
 _WORDS_WHERE_IDS_ARE = ("/v1/responses/input_tokens", "/v1/responses/compact")
 
 

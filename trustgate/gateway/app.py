@@ -22,6 +22,7 @@ from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.pipeline import Pipeline
 from trustgate.gateway.views.account import Reads
+from trustgate.gateway.views.credit_webhooks import CreditWebhooks
 from trustgate.gateway.views.credits import Credits
 from trustgate.gateway.views.discovery import Discovery
 from trustgate.gateway.views.health import Health
@@ -97,12 +98,13 @@ def make_app(
     metrics: Metrics,
     page: Page,
     storefront: Storefront,
+    webhooks: CreditWebhooks,
     extra: Sequence[BaseRoute] = (),
     cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
     """``cors_origins``: whose web pages browsers let call the gateway; none unless said."""
     routes = [
-        *make_routes(pipeline, reads, credit, payments, statements, health, log, metrics, page, storefront),
+        *make_routes(pipeline, reads, credit, payments, statements, health, log, metrics, page, storefront, webhooks),
         *extra,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
@@ -132,6 +134,7 @@ def make_routes(
     metrics: Metrics,
     page: Page,
     storefront: Storefront,
+    webhooks: CreditWebhooks,
 ) -> list[BaseRoute]:
     """Returns what is served to the public; ``/openapi.json`` describes each of them."""
     endpoints = [
@@ -146,6 +149,7 @@ def make_routes(
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
         Route("/v1/credits", reads.app(credit.show), methods=["GET"]),
         Route("/v1/credits", _Plain(credit.top_up), methods=["POST"]),
+        Route("/v1/credit-webhooks/{form}", _Plain(webhooks), methods=["POST"]),
         Route("/v1/payments", reads.app(payments.list), methods=["GET"]),
         Route("/v1/payments/{payment}", reads.app(payments.show, takes_keyless=True), methods=["GET"]),
         Route("/v1/receipts", reads.app(reads.receipts), methods=["GET"]),

@@ -18,6 +18,7 @@ from trustgate.admin.budget_counts import rebuild as rebuild_budgets
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
 from trustgate.admin.context import AdminContext, new_pseudonym_key
 from trustgate.admin.local import LocalAdmin
+from trustgate.admin.money import TenantCredit
 from trustgate.admin.prices import price_findings
 from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.api.endpoints import Endpoint
@@ -339,6 +340,7 @@ class Server:
         from trustgate.admin.routes import admin_routes
         from trustgate.gateway.app import make_app
         from trustgate.gateway.views.account import Reads
+        from trustgate.gateway.views.credit_webhooks import CreditWebhooks
         from trustgate.gateway.views.health import Health
         from trustgate.gateway.views.log import Transparency
         from trustgate.gateway.views.page import Page
@@ -372,9 +374,18 @@ class Server:
             self.metrics,
             Page(self.gateway_status.page, lambda: self.settings.serve.page),
             storefront,
+            CreditWebhooks(self._add_credit, self._credit_secrets),
             extra,
             settings.serve.cors_origins,
         )
+
+    def _credit_secrets(self) -> dict[str, tuple[str, ...]]:
+        return self.settings.credit_secrets()
+
+    async def _add_credit(self, tenant: str, nano_usd: int, reference: str) -> tuple[str, bool]:
+        """Returns the receipt of the credit, and whether it had been added before. Raises as ``tenant credit``."""
+        change = await self.admin.execute(TenantCredit(tenant=tenant, add_nano_usd=nano_usd, reference=reference))
+        return change.receipt, change.repeated
 
     def admin_app(self) -> ASGIApp:
         from starlette.applications import Starlette

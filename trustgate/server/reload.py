@@ -22,7 +22,7 @@ RELOADED = frozenset(
     (
         *("serve.max_body_bytes", "serve.max_upload_bytes", "serve.body_timeout_s", "serve.stall_timeout_s"),
         *("serve.max_concurrent_requests", "serve.request_timeout_s", "serve.trust_request_id", "serve.page"),
-        *("upstream.*", "anchor.*", "metrics.*", "notify.*", "receipts.checkpoint_every_s", "log.*"),
+        *("upstream.*", "anchor.*", "metrics.*", "notify.*", "credit.*", "receipts.checkpoint_every_s", "log.*"),
     )
 )
 
@@ -84,7 +84,7 @@ class SettingsReload:
             raise Conflict("This server's settings cannot be read again.", hint="Restart it.")
         async with self._one_at_a_time:
             new = await asyncio.to_thread(self._load)
-            for read_key in (new.upstream_key, new.metrics_key):
+            for read_key in (new.upstream_key, new.metrics_key, new.credit_secrets):
                 read_key()
             changed = differences(self.settings, new)
             self.settings = adopted(self.settings, new)

@@ -101,6 +101,7 @@ async def serve(
     settings.upstream_key()
     settings.admin_key()
     settings.metrics_key()
+    settings.credit_secrets()
     if settings.otlp.endpoint:
         settings.otlp_headers()
         from trustgate.telemetry import check_installed

@@ -16,6 +16,7 @@ from trustgate.settings.environment import read_headers_variable, read_secret_fi
 from trustgate.settings.sections import (
     AdminSettings,
     AnchorSettings,
+    CreditSettings,
     JournalSettings,
     LogSettings,
     MetricsSettings,
@@ -44,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     receipts: ReceiptSettings = ReceiptSettings()
     anchor: AnchorSettings = AnchorSettings()
     payment: PaymentSettings = PaymentSettings()
+    credit: CreditSettings = CreditSettings()
     admin: AdminSettings = AdminSettings()
     metrics: MetricsSettings = MetricsSettings()
     otlp: OtlpSettings = OtlpSettings()
@@ -191,6 +193,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def metrics_key(self) -> str | None:
         """Returns the key that ``/metrics`` asks for; None: it asks for none. Raises ``SettingsError``."""
         return None if self.metrics.key_env is None else read_secret_variable(self.metrics.key_env)
+
+    def credit_secrets(self) -> dict[str, tuple[str, ...]]:
+        """Returns the secrets of the credit webhooks that are switched on, by form. Raises ``SettingsError``."""
+        named = {"stripe": self.credit.stripe_secret_env, "standard": self.credit.webhook_secret_env}
+        return {
+            form: tuple(part for part in read_secret_variable(name).split(",") if part)
+            for form, name in named.items()
+            if name is not None
+        }
 
     def otlp_headers(self) -> dict[str, str]:
         """Returns the headers for every request to the collector. Raises ``SettingsError``."""

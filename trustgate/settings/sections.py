@@ -314,6 +314,28 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ("model",)
 
 
+class CreditSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[credit]``: webhooks by which a shop or a bank's script adds credit to tenants' balances."""
+
+    stripe_secret_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds the signing secret of a Stripe webhook (two "
+            "while one is replaced, with a comma between); paid checkouts are then booked at "
+            "POST /v1/credit-webhooks/stripe.",
+            examples=["STRIPE_WEBHOOK_SECRET"],
+        ),
+    ] = None
+    webhook_secret_env: Annotated[
+        str | None,
+        Meta(
+            description="The same for a sender of your own, which signs as Standard Webhooks has it: "
+            "POST /v1/credit-webhooks/standard.",
+            examples=["CREDIT_WEBHOOK_SECRET"],
+        ),
+    ] = None
+
+
 class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[otlp]``: traces and metrics, sent to an OpenTelemetry collector; this needs the extra ``otlp``."""
 
@@ -399,6 +421,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "receipts": ReceiptSettings,
     "anchor": AnchorSettings,
     "payment": PaymentSettings,
+    "credit": CreditSettings,
     "admin": AdminSettings,
     "metrics": MetricsSettings,
     "otlp": OtlpSettings,

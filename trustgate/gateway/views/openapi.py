@@ -82,6 +82,15 @@ _ROUTES = (
         refusals=(400, 401, 402, 403, 405, 408, 409, 413, 429, 503),
     ),
     _Route(
+        path="/v1/credit-webhooks/{form}",
+        method="post",
+        tag="payments",
+        summary="Signed events of a shop (stripe, standard) that add credit; 404 unless the operator takes them.",
+        body=_OBJECT,
+        needs_key=False,
+        refusals=(400, 401, 404, 405, 408, 409, 413, 503),
+    ),
+    _Route(
         path="/v1/payments",
         tag="payments",
         summary="List the payments of the caller's tenant, the newest first.",
