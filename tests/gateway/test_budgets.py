@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import httpx
 
 from tests.conftest import GatewayFactory
 from tests.gateway.conftest import HELLO, SignUp, Tenant
@@ -73,6 +76,56 @@ def test_of_many_at_once_exactly_the_budget_passes(
     assert (answers.count(200), answers.count(429)) == (50, 350)
     assert standing(gateway, "fifty")["used"] == 50
     gateway.cli("budget", "remove", "fifty")
+
+
+def test_after_kill_9_in_mid_traffic_budgets_are_what_the_receipts_say(
+    make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp
+) -> None:
+    gateway = make_gateway(upstream=upstream.api_url).start()
+    tenants = [sign_up(gateway), sign_up(gateway)]
+    for name, terms in (
+        ("most", ("--requests", "90", "--per", "total")),
+        ("rolling", ("--tokens", "1000000", "--per", "1h")),
+        ("monthly", ("--tokens", "1000000", "--per", "month", "--each", "key", "--soft")),
+    ):
+        gateway.cli("budget", "add", name, *terms, *_for(tenants))
+    enough = threading.Semaphore(0)
+
+    def ask_on(tenant: Tenant) -> int:
+        answered = 0
+        with tenant.client(tenant.secret) as client:
+            while True:
+                try:
+                    answer = client.post("/v1/chat/completions", json={"model": "gpt-4o", "messages": HELLO})
+                except httpx.TransportError:
+                    return answered
+                answered += answer.status_code == 200
+                enough.release()
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(ask_on, tenants[number % 2]) for number in range(8)]
+        for _ in range(40):
+            assert enough.acquire(timeout=30)
+        gateway.kill()
+        acknowledged = sum(client.result() for client in clients)
+    gateway.start()
+
+    counted = [receipt for tenant in tenants for receipt in tenant.receipts() if receipt["finish"] != "refused"]
+    tokens = {tenant.key_id: 0 for tenant in tenants}
+    for receipt in counted:
+        tokens[receipt["key"]] += receipt["prompt_tokens"] + receipt["completion_tokens"]
+    assert 40 <= acknowledged <= len(counted) < 90
+    standings = gateway.cli_json("budget")["budgets"]
+    assert all(each["held"] == 0 for each in standings)
+    assert {(each["name"], each["subject"]): each["used"] for each in standings} == {
+        ("most", ""): len(counted),
+        ("rolling", ""): sum(tokens.values()),
+        **{("monthly", key_id): amount for key_id, amount in tokens.items()},
+    }
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: tenants[number % 2].chat().status_code, range(100)))
+    assert answers.count(200) == 90 - len(counted)
+    assert gateway.cli_json("doctor", "--books")["ok"]
 
 
 def _for(tenants: list[Tenant]) -> list[str]:

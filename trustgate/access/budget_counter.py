@@ -41,15 +41,20 @@ class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UseCell:
-    __slots__ = ("end", "held", "is_open", "start", "used")
+    __slots__ = ("end", "held", "is_open", "start", "until", "used")
 
-    def __init__(self, start: int, end: int) -> None:
-        self.start = start
-        self.end = end
+    def __init__(self, span: Span, start: int) -> None:
+        self.place(span, start)
         self.used = 0
         self.held = 0
         #: False once it has ended: what is settled later counts nowhere.
         self.is_open = True
+
+    def place(self, span: Span, start: int) -> None:
+        """It takes what is used from ``start`` on and before ``until``, which counts until ``end``."""
+        self.start = start
+        self.end = span.end(start)
+        self.until = start + span.cell_us if span.is_rolling else self.end
 
 
 class BudgetCounter:
@@ -86,6 +91,10 @@ class BudgetCounter:
     def at(self, at_us: int, clock: Callable[[], int]) -> UseCell:
         """Returns the cell to count in what is admitted now and arrived at ``at_us``."""
         cells, span = self.cells, self.of.span
+        if cells:  # nearly always the newest is the one, and there is no date to work out
+            newest = cells[-1]
+            if newest.start <= at_us < newest.until and cells[0].end > at_us:
+                return newest
         self.turn(at_us)
         start = span.start(at_us)
         if cells and cells[-1].start > start:
@@ -100,10 +109,10 @@ class BudgetCounter:
                 place -= 1
             if place and cells[place - 1].start == start:
                 return cells[place - 1]
-            cells.insert(place, UseCell(start, span.end(start)))
+            cells.insert(place, UseCell(span, start))
             return cells[place]
         if not cells or cells[-1].start != start:
-            cells.append(UseCell(start, span.end(start)))
+            cells.append(UseCell(span, start))
         return cells[-1]
 
     def turn(self, at_us: int) -> None:
@@ -126,10 +135,9 @@ class BudgetCounter:
             self.next_notice = next_step_at(budget, self.amount, self.noticed)
 
     def _set_back(self, start: int) -> None:
-        end = self.of.span.end(start)
         for cell in self.cells:
             if cell.start > start:
-                cell.start, cell.end = start, end
+                cell.place(self.of.span, start)
 
     def change_amount(self, amount: int) -> None:
         self.amount = amount
@@ -149,7 +157,8 @@ class BudgetCounter:
         span = self.of.span
         if span.is_rolling:
             return self.cells[0].end if self.cells else None
-        end = span.end(span.start(at_us))
+        newest = self.cells[-1] if self.cells else None
+        end = newest.end if newest is not None and newest.end > at_us else span.end(span.start(at_us))
         return end if end < NEVER_US else None
 
     def standing(self, at_us: int) -> BudgetStanding:
