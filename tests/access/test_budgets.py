@@ -221,6 +221,16 @@ def test_a_rolling_step_is_told_again_when_use_had_gone_below_it() -> None:
     assert [(event.at_us - NOON) // MINUTE for event in events] == [0, 95, 200]
 
 
+def test_a_rolling_step_is_told_once_a_span_however_often_it_is_passed() -> None:
+    events: list[BudgetEvent] = []
+    now = [NOON]
+    budgets = having(budget(2, "3600s", notice_at_percent=(100,)), clock=lambda: now[0], events=events)
+    for minutes in (0, 50, 63, 140, 150):
+        now[0] = NOON + minutes * MINUTE
+        take(budgets, now=now[0]).post(1, 1)
+    assert [(event.at_us - NOON) // MINUTE for event in events] == [50, 150], "at 63 it was there again, 13 min later"
+
+
 def test_a_clock_that_ran_ahead_and_came_back_locks_nobody_out() -> None:
     for span, most in (("minute", MINUTE), ("month", 31 * DAY), ("3600s", HOUR + MINUTE)):
         now = [NOON]
@@ -242,6 +252,15 @@ def test_a_request_that_waited_does_not_turn_a_budget_back() -> None:
     take(budgets, now=NOON + MINUTE)
     with pytest.raises(RateLimited):
         take(budgets, now=NOON + MINUTE - SECOND)
+
+
+def test_a_request_that_waited_counts_in_the_span_that_runs() -> None:
+    now = [NOON + MINUTE]
+    budgets = having(budget(2, "minute"), clock=lambda: now[0])
+    take(budgets, now=now[0])
+    take(budgets, now=NOON + MINUTE - SECOND)
+    with pytest.raises(RateLimited):
+        take(budgets, now=now[0] + SECOND)
 
 
 def test_what_is_held_is_settled_in_the_span_it_was_taken_in_or_nowhere() -> None:
@@ -312,7 +331,7 @@ def test_calendar_spans_are_those_of_the_calendar(name: str, moment_us: int) -> 
         assert _calendar_start(name, end) == end and span.start(span.end(start) - 1) == start
 
 
-_SPANS = [*CALENDAR, "total", "7s", "90s", "3600s", "86400s"]
+_SPANS = [*CALENDAR, "total", "7s", "61s", "90s", "3600s", "86400s"]
 #: One request: seconds since the one before, tokens held, tokens used (None: it was not served).
 _requests = st.lists(
     st.tuples(
