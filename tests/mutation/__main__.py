@@ -31,6 +31,9 @@ from tests.mutation.mutants import Mutant, mutants_of
 #: The files that hold the promises, and the tests that should notice a change in them, the quickest first.
 TESTS: dict[str, tuple[str, ...]] = {
     "access/quota.py": ("tests/access/test_quota.py",),
+    "access/budgets.py": ("tests/access/test_budgets.py",),
+    "access/budget_counter.py": ("tests/access/test_budgets.py",),
+    "access/spans.py": ("tests/access/test_budgets.py",),
     "access/plans.py": ("tests/access/test_plans.py", "tests/gateway/test_path.py"),
     "access/directory.py": ("tests/access/test_directory.py", "tests/admin/test_admin.py"),
     "receipts/log.py": ("tests/receipts/test_log.py", "tests/gateway/test_order.py", "tests/gateway/test_log.py"),

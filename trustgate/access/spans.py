@@ -78,7 +78,9 @@ class Span(msgspec.Struct, frozen=True):
         """
         start_us = self.start(at_us)
         if self.cell_us:
-            return start_us - self.length_us, start_us + self.cell_us
+            # The oldest cell that has not ended; where no number of cells makes the span, cells end within others.
+            oldest_us = self.start(at_us - self.cell_us - self.length_us) + self.cell_us
+            return oldest_us, start_us + self.cell_us
         return start_us, self.end(start_us)
 
     def __str__(self) -> str:
