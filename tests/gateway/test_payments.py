@@ -505,11 +505,26 @@ def test_killed_after_it_settled_and_before_the_end_of_the_answer(market: Market
 
 def test_after_a_restart_a_used_payment_stays_used(market: Market, customer: Customer) -> None:
     paying = customer.pay(customer.chat())
-    assert customer.chat(paying).status_code == 200
+    first = customer.chat(paying)
+    assert first.status_code == 200
     market.gateway.stop()
     market.gateway.start()
+    asked = len(market.upstream.requests)
+    again = customer.chat(paying)
+    assert (again.status_code, again.json()) == (200, first.json()), "the kept answer"
+    assert len(market.upstream.requests) == asked
+    kept = b"".join(path.read_bytes() for path in (market.gateway.home / "answers").iterdir())
+    assert first.content not in kept
+    assert b"choices" not in kept
+
+
+def test_a_retry_is_told_that_the_answer_was_too_large_to_keep(market: Market, customer: Customer) -> None:
+    market.upstream.script(Reply.chat("long " * 1_000_000))
+    paying = customer.pay(customer.chat())
+    assert len(customer.chat(paying).content) > 4 * 1024 * 1024
     used = customer.chat(paying)
     assert (used.status_code, used.json()["error"]["code"]) == (409, "payment_already_used")
+    assert "larger than" in used.json()["error"]["message"]
 
 
 # the balance

@@ -13,6 +13,7 @@ import pytest
 from tests.support.shop import FAILS, LOSES_ANSWER, OFFER, Shop, order, signed, terms
 from trustgate.errors import ChainError, PaymentRequired, Unavailable
 from trustgate.payment.cashier import Cashier
+from trustgate.payment.credit import append_credit
 from trustgate.payment.interfaces import Settlement
 from trustgate.payment.networks import SOLANA_DEVNET
 from trustgate.payment.order import Order
@@ -148,6 +149,24 @@ async def test_a_payment_refused_for_its_fee_payer_puts_the_offer_in_doubt(
         await cashier.admit(order(PRICE, paying=signed(AMOUNT)))
     await cashier.close()
     assert len(heard) == doubts
+
+
+async def test_twelve_prepaid_requests_at_once_overdraw_by_one_overshoot_at_most(shop: Shop) -> None:
+    """The upstream keeps to no bound: each uses three times its worst case. All are served, one debt is made."""
+    await shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=0)
+    shop.balances.change("tenant_1", 11 * PRICE)
+    append_credit(shop.log, "tenant_1", credited_nano_usd=11 * PRICE)
+    orders = [order(PRICE, body=str(number).encode()) for number in range(12)]
+    sales = [await shop.cashier.admit(each) for each in orders]
+    for each, sale in zip(orders, sales, strict=True):
+        assert isinstance(sale, Sale)
+        async with sale:
+            await sale.settle()
+            shop.receipt(each, sale, 3 * PRICE)
+    assert shop.balances.balance("tenant_1") == -2 * PRICE
+    charged = sum(receipt.charged_nano_usd for receipt in await shop.receipts())
+    assert charged == 14 * PRICE, "what receipts say is what was taken"
+    shop.paper.path.write_text(shop.paper.path.read_text() + f"operator tenant_1 {11 * PRICE}\n")
 
 
 class Deaf:

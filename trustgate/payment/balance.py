@@ -33,12 +33,20 @@ class BalanceHold:
         self._amount = amount
         figures.held += amount
 
-    def settle(self, charged_nano_usd: int) -> None:
-        """Take what was used; what was held beyond it is free again."""
+    def settle(self, used_nano_usd: int) -> int:
+        """Take what was used; what was held beyond it is free again.
+
+        What was used beyond the hold is taken only while nothing is lacking for all that is held: of requests that run
+        at once, and that all use more than their worst case, one can bring the balance below zero, the others cannot
+        bring it further. Returns what was taken; 0 where the hold was settled before.
+        """
         figures, self._figures = self._figures, None
-        if figures is not None:
-            figures.held -= self._amount
-            figures.balance -= charged_nano_usd
+        if figures is None:
+            return 0
+        taken = used_nano_usd if figures.balance >= figures.held else min(used_nano_usd, self._amount)
+        figures.held -= self._amount
+        figures.balance -= taken
+        return taken
 
 
 class Balances:

@@ -58,6 +58,7 @@ class Cashier:
         unsettled_per_payer: int = 2,
         contact: str = "",
         on_doubt: Callable[[], None] = lambda: None,
+        answers: Answers | None = None,
     ) -> None:
         """``public_url``: what clients call the gateway, without a slash at its end.
 
@@ -69,7 +70,7 @@ class Cashier:
         self.ledger = ledger
         self.balances = balances
         self.log = log
-        self.answers = Answers()
+        self.answers = answers or Answers()
         self._facilitators = facilitators
         self._public_url = public_url
         self._contact = contact
@@ -177,7 +178,7 @@ class Cashier:
         if existing.request_sha256 != order.request_sha256:
             what = "payment" if existing.key == payment.key else "payment identifier"
             raise Conflict(f"This {what} was used for another request.", code="payment_already_used", retryable=False)
-        recorded = self.answers.find(existing.id)
+        recorded = self.answers.find(existing.id, order.answer_key)
         if recorded is not None:
             return recorded
         if existing.state == "credited" and order.tops_up:
@@ -186,7 +187,7 @@ class Cashier:
             return await self._on_own_credit(order, existing)
         if existing.state in ("delivered", "credited"):
             raise Conflict(
-                "This payment has been used, and its answer is no longer kept.",
+                f"This payment has been used, and {self.answers.why_gone(existing.id)}.",
                 code="payment_already_used",
                 retryable=False,
             )
@@ -237,7 +238,7 @@ class Cashier:
         """
         while (key := self._left.get(order.request)) is not None and (running := self._active.get(key)) is not None:
             await running.wait()
-        owed = self.answers.take_owed(order.request)
+        owed = self.answers.take_owed(order.request, order.answer_key)
         if owed is None:
             for payment in self._undecided.values():
                 if request_of(payment) == order.request:

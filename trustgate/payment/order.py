@@ -34,6 +34,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     #: The worst case.
     price_nano_usd: int
     presented: Presented | None
+    #: What its kept answer is encrypted with; b"": the answer is kept in memory alone.
+    answer_key: bytes = b""
     #: It buys nothing but balance, so the balance is not drawn on.
     tops_up: bool = False
     #: The endpoint is one that costs something. One whose price is 0 is refused while the balance is below zero.

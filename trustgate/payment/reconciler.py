@@ -46,12 +46,13 @@ class Reconciler:
         is_active: Callable[[Payment], bool] = lambda payment: False,
         on_decided: Callable[[Payment], None] = lambda payment: None,
         settle_again: Callable[[Payment], Awaitable[Settlement]] | None = None,
+        on_round: Callable[[], None] = lambda: None,
     ) -> None:
         """``is_active``: whether a running request has a payment, which is then left to it.
 
         ``settle_again``: asks the facilitator once more to settle a payment that no node can tell of. What was signed
         moves money once, so it changes nothing but what is known, or collects what was authorized. Only that it settled
-        is believed: a refusal may be of the second time alone.
+        is believed: a refusal may be of the second time alone. ``on_round``: is called with every round of ``run``.
         """
         self._store = store
         self._ledger = ledger
@@ -64,6 +65,7 @@ class Reconciler:
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._at_once = asyncio.Semaphore(_LOOKS_MOST)
         self._settle_again = settle_again
+        self._on_round = on_round
         #: When the facilitator is asked again, and how long after that, seconds (monotonic), by the payment's id.
         self._asks: dict[str, tuple[float, float]] = {}
         #: Why the chain could not say, by the payment's id; of the last look.
@@ -92,6 +94,7 @@ class Reconciler:
                 await self.reconcile()
             except TrustGateError as error:
                 _logger.warning("payments cannot be looked up: %s", error.message)
+            self._on_round()
             await asyncio.sleep(every_s)
 
     async def reconcile(self) -> list[Payment]:

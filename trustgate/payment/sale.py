@@ -190,7 +190,7 @@ class Sale:
         elif self._hold is None:
             self._cashier.balances.change(self._order.tenant_id, -charged_nano_usd)
         else:
-            self._hold.settle(charged_nano_usd)
+            charged_nano_usd = self._hold.settle(charged_nano_usd)
         if settled is not None:
             self._is_recorded = True
             self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)
@@ -250,23 +250,34 @@ class Sale:
             self.credit()
         if self._hold is not None:
             self._hold.settle(0)
-        recorded = self.recorder.recorded() if self.recorder is not None and self.is_settled else None
-        if recorded is not None:
-            self._cashier.answers.keep(self.payment.id, recorded)
-            if self._has_left and not self._order.is_keyless:
-                self._cashier.answers.owe(self._order.request, self.payment.id)
+        is_kept = self.is_settled and self._keep_answer(self.payment)
+        if is_kept and self._has_left and not self._order.is_keyless:
+            self._cashier.answers.owe(self._order.request, self.payment.id)
         if self.payment.state == "reserved":
             self._cashier.give_up(self.payment)
         else:
             # What is behind the response is in the store's queue already, before whatever a waiting retry asks.
             self._cashier.finished(self.payment)
 
+    def _keep_answer(self, payment: Payment) -> bool:
+        """Keep the answer for a retry with the same payment. Returns whether there is one that can be kept."""
+        if self.recorder is None:
+            return False
+        answers, recorded = self._cashier.answers, self.recorder.recorded()
+        if recorded is not None:
+            answers.keep(payment.id, recorded)
+        elif self.recorder.is_too_large:
+            answers.keep_none(payment.id)
+        else:
+            return False
+        self._cashier.behind(answers.write(payment.id, self._order.answer_key))
+        return recorded is not None
+
     def _end_retry(self, credited: Payment) -> None:
         """Keep the answer that the payment's credit has bought; where there is none, its credit is unspent again."""
-        recorded = None if self.recorder is None else self.recorder.recorded()
-        if recorded is not None and self._closed:
-            self._cashier.answers.keep(credited.id, recorded)
-        elif not self._closed:
+        if self._closed:
+            self._keep_answer(credited)
+        else:
             self._cashier.behind(self._cashier.ledger.spend(credited, ""))
         self._cashier.finished(credited)
 

@@ -15,6 +15,7 @@ from trustgate.payment.chains.nodes import Nodes
 from trustgate.payment.facilitators.registry import Facilitators
 from trustgate.payment.interfaces import Settlement
 from trustgate.payment.ledger import Ledger
+from trustgate.payment.paid_answers import Answers
 from trustgate.payment.reconciler import Reconciler
 from trustgate.receipts.log import Log
 from trustgate.settings import Settings
@@ -41,6 +42,7 @@ class PaymentService:
             self.facilitators,
             public_url=public_url,
             on_doubt=self.doubt.set,
+            answers=Answers(settings.kept_answers_folder, most_bytes=settings.payment.kept_answers_bytes),
             settle_within_s=settings.payment.settle_within_s,
             unsettled_per_payer=settings.payment.unsettled_per_payer,
             contact=settings.payment.contact,
@@ -54,6 +56,7 @@ class PaymentService:
             is_active=self.cashier.is_active,
             on_decided=self.cashier.decided,
             settle_again=self._settle_again,
+            on_round=self.cashier.answers.sweep,
         )
 
     @classmethod

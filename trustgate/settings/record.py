@@ -106,6 +106,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.home / Path(self.payment.keypair).expanduser()
 
     @property
+    def kept_answers_folder(self) -> Path:
+        """Where answers that were paid for are kept for retries."""
+        return self.home / "answers"
+
+    @property
     def localnet_folder(self) -> Path:
         return self.home / "localnet"
 

@@ -261,6 +261,15 @@ class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
             "further one is settled before the LLM server is asked.",
         ),
     ] = 2
+    kept_answers_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 40,
+            description="How much of paid answers is kept on disk for retries, bytes, all together, for an hour at "
+            "most; encrypted with the API key that asked. 0: none.",
+        ),
+    ] = 64 * 1024 * 1024
     facilitator_auth: Annotated[
         tuple[str, ...],
         Meta(

@@ -16,12 +16,12 @@ from trustgate.gateway.api.bazaar import bazaar
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.uploads import Upload, digest
 from trustgate.gateway.path.accounting import Accounting, Request, requests_in
-from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.arrival import Arrival, bearer_token
 from trustgate.gateway.path.delivery import Delivery
 from trustgate.models.catalog import Resolved
 from trustgate.payment.cashier import Cashier
 from trustgate.payment.order import Order
-from trustgate.payment.paid_answers import Recorded
+from trustgate.payment.paid_answers import Recorded, answer_key
 from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented, read_payment
 from trustgate.settings import ServeSettings
@@ -65,7 +65,8 @@ class PaymentStep:
                 code="model_not_sold",
                 param="model",
             )
-        order = _order(request, terms, price_nano_usd, presented)
+        token = b"" if caller.is_keyless else bearer_token(arrival, endpoint.dialect.key_header)
+        order = _order(request, terms, price_nano_usd, presented, answer_key(token))
         try:
             admitted = await self._cashier.admit(order)
         except PaymentRequired as refusal:
@@ -106,7 +107,10 @@ class PaymentStep:
         return None if terms is None else Sale(self._cashier, _order(request, terms, 0, None))
 
 
-def _order(request: Request, terms: PaymentTerms, price_nano_usd: int, presented: Presented | None) -> Order:
+def _order(
+    request: Request, terms: PaymentTerms, price_nano_usd: int, presented: Presented | None, key: bytes = b""
+) -> Order:
+    """``key``: what the kept answer is encrypted with."""
     arrival, endpoint, caller, _, body = request[:5]
     return Order(
         tenant_id=caller.tenant.id,
@@ -118,6 +122,7 @@ def _order(request: Request, terms: PaymentTerms, price_nano_usd: int, presented
         description=endpoint.summary,
         price_nano_usd=price_nano_usd,
         presented=presented,
+        answer_key=key,
         is_sold=endpoint.is_sold,
         is_keyless=caller.is_keyless,
         extensions=bazaar(endpoint, request.call.model) if caller.is_keyless else {},
