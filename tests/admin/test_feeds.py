@@ -188,7 +188,7 @@ def test_what_is_no_backup_is_refused(good: bytes, tmp_path: Path) -> None:
         "empty": (b"", StoreDamaged, "not a backup"),
         "path": (good.replace(b'"name": "log.key"', b'"name": "../.key"'), StoreDamaged, "do not belong"),
         "member": (good.replace(b"trustgate-backup/log.key", b"trustgate-backup/log.kex"), StoreDamaged, ""),
-        "newer": (good.replace(b'"format": 1', b'"format": 2'), StoreTooNew, "newer TrustGate"),
+        "newer": (good.replace(b'"format": 1', b'"format": 3'), StoreTooNew, "newer TrustGate"),
     }
     for name, (data, kind, said) in cases.items():
         assert data != good, name

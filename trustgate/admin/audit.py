@@ -19,10 +19,12 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from msgspec import UnsetType
+from msgspec.structs import replace
 
 from trustgate.access.quota import Quota, QuotaUsage
 from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.money import BooksReport, Difference
+from trustgate.errors import StoreDamaged
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.payment.balance import Balances
 from trustgate.receipts.merkle import HASH_BYTES
@@ -114,6 +116,11 @@ class BooksAuditor:
         self._unread: list[ArchiveFile] = []
 
     async def run(self) -> BooksReport:
+        for damaged in await self._store.damaged_rows():
+            self._differ(
+                f"table {damaged.table}",
+                f"{damaged.problem} It is left out; put back a copy of the database: trustgate restore FILE",
+            )
         await self._check_archives()
         await self._read_receipts()
         await self._check_tree_size()
@@ -162,12 +169,24 @@ class BooksAuditor:
             # To the end of an archive file at most, which is the end of a tile.
             ends = [file.last_seq for file in self._store.archives if file.last_seq > done]
             until = min(last, done + _PAGE_ENTRIES, *ends[:1])
-            entries = await self._store.entries(
-                ReceiptFilter(after_seq=done, until_seq=until, oldest_first=True, limit=_PAGE_ENTRIES + TILE_WIDTH)
-            )
+            entries = await self._page(done, until)
             await self._check_page(entries, done, until)
             done = until
             self._report(f"Read {done:,} of {last:,} receipts")
+
+    async def _page(self, done: int, until: int) -> list[Entry]:
+        query = ReceiptFilter(after_seq=done, until_seq=until, oldest_first=True, limit=_PAGE_ENTRIES + TILE_WIDTH)
+        try:
+            return await self._store.entries(query)
+        except StoreDamaged:
+            pass
+        entries: list[Entry] = []
+        for seq in range(done + 1, until + 1):
+            try:
+                entries += await self._store.entries(replace(query, after_seq=seq - 1, until_seq=seq))
+            except StoreDamaged as error:
+                self._differ("receipts", f"{error.message} Put back a copy of the database: trustgate restore FILE")
+        return entries
 
     async def _check_page(self, entries: list[Entry], done: int, until: int) -> None:
         found = [entry.seq for entry in entries]

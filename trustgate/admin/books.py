@@ -149,18 +149,24 @@ async def books_audit(context: AdminContext, command: BooksAudit) -> AuditState:
 
 async def _audit(context: AdminContext, report_progress: ReportProgress) -> BooksReport:
     """Returns every difference between the books, and whether the log is the one that was signed for."""
-    tree = await context.books.tree()
-    payment_service, problem = await context.books.payment_service(), None
-    moment = BooksSnapshot.take(
-        payment_service.log.last_seq, payment_service.balances, context.quota, context.directory.keys()
-    )
+    tree, problem = await context.books.tree(), None
+    try:
+        payment_service = await context.books.payment_service()
+    except StoreDamaged as error:
+        # Of a log that has signed for more, or for other receipts: what there is can be compared all the same.
+        problem = Difference(record="log", detail=error.message)
+        balances, last_seq = await context.books.balances(), await context.store.last_seq()
+    else:
+        balances, last_seq = payment_service.balances, payment_service.log.last_seq
+    moment = BooksSnapshot.take(last_seq, balances, context.quota, context.directory.keys())
     at_us = now_us()
     standings = () if moment.quota is None or context.budgets is None else context.budgets.standings(at_us)
     await context.flush()
-    try:
-        await context.archive()
-    except StoreDamaged as error:
-        problem = Difference(record="log", detail=error.message)
+    if problem is None:
+        try:
+            await context.archive()
+        except StoreDamaged as error:
+            problem = Difference(record="log", detail=error.message)
     report = await BooksAuditor(context.store, tree, moment, report_progress).run()
     found = [] if problem is None else [problem]
     found += [

@@ -280,28 +280,34 @@ class _Offline:
             return await self._recovered()
 
     async def archive(self) -> Archive:
+        async with self._opening:
+            return await self._checked()
+
+    async def _checked(self) -> Archive:
+        """Returns the log, held against what it has signed and anchored. Raises ``StoreDamaged`` as a start does."""
         from trustgate.receipts.archive import Archive
         from trustgate.receipts.publisher import Publisher
 
-        async with self._opening:
-            tree = await self._recovered()
-            if self._archive is None:
-                settings = self._settings
-                publisher = await Publisher.open(
-                    self._store,
-                    tree,
-                    key_file=settings.log_key,
-                    checkpoint_file=settings.checkpoint,
-                    origin=settings.receipts.origin,
-                )
-                self._archive = Archive(self._store, tree, publisher)
-            return self._archive
+        tree = await self._recovered()
+        if self._archive is None:
+            settings = self._settings
+            publisher = await Publisher.open(
+                self._store,
+                tree,
+                key_file=settings.log_key,
+                checkpoint_file=settings.checkpoint,
+                origin=settings.receipts.origin,
+            )
+            self._archive = Archive(self._store, tree, publisher)
+        return self._archive
 
     async def payment_service(self) -> PaymentService:
         from trustgate.payment.service import PaymentService
 
         async with self._opening:
             if self._payment_service is None:
+                # Nothing is appended to a log that a server would refuse.
+                await self._checked()
                 tree = await self._recovered()
                 log = self._log or await self._open_log(tree)
                 self._payment_service = await PaymentService.open(self._settings, self._store, log)

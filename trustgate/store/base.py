@@ -268,6 +268,14 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class DamagedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of records that cannot be read: its table, which one it is, and why."""
+
+    table: str
+    row: str
+    problem: str
+
+
 class SetAside(msgspec.Struct, frozen=True, kw_only=True):
     """A receipt that the database could not hold as it is (``store.aside``)."""
 
@@ -448,7 +456,11 @@ class Store(Protocol):
         ...
 
     async def anchors(self) -> list[Anchor]:
-        """Every anchor, planned ones included, the oldest first."""
+        """Every anchor that can be read, planned ones included, the oldest first."""
+        ...
+
+    async def damaged_rows(self) -> tuple[DamagedRow, ...]:
+        """The rows of records, the ledger's included, that cannot be read. Reads every one."""
         ...
 
     async def export_receipts(self, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:

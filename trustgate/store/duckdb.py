@@ -30,6 +30,7 @@ from trustgate.store.base import (
     BudgetUseFilter,
     Compacted,
     Copied,
+    DamagedRow,
     EndUserUse,
     ExportFilter,
     Kept,
@@ -74,9 +75,11 @@ from trustgate.store.notifications import apply_notifications, load_notification
 from trustgate.store.reading import ReceiptReader
 from trustgate.store.records import (
     apply_change,
+    damaged_rows,
     load_credit_notes,
     load_everything,
     load_price_changes,
+    load_readable,
     load_state,
     load_table,
 )
@@ -272,7 +275,10 @@ class DuckDBStore:
         return await self._engine.run(load_credit_notes, tenant_id)
 
     async def anchors(self) -> list[Anchor]:
-        return list(await self._engine.run(load_table, ANCHORS))
+        return await self._engine.run(load_readable, ANCHORS)
+
+    async def damaged_rows(self) -> tuple[DamagedRow, ...]:
+        return tuple(await self._engine.run(damaged_rows))
 
     async def export_receipts(self, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
         return await self._reader.read(

@@ -32,7 +32,7 @@ def claim_payment(connection: DuckDBPyConnection, payment: Payment) -> Payment:
             f'SELECT {PAYMENTS.columns} FROM payments WHERE "key" = ?',  # noqa: S608 - bound
             [payment.key if payment.key in keys else keys[0]],
         ).fetchall()
-        return PAYMENTS.from_row(rows[0])
+        return PAYMENTS.read(rows[0])
     connection.execute(PAYMENTS.insert_sql, PAYMENTS.to_row(payment))
     return payment
 
@@ -66,7 +66,7 @@ def load_payment(connection: DuckDBPyConnection, payment_id: str) -> Payment | N
         f"SELECT {PAYMENTS.columns} FROM payments WHERE id = ?",  # noqa: S608 - bound
         [payment_id],
     ).fetchall()
-    return PAYMENTS.from_row(rows[0]) if rows else None
+    return PAYMENTS.read(rows[0]) if rows else None
 
 
 def load_payments(connection: DuckDBPyConnection, query: PaymentFilter) -> list[Payment]:
@@ -81,7 +81,7 @@ def load_payments(connection: DuckDBPyConnection, query: PaymentFilter) -> list[
         f"SELECT {PAYMENTS.columns} FROM payments {where} ORDER BY id {order} LIMIT ?",  # noqa: S608 - bound
         [*values, query.limit],
     ).fetchall()
-    return [PAYMENTS.from_row(row) for row in rows]
+    return PAYMENTS.readable(rows)
 
 
 def load_payment_receipt(connection: DuckDBPyConnection, source: str, payment: Payment) -> Entry | None:

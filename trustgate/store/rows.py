@@ -7,6 +7,7 @@ receipt has the same canonical bytes, and the same leaf hash, after the round tr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -44,6 +45,8 @@ from trustgate.types import (
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -87,6 +90,31 @@ class RecordTable(Generic[S]):
         }
         return msgspec.convert(values, self.kind)
 
+    def read(self, row: Sequence[Any]) -> S:
+        """The record of a row. Raises StoreDamaged, naming it, for a row that no TrustGate wrote."""
+        try:
+            return self.from_row(row)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise StoreDamaged(
+                f"Row {self.name_of(row)} of table {self.table} cannot be read: {error}.",
+                hint="Put back a copy of the database, or a backup: trustgate restore FILE",
+            ) from error
+
+    def name_of(self, row: Sequence[Any]) -> str:
+        """Which row it is, for people."""
+        identity = "id" if "id" in self._members else self.identity
+        return str(row[self._members.index(identity)])
+
+    def readable(self, rows: Sequence[Sequence[Any]]) -> list[S]:
+        """The records of those rows that can be read. The others are named in the log, and by an audit."""
+        records: list[S] = []
+        for row in rows:
+            try:
+                records.append(self.read(row))
+            except StoreDamaged as error:
+                logger.error("%s It is left out.", error.message)
+        return records
+
 
 TENANTS = RecordTable(Tenant, "tenants", "id")
 KEYS = RecordTable(ApiKey, "keys", "id", frozenset({"limits", "scope"}))
@@ -107,13 +135,12 @@ PSEUDONYM_KEYS = RecordTable(PseudonymKey, "pseudonym_keys", "id")
 SUBSCRIBERS = RecordTable(Subscriber, "subscribers", "id", frozenset({"kinds", "command"}))
 PAYMENTS = RecordTable(Payment, "payments", '"key"', frozenset({"offer"}))
 
-_TABLES: dict[type[Kept], RecordTable[Any]] = {
-    table.kind: table
-    for table in (
-        *(TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS),
-        *(CREDIT_NOTES, PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS, SUBSCRIBERS),
-    )
-}
+#: What operators keep, and the ledger.
+RECORD_TABLES: tuple[RecordTable[Any], ...] = (
+    *(TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS, CREDIT_NOTES),
+    *(PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS, SUBSCRIBERS, PAYMENTS),
+)
+_TABLES: dict[type[Kept], RecordTable[Any]] = {table.kind: table for table in RECORD_TABLES if table is not PAYMENTS}
 
 
 def table_of(record: Kept) -> RecordTable[Any]:
@@ -192,6 +219,17 @@ def _bytes_of(digits: str, member: str) -> bytes:
 
 
 def entry_from_row(row: Sequence[Any]) -> Entry:
+    """The entry of a row. Raises StoreDamaged, naming it, for a row that no TrustGate wrote."""
+    try:
+        return _entry_from_row(row)
+    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
+        raise StoreDamaged(
+            f"Receipt number {row[0]} cannot be read: its row in the database is damaged.",
+            hint="Put back a copy of the database, or a backup: trustgate restore FILE",
+        ) from error
+
+
+def _entry_from_row(row: Sequence[Any]) -> Entry:
     values = list(row[1 : 1 + _FIRST_PAYMENT])
     for position in _HASH_POSITIONS:
         values[position] = values[position].hex()
