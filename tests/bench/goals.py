@@ -17,6 +17,9 @@ C1, C8, C32, STREAMS = Load(1, False), Load(8, False), Load(32, False), Load(16,
 #: The upstream itself, and the gateway on the home folder with millions of receipts.
 DIRECT, BIG = "direct", "trustgate, 10M receipts"
 OURS = "trustgate"
+#: The floor of such a path in Python; and what does less, compiled.
+FLOOR, NGINX = "floor", "nginx"
+BELOW = (FLOOR, NGINX, "haproxy")
 
 Samples = dict[tuple[Load, str], dict[int, Sample]]
 
@@ -94,6 +97,9 @@ def results(measured: Measured) -> list[Result]:
     def rps(peer: str, *loads: Load, ours: str = OURS) -> list[float]:
         return _ratios(samples, loads, ours, peer, lambda sample: sample.rps)
 
+    def cpu(load: Load) -> list[float]:
+        return _ratios(samples, (load,), OURS, FLOOR, lambda sample: sample.cpu_us)
+
     slow = measured.slow
     return [
         _judge("requests/s, 8 and 32 connections ÷ bare proxy", "≥", 1.2, rps("bare", *both)),
@@ -101,6 +107,15 @@ def results(measured: Measured) -> list[Result]:
         _judge("the same ÷ bare proxy on httpx's default transport", "≥", 1.2, rps("httpx", *both)),
         _judge("the same ÷ LiteLLM proxy", "≥", 50, rps("litellm", *both), form=".0f"),
         _judge("the same ÷ Portkey gateway", "≥", 2, rps("portkey", *both)),
+        _judge("CPU a plain request, 8 connections ÷ the floor's", "≤", 2.0, cpu(C8)),
+        _judge("CPU a stream of 100 chunks ÷ the floor's", "≤", 1.5, cpu(STREAMS)),
+        _judge("requests/s at 32 connections ÷ nginx", "≥", 0.2, rps(NGINX, C32)),
+        _judge(
+            "p99 at 1 connection ÷ the floor's",
+            "≤",
+            2.0,
+            _ratios(samples, (C1,), OURS, FLOOR, lambda sample: sample.p99_ms),
+        ),
         _judge("streams of 100 chunks, 16 at once, ÷ bare proxy", "≥", 1.0, rps("bare", STREAMS)),
         _judge("the same ÷ LiteLLM proxy", "≥", 100, rps("litellm", STREAMS), form=".0f"),
         _judge("latency added at 1 connection, p50 ÷ bare proxy's", "≤", 1.0, _added(samples)),

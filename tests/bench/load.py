@@ -44,12 +44,16 @@ class Load:
 
 @dataclass(frozen=True)
 class Sample:
-    """What wrk saw in one round: answers a second, latency in ms, requests that did not end in 200."""
+    """What wrk saw in one round: answers a second, latency in ms, requests that did not end in 200.
+
+    ``cpu_us``: what the server used of processors for each answer, microseconds; 0: not known.
+    """
 
     rps: float
     p50_ms: float
     p99_ms: float
     errors: int
+    cpu_us: float = 0.0
 
 
 _WRK_DONE = """
@@ -70,11 +74,13 @@ def wrk(server: Running, load: Load, seconds: int, folder: Path) -> Sample:
     script.write_text("\n".join([*lines, _WRK_DONE]))
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script)]
     url = f"{server.url}/v1/chat/completions"
+    before_s = server.cpu_s()
     said = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+    used_s = server.cpu_s() - before_s
     found = [line.split()[1:] for line in said.splitlines() if line.startswith("RESULT ")]
     assert found, f"wrk said {said!r}"
     requests, duration_us, p50_ms, p99_ms, errors = (float(value) for value in found[0])
-    return Sample(requests / duration_us * 1e6, p50_ms, p99_ms, int(errors))
+    return Sample(requests / duration_us * 1e6, p50_ms, p99_ms, int(errors), used_s / max(requests, 1) * 1e6)
 
 
 # ------------------------------------------------------------------------------------------------ slow streams

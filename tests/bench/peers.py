@@ -6,6 +6,7 @@ To add one, write a function that gives a ``Running`` and put a ``Peer`` into ``
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -43,6 +44,11 @@ class Running:
     ready_after_s: float
     stop: Callable[[], None]
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def cpu_s(self) -> float:
+        """What the process, with all of its threads, has used of processors, user and system, seconds; from /proc."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def rss_mib(self) -> float:
         """Resident memory now, MiB, from /proc."""
@@ -144,6 +150,48 @@ def _start_portkey(upstream: str, folder: Path) -> Running:
     return _start("portkey", command, program.parent.parent, {}, folder, port, headers)
 
 
+def _start_floor(upstream: str, folder: Path) -> Running:
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.floor", "--port", str(port), "--upstream", upstream]
+    return _start("floor", command, ROOT, {}, folder, port)
+
+
+def _program(name: str) -> str:
+    """Where a server's program lies. Raises ``CannotRun``."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise CannotRun(f"it is not installed (apt-get install {name})")
+    return found
+
+
+def _start_nginx(upstream: str, folder: Path) -> Running:
+    """One process: what it costs is seen in one place."""
+    program, port = _program("nginx"), free_port()
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log crit;"
+        "events { worker_connections 4096; }"
+        f"http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;"
+        f"fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;"
+        "keepalive_requests 1000000;"
+        f"upstream llm {{ server {upstream.removeprefix('http://')}; keepalive 256; keepalive_requests 1000000; }}"
+        f"server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ proxy_pass http://llm; proxy_buffering off;"
+        'proxy_http_version 1.1; proxy_set_header connection ""; } } }'
+    )
+    command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return _start("nginx", command, folder, {}, folder, port, path="/v1/models")
+
+
+def _start_haproxy(upstream: str, folder: Path) -> Running:
+    program, port = _program("haproxy"), free_port()
+    (folder / "haproxy.cfg").write_text(
+        "global\n nbthread 1\n maxconn 8192\n"
+        "defaults\n mode http\n timeout client 60s\n timeout server 60s\n timeout connect 5s\n"
+        " option http-keep-alive\n http-reuse always\n"
+        f"listen llm\n bind 127.0.0.1:{port}\n server llm {upstream.removeprefix('http://')}\n"
+    )
+    return _start("haproxy", [program, "-f", str(folder / "haproxy.cfg")], folder, {}, folder, port, path="/v1/models")
+
+
 def _server(name: str) -> Callable[[str, Path], Running]:
     return lambda upstream, folder: start_server(name, folder, upstream)
 
@@ -153,6 +201,9 @@ PEERS = (
     Peer("bare", "Starlette route and httpx client on aiohttp's transport", _server("bare")),
     Peer("httpx", "the same on httpx's default transport", _server("httpx")),
     Peer("trustgate", "the whole path, receipts and log", lambda upstream, to: start_gateway(upstream, to / "home")),
+    Peer("floor", "the path's work on raw protocols, without its checks: the floor in Python", _start_floor),
+    Peer("nginx", "nginx as a proxy, one process, connections kept", _start_nginx),
+    Peer("haproxy", "HAProxy, one thread, connections kept", _start_haproxy),
     Peer("litellm", "LiteLLM's proxy, 1 worker, a master key alone", _start_litellm),
     Peer("portkey", "Portkey's gateway, no keys, no quota", _start_portkey),
 )

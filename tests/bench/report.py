@@ -70,16 +70,17 @@ def tables(found: dict[str, Any]) -> Group:
         verdict = Text(goal["verdict"], style=colours[goal["verdict"]])
         goals.add_row(name, goal["goal"], goal["middle"], goal["spread"], verdict)
     loads = Table(title="Each load and peer: medians (lowest to highest)")
-    for column in ("load", "who", "a second", "p50 ms", "p99 ms", "errors"):
+    for column in ("load", "who", "a second", "p50 ms", "p99 ms", "CPU µs", "errors"):
         loads.add_column(column, justify="left" if column in ("load", "who") else "right")
     for load, peer, series in _series(found):
         spread = (
             f"{_middle(series, 'rps'):.0f} ({min(s['rps'] for s in series):.0f} to {max(s['rps'] for s in series):.0f})"
         )
         errors = str(sum(sample["errors"] for sample in series))
-        loads.add_row(
-            load, peer, spread, f"{_middle(series, 'p50_ms'):.2f}", f"{_middle(series, 'p99_ms'):.2f}", errors
+        figures = (
+            f"{_middle(series, name):.{digits}f}" for name, digits in (("p50_ms", 2), ("p99_ms", 2), ("cpu_us", 0))
         )
+        loads.add_row(load, peer, spread, *figures, errors)
     missing = [Text(f"not run: {what}: {why}", style="yellow") for what, why in found["missing"].items()]
     return Group(goals, loads, *missing)
 
@@ -97,7 +98,7 @@ def _series(found: dict[str, Any]) -> list[tuple[str, str, list[dict[str, float]
 
 
 def _middle(series: list[dict[str, float]], name: str) -> float:
-    return statistics.median(sample[name] for sample in series)
+    return statistics.median(sample.get(name, 0.0) for sample in series)
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -124,6 +125,12 @@ def markdown(found: dict[str, Any]) -> str:
     for name in dict.fromkeys(peer for _, peer, _ in _series(found)):
         cells = [f"{middles[load, name]:,.0f}" if (load, name) in middles else "–" for load in loads]
         lines.append(f"| {what.get(name, name)} | " + " | ".join(cells) + " |")
+    cpu = {(load, peer): _middle(series, "cpu_us") for load, peer, series in _series(found)}
+    if any(cpu.values()):
+        lines += ["", "| CPU an answer, µs | " + " | ".join(loads) + " |", "|---|" + "---|" * len(loads)]
+        for name in dict.fromkeys(peer for _, peer in cpu):
+            cells = [f"{cpu[load, name]:,.0f}" if cpu.get((load, name)) else "–" for load in loads]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", *(f"Not run: {name}: {why}." for name, why in found["missing"].items())]
     return "\n".join(lines).rstrip() + "\n"
 
