@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.entries import make_receipt
 from tests.support.shop import FAILS, LOSES_REQUEST, Shop, order, signed
 from trustgate.access.quota import Ask, Quota
 from trustgate.admin.audit import BooksAuditor, BooksSnapshot
@@ -168,3 +169,39 @@ async def test_quotas_are_held_against_the_receipts_of_their_windows(shop: Shop)
     quota.post(hold, 10, 10)
     records = {difference.record for difference in (await audit(shop, quota)).differences}
     assert records == {"quota of tenant_0", f"quota of {key}"}
+
+
+async def test_a_minute_that_the_clock_has_left_and_come_back_to_is_not_held_against_its_receipts(shop: Shop) -> None:
+    """A server that starts while the clock is back counts such a minute anew when it comes again."""
+    quota, at_us = Quota(), now_us()
+    quota.begin(at_us)
+
+    async def windows() -> set[str]:
+        await shop.log.flush()
+        found = (await audit(shop, quota)).differences
+        return {word for one in found for word in ("minute", "day", "month") if f"this {word}" in one.detail}
+
+    def ended(seconds_ago: int) -> None:
+        tseq, tprev = shop.log.link("tenant_9")
+        created_us = at_us - seconds_ago * 1_000_000
+        shop.log.append(make_receipt(tseq, tenant="tenant_9", tprev=tprev, created_us=created_us), bytes(32))
+
+    ended(0)
+    assert await windows() == {"minute", "day", "month"}, "nothing of it was counted"
+    ended(120)
+    assert "minute" not in await windows()
+    assert "month" in await windows() or at_us - 120_000_000 < quota.begin(at_us).starts[2]
+
+
+async def test_receipts_of_a_clock_that_ran_ahead_do_not_count_in_this_minute(shop: Shop) -> None:
+    tseq, tprev = shop.log.link("tenant_9")
+    at_us = now_us()
+    shop.log.append(make_receipt(tseq, tenant="tenant_9", tprev=tprev, created_us=at_us + 90_000_000), bytes(32))
+    await shop.log.flush()
+    quota = Quota()
+    windows = quota.begin(at_us)
+    for window, (since_us, until_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):
+        for used in await shop.store.window_usage(since_us, until_us):
+            for subject in (used.tenant_id, used.key_id):
+                quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
+    assert (await audit(shop, quota)).differences == ()

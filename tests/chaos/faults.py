@@ -95,8 +95,6 @@ async def clock(world: World, traffic: Traffic, chance: random.Random) -> None:
         await traffic.wait_for(20)
     world.shift_clock(0)
     await traffic.wait_for(20)
-    # Minutes that the clock has left and comes back to are counted anew; a start counts them from their receipts.
-    await terminate(world, traffic, chance)
 
 
 async def bad_upstream(world: World, traffic: Traffic, chance: random.Random) -> None:

@@ -51,6 +51,8 @@ _PAGE_PAYMENTS = 2_000
 #: Leaves hashed before the event loop gets its turn.
 _SLICE = 64
 _MOST_DIFFERENCES = 1_000
+#: Receipts are written as requests end; one that ended so much before an earlier one was dated by another clock.
+_CLOCK_SLACK_US = MICROSECONDS_PER_SECOND // 2
 #: A request counts in the windows that run when it is admitted, which is so much after it arrived at most.
 _ADMISSION_US = 300 * MICROSECONDS_PER_SECOND
 _WINDOWS = ("minute", "day", "month")
@@ -396,18 +398,31 @@ class _Windows:
         #: By window and subject: requests, tokens, cost of what arrived in the window, and of what did just before it.
         self._within: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._before: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        #: When the latest request so far ended, and the windows that a clock has left and come back to: what was
+        #: counted in them before that is forgotten.
+        self._latest_us = 0
+        self._left: set[int] = set()
 
     def add(self, receipt: Receipt) -> None:
+        self._look_at_clock(receipt.created_us + receipt.latency_total_ms * 1_000)
         is_now = self._oldest_us <= receipt.created_us < self._newest_us
         if not is_now or receipt.finish not in COUNTED:
             return
         use = 1, receipt.prompt_tokens + receipt.completion_tokens, _billed(receipt)
-        for window, start_us in enumerate(self._quota_usage.windows.starts):
-            if receipt.created_us >= start_us - _ADMISSION_US:
+        windows = self._quota_usage.windows
+        for window, (start_us, end_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):
+            if start_us - _ADMISSION_US <= receipt.created_us < end_us:
                 sums = self._within if receipt.created_us >= start_us else self._before
                 for subject in (receipt.tenant, self._key_accounts.get(receipt.key, receipt.key)):
                     for unit, amount in enumerate(use):
                         sums[window, subject][unit] += amount
+
+    def _look_at_clock(self, ended_us: int) -> None:
+        """Note the running windows that lie between the end of a request and that of one before it."""
+        if ended_us < self._latest_us - _CLOCK_SLACK_US:
+            starts = self._quota_usage.windows.starts
+            self._left |= {window for window, start_us in enumerate(starts) if ended_us < start_us <= self._latest_us}
+        self._latest_us = max(self._latest_us, ended_us)
 
     def differences(self) -> Iterator[tuple[str, str]]:
         """A request in flight counts with its hold, so a subject that has some is held to its least alone."""
@@ -416,6 +431,8 @@ class _Windows:
         for subject in sorted(subjects):
             parallel, used = counters.get(subject, (0, ((0, 0, 0),) * len(_WINDOWS)))
             for window, name in enumerate(_WINDOWS):
+                if window in self._left:
+                    continue
                 least = self._within[window, subject]
                 most = [a + b for a, b in zip(least, self._before[window, subject], strict=True)]
                 for unit, unit_name in enumerate(_UNITS):
