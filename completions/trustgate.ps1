@@ -43,7 +43,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'resume|Serve a suspended tenant again',
             'remove|Remove a tenant',
             'restore|Undo a removal: the tenant, the keys that died with it, its limits and its balance are there again',
-            'credit|Show a tenant''s balance, or add to it'
+            'credit|Show a tenant''s balance, or add to it',
+            'correct|Give back what a mistaken price billed: the difference to the price now, or to the one given'
         )
         'trustgate key' = @(
             'create|Create another key',
@@ -321,6 +322,22 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--add|any|The amount to add, for requests to draw on',
             '--reference|any|Your name for it, an invoice''s number: added again, it counts once',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate tenant correct' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--for|receipt|This receipt alone',
+            '--since|any|Start: 7d, today, month or 2026-01-31 (UTC)',
+            '--until|any|End, exclusive',
+            '--model|any|Requests for this model alone, or a glob of names',
+            '--input-price|any|The price it should have been, per million prompt tokens',
+            '--output-price|any|The price it should have been, per million completion tokens',
+            '--cached-input-price|any|The price it should have been, per million cached prompt tokens',
+            '--price-factor|any|The factor it should have been',
+            '--reference|any|Your name for the credit',
+            '--yes||Book it, and do not ask',
+            '-y||Book it, and do not ask',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate key' = @(
@@ -1015,6 +1032,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate tenant remove 0' = 'tenant'
         'trustgate tenant restore 0' = 'tenant'
         'trustgate tenant credit 0' = 'tenant'
+        'trustgate tenant correct 0' = 'tenant'
         'trustgate key create 0' = 'tenant'
         'trustgate key list 0' = 'tenant'
         'trustgate key show 0' = 'key'

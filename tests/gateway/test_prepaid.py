@@ -180,3 +180,94 @@ def test_a_restored_tenant_gives_way_to_the_one_that_has_its_name_now(gateway: G
     assert gateway.cli_json("tenant", "restore", first["id"], "--name", "twin 1")["tenant"]["name"] == "twin 1"
     again = gateway.cli("tenant", "restore", "twin 1", check=False)
     assert "is not removed" in again.stderr
+
+
+# what a mistaken price billed
+
+
+def _priced(gateway: Gateway, slug: str, *prices: str) -> None:
+    gateway.cli(*("passport", "add", slug, "--base-url", "builtin:echo", "--api-model-id", "trustgate/echo"), *prices)
+
+
+def test_what_a_mistaken_price_billed_is_given_back_once(gateway: Gateway) -> None:
+    _priced(gateway, "mistaken", "--input-price", "100", "--output-price", "200")
+    secret = gateway.add_tenant("overbilled")
+    gateway.cli("payment", "set", "overbilled", "--mode", "prepaid")
+    gateway.cli("tenant", "set", "overbilled", "--price-factor", "1.5")
+    gateway.cli("tenant", "credit", "overbilled", "--add", "1")
+    assert [_ask(gateway, secret, model=model).status_code for model in ("mistaken", "mistaken", "echo")] == [200] * 3
+    gateway.cli("passport", "set", "mistaken", "--input-price", "1", "--output-price", "2")
+    receipts = [each for each in _receipts(gateway, "overbilled") if each["model"] == "mistaken"]
+    # By hand: 1 and 2 USD a million are 1,000 and 2,000 nano-USD a token; times 1.5.
+    fair = [-(-(each["prompt_tokens"] * 1_000 + each["completion_tokens"] * 2_000) * 3 // 2) for each in receipts]
+    expected = sum(each["charged_nano_usd"] for each in receipts) - sum(fair)
+    assert expected > 0
+
+    correct = ("tenant", "correct", "overbilled", "--since", "today")
+    shown = gateway.cli(*correct, check=False)
+    assert shown.returncode == 5
+    assert "mistaken" in shown.stdout
+    assert "the input is not a terminal" in shown.stderr
+    before = gateway.cli_json("tenant", "credit", "overbilled")["balance_nano_usd"]
+    preview = gateway.cli_json(*correct)
+    assert (preview["credit_nano_usd"], preview["change"], preview["same"]) == (expected, None, 1)
+    assert gateway.cli_json("tenant", "credit", "overbilled")["balance_nano_usd"] == before
+
+    one = gateway.cli_json("tenant", "correct", "overbilled", "--for", receipts[0]["id"], "--yes")
+    assert one["credit_nano_usd"] == receipts[0]["charged_nano_usd"] - fair[0]
+    rest = gateway.cli_json(*correct, "--yes", "--reference", "price of November")
+    assert (rest["corrected"], rest["credit_nano_usd"]) == (1, expected - one["credit_nano_usd"])
+    booked = gateway.cli_json("receipt", "show", rest["change"]["receipt"])["receipt"]
+    assert (booked["finish"], booked["credited_nano_usd"]) == ("credited", rest["credit_nano_usd"])
+    again = gateway.cli_json(*correct, "--yes")
+    assert (again["corrected"], again["credit_nano_usd"], again["change"]) == (2, 0, None)
+    assert gateway.cli_json("tenant", "credit", "overbilled")["balance_nano_usd"] == before + expected
+    assert gateway.cli("doctor", "--books").returncode == 0
+
+
+def test_a_tenant_that_pays_later_is_given_back_too_and_by_a_given_price(gateway: Gateway) -> None:
+    _priced(gateway, "slip", "--input-price", "50", "--output-price", "0")
+    secret = gateway.add_tenant("by-invoice")
+    assert _ask(gateway, secret, model="slip").status_code == 200
+    [receipt] = _receipts(gateway, "by-invoice")
+    correct = ("tenant", "correct", "by-invoice", "--since", "today", "--model", "sli*")
+    given = gateway.cli_json(*correct, "--input-price", "0.5", "--output-price", "0", "--yes")
+    assert given["credit_nano_usd"] == receipt["prompt_tokens"] * 49_500
+    assert given["change"]["balance_nano_usd"] == given["credit_nano_usd"]
+
+
+def test_a_price_that_was_too_low_takes_nothing(gateway: Gateway) -> None:
+    _priced(gateway, "cheap", "--input-price", "1", "--output-price", "1")
+    secret = gateway.add_tenant("lucky")
+    assert _ask(gateway, secret, model="cheap").status_code == 200
+    gateway.cli("passport", "set", "cheap", "--input-price", "9")
+    shown = gateway.cli("tenant", "correct", "lucky", "--since", "today", "--yes")
+    assert "nothing to give back" in shown.stdout
+    assert gateway.cli_json("tenant", "credit", "lucky")["balance_nano_usd"] == 0
+
+
+def test_a_price_for_each_request_is_no_models_price(gateway: Gateway) -> None:
+    secret = gateway.add_tenant("flat")
+    gateway.cli("payment", "set", "flat", "--mode", "prepaid", *_PRICE)
+    gateway.cli("tenant", "credit", "flat", "--add", "1")
+    assert _ask(gateway, secret).status_code == 200
+    found = gateway.cli_json("tenant", "correct", "flat", "--since", "today")
+    assert (found["otherwise"], found["credit_nano_usd"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ((), 2, "either --for RECEIPT or --since"),
+        (("--for", "rcpt_none"), 4, "has no receipt 'rcpt_none'"),
+        (("--since", "today", "--input-price", "1"), 2, "--model MODEL"),
+    ],
+)
+def test_a_correction_of_nothing_in_particular_is_refused(
+    gateway: Gateway, options: tuple[str, ...], code: int, said: str
+) -> None:
+    name = f"vague-{len(options)}"
+    gateway.add_tenant(name)
+    refused = gateway.cli("tenant", "correct", name, *options, check=False)
+    assert refused.returncode == code
+    assert said in refused.stderr

@@ -177,6 +177,52 @@ class TenantCredit(Command[BalanceChange], frozen=True, kw_only=True, tag="tenan
     result = BalanceChange
 
 
+class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests for one model whose billing differs from the price: what they were billed, and what it says."""
+
+    model: str
+    requests: int
+    billed_nano_usd: int
+    now_nano_usd: int
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mistaken price has billed a tenant beyond the price now; below zero: it was billed less.
+
+    Left out: the ``same`` by both prices, those ``corrected`` before, those charged ``otherwise`` than by their model's
+    price, and those whose model is ``unpriced`` now.
+    """
+
+    tenant: Tenant
+    rows: tuple[CorrectionRow, ...]
+    credit_nano_usd: int
+    same: int
+    corrected: int
+    otherwise: int
+    unpriced: int
+    #: The credit, where it was booked.
+    change: BalanceChange | None = None
+
+
+class TenantCorrect(Command[Correction], frozen=True, kw_only=True, tag="tenant.correct"):
+    """Compare what a tenant was billed with the price now, or the one given; with ``book_nano_usd`` credit that much.
+
+    Of one receipt, or of those of a time and a model (a shell glob).
+    """
+
+    tenant: str
+    receipt: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    model: str | None = None
+    prices: Prices = Prices()
+    #: In place of the factor of the receipts.
+    price_factor_ppm: int | None = None
+    reference: str = ""
+    book_nano_usd: int | None = None
+    result = Correction
+
+
 class Payer(msgspec.Struct, frozen=True, kw_only=True):
     """What one address has paid for a tenant, in one asset."""
 

@@ -24,6 +24,7 @@ from trustgate.admin.commands import (
 from trustgate.admin.money import BalanceChange, TenantCredit
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, confirm, execute, session, with_admin
+from trustgate.cli.correction import correct
 from trustgate.cli.key import SecretOnlyOption, key_rows, secret_document, show_secret
 from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
@@ -256,6 +257,9 @@ def credit(
     if reference and add is None:
         raise InvalidRequest("A reference names an addition.", hint="Give --add USD, too.")
     show_balance(execute(context, TenantCredit(tenant=tenant, add_nano_usd=add or 0, reference=reference)), json)
+
+
+app.command("correct")(correct)
 
 
 def show_balance(change: BalanceChange, json: bool) -> None:

@@ -1,0 +1,65 @@
+"""Credits that count once, whatever breaks off between their note and their receipt."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from tests.admin.conftest import Plane
+from trustgate.admin.commands import ReceiptShow, TenantAdd
+from trustgate.admin.money import PaymentSet, TenantCredit
+from trustgate.errors import Conflict, InvalidRequest
+from trustgate.ids import new_id, now_us
+from trustgate.receipts.receipt import commitment
+from trustgate.types import CreditNote, Tenant
+
+CENT = 10_000_000
+
+
+@pytest.fixture
+async def acme(plane: Plane) -> Tenant:
+    added = await plane.admin.execute(TenantAdd(name="acme"))
+    await plane.admin.execute(PaymentSet(tenant="acme", mode="prepaid", price_nano_usd=CENT))
+    return added.tenant
+
+
+async def test_a_note_whose_receipt_a_crash_prevented_gets_it_once(plane: Plane, acme: Tenant) -> None:
+    """The same reference again, as its operator would try, and another one: neither adds it twice."""
+    at_us = now_us() - 3_600_000_000
+    note = CreditNote(
+        id=new_id("credit", at_us),
+        tenant_id=acme.id,
+        reference="invoice 1",
+        receipt_id=new_id("rcpt", at_us),
+        credited_nano_usd=3 * CENT,
+        created_us=at_us,
+    )
+    await plane.store.put(note)
+    again = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=3 * CENT, reference="invoice 1"))
+    assert (again.receipt, again.balance_nano_usd, again.repeated) == (note.receipt_id, 3 * CENT, True)
+    other = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 2"))
+    assert (other.balance_nano_usd, other.repeated) == (4 * CENT, False)
+    found = await plane.admin.execute(ReceiptShow(receipt=note.receipt_id))
+    assert found.receipt.credited_nano_usd == 3 * CENT
+    assert await plane.store.last_seq() == 2
+
+
+async def test_the_receipt_commits_to_the_reference(plane: Plane, acme: Tenant) -> None:
+    change = await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 1"))
+    found = await plane.admin.execute(ReceiptShow(receipt=change.receipt))
+    assert found.secret is not None
+    told = hashlib.sha256(b'{"corrects":[],"reference":"invoice 1"}').digest()
+    assert found.receipt.request_commitment == commitment(bytes.fromhex(found.secret), "request", told)
+
+
+@pytest.mark.parametrize("reference", ["x" * 201, " padded", "line\nbreak", "\x1b[31m"])
+async def test_a_reference_is_one_line(plane: Plane, acme: Tenant, reference: str) -> None:
+    with pytest.raises(InvalidRequest, match="reference"):
+        await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference=reference))
+
+
+async def test_a_reference_of_another_amount_is_refused(plane: Plane, acme: Tenant) -> None:
+    await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=CENT, reference="invoice 1"))
+    with pytest.raises(Conflict, match=r"was used for 0\.01 USD"):
+        await plane.admin.execute(TenantCredit(tenant="acme", add_nano_usd=2 * CENT, reference="invoice 1"))
