@@ -289,6 +289,21 @@ def test_a_request_under_way_counts_in_a_budget_that_is_added_meanwhile() -> Non
     assert [standing.amount for standing in budgets.standings(NOON)] == [20, 10]
 
 
+def test_work_that_goes_on_is_held_on_a_budget_that_comes_later() -> None:
+    budgets = having(budget(10, unit="tokens"))
+    work = budgets.claim_work(drawer(), 8, 0, NOON)
+    work.take()
+    budgets.put(budget(10, "week", "tokens", id="budget_2"))
+    budgets.put(budget(10, "month", "tokens"))
+    assert sorted(used(budgets)) == [(0, 8), (0, 8)]
+    with pytest.raises(RateLimited):
+        take(budgets, tokens=3)
+    work.void()
+    assert sorted(used(budgets)) == [(0, 0), (0, 0)]
+    budgets.put(budget(10, "total", "tokens", id="budget_3"))
+    assert sorted(used(budgets)) == [(0, 0)] * 3
+
+
 def test_settling_twice_counts_once() -> None:
     budgets = having(budget(9, unit="tokens"))
     hold = take(budgets, tokens=4)

@@ -201,6 +201,8 @@ def test_a_batch_is_held_on_budgets_too(place: Gateway, server: BatchServer, sig
     place.kill()
     place.start()
     assert stands() == (0, held_now)
+    place.cli("budget", "set", "batches", "--per", "month")
+    assert stands() == (0, held_now)
     server.finish(batch_id, usage={"input_tokens": 700, "output_tokens": 300, "total_tokens": 1000})
     wait_until(lambda: stands() == (1000, 0), "the batch is charged")
     place.cli("budget", "remove", "batches")

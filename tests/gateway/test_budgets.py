@@ -10,7 +10,9 @@ import httpx
 
 from tests.conftest import GatewayFactory
 from tests.gateway.conftest import HELLO, SignUp, Tenant
+from tests.notify.conftest import QUICK
 from tests.support.gateway import Gateway
+from tests.support.receiver import Receiver
 from tests.support.upstream import Upstream
 
 
@@ -126,6 +128,25 @@ def test_after_kill_9_in_mid_traffic_budgets_are_what_the_receipts_say(
         answers = list(pool.map(lambda number: tenants[number % 2].chat().status_code, range(100)))
     assert answers.count(200) == 90 - len(counted)
     assert gateway.cli_json("doctor", "--books")["ok"]
+
+
+def test_each_step_is_told_once(make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp) -> None:
+    gateway = make_gateway(upstream=upstream.api_url, environment=QUICK).start()
+    tenant = sign_up(gateway)
+    with Receiver() as receiver:
+        gateway.cli("notify", "add", receiver.url, "--private", "--on", "budget")
+        gateway.cli("budget", "add", "told", "--requests", "4", "--per", "month", "--tenant", tenant.name)
+        for _ in range(3):
+            assert tenant.chat().status_code == 200
+        assert receiver.take().data["details"]["percent"] == 50
+        gateway.kill()
+        gateway.start()
+        assert tenant.chat().status_code == 200
+        last = receiver.take().data
+        assert (last["details"]["percent"], last["details"]["used"], last["details"]["hard"]) == (100, 4, True)
+        assert "'told' is used to 100 %: 4 of 4 requests, span month." in last["message"]
+        assert tenant.chat().status_code == 429
+        assert receiver.rest() == []
 
 
 def _for(tenants: list[Tenant]) -> list[str]:

@@ -101,9 +101,21 @@ class Claim:
         """Hold the worst case."""
         self._is_held = True
         for counter, cell in self._parts:
-            need = self._needs[counter.of.unit]
-            cell.held += need
-            counter.held += need
+            self._hold(counter, cell)
+
+    def follow(self) -> None:
+        """Hold it on budgets that have come since, too: for work that goes on."""
+        held = {id(counter) for counter, _ in self._parts}
+        for counter in self._budgets.counters_of(self._drawer, self._at_us):
+            if id(counter) not in held:
+                cell = counter.at(self._budgets.clock(), self._budgets.clock)
+                self.add(counter, cell)
+                self._hold(counter, cell)
+
+    def _hold(self, counter: BudgetCounter, cell: UseCell) -> None:
+        need = self._needs[counter.of.unit]
+        cell.held += need
+        counter.held += need
 
     def post(self, tokens: int, cost_nano_usd: int) -> None:
         """Settle to what was really used."""
@@ -118,6 +130,7 @@ class Claim:
 
     def _give_back(self) -> None:
         self._is_held = False
+        self._budgets.lasting.discard(self)
         for counter, cell in self._parts:
             if cell.is_open:
                 need = self._needs[counter.of.unit]
@@ -166,6 +179,8 @@ class Budgets:
         """``clock``: the time now, microseconds UTC. ``on_event`` must be quick: it is called in mid-request."""
         self.clock = clock
         self.on_event = on_event
+        #: Of work that goes on after its request has ended.
+        self.lasting: set[Claim] = set()
         #: Changes whenever a request may draw on other budgets than before.
         self.generation = 0
         self._end_users_most = end_users_most
@@ -191,6 +206,14 @@ class Budgets:
             if refuses and need and counter.of.budget.hard and counter.used + counter.held + need > counter.amount:
                 raise self._refusal(counter, need, at_us)
             claim.add(counter, cell)
+        return claim
+
+    def claim_work(self, drawer: Drawer, tokens: int, cost_nano_usd: int, at_us: int) -> Claim:
+        """Claim for work that was admitted before and goes on after its request has ended. It is refused nothing, and
+        holds on budgets that come later as well.
+        """
+        claim = self.claim(drawer, tokens, cost_nano_usd, at_us, refuses=False)
+        self.lasting.add(claim)
         return claim
 
     def count(self, drawer: Drawer, tokens: int, cost_nano_usd: int, at_us: int) -> None:
@@ -257,6 +280,8 @@ class Budgets:
     def _changed(self) -> None:
         self.generation += 1
         self._applying.clear()
+        for claim in self.lasting:
+            claim.follow()
 
     def put_end_user(self, end_user: EndUser) -> None:
         """Take what was decided of an end user: its own amounts of budgets that each end user has."""

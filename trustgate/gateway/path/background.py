@@ -92,9 +92,9 @@ class BackgroundWork:
         ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
         owner, at_us = self._directory.owner(handle.tenant, handle.key), now_us()
         claim = None
-        if owner is not None and owner.has_budgets:
+        if owner is not None:
             drawer = self._drawer(owner, handle)
-            claim = self._accounting.budgets.claim(drawer, ask.tokens, ask.cost_nano_usd, at_us, refuses=False)
+            claim = self._accounting.budgets.claim_work(drawer, ask.tokens, ask.cost_nano_usd, at_us)
         account_id = self._directory.key_account_id(handle.key)
         hold = self._accounting.quota.hold_work(handle.tenant, account_id, ask, at_us, claim)
         # At a price for each request all of it was charged when it was made.
