@@ -16,9 +16,10 @@ from x402.http.utils import decode_payment_required_header, decode_payment_respo
 from x402.schemas import PaymentRequired
 
 from tests.conftest import GatewayFactory
+from tests.support.facilitator import HTML_502, held, moved
 from tests.support.keyless import Shop, open_market
 from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Market
-from tests.support.upstream import CLOSE, Reply, delta
+from tests.support.upstream import CLOSE, Gate, Reply, delta
 from trustgate.gateway.api.bazaar import SOLD_KEYLESS, bazaar, example
 from trustgate.gateway.api.endpoints import ENDPOINTS
 
@@ -148,6 +149,51 @@ def test_a_paid_request_that_fails_is_served_once_for_its_payment_and_nobody_els
     assert shop.owner.balance() == 0
 
 
+def test_who_leaves_while_it_pays_leaves_nothing_to_others(market: Market, shop: Shop) -> None:
+    """Another who asks the same is neither kept waiting nor given the answer; the payer is, with its payment."""
+    paying, gate = shop.owner.pay(shop.chat()), Gate()
+    settles, asked = len(market.facilitator.settles), len(market.upstream.requests)
+    market.facilitator.on_settle(held(gate))
+    with ThreadPoolExecutor() as pool:
+
+        def leave() -> None:
+            body = {"model": "gpt-4o", "messages": HELLO}
+            with pytest.raises(httpx.ReadTimeout):
+                shop.http.post("/v1/chat/completions", json=body, headers=paying, timeout=0.5)
+
+        leaving = pool.submit(leave)
+        market.facilitator.wait_for_settles(settles + 1)
+        leaving.result()
+        assert shop.chat().status_code == 402
+        again = pool.submit(shop.chat, paying)
+        gate.open()
+        assert again.result().status_code == 200
+    assert shop.chat().status_code == 402
+    assert len(market.upstream.requests) == asked + 1
+    assert shop.owner.balance() == 0
+
+
+def test_a_payment_of_unknown_outcome_stops_its_payer_alone(market: Market, shop: Shop) -> None:
+    paying = shop.owner.pay(shop.chat())
+    market.facilitator.on_settle(moved(HTML_502))
+    for _ in range(2):
+        pending = shop.chat(paying)
+        assert (pending.status_code, pending.json()["error"]["code"]) == (503, "payment_pending")
+    [payment] = market.payments(shop.owner)
+    assert shop.http.get(f"/v1/payments/{payment.id}").json()["state"] == "unknown"
+    # Another asks, and buys, the same meanwhile.
+    assert shop.buy().status_code == 200
+
+    market.node.now_s += 10_000
+    market.reconcile()
+
+    assert shop.owner.balance() == PRICE_NANO_USD
+    assert shop.chat().status_code == 402
+    assert shop.chat(paying).status_code == 200
+    assert shop.owner.balance() == 0
+    assert sum(receipt["charged_nano_usd"] for receipt in shop.owner.receipts()) == 2 * PRICE_NANO_USD
+
+
 def test_a_stranger_sees_its_own_receipt_and_payment_and_nobody_elses(market: Market, shop: Shop) -> None:
     paid = shop.buy()
     receipt = paid.headers["x-trustgate-receipt"]
@@ -198,7 +244,8 @@ def test_one_tenant_sells_and_only_one_that_takes_payments(market: Market, shop:
     # Opened again it is the same sale; its other key is told of.
     again = market.gateway.cli_json("payment", "open", shop.owner.name)
     assert again["terms"] == shop.opened["terms"]
-    assert "1 key of this tenant" in again["notes"][0]
+    assert "payment.public_url" in again["notes"][0]
+    assert "1 key of this tenant" in again["notes"][1]
 
 
 def test_the_plan_holds_for_strangers_too(market: Market, shop: Shop) -> None:

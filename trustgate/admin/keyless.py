@@ -67,6 +67,11 @@ async def _detail(context: AdminContext, tenant: Tenant, terms: PaymentTerms) ->
         key for key in context.directory.keys_of(tenant.id) if key.revoked_us is None and key.id != terms.keyless_key_id
     ]
     notes = []
+    if terms.keyless_key_id and not context.settings.payment.public_url:
+        notes.append(
+            "What is published names the address that the gateway listens on. Set the one that others use: "
+            "payment.public_url in trustgate.toml."
+        )
     if terms.keyless_key_id and others:
         notes.append(
             f"{len(others)} {'key' if len(others) == 1 else 'keys'} of this tenant can spend what it owes to callers "
