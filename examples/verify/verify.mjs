@@ -1,10 +1,12 @@
 #!/usr/bin/env node
 // Checks a TrustGate receipt bundle: node verify.mjs BUNDLE [--key VKEY] [--payer ADDRESS]
 //                                    [--request FILE] [--response FILE]
+// or a monthly statement:            node verify.mjs STATEMENT [--key VKEY] [--payer ADDRESS]
+//                                    [--previous STATEMENT]...
 // Needs Node 20 or newer and nothing else; asks nobody. Exit code: 0 it holds, 1 it does not, 2 wrong use.
 
 // --- core: the same text in verify.mjs and index.html ---
-// What a bundle is, and every check of one, with nothing but what browsers and Node have in common (WebCrypto).
+// What a bundle and a statement are, and every check of them, with nothing but what browsers and Node have in common (WebCrypto).
 // Sources: RFC 8785 (canonical JSON), RFC 6962 and RFC 9162 (the tree), RFC 8032 (Ed25519), C2SP signed-note,
 // tlog-checkpoint and tlog-proof, and the wire format of Solana transactions.
 
@@ -240,7 +242,7 @@ function readBundle(data) {
   } catch (error) {
     bad(`it is not JSON: ${error.message}`);
   }
-  if (isObject(bundle) && bundle.format !== FORMAT) bad(`its format is not ${FORMAT}, the only one known here`);
+  if (isObject(bundle) && bundle.format !== FORMAT) bad(`its format is not ${FORMAT}`);
   checkMembers("bundle", bundle, BUNDLE, bad);
   checkMembers("object salts", bundle.salts, SALTS, bad);
   for (const [name, value] of Object.entries(bundle.receipt)) {
@@ -452,6 +454,638 @@ function base58(data) {
   return "1".repeat(zeros < 0 ? data.length : zeros) + digits;
 }
 
+// Statements: a tenant's month with its receipts, the proof that the log has them, and every sum over them.
+
+const STATEMENT_FORMAT = "trustgate-statement@v1";
+const DATA_START = '<script type="application/octet-stream" id="trustgate-statement">';
+const COUNTERS = [
+  "prompt_tokens",
+  "cached_tokens",
+  "cache_write_tokens",
+  "completion_tokens",
+  "reasoning_tokens",
+  "images",
+  "audio_ms",
+  "characters",
+  "searches",
+];
+const SUMS = [
+  ...["requests", "refused", "failed", "estimated", "unpriced", ...COUNTERS],
+  ...["cost_nano_usd", "billed_nano_usd", "charged_nano_usd"],
+];
+const COUNTED = ["complete", "client_gone", "upstream_cut", "cut"];
+const ONE_PPM = 1e6;
+const isList = Array.isArray;
+const isNumber = Number.isSafeInteger;
+const STATEMENT = {
+  account: isObject,
+  anchor: orNull(isObject),
+  checkpoint: isText,
+  format: oneOf(STATEMENT_FORMAT),
+  key: isText,
+  leaves: (value) => isList(value) && value.every(isNumber),
+  names: isObject,
+  prices: (value) => isObject(value) && Object.values(value).every(isObject),
+  proof: (value) => isList(value) && value.every(isText),
+  receipts: (value) => isList(value) && value.every(isObject),
+  sha256: isText,
+};
+const ACCOUNT = {
+  ...Object.fromEntries(["from_us", "until_us", "issued_us", "receipts", "first", "last"].map((name) => [name, isNumber])),
+  ...Object.fromEntries(["opening", "credited", "charged", "closing"].map((name) => [`${name}_nano_usd`, isNumber])),
+  ...Object.fromEntries(["by_model", "by_key", "by_price", "money"].map((name) => [name, isList])),
+  tenant: isText,
+  month: isText,
+  total: isObject,
+};
+const NAMES = { issuer: isText, tenant: isText, keys: (value) => isObject(value) && Object.values(value).every(isText) };
+const ANCHOR = { checkpoint: isText, consistency: (value) => isList(value) && value.every(isText), transaction: isText };
+
+/** The JSON of a statement: of a document, one deflated by gzip, or the HTML that carries one. */
+async function statementText(data) {
+  let packed = data;
+  if (data[0] === 0x3c) {
+    const page = new TextDecoder().decode(data);
+    const start = page.indexOf(DATA_START);
+    if (start < 0) refuse("This is not a statement: this HTML carries no data of one.");
+    const from = start + DATA_START.length;
+    packed = unbase64(page.slice(from, page.indexOf("<\/script>", from)).trim()) ?? refuse("The page's data is damaged.");
+  }
+  if (packed[0] === 0x1f && packed[1] === 0x8b) {
+    try {
+      const inflated = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+      packed = new Uint8Array(await new Response(inflated).arrayBuffer());
+    } catch {
+      refuse("This is not a statement: its gzip data is damaged.");
+    }
+  }
+  return packed;
+}
+
+/** Whether a file is meant as a statement: as HTML, deflated, or as the JSON. */
+function isStatement(data) {
+  if (data[0] === 0x3c || (data[0] === 0x1f && data[1] === 0x8b)) return true;
+  try {
+    return JSON.parse(new TextDecoder().decode(data)).format === STATEMENT_FORMAT;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Check the statement in `data` (Uint8Array). Optional: `key` and `feePayer` as for a bundle, and `earlier`: what the
+ * verdicts on statements of months before have as `opening`. Gives what verifyBundle gives, and `opening`.
+ */
+async function verifyStatement(data, { key = null, feePayer = null, earlier = [] } = {}) {
+  const checks = [];
+  let name = "";
+  const record = {
+    begin: (next) => (name = next),
+    passed: (detail) => checks.push({ name, state: "passed", detail }),
+    skipped: (detail) => checks.push({ name, state: "not checked", detail }),
+  };
+  let found = null;
+  try {
+    found = await examineStatement(record, data, { key, feePayer, earlier });
+  } catch (error) {
+    const detail = error instanceof Refused ? error.message : `The check could not be made: ${error}`;
+    checks.push({ name, state: "failed", detail });
+  }
+  return { ok: found !== null, checks, found, opening: found?.opening ?? null };
+}
+
+async function examineStatement(record, data, given) {
+  record.begin("form");
+  const document = readStatement(await statementText(data));
+  const { account } = document;
+  record.passed(`A document of the format ${STATEMENT_FORMAT}, in its unambiguous form.`);
+
+  record.begin("hash");
+  const { sha256: named, ...rest } = document;
+  const digest = hex(await sha256(utf8(sorted(rest))));
+  if (digest !== named) refuse(`The document's SHA-256 is ${digest}, not the ${named} that it names.`);
+  record.passed(`SHA-256 over all of it: ${digest}.`);
+
+  record.begin("receipts");
+  const { receipts } = document;
+  if (receipts.length === 0) refuse("The statement has no receipts.");
+  const texts = receipts.map((receipt, at) => {
+    if (receipt.tenant !== account.tenant) {
+      refuse(`Receipt ${at + 1} of the file (${receipt.id}) is one of ${receipt.tenant}, not of ${account.tenant}.`);
+    }
+    return utf8(canonicalReceipt(receipt));
+  });
+  record.passed(`${receipts.length} receipts of ${account.tenant}, each with all members of its version.`);
+
+  record.begin("chain");
+  const leaves = [];
+  for (const text of texts) leaves.push(await sha256(Uint8Array.of(0), text));
+  verifyChain(receipts, leaves.map(hex));
+  const [first, last] = [receipts[0], receipts.at(-1)];
+  record.passed(`Numbers ${first.tseq} to ${last.tseq} of the tenant without a gap, each with the hash of the one before.`);
+
+  record.begin("period");
+  const inside = verifyPeriod(account, receipts);
+  record.passed(
+    `${inside.length} receipts of ${account.month} (UTC), from its first ` +
+      (last.created_us >= account.until_us
+        ? "to its last: one of a later month follows."
+        : "on. Whether more followed in the month is for the next statement to show."),
+  );
+
+  record.begin("checkpoint");
+  const checkpoint = await openCheckpoint(document.checkpoint, await verifierKey(document.key, given.key));
+  const signed = `${checkpoint.origin} signed a checkpoint of ${checkpoint.size} receipts`;
+  record.passed(
+    given.key !== null
+      ? `${signed} with the given key.`
+      : `${signed} with the key that the statement itself names: compare ${document.key} with what the operator publishes.`,
+  );
+
+  record.begin("inclusion");
+  const root = await batchRoot(document.leaves, leaves, checkpoint.size, proofHashes(document.proof));
+  if (hex(root) !== hex(checkpoint.root)) {
+    refuse(`The receipts and the proof lead to the root ${hex(root)}, not to ${hex(checkpoint.root)}.`);
+  }
+  record.passed(`All ${leaves.length} receipts are in the log, at the places named, under its root ${hex(root)}.`);
+
+  record.begin("prices");
+  record.passed(await verifyPrices(document.prices, receipts, inside));
+
+  record.begin("sums");
+  verifySums(account, receipts, inside);
+  record.passed(`Every sum follows from the receipts: ${account.total.requests} requests.`);
+
+  const known = receipts.map((receipt, at) => [receipt.tseq, [hex(leaves[at]), receipt.created_us, balanceChange(receipt)]]);
+  const opening = { account, receipts: new Map(known), key: document.key };
+  record.begin("opening balance");
+  verifyOpeningBalance(record, opening, given.earlier);
+  const transaction = await verifyStatementAnchor(record, document, checkpoint, given.feePayer);
+  if (data[0] === 0x3c) {
+    record.begin("page");
+    record.skipped("Whether the page shows what its data says is not compared here: read the sums of the data, below.");
+  }
+  return { document, checkpoint, transaction, opening };
+}
+
+function readStatement(data) {
+  const bad = (why) => refuse(`This is not a statement: ${why}.`);
+  let written, document;
+  try {
+    written = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(data);
+    document = JSON.parse(written);
+  } catch (error) {
+    bad(`it is not JSON: ${error.message}`);
+  }
+  const dense = written.replace(/("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\r\n]+/g, "$1");
+  if (dense !== JSON.stringify(document) || /(^|[^\\])(\\\\)*\\ud[89a-f]/.test(dense)) {
+    bad("a member is there twice, or a string or a number is written in an unusual way");
+  }
+  checkMembers("statement", document, STATEMENT, bad);
+  checkMembers("account", document.account, ACCOUNT, bad);
+  checkMembers("object names", document.names, NAMES, bad);
+  if (document.anchor !== null) checkMembers("anchor", document.anchor, ANCHOR, bad);
+  return document;
+}
+
+/** A value in RFC 8785 form: members in the order of their names, no blanks. */
+function sorted(value) {
+  if (isList(value)) return `[${value.map(sorted).join(",")}]`;
+  if (!isObject(value)) return JSON.stringify(value);
+  const members = Object.keys(value).sort();
+  return `{${members.map((name) => `${JSON.stringify(name)}:${sorted(value[name])}`).join(",")}}`;
+}
+
+function verifyChain(receipts, leaves) {
+  const [first] = receipts;
+  if (first.tseq < 1 || (first.tseq === 1) !== (first.tprev === "0".repeat(64))) {
+    refuse(`Receipt ${first.id} is not number ${first.tseq} of the tenant.`);
+  }
+  for (let at = 1; at < receipts.length; at++) {
+    const [before, receipt] = [receipts[at - 1], receipts[at]];
+    if (receipt.tseq !== before.tseq + 1) {
+      refuse(`After the tenant's receipt ${before.tseq} comes ${receipt.tseq}: receipts are left out, or out of order.`);
+    }
+    if (receipt.tprev !== leaves[at - 1]) {
+      refuse(`The tenant's receipts ${before.tseq} and ${receipt.tseq} do not fit together: one of the two was changed.`);
+    }
+  }
+}
+
+/** The receipts of the month. */
+function verifyPeriod(account, receipts) {
+  const [, year, month] = /^([0-9]{4})-(0[1-9]|1[0-2])$/.exec(account.month) ?? refuse("account.month is not a month.");
+  const bounds = { from_us: Date.UTC(+year, +month - 1, 1) * 1000, until_us: Date.UTC(+year, +month, 1) * 1000 };
+  for (const [name, right] of Object.entries(bounds)) {
+    if (account[name] !== right) refuse(`account.${name} is ${account[name]}; ${account.month} has ${right} (UTC).`);
+  }
+  const { from_us: from, until_us: until } = bounds;
+  const inside = receipts.filter(({ created_us: at }) => from <= at && at < until);
+  const [first, last] = [receipts[0], receipts.at(-1)];
+  if (first.tseq > 1 && inside.includes(first)) {
+    refuse(`The file begins with the tenant's receipt ${first.tseq}, which is one of the month: those before it are left out.`);
+  }
+  const between = receipts.length === 2 && first.created_us < from && last.created_us >= until;
+  const end = receipts.length === 1 && (first.created_us < from || first.tseq === 1);
+  if (inside.length === 0 && !between && !end) refuse("The file has no receipt of the month, nor the two that it lies between.");
+  return inside;
+}
+
+function proofHashes(encoded) {
+  const hashes = encoded.map((text) => unbase64(text));
+  if (hashes.some((found) => found?.length !== 32)) refuse("A hash of a proof is not 32 bytes in base64.");
+  return hashes;
+}
+
+/** The root over leaves at these places and, for all ranges without any of them, the proof's hashes from left to right. */
+async function batchRoot(indices, leaves, size, proof) {
+  const rises = indices.every((index, at) => index > (at ? indices[at - 1] : -1));
+  if (indices.length !== leaves.length || !rises || BigInt(indices.at(-1)) >= size) {
+    refuse("The proof does not hold: no tree of this size has receipts at these places.");
+  }
+  let taken = 0;
+  let next = 0;
+  const walk = async (start, end) => {
+    if (next === indices.length || indices[next] >= end) {
+      if (taken === proof.length) refuse("The proof does not hold: it has too few hashes.");
+      return proof[taken++];
+    }
+    if (end - start === 1) return leaves[next++];
+    let half = 1;
+    while (half * 2 < end - start) half *= 2;
+    const left = await walk(start, start + half);
+    return sha256(Uint8Array.of(1), left, await walk(start + half, end));
+  };
+  const root = await walk(0, Number(size));
+  if (taken !== proof.length) refuse("The proof does not hold: it has more hashes than it needs.");
+  return root;
+}
+
+/** RFC 9162 section 2.1.4.2. */
+async function verifyConsistency(old, fresh, hashes) {
+  if (old.size > fresh.size) refuse("The anchored log is longer than this one.");
+  if (old.size === 0n || old.size === fresh.size) {
+    if (hashes.length) refuse("The proof of consistency has more hashes than it needs.");
+    if (old.size === fresh.size && hex(old.root) !== hex(fresh.root)) refuse("The anchored log has another root.");
+    return;
+  }
+  const proof = (old.size & (old.size - 1n)) === 0n ? [old.root, ...hashes] : hashes;
+  if (proof.length === 0) refuse("The proof of consistency has too few hashes.");
+  let [place, end] = [old.size - 1n, fresh.size - 1n];
+  while (place & 1n) [place, end] = [place >> 1n, end >> 1n];
+  let [one, two] = [proof[0], proof[0]];
+  for (const hash of proof.slice(1)) {
+    if (end === 0n) refuse("The proof of consistency has more hashes than it needs.");
+    if (place & 1n || place === end) {
+      [one, two] = [await sha256(Uint8Array.of(1), hash, one), await sha256(Uint8Array.of(1), hash, two)];
+      while (!(place & 1n) && place !== 0n) [place, end] = [place >> 1n, end >> 1n];
+    } else {
+      two = await sha256(Uint8Array.of(1), two, hash);
+    }
+    [place, end] = [place >> 1n, end >> 1n];
+  }
+  if (end !== 0n || hex(one) !== hex(old.root) || hex(two) !== hex(fresh.root)) {
+    refuse("The proof of consistency does not lead from the anchored root to this one.");
+  }
+}
+
+async function verifyStatementAnchor(record, { anchor, key, leaves }, checkpoint, feePayer) {
+  record.begin("anchor consistency");
+  if (anchor === null) {
+    if (feePayer !== null) refuse("The statement has no anchor, so it has no fee payer.");
+    for (const name of ["consistency", "transaction", "signature", "memo", "fee payer"]) {
+      record.begin(`anchor ${name}`);
+      record.skipped("The statement has no anchor: only the log's key protects the log from being rewritten.");
+    }
+    return null;
+  }
+  const anchored = await openCheckpoint(anchor.checkpoint, await verifierKey(key, null));
+  await verifyConsistency(anchored, checkpoint, proofHashes(anchor.consistency));
+  const covered = leaves.filter((leaf) => BigInt(leaf) < anchored.size).length;
+  record.passed(
+    `The anchored log of ${anchored.size} receipts is a beginning of this one. It has ${covered} of the statement's ` +
+      `${leaves.length} receipts.`,
+  );
+  if (!unbase64(anchor.transaction)?.length) {
+    record.begin("anchor transaction");
+    refuse("The anchor's transaction is not base64.");
+  }
+  return verifyAnchor(record, anchor.transaction, anchor.checkpoint, feePayer);
+}
+
+/** Every cost from the receipt's counters and the table with its hash, every bill from cost and factor. */
+async function verifyPrices(prices, receipts, inside) {
+  for (const [hash, table] of Object.entries(prices)) {
+    if (hex(await sha256(utf8(sorted(table)))) !== hash) refuse(`The price table under ${hash} was changed.`);
+    if (!receipts.some((receipt) => receipt.price_hash === hash)) refuse(`No receipt names the price table ${hash}.`);
+  }
+  let [checked, unknown] = [0, 0];
+  for (const receipt of inside) {
+    if (!COUNTED.includes(receipt.finish)) continue;
+    if (receipt.v < 3) {
+      unknown++;
+      continue;
+    }
+    const billed = billedOf(BigInt(receipt.cost_nano_usd), BigInt(receipt.price_factor_ppm));
+    if (BigInt(receipt.billed_nano_usd) !== billed) {
+      refuse(`Receipt ${receipt.id} bills ${receipt.billed_nano_usd} nano-USD; its cost times its factor is ${billed}.`);
+    }
+    if (!Object.hasOwn(prices, receipt.price_hash)) {
+      unknown++;
+      continue;
+    }
+    const cost = costOf(prices[receipt.price_hash], receipt);
+    if (receipt.passport !== "" && BigInt(receipt.cost_nano_usd) !== cost) {
+      refuse(`Receipt ${receipt.id} costs ${receipt.cost_nano_usd} nano-USD; by its price table it is ${cost}.`);
+    }
+    checked++;
+  }
+  const rest = unknown ? ` ${unknown} have none in the file, or an older version: their prices were not checked.` : "";
+  return `The cost of ${checked} requests follows from what they counted and their price tables.${rest}`;
+}
+
+const COST_MOST = BigInt(Number.MAX_SAFE_INTEGER);
+const CONDITIONS = ["above_prompt_tokens", "service_tier", "image_size", "image_quality", "from_us", "until_us"];
+
+function billedOf(cost, factor) {
+  const billed = factor === 1_000_000n ? cost : (cost * factor + 999_999n) / 1_000_000n;
+  return billed < COST_MOST ? billed : COST_MOST;
+}
+
+/** What a receipt's counters cost by a table, nano-USD, rounded once, up. */
+function costOf(table, receipt) {
+  const rates = ratesFor(table, receipt);
+  const rate = (name) => (rates[name] === undefined ? null : BigInt(rates[name]));
+  const count = (name) => BigInt(receipt[name]);
+  const least = (a, b) => (a < b ? a : b);
+  const first = (...names) => names.map(rate).find((found) => found !== null) ?? 0n;
+
+  let left = count("prompt_tokens");
+  let base = first("input_pico_usd", "audio_input_pico_usd", "image_input_pico_usd");
+  let pico = 0n;
+  const take = (tokens, price) => {
+    const part = least(tokens, left);
+    left -= part;
+    pico += part * price;
+  };
+  take(count("cached_tokens"), rate("cached_input_pico_usd") ?? base);
+  const write = rate("cache_write_pico_usd") ?? base;
+  const written = least(count("cache_write_tokens"), left);
+  const hour = least(count("cache_write_1h_tokens"), written);
+  take(written - hour, write);
+  take(hour, rate("cache_write_1h_pico_usd") ?? write);
+  for (const kind of ["audio", "image"]) {
+    const price = rate(`${kind}_input_pico_usd`);
+    if (price !== null) take(count(`${kind}_prompt_tokens`), price);
+  }
+  pico += left * base;
+
+  left = count("completion_tokens");
+  base = first("output_pico_usd", "image_output_pico_usd", "audio_output_pico_usd");
+  for (const [counter, name] of [
+    ["reasoning_tokens", "reasoning_pico_usd"],
+    ["audio_completion_tokens", "audio_output_pico_usd"],
+    ["image_completion_tokens", "image_output_pico_usd"],
+  ]) {
+    const price = rate(name);
+    if (price !== null) take(count(counter), price);
+  }
+  pico += left * base;
+
+  // Of a model with both prices its tokens count where they are told, else the length.
+  const inTokens = rate("input_pico_usd") && (receipt.audio_prompt_tokens || receipt.completion_tokens);
+  pico += count("images") * (rate("image_nano_usd") ?? 0n) * 1000n;
+  pico += inTokens ? 0n : count("audio_ms") * (rate("audio_second_nano_usd") ?? 0n);
+  pico += count("characters") * (rate("character_pico_usd") ?? 0n);
+  pico += count("searches") * (rate("search_nano_usd") ?? 0n) * 1000n;
+  return least((rate("call_nano_usd") ?? 0n) + (pico + 999n) / 1000n, COST_MOST);
+}
+
+/** The rates that hold: those with more conditions lie over those with fewer, longer prompts over shorter ones. */
+function ratesFor({ conditional = [], free, ...base }, receipt) {
+  const conditionsOf = (rates) => CONDITIONS.filter((name) => rates[name] !== undefined);
+  const holds = (rates) =>
+    (rates.above_prompt_tokens === undefined || receipt.prompt_tokens > rates.above_prompt_tokens) &&
+    ["service_tier", "image_size", "image_quality"].every((name) => [undefined, receipt[name]].includes(rates[name])) &&
+    (rates.from_us === undefined || receipt.created_us >= rates.from_us) &&
+    (rates.until_us === undefined || receipt.created_us < rates.until_us);
+  const layers = conditional
+    .filter(holds)
+    .sort((a, b) => (a.above_prompt_tokens ?? 0) - (b.above_prompt_tokens ?? 0));
+  const found = { ...base };
+  for (let count = 0; count <= CONDITIONS.length; count++) {
+    const byConditions = new Map();
+    for (const layer of layers.filter((rates) => conditionsOf(rates).length === count)) {
+      const names = conditionsOf(layer).join();
+      const rates = Object.entries(layer).filter(([name]) => !CONDITIONS.includes(name));
+      byConditions.set(names, { ...byConditions.get(names), ...Object.fromEntries(rates) });
+    }
+    const said = [...byConditions.values()];
+    for (const name of new Set(said.flatMap(Object.keys))) {
+      found[name] = Math.max(...said.filter((rates) => rates[name] !== undefined).map((rates) => rates[name]));
+    }
+  }
+  return found;
+}
+
+function balanceChange(receipt) {
+  return (receipt.credited_nano_usd ?? 0) - (receipt.charged_nano_usd ?? 0);
+}
+
+function verifySums(account, receipts, inside) {
+  const right = addUp(account, inside);
+  const differ = (place, said, found) => {
+    if (isObject(found) && isObject(said)) {
+      for (const name of new Set([...Object.keys(found), ...Object.keys(said)])) {
+        differ(`${place}.${name}`, said[name], found[name]);
+      }
+    } else if (isList(found) && isList(said)) {
+      for (let at = 0; at < Math.min(found.length, said.length); at++) differ(`${place}[${at}]`, said[at], found[at]);
+      if (found.length !== said.length) refuse(`${place} has ${said.length} lines; the receipts make ${found.length}.`);
+    } else if (said !== found) {
+      refuse(`${place} is ${JSON.stringify(said)}; the receipts come to ${JSON.stringify(found)}.`);
+    }
+  };
+  differ("account", account, right);
+}
+
+/** The account that the receipts of a month come to. */
+function addUp(account, inside) {
+  const none = () => Object.fromEntries(SUMS.map((name) => [name, 0]));
+  const groups = { by_model: new Map(), by_key: new Map() };
+  const prices = new Map();
+  const [total, money] = [none(), []];
+  let [credited, charged] = [0, 0];
+  for (const receipt of inside) {
+    const [taken, added] = [receipt.charged_nano_usd ?? 0, receipt.credited_nano_usd ?? 0];
+    credited += added;
+    charged += taken;
+    const isCredit = receipt.finish === "credited";
+    if (added || isCredit) money.push(moneyLine(receipt, added, isCredit ? taken : 0));
+    if (isCredit) continue;
+    const of = (map, name) => map.get(name) ?? map.set(name, none()).get(name);
+    for (const sums of [total, of(groups.by_model, receipt.model), of(groups.by_key, receipt.key)]) addTo(sums, receipt, taken);
+    if (COUNTED.includes(receipt.finish)) addPrice(prices, receipt);
+  }
+  const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+  const listed = (map) =>
+    [...map]
+      .map(([name, sums]) => ({ name, ...sums }))
+      .sort((a, b) => b.billed_nano_usd - a.billed_nano_usd || compare(a.name, b.name));
+  const numbers = inside.map(({ tseq }) => tseq);
+  return {
+    tenant: account.tenant,
+    month: account.month,
+    from_us: account.from_us,
+    until_us: account.until_us,
+    issued_us: account.issued_us,
+    receipts: inside.length,
+    first: numbers[0] ?? 0,
+    last: numbers.at(-1) ?? 0,
+    opening_nano_usd: account.opening_nano_usd,
+    credited_nano_usd: credited,
+    charged_nano_usd: charged,
+    closing_nano_usd: account.opening_nano_usd + credited - charged,
+    total,
+    by_model: listed(groups.by_model),
+    by_key: listed(groups.by_key),
+    by_price: [...prices.values()].sort(
+      (a, b) =>
+        compare(a.model, b.model) ||
+        a.first_us - b.first_us ||
+        compare(a.price_hash, b.price_hash) ||
+        a.price_factor_ppm - b.price_factor_ppm,
+    ),
+    money: money.sort((a, b) => a.at_us - b.at_us || compare(a.receipt, b.receipt)),
+  };
+}
+
+function addTo(sums, receipt, charged) {
+  sums.charged_nano_usd += charged;
+  if (!COUNTED.includes(receipt.finish)) {
+    sums[receipt.finish === "refused" ? "refused" : "failed"]++;
+    return;
+  }
+  sums.requests++;
+  sums.estimated += receipt.usage_source === "estimate" ? 1 : 0;
+  sums.unpriced += receipt.price_known === false ? 1 : 0;
+  for (const name of COUNTERS) sums[name] += receipt[name] ?? 0;
+  sums.cost_nano_usd += receipt.cost_nano_usd;
+  sums.billed_nano_usd += receipt.billed_nano_usd ?? receipt.cost_nano_usd;
+}
+
+function addPrice(prices, receipt) {
+  const factor = receipt.price_factor_ppm ?? ONE_PPM;
+  const place = JSON.stringify([receipt.model, receipt.price_hash, factor]);
+  const at = receipt.created_us;
+  const line = prices.get(place) ?? {
+    model: receipt.model,
+    price_hash: receipt.price_hash,
+    price_factor_ppm: factor,
+    first_us: at,
+    last_us: at,
+    requests: 0,
+    cost_nano_usd: 0,
+    billed_nano_usd: 0,
+  };
+  line.first_us = Math.min(line.first_us, at);
+  line.last_us = Math.max(line.last_us, at);
+  line.requests++;
+  line.cost_nano_usd += receipt.cost_nano_usd;
+  line.billed_nano_usd += receipt.billed_nano_usd ?? receipt.cost_nano_usd;
+  prices.set(place, line);
+}
+
+function moneyLine(receipt, credited, charged) {
+  return {
+    kind: receipt.payment ? "payment" : charged && !credited ? "refund" : "credit",
+    receipt: receipt.id,
+    at_us: receipt.created_us,
+    credited_nano_usd: credited,
+    charged_nano_usd: charged,
+    payment: receipt.payment ?? "",
+    network: receipt.payment_network ?? "",
+    transaction: receipt.payment_transaction ?? "",
+    asset: receipt.payment_asset ?? "",
+    amount: receipt.payment_amount ?? "",
+    payer: receipt.payment_payer ?? "",
+  };
+}
+
+/** The opening balance from the receipts before the month, as far as this statement and the earlier ones have them. */
+function verifyOpeningBalance(record, own, earlier) {
+  const { account } = own;
+  if (!own.receipts.has(1) && earlier.length === 0) {
+    record.skipped(
+      `The receipts before the tenant's number ${Math.min(...own.receipts.keys())} are not in the file: the statements of ` +
+        "the months before show whether they come to the opening balance.",
+    );
+    return;
+  }
+  const known = new Map(own.receipts);
+  const before = own.receipts.has(1) ? [] : earlier;
+  for (const { account: one, receipts, key } of before) {
+    if (one.tenant !== account.tenant) refuse(`The statement of ${one.month} is one of ${one.tenant}.`);
+    if (key !== own.key) refuse(`The statement of ${one.month} is of another log: ${key}.`);
+    if (one.from_us >= account.from_us) refuse(`The statement of ${one.month} is not of a month before ${account.month}.`);
+    for (const [number, found] of receipts) {
+      if (known.has(number) && known.get(number)[0] !== found[0]) {
+        refuse(`The tenant's receipt ${number} is another one in the statement of ${one.month}: the log has two histories.`);
+      }
+      known.set(number, found);
+    }
+  }
+  const numbers = [...known.keys()].sort((a, b) => a - b);
+  const gap = numbers.findIndex((number, at) => at > 0 && number !== numbers[at - 1] + 1);
+  if (gap > 0) refuse(`The tenant's receipts ${numbers[gap - 1] + 1} to ${numbers[gap] - 1} are in none of the statements.`);
+  const oldest = before.map(({ account: one }) => one).sort((a, b) => a.from_us - b.from_us)[0];
+  const isWhole = numbers[0] === 1;
+  let opening = isWhole ? 0 : oldest.opening_nano_usd;
+  for (const [, at, change] of known.values()) {
+    if ((isWhole || at >= oldest.from_us) && at < account.from_us) opening += change;
+  }
+  if (opening !== account.opening_nano_usd) {
+    refuse(`account.opening_nano_usd is ${account.opening_nano_usd}; the receipts before come to ${opening}.`);
+  }
+  record.passed(
+    isWhole
+      ? "The tenant's receipts from the first one on come to the opening balance."
+      : `It continues the statement of ${oldest.month}, without a gap; that one's opening balance is not shown here.`,
+  );
+}
+
+/** What a verified statement says, as names and values. */
+function statementSummary({ account, names, sha256: digest }) {
+  const whole = (number) => number.toLocaleString("en");
+  const { total } = account;
+  const hasBalance = account.opening_nano_usd || account.credited_nano_usd || account.charged_nano_usd;
+  const balance = [
+    ["Opening balance", usd(account.opening_nano_usd)],
+    ["Credited", usd(account.credited_nano_usd)],
+    ["Charged", usd(account.charged_nano_usd)],
+    ["Closing balance", usd(account.closing_nano_usd)],
+  ];
+  return [
+    ["Tenant", names.tenant ? `${names.tenant} (${account.tenant})` : account.tenant],
+    ["Month", `${account.month} (UTC)${account.issued_us < account.until_us ? ", provisional" : ""}`],
+    ["Requests", whole(total.requests)],
+    ["Tokens", `${whole(total.prompt_tokens)} in prompts, ${whole(total.completion_tokens)} in completions`],
+    ["Billed", usd(total.billed_nano_usd)],
+    ...(hasBalance ? balance : []),
+    ...account.by_model.map(({ name, requests, billed_nano_usd: billed }) => [
+      `Model ${name || "(none)"}`,
+      `${whole(requests)} requests, ${usd(billed)}`,
+    ]),
+    ["SHA-256", digest],
+  ];
+}
+
+/** Nano-USD as dollars, exactly. */
+function usd(nano) {
+  const digits = String(Math.abs(nano)).padStart(10, "0");
+  return `${nano < 0 ? "-" : ""}${digits.slice(0, -9)}.${digits.slice(-9).replace(/0{1,7}$/, "")} USD`;
+}
+
 // Bytes, hashes and signatures.
 
 /** The y coordinates of the points of small order, little-endian: keys and signatures made of these sign anything. */
@@ -539,12 +1173,19 @@ import { argv, stderr, stdout, version } from "node:process";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 
-export { verifyBundle };
+export { costOf, verifyBundle, verifyStatement };
 
 const USAGE =
-  "usage: node verify.mjs BUNDLE [--key VKEY] [--payer ADDRESS] [--request FILE] [--response FILE]\n";
+  "usage: node verify.mjs BUNDLE [--key VKEY] [--payer ADDRESS] [--request FILE] [--response FILE]\n" +
+  "       node verify.mjs STATEMENT [--key VKEY] [--payer ADDRESS] [--previous STATEMENT]...\n";
 
 class Unreadable extends Error {}
+
+function summaryLines(document) {
+  const rows = statementSummary(document);
+  const width = Math.max(...rows.map(([name]) => name.length));
+  return ["", ...rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`), ""];
+}
 
 async function main(args) {
   if (!globalThis.crypto?.subtle) {
@@ -558,10 +1199,20 @@ async function main(args) {
     stderr.write(`${error.message}\n${error instanceof Unreadable ? "" : USAGE}`);
     return 2;
   }
-  const { ok, checks, found } = await verifyBundle(given.data, given);
+  const what = isStatement(given.data) ? "statement" : "bundle";
+  for (const data of given.previous) {
+    const before = await verifyStatement(data, { key: given.key });
+    if (!before.ok) {
+      stdout.write(`REFUSED: an earlier statement: ${before.checks.at(-1).name}: ${before.checks.at(-1).detail}\n`);
+      return 1;
+    }
+    given.earlier.push(before.opening);
+  }
+  const { ok, checks, found } = await (what === "statement" ? verifyStatement : verifyBundle)(given.data, given);
   for (const { name, state, detail } of checks) stdout.write(`${state.padEnd(11)}  ${name}: ${detail}\n`);
   if (found?.transaction) stdout.write(`not checked  chain: ${CHAIN_NOT_ASKED}\n`);
-  stdout.write(ok ? "The bundle holds.\n" : `REFUSED: ${checks.at(-1).name}\n`);
+  if (ok && what === "statement") stdout.write(`${summaryLines(found.document).join("\n")}\n`);
+  stdout.write(ok ? `The ${what} holds.\n` : `REFUSED: ${checks.at(-1).name}\n`);
   return ok ? 0 : 1;
 }
 
@@ -570,9 +1221,15 @@ async function readArguments(args) {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
-    options: { key: string, payer: string, request: string, response: string },
+    options: {
+      key: string,
+      payer: string,
+      request: string,
+      response: string,
+      previous: { type: "string", multiple: true },
+    },
   });
-  if (positionals.length !== 1) throw new Error("Name one bundle.");
+  if (positionals.length !== 1) throw new Error("Name one bundle or statement.");
   const read = async (path) => {
     try {
       return path === undefined ? null : new Uint8Array(await readFile(path));
@@ -586,6 +1243,8 @@ async function readArguments(args) {
     feePayer: values.payer ?? null,
     request: await read(values.request),
     response: await read(values.response),
+    previous: await Promise.all((values.previous ?? []).map(read)),
+    earlier: [],
   };
 }
 
