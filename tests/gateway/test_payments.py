@@ -32,6 +32,7 @@ from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Customer, M
 from tests.support.payments import PAYER, SHOP
 from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream, delta
 from trustgate.admin.money import PaymentSet
+from trustgate.types import PaymentFlow
 
 
 @pytest.fixture(scope="module")
@@ -386,10 +387,17 @@ def test_other_methods_on_the_paid_route_take_no_payment(market: Market, custome
 # nobody knows
 
 
-@pytest.mark.parametrize("fault", SETTLE_FAULTS)
-def test_after_a_fault_nothing_is_served_and_nothing_asked_for_twice(market: Market, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "flow"),
+    [(fault, "authorization") for fault in SETTLE_FAULTS] + [(fault, "upfront") for fault in list(SETTLE_FAULTS)[:3]],
+)
+def test_after_a_fault_nothing_is_served_and_nothing_asked_for_twice(
+    market: Market, fault: str, flow: PaymentFlow
+) -> None:
     """Twice: the money moved all the same, and it did not. Both end right, by what the chain says."""
     did_move, did_not = market.customer(), market.customer()
+    for customer in (did_move, did_not):
+        market.admin(PaymentSet(tenant=customer.name, flow=flow))
     market.facilitator.on_settle(moved(SETTLE_FAULTS[fault]), SETTLE_FAULTS[fault])
     payments = {customer: customer.pay(customer.chat()) for customer in (did_move, did_not)}
     moves = market.facilitator.moves
@@ -654,6 +662,7 @@ def test_an_upfront_payment_is_settled_before_the_upstream_is_asked_and_credited
     failed = customer.chat(paying)
     assert failed.status_code == 400
     assert decode_payment_response_header(failed.headers["payment-response"]).success, "it says what was settled"
+    assert "credited" in failed.json()["error"]["message"]
     assert len(market.facilitator.settles) == settles + 1
     assert customer.balance() == PRICE_NANO_USD
     assert only_payment(market, customer).state == "credited"

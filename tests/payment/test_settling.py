@@ -7,15 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import pytest
 
-from tests.support.shop import FAILS, LOSES_ANSWER, OFFER, Shop, order, signed, terms
+from tests.support.shop import FAILS, LOSES_ANSWER, OFFER, SOLANA_OFFER, UPFRONT, Shop, order, signed, terms
 from trustgate.errors import ChainError, PaymentRequired, Unavailable
 from trustgate.payment.cashier import Cashier
 from trustgate.payment.credit import append_credit
 from trustgate.payment.interfaces import Settlement
-from trustgate.payment.networks import SOLANA_DEVNET
 from trustgate.payment.order import Order
 from trustgate.payment.reconciler import Reconciler
 from trustgate.payment.sale import Sale
@@ -25,8 +23,6 @@ from trustgate.types import Payment
 #: 1 USD is 10⁶ atomic units of the offer's token, so an atomic unit is worth 1,000 nano-USD.
 PRICE = 10_000_000
 AMOUNT = PRICE // 1_000
-SOLANA_OFFER = msgspec.structs.replace(OFFER, network=SOLANA_DEVNET)
-UPFRONT = msgspec.structs.replace(OFFER, extra={**OFFER.extra, "paymentFlow": "upfront"})
 
 
 @pytest.fixture

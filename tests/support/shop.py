@@ -23,8 +23,9 @@ from trustgate.payment.balance import Balances
 from trustgate.payment.cashier import Cashier
 from trustgate.payment.interfaces import Kind, OnTransaction, Settlement, VerifyResult
 from trustgate.payment.ledger import Ledger
+from trustgate.payment.networks import SOLANA_DEVNET
 from trustgate.payment.order import Order
-from trustgate.payment.paid_answers import Recorded
+from trustgate.payment.paid_answers import Answers, Recorded
 from trustgate.payment.reconciler import Reconciler
 from trustgate.payment.sale import Sale
 from trustgate.payment.x402_wire import Presented, requirements
@@ -43,6 +44,9 @@ OFFER = Offer(
     facilitator="paper",
     extra={"name": "USDC", "version": "2"},
 )
+
+SOLANA_OFFER = msgspec.structs.replace(OFFER, network=SOLANA_DEVNET)
+UPFRONT = msgspec.structs.replace(OFFER, extra={**OFFER.extra, "paymentFlow": "upfront"})
 
 #: What settling does, and what it says: moved or not, and the outcome that is told.
 MOVES, FAILS, LOSES_ANSWER, LOSES_REQUEST = "moves", "fails", "loses answer", "loses request"
@@ -125,7 +129,14 @@ class Shop:
         self.paper = paper
         self.balances = balances
         ledger = Ledger(store)
-        self.cashier = Cashier(ledger, balances, log, paper, public_url="http://127.0.0.1:4010")
+        self.cashier = Cashier(
+            ledger,
+            balances,
+            log,
+            paper,
+            public_url="http://127.0.0.1:4010",
+            answers=Answers(paper.path.parent / "answers"),
+        )
         self.reconciler = Reconciler(
             store, ledger, log, balances, paper, is_active=self.cashier.is_active, on_decided=self.cashier.decided
         )
@@ -153,13 +164,24 @@ class Shop:
 
     # what the gateway does with a request
 
-    async def serve(self, order: Order, *, cost: int, answer: bytes = b"answer", dies: str = "") -> bytes:
-        """Walk a request through its sale as the path does. ``dies``: ``before`` or ``after`` its first byte."""
+    async def serve(
+        self, order: Order, *, cost: int, answer: bytes = b"answer", dies: str = "", work_s: float = 0.0
+    ) -> bytes:
+        """Walk a request through its sale as the path does. ``dies``: ``before`` or ``after`` its first byte.
+
+        ``work_s``: how long the upstream works before it answers, or dies.
+        """
         admitted = await self.cashier.admit(order)
         if isinstance(admitted, Recorded):
             return b"again: " + admitted.body
         async with admitted as sale:
+            if sale.is_upfront:
+                await sale.settle()
+            if work_s:
+                await asyncio.sleep(work_s)
             if dies == "before":
+                if sale.is_settled:
+                    self.receipt(order, sale, 0, delivered=False)
                 raise ConnectionError
             try:
                 await sale.settle()
@@ -175,9 +197,9 @@ class Shop:
             self._record(sale, answer)
             return answer
 
-    def receipt(self, order: Order, sale: Sale, cost: int) -> Entry:
+    def receipt(self, order: Order, sale: Sale, cost: int, *, delivered: bool = True) -> Entry:
         tseq, tprev = self.log.link(order.tenant_id)
-        members = sale.close(cost)
+        members = sale.close(cost, delivered=delivered)
         receipt = make_receipt(
             tseq,
             id=order.receipt_id,
@@ -185,6 +207,7 @@ class Shop:
             tenant=order.tenant_id,
             tprev=tprev,
             key=order.key_id,
+            finish="complete" if delivered else "upstream_error",
             v=4,
             **members,
         )

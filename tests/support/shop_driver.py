@@ -2,8 +2,9 @@
 
     shop_driver HOME SEED MOST     serve at most so many requests, some ten at a time, until killed
 
-Whatever a customer may do is done here: pay, pay and leave, pay twice with one payment, retry after being left alone,
-draw on the balance. A byte goes to stdout for each request that ended, so that who kills knows how many there were.
+Whatever a customer may do is done here: pay before the work or with the answer in hand, pay and leave, pay twice with
+one payment, retry after being left alone, draw on the balance. A byte goes to stdout for each request that ended, so
+that who kills knows how many there were.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ import random
 import sys
 from pathlib import Path
 
-from tests.support.shop import Shop, order, shuffled, signed, terms
+from tests.support.shop import OFFER, SOLANA_OFFER, UPFRONT, Shop, order, shuffled, signed, terms
 from trustgate.errors import TrustGateError
 from trustgate.payment.x402_wire import Presented
+from trustgate.types import PaymentMode
 
 _TENANTS = tuple(f"tenant_{number}" for number in range(4))
 _AT_ONCE = 10
+#: How long a payment on Solana waits for its answer; some answers take longer.
+_SETTLE_WITHIN_S = 0.003
+_OFFERS = (OFFER, OFFER, SOLANA_OFFER, SOLANA_OFFER, UPFRONT)
 #: Nano-USD a request costs at most; 1,000 are an atomic unit.
 _MOST_PRICE = 5_000_000
 
 
 async def main(home: Path, seed: int, most: int) -> None:
     shop = await Shop.open(home)
+    shop.cashier.settle_within_s = _SETTLE_WITHIN_S
     chance = random.Random(seed)
     upkeep = asyncio.ensure_future(shop.log.run())
     looking = asyncio.ensure_future(shop.reconciler.run(0.3))
@@ -46,9 +52,11 @@ async def _request(shop: Shop, chance: random.Random) -> None:
     tenant_id = chance.choice(_TENANTS)
     price = chance.randrange(0, _MOST_PRICE)
     prepaid = chance.random() < 0.3
-    chosen = terms("prepaid" if prepaid else "per-request", tenant_id=tenant_id, top_up_nano_usd=3 * _MOST_PRICE)
+    offer = chance.choice(_OFFERS)
+    mode: PaymentMode = "prepaid" if prepaid else "per-request"
+    chosen = terms(mode, tenant_id=tenant_id, top_up_nano_usd=3 * _MOST_PRICE, offers=(offer,))
     asked = max(price, chosen.top_up_nano_usd) if prepaid else price
-    paying = signed(max(1, -(-asked // 1_000))) if chance.random() < 0.4 else None
+    paying = signed(max(1, -(-asked // 1_000)), offer=offer) if chance.random() < 0.4 else None
     if chance.random() < 0.5:
         shop.paper.plan.append(shuffled(chance))
     body = os.urandom(8)
@@ -59,7 +67,7 @@ async def _request(shop: Shop, chance: random.Random) -> None:
         # Some cost more than their worst case, as a model may write more than it was asked to.
         cost = chance.randrange(0, price + price // 10 + 1)
         try:
-            await shop.serve(made, cost=cost, dies=dies)
+            await shop.serve(made, cost=cost, dies=dies, work_s=chance.choice((0.0, 0.0, 0.001, 0.006)))
         except (TrustGateError, ConnectionError, asyncio.CancelledError):
             return
 

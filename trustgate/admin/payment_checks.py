@@ -154,7 +154,9 @@ async def _offer_finding(context: AdminContext, offer: Offer) -> PaymentFinding:
                 hint="trustgate payment refresh",
             )
         if offer.facilitator != EMBEDDED:
-            return PaymentFinding(status="ok", message=where)
+            said = facilitators.extension_responses(offer.facilitator)
+            taken = "".join(f"; of the extension {name} it says: {text}" for name, text in said.items())
+            return PaymentFinding(status="ok", message=where + taken)
         lamports = await facilitators.embedded().balance(offer.network)
     except TrustGateError as error:
         return PaymentFinding(status="fail", message=f"{where}: {error.message}", hint=error.hint)

@@ -112,6 +112,8 @@ class Delivery:
         account, reply = self.admitted, self.reply
         if account.closed:
             return
+        if account.sale is not None and account.sale.is_settled and not reply.started:
+            error.message += " The payment for it was credited: sent again with the same request, it buys the answer."
         account.sent(reply.last_words(error))
         if isinstance(error, PaymentRequired):
             account.close("refused", status=error.status)

@@ -72,6 +72,11 @@ class Facilitators:
             )
         return found
 
+    def extension_responses(self, name: str) -> dict[str, str]:
+        """Returns what an offer's facilitator last said of x402 extensions, by the extension's name."""
+        found = self._made.get(name if name == EMBEDDED else self._override or name)
+        return dict(getattr(found, "extension_responses", {}))
+
     def check_key(self, name: str) -> None:
         """Raises ``InvalidRequest`` for Coinbase's facilitator where there is no key for it.
 
