@@ -46,6 +46,7 @@ class Surroundings(Protocol):
 
     loop: asyncio.AbstractEventLoop
     closing: bool
+    tasks: set[asyncio.Task[None]]
 
     def date(self) -> bytes: ...
 
@@ -56,12 +57,14 @@ class Exchange:
     __slots__ = (
         *("_chunks", "_connection", "_door", "_expects_continue", "_has_begun", "_has_body", "_is_chunked", "_is_told"),
         *("_keeps", "_left", "_may_chunk", "_missing", "_parts", "_sent_early", "_start", "_woken"),
-        *("is_done", "is_whole", "unread"),
+        *("is_done", "is_whole", "task", "unread"),
     )
 
     def __init__(self, connection: Carrier, door: Surroundings, head: RequestHead) -> None:
         self._connection = connection
         self._door = door
+        #: What runs the application, once it does.
+        self.task: asyncio.Task[None] | None = None
         #: The connection may go on after this exchange.
         self._keeps = head.keeps_alive
         self._may_chunk = head.version == "1.1"
@@ -102,6 +105,8 @@ class Exchange:
             if not self._has_begun and not self.is_done:
                 await self._fail()
         finally:
+            if self.task is not None:
+                self._door.tasks.discard(self.task)
             if not self.is_done:
                 # It ended without ending its answer: the client sees that the end is missing.
                 self.is_done = True
@@ -329,7 +334,7 @@ def render_fields(headers: Headers) -> bytes:
     Raises:
         ValueError: one of them holds a line end or a NUL byte, with which it could forge fields or a whole answer.
     """
-    fields = b"".join([b"%b: %b\r\n" % field for field in headers])
+    fields = b"\r\n".join(map(b": ".join, headers)) + b"\r\n" if headers else b""
     if fields.count(b"\n") != len(headers) or fields.count(b"\r") != len(headers) or b"\0" in fields:
         raise ValueError("a response header holds a line end")
     return fields

@@ -76,9 +76,9 @@ class Door:
         exchange, scope = request
         if exchange.is_abandoned:
             return
-        task = self.loop.create_task(exchange.run(self.app, scope))
+        # It takes itself out of the set: a callback of the task would be one more turn for each request.
+        task = exchange.task = self.loop.create_task(exchange.run(self.app, scope))
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
     async def close(self, grace_s: float) -> None:
         """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
@@ -87,6 +87,7 @@ class Door:
             connection.end_when_idle()
         until = self.loop.time() + grace_s
         while (self.tasks or self._starts.are_waiting) and self.loop.time() < until:
+            self.tasks -= {task for task in self.tasks if task.done()}
             if self.tasks:
                 await asyncio.wait(set(self.tasks), timeout=until - self.loop.time())
             else:

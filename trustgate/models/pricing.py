@@ -15,8 +15,9 @@ times over earlier ones. Of rates with as many conditions, but others, the deare
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from math import inf
 from operator import attrgetter
 from typing import Final
 
@@ -118,7 +119,7 @@ def slips(prices: Prices) -> list[str]:
 class PriceTable:
     """A price made ready to be applied: its hash is known, and its conditional rates are in the order they lie in."""
 
-    __slots__ = ("_conditional", "_dearest", "_laid", "hash", "known", "prices", "source")
+    __slots__ = ("_conditional", "_dearest", "_laid", "_plain_most", "hash", "known", "prices", "source")
 
     def __init__(self, prices: Prices, source: str = "") -> None:
         """``source``: where the price comes from, for people."""
@@ -127,13 +128,17 @@ class PriceTable:
         self.hash = price_hash(prices)
         self.known = is_priced(prices)
         self._conditional = sorted(prices.conditional, key=_weight)
+        #: No condition holds of a usage without tier, size and quality, of at most so many prompt tokens.
+        self._plain_most = _plain_most(self._conditional)
         self._laid: dict[tuple[int, ...], Rates] = {}
         #: The table without conditions at its dearest: with audio, and without.
         self._dearest = {audio: _dearest(prices, audio=audio) for audio in (False, True)}
 
     def rates(self, usage: Usage, at_us: int) -> Rates:
         """The rates that hold for a usage at a time."""
-        if not self._conditional:
+        if usage.prompt_tokens <= self._plain_most and not (
+            usage.service_tier or usage.image_size or usage.image_quality
+        ):
             return self.prices
         hold = tuple([n for n, rates in enumerate(self._conditional) if _holds(rates, usage, at_us)])
         if not hold:
@@ -173,6 +178,14 @@ class PriceTable:
     def _dearest_rates(self, ask: Usage, at_us: int, *, audio: bool) -> Rates:
         rates = self.rates(ask, at_us)
         return self._dearest[audio] if rates is self.prices else _dearest(rates, audio=audio)
+
+
+def _plain_most(conditional: Sequence[ConditionalRates]) -> float:
+    """The most prompt tokens of a usage of which no condition holds but those that name a tier, a size or a quality."""
+    others = [rates for rates in conditional if not (rates.service_tier or rates.image_size or rates.image_quality)]
+    return min(
+        (-1 if rates.above_prompt_tokens is None else rates.above_prompt_tokens for rates in others), default=inf
+    )
 
 
 def _weight(rates: ConditionalRates) -> tuple[int, int, int]:

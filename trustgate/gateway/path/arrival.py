@@ -33,7 +33,7 @@ class Arrival(msgspec.Struct, frozen=True):
         at_us = now_us()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"")
-        is_kept = trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
+        is_kept = bool(asked) and trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
         receipt_id = new_id("rcpt", at_us)
         request_id = asked if is_kept else request_id_of(receipt_id).encode()
         return cls(at_us, asyncio.get_running_loop().time(), receipt_id, request_id, headers)

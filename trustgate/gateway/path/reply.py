@@ -129,6 +129,8 @@ class Reply:
 def rate_headers(rates: tuple[Rate | None, Rate | None]) -> Headers:
     """``x-ratelimit-limit/-remaining/-reset`` for requests and tokens, of the tightest limit on each."""
     headers: Headers = []
+    if rates == (None, None):
+        return headers
     for unit, rate in zip((b"requests", b"tokens"), rates, strict=True):
         if rate is not None:
             headers += _rate_headers(unit, rate)

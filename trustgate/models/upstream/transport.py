@@ -349,7 +349,7 @@ def _request_bytes(
 
     Raises ``ValueError`` for a header or a path that would say something else.
     """
-    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    fields = "\r\n".join(map(": ".join, headers)) + "\r\n" if headers else ""
     length = f"content-length: {len(body) + more_bytes}\r\n" if body or method == "POST" else ""
     text = f"{method} {host.prefix}{path} HTTP/1.1\r\nhost: {host.host}\r\n{fields}{length}\r\n"
     lines = len(headers) + 3 + (length != "")
