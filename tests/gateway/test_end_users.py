@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ def test_each_end_user_has_a_budget_and_no_name_is_kept(
     newest = next(each["id"] for each in reversed(receipts) if each["end_user"] == pseudonym)
     gateway.cli("receipt", "export", newest, "--output", str(bundle))
     gateway.cli("receipt", "verify", str(bundle))
+    exported = gateway.home.parent / "receipts.csv"
+    gateway.cli("export", "receipts", "--format", "csv", "--output", str(exported))
+    with exported.open(newline="") as file:
+        assert [row["end_user"] for row in csv.DictReader(file)] == [receipt["end_user"] for receipt in receipts]
     assert gateway.cli_json("doctor", "--books")["ok"]
 
     gateway.kill()

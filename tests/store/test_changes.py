@@ -10,7 +10,7 @@ import pytest
 from trustgate.errors import StoreDamaged, StoreIncomplete, TrustGateError
 from trustgate.store import Store, open_store
 from trustgate.store.changes import ChangeJournal, read_changes
-from trustgate.types import Alias, Plan, Tenant
+from trustgate.types import Alias, Budget, EndUser, Plan, PseudonymKey, Tenant
 
 
 @pytest.fixture
@@ -81,6 +81,32 @@ async def test_an_older_database_gets_what_was_decided_since(path: Path) -> None
     assert "growth" not in {plan.name for plan in state.plans}
     assert "changes 3 to 4" in store.info.notes[0]
     await store.close()
+
+
+async def test_budgets_end_users_and_their_secret_are_journaled_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the secret every end user would be another one."""
+    store = await open_store(path)
+    await store.close()
+    older = path.read_bytes()
+    kept = (
+        Budget(id="budget_1", name="b", unit="tokens", amount=5, span="21600s", plans=("pro",), each="end_user"),
+        EndUser(id="eu_1", tenant_id="ten_1", blocked=True, amounts={"budget_1": 7}),
+        PseudonymKey(id="pseudonyms_1", secret=bytes(range(32)), created_us=1),
+    )
+    store = await open_store(path)
+    await store.put(*kept)
+    await store.close()
+    for _ in range(2):
+        path.write_bytes(older)
+        store = await open_store(path)
+        state = await store.load_state()
+        assert (*state.budgets, *state.end_users, state.pseudonym_key) == kept
+        await store.close()
+        # The second time the journal begins with everything there is.
+        monkeypatch.setattr("trustgate.store.completeness.MOST_BYTES", 1)
+        await (await open_store(path)).close()
 
 
 async def test_what_neither_has_is_missed(path: Path) -> None:

@@ -31,7 +31,7 @@ async def end_user_show(context: AdminContext, command: EndUserShow) -> EndUserD
     tenant = context.tenant(command.tenant)
     end_user = _pseudonym(context, tenant, command.end_user)
     await context.flush()
-    used = {use.end_user: use for use in await context.store.end_users(tenant.id, 0, _LIST_MOST)}
+    used = {use.end_user: use for use in await context.store.end_users(tenant.id, 0, 1, end_user)}
     decided = context.directory.end_users(tenant.id).get(end_user)
     if decided is None and end_user not in used:
         raise NotFound(

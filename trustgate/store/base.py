@@ -415,8 +415,10 @@ class Store(Protocol):
         """What was used, as budgets are rebuilt from it. Counted endings only (types.COUNTED)."""
         ...
 
-    async def end_users(self, tenant_id: str, since_us: int, limit: int) -> list[EndUserUse]:
-        """The end users that a tenant's receipts since then name, the dearest first."""
+    async def end_users(
+        self, tenant_id: str, since_us: int, limit: int, end_user: str | None = None
+    ) -> list[EndUserUse]:
+        """The end users that a tenant's receipts since then name, the dearest first; or just this one."""
         ...
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]: ...

@@ -220,10 +220,12 @@ class DuckDBStore:
             whole=not query.part_us,
         )
 
-    async def end_users(self, tenant_id: str, since_us: int, limit: int) -> list[EndUserUse]:
+    async def end_users(
+        self, tenant_id: str, since_us: int, limit: int, end_user: str | None = None
+    ) -> list[EndUserUse]:
         return await self._reader.read(
             ReadRange(since_us),
-            lambda connection, source: sum_end_users(connection, source, tenant_id, since_us, limit),
+            lambda connection, source: sum_end_users(connection, source, tenant_id, since_us, limit, end_user),
         )
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]:

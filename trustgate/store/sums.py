@@ -103,15 +103,16 @@ def sum_budget_use(connection: DuckDBPyConnection, sources: Sources, query: Budg
 
 
 def sum_end_users(
-    connection: DuckDBPyConnection, source: str, tenant_id: str, since_us: int, limit: int
+    connection: DuckDBPyConnection, source: str, tenant_id: str, since_us: int, limit: int, end_user: str | None
 ) -> list[EndUserUse]:
+    where, values = where_clause(("tenant = ?", tenant_id), ("created_us >= ?", since_us), ("end_user = ?", end_user))
     rows = connection.execute(
         f"""SELECT end_user, count(*) FILTER (WHERE {IS_COUNTED}),
                 {sum_sql("prompt_tokens::HUGEINT + completion_tokens", IS_COUNTED)} AS tokens,
                 {sum_sql(BILLED, IS_COUNTED)} AS billed, min(created_us), max(created_us)
-            FROM {source} WHERE tenant = ? AND created_us >= ? AND end_user IS NOT NULL
-            GROUP BY end_user ORDER BY billed DESC, tokens DESC, end_user LIMIT ?""",  # noqa: S608 - constants
-        [tenant_id, since_us, limit],
+            FROM {source} {where} AND end_user IS NOT NULL
+            GROUP BY end_user ORDER BY billed DESC, tokens DESC, end_user LIMIT ?""",  # noqa: S608 - values are bound
+        [*values, limit],
     ).fetchall()
     return [EndUserUse(row[0], *map(int, row[1:])) for row in rows]
 
