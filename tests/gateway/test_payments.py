@@ -666,6 +666,7 @@ def test_an_upfront_payment_is_settled_before_the_upstream_is_asked_and_credited
     assert len(market.facilitator.settles) == settles + 1
     assert customer.balance() == PRICE_NANO_USD
     assert only_payment(market, customer).state == "credited"
+    assert market.gateway.cli("doctor", "--books", check=False).returncode == 0
     # Sent again, the same payment buys the answer.
     assert customer.chat(paying).status_code == 200
     assert customer.balance() == 0

@@ -516,11 +516,10 @@ def _figures(receipt: Receipt, payment: Payment) -> Iterator[tuple[str, object, 
     yield "payer", receipt.payment_payer, payment.payer
     if payment.state == "delivered":
         yield "receipt", receipt.id, payment.receipt_id
-    if payment.state == "delivered":
-        yield "end", "credited" if receipt.finish == "credited" else "delivered", payment.state
-    elif payment.state == "credited":
-        # Of a request whose answer broke off the payment is on the balance too.
-        yield "end", "credited" if receipt.finish in ("credited", "upstream_cut") else "delivered", payment.state
+    if payment.state in ("delivered", "credited"):
+        # Of a request whose answer broke off, or failed after it was paid for, the payment is on the balance.
+        is_delivered = receipt.finish in COUNTED and (receipt.finish != "upstream_cut" or payment.state == "delivered")
+        yield "end", "delivered" if is_delivered else "credited", payment.state
 
 
 def _billed(receipt: Receipt) -> int:
