@@ -78,6 +78,18 @@ def test_a_prepaid_tenant_draws_on_what_is_added_and_learns_how_to_get_more(gate
     assert "To get more: mail billing@example.com" in top_up.text
 
 
+def test_the_contact_of_the_settings_is_for_all(make_gateway: GatewayFactory) -> None:
+    gateway = make_gateway(
+        upstream="builtin:echo", environment={"TRUSTGATE_PAYMENT_CONTACT": "https://example.com/credit"}
+    ).start()
+    secret = gateway.add_tenant("settled")
+    gateway.cli("payment", "set", "settled", "--mode", "prepaid", *_PRICE)
+    assert "To get more credit: https://example.com/credit" in _ask(gateway, secret, model="trustgate/echo").text
+    card = httpx.get(f"{gateway.api_url}/credits", headers={"authorization": f"Bearer {secret}"}, trust_env=False)
+    assert card.json()["contact"] == "https://example.com/credit"
+    assert "prepaid: trustgate payment terms settled" in gateway.cli("tenant", "show", "settled").stdout
+
+
 def test_without_a_contact_the_refusal_names_the_operator(gateway: Gateway) -> None:
     secret = gateway.add_tenant("silent")
     gateway.cli("payment", "set", "silent", "--mode", "prepaid", *_PRICE)

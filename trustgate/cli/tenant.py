@@ -29,7 +29,7 @@ from trustgate.cli.key import SecretOnlyOption, key_rows, secret_document, show_
 from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
 from trustgate.settings import Settings, remote_server
-from trustgate.types import Tenant
+from trustgate.types import PaymentTerms, Tenant
 
 app = typer.Typer(help="Tenants: the users of the gateway, each with keys and a plan.", no_args_is_help=True)
 
@@ -141,7 +141,7 @@ def _show_detail(detail: TenantDetail, json: bool) -> None:
     if json:
         render.document({"tenant": detail.tenant, "plan": detail.plan, "keys": detail.keys, "terms": detail.terms})
         return
-    _card(detail.tenant)
+    _card(detail.tenant, detail.terms)
     render.say("")
     render.table(*key_rows(detail.keys), empty="It has no key: trustgate key create TENANT")
 
@@ -286,7 +286,7 @@ def _changed(tenant: Tenant, json: bool) -> None:
         _card(tenant)
 
 
-def _card(tenant: Tenant) -> None:
+def _card(tenant: Tenant, terms: PaymentTerms | None = None) -> None:
     own = tenant.price_factor_ppm
     render.card(
         [
@@ -296,5 +296,10 @@ def _card(tenant: Tenant) -> None:
             *([] if own is None else [("Billed", render.factor(own))]),
             ("Status", render.status(tenant.status)),
             ("Created", render.instant_utc(tenant.created_us)),
+            *([] if terms is None or terms.mode == "off" else [("Pays", _pays(tenant, terms))]),
         ]
     )
+
+
+def _pays(tenant: Tenant, terms: PaymentTerms) -> str:
+    return f"{terms.mode}: trustgate payment terms {shlex.quote(tenant.name)}"

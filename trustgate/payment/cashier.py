@@ -36,7 +36,7 @@ from trustgate.payment.sale import Sale, Timing, to_its_end
 from trustgate.payment.validity import settle_by_us
 from trustgate.payment.x402_wire import Presented
 from trustgate.receipts.log import Log
-from trustgate.types import Offer, Payment
+from trustgate.types import Offer, Payment, PaymentTerms
 
 _logger = logging.getLogger("trustgate.payment")
 
@@ -283,12 +283,16 @@ class Cashier:
             takes_identifier=not order.is_keyless,
         )
 
+    def contact_for(self, terms: PaymentTerms) -> str:
+        """Returns how a tenant gets more credit, for people; "" where nobody has said."""
+        return terms.contact or self._contact
+
     def _credit_needed(self, order: Order) -> PaymentRequired:
         """Returns the 402 of a tenant that draws on what its operator adds: no network takes a payment."""
         balance, held = self.balances.balance(order.tenant_id), self.balances.held(order.tenant_id)
         price, free = x402_wire.usd(order.price_nano_usd), x402_wire.usd(balance)
         in_use = f", {x402_wire.usd(held)} of it in use by requests that run" if held else ""
-        contact = order.terms.contact or self._contact
+        contact = self.contact_for(order.terms)
         way = f"To get more credit: {contact}" if contact else "Ask the operator of this gateway for more credit."
         return PaymentRequired(
             f"The credit of this account does not cover this request, which may cost {price} USD: the balance is "

@@ -25,7 +25,6 @@ from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import request_sha256
 from trustgate.gateway.path.reply import Reply
 from trustgate.http.sending import send_json
-from trustgate.payment.balance import Balances
 from trustgate.payment.cashier import Cashier
 from trustgate.payment.order import Order
 from trustgate.payment.paid_answers import Recorded
@@ -59,7 +58,7 @@ class Credits:
 
     async def show(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/credits``: the balance of the caller's tenant."""
-        return balance_card(self._cashier.balances, caller)
+        return balance_card(self._cashier, caller)
 
     async def top_up(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/credits``: 402 with a price, or, with a payment, the new balance."""
@@ -79,7 +78,7 @@ class Credits:
         check_head(scope, arrival, "json", _MAX_BODY_BYTES)
         caller = self._directory.authenticate(bearer_token(arrival), arrival.at_us)
         if caller.terms is None or not caller.terms.offers:
-            raise _not_sold(caller.terms)
+            raise _not_sold(self._cashier, caller.terms)
         with self._running.admit(caller.key.id, caller.tenant.id):
             self._cashier.log.check_room(len(self._running))
             body = await read_body(receive, _MAX_BODY_BYTES, self._limits.body_timeout_s)
@@ -89,7 +88,7 @@ class Credits:
                 return
             async with admitted as sale:
                 await self._settle(sale, caller, reply)
-            await send_json(send, balance_card(self._cashier.balances, caller), reply.headers)
+            await send_json(send, balance_card(self._cashier, caller), reply.headers)
 
     async def _settle(self, sale: Sale, caller: Caller, reply: Reply) -> None:
         """Collect. Without a payment the sale is one that was credited before: only the balance is shown again."""
@@ -99,9 +98,10 @@ class Credits:
             reply.headers.append(receipt_header(entry.receipt.id))
 
 
-def _not_sold(terms: PaymentTerms | None) -> PermissionDenied:
+def _not_sold(cashier: Cashier, terms: PaymentTerms | None) -> PermissionDenied:
+    contact = "" if terms is None else cashier.contact_for(terms)
     more = "" if terms is None else " Credit is added by the operator of this gateway."
-    contact = "" if terms is None or not terms.contact else f" To get more: {terms.contact}"
+    contact = contact and f" To get more: {contact}"
     return PermissionDenied(f"Payment is not enabled for this account.{more}{contact}", code="payment_not_enabled")
 
 
@@ -141,7 +141,8 @@ def _amount(body: bytes, terms: PaymentTerms) -> int:
     return int(nano)
 
 
-def balance_card(balances: Balances, caller: Caller) -> dict[str, Any]:
+def balance_card(cashier: Cashier, caller: Caller) -> dict[str, Any]:
+    balances = cashier.balances
     balance, held = balances.balance(caller.tenant.id), balances.held(caller.tenant.id)
     terms = caller.terms
     return {
@@ -153,5 +154,5 @@ def balance_card(balances: Balances, caller: Caller) -> dict[str, Any]:
         "mode": "off" if terms is None else terms.mode,
         "price_usd": None if terms is None or terms.price_nano_usd is None else usd(terms.price_nano_usd),
         "top_up_usd": None if terms is None or not terms.offers else usd(terms.top_up_nano_usd),
-        "contact": None if terms is None or not terms.contact else terms.contact,
+        "contact": None if terms is None else cashier.contact_for(terms) or None,
     }
