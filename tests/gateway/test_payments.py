@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -671,6 +672,22 @@ def test_an_upfront_payment_is_settled_before_the_upstream_is_asked_and_credited
     assert customer.chat(paying).status_code == 200
     assert customer.balance() == 0
     assert len(market.facilitator.settles) == settles + 1
+
+
+@pytest.mark.parametrize("outcome", ["failed", "unknown"])
+def test_work_is_ended_that_a_payment_settled_in_time_turns_out_not_to_pay_for(
+    market: Market, customer: Customer, outcome: str
+) -> None:
+    """Its authorization is void soon, so it is settled while the upstream works; that has no reason to go on then."""
+    paying = customer.pay(customer.chat(), valid_before_s=int(time.time()) + 1)
+    market.upstream.script(Reply.hang())
+    market.facilitator.on_settle(fails() if outcome == "failed" else HTML_502)
+    asked = len(market.upstream.requests)
+    answer = customer.chat(paying)
+    assert answer.status_code == (402 if outcome == "failed" else 503)
+    [request] = market.upstream.requests[asked:]
+    request.wait_aborted()
+    assert only_payment(market, customer).state == outcome
 
 
 def test_an_upfront_payment_that_fails_asks_nothing_of_the_upstream(market: Market) -> None:

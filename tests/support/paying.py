@@ -126,14 +126,13 @@ class Customer:
     def pay(self, challenge: httpx.Response, *, version: int = 2, **changes: Any) -> dict[str, str]:
         """Sign a payment for a 402, as a client does; gives the header to send it with.
 
-        ``changes``: ``nonce``, ``identifier``, ``accepted`` (members to alter).
+        ``changes``: ``nonce``, ``valid_before_s``, ``identifier``, ``accepted`` (members to alter).
         """
         required = json.loads(base64.b64decode(challenge.headers["payment-required"]))
         [accepted] = required["accepts"]
         accepted = {**accepted, **changes.get("accepted", {})}
-        payload = evm_payload(
-            accepted, nonce=changes.get("nonce") or next(_nonces), valid_before_s=self.market.node.now_s + 1_000
-        )
+        valid_before_s = changes.get("valid_before_s") or self.market.node.now_s + 1_000
+        payload = evm_payload(accepted, nonce=changes.get("nonce") or next(_nonces), valid_before_s=valid_before_s)
         if version == 1:
             inner = {"x402Version": 1, "scheme": "exact", "network": "base", "payload": payload["payload"]}
             return {"x-payment": _base64(inner)}

@@ -67,6 +67,7 @@ class Sale:
         "_closed",
         "_has_left",
         "_hold",
+        "_is_awaited",
         "_is_recorded",
         "_order",
         "_retried",
@@ -74,6 +75,8 @@ class Sale:
         "_timer",
         "_timing",
         "_waiting",
+        "failure",
+        "on_unpaid",
         "payment",
         "recorder",
     )
@@ -103,6 +106,12 @@ class Sale:
         if self._waiting is not None:
             cashier.waits(self._waiting)
         self._closed = False
+        #: Its request waits for the settling, and learns by itself how it ends.
+        self._is_awaited = False
+        #: Is called where the payment, settled before there was an answer, turns out not to pay: the answer is not
+        #: worth waiting for. ``failure`` then says why.
+        self.on_unpaid: Callable[[], None] | None = None
+        self.failure: TrustGateError | None = None
         #: The request's receipt, or one of its own, tells of the payment.
         self._is_recorded = False
         #: Its client hung up while it paid.
@@ -135,6 +144,7 @@ class Sale:
         is cancelled meanwhile learns of it after the settling has ended, for better or worse.
         """
         if self.payment is not None:
+            self._is_awaited = True
             await to_its_end(self._begin_settling(), self._leave)
         return self.headers
 
@@ -142,9 +152,15 @@ class Sale:
         """Returns the settling that is under way, or a new one. Also called by the timer, before there is an answer."""
         if self._settling is None:
             self._settling = asyncio.get_running_loop().create_task(self._settle())
-            # Where the timer began it, nothing may ever ask how it ended.
-            self._settling.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._settling.add_done_callback(self._has_settled)
         return self._settling
+
+    def _has_settled(self, settling: asyncio.Task[None]) -> None:
+        """Where the timer began it, nothing else may ask how it ended; work that nobody pays for any more is ended."""
+        error = None if settling.cancelled() else settling.exception()
+        if isinstance(error, TrustGateError) and not self._is_awaited and self.on_unpaid is not None:
+            self.failure = error
+            self.on_unpaid()
 
     def _wait_no_more(self) -> None:
         if self._timer is not None:
@@ -234,6 +250,7 @@ class Sale:
                 self._end_retry(self._retried)
             return
         self._wait_no_more()
+        self.on_unpaid = None
         try:
             if self._settling is not None and not self._settling.done():
                 await to_its_end(self._settling)

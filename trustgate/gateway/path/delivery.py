@@ -7,13 +7,14 @@ is told of the request at its end (``RequestOutcome``).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from trustgate.errors import AuthenticationFailed, PaymentRequired, TrustGateError, Unavailable, UpstreamTimeout
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.path.accounting import Account
 from trustgate.gateway.path.arrival import Arrival
-from trustgate.gateway.path.inflight import Reason
+from trustgate.gateway.path.inflight import Cancellation, Reason
 from trustgate.gateway.path.reply import Reply
 from trustgate.http.sending import Headers
 from trustgate.models.upstream.answer import Answer
@@ -79,11 +80,19 @@ class Delivery:
             self.reply.headers += await sale.settle()
             self._is_paid = True
 
-    async def pay_upfront(self) -> None:
-        """Collect before the upstream is asked, where the terms or the payer's other requests ask for that."""
+    async def pay_upfront(self, cancellation: Cancellation) -> None:
+        """Collect before the upstream is asked, where the terms or the payer's other requests ask for that.
+
+        Otherwise the payment may be settled before there is an answer, when it would be void soon: where it then does
+        not pay, the request is ended, and the upstream's work with it.
+        """
         sale = self.admitted.sale
-        if sale is not None and sale.is_upfront:
+        if sale is None:
+            return
+        if sale.is_upfront:
             await self.pay()
+        else:
+            sale.on_unpaid = partial(cancellation.cancel, "unpaid")
 
     async def begin(self, answer: Answer) -> None:
         """Send the head of a stream."""
@@ -122,19 +131,23 @@ class Delivery:
         else:
             account.close("upstream_error", status=error.status)
 
+    def refusal_of(self, reason: Reason) -> TrustGateError | None:
+        """What is told of a request that was ended early: None where its client left, which is refused nothing."""
+        if reason in _LEFT:
+            return None
+        sale = None if self.account is None else self.account.sale
+        if reason == "unpaid" and sale is not None and sale.failure is not None:
+            return sale.failure
+        return cancellation_error(reason)
+
     def cancelled(self, reason: Reason) -> None:
         """The request was ended early. A client that hung up is charged for what it had the upstream do."""
-        account = self.admitted
-        if reason in _LEFT:
+        account, error = self.admitted, self.refusal_of(reason)
+        if error is None:
             finish: Finish = "client_gone" if reason == "client_gone" else "cut"
             account.close(finish, status=_CLIENT_CLOSED_REQUEST, usage=account.usage_so_far())
         else:
-            self.failed(cancellation_error(reason), "cut")
-
-
-def refusal_of(reason: Reason) -> TrustGateError | None:
-    """What is told of a request that was ended early: None where its client left, which is refused nothing."""
-    return None if reason in _LEFT else cancellation_error(reason)
+            self.failed(error, "cut")
 
 
 def cancellation_error(reason: Reason) -> TrustGateError:

@@ -16,7 +16,7 @@ from trustgate.deadlines import Deadlines
 from trustgate.errors import Unavailable
 from trustgate.gateway.path.shares import Shares
 
-Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "shutdown"]
+Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "unpaid", "shutdown"]
 
 
 class RequestCancelled(Exception):

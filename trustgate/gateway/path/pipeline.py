@@ -44,7 +44,7 @@ from trustgate.gateway.path.arrival import Arrival, check_head
 from trustgate.gateway.path.batch_lines import LineJudge
 from trustgate.gateway.path.body import BodyMemory, Room, end_user_of, peek, read_json
 from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
-from trustgate.gateway.path.delivery import Delivery, OnEnd, refusal_of
+from trustgate.gateway.path.delivery import Delivery, OnEnd
 from trustgate.gateway.path.forwarding import Forwarding
 from trustgate.gateway.path.identity import identify
 from trustgate.gateway.path.inflight import InFlight, RequestCancelled
@@ -115,7 +115,7 @@ class Pipeline:
         except ClientDisconnected:
             return
         except RequestCancelled as cancelled:
-            error = refusal_of(cancelled.reason)
+            error = delivery.refusal_of(cancelled.reason)
         except TrustGateError as caught:
             error = caught
             error.message = shown(error.message)
@@ -212,7 +212,7 @@ class Pipeline:
                         _watch_from_its_end(body, watch)
                         outgoing = self._forwarding.outgoing(request, route.path, bound)
                         deadline = arrival.started + limits.request_timeout_s
-                        await delivery.pay_upfront()
+                        await delivery.pay_upfront(cancellation)
                         answer = await self._upstream.fetch(targets, outgoing, deadline=deadline)
                         try:
                             account.target = answer.target
