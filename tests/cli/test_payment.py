@@ -47,9 +47,37 @@ def test_a_tenant_pays_from_set_to_off(either_home: Gateway, tenant: str, facili
     assert either_home.cli_json("payment", "off", tenant)["terms"]["mode"] == "off"
 
 
+def test_the_flow_is_set_and_facilitators_are_asked_again(
+    either_home: Gateway, tenant: str, facilitator: FacilitatorDouble
+) -> None:
+    network = ("--network", "base-sepolia", "--pay-to", WALLET, "--facilitator", facilitator.url)
+    said = either_home.cli("payment", "set", tenant, *network, "--price", "0.01", "--flow", "upfront").stdout
+    assert "before the LLM server is asked" in said
+    [offer] = either_home.cli_json("payment", "set", tenant, *network)["terms"]["offers"]
+    assert offer["extra"]["paymentFlow"] == "upfront", "what is not given stays"
+    [offer] = either_home.cli_json("payment", "set", tenant, "--flow", "authorization")["terms"]["offers"]
+    assert "paymentFlow" not in offer["extra"]
+    facts = either_home.cli_json("payment", "refresh")["facilitators"]
+    [fact] = [each for each in facts if each["facilitator"] == facilitator.url and each["network"] == "eip155:84532"]
+    assert (fact["problem"], fact["changed"]) == ("", [])
+    assert facilitator.url in either_home.cli("payment", "refresh").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says", "hint"),
     [
+        (
+            ("--network", "polygon", "--pay-to", WALLET, "--facilitator", "https://f.example"),
+            2,
+            "cannot be looked up",
+            "nodes = ",
+        ),
+        (
+            ("--network", "base", "--pay-to", WALLET, "--facilitator", "https://api.cdp.coinbase.com/platform/v2/x402"),
+            2,
+            "only with a key",
+            "CDP_API_KEY_ID",
+        ),
         ((), 2, "No network is set for this tenant's payments", "trustgate payment set"),
         (("--network", "base"), 2, "Each --network needs its --pay-to", "For example"),
         (("--network", "nowhere", "--pay-to", WALLET), 2, "no network 'nowhere'", "solana-devnet"),

@@ -24,6 +24,7 @@ from trustgate.admin.money import (
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import now_us
 from trustgate.models.pricing import FREE, NOT_PRICED
+from trustgate.payment.facilitators.auth import is_cdp
 from trustgate.payment.facilitators.registry import EMBEDDED
 from trustgate.payment.networks import (
     BASE_SEPOLIA,
@@ -32,6 +33,7 @@ from trustgate.payment.networks import (
     SOLANA_TESTNET,
     caip2_of,
     check_address,
+    is_solana,
     v1_name_of,
 )
 from trustgate.settings import Settings
@@ -80,6 +82,11 @@ async def payment_set(context: AdminContext, command: PaymentSet) -> TermsDetail
         terms = replace(terms, offers=_with(terms.offers, offer))
         if wanted.facilitator is None:
             notes.append(_default_facilitator_note(context, offer))
+        if is_cdp(offer.facilitator) and is_solana(offer.network):
+            notes.append(
+                "On Solana Coinbase's facilitator settles by the scheme exact alone: each payment is of the worst "
+                "case, and what it brings beyond the cost is credited."
+            )
     if command.flow is not None:
         terms = replace(terms, offers=tuple(_with_flow(offer, command.flow) for offer in terms.offers))
     if len(terms.offers) > _OFFERS_MOST:
