@@ -1,8 +1,9 @@
-"""``python3 tests/bench soak``: whether the gateway's memory grows over many requests of every kind.
+"""``python3 tests/bench soak``: what grows over many requests of every kind: memory, descriptors, disk, time.
 
 Rounds of wrk send answers, streams, wrong keys, damaged bodies and unknown paths, in turns; between them clients leave
-streams that have begun. After each round the gateway's resident memory is read. Exit code 1 when it grew by more than
-``--allow-mib`` after the first tenth of the requests, in which caches fill. Needs wrk.
+streams that have begun. After each round the gateway's resident memory, its open descriptors, the size of its home and
+its CPU (user and system, all threads) are read. Exit code 1 when its memory grew by more than ``--allow-mib`` after the
+first tenth of the requests, in which caches fill, or descriptors were left open. Needs wrk.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -55,6 +57,9 @@ end
 class Reading:
     requests: int
     rss_mib: float
+    descriptors: int
+    home_mib: float
+    cpu_s: float
 
 
 def main() -> int:
@@ -71,13 +76,25 @@ def main() -> int:
         readings, failed = _soak(Path(name), wanted, 1 if options.quick else _ROUND_S)
     settled = next(reading for reading in readings if reading.requests >= wanted / 10)
     growth_mib = readings[-1].rss_mib - settled.rss_mib
-    table = Table("requests", "resident memory, MiB", title=f"growth after the first tenth: {growth_mib:+.1f} MiB")
-    for reading in _some(readings):
-        table.add_row(f"{reading.requests:,}", f"{reading.rss_mib:.1f}")
+    left_open = readings[-1].descriptors - settled.descriptors
+    columns = ("requests", "resident memory, MiB", "descriptors", "home, bytes a request", "CPU, µs a request")
+    table = Table(*columns, title=f"memory after the first tenth: {growth_mib:+.1f} MiB")
+    shown = _some(readings)
+    for before, reading in pairwise(shown):
+        sent = reading.requests - before.requests
+        table.add_row(
+            f"{reading.requests:,}",
+            f"{reading.rss_mib:.1f}",
+            str(reading.descriptors),
+            f"{(reading.home_mib - before.home_mib) * 2**20 / sent:,.0f}",
+            f"{(reading.cpu_s - before.cpu_s) * 1e6 / sent:,.0f}",
+        )
     Console().print(table)
     if failed:
         print(f"{failed} connections failed or timed out", file=sys.stderr)
-    return 1 if failed or (growth_mib > options.allow_mib and not options.quick) else 0
+    if options.quick:
+        return 1 if failed else 0
+    return 1 if failed or growth_mib > options.allow_mib or left_open > _LEAVERS else 0
 
 
 def _soak(folder: Path, wanted: int, round_s: int) -> tuple[list[Reading], int]:
@@ -87,19 +104,26 @@ def _soak(folder: Path, wanted: int, round_s: int) -> tuple[list[Reading], int]:
         (start,) = (peer.start for peer in PEERS if peer.name == "trustgate")
         gateway = start(upstream.url, folder)
         try:
-            readings = [Reading(0, gateway.rss_mib())]
+            readings = [_read(0, gateway, folder)]
             failed = 0
             while readings[-1].requests < wanted:
                 sent, lost = _round(gateway, folder, round_s)
                 for _ in range(_LEAVERS):
                     _leave_a_stream(gateway)
-                readings.append(Reading(readings[-1].requests + sent + _LEAVERS, gateway.rss_mib()))
+                readings.append(_read(readings[-1].requests + sent + _LEAVERS, gateway, folder))
                 failed += lost
             return readings, failed
         finally:
             gateway.stop()
     finally:
         upstream.stop()
+
+
+def _read(requests: int, gateway: Running, folder: Path) -> Reading:
+    (database,) = folder.rglob("trustgate.duckdb")
+    sizes = (path.stat().st_size for path in database.parent.rglob("*") if path.is_file())
+    descriptors = sum(1 for _ in Path(f"/proc/{gateway.pid}/fd").iterdir())
+    return Reading(requests, gateway.rss_mib(), descriptors, sum(sizes) / 2**20, gateway.cpu_s())
 
 
 def _round(gateway: Running, folder: Path, seconds: int) -> tuple[int, int]:
