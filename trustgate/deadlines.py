@@ -13,17 +13,21 @@ from collections.abc import Callable
 class Deadlines:
     """Calls what was given to ``set`` after ``after_s`` seconds, unless ``discard`` took it back before."""
 
-    __slots__ = ("_due", "_timer", "after_s")
+    __slots__ = ("_due", "_loop", "_timer", "after_s")
 
     def __init__(self, after_s: float) -> None:
         self.after_s = after_s
+        #: The running one, of the first call: asking for it costs a system call in Python 3.11.
+        self._loop: asyncio.AbstractEventLoop | None = None
         #: What is called, and when, in the loop's time: the oldest first.
         self._due: dict[Callable[[], None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, call: Callable[[], None]) -> None:
         """Call it in ``after_s`` seconds. One that is set already keeps its time."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         at = self._due.setdefault(call, loop.time() + self.after_s)
         if self._timer is None:
             self._timer = loop.call_at(at, self._look)

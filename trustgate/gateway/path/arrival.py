@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from time import monotonic
 
 import msgspec
 from starlette.types import Receive, Scope
@@ -20,7 +21,7 @@ class Arrival(msgspec.Struct, frozen=True):
     """One request's head: when it came, its ids, and the headers that matter. Header names are lower case."""
 
     at_us: int
-    #: In the event loop's time.
+    #: In the time of ``time.monotonic``, which is the event loop's.
     started: float
     receipt_id: str
     request_id: bytes
@@ -36,10 +37,10 @@ class Arrival(msgspec.Struct, frozen=True):
         is_kept = bool(asked) and trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
         receipt_id = new_id("rcpt", at_us)
         request_id = asked if is_kept else request_id_of(receipt_id).encode()
-        return cls(at_us, asyncio.get_running_loop().time(), receipt_id, request_id, headers)
+        return cls(at_us, monotonic(), receipt_id, request_id, headers)
 
     def elapsed_ms(self) -> int:
-        return int((asyncio.get_running_loop().time() - self.started) * 1000)
+        return int((monotonic() - self.started) * 1000)
 
 
 def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) -> None:

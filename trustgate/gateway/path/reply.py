@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ class Reply:
     connected."""
 
     __slots__ = (
-        *("_dialect", "_now", "_send", "_send_whole", "gone", "headers", "is_raw"),
+        *("_dialect", "_send", "_send_whole", "gone", "headers", "is_raw"),
         *("recorder", "request_id", "sequence", "started", "waiting_since"),
     )
 
@@ -53,7 +54,6 @@ class Reply:
         self.started = False
         #: Since when a piece waits for the client to take it, in the loop's time.
         self.waiting_since: float | None = None
-        self._now = asyncio.get_running_loop().time
         #: The number of the stream's last event, where they are numbered.
         self.sequence = -1
         #: The answer has no frames (audio, a file): there is no way to say an error in the middle of it.
@@ -72,7 +72,7 @@ class Reply:
         self.record(status, content_type, body)
         if not self.gone:
             self.started = True
-            self.waiting_since = self._now()
+            self.waiting_since = monotonic()
             headers = [(b"content-type", content_type), *self.headers]
             if self._send_whole is None:
                 await send_body(self._send, status, headers, body)
@@ -97,7 +97,7 @@ class Reply:
         if self.recorder is not None:
             self.recorder.write(body, last=last)
         if not self.gone:
-            self.waiting_since = self._now()
+            self.waiting_since = monotonic()
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})
             self.waiting_since = None
 

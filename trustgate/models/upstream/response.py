@@ -75,13 +75,15 @@ class Response:
         *("_waits_since", "append", "headers", "is_whole", "status_code"),
     )
 
-    def __init__(self, status: int, headers: Fields, connection: Held, silence_s: float) -> None:
+    def __init__(
+        self, status: int, headers: Fields, connection: Held, silence_s: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
         """``silence_s``: how long the upstream may send nothing while it is waited for."""
         self.status_code = status
         self.headers = headers
         self._connection = connection
         self._silence_s = silence_s
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._parts: list[bytes] = []
         #: Takes a piece of the body.
         self.append = self._parts.append
@@ -235,11 +237,22 @@ class _NotOrdinary(Exception):
 class Reader:
     """Reads the responses of one connection, one after another, with one parser."""
 
-    __slots__ = ("_append", "_connection", "_found", "_has_more", "_keeps_alive", "_parser", "_response", "_silence_s")
+    __slots__ = (
+        "_append",
+        "_connection",
+        "_found",
+        "_has_more",
+        "_keeps_alive",
+        "_loop",
+        "_parser",
+        "_response",
+        "_silence_s",
+    )
 
     def __init__(self, connection: Held, silence_s: float) -> None:
         self._connection = connection
         self._silence_s = silence_s
+        self._loop = asyncio.get_running_loop()
         self._parser = self._new_parser()
         self._found: list[tuple[bytes, bytes]] = []
         self._response: Response | None = None
@@ -317,7 +330,7 @@ class Reader:
             raise _NotOrdinary
         if len(headers) != len(found) and sum(name.lower() in _FRAMING for name, _ in found) != 1:
             raise _NotOrdinary
-        response = self._response = Response(status, headers, self._connection, self._silence_s)
+        response = self._response = Response(status, headers, self._connection, self._silence_s, self._loop)
         self._append = response.append
 
     def on_body(self, data: bytes) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from trustgate.deadlines import Deadlines
@@ -57,7 +58,7 @@ class _Lease:
         protocol: Any = connection.protocol
         self.protocol: UpstreamProtocol = protocol
         self.host = host
-        #: When it was kept, in the loop's time.
+        #: When it was kept, in the time of ``time.monotonic``.
         self.since = 0.0
         self._connection = connection
         self._is_open = True
@@ -124,11 +125,10 @@ class _Pool:
 
     def keep(self, lease: _Lease) -> None:
         """Keep a connection for the next request to its host."""
-        loop = asyncio.get_running_loop()
-        lease.since = loop.time()
+        lease.since = monotonic()
         lease.host.idle.append(lease)
         if self._timer is None:
-            self._timer = loop.call_later(_KEEP_ALIVE_S, self._close_old)
+            self._timer = asyncio.get_running_loop().call_later(_KEEP_ALIVE_S, self._close_old)
 
     def kept(self, host: _Host) -> _Lease | None:
         """Returns a connection that is kept for the host and still open, the one that was used last."""
@@ -149,14 +149,15 @@ class _Pool:
 
     def _close_old(self) -> None:
         self._timer = None
-        loop = asyncio.get_running_loop()
-        before = loop.time() - _KEEP_ALIVE_S
+        now = monotonic()
+        before = now - _KEEP_ALIVE_S
         for host in self.hosts:
             for lease in [lease for lease in host.idle if lease.since <= before]:
                 lease.close()
         kept = [host.idle[0].since for host in self.hosts if host.idle]
         if kept:
-            self._timer = loop.call_at(min(kept) + _KEEP_ALIVE_S, self._close_old)
+            after_s = min(kept) + _KEEP_ALIVE_S - now
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._close_old)
 
     async def close(self) -> None:
         if self._timer is not None:
