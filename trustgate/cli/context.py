@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
-from trustgate.admin.commands import Admin, Command
-from trustgate.errors import Conflict, StoreLocked
+from trustgate.admin.commands import Admin, Command, Feed, Write
+from trustgate.errors import Conflict, HomeUnusable, StoreLocked
 from trustgate.settings import RemoteServer, Settings, load_settings, remote_server
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ _TURNS_TIMEOUT_S = 60.0
 _PATIENCE_S = 1.5
 _LOCK_POLL_S = 0.05
 _SOCKET_TIMEOUT_S = 2.0
+
+#: Commands that make a home where there is none: those that add something, or change what each home begins with.
+_MAKES_HOME = frozenset(
+    {
+        *("tenant.add", "plan.put", "plan.remove", "passport.add", "passport.set", "passport.status"),
+        *("passport.import", "alias.set", "budget.put", "price.update", "notify.add"),
+        *("anchor.keygen", "payment.keygen"),
+    }
+)
 
 #: The option that every command which prints data has.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
@@ -84,12 +93,15 @@ def execute(context: typer.Context, command: Command[R]) -> R:
     return with_admin(context, one)
 
 
-def with_admin(context: typer.Context, work: Callable[[Admin], Awaitable[R]]) -> R:
-    """Several commands in one go: opens an ``Admin``, does ``work`` with it and closes it."""
+def with_admin(context: typer.Context, work: Callable[[Admin], Awaitable[R]], *, copied: bool = False) -> R:
+    """Several commands in one go: opens an ``Admin``, does ``work`` with it and closes it.
+
+    ``copied``: where no server runs, on a copy of the home, so that nothing in it is changed.
+    """
     import asyncio
 
     async def opened() -> R:
-        admin = await open_admin(session(context).settings())
+        admin = await open_admin(session(context).settings(), copied=copied)
         try:
             return await work(admin)
         finally:
@@ -98,7 +110,7 @@ def with_admin(context: typer.Context, work: Callable[[Admin], Awaitable[R]]) ->
     return asyncio.run(opened())
 
 
-async def open_admin(settings: Settings) -> Admin:
+async def open_admin(settings: Settings, *, copied: bool = False) -> Admin:
     """Raises ``StoreLocked`` when another process has the database and does not answer on the socket."""
     began = time.monotonic()
     deadline, holder, told = began + _LOCK_TIMEOUT_S, "", False
@@ -107,7 +119,7 @@ async def open_admin(settings: Settings) -> Admin:
         if server is not None:
             return server
         try:
-            return await open_here(settings)
+            return await (open_copied(settings) if copied else open_here(settings))
         except StoreLocked as error:
             now = time.monotonic()
             if error.message != holder:  # commands take turns: this is another one, which ends soon, too
@@ -127,7 +139,8 @@ def _server(settings: Settings) -> RemoteAdmin | None:
     remote = remote_server()
     if remote is not None:
         return remote_admin(remote)
-    settings.make_home()
+    if settings.home.exists():
+        settings.make_home()  # says what is wrong with it
     return RemoteAdmin.over_socket(settings.socket) if socket_answers(settings) else None
 
 
@@ -138,10 +151,57 @@ def remote_admin(remote: RemoteServer) -> RemoteAdmin:
 
 
 async def open_here(settings: Settings) -> Admin:
-    """Returns the database, opened in this process. Raises ``StoreLocked``."""
+    """Returns the database, opened in this process; where there is none, what makes one. Raises ``StoreLocked``."""
+    if _is_empty(settings):
+        return EmptyHome(settings)
     from trustgate.admin.local import open_local_admin
 
     return await open_local_admin(settings)
+
+
+async def open_copied(settings: Settings) -> Admin:
+    """Returns a copy of the database, opened in this process. Raises ``StoreLocked``."""
+    if _is_empty(settings):
+        return EmptyHome(settings)
+    from trustgate.admin.staged import open_copy
+
+    return await open_copy(settings)
+
+
+def _is_empty(settings: Settings) -> bool:
+    """Whether the home has no database, nor anything that shows that it has had one."""
+    database = settings.database
+    return not any(database.with_name(database.name + ending).exists() for ending in ("", ".wal", ".changes", ".mark"))
+
+
+class EmptyHome:
+    """``Admin`` of a home without a database: what adds something makes one, everything else is refused."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._admin: Admin | None = None
+
+    async def execute(self, command: Command[R]) -> R:
+        return await (await self._opened(command)).execute(command)
+
+    async def feed(self, command: Feed[R], write: Write) -> R:
+        return await (await self._opened(command)).feed(command, write)
+
+    async def close(self) -> None:
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def _opened(self, command: Command[R] | Feed[R]) -> Admin:
+        if self._admin is None:
+            if command.__struct_config__.tag not in _MAKES_HOME:
+                raise HomeUnusable(
+                    f"There is no database in {self._settings.home} yet, so there is nothing to look at or to change.",
+                    hint="Make one: trustgate serve, or trustgate tenant add NAME. Or name another folder: --home DIR",
+                )
+            from trustgate.admin.local import open_local_admin
+
+            self._admin = await open_local_admin(self._settings)
+        return self._admin
 
 
 def socket_answers(settings: Settings) -> bool:

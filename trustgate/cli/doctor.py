@@ -66,7 +66,7 @@ def _audit(context: typer.Context, json: bool) -> None:
                     return state.report
                 say(state.stage)
 
-    report = with_admin(context, work)
+    report = with_admin(context, work, copied=True)
     if json:
         render.document({"ok": not report.difference_count, **render.plain(report)})
     else:

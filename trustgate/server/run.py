@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trustgate.admin.staged import clean_up
 from trustgate.gateway.path.inflight import InFlight
 from trustgate.http.sockets import address_of, listen_admin, listen_public
 from trustgate.http.timeouts import ConnectionTimeouts
@@ -117,6 +118,7 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         store = await open_store(settings.database)
         stack.push_async_callback(store.close)
+        clean_up(settings.home)
         public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
         journal = Journal.open(
             settings.journal_folder,
