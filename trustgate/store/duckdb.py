@@ -62,6 +62,7 @@ from trustgate.store.entries import (
     made_us,
 )
 from trustgate.store.exports import first_and_last_us, receipt_lines, usage_lines
+from trustgate.store.fitting import fitting
 from trustgate.store.ledger import (
     CLAIM_SLACK_US,
     claim_payment,
@@ -172,7 +173,7 @@ class DuckDBStore:
 
     async def put(self, *records: Kept) -> None:
         if records:
-            await self._engine.run(self._change, records, ())
+            await self._engine.run(self._change, [fitting(record) for record in records], ())
 
     async def remove(self, *records: Plan | Alias) -> None:
         if records:
@@ -323,9 +324,11 @@ class DuckDBStore:
         return await self._engine.run(self._archive, up_to_seq, folder, about)
 
     async def claim_payment(self, payment: Payment) -> Payment:
+        payment = fitting(payment)
         return await self._engine.run_together(lambda connection: claim_payment(connection, payment))
 
     async def move_payment(self, payment: Payment, *, before: PaymentState) -> bool:
+        payment = fitting(payment)
         return await self._engine.run_together(lambda connection: move_payment(connection, payment, before))
 
     async def release_payment(self, payment: Payment) -> None:
