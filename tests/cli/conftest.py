@@ -22,5 +22,7 @@ def either_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     gateway = Gateway(tmp_path_factory.mktemp("cli") / "home", upstream="builtin:echo")
     if request.param == "server":
         gateway.start()
+    else:
+        gateway.make_home()
     yield gateway
     gateway.close()

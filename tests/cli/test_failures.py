@@ -95,19 +95,19 @@ def test_a_mistake_in_the_settings_file_is_told_with_its_line(home: Gateway) -> 
 
 def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    result = _run("--home", str(tmp_path / "file" / "home"), "tenant", "list")
+    result = _run("--home", str(tmp_path / "file" / "home"), "tenant", "add", "acme")
     assert result.returncode == 1
     assert b"cannot be created" in result.stderr
     assert b"--home" in result.stderr
 
 
 def test_the_home_can_come_from_the_environment(tmp_path: Path) -> None:
-    assert _run("plan", "list", TRUSTGATE_HOME=str(tmp_path / "there")).returncode == 0
+    assert _run("tenant", "add", "acme", TRUSTGATE_HOME=str(tmp_path / "there")).returncode == 0
     assert (tmp_path / "there" / "trustgate.duckdb").exists()
 
 
 def test_a_database_that_another_process_holds_is_told_with_its_process(home: Gateway) -> None:
-    home.cli("plan", "list")
+    home.make_home()
     program = (
         "import asyncio, sys; from pathlib import Path; from trustgate.store import open_store\n"
         "async def hold():\n"
@@ -134,7 +134,7 @@ def test_a_database_that_another_process_holds_is_told_with_its_process(home: Ga
 
 
 def test_commands_at_the_same_time_wait_for_each_other(home: Gateway) -> None:
-    home.cli("plan", "list")
+    home.make_home()
     command = [sys.executable, "-m", "trustgate", "--home", str(home.home), "tenant", "add"]
     running = [
         subprocess.Popen([*command, f"t{n}"], env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -147,6 +147,7 @@ def test_commands_at_the_same_time_wait_for_each_other(home: Gateway) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_failure(home: Gateway) -> None:
+    home.make_home()
     read, write = os.pipe()
     os.close(read)
     result = subprocess.run(

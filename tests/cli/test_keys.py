@@ -96,7 +96,7 @@ def test_a_key_is_found_by_its_whole_secret_which_is_never_repeated(either_home:
     assert "typing error" in wrong.stderr
     assert mistyped not in wrong.stderr
 
-    other = Gateway(either_home.home.parent / f"other-{either_home.home.name}")
+    other = Gateway(either_home.home.parent / f"other-{either_home.home.name}").make_home()
     unknown = other.cli("key", "revoke", secret, check=False)
     assert unknown.returncode == 4
     assert "No key here has this secret" in unknown.stderr

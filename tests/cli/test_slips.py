@@ -41,6 +41,7 @@ def test_home_after_the_command_explains_itself(home: Gateway) -> None:
 @pytest.mark.parametrize("name", ["out", "out.xlsx", "out.csv.gz", "out.json"])
 def test_the_format_of_an_export_is_not_guessed(home: Gateway, tmp_path: Path, name: str) -> None:
     file = tmp_path / name
+    home.make_home()
     refused = home.cli("export", "usage", "--output", str(file), check=False)
     assert refused.returncode == 2
     assert "does not show the format" in refused.stderr
@@ -73,13 +74,14 @@ def test_a_name_forges_neither_rows_nor_colours(capsys: pytest.CaptureFixture[st
 
 
 def test_a_message_carries_no_control_code(home: Gateway) -> None:
+    home.make_home()
     refused = home.cli("tenant", "show", "x\x1b[2J\x9b31m\u202e", check=False)
     assert refused.returncode == 4
     assert not re.search(r"[\x1b\x9b\u202e]", refused.stderr)
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(home: Gateway, tmp_path: Path) -> None:
-    home.cli("plan", "list")
+    home.make_home()
     (home.home / "trustgate.toml").write_bytes(_BOM + b"[serve]\nport = 4711\n")
     assert "4711" in home.cli("config", "show").stdout
 
@@ -143,7 +145,7 @@ def test_the_second_interrupt_stops_at_once(make_gateway: GatewayFactory) -> Non
 
 
 def test_many_commands_without_a_server_take_turns(home: Gateway) -> None:
-    home.cli("plan", "list")
+    home.make_home()
     command = [sys.executable, "-m", "trustgate", "--home", str(home.home), "tenant", "add"]
     running = [
         subprocess.Popen([*command, f"t{n}"], env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -14,6 +14,7 @@ import pytest
 import typer
 
 import trustgate.cli
+from tests.support.gateway import Gateway
 from trustgate.cli import app
 from trustgate.cli.commands import TABLE
 
@@ -48,7 +49,8 @@ def test_plain_words_need_no_validator(arguments: tuple[str, ...], tmp_path: Pat
         "import sys; from trustgate.cli import run; code = run(sys.argv[1:]); "
         "sys.exit('pydantic was imported' if 'pydantic' in sys.modules else code)"
     )
-    command = [sys.executable, "-c", code, "--home", str(tmp_path / "home"), *arguments]
+    home = Gateway(tmp_path / "home").make_home().home
+    command = [sys.executable, "-c", code, "--home", str(home), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 

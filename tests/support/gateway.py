@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 from tests.support import nursery
 from tests.support.processes import PATIENCE_S, Process, clean_environment
+from trustgate.store import open_store
 
 _READY = re.compile(r"ready at (https?://\S+)")
 _COMMAND = (sys.executable, "-m", "trustgate")
@@ -133,6 +135,16 @@ class Gateway:
     def cli_json(self, *arguments: str) -> Any:
         """The one JSON document that the command prints with ``--json``."""
         return json.loads(self.cli(*arguments, "--json").stdout)
+
+    def make_home(self) -> Self:
+        """The home with its database, as the first command that adds something makes it."""
+
+        async def make() -> None:
+            await (await open_store(self.home / "trustgate.duckdb")).close()
+
+        self.home.mkdir(mode=0o700, parents=True)
+        asyncio.run(make())
+        return self
 
     def add_tenant(self, name: str = "acme", *, plan: str | None = None) -> str:
         """Add a tenant; gives the secret of its first key."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
-from trustgate.admin.commands import Admin, Command, Feed, Write
+from trustgate.admin.commands import Admin, Command, Feed, Look, Reload, Write
 from trustgate.errors import Conflict, HomeUnusable, StoreLocked
 from trustgate.settings import RemoteServer, Settings, load_settings, remote_server
 
@@ -193,6 +193,8 @@ class EmptyHome:
 
     async def _opened(self, command: Command[R] | Feed[R]) -> Admin:
         if self._admin is None:
+            if isinstance(command, Look | Reload):
+                raise Conflict("No server runs on this home folder.", hint="trustgate serve", code="no_server")
             if command.__struct_config__.tag not in _MAKES_HOME:
                 raise HomeUnusable(
                     f"There is no database in {self._settings.home} yet, so there is nothing to look at or to change.",
