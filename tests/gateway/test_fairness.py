@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +117,59 @@ def test_a_tenant_without_limits_leaves_slots_to_the_others(
 Claims = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), max_size=60)
 
 
+def _lines(tenant: Tenant, count: int, path: str = "/v1/chat/completions") -> bytes:
+    """So many whole requests in one piece."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\nx-request-id: mine-1\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n"
+    )
+    return (head.encode() + BODY) * count
+
+
+def test_what_has_no_room_is_refused_at_the_door_in_the_form_of_its_api(
+    gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant, other = sign_up(gateway, "--plan", "internal"), sign_up(gateway, "--plan", "internal")
+    with slow(tenant, 16) as requests:
+        assert [request.status for request in requests] == [100] * 16
+        counted = _counted(gateway, "overloaded")
+        with tenant.client(tenant.secret) as client:
+            refused = client.post("/v1/chat/completions", content=BODY, headers={"x-request-id": "mine"})
+            other_form = client.post("/v1/messages", content=BODY)
+            health = client.get("/health")
+            wrong = client.post("/v1/chat/completions", headers={"authorization": "x"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "1" and refused.headers["x-should-retry"] == "true"
+        assert refused.headers["x-request-id"] == "mine"
+        assert (other_form.status_code, other_form.json()["error"]["type"]) == (503, "overloaded_error")
+        assert (health.status_code, wrong.status_code) == (200, 401)
+        # What is told of them is a second old at most.
+        wait_until(lambda: _counted(gateway, "overloaded") == counted + 2, "both refusals in /metrics")
+        assert other.chat().status_code == 200
+
+
+def _counted(gateway: Gateway, code: str) -> int:
+    text = httpx.get(f"{gateway.base_url}/metrics").text
+    found = re.search(rf'trustgate_errors_total{{code="{code}"}} (\d+)', text)
+    return 0 if found is None else int(found[1])
+
+
+def test_a_thousand_refusals_that_came_in_one_piece_are_given_in_order(
+    gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant = sign_up(gateway, "--plan", "internal")
+    with slow(tenant, 16):
+        host, _, port = gateway.base_url.rpartition("/")[2].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+            connection.sendall(_lines(tenant, 1_000))
+            data = b""
+            while data.count(b"HTTP/1.1 503 ") < 1_000 or not data.endswith(b"}"):
+                piece = connection.recv(1 << 20)
+                assert piece, f"the connection ended after {data.count(b'HTTP/1.1 503 ')} answers"
+                data += piece
+        assert data.count(b"HTTP/1.1 ") == data.count(b"x-request-id: mine-1\r\n") == 1_000
+
+
 @given(st.integers(1, 400), Claims)
 def test_whatever_tenants_take_there_is_no_more_than_there_is(most: int, claims: list[tuple[str, int]]) -> None:
     shares = Shares(most)
@@ -143,3 +198,12 @@ def test_tenants_that_want_everything_get_the_same_and_leave_a_share_free(tenant
     assert max(held) - min(held) <= FREE_MULTIPLE
     assert most - shares.total >= most // (1 + FREE_MULTIPLE * tenants)
     assert shares.has_room("a newcomer", 1)
+
+
+@given(st.integers(1, 60), st.lists(st.integers(0, 3), max_size=80))
+def test_where_there_is_room_for_all_no_tenant_is_refused(most: int, takers: list[int]) -> None:
+    shares = Shares(most)
+    for taker in takers:
+        if shares.has_room_for_all:
+            assert all(shares.has_room(str(tenant), 1) for tenant in range(4))
+        shares.take(str(taker), 1)

@@ -250,6 +250,14 @@ class Exchange:
             self.wake()
             connection.ended(keeps=not self._door.closing)
 
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give the whole answer at once, in the place of the application, which has not begun."""
+        self._start = (status, headers, render_fields(headers))
+        head = self._head(len(body))
+        self._left = 0
+        self._connection.transport.write(head + body if self._has_body else head)
+        self._finish()
+
     def _send_head(self) -> None:
         if self._start is not None and not self._connection.lost:
             self._connection.transport.write(self._head(None))
@@ -259,8 +267,12 @@ class Exchange:
             data += b"0\r\n\r\n"
         connection = self._connection
         await connection.write(data)
-        if self.is_done:
-            return
+        if not self.is_done:
+            self._finish()
+
+    def _finish(self) -> None:
+        """The answer has been written: on to what comes after it."""
+        connection = self._connection
         self.is_done = True
         self.wake()
         if self._left:

@@ -26,8 +26,8 @@ from starlette.types import ASGIApp, Scope
 from trustgate.errors import InvalidRequest
 from trustgate.http.exchange import Exchange
 from trustgate.http.parser import HTTP2_PREFACE, InvalidHttp, RequestHead, find_head_end, head_too_slow, read_head
-from trustgate.http.sending import EXCHANGE, error_body
-from trustgate.http.starts import Starts
+from trustgate.http.sending import EXCHANGE, Headers, error_body
+from trustgate.http.starts import MAX_REFUSED_PER_TURN, Starts
 from trustgate.http.timeouts import ConnectionTimeouts
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
@@ -40,21 +40,36 @@ _CRLF = b"\r\n"
 _WEBSOCKET, _H2C = b"websocket", b"h2c"
 
 
+#: The status, header fields and body of an answer to a request that is not begun.
+Refusal = tuple[int, Headers, bytes]
+#: Gives the refusal of a request; None: it is begun.
+Shed = Callable[[Scope], Refusal | None]
+
+
 class Door:
     """What all connections of a listener share: the application, who speaks other protocols, and the end of all."""
 
-    def __init__(self, app: ASGIApp, hand_over: Callable[[Connection], None], timeouts: ConnectionTimeouts) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hand_over: Callable[[Connection], None],
+        timeouts: ConnectionTimeouts,
+        shed: Shed | None = None,
+    ) -> None:
         """
         Args:
             app: what answers.
             hand_over: takes connections that speak something else than HTTP/1.1.
+            shed: is asked of each request when it comes and again when it is started.
         """
         self.app = app
         self.timeouts = timeouts
         self.hand_over = hand_over
+        self._shed = shed
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
         self._starts = Starts(self.loop, self._run)
+        self._refusals = Starts(self.loop, self._refuse, MAX_REFUSED_PER_TURN)
         self.connections: set[Connection] = set()
         self.closing = False
         self._date = b""
@@ -70,15 +85,31 @@ class Door:
 
     def start(self, exchange: Exchange, scope: Scope, *, is_first: bool) -> None:
         """Run the application on a request, now or in one of the next turns. ``is_first``: of its connection."""
-        self._starts.add((exchange, scope), is_first=is_first)
+        if not self._is_shed(exchange, scope):
+            self._starts.add((exchange, scope), is_first=is_first)
 
-    def _run(self, request: tuple[Exchange, Scope]) -> None:
-        exchange, scope = request
+    def _is_shed(self, exchange: Exchange, scope: Scope) -> bool:
+        refusal = None if self._shed is None else self._shed(scope)
+        if refusal is not None:
+            self._refusals.add((exchange, refusal), is_first=False)
+        return refusal is not None
+
+    def _refuse(self, refused: tuple[Exchange, Refusal]) -> bool:
+        exchange, refusal = refused
         if exchange.is_abandoned:
-            return
+            return False
+        exchange.answer(*refusal)
+        return True
+
+    def _run(self, request: tuple[Exchange, Scope]) -> bool:
+        """Returns whether the application runs on it."""
+        exchange, scope = request
+        if exchange.is_abandoned or self._is_shed(exchange, scope):
+            return False
         # It takes itself out of the set: a callback of the task would be one more turn for each request.
         task = exchange.task = self.loop.create_task(exchange.run(self.app, scope))
         self.tasks.add(task)
+        return True
 
     async def close(self, grace_s: float) -> None:
         """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
@@ -86,13 +117,14 @@ class Door:
         for connection in list(self.connections):
             connection.end_when_idle()
         until = self.loop.time() + grace_s
-        while (self.tasks or self._starts.are_waiting) and self.loop.time() < until:
+        while (self.tasks or self._starts.are_waiting or self._refusals.are_waiting) and self.loop.time() < until:
             self.tasks -= {task for task in self.tasks if task.done()}
             if self.tasks:
                 await asyncio.wait(set(self.tasks), timeout=until - self.loop.time())
             else:
                 await asyncio.sleep(0)
         self._starts.clear()
+        self._refusals.clear()
         late = list(self.tasks)
         for task in late:
             task.cancel()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from trustgate.http.accepting import Acceptor
-from trustgate.http.http1 import Connection, Door
+from trustgate.http.http1 import Connection, Door, Shed
 from trustgate.http.timeouts import ConnectionTimeouts
 
 if TYPE_CHECKING:
@@ -36,11 +36,15 @@ async def listen(
     grace_s: float,
     timeouts: ConnectionTimeouts,
     tls: ssl.SSLContext | None = None,
+    shed: Shed | None = None,
 ) -> None:
-    """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end."""
+    """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end.
+
+    ``shed`` may answer a request of HTTP/1.1 in the place of ``app``, before anything is begun for it.
+    """
     _allow_many_connections()
     others = _Others(app, timeouts)
-    door = Door(app, others.take, timeouts)
+    door = Door(app, others.take, timeouts, shed)
     acceptor = Acceptor(listener, partial(Connection, door), tls=tls, handshake_timeout_s=_HANDSHAKE_S)
     try:
         await stop.wait()

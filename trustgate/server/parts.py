@@ -21,7 +21,7 @@ from trustgate.admin.local import LocalAdmin
 from trustgate.admin.money import TenantCredit
 from trustgate.admin.prices import price_findings
 from trustgate.errors import OperatorError, TrustGateError
-from trustgate.gateway.api.endpoints import Endpoint
+from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.api.object_ids import ObjectIds
 from trustgate.gateway.path.accounting import Accounting
 from trustgate.gateway.path.arrival import Arrival
@@ -31,6 +31,7 @@ from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.pipeline import Pipeline
 from trustgate.gateway.path.routing import Routing
+from trustgate.gateway.path.shedding import Shedding
 from trustgate.gateway.views.credits import Credits
 from trustgate.gateway.views.status import GatewayStatus
 from trustgate.http.tls import Certificate
@@ -386,6 +387,17 @@ class Server:
         """Returns the receipt of the credit, and whether it had been added before. Raises as ``tenant credit``."""
         change = await self.admin.execute(TenantCredit(tenant=tenant, add_nano_usd=nano_usd, reference=reference))
         return change.receipt, change.repeated
+
+    def shedding(self, settings: Settings) -> Shedding:
+        """What answers at the door under overload."""
+        return Shedding(
+            ENDPOINTS,
+            self.directory,
+            self.running,
+            self._on_end,
+            trusts_id=lambda: self.settings.serve.trust_request_id,
+            has_cors=bool(settings.serve.cors_origins),
+        )
 
     def admin_app(self) -> ASGIApp:
         from starlette.applications import Starlette

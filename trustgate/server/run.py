@@ -198,7 +198,12 @@ async def _run_until(
             ),
         )
         listeners = asyncio.gather(
-            serve(server.public_app(settings), public, tls=None if certificate is None else certificate.context),
+            serve(
+                server.public_app(settings),
+                public,
+                tls=None if certificate is None else certificate.context,
+                shed=server.shedding(settings),
+            ),
             serve(server.admin_app(), admin),
         )
         _settle()

@@ -119,6 +119,11 @@ class InFlight:
     def most(self, most: int) -> None:
         self._shares.most = most
 
+    @property
+    def has_room_for_all(self) -> bool:
+        """Whether ``admit`` refuses nobody for want of room."""
+        return self._shares.has_room_for_all
+
     def admit(self, key_id: str, tenant_id: str) -> Cancellation:
         """Admit one more request.
 

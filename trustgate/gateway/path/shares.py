@@ -29,6 +29,11 @@ class Shares:
     def is_full(self) -> bool:
         return self.total >= self.most
 
+    @property
+    def has_room_for_all(self) -> bool:
+        """Whether every tenant may hold one more, whatever it holds: less than its share of all is held together."""
+        return self.total * (FREE_MULTIPLE + 1) < self.most * FREE_MULTIPLE
+
     def held(self, tenant_id: str) -> int:
         """Returns what a tenant holds."""
         return self._held.get(tenant_id, 0)
