@@ -147,6 +147,27 @@ async def test_a_payment_refused_for_its_fee_payer_puts_the_offer_in_doubt(
     assert len(heard) == doubts
 
 
+async def test_a_crash_after_a_failed_request_was_paid_for_leaves_its_payment_credited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its receipt is there and says that it failed; the ledger's row had not followed yet."""
+    shop = await Shop.open(tmp_path / "home")
+    paying = signed(AMOUNT, offer=UPFRONT)
+    chosen = terms(offers=(UPFRONT,))
+    monkeypatch.setattr(shop.cashier, "behind", lambda work: work.close())
+    with pytest.raises(ConnectionError):
+        await shop.serve(order(PRICE, paying=paying, terms=chosen), cost=1, dies="before")
+    assert [payment.state for payment in await shop.payments()] == ["settled"]
+    await shop.log.flush()
+    await shop.abandon()
+
+    again = await Shop.open(tmp_path / "home")
+    assert [payment.state for payment in await again.payments()] == ["credited"]
+    assert await again.serve(order(PRICE, paying=paying, terms=chosen), cost=1) == b"answer"
+    await again.check_books()
+    await again.close()
+
+
 async def test_twelve_prepaid_requests_at_once_overdraw_by_one_overshoot_at_most(shop: Shop) -> None:
     """The upstream keeps to no bound: each uses three times its worst case. All are served, one debt is made."""
     await shop.serve(order(PRICE, paying=signed(AMOUNT)), cost=0)
