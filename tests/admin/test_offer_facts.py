@@ -12,11 +12,12 @@ import pytest
 from tests.admin.conftest import Plane
 from tests.support.facilitator import FacilitatorDouble
 from trustgate.admin.commands import Admin, TenantAdd
+from trustgate.admin.money import PaymentLookAgain
 from trustgate.formats.solana_transaction import b58encode
 from trustgate.observe.notices import Notices
 from trustgate.payment.networks import BASE, SOLANA, SOLANA_DEVNET
 from trustgate.server import offer_facts
-from trustgate.server.offer_facts import follow, follow_for_ever
+from trustgate.server.offer_facts import Look, follow, follow_for_ever
 from trustgate.types import Offer, PaymentTerms
 
 
@@ -43,6 +44,10 @@ def offers(double: FacilitatorDouble) -> tuple[Offer, ...]:
     return solana, base
 
 
+def looking(admin: Admin) -> Look:
+    return lambda: admin.execute(PaymentLookAgain())
+
+
 async def terms_of(plane: Plane, admin: Admin, *members: Offer) -> PaymentTerms:
     """A tenant with these offers, as they were set once."""
     added = await admin.execute(TenantAdd(name="acme"))
@@ -60,7 +65,7 @@ def fee_payer(plane: Plane, terms: PaymentTerms) -> Any:
 
 async def test_a_new_fee_payer_is_followed(admin: Admin, plane: Plane, double: FacilitatorDouble) -> None:
     terms = await terms_of(plane, admin, *offers(double))
-    await follow(admin, Notices())
+    await follow(admin, looking(admin), Notices())
     now = plane.directory.terms(terms.tenant_id)
     assert now is not None
     assert now.offers[0].extra == {"feePayer": address("new"), "paymentFlow": "upfront"}
@@ -82,13 +87,13 @@ async def test_what_cannot_be_right_is_told_and_not_followed(
     terms = await terms_of(plane, admin, solana)
     notices = Notices()
     heard = notices.subscribe()
-    await follow(admin, notices)
+    await follow(admin, looking(admin), notices)
     assert fee_payer(plane, terms) == address("old")
     [notice] = heard.take_now()
     assert (notice.kind, notice.state) == ("payment", "firing")
     # Once it is right again, that is told as well, and followed.
     double.kinds = None
-    await follow(admin, notices)
+    await follow(admin, looking(admin), notices)
     assert fee_payer(plane, terms) == address("new")
     assert [notice.state for notice in heard.take_now()] == ["resolved"]
 
@@ -101,7 +106,7 @@ async def test_a_payment_refused_for_its_fee_payer_has_the_facilitator_asked_at_
     terms = await terms_of(plane, admin, offers(double)[0])
     notices, doubt = Notices(), asyncio.Event()
     heard = notices.subscribe()
-    following = asyncio.create_task(follow_for_ever(admin, doubt, 3_600.0, notices))
+    following = asyncio.create_task(follow_for_ever(admin, looking(admin), doubt, 3_600.0, notices))
     try:
         async with asyncio.timeout(10):
             await heard.take()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ from tests.support.facilitator import (
 )
 from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Customer, Market, market_environment
 from tests.support.payments import PAYER, SHOP
-from tests.support.upstream import CLOSE, DONE, Gate, Reply, Upstream, delta
+from tests.support.processes import PATIENCE_S
+from tests.support.upstream import CLOSE, DONE, Gate, Recorded, Reply, Upstream, delta
 from trustgate.admin.money import PaymentSet
 from trustgate.types import PaymentFlow
 
@@ -698,3 +700,24 @@ def test_an_upfront_payment_that_fails_asks_nothing_of_the_upstream(market: Mark
     market.facilitator.on_settle(fails())
     assert customer.chat(paying).status_code == 402
     assert len(market.upstream.requests) == before
+
+
+def test_a_facilitator_that_does_not_answer_holds_up_no_stop(market: Market, customer: Customer) -> None:
+    """At its start the gateway asks facilitators again; one that hangs is left behind when it stops."""
+    del customer  # its offer names the facilitator
+    asked = threading.Event()
+    supported = market.facilitator._server.probe
+
+    def hangs(request: Recorded) -> Reply:
+        asked.set()
+        return Reply.hang()
+
+    market.gateway.stop()
+    market.facilitator._server.probe = hangs
+    market.gateway.start()
+    assert asked.wait(PATIENCE_S)
+    began = time.monotonic()
+    market.gateway.stop()
+    assert time.monotonic() - began < 10, "it waits for as long as a facilitator may take: 15 s"
+    market.facilitator._server.probe = supported
+    market.gateway.start()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 
 from trustgate.admin.commands import Admin
-from trustgate.admin.money import PaymentFollow, PaymentLookAgain
+from trustgate.admin.money import PaymentFollow
 from trustgate.errors import TrustGateError
 from trustgate.ids import now_us
 from trustgate.observe.notices import Notice, Notices
@@ -24,21 +25,29 @@ _logger = logging.getLogger("trustgate.server")
 _DOUBTS_EVERY_S = 5.0
 
 
-async def follow_for_ever(admin: Admin, doubt: asyncio.Event, every_s: float, notices: Notices) -> None:
-    """``doubt``: is set where a payment was refused for what its offer said."""
+#: Asks the facilitators of all offers what they say now.
+Look = Callable[[], Awaitable[tuple[OfferFact, ...]]]
+
+
+async def follow_for_ever(admin: Admin, look: Look, doubt: asyncio.Event, every_s: float, notices: Notices) -> None:
+    """``doubt``: is set where a payment was refused for what its offer said.
+
+    ``look`` is no command of ``admin``'s, whose commands are waited for when the server stops: a facilitator that does
+    not answer must not hold that up.
+    """
     while True:
         doubt.clear()
-        await follow(admin, notices)
+        await follow(admin, look, notices)
         await asyncio.sleep(min(_DOUBTS_EVERY_S, every_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(every_s):
                 await doubt.wait()
 
 
-async def follow(admin: Admin, notices: Notices) -> None:
+async def follow(admin: Admin, look: Look, notices: Notices) -> None:
     """Look once, and have the offers follow. Raises nothing: what fails is logged and tried again."""
     try:
-        for fact in await admin.execute(PaymentLookAgain()):
+        for fact in await look():
             notices.publish(_notice(fact))
             if fact.is_news:
                 await admin.execute(PaymentFollow(fact=fact))

@@ -164,6 +164,7 @@ async def _run_until(
 ) -> None:
     """Serve both listeners until ``stop``, then drain."""
     from trustgate.http.listener import listen
+    from trustgate.payment.facilitators.facts import look_again
     from trustgate.server.offer_facts import follow_for_ever
 
     log = server.accounting.log
@@ -173,7 +174,13 @@ async def _run_until(
         server.anchoring.run(),
         server.payments.facilitators.prepare(server.offers()),
         server.payments.reconciler.run(settings.payment.reconcile_every_s),
-        follow_for_ever(server.admin, server.payments.doubt, settings.payment.facilitator_every_s, server.notices),
+        follow_for_ever(
+            server.admin,
+            lambda: look_again(server.payments.facilitators, server.offers()),
+            server.payments.doubt,
+            settings.payment.facilitator_every_s,
+            server.notices,
+        ),
         server.request_log.run(),
         server.notifier.run(),
         probe_for_ever(
