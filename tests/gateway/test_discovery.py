@@ -103,6 +103,10 @@ def test_the_cheapest_model_is_the_example_and_the_models_have_their_prices(mark
     text = get(market, "/llms.txt").text
     assert "`able`: prompt 0.000001 USD, completion 0.00001 USD" in text
     assert "`gratis`" not in text
+    assert "`dear`: prompt 0.0001 USD" in text
+    # What changes is published at once.
+    market.gateway.cli("passport", "set", "dear", "--input-price", "200")
+    assert "`dear`: prompt 0.0002 USD" in get(market, "/llms.txt").text
 
 
 def test_a_plan_bounds_what_is_published(market: Market, shop: Shop) -> None:

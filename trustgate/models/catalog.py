@@ -49,6 +49,8 @@ class Catalog:
         self._reindex()
 
     def _reindex(self) -> None:
+        #: Another object whenever a name may mean, or cost, something else than before.
+        self.state = object()
         self._by_name: dict[str, Passport] = {}
         serving = [passport for passport in self._passports.values() if passport.status != "revoked"]
         # Later rounds give way to earlier ones: an id beats a slug, a slug an upstream's name for the model.

@@ -355,10 +355,14 @@ class OpenApi:
 
     def __init__(self, storefront: Storefront) -> None:
         self._storefront = storefront
+        #: The last sale that was described.
+        self._with: tuple[OpenSale | None, bytes] = (None, b"")
         self._without_sale = msgspec.json.encode(document(storefront.public_url))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sale = self._storefront.sale()
-        body = self._without_sale if sale is None else msgspec.json.encode(document(self._storefront.public_url, sale))
+        if sale is not None and self._with[0] is not sale:
+            self._with = sale, msgspec.json.encode(document(self._storefront.public_url, sale))
+        body = self._without_sale if sale is None else self._with[1]
         headers = [(b"content-type", b"application/json"), (b"cache-control", b"public, max-age=60")]
         await send_body(send, 200, headers, body)

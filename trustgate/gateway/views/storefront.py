@@ -15,7 +15,7 @@ from trustgate.access.plans import allows_model, completion_cap
 from trustgate.gateway.api.bazaar import SOLD_KEYLESS, bazaar, example
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.path.accounting import worst_case
-from trustgate.ids import now_us
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.published import published
 from trustgate.models.upstream.targets import Targets
@@ -34,6 +34,7 @@ _NEEDS: Final = {
     "audio.speech": "speech",
 }
 _KINDS: Final = frozenset(_NEEDS.values())
+_FRESH_US: Final = 60 * MICROSECONDS_PER_SECOND
 _ENCODE: Final = msgspec.json.encode
 
 
@@ -90,15 +91,32 @@ class Storefront:
         self._directory = directory
         self._catalog = catalog
         self._targets = targets
+        #: What was found last, and what it was found from.
+        self._found: tuple[OpenSale, Caller, object, list[str], int] | None = None
 
     def sale(self) -> OpenSale | None:
-        """Returns what is sold now; None while nothing is."""
-        caller = self._directory.keyless(now_us())
+        """Returns what is sold now; None while nothing is.
+
+        Anybody may ask, so it is worked out anew only where something has changed, or after a while (prices may depend
+        on the time).
+        """
+        at_us = now_us()
+        caller = self._directory.keyless(at_us)
         if caller is None or caller.terms is None:
             return None
-        models = tuple(self._models(caller, caller.terms))
-        items = (self._item(caller, caller.terms, endpoint, models) for endpoint in SOLD_KEYLESS)
-        return OpenSale(self.public_url, caller.terms, models, tuple(item for item in items if item is not None))
+        names = self._targets.names()
+        if self._found is not None:
+            sale, of, state, named, found_us = self._found
+            if of is caller and state is self._catalog.state and named == names and at_us - found_us < _FRESH_US:
+                return sale
+        sale = self._find(caller, caller.terms, names)
+        self._found = sale, caller, self._catalog.state, names, at_us
+        return sale
+
+    def _find(self, caller: Caller, terms: PaymentTerms, names: list[str]) -> OpenSale:
+        models = tuple(self._models(caller, terms, names))
+        items = (self._item(caller, terms, endpoint, models) for endpoint in SOLD_KEYLESS)
+        return OpenSale(self.public_url, terms, models, tuple(item for item in items if item is not None))
 
     def quote_example(self, endpoint: Endpoint) -> tuple[int, str] | None:
         """Returns what the example of an endpoint costs, nano-USD, and its model; None where it is not sold now."""
@@ -107,9 +125,9 @@ class Storefront:
         item = next(found, None)
         return None if item is None else (item.example_nano_usd, item.model)
 
-    def _models(self, caller: Caller, terms: PaymentTerms) -> list[Model]:
+    def _models(self, caller: Caller, terms: PaymentTerms, names: list[str]) -> list[Model]:
         found = []
-        for name in self._targets.names():
+        for name in names:
             resolved = self._catalog.resolve(name)
             if resolved is None or not allows_model(caller, resolved.names):
                 continue
