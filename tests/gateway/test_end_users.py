@@ -139,6 +139,25 @@ def test_messages_name_their_user_in_metadata(shared_gateway: Gateway, scripted:
     assert [receipt["end_user"] for receipt in tenant.receipts()] == [pseudonym, pseudonym]
 
 
+def test_a_prepaid_tenants_receipts_name_end_users_too(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    gateway, tenant = shared_gateway, sign_up(shared_gateway)
+    with_end_users(gateway, tenant, "user")
+    gateway.cli("passport", "add", "gpt-4o", "--input-price", "2", "--output-price", "8")
+    gateway.cli("payment", "set", tenant.name, "--mode", "prepaid")
+    gateway.cli("tenant", "credit", tenant.name, "--add", "5")
+    answer = ask(tenant, None, user=ALICE, max_tokens=20)
+    assert answer.status_code == 200, answer.text
+    receipt = tenant.receipts()[-1]
+    assert (receipt["v"], receipt["charged_nano_usd"] > 0) == (6, True)
+    assert {receipt["end_user"]} == _pseudonyms(gateway, tenant, ALICE)
+    bundle = gateway.home.parent / "paid.json"
+    gateway.cli("receipt", "export", receipt["id"], "--output", str(bundle))
+    gateway.cli("receipt", "verify", str(bundle))
+    assert gateway.cli_json("doctor", "--books")["ok"]
+
+
 def test_what_makes_no_sense_is_explained(gateway: Gateway) -> None:
     gateway.add_tenant("acme")
     key = gateway.cli_json("key", "list")["keys"][0]["id"]
