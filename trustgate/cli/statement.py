@@ -75,9 +75,9 @@ def make(
 
         find_browser()  # refuses before the work what cannot be
     text = _fetched(context, StatementExport(tenant=tenant, month=month, issuer=issuer), quiet=json)
-    from trustgate.statements.document import read_document
+    from trustgate.statements.document import outline
 
-    document = read_document(text)
+    document = outline(text)
     into = STDOUT if output is None and format is not None else output
     if into is not None:
         packs = output is not None and output.name.endswith(".gz")

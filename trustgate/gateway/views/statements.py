@@ -20,7 +20,7 @@ from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
-from trustgate.statements.document import read_document
+from trustgate.statements.document import outline
 from trustgate.statements.making import Statements, statement_names
 from trustgate.statements.months import Month, parse_month
 from trustgate.statements.page import statement_page
@@ -76,7 +76,7 @@ class TenantStatements:
 def _written(text: bytes, wanted: str) -> bytes:
     if wanted == "json":
         return text
-    document = read_document(text)
+    document = outline(text)
     return statement_page(document, text) if wanted == "html" else statement_csv(document)
 
 
