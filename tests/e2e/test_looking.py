@@ -61,6 +61,19 @@ def test_an_audit_without_a_server_leaves_everything_as_it_is(gateway: Gateway) 
     assert gateway.cli_json("doctor", "--books")["receipts"] == 12
 
 
+def test_doctor_names_a_missing_file_of_ids_before_the_next_start(gateway: Gateway) -> None:
+    with httpx.Client(headers={"authorization": f"Bearer {gateway.add_tenant()}"}, trust_env=False) as client:
+        assert client.post(f"{gateway.api_url}/chat/completions", json=_ECHO).status_code == 200
+    assert gateway.stop() == 0
+    for is_missing in (False, True):
+        if is_missing:
+            (gateway.home / "handles.jsonl").unlink()
+        checks = json.loads(gateway.cli("doctor", "--json", check=False).stdout)["checks"]
+        told = [check for check in checks if "handles.jsonl" in check["message"]]
+        assert [check["status"] for check in told] == ["warn"] * is_missing
+        assert all("backup" in check["hint"] for check in told)
+
+
 def test_what_killed_commands_have_left_is_removed_at_the_next_start(gateway: Gateway) -> None:
     assert gateway.stop() == 0
     left = [gateway.home / name for name in ("backup-x1.tmp", "audit-x2.tmp")]

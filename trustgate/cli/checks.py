@@ -349,7 +349,18 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
         await admin.close()
     size = render.size(settings.database.stat().st_size)
     opens = _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
-    return passports, payments, [opens, *_amiss(status), *_archives(archives), *prices]
+    return passports, payments, [opens, *_ids(settings, status), *_amiss(status), *_archives(archives), *prices]
+
+
+def _ids(settings: Settings, status: ServerStatus) -> Iterator[Finding]:
+    """Yields whether the file of upstreams' ids is missing, as a start would tell it."""
+    if status.last_seq and not settings.handles_file.exists():
+        yield _warn(
+            "files",
+            f"{settings.handles_file} is missing: files, batches and responses that upstreams made before now are not "
+            "found any more",
+            "Put it back from a backup before the next start, to find them.",
+        )
 
 
 def _amiss(status: ServerStatus) -> Iterator[Finding]:
