@@ -107,6 +107,25 @@ def test_an_upstream_that_fails_and_comes_back(make_gateway: GatewayFactory, rec
     assert (over.type, over.data["subject"]) == ("upstream.resolved", f"127.0.0.1:{port}")
 
 
+def test_a_limit_that_refuses_is_told_once_a_window(gateway: Gateway, receiver: Receiver) -> None:
+    _subscribe(gateway, receiver, "--on", "limit")
+    gateway.cli("plan", "add", "one", "--requests-per-day", "1", "--requests-per-minute", "1")
+    secret = gateway.add_tenant(plan="one")
+    ask = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
+    with httpx.Client(base_url=gateway.base_url, headers={"authorization": f"Bearer {secret}"}) as client:
+        gateway.cli("plan", "set", "one", "--requests-per-minute", "none")
+        statuses = [client.post("/v1/chat/completions", json=ask).status_code for _ in range(4)]
+
+    told = receiver.take()
+
+    assert statuses == [200, 429, 429, 429]
+    details = told.data["details"]
+    assert (told.type, details["window"], details["unit"]) == ("limit.firing", "day", "requests")
+    assert "acme" in told.data["message"] and secret.encode() not in told.body
+    gateway.cli("notify", "test")
+    assert receiver.take().type == "test"  # and nothing was told in between
+
+
 def test_a_webhook_reaches_private_addresses_only_when_told_so(gateway: Gateway, receiver: Receiver) -> None:
     refused = gateway.cli("notify", "add", receiver.url, check=False)
     assert refused.returncode == 2 and "--private" in refused.stderr

@@ -142,12 +142,31 @@ class QuotaUsage(NamedTuple):
     counters: dict[str, tuple[int, tuple[tuple[int, int, int], ...]]]
 
 
+class LimitReached(NamedTuple):
+    """A limit that had no room for a request, and would have had at the beginning of its window."""
+
+    tenant_id: str
+    #: "": it is the plan's limit.
+    key_id: str
+    #: ``day`` or ``month``: one for a minute is over before anybody reads of it.
+    window: str
+    unit: str
+    most: int
+    at_us: int
+    #: The window's end.
+    until_us: int
+
+
 class Quota:
     def __init__(self, clock: Callable[[], int] = now_us) -> None:
         """``clock`` tells the time now, which a request's own time may lag behind; microseconds UTC."""
         self._clock = clock
         #: The counters hold what a clock that ran ahead made of them; receipts do not say the same.
         self.was_set_back = False
+        #: Is called once for each limit and window that refuses a request.
+        self.on_limit: Callable[[LimitReached], None] | None = None
+        #: Those it was called for, by subject, window and unit.
+        self._reached: set[tuple[str, int, int]] = set()
         self._counters: dict[str, _Counter] = {}
         self._windows = Windows((0, 0, 0), (0, 0, 0))
 
@@ -198,6 +217,8 @@ class Quota:
                 # larger than the whole limit may run only where nothing at all limits it: refuse it too.
                 if need and used + need > limit.most:
                     owner = f"plan {plan.name!r}" if counter is by_tenant else "this API key"
+                    if self.on_limit is not None and limit.window and need <= limit.most:
+                        self._tell(limit, tenant.id, "" if counter is by_tenant else key.id, at_us)
                     raise self._refusal(limit, used, need, owner, at_us)
         slot = slot or self.enter(tenant, plan, key)
         hold = Hold(ask, (by_tenant, by_key), self._windows.starts, slot)
@@ -331,6 +352,7 @@ class Quota:
         windows = Windows.at(at_us)
         for index, (old, new) in enumerate(zip(self._windows.starts, windows.starts, strict=True)):
             if new > old:
+                self._reached = {which for which in self._reached if which[1] != index}
                 for counter in self._counters.values():
                     counter.used[index] = [0, 0, 0]
                     counter.lasting[index] = [0, 0, 0]
@@ -366,6 +388,15 @@ class Quota:
                         reset_us = self._windows.ends[limit.window] - at_us
                         tightest = Rate(limit.most, remaining, max(0, reset_us) / MICROSECONDS_PER_SECOND)
         return tightest
+
+    def _tell(self, limit: _Limit, tenant_id: str, key_id: str, at_us: int) -> None:
+        which = (key_id or tenant_id, limit.window, limit.unit)
+        if which in self._reached or self.on_limit is None:
+            return
+        self._reached.add(which)
+        until_us = self._windows.ends[limit.window]
+        window, unit = _WINDOWS[limit.window], _UNITS[limit.unit]
+        self.on_limit(LimitReached(tenant_id, key_id, window, unit, limit.most, at_us, until_us))
 
     def _refusal(self, limit: _Limit, used: int, demand: int, owner: str, at_us: int) -> RateLimited:
         window, unit = _WINDOWS[limit.window], _UNITS[limit.unit]

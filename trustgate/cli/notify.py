@@ -99,7 +99,7 @@ def list_subscribers(context: typer.Context, json: JsonOption = False) -> None:
             )
             for each in found
         ],
-        empty="Nobody is told of anything yet: trustgate notify add URL",
+        empty="There is no subscriber yet: trustgate notify add URL",
     )
 
 

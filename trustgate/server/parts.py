@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from trustgate import __version__
 from trustgate.access.budgets import BudgetEvent, Budgets
 from trustgate.access.directory import Directory
-from trustgate.access.quota import Quota
+from trustgate.access.quota import LimitReached, Quota
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.admin.budget_counts import rebuild as rebuild_budgets
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
@@ -44,6 +44,7 @@ from trustgate.notify.notifier import Notifier
 from trustgate.notify.subscribers import Subscribers
 from trustgate.observe.budget_notices import budget_notice
 from trustgate.observe.counters import Counters
+from trustgate.observe.limit_notices import limit_notice
 from trustgate.observe.metrics import Metric, Metrics
 from trustgate.observe.notices import Notices
 from trustgate.observe.request_log import RequestLog, use_format
@@ -117,6 +118,7 @@ class Server:
         self.quota = quota
         self.budgets = budgets
         budgets.on_event = self._on_budget
+        quota.on_limit = self._on_limit
         self.accounting = Accounting(quota, log, budgets)
         self.counters = Counters(catalog)
         self.notices = Notices()
@@ -314,6 +316,9 @@ class Server:
             self.request_log.refusal(error, endpoint.name, arrival.receipt_id, arrival.request_id.decode())
         if self.observer is not None:
             self.observer.on_refusal(error, endpoint.name, arrival.receipt_id)
+
+    def _on_limit(self, reached: LimitReached) -> None:
+        self.notices.publish(limit_notice(reached, self.gateway_status.tenant_name(reached.tenant_id)))
 
     def _on_budget(self, event: BudgetEvent) -> None:
         self.notices.publish(budget_notice(event))
