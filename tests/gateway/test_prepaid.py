@@ -244,6 +244,7 @@ def test_a_tenant_that_pays_later_is_given_back_too_and_by_a_given_price(gateway
     [receipt] = _receipts(gateway, "by-invoice")
     correct = ("tenant", "correct", "by-invoice", "--since", "today", "--model", "sli*")
     given = gateway.cli_json(*correct, "--input-price", "0.5", "--output-price", "0", "--yes")
+    assert given["draws"] is False
     assert given["credit_nano_usd"] == receipt["prompt_tokens"] * 49_500
     assert given["change"]["balance_nano_usd"] == given["credit_nano_usd"]
 

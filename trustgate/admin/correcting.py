@@ -43,7 +43,8 @@ async def tenant_correct(context: AdminContext, command: TenantCorrect) -> Corre
     sums = _Sums(notes, given, command.price_factor_ppm)
     async for entry in _selected(context, tenant, command):
         sums.add(context, entry)
-    found = sums.correction(tenant)
+    terms = context.directory.terms(tenant.id)
+    found = sums.correction(tenant, draws=terms is not None and terms.mode != "off")
     if command.book_nano_usd is None:
         return found
     if found.credit_nano_usd <= 0:
@@ -147,7 +148,7 @@ class _Sums:
         for n, amount in enumerate((1, was, now)):
             row[n] += amount
 
-    def correction(self, tenant: Tenant) -> Correction:
+    def correction(self, tenant: Tenant, *, draws: bool) -> Correction:
         rows = tuple(
             CorrectionRow(model=model, requests=count, billed_nano_usd=was, now_nano_usd=now)
             for model, (count, was, now) in sorted(self._rows.items())
@@ -160,6 +161,7 @@ class _Sums:
             corrected=self._corrected,
             otherwise=self._otherwise,
             unpriced=self._unpriced,
+            draws=draws,
         )
 
 

@@ -200,6 +200,8 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
     corrected: int
     otherwise: int
     unpriced: int
+    #: Whether the tenant's requests draw on its balance: else the credit is to be taken off its invoice.
+    draws: bool
     #: The credit, where it was booked.
     change: BalanceChange | None = None
 

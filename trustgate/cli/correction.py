@@ -78,6 +78,9 @@ def correct(
         render.document(found)
     elif found.change is not None:
         render.card([("Receipt", found.change.receipt), ("Balance", render.usd(found.change.balance_nano_usd))])
+        if not found.draws:
+            note = "It draws on no balance: take the credit off its next invoice."
+            render.say(render.Styled(note, "yellow"))
 
 
 def _booking(command: TenantCorrect, found: Correction) -> TenantCorrect:
