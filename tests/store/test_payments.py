@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, get_args
 
+import duckdb
 import pytest
 from msgspec.structs import replace
 
@@ -211,3 +212,18 @@ async def test_many_claims_of_one_payment_at_the_same_moment_have_one_winner(sto
 
     assert {one.id for one in claimed[:8]} == {"pay_0"}
     assert [one.id for one in claimed[8:]] == [one.id for one in others]
+
+
+async def test_a_copy_has_no_payment_that_ended_without_its_receipt(store: Store, tmp_path: Path) -> None:
+    """Its receipt was in the journal, which a copy of the database has not: restored, the payment is credited."""
+    for number, state in enumerate(("delivered", "credited", "delivered", "failed"), start=1):
+        await store.claim_payment(payment(number, state=state))
+    await store.append_entries([make_entry(1, **PAID_NOTHING | {"payment": payment(1).id})])
+    (tmp_path / "copy").mkdir()
+    await store.copy_to(tmp_path / "copy" / "trustgate.duckdb")
+    with duckdb.connect(tmp_path / "copy" / "trustgate.duckdb", read_only=True) as copy:
+        states = dict(copy.execute("SELECT id, state FROM payments").fetchall())
+    wanted = ("delivered", "settled", "settled", "failed")
+    assert states == {payment(number).id: state for number, state in enumerate(wanted, start=1)}
+    kept = {found.state for found in await store.payments(PaymentFilter(limit=None))}
+    assert kept == {"delivered", "credited", "failed"}, "the original is as it was"

@@ -24,6 +24,9 @@ from trustgate.store.entries import load_identity
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+#: A receipt waits in the journal for some seconds; while the disk is full, for longer.
+_JOURNALED_US = 3_600 * 1_000_000
+
 
 def copy_database(connection: DuckDBPyConnection, path: Path, to: Path) -> Copied:
     """Copy the open database as it is now. Raises Unavailable, with code ``storage_full`` on a full disk.
@@ -37,6 +40,7 @@ def copy_database(connection: DuckDBPyConnection, path: Path, to: Path) -> Copie
     _, _, last_seq = load_identity(connection)
     try:
         _copy(path, to)
+        _reopen_payments(to)
     except BaseException:
         to.unlink(missing_ok=True)
         raise
@@ -55,6 +59,25 @@ def _copy(path: Path, to: Path) -> None:
         code = "storage_full" if "space" in reason or "quota" in reason.lower() else "store_not_copied"
         raise Unavailable(f"The database could not be copied: {reason or 'cp failed'}.", code=code)
     to.chmod(0o600)
+
+
+def _reopen_payments(copy: Path) -> None:
+    """Take back the end of payments whose receipts the copy does not have: they were in the journal alone.
+
+    Where the copy is restored, such a payment is settled and nothing is recorded of what it paid for: it is credited.
+    """
+    try:
+        with duckdb.connect(copy, config={"threads": 1, "autoinstall_known_extensions": False}) as connection:
+            connection.execute(
+                """UPDATE payments SET state = 'settled'
+                    WHERE state IN ('delivered', 'credited')
+                        AND updated_us >= (SELECT max(updated_us) FROM payments) - ?
+                        AND NOT EXISTS (SELECT 1 FROM receipts WHERE receipts.payment = payments.id)""",
+                [_JOURNALED_US],
+            )
+            connection.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        raise translate(error) from error
 
 
 def compact_database(path: Path) -> Compacted:
