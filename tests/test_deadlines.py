@@ -39,3 +39,16 @@ async def test_the_timer_goes_on_for_what_is_set_later_and_from_within_a_call() 
     await asyncio.wait_for(over.wait(), 10)
     assert ends[0] >= 0.01
     assert ends[1] >= 0.02
+
+
+async def test_what_was_set_later_is_not_called_with_what_was_set_before() -> None:
+    deadlines = Deadlines(0.05)
+    loop = asyncio.get_running_loop()
+    first, second = asyncio.Event(), asyncio.Event()
+    deadlines.set(first.set)
+    await asyncio.sleep(0.02)
+    began = loop.time()
+    deadlines.set(second.set)
+    await asyncio.wait_for(first.wait(), 10)
+    await asyncio.wait_for(second.wait(), 10)
+    assert loop.time() - began >= 0.05

@@ -211,13 +211,14 @@ async def test_where_no_more_connections_may_be_made_the_next_request_gets_the_o
 
 
 async def test_a_kept_connection_makes_room_for_another_host() -> None:
-    async with served([WHOLE], most=1) as (server, network):
-        assert await read(await ask(server, network)) == b"hello"
-        other = Server([[WHOLE]])
-        listening = await asyncio.start_server(other.answer, "127.0.0.1", 0)
-        other.port = listening.sockets[0].getsockname()[1]
-        assert await read(await ask(other, network)) == b"hello"
-        listening.close()
+    async with served([WHOLE], most=2) as (first, network), served([WHOLE[:-2], WHOLE[-2:]]) as (second, _):
+        assert await read(await ask(first, network)) == b"hello"  # its connection is kept
+        second.gate = asyncio.Semaphore(0)
+        busy = await ask(second, network)
+        async with served([WHOLE]) as (third, _):
+            assert await read(await ask(third, network)) == b"hello"
+        second.gate.release()
+        assert await read(busy) == b"hello"
 
 
 async def test_a_request_that_is_cancelled_leaves_nothing_behind() -> None:

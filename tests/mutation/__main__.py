@@ -49,6 +49,9 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/gateway/test_reliability.py",
         "tests/gateway/test_answers.py",
     ),
+    "models/upstream/response.py": ("tests/models/test_response.py", "tests/gateway/test_answers.py"),
+    "models/upstream/transport.py": ("tests/models/test_response.py", "tests/gateway/test_media.py"),
+    "deadlines.py": ("tests/test_deadlines.py", "tests/gateway/test_inflight.py"),
     "gateway/path/accounting.py": (
         "tests/gateway/test_order.py",
         "tests/gateway/test_path.py",

@@ -1,0 +1,109 @@
+"""Whole answers leave at once where nothing wraps the sending, and through what wraps it where something does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from trustgate.gateway.api.dialects import OPENAI
+from trustgate.gateway.path.reply import Reply
+from trustgate.http.exchange import Exchange
+from trustgate.http.parser import RequestHead
+from trustgate.http.sending import EXCHANGE
+
+
+class _Transport:
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    def write(self, data: bytes) -> None:
+        self._connection.written += data
+
+
+class _Connection:
+    """Keeps what is written, and how the exchange ended."""
+
+    lost = False
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.keeps: list[bool] = []
+        self.transport: Any = _Transport(self)
+
+    async def write(self, data: bytes) -> None:
+        self.written += data
+
+    def read_on(self) -> None: ...
+
+    def ended(self, *, keeps: bool) -> None:
+        self.keeps.append(keeps)
+
+    def linger(self) -> None:
+        self.keeps.append(False)
+
+    def refuse(self, error: Exception) -> None:
+        raise error
+
+
+class _Door:
+    closing = False
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.tasks: set[Any] = set()
+
+    def date(self) -> bytes:
+        return b"date: now\r\n"
+
+
+def _exchange(method: str = "POST", version: str = "1.1", *, closing: bool = False) -> tuple[Exchange, _Connection]:
+    door, connection = _Door(asyncio.get_running_loop()), _Connection()
+    door.closing = closing
+    return Exchange(connection, door, RequestHead(method, b"/v1/x", version)), connection
+
+
+async def _answer(exchange: Exchange, *, wraps: bool) -> None:
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"access-control-allow-origin", b"*")]
+        await exchange.send(message)
+
+    reply = Reply(wrapped if wraps else exchange.send, b"req_1", OPENAI, {EXCHANGE: exchange})
+    await reply.whole(200, b"application/json", b"{}")
+
+
+async def test_what_wraps_the_sending_sees_every_answer() -> None:
+    exchange, connection = _exchange()
+    await _answer(exchange, wraps=True)
+    assert b"\r\naccess-control-allow-origin: *\r\n" in connection.written
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "closing"),
+    [("POST", "1.1", False), ("POST", "1.0", False), ("HEAD", "1.1", False), ("POST", "1.1", True)],
+)
+async def test_at_once_or_in_messages_the_answer_is_the_same(method: str, version: str, closing: bool) -> None:
+    exchange, at_once = _exchange(method, version, closing=closing)
+    await _answer(exchange, wraps=False)
+    exchange, in_messages = _exchange(method, version, closing=closing)
+    await exchange.send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"application/json"), (b"x-request-id", b"req_1")],
+        }
+    )
+    await exchange.send({"type": "http.response.body", "body": b"{}"})
+    assert at_once.written == in_messages.written
+    assert at_once.keeps == in_messages.keeps
+    assert exchange.is_done
+
+
+async def test_no_header_can_hold_a_line_end() -> None:
+    exchange, connection = _exchange()
+    with pytest.raises(ValueError, match="line end"):
+        await exchange.send_whole(200, [(b"x", b"a\r\nb: c")], b"")
+    assert connection.written == b""
