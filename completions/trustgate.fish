@@ -682,7 +682,7 @@ complete -c trustgate -n '__trustgate_in \'trustgate notify\'' -a 'test' -d 'Sen
 complete -c trustgate -n '__trustgate_in \'trustgate notify\'' -l help -s h -d 'Show this message and exit.'
 complete -c trustgate -n '__trustgate_in \'trustgate notify add\'' -l help -s h -d 'Show this message and exit.'
 complete -c trustgate -n '__trustgate_in \'trustgate notify add\'' -l command -x -d 'Run this program instead, with the notice as JSON on its stdin'
-complete -c trustgate -n '__trustgate_in \'trustgate notify add\'' -l on -x -d 'Kinds, repeated or with commas: budget, limit, key, credit, upstream, anchor, certificate, disk, payment, log, overload, all'
+complete -c trustgate -n '__trustgate_in \'trustgate notify add\'' -l on -x -d 'Kinds, repeated or with commas: budget, limit, key, credit, upstream, anchor, certificate, disk, payment, log, all'
 complete -c trustgate -n '__trustgate_in \'trustgate notify add\'' -l name -x -d 'A name for it'
 complete -c trustgate -n '__trustgate_in \'trustgate notify add\'' -l private -d 'Allow an address of this machine or a private network, and http://'
 complete -c trustgate -n '__trustgate_in \'trustgate notify add\'' -l json -d 'Print one JSON document, nothing else'

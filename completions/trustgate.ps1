@@ -933,7 +933,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
             '--command|any|Run this program instead, with the notice as JSON on its stdin',
-            '--on|any|Kinds, repeated or with commas: budget, limit, key, credit, upstream, anchor, certificate, disk, payment, log, overload, all',
+            '--on|any|Kinds, repeated or with commas: budget, limit, key, credit, upstream, anchor, certificate, disk, payment, log, all',
             '--name|any|A name for it',
             '--private||Allow an address of this machine or a private network, and http://',
             '--json||Print one JSON document, nothing else'

@@ -15,7 +15,7 @@ from trustgate.notify.notifier import Notifier
 from trustgate.notify.queue import BACKOFF_S, DONE_KEPT, DeliveryQueue, new_delivery
 from trustgate.notify.subscribers import Subscribers, removed
 from trustgate.notify.webhook import AttemptOutcome, is_public
-from trustgate.observe.notices import Kind, Notice, Notices
+from trustgate.observe.notices import Notice, Notices
 from trustgate.settings import NotifySettings
 from trustgate.store import NoticeDelivery, NotificationChange, Notifications, Store, open_store
 from trustgate.types import Subscriber
@@ -30,8 +30,6 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 class _Scripted:
     """A watch that finds what the test says."""
-
-    kinds: frozenset[Kind] = frozenset(("upstream",))
 
     def __init__(self) -> None:
         self.found: list[Notice] = []
@@ -108,6 +106,20 @@ async def test_what_comes_and_goes_is_over_only_after_a_while(store: Store) -> N
         await notifier.look()
     assert asyncio.get_running_loop().time() - began_s >= 0.19
     assert _told(notifier) == ["It is down.", "Over: It is down."]
+
+
+async def test_what_is_published_is_not_over_because_looking_does_not_find_it(store: Store) -> None:
+    notices, subscriber, watch = Notices(), _subscriber(), _Scripted()
+    notifier = _notifier(store, watch, notices, subscriber)
+    watch.found = [Notice(kind="payment", subject="unknown", message="Two are in doubt.", at_us=1)]
+    await notifier.look()
+    await _publish(notifier, notices, Notice(kind="payment", subject="offer", message="It has changed.", at_us=1))
+    watch.found = []
+    await notifier.look()
+    await notifier.look()
+    assert _told(notifier) == ["Two are in doubt.", "It has changed.", "Over: Two are in doubt."]
+    await _publish(notifier, notices, Notice(kind="payment", subject="offer", message="", state="resolved", at_us=2))
+    assert _told(notifier)[3:] == ["Over: It has changed."]
 
 
 class _Failing:

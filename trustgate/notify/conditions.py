@@ -16,7 +16,7 @@ from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
 from trustgate.models.upstream.targets import Targets, Upstream
 from trustgate.net.addresses import host_of
 from trustgate.notify.disk import disk_space
-from trustgate.observe.notices import Kind, Notice
+from trustgate.observe.notices import Notice
 from trustgate.payment.balance import Balances
 from trustgate.receipts.log import Log
 from trustgate.settings import BUILTIN_SCHEME, Settings
@@ -37,8 +37,6 @@ _NAME_MOST = 100
 
 class GatewayConditions:
     """The conditions of a running gateway (``notifier.Watch``)."""
-
-    kinds: frozenset[Kind] = frozenset(("key", "credit", "upstream", "anchor", "certificate", "disk", "payment", "log"))
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """From conditions to deliveries: what has begun is told once, what is over is told once, across restarts.
 
 Owns which conditions are open. They come from two sides: parts publish notices (``observe.notices``), and ``Watch``
-looks again and again at what holds; a condition of a watched kind that it finds no more is over. One that is not found
+looks again and again at what holds; a condition that it has found and finds no more is over. One that is not found
 for a moment (an upstream that comes and goes) is over only when it stays away for a while.
 """
 
@@ -21,7 +21,7 @@ from trustgate.notify.messages import message_body
 from trustgate.notify.queue import DeliveryQueue, NotificationStore, attempt_delivery, new_delivery
 from trustgate.notify.subscribers import Subscribers
 from trustgate.notify.webhook import AttemptOutcome
-from trustgate.observe.notices import Kind, Notice, Notices
+from trustgate.observe.notices import Notice, Notices
 from trustgate.settings import NotifySettings
 from trustgate.store import NoticeDelivery, NotificationChange, Notifications, OpenCondition
 from trustgate.types import Subscriber
@@ -35,9 +35,6 @@ _FIRST_LOOK_S = 2.0
 
 class Watch(Protocol):
     """Looks at what holds now."""
-
-    #: The kinds of conditions that it finds, all of them that hold, each time.
-    kinds: frozenset[Kind]
 
     async def firing(self, is_open: Callable[[str], bool]) -> Sequence[Notice]:
         """Returns a notice of each condition that holds. ``is_open``: whether one, by its identity, was told."""
@@ -115,11 +112,13 @@ class Notifier:
 
     async def look(self) -> None:
         """Look once at what holds, and tell what has changed."""
-        found = {each.identity: each for each in await self._watch.firing(self._open.__contains__)}
+        found = {
+            each.identity: replace(each, is_watched=True) for each in await self._watch.firing(self._open.__contains__)
+        }
         at_s, at_us = asyncio.get_running_loop().time(), now_us()
         over = []
         for identity, notice in self._open.items():
-            if notice.kind not in self._watch.kinds:
+            if not notice.is_watched:
                 if notice.until_us is not None and notice.until_us <= at_us:
                     over.append(identity)
             elif identity in found:

@@ -14,9 +14,7 @@ from typing import Literal, get_args
 import msgspec
 
 #: What a notice is about. What people subscribe to.
-Kind = Literal[
-    "budget", "limit", "key", "credit", "upstream", "anchor", "certificate", "disk", "payment", "log", "overload"
-]
+Kind = Literal["budget", "limit", "key", "credit", "upstream", "anchor", "certificate", "disk", "payment", "log"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -46,6 +44,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int
     #: When the condition is over by itself, as a budget's window is; None: when its ``resolved`` is published.
     until_us: int | None = None
+    #: It was found by looking (``notify.conditions``), and is over when it is found no more; set by the notifier.
+    is_watched: bool = False
 
     @property
     def identity(self) -> str:
