@@ -20,7 +20,7 @@ the server to the command line without loss.
     │   ├── UpstreamTimeout               504
     │   └── UpstreamRefused               its own   the LLM server's own 4xx, passed on
     ├── Unavailable                       503           this gateway cannot serve now
-    │   └── FacilitatorUnavailable                      whoever judges payments gives no usable answer
+    │   └── FacilitatorUnavailable                      the facilitator gives no usable answer
     └── OperatorError                          exit 1   for the person who runs the gateway
         ├── SettingsError                      exit 2   a flag, a variable or trustgate.toml
         ├── ExtraMissing                       exit 2   this needs packages that are installed on request alone

@@ -96,7 +96,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     name: str
     plan: str
     status: Literal["active", "suspended", "removed"] = "active"
-    #: What it is billed of what a model costs, in millionths; None: what its plan says.
+    #: What it is billed of what a model costs, in millionths; None: its plan's factor.
     price_factor_ppm: int | None = None
     created_us: int = 0
     #: When it was removed; its keys that were revoked at that moment live again with it.
@@ -406,8 +406,8 @@ Record = Tenant | ApiKey | Plan | Passport | Alias | PaymentTerms | Budget | End
 
 #: ``reserved``: claimed for one request, nothing was asked of the facilitator but to verify. ``settling``: it was told
 #: to settle. ``settled``: the money moved. ``delivered``: a receipt of the request that it paid for exists.
-#: ``credited``: the money moved, the request was not served: the receipt of the credit exists. ``unknown``: nobody can
-#: tell yet whether the money moved. ``failed``: it did not, and never will with this payment.
+#: ``credited``: the money moved, the request was not served: the receipt of the credit exists. ``unknown``: it is
+#: not known yet whether the money moved. ``failed``: it did not, and never will with this payment.
 PaymentState = Literal["reserved", "settling", "settled", "delivered", "credited", "unknown", "failed"]
 
 #: The states in which the money has moved.
@@ -501,7 +501,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 #: How a request ended. ``complete``: the client got it all. ``client_gone``: it hung up. ``upstream_cut``: the
 #: upstream broke off in mid-answer. ``cut``: the gateway broke off (key revoked, deadline, shutdown).
 #: ``upstream_error``: the upstream refused or failed before the first byte; nothing is charged.
-#: ``refused``: a quota refused it, or its payment did not do. ``credited``: no request of a model; its receipt tells
+#: ``refused``: a quota refused it, or its payment did not do. ``credited``: no request of a model; its receipt has
 #: what a payment or the operator added to the tenant's balance, or took from it.
 Finish = Literal["complete", "client_gone", "upstream_cut", "cut", "upstream_error", "refused", "credited"]
 
@@ -559,7 +559,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     payment_asset: str | UnsetType = UNSET
     payment_amount: str | UnsetType = UNSET
     payment_payer: str | UnsetType = UNSET
-    #: Whether the model had a price: without one ``cost_nano_usd`` is 0 because nobody knows better.
+    #: Whether the model had a price: without one ``cost_nano_usd`` is 0, for want of a price.
     price_known: bool | UnsetType = UNSET
     #: What the tenant's plan makes of the cost: the cost times a factor in millionths, rounded up.
     billed_nano_usd: int | UnsetType = UNSET

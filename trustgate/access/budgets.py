@@ -9,7 +9,7 @@ request costs as many steps as its caller has budgets, and nothing where there i
 Owns the counters. They are memory only, and are rebuilt from receipts: at the start, and when a budget is added or its
 reach changes (``admin.budget_counts``). What was used is counted in the cell (``access.spans``) of the moment when it
 was admitted. Where the clock had run ahead and is set back, the cells go back with it: what was counted in them counts
-from now on, and nobody waits longer than the span lasts.
+from now on, and no caller waits longer than the span lasts.
 """
 
 from __future__ import annotations
@@ -324,7 +324,7 @@ class Budgets:
     def standings(self, at_us: int, budget_ids: Iterable[str] | None = None) -> list[BudgetStanding]:
         """Returns where budgets stand, each once for every subject that has used it.
 
-        One that nobody has used yet is there once, unless its users have one each.
+        One that is unused yet is there once, unless its users have one each.
         """
         found = []
         for budget_id in self._counted if budget_ids is None else budget_ids:

@@ -113,7 +113,7 @@ class Directory:
         key = self._key_by_hash.get(digest)
         if key is None:
             raise explain_unknown(token.decode("ascii", "replace"))
-        if key.revoked_us is not None:  # whatever the clock says: one that is set back brings no key back
+        if key.revoked_us is not None:  # at any time: a clock that is set back brings no key back
             raise AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
         tenant = self._tenants[key.tenant_id]
         if tenant.status != "active":
@@ -138,7 +138,7 @@ class Directory:
         return caller
 
     def keyless(self, at_us: int) -> Caller | None:
-        """Returns the caller that a request without a key is taken for: one of the tenant that sells to anybody.
+        """Returns the caller that a request without a key is taken for: one of the tenant that sells without a key.
 
         None while nothing is sold without a key.
         """

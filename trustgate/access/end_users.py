@@ -5,8 +5,8 @@ Owns where a request names its end user, and how a pseudonym is made of the name
     salt of a tenant = HMAC-SHA256(secret of the database, tenant id)
     pseudonym        = "eu_" ‖ the first 96 bits of HMAC-SHA256(salt, name in UTF-8), hexadecimal
 
-So the same name is another pseudonym with another tenant, nobody can tell names from pseudonyms without the secret,
-and whoever operates the gateway finds a name's pseudonym by making it again. The name itself is never kept.
+So the same name is another pseudonym with another tenant, names cannot be told from pseudonyms without the secret,
+and the operator finds a name's pseudonym by making it again. The name itself is never kept.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ M are admitted. Requests are exact; tokens and money can overshoot by no more th
 Owns the counters. They are memory only: at start they are rebuilt from the receipts of the running windows.
 Windows are calendar windows in UTC; what began in one window is settled in that one, or nowhere once it is over. Where
 the clock had run ahead and is set back, the windows go back with it, and what was counted in the later ones counts in
-these: nobody waits longer than a window lasts, and nobody gets a window for nothing.
+these: no caller waits longer than a window lasts, and none gets a window for nothing.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class LimitReached(NamedTuple):
     tenant_id: str
     #: "": it is the plan's limit.
     key_id: str
-    #: ``day`` or ``month``: one for a minute is over before anybody reads of it.
+    #: ``day`` or ``month``: one for a minute is over before its notice is read.
     window: str
     unit: str
     most: int
@@ -159,7 +159,7 @@ class LimitReached(NamedTuple):
 
 class Quota:
     def __init__(self, clock: Callable[[], int] = now_us) -> None:
-        """``clock`` tells the time now, which a request's own time may lag behind; microseconds UTC."""
+        """``clock`` returns the time now, which a request's own time may lag behind; microseconds UTC."""
         self._clock = clock
         #: The counters hold what a clock that ran ahead made of them; receipts do not say the same.
         self.was_set_back = False

@@ -3,7 +3,7 @@
     receipts   seq 1, 2, 3 … to the size of the tree; each hashes to the leaf that the tree has for it
     tenants    tseq 1, 2, 3 …, each naming the hash of the one before
     usage      the sums of ``usage`` are those of the receipts
-    payments   each that moved money has the one receipt that tells of it, with the same figures; and the other way
+    payments   each that moved money has the one receipt that records it, with the same figures; and the other way
     balances   credited less charged is the balance that requests draw on
     quotas     what the running windows count is what the receipts of that time say
 

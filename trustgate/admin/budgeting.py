@@ -67,7 +67,7 @@ class BudgetList(Command[BudgetReport], frozen=True, kw_only=True, tag="budget.l
 class EndUserUsage(msgspec.Struct, frozen=True, kw_only=True):
     """An end user of a tenant: what it has used in the time that was asked for, and what was decided of it."""
 
-    #: Pseudonym; "" stands for all requests that named nobody.
+    #: Pseudonym; "" stands for all requests that named none.
     end_user: str
     requests: int = 0
     tokens: int = 0

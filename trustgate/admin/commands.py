@@ -115,7 +115,7 @@ class TargetStatus(msgspec.Struct, frozen=True, kw_only=True):
 class TenantAdd(Command[TenantWithKey], frozen=True, kw_only=True, tag="tenant.add"):
     name: str
     plan: str = "pro"
-    #: What it is billed of what models cost, millionths; None: what its plan says.
+    #: What it is billed of what models cost, millionths; None: its plan's factor.
     price_factor_ppm: int | None = None
     result = TenantWithKey
 
@@ -135,7 +135,7 @@ class TenantSet(Command[Tenant], frozen=True, kw_only=True, tag="tenant.set"):
     name: str | None = None
     plan: str | None = None
     price_factor_ppm: int | None = None
-    #: It is billed as its plan says, again.
+    #: It is billed by its plan's factor again.
     factor_by_plan: bool = False
     result = Tenant
 

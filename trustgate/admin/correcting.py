@@ -1,4 +1,4 @@
-"""Giving back what a mistaken price billed: which receipts, what they were billed, and what the price now says.
+"""Giving back what a mistaken price billed: which receipts, what they were billed, and what they cost by today's price.
 
 Owns the comparison. A receipt is priced again by what it counts, at its own time, times the factor it was billed at; so
 the difference is exactly what the price made. A receipt that was corrected is never corrected again. The credit has a

@@ -1,7 +1,7 @@
 """The commands that open and close the sale to callers without a key.
 
 Owns that at most one tenant sells so, and that such callers have a key of that tenant's in the books: its limits narrow
-what they may do, revoking it ends the sale, and receipts and usage name it. Nobody has its secret.
+what they may do, revoking it ends the sale, and receipts and usage name it. Its secret is never given out.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _price_change(passport: Passport, source: str, from_us: int) -> PriceChange:
 
 
 def _with_kept_prices(existing: Passport, fields: PassportFields) -> PassportFields:
-    """What a file says, over what was set before: prices that it does not speak of stay."""
+    """Returns a file's fields over what was set before: prices that it does not name stay."""
     return fields if fields.prices is None else replace(fields, prices=merged(existing.prices, fields.prices))
 
 

@@ -71,7 +71,7 @@ class PaymentOpen(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.
 
 
 class PaymentClose(Command[TermsDetail], frozen=True, kw_only=True, tag="payment.close"):
-    """Sell to nobody without a key any more."""
+    """End the sale without a key."""
 
     tenant: str
     result = TermsDetail
@@ -84,7 +84,7 @@ class PaymentLookAgain(Command[tuple[OfferFact, ...]], frozen=True, kw_only=True
 
 
 class PaymentFollow(Command[tuple[str, ...]], frozen=True, kw_only=True, tag="payment.follow"):
-    """Have offers go by what their facilitator says now. Returns the names of the tenants whose offers changed."""
+    """Change offers to what their facilitator reports now. Returns the names of the tenants whose offers changed."""
 
     fact: OfferFact
     result = tuple[str, ...]
@@ -178,7 +178,7 @@ class TenantCredit(Command[BalanceChange], frozen=True, kw_only=True, tag="tenan
 
 
 class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The requests for one model whose billing differs from the price: what they were billed, and what it says."""
+    """The requests for one model that were billed by another price: what was billed, and what it is by this one."""
 
     model: str
     requests: int

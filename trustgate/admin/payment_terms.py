@@ -230,7 +230,7 @@ def _with(offers: tuple[Offer, ...], offer: Offer) -> tuple[Offer, ...]:
 
 
 def _with_flow(offer: Offer, flow: PaymentFlow) -> Offer:
-    """Returns the offer, settled so. What it says of that clients see; that of ``authorization`` is to say nothing."""
+    """Returns the offer, settled so. Clients see the member; ``authorization`` is its absence."""
     extra = {name: value for name, value in offer.extra.items() if name != "paymentFlow"}
     return replace(offer, extra=extra if flow == "authorization" else {**extra, "paymentFlow": flow})
 

@@ -235,7 +235,7 @@ def source_text(source: str, from_us: int) -> str:
 
 
 def per_million(prices: Prices, pico_usd: int | None) -> str:
-    """A price a million, ``free``, or ``not priced``; nothing where the table says nothing of it."""
+    """A price a million, ``free``, or ``not priced``; "" where the table has no such rate."""
     if prices.free:
         return "free"
     if pico_usd is None:

@@ -87,7 +87,7 @@ def _dearest_first(row: UsageRow) -> tuple[int, int, int, str]:
 
 
 async def _names(admin: Admin, by: UsageGroup, *, with_tenant: bool) -> dict[str, str]:
-    """People's names for the ids that rows are grouped by. Of keys the name that all have at first says nothing."""
+    """People's names for the ids that rows are grouped by. Of keys the name that all have at first is left out."""
     if by not in ("tenant", "key"):
         return {}
     tenants = {tenant.id: tenant.name for tenant in await admin.execute(TenantList(removed=True))}

@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-#: What says that a file system has no hard links.
+#: The errors that mean that a file system has no hard links.
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _MODE: Final = 0o600
 

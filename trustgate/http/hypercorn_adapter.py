@@ -331,7 +331,7 @@ class _H2(H2Protocol):
 
 
 class _Tasks(TaskGroup):
-    """Applications whose unread requests hold up nobody."""
+    """Applications whose unread requests hold up no others."""
 
     #: Is told how many bytes of a body were read, for the request that is begun next.
     on_read: Callable[[int], Awaitable[None]] | None = None

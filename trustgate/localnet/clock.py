@@ -4,7 +4,7 @@ Owns time. Nothing ticks: the slot follows from the time that has passed, so an 
 that is opened again later has moved on meanwhile, as a cluster does when its clients are away, so a slot never comes
 twice, not even after ``kill -9``.
 
-Slots run ahead of block heights by ``SKIPPED_SLOTS``, as they do on every cluster: whoever compares one with the
+Slots run ahead of block heights by ``SKIPPED_SLOTS``, as they do on every cluster: a program that compares one with the
 other finds out here. Blockhashes follow from the genesis hash and the height; knowing one in advance is worth
 nothing, for a block is known only when its slot has come.
 """

@@ -4,7 +4,7 @@
     lock     held (flock) by the process that runs the chain
     address  the URL where that process answers
 
-A line is written by one ``write`` before its effect shows to anybody, so what a client was told survives ``kill -9``
+A line is written by one ``write`` before its effect shows to any client, so what a client was told survives ``kill -9``
 (power loss is another matter: nothing is synced). Only the last line can be torn; it is dropped. The chain's accounts
 are not kept: they follow from the transactions, which are run again when the chain is opened.
 """

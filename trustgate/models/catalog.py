@@ -85,7 +85,7 @@ class Catalog:
         return resolved
 
     def price_of(self, passport: Passport, upstream_model: str, name: str = "") -> PriceTable:
-        """What a model costs: as its passport says, else as the price list does for its server, else not priced.
+        """Returns what a model costs: by its passport, else by the price list for its server, else not priced.
 
         ``name``: as the request has it, where that is another than the upstream's.
         """

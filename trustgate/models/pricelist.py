@@ -4,7 +4,7 @@ Owns the list's format, how a model's name is looked up in it, and the list that
 (``data/pricelist.json``, made from LiteLLM's table by ``python -m trustgate.models.pricelist FILE VERSION DATE``; its
 licence is beside it). A name is found as it is written, never by likeness: a model that the list lacks is not priced.
 
-    the upstream's host tells the provider    that provider's price of the name, or none
+    the upstream's host names the provider    that provider's price of the name, or none
     it does not (a proxy, a local server)     ``provider/name`` as it is; a bare name only by its own maker's price
 
 A list is JSON: format, source, as_of, and models: name → [provider, prices]. One model a line, so that changes can be
@@ -64,7 +64,7 @@ _PROVIDERS = {
     "api.minimax.io": "minimax",
     "inference.baseten.co": "baseten",
 }
-#: Who makes the models whose bare names nobody else's have; a bare name behind a proxy has its maker's price.
+#: The makers of models whose bare names no others' have; a bare name behind a proxy has its maker's price.
 _MAKERS = ("openai", "anthropic", "gemini", "mistral", "deepseek", "xai", "cohere", "voyage", "perplexity")
 #: What the list calls a maker's models besides.
 _ALSO = {
@@ -161,7 +161,7 @@ class PriceBook:
 
 
 def provider_of(base_url: str) -> str | None:
-    """The provider that an upstream's address tells, as the list calls it; None where it tells none."""
+    """Returns the provider that an upstream's address names, as the list calls it; None where it names none."""
     host = urlsplit(base_url).hostname or ""
     return next((name for end, name in _PROVIDERS.items() if host == end or host.endswith(f".{end}")), None)
 

@@ -1,6 +1,6 @@
 """What a request costs: a price table applied to what was used, in integers, rounded once.
 
-Owns the meaning of ``types.Prices``. Details are priced apart from their sum only where the table says so:
+Owns the meaning of ``types.Prices``. Details are priced apart from their sum only where the table has a rate for them:
 
     cached, cache-write, audio and image prompt tokens   else as other prompt tokens
     cache writes for an hour                             else as those for five minutes
@@ -59,7 +59,7 @@ CONDITIONS: Final = tuple(name for name in ConditionalRates.__struct_fields__ if
 #: No request costs more: what RFC 8785 numbers (and so receipts) keep exactly, 9 million USD. Sums of them over years
 #: still fit into what a database keeps.
 MAX_COST_NANO_USD: Final = 2**53 - 1
-#: No request uses more of anything: no model reads 10⁹ tokens. What says so is no count.
+#: No request uses more of anything: no model reads 10⁹ tokens. A larger figure is no count.
 MAX_COUNT: Final = 1_000_000_000
 _COUNTS: Final = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
 _counts_of: Final = attrgetter(*_COUNTS)
@@ -70,7 +70,7 @@ _COMPLETION_RATES: Final = ("reasoning_pico_usd", "image_output_pico_usd")
 
 
 def is_priced(prices: Prices) -> bool:
-    """Whether the table says anything: free does, an empty table does not."""
+    """Returns whether the table sets a price: free is one, an empty table is none."""
     return prices != NOT_PRICED
 
 

@@ -42,7 +42,7 @@ def published(price: PriceTable, factor_ppm: int = FACTOR_ONE_PPM, request_nano_
     Args:
         price: The model's own price.
         factor_ppm: What the caller's plan makes of it, in millionths.
-        request_nano_usd: What every request costs, whatever the model's price is; None: what the model's price says.
+        request_nano_usd: What every request costs, whatever the model's price is; None: what the model's price has.
 
     The rates of ``conditions`` lie over the others where every condition named in ``when`` holds.
     """

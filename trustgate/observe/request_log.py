@@ -68,7 +68,7 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-        except Exception:  # noqa: BLE001 - a message that cannot be formatted must not stop what it tells of
+        except Exception:  # noqa: BLE001 - a message that cannot be formatted must not stop what it reports
             self.handleError(record)
         else:
             _write_stderr(text.encode(errors="replace") + b"\n")

@@ -93,7 +93,7 @@ class Cashier:
         Raises ``PaymentRequired`` (402), ``Conflict`` (409: the payment paid for something else), ``Unavailable`` (503:
         the payment's outcome is unknown, or it cannot be verified).
         """
-        # Who asks the same without a key may be somebody else.
+        # The same request without a key may be another client's.
         owed = None if order.is_keyless else await self._owed(order)
         if owed is not None:
             return owed
@@ -284,7 +284,7 @@ class Cashier:
         )
 
     def contact_for(self, terms: PaymentTerms) -> str:
-        """Returns how a tenant gets more credit, for people; "" where nobody has said."""
+        """Returns how a tenant gets more credit, for people; "" where none is set."""
         return terms.contact or self._contact
 
     def _credit_needed(self, order: Order) -> PaymentRequired:

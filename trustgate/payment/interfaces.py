@@ -25,11 +25,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OfferFact(msgspec.Struct, frozen=True, kw_only=True):
-    """What a facilitator says now of offers that name it."""
+    """What a facilitator reports now of offers that name it."""
 
     facilitator: str
     network: str
-    #: Who pays the network's fee, as the offers say and as the facilitator says; "" where nobody is named.
+    #: Who pays the network's fee, in the offers and by the facilitator; "" where none is named.
     offered: str
     current: str
     #: Why the offers cannot go by that; "" where they can.

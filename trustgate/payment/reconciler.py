@@ -1,7 +1,7 @@
 """Payments whose outcome was not seen: brought to one, at start and on a timer, without a person's help.
 
     reserved (left by a dead process)   → released: no facilitator was asked
-    settling (the same), unknown        → the chain says: credited, or failed; as long as it says nothing: unknown
+    settling (the same), unknown        → as on the chain: credited, or failed; while the chain has nothing: unknown
     settled (the same)                  → delivered or credited, as in the receipt; without one: credited, with one
 
 Owns the order in which that is safe: a receipt is looked for before one is written, and written before the ledger's
@@ -172,7 +172,7 @@ class Reconciler:
                 self._on_decided(decided)
 
     async def _asked_again(self, payment: Payment) -> Settlement | None:
-        """Returns that it settled, where the facilitator says so now; None otherwise, or if it is too soon to ask."""
+        """Returns the settlement, where the facilitator has one now; None otherwise, or if it is too soon to ask."""
         now = time.monotonic()
         at, delay_s = self._asks.get(payment.id, (0.0, _ASK_AGAIN_S))
         if self._settle_again is None or payment.state != "unknown" or now < at:

@@ -109,10 +109,10 @@ class Sale:
         #: Its request waits for the settling, and learns by itself how it ends.
         self._is_awaited = False
         #: Is called where the payment, settled before there was an answer, turns out not to pay: the answer is not
-        #: worth waiting for. ``failure`` then says why.
+        #: worth waiting for. ``failure`` is then the reason.
         self.on_unpaid: Callable[[], None] | None = None
         self.failure: TrustGateError | None = None
-        #: The request's receipt, or one of its own, tells of the payment.
+        #: The request's receipt, or one of its own, records the payment.
         self._is_recorded = False
         #: Its client hung up while it paid.
         self._has_left = False
@@ -156,7 +156,7 @@ class Sale:
         return self._settling
 
     def _has_settled(self, settling: asyncio.Task[None]) -> None:
-        """Where the timer began it, nothing else may ask how it ended; work that nobody pays for any more is ended."""
+        """Where the timer began it, nothing else may ask how it ended; work that is paid for no more is ended."""
         error = None if settling.cancelled() else settling.exception()
         if isinstance(error, TrustGateError) and not self._is_awaited and self.on_unpaid is not None:
             self.failure = error

@@ -91,7 +91,7 @@ def check_signature(form: Form, headers: Mapping[bytes, bytes], body: bytes, sec
         raise _unsigned()
     signed = b".".join([timestamp, body] if form == "stripe" else [message_id, timestamp, body])
     expected = [hmac.digest(_key(form, secret), signed, hashlib.sha256) for secret in secrets]
-    # Every pair is compared, so that the time taken says nothing.
+    # Every pair is compared, so that the time taken gives nothing away.
     matching = [hmac.compare_digest(one, other) for one in expected for other in given]
     if not any(matching):
         raise _unsigned()
@@ -148,7 +148,7 @@ def _unsigned() -> AuthenticationFailed:
 def read_event(form: Form, body: bytes, message_id: str) -> ShopCredit | None:
     """Returns the credit that an event reports; None for one that reports none.
 
-    Raises ``InvalidRequest`` (400 ``invalid_event``) for one that says it does, and does not say of what.
+    Raises ``InvalidRequest`` (400 ``invalid_event``) for one that claims to, and lacks what is credited.
     """
     try:
         return _read_stripe(body) if form == "stripe" else _read_standard(body, message_id)

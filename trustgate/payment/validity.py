@@ -3,7 +3,7 @@
     Solana  until its blockhash is 150 blocks old, some 60 to 90 s after the client took it. How old it is already is
             not known, so the time is counted from its arrival and is short.
     EVM     until the last second that was signed (``validBefore``), where it has one; but it is not kept waiting for
-            longer than the offer says (``maxTimeoutSeconds``).
+            longer than the offer's ``maxTimeoutSeconds``.
 
 Sources: Solana, "Transaction confirmation and expiration"; EIP-3009; x402 specification, ``maxTimeoutSeconds``.
 """

@@ -6,13 +6,13 @@ thread every few dozen milliseconds, does everything that is slow: fdatasync (wh
 segment, deleting.
 
 Because space is reserved when a segment is made, a full disk shows there and not when an answer is waiting to be
-recorded: ``check_room`` tells admission beforehand.
+recorded: ``check_room`` lets admission know beforehand.
 
 Beside the folder lies its mark (``store.marks``): the last number that was appended. It is how a journal notices that
 segments of it are missing, or all of it.
 
-There is always a segment, even when the database has everything: its base says how much the database must hold. Only
-the end of the last segment may be torn (the write that a crash interrupted, which nobody was promised); a bad record
+There is always a segment, even when the database has everything: its base is how much the database must hold. Only
+the end of the last segment may be torn (the write that a crash interrupted, which was never acknowledged); a bad record
 that others follow, or a gap, raises StoreDamaged.
 """
 
@@ -199,7 +199,7 @@ class Journal:
     def maintain(self) -> None:
         """Make the next segment, sync, delete what is released. Blocks: call it in a thread, every now and then.
 
-        A full disk raises nothing here: ``check_room`` tells. Raises Unavailable if the disk fails to sync.
+        A full disk raises nothing here: ``check_room`` raises then. Raises Unavailable if the disk fails to sync.
         """
         with self._maintenance:
             if self._fd == -1:

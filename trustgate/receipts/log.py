@@ -1,6 +1,6 @@
 """The log of receipts: gives each its place, makes it durable, and hands it to the store behind the response.
 
-``append`` is the only thing a request does here, and it waits for nobody: the entry is written to the journal
+``append`` is the only thing a request does here, and it waits for nothing: the entry is written to the journal
 (one system call) and queued; from then on it survives the process. A task integrates the queue into the store in
 batches, with the tiles of the tree that they complete, releases the journal, and tries again for as long as the store
 fails. Recovery runs the same road: what the journal holds beyond the store is integrated before the first request is

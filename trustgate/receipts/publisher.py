@@ -38,7 +38,7 @@ class Publisher:
         self._key = key
         self._tree = tree
         self._renewing = asyncio.Lock()
-        #: Held, so that it is not collected while nobody waits for it.
+        #: Held, so that it is not collected while no caller waits for it.
         self._last_renewal: asyncio.Task[bytes] | None = None
         self.checkpoint = Checkpoint(key.name, 0, b"")
         #: The signed note of ``checkpoint``, and when it was signed.

@@ -8,7 +8,7 @@ There are six versions, each with its members, all of them, always:
     1   of a tenant that owes nothing
     2   of a tenant that pays (x402): types.RECEIPT_PAYMENT_MEMBERS besides, which tell what was charged to the tenant's
         balance, what was credited to it, and by which payment; it may have ended as ``credited`` (endpoint
-        ``credits``), which is no request's but tells of money alone
+        ``credits``), which is no request's: it is of money alone
     3   as 1, and types.RECEIPT_PRICE_MEMBERS: every counter and condition that the price looked at, whether there was a
         price at all, and what the tenant's plan bills of the cost
     4   as 2, and those of 3

@@ -26,7 +26,7 @@ from trustgate.errors import StoreDamaged, StoreTooNew
 from trustgate.types import Entry
 
 #: What one record may take up at most, its head of length and checksum included. A receipt is about 900 bytes;
-#: the strings in it that a client or an upstream chooses must be kept short enough by whoever makes it.
+#: the strings in it that a client or an upstream chooses must be kept short enough by the code that makes it.
 MAX_RECORD_BYTES = 4096
 MAX_STORE_ID_BYTES = 64
 

@@ -79,7 +79,7 @@ class Observer(Protocol):
         ...
 
     def on_receipt(self, receipt: Receipt) -> None:
-        """A receipt is in the journal; the answer that it tells of may not be at its end yet."""
+        """A receipt is in the journal; the answer that it records may not be at its end yet."""
         ...
 
     def on_refusal(self, error: TrustGateError, endpoint: str, receipt_id: str) -> None:
@@ -293,7 +293,7 @@ class Server:
         use_format(settings.log)
 
     def _status_metrics(self) -> Iterable[Metric]:
-        """What ``/metrics`` tells besides what was counted."""
+        """Yields what ``/metrics`` has besides the counters."""
         return (*self.gateway_status.metrics(), *(() if self.telemetry is None else self.telemetry.metrics()))
 
     def _on_receipt(self, receipt: Receipt) -> None:
@@ -328,7 +328,7 @@ class Server:
             self._closing = asyncio.ensure_future(self._old_upstreams.pop(0).close())
 
     async def reload_or_tell(self) -> None:
-        """What SIGHUP does: there is nobody to answer but the log."""
+        """Reload at SIGHUP. There is no client to answer: a failure goes to the log."""
         try:
             await self.reload.reload()
         except TrustGateError as error:
@@ -442,7 +442,7 @@ def _echo() -> httpx.AsyncBaseTransport:
 
 
 class _Online:
-    """The running server's books, for its commands. Closed by whoever opened them."""
+    """The running server's books, for its commands. Closed by the caller that opened them."""
 
     def __init__(self, log: Log, archive: Archive, payments: PaymentService) -> None:
         self._log = log

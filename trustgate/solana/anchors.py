@@ -90,7 +90,7 @@ class FlushResult(NamedTuple):
 
 
 def ignore(_: FlushProgress) -> None:
-    """Nobody watches."""
+    """Take no notice of progress."""
 
 
 class Anchorer:

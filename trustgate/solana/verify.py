@@ -184,4 +184,4 @@ def _claims(memo: bytes, origin: str) -> bool:
 
 
 def _ignore(_: RpcUnavailable) -> None:
-    """Nobody watches: it is asked again, and raised when the time is up."""
+    """Take no notice: it is asked again, and raised when the time is up."""

@@ -1,4 +1,4 @@
-"""Verifying a statement, check by check, without trust in whoever made it: offline, by the file alone.
+"""Verifying a statement, check by check, without trust in its maker: offline, by the file alone.
 
 Owns the checks, their names and their order. Each builds on those before it, so the first that fails ends the
 examination, and its detail names the place. The scripts in examples/verify make the same checks under the same names.

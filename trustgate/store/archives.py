@@ -52,7 +52,7 @@ class ReadRange(NamedTuple):
         return cls(since_us=query.since_us, until_us=query.until_us, after_seq=query.after_seq, until_seq=until)
 
     def may_have(self, file: ArchiveFile) -> bool:
-        """Whether a receipt of the file can be among them."""
+        """Returns whether a receipt of the file can be among them."""
         return not (
             (self.since_us is not None and file.last_us < self.since_us)
             or (self.until_us is not None and file.first_us >= self.until_us)
@@ -61,7 +61,7 @@ class ReadRange(NamedTuple):
         )
 
     def has_all(self, file: ArchiveFile) -> bool:
-        """Whether every receipt of the file is among them."""
+        """Returns whether every receipt of the file is among them."""
         return (
             (self.since_us is None or file.first_us >= self.since_us)
             and (self.until_us is None or file.last_us < self.until_us)
@@ -102,7 +102,7 @@ class Archives:
         return self.files[-1].last_seq if self.files else 0
 
     def path_of(self, file: ArchiveFile) -> Path:
-        """Where the file is: where it was put, or else in the home's folder, into which a restore puts it."""
+        """Returns where the file is: where it was put, or else in the home's folder, into which a restore puts it."""
         own = self.folder / file.name
         elsewhere = Path(file.folder) / file.name if file.folder else own
         return own if file.folder and not elsewhere.exists() and own.exists() else elsewhere
@@ -185,7 +185,10 @@ def unavailable(problem: ArchiveProblem) -> Unavailable:
 
 
 def archived_last_seq(connection: DuckDBPyConnection) -> int:
-    """The last receipt that is archived; 0 for none. Raises StoreDamaged where the files do not follow each other."""
+    """Returns the last receipt that is archived; 0 for none.
+
+    Raises StoreDamaged where the files do not follow each other.
+    """
     files = _load_files(connection)
     return files[-1].last_seq if files else 0
 
@@ -221,5 +224,5 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 
 
 def quoted(path: Path) -> str:
-    """A path as text in SQL."""
+    """Returns a path as text in SQL."""
     return "'" + str(path).replace("'", "''") + "'"

@@ -5,7 +5,7 @@ Owns the steps of it and their order:
     write the file beside its place → sync → read it back → give it its name → sync the folder
     → in one transaction: its entry in ``archives``, its sums, the tenants' last receipts; its rows deleted
 
-Killed before the transaction, the database has the receipts and nobody reads the file, which the next time makes anew;
+Killed before the transaction, the database has the receipts and the file is not read: the next run makes it anew;
 killed after it, the file is there. A file holds at most as many receipts as a tile of level 1 has leaves, and whole
 tiles of level 0, so that the tree is resumed from tiles and from receipts of the database alone.
 """
@@ -43,7 +43,7 @@ _NAME = re.compile(r"receipts-([0-9a-z]{1,12})-(\d{12})-(\d{12})\.parquet")
 
 
 def last_before(connection: DuckDBPyConnection, before_us: int) -> int:
-    """The last receipt of the beginning of the log that was made before then altogether; 0 for none.
+    """Returns the last receipt of the beginning of the log that was made before then altogether; 0 for none.
 
     A receipt whose time is yet to come, of a clock that ran ahead, holds nothing up.
     """
@@ -57,7 +57,10 @@ def last_before(connection: DuckDBPyConnection, before_us: int) -> int:
 
 
 def next_range(archives: Archives, up_to_seq: int) -> tuple[int, int] | None:
-    """The first and the last receipt of the next file, of receipts up to that one; None where no tile is full."""
+    """Returns the first and the last receipt of the next file, of receipts up to that one.
+
+    Returns None where no tile is full.
+    """
     first = archives.last_seq + 1
     last = min(up_to_seq, (archives.last_seq // MOST_RECEIPTS + 1) * MOST_RECEIPTS)
     last -= last % TILE_RECEIPTS

@@ -37,7 +37,10 @@ _receipt = msgspec.json.Decoder(Receipt).decode
 
 
 def unstorable(connection: DuckDBPyConnection, entries: Sequence[Entry]) -> dict[int, str]:
-    """The numbers of those entries that table ``receipts`` does not take, each with the reason. Changes nothing."""
+    """Returns the numbers of those entries that table ``receipts`` does not take, each with the reason.
+
+    Changes nothing.
+    """
     found: dict[int, str] = {}
     connection.execute("CREATE OR REPLACE TEMP TABLE trial AS SELECT * FROM receipts LIMIT 0")
     try:
@@ -64,14 +67,14 @@ def _refusal(connection: DuckDBPyConnection, entry: Entry) -> str | None:
 
 
 def _misfit(receipt: Receipt) -> str:
-    """Which members do not fit; no values, which may be a tenant's."""
+    """Returns which members do not fit; no values, which may be a tenant's."""
     row = storable(receipt)
     names = [name for name in Receipt.__struct_fields__ if getattr(row, name) != getattr(receipt, name)]
     return f"out of range: {', '.join(names)}" if names else "the database does not take it"
 
 
 def storable(receipt: Receipt) -> Receipt:
-    """The receipt with what does not fit its column left out."""
+    """Returns the receipt with what does not fit its column left out."""
     changes: dict[str, Any] = {}
     for name in Receipt.__struct_fields__:
         value = getattr(receipt, name)
@@ -108,7 +111,7 @@ def put_aside(connection: DuckDBPyConnection, entries: Sequence[Entry], reasons:
 
 
 def load_aside(connection: DuckDBPyConnection) -> dict[int, SetAside]:
-    """All that is set aside, by its number. Raises StoreDamaged for a row that no TrustGate wrote."""
+    """Returns all that is set aside, by its number. Raises StoreDamaged for a row that no TrustGate wrote."""
     rows = connection.execute("SELECT * FROM set_aside ORDER BY seq").fetchall()
     try:
         return {
@@ -128,7 +131,10 @@ def load_aside(connection: DuckDBPyConnection) -> dict[int, SetAside]:
 
 
 def _row_of(connection: DuckDBPyConnection, seq: int, receipt: bytes) -> Receipt:
-    """What stands in the receipt's place. Of one in an archive file that is what was made of it for the table."""
+    """Returns what stands in the receipt's place.
+
+    Of one in an archive file that is what was made of it for the table.
+    """
     rows = connection.execute(f"SELECT {ENTRY_SELECT} FROM receipts WHERE seq = ?", [seq]).fetchall()  # noqa: S608
     if not rows and seq <= archived_last_seq(connection):
         return storable(_receipt(receipt))

@@ -133,7 +133,7 @@ class UsageFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     until_seq: int | None = None
 
 
-#: Sums that the store tells end here: the largest integer that every reader of its rows can hold (SQL BIGINT).
+#: Sums in the store's answers end here: the largest integer that every reader of its rows can hold (SQL BIGINT).
 SUM_MOST = 2**63 - 1
 
 
@@ -380,7 +380,7 @@ class Store(Protocol):
         ...
 
     async def last_seq(self) -> int:
-        """The highest ``seq`` committed; 0 for an empty log."""
+        """Returns the highest ``seq`` committed; 0 for an empty log."""
         ...
 
     async def append_entries(self, entries: Sequence[Entry], tiles: Sequence[StoredTile] = ()) -> None:
@@ -389,8 +389,8 @@ class Store(Protocol):
         The entries must continue ``last_seq`` without a gap; there may be none, where only tiles are missing. One that
         does not fit its columns is set aside (``set_aside``) and stops no other.
 
-        Raises Unavailable with code ``storage_full`` on a full disk. After any failure ``last_seq`` tells what has
-        been committed: all of the entries or none.
+        Raises Unavailable with code ``storage_full`` on a full disk. After any failure ``last_seq`` is what has been
+        committed: all of the entries or none.
         """
         ...
 
@@ -404,33 +404,36 @@ class Store(Protocol):
         ...
 
     async def load_heads(self) -> list[TenantHead]:
-        """The last entry of every tenant that has any."""
+        """Returns the last entry of every tenant that has any."""
         ...
 
     async def window_usage(self, since_us: int, until_us: int | None = None) -> list[WindowUsage]:
-        """What each key used in that time; receipts of ``until_us`` and later are left out."""
+        """Returns what each key used in that time; receipts of ``until_us`` and later are left out."""
         ...
 
     async def budget_use(self, query: BudgetUseFilter) -> list[BudgetUse]:
-        """What was used, as budgets are rebuilt from it. Counted endings only (types.COUNTED)."""
+        """Returns what was used, as budgets are rebuilt from it. Counted endings only (types.COUNTED)."""
         ...
 
     async def end_users(
         self, tenant_id: str, since_us: int, limit: int, end_user: str | None = None
     ) -> list[EndUserUse]:
-        """The end users that a tenant's receipts since then name, the dearest first; or just this one."""
+        """Returns the end users that a tenant's receipts since then name, the dearest first; or just this one."""
         ...
 
     async def usage(self, query: UsageFilter) -> list[UsageRow]: ...
 
     async def receipt_months(self, tenant_id: str) -> list[int]:
-        """The months (UTC) in which the tenant's receipts were created, the newest first: a moment of each."""
+        """Returns the months (UTC) in which the tenant's receipts were created, the newest first: a moment of each."""
         ...
 
     async def statement_span(
         self, tenant_id: str, since_us: int, until_us: int, until_seq: int
     ) -> StatementSpan | None:
-        """Where the tenant's receipts of that period are, among the first ``until_seq``; None if it has none at all."""
+        """Returns where the tenant's receipts of that period are, among the first ``until_seq``.
+
+        None where it has none at all.
+        """
         ...
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]: ...
@@ -438,15 +441,15 @@ class Store(Protocol):
     async def entry(self, receipt_id: str) -> Entry | None: ...
 
     async def tile_count(self, level: int) -> int:
-        """How many tiles of this level there are; they are numbered from 0."""
+        """Returns how many tiles of this level there are; they are numbered from 0."""
         ...
 
     async def tiles(self, level: int, positions: Sequence[int]) -> dict[int, bytes]:
-        """The hashes of those tiles that there are."""
+        """Returns the hashes of those tiles that there are."""
         ...
 
     async def log_names(self) -> list[LogName]:
-        """The names the log has had, the oldest first."""
+        """Returns the names the log has had, the oldest first."""
         ...
 
     async def price_changes(self, price_hash: str | None = None, passport_id: str | None = None) -> list[PriceChange]:
@@ -454,7 +457,7 @@ class Store(Protocol):
         ...
 
     async def credit_notes(self, tenant_id: str) -> list[CreditNote]:
-        """The notes of a tenant's credits, the oldest first."""
+        """Returns the notes of a tenant's credits, the oldest first."""
         ...
 
     async def anchors(self) -> list[Anchor]:
@@ -462,18 +465,21 @@ class Store(Protocol):
         ...
 
     async def damaged_rows(self) -> tuple[DamagedRow, ...]:
-        """The rows of records, the ledger's included, that cannot be read. Reads every one."""
+        """Returns the rows of records, the ledger's included, that cannot be read. Reads every one."""
         ...
 
     async def export_receipts(self, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
-        """The receipts with ``after_seq < seq <= up_to_seq`` that the filter lets through, in the log's order.
+        """Returns the receipts with ``after_seq < seq <= up_to_seq`` that the filter lets through, in the log's order.
 
         ``types.Receipt`` with ``seq`` before it; hashes in hexadecimal. Without the secrets.
         """
         ...
 
     async def export_usage(self, query: ExportFilter) -> Lines:
-        """What was used, in the finest groups (``store.exports.USAGE_COLUMNS``). Wants a filter of some days."""
+        """Returns what was used, in the finest groups (``store.exports.USAGE_COLUMNS``).
+
+        Wants a filter of some days.
+        """
         ...
 
     async def first_and_last_us(self, query: ExportFilter) -> tuple[int, int] | None:
@@ -481,7 +487,7 @@ class Store(Protocol):
         ...
 
     async def copy_to(self, path: Path) -> Copied:
-        """A consistent copy of the database, in a new file. Writing waits meanwhile.
+        """Copy the database, consistent, to a new file. Writing waits meanwhile. Returns what the copy holds.
 
         Raises Unavailable, with code ``storage_full`` on a full disk.
         """
@@ -499,15 +505,15 @@ class Store(Protocol):
         ...
 
     def archive_path(self, file: ArchiveFile) -> Path:
-        """Where the file is."""
+        """Returns where the file is."""
         ...
 
     async def archive_problems(self, *, deep: bool) -> tuple[ArchiveProblem, ...]:
-        """What is wrong with any of them: missing, of another size; ``deep``: or of other content."""
+        """Returns what is wrong with any of them: missing, of another size; ``deep``: or of other content."""
         ...
 
     async def last_seq_before(self, before_us: int) -> int:
-        """The last receipt of the beginning of the log that was made before then altogether; 0 for none."""
+        """Returns the last receipt of the beginning of the log that was made before then altogether; 0 for none."""
         ...
 
     async def archive(self, up_to_seq: int, folder: Path | None, about: Mapping[str, str]) -> ArchiveFile | None:
@@ -533,7 +539,7 @@ class Store(Protocol):
         ...
 
     async def release_payment(self, payment: Payment) -> None:
-        """Forget a payment that is still ``reserved``: nothing was asked of anybody. It may be claimed again."""
+        """Forget a payment that is still ``reserved``: no facilitator was asked. It may be claimed again."""
         ...
 
     async def payment(self, payment_id: str) -> Payment | None: ...
@@ -541,7 +547,7 @@ class Store(Protocol):
     async def payments(self, query: PaymentFilter) -> list[Payment]: ...
 
     async def payment_receipt(self, payment: Payment) -> Entry | None:
-        """The entry whose receipt names this payment."""
+        """Returns the entry whose receipt names this payment."""
         ...
 
     async def balances(self) -> list[Balance]:

@@ -78,7 +78,7 @@ _decode = msgspec.json.Decoder(ChangesHead | Change).decode
 def read_changes(path: Path) -> FoundChanges | None:
     """Read the file and check its chain; None where there is none. Raises OSError, StoreTooNew.
 
-    A line that is torn at the very end is no damage, for nobody was told of its change.
+    A line that is torn at the very end is no damage: its change was never acknowledged.
     """
     try:
         data = path.read_bytes()
@@ -143,7 +143,7 @@ class ChangeJournal:
 
     @classmethod
     def begin(cls, path: Path, store_id: str, after: int) -> ChangeJournal:
-        """A new file in the place of what is there, on the disk itself."""
+        """Replace the file with a new one, synced to the disk. Returns it, open."""
         line, digest = _line(ChangesHead(store_id=store_id, after=after, created_us=now_us()), b"")
         write_durably(path, line)
         return cls(path, after, digest, len(line))

@@ -171,7 +171,7 @@ class Completion:
         )
 
     def _begin(self, after: int, payments: int) -> ChangeJournal:
-        """A new journal, whose first change is everything that the database has."""
+        """Begin a journal, whose first change is everything that the database has. Returns it, open."""
         journal = ChangeJournal.begin(self._changes_path, self._store_id, after)
         try:
             change = journal.append(self._everything(self._connection), accepted="; ".join(self._lost))

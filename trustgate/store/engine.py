@@ -292,7 +292,10 @@ class Engine:
 
 
 def in_transaction(connection: duckdb.DuckDBPyConnection, work: Callable[[duckdb.DuckDBPyConnection], R]) -> R:
-    """All of ``work`` or nothing. Always rolls back on an exception: a later commit would say OK and drop the rows."""
+    """Run ``work`` in a transaction. Returns what it returns.
+
+    Always rolls back on an exception: a later commit would say OK and drop the rows.
+    """
     connection.begin()
     try:
         result = work(connection)
@@ -331,7 +334,7 @@ def _create(path: Path) -> None:
 
 
 def _clean_up(path: Path) -> None:
-    """Remove what commands that were killed have left. The caller holds the lock, so nobody is at work on it."""
+    """Remove what commands that were killed have left. The caller holds the lock, so no process is at work on it."""
     for suffix in (".new", ".new.wal", ".compact", ".compact.wal", ".changes.new"):
         with contextlib.suppress(OSError):
             beside(path, suffix).unlink()
@@ -371,7 +374,7 @@ def _make_private(path: Path) -> None:
 
 
 def memory_limit_bytes(path: Path) -> int:
-    """What DuckDB may take while it works on this file, as large as it is now."""
+    """Returns what DuckDB may take while it works on this file, as large as it is now."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
@@ -464,7 +467,7 @@ def _locked(path: Path, pid: int | None) -> StoreLocked:
 
 
 def _program(pid: int) -> str | None:
-    """The first words of a process's command line, folders left out; None where that cannot be read."""
+    """Returns the first words of a process's command line, folders left out; None where that cannot be read."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -474,7 +477,7 @@ def _program(pid: int) -> str | None:
 
 
 def _open_failure(path: Path, error: duckdb.Error) -> TrustGateError:
-    """What it means that DuckDB would not open the file. Texts as DuckDB 2.0.0 writes them."""
+    """Returns what it means that DuckDB would not open the file. Texts as DuckDB 2.0.0 writes them."""
     text = str(error)
     if "Could not set lock" in text:
         pid = re.search(r"\(PID (\d+)\)", text)
@@ -502,7 +505,7 @@ def _open_failure(path: Path, error: duckdb.Error) -> TrustGateError:
 
 
 def translate(error: duckdb.Error) -> TrustGateError:
-    """What a failure of DuckDB in the middle of work means to whoever asked for the work.
+    """Returns the error that a failure of DuckDB in the middle of work is to the caller.
 
     DuckDB's own text may quote values, so it goes no further than ``__cause__``.
     """
@@ -542,7 +545,7 @@ def _unusable(folder: Path, error: OSError) -> OperatorError:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The file beside the database whose name has this ending too."""
+    """Returns the file beside the database whose name has this ending too."""
     return path.with_name(path.name + suffix)
 
 

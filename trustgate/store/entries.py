@@ -30,7 +30,7 @@ _RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
 
 
 def load_identity(connection: DuckDBPyConnection) -> tuple[str, int, int]:
-    """The store's id, its schema, and the highest seq."""
+    """Returns the store's id, its schema, and the highest seq."""
     store_id = one_value(connection.execute("SELECT store_id FROM meta"))
     archived = archived_last_seq(connection)
     last_seq, count = connection.execute("SELECT coalesce(max(seq), ?), count(*) FROM receipts", [archived]).fetchall()[
@@ -125,7 +125,10 @@ def load_entries(connection: DuckDBPyConnection, source: str, query: ReceiptFilt
 
 
 def made_us(receipt_id: str) -> int | None:
-    """The millisecond that the id begins with (ids.new_id), in microseconds; None for what is no receipt's id."""
+    """Returns the millisecond that the id begins with (ids.new_id), in microseconds.
+
+    None for what is no receipt's id.
+    """
     parts = _RECEIPT_ID.fullmatch(receipt_id)
     return None if parts is None else int(parts.group(1), 16) * 1000
 

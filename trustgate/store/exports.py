@@ -43,7 +43,7 @@ USAGE_COLUMNS: dict[str, str] = {
 
 
 def _member(name: str) -> str:
-    """A receipt's member in SQL. What its version does not have is null."""
+    """Returns a receipt's member in SQL. What its version does not have is null."""
     for detail, members in (("payment_detail", PAYMENT_DETAIL), ("price_detail", PRICE_DETAIL)):
         if name in members:
             text = f"json_extract_string({detail}, '$[{members.index(name)}]')"
@@ -107,7 +107,10 @@ def first_and_last_us(connection: DuckDBPyConnection, source: str, query: Export
 
 
 def _lines(connection: DuckDBPyConnection, rows_sql: str, values: list[Any]) -> Lines:
-    """The lines in the order of ``place``. Not as one value: that takes DuckDB several times its size of memory."""
+    """Returns the lines in the order of ``place``.
+
+    Not as one value: that takes DuckDB several times its size of memory.
+    """
     rows = connection.execute(f"SELECT line FROM ({rows_sql}) ORDER BY place", values).fetchall()  # noqa: S608 - as above
     return Lines(len(rows), "".join(f"{line}\n" for (line,) in rows).encode())
 
@@ -147,7 +150,7 @@ _FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
 
 
 def _inert(name: str) -> str:
-    """A text column in SQL, an apostrophe before what a spreadsheet would run."""
+    """Returns a text column in SQL, an apostrophe before what a spreadsheet would run."""
     is_formula = f"regexp_matches(\"{name}\", '{_FORMULA}')"
     return f'CASE WHEN {is_formula} THEN chr(39) || "{name}" ELSE "{name}" END AS "{name}"'
 

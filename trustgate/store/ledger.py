@@ -51,7 +51,7 @@ def move_payment(connection: DuckDBPyConnection, payment: Payment, before: Payme
 
 
 def _changed(result: DuckDBPyConnection) -> int:
-    """How many rows a statement has changed. (``RETURNING`` would tell as well, for as much time again.)"""
+    """Returns how many rows a statement has changed. (``RETURNING`` would tell as well, for as much time again.)"""
     return int(one_value(result))
 
 

@@ -1,8 +1,8 @@
-"""A high-water mark: the last number that was acknowledged, in a file of its own beside what it tells of.
+"""A high-water mark: the last number that was acknowledged, in a file of its own beside what it counts.
 
 A database or a journal that is missing, empty or older than it was cannot tell so itself; its mark can. It is written
 after each acknowledged number by one ``pwrite`` (some 2 µs), which outlives the process but, unsynced, not a power
-failure: then it may be older than what it tells of, never newer than what was acknowledged.
+failure: then it may be older than what it counts, never newer than what was acknowledged.
 
 Owns the format: two slots of 64 bytes that are written in turn, so that one of them is whole at any moment:
 
@@ -25,7 +25,7 @@ _SLOT_BYTES = 64
 
 
 class Marked(NamedTuple):
-    """What the mark says: the numbers, when they were written, and whether the machine has been started since."""
+    """A mark's content: the numbers, when they were written, and whether the machine has been started since."""
 
     numbers: tuple[int, int]
     at_us: int
@@ -57,7 +57,10 @@ class Mark:
 
 
 def read_mark(path: Path) -> Marked | None:
-    """The newer of the mark's slots; None where the file is missing, or neither slot is whole. Raises OSError."""
+    """Returns the newer of the mark's slots.
+
+    None where the file is missing, or neither slot is whole. Raises OSError.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -266,7 +266,7 @@ def _budgets_and_end_users(connection: DuckDBPyConnection) -> None:
 
 
 def _sales_without_a_key(connection: DuckDBPyConnection) -> None:
-    """Until now nobody could buy without a key."""
+    """Older terms have "": before this step nothing was sold without a key."""
     connection.execute("ALTER TABLE payment_terms ADD COLUMN keyless_key_id VARCHAR DEFAULT ''")
 
 
@@ -373,7 +373,10 @@ LATEST = len(MIGRATIONS)
 
 
 def schema_version(connection: DuckDBPyConnection) -> int:
-    """The schema of the open database; 0 if it is empty. Raises StoreDamaged if it is another program's database."""
+    """Returns the schema of the open database; 0 if it is empty.
+
+    Raises StoreDamaged if it is another program's database.
+    """
     columns = connection.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
     if not columns:
         return 0
@@ -420,7 +423,7 @@ def migrate(connection: DuckDBPyConnection, now_us: int) -> None:
 
 
 def seeds(now_us: int) -> tuple[Record, ...]:
-    """What a new database holds: four plans, and the passports that make the first request work."""
+    """Returns what a new database holds: four plans, and the passports that make the first request work."""
     everything_but_streaming = tuple(feature for feature in FEATURES if feature != "streaming")
     return (
         Plan(

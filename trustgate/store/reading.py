@@ -39,13 +39,16 @@ class ReceiptReader:
     async def read_sums(
         self, span: ReadRange, work: Callable[[DuckDBPyConnection, Sources], R], *, whole: bool = True
     ) -> R:
-        """The same for what is added up; of a file that is ``whole`` within the span the database has the sums."""
+        """Run ``work(connection, sources)`` for sums, on the writer thread. Returns what it returns.
+
+        ``whole``: of a file that lies within the span altogether, the database's sums are used.
+        """
         files = self._archives.within(span)
         await self._archives.check([file for file in files if not (whole and span.has_all(file))])
         return await self._engine.run(lambda connection: work(connection, Sources.of(self._archives, span, whole)))
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]:
-        """A file at a time, and no more of them than the page needs."""
+        """Returns a file at a time, and no more of them than the page needs."""
         return await (self._oldest_first(query) if query.oldest_first else self._newest_first(query))
 
     async def _oldest_first(self, query: ReceiptFilter) -> list[Entry]:

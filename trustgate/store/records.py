@@ -52,12 +52,12 @@ def load_table(connection: DuckDBPyConnection, table: RecordTable[S]) -> tuple[S
 
 
 def load_readable(connection: DuckDBPyConnection, table: RecordTable[S]) -> list[S]:
-    """What nothing is decided by: rows that cannot be read are left out, and named in the log."""
+    """Returns the records that decide nothing: rows that cannot be read are left out, and named in the log."""
     return table.readable(connection.execute(table.select_sql).fetchall())
 
 
 def damaged_rows(connection: DuckDBPyConnection) -> list[DamagedRow]:
-    """All rows of records that cannot be read."""
+    """Returns all rows of records that cannot be read."""
     found: list[DamagedRow] = []
     for table in RECORD_TABLES:
         result = connection.execute(table.select_sql)
@@ -130,7 +130,7 @@ def apply_change(connection: DuckDBPyConnection, change: Change, is_everything: 
 
 
 def load_everything(connection: DuckDBPyConnection) -> tuple[Kept, ...]:
-    """What a journal of changes begins with: all but the anchors that are on their chain."""
+    """Returns what a journal of changes begins with: all but the anchors that are on their chain."""
     state = load_state(connection)
     kept: list[Kept] = [*state.tenants, *state.keys, *state.plans, *state.passports, *state.aliases]
     kept += [*state.payment_terms, *state.budgets, *state.end_users, *state.subscribers]

@@ -83,7 +83,7 @@ class RecordTable(Generic[S]):
         ]
 
     def from_row(self, row: Sequence[Any]) -> S:
-        """The record of a row. Raises msgspec.ValidationError for a row that no TrustGate wrote."""
+        """Returns the record of a row. Raises msgspec.ValidationError for a row that no TrustGate wrote."""
         values = {
             member: msgspec.json.decode(value) if member in self._json else value
             for member, value in zip(self._members, row, strict=True)
@@ -91,7 +91,7 @@ class RecordTable(Generic[S]):
         return msgspec.convert(values, self.kind)
 
     def read(self, row: Sequence[Any]) -> S:
-        """The record of a row. Raises StoreDamaged, naming it, for a row that no TrustGate wrote."""
+        """Returns the record of a row. Raises StoreDamaged, naming it, for a row that no TrustGate wrote."""
         try:
             return self.from_row(row)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
@@ -101,12 +101,12 @@ class RecordTable(Generic[S]):
             ) from error
 
     def name_of(self, row: Sequence[Any]) -> str:
-        """Which row it is, for people."""
+        """Returns which row it is, for people."""
         identity = "id" if "id" in self._members else self.identity
         return str(row[self._members.index(identity)])
 
     def readable(self, rows: Sequence[Sequence[Any]]) -> list[S]:
-        """The records of those rows that can be read. The others are named in the log, and by an audit."""
+        """Returns the records of those rows that can be read. The others are named in the log, and by an audit."""
         records: list[S] = []
         for row in rows:
             try:
@@ -178,12 +178,15 @@ BILLED = "coalesce(billed_nano_usd, cost_nano_usd)"
 
 
 def sum_sql(column: str, condition: str = "true") -> str:
-    """The sum of a column over the rows of the condition, at most ``SUM_MOST``; 0 over none."""
+    """Returns the sum of a column over the rows of the condition, at most ``SUM_MOST``; 0 over none."""
     return f"least(coalesce(sum({column}) FILTER (WHERE {condition}), 0), {SUM_MOST})::BIGINT"
 
 
 def entry_to_row(entry: Entry) -> list[Any]:
-    """The row of an entry. Raises TrustGateError for a hash that is not lower-case hexadecimal."""
+    """Returns the row of an entry.
+
+    Raises TrustGateError for a hash that is not lower-case hexadecimal.
+    """
     receipt = entry.receipt
     values = msgspec.structs.astuple(receipt)
     kept = list(values[:_FIRST_PAYMENT])
@@ -219,7 +222,7 @@ def _bytes_of(digits: str, member: str) -> bytes:
 
 
 def entry_from_row(row: Sequence[Any]) -> Entry:
-    """The entry of a row. Raises StoreDamaged, naming it, for a row that no TrustGate wrote."""
+    """Returns the entry of a row. Raises StoreDamaged, naming it, for a row that no TrustGate wrote."""
     try:
         return _entry_from_row(row)
     except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
@@ -247,7 +250,7 @@ def _entry_from_row(row: Sequence[Any]) -> Entry:
 
 
 def where_clause(*conditions: tuple[str, Any]) -> tuple[str, list[Any]]:
-    """A WHERE clause of the conditions whose value is given, and those values."""
+    """Returns a WHERE clause of the conditions whose value is given, and those values."""
     given = [(sql, value) for sql, value in conditions if value is not None]
     return ("WHERE " + " AND ".join(sql for sql, _ in given) if given else ""), [value for _, value in given]
 

@@ -82,7 +82,7 @@ def _in_files(sources: Sources) -> str:
 
 
 def sum_budget_use(connection: DuckDBPyConnection, sources: Sources, query: BudgetUseFilter) -> list[BudgetUse]:
-    """Everything is added up here: over millions of receipts, a second in SQL would be a minute in Python."""
+    """Returns the sums over the receipts, added up in SQL: over millions it takes a second, a minute in Python."""
     part = f"created_us // {query.part_us} * {query.part_us}" if query.part_us else f"{query.since_us}::BIGINT"
     rows = connection.execute(
         f"""WITH used AS (
@@ -149,7 +149,7 @@ def sum_usage(connection: DuckDBPyConnection, source: str, query: UsageFilter) -
 
 
 def _time(by: UsageGroup, group: Any) -> str:
-    """The name of a group: of days and hours, which are counted from the epoch, ISO 8601."""
+    """Returns the name of a group: of days and hours, which are counted from the epoch, ISO 8601."""
     if by == "day":
         return (_EPOCH + timedelta(days=group)).date().isoformat()
     return f"{_EPOCH + timedelta(hours=group):%Y-%m-%d %H}:00" if by == "hour" else str(group)
@@ -182,7 +182,7 @@ def receipt_months(connection: DuckDBPyConnection, source: str, tenant_id: str) 
 def statement_span(
     connection: DuckDBPyConnection, source: str, tenant_id: str, since_us: int, until_us: int, until_seq: int
 ) -> StatementSpan | None:
-    """The tenant's own numbers (``tseq``) say which receipts are neighbours."""
+    """Returns the period's receipts and what came before. The tenant's own numbers (``tseq``) make them neighbours."""
     row = connection.execute(
         f"""SELECT max(tseq), min(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),
                 max(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),

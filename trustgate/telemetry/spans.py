@@ -186,8 +186,8 @@ def provider_name(provider: str, model: str) -> str:
     """The value of ``gen_ai.provider.name`` (OpenTelemetry semantic conventions for GenAI, "gen_ai.provider.name").
 
     Args:
-        provider: as the passport says; a server of one's own stays what it is called.
-        model: as the upstream calls it. A provider before its slash is the one behind a proxy, whoever speaks to it.
+        provider: as in the passport; a server of one's own stays what it is called.
+        model: as the upstream calls it. A provider before its slash is the one behind a proxy, whatever speaks to it.
     """
     prefix, slash, _ = model.partition("/")
     named = prefix.lower() if slash and prefix.lower() in _PROVIDERS else provider

@@ -38,7 +38,7 @@ Piece = bytes | ModelField
 
 
 def boundary_of(content_type: bytes) -> bytes:
-    """Returns the boundary that a content type tells. Raises ``InvalidRequest`` when it is no form's."""
+    """Returns the boundary in a content type. Raises ``InvalidRequest`` when it is no form's."""
     kind, _, parameters = content_type.partition(b";")
     found = _BOUNDARY.search(parameters)
     if kind.strip().lower() != b"multipart/form-data" or found is None or parameters.lower().count(b"boundary=") != 1:

@@ -97,7 +97,7 @@ class Upload:
             self._recording.feed(data)
 
     def recording_ms(self) -> tuple[int, bool]:
-        """Returns how long the recording in it is, milliseconds, and whether it says so itself; (0, False): unknown."""
+        """Returns how long its recording is, milliseconds, and whether it has that itself; (0, False): unknown."""
         if self._recording is None or not self._recording.size:
             return 0, False
         told = self._recording.length_ms() if self._ended else None

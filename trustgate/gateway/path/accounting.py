@@ -90,7 +90,7 @@ def worst_case(
     at_us: int,
     fallbacks: Sequence[Resolved] = (),
 ) -> Ask:
-    """What to hold: the prompt's estimate with a margin, and the largest completion each choice may get.
+    """Returns what to hold: the prompt's estimate with a margin, and the largest completion each choice may get.
 
     Of a batch: the worst case of all of its lines. The money is what that costs at most by the price table of the
     model, or of the dearest that may answer in its place (``fallbacks``), times
@@ -136,7 +136,7 @@ def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
 
 
 def requests_in(call: Call) -> int:
-    """How many requests a call stands for: a batch has one a line."""
+    """Returns how many requests a call stands for: a batch has one a line."""
     return 1 if call.work is None else call.work.lines
 
 
@@ -387,7 +387,7 @@ def _version(caller: Caller, call: Call) -> Literal[3, 4, 5, 6]:
 
 
 def _priced_usage(usage: Usage, endpoint: Endpoint, call: Call) -> Usage:
-    """The usage with what its price depends on besides, every count in bounds."""
+    """Returns the usage with what its price depends on besides, every count in bounds."""
     if usage.images and (call.image_size or call.image_quality):
         usage = replace(usage, image_size=call.image_size, image_quality=call.image_quality)
     if endpoint.name == "batches":

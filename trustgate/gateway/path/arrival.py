@@ -30,7 +30,7 @@ class Arrival(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, scope: Scope, *, trusts_id: bool = True) -> Arrival:
-        """What arrives now. ``trusts_id``: whether the client's own request id is kept, where it is sane."""
+        """Returns what arrives now. ``trusts_id``: whether the client's own request id is kept, where it is sane."""
         at_us = now_us()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"")
@@ -71,7 +71,7 @@ def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) 
 
 
 def bearer_token(arrival: Arrival, key_header: bytes | None = None) -> bytes:
-    """The token of ``Authorization: Bearer …`` (RFC 6750 section 2.1), or what ``key_header`` holds instead.
+    """Returns the token of ``Authorization: Bearer …`` (RFC 6750 section 2.1), or what ``key_header`` holds instead.
 
     Raises ``AuthenticationFailed``, also when the two differ.
     """
@@ -93,7 +93,7 @@ def bearer_token(arrival: Arrival, key_header: bytes | None = None) -> bytes:
 
 
 async def read_body(receive: Receive, max_body_bytes: int, timeout_s: float) -> bytes:
-    """The whole body. Raises ``RequestTooLarge`` (413), ``RequestTimeout`` (408) or ``ClientDisconnected``."""
+    """Returns the whole body. Raises ``RequestTooLarge`` (413), ``RequestTimeout`` (408) or ``ClientDisconnected``."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _read_body(receive, max_body_bytes)

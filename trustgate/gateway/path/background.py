@@ -187,7 +187,10 @@ class BackgroundWork:
         return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, handle.end_user)
 
     async def _usage(self, handle: ObjectId, target: Target, body: bytes) -> Usage:
-        """What it used in all: as the upstream sums it up, or by its results; else the estimate of its lines."""
+        """Returns what it used in all: as the upstream sums it up, or by its results.
+
+        Where there are neither: the estimate of its lines.
+        """
         reported = read_answer(body)
         if handle.kind != "batch":
             return reported.usage_or_estimate(handle.owed)
@@ -284,7 +287,7 @@ class _Result(msgspec.Struct):
 
 
 def _plus(sums: Usage, line: bytes) -> Usage:
-    """The sum with the usage in one line of results."""
+    """Returns the sum with the usage in one line of results."""
     try:
         result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,7 +1,7 @@
 """Reading a request's body: under its bounds, within its tenant's share of the memory, and without holding the loop.
 
 Owns the memory that bodies may take: ``serve.max_buffered_bytes`` in all, shared between tenants (``shares``). A length
-that a client tells is asked for before anything is read; without one, each piece is as it arrives.
+that a client declares is asked for before anything is read; without one, each piece is as it arrives.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BodyMemory:
         return self._shares.total
 
     def room_for(self, tenant_id: str) -> Room:
-        """The room of one request of a tenant: nothing so far."""
+        """Returns the room of one request of a tenant: nothing so far."""
         return Room(self._shares, tenant_id)
 
 
@@ -94,9 +94,9 @@ class Room:
 async def read_json(
     scope: Scope, receive: Receive, declared: int, max_body_bytes: int, timeout_s: float, room: Room
 ) -> bytes | LargeBody:
-    """The whole body of a request that has JSON or nothing.
+    """Returns the whole body of a request that has JSON or nothing.
 
-    ``declared``: its length as the head tells it, bytes; 0 without. Raises ``RequestTooLarge`` (413),
+    ``declared``: its length as in the head, bytes; 0 without. Raises ``RequestTooLarge`` (413),
     ``RequestTimeout`` (408), ``Unavailable`` (503) where there is no memory for it, ``InvalidRequest`` or
     ``ClientDisconnected``.
     """
@@ -146,14 +146,14 @@ async def _read_json(receive: Receive, max_body_bytes: int, room: Room) -> bytes
 
 
 async def peek(endpoint: Endpoint, body: bytes | LargeBody) -> Call:
-    """What a body asks for. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
+    """Returns what a body asks for. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
     if isinstance(body, bytes):
         return endpoint.peek(body)
     return await in_reader(endpoint.peek, body.skeleton)
 
 
 async def end_user_of(caller: Caller, headers: Mapping[bytes, bytes], body: Payload) -> str:
-    """The pseudonym of the end user that a request names where its key's requests do; "" where it names none.
+    """Returns the pseudonym of the end user that a request names where its key's requests do; "" where it names none.
 
     Neither the name nor anything else of it is kept.
     """

@@ -132,7 +132,7 @@ class Delivery:
             account.close("upstream_error", status=error.status)
 
     def refusal_of(self, reason: Reason) -> TrustGateError | None:
-        """What is told of a request that was ended early: None where its client left, which is refused nothing."""
+        """Returns the error of a request that was ended early; None where its client left, which is refused nothing."""
         if reason in _LEFT:
             return None
         sale = None if self.account is None else self.account.sale
@@ -151,7 +151,7 @@ class Delivery:
 
 
 def cancellation_error(reason: Reason) -> TrustGateError:
-    """What a client gets whose request was ended early."""
+    """Returns what a client gets whose request was ended early."""
     if reason == "key_revoked":
         return AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
     if reason == "deadline":

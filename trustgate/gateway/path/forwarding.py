@@ -44,7 +44,7 @@ class Forwarding:
         self._tracing = tracing if b"traceparent" in self._forwarded else None
 
     def outgoing(self, request: Request, path: str, bound: int | None) -> Outgoing:
-        """The request for the targets of a call.
+        """Returns the request for the targets of a call.
 
         Args:
             request: the client's.
@@ -124,7 +124,7 @@ class Forwarding:
 
 
 def _length_for(arrival: Arrival, body: Payload, endpoint: Endpoint) -> Any:
-    """How to tell the length of a form that still arrives, where its client told it: not every server takes chunks."""
+    """Returns the length of a form that still arrives, by target, where it is known: not every server takes chunks."""
     declared = arrival.headers.get(b"content-length")
     if not isinstance(body, Upload) or body.is_whole or declared is None:
         return None

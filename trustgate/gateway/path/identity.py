@@ -1,8 +1,8 @@
 """Step 2 of the path: whose request it is.
 
 Owns what counts as a request without a key: no key in any header, or the word that x402 clients put in its place, since
-OpenAI's clients must be given one. Such a request is taken for one of the tenant that sells to anybody, where there is
-one and the endpoint can be sold so; it then pays for itself at step 3.
+OpenAI's clients must be given one. Such a request is taken for one of the tenant that sells without a key, where there
+is one and the endpoint can be sold so; it then pays for itself at step 3.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class InFlight:
 
     @property
     def has_room_for_all(self) -> bool:
-        """Whether ``admit`` refuses nobody for want of room."""
+        """Whether ``admit`` refuses no request for want of room."""
         return self._shares.has_room_for_all
 
     def admit(self, key_id: str, tenant_id: str) -> Cancellation:

@@ -102,7 +102,10 @@ class PaymentStep:
         raise self._cashier.challenge(order)
 
     def owing(self, request: Request) -> Sale | None:
-        """The sale of work that was admitted before and is charged now, whatever the balance is; None: owes nothing."""
+        """Returns the sale of work that was admitted before and is charged now, whatever the balance is.
+
+        None where it owes nothing.
+        """
         terms = request.caller.terms
         return None if terms is None else Sale(self._cashier, _order(request, terms, 0, None))
 
@@ -130,12 +133,12 @@ def _order(
 
 
 def request_sha256(path: str, body_sha256: bytes) -> str:
-    """What a payment is bound to: the endpoint and every byte of the body."""
+    """Returns what a payment is bound to: the endpoint and every byte of the body."""
     return hashlib.sha256(path.encode() + b"\n" + body_sha256).hexdigest()
 
 
 def _price(request: Request, terms: PaymentTerms, resolved: Resolved | None, ask: Ask) -> int:
-    """The most that a request can cost, nano-USD; 0 where it owes nothing, or where its model means nothing.
+    """Returns the most that a request can cost, nano-USD; 0 where it owes nothing, or where its model means nothing.
 
     Raises ``PermissionDenied`` for a model that has no price, unless the plan allows such: it would be given away.
     """

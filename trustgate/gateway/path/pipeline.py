@@ -132,7 +132,7 @@ class Pipeline:
     ) -> None:
         limits, reply = self._settings.serve, delivery.reply
 
-        # 1 request: what its head says
+        # 1 request: its head
         max_bytes = limits.max_upload_bytes if endpoint.body == "form" else limits.max_body_bytes
         check_head(scope, arrival, endpoint.body, max_bytes)
 
@@ -233,7 +233,7 @@ class Pipeline:
     async def _read(
         self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, caller: Caller, room: Room
     ) -> tuple[Payload, Call]:
-        """The request's body, or the beginning of it that can be decided on, and what it asks for."""
+        """Returns the request's body, or the beginning of it that can be decided on, and what it asks for."""
         limits = self._settings.serve
         declared = arrival.headers.get(b"content-length")
         if endpoint.body != "form":
@@ -268,7 +268,7 @@ class Pipeline:
         return account
 
     def _passed_on(self, answer: Answer) -> Headers:
-        """The upstream's response headers that the operator lets through."""
+        """Returns the upstream's response headers that the operator lets through."""
         headers: Headers = []
         for name in self._settings.upstream.forward_response_headers:
             value = answer.headers.get(name)

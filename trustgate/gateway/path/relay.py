@@ -152,7 +152,7 @@ class _EventRelay:
             raise failure
 
     def _kept(self, frames: list[Frame]) -> tuple[list[bytes], UpstreamFailed | None]:
-        """What of the frames goes to the client, and the error that ends them."""
+        """Returns what of the frames goes to the client, and the error that ends them."""
         kept: list[bytes] = []
         for kind, frame in frames:
             if self._is_over:
@@ -183,7 +183,7 @@ class _EventRelay:
             objects.seen(self.meter.object_id, self._answer.target)
 
     def _charged(self, usage: Usage) -> Usage:
-        """What of the usage is to be charged now."""
+        """Returns what of the usage is to be charged now."""
         if self._objects is None or not isinstance(self.meter, EventMeter):
             return usage
         return self._objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
@@ -207,7 +207,7 @@ def with_units(usage: Usage, account: Account) -> Usage:
 
 
 def _heard(usage: Usage, account: Account) -> Usage:
-    """The usage of a transcript whose server tells neither tokens nor seconds: by the recording's own length.
+    """Returns the usage of a transcript whose server reports neither tokens nor seconds: by the recording's own length.
 
     The same whatever form the transcript is in. A model with a price a second is not charged by estimated tokens.
     """

@@ -102,7 +102,7 @@ class Reply:
             self.waiting_since = None
 
     def last_words(self, error: TrustGateError) -> bytes:
-        """The bytes with which ``refuse`` will end this reply: a JSON body, or an event of the stream."""
+        """Returns the bytes with which ``refuse`` will end this reply: a JSON body, or an event of the stream."""
         request_id = self.request_id.decode()
         if not self.started:
             return self._dialect.body(error, request_id)
@@ -146,7 +146,7 @@ def _rate_headers(unit: bytes, rate: Rate) -> Headers:
 
 
 def _duration(seconds: float) -> bytes:
-    """A duration as OpenAI writes it: 250ms, 12s, 6m0s, 1h2m3s."""
+    """Returns a duration as OpenAI writes it: 250ms, 12s, 6m0s, 1h2m3s."""
     if seconds < 1:
         return b"%dms" % round(seconds * 1000)
     minutes, whole_s = divmod(int(seconds), 60)

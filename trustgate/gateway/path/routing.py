@@ -108,7 +108,7 @@ class Routing:
         return route
 
     def targets(self, route: Route, resolved: Resolved | None) -> list[Target]:
-        """What to try, in order. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
+        """Returns what to try, in order. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
         if route.handle is not None:
             return [self._targets.made_by(route.handle.passport, route.handle.upstream_model, route.service)]
         if route.is_modelless:
@@ -134,7 +134,7 @@ class Routing:
 
 
 def _checked_query(query: str) -> str:
-    """The query as it is. Raises ``InvalidRequest`` where one of its names steers the upstream."""
+    """Returns the query as it is. Raises ``InvalidRequest`` where one of its names steers the upstream."""
     for name, _ in parse_qsl(query, keep_blank_values=True):
         # ``order`` is that of a list (OpenAI API reference, "List files"), not OpenRouter's of providers.
         if name == "model" or (name != "order" and steers(name)):

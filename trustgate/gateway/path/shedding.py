@@ -6,7 +6,7 @@ those that are served. Here the same decision is made from the head alone, in so
 
 Owns which requests are judged so: those of the path's own endpoints, of callers whose key is known. Health checks,
 metrics and operators' routes never are, and neither is a request with ``origin`` where web pages may call: its refusal
-needs the headers of CORS. Whoever has room goes the whole path, so tenants are treated as they are there.
+needs the headers of CORS. A tenant that has room goes the whole path, so tenants are treated as they are there.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _logger = logging.getLogger("trustgate.gateway")
 
 _MAX_BODY_BYTES = 256 * 1024
 _TIMEOUT_S = 10.0
-#: Messages in the memory at once: whoever can reach the port can send them.
+#: Messages in the memory at once: any client that reaches the port can send them.
 _AT_ONCE = 8
 
 #: Adds so many nano-USD to a tenant's balance, once for a reference; gives the receipt and whether it had been added.

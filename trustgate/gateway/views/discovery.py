@@ -1,7 +1,7 @@
 """``/.well-known/x402`` and ``/llms.txt``: how a program that has nothing but the address finds out the rest.
 
-Owns the two forms. Neither shows a tenant, a plan or an upstream, and of models and prices only what is sold to
-anybody.
+Owns the two forms. Neither shows a tenant, a plan or an upstream, and of models and prices only what is sold
+without a key.
 Sources: x402scan, "Discovery" (version 1: ``resources`` is a list of URLs); x402 specification v2, section 8 and the
 proposal of a manifest at the origin (``items`` are those of a facilitator's list); llmstxt.org.
 """

@@ -97,8 +97,8 @@ class Storefront:
     def sale(self) -> OpenSale | None:
         """Returns what is sold now; None while nothing is.
 
-        Anybody may ask, so it is worked out anew only where something has changed, or after a while (prices may depend
-        on the time).
+        Any client may ask, so it is worked out anew only where something has changed, or after a while (prices may
+        depend on the time).
         """
         at_us = now_us()
         caller = self._directory.keyless(at_us)

@@ -3,7 +3,7 @@
     MEMBER [_above_1hr] [_above_200k_tokens] [_priority]    a rate, how long a cache is kept, a step, a service tier
 
 Owns that grammar, the limits and capabilities of a model's entry, and the notes. Nothing is left out in silence: a
-member that tells of money and has no place here is named in a note, with what it means for the bill. Sources: LiteLLM
+member that is about money and has no place here is named in a note, with what it means for the bill. Sources: LiteLLM
 documentation, "model_prices_and_context_window.json" and "Custom Pricing"; the notes of its ``sample_spec``.
 """
 
@@ -74,7 +74,7 @@ _GRAMMAR = re.compile(
 )
 #: Of these the longer prompt's rate holds from the step itself on, not above it.
 _INCLUSIVE = frozenset({"xai"})
-#: A member that tells of money.
+#: A member that is about money.
 _MONEY = re.compile(r"cost|pric|multiplier|uplift|surcharge")
 #: ``high/1024-x-1536/model``: an entry for one size, and perhaps one quality, of a model's images.
 _IMAGE_ENTRY = re.compile(
@@ -145,7 +145,7 @@ def listed(names: list[str]) -> str:
 
 
 def is_price_member(member: object) -> bool:
-    """Whether a member tells of money."""
+    """Returns whether a member is about money."""
     return isinstance(member, str) and _MONEY.search(member) is not None
 
 
@@ -276,7 +276,7 @@ def _rate(value: object, member: str, where: str, notes: Notes, decimals: int, t
 
 
 def described(info: Mapping[str, Any], where: str, notes: Notes) -> PassportFields:
-    """What model info says: prices, limits and capabilities."""
+    """Returns what is in model info: prices, limits and capabilities."""
     # max_tokens is LiteLLM's older name for the limit of the output, for embeddings of the input.
     legacy = _limit(info, "max_tokens")
     embedding = info.get("mode") == "embedding"
@@ -343,7 +343,7 @@ def read_table(table: Mapping[Any, Any], notes: Notes) -> tuple[ImportedPassport
         if prices is not None and prices.image_output_pico_usd is not None:
             continue  # the same image, counted in tokens
         prices = prices or Prices(image_nano_usd=rates.image_nano_usd)
-        # An image whose size nobody named costs what the dearest does.
+        # An image whose size was not named costs what the dearest does.
         dearest = max(prices.image_nano_usd or 0, rates.image_nano_usd or 0)
         prices = msgspec.structs.replace(prices, image_nano_usd=dearest, conditional=(*prices.conditional, rates))
         fields[name] = msgspec.structs.replace(model or described_, prices=prices)

@@ -88,7 +88,7 @@ _MESSAGE_MEANINGS = (
     (429, re.compile(r"rate.?limit|too many requests|resource ?exhausted", re.IGNORECASE)),
     (503, re.compile(r"overloaded|at capacity|currently loading|loading model|temporarily unavailable", re.IGNORECASE)),
 )
-#: How text begins, or what stands in it, that tells of a failure in a place where JSON is due.
+#: How text begins, or what stands in it, that means a failure in a place where JSON is due.
 _FAILED_STARTS = (b"<!doctype", b"<html", b"error", b"[error", b"traceback")
 _FAILED_TEXT = re.compile(
     rb"(?:internal|connect|connection|server|gateway) error|(?:bad|gateway) (?:gateway|timeout)|service unavailable"

@@ -24,7 +24,7 @@ TAIL_BYTES: Final = 256 * 1024
 _LEAST_BYTES_PER_SECOND: Final = 125
 _MOST_BYTES_PER_SECOND: Final = 1_500_000
 _MOST_MP3_BYTES_PER_SECOND: Final = 40_000
-#: What a recording is estimated by that tells no length, bytes a second: 64 kbit/s.
+#: What a recording is estimated by that names no length, bytes a second: 64 kbit/s.
 _ESTIMATE_BYTES_PER_SECOND: Final = 8_000
 
 

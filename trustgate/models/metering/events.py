@@ -363,5 +363,5 @@ class TranscriptTextMeter:
         self._text.add(chunk.decode("utf-8", "replace"))
 
     def usage(self) -> Usage:
-        """The text's tokens, and when its last cue ends: estimates, of what the recording itself tells exactly."""
+        """The text's tokens, and when its last cue ends: estimates, of what the recording itself has exactly."""
         return Usage(completion_tokens=self._text.tokens(), audio_ms=self.audio_ms, estimated=True)

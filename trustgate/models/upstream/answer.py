@@ -88,7 +88,7 @@ class EventStream:
                 until = asyncio.get_running_loop().time() + hold_s
 
     async def _chunk(self, until: float | None) -> bytes | None:
-        """The next chunk; None at the end (``_is_over`` then), or when the time is over."""
+        """Returns the next chunk; None at the end (``_is_over`` then), or when the time is over."""
         if self._first:
             first, self._first = self._first, b""
             return first
@@ -141,7 +141,10 @@ class EventStream:
             yield last
 
     def _read_tail(self) -> list[Frame]:
-        """The last frame where it lacks its blank line; not one that is cut off: an error may come behind it."""
+        """Returns the last frame where it lacks its blank line.
+
+        Not one that is cut off: an error may come behind it.
+        """
         tail = self._scanner.tail()
         if not tail:
             return []

@@ -56,7 +56,7 @@ class Breaker:
         return 0.0 if self._open_until is None else max(1.0, self._open_until - self._clock())
 
     def admit(self, caller: str = "") -> bool:
-        """Whether a request of this caller may be sent to the target now."""
+        """Returns whether a request of this caller may be sent to the target now."""
         if self._open_until is None:
             return True
         if self._clock() < self._open_until or caller in self._trials or len(self._trials) >= _TRIALS_MOST:

@@ -193,8 +193,8 @@ class UpstreamClient:
     ) -> Answer | FailedAttempt:
         """Send a refused stream once more, without the ``stream_options`` that its client never sent.
 
-        Some servers refuse a member that they do not know. That one does is remembered where it says so, or where the
-        stream is answered without the member.
+        Some servers refuse a member that they do not know. That one does is remembered where it reports so, or where
+        the stream is answered without the member.
         """
         quirks = target.quirks
         is_named = refusal.speaks_of_usage
@@ -257,7 +257,7 @@ class UpstreamClient:
         return await transport.handle_async_request(request)
 
     async def _read(self, target: Target, outgoing: Outgoing, response: AnyResponse) -> Answer | FailedAttempt:
-        """What a response is: an answer with content, or a failure by its status or by what it says."""
+        """Returns what a response is: an answer with content, or a failure by its status or by its content."""
         is_kept = False
         try:
             headers = response.headers
@@ -277,7 +277,10 @@ class UpstreamClient:
     async def _classify(
         self, target: Target, outgoing: Outgoing, response: AnyResponse, chunks: AsyncIterator[bytes]
     ) -> Answer | FailedAttempt:
-        """What a response with a success's status is. Where its form is known, its bytes tell it; else its header."""
+        """Returns what a response with a success's status is.
+
+        Where its form is known, its bytes tell it; else its header.
+        """
         content_type = response.headers.get("content-type", "")
         says_events = _is_event_stream(content_type)
         if outgoing.takes_any and not says_events and not _is_json(content_type):
@@ -308,7 +311,7 @@ class UpstreamClient:
         return Answer(target, response, body=whole, reported=reported, content_type=content_type)
 
     def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | FailedAttempt:
-        """The document that an unwanted stream adds up to. Raises ``UpstreamFailed`` where it does not end."""
+        """Returns the document that an unwanted stream adds up to. Raises ``UpstreamFailed`` where it does not end."""
         meter = outgoing.stream_meter()
         payloads = []
         for data, event in _frames(body, self._max_event_bytes):
@@ -328,7 +331,7 @@ class UpstreamClient:
         chunks: AsyncIterator[bytes],
         first: bytes = b"",
     ) -> Answer | FailedAttempt:
-        """A stream of events, as soon as it is known what it is."""
+        """Returns a stream of events, as soon as it is known what it is."""
         events = EventStream(chunks, outgoing.stream_meter(), self._max_event_bytes, first)
         try:
             failure = await events.hold(self._hold_s)
@@ -348,7 +351,7 @@ class UpstreamClient:
     async def _bytes(
         self, target: Target, outgoing: Outgoing, response: AnyResponse, chunks: AsyncIterator[bytes]
     ) -> Answer | FailedAttempt:
-        """An answer without frames: audio, a transcript in text, a file."""
+        """Returns an answer without frames: audio, a transcript in text, a file."""
         first = await anext(chunks, b"")
         if not first and not outgoing.may_be_empty:
             raise UpstreamFailed("The upstream's answer is empty.", retryable=False)
@@ -390,7 +393,7 @@ class UpstreamClient:
         return await transport.handle_async_request(request)
 
     def _transport(self, base_url: str) -> httpx.AsyncBaseTransport | None:
-        """What serves the base URL instead of the network."""
+        """Returns what serves the base URL instead of the network."""
         for prefix, transport in self._transports.items():
             if base_url.startswith(prefix):
                 if not callable(transport):
@@ -421,7 +424,10 @@ def _in_time(pause_s: float, deadline: float | None) -> bool:
 
 
 def _credentials(target: Target, *, anthropic: bool) -> list[tuple[str, str]]:
-    """The upstream's key, in the headers that it may look for. Anthropic itself takes but the one of its own."""
+    """Returns the upstream's key, in the headers that it may look for.
+
+    Anthropic itself takes but the one of its own.
+    """
     credential = target.upstream.credential
     if not credential:
         return []
@@ -455,7 +461,7 @@ async def _read_whole(chunks: AsyncIterator[bytes]) -> bytes:
 
 
 async def _first(chunks: AsyncIterator[bytes]) -> bytes:
-    """The first bytes that are not blank, with those before them; b"" for a body that is empty."""
+    """Returns the first bytes that are not blank, with those before them; b"" for a body that is empty."""
     first = b""
     async for chunk in chunks:
         first += chunk
@@ -480,7 +486,7 @@ def _looks_like_events(body: bytes) -> bool:
 
 
 def _document(body: bytes) -> bytes:
-    """A JSON document without a byte order mark before it and without a stream's end behind it."""
+    """Returns a JSON document without a byte order mark before it and without a stream's end behind it."""
     body = body.removeprefix(_BOM)
     end = body.rstrip()
     if end.endswith(b"[DONE]") and body.lstrip()[:1] == b"{":

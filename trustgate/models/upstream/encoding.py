@@ -152,8 +152,8 @@ def decoded(chunks: AsyncIterator[bytes], content_encoding: str | None) -> Async
         chunks: the body as it arrives.
         content_encoding: the header of that name; codings are undone from the last to the first.
 
-    Raises ``UpstreamFailed`` for a coding that is not known; so does the iterator, for a body that is not what its
-    header says, or ends too early.
+    Raises ``UpstreamFailed`` for a coding that is not known; so does the iterator, for a body that is not in its
+    header's coding, or ends too early.
     """
     if not content_encoding:
         return chunks

@@ -67,7 +67,7 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     speaks_of_usage: bool = False
 
     def pause_s(self, attempt: int) -> float:
-        """How long to wait before the next attempt, seconds: as the upstream asks, else a jittered exponential."""
+        """Returns the wait before the next attempt, seconds: as the upstream asks, else a jittered exponential."""
         if self.retry_after_s is not None:
             return self.retry_after_s
         backoff_s: float = min(_BACKOFF_FIRST_S * 2**attempt, _BACKOFF_LAST_S)
@@ -78,7 +78,7 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def not_answered(error: Exception) -> FailedAttempt:
-    """The verdict on a request that got no head of a response."""
+    """Returns the verdict on a request that got no head of a response."""
     if isinstance(error, NotConnected) or _kind(error) in _NOT_CONNECTED:
         is_proven = error.is_proven if isinstance(error, NotConnected) else _kind(error) != "PoolTimeout"
         blame: Blame = "network" if is_proven else "server"
@@ -89,7 +89,7 @@ def not_answered(error: Exception) -> FailedAttempt:
 
 
 def broken(error: Exception) -> FailedAttempt:
-    """The verdict on a response that fell silent, broke off or made no sense: work may have been done for it."""
+    """Returns the verdict on a response that stalled, broke off or made no sense: work may have been done for it."""
     translated = translate(error)
     if not isinstance(translated, UpstreamRefused):
         translated.headers.setdefault("x-should-retry", "false")
@@ -103,7 +103,10 @@ _TIMEOUTS = frozenset({"ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTim
 
 
 def _kind(error: BaseException) -> str:
-    """The class name of what happened. httpx-aiohttp calls a lost connection a connect timeout; its cause is right."""
+    """Returns the class name of what happened.
+
+    httpx-aiohttp calls a lost connection a connect timeout; the cause behind that is right.
+    """
     is_wrapped = error.__cause__ is not None and type(error).__module__.startswith("httpx")
     cause = error.__cause__ if is_wrapped else error
     name = type(cause).__name__
@@ -111,7 +114,7 @@ def _kind(error: BaseException) -> str:
 
 
 def translate(error: BaseException) -> TrustGateError:
-    """What a client may know of a failure on the way to or from an upstream: no address, no detail of ours."""
+    """Returns what a client may know of a failure on the way to or from an upstream: no address, no detail of ours."""
     if isinstance(error, TrustGateError):
         return error
     if isinstance(error, NotConnected):
@@ -130,11 +133,11 @@ def translate(error: BaseException) -> TrustGateError:
     return UpstreamFailed("The upstream broke off the connection.")
 
 
-# what an upstream says
+# an upstream's own words
 
 
 def refused(status: int, headers: Mapping[str, str], body: bytes, target: Target, model: str) -> FailedAttempt:
-    """The verdict on a response with a status that is no success.
+    """Returns the verdict on a response with a status that is no success.
 
     Args:
         status: the response's.
@@ -147,7 +150,7 @@ def refused(status: int, headers: Mapping[str, str], body: bytes, target: Target
 
 
 def told(failure: Failure, target: Target, model: str) -> FailedAttempt:
-    """The verdict on an answer with a success's status that is a failure by its content."""
+    """Returns the verdict on an answer with a success's status that is a failure by its content."""
     if failure == _SAYS_NOTHING:
         # Work may have been done for an answer that is empty.
         return broken(UpstreamFailed("The upstream's answer holds nothing."))
@@ -162,14 +165,14 @@ def told(failure: Failure, target: Target, model: str) -> FailedAttempt:
 
 
 def stream_error(failure: Failure | None, target: Target, model: str) -> UpstreamFailed:
-    """What an error in the middle of a stream says to the client."""
+    """Returns the error that a client gets in the middle of a stream."""
     said = _Said.of(failure, target, model)
     message = said.message or "The upstream failed in the middle of its answer."
     return UpstreamFailed(message, type=said.type, code=said.code, param=said.param)
 
 
 def failed_event(frame: bytes, failure: Failure | None, target: Target, model: str) -> bytes:
-    """The frame of a ``response.failed`` event, without what its error tells of the upstream."""
+    """Returns the frame of a ``response.failed`` event, without what its error discloses of the upstream."""
     try:
         event = json.loads((frame_data(frame) or b"").decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -186,7 +189,7 @@ def failed_event(frame: bytes, failure: Failure | None, target: Target, model: s
 def judge(
     status: int, failure: Failure | None, headers: Mapping[str, str], body: bytes, target: Target, model: str
 ) -> FailedAttempt:
-    """The verdict on a status and what was said with it."""
+    """Returns the verdict on a status and what was said with it."""
     if is_credential_refusal(status, body):
         error = UpstreamFailed(
             "The upstream refused the gateway's credentials.", code="upstream_authentication_error", retryable=False
@@ -247,9 +250,9 @@ def _refusal(status: int, said: _Said, headers: Mapping[str, str]) -> UpstreamRe
 
 
 def is_credential_refusal(status: int, body: bytes) -> bool:
-    """Whether an answer means that the gateway's own key is missing or wrong, or may not do this.
+    """Returns whether an answer means that the gateway's own key is missing or wrong, or may not do this.
 
-    A 403 says so unless it speaks of what was asked. A LiteLLM proxy without a database says 400 ``no_db_connection``
+    A 403 does unless it is about what was asked. A LiteLLM proxy without a database answers 400 ``no_db_connection``
     for every key but its master key.
     """
     if status == 403:
@@ -273,7 +276,7 @@ _NOT_DONE_HERE = re.compile(
 
 
 def _blames_the_request(failure: Failure | None, body: bytes) -> bool:
-    """Whether a 500 tells in words that this request cannot be served, and not that the server is out of order."""
+    """Returns whether a 500 means, by its words, that this request cannot be served and the server is in order."""
     return failure is not None and _NOT_DONE_HERE.search(body[:_SEARCHED_BYTES]) is not None
 
 
@@ -368,7 +371,7 @@ _TRACE = re.compile(
 
 
 def clean(message: str, target: Target, model: str = "") -> str:
-    """What an upstream says, without its address, its credential and its stack traces, and cut at a sane length.
+    """Returns an upstream's message without its address, its credential and its stack traces, cut at a sane length.
 
     ``model``: what the client called the model; it stands in place of the upstream's own name for it.
     """

@@ -16,7 +16,7 @@ _Object = dict[str, Any]
 
 
 def as_document(form: Form, payloads: Sequence[bytes]) -> bytes | None:
-    """The document that a stream adds up to; None where the payloads of its frames are none of this form.
+    """Returns the document that a stream adds up to; None where the payloads of its frames are none of this form.
 
     Args:
         form: of the endpoint that was asked.
@@ -83,7 +83,7 @@ def _in_order(choices: dict[Any, _Object]) -> list[_Object]:
 
 
 def _shared(chunks: list[_Object]) -> _Object:
-    """The members beside the choices: of each the last that says anything."""
+    """Returns the members beside the choices: of each the last that is not empty."""
     shared: _Object = {}
     for chunk in chunks:
         for name, value in chunk.items():
@@ -135,7 +135,7 @@ def _add_call(call: _Object, piece: _Object) -> None:
 
 
 def _response(events: list[_Object]) -> _Object | None:
-    """The response of the last event that holds one: the terminal one tells all of it."""
+    """Returns the response of the last event that holds one: the terminal one has all of it."""
     said = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
     if said is not None and not said.get("output"):
         items = [event.get("item") for event in events if event.get("type") == "response.output_item.done"]

@@ -55,7 +55,7 @@ async def probe_all(targets: Targets, client: UpstreamClient) -> None:
 
 
 async def probe(upstream: Upstream, client: UpstreamClient) -> None:
-    """Ask one upstream for its models and note what it says. Never raises."""
+    """Ask one upstream for its models and note what it answers. Never raises."""
     try:
         status, body = await client.probe(upstream.base_url, upstream.credential)
     except TrustGateError as error:
@@ -73,7 +73,7 @@ async def probe(upstream: Upstream, client: UpstreamClient) -> None:
 
 
 def read_models(body: bytes) -> tuple[str, ...]:
-    """The names in a list of models, as far as they can be read: never raises.
+    """Returns the names in a list of models, as far as they can be read: never raises.
 
     The list may be bare or stand under ``data`` or ``models``; an entry may be an object with an ``id``, a ``name`` or
     a ``model``, or the name itself. Entries that are neither are left out.

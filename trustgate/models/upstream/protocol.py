@@ -79,7 +79,7 @@ class UpstreamProtocol(ResponseHandler):
         super().set_response_params(**{**params, **limits})
 
     def is_connected(self) -> bool:
-        """Whether a request can be sent; asked of a kept connection before it is used again.
+        """Returns whether a request can be sent; asked of a kept connection before it is used again.
 
         The system is asked too: a server may have closed it a moment ago, and the event loop not have looked yet. What
         can be read from an idle connection is its end, or something that belongs to no request.
@@ -199,7 +199,7 @@ class UpstreamProtocol(ResponseHandler):
 
 
 def with_one_length(data: bytes, end: int) -> bytes:
-    """A response whose head (up to ``end``) says how long its body is in one way.
+    """Returns a response whose head (up to ``end``) has the body's length in one way.
 
     Transfer-Encoding goes before Content-Length; a value that is repeated counts once. Raises ``UpstreamFailed`` for
     lengths that contradict each other.

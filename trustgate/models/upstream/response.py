@@ -131,7 +131,7 @@ class Response:
         return self
 
     def take(self) -> bytes:
-        """What has come of the body and was not taken yet."""
+        """Returns what has come of the body and was not taken yet."""
         parts = self._parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
@@ -231,7 +231,7 @@ class AiohttpResponse:
 
 
 class _NotOrdinary(Exception):
-    """The head says something that aiohttp's parser is to judge."""
+    """The head holds something that aiohttp's parser is to judge."""
 
 
 class Reader:

@@ -18,7 +18,7 @@ from trustgate.models.pricing import PriceTable
 from trustgate.models.upstream.breaker import Breaker
 from trustgate.types import Passport
 
-#: The capability by which a passport says that its server refuses ``stream_options``: streams are estimated then.
+#: The capability by which a passport marks that its server refuses ``stream_options``: streams are estimated then.
 NO_STREAM_OPTIONS = "no_stream_options"
 
 ReadCredential = Callable[[Passport], str | None]
@@ -78,7 +78,7 @@ class Targets:
         self._read_credential = read_credential
 
     def route(self, name: str, resolved: Resolved | None, service: str = "") -> list[Target]:
-        """What to try for a model name, in order, each admitted by its breaker when its turn comes.
+        """Returns what to try for a model name, in order, each admitted by its breaker when its turn comes.
 
         ``service``: the kind of endpoint that asks. Each has breakers of its own, so that a server that fails at one
         thing is still asked for the others.
@@ -94,7 +94,7 @@ class Targets:
         return [self._target(each, service) for each in (resolved, *self._fallbacks(resolved.passport))]
 
     def made_by(self, passport_id: str, model: str, service: str = "") -> Target:
-        """The target that once made something, by its passport's id ("": the default upstream).
+        """Returns the target that once made something, by its passport's id ("": the default upstream).
 
         Raises ``Unavailable`` (503) when there is no such passport any more.
         """
@@ -109,7 +109,7 @@ class Targets:
         return self._target(Resolved(passport, model, (), self._catalog.price_of(passport, model)), service)
 
     def default(self, service: str = "") -> Target:
-        """The default upstream, for what concerns no model."""
+        """Returns the default upstream, for what concerns no model."""
         return self._target(Resolved(_DEFAULT, "", (), PriceTable(_DEFAULT.prices)), service)
 
     def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
@@ -182,7 +182,7 @@ class Targets:
         return failing
 
     def names(self) -> list[str]:
-        """The models that there are, by the names that clients call them: of a wildcard, what its upstream says."""
+        """Returns the names of the models that there are, as clients call them; of a wildcard, its upstream's list."""
         names: dict[str, None] = {}
         for passport in self._catalog.passports():
             if passport.status == "revoked":
@@ -195,7 +195,7 @@ class Targets:
         return list(names)
 
     def is_available(self, passport: Passport, model: str) -> bool:
-        """Whether a request for this passport could be served now, as far as is known: of one kind at least."""
+        """Returns whether a request for this passport could be served now, as far as is known: of one kind at least."""
         upstream = self.upstream_of(passport)
         breakers = self._breakers.get((upstream.base_url, model))
         return upstream.healthy is not False and not (
@@ -221,7 +221,7 @@ def all_open(model: str, retry_after_s: float) -> Unavailable:
 
 
 def _name_under(wildcard: Passport, model: str) -> str:
-    """The name by which a client reaches an upstream's model through a wildcard passport."""
+    """Returns the name by which a client reaches an upstream's model through a wildcard passport."""
     if wildcard.slug == wildcard.api_model_id:
         return model
     return wildcard.slug.replace("*", model, 1)

@@ -17,7 +17,7 @@ _Object = dict[str, Any]
 
 
 def as_events(form: Form, document: bytes) -> bytes | None:
-    """The stream that says what ``document`` does; None where it is none of this form."""
+    """Returns a stream with the content of ``document``; None where it is none of this form."""
     make = _MAKERS.get(form)
     try:
         value = json.loads(document.decode("utf-8", "replace"))
@@ -158,7 +158,7 @@ def _message(value: _Object) -> Iterator[bytes]:
 
 
 def _block(block: _Object) -> tuple[_Object, list[_Object]]:
-    """How a block begins, and the deltas that fill it. Of kinds without deltas it begins whole."""
+    """Returns how a block begins, and the deltas that fill it. Of kinds without deltas it begins whole."""
     match block.get("type"):
         case "text":
             return {**block, "text": ""}, [{"type": "text_delta", "text": _text(block.get("text"))}]

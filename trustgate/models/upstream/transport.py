@@ -37,7 +37,7 @@ class NotConnected(Exception):
     """No connection was made, and so nothing was sent."""
 
     def __init__(self, *, is_proven: bool) -> None:
-        """``is_proven``: the network says so (refused, no such name), and not only a clock of ours."""
+        """``is_proven``: the network answered so (refused, no such name), and not only a clock of ours."""
         super().__init__("no connection to the upstream")
         self.is_proven = is_proven
 
@@ -287,7 +287,7 @@ class Network:
             await pool.close()
 
     def _pool(self, scheme: str) -> _Pool:
-        """The pool of connections; those with TLS have one of their own, made when it is first wanted."""
+        """Returns the pool of connections; those with TLS have one of their own, made when it is first wanted."""
         pool = self._pools.get(scheme)
         if pool is None:
             import aiohttp
@@ -321,7 +321,7 @@ def _is_whole(begun: asyncio.Future[Response | None]) -> bool:
 
 
 async def _read_head(protocol: UpstreamProtocol) -> tuple[Any, StreamReader]:
-    """What aiohttp reads: the head of a response, after those of interim responses, and its body still to be read."""
+    """Returns what aiohttp reads: a response's head, after those of interim responses, its body still to be read."""
     message, payload = await protocol.read()
     while 100 <= message.code < 200:
         message, payload = await protocol.read()
@@ -346,7 +346,7 @@ def _certificates() -> ssl.SSLContext:
 def _request_bytes(
     method: str, host: _Host, path: str, headers: Sequence[tuple[str, str]], body: bytes, more_bytes: int = 0
 ) -> bytes:
-    """A request in HTTP/1.1, but for the last ``more_bytes`` of its body.
+    """Returns a request in HTTP/1.1, but for the last ``more_bytes`` of its body.
 
     Raises ``ValueError`` for a header or a path that would say something else.
     """

@@ -38,7 +38,7 @@ from trustgate.settings import (
     secret_variable_set,
 )
 
-#: The host of Coinbase's facilitator, which takes nobody without a key.
+#: The host of Coinbase's facilitator, which takes no request without a key.
 CDP_HOST: Final = "api.cdp.coinbase.com"
 _CDP_ID, _CDP_SECRET = "CDP_API_KEY_ID", "CDP_API_KEY_SECRET"
 _TOKEN_S: Final = 120

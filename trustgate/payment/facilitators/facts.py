@@ -1,4 +1,4 @@
-"""What a facilitator says of a network (``GET /supported``), asked when an offer is made, and again while it stands.
+"""What a facilitator reports of a network (``GET /supported``), asked when an offer is made, and again while it stands.
 
 Owns what is followed without a person and what is not: a fee payer that changes is followed, as facilitators change
 theirs; one that cannot be right (no address, or an address of the offer's own) is reported and leaves the offer alone.
@@ -60,7 +60,7 @@ async def extra_of(facilitators: Facilitators, name: str, network: str) -> dict[
 async def look_again(facilitators: Facilitators, offers: Iterable[Offer]) -> tuple[OfferFact, ...]:
     """Returns what the facilitators of these offers say now, one fact for each that offers say differently.
 
-    Raises nothing: one that cannot be asked leaves its offers as they are, and says so in its fact.
+    Raises nothing: one that cannot be asked leaves its offers as they are, and its fact has the reason.
     """
     distinct: dict[tuple[str, str, str], list[Offer]] = {}
     for offer in offers:

@@ -177,7 +177,7 @@ class RemoteFacilitator:
         return reply
 
     def _note_extensions(self, header: str) -> None:
-        """Keep what it says of extensions; what is new and no success is logged. Bears on no payment."""
+        """Keep what it reports of extensions; what is new and no success is logged. Bears on no payment."""
         for name, text in _extension_responses(header).items():
             said = self._peer.tamed(text)
             if self.extension_responses.get(name) != said and not said.startswith(_WELL):
@@ -248,7 +248,7 @@ def _decoded(body: bytes, kind: type[Any]) -> Any:
 
 
 def _extension_responses(header: str) -> dict[str, str]:
-    """Returns what the header (base64 of JSON) says, "status" or "status: reason" by extension; empty for no such."""
+    """Returns what is in the header (base64 of JSON), "status" or "status: reason" by extension; empty for no such."""
     if not header or len(header) > _MOST_HEADER_BYTES:
         return {}
     try:
