@@ -163,7 +163,8 @@ class Traffic:
 
 def _chat(chance: random.Random) -> dict[str, Any]:
     content = f"Hello {chance.randrange(1_000_000)} ü \U0001f600"
-    return {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": 50}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": 50}
+    return {**body, "user": f"user-{chance.randrange(5)}"} if chance.random() < 0.7 else body
 
 
 def _bearer(key: str) -> dict[str, str]:

@@ -31,6 +31,9 @@ MODEL, PAID_MODEL = "open-model", "paid-model"
 QUOTA_STEP = 60
 _UNITS = 50_000_000
 
+_BOTH = ("--tenant", "free", "--tenant", "frugal")
+_EACH = ("--each", "end-user")
+
 UpstreamMode = Literal["ok", "fail", "reset", "hang", "lie", "cut"]
 NodeMode = Literal["ok", "refuse", "hang", "garbage"]
 
@@ -208,6 +211,12 @@ class World:
         for name, plan in (("free", "internal"), ("counted", "counted"), ("frugal", "frugal")):
             added = await self.command_json("tenant", "add", name, "--plan", plan)
             self.keys[name] = [added["key"]["secret"]]
+        await self.command("budget", "add", "team", "--requests", "100000", "--per", "month", *_BOTH)
+        await self.command("budget", "add", "rolling", "--tokens", "10000000", "--per", "6h", *_BOTH, "--soft")
+        await self.command("budget", "add", "each", "--usd", "100", "--per", "day", "--tenant", "free", *_EACH)
+        key_id = (await self.command_json("key", "list", "free"))["keys"][0]["id"]
+        await self.command("key", "set", key_id, "--end-users", "user")
+        await self.command("notify", "add", "--command", "true", "--on", "all")
         wallets = [(await self.token.wallet(units=_UNITS), await self.token.wallet()) for _ in range(2)]
         await self.token.wait_final()
         for number, (wallet, seller) in enumerate(wallets, start=1):

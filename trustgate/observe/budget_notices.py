@@ -26,7 +26,8 @@ def budget_notice(event: BudgetEvent) -> Notice:
         end += f" It begins anew at {_utc(until_us)}."
     return Notice(
         kind="budget",
-        subject=standing.name,
+        # What is over is over for each whose budget it is by itself.
+        subject=f"{standing.name}{whose}",
         message=message + end,
         condition=f"{standing.budget}:{standing.subject}:{event.percent}:{period_us}",
         data={
