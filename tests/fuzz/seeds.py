@@ -68,6 +68,10 @@ def forms() -> list[bytes]:
         head + part % (b"model", b"whisper-1") + file + b"--B--\r\n",
         head + part % (b"purpose", b"batch") + part % (b"stream", b"true") + file + b"--B--",
         head + b'--B\r\nContent-Disposition: form-data; name="timestamp_granularities[]"\r\n\r\nword\r\n--B--\r\n',
+        b'multipart/form-data; boundary="B"; charset=UTF-8\npreamble\r\n'
+        + part.replace(b'"%b"', b"%b") % (b"model", b"m")
+        + file.replace(b'"a.wav"', b"a.wav; filename*=utf-8''a.wav; size=4")
+        + b"--B--\r\nepilogue",
     ]
 
 

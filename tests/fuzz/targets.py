@@ -26,8 +26,9 @@ from trustgate.errors import StoreTooNew, TrustGateError
 from trustgate.formats.solana_transaction import b58decode, b58encode, read_transaction
 from trustgate.gateway.api.batch_files import BatchFile, JudgedLine
 from trustgate.gateway.api.endpoints import ENDPOINTS
+from trustgate.gateway.api.form_heads import boundary_of
 from trustgate.gateway.api.large_body import LargeBodyReader
-from trustgate.gateway.api.multipart import FormScanner, boundary_of
+from trustgate.gateway.api.multipart import FormScanner
 from trustgate.gateway.path.json_edit import outgoing
 from trustgate.http.parser import ChunkedBody, InvalidHttp, find_head_end, read_head
 from trustgate.models.importing.litellm import read_import_file

@@ -69,7 +69,7 @@ FORMS: dict[str, bytes] = {
     "two models": b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\na\r\n' * 2 + b"--x--\r\n",
     "an endless head": b"--x\r\n" + b"a: b\r\n" * 9000,
     "many parts": b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\nb\r\n' * 600 + b"--x--\r\n",
-    "something behind it": b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\nmore',
+    "something at its end": b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\nb\r\n--x--more',
 }
 
 HEADS: dict[str, dict[str, str]] = {

@@ -267,6 +267,72 @@ def test_a_form_passes_byte_for_byte(tenant: Tenant, scripted: Upstream) -> None
     assert opens(receipt_of(tenant, got), "request", body)
 
 
+#: A form as each client writes it: its content type, and the form.
+WRITTEN = {
+    ".NET's HttpClient": (
+        'multipart/form-data; boundary="B-1"',
+        (
+            "--B-1\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=model\r\n\r\n"
+            "whisper-1\r\n"
+            "--B-1\r\nContent-Disposition: form-data; name=file; filename=a.wav; filename*=utf-8''a.wav\r\n\r\nRIFF\r\n"
+            "--B-1--\r\n"
+        ),
+    ),
+    "Apache's HttpClient": (
+        "multipart/form-data; boundary=B_1; charset=UTF-8",
+        (
+            '--B_1\r\nContent-Disposition: form-data; name="model"\r\nContent-Type: text/plain; charset=ISO-8859-1\r\n'
+            "Content-Transfer-Encoding: 8bit\r\n\r\nwhisper-1\r\n"
+            '--B_1\r\nContent-Disposition: form-data; name="file"; filename="a;b \u00fc.wav"\r\n'
+            "Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: binary\r\n\r\nRIFF\r\n--B_1--\r\n"
+        ),
+    ),
+    "Android's samples": (
+        "multipart/form-data;boundary=*****;",
+        (
+            '--*****\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
+            '--*****\r\nContent-Disposition: form-data; name="file";filename="C:\\dir\\a.wav"\r\n\r\nRIFF\r\n'
+            "--*****--\r\n"
+        ),
+    ),
+    "RFC 2046 and 2183": (
+        'Multipart/Form-Data; charset="utf-8"; boundary="B 1:?"',
+        (
+            "A preamble.\r\n\r\n--B 1:?\r\n"
+            'content-disposition: Form-Data; NAME="model"; size=9; creation-date="Wed, 12 Feb 1997 16:29:51 -0500"\r\n'
+            "\r\n"
+            'whisper-1\r\n--B 1:?\r\nContent-Disposition: form-data; filename="a.wav"; name="file"\r\n\r\nRIFF\r\n'
+            "--B 1:?--\r\nAn epilogue,\r\nof two lines."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("client", WRITTEN)
+@pytest.mark.parametrize("size", [1, 1_000_000], ids=["by byte", "whole"])
+def test_a_form_is_taken_as_each_client_writes_it(tenant: Tenant, scripted: Upstream, client: str, size: int) -> None:
+    content_type, text = WRITTEN[client]
+    body = text.encode()
+    chunks = (body[at : at + size] for at in range(0, len(body), size))
+    scripted.script(Reply.json({"text": "x"}))
+    got = tenant.http.post("/v1/audio/transcriptions", content=chunks, headers={"content-type": content_type})
+    assert got.status_code == 200, got.text
+    assert (scripted.requests[0].body, scripted.requests[0].header("content-type")) == (body, content_type)
+    receipt = receipt_of(tenant, got)
+    assert receipt["receipt"]["model"] == "whisper-1"
+    assert opens(receipt, "request", body)
+
+
+def test_a_model_is_added_to_a_form_behind_its_preamble(tenant: Tenant, scripted: Upstream) -> None:
+    form = part("prompt", "a cat").encode() + b"--B--\r\n"
+    scripted.script(Reply.json({"created": 1, "data": [{"b64_json": "AA"}]}))
+    headers = {"content-type": "multipart/form-data; boundary=B"}
+    got = tenant.http.post("/v1/images/edits", content=b"A preamble.\r\n" + form, headers=headers)
+    assert got.status_code == 200, got.text
+    assert scripted.requests[0].body.startswith(b"A preamble.\r\n--B\r\n")
+    assert form_of(scripted.requests[0]) == {"model": b"dall-e-2", "prompt": b"a cat"}
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_large_form_is_sent_on_while_it_arrives(tenant: Tenant, scripted: Upstream, declared: bool) -> None:
     """The upstream has the beginning before the client has sent the end; the gateway's body limit is 100,000 bytes."""
@@ -340,11 +406,29 @@ FILE = part("file", "RIFF", '; filename="a.wav"')
     [
         "",
         "--B--\r\n",
-        "preamble\r\n" + MODEL + FILE + "--B--\r\n",
+        "--B\n\r\n" + MODEL + FILE + "--B--\r\n",
+        "x" * 1100 + "\r\n" + MODEL + FILE + "--B--\r\n",
         MODEL + FILE,
         MODEL + part("model", "gpt-4o") + FILE + "--B--\r\n",
         part("model", "whisper-1", '; filename="x"') + FILE + "--B--\r\n",
         MODEL + FILE + "--B--\r\n" + MODEL,
+        MODEL + FILE + "--B--more",
+        MODEL + FILE + "--B--\r",
+        MODEL + FILE + "--B--\r\n" + "x" * 1100,
+        MODEL.replace('"model"', "\"model\"; filename*=utf-8''x") + FILE + "--B--\r\n",
+        MODEL.replace('"model"', "\"model\"; name*=utf-8''other") + FILE + "--B--\r\n",
+        MODEL.replace('"model"', '"model"; name*0=other') + FILE + "--B--\r\n",
+        MODEL.replace('"model"', '"model"; size=1; SIZE=2') + FILE + "--B--\r\n",
+        MODEL.replace('"model"', 'mo"del"') + FILE + "--B--\r\n",
+        MODEL.replace("Content-Disposition:", "Content-Disposition :") + FILE + "--B--\r\n",
+        MODEL.replace("\r\n\r\n", "\r\nContent-Type: text/plain; charset=utf-16\r\n\r\n") + FILE + "--B--\r\n",
+        MODEL.replace("\r\n\r\n", "\r\nContent-Type: application/octet-stream\r\n\r\n") + FILE + "--B--\r\n",
+        MODEL.replace("\r\n\r\n", "\r\nContent-Type: a/b\r\nContent-Type: a/c\r\n\r\n") + FILE + "--B--\r\n",
+        MODEL + FILE.replace("a.wav", r"a\"; name=\"model") + "--B--\r\n",
+        MODEL + FILE.replace("\r\n\r\n", "\r\nContent-Type: multipart/mixed; boundary=C\r\n\r\n") + "--B--\r\n",
+        part("_charset_", "utf-16") + MODEL + FILE + "--B--\r\n",
+        part("prompt", "\xfc").replace("\r\n\r\n", "\r\nContent-Type: text/plain; charset=ISO-8859-1\r\n\r\n")
+        + (MODEL + FILE + "--B--\r\n"),
         MODEL.replace("\r\n", "\n") + FILE + "--B--\r\n",
         MODEL.replace('name="model"', 'name="model"; name="other"') + FILE + "--B--\r\n",
         MODEL.replace('name="model"', "name*=utf-8''model") + FILE + "--B--\r\n",
@@ -371,7 +455,8 @@ def test_a_form_that_two_could_read_differently_is_refused(tenant: Tenant, scrip
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/json", "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=B"],
+    ["application/json", "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=B"]
+    + [f"multipart/form-data; boundary{more}" for more in ("=B; boundary=B", "=B; charset=utf-16", "*=B")],
 )
 def test_what_says_that_it_is_no_form_is_refused(tenant: Tenant, content_type: str) -> None:
     got = tenant.http.post("/v1/audio/transcriptions", content=b"x", headers={"content-type": content_type})

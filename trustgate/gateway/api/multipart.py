@@ -1,31 +1,27 @@
 """Cutting a multipart form into its parts as it arrives, byte for byte.
 
-Strict on purpose: a form that two readers could read differently (a part without a plain name, line ends that are none,
-text before the first boundary, a decisive field said twice) is refused, since the upstream might believe the other
-reading. Sources: RFC 7578, RFC 2046 section 5.1.1.
+Text before the first boundary and after the last one is passed on, as the grammar has it. A form that two readers could
+read differently (line ends that are none, a boundary within that text, a decisive field said twice) is refused, since
+the upstream might believe the other reading; ``form_heads`` does so for the heads of its parts. Sources: RFC 7578,
+RFC 2046 section 5.1.1.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import msgspec
 
 from trustgate.errors import InvalidRequest
+from trustgate.gateway.api.form_heads import bad_form, read_part_head
 from trustgate.gateway.api.members import steers
 
 #: The most parts of a form, the largest head of a part and the largest field that is no file, bytes.
 MOST_PARTS = 256
 MOST_HEAD_BYTES = 8 * 1024
 MOST_FIELD_BYTES = 1024 * 1024
-
-_BOUNDARY = re.compile(rb"""boundary=(?:"([^"\\\r\n]{1,70})"|([A-Za-z0-9'()+_,\-./:=?]{1,70}))\s*$""", re.IGNORECASE)
-_DISPOSITION = re.compile(
-    rb"""form-data((?:\s*;\s*(?:name|filename)="(?:[^"\\\r\n]|\\.)*"|\s*;\s*filename\*=[^;"\s]+)+)\s*$""", re.IGNORECASE
-)
-_PARAMETER = re.compile(rb""";\s*(name|filename\*?)=(?:"((?:[^"\\\r\n]|\\.)*)"|([^;"\s]+))""", re.IGNORECASE)
-_NAME = re.compile(rb"[A-Za-z0-9_.\-]{1,64}(?:\[[A-Za-z0-9_.\-]*\]){0,4}")
+#: The longest text before the first boundary, and after the last, bytes.
+MOST_TEXT_AROUND_BYTES = 1024
 
 
 class ModelField(msgspec.Struct, frozen=True):
@@ -35,18 +31,6 @@ class ModelField(msgspec.Struct, frozen=True):
 
 
 Piece = bytes | ModelField
-
-
-def boundary_of(content_type: bytes) -> bytes:
-    """Returns the boundary in a content type. Raises ``InvalidRequest`` when it is no form's."""
-    kind, _, parameters = content_type.partition(b";")
-    found = _BOUNDARY.search(parameters)
-    if kind.strip().lower() != b"multipart/form-data" or found is None or parameters.lower().count(b"boundary=") != 1:
-        raise InvalidRequest(
-            "The body must be a form: send the header content-type: multipart/form-data with its boundary.",
-            code="unsupported_content_type",
-        )
-    return found[1] or found[2]
 
 
 class FormScanner:
@@ -63,11 +47,15 @@ class FormScanner:
         self._name = ""
         self._value = bytearray()
         self._is_file = False
+        self._is_ascii = False
+        self._epilogue_text = bytearray()
         #: The fields so far, as text.
         self.fields: dict[str, str] = {}
         #: What the file's part is called, and who wants to see its bytes.
         self.file_field = ""
         self.on_file: Callable[[bytes], None] | None = None
+        #: Where the first boundary is, bytes; None until it has come.
+        self.start: int | None = None
         #: The last boundary was seen.
         self.ended = False
 
@@ -81,18 +69,23 @@ class FormScanner:
 
     def finish(self) -> None:
         """The body is at its end. Raises ``InvalidRequest`` when the form is not."""
-        if not self.ended:
-            raise _bad("it ends before its last boundary")
+        if not self.ended or self._epilogue_text == b"\r":
+            raise bad_form("it ends before its last boundary")
 
     # the steps: each takes from the buffer, and returns whether the next one can go on
 
     def _begin(self, pieces: list[Piece]) -> bool:
-        if len(self._buffer) < len(self._delimiter):
+        start = self._buffer.find(self._delimiter)
+        known = start if start >= 0 else len(self._buffer) - len(self._delimiter)
+        if known > MOST_TEXT_AROUND_BYTES:
+            raise bad_form(f"it does not begin with its boundary, nor within {MOST_TEXT_AROUND_BYTES} bytes")
+        if start < 0:
             return False
-        if not self._buffer.startswith(self._delimiter):
-            raise _bad("it does not begin with its boundary")
+        if self._delimiter[2:] in self._buffer[:start]:
+            raise bad_form("the text before its first boundary has that boundary in it")
+        self.start = start
         # The line end that was put before it goes no further.
-        pieces.append(self._take(len(self._delimiter))[2:])
+        pieces.append(self._take(start + len(self._delimiter))[2:])
         self._step = self._after_boundary
         return True
 
@@ -107,17 +100,17 @@ class FormScanner:
         elif mark == b"\r\n":
             self._parts += 1
             if self._parts > MOST_PARTS:
-                raise _bad(f"it has more than {MOST_PARTS} parts")
+                raise bad_form(f"it has more than {MOST_PARTS} parts")
             self._step = self._head
         else:
-            raise _bad("a boundary is not at the end of its line")
+            raise bad_form("a boundary is not at the end of its line")
         return True
 
     def _head(self, pieces: list[Piece]) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0 or end > MOST_HEAD_BYTES:
             if len(self._buffer) > MOST_HEAD_BYTES:
-                raise _bad("the head of a part is too long")
+                raise bad_form("the head of a part is too long")
             return False
         head = self._take(end + 4)
         pieces.append(head)
@@ -125,45 +118,33 @@ class FormScanner:
         self._step = self._file if self._is_file else self._field
         return True
 
-    def _read_head(self, head: bytes) -> None:
-        dispositions = []
-        for line in head.split(b"\r\n"):
-            name, colon, value = line.partition(b":")
-            if not colon or b"\n" in line or b"\r" in line or line[:1] in (b" ", b"\t") or b"\x00" in line:
-                raise _bad("the head of a part is malformed")
-            if name.strip().lower() == b"content-disposition":
-                dispositions.append(value.strip())
-            elif name.strip().lower() == b"content-transfer-encoding" and value.strip().lower() not in _PLAIN:
-                raise _bad("a part has a transfer encoding")
-        found = _DISPOSITION.match(dispositions[0]) if len(dispositions) == 1 else None
-        if found is None:
-            raise _bad("a part has no plain content-disposition with a name")
-        parameters = [(match[1].lower(), match[2] or match[3] or b"") for match in _PARAMETER.finditer(found[1])]
-        names = [value for key, value in parameters if key == b"name"]
-        if len(names) != 1 or not _NAME.fullmatch(names[0]):
-            raise _bad("a part has no plain name")
-        self._name = names[0].decode()
+    def _read_head(self, text: bytes) -> None:
+        head = read_part_head(text)
+        self._name, self._is_file, self._is_ascii = head.name, head.is_file, head.is_ascii
         if steers(self._name) or (self._name == "model" and "model" not in self._decisive):
             raise InvalidRequest(
                 f"The field {self._name!r} is not taken here: it steers the server behind this gateway.",
                 param=self._name,
                 code="unsupported_parameter",
             )
-        self._is_file = any(key.startswith(b"filename") for key, _ in parameters)
-        if self._name in self._decisive and (self._is_file or self._name in self.fields):
-            raise _bad(f"{self._name} is said twice, or is a file")
+        if self._name in self._decisive and (head.is_file or head.is_doubtful or self._name in self.fields):
+            raise bad_form(f"{self._name} is said twice, or is a file")
 
     def _field(self, pieces: list[Piece]) -> bool:
         end = self._buffer.find(self._delimiter)
         if end > MOST_FIELD_BYTES or (end < 0 and len(self._buffer) > MOST_FIELD_BYTES + len(self._delimiter)):
-            raise _bad(f"the field {self._name} is longer than {MOST_FIELD_BYTES} bytes")
+            raise bad_form(f"the field {self._name} is longer than {MOST_FIELD_BYTES} bytes")
         if end < 0:
             return False
         value = self._take(end)
         try:
             self.fields[self._name] = value.decode()
         except UnicodeDecodeError:
-            raise _bad(f"the field {self._name} is not valid UTF-8") from None
+            raise bad_form(f"the field {self._name} is not valid UTF-8") from None
+        if self._is_ascii and not value.isascii():
+            raise bad_form(f"the field {self._name} is neither in UTF-8 nor in ASCII")
+        if self._name == "_charset_" and value.lower() not in (b"utf-8", b"us-ascii"):
+            raise bad_form("its fields are not in UTF-8: _charset_ names another character set")
         pieces.append(ModelField(value) if self._name == "model" else value)
         pieces.append(self._take(len(self._delimiter)))
         self._step = self._after_boundary
@@ -185,21 +166,17 @@ class FormScanner:
         return True
 
     def _epilogue(self, pieces: list[Piece]) -> bool:
-        if not b"\r\n".startswith(bytes(self._buffer)):
-            raise _bad("something follows its last boundary")
-        # A single CR waits for its LF.
-        if self._buffer == b"\r\n":
-            pieces.append(self._take(2))
+        if self._buffer:
+            self._epilogue_text += self._buffer
+            pieces.append(self._take(len(self._buffer)))
+        text = self._epilogue_text
+        if not (text.startswith(b"\r\n") or b"\r\n".startswith(text)):
+            raise bad_form("its last boundary is not at the end of its line")
+        if len(text) > MOST_TEXT_AROUND_BYTES or self._delimiter[2:] in text:
+            raise bad_form("what follows its last boundary is too long, or has that boundary in it")
         return False
 
     def _take(self, count: int) -> bytes:
         taken = bytes(self._buffer[:count])
         del self._buffer[:count]
         return taken
-
-
-_PLAIN = frozenset({b"7bit", b"8bit", b"binary"})
-
-
-def _bad(what: str) -> InvalidRequest:
-    return InvalidRequest(f"The form cannot be read: {what}.", code="invalid_form")

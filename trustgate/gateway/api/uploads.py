@@ -18,8 +18,9 @@ from starlette.types import Receive
 from trustgate.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TrustGateError
 from trustgate.gateway.api import units
 from trustgate.gateway.api.batch_files import BatchFile, JudgeLine
+from trustgate.gateway.api.form_heads import boundary_of
 from trustgate.gateway.api.large_body import LargeBody, in_reader
-from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece, boundary_of
+from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece
 from trustgate.models.metering.audio_length import Recording
 
 #: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives.
@@ -124,7 +125,12 @@ class Upload:
 
     @property
     def _is_decidable(self) -> bool:
-        return self._needed <= self.fields.keys() and (self.batch is None or self.batch.model != "")
+        # A model that is added stands before the first boundary, so that has to be known.
+        return (
+            self._scanner.start is not None
+            and self._needed <= self.fields.keys()
+            and (self.batch is None or self.batch.model != "")
+        )
 
     async def read_head(self, max_memory_bytes: int, timeout_s: float) -> None:
         """Read until the form is whole, or can be decided on. Raises what a wrong form deserves."""
@@ -199,7 +205,11 @@ class Upload:
 
         ``model``: "" where the form names none, and is to stay as it is.
         """
-        head = self._added(model) + b"".join(_render(piece, model) for piece in self._pieces)
+        head = b"".join(_render(piece, model) for piece in self._pieces)
+        added = self._added(model)
+        if added:
+            start = self._scanner.start or 0
+            head = head[:start] + added + head[start:]
         return head if self._ended else self._stream(head)
 
     def growth(self, model: str) -> int:
