@@ -205,8 +205,8 @@ def test_a_tenant_that_comes_onto_a_plan_brings_its_use(
 def test_what_makes_no_sense_is_explained(gateway: Gateway) -> None:
     gateway.add_tenant("acme")
     for arguments, said in (
-        (("add", "b"), "an amount and a span"),
-        (("add", "b", "--usd", "1", "--per", "month"), "for somebody"),
+        (("add", "b"), "needs an amount and a span"),
+        (("add", "b", "--usd", "1", "--per", "month"), "needs the callers"),
         (("add", "b", "--usd", "1", "--tokens", "1", "--per", "day", "--everyone"), "one amount"),
         (("add", "b", "--usd", "1", "--per", "fortnight", "--everyone"), "not a budget's span"),
         (("add", "b", "--usd", "1", "--per", "day", "--tenant", "nobody"), "no tenant"),

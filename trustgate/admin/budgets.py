@@ -49,7 +49,9 @@ def _new(context: AdminContext, command: BudgetPut) -> Budget:
     _check_free(context, name)
     if command.unit is None or command.amount is None or command.span is None:
         raise InvalidRequest(
-            "A budget has an amount and a span.", hint="Give --usd, --tokens or --requests, and --per.", param="amount"
+            "A budget needs an amount and a span.",
+            hint="Give --usd, --tokens or --requests, and --per.",
+            param="amount",
         )
     at_us = now_us()
     return Budget(
@@ -94,14 +96,16 @@ def _check(budget: Budget) -> None:
         raise InvalidRequest("A budget's amount must be a number from 0 on.", param="amount")
     if not (budget.tenants or budget.keys or budget.plans or budget.everyone):
         raise InvalidRequest(
-            "A budget is for somebody.", hint="Give --tenant, --key or --plan, or --everyone.", param="tenants"
+            "A budget needs the callers that it limits.",
+            hint="Give --tenant, --key or --plan, or --everyone.",
+            param="tenants",
         )
     if not budget.models or not all(glob and glob.isprintable() for glob in budget.models):
         raise InvalidRequest("models must not be empty.", hint="Use * for every model.", param="models")
     steps = budget.notice_at_percent
     if len(steps) > _STEPS_MOST or not all(1 <= step <= _PERCENT_MOST for step in steps):
         raise InvalidRequest(
-            f"Notice is given at up to {_STEPS_MOST} steps from 1 to {_PERCENT_MOST} percent.",
+            f"A budget has at most {_STEPS_MOST} steps of notice, each from 1 to {_PERCENT_MOST} percent.",
             param="notice_at_percent",
         )
 

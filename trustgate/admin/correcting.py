@@ -51,12 +51,13 @@ async def tenant_correct(context: AdminContext, command: TenantCorrect) -> Corre
         raise Conflict(
             f"There is nothing to give back to {tenant.name}: by that price it would have been billed "
             f"{usd(-found.credit_nano_usd)} USD more.",
+            hint="Give the price that it should have been: --input-price USD --output-price USD",
             code="nothing_to_give_back",
         )
     if found.credit_nano_usd != command.book_nano_usd:
         raise Conflict(
-            f"It is {usd(found.credit_nano_usd)} USD by now, not {usd(command.book_nano_usd)}.",
-            hint=f"trustgate tenant correct {shlex.quote(tenant.name)}",
+            f"The credit is {usd(found.credit_nano_usd)} USD by now, not {usd(command.book_nano_usd)}.",
+            hint=f"Look at it again: trustgate tenant correct {shlex.quote(tenant.name)}",
             code="correction_changed",
         )
     change = await book_note(context, tenant, found.credit_nano_usd, reference=reference, corrects=tuple(sums.corrects))

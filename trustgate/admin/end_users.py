@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from msgspec.structs import replace
 
 from trustgate.access.end_users import is_pseudonym, pseudonym, salt_of
@@ -36,7 +38,7 @@ async def end_user_show(context: AdminContext, command: EndUserShow) -> EndUserD
     if decided is None and end_user not in used:
         raise NotFound(
             f"The tenant {tenant.name!r} has no end user {end_user}.",
-            hint=f"trustgate end-user list {tenant.name}",
+            hint=f"trustgate end-user list {shlex.quote(tenant.name)}",
             code="end_user_not_found",
         )
     at_us = now_us()
@@ -59,12 +61,12 @@ async def end_user_set(context: AdminContext, command: EndUserSet) -> EndUserUsa
         budget = context.directory.budget(command.budget)
         if budget.each != "end_user":
             raise InvalidRequest(
-                f"The budget {budget.name!r} is not one that each end user has.",
+                f"The budget {budget.name!r} does not count each end user separately.",
                 hint="Such a budget is made with --each end-user.",
                 param="budget",
             )
         if command.amount is not None and not 0 <= command.amount < 2**53:
-            raise InvalidRequest("An amount must be a number from 0 on.", param="amount")
+            raise InvalidRequest("An amount must be 0 or more, and less than 2^53.", param="amount")
         others = {budget_id: amount for budget_id, amount in decided.amounts.items() if budget_id != budget.id}
         own = {} if command.amount is None else {budget.id: command.amount}
         decided = replace(decided, amounts=others | own)

@@ -41,7 +41,11 @@ def archive(
     """
     if before is None:
         if to is not None or dry_run:
-            raise InvalidRequest("What is to be moved? Say until when.", hint="--before 2026-01", param="before")
+            raise InvalidRequest(
+                "The time before which receipts are moved is missing.",
+                hint="Give one: --before 2026-01",
+                param="before",
+            )
         _list(context, json)
         return
     command = ArchiveReceipts(order=new_id("archive", now_us()), before_us=before, to=absolute(to), dry_run=dry_run)

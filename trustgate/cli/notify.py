@@ -149,7 +149,7 @@ def try_out(
     failed = [each.name for each in outcomes if not each.ok]
     if failed:
         raise OperatorError(
-            f"The test did not arrive: {', '.join(failed)}.",
+            f"The test notice was not delivered: {', '.join(failed)}.",
             hint="Correct the receiver, or remove it and add it with another address.",
             code="test_not_delivered",
         )

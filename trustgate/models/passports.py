@@ -231,7 +231,7 @@ def check_prices(prices: Prices) -> None:
         if all(getattr(rates, name) is None for name in RATES):
             raise InvalidRequest("Conditional rates need a rate.", param="prices")
         if rates.from_us is not None and rates.until_us is not None and rates.from_us >= rates.until_us:
-            raise InvalidRequest("A price's time ends after it begins.", param="prices")
+            raise InvalidRequest("A price must end after it begins.", param="prices")
 
 
 def _check_fallbacks(passport: Passport) -> None:

@@ -68,14 +68,19 @@ class Subscribers:
     ) -> Subscriber:
         """Returns a new subscriber, a webhook with a new secret. Raises ``InvalidRequest`` or ``Conflict``."""
         if bool(url) == bool(command):
-            raise InvalidRequest("A subscriber is a webhook or a program.", hint="Give URL, or --command PROGRAM.")
+            raise InvalidRequest(
+                "A subscriber is either a webhook or a program.", hint="Give URL, or --command PROGRAM."
+            )
         if len(self._by_id) >= SUBSCRIBERS_MOST:
-            raise Conflict(f"There are {SUBSCRIBERS_MOST} subscribers, as many as may be.", hint="Remove one first.")
+            raise Conflict(
+                f"There are {SUBSCRIBERS_MOST} subscribers, the most that may be.",
+                hint="Remove one: trustgate notify list",
+            )
         if url:
             check_url(url, is_private=is_private)
         name = _checked_name(name or (urlsplit(url).hostname or "" if url else command[0].rpartition("/")[2]))
         if any(each.name == name for each in self._by_id.values()):
-            raise Conflict(f"There is a subscriber {name!r} already.", hint="Choose another name: --name NAME")
+            raise Conflict(f"The subscriber {name!r} already exists.", hint="Choose another name: --name NAME")
         return Subscriber(
             id=new_id("sub"),
             name=name,
@@ -98,7 +103,7 @@ def checked_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     for kind in kinds:
         if kind != ALL and kind not in KINDS:
             raise InvalidRequest(
-                f"There are no notices of kind {kind!r}.", hint=f"Kinds: {', '.join(KINDS)}, or {ALL}.", param="on"
+                f"Unknown kind of notice: {kind!r}.", hint=f"Kinds: {', '.join(KINDS)}, or {ALL}.", param="on"
             )
     return (ALL,) if not kinds or ALL in kinds else tuple(dict.fromkeys(kinds))
 

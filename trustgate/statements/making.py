@@ -58,7 +58,7 @@ class Statements:
         span = await self._store.statement_span(tenant_id, month.from_us, month.until_us, size)
         if span is None:
             raise NotFound(
-                "The tenant has no receipts yet, so there is nothing to state.",
+                "The tenant has no receipts yet, so it has no statement.",
                 code="statement_not_found",
                 param="month",
             )

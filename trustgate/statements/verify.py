@@ -171,7 +171,7 @@ def _examine(
         record.begin("page")
         if not page_matches(data, document):
             raise VerificationFailed(
-                "What the page shows is not what its data makes of it: it was changed, or made by another version.",
+                "The page differs from the one that its data gives: it was changed, or made by another version.",
                 hint="Believe the data alone; trustgate statement verify shows it.",
             )
         record.passed("The page shows what its data says, to the byte.")
@@ -291,7 +291,7 @@ def _examine_prices(
         try:
             tables[price_hash] = PriceTable(msgspec.convert(written, Prices))
         except msgspec.ValidationError as error:
-            raise VerificationFailed(f"The price table under {price_hash} is none: {error}.") from None
+            raise VerificationFailed(f"The price table under {price_hash} is not valid: {error}.") from None
     if unused := tables.keys() - {receipt.price_hash for receipt in receipts}:
         raise VerificationFailed(f"No receipt names the price table {min(unused)}.")
     counted = Adding(document.account.tenant, month).counts

@@ -48,7 +48,7 @@ class ReceiptReader:
         return await self._engine.run(lambda connection: work(connection, Sources.of(self._archives, span, whole)))
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]:
-        """Returns a file at a time, and no more of them than the page needs."""
+        """Returns entries, read a file at a time and from no more files than the page needs."""
         return await (self._oldest_first(query) if query.oldest_first else self._newest_first(query))
 
     async def _oldest_first(self, query: ReceiptFilter) -> list[Entry]:

@@ -87,7 +87,7 @@ class CdpKey:
             found = msgspec.json.decode(read_key_file(self._file), type=_CdpFile)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise SettingsError(
-                f"The key file {self._file} is not what Coinbase's portal exports.",
+                f"The key file {self._file} is not one that Coinbase's portal exports.",
                 hint='It is JSON: {"id": "…", "privateKey": "…"}.',
                 code="credential_bad",
             ) from None
