@@ -779,8 +779,13 @@ async function verifyPrices(prices, receipts, inside) {
     if (hex(await sha256(utf8(sorted(table)))) !== hash) refuse(`The price table under ${hash} was changed.`);
     if (!receipts.some((receipt) => receipt.price_hash === hash)) refuse(`No receipt names the price table ${hash}.`);
   }
-  let [checked, unknown] = [0, 0];
+  let [checked, unknown, otherwise] = [0, 0, 0];
   for (const receipt of inside) {
+    const charged = receipt.charged_nano_usd ?? 0;
+    if (charged && ![...COUNTED, "credited"].includes(receipt.finish)) {
+      refuse(`Receipt ${receipt.id} charges ${charged} nano-USD for a request that was not answered.`);
+    }
+    if (COUNTED.includes(receipt.finish) && charged > (receipt.billed_nano_usd ?? receipt.cost_nano_usd)) otherwise++;
     if (!COUNTED.includes(receipt.finish)) continue;
     if (receipt.v < 3) {
       unknown++;
@@ -795,13 +800,16 @@ async function verifyPrices(prices, receipts, inside) {
       continue;
     }
     const cost = costOf(prices[receipt.price_hash], receipt);
-    if (receipt.passport !== "" && BigInt(receipt.cost_nano_usd) !== cost) {
+    if (BigInt(receipt.cost_nano_usd) !== cost && (receipt.passport !== "" || receipt.cost_nano_usd !== 0)) {
       refuse(`Receipt ${receipt.id} costs ${receipt.cost_nano_usd} nano-USD; by its price table it is ${cost}.`);
     }
     checked++;
   }
   const rest = unknown ? ` ${unknown} have none in the file, or an older version: their prices were not checked.` : "";
-  return `The cost of ${checked} requests follows from what they counted and their price tables.${rest}`;
+  const more = otherwise
+    ? ` ${otherwise} were charged more than they are billed at, as at a fixed price a request: compare it with what was agreed.`
+    : "";
+  return `The cost of ${checked} requests follows from what they counted and their price tables.${rest}${more}`;
 }
 
 const COST_MOST = BigInt(Number.MAX_SAFE_INTEGER);
@@ -871,7 +879,7 @@ function ratesFor({ conditional = [], free, ...base }, receipt) {
     (rates.until_us === undefined || receipt.created_us < rates.until_us);
   const layers = conditional
     .filter(holds)
-    .sort((a, b) => (a.above_prompt_tokens ?? 0) - (b.above_prompt_tokens ?? 0));
+    .sort((a, b) => (a.above_prompt_tokens ?? 0) - (b.above_prompt_tokens ?? 0) || (a.from_us ?? 0) - (b.from_us ?? 0));
   const found = { ...base };
   for (let count = 0; count <= CONDITIONS.length; count++) {
     const byConditions = new Map();
@@ -1023,8 +1031,7 @@ function verifyOpeningBalance(record, own, earlier) {
     return;
   }
   const known = new Map(own.receipts);
-  const before = own.receipts.has(1) ? [] : earlier;
-  for (const { account: one, receipts, key } of before) {
+  for (const { account: one, receipts, key } of earlier) {
     if (one.tenant !== account.tenant) refuse(`The statement of ${one.month} is one of ${one.tenant}.`);
     if (key !== own.key) refuse(`The statement of ${one.month} is of another log: ${key}.`);
     if (one.from_us >= account.from_us) refuse(`The statement of ${one.month} is not of a month before ${account.month}.`);
@@ -1038,7 +1045,11 @@ function verifyOpeningBalance(record, own, earlier) {
   const numbers = [...known.keys()].sort((a, b) => a - b);
   const gap = numbers.findIndex((number, at) => at > 0 && number !== numbers[at - 1] + 1);
   if (gap > 0) refuse(`The tenant's receipts ${numbers[gap - 1] + 1} to ${numbers[gap] - 1} are in none of the statements.`);
-  const oldest = before.map(({ account: one }) => one).sort((a, b) => a.from_us - b.from_us)[0];
+  const lacking = lackingReceipts(own, known);
+  if (lacking.length > 0) {
+    refuse(`The tenant's receipt ${lacking[0]} is one of ${account.month}: another statement has it, this one does not.`);
+  }
+  const oldest = earlier.map(({ account: one }) => one).sort((a, b) => a.from_us - b.from_us)[0];
   const isWhole = numbers[0] === 1;
   let opening = isWhole ? 0 : oldest.opening_nano_usd;
   for (const [, at, change] of known.values()) {
@@ -1047,11 +1058,23 @@ function verifyOpeningBalance(record, own, earlier) {
   if (opening !== account.opening_nano_usd) {
     refuse(`account.opening_nano_usd is ${account.opening_nano_usd}; the receipts before come to ${opening}.`);
   }
+  const late = earlier
+    .filter((one) => lackingReceipts(one, known).length > 0)
+    .map(({ account: one }) => ` The statement of ${one.month} lacks receipts of its month: ask for it again.`);
   record.passed(
-    isWhole
+    (isWhole
       ? "The tenant's receipts from the first one on come to the opening balance."
-      : `It continues the statement of ${oldest.month}, without a gap; that one's opening balance is not shown here.`,
+      : `It continues the statement of ${oldest.month}, without a gap; that one's opening balance is not shown here.`) +
+      late.join(""),
   );
+}
+
+/** The tenant's numbers of receipts of a statement's month that are known, and not in it. */
+function lackingReceipts({ account, receipts }, known) {
+  return [...known.entries()]
+    .filter(([number, [, at]]) => at >= account.from_us && at < account.until_us && !receipts.has(number))
+    .map(([number]) => number)
+    .sort((a, b) => a - b);
 }
 
 /** What a verified statement says, as names and values. */

@@ -10,16 +10,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tests.support.bundles import SampleLog
 from tests.support.month import MONTHS, Row, fill
 from trustgate.admin.local import open_local_admin
 from trustgate.admin.money import StatementExport
+from trustgate.receipts.bundle import receipt_of
 from trustgate.receipts.checkpoint import Checkpoint, sign_checkpoint
-from trustgate.receipts.logkey import load_log_key
+from trustgate.receipts.logkey import LogKey, load_log_key
+from trustgate.receipts.merkle import root_of
+from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.tree import Tree
 from trustgate.settings import Settings
+from trustgate.statements.account import Adding
+from trustgate.statements.months import parse_month
 from trustgate.store import open_store
-from trustgate.types import Anchor, AnchorAttempt
+from trustgate.types import Anchor, AnchorAttempt, Receipt
 
 Document = dict[str, Any]
 
@@ -96,6 +103,38 @@ def resealed(document: Document) -> bytes:
     bare = {name: value for name, value in document.items() if name != "sha256"}
     canonical = json.dumps(bare, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return written({**bare, "sha256": hashlib.sha256(canonical.encode()).hexdigest()})
+
+
+#: Who owns this log's key can write what they like into it.
+FORGED_LOG = LogKey("log.example/forged", hashlib.sha256(b"forged").digest())
+
+
+def forged(statement: bytes, change: Callable[[list[Document]], object]) -> bytes:
+    """The statement by the owner of a log's key who writes other receipts: chained, added up, proven and signed."""
+    document: Document = json.loads(statement)
+    members, account = document["receipts"], document["account"]
+    change(members)
+    receipts: list[Receipt] = []
+    for at, each in enumerate(members):
+        if at:
+            each["tprev"] = leaf_hash(receipts[-1]).hex()
+        receipts.append(receipt_of(each))
+    adding = Adding(account["tenant"], parse_month(account["month"]))
+    for receipt in receipts:
+        adding.add(receipt)
+    sums = adding.account(opening_nano_usd=account["opening_nano_usd"], issued_us=account["issued_us"])
+    named = {each["price_hash"] for each in members}
+    checkpoint = Checkpoint(FORGED_LOG.name, len(receipts), root_of([leaf_hash(receipt) for receipt in receipts]))
+    document |= {
+        "account": msgspec.to_builtins(sums),
+        "anchor": None,
+        "checkpoint": sign_checkpoint(checkpoint, FORGED_LOG).decode(),
+        "key": str(FORGED_LOG.verifier),
+        "leaves": list(range(len(receipts))),
+        "prices": {name: table for name, table in document["prices"].items() if name in named},
+        "proof": [],
+    }
+    return resealed(document)
 
 
 class Tampering(NamedTuple):

@@ -185,9 +185,13 @@ def read_document(data: bytes) -> StatementDocument:
     if msgspec.json.encode(document) != _STRING_OR_BLANKS.sub(rb"\1", data):
         raise _not_a_statement("a member is there twice, or a string or a number is written in an unusual way")
     try:
-        return msgspec.convert(document, StatementDocument)
+        found = msgspec.convert(document, StatementDocument)
     except msgspec.ValidationError as error:
         raise _not_a_statement(str(error)) from None
+    for name, member in (("account", found.account), ("names", found.names)):
+        if _sorted_json(member) != _sorted_json(document[name]):
+            raise _not_a_statement(f"a member of its {name} is missing")
+    return found
 
 
 def outline(text: bytes) -> StatementDocument:

@@ -295,8 +295,14 @@ def _examine_prices(
     if unused := tables.keys() - {receipt.price_hash for receipt in receipts}:
         raise VerificationFailed(f"No receipt names the price table {min(unused)}.")
     counted = Adding(document.account.tenant, month).counts
-    checked = unknown = 0
+    checked = unknown = otherwise = 0
     for receipt in filter(counted, receipts):
+        charged, _ = balance_change(receipt)
+        if charged and receipt.finish not in (*COUNTED, "credited"):
+            raise VerificationFailed(
+                f"Receipt {receipt.id} charges {charged} nano-USD for a request that was not answered."
+            )
+        otherwise += receipt.finish in COUNTED and charged > billed_of(receipt)
         if receipt.finish not in COUNTED or receipt.v not in PRICE_VERSIONS:
             unknown += receipt.finish in COUNTED
             continue
@@ -310,13 +316,18 @@ def _examine_prices(
             unknown += 1
             continue
         cost = table.cost_nano_usd(_usage(receipt), receipt.created_us)
-        if receipt.cost_nano_usd != cost and receipt.passport:
+        if receipt.cost_nano_usd != cost and (receipt.passport or receipt.cost_nano_usd):
             raise VerificationFailed(
                 f"Receipt {receipt.id} costs {receipt.cost_nano_usd} nano-USD; what it counted comes to {cost} by its "
                 "price table."
             )
         checked += 1
     rest = f" {unknown} have none in the file, or an older version: their prices were not checked." if unknown else ""
+    if otherwise:
+        rest += (
+            f" {otherwise} were charged more than they are billed at, as at a fixed price a request: no price table "
+            "shows that, so compare it with what was agreed."
+        )
     record.passed(f"The cost of {checked} requests follows from what they counted and their price tables.{rest}")
 
 
@@ -370,33 +381,52 @@ def _examine_opening(
     record.begin("opening balance")
     account = document.account
     first = min(own.receipts)
-    if first == 1:
-        before = sum(change for _, at_us, change in own.receipts.values() if at_us < month.from_us)
-        if before != account.opening_nano_usd:
-            raise VerificationFailed(
-                f"account.opening_nano_usd is {account.opening_nano_usd}; the receipts before the month come to "
-                f"{before}."
-            )
-        record.passed("The file has the tenant's receipts from the first one on: they come to the opening balance.")
-        return
-    if not earlier:
+    if first != 1 and not earlier:
         record.skipped(
             f"The receipts before the tenant's number {first} are not in the file. The statements of the months before "
             "show whether they come to the opening balance: give them as well."
         )
         return
     base, known = _joined(document, own, earlier)
+    lacking = _lacking(own, known, month)
+    if lacking:
+        raise VerificationFailed(
+            f"The tenant's receipt {lacking[0]} is one of {month.title}: another statement has it, this one does not.",
+            hint="It was left out, or the statement was made before it was written. Ask for it again.",
+        )
     start = 0 if base is None else base.from_us
     opening = 0 if base is None else base.opening_nano_usd
     opening += sum(change for _, at_us, change in known.values() if start <= at_us < month.from_us)
     if opening != account.opening_nano_usd:
         raise VerificationFailed(
-            f"account.opening_nano_usd is {account.opening_nano_usd}; the statements before come to {opening}."
+            f"account.opening_nano_usd is {account.opening_nano_usd}; the receipts before the month come to {opening}."
         )
+    late = [
+        f" The statement of {statement.account.month} lacks {len(found)} receipts of its month: ask for it again."
+        for statement in earlier
+        if (found := _lacking(statement, known, parse_month(statement.account.month)))
+    ]
     record.passed(
-        "The files have the tenant's receipts from the first one on: they come to the opening balance."
-        if base is None
-        else f"It continues the statement of {base.month}, without a gap; that one's opening balance is not shown here."
+        (
+            "There are the tenant's receipts from the first one on: they come to the opening balance."
+            if base is None
+            else f"It continues the statement of {base.month}, without a gap; that one's opening balance is not shown "
+            "here."
+        )
+        + "".join(late)
+    )
+
+
+def _lacking(statement: Opening, known: Mapping[int, tuple[bytes, int, int]], month: Month) -> list[int]:
+    """The tenant's numbers of receipts of the month that are known, and not in its statement.
+
+    Receipts stand in the order in which they were written, which is not quite that of their times: what a statement
+    lacks before its first receipt or after its last one, only another statement shows.
+    """
+    return sorted(
+        number
+        for number, (_, at_us, _) in known.items()
+        if month.from_us <= at_us < month.until_us and number not in statement.receipts
     )
 
 
@@ -426,8 +456,9 @@ def _joined(
                 f"The tenant's receipts {one + 1} to {other - 1} are in none of the statements: one is missing, or "
                 "receipts were left out."
             )
-    oldest = min(earlier, key=lambda statement: statement.account.from_us).account
-    return (None if numbers[0] == 1 else oldest), known
+    if numbers[0] == 1:
+        return None, known
+    return min(earlier, key=lambda statement: statement.account.from_us).account, known
 
 
 def _examine_anchored(
