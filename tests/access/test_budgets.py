@@ -304,6 +304,33 @@ def test_work_that_goes_on_is_held_on_a_budget_that_comes_later() -> None:
     assert sorted(used(budgets)) == [(0, 0)] * 3
 
 
+@pytest.mark.parametrize("had_budget", [True, False])
+def test_of_requests_under_way_a_budget_that_changes_lets_no_more_pass(had_budget: bool) -> None:
+    budgets = having(*[budget(5, "total")] * had_budget)
+    under_way = [take(budgets) for _ in range(3)]
+    budgets.put(budget(4, "total", tenants=("ten_1", "ten_2")))
+    assert used(budgets) == [(0, 3)]
+    last = take(budgets, drawer("ten_2"))
+    with pytest.raises(RateLimited):
+        take(budgets, drawer("ten_2"))
+    budgets.forget_counts("budget_1")
+    assert used(budgets) == [(0, 4)]
+    under_way.pop().void()
+    for claim in (*under_way, last):
+        claim.post(1, 1)
+    assert used(budgets) == [(3, 0)] and not budgets.held
+
+
+def test_what_was_admitted_before_midnight_counts_before_midnight() -> None:
+    now = [at(2026, 5, 17, 23, 59, 59)]
+    budgets = having(clock=lambda: now[0])
+    claim = take(budgets, now=now[0])
+    now[0] = at(2026, 5, 18)
+    budgets.put(budget(5, "day"))
+    claim.post(1, 1)
+    assert used(budgets, now[0]) == [(0, 0)]
+
+
 def test_settling_twice_counts_once() -> None:
     budgets = having(budget(9, unit="tokens"))
     hold = take(budgets, tokens=4)

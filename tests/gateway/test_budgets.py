@@ -13,7 +13,7 @@ from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.notify.conftest import QUICK
 from tests.support.gateway import Gateway
 from tests.support.receiver import Receiver
-from tests.support.upstream import Upstream
+from tests.support.upstream import Gate, Reply, Upstream
 
 
 def standing(gateway: Gateway, name: str, *tenant: str) -> dict[str, Any]:
@@ -78,6 +78,27 @@ def test_of_many_at_once_exactly_the_budget_passes(
     assert (answers.count(200), answers.count(429)) == (50, 350)
     assert standing(gateway, "fifty")["used"] == 50
     gateway.cli("budget", "remove", "fifty")
+
+
+def test_a_budget_that_is_added_or_changed_meanwhile_counts_what_is_under_way(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    gateway, one, two = shared_gateway, sign_up(shared_gateway), sign_up(shared_gateway)
+    gate = Gate()
+    scripted.script(*[Reply.chat().held(gate)] * 3)
+    with ThreadPoolExecutor(3) as pool:
+        under_way = [pool.submit(one.chat) for _ in range(3)]
+        scripted.wait_for_requests(3)
+        gateway.cli("budget", "add", "late", "--requests", "9", "--per", "total", "--tenant", one.name)
+        assert (standing(gateway, "late")["used"], standing(gateway, "late")["held"]) == (0, 3)
+        gateway.cli("budget", "set", "late", "--requests", "4", *_for([one, two]))
+        assert [two.chat().status_code for _ in range(2)] == [200, 429]
+        gate.open()
+        assert [answer.result().status_code for answer in under_way] == [200, 200, 200]
+    late = standing(gateway, "late")
+    assert (late["used"], late["held"]) == (4, 0)
+    assert gateway.cli_json("doctor", "--books")["ok"]
+    gateway.cli("budget", "remove", "late")
 
 
 def test_after_kill_9_in_mid_traffic_budgets_are_what_the_receipts_say(

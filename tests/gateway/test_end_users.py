@@ -106,6 +106,20 @@ def test_an_end_user_is_blocked_and_served_again(shared_gateway: Gateway, script
     assert ask(tenant, ALICE).status_code == 200
 
 
+def test_a_name_beyond_ascii_is_the_same_in_a_header_a_body_and_a_command(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant, name = sign_up(shared_gateway), "Zoë 王"
+    with_end_users(shared_gateway, tenant, f"header:{HEADER}", "user")
+    shared_gateway.cli("end-user", "block", tenant.name, name)
+    shared_gateway.cli("end-user", "block", tenant.name, "Zoë")
+    body = {"model": "gpt-4o", "messages": HELLO}
+    for value in (name.encode(), "Zoë".encode("latin-1")):
+        refused = tenant.http.post("/v1/chat/completions", json=body, headers={HEADER.encode(): value})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "end_user_blocked")
+    assert ask(tenant, None, user=name).status_code == 403
+
+
 def _pseudonyms(gateway: Gateway, tenant: Tenant, name: str) -> set[str]:
     shown = gateway.cli("end-user", "show", tenant.name, name, "--json", check=False)
     return set(re.findall(r"eu_[0-9a-f]{24}", shown.stdout))

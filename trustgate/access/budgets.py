@@ -4,7 +4,8 @@
 case; ``Claim.take`` holds that, ``post`` replaces the hold by what was really used, ``void`` gives it back. None of
 them awaits, so no two requests can pass the same budget together: of N requests against a budget of M exactly M are
 admitted. Requests are exact; tokens and money can overshoot by no more than each request's use beyond its hold. A
-request costs as many steps as its caller has budgets, and nothing where there is none.
+request costs as many steps as its caller has budgets. What is under way is held on a budget that is added meanwhile or
+begins to count anew, as on the others.
 
 Owns the counters. They are memory only, and are rebuilt from receipts: at the start, and when a budget is added or its
 reach changes (``admin.budget_counts``). What was used is counted in the cell (``access.spans``) of the moment when it
@@ -82,10 +83,14 @@ def hides_figures(budget: Budget) -> bool:
 class Claim:
     """What one request draws on budgets. Settled once, by ``post`` or ``void``; settling again does nothing."""
 
-    __slots__ = ("_at_us", "_budgets", "_drawer", "_generation", "_is_held", "_needs", "_parts")
+    __slots__ = ("_at_us", "_budgets", "_drawer", "_generation", "_is_held", "_is_lasting", "_needs", "_parts")
 
-    def __init__(self, budgets: Budgets, drawer: Drawer, needs: tuple[int, int, int], at_us: int) -> None:
+    def __init__(
+        self, budgets: Budgets, drawer: Drawer, needs: tuple[int, int, int], at_us: int, is_lasting: bool = False
+    ) -> None:
+        """``is_lasting``: of work that goes on after its request has ended."""
         self._budgets = budgets
+        self._is_lasting = is_lasting
         self._drawer = drawer
         #: Of requests, tokens and money.
         self._needs = needs
@@ -97,18 +102,28 @@ class Claim:
     def add(self, counter: BudgetCounter, cell: UseCell) -> None:
         self._parts.append((counter, cell))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it draws on no budget now. One that comes while it is held is drawn on then."""
+        return not self._parts
+
     def take(self) -> None:
-        """Hold the worst case."""
+        """Hold the worst case, on the budgets found, and on those that come before it is settled."""
         self._is_held = True
+        self._budgets.held.add(self)
         for counter, cell in self._parts:
             self._hold(counter, cell)
 
     def follow(self) -> None:
-        """Hold it on budgets that have come since, too: for work that goes on."""
+        """Hold it on budgets that have come, or count anew, since: no change of a budget lets more pass than it has.
+
+        A request counts in the span of the moment when it was admitted, as its receipt does; what lasts, in this one.
+        """
         held = {id(counter) for counter, _ in self._parts}
         for counter in self._budgets.counters_of(self._drawer, self._at_us):
             if id(counter) not in held:
-                cell = counter.at(self._budgets.clock(), self._budgets.clock)
+                at_us = self._budgets.clock() if self._is_lasting else self._at_us
+                cell = counter.at(at_us, self._budgets.clock)
                 self.add(counter, cell)
                 self._hold(counter, cell)
 
@@ -130,7 +145,7 @@ class Claim:
 
     def _give_back(self) -> None:
         self._is_held = False
-        self._budgets.lasting.discard(self)
+        self._budgets.held.discard(self)
         for counter, cell in self._parts:
             if cell.is_open:
                 need = self._needs[counter.of.unit]
@@ -179,8 +194,8 @@ class Budgets:
         """``clock``: the time now, microseconds UTC. ``on_event`` must be quick: it is called in mid-request."""
         self.clock = clock
         self.on_event = on_event
-        #: Of work that goes on after its request has ended.
-        self.lasting: set[Claim] = set()
+        #: What is held now, by requests and by work that goes on after its request has ended.
+        self.held: set[Claim] = set()
         #: Changes whenever a request may draw on other budgets than before.
         self.generation = 0
         self._end_users_most = end_users_most
@@ -191,14 +206,23 @@ class Budgets:
 
     # the request path
 
-    def claim(self, drawer: Drawer, tokens: int, cost_nano_usd: int, at_us: int, *, refuses: bool = True) -> Claim:
+    def claim(
+        self,
+        drawer: Drawer,
+        tokens: int,
+        cost_nano_usd: int,
+        at_us: int,
+        *,
+        refuses: bool = True,
+        is_lasting: bool = False,
+    ) -> Claim:
         """Find the budgets that a request draws on; ``tokens`` and ``cost_nano_usd`` are its worst case.
 
         Raises ``RateLimited`` (429) where a hard one has not enough left, unless not ``refuses``: of work that was
         admitted before. Changes no counter.
         """
         needs = (1, tokens, cost_nano_usd)
-        claim = Claim(self, drawer, needs, at_us)
+        claim = Claim(self, drawer, needs, at_us, is_lasting)
         for counter in self.counters_of(drawer, at_us):
             cell = counter.at(at_us, self.clock)
             need = needs[counter.of.unit]
@@ -209,12 +233,8 @@ class Budgets:
         return claim
 
     def claim_work(self, drawer: Drawer, tokens: int, cost_nano_usd: int, at_us: int) -> Claim:
-        """Claim for work that was admitted before and goes on after its request has ended. It is refused nothing, and
-        holds on budgets that come later as well.
-        """
-        claim = self.claim(drawer, tokens, cost_nano_usd, at_us, refuses=False)
-        self.lasting.add(claim)
-        return claim
+        """Claim for work that was admitted before and goes on after its request has ended. It is refused nothing."""
+        return self.claim(drawer, tokens, cost_nano_usd, at_us, refuses=False, is_lasting=True)
 
     def count(self, drawer: Drawer, tokens: int, cost_nano_usd: int, at_us: int) -> None:
         """Count one request and what it used, of which nothing was held."""
@@ -280,7 +300,7 @@ class Budgets:
     def _changed(self) -> None:
         self.generation += 1
         self._applying.clear()
-        for claim in self.lasting:
+        for claim in self.held:
             claim.follow()
 
     def put_end_user(self, end_user: EndUser) -> None:

@@ -74,6 +74,18 @@ def _source(text: str) -> bytes:
     return header[1].lower().encode()
 
 
+def name_in_header(value: bytes) -> str:
+    """Returns the end user that a header names; "" where it names none.
+
+    A value in UTF-8 is the name as people write it and as a body names it. Other values are ISO 8859-1, as HTTP once
+    had it (RFC 9110 section 5.5).
+    """
+    try:
+        return value.decode().strip()
+    except UnicodeDecodeError:
+        return value.decode("latin-1").strip()
+
+
 def name_in_body(body: bytes) -> str:
     """Returns the end user that a JSON body names; "" where it names none, or is no JSON object."""
     try:

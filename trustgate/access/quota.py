@@ -226,13 +226,15 @@ class Quota:
             figures[_REQUESTS] += 1
             figures[_TOKENS] += tokens
             figures[_COST] += cost_nano_usd
+        if claim is not None:
+            claim.take()
+            hold.claim = claim
+            claim = None if claim.is_empty else claim
         if not of_tenant and not of_key and claim is None:
             return hold
         subjects = ((by_tenant, of_tenant), (by_key, of_key))
         requests, of_tokens = self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us)
         if claim is not None:
-            claim.take()
-            hold.claim = claim
             requests = _tighter(requests, claim.rate("requests", at_us))
             of_tokens = _tighter(of_tokens, claim.rate("tokens", at_us))
         hold.rates = (requests, of_tokens)

@@ -191,9 +191,8 @@ class Accounting:
     def open(self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot | None = None) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
         caller, at_us = request.caller, request.arrival.at_us
-        claim = None
-        if caller.has_budgets:
-            claim = self.budgets.claim(request.drawer, ask.tokens, ask.cost_nano_usd, at_us)
+        # Where there is no budget, too: one that is added meanwhile counts what is under way.
+        claim = self.budgets.claim(request.drawer, ask.tokens, ask.cost_nano_usd, at_us)
         hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
         return Account(self, request, hold, sale)
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from starlette.types import Receive, Scope
 
 from trustgate.access.directory import Caller
-from trustgate.access.end_users import BODY, name_in_body, pseudonym
+from trustgate.access.end_users import BODY, name_in_body, name_in_header, pseudonym
 from trustgate.errors import RequestTimeout, Unavailable
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody, LargeBodyReader, in_reader
@@ -158,7 +158,7 @@ async def end_user_of(caller: Caller, headers: Mapping[bytes, bytes], body: Payl
     Neither the name nor anything else of it is kept.
     """
     for source in caller.end_user_sources:
-        name = await _name_in(body) if source == BODY else headers.get(source, b"").decode("latin-1").strip()
+        name = await _name_in(body) if source == BODY else name_in_header(headers.get(source, b""))
         if name:
             return pseudonym(caller.end_user_salt, name)
     return ""
