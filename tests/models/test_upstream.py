@@ -530,6 +530,47 @@ def test_a_breaker_opens_tries_one_and_rests_longer_each_time() -> None:
     assert not breaker.is_open
 
 
+def opened(clock: Clock) -> Breaker:
+    """Returns a breaker that five callers' failures have opened."""
+    breaker = Breaker(clock)
+    for number in range(5):
+        breaker.failed(f"{number}")
+    assert breaker.is_open
+    return breaker
+
+
+def test_after_a_success_a_breaker_rests_no_longer_than_at_first() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += 5
+    assert breaker.admit("a")
+    breaker.failed("a", is_witnessed=True)
+    assert breaker.retry_after_s == 10
+    clock.now += 10
+    assert breaker.admit("a")
+    breaker.succeeded()
+    for number in range(5):
+        breaker.failed(f"{number}")
+    assert breaker.retry_after_s == 5
+
+
+def test_a_success_ends_what_was_counted_and_tried_before_it() -> None:
+    breaker = Breaker(Clock())
+    breaker.failed("a")
+    breaker.succeeded()
+    for _ in range(9):
+        breaker.failed("b")
+    assert not breaker.is_tripped, "one caller alone, as the other's failure was before the success"
+
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += 5
+    assert breaker.admit("a") and breaker.admit("b")
+    breaker.succeeded()
+    breaker.failed("b", is_witnessed=True)
+    assert not breaker.is_tripped, "a trial is none any more once another's success has closed the breaker"
+
+
 @pytest.mark.parametrize(
     ("step", "healthy", "detail", "models"),
     [
