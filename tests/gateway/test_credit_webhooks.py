@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,11 +22,13 @@ from hypothesis import strategies as st
 from tests.conftest import GatewayFactory
 from tests.support.gateway import Gateway
 from tests.support.upstream import Upstream
-from trustgate.errors import AuthenticationFailed, InvalidRequest
+from trustgate.errors import AuthenticationFailed, InvalidRequest, SettingsError
 from trustgate.payment.shop_events import WINDOW_S, check_signature, read_event
+from trustgate.settings import Settings
+from trustgate.settings.sections import CreditSettings
 
 _SHOP = "whsec_c2hvcC1zZWNyZXQtb2YtdGhlLXRlc3Rz"
-_OLD_SHOP = "whsec_b2xkLXNlY3JldA"
+_OLD_SHOP = "whsec_b2xkLXNlY3JldC1vZi10ZXN0cw"
 _BANK = "whsec_" + base64.b64encode(b"the bank script's own secret").decode()
 _CENT = 10_000_000
 _numbers = itertools.count(1)
@@ -203,6 +206,15 @@ def test_a_secret_that_is_missing_is_told_at_the_start(make_gateway: GatewayFact
     unset = make_gateway(environment={"TRUSTGATE_CREDIT_STRIPE_SECRET_ENV": "NOT_SET"})
     with pytest.raises(AssertionError, match="The environment variable NOT_SET"):
         unset.start()
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_c2hvcnQ", ",", f"{_SHOP},whsec_"])
+def test_a_secret_that_everybody_can_guess_signs_nothing(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    monkeypatch.setenv("SHOP", secret)
+    for form in ("stripe_secret_env", "webhook_secret_env"):
+        with pytest.raises(SettingsError, match="too short to be safe") as refused:
+            Settings(home=Path("unused"), credit=CreditSettings(**{form: "SHOP"})).credit_secrets()
+        assert secret not in str(refused.value).split()
 
 
 @settings(max_examples=200)

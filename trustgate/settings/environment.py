@@ -13,10 +13,28 @@ from urllib.parse import unquote
 from trustgate.errors import SettingsError
 from trustgate.settings.values import BUILTIN_SCHEME, HEADER_NAME, HEADERS_OF_A_MESSAGE, why_not_base_url
 
+_SIGNING_SECRET_CHARACTERS = 16
+
 
 def read_secret_variable(name: str) -> str:
     """Returns the secret in an environment variable. Raises ``SettingsError``, which never shows it."""
     return _checked_secret(os.environ.get(name), f"The environment variable {name}", f"Set it: export {name}=…")
+
+
+def read_signing_secrets_variable(name: str) -> tuple[str, ...]:
+    """Returns the secrets of a webhook, with commas between them. Raises ``SettingsError``, which never shows one.
+
+    One that can be guessed is refused: who has it signs what they like. Of ``whsec_`` alone that is everybody.
+    """
+    secrets = tuple(read_secret_variable(name).split(","))
+    if any(len(secret.removeprefix("whsec_")) < _SIGNING_SECRET_CHARACTERS for secret in secrets):
+        raise SettingsError(
+            f"The environment variable {name} holds a signing secret that is empty or too short to be safe.",
+            hint=f"Copy the whole secret, at least {_SIGNING_SECRET_CHARACTERS} characters after whsec_; of two, with "
+            "a comma between.",
+            code="credential_bad",
+        )
+    return secrets
 
 
 def read_secret_file(path: Path) -> str:

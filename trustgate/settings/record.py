@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trustgate.errors import HomeUnusable, SettingsError
-from trustgate.settings.environment import read_headers_variable, read_secret_file, read_secret_variable
+from trustgate.settings.environment import (
+    read_headers_variable,
+    read_secret_file,
+    read_secret_variable,
+    read_signing_secrets_variable,
+)
 from trustgate.settings.sections import (
     AdminSettings,
     AnchorSettings,
@@ -202,11 +207,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def credit_secrets(self) -> dict[str, tuple[str, ...]]:
         """Returns the secrets of the credit webhooks that are switched on, by form. Raises ``SettingsError``."""
         named = {"stripe": self.credit.stripe_secret_env, "standard": self.credit.webhook_secret_env}
-        return {
-            form: tuple(part for part in read_secret_variable(name).split(",") if part)
-            for form, name in named.items()
-            if name is not None
-        }
+        return {form: read_signing_secrets_variable(name) for form, name in named.items() if name is not None}
 
     def otlp_headers(self) -> dict[str, str]:
         """Returns the headers for every request to the collector. Raises ``SettingsError``."""
