@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import ClientFactory
+from tests.conftest import ClientFactory, GatewayFactory
 from tests.gateway.conftest import Tenant
 from tests.gateway.test_path import error_of, only_receipt, opens, receipt_of
 from tests.support.answers import event
@@ -391,6 +391,71 @@ def test_a_form_with_its_decisive_fields_behind_a_large_file_is_refused(tenant: 
     assert (got.status_code, error_of(got)["code"]) == (400, "invalid_form")
     assert "model must come before the file" in error_of(got)["message"]
     assert scripted.requests == []
+
+
+def ordered(*parts: str, sound: int) -> bytes:
+    """A form with its parts in this order, and "sound" for a file of so many bytes."""
+    file = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + b"x" * sound + b"\r\n"
+    return b"".join(file if name == "sound" else name.encode() for name in parts) + b"--B--\r\n"
+
+
+def in_cuts(body: bytes, size: int) -> Iterator[bytes]:
+    return (body[at : at + size] for at in range(0, len(body), size))
+
+
+def test_the_order_of_a_large_forms_fields_decides_nothing(gateway: Gateway, upstream: Upstream, sign_up: Any) -> None:
+    tenant = sign_up(gateway)
+    streams, model = part("stream", "true"), part("model", "whisper-1")
+    usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 5, "total_tokens": 19}
+    answer = Reply.sse([event("transcript.text.done", text="Hello", usage=usage)])
+    for parts in ((streams, model, "sound"), (model, "sound", streams), ("sound", streams, model)):
+        for size in (50_001, 1_400_003, 10_000_000):
+            upstream.script(answer)
+            body = ordered(*parts, sound=1_500_000)
+            headers = {"content-type": "multipart/form-data; boundary=B"}
+            got = tenant.http.post("/v1/audio/transcriptions", content=in_cuts(body, size), headers=headers)
+            assert (got.status_code, got.text) == (200, got.text), (parts[0], size)
+            assert upstream.requests[-1].body == body
+            receipt = receipt_of(tenant, got)
+            assert (receipt["receipt"]["stream"], receipt["receipt"]["prompt_tokens"]) == (True, 14)
+            assert opens(receipt, "request", body)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_without_memory_a_form_is_sent_on_unless_a_field_behind_its_file_decides(
+    make_gateway: GatewayFactory, upstream: Upstream, sign_up: Any, is_late: bool
+) -> None:
+    """A tenant may have four fifths of 8 MB: what is more goes on to the upstream before the form's end has come."""
+    limits = {f"TRUSTGATE_SERVE_MAX_{what}_BYTES": "8000000" for what in ("BODY", "BUFFERED")}
+    tenant = sign_up(make_gateway(upstream=upstream.api_url, environment=limits).start())
+    if not is_late:
+        upstream.script(Reply.json({"text": "x"}))
+    late = part("stream", "false") if is_late else part("language", "de")
+    body = ordered(part("model", "whisper-1"), "sound", late, sound=7_900_000)
+    began = upstream.uploads
+
+    def send() -> Iterator[bytes]:
+        yield body[:7_800_000]
+        upstream.wait_for_uploads(began + 1)
+        yield body[7_800_000:]
+
+    headers = {"content-type": "multipart/form-data; boundary=B"}
+    got = tenant.http.post("/v1/audio/transcriptions", content=send(), headers=headers)
+    if is_late:
+        assert (got.status_code, error_of(got)["code"]) == (503, "overloaded")
+        assert "with stream behind its file" in error_of(got)["message"]
+    else:
+        assert got.status_code == 200, got.text
+        assert upstream.requests[0].body == body
+
+
+@pytest.mark.parametrize("size", [1_000, 10_000_000])
+def test_where_a_form_over_the_limit_is_cut_decides_nothing(tenant: Tenant, scripted: Upstream, size: int) -> None:
+    body = ordered(part("model", "whisper-1"), "sound", part("stream", "false"), sound=100_000)
+    headers = {"content-type": "multipart/form-data; boundary=B"}
+    got = tenant.http.post("/v1/audio/transcriptions", content=in_cuts(body, size), headers=headers)
+    assert (got.status_code, error_of(got)["code"]) == (400, "invalid_form")
+    assert "larger than 100000 bytes, stream must come before the file" in error_of(got)["message"]
 
 
 def part(name: str, value: str, more: str = "") -> str:

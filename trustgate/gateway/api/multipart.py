@@ -8,6 +8,7 @@ RFC 2046 section 5.1.1.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import msgspec
@@ -36,10 +37,13 @@ Piece = bytes | ModelField
 class FormScanner:
     """An incremental scanner: chunks in, the same bytes out in pieces, the fields noted on the way."""
 
-    def __init__(self, boundary: bytes, decisive: frozenset[str]) -> None:
-        """``decisive``: the fields that may be said once only."""
+    def __init__(self, boundary: bytes, decisive: frozenset[str], latest: int = sys.maxsize) -> None:
+        """``decisive``: the fields that may be given once only, and end within the form's first ``latest`` bytes."""
         self._delimiter = b"\r\n--" + boundary
         self._decisive = decisive
+        self._latest = latest
+        #: How much of the form has been read; the line end before it does not count.
+        self._at = -2
         #: The first boundary has no line end before it; given one, it is like the others.
         self._buffer = bytearray(b"\r\n")
         self._step: Callable[[list[Piece]], bool] = self._begin
@@ -147,6 +151,8 @@ class FormScanner:
             raise bad_form("its fields are not in UTF-8: _charset_ names another character set")
         pieces.append(ModelField(value) if self._name == "model" else value)
         pieces.append(self._take(len(self._delimiter)))
+        if self._name in self._decisive and self._at > self._latest:
+            raise too_late(self._name, self._latest)
         self._step = self._after_boundary
         return True
 
@@ -179,4 +185,12 @@ class FormScanner:
     def _take(self, count: int) -> bytes:
         taken = bytes(self._buffer[:count])
         del self._buffer[:count]
+        self._at += count
         return taken
+
+
+def too_late(names: str, latest: int) -> InvalidRequest:
+    """Returns the refusal of a form whose decisive fields are not within its first ``latest`` bytes."""
+    return InvalidRequest(
+        f"In a form larger than {latest} bytes, {names} must come before the file.", code="invalid_form"
+    )

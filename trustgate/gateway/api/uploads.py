@@ -1,9 +1,10 @@
 """The body of a request on its way through: JSON that is in hand whole, or a form that may be too large for that.
 
-A form is read into memory until it is small enough to be whole, or large enough to be sent on while it still arrives
-(``HEAD_BYTES``), provided that the fields the gateway decides by have come by then. What is sent on while it arrives
-can be sent once only. Owns the bounds, and what becomes of a form that turns out wrong, or stops, when its beginning is
-already on its way.
+A form that is no larger than a JSON body may be is read into memory whole, since the fields that the gateway decides by
+may stand behind its file; where all of them have come, it is sent on while it still arrives (from ``HEAD_BYTES`` on).
+Neither the fields' order nor how the bytes are cut decides whether such a form is taken. In a larger one the fields
+stand within that bound. What is sent on while it arrives can be sent once only. Owns the bounds, and what becomes of a
+form that turns out wrong, or stops, when its beginning is already on its way.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from typing import Any
 
 from starlette.types import Receive
 
-from trustgate.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TrustGateError
+from trustgate.errors import RequestTimeout, RequestTooLarge, TrustGateError, Unavailable
 from trustgate.gateway.api import units
 from trustgate.gateway.api.batch_files import BatchFile, JudgeLine
 from trustgate.gateway.api.form_heads import boundary_of
 from trustgate.gateway.api.large_body import LargeBody, in_reader
-from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece
+from trustgate.gateway.api.multipart import FormScanner, ModelField, Piece, too_late
 from trustgate.models.metering.audio_length import Recording
 
-#: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives.
+#: A form of at most this many bytes is in hand before anything is decided; a larger one is sent on as it arrives, where
+#: no field that decides can follow.
 HEAD_BYTES = 1024 * 1024
 #: So much of a batch's file is judged on the loop; more may hold many lines.
 _INLINE_BYTES = 2048
@@ -43,12 +45,14 @@ class Upload:
         needed: frozenset[str],
         decisive: frozenset[str],
         max_bytes: int,
+        max_memory_bytes: int,
         *,
         judge_line: JudgeLine | None = None,
         hears: bool = False,
         hold: Callable[[int], None] | None = None,
     ) -> None:
-        """``needed``: the fields without which nothing can be decided; ``judge_line``: for the lines of a batch's file;
+        """``needed``: the fields without which nothing can be decided; ``decisive``: those that may be given once only;
+        ``max_memory_bytes``: within so many first bytes they stand; ``judge_line``: for the lines of a batch's file;
         ``hears``: whether its file is a recording; ``hold``: called with the number of bytes that are to be kept in
         memory, raises where there is no room.
 
@@ -65,8 +69,11 @@ class Upload:
         self._needed = needed
         self._decisive = decisive
         self._max_bytes = max_bytes
+        self._max_memory_bytes = max_memory_bytes
+        #: It is sent on although fields that decide may follow, as no memory is left to wait for them.
+        self._is_crowded = False
         self._boundary = boundary_of(content_type)
-        self._scanner = FormScanner(self._boundary, decisive)
+        self._scanner = FormScanner(self._boundary, decisive, max_memory_bytes)
         self._judge_line = judge_line
         self._hold = hold or _nothing
         self._file_head = b""
@@ -132,18 +139,26 @@ class Upload:
             and (self.batch is None or self.batch.model != "")
         )
 
-    async def read_head(self, max_memory_bytes: int, timeout_s: float) -> None:
+    async def read_head(self, timeout_s: float) -> None:
         """Read until the form is whole, or can be decided on. Raises what a wrong form deserves."""
         self._timeout_s = timeout_s
-        head_bytes = min(HEAD_BYTES, max_memory_bytes)
-        while not self._ended and (self.size < head_bytes or not self._is_decidable):
-            if self.size > max_memory_bytes:
+        while not (self._ended or self._can_be_sent_on or self._is_crowded):
+            if self.size > self._max_memory_bytes:
                 missing = ", ".join(sorted(self._needed - self.fields.keys())) or "a first short line"
-                raise InvalidRequest(
-                    f"In a form larger than {max_memory_bytes} bytes, {missing} must come before the file.",
-                    code="invalid_form",
-                )
-            self._pieces += await self._kept()
+                raise too_late(missing, self._max_memory_bytes)
+            try:
+                await self._keep_more()
+            except Unavailable:
+                if not self._is_decidable or self._judge_line is not None:
+                    raise
+                self._is_crowded = not self._ended
+
+    @property
+    def _can_be_sent_on(self) -> bool:
+        """Whether no field that decides can follow, and it is too large to wait for its end."""
+        most = self._max_memory_bytes
+        is_large = self.size >= (min(HEAD_BYTES, most) if self._decisive <= self.fields.keys() else most)
+        return is_large and self._is_decidable
 
     async def read_whole(self, max_memory_bytes: int) -> None:
         """Read to the end, into memory. Raises ``RequestTooLarge`` for a form that has no room there."""
@@ -153,14 +168,13 @@ class Upload:
                     f"A form that is paid for must not be larger than {max_memory_bytes} bytes.",
                     headers={"connection": "close"},
                 )
-            self._pieces += await self._kept()
+            await self._keep_more()
 
-    async def _kept(self) -> list[Piece]:
-        """Returns the pieces of the next chunk, which stay in memory."""
+    async def _keep_more(self) -> None:
+        """Keep the pieces of the next chunk in memory. Raises ``Unavailable`` where that has no room for more."""
         before = self.size
-        pieces = await self._more()
+        self._pieces += await self._more()
         self._hold(self.size - before)
-        return pieces
 
     async def _more(self) -> list[Piece]:
         """Returns the pieces of the next chunk. A client may be slow, but not silent."""
@@ -235,9 +249,12 @@ class Upload:
             try:
                 pieces = await self._more()
                 late = (self._decisive & self.fields.keys()) - decided
-                if late:
-                    raise InvalidRequest(
-                        f"In a large form, {', '.join(sorted(late))} must come before the file.", code="invalid_form"
+                if late:  # of a crowded one only: the scanner refuses it otherwise
+                    raise Unavailable(
+                        f"The gateway has no memory for a form with {', '.join(sorted(late))} behind its file now.",
+                        code="overloaded",
+                        headers={"retry-after": "1", "connection": "close"},
+                        retryable=True,
                     )
             except TrustGateError as error:
                 # The sender of this sees a broken body; the client is told what is kept here.

@@ -247,11 +247,12 @@ class Pipeline:
             endpoint.needed,
             endpoint.decisive,
             limits.max_upload_bytes,
+            limits.max_body_bytes,
             judge_line=LineJudge(caller, self._catalog) if endpoint.makes == "file" else None,
             hears=endpoint.hears,
             hold=room.take,
         )
-        await upload.read_head(limits.max_body_bytes, limits.body_timeout_s)
+        await upload.read_head(limits.body_timeout_s)
         audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
         return upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
 
