@@ -38,6 +38,8 @@ _CAPABILITY = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_TOKENS = 1_000_000_000
 _MAX_PRICE = 10**15
 _MAX_CONDITIONAL = 100
+#: Characters of a tier, size or quality that a price is for.
+_CONDITION_MOST = 64
 
 
 class PassportFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -230,6 +232,18 @@ def check_prices(prices: Prices) -> None:
             raise InvalidRequest("Conditional rates need a condition.", param="prices")
         if all(getattr(rates, name) is None for name in RATES):
             raise InvalidRequest("Conditional rates need a rate.", param="prices")
+        for text in (rates.service_tier, rates.image_size, rates.image_quality):
+            if text is None:
+                continue
+            if not 0 < len(text) <= _CONDITION_MOST or not text.isprintable() or text != text.strip():
+                raise InvalidRequest(
+                    f"A price's tier, size or quality has 1 to {_CONDITION_MOST} printable characters, without blanks "
+                    "around it.",
+                    hint="It is compared to what a request or its answer has, such as flex, 1024x1024 or hd.",
+                    param="prices",
+                )
+        if any(at_us is not None and at_us < 0 for at_us in (rates.from_us, rates.until_us)):
+            raise InvalidRequest("A price cannot begin or end before 1970.", param="prices")
         if rates.from_us is not None and rates.until_us is not None and rates.from_us >= rates.until_us:
             raise InvalidRequest("A price must end after it begins.", param="prices")
 

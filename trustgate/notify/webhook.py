@@ -87,6 +87,8 @@ async def post(subscriber: Subscriber, message_id: str, body: bytes, timeout_s: 
             return _judged(host, response.status)
     except TimeoutError:
         return AttemptOutcome(False, f"{host} did not answer within {timeout_s:g} s")
+    except aiohttp.InvalidURL:
+        return AttemptOutcome(False, f"{host} is no name or address of a host")
     except aiohttp.ClientError as error:
         return AttemptOutcome(False, f"{host} {_reason(error)}")
     except (OSError, ValueError) as error:
