@@ -197,11 +197,11 @@ class CountedBudget:
 
 
 def step_of(budget: Budget, amount: int, used: int) -> int:
-    """The highest step that use has come to; 0 for none."""
+    """Returns the highest step that use has come to; 0 for none."""
     return max((step for step in budget.notice_at_percent if used and used * 100 >= amount * step), default=0)
 
 
 def next_step_at(budget: Budget, amount: int, noticed: int) -> int:
-    """The use at which the next notice is due, after that of step ``noticed``."""
+    """Returns the use at which the next notice is due, after that of step ``noticed``."""
     steps = [step for step in budget.notice_at_percent if step > noticed]
     return max(1, -(-amount * min(steps) // 100)) if steps else NEVER_US

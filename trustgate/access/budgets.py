@@ -460,7 +460,7 @@ def shown_amount(unit: BudgetUnit, amount: int) -> str:
 
 
 def _reach(budget: Budget) -> Budget:
-    """What decides which use a budget counts."""
+    """Returns what decides which use a budget counts."""
     return msgspec.structs.replace(budget, name="", amount=0, hard=True, notice_at_percent=(), created_us=0)
 
 

@@ -58,7 +58,7 @@ class Caller(msgspec.Struct, frozen=True):
     end_users: dict[str, EndUser] = {}
 
     def wants_price(self, models: tuple[str, ...]) -> bool:
-        """Whether a model of these names has to have a price."""
+        """Returns whether a model of these names has to have a price."""
         return self.wants_prices or (
             bool(self.priced_models) and any(matches(self.priced_models, name) for name in models)
         )
@@ -337,7 +337,7 @@ def _limits_use(limits: Limits) -> bool:
 
 
 def limits_money(limits: Limits) -> bool:
-    """Whether they limit what may be spent in any window."""
+    """Returns whether they limit what may be spent in any window."""
     return any(getattr(limits, f"cost_nano_usd_per_{window}") is not None for window in ("minute", "day", "month"))
 
 

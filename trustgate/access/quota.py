@@ -330,7 +330,7 @@ class Quota:
         }
 
     def current_usage(self, at_us: int) -> QuotaUsage:
-        """Everything at once, for the audit."""
+        """Returns everything at once, for the audit."""
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
         return QuotaUsage(
@@ -369,7 +369,7 @@ class Quota:
             self.was_set_back = True
 
     def _active(self, counter: _Counter, limits: Limits) -> tuple[_Limit, ...]:
-        """Those of a subject's limits that are set."""
+        """Returns those of a subject's limits that are set."""
         if counter.limits is not limits:
             counter.limits = limits
             counter.active = tuple(

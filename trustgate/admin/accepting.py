@@ -44,7 +44,7 @@ async def accept_loss(settings: Settings) -> list[str]:
 
 
 async def missing(settings: Settings) -> list[str]:
-    """What is missing, as a start would tell it; nothing of it is accepted. Raises as ``accept_loss`` does."""
+    """Returns what is missing, as a start would tell it; nothing of it is accepted. Raises as ``accept_loss`` does."""
     if not settings.database.exists():
         raise _no_database(settings)
     try:
@@ -106,7 +106,7 @@ def _renamed(settings: Settings, last_seq: int) -> list[str]:
 
 
 def _signed(settings: Settings) -> int:
-    """How many receipts the last checkpoint covers; 0 where there is none."""
+    """Returns how many receipts the last checkpoint covers; 0 where there is none."""
     if not settings.checkpoint.exists() or not settings.log_key.exists():
         return 0
     return reopen_checkpoint(settings.checkpoint.read_bytes(), load_log_key(settings.log_key)).size

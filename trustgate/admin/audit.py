@@ -523,5 +523,5 @@ def _figures(receipt: Receipt, payment: Payment) -> Iterator[tuple[str, object, 
 
 
 def _billed(receipt: Receipt) -> int:
-    """What a request was billed at; before version 3 that was its cost."""
+    """Returns what a request was billed at; before version 3 that was its cost."""
     return receipt.cost_nano_usd if isinstance(receipt.billed_nano_usd, UnsetType) else receipt.billed_nano_usd

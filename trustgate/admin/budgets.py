@@ -144,7 +144,7 @@ async def budget_list(context: AdminContext, command: BudgetList) -> BudgetRepor
 
 
 async def counted_budgets(context: AdminContext, at_us: int) -> Budgets:
-    """The server's own counts; without one, what the receipts say."""
+    """Returns the server's own counts; without one, what the receipts say."""
     if context.budgets is not None:
         return context.budgets
     await context.flush()

@@ -120,7 +120,7 @@ class AdminContext:
         self._on_keys_revoked = on_keys_revoked
 
     def tenant(self, ref: str) -> Tenant:
-        """The tenant of this id or name, however its letters are composed. Raises ``NotFound``."""
+        """Returns the tenant of this id or name, however its letters are composed. Raises ``NotFound``."""
         return self.directory.tenant(unicodedata.normalize("NFC", ref))
 
     async def keep(self, *records: Record | PriceChange | PriceList | PseudonymKey) -> None:
@@ -154,7 +154,7 @@ class AdminContext:
     def _budgets_of_moved(
         self, records: Sequence[Record | PriceChange | PriceList | PseudonymKey]
     ) -> tuple[Budget, ...]:
-        """The budgets of plans, where tenants come onto another plan: what they count is another's."""
+        """Returns the budgets of plans, where tenants come onto another plan: what they count is another's."""
         plan_of = self.directory.plan_name_of
         moves = [(plan_of(record.id), record.plan) for record in records if isinstance(record, Tenant)]
         plans = {plan for before, after in moves if before and before != after for plan in (before, after)}

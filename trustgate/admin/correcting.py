@@ -30,7 +30,7 @@ _MOST = 200_000
 
 
 async def tenant_correct(context: AdminContext, command: TenantCorrect) -> Correction:
-    """What is to be given back, and with ``book_nano_usd`` the credit of exactly that.
+    """Returns what is to be given back; with ``book_nano_usd`` exactly that is credited.
 
     Raises ``Conflict`` where there is nothing to give back, or another amount than was expected.
     """
@@ -167,7 +167,7 @@ class _Sums:
 
 
 def usage_of(receipt: Receipt) -> Usage:
-    """What a receipt counts, as far as its version has it."""
+    """Returns what a receipt counts, as far as its version has it."""
     told: dict[str, Any] = {
         name: value
         for name in Usage.__struct_fields__
@@ -177,7 +177,7 @@ def usage_of(receipt: Receipt) -> Usage:
 
 
 def _price_now(context: AdminContext, receipt: Receipt) -> PriceTable | None:
-    """The price that holds for the model now; where a fallback had answered, that passport's."""
+    """Returns the price that holds for the model now; where a fallback had answered, that passport's."""
     resolved = context.catalog.resolve(receipt.model)
     if resolved is not None and resolved.passport.id == receipt.passport:
         return resolved.price

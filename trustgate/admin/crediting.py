@@ -24,7 +24,7 @@ _REFERENCE_MOST = 200
 
 
 async def tenant_credit(context: AdminContext, command: TenantCredit) -> BalanceChange:
-    """The balance, changed or not.
+    """Add to or take from a balance. Returns the balance, changed or not.
 
     Raises ``Conflict`` for a tenant that draws on no balance, and for a reference that another amount has.
     """

@@ -59,7 +59,7 @@ BY_HAND = "set by hand"
 
 
 def _repriced(old: Passport | None, new: Passport, source: str) -> tuple[Passport, *tuple[PriceChange, ...]]:
-    """The passport with where its prices come from, where they are new, and what its history gets."""
+    """Returns the passport with where its prices come from, where they are new, and what its history gets."""
     before = NOT_PRICED if old is None else old.prices
     if new.prices == before:
         return (new,)

@@ -73,7 +73,7 @@ def price_findings(directory: Directory, catalog: Catalog, plan: str | None = No
 
 
 def with_listed_price(catalog: Catalog, passport: Passport) -> Passport:
-    """The passport as it is shown: with the price list's price and its source where it has none of its own."""
+    """Returns the passport as it is shown: with the price list's price and its source where it has none of its own."""
     if is_priced(passport.prices):
         return passport
     if passport.is_wildcard:

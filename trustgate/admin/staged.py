@@ -131,7 +131,7 @@ def clean_up(home: Path) -> None:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether an audit has the copy open. One that is still copying holds the database's own lock."""
+    """Returns whether an audit has the copy open. One that is still copying holds the database's own lock."""
     with contextlib.suppress(FileNotFoundError), lock.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -124,7 +124,7 @@ async def tenant_remove(context: AdminContext, command: TenantRemove) -> Tenant:
 
 
 async def tenant_restore(context: AdminContext, command: TenantRestore) -> TenantDetail:
-    """The tenant as it was, with the keys that its removal revoked, and its balance.
+    """Bring a removed tenant back, with the keys that its removal revoked, and its balance.
 
     Raises ``NotFound``, and ``Conflict`` where it was not removed or its name is another tenant's now.
     """
@@ -150,7 +150,7 @@ async def tenant_restore(context: AdminContext, command: TenantRestore) -> Tenan
 
 
 def _removed(context: AdminContext, ref: str) -> Tenant:
-    """The removed tenant of this id or name."""
+    """Returns the removed tenant of this id or name."""
     ref = unicodedata.normalize("NFC", ref)
     found = [tenant for tenant in context.directory.tenants() if ref == tenant.id or ref == tenant.name]
     removed = [tenant for tenant in found if tenant.status == "removed"]

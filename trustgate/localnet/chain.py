@@ -184,7 +184,7 @@ class LocalChain:
         return self._by_signature.get(signature)
 
     def entries_of(self, address: Pubkey) -> list[HistoryEntry]:
-        """Everything that mentioned the address, oldest first."""
+        """Returns everything that mentioned the address, oldest first."""
         return self._by_address.get(address, [])
 
     def count(self, slot: int) -> int:

@@ -324,7 +324,7 @@ def _from_base58(text: str) -> bytes:
 
 
 def _encoded_most(encoding: str) -> int:
-    """The most characters a transaction can have."""
+    """Returns the most characters a transaction can have."""
     return (MAX_TRANSACTION_BYTES + 2) // 3 * 4 if encoding == "base64" else 1_683
 
 

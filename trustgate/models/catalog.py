@@ -74,7 +74,7 @@ class Catalog:
     # what the request path asks
 
     def resolve(self, name: str) -> Resolved | None:
-        """The passport that answers for a model name, or None."""
+        """Returns the passport that answers for a model name, or None."""
         try:
             return self._resolved[name]
         except KeyError:
@@ -121,7 +121,7 @@ class Catalog:
         return Resolved(passport, upstream_model, names, self.price_of(passport, upstream_model, names[0]))
 
     def fallbacks(self, passport: Passport) -> list[Resolved]:
-        """All that may answer in a passport's place, in no order."""
+        """Returns all that may answer in a passport's place, in no order."""
         found = (self.resolve(fallback.passport) for fallback in passport.fallbacks)
         return [resolved for resolved in found if resolved is not None]
 
@@ -155,7 +155,7 @@ class Catalog:
     # what people look up
 
     def passport(self, ref: str) -> Passport:
-        """The passport of this id or slug, revoked ones included. Raises ``NotFound``."""
+        """Returns the passport of this id or slug, revoked ones included. Raises ``NotFound``."""
         passport = self._passports.get(ref) or next((p for p in self._passports.values() if p.slug == ref), None)
         if passport is None:
             raise NotFound(f"There is no passport {ref!r}.", hint="trustgate passport list", code="passport_not_found")
@@ -182,7 +182,7 @@ _RESOLVED_MAX = 10_000
 
 
 def _fill(wildcard: Passport, name: str) -> str:
-    """The upstream's name for ``name``: what the slug's ``*`` matched, put in place of the one in the model id.
+    """Returns the upstream's name for ``name``: what the slug's ``*`` matched, put in place of the one in the model id.
 
     ``openai/*`` with model id ``*`` sends ``gpt-4o`` for ``openai/gpt-4o``; slug and model id ``*`` send it whole.
     """

@@ -59,7 +59,7 @@ class PassportFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     fallbacks: tuple[Fallback, ...] | None = None
 
     def given(self) -> dict[str, Any]:
-        """The members that are given, by name."""
+        """Returns the members that are given, by name."""
         return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
 
 
@@ -71,7 +71,7 @@ class ImportedPassport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_passport(passport_id: str, slug: str, fields: PassportFields, created_us: int) -> Passport:
-    """A passport from what is given of it; without a model id the slug is sent upstream.
+    """Returns a passport from what is given of it; without a model id the slug is sent upstream.
 
     Raises ``InvalidRequest`` naming the member that cannot be so.
     """
@@ -88,7 +88,7 @@ def change_passport(
     conditions: dict[str, int | str] | None = None,
     clear_conditions: bool = False,
 ) -> Passport:
-    """The passport with what is given changed, and the ``unset`` members as a new passport has them.
+    """Returns the passport with what is given changed, and the ``unset`` members as a new passport has them.
 
     Raises ``InvalidRequest`` naming the member that cannot be so.
     """

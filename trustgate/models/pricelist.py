@@ -117,7 +117,7 @@ class PriceBook:
         return (listed for name in self._models if (listed := self.entry(name)) is not None)
 
     def entry(self, name: str) -> Listed | None:
-        """The model of exactly this name. Raises ``InvalidRequest`` where its entry is no price."""
+        """Returns the model of exactly this name. Raises ``InvalidRequest`` where its entry is no price."""
         raw = self._models.get(name)
         if raw is None:
             return None
@@ -167,12 +167,12 @@ def provider_of(base_url: str) -> str | None:
 
 
 def built_in() -> bytes:
-    """The list that comes with the program."""
+    """Returns the list that comes with the program."""
     return resources.files("trustgate.models").joinpath("data", "pricelist.json").read_bytes()
 
 
 def write_list(source: str, as_of: str, models: Mapping[str, tuple[str, Prices]]) -> bytes:
-    """A list of these models, by name, without those that are not priced."""
+    """Returns a list of these models, by name, without those that are not priced."""
     encode = msgspec.json.Encoder(order="sorted").encode
     lines = [encode(name) + b":" + encode(entry) for name, entry in sorted(models.items()) if is_priced(entry[1])]
     head = f'{{"format":{encode(FORMAT).decode()},"source":{encode(source).decode()},"as_of":{encode(as_of).decode()}'
@@ -193,7 +193,7 @@ def read_litellm(path: Path, source: str, as_of: str) -> tuple[bytes, tuple[str,
 
 
 def as_record(data: bytes, installed_us: int | None = None) -> PriceList:
-    """A list as it is kept. Raises ``InvalidRequest`` for what is no list."""
+    """Returns a list as it is kept. Raises ``InvalidRequest`` for what is no list."""
     book = PriceBook(data)
     return PriceList(
         id=hashlib.sha256(data).hexdigest(),

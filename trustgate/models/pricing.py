@@ -92,7 +92,7 @@ def bounded(usage: Usage) -> Usage:
 
 
 def billed_nano_usd(cost_nano_usd: int, factor_ppm: int) -> int:
-    """The cost times a factor in millionths, nano-USD, rounded up."""
+    """Returns the cost times a factor in millionths, nano-USD, rounded up."""
     if factor_ppm == FACTOR_ONE_PPM:
         return cost_nano_usd
     return min(-(-cost_nano_usd * factor_ppm // FACTOR_ONE_PPM), MAX_COST_NANO_USD)
@@ -104,7 +104,7 @@ _CHEAPEST_PICO_USD: Final = 10
 
 
 def slips(prices: Prices) -> list[str]:
-    """Which rates look like a slip of the unit, as text for people; none where all are plausible."""
+    """Returns which rates look like a slip of the unit, as text for people; none where all are plausible."""
     found = []
     for rates in (prices, *prices.conditional):
         for name in RATES:
@@ -135,7 +135,7 @@ class PriceTable:
         self._dearest = {audio: _dearest(prices, audio=audio) for audio in (False, True)}
 
     def rates(self, usage: Usage, at_us: int) -> Rates:
-        """The rates that hold for a usage at a time."""
+        """Returns the rates that hold for a usage at a time."""
         if usage.prompt_tokens <= self._plain_most and not (
             usage.service_tier or usage.image_size or usage.image_quality
         ):
@@ -149,11 +149,11 @@ class PriceTable:
         return laid
 
     def cost_nano_usd(self, usage: Usage, at_us: int) -> int:
-        """The cost of what was used, nano-USD, rounded once, up; at most MAX_COST_NANO_USD."""
+        """Returns the cost of what was used, nano-USD, rounded once, up; at most MAX_COST_NANO_USD."""
         return _cost(self.rates(usage, at_us), usage)
 
     def worst_nano_usd(self, ask: Usage, at_us: int, *, audio: bool = False) -> int:
-        """The most that a request may cost which uses no more than ``ask``, whose details are not known yet.
+        """Returns the most that a request may cost which uses no more than ``ask``, whose details are not known yet.
 
         ``ask.service_tier`` is the tier that was asked for: the upstream may serve the request in it or not.
         ``audio``: the request hears or speaks; then tokens may be audio.
@@ -297,7 +297,7 @@ def _completion_pico_usd(rates: Rates, usage: Usage) -> int:
 
 
 def _first(*rates: int | None) -> int:
-    """The first that is said: a model that makes nothing but images has no other price of its tokens."""
+    """Returns the first that is said: a model that makes nothing but images has no other price of its tokens."""
     return next((rate for rate in rates if rate is not None), 0)
 
 
@@ -320,7 +320,7 @@ def with_condition(prices: Prices, conditions: Mapping[str, int | str], rates: M
 
 
 def merged(old: Prices, new: Prices) -> Prices:
-    """The older table with what the newer one speaks of changed, rate by rate and condition by condition."""
+    """Returns the older table with what the newer one speaks of changed, rate by rate and condition by condition."""
     if not any(getattr(new, name) is not None for name in RATES) and not new.conditional:
         return old
     rows = {_key(rates): rates for rates in old.conditional}

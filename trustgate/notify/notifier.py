@@ -151,7 +151,7 @@ class Notifier:
             await self._queue.add(changed, NotificationChange(conditions=conditions, over=tuple(closed)))
 
     def _goes_on(self, was: Notice) -> bool:
-        """Whether another condition of the same subject is open: a further step of what has ended."""
+        """Returns whether another condition of the same subject is open: a further step of what has ended."""
         return any(each.kind == was.kind and each.subject == was.subject for each in self._open.values())
 
     def _make(self, notice: Notice) -> list[NoticeDelivery]:

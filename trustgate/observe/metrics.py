@@ -90,7 +90,7 @@ class Metrics:
         await send_body(send, 200, [_TYPE], self._text())
 
     def _text(self) -> bytes:
-        """The text: made at most once in ``FRESH_S``, however many ask."""
+        """Returns the text: made at most once in ``FRESH_S``, however many ask."""
         now, settings = asyncio.get_running_loop().time(), self._settings().metrics
         if self._made is None or self._made.settings != settings or now - self._made.at >= FRESH_S:
             text = "".join(line for metric in self.collect() for line in _lines(metric))
@@ -98,7 +98,7 @@ class Metrics:
         return self._made.text
 
     def collect(self) -> list[Metric]:
-        """All metrics, as of now."""
+        """Returns all metrics, as of now."""
         labels = self._settings().metrics.labels
         metrics = [*self._state(), *_counted(self._counters, shows_models="model" in labels)]
         if "tenant" in labels:

@@ -149,7 +149,7 @@ class Cashier:
         return existing
 
     async def _verified(self, order: Order, payment: Payment) -> Sale:
-        """The sale of a payment that is claimed. Gives the claim up where it would not do."""
+        """Returns the sale of a payment that is claimed. Gives the claim up where it would not do."""
         try:
             facilitator = await self._facilitators.get(payment.offer.facilitator)
             verdict = await facilitator.verify(payment)

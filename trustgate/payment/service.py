@@ -61,7 +61,7 @@ class PaymentService:
 
     @classmethod
     async def open(cls, settings: Settings, store: Store, log: Log, *, public_url: str = "") -> Self:
-        """The log has been recovered: the store has every receipt. Raises what the store raises."""
+        """Returns the service, once the log is recovered: the store has every receipt. Raises as the store does."""
         payment_service = cls(
             settings, store, log, Balances(await store.balances()), settings.payment.public_url or public_url
         )

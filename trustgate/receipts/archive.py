@@ -63,7 +63,7 @@ class Archive:
         return await self._store.log_names()
 
     async def renewed(self) -> bytes:
-        """A signed checkpoint of everything the store has. Raises ``HomeUnusable`` where it cannot be kept."""
+        """Returns a signed checkpoint of everything the store has. Raises ``HomeUnusable`` where it cannot be kept."""
         try:
             return await self._publisher.renew()
         except OSError as error:

@@ -53,7 +53,7 @@ _of_version: dict[int, _Kinds] = {}
 
 
 def in_range(receipt: Receipt) -> Receipt:
-    """The receipt itself where every member is in range; else one whose members are.
+    """Returns the receipt itself where every member is in range; else one whose members are.
 
     An integer out of range becomes the nearest bound, and usage that had to be changed counts as an estimate
     (``usage_source``). A lone surrogate becomes U+FFFD. Texts that are too long together are cut.
@@ -87,7 +87,7 @@ def _changed(receipt: Receipt, kinds: _Kinds) -> Receipt:
 
 
 def _valid(text: str) -> str:
-    """The text with each lone surrogate replaced; two that make a pair become their character."""
+    """Returns the text with each lone surrogate replaced; two that make a pair become their character."""
     try:
         text.encode()
     except UnicodeEncodeError:

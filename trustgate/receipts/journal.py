@@ -180,7 +180,7 @@ class Journal:
                 logger.error("The journal's mark cannot be written: %s", error)
 
     def room(self) -> int:
-        """How many more entries are sure to fit without asking the disk for space."""
+        """Returns how many more entries are sure to fit without asking the disk for space."""
         current = (self._size - self._position) // MAX_RECORD_BYTES
         spare = 0 if self._spare is None else (self._segment_bytes - HEADER_BYTES) // MAX_RECORD_BYTES
         return current + spare
@@ -442,7 +442,7 @@ class Journal:
 
 
 def mark_path(folder: Path) -> Path:
-    """The mark of the journal in ``folder``."""
+    """Returns the mark of the journal in ``folder``."""
     return folder.with_name(folder.name + ".mark")
 
 

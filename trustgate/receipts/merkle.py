@@ -78,7 +78,7 @@ def root_of(leaf_hashes: Sequence[bytes]) -> bytes:
 
 
 def subtrees(start: int, end: int) -> tuple[Subtree, ...]:
-    """The largest complete subtrees over the leaves from ``start`` up to ``end``, without it, left to right.
+    """Returns the largest complete subtrees over the leaves from ``start`` up to ``end``, without it, left to right.
 
     ``subtrees(0, size)`` are the peaks of a tree: bagged, they are its root. Raises ``ValueError`` for no such range.
     """

@@ -61,7 +61,7 @@ class Scan(NamedTuple):
 
 
 def segments_in(folder: Path) -> list[Segment]:
-    """The segments of a folder, in order. Raises OSError."""
+    """Returns the segments of a folder, in order. Raises OSError."""
     names = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
     return sorted((Segment(path, int(name.group(1))) for path, name in names if name), key=lambda found: found.base)
 
@@ -71,14 +71,14 @@ def segment_for(folder: Path, base: int) -> Segment:
 
 
 def pack_header(base: int, store_id: str) -> tuple[bytes, int]:
-    """A header and its checksum, which is the records' salt."""
+    """Returns a header and its checksum, which is the records' salt."""
     header = _HEADER.pack(_MAGIC, _VERSION, base, store_id.encode(), 0)[:-4]
     salt = crc32(header)
     return header + struct.pack("<I", salt), salt
 
 
 def check_header(segment: Segment, data: bytes, store_id: str) -> int:
-    """The salt of a segment that is ours. Raises StoreDamaged or StoreTooNew."""
+    """Returns the salt of a segment that is ours. Raises StoreDamaged or StoreTooNew."""
     header = data[:HEADER_BYTES]
     folder = segment.path.parent
     if len(header) < HEADER_BYTES:
@@ -139,7 +139,7 @@ def damaged(folder: Path, what: str) -> StoreDamaged:
 
 
 def _payload_at(data: bytes, position: int, salt: int) -> bytes | None:
-    """The payload of the record at ``position``; None if there is no good one."""
+    """Returns the payload of the record at ``position``; None if there is no good one."""
     start = position + RECORD_HEAD_BYTES
     if start > len(data):
         return None

@@ -142,7 +142,7 @@ class Edge:
 
     @classmethod
     def resume(cls, size: int, partials: Mapping[int, bytes]) -> Edge:
-        """The border of a tree of ``size`` leaves, from the unfinished tile of each level that has one.
+        """Returns the border of a tree of ``size`` leaves, from the unfinished tile of each level that has one.
 
         Their width follows from the size (``tile_widths``); a level whose tile has no hashes may be left out. Raises
         ``ValueError`` if they do not fit the size.

@@ -339,7 +339,7 @@ class Server:
             await client.close()
 
     def offers(self) -> list[Offer]:
-        """All the ways that tenants pay."""
+        """Returns all the ways that tenants pay."""
         return [offer for terms in self.directory.all_terms() if terms.mode != "off" for offer in terms.offers]
 
     def public_app(self, settings: Settings) -> ASGIApp:
@@ -394,7 +394,7 @@ class Server:
         return change.receipt, change.repeated
 
     def shedding(self, settings: Settings) -> Shedding:
-        """What answers at the door under overload."""
+        """Returns what answers at the door under overload."""
         return Shedding(
             ENDPOINTS,
             self.directory,

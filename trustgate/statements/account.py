@@ -137,7 +137,7 @@ class Adding:
         self._receipts = self._first = self._last = self._credited = self._charged = 0
 
     def counts(self, receipt: Receipt) -> bool:
-        """Whether the receipt is one of the month."""
+        """Returns whether the receipt is one of the month."""
         return self._from_us <= receipt.created_us < self._until_us
 
     def add(self, receipt: Receipt) -> None:
@@ -268,7 +268,7 @@ def utf16(text: str) -> bytes:
 
 
 def _groups(sums: dict[str, _Sums]) -> tuple[AccountGroup, ...]:
-    """The dearest first, then by name."""
+    """Returns the dearest first, then by name."""
     groups = [each.group(name) for name, each in sums.items()]
     return tuple(sorted(groups, key=lambda group: (-group.billed_nano_usd, utf16(group.name))))
 

@@ -156,6 +156,6 @@ def statement_names(tenant: Tenant, keys: Iterable[ApiKey], *, issuer: str = "")
 
 
 def _only(names: StatementNames, account: StatementAccount) -> StatementNames:
-    """The names without those of keys that the account does not have."""
+    """Returns the names without those of keys that the account does not have."""
     keys = {group.name: names.keys[group.name] for group in account.by_key if group.name in names.keys}
     return msgspec.structs.replace(names, keys=keys)

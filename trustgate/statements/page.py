@@ -75,7 +75,7 @@ def statement_page(document: StatementDocument, text: bytes | None) -> bytes:
 
 
 def page_matches(page: bytes, document: StatementDocument) -> bool:
-    """Whether all that the page shows is what the document that it carries makes of it."""
+    """Returns whether all that the page shows is what the document that it carries makes of it."""
     before, start, rest = page.partition(DATA_START)
     _, end, after = rest.partition(DATA_END)
     return before + start + end + after == statement_page(document, None)
@@ -164,7 +164,7 @@ def _models(account: StatementAccount) -> str:
 
 
 def _money_columns(account: StatementAccount) -> list[tuple[str, str]]:
-    """What is billed; what it cost and what was charged only where that is another amount."""
+    """Returns what is billed; what it cost and what was charged only where that is another amount."""
     columns = [("Billed", "billed_nano_usd")]
     if any(group.cost_nano_usd != group.billed_nano_usd for group in account.by_model):
         columns.insert(0, ("Cost", "cost_nano_usd"))

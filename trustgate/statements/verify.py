@@ -332,7 +332,7 @@ def _examine_prices(
 
 
 def _usage(receipt: Receipt) -> Usage:
-    """What the price looked at, as the receipt has it."""
+    """Returns what the price looked at, as the receipt has it."""
     members = {name: getattr(receipt, name) for name in Usage.__struct_fields__ if hasattr(receipt, name)}
     return Usage(**{name: value for name, value in members.items() if value is not msgspec.UNSET})
 
@@ -418,7 +418,7 @@ def _examine_opening(
 
 
 def _lacking(statement: Opening, known: Mapping[int, tuple[bytes, int, int]], month: Month) -> list[int]:
-    """The tenant's numbers of receipts of the month that are known, and not in its statement.
+    """Returns the tenant's numbers of receipts of the month that are known, and not in its statement.
 
     Receipts stand in the order in which they were written, which is not quite that of their times: what a statement
     lacks before its first receipt or after its last one, only another statement shows.

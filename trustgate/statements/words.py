@@ -43,7 +43,7 @@ def decimal(nano_usd: int) -> str:
 
 
 def factor(ppm: int) -> str:
-    """A factor in millionths: ``× 1.2``."""
+    """Returns a factor in millionths: ``× 1.2``."""
     whole, rest = divmod(ppm, _ONE_PPM)
     decimals = f"{rest:06d}".rstrip("0")
     return f"× {whole}.{decimals}" if decimals else f"× {whole}"
@@ -60,12 +60,12 @@ def day(at_us: int) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which could forge lines or colours."""
+    """Returns the text without control characters, which could forge lines or colours."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def rates(prices: Mapping[str, Any] | None) -> str:
-    """A price table in words: what is counted, what it costs, per what."""
+    """Returns a price table in words: what is counted, what it costs, per what."""
     if prices is None:
         return "not in this statement"
     if prices.get("free"):
@@ -82,7 +82,7 @@ def rates(prices: Mapping[str, Any] | None) -> str:
 
 
 def other_units(totals: AccountTotals) -> str:
-    """What was used besides tokens: ``12 images, 30.5 s of audio``; "" for nothing."""
+    """Returns what was used besides tokens: ``12 images, 30.5 s of audio``; "" for nothing."""
     audio = f"{totals.audio_ms / 1000:,.3f}".rstrip("0").rstrip(".")
     units = (
         (totals.images, f"{totals.images:,} images"),
@@ -96,7 +96,7 @@ def other_units(totals: AccountTotals) -> str:
 
 
 def balance_lines(account: StatementAccount) -> list[tuple[str, int]]:
-    """The way from the opening balance to the closing one, nano-USD; lines of nothing are left out."""
+    """Returns the way from the opening balance to the closing one, nano-USD; lines of nothing are left out."""
     paid = sum(line.credited_nano_usd for line in account.money if line.kind == "payment")
     added = sum(line.credited_nano_usd for line in account.money if line.kind != "payment")
     taken = sum(line.charged_nano_usd for line in account.money)
@@ -114,7 +114,7 @@ def balance_lines(account: StatementAccount) -> list[tuple[str, int]]:
 
 
 def remarks(account: StatementAccount) -> list[str]:
-    """What a reader should know of the sums: sentences."""
+    """Returns what a reader should know of the sums: sentences."""
     total = account.total
     told = []
     if not account.is_final:

@@ -16,7 +16,7 @@ SCOPE = InstrumentationScope(name="trustgate", version=__version__)
 
 
 def resource(settings: OtlpSettings, instance_id: str) -> Resource:
-    """The resource: this gateway. ``instance_id`` distinguishes it from others of the same name."""
+    """Returns the resource: this gateway. ``instance_id`` distinguishes it from others of the same name."""
     own: dict[str, Value] = {
         "service.name": settings.service_name,
         "service.version": __version__,

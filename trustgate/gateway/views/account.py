@@ -142,7 +142,7 @@ class Reads:
         }
 
     def _budget_cards(self, caller: Caller) -> list[dict[str, Any]]:
-        """Where the budgets stand that this key draws on; of those shared with strangers, without their use."""
+        """Returns where the budgets stand that this key draws on; of those shared with strangers, without their use."""
         drawer = Drawer(caller.tenant.id, caller.key.account_id, caller.plan.name, ())
         hidden = {budget.id for budget in self._budgets.budgets() if hides_figures(budget)}
         return [

@@ -121,7 +121,7 @@ def read_model_info(models: Iterable[Mapping[str, Any]]) -> ImportFile:
 
 
 def _price_table(document: Document) -> dict[str, dict[str, Any]]:
-    """The models of a table this gateway can serve, by name."""
+    """Returns the models of a table this gateway can serve, by name."""
     if not isinstance(document.value, dict) or not is_price_table(document.value):
         refuse(document.path, "is not LiteLLM's table of prices", "It is model_prices_and_context_window.json.")
     return served(document.value)

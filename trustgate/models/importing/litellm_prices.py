@@ -150,7 +150,7 @@ def is_price_member(member: object) -> bool:
 
 
 def read_prices(info: Mapping[str, Any], where: str, notes: Notes) -> Prices | None:
-    """The price table that an entry's members make; None where none is a price."""
+    """Returns the price table that an entry's members make; None where none is a price."""
     rows: dict[tuple[int | None, str | None], dict[str, int]] = {}
     inclusive = info.get("litellm_provider") in _INCLUSIVE
     # Of other models a second is one of a machine that is hired, not of audio.
@@ -249,7 +249,7 @@ def _is_given(value: object) -> bool:
 
 
 def _rate(value: object, member: str, where: str, notes: Notes, decimals: int, times: int = 1) -> int | None:
-    """A price in USD as an integer with so many decimals, rounded up; None if there is none.
+    """Returns a price in USD as an integer with so many decimals, rounded up; None if there is none.
 
     What is no price is noted, and none.
     """
@@ -289,7 +289,7 @@ def described(info: Mapping[str, Any], where: str, notes: Notes) -> PassportFiel
 
 
 def _limit(info: Mapping[str, Any], member: str) -> int | None:
-    """A number of tokens, if the member is one."""
+    """Returns a number of tokens, if the member is one."""
     return _limit_of(info.get(member)) or None
 
 
@@ -317,7 +317,7 @@ def is_price_table(table: Mapping[Any, Any]) -> bool:
 
 
 def served(table: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
-    """The entries of a table for models that this gateway can serve, by name."""
+    """Returns the entries of a table for models that this gateway can serve, by name."""
     return {
         name: info
         for name, info in table.items()
@@ -351,7 +351,7 @@ def read_table(table: Mapping[Any, Any], notes: Notes) -> tuple[ImportedPassport
 
 
 def _image_entry(name: str, prices: Prices | None) -> tuple[str, ConditionalRates] | None:
-    """The model that an entry for one size of images belongs to, and its rates."""
+    """Returns the model that an entry for one size of images belongs to, and its rates."""
     provider, slash, rest = name.partition("/")
     for prefix, text in (("", name), (provider + slash, rest)):
         found = _IMAGE_ENTRY.fullmatch(text)

@@ -165,7 +165,7 @@ def _failure_in_object(value: dict[str, Any]) -> Failure | None:
 
 
 def _in_small_letters(value: dict[str, Any]) -> dict[str, Any]:
-    """The names in small letters; those of an ``Error`` inside too, and no deeper."""
+    """Returns the names in small letters; those of an ``Error`` inside too, and no deeper."""
     small = {name.lower(): inner for name, inner in value.items()}
     if isinstance(small.get("error"), dict):
         small["error"] = {name.lower(): inner for name, inner in small["error"].items()}
@@ -261,7 +261,7 @@ def _place(one: dict[str, Any]) -> str:
 
 
 def _message(said: object, depth: int = 0) -> str:
-    """The reason in words, whatever it is wrapped in."""
+    """Returns the reason in words, whatever it is wrapped in."""
     if isinstance(said, str):
         return text_of(said.strip(), _MOST_MESSAGE)
     if depth >= _MOST_DEPTH:

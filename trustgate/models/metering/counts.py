@@ -80,7 +80,7 @@ _decode_ordinary = msgspec.json.Decoder(_Ordinary).decode
 
 
 def ordinary_counts(usage: bytes, tier: str = "") -> Counts | None:
-    """The counts in the JSON of a ``usage`` member, if they need no thinking about; None if they do.
+    """Returns the counts in the JSON of a ``usage`` member, if they need no thinking about; None if they do.
 
     ``tier``: what stands beside it.
     """
@@ -141,7 +141,7 @@ def _ordinary(said: _Ordinary, tier: str) -> Counts | None:
 
 
 def _anthropic(said: _Ordinary, prompt: int, completion: int, tier: str) -> Counts | None:
-    """The counts of Anthropic's own servers, whose prompt leaves out what its cache served and took."""
+    """Returns the counts of Anthropic's own servers, whose prompt leaves out what its cache served and took."""
     made = said.output_tokens_details
     if said.prompt_tokens or said.total_tokens is not None or said.input_tokens_details or said.completion_tokens:
         return None
@@ -282,7 +282,7 @@ class _Parts(msgspec.Struct, kw_only=True):
 
 
 def _read(place: dict[str, Any], around: dict[str, Any], generates: bool) -> Counts | None:
-    """The counts of one object. ``around``: the object that holds it, where searches and the tier may stand."""
+    """Returns the counts of one object. ``around``: the object that holds it, where searches and the tier may stand."""
     given = _merged(place, _PROMPT_DETAILS)
     made = _merged(place, _COMPLETION_DETAILS)
     created = dict_of(place.get("cache_creation"))

@@ -84,7 +84,7 @@ def list_of(value: object) -> list[Any]:
 
 
 def count(value: object) -> int | None:
-    """A plausible count, 0 … ``MAX_COUNT``: an integer, a float or a text that is one. Else None."""
+    """Returns a plausible count, 0 … ``MAX_COUNT``: an integer, a float or a text that is one. Else None."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):

@@ -153,7 +153,7 @@ class Chains:
         return await self._used(rpc, payment, signed, latest)
 
     async def _used(self, rpc: EvmRpc, payment: Payment, signed: Authorization, latest: Block) -> Settlement:
-        """The authorization was used, or cancelled: by which transaction?"""
+        """Returns the outcome of an authorization that was used or cancelled, by the transaction that did it."""
         from trustgate.payment.chains.evm import AUTHORIZATION_CANCELED, AUTHORIZATION_USED, word
 
         topics: list[str | list[str] | None] = [
