@@ -623,7 +623,7 @@ def test_a_batch_is_asked_for_with_all_of_its_lines_and_held_to_its_end(market: 
     assert (account["balance_nano_usd"], account["held_nano_usd"]) == (int(accepts.amount) * 1_000 - cost, 0)
 
 
-def test_a_price_for_each_request_is_asked_for_each_line(market: Market) -> None:
+def test_a_price_for_each_request_is_asked_for_each_line_and_charged(market: Market) -> None:
     customer = market.customer()
     file_id = f"file-{customer.name}"
     market.upstream.script(Reply.json({"id": file_id, "object": "file"}))
@@ -635,8 +635,13 @@ def test_a_price_for_each_request_is_asked_for_each_line(market: Market) -> None
     }
     assert customer.http.post("/v1/files", **form).status_code == 200
     asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    [accepts] = challenge_of(customer.http.post("/v1/batches", json=asked)).accepts
+    refused = customer.http.post("/v1/batches", json=asked)
+    [accepts] = challenge_of(refused).accepts
     assert int(accepts.amount) == 7 * PRICE_UNITS
+
+    market.upstream.script(Reply.json({"id": f"batch-{customer.name}", "object": "batch", "status": "validating"}))
+    assert customer.http.post("/v1/batches", json=asked, headers=customer.pay(refused)).status_code == 200
+    assert customer.http.get("/v1/credits").json()["balance_nano_usd"] == 0
 
 
 def test_a_wallet_that_holds_one_payment_has_few_answers_made_for_twenty(market: Market, customer: Customer) -> None:
