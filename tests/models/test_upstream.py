@@ -288,6 +288,17 @@ async def test_the_only_target_is_asked_once_while_it_rests_and_its_clients_are_
     assert (await world.fetch()).status == 200
 
 
+def test_what_an_upstream_made_is_looked_for_there() -> None:
+    made, revoked = passport("a"), passport("b", status="revoked")
+    targets = World(Script(), made, revoked).targets
+    found = targets.made_by(made.id, "its-name")
+    assert (found.upstream.base_url, found.model) == ("http://a/v1", "its-name")
+    assert targets.made_by("", "").upstream.base_url == "http://default/v1"
+    for gone in (revoked.id, "passport_none"):
+        with pytest.raises(Unavailable, match="no longer served"):
+            targets.made_by(gone, "b")
+
+
 async def test_a_breaker_is_of_one_kind_of_endpoint() -> None:
     world = with_fallback([httpx.ConnectError("x")])
     for _ in range(3):
