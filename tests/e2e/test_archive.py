@@ -182,3 +182,15 @@ def test_killed_at_every_step_it_loses_nothing_and_doubles_nothing(tmp_path: Pat
     steps = done.stdout.splitlines()
     assert steps[-1].endswith(" steps") and int(steps[-1].split()[0]) >= 20, done.stdout
     assert {"after rename", "after _move", "after in_transaction", "after _rewrite"} <= set(steps)
+
+
+def test_an_audit_without_a_server_names_the_file_where_it_is(old: Old) -> None:
+    """It works on a copy of the home, in a folder that is gone when the report is read."""
+    archive(old)
+    (path,) = (old.home / "archive").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+
+    audit = json.loads(old.cli("doctor", "--books", "--json", check=False).stdout)
+
+    named = [found["record"] for found in audit["differences"] if found["record"].startswith("archive file")]
+    assert named == [f"archive file {path}"]

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -43,11 +43,11 @@ class CopiedAdmin:
 
     async def execute(self, command: Command[R]) -> R:
         with _told_of(*self._places):
-            return await self._admin.execute(command)
+            return _of_home(await self._admin.execute(command), *map(str, self._places))
 
     async def feed(self, command: Feed[R], write: Write) -> R:
         with _told_of(*self._places):
-            return await self._admin.feed(command, write)
+            return _of_home(await self._admin.feed(command, write), *map(str, self._places))
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -116,6 +116,22 @@ def _told_of(stage: Path, home: Path) -> Iterator[None]:
         error.message = error.message.replace(str(stage), str(home))
         error.hint = None if error.hint is None else error.hint.replace(str(stage), str(home))
         raise
+
+
+def _of_home(value: R, stage: str, home: str) -> R:
+    """What was found in the copy, with the paths that it has in the home."""
+
+    def changed(found: Any) -> Any:
+        if isinstance(found, str):
+            return found.replace(stage, home)
+        if isinstance(found, tuple | list) and type(found) in (tuple, list):
+            return type(found)(map(changed, found))
+        if isinstance(found, msgspec.Struct):
+            members = {name: getattr(found, name) for name in found.__struct_fields__}
+            return msgspec.structs.replace(found, **{name: changed(member) for name, member in members.items()})
+        return found
+
+    return cast(R, changed(value))
 
 
 def clean_up(home: Path) -> None:

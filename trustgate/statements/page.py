@@ -64,7 +64,8 @@ code { font-family: ui-monospace, "Liberation Mono", monospace; font-size: .95em
 @media print { body { max-width: none; padding: 0; font-size: 10pt; }
   .figures div { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 @media (max-width: 40rem) { body { padding: 1rem; } header { display: block; } .right { text-align: left; }
-  .wide { overflow-x: auto; } .proof dl { grid-template-columns: 1fr; } .proof dd { margin-bottom: .4rem; } }
+  .wide { overflow-x: auto; } .prices td:nth-child(4) { min-width: 14rem; }
+  .proof dl { grid-template-columns: 1fr; } .proof dd { margin-bottom: .4rem; } }
 """.strip()
 
 
@@ -208,7 +209,8 @@ def _prices(document: StatementDocument) -> str:
         ]
 
     rows = [cells(line) for line in document.account.by_price]
-    return "<h2>Prices</h2>\n" + _table(heads, rows, None, "", numbers=(False, False, False, False, True, True, True))
+    table = _table(heads, rows, None, "", numbers=(False, False, False, False, True, True, True))
+    return f'<h2>Prices</h2>\n<div class="prices">{table}</div>'
 
 
 def _money(money: Sequence[MoneyLine]) -> str:
