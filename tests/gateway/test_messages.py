@@ -27,7 +27,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     body = response.json()
     assert set(body) == {"type", "error", "request_id"}
     assert body["type"] == "error"
-    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["request_id"] == response.headers["x-request-id"] == response.headers["request-id"]
     assert set(body["error"]) == {"type", "message"}
     error: dict[str, Any] = body["error"]
     return error
@@ -38,11 +38,16 @@ def test_a_message_passes_byte_for_byte_and_is_metered(tenant: Tenant, scripted:
     scripted.script(Reply.body(answer))
     got = ask(tenant, top_k=5, metadata={"user_id": "u"})
     assert got.content == answer
+    assert got.headers["request-id"] == got.headers["x-request-id"]
     sent = scripted.requests[0]
     assert (sent.path, sent.json()["top_k"]) == ("/v1/messages", 5)
     receipt = receipt_of(tenant, got)["receipt"]
     assert (receipt["endpoint"], receipt["upstream_model"]) == ("messages", "claude-sonnet-4-5")
     assert (receipt["prompt_tokens"], receipt["cached_tokens"], receipt["completion_tokens"]) == (11, 3, 5)
+
+
+def test_what_the_router_refuses_has_the_requests_id(tenant: Tenant) -> None:
+    assert error_of(tenant.http.get("/v1/messages"))["type"] == "invalid_request_error"
 
 
 def test_the_key_may_come_in_anthropics_own_header(tenant: Tenant, scripted: Upstream) -> None:

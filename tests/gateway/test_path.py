@@ -278,6 +278,11 @@ def test_paths_and_methods(tenant: Tenant, method: str, path: str, status: int, 
         assert error_of(response)["code"] == code
 
 
+def test_a_slash_behind_models_is_still_the_list(tenant: Tenant) -> None:
+    listed = tenant.http.get("/v1/models/?available=true").json()
+    assert (listed["object"], listed) == ("list", tenant.http.get("/v1/models?available=true").json())
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/usage", "/v1/receipts/rcpt_1", "/v1/models/gpt-4o"])
 def test_reading_needs_a_key_too(shared_gateway: Gateway, path: str) -> None:
     response = httpx.get(shared_gateway.base_url + path, trust_env=False)

@@ -190,4 +190,6 @@ async def _refuse(request: Request, error: Exception) -> Response:
     request_id = Arrival.of(request.scope).request_id.decode()
     headers = {**(error.headers or {}), "content-type": "application/json", "x-request-id": request_id}
     dialect = ANTHROPIC if request.scope["path"].startswith("/v1/messages") else OPENAI
+    if dialect.id_header is not None:
+        headers[dialect.id_header.decode()] = request_id
     return Response(dialect.body(refusal, request_id), refusal.status, headers)

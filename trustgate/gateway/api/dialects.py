@@ -26,6 +26,8 @@ class Dialect(msgspec.Struct, frozen=True):
     meter: Callable[[], StreamMeter]
     #: The header that may hold the key instead of ``Authorization``, lower case.
     key_header: bytes | None = None
+    #: The header that holds the request's id besides ``X-Request-Id``, lower case.
+    id_header: bytes | None = None
 
     def body(self, error: TrustGateError, request_id: str = "") -> bytes:
         return _encode(self.error(error, request_id))
@@ -84,4 +86,10 @@ OPENAI = Dialect(error=_openai_error, event=_openai_event, meter=StreamMeter)
 RESPONSES = Dialect(error=_openai_error, event=_responses_event, meter=EventMeter)
 #: Image and audio streams: OpenAI's errors, events with types.
 EVENTS = Dialect(error=_openai_error, event=_openai_event, meter=EventMeter)
-ANTHROPIC = Dialect(error=_anthropic_error, event=_anthropic_event, meter=MessagesMeter, key_header=b"x-api-key")
+ANTHROPIC = Dialect(
+    error=_anthropic_error,
+    event=_anthropic_event,
+    meter=MessagesMeter,
+    key_header=b"x-api-key",
+    id_header=b"request-id",
+)

@@ -51,6 +51,8 @@ class Reply:
         self._dialect = dialect
         self.request_id = request_id
         self.headers: Headers = [(b"x-request-id", request_id)]
+        if dialect.id_header is not None:
+            self.headers.append((dialect.id_header, request_id))
         self.started = False
         #: Since when a piece waits for the client to take it, in the loop's time.
         self.waiting_since: float | None = None
@@ -82,7 +84,7 @@ class Reply:
 
     async def replay(self, status: int, headers: Headers, body: bytes) -> None:
         """Give an answer once more, as it went out the first time but for the request's id."""
-        own = [header for header in headers if header[0] != b"x-request-id"]
+        own = [header for header in headers if header[0] not in (b"x-request-id", self._dialect.id_header)]
         await send_body(self._send, status, [*own, *self.headers], body)
 
     async def begin(self, status: int, headers: Headers) -> None:

@@ -80,8 +80,10 @@ class Reads:
         return {"object": "list", "data": listed}
 
     async def model(self, caller: Caller, scope: Scope) -> Any:
-        """``GET /v1/models/{id}``: by slug, passport id, alias or a name that a wildcard takes."""
+        """``GET /v1/models/{id}``: by slug, passport id, alias or a name that a wildcard takes; else the list."""
         name = scope["path_params"]["model"]
+        if not name:
+            return await self.models(caller, scope)
         resolved = self._catalog.resolve(name)
         if resolved is None or not allows_model(caller, resolved.names):
             raise NotFound(
