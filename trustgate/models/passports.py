@@ -242,7 +242,7 @@ def check_prices(prices: Prices) -> None:
                     hint="It is compared to what a request or its answer has, such as flex, 1024x1024 or hd.",
                     param="prices",
                 )
-        if any(at_us is not None and at_us < 0 for at_us in (rates.from_us, rates.until_us)):
+        if any(at_us is not None and at_us <= 0 for at_us in (rates.from_us, rates.until_us)):
             raise InvalidRequest("A price cannot begin or end before 1970.", param="prices")
         if rates.from_us is not None and rates.until_us is not None and rates.from_us >= rates.until_us:
             raise InvalidRequest("A price must end after it begins.", param="prices")
