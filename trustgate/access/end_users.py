@@ -94,6 +94,6 @@ def name_in_body(body: bytes) -> str:
         return ""
     of_metadata = named.metadata.get("user_id") if isinstance(named.metadata, dict) else None
     for value in (named.safety_identifier, named.user, of_metadata):
-        if isinstance(value, str) and value:
-            return value
+        if isinstance(value, str) and (name := value.strip()):
+            return name
     return ""

@@ -78,6 +78,13 @@ async def end_user_set(context: AdminContext, command: EndUserSet) -> EndUserUsa
 def _pseudonym(context: AdminContext, tenant: Tenant, ref: str) -> str:
     if is_pseudonym(ref):
         return ref
+    name = ref.strip()
+    if not name:
+        raise InvalidRequest(
+            "An end user's name is not empty.",
+            hint=f"trustgate end-user list {tenant.name}",
+            param="end_user",
+        )
     key = context.directory.pseudonym_key
     if key is None:
         raise NotFound(
@@ -85,7 +92,7 @@ def _pseudonym(context: AdminContext, tenant: Tenant, ref: str) -> str:
             hint="trustgate key set KEY --end-users header:NAME",
             code="end_users_off",
         )
-    return pseudonym(salt_of(key.secret, tenant.id), ref)
+    return pseudonym(salt_of(key.secret, tenant.id), name)
 
 
 def _usage(context: AdminContext, decided: EndUser | None, end_user: str, use: EndUserUse | None) -> EndUserUsage:

@@ -166,5 +166,5 @@ async def end_user_of(caller: Caller, headers: Mapping[bytes, bytes], body: Payl
 
 async def _name_in(body: Payload) -> str:
     if isinstance(body, Upload):
-        return body.fields.get("safety_identifier") or body.fields.get("user") or ""
+        return body.fields.get("safety_identifier", "").strip() or body.fields.get("user", "").strip()
     return name_in_body(body) if isinstance(body, bytes) else await in_reader(name_in_body, body.skeleton)
