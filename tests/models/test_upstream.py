@@ -299,6 +299,25 @@ def test_what_an_upstream_made_is_looked_for_there() -> None:
             targets.made_by(gone, "b")
 
 
+def test_an_upstream_is_not_probed_at_first() -> None:
+    upstream = World(Script(), passport("a")).targets.made_by("passport_a", "a").upstream
+    assert (upstream.healthy, upstream.detail, upstream.models) == (None, "not probed yet", ())
+
+
+def test_fallbacks_are_chosen_by_weight_and_none_weighs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[int]] = []
+
+    def choices(left: list[Fallback], by: list[int]) -> list[Fallback]:
+        drawn.append(by)
+        return left[:1]
+
+    monkeypatch.setattr("trustgate.models.upstream.targets.random.choices", choices)
+    ranks = tuple(Fallback(passport=name, weight=weight) for name, weight in zip("bcd", (0, 1, 9), strict=True))
+    world = World(Script(), passport("a", fallbacks=ranks), *map(passport, "bcd"))
+    world.targets.route("a", world.catalog.resolve("a"), "chat.completions")
+    assert drawn == [[1, 1, 9], [1, 9], [9]]
+
+
 async def test_a_breaker_is_of_one_kind_of_endpoint() -> None:
     world = with_fallback([httpx.ConnectError("x")])
     for _ in range(3):
