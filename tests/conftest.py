@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from hypothesis import settings
 
 from tests import programs
 from tests.support.gateway import Gateway
 from tests.support.litellm import LiteLLM
 from tests.support.llamacpp import LlamaCpp
 from tests.support.upstream import Upstream
+
+# How long an example takes is the machine's affair.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+# Under nohup, or in a shell's background, these are ignored, and servers and commands would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GatewayFactory = Callable[..., Gateway]
 ClientFactory = Callable[..., openai.OpenAI]

@@ -5,7 +5,7 @@ Routing reads ``scope["path"]`` alone, never a URL built from the Host header.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from starlette.applications import Starlette
@@ -45,11 +45,11 @@ _EXPOSED = (
 )
 
 
-class _Endpoints:
-    """The endpoints of one path as an ASGI application of its own: no request object is made for it."""
+class _ByMethod:
+    """What one path serves, by method, as an ASGI application of its own: no request object is made for it."""
 
-    def __init__(self, pipeline: Pipeline, endpoints: Iterable[Endpoint]) -> None:
-        self._serve = {endpoint.method: partial(pipeline.serve, endpoint) for endpoint in endpoints}
+    def __init__(self, serve: Mapping[str, ASGIApp]) -> None:
+        self._serve = serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         serve = self._serve.get(scope["method"])
@@ -138,17 +138,17 @@ def make_routes(
 ) -> list[BaseRoute]:
     """Returns what is served to the public; ``/openapi.json`` describes each of them."""
     endpoints = [
-        Route(path, _Endpoints(pipeline, endpoints), methods=[endpoint.method for endpoint in endpoints])
+        _route(path, {endpoint.method: partial(pipeline.serve, endpoint) for endpoint in endpoints})
         for path, endpoints in _by_path().items()
     ]
+    balance = reads.app(credit.show)
     discovery = Discovery(storefront)
     return [
         *endpoints,
         Route("/v1/models", reads.app(reads.models, takes_keyless=True), methods=["GET"]),
         Route("/v1/models/{model:path}", reads.app(reads.model, takes_keyless=True), methods=["GET"]),
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
-        Route("/v1/credits", reads.app(credit.show), methods=["GET"]),
-        Route("/v1/credits", _Plain(credit.top_up), methods=["POST"]),
+        _route("/v1/credits", {"GET": balance, "HEAD": balance, "POST": _Plain(credit.top_up)}),
         Route("/v1/credit-webhooks/{form}", _Plain(webhooks), methods=["POST"]),
         Route("/v1/payments", reads.app(payments.list), methods=["GET"]),
         Route("/v1/payments/{payment}", reads.app(payments.show, takes_keyless=True), methods=["GET"]),
@@ -168,6 +168,11 @@ def make_routes(
         Route("/metrics", _Plain(metrics), methods=["GET"]),
         Route("/", _Plain(page), methods=["GET"]),
     ]
+
+
+def _route(path: str, serve: Mapping[str, ASGIApp]) -> Route:
+    """Returns one route for all methods of a path: two would each name its own alone as allowed."""
+    return Route(path, _ByMethod(serve), methods=list(serve))
 
 
 def _by_path() -> dict[str, list[Endpoint]]:
