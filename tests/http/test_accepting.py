@@ -177,6 +177,8 @@ def is_refused(server: Server) -> bool:
         server.connect().close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        pass  # in the queue, at the moment of the end
     return False
 
 
