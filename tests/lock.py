@@ -56,6 +56,7 @@ SOURCES = {
 #: Locks that have TrustGate in them, at the versions of requirements.lock.
 WITH_TRUSTGATE = (TESTS_LOCK, BINARY_LOCK)
 
+_HASH = re.compile(r"^\s+--hash=sha256:([0-9a-f]{64})")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
 
 
@@ -127,13 +128,12 @@ def _unmet_by_node() -> list[str]:
 
 def _unmet(lock: Path, sources: list[Path]) -> list[str]:
     from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
 
     pins = _pins(lock)
     problems = []
     for line in (line for source in sources for line in _requirements(source, extras=lock == TESTS_LOCK)):
         requirement = Requirement(line)
-        version = pins.get(canonicalize_name(requirement.name))
+        version = pins.get(normalised(requirement.name))
         if version is None or version not in requirement.specifier:
             problems.append(
                 f"{lock.relative_to(ROOT)} has {requirement.name} {version or 'not at all'}, but {line} is required"
@@ -151,11 +151,26 @@ def _requirements(source: Path, *, extras: bool) -> list[str]:
     return [line for line in lines if line]
 
 
-def _pins(lock: Path) -> dict[str, str]:
-    from packaging.utils import canonicalize_name
+def locked(lock: Path) -> dict[str, tuple[str, list[str]]]:
+    """Returns what a lock file names: normalised name → version and the SHA-256 hashes of its files."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    hashes: list[str] = []
+    for line in lock.read_text().splitlines():
+        if pin := _PIN.match(line):
+            hashes = []
+            found[normalised(pin[1])] = (pin[2], hashes)
+        elif digest := _HASH.match(line):
+            hashes.append(digest[1])
+    return found
 
-    found = (_PIN.match(line) for line in lock.read_text().splitlines())
-    return {canonicalize_name(pin[1]): pin[2] for pin in found if pin}
+
+def normalised(name: str) -> str:
+    """Returns a package's name as indexes compare it (PEP 503); the standard library has no function for it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _pins(lock: Path) -> dict[str, str]:
+    return {name: version for name, (version, _) in locked(lock).items()}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
-from tests.binary.bom import bill, licence_of, locked, metadata_of
+from tests.binary.bom import bill, licence_of, metadata_of
 from tests.environments import (
     BINARY_LOCK,
     CLIENTS_LOCK,
@@ -16,6 +16,7 @@ from tests.environments import (
     ROOT,
     TESTS_LOCK,
 )
+from tests.lock import locked
 
 _PAGE = ROOT / "SECURITY.md"
 _TEST = re.compile(r"\[`(test_\w+)`\]\(([\w/.]+)\)")
@@ -43,7 +44,7 @@ def test_every_lock_has_hashes() -> None:
 
 def test_every_dependency_has_a_licence_that_may_be_passed_on() -> None:
     has = metadata_of(sys.executable)
-    looked_at = [name for name in locked() if name in has and name not in _UNSAID]
+    looked_at = [name for name in locked(MAIN_LOCK) if name in has and name not in _UNSAID]
     assert len(looked_at) > 40
     odd = {name: licence_of(name, has[name]) for name in looked_at}
     assert {
@@ -58,9 +59,9 @@ def test_the_bill_of_materials_is_that_of_the_lock() -> None:
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
     listed = {one["name"]: one for one in document["components"]}
     has = metadata_of(sys.executable)
-    assert listed.keys() - {"CPython"} == {name for name in locked() if name in has}
+    assert listed.keys() - {"CPython"} == {name for name in locked(MAIN_LOCK) if name in has}
     assert "pyinstaller" not in listed and "pytest" not in listed
-    for name, (version, hashes) in locked().items():
+    for name, (version, hashes) in locked(MAIN_LOCK).items():
         if name in listed:
             assert listed[name]["version"] == version
             assert [one["value"] for one in listed[name]["properties"]] == hashes

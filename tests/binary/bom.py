@@ -6,7 +6,6 @@ CycloneDX 1.6, JSON. What is in the file is what the lock names and its environm
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.environments import MAIN_LOCK
+from tests.lock import locked, normalised
 
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?:\s*;[^\\]*)?\s*\\?$")
-_HASH = re.compile(r"^\s+--hash=sha256:([0-9a-f]{64})")
 #: Run in the environment: name → version and what its metadata has of licences.
 _METADATA = """
 import json
@@ -53,24 +51,11 @@ _SPDX = {
 _BY_HAND = {"httpx-aiohttp": "BSD-3-Clause", "solana": "MIT", "jsonalias": "NOASSERTION"}
 
 
-def locked(lock: Path = MAIN_LOCK) -> dict[str, tuple[str, list[str]]]:
-    """Returns what a lock file names: normalised name → version and the SHA-256 hashes of its files."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    name = ""
-    for line in lock.read_text().splitlines():
-        if pin := _PIN.match(line):
-            name = _normal(pin[1])
-            found[name] = (pin[2], [])
-        elif digest := _HASH.match(line):
-            found[name][1].append(digest[1])
-    return found
-
-
 def metadata_of(python: Path | str) -> dict[str, dict[str, Any]]:
     """Returns the metadata of what an environment has, by normalised name."""
     # -I: what is beside this file is not part of that environment.
     done = subprocess.run([str(python), "-I", "-c", _METADATA], check=True, capture_output=True, text=True)
-    return {_normal(name): found for name, found in json.loads(done.stdout).items()}
+    return {normalised(name): found for name, found in json.loads(done.stdout).items()}
 
 
 def licence_of(name: str, metadata: Mapping[str, Any]) -> str:
@@ -95,7 +80,7 @@ def bill(python: Path | str, version: str) -> dict[str, Any]:
             # Of each file that the lock allows: which of them was taken depends on the platform.
             "properties": [{"name": "trustgate:locked-sha256", "value": digest} for digest in hashes],
         }
-        for name, (pinned, hashes) in sorted(locked().items())
+        for name, (pinned, hashes) in sorted(locked(MAIN_LOCK).items())
         if name in has
     ]
     python_version = ".".join(map(str, sys.version_info[:3]))
@@ -125,7 +110,3 @@ def bill(python: Path | str, version: str) -> dict[str, Any]:
         "components": components,
         "dependencies": [{"ref": "trustgate", "dependsOn": [one["bom-ref"] for one in components]}],
     }
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

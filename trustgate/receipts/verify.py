@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from trustgate.errors import VerificationFailed
@@ -40,17 +41,11 @@ class Check(NamedTuple):
 CHAIN_NOT_ASKED = Check("chain", "not checked", "Only the chain can show whether the transaction reached it.")
 
 
-class Verdict(NamedTuple):
-    """The checks in their order; a failed one is the last. What was found is None where it was not reached.
-
-    Believe what was found only if the verdict is ``ok``.
-    """
+@dataclass(frozen=True)
+class Checked:
+    """The checks in their order; a failed one is the last."""
 
     checks: tuple[Check, ...]
-    receipt: Receipt | None = None
-    checkpoint: Checkpoint | None = None
-    #: The anchor's transaction; None also where the bundle has none.
-    transaction: Transaction | None = None
 
     @property
     def failed(self) -> Check | None:
@@ -61,16 +56,29 @@ class Verdict(NamedTuple):
     def ok(self) -> bool:
         return self.failed is None
 
-    def plus(self, check: Check) -> Verdict:
-        """Returns the verdict with one more check, made elsewhere: whether a chain knows the transaction."""
-        return self._replace(checks=(*self.checks, check))
-
     def require(self) -> None:
         """Raises VerificationFailed, ``param`` naming the check, if one failed."""
         if (failed := self.failed) is not None:
             raise VerificationFailed(
                 f"The check {failed.name!r} failed: {failed.detail}", hint=failed.hint, param=failed.name
             )
+
+
+@dataclass(frozen=True)
+class Verdict(Checked):
+    """The checks of a bundle. What was found is None where it was not reached.
+
+    Believe what was found only if the verdict is ``ok``.
+    """
+
+    receipt: Receipt | None = None
+    checkpoint: Checkpoint | None = None
+    #: The anchor's transaction; None also where the bundle has none.
+    transaction: Transaction | None = None
+
+    def plus(self, check: Check) -> Verdict:
+        """Returns the verdict with one more check, made elsewhere: whether a chain knows the transaction."""
+        return replace(self, checks=(*self.checks, check))
 
 
 def verify_bundle(

@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from trustgate.admin.staged import clean_up
 from trustgate.gateway.path.inflight import InFlight
@@ -37,9 +37,6 @@ from trustgate.server.parts import Observer, Server
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
 from trustgate.settings import Settings
 from trustgate.store import open_store
-
-if TYPE_CHECKING:
-    pass
 
 R = TypeVar("R")
 

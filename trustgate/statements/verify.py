@@ -11,6 +11,7 @@ the last one in the file, where no later one of the tenant was there yet.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint
 from trustgate.receipts.merkle import InvalidProof, verify_consistency
 from trustgate.receipts.note import VerifierKey, decode_base64
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
-from trustgate.receipts.verify import Check, Examination, examine_anchor
+from trustgate.receipts.verify import Checked, Examination, examine_anchor
 from trustgate.statements.account import Adding, StatementAccount, balance_change, billed_of, factor_ppm
 from trustgate.statements.batch import batch_root
 from trustgate.statements.document import (
@@ -52,29 +53,13 @@ class Opening(NamedTuple):
     key: str
 
 
-class StatementVerdict(NamedTuple):
-    """The checks in their order; a failed one is the last. Believe what was found only if the verdict is ``ok``."""
+@dataclass(frozen=True)
+class StatementVerdict(Checked):
+    """The checks of a statement. Believe what was found only if the verdict is ``ok``."""
 
-    checks: tuple[Check, ...]
     document: StatementDocument | None = None
     #: What this statement shows for the next month's.
     opening: Opening | None = None
-
-    @property
-    def failed(self) -> Check | None:
-        """The check that failed, if one did."""
-        return next((check for check in self.checks if check.state == "failed"), None)
-
-    @property
-    def ok(self) -> bool:
-        return self.failed is None
-
-    def require(self) -> None:
-        """Raises VerificationFailed, ``param`` naming the check, if one failed."""
-        if (failed := self.failed) is not None:
-            raise VerificationFailed(
-                f"The check {failed.name!r} failed: {failed.detail}", hint=failed.hint, param=failed.name
-            )
 
 
 def verify_statement(
