@@ -21,7 +21,7 @@ from agent import MOST_UNITS, make_wallet
 from x402.http import x402HTTPClient
 from x402.http.clients.httpx import x402AsyncTransport
 
-#: What an endpoint is called whose requests are conversations, whoever serves it.
+#: What an endpoint is called whose requests are conversations, at every provider.
 CHATS = "/chat/completions"
 
 
