@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from trustgate.access.directory import Caller, Directory
-from trustgate.access.plans import check_end_user, check_plan, check_priced, completion_cap
+from trustgate.access.plans import check_end_user, check_plan, check_priced
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.deadlines import Deadlines
 from trustgate.errors import (
@@ -43,6 +43,7 @@ from trustgate.gateway.path.accounting import Account, Accounting, Request, comp
 from trustgate.gateway.path.arrival import Arrival, check_head
 from trustgate.gateway.path.batch_lines import LineJudge
 from trustgate.gateway.path.body import BodyMemory, Room, end_user_of, peek, read_json
+from trustgate.gateway.path.caller_models import CallerModels
 from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
 from trustgate.gateway.path.delivery import Delivery, OnEnd
 from trustgate.gateway.path.forwarding import Forwarding
@@ -88,6 +89,7 @@ class Pipeline:
         self._tracing = tracing
         self._directory = directory
         self._catalog = catalog
+        self._models = CallerModels(catalog)
         self._routing = routing
         self._upstream = upstream
         self._accounting = accounting
@@ -161,13 +163,11 @@ class Pipeline:
             call = route.call
 
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
-            resolved = self._catalog.resolve(call.model) if call.model or not route.is_modelless else None
-            models = resolved.all_names(call.model) if resolved is not None else route.unresolved_names
-            request = Request(arrival, endpoint, caller, call, body, models)
-            cap = completion_cap(caller)
+            model = self._models.find(caller, None if route.is_modelless else call.model)
+            resolved, cap = model.resolved, model.completion_cap
+            request = Request(arrival, endpoint, caller, call, body, model.names)
             bound = completion_bound(call, resolved, cap) if caller.is_metered else None
-            others = self._catalog.fallbacks(resolved.passport) if resolved and resolved.passport.fallbacks else ()
-            ask = worst_case(endpoint, call, resolved, cap, caller.price_factor_ppm, arrival.at_us, others)
+            ask = worst_case(endpoint, call, resolved, cap, caller.price_factor_ppm, arrival.at_us, model.fallbacks)
 
             # 3 payment
             sale = await self._payment_step.admit(request, resolved, ask, delivery)
@@ -181,7 +181,7 @@ class Pipeline:
                     caller,
                     endpoint=endpoint.name,
                     model=call.model,
-                    model_names=resolved.names if resolved is not None else route.unresolved_names,
+                    model_names=model.plan_names,
                     features=call.features,
                     max_tokens=call.max_tokens,
                     prompt_tokens=call.prompt_tokens,
@@ -189,7 +189,8 @@ class Pipeline:
                     lines_for=call.work.endpoints if call.work is not None else (),
                 )
                 if resolved is not None:
-                    check_priced(caller, call.model, resolved.passport.slug, models, is_priced=resolved.price.known)
+                    slug, is_priced = resolved.passport.slug, resolved.price.known
+                    check_priced(caller, call.model, slug, model.names, is_priced=is_priced)
 
                 # 5 quota
                 with self._open_account(request, ask, sale, slot, delivery) as account:
@@ -199,9 +200,7 @@ class Pipeline:
 
                     # 7 passport
                     targets = self._routing.targets(route, resolved)
-                    if caller.wants_price(
-                        models
-                    ):  # a fallback must not be free of charge because nothing is known of it
+                    if model.wants_price:  # no fallback is free because nothing is known of it
                         targets = [target for target in targets if target.price.known] or targets[:1]
 
                     # 8 fetch, 9 metering, 10 receipt, 11 response

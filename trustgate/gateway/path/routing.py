@@ -41,11 +41,6 @@ class Route:
         self.is_verbatim = False
         self.objects: ObjectAccounting | None = None
 
-    @property
-    def unresolved_names(self) -> tuple[str, ...]:
-        """What plans are matched against when the model's name means nothing."""
-        return () if self.is_modelless else (self.call.model,)
-
 
 class Routing:
     def __init__(self, targets: Targets, handles: ObjectIds, lasting: Lasting) -> None:

@@ -71,11 +71,14 @@ class Targets:
         #: By base URL and model, then by the kind of endpoint that is asked.
         self._breakers: dict[tuple[str, str], dict[str, Breaker]] = {}
         self._quirks: dict[tuple[str, str], Quirks] = {}
+        #: Targets already made, by passport, model and kind of endpoint; each is good for the passport and price in it.
+        self._made: dict[tuple[str, str, str], Target] = {}
 
     def apply_settings(self, default_base_url: str, read_credential: ReadCredential) -> None:
         """Go by another default upstream from the next request on."""
         self._default_base_url = default_base_url.rstrip("/")
         self._read_credential = read_credential
+        self._made.clear()
 
     def route(self, name: str, resolved: Resolved | None, service: str = "") -> list[Target]:
         """Returns what to try for a model name, in order, each admitted by its breaker when its turn comes.
@@ -124,6 +127,14 @@ class Targets:
                     yield resolved
 
     def _target(self, resolved: Resolved, service: str) -> Target:
+        passport, model = resolved.passport, resolved.upstream_model
+        made = self._made.get((passport.id, model, service))
+        if made is None or made.passport is not passport or made.price is not resolved.price:
+            made = self._make(resolved, service)
+            self._made[passport.id, model, service] = made
+        return made
+
+    def _make(self, resolved: Resolved, service: str) -> Target:
         upstream = self.upstream_of(resolved.passport)
         key = (upstream.base_url, resolved.upstream_model)
         breakers = self._breakers.get(key)
@@ -135,6 +146,7 @@ class Targets:
     def _make_room(self, key: tuple[str, str]) -> dict[str, Breaker]:
         """Begin to keep what is learned of a model; others whose breakers are all closed may be forgotten for it."""
         if len(self._breakers) >= _MODELS_MOST:
+            self._made.clear()
             self._breakers = {
                 each: breakers
                 for each, breakers in self._breakers.items()

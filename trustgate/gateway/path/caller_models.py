@@ -1,0 +1,75 @@
+"""What a model's name means to a caller, worked out once for each key and name.
+
+Owns what follows from the two alone, whatever else a request says. Both are replaced, never changed: the directory
+makes another ``Caller`` when its key, tenant, plan or a budget changes, the catalog another ``state`` when a name may
+mean or cost something else. So what is kept here is good for as long as both are the very objects that it was made of,
+and a change holds from the next request on without anything being told to this cache.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from trustgate.access.directory import Caller
+from trustgate.access.plans import completion_cap
+from trustgate.models.catalog import Catalog, Resolved
+
+#: Callers choose the names: beyond so many all are worked out anew, and one longer than this (characters) each time.
+_MOST: Final = 10_000
+_NAME_MOST: Final = 256
+
+
+class CallerModel(msgspec.Struct, frozen=True, eq=False):
+    """A model's name, or that a request names none, as one caller means it."""
+
+    caller: Caller
+    #: The catalog's, when this was worked out.
+    state: object
+    #: The passport that answers; None: the name means nothing, or there is none.
+    resolved: Resolved | None
+    #: What may answer in its place, in no order.
+    fallbacks: tuple[Resolved, ...]
+    #: What plans are matched against: the passport's own names, or the name itself where it means nothing.
+    plan_names: tuple[str, ...]
+    #: These and the name that was asked for: what budgets are matched against.
+    names: tuple[str, ...]
+    #: The most tokens that plan and key let one completion have; None: they do not say.
+    completion_cap: int | None
+    #: The model has to have a price, since a limit on money would not bind it otherwise.
+    wants_price: bool
+
+
+class CallerModels:
+    """Finds what names mean to callers; see the module."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._known: dict[tuple[str, str | None], CallerModel] = {}
+
+    def find(self, caller: Caller, name: str | None) -> CallerModel:
+        """Returns what ``name`` means to a caller. None: the request is for no model, as an upload is."""
+        key = caller.key.id, name
+        known = self._known.get(key)
+        if known is not None and known.caller is caller and known.state is self._catalog.state:
+            return known
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        made = self._work_out(caller, name)
+        if name is None or len(name) <= _NAME_MOST:
+            self._known[key] = made
+        return made
+
+    def _work_out(self, caller: Caller, name: str | None) -> CallerModel:
+        state = self._catalog.state
+        resolved = None if name is None else self._catalog.resolve(name)
+        names: tuple[str, ...] = () if name is None else (name,)
+        plan_names = names
+        fallbacks: tuple[Resolved, ...] = ()
+        if resolved is not None and name is not None:
+            plan_names, names = resolved.names, resolved.all_names(name)
+            fallbacks = tuple(self._catalog.fallbacks(resolved.passport))
+        return CallerModel(
+            caller, state, resolved, fallbacks, plan_names, names, completion_cap(caller), caller.wants_price(names)
+        )
