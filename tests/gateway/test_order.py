@@ -21,8 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.gateway.conftest import HELLO
 from tests.support.entries import make_entries
 from tests.support.processes import PATIENCE_S
-from trustgate.admin.commands import Admin, TenantAdd
+from trustgate.admin.commands import Admin, PlanPut, TenantAdd
 from trustgate.errors import TrustGateError, Unavailable
+from trustgate.gateway.path.accounting import Accounting
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
@@ -121,6 +122,80 @@ async def test_the_receipt_is_journaled_before_the_end_of_the_answer_leaves(
         assert response.status_code == 200, response.text
         assert end in response.content
     assert watched[0].seen and all(watched[0].seen)
+
+
+class Held:
+    """Keeps receipts as the accounting does, and says that they are kept when the test does (``let_go``)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        keep = Accounting.keep
+        self.keeping: asyncio.Future[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+
+        def held(accounting: Accounting, receipt: Receipt, secret: bytes) -> asyncio.Future[None]:
+            keep(accounting, receipt, secret)
+            kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.keeping.set_result(kept)
+            return kept
+
+        monkeypatch.setattr(Accounting, "keep", held)
+
+    async def let_go(self) -> None:
+        """Once there is a receipt, and whatever can be sent without it being kept is sent."""
+        kept = await asyncio.wait_for(asyncio.shield(self.keeping), PATIENCE_S)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        kept.set_result(None)
+
+
+@pytest.mark.parametrize(
+    ("members", "limits", "end", "status"),
+    [
+        pytest.param({"stream": True}, {}, b"data: [DONE]", 200, id="stream"),
+        pytest.param({}, {}, b"}", 200, id="document"),
+        pytest.param({}, {"requests_per_day": 0}, b"}", 429, id="over its quota"),
+        pytest.param({}, {"parallel_requests": 0}, b"}", 429, id="too many at once"),
+    ],
+)
+async def test_the_end_of_an_answer_waits_until_its_receipt_is_kept(
+    members: dict[str, Any],
+    limits: dict[str, int | None],
+    end: bytes,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    public_app, ends = Server.public_app, Ends(end)
+    monkeypatch.setattr(Server, "public_app", lambda server, settings: ends.around(public_app(server, settings)))
+    held = Held(monkeypatch)
+    async with serving(tmp_path / "home") as (address, admin):
+        await admin.execute(PlanPut(name="few", create=True, like="internal", limits=limits))
+        added = await admin.execute(TenantAdd(name="acme", plan="few"))
+        headers = {"authorization": f"Bearer {added.secret}"}
+        async with httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=PATIENCE_S) as client:
+            asked = asyncio.ensure_future(client.post("/v1/chat/completions", json={**CHAT, **members}))
+            await held.let_go()
+            assert ends.sent == 0, "it left before its receipt was kept"
+            response = await asked
+        assert (response.status_code, ends.sent) == (status, 1), response.text
+        assert end in response.content
+
+
+class Ends:
+    """Counts the messages of an application that have the end of an answer in them."""
+
+    def __init__(self, end: bytes) -> None:
+        self._end = end
+        self.sent = 0
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+            async def counted(message: Message) -> None:
+                self.sent += message["type"] == "http.response.body" and self._end in message.get("body", b"")
+                await send(message)
+
+            await app(scope, receive, counted)
+
+        return watched
 
 
 # the journal and the store

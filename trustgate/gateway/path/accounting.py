@@ -2,11 +2,13 @@
 
 Owns the moment between a request's admission and its receipt. ``Account.close`` is synchronous on purpose: it runs
 wherever the request ends (complete, refused, cut, client gone, cancelled) without a point at which it could be
-interrupted, and it runs before the last byte is sent, so what a client has seen the end of is already journaled.
+interrupted, and it runs before the last byte is sent, so what a client has seen the end of is already journaled. Where
+the journal alone does not keep a receipt, the account says what to wait for (``Account.kept``) before that byte.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -179,16 +181,18 @@ class Accounting:
         self.log = log
         self._last_refusal_us: dict[str, int] = {}
 
-    def enter(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, reply: Reply) -> ParallelSlot:
+    async def enter(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, reply: Reply) -> ParallelSlot:
         """Take one of the caller's parallel requests. Raises ``RateLimited`` (429), which is put on record too."""
         try:
             return self.quota.enter(caller.tenant, caller.plan, caller.key)
         except RateLimited as refusal:
             # Its body has not been read: the receipt commits to none.
-            self.refuse(Request(arrival, endpoint, caller, _NOT_READ, b""), refusal, reply)
+            account = self.refuse(Request(arrival, endpoint, caller, _NOT_READ, b""), refusal, reply)
+            if account is not None:
+                await account.kept()
             raise
 
-    def open(self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot | None = None) -> Account:
+    async def open(self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot | None = None) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
         caller, at_us = request.caller, request.arrival.at_us
         # Where there is no budget, too: one that is added meanwhile counts what is under way.
@@ -199,7 +203,8 @@ class Accounting:
     def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> Account | None:
         """Write a receipt of a refusal, so that it can be proven too, and name it in the reply's headers.
 
-        Returns: its account, closed; None where the key had one a moment ago.
+        Returns: its account, closed; None where the key had one a moment ago. It is to be ``kept`` before the refusal
+        is sent.
         """
         arrival, key_id = request.arrival, request.caller.key.id
         last_us = self._last_refusal_us.get(key_id)
@@ -212,6 +217,14 @@ class Accounting:
         reply.headers.append(receipt_header(arrival.receipt_id))
         return account
 
+    def keep(self, receipt: Receipt, secret: bytes) -> asyncio.Future[None] | None:
+        """Write a receipt.
+
+        Returns: what is done once it cannot be lost any more; None: it cannot be lost already.
+        """
+        self.log.append(receipt, secret)
+        return None
+
 
 class Account:
     """One admitted request. The path fills it in as it goes; whatever happens, it is closed once."""
@@ -220,6 +233,7 @@ class Account:
         "_accounting",
         "_answer",
         "_hold",
+        "_keeping",
         "closed",
         "first_ms",
         "receipt",
@@ -245,6 +259,7 @@ class Account:
         self.closed = False
         #: What it came to, once it is closed.
         self.receipt: Receipt | None = None
+        self._keeping: asyncio.Future[None] | None = None
 
     def _prompt_estimate(self) -> Usage:
         return Usage(prompt_tokens=self.request.call.prompt_tokens, estimated=True)
@@ -362,7 +377,15 @@ class Account:
             end_user=UNSET if call.end_user is None else call.end_user,
             **paid,
         )
-        log.append(receipt, secret)
+        self._keeping = self._accounting.keep(receipt, secret)
+
+    async def kept(self) -> None:
+        """Wait until the receipt of a closed account cannot be lost: before the answer's last byte leaves.
+
+        A caller that is cancelled meanwhile does not stop the keeping.
+        """
+        if self._keeping is not None:
+            await asyncio.shield(self._keeping)
 
     def _paid(self, terms: PaymentTerms, finish: Finish, billed: int) -> dict[str, Any]:
         """What the tenant is charged: what the request is billed at, or its terms' price for each that was answered.

@@ -116,6 +116,11 @@ class Delivery:
             usage = account.usage_so_far() if usage is None else usage
             account.close("client_gone" if self.reply.gone else finish, status=status, usage=usage)
 
+    async def kept(self) -> None:
+        """Wait until the receipt, where one was written, cannot be lost: before the last byte leaves."""
+        if self.account is not None:
+            await self.account.kept()
+
     def failed(self, error: TrustGateError, finish: Finish = "upstream_cut") -> None:
         """The upstream, or the gateway, gave up. What was sent is charged; before the first byte nothing is."""
         account, reply = self.admitted, self.reply

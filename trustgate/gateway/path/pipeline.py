@@ -127,6 +127,7 @@ class Pipeline:
             error = TrustGateError("The gateway failed. The error is in its log.")
         self._on_end(delivery.end(endpoint, arrival, error))
         if error is not None:
+            await delivery.kept()
             await reply.refuse(error)
 
     async def _walk(
@@ -144,7 +145,7 @@ class Pipeline:
         # A share of the gateway, and one of the caller's own parallel requests: asked for before anything is read.
         with (
             self._running.admit(caller.key.id, caller.tenant.id) as cancellation,
-            self._accounting.enter(arrival, endpoint, caller, reply) as slot,
+            await self._accounting.enter(arrival, endpoint, caller, reply) as slot,
             self._memory.room_for(caller.tenant.id) as room,
         ):
             cancellation.reply = reply
@@ -193,7 +194,7 @@ class Pipeline:
                     check_priced(caller, call.model, slug, model.names, is_priced=is_priced)
 
                 # 5 quota
-                with self._open_account(request, ask, sale, slot, delivery) as account:
+                with await self._open_account(request, ask, sale, slot, delivery) as account:
                     # 6 validation
                     if call.invalid is not None:
                         raise call.invalid
@@ -255,12 +256,12 @@ class Pipeline:
         audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
         return upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
 
-    def _open_account(
+    async def _open_account(
         self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery
     ) -> Account:
         """Take the hold. A refusal is put on record too."""
         try:
-            account = delivery.account = self._accounting.open(request, ask, sale, slot)
+            account = delivery.account = await self._accounting.open(request, ask, sale, slot)
         except RateLimited as refusal:
             delivery.account = self._accounting.refuse(request, refusal, delivery.reply)
             raise

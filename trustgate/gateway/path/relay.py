@@ -63,6 +63,7 @@ async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccoun
         raise
     account.sent(body)
     delivery.close("complete", status=answer.status, usage=usage)
+    await account.kept()
     await reply.whole(answer.status, content_type, body)
 
 
@@ -87,6 +88,7 @@ async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Del
         await delivery.pay()
         await delivery.begin(answer)
     delivery.close("complete", status=answer.status)
+    await account.kept()
     await reply.write(b"", last=True)
 
 
@@ -101,7 +103,7 @@ async def _relay_events(
             break
     if not stream.meter.done and not stream.meter.finished and not stream.failed:
         raise UpstreamFailed("The upstream's stream ended before its answer did.", retryable=False)
-    stream.close()
+    await stream.close()
     if not delivery.reply.started:
         await delivery.begin(answer)
     await delivery.reply.write(b"", last=True)
@@ -144,7 +146,7 @@ class _EventRelay:
             self._account.sent(body)
             if meter.done or self.failed:
                 # This is the end for every SDK: the receipt must be there before it is seen.
-                self.close()
+                await self.close()
             if not reply.started:
                 await self._delivery.begin(self._answer)
             await reply.write(body)
@@ -188,8 +190,10 @@ class _EventRelay:
             return usage
         return self._objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Account for the answer, before its last byte leaves."""
         self._delivery.close("upstream_cut" if self.failed else "complete", status=self._answer.status)
+        await self._account.kept()
 
 
 def with_units(usage: Usage, account: Account) -> Usage:
