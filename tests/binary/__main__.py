@@ -42,7 +42,7 @@ HERE = Path(__file__).resolve().parent
 #: Read with importlib.metadata at run time (trustgate version).
 _METADATA = ("duckdb",)
 #: Read from beside the modules (gateway.page, models.pricelist).
-_DATA = ("trustgate/gateway/views/pages", "trustgate/models/data")
+_DATA = ("trustgate/gateway/views/pages", "trustgate/models/data", "trustgate/web/static")
 #: 3 takes a third of the time of the default, 6, for a file 3 % larger.
 _COMPRESSION = 3
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,20 @@ _FLAGS = (
     "--disable-sync",
     "--remote-debugging-port=0",
 )
+
+
+_SUBMIT = """
+function (selector, values) {
+  const form = document.querySelector(selector);
+  for (const [name, value] of Object.entries(values)) {
+    const field = form.elements.namedItem(name);
+    if (field.type === "checkbox") field.checked = value;
+    else field.value = value;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  form.querySelector("button:not([type=button])").click();
+}
+"""
 
 
 def find_chromium() -> str:
@@ -82,6 +97,54 @@ class Browser:
         """Call a function (its text) in the page, with arguments that JSON can say."""
         return self._runner.run(self._call_function(function, arguments))
 
+    def click(self, selector: str) -> None:
+        """Click an element that leads to another page, and wait until that is shown."""
+        self._runner.run(self._leave(f"document.querySelector({json.dumps(selector)}).click()"))
+
+    def submit(self, form: str, **values: str | bool) -> None:
+        """Fill in a form's fields by their names, send it as its button does, and wait for the page that follows."""
+        self._runner.run(self._leave(f"({_SUBMIT})({json.dumps(form)}, {json.dumps(values)})"))
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until an expression in the page is true."""
+        self._runner.run(
+            self._evaluate(
+                f"new Promise((done) => {{ const look = () => ({expression}) ? done(true) : "
+                "requestAnimationFrame(look); look(); })"
+            )
+        )
+
+    def look(self, *, dark: bool = False, width: int = 1200, height: int = 800) -> None:
+        """Show pages in the light or the dark, and so wide, from now on."""
+        self._runner.run(self._look(dark, width, height))
+
+    def cookies(self) -> list[dict[str, Any]]:
+        """The cookies of the page, those too that scripts cannot read."""
+        found: list[dict[str, Any]] = self._runner.run(self._send("Network.getCookies"))["cookies"]
+        return found
+
+    def clear_cookies(self) -> None:
+        self._runner.run(self._send("Network.clearBrowserCookies"))
+
+    def axe(self, source: str) -> list[dict[str, Any]]:
+        """What axe-core (its ``source``) finds amiss in the page: of each violation its id, and where."""
+        self._runner.run(self._evaluate(f"{source}\n;0"))
+        found: list[dict[str, Any]] = self.evaluate(
+            "axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) => "
+            "({id: v.id, help: v.help, nodes: v.nodes.map((n) => n.html + ' ' + n.failureSummary)})))"
+        )
+        return found
+
+    @property
+    def transferred_bytes(self) -> int:
+        """What all answers since the page was opened were long on the wire, heads included."""
+        return self._transferred
+
+    @property
+    def url(self) -> str:
+        """The address of the page."""
+        return str(self.evaluate("location.href"))
+
     def choose_file(self, selector: str, path: Path) -> None:
         """Choose a file in an ``<input type=file>``, as somebody at the keyboard would."""
         self._runner.run(self._choose_file(selector, path))
@@ -107,6 +170,8 @@ class Browser:
         self._requests: list[str] = []
         self._session = ""
         self._last_id = 0
+        self._loads = 0
+        self._transferred = 0
         self._client = aiohttp.ClientSession()
         self._socket = await self._client.ws_connect(url, max_msg_size=0)
         target = await self._send("Target.createTarget", url="about:blank")
@@ -130,11 +195,29 @@ class Browser:
         script = await self._send("Page.addScriptToEvaluateOnNewDocument", source=first)
         self._complaints.clear()
         self._requests.clear()
+        self._transferred = 0
         navigated = await self._send("Page.navigate", url=url)
         assert "errorText" not in navigated, navigated["errorText"]
         while (await self._receive())["method"] != "Page.loadEventFired":
             pass
         await self._send("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+
+    async def _leave(self, script: str) -> None:
+        """Run a script that leads to another page, and wait until that is loaded."""
+        loads = self._loads
+        self._complaints.clear()
+        self._requests.clear()
+        self._transferred = 0
+        await self._send("Runtime.evaluate", expression=script, userGesture=True)
+        while self._loads == loads:
+            await self._receive()
+
+    async def _look(self, dark: bool, width: int, height: int) -> None:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self._send("Emulation.setEmulatedMedia", features=[scheme])
+        await self._send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
 
     async def _evaluate(self, expression: str) -> Any:
         return _value(
@@ -160,11 +243,7 @@ class Browser:
         await self._send("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(path)])
 
     async def _screenshot(self, dark: bool, width: int) -> bytes:
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self._send("Emulation.setEmulatedMedia", features=[scheme])
-        await self._send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False
-        )
+        await self._look(dark, width, 800)
         taken = await self._send("Page.captureScreenshot", captureBeyondViewport=True)
         return base64.b64decode(taken["data"])
 
@@ -194,6 +273,10 @@ class Browser:
             self._complaints.append(str(details["args"]))
         elif event == "Network.requestWillBeSent":
             self._requests.append(details["request"]["url"])
+        elif event == "Network.loadingFinished":
+            self._transferred += int(details["encodedDataLength"])
+        elif event == "Page.loadEventFired":
+            self._loads += 1
 
 
 def _value(evaluated: Mapping[str, Any]) -> Any:
