@@ -88,6 +88,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="p
     price_factor_ppm: int = FACTOR_ONE_PPM
     #: A model without a price under a limit on money, or for a tenant that pays: refused, or served at no cost.
     unpriced_models: Literal["refuse", "allow"] = "refuse"
+    #: How many keys at once each of its tenants may make for itself over the API; 0: none, its keys are the operator's.
+    own_keys: int = 0
     created_us: int = 0
 
 
@@ -123,6 +125,10 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     revoked_us: int | None = None
     #: The id of the key that this one goes back to by rotations; "" for a key that did not come from one.
     origin_id: str = ""
+    #: What its tenant's own doing was: the account of the key that made this one, and that of the key that revoked it.
+    #: "": the operator's.
+    made_by: str = ""
+    revoked_by: str = ""
 
     @property
     def account_id(self) -> str:

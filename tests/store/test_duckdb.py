@@ -343,6 +343,10 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
         assert [kept.as_of for kept in state.price_lists] == ["2026-11-01"]
         priced = await store.entries(ReceiptFilter(oldest_first=True, after_seq=702, until_seq=704))
         assert [(entry.receipt.v, entry.receipt.billed_nano_usd) for entry in priced] == [(3, 13_580), (4, 13_580)]
+    if version < 11:
+        assert (pro.own_keys, len(state.keys), state.keys[0].made_by, state.keys[0].revoked_by) == (0, 1, "", "")
+    else:
+        assert (pro.own_keys, state.keys[1].made_by, state.keys[1].revoked_by) == (2, *[state.keys[0].id] * 2)
     if version < 6:
         assert (state.keys[0].origin_id, state.budgets, state.pseudonym_key) == ("", (), None)
     else:

@@ -176,6 +176,8 @@ class KeyCreate(Command[NewKey], frozen=True, kw_only=True, tag="key.create"):
     expires_us: int | None = None
     limits: Limits = Limits()
     scope: Scope = Scope()
+    #: The id of the tenant's key that asks for it, where the tenant does and not the operator (admin.own_keys).
+    by_key: str = ""
     result = NewKey
 
 
@@ -203,11 +205,17 @@ class KeySet(Command[ApiKey], frozen=True, kw_only=True, tag="key.set"):
     expires_us: int | None = None
     #: It does not expire any more.
     never_expires: bool = False
+    #: As of ``KeyCreate``.
+    by_key: str = ""
     result = ApiKey
 
 
 class KeyRevoke(Command[ApiKey], frozen=True, kw_only=True, tag="key.revoke"):
+    """Revoke a key, and with it the keys that it has made."""
+
     key: str
+    #: As of ``KeyCreate``.
+    by_key: str = ""
     result = ApiKey
 
 
@@ -237,6 +245,8 @@ class PlanPut(Command[Plan], frozen=True, kw_only=True, tag="plan.put"):
     #: Millionths; 1,000,000 bills what models cost.
     price_factor_ppm: int | None = None
     unpriced_models: Literal["refuse", "allow"] | None = None
+    #: How many keys at once each tenant may make for itself; 0: none.
+    own_keys: int | None = None
     result = Plan
 
 

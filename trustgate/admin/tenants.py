@@ -36,6 +36,7 @@ from trustgate.admin.commands import (
     TenantWithKey,
 )
 from trustgate.admin.context import AdminContext
+from trustgate.admin.own_keys import check_room, maker, own_key, revoked_with, within_life_of
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Tenant, matches
@@ -43,6 +44,7 @@ from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Te
 T = TypeVar("T", Limits, Scope)
 
 _NAME_MOST = 64
+_OWN_KEYS_MOST = 1_000
 #: A price a thousand times what a model costs is a slip of the keyboard.
 _MOST_FACTOR_PPM = 1_000 * 1_000_000
 #: Longer than any plan; keeps sums of times far from the largest integer.
@@ -206,13 +208,20 @@ async def key_create(context: AdminContext, command: KeyCreate) -> NewKey:
     _check_limits(command.limits)
     _check_scope(command.scope)
     at_us = now_us()
+    expires_us = _expiry(command.expires_in_s, command.expires_us, at_us)
+    made_by = ""
+    if command.by_key:
+        by = maker(context, command.by_key)
+        check_room(context, tenant, at_us)
+        made_by, expires_us = by.account_id, within_life_of(by, expires_us)
     new = _new_key(
         tenant,
         command.name,
         at_us,
         limits=command.limits,
         scope=command.scope,
-        expires_us=_expiry(command.expires_in_s, command.expires_us, at_us),
+        expires_us=expires_us,
+        made_by=made_by,
     )
     await context.keep(new.key)
     return new
@@ -220,7 +229,8 @@ async def key_create(context: AdminContext, command: KeyCreate) -> NewKey:
 
 async def key_set(context: AdminContext, command: KeySet) -> ApiKey:
     """The changed key; its secret, and what was used of its limits, stay. In effect from the next request on."""
-    key = context.directory.key(command.key)
+    by = maker(context, command.by_key) if command.by_key else None
+    key = context.directory.key(command.key) if by is None else own_key(context, by, command.key)
     tenant = _living(context, key.tenant_id)
     if key.revoked_us is not None:
         raise Conflict(
@@ -234,6 +244,8 @@ async def key_set(context: AdminContext, command: KeySet) -> ApiKey:
     expires_us = _expiry(command.expires_in_s, command.expires_us, now_us())
     if expires_us is not None:
         key = replace(key, expires_us=expires_us)
+    if by is not None:
+        key = replace(key, expires_us=within_life_of(by, key.expires_us))
     key = replace(
         key,
         limits=_changed(key.limits, command.limits, "a key"),
@@ -268,11 +280,16 @@ async def key_show(context: AdminContext, command: KeyShow) -> ApiKey:
 
 
 async def key_revoke(context: AdminContext, command: KeyRevoke) -> ApiKey:
-    key = context.directory.key(command.key)
+    by = maker(context, command.by_key) if command.by_key else None
+    key = context.directory.key(command.key) if by is None else own_key(context, by, command.key)
+    at_us = now_us()
+    ended = {key.id}
     if key.revoked_us is None:
-        key = replace(key, revoked_us=now_us())
-        await context.keep(key)
-    context.cut({key.id})
+        key = replace(key, revoked_us=at_us, revoked_by="" if by is None else by.account_id)
+        made = revoked_with(context.directory.keys_of(key.tenant_id), key, at_us)
+        await context.keep(key, *made)
+        ended |= _ids(made)
+    context.cut(ended)
     return key
 
 
@@ -294,6 +311,7 @@ async def key_rotate(context: AdminContext, command: KeyRotate) -> NewKey:
         scope=old.scope,
         expires_us=old.expires_us,
         origin_id=old.account_id,
+        made_by=old.made_by,
     )
     ends_us = _expiry(None, command.until_us, at_us) or _after(command.grace_s, at_us, least_s=0)
     if ends_us == at_us:
@@ -314,6 +332,7 @@ def _new_key(
     scope: Scope | None = None,
     expires_us: int | None = None,
     origin_id: str = "",
+    made_by: str = "",
 ) -> NewKey:
     name = checked_name(name, "A key's")
     minted = mint()
@@ -328,6 +347,7 @@ def _new_key(
         created_us=at_us,
         expires_us=expires_us,
         origin_id=origin_id,
+        made_by=made_by,
     )
     return NewKey(key=key, secret=minted.secret)
 
@@ -364,8 +384,11 @@ async def plan_put(context: AdminContext, command: PlanPut) -> Plan:
         on_disconnect=command.on_disconnect or plan.on_disconnect,
         price_factor_ppm=plan.price_factor_ppm if command.price_factor_ppm is None else command.price_factor_ppm,
         unpriced_models=command.unpriced_models or plan.unpriced_models,
+        own_keys=plan.own_keys if command.own_keys is None else command.own_keys,
     )
     _checked_factor(plan.price_factor_ppm)
+    if not 0 <= plan.own_keys <= _OWN_KEYS_MOST:
+        raise InvalidRequest(f"own_keys must be a whole number from 0 to {_OWN_KEYS_MOST:,}.", param="own_keys")
     _check_limits(plan.limits)
     _check_scope(plan.scope)
     await context.keep(plan)

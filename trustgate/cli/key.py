@@ -255,7 +255,12 @@ def _print(key: ApiKey, json: bool) -> None:
     fields = _fields(key)
     if key.revoked_us is not None:
         fields.append(("Revoked", render.instant_utc(key.revoked_us)))
+    fields += [(what, f"its tenant's key {by}") for what, by in _by_tenant(key) if by]
     render.card(fields)
+
+
+def _by_tenant(key: ApiKey) -> tuple[tuple[str, str], ...]:
+    return ("Made by", key.made_by), ("Revoked by", key.revoked_by)
 
 
 def _fields(key: ApiKey) -> list[tuple[str, render.Cell]]:

@@ -40,6 +40,16 @@ UnpricedOption = Annotated[
         help="Models without a price, where spending is limited or paid for: refuse them, or serve them at no cost.",
     ),
 ]
+OwnKeysOption = Annotated[
+    int | None,
+    typer.Option(
+        "--own-keys",
+        help="How many keys at once each tenant may make for itself, on its account page or over the API; 0: none.",
+        min=0,
+        max=1000,
+        metavar="N",
+    ),
+]
 
 
 @app.command("add")
@@ -54,6 +64,7 @@ def add(
     on_disconnect: OnDisconnectOption = None,
     price_factor: FactorOption = None,
     unpriced_models: UnpricedOption = None,
+    own_keys: OwnKeysOption = None,
     json: JsonOption = False,
 ) -> None:
     """Add a plan. What is not given is not limited, or is as in the plan --like. `none` lifts a limit."""
@@ -66,6 +77,7 @@ def add(
         on_disconnect=on_disconnect,
         price_factor_ppm=price_factor,
         unpriced_models=unpriced_models,
+        own_keys=own_keys,
     )
     _show_made(context, command, json)
 
@@ -79,11 +91,12 @@ def set_(
     on_disconnect: OnDisconnectOption = None,
     price_factor: FactorOption = None,
     unpriced_models: UnpricedOption = None,
+    own_keys: OwnKeysOption = None,
     json: JsonOption = False,
 ) -> None:
     """Change a plan, in effect from the next request on. `none` lifts a limit."""
-    changes = (on_disconnect, price_factor, unpriced_models)
-    if not allowed.limits and not allowed.scope and changes == (None, None, None):
+    changes = (on_disconnect, price_factor, unpriced_models, own_keys)
+    if not allowed.limits and not allowed.scope and all(change is None for change in changes):
         raise InvalidRequest("No change was given.", hint="trustgate plan set --help")
     command = PlanPut(
         name=plan,
@@ -92,6 +105,7 @@ def set_(
         on_disconnect=on_disconnect,
         price_factor_ppm=price_factor,
         unpriced_models=unpriced_models,
+        own_keys=own_keys,
     )
     _show_made(context, command, json)
 
@@ -159,5 +173,6 @@ def _print(plan: Plan, json: bool, *, removed: bool = False) -> None:
             ("On disconnect", plan.on_disconnect),
             ("Billed", render.factor(plan.price_factor_ppm)),
             ("Without a price", "refused where spending counts" if refused else "served at no cost"),
+            ("Keys of tenants' own", f"at most {plan.own_keys} at once" if plan.own_keys else "none"),
         ]
     )

@@ -26,6 +26,7 @@ from trustgate.gateway.views.credit_webhooks import CreditWebhooks
 from trustgate.gateway.views.credits import Credits
 from trustgate.gateway.views.discovery import Discovery
 from trustgate.gateway.views.health import Health
+from trustgate.gateway.views.keys import TenantKeys
 from trustgate.gateway.views.log import Transparency
 from trustgate.gateway.views.openapi import OpenApi
 from trustgate.gateway.views.page import Page
@@ -93,6 +94,7 @@ def make_app(
     credit: Credits,
     payments: Payments,
     statements: TenantStatements,
+    keys: TenantKeys,
     health: Health,
     log: Transparency,
     metrics: Metrics,
@@ -104,7 +106,9 @@ def make_app(
 ) -> ASGIApp:
     """``cors_origins``: whose web pages browsers let call the gateway; none unless said."""
     routes = [
-        *make_routes(pipeline, reads, credit, payments, statements, health, log, metrics, page, storefront, webhooks),
+        *make_routes(
+            pipeline, reads, credit, payments, statements, keys, health, log, metrics, page, storefront, webhooks
+        ),
         *extra,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
@@ -129,6 +133,7 @@ def make_routes(
     credit: Credits,
     payments: Payments,
     statements: TenantStatements,
+    keys: TenantKeys,
     health: Health,
     log: Transparency,
     metrics: Metrics,
@@ -142,11 +147,18 @@ def make_routes(
         for path, endpoints in _by_path().items()
     ]
     balance = reads.app(credit.show)
+    listed, shown = reads.app(keys.list), reads.app(keys.show)
     discovery = Discovery(storefront)
     return [
         *endpoints,
         Route("/v1/models", reads.app(reads.models, takes_keyless=True), methods=["GET"]),
         Route("/v1/models/{model:path}", reads.app(reads.model, takes_keyless=True), methods=["GET"]),
+        Route("/v1/account", reads.app(reads.account), methods=["GET"]),
+        _route("/v1/keys", {"GET": listed, "HEAD": listed, "POST": _Plain(keys.create)}),
+        _route(
+            "/v1/keys/{key}",
+            {"GET": shown, "HEAD": shown, "POST": _Plain(keys.change), "DELETE": _Plain(keys.revoke)},
+        ),
         Route("/v1/usage", reads.app(reads.usage), methods=["GET"]),
         _route("/v1/credits", {"GET": balance, "HEAD": balance, "POST": _Plain(credit.top_up)}),
         Route("/v1/credit-webhooks/{form}", _Plain(webhooks), methods=["POST"]),
@@ -155,6 +167,7 @@ def make_routes(
         Route("/v1/receipts", reads.app(reads.receipts), methods=["GET"]),
         Route("/v1/receipts/{receipt}", reads.app(reads.receipt, takes_keyless=True), methods=["GET"]),
         Route("/v1/receipts/{receipt}/proof", reads.app(reads.proof, takes_keyless=True), methods=["GET"]),
+        Route("/v1/receipts/{receipt}/bundle", reads.app(reads.bundle, takes_keyless=True), methods=["GET"]),
         Route("/v1/statements", reads.app(statements.list), methods=["GET"]),
         Route("/v1/statements/{month}", reads.app(statements.show), methods=["GET"]),
         Route("/log/checkpoint", _Plain(log.checkpoint), methods=["GET"]),

@@ -349,11 +349,13 @@ class Server:
         from trustgate.gateway.views.account import Reads
         from trustgate.gateway.views.credit_webhooks import CreditWebhooks
         from trustgate.gateway.views.health import Health
+        from trustgate.gateway.views.keys import TenantKeys
         from trustgate.gateway.views.log import Transparency
         from trustgate.gateway.views.page import Page
         from trustgate.gateway.views.payments import Payments
         from trustgate.gateway.views.statements import TenantStatements
         from trustgate.gateway.views.storefront import Storefront
+        from trustgate.server.own_keys import OwnKeys
 
         reads = Reads(
             directory=self.directory,
@@ -376,6 +378,7 @@ class Server:
             self.credits,
             Payments(self.store),
             TenantStatements(self.directory, self.catalog, self.accounting.log, self.store, self.archive),
+            TenantKeys(self.directory, OwnKeys(self.admin), lambda: self.settings.serve),
             Health(self.gateway_status.check, self.gateway_status.notes),
             Transparency(self.archive),
             self.metrics,

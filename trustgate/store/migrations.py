@@ -352,6 +352,16 @@ def _notifications(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _own_keys(connection: DuckDBPyConnection) -> None:
+    """Tenants may make keys where their plan says so; of the keys there are, the operator has made every one."""
+    for statement in (
+        "ALTER TABLE plans ADD COLUMN own_keys BIGINT DEFAULT 0",
+        "ALTER TABLE keys ADD COLUMN made_by VARCHAR DEFAULT ''",
+        "ALTER TABLE keys ADD COLUMN revoked_by VARCHAR DEFAULT ''",
+    ):
+        connection.execute(statement)
+
+
 def _match_heads(connection: DuckDBPyConnection) -> None:
     """Give ``archived_heads`` the columns that later steps have given ``receipts``."""
     missing = connection.execute(
@@ -366,7 +376,7 @@ def _match_heads(connection: DuckDBPyConnection) -> None:
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
     *(_price_tables, _budgets_and_end_users, _sales_without_a_key, _tenants_and_credits, _archives),
-    _notifications,
+    *(_notifications, _own_keys),
 )
 
 LATEST = len(MIGRATIONS)

@@ -21,16 +21,18 @@ from trustgate.access.quota import Quota
 from trustgate.errors import InvalidRequest, NotFound, TrustGateError
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.identity import identify
+from trustgate.gateway.views.keys import key_card
+from trustgate.gateway.views.standing import limit_cards
 from trustgate.http.sending import send_body, send_error, send_json
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.published import published
 from trustgate.models.upstream.targets import Targets
-from trustgate.receipts.archive import Archive
+from trustgate.receipts.archive import LABELS, Archive
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.store import ReceiptFilter, Store, UsageFilter
-from trustgate.types import Entry
+from trustgate.types import FACTOR_ONE_PPM, Entry, Limits
 
 _logger = logging.getLogger("trustgate.gateway")
 
@@ -121,6 +123,33 @@ class Reads:
             ),
         }
 
+    async def account(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/account``: who the caller is, its plan, and where its limits and budgets stand."""
+        at_us = now_us()
+        tenant, plan, key = caller.tenant, caller.plan, caller.key
+        of_tenant, of_key = self._quota.used(tenant.id, at_us), self._quota.used(key.account_id, at_us)
+        return {
+            "object": "account",
+            "tenant": {"id": tenant.id, "name": tenant.name},
+            "plan": {
+                "name": plan.name,
+                "models": plan.scope.models,
+                "endpoints": plan.scope.endpoints,
+                "features": plan.scope.features,
+                "price_factor": caller.price_factor_ppm / FACTOR_ONE_PPM,
+                "own_keys": plan.own_keys,
+                **_at_once(plan.limits),
+            },
+            "key": {**key_card(key, caller), **_at_once(key.limits)},
+            "limits": [
+                *limit_cards("plan", plan.limits, of_tenant, at_us),
+                *limit_cards("key", key.limits, of_key, at_us),
+            ],
+            "budgets": self._budget_cards(caller),
+            "payment": "off" if caller.terms is None else caller.terms.mode,
+            "log": {"origin": self._archive.origin, "vkey": self._archive.vkey},
+        }
+
     async def usage(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/usage?since=2026-01-31&by=day|model|key|end_user``: the caller's, the last 30 days unless said."""
         query = QueryParams(scope["query_string"])
@@ -170,7 +199,11 @@ class Reads:
         return receipt_card(await self._entry(caller, scope["path_params"]["receipt"]))
 
     async def receipts(self, caller: Caller, scope: Scope) -> Any:
-        """``GET /v1/receipts?after=ID&order=asc|desc&limit=20``: the caller's tenant's, paged as OpenAI pages lists."""
+        """``GET /v1/receipts?after=ID&order=asc|desc&limit=20``: the caller's tenant's, paged as OpenAI pages lists.
+
+        ``model`` (a glob), ``key`` (an id), ``status`` (``ok`` or ``failed``), ``since`` and ``before`` (days, UTC)
+        narrow them.
+        """
         query = QueryParams(scope["query_string"])
         order = query.get("order", "desc")
         if order not in ("asc", "desc"):
@@ -183,6 +216,11 @@ class Reads:
         found = await self._store.entries(
             ReceiptFilter(
                 tenant_id=caller.tenant.id,
+                key_id=query.get("key"),
+                model=query.get("model") or None,
+                status=_statuses(query.get("status")),
+                since_us=None if query.get("since") is None else _since(query["since"]),
+                until_us=None if query.get("before") is None else _since(query["before"], "before"),
                 after_seq=seq if oldest_first else None,
                 before_seq=None if oldest_first else seq,
                 oldest_first=oldest_first,
@@ -202,6 +240,15 @@ class Reads:
         """``GET /v1/receipts/{id}/proof``: its inclusion in the log, as a C2SP tlog-proof."""
         entry = await self._entry(caller, scope["path_params"]["receipt"])
         return RawAnswer("text/plain; charset=utf-8", await self._archive.proof(entry))
+
+    async def bundle(self, caller: Caller, scope: Scope) -> Any:
+        """``GET /v1/receipts/{id}/bundle``: it with its proof, checkpoint and anchor, to be verified by anybody
+        (receipts.bundle). Both commitments can be opened with it.
+        """
+        entry = await self._entry(caller, scope["path_params"]["receipt"])
+        name = b'attachment; filename="%s.json"' % entry.receipt.id.encode()
+        data = await self._archive.bundle(entry, LABELS)
+        return RawAnswer("application/json", data, ((b"content-disposition", name), (b"cache-control", b"no-store")))
 
     async def _entry(self, caller: Caller, receipt_id: str, *, param: str | None = None) -> Entry:
         """Returns a receipt of the caller's tenant. Raises ``NotFound``, for other tenants' too."""
@@ -262,6 +309,20 @@ class _Read:
                 await send_json(send, answer, headers)
 
 
+def _at_once(limits: Limits) -> dict[str, int | None]:
+    """Returns the limits that no window has."""
+    return {name: getattr(limits, name) for name in ("parallel_requests", "max_tokens", "max_prompt_tokens")}
+
+
+def _statuses(text: str | None) -> tuple[int, int] | None:
+    """Returns the lowest and the highest HTTP status that is wanted; None: any. Raises ``InvalidRequest``."""
+    if text is None:
+        return None
+    if text not in _STATUSES:
+        raise InvalidRequest(f"status must be {' or '.join(_STATUSES)}.", param="status")
+    return _STATUSES[text]
+
+
 def _page_size(text: str | None) -> int:
     """Raises ``InvalidRequest``."""
     if text is None:
@@ -271,10 +332,11 @@ def _page_size(text: str | None) -> int:
     return int(text)
 
 
+_STATUSES = {"ok": (0, 399), "failed": (400, 999)}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def _since(text: str | None) -> int:
+def _since(text: str | None, param: str = "since") -> int:
     """Returns the start of a day in UTC, microseconds; 30 days ago when not given. Raises ``InvalidRequest``."""
     if text is None:
         return now_us() - 30 * _DAY_US
@@ -283,5 +345,5 @@ def _since(text: str | None) -> int:
             raise ValueError
         day = datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError:
-        raise InvalidRequest("since must be a date like 2026-01-31.", param="since") from None
+        raise InvalidRequest(f"{param} must be a date like 2026-01-31.", param=param) from None
     return (day - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -42,6 +42,20 @@ _OBJECT: dict[str, Any] = {"type": "object"}
 _STRING: dict[str, Any] = {"type": "string"}
 _LIMIT = {"limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}}
 _AFTER = {"after": _STRING}
+_DATE = {"type": "string", "format": "date"}
+_GLOBS = {"type": "array", "items": _STRING}
+_KEY_BODY: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": _STRING,
+        "models": _GLOBS,
+        "endpoints": _GLOBS,
+        "features": _GLOBS,
+        "expires_at": {"type": ["integer", "null"]},
+        "limits": {"type": "object", "additionalProperties": {"type": ["integer", "number", "string", "null"]}},
+    },
+}
+_KEY_REFUSALS = (400, 401, 403, 404, 405, 408, 409, 413, 503)
 
 
 class _Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +70,8 @@ class _Route(msgspec.Struct, frozen=True, kw_only=True):
     answers: str = _JSON
     body: dict[str, Any] | None = None
     needs_key: bool = True
-    #: Statuses besides 200, where they are not those of every reading route.
+    status: int = 200
+    #: Statuses besides it, where they are not those of every reading route.
     refusals: tuple[int, ...] = _READ_REFUSALS
 
 
@@ -67,6 +82,33 @@ _ROUTES = (
         query={"available": {"enum": ["true", "false", "all"]}},
     ),
     _Route(path="/v1/models/{model}", summary="Retrieve a model, with its price."),
+    _Route(path="/v1/account", summary="The caller's plan, and where its limits and budgets stand."),
+    _Route(path="/v1/keys", tag="keys", summary="List the living keys of the caller's tenant."),
+    _Route(
+        path="/v1/keys",
+        method="post",
+        tag="keys",
+        summary="Make a key where the plan allows it; the only answer with its secret.",
+        status=201,
+        body=_KEY_BODY,
+        refusals=_KEY_REFUSALS,
+    ),
+    _Route(path="/v1/keys/{key}", tag="keys", summary="A key of the caller's tenant."),
+    _Route(
+        path="/v1/keys/{key}",
+        method="post",
+        tag="keys",
+        summary="Change a key that the tenant has made.",
+        body=_KEY_BODY,
+        refusals=_KEY_REFUSALS,
+    ),
+    _Route(
+        path="/v1/keys/{key}",
+        method="delete",
+        tag="keys",
+        summary="Revoke a key that the tenant has made.",
+        refusals=_KEY_REFUSALS,
+    ),
     _Route(
         path="/v1/usage",
         summary="Usage of the caller's tenant.",
@@ -101,7 +143,16 @@ _ROUTES = (
         path="/v1/receipts",
         tag="receipts",
         summary="List the receipts of the caller's tenant.",
-        query=_AFTER | _LIMIT | {"order": {"enum": ["asc", "desc"], "default": "desc"}},
+        query=_AFTER
+        | _LIMIT
+        | {
+            "order": {"enum": ["asc", "desc"], "default": "desc"},
+            "model": _STRING,
+            "key": _STRING,
+            "status": {"enum": ["ok", "failed"]},
+            "since": _DATE,
+            "before": _DATE,
+        },
     ),
     _Route(
         path="/v1/receipts/{receipt}",
@@ -113,6 +164,11 @@ _ROUTES = (
         tag="receipts",
         summary="The proof that the log includes a receipt (C2SP tlog-proof).",
         answers=_TEXT,
+    ),
+    _Route(
+        path="/v1/receipts/{receipt}/bundle",
+        tag="receipts",
+        summary="A receipt with its proof, checkpoint and anchor in one document that anybody can verify.",
     ),
     _Route(path="/v1/statements", tag="statements", summary="List the months of the caller's tenant."),
     _Route(
@@ -241,7 +297,7 @@ def document(url: str = "", sale: OpenSale | None = None) -> dict[str, Any]:
 #: What callers without a key may read, by id or whole, where something is sold to them (gateway.app).
 _READ_KEYLESS = (
     *("/v1/models", "/v1/models/{model}", "/v1/payments/{payment}"),
-    *("/v1/receipts/{receipt}", "/v1/receipts/{receipt}/proof"),
+    *("/v1/receipts/{receipt}", "/v1/receipts/{receipt}/proof", "/v1/receipts/{receipt}/bundle"),
 )
 
 _ERROR = {"$ref": "#/components/schemas/Error"}
@@ -302,7 +358,7 @@ def _own(route: _Route) -> dict[str, Any]:
     """Returns the operation of a route that the gateway answers itself."""
     schema = _OBJECT if route.answers == _JSON else _STRING if route.answers.startswith("text/") else {}
     operation = _described(route.path, route.method, route.summary, route.tag, route.query, {route.answers: schema})
-    operation["responses"] |= _refusals(route.refusals, _ERROR)
+    operation["responses"] = {str(route.status): operation["responses"]["200"]} | _refusals(route.refusals, _ERROR)
     if route.body is not None:
         operation["requestBody"] = {"required": False, "content": {_JSON: {"schema": route.body}}}
     if not route.needs_key:
