@@ -25,6 +25,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'budget|Budgets: how much tenants, keys and end users may use, alone or together',
             'end-user|End users: the users of an app behind a key, by pseudonym',
             'passport|Models: where they are served, and at what price',
+            'profile|Profiles: model names, parameters and upstream keys of a plan, a tenant or a key',
             'receipt|Receipts: the provable record of each request',
             'statement|Monthly statements that prove themselves',
             'anchor|Anchors: the log of receipts on Solana, one transaction for all of them since the last',
@@ -81,6 +82,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'set|Change a passport',
             'list|List the models',
             'show|Show a passport',
+            'resolve|Explain what a model''s name means to a tenant',
             'deprecate|Mark a model as going away; it still serves',
             'revoke|Stop serving a model, under all its names',
             'activate|Serve a deprecated or revoked model again',
@@ -92,6 +94,12 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'show|Show what a model costs now, and where its price comes from; or which price a receipt''s price_hash stands for',
             'history|Show the prices that a passport has had of its own, the oldest first',
             'update|Renew the price list'
+        )
+        'trustgate profile' = @(
+            'set|Add to a profile',
+            'show|Show a profile',
+            'list|List the profiles',
+            'clear|Take a whole profile away, in effect from the next request on'
         )
         'trustgate receipt' = @(
             'list|List receipts, the newest first',
@@ -679,6 +687,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--json||Print one JSON document, nothing else'
         )
+        'trustgate passport resolve' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--tenant|tenant|The tenant''s name or id',
+            '--key|key|One of its keys',
+            '--json||Print one JSON document, nothing else'
+        )
         'trustgate passport deprecate' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
@@ -729,6 +744,56 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--from-litellm|any|LiteLLM''s model_prices_and_context_window.json instead: a file, or its https:// address',
             '--as-of|any|The date of LiteLLM''s prices',
             '--yes||Take it from now on, not only show what it changes',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate profile' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate profile set' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--plan|plan|Of all tenants on this plan',
+            '--tenant|tenant|Of this tenant',
+            '--key|key|Of this key alone',
+            '--name|any|A name of its own for a model, before all others: gpt-4=llama',
+            '--only-own-names|words:yes no|No models but those with a --name',
+            '--default-model|any|For requests that name no model',
+            '--unknown-models|words:refuse default|Names that do not exist: refuse them, or take the default model',
+            '--set|any|A parameter, whatever the request has: temperature=0',
+            '--default|any|A parameter where the request has none',
+            '--cap|any|The most a request may ask for: max_tokens=800, reasoning_effort=low',
+            '--system|any|A system message put before each request''s own; or @FILE',
+            '--provider|any|The providers that may serve, the preferred first',
+            '--target|any|The passports that may serve, the preferred first',
+            '--header|any|A header for LLM servers; no secret',
+            '--header-env|any|A header whose value is in a variable',
+            '--header-file|any|A header whose value is in a file',
+            '--credential-env|any|The variable with a key of its own for this passport',
+            '--credential-file|any|Or the file with that key',
+            '--fee|any|What a request with a key of its own is charged, instead of the price',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate profile show' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--plan|plan|Of all tenants on this plan',
+            '--tenant|tenant|Of this tenant',
+            '--key|key|Of this key alone',
+            '--merged||With what the tenant''s and the plan''s profiles add: what holds',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate profile list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate profile clear' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--plan|plan|Of all tenants on this plan',
+            '--tenant|tenant|Of this tenant',
+            '--key|key|Of this key alone',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate receipt' = @(
@@ -1062,6 +1127,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate passport add 0' = 'any'
         'trustgate passport set 0' = 'passport'
         'trustgate passport show 0' = 'passport'
+        'trustgate passport resolve 0' = 'any'
         'trustgate passport deprecate 0' = 'passport'
         'trustgate passport revoke 0' = 'passport'
         'trustgate passport activate 0' = 'passport'

@@ -248,11 +248,31 @@ class Prices(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
 
 
 class Fallback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Another passport to try when this one's upstream fails: lower ranks first, within a rank by weighted chance."""
+    """Another passport to try when this one's upstream fails: lower ranks first, within a rank by weighted chance.
+
+    Rank 0: a target beside the passport's own, on which the first choice may fall (``Pool``).
+    """
 
     passport: str
     rank: int = 1
     weight: int = 1
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How a passport shares its load with its fallbacks of rank 0, and how much its own target takes.
+
+    A fallback of rank 0 serves the same model elsewhere, or under another key: it is no second choice.
+    """
+
+    #: The passport's own share in the first choice, beside the weights of its fallbacks of rank 0.
+    weight: int = 1
+    #: Which is asked first: by weighted chance; the one with the fewest requests in flight for its weight; always the
+    #: same one for a tenant, or for a conversation, so that the upstream's prompt cache is of use.
+    choice: Literal["weighted", "least_busy", "tenant", "conversation"] = "weighted"
+    #: What this passport's own target is sent at most, by this gateway. None: no limit.
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    parallel_requests: int | None = None
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="passport"):
@@ -282,11 +302,69 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     #: Request members set when the client did not set them.
     default_parameters: dict[str, Any] = {}
     fallbacks: tuple[Fallback, ...] = ()
+    pool: Pool = Pool()
     created_us: int = 0
 
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.slug
+
+
+class OwnCredential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A tenant's own key for a passport's upstream: where it is found, never the key itself.
+
+    What it is used for is the tenant's to pay there; here a fee is charged for each request.
+    """
+
+    env: str | None = None
+    file: str | None = None
+    fee_nano_usd: int = 0
+
+
+class HeaderValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The value of a header for upstreams: a text, or where a secret is found. One of the three."""
+
+    text: str | None = None
+    env: str | None = None
+    file: str | None = None
+
+
+class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which model, and which configuration of it, requests get. What is None, or empty, is not said."""
+
+    #: Names of models that hold here alone, before all others: each leads to a slug or another name of a passport.
+    names: dict[str, str] = {}
+    #: Whether there are no models but under ``names``.
+    own_names_only: bool | None = None
+    #: For requests that name no model, and with ``default_for_unknown`` for those that name one that does not exist.
+    default_model: str | None = None
+    default_for_unknown: bool | None = None
+    #: Parameters of requests, by their names in OpenAI's chat completions: set whatever the request has; set where it
+    #: has none; the most that it may have.
+    parameters: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    caps: dict[str, Any] = {}
+    #: A system message that is put before the request's own.
+    system: str | None = None
+    #: The providers, and the passports by shell globs over their slugs, that may serve; in the order of preference.
+    providers: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None
+    #: Headers for upstreams, by name in lower case.
+    headers: dict[str, HeaderValue] = {}
+    #: Keys of the tenant's own, by the slug of the passport.
+    credentials: dict[str, OwnCredential] = {}
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="profile"):
+    """The rules of a plan, a tenant or a key. One without rules stands for none.
+
+    ``id``: ``plan:NAME``, ``tenant:ID`` or ``key:ID`` (the key that it goes back to by rotations). Of the rules that
+    hold for a key, merged of those three (access.profiles): their SHA-256, hexadecimal.
+    """
+
+    id: str
+    rules: ProfileRules = ProfileRules()
+    changed_us: int = 0
 
 
 class PriceList(msgspec.Struct, frozen=True, kw_only=True, tag="price_list"):
@@ -406,8 +484,9 @@ class Subscriber(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     removed_us: int | None = None
 
 
-#: What an operator can change. Plans are known by name, aliases by name, terms by their tenant, the rest by id.
-Record = Tenant | ApiKey | Plan | Passport | Alias | PaymentTerms | Budget | EndUser | Subscriber
+#: What an operator can change. Plans are known by name, aliases by name, terms by their tenant, the rest by id (of a
+#: profile, whose it is).
+Record = Tenant | ApiKey | Plan | Passport | Alias | PaymentTerms | Budget | EndUser | Subscriber | Profile
 
 
 #: ``reserved``: claimed for one request, nothing was asked of the facilitator but to verify. ``settling``: it was told

@@ -48,9 +48,11 @@ from trustgate.store.rows import (
     PAYMENT_TERMS,
     PAYMENTS,
     PLANS,
+    PROFILES,
     SUBSCRIBERS,
     TENANTS,
 )
+from trustgate.types import Pool, ProfileRules
 
 ROOT = Path(trustgate.__file__).parents[1]
 PATIENCE_S = 60.0
@@ -280,7 +282,7 @@ async def test_every_member_has_its_column(path: Path) -> None:
         for table, column in connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall():
             found.setdefault(table, set()).add(column)
     tables = (TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS, PAYMENTS, BUDGETS, END_USERS)
-    for table in (*tables, CREDIT_NOTES, SUBSCRIBERS):
+    for table in (*tables, CREDIT_NOTES, SUBSCRIBERS, PROFILES):
         assert found[table.table] == set(table.kind.__struct_fields__)
     assert found["receipts"] == set(ENTRY_COLUMNS)
 
@@ -366,6 +368,14 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
         ((subscriber,), (condition,), (delivery,)) = state.subscribers, *msgspec.structs.astuple(notifications)
         assert (subscriber.kinds, subscriber.url, subscriber.is_private) == (("disk",), "https://example.com/", True)
         assert (condition.identity, delivery.subscriber_id, delivery.attempts) == ("disk:home", subscriber.id, 2)
+    star = next(passport for passport in state.passports if passport.slug == "*")
+    if version < 12:
+        assert (state.profiles, star.pool) == ((), Pool())
+    else:
+        (profile,) = state.profiles
+        rules = ProfileRules(names={"gpt-4": "trustgate/echo"}, caps={"max_tokens": 50}, providers=("openai",))
+        assert (profile.id, profile.rules) == (f"tenant:{state.tenants[0].id}", rules)
+        assert star.pool == Pool(weight=3, choice="tenant", requests_per_minute=5)
     await store.close()
 
 

@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from trustgate.access.budgets import applies
 from trustgate.access.end_users import read_sources, salt_of
 from trustgate.access.keys import HASH_PREFIX, explain_unknown, hash_secret
+from trustgate.access.profiles import effective, key_profile_id, plan_profile_id, tenant_profile_id
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.store import State
 from trustgate.types import (
@@ -25,6 +26,7 @@ from trustgate.types import (
     Limits,
     PaymentTerms,
     Plan,
+    Profile,
     PseudonymKey,
     Tenant,
     matches,
@@ -37,7 +39,7 @@ class Caller(msgspec.Struct, frozen=True):
     key: ApiKey
     tenant: Tenant
     plan: Plan
-    #: SHA-256 (hex) of the plan's and the key's limits and scope: what a receipt calls ``policy_hash``.
+    #: SHA-256 (hex) of the plan's and the key's limits and scope, and of the profile: a receipt's ``policy_hash``.
     policy_hash: str
     #: How the tenant pays; None: it owes nothing.
     terms: PaymentTerms | None = None
@@ -56,6 +58,8 @@ class Caller(msgspec.Struct, frozen=True):
     end_user_sources: tuple[bytes, ...] = ()
     end_user_salt: bytes = b""
     end_users: dict[str, EndUser] = {}
+    #: The rules of its plan, tenant and key for models and their configuration, merged; None: there are none.
+    profile: Profile | None = None
 
     def wants_price(self, models: tuple[str, ...]) -> bool:
         """Returns whether a model of these names has to have a price."""
@@ -76,6 +80,7 @@ class Directory:
         self._tenants = {tenant.id: tenant for tenant in state.tenants}
         self._keys = {key.id: key for key in state.keys}
         self._terms = {terms.tenant_id: terms for terms in state.payment_terms}
+        self._profiles = {profile.id: profile for profile in state.profiles}
         self._pseudonym_key = state.pseudonym_key
         self._budgets = {budget.id: budget for budget in state.budgets}
         #: By tenant and pseudonym. The tables themselves are handed to callers, which look in them at every request.
@@ -122,7 +127,14 @@ class Directory:
         terms = self._owing(tenant.id)
         is_metered = terms is not None or _limits_use(plan.limits) or _limits_use(key.limits)
         wants_prices = plan.unpriced_models == "refuse" and (limits_money(plan.limits) or limits_money(key.limits))
-        caller = Caller(key, tenant, plan, _policy_hash(tenant, plan, key), terms, is_metered, wants_prices)
+        profile = self.effective_profile(tenant, plan, key)
+        caller = Caller(
+            *(key, tenant, plan, _policy_hash(tenant, plan, key, profile)),
+            terms,
+            is_metered,
+            wants_prices,
+            profile=profile,
+        )
         budgets = [each for each in self.budgets() if applies(each, tenant.id, key.account_id, plan.name)]
         if budgets:
             caller = _with_budgets(caller, budgets)
@@ -161,6 +173,21 @@ class Directory:
                 return msgspec.structs.replace(caller, is_keyless=True, end_user_sources=())
         return None
 
+    def caller_of(self, tenant: Tenant, key: ApiKey | None) -> Caller:
+        """Returns the caller that a key is of its tenant; without one, what is alike for all of the tenant's keys.
+
+        Raises ``AuthenticationFailed`` where the key is dead, or its tenant suspended or removed.
+        """
+        if key is not None:
+            return self._assemble(bytes.fromhex(key.secret_sha256), b"")
+        plan = self._plans[tenant.plan]
+        profile = self.effective_profile(tenant, plan, None)
+        any_key = ApiKey(id="", tenant_id=tenant.id, name="", secret_sha256="", redacted="")
+        wants_prices = plan.unpriced_models == "refuse" and limits_money(plan.limits)
+        policy_hash = _policy_hash(tenant, plan, any_key, profile)
+        terms = self._owing(tenant.id)
+        return Caller(any_key, tenant, plan, policy_hash, terms, wants_prices=wants_prices, profile=profile)
+
     def owner(self, tenant_id: str, key_id: str) -> Caller | None:
         """Whose account work of before is on, whatever has become of the key; None where nothing is known of them."""
         key = self._keys.get(key_id)
@@ -171,13 +198,17 @@ class Directory:
         if key is None or tenant is None or plan is None:
             return None
         has_budgets = any(applies(each, tenant_id, key.account_id, plan.name) for each in self.budgets())
+        profile = self.effective_profile(tenant, plan, key)
         return Caller(
-            key, tenant, plan, _policy_hash(tenant, plan, key), self._owing(tenant_id), has_budgets=has_budgets
+            *(key, tenant, plan, _policy_hash(tenant, plan, key, profile)),
+            self._owing(tenant_id),
+            has_budgets=has_budgets,
+            profile=profile,
         )
 
     # what the admin room changes
 
-    def put(self, record: Tenant | ApiKey | Plan | PaymentTerms | Budget | EndUser | PseudonymKey) -> None:
+    def put(self, record: Tenant | ApiKey | Plan | PaymentTerms | Budget | EndUser | PseudonymKey | Profile) -> None:
         """Take a new or changed record; it holds from the next request on."""
         self._keyless = UNSET
         if isinstance(record, ApiKey):
@@ -205,6 +236,8 @@ class Directory:
             self._budgets[record.id] = record
         elif isinstance(record, PseudonymKey):
             self._pseudonym_key = record
+        elif isinstance(record, Profile):
+            self._profiles[record.id] = record
         else:
             self._plans[record.name] = record
         self._callers.clear()
@@ -283,6 +316,22 @@ class Directory:
             raise NotFound(f"There is no budget {ref!r}.", hint="trustgate budget list", code="budget_not_found")
         return found
 
+    def profile(self, profile_id: str) -> Profile | None:
+        """Returns a profile as it was set (``types.Profile``); None where none was."""
+        return self._profiles.get(profile_id)
+
+    def profiles(self) -> Iterable[Profile]:
+        """Returns all as they were set, those without rules included."""
+        return self._profiles.values()
+
+    def effective_profile(self, tenant: Tenant, plan: Plan, key: ApiKey | None) -> Profile | None:
+        """Returns what holds for a key of a tenant, or for all of its keys alike; None where nothing was set."""
+        if not self._profiles:
+            return None
+        ids = [plan_profile_id(plan.name), tenant_profile_id(tenant.id)]
+        ids += [] if key is None else [key_profile_id(key.account_id)]
+        return effective(self._profiles.get(each) for each in ids)
+
     @property
     def pseudonym_key(self) -> PseudonymKey | None:
         """What end users' pseudonyms are made with; None until it is first wanted."""
@@ -341,10 +390,12 @@ def limits_money(limits: Limits) -> bool:
     return any(getattr(limits, f"cost_nano_usd_per_{window}") is not None for window in ("minute", "day", "month"))
 
 
-def _policy_hash(tenant: Tenant, plan: Plan, key: ApiKey) -> str:
+def _policy_hash(tenant: Tenant, plan: Plan, key: ApiKey, profile: Profile | None) -> str:
     policy: tuple[object, ...] = (plan.name, plan.limits, plan.scope, plan.on_disconnect, key.limits, key.scope)
     if plan.price_factor_ppm != FACTOR_ONE_PPM or plan.unpriced_models != "refuse":
         policy += (plan.price_factor_ppm, plan.unpriced_models)
     if tenant.price_factor_ppm is not None:
         policy += ({"price_factor_ppm": tenant.price_factor_ppm},)
+    if profile is not None:
+        policy += ({"profile": profile.id},)
     return hashlib.sha256(msgspec.json.encode(policy, order="sorted")).hexdigest()

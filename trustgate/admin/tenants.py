@@ -37,6 +37,7 @@ from trustgate.admin.commands import (
 )
 from trustgate.admin.context import AdminContext
 from trustgate.admin.own_keys import check_room, maker, own_key, revoked_with, within_life_of
+from trustgate.admin.profiles import forget_profile_of
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 from trustgate.types import ENDPOINTS, FEATURES, ApiKey, Limits, Plan, Scope, Tenant, matches
@@ -425,6 +426,7 @@ async def plan_remove(context: AdminContext, command: PlanRemove) -> Plan:
             hint="Move them first: trustgate tenant set NAME --plan OTHER",
             code="plan_in_use",
         )
+    await forget_profile_of(context, plan)
     await context.forget(plan)
     return plan
 

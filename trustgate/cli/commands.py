@@ -43,6 +43,9 @@ TABLE: Mapping[str, CommandEntry] = {
     "budget": CommandEntry("budget", "Budgets: how much tenants, keys and end users may use, alone or together."),
     "end-user": CommandEntry("end_user", "End users: the users of an app behind a key, by pseudonym."),
     "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
+    "profile": CommandEntry(
+        "profile", "Profiles: model names, parameters and upstream keys of a plan, a tenant or a key."
+    ),
     "receipt": CommandEntry("receipt", "Receipts: the provable record of each request."),
     "statement": CommandEntry("statement", "Monthly statements that prove themselves."),
     "anchor": CommandEntry(

@@ -20,10 +20,12 @@ from trustgate.admin.commands import (
     PassportShow,
     PassportStatus,
 )
+from trustgate.admin.profiling import PassportResolve
 from trustgate.cli import price, render
 from trustgate.cli.context import JsonOption, execute
 from trustgate.cli.fields import Given, with_passport_fields
 from trustgate.cli.price import per_million, price_fields, source_text
+from trustgate.cli.profile import rule_fields
 from trustgate.errors import InvalidRequest
 from trustgate.ids import now_us
 from trustgate.models.pricing import is_priced, slips
@@ -113,6 +115,33 @@ def list_(
 def show(context: typer.Context, passport: PassportArgument, json: JsonOption = False) -> None:
     """Show a passport."""
     _print(execute(context, PassportShow(passport=passport)), json)
+
+
+@app.command("resolve", short_help="Explain what a model's name means to a tenant.")
+def resolve(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Option("--tenant", metavar="TENANT", help="The tenant's name or id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="The name that is asked for; without it, a request without one.")
+    ] = "",
+    key: Annotated[str | None, typer.Option("--key", metavar="KEY", help="One of its keys.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Explain what a request for a model gets, step by step.
+
+    Which profile holds, where the name leads, the targets in order, their keys and prices, the parameters, and what the
+    plan says to it. Nothing is sent.
+    """
+    found = execute(context, PassportResolve(model=model, tenant=tenant, key=key))
+    if json:
+        render.document({"resolution": found})
+        return
+    for number, line in enumerate(found.steps, start=1):
+        render.say(f"{number}. {line}")
+    fields = rule_fields(found.rules)
+    if fields:
+        render.say("")
+        render.card(fields, title="What the profile has")
 
 
 @app.command("deprecate")

@@ -1,6 +1,6 @@
 """Which model a name means: passports and aliases in memory, and the order in which they answer.
 
-Owns resolution: id, slug or ``api_model_id`` → alias → wildcard (the most specific first) → none.
+Owns resolution: a profile's name → id, slug or ``api_model_id`` → alias → wildcard (the most specific first) → none.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import msgspec
 from trustgate.errors import NotFound
 from trustgate.models.pricelist import PriceBook, newest
 from trustgate.models.pricing import PriceTable, is_priced
+from trustgate.models.profiles import fee_prices, may_serve, with_own_key
 from trustgate.settings import BUILTIN_SCHEME
-from trustgate.types import Alias, Passport, PriceList
+from trustgate.types import Alias, Passport, PriceList, Profile, ProfileRules
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -26,6 +27,8 @@ class Resolved(msgspec.Struct, frozen=True):
     #: alias, which could otherwise open what a plan does not include.
     names: tuple[str, ...]
     price: PriceTable
+    #: It is asked with a key of the tenant's own.
+    has_own_key: bool = False
 
     def all_names(self, asked: str) -> tuple[str, ...]:
         """Returns ``names``, and the name asked for: what budgets are matched against."""
@@ -70,11 +73,19 @@ class Catalog:
         self._wildcards = sorted(wildcards, key=lambda p: (-len(p.slug.replace("*", "")), p.slug))
         #: Names already resolved; bounded, since callers choose the names.
         self._resolved: dict[str, Resolved | None] = {}
+        #: The same, by profile and name.
+        self._with_own_key: dict[tuple[str, str, str], Resolved] = {}
+        self._resolved_under: dict[tuple[str, str], Resolved | None] = {}
 
     # what the request path asks
 
-    def resolve(self, name: str) -> Resolved | None:
-        """Returns the passport that answers for a model name, or None."""
+    def resolve(self, name: str, profile: Profile | None = None) -> Resolved | None:
+        """Returns the passport that answers for a model name, or None.
+
+        ``profile``: the caller's, merged (access.profiles); its names come first, its keys and fees hold.
+        """
+        if profile is not None:
+            return self._resolve_under(profile, name)
         try:
             return self._resolved[name]
         except KeyError:
@@ -83,6 +94,29 @@ class Catalog:
         if len(self._resolved) < _RESOLVED_MAX:
             self._resolved[name] = resolved
         return resolved
+
+    def _resolve_under(self, profile: Profile, name: str) -> Resolved | None:
+        key = profile.id, name
+        try:
+            return self._resolved_under[key]
+        except KeyError:
+            pass
+        rules = profile.rules
+        resolved = self._named_by(rules, name)
+        if resolved is None and rules.default_for_unknown and rules.default_model is not None:
+            resolved = self._named_by(rules, rules.default_model)
+        if resolved is not None:
+            may = (may_serve(rules, each.passport) for each in (resolved, *self.fallbacks(resolved.passport)))
+            resolved = self.under(profile, resolved) if any(may) else None
+        if len(self._resolved_under) < _RESOLVED_MAX:
+            self._resolved_under[key] = resolved
+        return resolved
+
+    def _named_by(self, rules: ProfileRules, name: str) -> Resolved | None:
+        target = rules.names.get(name)
+        if target is None and rules.own_names_only and name != rules.default_model:
+            return None
+        return self.resolve(name if target is None else target)
 
     def price_of(self, passport: Passport, upstream_model: str, name: str = "") -> PriceTable:
         """Returns what a model costs: by its passport, else by the price list for its server, else not priced.
@@ -120,10 +154,35 @@ class Catalog:
     def _resolved_as(self, passport: Passport, upstream_model: str, names: tuple[str, ...]) -> Resolved:
         return Resolved(passport, upstream_model, names, self.price_of(passport, upstream_model, names[0]))
 
-    def fallbacks(self, passport: Passport) -> list[Resolved]:
-        """Returns all that may answer in a passport's place, in no order."""
+    def fallbacks(self, passport: Passport, profile: Profile | None = None) -> list[Resolved]:
+        """Returns all that may answer in a passport's place, in no order; ``profile``: of those that its rules let."""
         found = (self.resolve(fallback.passport) for fallback in passport.fallbacks)
-        return [resolved for resolved in found if resolved is not None]
+        others = [resolved for resolved in found if resolved is not None]
+        if profile is None:
+            return others
+        return [self.under(profile, each) for each in others if may_serve(profile.rules, each.passport)]
+
+    def may_serve(self, profile: Profile, resolved: Resolved) -> bool:
+        """Returns whether the profile lets this passport serve."""
+        return may_serve(profile.rules, resolved.passport)
+
+    def under(self, profile: Profile, resolved: Resolved) -> Resolved:
+        """Returns what was resolved without a profile as it is under one: with the tenant's key, at its fee."""
+        own = profile.rules.credentials.get(resolved.passport.slug)
+        if own is None or resolved.has_own_key:
+            return resolved
+        key = profile.id, resolved.passport.id, resolved.upstream_model
+        made = self._with_own_key.get(key)
+        if made is None:
+            if len(self._with_own_key) >= _RESOLVED_MAX:
+                self._with_own_key.clear()
+            made = self._with_own_key[key] = msgspec.structs.replace(
+                resolved,
+                passport=with_own_key(resolved.passport, own),
+                price=PriceTable(fee_prices(own), "the fee for requests with a key of the tenant's own"),
+                has_own_key=True,
+            )
+        return made
 
     # what the admin room changes
 

@@ -30,6 +30,7 @@ from trustgate.types import (
     Plan,
     PriceChange,
     PriceList,
+    Profile,
     PseudonymKey,
     Receipt,
     Record,
@@ -61,6 +62,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     pseudonym_key: PseudonymKey | None = None
     #: Removed ones included.
     subscribers: tuple[Subscriber, ...] = ()
+    #: Those without rules included.
+    profiles: tuple[Profile, ...] = ()
 
 
 class TenantHead(msgspec.Struct, frozen=True):

@@ -362,6 +362,18 @@ def _own_keys(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
+def _profiles_and_pools(connection: DuckDBPyConnection) -> None:
+    for statement in (
+        """CREATE TABLE profiles (
+            id VARCHAR PRIMARY KEY,  -- plan:NAME, tenant:ID or key:ID
+            rules VARCHAR NOT NULL,  -- JSON
+            changed_us BIGINT NOT NULL
+        )""",
+        "ALTER TABLE passports ADD COLUMN pool VARCHAR DEFAULT '{}'",
+    ):
+        connection.execute(statement)
+
+
 def _match_heads(connection: DuckDBPyConnection) -> None:
     """Give ``archived_heads`` the columns that later steps have given ``receipts``."""
     missing = connection.execute(
@@ -376,7 +388,7 @@ def _match_heads(connection: DuckDBPyConnection) -> None:
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
     *(_price_tables, _budgets_and_end_users, _sales_without_a_key, _tenants_and_credits, _archives),
-    *(_notifications, _own_keys),
+    *(_notifications, _own_keys, _profiles_and_pools),
 )
 
 LATEST = len(MIGRATIONS)

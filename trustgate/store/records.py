@@ -26,6 +26,7 @@ from trustgate.store.rows import (
     PLANS,
     PRICE_CHANGES,
     PRICE_LISTS,
+    PROFILES,
     PSEUDONYM_KEYS,
     RECORD_TABLES,
     SUBSCRIBERS,
@@ -83,6 +84,7 @@ def load_state(connection: DuckDBPyConnection) -> State:
         pseudonym_key=next(iter(load_table(connection, PSEUDONYM_KEYS)), None),
         price_lists=tuple(sorted(load_table(connection, PRICE_LISTS), key=lambda kept: kept.installed_us)),
         subscribers=load_table(connection, SUBSCRIBERS),
+        profiles=load_table(connection, PROFILES),
     )
 
 
@@ -133,7 +135,7 @@ def load_everything(connection: DuckDBPyConnection) -> tuple[Kept, ...]:
     """Returns what a journal of changes begins with: all but the anchors that are on their chain."""
     state = load_state(connection)
     kept: list[Kept] = [*state.tenants, *state.keys, *state.plans, *state.passports, *state.aliases]
-    kept += [*state.payment_terms, *state.budgets, *state.end_users, *state.subscribers]
+    kept += [*state.payment_terms, *state.budgets, *state.end_users, *state.subscribers, *state.profiles]
     kept += [*load_table(connection, LOG_NAMES)]
     kept += [] if state.pseudonym_key is None else [state.pseudonym_key]
     kept += [note for note in load_table(connection, CREDIT_NOTES)]  # noqa: C416 - of a wider type

@@ -37,6 +37,7 @@ from trustgate.types import (
     Plan,
     PriceChange,
     PriceList,
+    Profile,
     PseudonymKey,
     Receipt,
     Subscriber,
@@ -120,7 +121,7 @@ TENANTS = RecordTable(Tenant, "tenants", "id")
 KEYS = RecordTable(ApiKey, "keys", "id", frozenset({"limits", "scope"}))
 PLANS = RecordTable(Plan, "plans", "name", frozenset({"limits", "scope"}))
 PASSPORTS = RecordTable(
-    Passport, "passports", "id", frozenset({"capabilities", "prices", "default_parameters", "fallbacks"})
+    Passport, "passports", "id", frozenset({"capabilities", "prices", "default_parameters", "fallbacks", "pool"})
 )
 ALIASES = RecordTable(Alias, "aliases", "name")
 ANCHORS = RecordTable(Anchor, "anchors", "id", frozenset({"attempts"}))
@@ -133,12 +134,13 @@ BUDGETS = RecordTable(Budget, "budgets", "id", frozenset({"tenants", "keys", "pl
 END_USERS = RecordTable(EndUser, "end_users", "id", frozenset({"amounts"}))
 PSEUDONYM_KEYS = RecordTable(PseudonymKey, "pseudonym_keys", "id")
 SUBSCRIBERS = RecordTable(Subscriber, "subscribers", "id", frozenset({"kinds", "command"}))
+PROFILES = RecordTable(Profile, "profiles", "id", frozenset({"rules"}))
 PAYMENTS = RecordTable(Payment, "payments", '"key"', frozenset({"offer"}))
 
 #: What operators keep, and the ledger.
 RECORD_TABLES: tuple[RecordTable[Any], ...] = (
     *(TENANTS, KEYS, PLANS, PASSPORTS, ALIASES, ANCHORS, LOG_NAMES, PAYMENT_TERMS, CREDIT_NOTES),
-    *(PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS, SUBSCRIBERS, PAYMENTS),
+    *(PRICE_LISTS, PRICE_CHANGES, BUDGETS, END_USERS, PSEUDONYM_KEYS, SUBSCRIBERS, PROFILES, PAYMENTS),
 )
 _TABLES: dict[type[Kept], RecordTable[Any]] = {table.kind: table for table in RECORD_TABLES if table is not PAYMENTS}
 

@@ -75,6 +75,10 @@ class LargeBody:
         """SHA-256 of the client's bytes."""
         return self._digest
 
+    def with_skeleton(self, skeleton: bytes) -> LargeBody:
+        """Returns the body with its skeleton as it was edited; its digest stays that of the client's bytes."""
+        return LargeBody(skeleton, self._strings, self._digest, self.size)
+
     def restored(self, skeleton: bytes) -> tuple[bytes, ...]:
         """``skeleton`` (this body's own, or as it was edited) with the long strings put back, in pieces."""
         return tuple(piece for piece in self._pieces(skeleton) if piece)

@@ -160,6 +160,8 @@ class Request(NamedTuple):
     body: Payload
     #: The names that its model goes by.
     models: tuple[str, ...] = ()
+    #: The body as the caller's profile has it; None: as it is.
+    sent: Payload | None = None
 
     @property
     def drawer(self) -> Drawer:

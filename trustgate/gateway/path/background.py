@@ -139,7 +139,9 @@ class BackgroundWork:
         """Ask the upstream how far it is; charge what is at its end."""
         try:
             async with asyncio.timeout(_LOOK_S):
-                target = self._targets.made_by(handle.passport, handle.upstream_model, "background")
+                owner = self._directory.owner(handle.tenant, handle.key)
+                profile = None if owner is None else owner.profile
+                target = self._targets.made_by(handle.passport, handle.upstream_model, "background", profile)
                 body = await self._get(target, f"/{_FOLDER[handle.kind]}/{handle.id}")
                 _, status = read_object(body)
                 if not status or status in GOES_ON:
@@ -182,7 +184,7 @@ class BackgroundWork:
 
     def _drawer(self, owner: Caller, handle: ObjectId) -> Drawer:
         """Who draws on budgets with the work."""
-        resolved = self._catalog.resolve(handle.model) if handle.model else None
+        resolved = self._catalog.resolve(handle.model, owner.profile) if handle.model else None
         models = () if resolved is None else resolved.all_names(handle.model)
         return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, handle.end_user)
 

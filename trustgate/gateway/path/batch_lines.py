@@ -12,8 +12,11 @@ from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.batch_files import JudgedLine
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
 from trustgate.gateway.path.accounting import completion_bound, worst_case
+from trustgate.gateway.path.profiling import applied, bounds_completion
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog, Resolved
+from trustgate.models.profiles import MAX_TOKENS, summed_up
+from trustgate.types import ProfileRules
 
 #: The endpoints that lines may be for.
 _BY_URL = {endpoint.path: endpoint for endpoint in ENDPOINTS if endpoint.has_model and endpoint.body == "json"}
@@ -26,12 +29,22 @@ class LineJudge:
         self._caller = caller
         self._catalog = catalog
         self._cap = completion_cap(caller)
+        bound = None if caller.profile is None else caller.profile.rules.caps.get(MAX_TOKENS)
+        if bound is not None:
+            self._cap = bound if self._cap is None else min(bound, self._cap)
 
     def __call__(self, method: str, url: str, body: bytes) -> JudgedLine:
         """Raises what such a request would be refused for."""
         endpoint = _BY_URL.get(url)
         if endpoint is None or method != "POST":
             raise InvalidRequest(f"There is no {method[:10]} {url[:80]} for batches.", code="invalid_batch_file")
+        profile = self._caller.profile
+        if profile is not None and applied(profile.rules, endpoint, body) != body:
+            raise InvalidRequest(
+                "It must be as this account's profile has it, since a batch's lines are not changed on their way: "
+                f"{_wanted(profile.rules)}.",
+                code="invalid_batch_file",
+            )
         call = endpoint.peek(body)
         if call.uses:
             # Whose it is could be told only when the batch's file is upstream already.
@@ -39,7 +52,7 @@ class LineJudge:
                 "It names a file or another object of an upstream: put its content into the request instead.",
                 code="invalid_batch_file",
             )
-        resolved = self._catalog.resolve(call.model) if call.model else None
+        resolved = self._catalog.resolve(call.model, profile) if call.model else None
         check_plan(
             self._caller,
             endpoint=endpoint.name,
@@ -52,7 +65,8 @@ class LineJudge:
         )
         if call.invalid is not None:
             raise call.invalid
-        if self._caller.is_metered and endpoint.generates:
+        is_bounded = self._caller.is_metered or (profile is not None and bounds_completion(profile.rules))
+        if is_bounded and endpoint.generates:
             self._check_bounded(endpoint, call, resolved)
         ask = worst_case(endpoint, call, resolved, self._cap, self._caller.price_factor_ppm, now_us())
         completion_tokens = completion_bound(call, resolved, self._cap) * call.choices if endpoint.generates else 0
@@ -75,3 +89,17 @@ class LineJudge:
                 f"It must set {endpoint.max_tokens_member}, to {most} at most: what this account uses is limited.",
                 code="invalid_batch_file",
             )
+
+
+#: The rules that change a request's body.
+_OF_BODIES = frozenset({"parameters", "defaults", "caps", "system", "default_model"})
+
+
+def _wanted(rules: ProfileRules) -> str:
+    """Returns the rules that change bodies, for people; a system message may be long, and is not repeated."""
+    names = [
+        name if name in ("system", "default_model") else ", ".join(f"{each} ({name})" for each in value)
+        for name, value in summed_up(rules)
+        if name in _OF_BODIES
+    ]
+    return f"see {', '.join(names)}"

@@ -14,6 +14,7 @@ import msgspec
 
 from trustgate.access.directory import Caller
 from trustgate.access.plans import completion_cap
+from trustgate.gateway.path.profiling import bounds_completion
 from trustgate.models.catalog import Catalog, Resolved
 
 #: Callers choose the names: beyond so many all are worked out anew, and one longer than this (characters) each time.
@@ -37,6 +38,8 @@ class CallerModel(msgspec.Struct, frozen=True, eq=False):
     names: tuple[str, ...]
     #: The most tokens that plan and key let one completion have; None: they do not say.
     completion_cap: int | None
+    #: A bound on the completion is sent along: what it uses is limited, or its profile has one.
+    is_bounded: bool
     #: The model has to have a price, since a limit on money would not bind it otherwise.
     wants_price: bool
 
@@ -62,14 +65,22 @@ class CallerModels:
         return made
 
     def _work_out(self, caller: Caller, name: str | None) -> CallerModel:
-        state = self._catalog.state
-        resolved = None if name is None else self._catalog.resolve(name)
+        state, profile = self._catalog.state, caller.profile
+        resolved = None if name is None else self._catalog.resolve(name, profile)
         names: tuple[str, ...] = () if name is None else (name,)
         plan_names = names
         fallbacks: tuple[Resolved, ...] = ()
         if resolved is not None and name is not None:
             plan_names, names = resolved.names, resolved.all_names(name)
-            fallbacks = tuple(self._catalog.fallbacks(resolved.passport))
+            fallbacks = tuple(self._catalog.fallbacks(resolved.passport, profile))
         return CallerModel(
-            caller, state, resolved, fallbacks, plan_names, names, completion_cap(caller), caller.wants_price(names)
+            caller=caller,
+            state=state,
+            resolved=resolved,
+            fallbacks=fallbacks,
+            plan_names=plan_names,
+            names=names,
+            completion_cap=completion_cap(caller),
+            is_bounded=caller.is_metered or (profile is not None and bounds_completion(profile.rules)),
+            wants_price=caller.wants_price(names),
         )

@@ -14,6 +14,7 @@ from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.gateway.path.accounting import Request
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.json_edit import outgoing
+from trustgate.gateway.path.profiling import capped_defaults
 from trustgate.models.upstream.client import Outgoing
 from trustgate.models.upstream.targets import Target
 from trustgate.models.upstream.to_events import Form
@@ -43,15 +44,19 @@ class Forwarding:
         self._forwarded = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
         self._tracing = tracing if b"traceparent" in self._forwarded else None
 
-    def outgoing(self, request: Request, path: str, bound: int | None) -> Outgoing:
+    def outgoing(
+        self, request: Request, path: str, bound: int | None, headers: Iterable[tuple[str, str]] = ()
+    ) -> Outgoing:
         """Returns the request for the targets of a call.
 
         Args:
             request: the client's.
             path: below a target's base URL, with its query.
             bound: the most that one completion may get, in tokens, where the caller is held to that; it is sent along.
+            headers: further ones, in place of the client's of the same names.
         """
-        arrival, endpoint, caller, call, body = request[:5]
+        arrival, endpoint, caller, call = request[:4]
+        body = request.body if request.sent is None else request.sent
         merges: dict[str, dict[str, Any]] = {}
         lowered: dict[str, Any] = {}
         asks_usage = endpoint.asks_usage and call.stream and not call.include_usage
@@ -66,6 +71,8 @@ class Forwarding:
             if endpoint.body == "none":
                 return b""
             defaults = dict(target.passport.default_parameters) if endpoint.takes_defaults else {}
+            if caller.profile is not None and defaults:
+                defaults = capped_defaults(caller.profile.rules, defaults)
             if bounded is not None and not endpoint.is_bounded_by(call.bounds):
                 _bound_by_default(defaults, _max_tokens_member(endpoint, target), bounded)
             changes = {"model": target.model, **lowered} if endpoint.has_model else lowered
@@ -77,7 +84,7 @@ class Forwarding:
         return Outgoing(
             method=endpoint.method,
             path=path,
-            headers=self._headers(endpoint, arrival, body),
+            headers=_with(self._headers(endpoint, arrival, body), headers),
             body_for=body_for,
             caller=caller.tenant.id,
             model=call.model,
@@ -121,6 +128,11 @@ class Forwarding:
             if b"anthropic-version" not in arrival.headers:
                 headers.append(("anthropic-version", _ANTHROPIC_VERSION))
         return headers
+
+
+def _with(own: list[tuple[str, str]], further: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    named = dict(further)
+    return [*(header for header in own if header[0] not in named), *named.items()] if named else own
 
 
 def _length_for(arrival: Arrival, body: Payload, endpoint: Endpoint) -> Any:

@@ -50,6 +50,7 @@ from trustgate.gateway.path.forwarding import Forwarding
 from trustgate.gateway.path.identity import identify
 from trustgate.gateway.path.inflight import InFlight, RequestCancelled
 from trustgate.gateway.path.payment_step import PaymentStep
+from trustgate.gateway.path.profiling import own_steering, under_profile, with_bound
 from trustgate.gateway.path.relay import relay
 from trustgate.gateway.path.reply import Reply, rate_headers
 from trustgate.gateway.path.routing import Routing
@@ -152,7 +153,7 @@ class Pipeline:
             # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
             self._accounting.log.check_room(len(self._running))
             try:
-                body, call = await self._read(endpoint, arrival, scope, receive, caller, room)
+                body, sent, call = await self._read(endpoint, arrival, scope, receive, caller, room)
             except InvalidRequest as error:
                 # Who sends nothing yet wants to know what it costs: directories of paid services ask so.
                 if caller.is_keyless and error.code == "invalid_json":
@@ -160,14 +161,15 @@ class Pipeline:
                 raise
             if caller.end_user_sources:
                 call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
+            profile = caller.profile
             route = self._routing.begin(endpoint, call, body, scope, caller.key)
             call = route.call
 
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
             model = self._models.find(caller, None if route.is_modelless else call.model)
             resolved, cap = model.resolved, model.completion_cap
-            request = Request(arrival, endpoint, caller, call, body, model.names)
-            bound = completion_bound(call, resolved, cap) if caller.is_metered else None
+            request = Request(arrival, endpoint, caller, call, body, model.names, sent)
+            bound = completion_bound(call, resolved, cap) if model.is_bounded else None
             ask = worst_case(endpoint, call, resolved, cap, caller.price_factor_ppm, arrival.at_us, model.fallbacks)
 
             # 3 payment
@@ -200,7 +202,7 @@ class Pipeline:
                         raise call.invalid
 
                     # 7 passport
-                    targets = self._routing.targets(route, resolved)
+                    targets = self._routing.targets(route, resolved, profile)
                     if model.wants_price:  # no fallback is free because nothing is known of it
                         targets = [target for target in targets if target.price.known] or targets[:1]
 
@@ -210,7 +212,7 @@ class Pipeline:
                     watch = ClientWatch(receive, reply, cancellation, self._watching, drain=drain)
                     try:
                         _watch_from_its_end(body, watch)
-                        outgoing = self._forwarding.outgoing(request, route.path, bound)
+                        outgoing = self._forwarding.outgoing(request, route.path, bound, self._routing.headers(profile))
                         deadline = arrival.started + limits.request_timeout_s
                         await delivery.pay_upfront(cancellation)
                         answer = await self._upstream.fetch(targets, outgoing, deadline=deadline)
@@ -232,14 +234,21 @@ class Pipeline:
 
     async def _read(
         self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, caller: Caller, room: Room
-    ) -> tuple[Payload, Call]:
-        """Returns the request's body, or the beginning of it that can be decided on, and what it asks for."""
+    ) -> tuple[Payload, Payload, Call]:
+        """Returns the request's body, or the beginning of it that can be decided on; that body as the caller's profile
+        has it; and what this asks for.
+        """
         limits = self._settings.serve
         declared = arrival.headers.get(b"content-length")
         if endpoint.body != "form":
             max_bytes = limits.max_body_bytes if endpoint.body == "json" else DIRECT_BYTES
             body = await read_json(scope, receive, int(declared or b"0"), max_bytes, limits.body_timeout_s, room)
-            return body, await peek(endpoint, body)
+            profile = caller.profile
+            if profile is None:
+                return body, body, await peek(endpoint, body)
+            sent = await under_profile(profile, endpoint, body)
+            call = own_steering(profile.rules, await peek(endpoint, sent))
+            return body, sent, with_bound(profile.rules, call) if endpoint.generates else call
         content_type = arrival.headers.get(b"content-type", b"")
         upload = Upload(
             receive,
@@ -254,7 +263,7 @@ class Pipeline:
         )
         await upload.read_head(limits.body_timeout_s)
         audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
-        return upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
+        return upload, upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
 
     async def _open_account(
         self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery

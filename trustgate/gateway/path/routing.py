@@ -19,7 +19,7 @@ from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
 from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.models.catalog import Resolved
 from trustgate.models.upstream.targets import Target, Targets
-from trustgate.types import ApiKey
+from trustgate.types import ApiKey, Profile
 
 
 class Route:
@@ -102,13 +102,17 @@ class Routing:
         )
         return route
 
-    def targets(self, route: Route, resolved: Resolved | None) -> list[Target]:
-        """Returns what to try, in order. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
+    def headers(self, profile: Profile | None) -> list[tuple[str, str]]:
+        """Returns the headers that the caller's profile sets for upstreams. Raises ``Unavailable`` (503)."""
+        return [] if profile is None else self._targets.headers(profile)
+
+    def targets(self, route: Route, resolved: Resolved | None, profile: Profile | None = None) -> list[Target]:
+        """Returns what to try, in order, under a profile. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
         if route.handle is not None:
-            return [self._targets.made_by(route.handle.passport, route.handle.upstream_model, route.service)]
+            return [self._targets.made_by(route.handle.passport, route.handle.upstream_model, route.service, profile)]
         if route.is_modelless:
             return [self._targets.default(route.service)]
-        targets = self._targets.route(route.call.model, resolved, route.service)
+        targets = self._targets.route(route.call.model, resolved, route.service, profile)
         if route.is_verbatim:
             if targets[0].model != route.call.model:
                 raise InvalidRequest(
@@ -117,7 +121,8 @@ class Routing:
             return targets[:1]
         if route.used is None:
             return targets
-        upstreams = [self._targets.made_by(each.passport, each.upstream_model).upstream for each in route.candidates]
+        made = self._targets.made_by
+        upstreams = [made(each.passport, each.upstream_model, "", profile).upstream for each in route.candidates]
         able = [target for target in targets if target.upstream in upstreams]
         if not able:
             raise InvalidRequest(

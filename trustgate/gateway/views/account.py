@@ -86,7 +86,7 @@ class Reads:
         name = scope["path_params"]["model"]
         if not name:
             return await self.models(caller, scope)
-        resolved = self._catalog.resolve(name)
+        resolved = self._catalog.resolve(name, caller.profile)
         if resolved is None or not allows_model(caller, resolved.names):
             raise NotFound(
                 f"The model {name!r} does not exist or you do not have access to it.",
@@ -97,8 +97,8 @@ class Reads:
 
     def _listed(self, caller: Caller) -> list[dict[str, Any]]:
         cards = []
-        for name in self._targets.names():
-            resolved = self._catalog.resolve(name)
+        for name in self._targets.names(caller.profile):
+            resolved = self._catalog.resolve(name, caller.profile)
             if resolved is not None and allows_model(caller, resolved.names):
                 cards.append(self._card(caller, name, resolved))
         return cards

@@ -104,7 +104,7 @@ class Storefront:
         caller = self._directory.keyless(at_us)
         if caller is None or caller.terms is None:
             return None
-        names = self._targets.names()
+        names = self._targets.names(caller.profile)
         if self._found is not None:
             sale, of, state, named, found_us = self._found
             if of is caller and state is self._catalog.state and named == names and at_us - found_us < _FRESH_US:
@@ -128,7 +128,7 @@ class Storefront:
     def _models(self, caller: Caller, terms: PaymentTerms, names: list[str]) -> list[Model]:
         found = []
         for name in names:
-            resolved = self._catalog.resolve(name)
+            resolved = self._catalog.resolve(name, caller.profile)
             if resolved is None or not allows_model(caller, resolved.names):
                 continue
             if terms.price_nano_usd is None and (not resolved.price.known or resolved.price.prices.free):
@@ -157,7 +157,7 @@ class Storefront:
             return terms.price_nano_usd
         resolved = model.resolved
         call = endpoint.peek(_ENCODE(example(endpoint, model.name)))
-        others = self._catalog.fallbacks(resolved.passport) if resolved.passport.fallbacks else ()
+        others = self._catalog.fallbacks(resolved.passport, caller.profile) if resolved.passport.fallbacks else ()
         return worst_case(
             endpoint, call, resolved, completion_cap(caller), caller.price_factor_ppm, now_us(), others
         ).cost_nano_usd

@@ -51,6 +51,7 @@ async def probe_all(targets: Targets, client: UpstreamClient) -> None:
         # In a thread: the credential may be in a file on a slow disk.
         if await asyncio.to_thread(targets.refresh_credential, passport, upstream):
             due.append(probe_one(upstream))
+    await asyncio.to_thread(targets.refresh_secrets)
     await asyncio.gather(*due)
 
 

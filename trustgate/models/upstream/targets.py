@@ -7,7 +7,9 @@ health probe.
 
 from __future__ import annotations
 
+import logging
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -15,8 +17,11 @@ import msgspec
 from trustgate.errors import NotFound, OperatorError, Unavailable
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.pricing import PriceTable
+from trustgate.models.profiles import may_serve, preference
 from trustgate.models.upstream.breaker import Breaker
-from trustgate.types import Passport
+from trustgate.types import HeaderValue, Passport, Profile
+
+_logger = logging.getLogger("trustgate.models")
 
 #: The capability by which a passport marks that its server refuses ``stream_options``: streams are estimated then.
 NO_STREAM_OPTIONS = "no_stream_options"
@@ -62,29 +67,44 @@ class Target(msgspec.Struct, frozen=True):
         return self.quirks.takes_stream_options is not False and NO_STREAM_OPTIONS not in self.passport.capabilities
 
 
+#: Where a model is asked with which key: base URL, model, and the variable or file of the key.
+_Place = tuple[str, str, str]
+
+
+def _place(passport: Passport, upstream: Upstream, model: str) -> _Place:
+    return upstream.base_url, model, passport.credential_env or passport.credential_file or ""
+
+
 class Targets:
     def __init__(self, catalog: Catalog, default_base_url: str, read_credential: ReadCredential) -> None:
         self._catalog = catalog
         self._default_base_url = default_base_url.rstrip("/")
         self._read_credential = read_credential
         self._upstreams: dict[tuple[str, str | None, str | None], Upstream] = {}
-        #: By base URL and model, then by the kind of endpoint that is asked.
-        self._breakers: dict[tuple[str, str], dict[str, Breaker]] = {}
-        self._quirks: dict[tuple[str, str], Quirks] = {}
+        #: By base URL, model and where the key is found, then by the kind of endpoint that is asked.
+        self._breakers: dict[_Place, dict[str, Breaker]] = {}
+        self._quirks: dict[_Place, Quirks] = {}
         #: Targets already made, by passport, model and kind of endpoint; each is good for the passport and price in it.
         self._made: dict[tuple[str, str, str], Target] = {}
+        #: Upstreams with a key of a tenant's own, with a passport that leads there, and when that was last used.
+        self._own: dict[tuple[str, str | None, str | None], tuple[Passport, float]] = {}
+        #: The secrets of profiles' headers, by variable and file; None: it cannot be read.
+        self._secrets: dict[tuple[str | None, str | None], str | None] = {}
 
     def apply_settings(self, default_base_url: str, read_credential: ReadCredential) -> None:
         """Go by another default upstream from the next request on."""
         self._default_base_url = default_base_url.rstrip("/")
         self._read_credential = read_credential
         self._made.clear()
+        self._secrets.clear()
 
-    def route(self, name: str, resolved: Resolved | None, service: str = "") -> list[Target]:
+    def route(
+        self, name: str, resolved: Resolved | None, service: str = "", profile: Profile | None = None
+    ) -> list[Target]:
         """Returns what to try for a model name, in order, each admitted by its breaker when its turn comes.
 
         ``service``: the kind of endpoint that asks. Each has breakers of its own, so that a server that fails at one
-        thing is still asked for the others.
+        thing is still asked for the others. ``profile``: the caller's, under which the name was resolved.
 
         Raises ``NotFound`` (404 ``model_not_found``) for a name no passport answers for.
         """
@@ -94,10 +114,20 @@ class Targets:
                 code="model_not_found",
                 param="model",
             )
-        return [self._target(each, service) for each in (resolved, *self._fallbacks(resolved.passport))]
+        found = [resolved, *self._fallbacks(resolved.passport)]
+        if profile is not None:
+            found = self._arranged(found, profile)
+        return [self._target(each, service) for each in found]
 
-    def made_by(self, passport_id: str, model: str, service: str = "") -> Target:
+    def _arranged(self, found: list[Resolved], profile: Profile) -> list[Resolved]:
+        """Returns those that the profile lets serve, in its order of preference, with the tenant's own keys."""
+        able = [self._catalog.under(profile, each) for each in found if may_serve(profile.rules, each.passport)]
+        return sorted(able, key=lambda each: preference(profile.rules, each.passport))
+
+    def made_by(self, passport_id: str, model: str, service: str = "", profile: Profile | None = None) -> Target:
         """Returns the target that once made something, by its passport's id ("": the default upstream).
+
+        ``profile``: its tenant's, with whose key it was made.
 
         Raises ``Unavailable`` (503) when there is no such passport any more.
         """
@@ -109,11 +139,44 @@ class Targets:
             passport = None
         if passport is None or passport.status == "revoked":
             raise Unavailable("The model's server that made this is no longer served here.", code="model_unavailable")
-        return self._target(Resolved(passport, model, (), self._catalog.price_of(passport, model)), service)
+        resolved = Resolved(passport, model, (), self._catalog.price_of(passport, model))
+        return self._target(resolved if profile is None else self._catalog.under(profile, resolved), service)
 
     def default(self, service: str = "") -> Target:
         """Returns the default upstream, for what concerns no model."""
         return self._target(Resolved(_DEFAULT, "", (), PriceTable(_DEFAULT.prices)), service)
+
+    def headers(self, profile: Profile) -> list[tuple[str, str]]:
+        """Returns the headers that a profile sets for upstreams. Raises ``Unavailable`` (503) for a missing secret."""
+        found = []
+        for name, value in profile.rules.headers.items():
+            text = value.text if value.text is not None else self._secret(value)
+            if text is None:
+                raise Unavailable(
+                    "This request cannot be sent as the operator wants it: the secret of a header cannot be read.",
+                    code="model_unavailable",
+                )
+            found.append((name, text))
+        return found
+
+    def _secret(self, value: HeaderValue) -> str | None:
+        key = value.env, value.file
+        if key not in self._secrets:
+            self._read_secret(key)
+        return self._secrets[key]
+
+    def _read_secret(self, key: tuple[str | None, str | None]) -> None:
+        place = Passport(id="", slug="", api_model_id="", credential_env=key[0], credential_file=key[1])
+        try:
+            self._secrets[key] = self._read_credential(place)
+        except OperatorError as error:
+            self._secrets[key] = None
+            _logger.error("The header of a profile cannot be set: %s", error.message)
+
+    def refresh_secrets(self) -> None:
+        """Read the secrets of profiles' headers anew: those that were wanted so far."""
+        for key in list(self._secrets):
+            self._read_secret(key)
 
     def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
         ranks = sorted({fallback.rank for fallback in passport.fallbacks})
@@ -128,22 +191,27 @@ class Targets:
 
     def _target(self, resolved: Resolved, service: str) -> Target:
         passport, model = resolved.passport, resolved.upstream_model
-        made = self._made.get((passport.id, model, service))
+        name = passport.id
+        if resolved.has_own_key:
+            place = (passport.base_url or self._default_base_url, passport.credential_env, passport.credential_file)
+            name = f"{name} {place[1]} {place[2]}"
+            self._own[place] = passport, time.monotonic()
+        made = self._made.get((name, model, service))
         if made is None or made.passport is not passport or made.price is not resolved.price:
             made = self._make(resolved, service)
-            self._made[passport.id, model, service] = made
+            self._made[name, model, service] = made
         return made
 
     def _make(self, resolved: Resolved, service: str) -> Target:
         upstream = self.upstream_of(resolved.passport)
-        key = (upstream.base_url, resolved.upstream_model)
+        key = _place(resolved.passport, upstream, resolved.upstream_model)
         breakers = self._breakers.get(key)
         if breakers is None or key not in self._quirks:
             breakers = self._make_room(key)
         breaker = breakers.get(service) or breakers.setdefault(service, Breaker())
         return Target(resolved.passport, resolved.upstream_model, upstream, breaker, resolved.price, self._quirks[key])
 
-    def _make_room(self, key: tuple[str, str]) -> dict[str, Breaker]:
+    def _make_room(self, key: _Place) -> dict[str, Breaker]:
         """Begin to keep what is learned of a model; others whose breakers are all closed may be forgotten for it."""
         if len(self._breakers) >= _MODELS_MOST:
             self._made.clear()
@@ -177,25 +245,42 @@ class Targets:
             return False
 
     def upstreams(self) -> list[tuple[Passport, Upstream]]:
-        """Every upstream that an active passport leads to, with one such passport."""
+        """Every upstream that an active passport leads to, with one such passport; and those that were lately asked
+        with a tenant's own key.
+        """
         seen: dict[int, tuple[Passport, Upstream]] = {}
         for passport in self._catalog.passports():
             if passport.status != "revoked":
                 upstream = self.upstream_of(passport)
                 seen.setdefault(id(upstream), (passport, upstream))
+        for key, (passport, used_at) in list(self._own.items()):
+            if time.monotonic() - used_at > _OWN_KEPT_S:
+                del self._own[key]
+                self._upstreams.pop(key, None)
+                self._made.clear()
+            elif (found := self._upstreams.get(key)) is not None:
+                seen.setdefault(id(found), (passport, found))
         return list(seen.values())
 
     def failing_models(self) -> dict[str, list[str]]:
         """Returns by base URL the models whose requests keep failing: a breaker of theirs has opened."""
         failing: dict[str, list[str]] = {}
-        for (base_url, model), breakers in self._breakers.items():
-            if any(breaker.is_tripped for breaker in breakers.values()):
+        for (base_url, model, _), breakers in self._breakers.items():
+            if any(breaker.is_tripped for breaker in breakers.values()) and model not in failing.get(base_url, ()):
                 failing.setdefault(base_url, []).append(model)
         return failing
 
-    def names(self) -> list[str]:
-        """Returns the names of the models that there are, as clients call them; of a wildcard, its upstream's list."""
+    def names(self, profile: Profile | None = None) -> list[str]:
+        """Returns the names of the models that there are, as clients call them; of a wildcard, its upstream's list.
+
+        ``profile``: the caller's, whose own names come first.
+        """
         names: dict[str, None] = {}
+        if profile is not None:
+            rules = profile.rules
+            names = dict.fromkeys(rules.names)
+            if rules.own_names_only:
+                return list(names | dict.fromkeys(filter(None, (rules.default_model,))))
         for passport in self._catalog.passports():
             if passport.status == "revoked":
                 continue
@@ -209,7 +294,7 @@ class Targets:
     def is_available(self, passport: Passport, model: str) -> bool:
         """Returns whether a request for this passport could be served now, as far as is known: of one kind at least."""
         upstream = self.upstream_of(passport)
-        breakers = self._breakers.get((upstream.base_url, model))
+        breakers = self._breakers.get(_place(passport, upstream, model))
         return upstream.healthy is not False and not (
             breakers and all(breaker.is_open for breaker in breakers.values())
         )
@@ -217,6 +302,9 @@ class Targets:
 
 #: Stands for the default upstream where no model, and so no passport, leads to one.
 _DEFAULT = Passport(id="", slug="the default upstream", api_model_id="")
+
+#: An upstream with a tenant's own key is probed for so long after it was last asked, seconds.
+_OWN_KEPT_S = 3_600.0
 
 #: Wildcards let callers name models freely; what is known of them is forgotten beyond this many.
 _MODELS_MOST = 10_000
