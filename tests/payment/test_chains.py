@@ -85,6 +85,25 @@ async def test_what_is_not_confirmed_is_waited_for(shop: Shop) -> None:
     assert (await shop.chains().outcome(_with(payment, transaction=signature))).outcome == "settled"
 
 
+def _ahead(payment: Payment) -> Payment:
+    """The payment as it was recorded while this machine's clock ran two hours ahead."""
+    ahead_us = payment.created_us + 7_200 * MICROSECONDS_PER_SECOND
+    return _with(payment, created_us=ahead_us, updated_us=ahead_us)
+
+
+async def test_what_landed_while_the_clock_ran_ahead_is_found(shop: Shop) -> None:
+    payment = _ahead(await shop.payment())
+    signature = await sent(shop, payment)
+    shop.net.advance(FINALITY_SLOTS)
+    assert await shop.chains().outcome(payment) == ("settled", signature, shop.buyer.address, "")
+
+
+async def test_what_expired_while_the_clock_ran_ahead_is_a_failure(shop: Shop) -> None:
+    payment = _ahead(await shop.payment())
+    shop.net.advance(EXPIRED_SLOTS)
+    assert (await shop.chains().outcome(payment)).outcome == "failed"
+
+
 async def test_it_is_found_among_others(shop: Shop) -> None:
     payments = [await shop.payment() for _ in range(5)]
     signatures = [await sent(shop, payment) for payment in payments]

@@ -21,7 +21,7 @@ import msgspec
 
 from trustgate.errors import RpcUnavailable
 from trustgate.formats.solana_transaction import SIGNATURE_BYTES, Transaction, b58decode, b58encode
-from trustgate.ids import MICROSECONDS_PER_SECOND
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.payment.chains.nodes import Nodes
 from trustgate.payment.interfaces import Settlement
 from trustgate.payment.payment_key import (
@@ -58,14 +58,30 @@ class Chains:
         self._nodes = nodes
         self._clocks_s = clocks_s
         self._second_look_s = second_look_s
+        #: When payments that were looked at and have no end yet were made, at the latest, seconds since the epoch.
+        self._made_s: dict[str, int] = {}
 
     async def outcome(self, payment: Payment) -> Settlement:
         """``settled`` and ``failed`` are final, ``unknown`` is "not yet". Raises ``ChainError`` when it cannot say."""
         payload = inner_of(payment.payload)
         payment = msgspec.structs.replace(payment, payer=payment.payer or payer_of(payload))
-        if payment.offer.network.startswith("solana:"):
-            return await self._on_solana(payment, payload)
-        return await self._on_evm(payment, payload)
+        look = self._on_solana if payment.offer.network.startswith("solana:") else self._on_evm
+        settlement = await look(payment, payload)
+        if settlement.outcome != "unknown":
+            self._made_s.pop(payment.id, None)
+        return settlement
+
+    def _made_by_s(self, payment: Payment, chain_s: int | None = None) -> int:
+        """Returns when the payment was made, at the latest: it bounds what is searched, and when it is too old to land.
+
+        The clock may have run ahead when it was recorded, by hours: it was made before every later look at it. Of what
+        this machine's clock and the chain's (``chain_s``, where it is known) say at a look, the later counts: the one
+        may have been set back, the node of the other may lag.
+        """
+        made_s = self._made_s.get(payment.id, min(payment.created_us, payment.updated_us) // MICROSECONDS_PER_SECOND)
+        if chain_s is not None:
+            made_s = self._made_s[payment.id] = min(made_s, max(chain_s, now_us() // MICROSECONDS_PER_SECOND))
+        return made_s
 
     async def close(self) -> None:
         """The caller closes the nodes."""
@@ -92,10 +108,11 @@ class Chains:
         """Returns the finalized slot from which on it can no longer land; None while it can."""
         first = transaction.instructions[0] if transaction.instructions else None
         if first is not None and first.program == _SYSTEM_PROGRAM and first.data == _ADVANCE_NONCE:
+            self._made_by_s(payment, 0)
             return None  # a durable nonce does not age
         tip = await rpc.epoch_info("finalized")
-        made_s = await rpc.block_time(tip.absolute_slot)
-        if made_s is None or made_s < payment.created_us // MICROSECONDS_PER_SECOND + self._clocks_s:
+        tip_s = await rpc.block_time(tip.absolute_slot)
+        if tip_s is None or tip_s < self._made_by_s(payment, tip_s) + self._clocks_s:
             return None
         blockhash = b58encode(transaction.blockhash)
         valid = await rpc.is_blockhash_valid(blockhash, "finalized", min_slot=tip.absolute_slot)
@@ -112,7 +129,7 @@ class Chains:
         answer = None if signature is None else await rpc.signature_status(signature)
         if answer is None or answer.status is None:
             source = token_source(transaction)
-            since_s = payment.created_us // MICROSECONDS_PER_SECOND - _BEFORE_S
+            since_s = self._made_by_s(payment) - _BEFORE_S
             found = await find_message(
                 rpc, source or transaction.fee_payer, transaction.message, since_s=since_s, min_slot=min_slot
             )
@@ -161,7 +178,7 @@ class Chains:
             f"0x{word(signed.payer)}",
             f"0x{word(signed.nonce)}",
         ]
-        since_s = payment.created_us // MICROSECONDS_PER_SECOND - _BEFORE_S
+        since_s = self._made_by_s(payment, latest.timestamp_s) - _BEFORE_S
         last = latest.number
         for _ in range(_LOG_PAGES):
             first = max(0, last - _LOG_BLOCKS + 1)
