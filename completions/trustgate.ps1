@@ -371,8 +371,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--max-tokens|any|Largest completion of one request, in tokens',
             '--max-prompt-tokens|any|Largest prompt of one request, in tokens',
             '--models|passport|Models, as globs: ''openai/*''',
-            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
-            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches, images.variations, conversations, vector_stores, uploads, containers, videos, assistants, threads, evals, fine_tuning, skills, audio.voices, models',
+            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, unmetered_calls, or ''*''',
             '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
             '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
             '--json||Print one JSON document, nothing else'
@@ -406,8 +406,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--max-tokens|any|Largest completion of one request, in tokens',
             '--max-prompt-tokens|any|Largest prompt of one request, in tokens',
             '--models|passport|Models, as globs: ''openai/*''',
-            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
-            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches, images.variations, conversations, vector_stores, uploads, containers, videos, assistants, threads, evals, fine_tuning, skills, audio.voices, models',
+            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, unmetered_calls, or ''*''',
             '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
             '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
             '--json||Print one JSON document, nothing else'
@@ -449,8 +449,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--max-tokens|any|Largest completion of one request, in tokens',
             '--max-prompt-tokens|any|Largest prompt of one request, in tokens',
             '--models|passport|Models, as globs: ''openai/*''',
-            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
-            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches, images.variations, conversations, vector_stores, uploads, containers, videos, assistants, threads, evals, fine_tuning, skills, audio.voices, models',
+            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, unmetered_calls, or ''*''',
             '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
             '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
             '--json||Print one JSON document, nothing else'
@@ -475,8 +475,8 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--max-tokens|any|Largest completion of one request, in tokens',
             '--max-prompt-tokens|any|Largest prompt of one request, in tokens',
             '--models|passport|Models, as globs: ''openai/*''',
-            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches',
-            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, or ''*''',
+            '--endpoints|any|Endpoints: chat.completions, completions, embeddings, responses, messages, moderations, rerank, images.generations, images.edits, audio.speech, audio.transcriptions, audio.translations, files, batches, images.variations, conversations, vector_stores, uploads, containers, videos, assistants, threads, evals, fine_tuning, skills, audio.voices, models',
+            '--features|any|Features: streaming, tools, vision, audio, files, structured_outputs, logprobs, multiple_choices, background, unmetered_calls, or ''*''',
             '--parameters|any|Members that steer an upstream and may be sent: provider, fallbacks …; ''none'' takes them back',
             '--end-users|any|Where requests name an app''s own users: user (of the body), header:NAME, or off',
             '--json||Print one JSON document, nothing else'

@@ -66,16 +66,21 @@ def matches(patterns: tuple[str, ...], name: str) -> bool:
 #: Features a plan can gate. Each is found by the request's own fields (gateway.api.endpoints).
 FEATURES = (
     *("streaming", "tools", "vision", "audio", "files", "structured_outputs", "logprobs", "multiple_choices"),
-    "background",
+    *("background", "unmetered_calls"),
 )
+#: The feature of endpoints whose answers do not tell what a call costs (gateway.api.resources).
+UNMETERED_CALLS = FEATURES[-1]
 
 
 #: What plans and receipts call the endpoints that serve models (gateway.api.endpoints).
 ENDPOINTS = (
     *("chat.completions", "completions", "embeddings", "responses", "messages", "moderations", "rerank"),
     *("images.generations", "images.edits", "audio.speech", "audio.transcriptions", "audio.translations"),
-    *("files", "batches"),
+    *("files", "batches", "images.variations", "conversations", "vector_stores", "uploads", "containers", "videos"),
+    *("assistants", "threads", "evals", "fine_tuning", "skills", "audio.voices", "models"),
 )
+#: What the slug of a passport begins with that gives the calls of an endpoint without a meter their price.
+SERVICE_PREFIX = "endpoint:"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="plan"):
@@ -308,6 +313,11 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     @property
     def is_wildcard(self) -> bool:
         return "*" in self.slug
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is no model's: it gives the calls of an endpoint without a meter their price and server."""
+        return self.slug.startswith(SERVICE_PREFIX)
 
 
 class OwnCredential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from tests.conftest import ClientFactory
 from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_path import error_of, receipt_of
 from tests.support.gateway import Gateway
-from tests.support.upstream import Reply, Upstream
+from tests.support.upstream import Recorded, Reply, Upstream
 
 
 def lines(*models: str, **members: Any) -> bytes:
@@ -188,3 +189,43 @@ def test_a_batch_names_models_as_its_upstream_does(tenant: Tenant) -> None:
     refused = upload(tenant, lines(slug))
     assert refused.status_code == 400
     assert "must be called 'gpt-4o'" in error_of(refused)["message"]
+
+
+def test_a_list_is_pages_of_ones_own(tenant: Tenant, scripted: Upstream, sign_up: SignUp) -> None:
+    """However many newer files of others there are: none of them shows, and no page is short for them."""
+    stranger = sign_up(tenant.gateway)
+    assert stranger.http.get("/v1/files").json()["data"] == []
+    assert scripted.requests == []
+    mine = [f"file-{tenant.name}-{number}" for number in range(3)]
+    theirs = [f"file-{stranger.name}-{number}" for number in range(250)]
+    scripted.script(*(Reply.json(file_object(name)) for name in mine))
+    for _ in mine:
+        assert upload(tenant, b"x", "user_data").status_code == 200
+    # The newest first, and one's own the oldest but one.
+    everything = [*theirs[:120], mine[2], *theirs[120:240], mine[1], mine[0], *theirs[240:]]
+
+    def listed(request: Recorded) -> Reply:
+        query = dict(parse_qsl(request.target.partition("?")[2]))
+        start = everything.index(query["after"]) + 1 if "after" in query else 0
+        page = everything[start : start + int(query["limit"])]
+        return Reply.json(
+            {
+                "object": "list",
+                "data": [file_object(name) for name in page],
+                "first_id": page[0],
+                "last_id": page[-1],
+                "has_more": start + len(page) < len(everything),
+            }
+        )
+
+    scripted.script(*[listed] * 7)
+    first = tenant.http.get("/v1/files?limit=2&order=desc").json()
+    assert [each["id"] for each in first["data"]] == [mine[2], mine[1]]
+    assert (first["first_id"], first["last_id"], first["has_more"]) == (mine[2], mine[1], True)
+    assert all("order=desc" in request.target for request in scripted.requests[3:])
+    second = tenant.http.get(f"/v1/files?limit=2&after={mine[1]}").json()
+    assert [each["id"] for each in second["data"]] == [mine[0]]
+    assert second["has_more"] is False
+    whole = tenant.http.get("/v1/files?limit=3").json()
+    assert ([each["id"] for each in whole["data"]], whole["has_more"]) == ([mine[2], mine[1], mine[0]], False)
+    assert tenant.http.get("/v1/files?limit=many").status_code == 400

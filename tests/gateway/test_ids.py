@@ -38,7 +38,6 @@ def dumps(value: Any) -> bytes:
         ({"input": [{"type": "code_interpreter_call", "container_id": "cntr_1", "role": "x"}]}, "container"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"tools": [{"type": "mcp", "server_url": "litellm_proxy/mcp/all"}]}, "server_url"),
-        ({"conversation": "conv_1"}, "conversation"),
         ({"tools": [{"type": "file_search", "vector_store_\\u0069ds": ["vs_1"]}]}, "vector_store_ids"),
     ],
 )

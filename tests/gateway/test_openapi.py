@@ -21,7 +21,10 @@ from trustgate.types import ENDPOINTS as NAMES
 
 #: Nothing is sold here, and there is no such tile.
 _NOT_THERE = ("/v1/credit-webhooks/{form}", "/log/tile/{path}", "/.well-known/x402", "/.well-known/x402.json")
-_WORDS_WHERE_IDS_ARE = ("/v1/responses/input_tokens", "/v1/responses/compact")
+_WORDS_WHERE_IDS_ARE = (
+    *("/v1/responses/input_tokens", "/v1/responses/compact", "/v1/threads/runs"),
+    *("/v1/videos/edits", "/v1/videos/extensions", "/v1/videos/characters"),
+)
 
 
 @pytest.fixture(scope="module")

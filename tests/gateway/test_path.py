@@ -261,7 +261,7 @@ def test_a_body_that_does_not_come(tenant: Tenant) -> None:
         ("POST", "/", 405, "method_not_allowed"),
         ("POST", "/v1/chat/completions/", 404, "unknown_url"),
         ("POST", "/v1/nothing", 404, "unknown_url"),
-        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("GET", "/v1/embeddings", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
         ("GET", "/v1/receipts/rcpt_0", 404, "receipt_not_found"),
         ("GET", "/v1/receipts/%00%ff", 404, "receipt_not_found"),

@@ -113,7 +113,7 @@ def test_plans_gate_what_a_response_asks_for(
         ({"model": None}, "model"),
         ({"input": 5}, "input"),
         ({"max_output_tokens": "9"}, "max_output_tokens"),
-        ({"conversation": "conv_1"}, "conversation"),
+        ({"conversation": 5}, "conversation"),
     ],
 )
 def test_what_is_wrong_is_named(tenant: Tenant, members: dict[str, Any], param: str) -> None:

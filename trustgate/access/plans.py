@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from trustgate.access.directory import Caller, limits_money
 from trustgate.errors import InvalidRequest, PermissionDenied
-from trustgate.types import Limits, Scope, matches
+from trustgate.types import SERVICE_PREFIX, Limits, Scope, matches
 
 
 def check_plan(
@@ -50,8 +50,9 @@ def check_priced(caller: Caller, model: str, slug: str, names: tuple[str, ...], 
     if not is_priced and caller.wants_price(names):
         limited = limits_money(caller.plan.limits), limits_money(caller.key.limits)
         owner = "the plan" if limited[0] else "this API key" if limited[1] else "a budget"
+        what = f"The model {model!r}" if not slug.startswith(SERVICE_PREFIX) else f"A call of {slug!r}"
         raise PermissionDenied(
-            f"The model {model!r} has no price, and {owner} limits what may be spent. Its operator sets a price: "
+            f"{what} has no price, and {owner} limits what may be spent. Its operator sets a price: "
             f"{price_command(model, slug)}; or lets the plan {caller.plan.name!r} use it at no cost: "
             f"trustgate plan set {caller.plan.name} --unpriced-models allow",
             code="model_not_priced",
@@ -69,6 +70,8 @@ def check_end_user(caller: Caller, end_user: str | None) -> None:
 
 def price_command(model: str, slug: str) -> str:
     """Returns the command that gives a model its price: a name that a wildcard takes needs a passport of its own."""
+    if slug.startswith(SERVICE_PREFIX):
+        return f"trustgate passport add {slug} --call-price USD (or --free)"
     verb, name = ("add", model) if "*" in slug else ("set", slug)
     return f"trustgate passport {verb} {shlex.quote(name)} --input-price USD --output-price USD (or --free)"
 

@@ -36,6 +36,7 @@ from trustgate.gateway.views.storefront import Storefront
 from trustgate.observe.metrics import Metrics
 
 _SHOWN_PATH_CHARACTERS = 100
+_MODEL = "/v1/models/{id}"
 #: As it is customary, and as it has been proposed.
 _WELL_KNOWN = ("/.well-known/x402", "/.well-known/x402.json")
 #: The response headers that pages may read.
@@ -145,14 +146,18 @@ def make_routes(
     endpoints = [
         _route(path, {endpoint.method: partial(pipeline.serve, endpoint) for endpoint in endpoints})
         for path, endpoints in _by_path().items()
+        if path != _MODEL
     ]
     balance = reads.app(credit.show)
     listed, shown = reads.app(keys.list), reads.app(keys.show)
+    # A model's name may have slashes in it.
+    model: dict[str, ASGIApp] = {"GET": reads.app(reads.model, takes_keyless=True)}
+    model |= {each.method: partial(pipeline.serve, each) for each in ENDPOINTS if each.path == _MODEL}
     discovery = Discovery(storefront)
     return [
         *endpoints,
         Route("/v1/models", reads.app(reads.models, takes_keyless=True), methods=["GET"]),
-        Route("/v1/models/{model:path}", reads.app(reads.model, takes_keyless=True), methods=["GET"]),
+        _route("/v1/models/{id:path}", model),
         Route("/v1/account", reads.app(reads.account), methods=["GET"]),
         _route("/v1/keys", {"GET": listed, "HEAD": listed, "POST": _Plain(keys.create)}),
         _route(

@@ -15,7 +15,7 @@ from trustgate.models.pricelist import PriceBook, newest
 from trustgate.models.pricing import PriceTable, is_priced
 from trustgate.models.profiles import fee_prices, may_serve, with_own_key
 from trustgate.settings import BUILTIN_SCHEME
-from trustgate.types import Alias, Passport, PriceList, Profile, ProfileRules
+from trustgate.types import SERVICE_PREFIX, Alias, Passport, PriceList, Profile, ProfileRules
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -56,6 +56,9 @@ class Catalog:
         self.state = object()
         self._by_name: dict[str, Passport] = {}
         serving = [passport for passport in self._passports.values() if passport.status != "revoked"]
+        #: What gives calls without a meter their price; no model's.
+        self._services = {passport.slug: passport for passport in serving if passport.is_service}
+        serving = [passport for passport in serving if not passport.is_service]
         # Later rounds give way to earlier ones: an id beats a slug, a slug an upstream's name for the model.
         for name_of in (_passport_id, _slug, _api_model_id):
             for passport in serving:
@@ -118,6 +121,10 @@ class Catalog:
             return None
         return self.resolve(name if target is None else target)
 
+    def service(self, endpoint: str) -> Passport | None:
+        """Returns the passport that gives the calls of an endpoint without a meter their price, where there is one."""
+        return self._services.get(SERVICE_PREFIX + endpoint)
+
     def price_of(self, passport: Passport, upstream_model: str, name: str = "") -> PriceTable:
         """Returns what a model costs: by its passport, else by the price list for its server, else not priced.
 
@@ -144,7 +151,7 @@ class Catalog:
             passport = self._by_name.get(name)
         if passport is not None:
             return self._resolved_as(passport, passport.api_model_id, (passport.slug, passport.id))
-        if name in self._revoked_names:
+        if name in self._revoked_names or name.startswith(SERVICE_PREFIX):
             return None
         for wildcard in self._wildcards:
             if fnmatchcase(name, wildcard.slug):
@@ -230,6 +237,7 @@ class Catalog:
             for passport in self._passports.values()
             if passport.status != "revoked"
             and not passport.is_wildcard
+            and not passport.is_service
             and not self.price_of(passport, passport.api_model_id, passport.slug).known
         ]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trustgate.errors import StoreDamaged, StoreTooNew
 from trustgate.ids import new_id
 from trustgate.store.rows import table_of
-from trustgate.types import FEATURES, Limits, Passport, Plan, Prices, Record, Scope
+from trustgate.types import FEATURES, UNMETERED_CALLS, Limits, Passport, Plan, Prices, Record, Scope
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -446,12 +446,13 @@ def migrate(connection: DuckDBPyConnection, now_us: int) -> None:
 
 def seeds(now_us: int) -> tuple[Record, ...]:
     """Returns what a new database holds: four plans, and the passports that make the first request work."""
-    everything_but_streaming = tuple(feature for feature in FEATURES if feature != "streaming")
+    paid = ("streaming", UNMETERED_CALLS)
+    free = tuple(feature for feature in FEATURES if feature not in paid)
     return (
         Plan(
             name="free",
             limits=Limits(requests_per_day=1_000),
-            scope=Scope(features=everything_but_streaming),
+            scope=Scope(features=free),
             created_us=now_us,
         ),
         Plan(name="pro", limits=Limits(requests_per_day=50_000), created_us=now_us),

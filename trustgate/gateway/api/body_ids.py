@@ -1,9 +1,11 @@
 """The ids of upstreams' objects that a body names, wherever in it they stand.
 
 All tenants share an upstream's account, so an id in a body is either one that this gateway gave to the same tenant
-(``uses``), or one of an object that is made where the gateway does not see it (a vector store, a container, a stored
-prompt): that is refused unless the plan allows the member. Sources: OpenAI API reference, "Responses", "Chat"
-(``audio.id``) and "Files"; Anthropic API reference, "Messages" (``container``, ``file_id``, ``skill_id``).
+(``uses``), or one of an object that its operator may have made for everybody (a vector store, a container, a skill:
+``shared``): where it is not the tenant's own, it is refused unless the plan allows the member. What no tenant can own
+(the audio of an earlier answer, a source that reads everybody's) steers. Sources: OpenAI API reference, "Responses",
+"Chat" (``audio.id``), "Files", "Assistants", "Evals", "Fine-tuning"; Anthropic API reference, "Messages"
+(``container``, ``file_id``, ``skill_id``).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from trustgate.gateway.api.object_ids import Kind
 #: words; what is in escapes may be any of them.
 OPENAI_MARKS = (b"file_id", b"store_id", b'"audio"', b"litellm_proxy")
 RESPONSES_MARKS = (b"file_id", b"store_id", b'"container', b"skill_id", b"litellm_proxy")
+#: What every object contains: bodies of resources are small and name ids in many ways.
+ALL_MARKS = (b"{",)
 ANTHROPIC_MARKS = (b"file_id", b'"container', b"skill_id", b"litellm_proxy")
 
 
@@ -26,7 +30,10 @@ class Named(msgspec.Struct, frozen=True):
     """What a body names: ids that must be the tenant's own, and members that name what no tenant can own."""
 
     uses: tuple[tuple[Kind, str], ...] = ()
+    #: (kind, id, the member that a plan may allow)
+    shared: tuple[tuple[Kind, str, str], ...] = ()
     steering: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 NOTHING = Named()
@@ -45,7 +52,9 @@ def named_in(body: bytes, marks: tuple[bytes, ...]) -> Named:
 
 def named_by(value: Any) -> Named:
     uses: dict[tuple[Kind, str], None] = {}
+    shared: dict[tuple[Kind, str, str], None] = {}
     steering: dict[str, None] = {}
+    models: dict[str, None] = {}
     # A list of what is left instead of recursion: callers choose the depth.
     left: list[Any] = [value]
     if isinstance(value, dict):
@@ -59,9 +68,14 @@ def named_by(value: Any) -> Named:
         elif isinstance(one, dict):
             left.extend(one.values() if is_root else _read_by_upstreams(one))
             is_root = False
-            uses.update((("file", name), None) for name in _file_ids(one))
+            uses.update((named, None) for named in _own(one))
+            shared.update((named, None) for named in _shared(one))
             steering.update((name, None) for name in _foreign(one))
-    return Named(tuple(uses), tuple(steering)) if uses or steering else NOTHING
+            if isinstance(model := one.get("model"), str):
+                models[model] = None
+    if not (uses or shared or steering or models):
+        return NOTHING
+    return Named(tuple(uses), tuple(shared), tuple(steering), tuple(models))
 
 
 #: Calls of the client's own tools (Anthropic API reference, "Messages"): their input is what the model wrote.
@@ -83,34 +97,65 @@ def _read_by_upstreams(value: dict[str, Any]) -> list[Any]:
     return [member for name, member in value.items() if name not in opaque]
 
 
-def _file_ids(value: dict[str, Any]) -> list[str]:
-    several = value.get("file_ids")
-    named = [value.get("file_id"), *(several if isinstance(several, list) else ())]
-    return [name for name in named if isinstance(name, str)]
+#: Members that hold an id of the caller's own, or several.
+_OWN: dict[str, Kind] = {
+    **dict.fromkeys(("file_id", "file_ids", "training_file", "validation_file"), "file"),
+    "assistant_id": "assistant",
+    "thread_id": "thread",
+    "part_ids": "part",
+}
+#: Members that hold an object with such an id.
+_OWN_OBJECTS: dict[str, Kind] = {"video": "video", "characters": "character", "voice": "voice"}
+#: The sources of an evaluation that read what the upstream keeps for everybody.
+_OF_EVERYBODY = frozenset(("stored_completions", "responses", "logs"))
+
+
+def _own(value: dict[str, Any]) -> list[tuple[Kind, str]]:
+    """Returns the ids in an object's members that must be the caller's own."""
+    found = [(kind, name) for member, kind in _OWN.items() for name in _texts(value.get(member))]
+    found += [(kind, name) for member, kind in _OWN_OBJECTS.items() for name in _ids_in(value.get(member))]
+    if value.get("type") == "file_id" and isinstance(value.get("id"), str):
+        found.append(("file", value["id"]))
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    several = value if isinstance(value, list) else [value]
+    return [name for name in several if isinstance(name, str)]
+
+
+def _ids_in(value: Any) -> list[str]:
+    several = value if isinstance(value, list) else [value]
+    return [one["id"] for one in several if isinstance(one, dict) and isinstance(one.get("id"), str)]
+
+
+def _shared(value: dict[str, Any]) -> list[tuple[Kind, str, str]]:
+    """Returns the ids that are the caller's own, or an operator's who shares them."""
+    found: list[tuple[Kind, str, str]] = []
+    for member in ("vector_store_ids", "vector_store_id"):
+        found += [("vector_store", name, "vector_store_ids") for name in _texts(value.get(member))]
+    for member in ("container", "container_id"):
+        named = value.get(member)
+        found += [("container", name, "container") for name in (*_ids_in(named), *_texts(named))]
+    if value.get("type") in ("custom", "skill_reference") and isinstance(value.get("skill_id"), str):
+        found.append(("skill", value["skill_id"], "skill_id"))
+    return found
 
 
 def _foreign(value: dict[str, Any]) -> list[str]:
-    """Returns the members of an object that name what is made elsewhere."""
+    """Returns the members of an object that name what no caller can own."""
     found = []
-    stores = value.get("vector_store_ids")
-    if isinstance(value.get("vector_store_id"), str) or (isinstance(stores, list) and stores):
-        found.append("vector_store_ids")
-    if any(_is_id(value.get(name)) for name in ("container", "container_id")):
-        found.append("container")
-    if value.get("type") in ("custom", "skill_reference") and isinstance(value.get("skill_id"), str):
-        found.append("skill_id")
     audio = value.get("audio")
     if isinstance(audio, dict) and isinstance(audio.get("id"), str):
         found.append("audio")
+    source = value.get("source")
+    if isinstance(source, dict) and source.get("type") in _OF_EVERYBODY:
+        found.append("source")
     address = value.get("server_url")
     if isinstance(address, str) and address.strip().lower().startswith("litellm_proxy"):
         # LiteLLM's word for the tool servers that its operator has set up.
         found.append("server_url")
     return found
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("id"), str))
 
 
 #: Items of a response's input that say all there is to them, whatever their id: others are looked up by it.

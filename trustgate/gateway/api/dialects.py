@@ -13,7 +13,7 @@ import msgspec
 
 from trustgate.errors import TrustGateError
 from trustgate.models.metering.chunks import StreamMeter
-from trustgate.models.metering.events import EventMeter, MessagesMeter
+from trustgate.models.metering.events import EventMeter, MessagesMeter, RunMeter
 
 _encode = msgspec.json.Encoder().encode
 
@@ -86,6 +86,8 @@ OPENAI = Dialect(error=_openai_error, event=_openai_event, meter=StreamMeter)
 RESPONSES = Dialect(error=_openai_error, event=_responses_event, meter=EventMeter)
 #: Image and audio streams: OpenAI's errors, events with types.
 EVENTS = Dialect(error=_openai_error, event=_openai_event, meter=EventMeter)
+#: The runs of assistants.
+RUNS = Dialect(error=_openai_error, event=_openai_event, meter=RunMeter)
 ANTHROPIC = Dialect(
     error=_anthropic_error,
     event=_anthropic_event,

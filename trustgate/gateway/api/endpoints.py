@@ -1,28 +1,19 @@
 """The endpoints the path serves, each described once: route, wire type, what to hold, gate, meter and remember.
 
-Adding one is an entry of the table below, and where its request is a new one a wire type (``wire``) and a function that
-reads it (``reading``). The path, the routes, the plans' names and ``/openapi.json`` follow from the table.
+Adding one is an entry of the table below, or of that of ``api.resources`` where it has no meter of its own, and where
+its request is a new one a wire type (``wire``) and a function that reads it (``reading``). The path, the routes, the
+plans' names and ``/openapi.json`` follow from the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
-
-from trustgate.errors import InvalidRequest
-from trustgate.gateway.api.batch_files import BatchFile
-from trustgate.gateway.api.body_ids import ANTHROPIC_MARKS, OPENAI_MARKS, RESPONSES_MARKS
-from trustgate.gateway.api.dialects import ANTHROPIC, EVENTS, OPENAI, RESPONSES, Dialect
-from trustgate.gateway.api.members import BOUNDS, COMMON
+from trustgate.gateway.api.dialects import ANTHROPIC, EVENTS, OPENAI, RESPONSES
+from trustgate.gateway.api.endpoint import Body, Endpoint
 from trustgate.gateway.api.object_ids import Kind
 from trustgate.gateway.api.parsing import (
     Call,
-    broken_call,
-    explain,
-    json_fault,
     read_batch,
     read_chat,
     read_completion,
@@ -32,14 +23,13 @@ from trustgate.gateway.api.parsing import (
     read_image,
     read_messages,
     read_moderation,
-    read_nothing,
     read_rerank,
     read_response,
     read_speech,
     read_transcription,
-    with_ids,
-    with_members,
+    read_variation,
 )
+from trustgate.gateway.api.resources import RESOURCES
 from trustgate.gateway.api.schemas import (
     BatchRequest,
     ChatRequest,
@@ -51,154 +41,16 @@ from trustgate.gateway.api.schemas import (
     InputTokensRequest,
     MessagesRequest,
     ModerationRequest,
-    Nothing,
     RerankRequest,
     ResponsesRequest,
     SpeechRequest,
     TranscriptionRequest,
+    VariationRequest,
 )
 from trustgate.models.metering import whole
 
-__all__ = ["ENDPOINTS", "Call", "Endpoint"]
+__all__ = ["ENDPOINTS", "Body", "Call", "Endpoint"]
 
-Body = Literal["json", "form", "none"]
-
-
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One route of the path. ``name`` is what plans and receipts call it; several routes may share one."""
-
-    name: str
-    #: ``{id}`` in it is an upstream's id, which must belong to the caller's tenant (``names`` holds the kind).
-    path: str
-    #: Where the upstream serves it, below its base URL.
-    upstream_path: str
-    summary: str
-    method: Literal["GET", "POST", "DELETE"] = "POST"
-    body: Body = "json"
-    wire: type[Any] = Nothing
-    read: Callable[[Any], Call] = read_nothing
-    dialect: Dialect = OPENAI
-    #: What an answer that is no stream of events may be: a JSON object, or anything (relayed as it comes).
-    answers: Literal["object", "any"] = "object"
-    #: Reads the usage of a whole answer.
-    meter: Callable[[bytes], whole.Reported] = whole.read_answer
-    #: Whether the answer holds generated tokens that a bound applies to.
-    generates: bool = False
-    #: The member that bounds the completion when the gateway has to set one; and what OpenAI's own servers want.
-    max_tokens_member: str = "max_tokens"
-    openai_max_tokens_member: str = ""
-    #: Whether a bound of 0 is one by the API's own definition.
-    zero_is_none: bool = False
-    #: Whether a stream reports its usage only when ``stream_options.include_usage`` asks for it.
-    asks_usage: bool = False
-    #: Whether a passport's default parameters belong into the request.
-    takes_defaults: bool = False
-    #: Whether a try that failed may be made again: not where a second try could make a second thing.
-    retries: bool = True
-    #: The kind of id that the answer gives out, that the path names, that the answer lists, and whether it is deleted.
-    makes: Kind | None = None
-    names: Kind | None = None
-    lists: Kind | None = None
-    deletes: bool = False
-    #: Its file is a recording.
-    hears: bool = False
-    #: It only counts what another request would use.
-    counts: bool = False
-
-    @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Any]:
-        return msgspec.json.Decoder(self.wire)
-
-    @cached_property
-    def has_model(self) -> bool:
-        return "model" in self.wire.__struct_fields__
-
-    @cached_property
-    def is_sold(self) -> bool:
-        """Whether a request costs something by itself: not one that looks at, lists, ends or counts."""
-        return (self.has_model and not self.counts) or self.makes == "batch"
-
-    @cached_property
-    def is_plain(self) -> bool:
-        """Names no upstream's ids and gives none out: the usual case."""
-        return self.has_model and (self.makes or self.names or self.lists) is None
-
-    @cached_property
-    def sells_keyless(self) -> bool:
-        """Whether callers without a key can buy it: nothing that an upstream keeps or has kept, and no form."""
-        return self.is_sold and self.is_plain and self.body == "json" and self.name != "responses"
-
-    @cached_property
-    def needed(self) -> frozenset[str]:
-        """The fields without which nothing can be decided."""
-        return frozenset(field.name for field in msgspec.structs.fields(self.wire) if field.required)
-
-    @cached_property
-    def _unremarkable(self) -> frozenset[str]:
-        """The members that need no second look."""
-        return COMMON | frozenset(self.wire.__struct_fields__)
-
-    @cached_property
-    def decisive(self) -> frozenset[str]:
-        """The fields of a form that may be said once only, and not after its beginning was sent on."""
-        return frozenset(self.wire.__struct_fields__) & {"model", "stream", "n", "purpose"}
-
-    def is_bounded_by(self, bounds: Iterable[tuple[str, float]]) -> bool:
-        """Returns whether one of these bounds has a name that every server of this endpoint reads."""
-        return any(name in self._bound_members for name, _ in bounds)
-
-    @cached_property
-    def _bound_members(self) -> frozenset[str]:
-        return frozenset(self.wire.__struct_fields__) & BOUNDS
-
-    def keeps_bound(self, value: float, most: int) -> bool:
-        """Returns whether a bound of the client's may stay as it is where ``most`` is allowed.
-
-        0 means "nothing" where the API defines it so (the texts of ``/completions`` are scored with it, a prompt is put
-        into a cache with it); elsewhere some servers take it for "no bound" (Ollama), as all take -1.
-        """
-        return 0 < value <= most or (value == 0 and self.zero_is_none)
-
-    def peek(self, body: bytes) -> Call:
-        """Read a body once. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
-        if self.body == "none":
-            return _NOTHING_ASKED
-        try:
-            if not body.isascii():
-                body.decode()  # msgspec looks into no text that it skips
-            call = self.read(self._decoder.decode(body))
-            call = with_members(call, body, _members(body), self._unremarkable, generates=self.generates)
-            return with_ids(call, body, _MARKS.get(self.dialect, OPENAI_MARKS))
-        except msgspec.ValidationError as error:
-            return broken_call(body, error)
-        except RecursionError:
-            raise InvalidRequest("The JSON body is nested too deeply.", code="invalid_json") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequest(
-                f"We could not parse the JSON body of your request: {json_fault(body, error)}.", code="invalid_json"
-            ) from None
-
-    def peek_form(self, fields: dict[str, str], batch: BatchFile | None = None, audio_ms: int = 0) -> Call:
-        """Read the fields of a form: each is text, and converted to what its member is.
-
-        ``batch``: the requests in its file; ``audio_ms``: how long a recording that is its file may be.
-        """
-        try:
-            call = self.read(msgspec.convert(fields, self.wire, strict=False))
-            if batch is not None:
-                return msgspec.structs.replace(call, model=batch.model)
-            return call if not self.hears else msgspec.structs.replace(call, audio_ms=audio_ms)
-        except msgspec.ValidationError as error:
-            return Call(model=fields.get("model", ""), choices=0, invalid=explain(error))
-
-
-#: What the ids in a body are called, by API.
-_MARKS = {RESPONSES: RESPONSES_MARKS, ANTHROPIC: ANTHROPIC_MARKS}
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_NOTHING_ASKED = Call(model="", choices=0)
-
-
-# the table
 
 _TRANSCRIPTION: dict[str, Any] = {
     "body": "form",
@@ -242,6 +94,7 @@ ENDPOINTS = (
         openai_max_tokens_member="max_completion_tokens",
         asks_usage=True,
         takes_defaults=True,
+        stores="chat_completion",
     ),
     Endpoint(
         name="completions",
@@ -265,6 +118,34 @@ ENDPOINTS = (
         meter=whole.read_scores,
         takes_defaults=True,
     ),
+    Endpoint(
+        name="chat.completions",
+        path="/v1/chat/completions",
+        upstream_path="/chat/completions",
+        summary="List the answers that the upstream keeps for the caller.",
+        method="GET",
+        body="none",
+        meter=whole.read_nothing_used,
+        lists="chat_completion",
+    ),
+    _looks("chat.completions", "chat_completion", "/chat/completions/{id}", "Look at an answer that is kept."),
+    _looks(
+        "chat.completions",
+        "chat_completion",
+        "/chat/completions/{id}",
+        "Change the labels of an answer that is kept.",
+        method="POST",
+        body="json",
+    ),
+    _looks(
+        "chat.completions",
+        "chat_completion",
+        "/chat/completions/{id}",
+        "Delete an answer that is kept.",
+        method="DELETE",
+        deletes=True,
+    ),
+    _looks("chat.completions", "chat_completion", "/chat/completions/{id}/messages", "List what it was given."),
     Endpoint(
         name="responses",
         path="/v1/responses",
@@ -370,9 +251,20 @@ ENDPOINTS = (
         upstream_path="/images/edits",
         summary="Change images.",
         body="form",
+        takes_json=True,
         wire=ImageRequest,
         read=read_image,
         dialect=EVENTS,
+        meter=whole.read_images,
+    ),
+    Endpoint(
+        name="images.variations",
+        path="/v1/images/variations",
+        upstream_path="/images/variations",
+        summary="Make images like another.",
+        body="form",
+        wire=VariationRequest,
+        read=read_variation,
         meter=whole.read_images,
     ),
     Endpoint(
@@ -436,4 +328,5 @@ ENDPOINTS = (
     ),
     _looks("batches", "batch", "/batches/{id}", "Look at a batch."),
     _looks("batches", "batch", "/batches/{id}/cancel", "End a batch.", method="POST"),
+    *RESOURCES,
 )

@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from trustgate.errors import UpstreamFailed
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
@@ -79,9 +78,12 @@ class ObjectAccounting:
         key_id: str,
         call: Call,
         handle: ObjectId | None,
-        batch: BatchFile | None,
+        batch: BatchFile | None = None,
+        child: tuple[Kind, str] | None = None,
     ) -> None:
-        """``handle``: of the id that the path names; ``batch``: of the file that is uploaded."""
+        """``handle``: of the id that the path names; ``batch``: of the file that is uploaded; ``child``: the last id
+        below the handle's in the path.
+        """
         self._handles = handles
         self._endpoint = endpoint
         self._lasting = lasting
@@ -90,11 +92,12 @@ class ObjectAccounting:
         self._call = call
         self._handle = handle
         self._batch = batch
+        self._child = child
 
     def whole(self, body: bytes, usage: Usage, target: Target) -> tuple[bytes, Usage]:
         """Returns the answer as its tenant may see it, and what is to be charged for it."""
         if self._endpoint.lists is not None:
-            return self._own_part(body, self._endpoint.lists), _NOTHING
+            return body, _NOTHING
         object_id, status = read_object(body)
         if self._endpoint.deletes and self._handle is not None:
             self._handles.forget(self._handle)
@@ -140,8 +143,12 @@ class ObjectAccounting:
 
     def _keep_items(self, items: Iterable[Any], target: Target) -> None:
         for item in items:
-            if isinstance(item, dict) and isinstance(item.get("id"), str):
-                self._handles.keep(self._made("item", item["id"], target))
+            if isinstance(item, dict):
+                # A container is made for the first call of a program that needs one.
+                made: dict[Kind, Any] = {"item": item.get("id"), "container": item.get("container_id")}
+                for kind, name in made.items():
+                    if isinstance(name, str):
+                        self._handles.keep(self._made(kind, name, target))
 
     def settle(self, object_id: str, status: str, usage: Usage, target: Target) -> Usage:
         """Returns what is to be charged now, of the total usage in the answer."""
@@ -178,22 +185,6 @@ class ObjectAccounting:
             return
         for file_id in result_files(body):
             self._handles.keep(msgspec.structs.replace(made, kind="file", id=file_id, model="", owed=-1, work=None))
-
-    def _own_part(self, body: bytes, kind: Kind) -> bytes:
-        """Returns a list of what the upstream holds for everybody, without what belongs to others."""
-        own = {handle.id for handle in self._handles.of_tenant(kind, self._tenant_id)}
-        try:
-            members: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            data = msgspec.json.decode(members.get("data", b"[]"), type=list[msgspec.Raw])
-        except _UNREADABLE:
-            raise UpstreamFailed("The upstream's list cannot be read.") from None
-        mine = [(read_object(bytes(raw))[0], raw) for raw in data]
-        mine = [(object_id, raw) for object_id, raw in mine if object_id in own]
-        members["data"] = [raw for _, raw in mine]
-        for name, at in (("first_id", 0), ("last_id", -1)):
-            if name in members:
-                members[name] = mine[at][0] if mine else None
-        return msgspec.json.encode(members)
 
 
 def result_files(body: bytes) -> list[str]:

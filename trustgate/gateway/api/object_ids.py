@@ -16,6 +16,7 @@ import asyncio
 import itertools
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,34 @@ from trustgate.errors import NotFound
 
 _logger = logging.getLogger("trustgate.gateway")
 
-Kind = Literal["response", "file", "batch", "item"]
+Kind = Literal[
+    "response",
+    "file",
+    "batch",
+    "item",
+    "chat_completion",
+    "conversation",
+    "vector_store",
+    "file_batch",
+    "upload",
+    "part",
+    "container",
+    "container_file",
+    "video",
+    "character",
+    "assistant",
+    "thread",
+    "message",
+    "run",
+    "eval",
+    "eval_run",
+    "fine_tuning_job",
+    "model",
+    "skill",
+    "voice",
+    "voice_consent",
+    "message_batch",
+]
 
 #: Ids remembered; a line of the file has some 250 bytes, an id in memory some 500.
 MOST_HANDLES = 200_000
@@ -119,12 +147,30 @@ class ObjectIds:
         own = self._known.get((tenant, kind), {})
         found = own.get(object_id)
         if found is None:
-            shown = object_id if object_id.isascii() and object_id.isprintable() and len(object_id) <= 80 else "…"
-            raise NotFound(f"No such {kind}: {shown!r}.", code=f"{kind}_not_found")
+            raise _unknown(kind, object_id)
         # Used: it is forgotten last.
         del own[object_id]
         own[object_id] = found
         return found
+
+    def of_id(self, kind: Kind, object_id: str, tenant: str) -> tuple[ObjectId, ...]:
+        """Returns what ``find_all`` does, or nothing."""
+        return self._known.get((tenant, kind), {}).get(object_id, ())
+
+    def owns(self, kind: Kind, object_id: str, tenant: str) -> bool:
+        return object_id in self._known.get((tenant, kind), {})
+
+    def check_child(self, kind: str, object_id: str, parent: ObjectId) -> None:
+        """Raise ``NotFound`` for an id below a tenant's own object that cannot be one, or is known as a stranger's."""
+        owner = self._owners.get((kind, parent.upstream, object_id))  # type: ignore[arg-type]
+        if not _CHILD.fullmatch(object_id) or (owner is not None and owner != parent.tenant):
+            raise _unknown(kind, object_id)
+
+    def is_strangers(self, kind: Kind, object_id: str, tenant: str) -> bool:
+        """Returns whether an id is known as another tenant's, and not as this one's."""
+        if self.owns(kind, object_id, tenant):
+            return False
+        return any(object_id in known for (_, each), known in self._known.items() if each == kind)
 
     def current(self, handle: ObjectId) -> ObjectId | None:
         """Returns the same object as it is now; None where it is forgotten."""
@@ -258,6 +304,15 @@ class ObjectIds:
 
     def _all(self) -> list[ObjectId]:
         return [handle for known in self._known.values() for handles in known.values() for handle in handles]
+
+
+#: What an id in a path may be made of; no ``..``.
+_CHILD = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._:\-]{1,256}")
+
+
+def _unknown(kind: str, object_id: str) -> NotFound:
+    shown = object_id if object_id.isascii() and object_id.isprintable() and len(object_id) <= 80 else "…"
+    return NotFound(f"No such {kind.replace('_', ' ')}: {shown!r}.", code=f"{kind}_not_found")
 
 
 #: So many lines more than twice the ids there are, and the file is written anew.

@@ -22,15 +22,20 @@ from trustgate.gateway.api.schemas import (
     CountTokensRequest,
     EmbeddingRequest,
     FileRequest,
+    Identified,
     ImageRequest,
     MessagesRequest,
+    Modelled,
     ModelOnly,
+    ModelRequired,
     ModerationRequest,
     Nothing,
     RerankRequest,
     ResponsesRequest,
     SpeechRequest,
     TranscriptionRequest,
+    VariationRequest,
+    VoiceRequest,
 )
 from trustgate.models.estimate import estimate_chat, estimate_input, estimate_tokens
 from trustgate.models.stand_in import characters_in
@@ -67,6 +72,14 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     image_quality: str = ""
     #: The upstream's ids that the request builds on: (kind, id).
     uses: tuple[tuple[Kind, str], ...] = ()
+    #: Ids that are the tenant's own, or else an operator's that the plan shares by a member's name: (kind, id, member).
+    shared: tuple[tuple[Kind, str, str], ...] = ()
+    #: The models that a body names at any depth, where they go upstream as they are.
+    inner_models: tuple[str, ...] = ()
+    #: The upstream is asked to keep the answer under an id.
+    stored: bool = False
+    #: The object in the path, where what is paid for depends on it.
+    place: str = ""
     #: Of a batch: what its lines ask for.
     work: Work | None = None
     #: The end user's pseudonym; "" where the request names none; None where those of its key do not.
@@ -118,6 +131,8 @@ def read_chat(request: ChatRequest) -> Call:
     if request.max_tokens is not None or request.max_completion_tokens is not None:
         bounds = _given(max_tokens=request.max_tokens, max_completion_tokens=request.max_completion_tokens)
     call = _generation(request, features, bounds, prompt_tokens, request.n or 1, len(request.messages))
+    if request.store:
+        call = msgspec.structs.replace(call, stored=True)
     return msgspec.structs.replace(call, has_parts=True) if part_types else call
 
 
@@ -189,6 +204,7 @@ def read_response(request: ResponsesRequest) -> Call:
     if request.stream:
         features.append("streaming")
     previous = request.previous_response_id
+    conversation = request.conversation.id if isinstance(request.conversation, Identified) else request.conversation
     bounds = _given(max_output_tokens=request.max_output_tokens)
     return Call(
         model=request.model,
@@ -198,21 +214,13 @@ def read_response(request: ResponsesRequest) -> Call:
         prompt_tokens=walk.prompt_tokens(len(items), request.tools or ()),
         features=tuple(features),
         service_tier=request.service_tier or "",
-        uses=((("response", previous),) if previous else ()) + items_named(items),
+        uses=(
+            *((("response", previous),) if previous else ()),
+            *((("conversation", conversation),) if conversation else ()),
+            *items_named(items),
+        ),
         # A stored prompt is its operator's: it is made where the gateway does not see it.
         steering=("prompt",) if request.prompt is not None and request.prompt.get("id") is not None else (),
-        invalid=_no_conversations(request),
-    )
-
-
-def _no_conversations(request: ResponsesRequest) -> InvalidRequest | None:
-    """Conversations are made on a route that is not served, so an id of one could only be another tenant's."""
-    if request.conversation is None:
-        return None
-    return InvalidRequest(
-        "Conversations are not served here: use previous_response_id.",
-        param="conversation",
-        code="unsupported_parameter",
     )
 
 
@@ -358,6 +366,24 @@ def read_batch(request: BatchRequest) -> Call:
     return Call(model="", choices=0, uses=(("file", request.input_file_id),))
 
 
+def read_variation(request: VariationRequest) -> Call:
+    return Call(model=request.model, choices=0, images=request.n or 1, image_size=request.size or "")
+
+
+def read_resource(request: Nothing | Modelled | ModelRequired) -> Call:
+    stream = getattr(request, "stream", None) is True
+    return Call(
+        model=getattr(request, "model", None) or "",
+        stream=stream,
+        choices=0,
+        features=("streaming",) if stream else (),
+    )
+
+
+def read_voice(request: VoiceRequest) -> Call:
+    return Call(model="", choices=0, uses=(("voice_consent", request.consent),))
+
+
 def read_nothing(request: Nothing) -> Call:
     return Call(model="", choices=0)
 
@@ -394,13 +420,20 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
 _UNREMARKABLE = JudgedMembers()
 
 
-def with_ids(call: Call, body: bytes, marks: tuple[bytes, ...]) -> Call:
-    """Returns the call with the upstreams' ids that its body names, wherever in it they stand (``api.body_ids``)."""
+def with_ids(call: Call, body: bytes, marks: tuple[bytes, ...], *, models: bool = False) -> Call:
+    """Returns the call with the upstreams' ids that its body names, wherever in it they stand (``api.body_ids``).
+
+    ``models``: whether the models that it names at any depth count too.
+    """
     named = named_in(body, marks)
     if named is NOTHING:
         return call
     return msgspec.structs.replace(
-        call, uses=(*call.uses, *named.uses), steering=tuple(dict.fromkeys((*call.steering, *named.steering)))
+        call,
+        uses=(*call.uses, *named.uses),
+        shared=named.shared,
+        steering=tuple(dict.fromkeys((*call.steering, *named.steering))),
+        inner_models=named.models if models else (),
     )
 
 

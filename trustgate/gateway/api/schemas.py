@@ -18,9 +18,13 @@ Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
 MaybeChoices = Annotated[int, msgspec.Meta(ge=0, le=128)]
 #: OpenAI API reference, "Metadata": texts. Other servers take plain numbers and booleans as well.
 Metadata = dict[str, str | int | float | bool | None]
-#: Known, so that it can be refused with a reason.
-_NOT_SERVED = msgspec.Meta(extra_json_schema={"enum": [None]})
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Identified(msgspec.Struct, frozen=True):
+    """An object of an upstream's, named by its id."""
+
+    id: str
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -62,6 +66,7 @@ class ChatRequest(Generation, frozen=True, kw_only=True):
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
     modalities: list[str] | None = None
+    store: bool | None = None
 
 
 class CompletionRequest(Generation, frozen=True, kw_only=True):
@@ -94,7 +99,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
-    conversation: Annotated[str | dict[str, Any] | None, _NOT_SERVED] = None
+    conversation: str | Identified | None = None
     prompt: dict[str, Any] | None = None
     tools: list[msgspec.Raw] | None = None
     text: dict[str, Any] | None = None
@@ -157,6 +162,15 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     response_format: str | None = None
 
 
+class VariationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of the form of ``/v1/images/variations``."""
+
+    model: ModelName = "dall-e-2"
+    n: Choices | None = None
+    size: str | None = None
+    response_format: str | None = None
+
+
 class SpeechRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelName
     input: str
@@ -190,3 +204,24 @@ class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class Nothing(msgspec.Struct, frozen=True):
     """A request without a body, or one whose body does not matter here."""
+
+
+class Modelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of the body of a resource whose calls may name a model (``api.resources``)."""
+
+    model: ModelName | None = None
+
+
+class Streamable(Modelled, frozen=True, kw_only=True):
+    stream: bool | None = None
+
+
+class ModelRequired(msgspec.Struct, frozen=True, kw_only=True):
+    model: ModelName
+
+
+class VoiceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of the form of ``/v1/audio/voices``."""
+
+    #: The id of the speaker's consent.
+    consent: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]

@@ -59,15 +59,17 @@ def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) 
         raise InvalidRequest("The header content-length is not a number.", code="invalid_header")
     if int(declared) > max_body_bytes:
         raise too_large(max_body_bytes)
-    if body == "json":
-        content_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-        if content_type != b"application/json" and not content_type.endswith(b"+json"):
-            raise InvalidRequest(
-                "The body must be JSON: send the header content-type: application/json.",
-                code="unsupported_content_type",
-            )
+    if body == "json" and not is_json(headers.get(b"content-type", b"application/json")):
+        raise InvalidRequest(
+            "The body must be JSON: send the header content-type: application/json.", code="unsupported_content_type"
+        )
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise InvalidRequest("Compressed request bodies are not taken.", code="unsupported_content_encoding")
+
+
+def is_json(content_type: bytes) -> bool:
+    kind = content_type.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or kind.endswith(b"+json")
 
 
 def bearer_token(arrival: Arrival, key_header: bytes | None = None) -> bytes:

@@ -13,9 +13,14 @@ from typing import Final
 import msgspec
 
 from trustgate.access.directory import Caller
-from trustgate.access.plans import completion_cap
+from trustgate.access.plans import allows_model, completion_cap
+from trustgate.errors import InvalidRequest, PermissionDenied
+from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.path.profiling import bounds_completion
 from trustgate.models.catalog import Catalog, Resolved
+from trustgate.models.pricing import PriceTable
+from trustgate.models.upstream.targets import model_not_found
+from trustgate.types import Passport, Prices
 
 #: Callers choose the names: beyond so many all are worked out anew, and one longer than this (characters) each time.
 _MOST: Final = 10_000
@@ -63,6 +68,41 @@ class CallerModels:
         if name is None or len(name) <= _NAME_MOST:
             self._known[key] = made
         return made
+
+    def priced_by_call(self, model: CallerModel, endpoint: Endpoint) -> CallerModel:
+        """Returns the same for a call of an endpoint without a meter: with the price of that, whatever its model costs.
+
+        What makes nothing is free.
+        """
+        service = self._catalog.service(endpoint.name)
+        prices = Prices(free=True) if not endpoint.is_sold else Prices() if service is None else service.prices
+        price = PriceTable(prices)
+        if model.resolved is not None:
+            resolved = msgspec.structs.replace(model.resolved, price=price)
+        else:
+            resolved = Resolved(service or Passport(id="", slug=endpoint.service_slug, api_model_id=""), "", (), price)
+        wants_price = model.wants_price or model.caller.wants_price(())
+        return msgspec.structs.replace(model, resolved=resolved, fallbacks=(), wants_price=wants_price)
+
+    def check_inner(self, caller: Caller, name: str) -> None:
+        """Check a model that a body names where it goes upstream as it is.
+
+        Raises ``NotFound`` for one that means nothing, ``PermissionDenied`` for one that the plan does not include,
+        ``InvalidRequest`` for one that its server calls otherwise.
+        """
+        model = self.find(caller, name)
+        if model.resolved is None:
+            raise model_not_found(name)
+        if not allows_model(caller, model.plan_names):
+            raise PermissionDenied(
+                f"The plan {caller.plan.name!r}, or this API key, does not include the model {name!r}.",
+                code="model_not_allowed",
+                param="model",
+            )
+        if model.resolved.upstream_model != name:
+            raise InvalidRequest(
+                f"Here the model {name!r} must be called {model.resolved.upstream_model!r}.", param="model"
+            )
 
     def _work_out(self, caller: Caller, name: str | None) -> CallerModel:
         state, profile = self._catalog.state, caller.profile

@@ -75,7 +75,9 @@ class Forwarding:
                 defaults = capped_defaults(caller.profile.rules, defaults)
             if bounded is not None and not endpoint.is_bounded_by(call.bounds):
                 _bound_by_default(defaults, _max_tokens_member(endpoint, target), bounded)
-            changes = {"model": target.model, **lowered} if endpoint.has_model else lowered
+            # A resource's call may name no model.
+            sets_model = endpoint.has_model and (target.model or not endpoint.is_unmetered)
+            changes = {"model": target.model, **lowered} if sets_model else lowered
             merging = asking if target.takes_stream_options else merges
             if isinstance(body, LargeBody):
                 return body.restored(outgoing(body.skeleton, changes, defaults, merging))
@@ -94,7 +96,7 @@ class Forwarding:
             form=_FORMS.get(endpoint.name, "") if endpoint.generates else "",
             takes_any=endpoint.answers == "any",
             may_be_empty=endpoint.name not in _NEVER_EMPTY,
-            is_look=not endpoint.has_model,
+            is_look=not endpoint.has_model or endpoint.is_unmetered,
             meter=endpoint.meter,
             stream_meter=endpoint.dialect.meter,
             anthropic=endpoint.dialect is ANTHROPIC,

@@ -120,7 +120,7 @@ def _order(
         key_id=caller.key.id,
         terms=terms,
         receipt_id=arrival.receipt_id,
-        request_sha256=request_sha256(endpoint.path, digest(body)),
+        request_sha256=request_sha256(endpoint.path + request.call.place, digest(body)),
         path=endpoint.path,
         description=endpoint.summary,
         price_nano_usd=price_nano_usd,
@@ -149,7 +149,7 @@ def _price(request: Request, terms: PaymentTerms, resolved: Resolved | None, ask
     if resolved is not None and not resolved.price.known and request.caller.plan.unpriced_models == "refuse":
         raise PermissionDenied(
             f"This model has no price yet, so a request cannot be paid for. Its operator sets one: "
-            f"{price_command(request.call.model, resolved.passport.slug)}",
+            f"{price_command(request.call.model, request.endpoint.service_slug or resolved.passport.slug)}",
             code="model_not_priced",
             param="model",
         )

@@ -40,7 +40,7 @@ from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
-from trustgate.gateway.path.arrival import Arrival, check_head
+from trustgate.gateway.path.arrival import Arrival, check_head, is_json
 from trustgate.gateway.path.batch_lines import LineJudge
 from trustgate.gateway.path.body import BodyMemory, Room, end_user_of, peek, read_json
 from trustgate.gateway.path.caller_models import CallerModels
@@ -49,6 +49,7 @@ from trustgate.gateway.path.delivery import Delivery, OnEnd
 from trustgate.gateway.path.forwarding import Forwarding
 from trustgate.gateway.path.identity import identify
 from trustgate.gateway.path.inflight import InFlight, RequestCancelled
+from trustgate.gateway.path.own_lists import OwnList
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.profiling import own_steering, under_profile, with_bound
 from trustgate.gateway.path.relay import relay
@@ -110,6 +111,8 @@ class Pipeline:
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
         arrival = Arrival.of(scope, trusts_id=self._settings.serve.trust_request_id)
+        if endpoint.takes_json and is_json(arrival.headers.get(b"content-type", b"")):
+            endpoint = endpoint.as_json
         reply = Reply(send, arrival.request_id, endpoint.dialect, scope.get("extensions", {}))
         delivery = Delivery(reply)
         error: TrustGateError | None = None
@@ -167,6 +170,8 @@ class Pipeline:
 
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
             model = self._models.find(caller, None if route.is_modelless else call.model)
+            if endpoint.is_unmetered:
+                model = self._models.priced_by_call(model, endpoint)
             resolved, cap = model.resolved, model.completion_cap
             request = Request(arrival, endpoint, caller, call, body, model.names, sent)
             bound = completion_bound(call, resolved, cap) if model.is_bounded else None
@@ -191,8 +196,11 @@ class Pipeline:
                     steering=call.steering,
                     lines_for=call.work.endpoints if call.work is not None else (),
                 )
+                for name in call.inner_models:
+                    self._models.check_inner(caller, name)
                 if resolved is not None:
-                    slug, is_priced = resolved.passport.slug, resolved.price.known
+                    slug = endpoint.service_slug or resolved.passport.slug
+                    is_priced = resolved.price.known
                     check_priced(caller, call.model, slug, model.names, is_priced=is_priced)
 
                 # 5 quota
@@ -215,7 +223,10 @@ class Pipeline:
                         outgoing = self._forwarding.outgoing(request, route.path, bound, self._routing.headers(profile))
                         deadline = arrival.started + limits.request_timeout_s
                         await delivery.pay_upfront(cancellation)
-                        answer = await self._upstream.fetch(targets, outgoing, deadline=deadline)
+                        if route.own is None:
+                            answer = await self._upstream.fetch(targets, outgoing, deadline=deadline)
+                        else:
+                            answer = await OwnList(self._upstream, outgoing, route.own, deadline).page(targets)
                         try:
                             account.target = answer.target
                             reply.headers += self._passed_on(answer)

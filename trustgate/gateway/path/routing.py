@@ -5,32 +5,41 @@ Owns the rule that an id leads to the target that made it, and only for its own 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
 import msgspec
 from starlette.types import Scope
 
-from trustgate.errors import Conflict, InvalidRequest
+from trustgate.errors import Conflict, InvalidRequest, Unavailable
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.members import steers
 from trustgate.gateway.api.object_accounting import Lasting, ObjectAccounting
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.resource_ids import KeptAnswer, ResourceIds
 from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.models.catalog import Resolved
-from trustgate.models.upstream.targets import Target, Targets
-from trustgate.types import ApiKey, Profile
+from trustgate.models.pricing import PriceTable
+from trustgate.models.upstream.targets import Target, Targets, model_not_found
+from trustgate.types import UNMETERED_CALLS, ApiKey, Prices, Profile
 
 
 class Route:
     """Where one request is to go upstream, and what is known of the objects that it names."""
 
-    __slots__ = ("call", "candidates", "handle", "is_modelless", "is_verbatim", "objects", "path", "service", "used")
+    __slots__ = (
+        *("asks_model", "call", "candidates", "handle", "is_modelless", "is_unmetered", "is_verbatim"),
+        *("objects", "own", "owners", "path", "service", "used"),
+    )
 
     def __init__(self, call: Call, path: str) -> None:
         self.call = call
         self.path = path
         self.service = ""
+        self.is_unmetered = False
+        #: The body names a model.
+        self.asks_model = bool(call.model)
         #: What the path names, and what the body builds on.
         self.handle: ObjectId | None = None
         self.used: ObjectId | None = None
@@ -40,6 +49,9 @@ class Route:
         #: The body names the model in places where it cannot be changed.
         self.is_verbatim = False
         self.objects: ObjectAccounting | None = None
+        #: Of a list: the ids of its tenant's own, and who made them: (passport, the upstream's name for the model).
+        self.own: frozenset[str] | None = None
+        self.owners: frozenset[tuple[str, str]] = frozenset()
 
 
 class Routing:
@@ -56,26 +68,32 @@ class Routing:
         tenant_id = key.tenant_id
         route = Route(call, endpoint.upstream_path)
         route.service = endpoint.name
-        if call.uses:
-            for kind, object_id in call.uses:
-                handles = self._handles.find_all(kind, object_id, tenant_id)
-                # A batch goes where its file is; a file named in a message may lie anywhere.
-                if kind == "response" or not endpoint.has_model:
-                    route.used, route.candidates = handles[-1], handles
+        if call.uses or call.shared:
+            self._use(route, endpoint, tenant_id)
+            call = route.call
+        if call.model.startswith(_TRAINED) and self._handles.is_strangers("model", call.model, tenant_id):
+            raise model_not_found(call.model)
+        if call.stored and endpoint.stores is not None:
+            route.objects = KeptAnswer(self._handles, self._lasting, endpoint, tenant_id, key.id, call, None)
         if endpoint.is_plain:
             return route
         if endpoint.names is not None:
             object_id = scope["path_params"]["id"]
             route.handle = self._handles.find(endpoint.names, object_id, tenant_id)
             route.path = endpoint.upstream_path.replace("{id}", quote(object_id, safe=""))
+            for kind in endpoint.children:
+                child_id = scope["path_params"][kind]
+                self._handles.check_child(kind, child_id, route.handle)
+                route.path = route.path.replace(f"{{{kind}}}", quote(child_id, safe=""))
             if endpoint.deletes and route.handle.owed >= 0:
                 raise Conflict(
                     f"This {endpoint.names} is not settled: look at it once more when it has ended, then delete it.",
                     code=f"{endpoint.names}_not_settled",
                     retryable=False,
                 )
-        if endpoint.body == "none" and scope["query_string"]:
-            route.path += "?" + _checked_query(scope["query_string"].decode("latin-1"))
+        if scope["query_string"] and (endpoint.body == "none" or endpoint.is_unmetered):
+            filters = endpoint.lists == "chat_completion"
+            route.path += "?" + _checked_query(scope["query_string"].decode("latin-1"), filters=filters)
         known = route.handle or (None if endpoint.has_model else route.used)
         if known is not None:
             route.call = call = msgspec.structs.replace(call, model=known.model)
@@ -94,7 +112,13 @@ class Routing:
                 max_tokens=work.largest_bound or None,
                 features=work.features,
             )
-        route.is_modelless = not endpoint.has_model and not call.model
+        if endpoint.lists is not None:
+            own = self._handles.of_tenant(endpoint.lists, tenant_id)
+            route.own = frozenset([each.id for each in own])
+            route.owners = frozenset([(each.passport, each.upstream_model) for each in own])
+        route.is_modelless = not call.model and (not endpoint.has_model or endpoint.is_unmetered)
+        if endpoint.is_unmetered:
+            return self._begin_unmetered(route, endpoint, scope, key)
         batch = body.batch if isinstance(body, Upload) else None
         route.is_verbatim = batch is not None
         route.objects = ObjectAccounting(
@@ -106,8 +130,42 @@ class Routing:
         """Returns the headers that the caller's profile sets for upstreams. Raises ``Unavailable`` (503)."""
         return [] if profile is None else self._targets.headers(profile)
 
+    def _use(self, route: Route, endpoint: Endpoint, tenant_id: str) -> None:
+        """Look up the ids in the body. One that its tenant does not have is its operator's, or ``NotFound``."""
+        call = route.call
+        owns = self._handles.owns
+        own = [(kind, object_id) for kind, object_id, _ in call.shared if owns(kind, object_id, tenant_id)]
+        others = [member for kind, object_id, member in call.shared if (kind, object_id) not in own]
+        if others:
+            steering = tuple(dict.fromkeys((*call.steering, *others)))
+            route.call = msgspec.structs.replace(call, steering=steering)
+        for kind, object_id in (*call.uses, *own):
+            handles = self._handles.find_all(kind, object_id, tenant_id)
+            # A batch goes where its file is; a file named in a message may lie anywhere.
+            if kind not in _ANYWHERE or not endpoint.has_model or endpoint.is_unmetered:
+                route.used, route.candidates = handles[-1], handles
+
+    def _begin_unmetered(self, route: Route, endpoint: Endpoint, scope: Scope, key: ApiKey) -> Route:
+        route.is_unmetered = True
+        features = (*route.call.features, UNMETERED_CALLS)
+        # The same body means another thing for another object.
+        place = route.path if endpoint.names is not None else ""
+        route.call = call = msgspec.structs.replace(route.call, features=features, place=place)
+        child = None
+        if endpoint.children:
+            kind: Any = endpoint.children[-1]
+            child = kind, scope["path_params"][kind]
+        route.objects = ResourceIds(
+            self._handles, self._lasting, endpoint, key.tenant_id, key.id, call, route.handle, child=child
+        )
+        return route
+
     def targets(self, route: Route, resolved: Resolved | None, profile: Profile | None = None) -> list[Target]:
         """Returns what to try, in order, under a profile. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
+        if route.own is not None:
+            return self._list_targets(route, profile)
+        if route.is_unmetered:
+            return [self._unmetered_target(route, resolved, profile)]
         if route.handle is not None:
             return [self._targets.made_by(route.handle.passport, route.handle.upstream_model, route.service, profile)]
         if route.is_modelless:
@@ -125,19 +183,55 @@ class Routing:
         upstreams = [made(each.passport, each.upstream_model, "", profile).upstream for each in route.candidates]
         able = [target for target in targets if target.upstream in upstreams]
         if not able:
-            raise InvalidRequest(
-                f"The {route.used.kind} {route.used.id!r} was made by another model's server.",
-                param=_PARAM_OF.get(route.used.kind),
-                code=f"{route.used.kind}_elsewhere",
-            )
+            raise _made_elsewhere(route.used)
         return able
 
+    def _list_targets(self, route: Route, profile: Profile | None) -> list[Target]:
+        """Returns one target for each server that made something in a list."""
+        found: dict[int, Target] = {}
+        for passport, model in route.owners:
+            with suppress(Unavailable):  # its passport is gone
+                target = self._targets.made_by(passport, model, route.service, profile)
+                found.setdefault(id(target.upstream), target)
+        targets = list(found.values()) or [self._targets.default(route.service)]
+        return [msgspec.structs.replace(target, price=_FREE) for target in targets]
 
-def _checked_query(query: str) -> str:
-    """Returns the query as it is. Raises ``InvalidRequest`` where one of its names steers the upstream."""
+    def _unmetered_target(self, route: Route, resolved: Resolved | None, profile: Profile | None) -> Target:
+        """Returns where a resource's call goes: where the object is that it names, else where its model is, else where
+        its endpoint is. ``resolved``: has the price of the call.
+        """
+        of = route.handle or route.used
+        made_by = None if of is None else self._targets.made_by(of.passport, of.upstream_model, route.service, profile)
+        if resolved is None:
+            raise model_not_found(route.call.model)
+        if not route.asks_model:
+            target = made_by or self._targets.service(route.service)
+            return msgspec.structs.replace(target, price=resolved.price, model="")
+        targets = self._targets.route(route.call.model, resolved, route.service, profile)
+        if made_by is not None and of is not None:
+            targets = [target for target in targets if target.upstream is made_by.upstream]
+            if not targets:
+                raise _made_elsewhere(of)
+        return msgspec.structs.replace(targets[0], price=resolved.price)
+
+
+def _made_elsewhere(handle: ObjectId) -> InvalidRequest:
+    kind = handle.kind
+    return InvalidRequest(
+        f"The {kind.replace('_', ' ')} {handle.id!r} was made by another model's server.",
+        param=_PARAM_OF.get(kind),
+        code=f"{kind}_elsewhere",
+    )
+
+
+def _checked_query(query: str, *, filters: bool = False) -> str:
+    """Returns the query as it is. Raises ``InvalidRequest`` where one of its names steers the upstream.
+
+    ``filters``: it selects from a list, where ``model`` is what an answer was made by.
+    """
     for name, _ in parse_qsl(query, keep_blank_values=True):
         # ``order`` is that of a list (OpenAI API reference, "List files"), not OpenRouter's of providers.
-        if name == "model" or (name != "order" and steers(name)):
+        if (name == "model" and not filters) or (name != "order" and steers(name)):
             raise InvalidRequest(
                 f"The query parameter {name[:80]!r} is not taken here: it steers the server behind this gateway.",
                 param=name[:80],
@@ -146,4 +240,16 @@ def _checked_query(query: str) -> str:
     return query
 
 
-_PARAM_OF: dict[Kind, Any] = {"response": "previous_response_id", "file": "input_file_id"}
+#: What a list costs.
+_FREE = PriceTable(Prices(free=True))
+_PARAM_OF: dict[Kind, Any] = {
+    "response": "previous_response_id",
+    "file": "input_file_id",
+    "conversation": "conversation",
+    "vector_store": "tools",
+    "container": "tools",
+}
+#: What may lie with another server than the request goes to.
+_ANYWHERE = frozenset(("file", "item"))
+#: What the names of models that were trained for somebody begin with (OpenAI API reference, "Fine-tuning").
+_TRAINED = "ft:"

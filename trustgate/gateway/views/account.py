@@ -83,7 +83,7 @@ class Reads:
 
     async def model(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/models/{id}``: by slug, passport id, alias or a name that a wildcard takes; else the list."""
-        name = scope["path_params"]["model"]
+        name = scope["path_params"]["id"]
         if not name:
             return await self.models(caller, scope)
         resolved = self._catalog.resolve(name, caller.profile)

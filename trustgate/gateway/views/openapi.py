@@ -81,7 +81,7 @@ _ROUTES = (
         summary="List the models the caller may use, with their prices.",
         query={"available": {"enum": ["true", "false", "all"]}},
     ),
-    _Route(path="/v1/models/{model}", summary="Retrieve a model, with its price."),
+    _Route(path="/v1/models/{id}", summary="Retrieve a model, with its price."),
     _Route(path="/v1/account", summary="The caller's plan, and where its limits and budgets stand."),
     _Route(path="/v1/keys", tag="keys", summary="List the living keys of the caller's tenant."),
     _Route(
@@ -296,7 +296,7 @@ def document(url: str = "", sale: OpenSale | None = None) -> dict[str, Any]:
 
 #: What callers without a key may read, by id or whole, where something is sold to them (gateway.app).
 _READ_KEYLESS = (
-    *("/v1/models", "/v1/models/{model}", "/v1/payments/{payment}"),
+    *("/v1/models", "/v1/models/{id}", "/v1/payments/{payment}"),
     *("/v1/receipts/{receipt}", "/v1/receipts/{receipt}/proof", "/v1/receipts/{receipt}/bundle"),
 )
 

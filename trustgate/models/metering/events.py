@@ -184,6 +184,20 @@ class EventMeter(StreamMeter):
         return msgspec.structs.replace(usage, images=self.images, searches=searches)
 
 
+class RunMeter(EventMeter):
+    """Follows the stream of an assistant's run, whose events are objects: any of them is an answer, none is metered.
+
+    Source: OpenAI API reference, "Assistants", "Streaming".
+    """
+
+    __slots__ = ()
+
+    def feed(self, data: bytes, event: str | None = None) -> FrameKind:
+        if is_done(data):
+            return self._end()
+        return self._fail(failure_of_event(data)) if event == "error" else FrameKind.CONTENT
+
+
 class MessagesMeter(StreamMeter):
     """Meters a stream of Anthropic's Messages: ``message_start`` has the prompt, ``message_delta`` the rest."""
 

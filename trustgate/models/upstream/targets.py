@@ -109,11 +109,7 @@ class Targets:
         Raises ``NotFound`` (404 ``model_not_found``) for a name no passport answers for.
         """
         if resolved is None:
-            raise NotFound(
-                f"The model {name!r} does not exist or you do not have access to it.",
-                code="model_not_found",
-                param="model",
-            )
+            raise model_not_found(name)
         found = [resolved, *self._fallbacks(resolved.passport)]
         if profile is not None:
             found = self._arranged(found, profile)
@@ -141,6 +137,13 @@ class Targets:
             raise Unavailable("The model's server that made this is no longer served here.", code="model_unavailable")
         resolved = Resolved(passport, model, (), self._catalog.price_of(passport, model))
         return self._target(resolved if profile is None else self._catalog.under(profile, resolved), service)
+
+    def service(self, name: str) -> Target:
+        """Returns where the calls of an endpoint without a meter go: the server of its passport, else the default."""
+        passport = self._catalog.service(name)
+        if passport is None:
+            return self.default(name)
+        return self._target(Resolved(passport, "", (), PriceTable(passport.prices)), name)
 
     def default(self, service: str = "") -> Target:
         """Returns the default upstream, for what concerns no model."""
@@ -282,7 +285,7 @@ class Targets:
             if rules.own_names_only:
                 return list(names | dict.fromkeys(filter(None, (rules.default_model,))))
         for passport in self._catalog.passports():
-            if passport.status == "revoked":
+            if passport.status == "revoked" or passport.is_service:
                 continue
             if not passport.is_wildcard:
                 names[passport.slug] = None
@@ -308,6 +311,12 @@ _OWN_KEPT_S = 3_600.0
 
 #: Wildcards let callers name models freely; what is known of them is forgotten beyond this many.
 _MODELS_MOST = 10_000
+
+
+def model_not_found(name: str) -> NotFound:
+    return NotFound(
+        f"The model {name!r} does not exist or you do not have access to it.", code="model_not_found", param="model"
+    )
 
 
 def all_open(model: str, retry_after_s: float) -> Unavailable:
