@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import installed, report
+from tests.bench import cores, installed, report
 from tests.bench.goals import BELOW, BIG, C1, C8, C32, DIRECT, FLOOR, OURS, STREAMS, Measured
 from tests.bench.load import Load, slow_streams, wrk
 from tests.bench.peers import PEERS, CannotRun, Peer, Running, check, start_gateway, start_server
@@ -82,6 +82,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=1000, help="how many slow streams at once (default: 1000)")
     parser.add_argument("--quick", action="store_true", help="one round of a second each: does it work at all")
     parser.add_argument("--peers", nargs="+", default=names, choices=names, help="whom to measure (default: all)")
+    cores.add_option(parser)
     parser.add_argument("--json", type=Path, help="where the numbers go (default: bench.json among the environments)")
     options = parser.parse_args()
     if options.quick:
@@ -99,6 +100,7 @@ class Bench:
         self._folder = folder
         self._stack = stack
         self._console = console
+        self._cores = cores.wanted(options)
         self.measured = Measured()
         self.servers: dict[str, Running] = {}
         #: Streams of these cannot be measured.
@@ -110,6 +112,8 @@ class Bench:
             upstream = start_server("upstream", self._folder)
             self._stack.callback(upstream.stop)
             self.servers[DIRECT] = upstream
+            if self._cores is not None:
+                cores.pin(upstream.pid, self._cores.upstream)
             for peer in PEERS:
                 if peer.name in self._options.peers:
                     tell(f"starting {peer.name}")
@@ -139,6 +143,7 @@ class Bench:
             return
         self._stack.callback(server.stop)
         self.servers[peer.name] = server
+        self._pin(server)
         for load in (C1, STREAMS):
             wrong = check(peer.name, server, load.body, stream=load.stream, chunks=STREAM_CHUNKS)
             if wrong is None:
@@ -153,6 +158,10 @@ class Bench:
                 self.measured.missing[peer.name] = wrong
                 return
 
+    def _pin(self, server: Running) -> None:
+        if self._cores is not None:
+            cores.pin(server.pid, self._cores.server)
+
     def _start_big(self, upstream: Running) -> None:
         home = installed.big_home()
         if not home.is_dir():
@@ -166,6 +175,7 @@ class Bench:
                 server.stop()
         self._stack.callback(server.stop)
         self.servers[BIG] = server
+        self._pin(server)
         self.measured.ready_s[BIG] = ready_s
         gateway = ("--home", str(home))
         commands = (*gateway, "usage", "--by", "tenant", "--since", "month", "--json")

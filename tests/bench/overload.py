@@ -8,6 +8,9 @@ reached again. How long they took is measured by a client of its own that asks a
 else: what sends thousands of requests a second is late itself, and would tell of its own queue. Exit code 1 when a goal
 is missed; ``--quick`` judges none but that it answers, refuses and recovers.
 
+What the gateway, the upstream and the load use of processors stands beside it: where they share the cores (they do
+without ``--pin``), an answer fewer may be one that the load's own work has left no time for.
+
 ``python -m tests.bench.overload --load JSON`` is the client, a process of its own; it prints one line of JSON.
 """
 
@@ -18,10 +21,11 @@ import asyncio
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,6 +33,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench import cores
 from tests.bench.load import Load
 from tests.bench.peers import Running, start_gateway, start_server
 from tests.environments import ROOT
@@ -71,6 +76,8 @@ class Outcome(msgspec.Struct, frozen=True):
     #: Neither answered nor refused with 503: there must be none.
     failed: int
     unsent: int
+    #: What the client itself used of processors, seconds.
+    cpu_s: float
 
 
 # the client
@@ -148,6 +155,7 @@ class _Client:
             health_p99_ms=_p99_ms(self._health),
             failed=self._failed,
             unsent=self._unsent,
+            cpu_s=time.process_time(),
         )
 
     async def _connect(self, request: bytes, on_answer: Callable[[_Connection, int, float], None]) -> _Connection:
@@ -226,14 +234,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 tests/bench overload", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each part")
     parser.add_argument("--quick", action="store_true", help="a smoke of a second each; no goal is judged")
+    cores.add_option(parser)
     parser.add_argument("--load", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.load is not None:
         plan = msgspec.json.decode(options.load, type=Plan)
         print(msgspec.json.encode(uvloop.run(_ask(plan))).decode())
         return 0
+    pinned = cores.wanted(options)
     with tempfile.TemporaryDirectory() as name:
-        missed = _measure(Path(name), 1.0 if options.quick else options.seconds, judges=not options.quick)
+        missed = _measure(Path(name), 1.0 if options.quick else options.seconds, pinned, judges=not options.quick)
     for goal in missed:
         print(f"missed: {goal}", file=sys.stderr)
     return 1 if missed else 0
@@ -243,7 +253,7 @@ async def _ask(plan: Plan) -> Outcome:
     return await _Client(plan).run()
 
 
-def _measure(folder: Path, seconds: float, *, judges: bool) -> list[str]:
+def _measure(folder: Path, seconds: float, pinned: cores.Cores | None, *, judges: bool) -> list[str]:
     """Prints the table; gives what was missed."""
     home = folder / "home"
     home.mkdir(mode=0o700)
@@ -252,30 +262,45 @@ def _measure(folder: Path, seconds: float, *, judges: bool) -> list[str]:
     try:
         gateway = start_gateway(upstream.url, home)
         try:
-            rows = list(_parts(gateway, seconds))
+            if pinned is not None:
+                cores.pin(gateway.pid, pinned.server)
+                cores.pin(upstream.pid, pinned.upstream)
+            rows = _parts(gateway, upstream, seconds)
         finally:
             gateway.stop()
     finally:
         upstream.stop()
     columns = ("", "answers/s", "refusals/s", "answer p99", "refusal p99", "/health p99", "failed", "unsent", "MiB")
-    table = Table(*columns, title=f"{_TIMES} × overload, {_SLOTS} slots, milliseconds")
-    for name, outcome, rss_mib in rows:
+    where = "unpinned" if pinned is None else "pinned"
+    title = f"{_TIMES} × overload, {_SLOTS} slots, milliseconds, {where}; at last cores of gateway, upstream, load"
+    table = Table(*columns, "gw", "up", "load", title=title)
+    for row in rows:
+        outcome = row.outcome
         figures = (outcome.answered_rps, outcome.refused_rps, outcome.answered_p99_ms, outcome.refused_p99_ms)
         shown = [f"{figure:,.0f}" for figure in (*figures, outcome.health_p99_ms)]
-        table.add_row(name, *shown, str(outcome.failed), str(outcome.unsent), f"{rss_mib:.0f}")
-    Console(width=120).print(table)
+        used = [f"{share:.2f}" for share in row.cores]
+        table.add_row(row.name, *shown, str(outcome.failed), str(outcome.unsent), f"{row.rss_mib:.0f}", *used)
+    Console(width=140).print(table)
     return [*_broken(rows), *(_missed(rows) if judges else ())]
 
 
-Row = tuple[str, Outcome, float]
+class Row(NamedTuple):
+    """What came of one part."""
+
+    name: str
+    outcome: Outcome
+    rss_mib: float
+    #: What gateway, upstream and load used of processors, cores.
+    cores: tuple[float, float, float]
 
 
-def _parts(gateway: Running, seconds: float) -> list[Row]:
+def _parts(gateway: Running, upstream: Running, seconds: float) -> list[Row]:
     def part(name: str, *, clients: int = 0, rate: float = 0.0) -> Row:
         plans = [
             Plan(gateway.url, gateway.headers["authorization"], seconds, clients, rate),
             Plan(gateway.url, gateway.headers["authorization"], seconds, probes=True),
         ]
+        before_s = (gateway.cpu_s(), upstream.cpu_s())
         running = [subprocess.Popen(_load_command(plan), cwd=ROOT, stdout=subprocess.PIPE) for plan in plans]
         load, probe = (msgspec.json.decode(process.communicate(timeout=600)[0], type=Outcome) for process in running)
         together = msgspec.structs.replace(
@@ -286,14 +311,15 @@ def _parts(gateway: Running, seconds: float) -> list[Row]:
             failed=load.failed + probe.failed,
             unsent=load.unsent,
         )
-        return name, together, gateway.rss_mib()
+        used_s = (gateway.cpu_s() - before_s[0], upstream.cpu_s() - before_s[1], load.cpu_s + probe.cpu_s)
+        return Row(name, together, gateway.rss_mib(), (used_s[0] / seconds, used_s[1] / seconds, used_s[2] / seconds))
 
     part("warm up", clients=_TENANT_SLOTS)
     peak = part("peak", clients=_TENANT_SLOTS)
     return [
         peak,
         part("closed loop", clients=_TIMES * _TENANT_SLOTS),
-        part("open loop", rate=_TIMES * peak[1].answered_rps),
+        part("open loop", rate=_TIMES * peak.outcome.answered_rps),
         part("afterwards", clients=_TENANT_SLOTS),
     ]
 
@@ -304,15 +330,15 @@ def _load_command(plan: Plan) -> list[str]:
 
 def _broken(rows: list[Row]) -> list[str]:
     """What must hold on any machine."""
-    found = [f"{name}: {outcome.failed} requests failed" for name, outcome, _ in rows if outcome.failed]
-    found += [f"{name}: nothing was answered" for name, outcome, _ in rows if not outcome.answered_rps]
-    return found + ([] if rows[1][1].refused_rps else ["closed loop: nothing was refused"])
+    found = [f"{row.name}: {row.outcome.failed} requests failed" for row in rows if row.outcome.failed]
+    found += [f"{row.name}: nothing was answered" for row in rows if not row.outcome.answered_rps]
+    return found + ([] if rows[1].outcome.refused_rps else ["closed loop: nothing was refused"])
 
 
 def _missed(rows: list[Row]) -> list[str]:
-    peak_rps, peak_mib = rows[0][1].answered_rps, rows[0][2]
+    peak_rps, peak_mib = rows[0].outcome.answered_rps, rows[0].rss_mib
     found = []
-    for name, outcome, rss_mib in rows[1:]:
+    for name, outcome, rss_mib, _ in rows[1:]:
         share = outcome.answered_rps / peak_rps
         if share < GOODPUT_LEAST:
             found.append(f"{name}: goodput is {share:.2f} of the peak, not {GOODPUT_LEAST}")

@@ -204,6 +204,19 @@ def test_tenants_that_want_everything_get_the_same_and_leave_a_share_free(tenant
 def test_where_there_is_room_for_all_no_tenant_is_refused(most: int, takers: list[int]) -> None:
     shares = Shares(most)
     for taker in takers:
-        if shares.has_room_for_all:
+        if shares.has_room_for_all():
             assert all(shares.has_room(str(tenant), 1) for tenant in range(4))
         shares.take(str(taker), 1)
+
+
+@given(st.integers(1, 60), st.lists(st.integers(0, 3), max_size=80), st.lists(st.integers(0, 3), max_size=20))
+def test_what_is_on_its_way_counts_as_if_it_were_there(most: int, takers: list[int], coming: list[int]) -> None:
+    before, after = Shares(most), Shares(most)
+    for taker in takers:
+        before.take(str(taker), 1)
+    for taker in [*takers, *coming]:
+        after.take(str(taker), 1)
+    assert before.has_room_for_all(len(coming)) == after.has_room_for_all()
+    for tenant in range(5):
+        found = before.has_room(str(tenant), 1, len(coming), coming.count(tenant))
+        assert found == after.has_room(str(tenant), 1)

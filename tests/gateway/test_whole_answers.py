@@ -58,6 +58,9 @@ class _Door:
     def date(self) -> bytes:
         return b"date: now\r\n"
 
+    def begun(self, head: RequestHead) -> None:
+        pass
+
 
 def _exchange(method: str = "POST", version: str = "1.1", *, closing: bool = False) -> tuple[Exchange, _Connection]:
     door, connection = _Door(asyncio.get_running_loop()), _Connection()

@@ -16,6 +16,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from trustgate.http.listener import listen
+from trustgate.http.refusals import Shed
 from trustgate.http.timeouts import ConnectionTimeouts
 
 PATIENCE_S = 20.0
@@ -162,6 +163,7 @@ def serving(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     receive_buffer_bytes: int | None = None,
     grace_s: float = 0.0,
+    shed: Shed | None = None,
 ) -> Iterator[Server]:
     """Serve ``app`` until the block ends; then everything that runs is ended at once."""
     with socket.socket() as listener:
@@ -176,7 +178,7 @@ def serving(
             stop = asyncio.Event()
             loops.append((asyncio.get_running_loop(), stop))
             started.set()
-            await listen(app, listener, stop, grace_s=grace_s, timeouts=timeouts)
+            await listen(app, listener, stop, grace_s=grace_s, timeouts=timeouts, shed=shed)
 
         def serve() -> None:
             with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -190,7 +192,8 @@ def serving(
         try:
             yield server
         finally:
-            server.stop()
+            with contextlib.suppress(RuntimeError):  # a test may have ended it already
+                server.stop()
             thread.join()
 
 

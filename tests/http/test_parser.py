@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import h11
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from trustgate.http.parser import (
     MAX_REQUEST_LINE_BYTES,
     ChunkedBody,
     InvalidHttp,
+    KnownHead,
     RequestHead,
     find_head_end,
     read_head,
@@ -255,3 +258,38 @@ def test_what_cannot_become_a_request_is_refused_before_its_end(beginning: bytes
     with pytest.raises(InvalidHttp) as refused:
         find_head_end(beginning, 0)
     assert refused.value.status == 400
+
+
+@st.composite
+def repeated(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A valid head, and what may follow on its connection: the same, with another length perhaps, or a damaged one."""
+    data = draw(requests())
+    first = data[: data.index(b"\r\n\r\n") + 4]
+    length = st.integers(0, 10**17).map(lambda number: b"%d" % number)
+    digits = draw(length | st.sampled_from([b"", b"0", b"007", b"+7", b"7 ", b" 7", b"7,7", b"1e3", b"\xb2", b"7\r"]))
+    second = re.sub(rb"(?i)(?<=\r\ncontent-length: )[0-9]+(?=\r\n)", lambda _: digits, first)
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(second)))
+        second = second[:at] + draw(_damages) + second[at + draw(st.integers(0, 1)) :]
+    return first, second
+
+
+@reaches(0.2)
+@settings(max_examples=300)
+@given(repeated(), _bodies)
+def test_a_head_that_is_recognised_is_read_as_if_it_were_not(heads: tuple[bytes, bytes], behind: bytes) -> None:
+    first, second = heads
+    head = read_head(first)
+    if not KnownHead.may_be(head):
+        return
+    known = KnownHead(first, head)
+    for data in (second, first, second):
+        found = known.read(data + behind)
+        if found is None:
+            continue
+        reached()
+        size = find_head_end(data + behind, 0)
+        plain = read_head((data + behind)[:size])
+        assert found[1] == size
+        for name in RequestHead.__slots__:
+            assert getattr(found[0], name) == getattr(plain, name), name

@@ -49,6 +49,7 @@ class Surroundings(Protocol):
     tasks: set[asyncio.Task[None]]
 
     def date(self) -> bytes: ...
+    def begun(self, head: RequestHead) -> None: ...
 
 
 class Exchange:
@@ -57,12 +58,13 @@ class Exchange:
     __slots__ = (
         *("_chunks", "_connection", "_door", "_expects_continue", "_has_begun", "_has_body", "_is_chunked", "_is_told"),
         *("_keeps", "_left", "_may_chunk", "_missing", "_parts", "_sent_early", "_start", "_woken"),
-        *("is_done", "is_whole", "task", "unread"),
+        *("head", "is_done", "is_whole", "task", "unread"),
     )
 
     def __init__(self, connection: Carrier, door: Surroundings, head: RequestHead) -> None:
         self._connection = connection
         self._door = door
+        self.head = head
         #: What runs the application, once it does.
         self.task: asyncio.Task[None] | None = None
         #: The connection may go on after this exchange.
@@ -96,6 +98,7 @@ class Exchange:
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application answer."""
+        self._door.begun(self.head)
         try:
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError:
@@ -241,10 +244,7 @@ class Exchange:
             await self.send({"type": "http.response.body", "body": body})
             return
         self._has_begun = True
-        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        await connection.write(
-            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (line, fields, len(body), self._door.date(), body)
-        )
+        await connection.write(_whole_answer(status, fields, body, self._door.date()))
         if not self.is_done:
             self.is_done = True
             self.wake()
@@ -338,6 +338,19 @@ class Exchange:
             {"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"application/json")]}
         )
         await self.send({"type": "http.response.body", "body": body})
+
+
+def whole_answer(status: int, headers: Headers, body: bytes, date: bytes) -> bytes:
+    """Returns a whole answer on a connection that goes on after it. Raises as ``render_fields`` does.
+
+    ``date``: the line of that field. ``headers`` say nothing of the body's length or of the connection.
+    """
+    return _whole_answer(status, render_fields(headers), body, date)
+
+
+def _whole_answer(status: int, fields: bytes, body: bytes, date: bytes) -> bytes:
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (line, fields, len(body), date, body)
 
 
 def render_fields(headers: Headers) -> bytes:

@@ -14,21 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import select
-import time
-from collections.abc import Callable
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
-from starlette.types import ASGIApp, Scope
+from starlette.types import Scope
 
 from trustgate.errors import InvalidRequest
-from trustgate.http.exchange import Exchange
-from trustgate.http.parser import HTTP2_PREFACE, InvalidHttp, RequestHead, find_head_end, head_too_slow, read_head
-from trustgate.http.sending import EXCHANGE, Headers, error_body
-from trustgate.http.starts import MAX_REFUSED_PER_TURN, Starts
-from trustgate.http.timeouts import ConnectionTimeouts
+from trustgate.http.door import Door
+from trustgate.http.exchange import Exchange, whole_answer
+from trustgate.http.parser import (
+    HTTP2_PREFACE,
+    InvalidHttp,
+    KnownHead,
+    RequestHead,
+    find_head_end,
+    head_too_slow,
+    read_head,
+)
+from trustgate.http.sending import EXCHANGE, error_body
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
 AHEAD_BYTES = 64 * 1024
@@ -38,106 +42,6 @@ _LOOK_EVERY_S = 1.0
 _CRLF = b"\r\n"
 #: Protocols that Hypercorn switches to: with a method, or without a body.
 _WEBSOCKET, _H2C = b"websocket", b"h2c"
-
-
-#: The status, header fields and body of an answer to a request that is not begun.
-Refusal = tuple[int, Headers, bytes]
-#: Gives the refusal of a request; None: it is begun.
-Shed = Callable[[Scope], Refusal | None]
-
-
-class Door:
-    """What all connections of a listener share: the application, who speaks other protocols, and the end of all."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        hand_over: Callable[[Connection], None],
-        timeouts: ConnectionTimeouts,
-        shed: Shed | None = None,
-    ) -> None:
-        """
-        Args:
-            app: what answers.
-            hand_over: takes connections that speak something else than HTTP/1.1.
-            shed: is asked of each request when it comes and again when it is started.
-        """
-        self.app = app
-        self.timeouts = timeouts
-        self.hand_over = hand_over
-        self._shed = shed
-        self.loop = asyncio.get_running_loop()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self._starts = Starts(self.loop, self._run)
-        self._refusals = Starts(self.loop, self._refuse, MAX_REFUSED_PER_TURN)
-        self.connections: set[Connection] = set()
-        self.closing = False
-        self._date = b""
-        self._date_s = 0
-
-    def date(self) -> bytes:
-        """Returns the field ``date`` (RFC 9110 section 6.6.1), made once a second."""
-        now_s = int(time.time())
-        if now_s != self._date_s:
-            self._date_s = now_s
-            self._date = b"date: %b\r\n" % formatdate(now_s, usegmt=True).encode()
-        return self._date
-
-    def start(self, exchange: Exchange, scope: Scope, *, is_first: bool) -> None:
-        """Run the application on a request, now or in one of the next turns. ``is_first``: of its connection."""
-        if not self._is_shed(exchange, scope):
-            self._starts.add((exchange, scope), is_first=is_first)
-
-    def _is_shed(self, exchange: Exchange, scope: Scope) -> bool:
-        refusal = None if self._shed is None else self._shed(scope)
-        if refusal is not None:
-            self._refusals.add((exchange, refusal), is_first=False)
-        return refusal is not None
-
-    def _refuse(self, refused: tuple[Exchange, Refusal]) -> bool:
-        exchange, refusal = refused
-        if exchange.is_abandoned:
-            return False
-        exchange.answer(*refusal)
-        return True
-
-    def _run(self, request: tuple[Exchange, Scope]) -> bool:
-        """Returns whether the application runs on it."""
-        exchange, scope = request
-        if exchange.is_abandoned or self._is_shed(exchange, scope):
-            return False
-        # It takes itself out of the set: a callback of the task would be one more turn for each request.
-        task = exchange.task = self.loop.create_task(exchange.run(self.app, scope))
-        self.tasks.add(task)
-        return True
-
-    async def close(self, grace_s: float) -> None:
-        """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
-        self.closing = True
-        for connection in list(self.connections):
-            connection.end_when_idle()
-        until = self.loop.time() + grace_s
-        while (self.tasks or self._starts.are_waiting or self._refusals.are_waiting) and self.loop.time() < until:
-            self.tasks -= {task for task in self.tasks if task.done()}
-            if self.tasks:
-                await asyncio.wait(set(self.tasks), timeout=until - self.loop.time())
-            else:
-                await asyncio.sleep(0)
-        self._starts.clear()
-        self._refusals.clear()
-        late = list(self.tasks)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        for connection in list(self.connections):
-            connection.close()
-        # Closing flushes what is still to be sent: only a client that does not read is cut.
-        for _ in range(int(self.timeouts.closing_s / 0.05)):
-            if not self.connections:
-                return
-            await asyncio.sleep(0.05)
-        for connection in list(self.connections):
-            connection.transport.abort()
 
 
 class Connection(asyncio.Protocol):
@@ -152,9 +56,14 @@ class Connection(asyncio.Protocol):
         #: How much of an unfinished head has been searched for its end.
         self._looked_at = 0
         self._has_skipped_line = False
+        #: The last head and its bytes, and how it is recognised, once it has come twice.
+        self._last: tuple[bytes, RequestHead] | None = None
+        self._known: KnownHead | None = None
         self._exchange: Exchange | None = None
         self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
+        #: Its next request has no room, and has not been refused yet.
+        self._waits_at_door = False
         #: No request has come through it.
         self._is_new = True
         #: The client has said that it sends no more.
@@ -190,7 +99,7 @@ class Connection(asyncio.Protocol):
             self._ahead = self._ahead + data if self._ahead else data
         if self._has_left:
             return
-        if self._exchange is None:
+        if self._exchange is None and not self._waits_at_door:
             self._read_request()
         elif self._is_reading and self._is_ahead():
             self._is_reading = False
@@ -201,6 +110,8 @@ class Connection(asyncio.Protocol):
 
         Both look the same until something is sent to it: one that has gone answers with a reset.
         """
+        if self._waits_at_door:
+            self.look_again()
         exchange = self._exchange
         if self._has_left or self._scheme == "https" or exchange is None or not exchange.is_whole:
             self._gone()
@@ -225,8 +136,11 @@ class Connection(asyncio.Protocol):
 
     # reading
 
-    def _read_request(self) -> None:
-        """Read the next head, if it is whole, and run the application on its request."""
+    def _read_request(self, *, has_place: bool = False) -> None:
+        """Read the next head, if it is whole, and run the application on its request.
+
+        ``has_place``: where it is refused, it is one of those that are at this turn of the loop.
+        """
         data = self._ahead
         if data[:2] == _CRLF and not self._has_skipped_line:
             # One empty line may come before a request (RFC 9112 section 2.2).
@@ -234,15 +148,19 @@ class Connection(asyncio.Protocol):
             data = self._ahead = data[2:]
         if not data or (data == b"\r" and not self._has_skipped_line):
             return
+        known = None if self._known is None else self._known.read(data)
         try:
-            size = find_head_end(data, self._looked_at)
-            if not size:
-                self._wait_for_head(len(data))
-                return
-            if data.startswith(HTTP2_PREFACE):
-                self._leave()
-                return
-            head = read_head(data[:size])
+            if known is not None:
+                head, size = known
+            else:
+                size = find_head_end(data, self._looked_at)
+                if not size:
+                    self._wait_for_head(len(data))
+                    return
+                if data.startswith(HTTP2_PREFACE):
+                    self._leave()
+                    return
+                head = self._read_head(data[:size])
         except InvalidHttp as error:
             self.refuse(error)
             return
@@ -255,14 +173,62 @@ class Connection(asyncio.Protocol):
             self._leave()
             return
         self._ahead = b""
+        is_first, self._is_new = self._is_new, False
+        if self._door.shed is not None:
+            reason = self._door.shed.judge(head)
+            if reason:
+                self._refuse_at_door(head, data, size, reason, has_place=has_place)
+                return
+        exchange = self._begin(head, data, size)
+        if exchange.is_done:
+            self._door.begun(head)  # its body cannot be read
+            return
+        self._door.start(exchange, self._scope(head, exchange), is_first=is_first)
+
+    def _begin(self, head: RequestHead, data: bytes, size: int) -> Exchange:
         exchange = self._exchange = Exchange(self, self._door, head)
         if len(data) > size:
             rest = data[size:]
             self._ahead = rest if exchange.is_whole else exchange.feed(rest)
-        if exchange.is_done:
-            return  # its body cannot be read
-        is_first, self._is_new = self._is_new, False
-        self._door.start(exchange, self._scope(head, exchange), is_first=is_first)
+        return exchange
+
+    def _read_head(self, data: bytes) -> RequestHead:
+        """Returns the head that ``data`` is. Raises ``InvalidHttp``."""
+        head = read_head(data)
+        last, self._last = self._last, (data, head) if KnownHead.may_be(head) else None
+        # Not before the second request: many connections have but one.
+        self._known = None if last is None or self._last is None else KnownHead(data, head)
+        return head
+
+    def _refuse_at_door(self, head: RequestHead, data: bytes, size: int, reason: Any, *, has_place: bool) -> None:
+        """Answer with a refusal before anything is begun, in this turn of the loop or in one of the next.
+
+        ``has_place``: it is one of those that are refused at this turn.
+        """
+        door, shed = self._door, self._door.shed
+        assert shed is not None, "a request was judged"
+        if not has_place and not door.closing and not door.refusals.take_place():
+            self._ahead = data
+            self._waits_at_door = True
+            door.refusals.add(self)
+            return
+        refusal = shed.refusal(head, reason)
+        is_whole = KnownHead.may_be(head) and len(data) - size == head.length
+        is_last = not head.keeps_alive or self._has_input_ended or door.closing
+        if not is_whole or is_last or self._drained is not None:
+            exchange = self._begin(head, data, size)
+            if not exchange.is_done:
+                exchange.answer(*refusal)
+            return
+        self._idle_since = door.loop.time()
+        self.transport.write(whole_answer(*refusal, door.date()))
+        self.read_on()
+
+    def look_again(self) -> None:
+        """It is the turn of a request that waits to be refused, if one still does."""
+        waits, self._waits_at_door = self._waits_at_door, False
+        if waits and not self.lost:
+            self._read_request(has_place=True)
 
     def _wait_for_head(self, size: int) -> None:
         self._looked_at = size
@@ -350,10 +316,14 @@ class Connection(asyncio.Protocol):
             self._read_request()
         if self._has_left or self._discards:
             return
-        if self._has_input_ended and self._exchange is None:
+        if self._has_input_ended and not self._is_busy():
             self.close()
             return
         self.read_on()
+
+    def _is_busy(self) -> bool:
+        """Returns whether a request is being answered, or waits to be refused."""
+        return self._exchange is not None or self._waits_at_door
 
     def refuse(self, error: InvalidHttp) -> None:
         """Answer what cannot be read, and end the connection."""
@@ -387,6 +357,7 @@ class Connection(asyncio.Protocol):
             self._door.loop.call_later(self._door.timeouts.closing_s, self.transport.abort)
 
     def end_when_idle(self) -> None:
+        self.look_again()
         if self._exchange is None:
             self.close()
 
@@ -410,7 +381,7 @@ class Connection(asyncio.Protocol):
     def _look_whether_idle(self) -> None:
         left_s = self._idle_since + self._door.timeouts.keep_alive_s - self._door.loop.time()
         # A head that has begun has its own, shorter time.
-        if self._exchange is None and self._head_timer is None and left_s <= 0:
+        if not self._is_busy() and self._head_timer is None and left_s <= 0:
             self.close()
             return
         self._idle_timer = self._door.loop.call_later(max(left_s, 1.0), self._look_whether_idle)

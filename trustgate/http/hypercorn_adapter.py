@@ -44,6 +44,8 @@ from starlette.types import ASGIApp, Message
 from trustgate.http.exchange import render_fields
 from trustgate.http.http1 import Connection
 from trustgate.http.hypercorn_config import make_config
+from trustgate.http.parser import RequestHead
+from trustgate.http.refusals import Shed
 from trustgate.http.timeouts import ConnectionTimeouts
 
 _logger = logging.getLogger("trustgate.server")
@@ -63,7 +65,9 @@ _PEER_FAULTS = (OSError, h2.exceptions.H2Error, h11.ProtocolError, PriorityError
 class Protocols:
     """The connections that were given here."""
 
-    def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts) -> None:
+    def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts, shed: Shed | None = None) -> None:
+        """``shed``: judges requests of HTTP/2 before anything is begun for them."""
+        self._shed = shed
         self._loop = asyncio.get_running_loop()
         self._config = make_config(timeouts)
         self._context = WorkerContext(None)
@@ -83,7 +87,7 @@ class Protocols:
         task.add_done_callback(self._connections.discard)
         with contextlib.suppress(asyncio.CancelledError):
             parts = (self._app, self._loop, self._config, self._context, reader, writer)
-            await _Connection(*parts, self._timeouts).run()
+            await _Connection(*parts, self._timeouts, self._shed).run()
 
     async def close(self, grace_s: float) -> None:
         """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
@@ -107,8 +111,10 @@ class _Connection(TCPServer):
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         timeouts: ConnectionTimeouts,
+        shed: Shed | None,
     ) -> None:
         super().__init__(app, loop, config, context, {}, reader, writer)
+        self._shed = shed
         self._timeouts = timeouts
         self._has_ended = False
 
@@ -130,6 +136,7 @@ class _Connection(TCPServer):
                         _address(connection, connection.getsockname),
                         self.protocol_send,
                     ),
+                    self._shed,
                     is_h2=tls is not None and tls.selected_alpn_protocol() == "h2",
                 )
                 await self.protocol.initiate()
@@ -182,9 +189,15 @@ def _address(connection: Any, name: Callable[[], Any]) -> tuple[str, int] | None
 class _Protocol:
     """What a connection speaks: HTTP/1.1 until it asks for HTTP/2."""
 
-    def __init__(self, parts: tuple[Any, ...], *, is_h2: bool) -> None:
+    def __init__(self, parts: tuple[Any, ...], shed: Shed | None, *, is_h2: bool) -> None:
         self._parts = parts
-        self.protocol: H11Protocol | H2Protocol = _H2(*parts) if is_h2 else _H11(*parts)
+        self._shed = shed
+        self.protocol: H11Protocol | H2Protocol = self._h2() if is_h2 else _H11(*parts)
+
+    def _h2(self) -> _H2:
+        protocol = _H2(*self._parts)
+        protocol.shed = self._shed
+        return protocol
 
     async def initiate(self) -> None:
         await self.protocol.initiate()
@@ -198,7 +211,7 @@ class _Protocol:
             await self._switch(error.data, error.headers, error.settings)
 
     async def _switch(self, data: bytes, *upgrade: Any) -> None:
-        self.protocol = _H2(*self._parts)
+        self.protocol = self._h2()
         await self.protocol.initiate(*upgrade)
         if data:
             await self.protocol.handle(RawData(data))
@@ -218,6 +231,8 @@ class _H2(H2Protocol):
     """HTTP/2. Its streams do not disturb each other, whatever one of them does."""
 
     task_group: _Tasks
+    #: Judges requests before anything is begun for them.
+    shed: Shed | None = None
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -247,7 +262,7 @@ class _H2(H2Protocol):
                     await self._flush()
                     await self.send(Closed())
                     return
-                elif self._is_welcome(event):
+                elif self._is_welcome(event) and not self._is_refused(event):
                     await super()._handle_events([event])
             except (*_PEER_FAULTS, KeyError) as error:
                 # Its stream, or the connection, has gone on to a state in which the event means nothing any more.
@@ -296,6 +311,26 @@ class _H2(H2Protocol):
                 return False
         return not isinstance(event, h2.events.PriorityUpdated)
 
+    def _is_refused(self, event: h2.events.Event) -> bool:
+        """Returns whether a request is refused at the door; it is answered then, and no stream made for it."""
+        shed = self.shed
+        if shed is None or not isinstance(event, h2.events.RequestReceived) or self.context.terminated.is_set():
+            return False
+        head = _head(event)
+        reason = shed.judge(head)
+        if not reason:
+            shed.begun(head)  # its application runs from the next turn of the loop on
+            return False
+        status, headers, body = shed.refusal(head, reason)
+        render_fields(headers)
+        if self.connection.local_flow_control_window(event.stream_id) < len(body):
+            body = b""  # its client has said that it takes in nothing
+        fields = [(b":status", b"%d" % status), *headers, (b"content-length", b"%d" % len(body))]
+        self.connection.send_headers(event.stream_id, fields, end_stream=not body)
+        if body:
+            self.connection.send_data(event.stream_id, body, end_stream=True)
+        return True
+
     def _reset(self, stream_id: int, code: int) -> None:
         with contextlib.suppress(h2.exceptions.H2Error):
             self.connection.reset_stream(stream_id, code)
@@ -328,6 +363,17 @@ class _H2(H2Protocol):
                 await buffer.close()
             with contextlib.suppress(PriorityError):
                 self.priority.remove_stream(stream_id)
+
+
+def _head(event: h2.events.RequestReceived) -> RequestHead:
+    """Returns the head of a request of HTTP/2 as one of HTTP/1.1 is; its method and path were seen to be there."""
+    fields = [(bytes(name), bytes(value)) for name, value in event.headers or ()]
+    pseudo = dict(field for field in fields if field[0][:1] == b":")
+    path = pseudo[b":path"]
+    is_path = path[:1] == b"/" and b"#" not in path
+    head = RequestHead(pseudo[b":method"].decode().upper(), path if is_path else b"/", "2")
+    head.headers = [field for field in fields if field[0][:1] != b":"]
+    return head
 
 
 class _Tasks(TaskGroup):

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from trustgate.http.accepting import Acceptor
-from trustgate.http.http1 import Connection, Door, Shed
+from trustgate.http.door import Door
+from trustgate.http.http1 import Connection
+from trustgate.http.refusals import Shed
 from trustgate.http.timeouts import ConnectionTimeouts
 
 if TYPE_CHECKING:
@@ -40,10 +42,10 @@ async def listen(
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end.
 
-    ``shed`` may answer a request of HTTP/1.1 in the place of ``app``, before anything is begun for it.
+    ``shed`` may answer a request in the place of ``app``, before anything is begun for it.
     """
     _allow_many_connections()
-    others = _Others(app, timeouts)
+    others = _Others(app, timeouts, shed)
     door = Door(app, others.take, timeouts, shed)
     acceptor = Acceptor(listener, partial(Connection, door), tls=tls, handshake_timeout_s=_HANDSHAKE_S)
     try:
@@ -59,8 +61,9 @@ async def listen(
 class _Others:
     """Where connections go that speak something else than HTTP/1.1."""
 
-    def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts) -> None:
+    def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts, shed: Shed | None) -> None:
         self._app = app
+        self._shed = shed
         self._timeouts = timeouts
         self._protocols: Protocols | None = None
         self._making: asyncio.Task[Protocols] | None = None
@@ -86,7 +89,7 @@ class _Others:
         await asyncio.to_thread(_import_protocols)
         from trustgate.http.hypercorn_adapter import Protocols
 
-        self._protocols = Protocols(self._app, self._timeouts)
+        self._protocols = Protocols(self._app, self._timeouts, self._shed)
         return self._protocols
 
     async def close(self, grace_s: float) -> None:

@@ -1,10 +1,8 @@
-"""Starting requests, and refusing them, a bounded number at each turn of the event loop.
+"""Starting requests, a bounded number at each turn of the event loop.
 
 Hundreds of busy connections may all have a request ready at once. Started together they make one turn of the loop as
 long as all of them, and each step of anything else waits for it: a client that connects then (a health check too) would
 wait for several such turns. Started a few at a time, turns stay short, and what is ready waits in a queue of its own.
-Refusals have a queue beside it: where they are many, they take a tenth or so of a busy loop's time and no more, and
-nothing that is to be served waits behind them. On a loop with little to do turns are short, and none of them waits.
 """
 
 from __future__ import annotations
@@ -16,8 +14,6 @@ from typing import Generic, TypeVar
 
 #: The application's first step takes some tenths of a millisecond.
 MAX_PER_TURN = 16
-#: A refusal takes some hundredths.
-MAX_REFUSED_PER_TURN = 32
 
 Request = TypeVar("Request")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from time import monotonic
 
 import msgspec
@@ -31,8 +32,12 @@ class Arrival(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, scope: Scope, *, trusts_id: bool = True) -> Arrival:
         """Returns what arrives now. ``trusts_id``: whether the client's own request id is kept, where it is sane."""
+        return cls.with_headers(dict(scope["headers"]), trusts_id=trusts_id)
+
+    @classmethod
+    def with_headers(cls, headers: dict[bytes, bytes], *, trusts_id: bool = True) -> Arrival:
+        """As ``of``. ``headers``: by name; kept as they are."""
         at_us = now_us()
-        headers: dict[bytes, bytes] = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"")
         is_kept = bool(asked) and trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
         receipt_id = new_id("rcpt", at_us)
@@ -77,8 +82,13 @@ def bearer_token(arrival: Arrival, key_header: bytes | None = None) -> bytes:
 
     Raises ``AuthenticationFailed``, also when the two differ.
     """
-    header = arrival.headers.get(b"authorization")
-    key = None if key_header is None else arrival.headers.get(key_header)
+    return token_in(arrival.headers, key_header)
+
+
+def token_in(headers: Mapping[bytes, bytes], key_header: bytes | None) -> bytes:
+    """As ``bearer_token``, of header fields by name."""
+    header = headers.get(b"authorization")
+    key = None if key_header is None else headers.get(key_header)
     if key is not None:
         if header is not None and header.partition(b" ")[2].strip() != key:
             raise AuthenticationFailed("The Authorization header and the x-api-key header hold different keys.")

@@ -16,6 +16,8 @@ from trustgate.deadlines import Deadlines
 from trustgate.errors import Unavailable
 from trustgate.gateway.path.shares import Shares
 
+#: Why a request is not admitted; "": it is.
+NoRoom = Literal["", "draining", "full", "share"]
 Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "unpaid", "shutdown"]
 
 
@@ -25,6 +27,22 @@ class RequestCancelled(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
         self.reason: Reason = reason
+
+
+def no_room(reason: NoRoom) -> Unavailable:
+    """Returns the refusal (503) of a request that is not admitted."""
+    if reason == "draining":
+        return Unavailable(
+            "The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"}, retryable=True
+        )
+    return Unavailable(
+        "The gateway is at its limit of concurrent requests."
+        if reason == "full"
+        else "This account has its share of the gateway's concurrent requests: the rest is for others.",
+        code="overloaded",
+        headers={"retry-after": "1"},
+        retryable=True,
+    )
 
 
 class Sending(Protocol):
@@ -119,30 +137,30 @@ class InFlight:
     def most(self, most: int) -> None:
         self._shares.most = most
 
-    @property
-    def has_room_for_all(self) -> bool:
-        """Whether ``admit`` refuses no request for want of room."""
-        return self._shares.has_room_for_all
+    def has_room_for_all(self, coming: int) -> bool:
+        """Returns whether ``admit`` refuses no request for want of room, once so many more have come."""
+        return self._shares.has_room_for_all(coming)
 
     def admit(self, key_id: str, tenant_id: str) -> Cancellation:
         """Admit one more request.
 
         Raises ``Unavailable`` (503) when the gateway is full or shutting down, or when the tenant has its share of it.
         """
-        if self.draining:
-            raise Unavailable(
-                "The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"}, retryable=True
-            )
-        if not self._shares.has_room(tenant_id, 1):
-            raise Unavailable(
-                "The gateway is at its limit of concurrent requests."
-                if self._shares.is_full
-                else "This account has its share of the gateway's concurrent requests: the rest is for others.",
-                code="overloaded",
-                headers={"retry-after": "1"},
-                retryable=True,
-            )
+        reason = self.why_not(tenant_id)
+        if reason:
+            raise no_room(reason)
         return Cancellation(self, key_id, tenant_id)
+
+    def why_not(self, tenant_id: str, coming: int = 0, coming_of: int = 0) -> NoRoom:
+        """Returns why a request of the tenant is not admitted; "": it is.
+
+        ``coming`` and ``coming_of``: how many are admitted before it, in all and of this tenant.
+        """
+        if self.draining:
+            return "draining"
+        if self._shares.has_room(tenant_id, 1, coming, coming_of):
+            return ""
+        return "full" if self._shares.is_full else "share"
 
     def add(self, cancellation: Cancellation) -> None:
         self._shares.take(cancellation.tenant_id, 1)

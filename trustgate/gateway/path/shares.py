@@ -29,24 +29,27 @@ class Shares:
     def is_full(self) -> bool:
         return self.total >= self.most
 
-    @property
-    def has_room_for_all(self) -> bool:
-        """Whether every tenant may hold one more, whatever it holds: less than its share of all is held together."""
-        return self.total * (FREE_MULTIPLE + 1) < self.most * FREE_MULTIPLE
+    def has_room_for_all(self, coming: int = 0) -> bool:
+        """Returns whether every tenant may hold one more, whatever it holds: less than its share of all is held.
+
+        ``coming``: what will be held besides.
+        """
+        return (self.total + coming) * (FREE_MULTIPLE + 1) < self.most * FREE_MULTIPLE
 
     def held(self, tenant_id: str) -> int:
         """Returns what a tenant holds."""
         return self._held.get(tenant_id, 0)
 
-    def has_room(self, tenant_id: str, amount: int) -> bool:
+    def has_room(self, tenant_id: str, amount: int, coming: int = 0, coming_of: int = 0) -> bool:
         """Returns whether a tenant may hold ``amount`` more.
 
         One that holds nothing may have all that is free; for the others the rule counts what would be free before.
+        ``coming`` and ``coming_of``: what will be held besides before it, in all and by this tenant.
         """
-        free = self.most - self.total
+        free = self.most - self.total - coming
         if amount > free:
             return False
-        held = self._held.get(tenant_id, 0)
+        held = self._held.get(tenant_id, 0) + coming_of
         return held == 0 or held + amount <= FREE_MULTIPLE * free
 
     def take(self, tenant_id: str, amount: int) -> None:

@@ -1,0 +1,243 @@
+"""Refusing at the door: what is refused is never begun, however many come at once and whatever their connections do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+
+from tests.http.serving import PATIENCE_S, App, Server, read_all, serving
+from tests.support.processes import wait_until
+from trustgate.http.parser import RequestHead
+from trustgate.http.refusals import MAX_REFUSED_PER_TURN, Refusal
+
+BODY = b'{"x": 1}'
+_REQUEST = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n%b"
+
+
+def request(path: bytes = b"/v1/x", body: bytes = BODY, more: bytes = b"") -> bytes:
+    return _REQUEST % (path, len(body), more, body)
+
+
+class Full:
+    """Has no room, but for ``/hold`` and for as many as the test says; counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.room = 0
+        self.judged = self.refused = self.let_through = self.began = 0
+
+    def judge(self, head: RequestHead) -> str:
+        self.judged += 1
+        if head.path == b"/hold" or self.room > 0:
+            self.room -= head.path != b"/hold"
+            self.let_through += 1
+            return ""
+        return "full"
+
+    def refusal(self, head: RequestHead, reason: str) -> Refusal:
+        assert reason == "full"
+        self.refused += 1
+        return 503, [(b"content-type", b"application/json"), (b"x-number", b"%d" % self.refused)], b'{"no": "room"}'
+
+    def begun(self, head: RequestHead) -> None:
+        self.began += 1
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture
+def full() -> Full:
+    return Full()
+
+
+@pytest.fixture
+def server(app: App, full: Full) -> Iterator[Server]:
+    with serving(app, shed=full, grace_s=PATIENCE_S) as server:
+        yield server
+
+
+def read_answer(connection: socket.socket) -> tuple[int, bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        assert piece, f"the connection ended after {data!r}"
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return int(head[9:12]), body
+
+
+def standstill(server: Server) -> threading.Event:
+    """Stop the server's loop, so that all that is sent meanwhile comes at once; it goes on when this is set."""
+    started, go = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        started.set()
+        go.wait(PATIENCE_S)
+
+    server.loop.call_soon_threadsafe(stand)
+    assert started.wait(PATIENCE_S)
+    return go
+
+
+def test_a_connection_goes_on_after_refusals(server: Server, app: App, full: Full) -> None:
+    with server.connect() as connection:
+        for size in (8, 8, 9, 12_345, 8):  # the same fields, bodies of several lengths
+            connection.sendall(request(body=b"y" * size))
+            assert read_answer(connection) == (503, b'{"no": "room"}')
+        full.room = 2
+        for size in (8, 700):
+            connection.sendall(request(body=b"z" * size))
+            status, body = read_answer(connection)
+            assert (status, json.loads(body)["body"]) == (200, size)
+    assert [len(seen.body) for seen in app.seen] == [8, 700]
+    assert (full.refused, full.let_through, full.began) == (5, 2, 2)
+
+
+def test_each_of_many_that_come_at_once_is_refused_once(server: Server, app: App, full: Full) -> None:
+    many = 3 * MAX_REFUSED_PER_TURN
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(many)]
+        go = standstill(server)
+        for connection in connections:
+            connection.sendall(request())
+        go.set()
+        assert [read_answer(connection)[0] for connection in connections] == [503] * many
+    assert not app.seen
+    assert full.refused == many
+    assert full.judged > many, "none had to wait for its turn: nothing was shown"
+
+
+def test_one_that_waits_to_be_refused_is_let_through_where_there_is_room_by_then(
+    server: Server, app: App, full: Full
+) -> None:
+    many = 2 * MAX_REFUSED_PER_TURN
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(many)]
+        go = standstill(server)
+        for connection in connections:
+            connection.sendall(request())
+        go.set()
+        wait_until(lambda: full.refused > 0, "the first refusal")
+        full.room = many
+        statuses = [read_answer(connection)[0] for connection in connections]
+    assert set(statuses) <= {200, 503}
+    assert statuses.count(200) == full.let_through == full.began == len(app.seen)
+    assert statuses.count(503) == full.refused
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(request(more=b"connection: close\r\n"), id="that is its last"),
+        pytest.param(request()[:-3], id="whose body is not here"),
+        pytest.param(b"POST /v1/x HTTP/1.0\r\nhost: x\r\ncontent-length: 8\r\n\r\n" + BODY, id="of HTTP/1.0"),
+        pytest.param(
+            b"POST /v1/x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n", id="with chunks to come"
+        ),
+    ],
+)
+def test_a_connection_whose_next_request_cannot_be_found_ends_with_the_refusal(
+    server: Server, full: Full, data: bytes
+) -> None:
+    answer = server.ask(data)
+    assert answer.startswith(b"HTTP/1.1 503 ") and answer.endswith(b'{"no": "room"}')
+    assert b"connection: close\r\n" in answer
+    assert full.refused == 1
+
+
+def test_pipelined_requests_are_refused_in_their_order(server: Server, full: Full) -> None:
+    many = 2 * MAX_REFUSED_PER_TURN + 1
+    with server.connect() as connection:
+        connection.sendall(request() * many)
+        connection.shutdown(socket.SHUT_WR)
+        data = read_all(connection)
+    numbers = [int(part.partition(b"\r\n")[0]) for part in data.split(b"x-number: ")[1:]]
+    assert numbers == list(range(1, many + 1))
+
+
+def test_a_client_that_says_no_more_gets_its_refusal(server: Server, full: Full) -> None:
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(2 * MAX_REFUSED_PER_TURN)]
+        go = standstill(server)
+        for connection in connections:
+            connection.sendall(request())
+            connection.shutdown(socket.SHUT_WR)
+        go.set()
+        assert all(read_all(connection).startswith(b"HTTP/1.1 503 ") for connection in connections)
+
+
+def test_the_end_of_the_server_refuses_those_that_wait(app: App, full: Full) -> None:
+    with serving(app, shed=full, grace_s=PATIENCE_S) as server, contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(6 * MAX_REFUSED_PER_TURN)]
+        for connection in connections:  # each is known by now
+            connection.sendall(request())
+            assert read_answer(connection)[0] == 503
+        held = stack.enter_context(server.connect())  # keeps the server until all is read
+        held.sendall(request(b"/hold"))
+        assert app.begun.wait(PATIENCE_S)
+        go = standstill(server)
+        for connection in connections:
+            connection.sendall(request())
+        server.stop()
+        go.set()
+        answers = [read_all(connection) for connection in connections]
+        app.open()
+    # The server may have begun to end before it read a request; what it read it answered.
+    assert all(answer.startswith(b"HTTP/1.1 503 ") or not answer for answer in answers)
+    assert sum(bool(answer) for answer in answers) == full.refused - len(connections)
+
+
+def test_requests_of_http2_are_refused_at_the_door_too(server: Server, app: App, full: Full) -> None:
+    with server.connect() as connection:
+        wire = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        wire.initiate_connection()
+        fields = [(":method", "POST"), (":path", "/v1/x"), (":scheme", "http"), (":authority", "x")]
+        for stream in (1, 3):
+            wire.send_headers(stream, fields)
+            wire.send_data(stream, BODY, end_stream=True)
+        connection.sendall(wire.data_to_send())
+        heads, bodies = _read_streams(connection, wire, {1, 3})
+        assert [heads[stream][b":status"] for stream in (1, 3)] == [b"503", b"503"]
+        assert bodies == {1: b'{"no": "room"}', 3: b'{"no": "room"}'}
+        full.room = 1
+        wire.send_headers(5, fields)
+        wire.send_data(5, BODY, end_stream=True)
+        connection.sendall(wire.data_to_send())
+        heads, bodies = _read_streams(connection, wire, {5})
+        assert heads[5][b":status"] == b"200"
+    assert (full.refused, full.let_through, full.began, len(app.seen)) == (2, 1, 1, 1)
+
+
+def _read_streams(
+    connection: socket.socket, wire: h2.connection.H2Connection, wanted: set[int]
+) -> tuple[dict[int, dict[bytes, bytes]], dict[int, bytes]]:
+    heads: dict[int, dict[bytes, bytes]] = {}
+    bodies: dict[int, bytes] = {}
+    ended: set[int] = set()
+    while not wanted <= ended:
+        data = connection.recv(65536)
+        assert data, f"the connection ended after {heads}"
+        for event in wire.receive_data(data):
+            if isinstance(event, h2.events.ResponseReceived):
+                heads[event.stream_id or 0] = {bytes(name): bytes(value) for name, value in event.headers or ()}
+            elif isinstance(event, h2.events.DataReceived):
+                bodies[event.stream_id or 0] = bodies.get(event.stream_id or 0, b"") + (event.data or b"")
+            elif isinstance(event, h2.events.StreamEnded):
+                ended.add(event.stream_id or 0)
+            else:
+                assert not isinstance(event, h2.events.ConnectionTerminated | h2.events.StreamReset), event
+        connection.sendall(wire.data_to_send())
+    return heads, bodies
