@@ -180,6 +180,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--force||Replace a settings file; the old one is kept',
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
+            '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
             '--json||Print one JSON document, nothing else'
@@ -189,6 +190,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
+            '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key'
         )
@@ -1063,6 +1065,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--changed||Only settings that differ from their default',
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
+            '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
             '--json||Print one JSON document, nothing else'

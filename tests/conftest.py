@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests import programs
 from tests.support.gateway import Gateway
 from tests.support.litellm import LiteLLM
 from tests.support.llamacpp import LlamaCpp
+from tests.support.postgres import GivenPostgres, Postgres
+from tests.support.programs import require
 from tests.support.upstream import Upstream
 
 # How long an example takes is the machine's affair.
@@ -75,6 +78,17 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCpp]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres | GivenPostgres]:
+    """A running Postgres. ``postgres.schema()`` gives the URL of a schema of its own."""
+    given = os.environ.get("TEST_POSTGRES_URL")
+    if not given:
+        require("pg_ctlcluster")
+    server = GivenPostgres(given) if given else Postgres().start()
+    yield server
+    server.close()
 
 
 @pytest.fixture

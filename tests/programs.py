@@ -52,6 +52,7 @@ PROGRAMS: dict[str, Program] = {
     "node": Program(("node",), "nodejs", "the receipt checker and clients in JavaScript", least=20),
     "npm": Program(("npm",), "npm", "the packages of clients in JavaScript"),
     "openssl": Program(("openssl",), "openssl", "certificates"),
+    "pg_ctlcluster": Program(("pg_ctlcluster", "initdb"), "postgresql", "the store on Postgres"),
     "systemd-analyze": Program(("systemd-analyze",), "systemd", "the unit files of the deployment example"),
     "zsh": Program(("zsh",), "zsh", "completions"),
 }

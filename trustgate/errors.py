@@ -26,6 +26,7 @@ the server to the command line without loss.
         ├── ExtraMissing                       exit 2   this needs packages that are installed on request alone
         ├── HomeUnusable                                the home folder cannot be used
         ├── StoreLocked                        exit 6   another process holds the database
+        ├── StoreUnusable                               a database server refuses, or lacks what is needed
         ├── StoreTooNew                                 written by a newer TrustGate
         ├── StoreDamaged                                the database or the journal lost data
         │   └── StoreIncomplete                         … and knows what; the operator may accept it
@@ -244,6 +245,10 @@ class HomeUnusable(OperatorError):
 class StoreLocked(OperatorError):
     exit_code = 6
     code = "store_locked"
+
+
+class StoreUnusable(OperatorError):
+    code = "store_unusable"
 
 
 class StoreTooNew(OperatorError):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.support.entries import FIRST_US, make_credit, make_entries, make_entry, receipts
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.receipt import canonical
+from trustgate.settings import PostgresAddress
 from trustgate.store import ReceiptFilter, Store, StoredTile, UsageFilter, UsageRow, migrations, open_store
 from trustgate.store.base import UsageGroup
 from trustgate.types import (
@@ -42,10 +43,14 @@ from trustgate.types import (
 OpenStore = Callable[[], Awaitable[Store]]
 
 
-@pytest.fixture
-def open_store_factory(tmp_path: Path) -> OpenStore:
+@pytest.fixture(params=["duckdb", "postgres"])
+def open_store_factory(tmp_path: Path, request: pytest.FixtureRequest) -> OpenStore:
     """Opens the test's one database: a new one the first time, the same one again after it was closed."""
-    return lambda: open_store(tmp_path / "trustgate.duckdb")
+    path = tmp_path / "trustgate.duckdb"
+    if request.param == "duckdb":
+        return lambda: open_store(path)
+    address = PostgresAddress(request.getfixturevalue("postgres").clean())
+    return lambda: open_store(path, address)
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ async def accept_loss(settings: Settings) -> list[str]:
 
     Raises HomeUnusable where there is no database, StoreLocked, StoreDamaged for what cannot be read at all.
     """
-    if not settings.database.exists():
+    if not settings.may_have_database:
         raise _no_database(settings)
-    store = await open_store(settings.database, accept_loss=True)
+    store = await open_store(settings.database, settings.postgres(), accept_loss=True)
     try:
         said = list(store.info.notes)
         journal, notes = await _open_journal(store, settings)
@@ -45,10 +45,10 @@ async def accept_loss(settings: Settings) -> list[str]:
 
 async def missing(settings: Settings) -> list[str]:
     """Returns what is missing, as a start would tell it; nothing of it is accepted. Raises as ``accept_loss`` does."""
-    if not settings.database.exists():
+    if not settings.may_have_database:
         raise _no_database(settings)
     try:
-        store = await open_store(settings.database)
+        store = await open_store(settings.database, settings.postgres())
     except StoreIncomplete as error:
         return [error.message]
     try:

@@ -243,7 +243,7 @@ async def open_local_admin(settings: Settings, *, accept_loss: bool = False) -> 
     Raises ``StoreLocked`` when another process has it, and what ``open_store`` raises.
     """
     settings.make_home()
-    store = await open_store(settings.database, accept_loss=accept_loss)
+    store = await open_store(settings.database, settings.postgres(), accept_loss=accept_loss)
     try:
         state = await store.load_state()
         offline = _Offline(store, settings)

@@ -25,7 +25,7 @@ from trustgate.admin.backupfile import ARCHIVES, CHECKPOINT, CONFIG, DATABASE, H
 from trustgate.admin.commands import AnchorStatus, ArchiveFound, ArchiveList, LogStatus
 from trustgate.admin.local import open_local_admin
 from trustgate.admin.ownership import leave_to_owner
-from trustgate.errors import Conflict, SettingsError, StoreDamaged, VerificationFailed
+from trustgate.errors import Conflict, OperatorError, SettingsError, StoreDamaged, VerificationFailed
 from trustgate.formats.durable import sync
 from trustgate.receipts.checkpoint import open_checkpoint
 from trustgate.receipts.journal import mark_path
@@ -82,6 +82,13 @@ async def restore(
     where the log would fork or the home is another log's, ``StoreDamaged`` for a bad backup, ``StoreLocked``,
     ``HomeUnusable``.
     """
+    if settings.store.url:
+        raise OperatorError(
+            "The database of this home is on Postgres: a backup of it is restored by Postgres's own means.",
+            hint="pg_restore --clean --dbname=… FILE, with log.key, checkpoint and the folder journal of that time. To "
+            "restore into a file, take store.url out of the settings.",
+            code="postgres_has_its_own",
+        )
     settings.make_home()
     stage = settings.home / _STAGE
     shutil.rmtree(stage, ignore_errors=True)

@@ -301,7 +301,7 @@ def _not_running(settings: Settings) -> Iterator[Finding]:
     yield _port(settings)
     passports: tuple[Passport, ...] = ()
     payments: tuple[PaymentFinding, ...] = ()
-    if settings.database.exists():
+    if settings.may_have_database:
         try:
             passports, payments, findings = asyncio.run(_database(settings))
             yield from findings
@@ -347,8 +347,9 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
         archives = await admin.execute(ArchiveList())
     finally:
         await admin.close()
-    size = render.size(settings.database.stat().st_size)
-    opens = _ok("database", f"opens; {render.number(status.last_seq)} receipts, {size}")
+    url = settings.store.url
+    place = f"on Postgres, {url.partition('?')[0]}" if url else render.size(settings.database.stat().st_size)
+    opens = _ok("database", f"opens; {render.number(status.last_seq)} receipts, {place}")
     return passports, payments, [opens, *_ids(settings, status), *_amiss(status), *_archives(archives), *prices]
 
 

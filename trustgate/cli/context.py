@@ -163,6 +163,11 @@ async def open_copied(settings: Settings) -> Admin:
     """Returns a copy of the database, opened in this process. Raises ``StoreLocked``."""
     if _is_empty(settings):
         return EmptyHome(settings)
+    if settings.store.url:
+        # Not a file that could be copied; what a killed server has left in its journal is taken in, as by any command.
+        from trustgate.admin.local import open_local_admin
+
+        return await open_local_admin(settings)
     from trustgate.admin.staged import open_copy
 
     return await open_copy(settings)
@@ -170,6 +175,8 @@ async def open_copied(settings: Settings) -> Admin:
 
 def _is_empty(settings: Settings) -> bool:
     """Whether the home has no database, nor anything that shows that it has had one."""
+    if settings.store.url:
+        return False
     database = settings.database
     return not any(database.with_name(database.name + ending).exists() for ending in ("", ".wal", ".changes", ".mark"))
 

@@ -22,6 +22,13 @@ _FLAGS = {
         help="The address to listen on; 0.0.0.0 is every interface.  [default: 127.0.0.1]",
     ),
     "serve.port": option("port", int, "--port", help="The port; 0 lets the system choose.  [default: 4010]"),
+    "store.url": option(
+        "store",
+        str,
+        "--store",
+        help="A Postgres database in place of the file in the home folder: postgresql://user@host/database",
+        metavar="URL",
+    ),
     "upstream.url": option(
         "upstream",
         str,

@@ -113,7 +113,7 @@ async def serve(
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
-        store = await open_store(settings.database)
+        store = await open_store(settings.database, settings.postgres())
         stack.push_async_callback(store.close)
         clean_up(settings.home)
         public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))

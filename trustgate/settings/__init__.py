@@ -20,7 +20,7 @@ from trustgate.settings.environment import (
     secret_variable_set,
     spare_this_machine_from_proxies,
 )
-from trustgate.settings.record import Settings
+from trustgate.settings.record import PostgresAddress, Settings
 from trustgate.settings.sections import (
     AdminSettings,
     AnchorSettings,
@@ -32,6 +32,7 @@ from trustgate.settings.sections import (
     PaymentSettings,
     ReceiptSettings,
     ServeSettings,
+    StoreSettings,
     UpstreamSettings,
 )
 from trustgate.settings.sources import (
@@ -66,11 +67,13 @@ __all__ = [
     "NotifySettings",
     "OtlpSettings",
     "PaymentSettings",
+    "PostgresAddress",
     "ReceiptSettings",
     "RemoteServer",
     "ServeSettings",
     "Settings",
     "Source",
+    "StoreSettings",
     "Traced",
     "UpstreamSettings",
     "check_values",

@@ -30,6 +30,7 @@ from trustgate.settings.sections import (
     PaymentSettings,
     ReceiptSettings,
     ServeSettings,
+    StoreSettings,
     UpstreamSettings,
 )
 from trustgate.settings.values import why_not_base_url
@@ -40,6 +41,21 @@ if TYPE_CHECKING:
 #: sun_path holds 104 bytes on macOS and the BSDs (108 on Linux), the closing zero included.
 _SOCKET_PATH_BYTES = 103
 _ADMIN_KEY_CHARACTERS = 16
+
+
+class PostgresAddress:
+    """Where a Postgres database is, and its password, which is not shown. None: as libpq finds one."""
+
+    __slots__ = ("password", "url")
+
+    def __init__(self, url: str, password: str | None = None) -> None:
+        self.url = url
+        self.password = password
+
+    def __str__(self) -> str:
+        return self.url
+
+    __repr__ = __str__
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     otlp: OtlpSettings = OtlpSettings()
     notify: NotifySettings = NotifySettings()
     log: LogSettings = LogSettings()
+    store: StoreSettings = StoreSettings()
 
     # paths
 
@@ -66,6 +83,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def database(self) -> Path:
         return self.home / "trustgate.duckdb"
+
+    @property
+    def may_have_database(self) -> bool:
+        """Whether there is a database file, or Postgres in its place, which is not asked."""
+        return bool(self.store.url) or self.database.exists()
 
     def tls_files(self) -> tuple[Path, Path] | None:
         """Returns the files of the certificate and its key; None: no TLS. Raises ``SettingsError`` when one is
@@ -169,6 +191,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"The folder {folder} for the admin socket does not belong to this user alone.",
                 hint=f"Remove it, or choose a --home with a shorter path than {self.home}",
             )
+
+    def postgres(self) -> PostgresAddress | None:
+        """Returns the database that takes the place of the file, with its password. None: the file.
+
+        Raises ``SettingsError``.
+        """
+        store = self.store
+        if not store.url:
+            return None
+        if store.password_env is not None:
+            password: str | None = read_secret_variable(store.password_env)
+        elif store.password_file is not None:
+            password = read_secret_file(self.home / Path(store.password_file).expanduser())
+        else:
+            password = None
+        return PostgresAddress(store.url, password)
 
     # secrets
 

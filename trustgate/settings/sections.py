@@ -411,6 +411,31 @@ class NotifySettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 900.0
 
 
+class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[store]``: where what is kept lies, unless it is the file trustgate.duckdb in the home folder."""
+
+    url: Annotated[
+        str | None,
+        Meta(
+            description="A Postgres database in place of the file: postgresql://user@host:port/database, without a "
+            "password. ?search_path=NAME chooses a schema, ?sslmode=verify-full checks the server's certificate.",
+            examples=["postgresql://trustgate@db.internal/trustgate?sslmode=verify-full"],
+        ),
+    ] = None
+    password_env: Annotated[
+        str | None,
+        Meta(
+            description="Name of the environment variable that holds the database's password. Without it and "
+            "password_file, PGPASSWORD and ~/.pgpass are used.",
+            examples=["TRUSTGATE_DATABASE_PASSWORD"],
+        ),
+    ] = None
+    password_file: Annotated[
+        str | None,
+        Meta(description="A file that holds the database's password.", examples=["/run/secrets/database-password"]),
+    ] = None
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[log]``: what the server writes to stderr."""
 
@@ -436,4 +461,5 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "otlp": OtlpSettings,
     "notify": NotifySettings,
     "log": LogSettings,
+    "store": StoreSettings,
 }

@@ -27,7 +27,7 @@ _RESERVED = frozenset(
 )
 
 #: The settings that name a variable with a key in it.
-_KEY_VARIABLES = ("upstream.key_env", "admin.key_env", "metrics.key_env", "otlp.headers_env")
+_KEY_VARIABLES = ("upstream.key_env", "admin.key_env", "metrics.key_env", "otlp.headers_env", "store.password_env")
 
 
 def load_settings(home: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 #: A memo carries the name twice and has room for about a thousand bytes.
 _ORIGIN_CHARACTERS = 128
@@ -52,10 +52,34 @@ def why_not_base_url(url: str) -> str | None:
     return None
 
 
+def why_not_store_url(url: str) -> str | None:
+    """Returns what is wrong with the address of a database, as the end of a sentence ("it …"); None if it is one.
+
+    Never shows what it was given: there may be a password in it.
+    """
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("postgresql", "postgres") and bool(parts.path.strip("/") or parts.query)
+        port_fault = parts.port == 0
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    except ValueError:
+        return "is not a URL"
+    if not named:
+        return "must look like postgresql://user@host:port/database"
+    if parts.password is not None or "password" in options:
+        return (
+            "must not hold a password: put it into a variable that store.password_env names, a file that "
+            "store.password_file names, PGPASSWORD, or ~/.pgpass"
+        )
+    return "is not a URL" if port_fault or not url.isprintable() or " " in url or parts.fragment else None
+
+
 def check_value(name: str, value: Any) -> str | None:
     """Returns what is wrong with a value beyond its type, as the end of a sentence; None if nothing is."""
     if name == "upstream.url" or (name == "payment.public_url" and value):
         return why_not_base_url(value)
+    if name == "store.url" and value:
+        return why_not_store_url(value)
     if name == "otlp.endpoint" and value:
         return (
             why_not_base_url(value) if not value.startswith(BUILTIN_SCHEME) else "must begin with http:// or https://"
@@ -67,7 +91,7 @@ def check_value(name: str, value: Any) -> str | None:
         return None if (duration_s(value) or 0) >= _ANCHOR_LEAST_S else "must be a time from 10s on, such as 30m or 1h"
     if name == "receipts.origin" and value:
         return why_not_origin(value)
-    if name.endswith((".key_env", ".headers_env")) and value is not None:
+    if name.endswith((".key_env", ".headers_env", ".password_env")) and value is not None:
         return why_not_variable_name(value)
     if name == "serve.cors_origins":
         bad = [origin for origin in value if origin != "*" and not _ORIGIN.fullmatch(origin)]

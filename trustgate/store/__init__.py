@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from trustgate.errors import ExtraMissing
+from trustgate.settings import PostgresAddress
 from trustgate.store.base import (
     ArchiveFile,
     ArchiveProblem,
@@ -64,13 +66,22 @@ __all__ = [
 ]
 
 
-async def open_store(path: Path, *, accept_loss: bool = False) -> Store:
-    """Open the database file at ``path``, creating or migrating it.
+async def open_store(path: Path, postgres: PostgresAddress | None = None, *, accept_loss: bool = False) -> Store:
+    """Open the database file at ``path``, creating or migrating it; with ``postgres`` that database in its place.
 
     Raises HomeUnusable (its folder is missing or cannot be written), StoreLocked (the message names the process),
     StoreTooNew, StoreDamaged, StoreIncomplete (something that was acknowledged is missing, unless ``accept_loss``), or
-    Unavailable with code ``storage_full``.
+    Unavailable with code ``storage_full``. Of Postgres also ExtraMissing, StoreUnusable, and Unavailable with code
+    ``store_unreachable``.
     """
+    if postgres is not None:
+        try:
+            from trustgate.store.postgres.store import PostgresStore
+        except ModuleNotFoundError as error:
+            if error.name != "asyncpg":
+                raise
+            raise ExtraMissing.of("A database on Postgres wants asyncpg.", "postgres", "asyncpg>=0.30,<0.33") from error
+        return await PostgresStore.open(postgres, path.parent, accept_loss=accept_loss)
     from trustgate.store.duckdb import DuckDBStore  # loading DuckDB takes 0.2 s
 
     return await DuckDBStore.open(path, accept_loss=accept_loss)

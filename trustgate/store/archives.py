@@ -24,6 +24,7 @@ import msgspec
 from trustgate.errors import StoreDamaged, Unavailable
 from trustgate.ids import iso_us
 from trustgate.store.base import ArchiveFile, ArchiveProblem, ReceiptFilter
+from trustgate.store.sql import SqlConnection
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -184,7 +185,7 @@ def unavailable(problem: ArchiveProblem) -> Unavailable:
     )
 
 
-def archived_last_seq(connection: DuckDBPyConnection) -> int:
+def archived_last_seq(connection: SqlConnection) -> int:
     """Returns the last receipt that is archived; 0 for none.
 
     Raises StoreDamaged where the files do not follow each other.
@@ -193,7 +194,7 @@ def archived_last_seq(connection: DuckDBPyConnection) -> int:
     return files[-1].last_seq if files else 0
 
 
-def _load_files(connection: DuckDBPyConnection) -> list[ArchiveFile]:
+def _load_files(connection: SqlConnection) -> list[ArchiveFile]:
     try:
         files = [_file(*row) for row in connection.execute(_FILES_SQL).fetchall()]
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

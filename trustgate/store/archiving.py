@@ -27,8 +27,8 @@ from trustgate.formats.durable import sync
 from trustgate.ids import now_us
 from trustgate.store.archives import Archives, quoted
 from trustgate.store.base import ArchiveFile
-from trustgate.store.engine import in_transaction
 from trustgate.store.rows import BILLED, IS_COUNTED
+from trustgate.store.sql import in_transaction
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -12,58 +12,91 @@ Owns which entries cannot be stored, and the rows of both tables. Nothing here d
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import duckdb
 import msgspec
+from msgspec.structs import replace
 
 from trustgate.errors import StoreDamaged, TrustGateError
+from trustgate.ids import now_us
 from trustgate.store.archives import archived_last_seq
-from trustgate.store.base import SetAside
+from trustgate.store.base import SetAside, StoredTile
+from trustgate.store.entries import append_rows
 from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, HASHES, entry_from_row, entry_to_row
+from trustgate.store.sql import SqlConnection, dialect_of, in_transaction
 from trustgate.types import Entry, Receipt
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+logger = logging.getLogger(__name__)
 
 _BIGINT_MOST = 2**63 - 1
 _SMALLINT_MOST = 2**15 - 1
 _NO_HASH = "0" * 64
+#: What a value that does not fit raises before it comes to the database.
+_UNFIT = (ValueError, TypeError, OverflowError)
 #: Members that reports need: what is always there has no substitute.
 _KEPT = frozenset({"v", "finish", "usage_source", "stream"})
 _canonical = msgspec.json.Encoder(order="sorted").encode  # as receipts.receipt has it, which stands above this room
 _receipt = msgspec.json.Decoder(Receipt).decode
 
 
-def unstorable(connection: DuckDBPyConnection, entries: Sequence[Entry]) -> dict[int, str]:
+def commit_entries(
+    connection: SqlConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile], fatal: tuple[type[Exception], ...]
+) -> bool:
+    """Commit them all. Where one does not fit, what fits of it, and the whole of it aside.
+
+    ``fatal``: failures of the database that are not an entry's fault. Returns whether something was set aside.
+    """
+    failures: tuple[type[Exception], ...] = (*dialect_of(connection).failures, TrustGateError, *_UNFIT)
+    try:
+        in_transaction(connection, lambda connection: append_rows(connection, entries, tiles))
+        return False
+    except fatal:
+        raise
+    except failures:
+        reasons = unstorable(connection, entries)
+        if not reasons:
+            raise
+    rows = [replace(entry, receipt=storable(entry.receipt)) if entry.seq in reasons else entry for entry in entries]
+
+    def commit(connection: SqlConnection) -> None:
+        put_aside(connection, entries, reasons, now_us())
+        append_rows(connection, rows, tiles)
+
+    in_transaction(connection, commit)
+    for seq, reason in reasons.items():
+        logger.error("receipt %d is set aside, the database cannot hold it as it is: %s", seq, reason)
+    return True
+
+
+def unstorable(connection: SqlConnection, entries: Sequence[Entry]) -> dict[int, str]:
     """Returns the numbers of those entries that table ``receipts`` does not take, each with the reason.
 
     Changes nothing.
     """
     found: dict[int, str] = {}
-    connection.execute("CREATE OR REPLACE TEMP TABLE trial AS SELECT * FROM receipts LIMIT 0")
+    dialect = dialect_of(connection)
+    dialect.make_trial(connection)
     try:
         for entry in entries:
             reason = _refusal(connection, entry)
             if reason is not None:
                 found[entry.seq] = reason
     finally:
-        connection.execute("DROP TABLE IF EXISTS temp.trial")
+        connection.execute(f"DROP TABLE IF EXISTS {dialect.trial}")
     return found
 
 
-def _refusal(connection: DuckDBPyConnection, entry: Entry) -> str | None:
-    appender = None
+def _refusal(connection: SqlConnection, entry: Entry) -> str | None:
+    dialect = dialect_of(connection)
+    failures: tuple[type[Exception], ...] = (*dialect.failures, TrustGateError, *_UNFIT)
     try:
-        appender = connection.appender("trial", columns=list(ENTRY_COLUMNS))
-        appender.append_rows([entry_to_row(entry)])
-        appender.flush()
-    except (duckdb.Error, TrustGateError, ValueError, TypeError, OverflowError) as error:
-        if appender is not None:
-            appender.clear()
+        row = entry_to_row(entry)
+        dialect.try_row(connection, ENTRY_COLUMNS, row)
+    except failures as error:
         return error.message if isinstance(error, TrustGateError) else _misfit(entry.receipt)
-    return None
+    return None if dialect.why_unfit(row) is None else _misfit(entry.receipt)
 
 
 def _misfit(receipt: Receipt) -> str:
@@ -87,7 +120,7 @@ def storable(receipt: Receipt) -> Receipt:
             if not 0 <= value <= (_SMALLINT_MOST if name == "status" else _BIGINT_MOST):
                 changes[name] = 0
         elif isinstance(value, str):
-            valid = value.encode(errors="replace").decode()
+            valid = value.encode(errors="replace").decode().replace("\0", "?")  # which Postgres's text does not hold
             if valid != value:
                 changes[name] = valid
     return msgspec.structs.replace(receipt, **changes)
@@ -100,7 +133,7 @@ def _is_hash(digits: str) -> bool:
         return False
 
 
-def put_aside(connection: DuckDBPyConnection, entries: Sequence[Entry], reasons: dict[int, str], now_us: int) -> None:
+def put_aside(connection: SqlConnection, entries: Sequence[Entry], reasons: dict[int, str], now_us: int) -> None:
     """Keep those entries that have a reason. The caller's transaction; their rows are the caller's too."""
     for entry in entries:
         if entry.seq in reasons:
@@ -110,7 +143,7 @@ def put_aside(connection: DuckDBPyConnection, entries: Sequence[Entry], reasons:
             )
 
 
-def load_aside(connection: DuckDBPyConnection) -> dict[int, SetAside]:
+def load_aside(connection: SqlConnection) -> dict[int, SetAside]:
     """Returns all that is set aside, by its number. Raises StoreDamaged for a row that no TrustGate wrote."""
     rows = connection.execute("SELECT * FROM set_aside ORDER BY seq").fetchall()
     try:
@@ -130,7 +163,7 @@ def load_aside(connection: DuckDBPyConnection) -> dict[int, SetAside]:
         ) from error
 
 
-def _row_of(connection: DuckDBPyConnection, seq: int, receipt: bytes) -> Receipt:
+def _row_of(connection: SqlConnection, seq: int, receipt: bytes) -> Receipt:
     """Returns what stands in the receipt's place.
 
     Of one in an archive file that is what was made of it for the table.
@@ -143,7 +176,7 @@ def _row_of(connection: DuckDBPyConnection, seq: int, receipt: bytes) -> Receipt
     return entry_from_row(rows[0]).receipt
 
 
-def mend_aside(connection: DuckDBPyConnection, *, accept: bool) -> None:
+def mend_aside(connection: SqlConnection, *, accept: bool) -> None:
     """Store what the database takes by now; with ``accept`` mark the rest as seen. The caller's transaction."""
     waiting = [aside.entry for aside in load_aside(connection).values()]
     archived = archived_last_seq(connection)  # what is in a file stays as it is there

@@ -17,20 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from trustgate.errors import HomeUnusable, StoreDamaged, StoreIncomplete
 from trustgate.ids import iso_us, now_us
 from trustgate.store.base import Kept
 from trustgate.store.changes import MOST_BYTES, Change, ChangeJournal, FoundChanges, read_changes
 from trustgate.store.marks import Mark, Marked
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+from trustgate.store.sql import SqlConnection
 
 #: Puts a change into the database, within the caller's transaction; of a whole journal's first change also what that
 #: does not name is removed.
-Apply = Callable[["DuckDBPyConnection", Change, bool], None]
+Apply = Callable[[SqlConnection, Change, bool], None]
 
 
 class StoredProgress(NamedTuple):
@@ -50,7 +48,7 @@ class Completed(NamedTuple):
     notes: tuple[str, ...]
 
 
-def progress(connection: DuckDBPyConnection) -> StoredProgress:
+def progress(connection: SqlConnection) -> StoredProgress:
     rows = connection.execute("SELECT changes, payments, at_us FROM progress").fetchall()
     if len(rows) != 1:
         raise StoreDamaged("The database has lost a row that is always there.", hint="Put back a copy of the database.")
@@ -62,13 +60,13 @@ class Completion:
 
     def __init__(
         self,
-        connection: DuckDBPyConnection,
+        connection: SqlConnection,
         path: Path,
         store_id: str,
         *,
         apply: Apply,
-        everything: Callable[[DuckDBPyConnection], tuple[Kept, ...]],
-        in_transaction: Callable[[DuckDBPyConnection, Callable[[DuckDBPyConnection], None]], None],
+        everything: Callable[[SqlConnection], tuple[Kept, ...]],
+        in_transaction: Callable[[SqlConnection, Callable[[SqlConnection], None]], None],
         accept_loss: bool,
     ) -> None:
         """``path``: of the database; ``everything``: what a journal begins with."""
@@ -148,7 +146,7 @@ class Completion:
     def _put_back(self, found: FoundChanges, has: StoredProgress) -> None:
         missing = [change for change in found.changes if change.number > has.changes]
 
-        def put_back(connection: DuckDBPyConnection) -> None:
+        def put_back(connection: SqlConnection) -> None:
             for change in missing:
                 self._apply(connection, change, change.number == found.after + 1)
 
@@ -176,7 +174,7 @@ class Completion:
         try:
             change = journal.append(self._everything(self._connection), accepted="; ".join(self._lost))
 
-            def count(connection: DuckDBPyConnection) -> None:
+            def count(connection: SqlConnection) -> None:
                 connection.execute(
                     "UPDATE progress SET changes = ?, payments = ?, at_us = ?", [change.number, payments, change.at_us]
                 )

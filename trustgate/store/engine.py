@@ -12,19 +12,15 @@ log is created empty and the log deleted without a word: refuse.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import logging
 import os
-import queue
 import re
 import shutil
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath
-from typing import IO, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import IO, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import duckdb
 
@@ -41,6 +37,7 @@ from trustgate.formats.durable import sync
 from trustgate.ids import now_us
 from trustgate.store.archives import FOLDER, quoted
 from trustgate.store.migrations import migrate
+from trustgate.store.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -75,24 +72,18 @@ class LockHolder(NamedTuple):
         return f"process {self.pid}" + (f" ({self.program})" if self.program else "")
 
 
-class Engine:
+class Engine(Worker[duckdb.DuckDBPyConnection]):
     """An open database. ``run`` does work on its thread; nothing else touches the connection."""
+
+    idle_s = IDLE_S
 
     def __init__(self, path: Path, lock: IO[str], connection: duckdb.DuckDBPyConnection) -> None:
         self.path = path
         self._lock = lock
         self._connection: duckdb.DuckDBPyConnection | None = connection
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        #: What waits for the next shared transaction. The thread takes it as a whole.
-        self._together: list[tuple[Callable[[duckdb.DuckDBPyConnection], Any], Future[Any]]] = []
-        self._taking = threading.Lock()
-        self._closing = False
-        #: Called within each shared transaction, after its work; what it gives is called once that is committed.
-        self.count_together: Callable[[duckdb.DuckDBPyConnection], Callable[[], None]] | None = None
         #: Folders that the database may write archive files to, besides those that it knows.
         self._allowed: set[Path] = {path.parent / FOLDER}
-        self._thread = threading.Thread(target=self._work, name="trustgate-store", daemon=True)
-        self._thread.start()
+        super().__init__("trustgate-store")
 
     @classmethod
     def open(cls, path: Path) -> Engine:
@@ -115,12 +106,6 @@ class Engine:
             lock.close()
             raise
 
-    async def run(
-        self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        """``work(connection, …)`` on the writer thread. Raises what it raises, DuckDB's errors as ours."""
-        return await self._submit(lambda: self._attempt(work, *args, **kwargs))
-
     async def run_closed(self, work: Callable[[Path], R]) -> R:
         """``work(path)`` on the writer thread while the database is closed; whatever comes next opens it again."""
 
@@ -140,48 +125,6 @@ class Engine:
 
         await self._submit(allowed)
 
-    async def _submit(self, work: Callable[[], R]) -> R:
-        if self._closing:
-            raise Unavailable("The database has been closed.", code="store_closed")
-        future: Future[R] = Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001 - it is the caller's
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._jobs.put(job)
-        return await asyncio.wrap_future(future)
-
-    async def run_together(self, work: Callable[[duckdb.DuckDBPyConnection], R]) -> R:
-        """``work(connection)`` within a transaction; the result is given once that is committed.
-
-        Whatever else is to be done so at the same moment shares the transaction, in the order of the calls: a commit
-        waits for the disk, and ten payments need not wait for it ten times. Where one of them fails each is done again
-        by itself, so that ``work`` may be called twice. It is done whether or not its caller is cancelled meanwhile.
-        """
-        if self._closing:
-            raise Unavailable("The database has been closed.", code="store_closed")
-        future: Future[R] = Future()
-        with self._taking:
-            self._together.append((work, future))
-            is_first = len(self._together) == 1
-        if is_first:
-            self._jobs.put(self._do_together)
-        return await asyncio.shield(asyncio.wrap_future(future))
-
-    async def close(self) -> None:
-        """Finish what is queued, close the database, give up the lock. May be called twice."""
-        if not self._closing:
-            self._closing = True
-            self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
-
     def forget_log(self) -> None:
         """The database is complete: the copy of the log that was found at the start is not needed."""
         with contextlib.suppress(OSError):
@@ -198,25 +141,6 @@ class Engine:
 
     # On the writer thread from here on.
 
-    def _work(self) -> None:
-        timeout: float | None = None
-        while True:
-            try:
-                job = self._jobs.get(timeout=timeout)
-            except queue.Empty:
-                timeout = None
-                self._checkpoint_if_worthwhile()
-                continue
-            if job is None:
-                break
-            job()
-            del job  # it holds the caller's arguments
-            timeout = IDLE_S
-        if self._connection is not None:
-            with contextlib.suppress(duckdb.Error):
-                self._connection.close()
-        self._lock.close()
-
     def _attempt(
         self, work: Callable[Concatenate[duckdb.DuckDBPyConnection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
@@ -231,45 +155,6 @@ class Engine:
         except duckdb.Error as error:
             raise translate(error) from error
 
-    def _do_together(self) -> None:
-        with self._taking:
-            taken, self._together = self._together, []
-        try:
-            results = self._attempt(self._transact, [work for work, _ in taken])
-        except BaseException as error:  # noqa: BLE001 - it is a caller's
-            if len(taken) > 1:
-                for work, future in taken:
-                    self._do_alone(work, future)
-            else:
-                taken[0][1].set_exception(error)
-        else:
-            for (_, future), result in zip(taken, results, strict=True):
-                future.set_result(result)
-
-    def _do_alone(self, work: Callable[[duckdb.DuckDBPyConnection], R], future: Future[R]) -> None:
-        try:
-            (result,) = self._attempt(self._transact, [work])
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    def _transact(
-        self, connection: duckdb.DuckDBPyConnection, works: Sequence[Callable[[duckdb.DuckDBPyConnection], R]]
-    ) -> list[R]:
-        committed: list[Callable[[], None]] = []
-
-        def work_and_count(connection: duckdb.DuckDBPyConnection) -> list[R]:
-            results = [work(connection) for work in works]
-            if self.count_together is not None:
-                committed.append(self.count_together(connection))
-            return results
-
-        results = in_transaction(connection, work_and_count)
-        for tell in committed:
-            tell()
-        return results
-
     def _drop_connection(self) -> None:
         """Close the instance; the next job connects again."""
         connection, self._connection = self._connection, None
@@ -277,7 +162,14 @@ class Engine:
             with contextlib.suppress(duckdb.Error):
                 connection.close()
 
-    def _checkpoint_if_worthwhile(self) -> None:
+    def _end(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(duckdb.Error):
+                self._connection.close()
+        self._lock.close()
+
+    def _idle(self) -> None:
+        """Write the log into the file, where that is worthwhile."""
         wal_bytes = self.wal_bytes
         if self._connection is None or wal_bytes < IDLE_CHECKPOINT_BYTES:
             return
@@ -289,22 +181,6 @@ class Engine:
             logger.warning("The database could not be checkpointed: %s", error)
             if isinstance(error, duckdb.FatalException):
                 self._drop_connection()
-
-
-def in_transaction(connection: duckdb.DuckDBPyConnection, work: Callable[[duckdb.DuckDBPyConnection], R]) -> R:
-    """Run ``work`` in a transaction. Returns what it returns.
-
-    Always rolls back on an exception: a later commit would say OK and drop the rows.
-    """
-    connection.begin()
-    try:
-        result = work(connection)
-        connection.commit()
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):  # a failed commit has rolled back; a dead instance has nothing to
-            connection.rollback()
-        raise
-    return result
 
 
 def _create(path: Path) -> None:

@@ -6,30 +6,22 @@ Owns the SQL that appends and finds them. Each function runs on the writer threa
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from functools import partial
 
 from trustgate.errors import StoreDamaged
 from trustgate.store.archives import archived_last_seq
 from trustgate.store.base import ReceiptFilter, StoredTile
 from trustgate.store.migrations import schema_version
-from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, entry_from_row, entry_to_row, one_value, where_clause
+from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, entry_from_row, entry_to_row
+from trustgate.store.sql import SqlConnection, dialect_of, one_value, where_clause
 from trustgate.types import Entry
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
-T = TypeVar("T")
-
-#: The appender holds the GIL for about 5 µs a row; between slices the event loop gets its turn.
-SLICE_ROWS = 50
 
 _TILE_COLUMNS = ("level", "position", "hashes")
 _RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
 
 
-def load_identity(connection: DuckDBPyConnection) -> tuple[str, int, int]:
+def load_identity(connection: SqlConnection) -> tuple[str, int, int]:
     """Returns the store's id, its schema, and the highest seq."""
     store_id = one_value(connection.execute("SELECT store_id FROM meta"))
     archived = archived_last_seq(connection)
@@ -45,32 +37,15 @@ def load_identity(connection: DuckDBPyConnection) -> tuple[str, int, int]:
     return str(store_id), schema_version(connection), int(last_seq)
 
 
-def append_rows(connection: DuckDBPyConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
+def append_rows(connection: SqlConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
+    dialect = dialect_of(connection)
     if entries:
-        _append_slices(connection, "receipts", ENTRY_COLUMNS, entries, entry_to_row)
+        dialect.append(connection, "receipts", ENTRY_COLUMNS, [partial(entry_to_row, entry) for entry in entries])
     if tiles:
-        _append_slices(connection, "tiles", _TILE_COLUMNS, tiles, list)
+        dialect.append(connection, "tiles", _TILE_COLUMNS, [partial(list, tile) for tile in tiles])
 
 
-def _append_slices(
-    connection: DuckDBPyConnection,
-    table: str,
-    columns: Sequence[str],
-    records: Sequence[T],
-    to_row: Callable[[T], list[Any]],
-) -> None:
-    appender = connection.appender(table, columns=list(columns))
-    try:
-        for start in range(0, len(records), SLICE_ROWS):
-            appender.append_rows([to_row(record) for record in records[start : start + SLICE_ROWS]])
-            time.sleep(0)
-        appender.flush()
-    except BaseException:
-        appender.clear()  # what it still buffers would otherwise be committed on its own, after the rollback
-        raise
-
-
-def count_tiles(connection: DuckDBPyConnection, level: int) -> int:
+def count_tiles(connection: SqlConnection, level: int) -> int:
     count, last = connection.execute(
         "SELECT count(*), coalesce(max(position), -1) FROM tiles WHERE level = ?", [level]
     ).fetchall()[0]
@@ -82,7 +57,7 @@ def count_tiles(connection: DuckDBPyConnection, level: int) -> int:
     return int(count)
 
 
-def load_tiles(connection: DuckDBPyConnection, level: int, positions: Sequence[int]) -> dict[int, bytes]:
+def load_tiles(connection: SqlConnection, level: int, positions: Sequence[int]) -> dict[int, bytes]:
     if not positions:
         return {}
     marks = ", ".join("?" * len(positions))
@@ -93,7 +68,7 @@ def load_tiles(connection: DuckDBPyConnection, level: int, positions: Sequence[i
     return dict(rows)
 
 
-def load_heads(connection: DuckDBPyConnection) -> list[Entry]:
+def load_heads(connection: SqlConnection) -> list[Entry]:
     rows = connection.execute(
         f"""SELECT {ENTRY_SELECT} FROM receipts WHERE seq IN (SELECT max(seq) FROM receipts GROUP BY tenant)
             UNION ALL SELECT {ENTRY_SELECT} FROM archived_heads WHERE tenant NOT IN (SELECT tenant FROM receipts)"""  # noqa: S608
@@ -101,12 +76,12 @@ def load_heads(connection: DuckDBPyConnection) -> list[Entry]:
     return [entry_from_row(row) for row in rows]
 
 
-def load_entries(connection: DuckDBPyConnection, source: str, query: ReceiptFilter) -> list[Entry]:
+def load_entries(connection: SqlConnection, source: str, query: ReceiptFilter) -> list[Entry]:
     """``source``: as ``Archives.source`` has it."""
     where, values = where_clause(
         ("tenant = ?", query.tenant_id),
         ('"key" = ?', query.key_id),
-        ("model GLOB ?", query.model),
+        dialect_of(connection).glob("model", query.model),
         ("status >= ?", None if query.status is None else query.status[0]),
         ("status <= ?", None if query.status is None else query.status[1]),
         ("finish = ?", query.finish),
@@ -133,7 +108,7 @@ def made_us(receipt_id: str) -> int | None:
     return None if parts is None else int(parts.group(1), 16) * 1000
 
 
-def load_entry(connection: DuckDBPyConnection, source: str, receipt_id: str, since_us: int) -> Entry | None:
+def load_entry(connection: SqlConnection, source: str, receipt_id: str, since_us: int) -> Entry | None:
     """Found by the millisecond that its id begins with: receipts are nearly in the order of time."""
     rows = connection.execute(
         f"SELECT {ENTRY_SELECT} FROM {source} WHERE created_us BETWEEN ? AND ? AND id = ?",  # noqa: S608 - bound

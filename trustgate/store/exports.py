@@ -1,24 +1,21 @@
 """Rows for other programs: receipts and usage as JSON lines, and files of them that tools read.
 
-Owns the columns of an export and the SQL that makes its lines. DuckDB builds the text itself, a page of receipts as one
-value, so that an export in a server's process holds up the requests as little as a few milliseconds of Python would.
+Owns the columns of an export and the SQL that makes its lines. The database builds the text itself, so that an export
+in a server's process holds up the requests as little as a few milliseconds of Python would.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-import duckdb
 import msgspec
 
 from trustgate.errors import OperatorError
 from trustgate.store.base import ExportFilter, Lines
 from trustgate.store.rows import BILLED, HASHES, IS_COUNTED, PAYMENT_DETAIL, PRICE_DETAIL, sum_sql
+from trustgate.store.sql import SqlConnection, SqlDialect, dialect_of
 from trustgate.types import Receipt
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 _US_PER_DAY = 86_400_000_000
 _LAST_US = 2**63 - 1
@@ -42,41 +39,38 @@ USAGE_COLUMNS: dict[str, str] = {
 }
 
 
-def _member(name: str) -> str:
+def _member(name: str, dialect: SqlDialect) -> str:
     """Returns a receipt's member in SQL. What its version does not have is null."""
     for detail, members in (("payment_detail", PAYMENT_DETAIL), ("price_detail", PRICE_DETAIL)):
         if name in members:
-            text = f"json_extract_string({detail}, '$[{members.index(name)}]')"
-            return text if RECEIPT_COLUMNS[name] == "VARCHAR" else f"{text}::{RECEIPT_COLUMNS[name]}"
-    return f'lower(hex("{name}"))' if name in HASHES else f'"{name}"'
+            text = dialect.json_item(detail, members.index(name))
+            return text if RECEIPT_COLUMNS[name] == "VARCHAR" else f"({text})::{RECEIPT_COLUMNS[name]}"
+    return dialect.hexadecimal(f'"{name}"') if name in HASHES else f'"{name}"'
 
 
-_AS_JSON = {name: _member(name) for name in RECEIPT_COLUMNS}
-
-
-def receipt_lines(
-    connection: DuckDBPyConnection, source: str, query: ExportFilter, after_seq: int, up_to_seq: int
-) -> Lines:
+def receipt_lines(connection: SqlConnection, source: str, query: ExportFilter, after_seq: int, up_to_seq: int) -> Lines:
     """See ``Store.export_receipts``."""
-    members = ", ".join(f"'{name}': {sql}" for name, sql in _AS_JSON.items())
+    dialect = dialect_of(connection)
+    line = dialect.json_object({name: _member(name, dialect) for name in RECEIPT_COLUMNS})
     where, values = _where(query, "seq > ? AND seq <= ?", after_seq, up_to_seq)
     return _lines(
         connection,
-        f"SELECT seq AS place, to_json({{{members}}})::VARCHAR AS line FROM {source} {where}",  # noqa: S608 - bound
+        f"SELECT seq AS place, {line} AS line FROM {source} {where}",  # noqa: S608 - bound
         values,
     )
 
 
-def usage_lines(connection: DuckDBPyConnection, source: str, query: ExportFilter) -> Lines:
+def usage_lines(connection: SqlConnection, source: str, query: ExportFilter) -> Lines:
     """See ``Store.export_usage``."""
     where, values = _where(query, "true")
     tokens = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
     sums = ", ".join(f"{sum_sql(name, IS_COUNTED)} AS {name}" for name in tokens)
-    members = ", ".join(f"'{name}': \"{name}\"" for name in USAGE_COLUMNS)
+    dialect = dialect_of(connection)
+    line = dialect.json_object({name: f'"{name}"' for name in USAGE_COLUMNS})
     return _lines(
         connection,
         f"""WITH used AS (
-                SELECT strftime(make_timestamp(created_us), '%Y-%m-%d') AS "day", tenant, "key", endpoint, model,
+                SELECT {dialect.day("created_us")} AS "day", tenant, "key", endpoint, model,
                     count(*) FILTER (WHERE {IS_COUNTED}) AS requests,
                     count(*) FILTER (WHERE finish = 'refused') AS refused,
                     count(*) FILTER (WHERE finish = 'upstream_error') AS failed,
@@ -85,18 +79,18 @@ def usage_lines(connection: DuckDBPyConnection, source: str, query: ExportFilter
                     {sum_sql(BILLED, IS_COUNTED)} AS billed_nano_usd,
                     {sum_sql("charged_nano_usd")} AS charged_nano_usd,
                     {sum_sql("credited_nano_usd")} AS credited_nano_usd
-                FROM {source} {where} GROUP BY ALL
+                FROM {source} {where} GROUP BY 1, 2, 3, 4, 5
             ), named AS (
                 SELECT used.*, coalesce(tenants.name, '') AS tenant_name
                 FROM used LEFT JOIN tenants ON tenants.id = used.tenant
             )
-            SELECT ("day", tenant, "key", endpoint, model) AS place, to_json({{{members}}})::VARCHAR AS line
+            SELECT ("day", tenant, "key", endpoint, model) AS place, {line} AS line
             FROM named""",  # noqa: S608 - constants; values are bound
         values,
     )
 
 
-def first_and_last_us(connection: DuckDBPyConnection, source: str, query: ExportFilter) -> tuple[int, int] | None:
+def first_and_last_us(connection: SqlConnection, source: str, query: ExportFilter) -> tuple[int, int] | None:
     """See ``Store.first_and_last_us``."""
     where, values = _where(query, "true")
     row = connection.execute(
@@ -106,12 +100,12 @@ def first_and_last_us(connection: DuckDBPyConnection, source: str, query: Export
     return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 
-def _lines(connection: DuckDBPyConnection, rows_sql: str, values: list[Any]) -> Lines:
+def _lines(connection: SqlConnection, rows_sql: str, values: list[Any]) -> Lines:
     """Returns the lines in the order of ``place``.
 
     Not as one value: that takes DuckDB several times its size of memory.
     """
-    rows = connection.execute(f"SELECT line FROM ({rows_sql}) ORDER BY place", values).fetchall()  # noqa: S608 - as above
+    rows = connection.execute(f"SELECT line FROM ({rows_sql}) AS rows ORDER BY place", values).fetchall()  # noqa: S608 - as above
     return Lines(len(rows), "".join(f"{line}\n" for (line,) in rows).encode())
 
 
@@ -123,6 +117,8 @@ def _where(query: ExportFilter, condition: str, *values: Any) -> tuple[str, list
 
 def write_table(lines: Path, to: Path, columns: dict[str, str], kind: Literal["csv", "parquet"]) -> None:
     """Turn a file of JSON lines into a table. Raises OperatorError where ``to`` cannot be written."""
+    import duckdb
+
     types = ", ".join(f"'{name}': '{sql}'" for name, sql in columns.items())
     members = [_inert(name) if kind == "csv" and sql == "VARCHAR" else f'"{name}"' for name, sql in columns.items()]
     options = "FORMAT parquet, COMPRESSION zstd" if kind == "parquet" else "FORMAT csv, HEADER"

@@ -6,24 +6,21 @@ caller's transaction.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from trustgate.store.base import PaymentFilter
-from trustgate.store.rows import ENTRY_SELECT, PAYMENTS, entry_from_row, one_value, where_clause
+from trustgate.store.rows import ENTRY_SELECT, PAYMENTS, entry_from_row
+from trustgate.store.sql import Rows, SqlConnection, dialect_of, one_value, where_clause
 from trustgate.types import Entry, Payment, PaymentState
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 #: A request arrives, and its receipt is dated, before its payment is claimed: at most so long before, microseconds.
 CLAIM_SLACK_US = 86_400_000_000
 
 
-def claim_payment(connection: DuckDBPyConnection, payment: Payment) -> Payment:
+def claim_payment(connection: SqlConnection, payment: Payment) -> Payment:
     same, values = '"key" = ?', [payment.key]
     if payment.identifier:
         same += " OR (state <> 'failed' AND tenant_id = ? AND identifier = ?)"
         values += [payment.tenant_id, payment.identifier]
+    dialect_of(connection).take_turns(connection, [payment.key, f"{payment.tenant_id} {payment.identifier}"])
     # Nearly every payment is new, and one column is read in half the time of all.
     found = connection.execute(f'SELECT "key" FROM payments WHERE {same}', values).fetchall()  # noqa: S608 - bound
     if found:
@@ -37,7 +34,7 @@ def claim_payment(connection: DuckDBPyConnection, payment: Payment) -> Payment:
     return payment
 
 
-def move_payment(connection: DuckDBPyConnection, payment: Payment, before: PaymentState) -> bool:
+def move_payment(connection: SqlConnection, payment: Payment, before: PaymentState) -> bool:
     """Only what changes after a claim is written."""
     moved = connection.execute(
         """UPDATE payments SET state = ?, "transaction" = ?, payer = ?, reason = ?, updated_us = ?
@@ -50,18 +47,18 @@ def move_payment(connection: DuckDBPyConnection, payment: Payment, before: Payme
     return _changed(moved) == 1
 
 
-def _changed(result: DuckDBPyConnection) -> int:
+def _changed(result: Rows) -> int:
     """Returns how many rows a statement has changed. (``RETURNING`` would tell as well, for as much time again.)"""
     return int(one_value(result))
 
 
-def release_payment(connection: DuckDBPyConnection, payment: Payment) -> None:
+def release_payment(connection: SqlConnection, payment: Payment) -> None:
     connection.execute(
         "DELETE FROM payments WHERE \"key\" = ? AND id = ? AND state = 'reserved'", [payment.key, payment.id]
     )
 
 
-def load_payment(connection: DuckDBPyConnection, payment_id: str) -> Payment | None:
+def load_payment(connection: SqlConnection, payment_id: str) -> Payment | None:
     rows = connection.execute(
         f"SELECT {PAYMENTS.columns} FROM payments WHERE id = ?",  # noqa: S608 - bound
         [payment_id],
@@ -69,10 +66,10 @@ def load_payment(connection: DuckDBPyConnection, payment_id: str) -> Payment | N
     return PAYMENTS.read(rows[0]) if rows else None
 
 
-def load_payments(connection: DuckDBPyConnection, query: PaymentFilter) -> list[Payment]:
+def load_payments(connection: SqlConnection, query: PaymentFilter) -> list[Payment]:
     where, values = where_clause(
         ("tenant_id = ?", query.tenant_id),
-        ("list_contains(?::VARCHAR[], state)", list(query.states) or None),
+        ("state = ANY(?::VARCHAR[])", list(query.states) or None),
         ("id < ?", query.before_id),
         ("id > ?", query.after_id),
     )
@@ -84,7 +81,7 @@ def load_payments(connection: DuckDBPyConnection, query: PaymentFilter) -> list[
     return PAYMENTS.readable(rows)
 
 
-def load_payment_receipt(connection: DuckDBPyConnection, source: str, payment: Payment) -> Entry | None:
+def load_payment_receipt(connection: SqlConnection, source: str, payment: Payment) -> Entry | None:
     """No receipt of a payment is older than its claim."""
     rows = connection.execute(
         f"SELECT {ENTRY_SELECT} FROM {source} WHERE created_us >= ? AND payment = ?",  # noqa: S608 - bound

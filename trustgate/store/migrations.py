@@ -9,20 +9,21 @@ foreign keys (DuckDB refuses to update a referenced row) and no index on ``recei
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from trustgate.errors import StoreDamaged, StoreTooNew
+from trustgate.errors import StoreTooNew
 from trustgate.ids import new_id
 from trustgate.store.rows import table_of
+<<<<<<< HEAD
 from trustgate.types import FEATURES, UNMETERED_CALLS, Limits, Passport, Plan, Prices, Record, Scope
+=======
+from trustgate.store.sql import SqlConnection, dialect_of, in_transaction
+from trustgate.types import FEATURES, Limits, Passport, Plan, Prices, Record, Scope
+>>>>>>> 4afe53f (A store on Postgres: the same verbs over the same SQL, a dialect for what differs)
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
-Migration = Callable[["DuckDBPyConnection"], None]
+Migration = Callable[[SqlConnection], None]
 
 
-def _first_schema(connection: DuckDBPyConnection) -> None:
+def _first_schema(connection: SqlConnection) -> None:
     for statement in (
         """CREATE TABLE meta (
             schema_version INTEGER NOT NULL,
@@ -108,7 +109,7 @@ def _first_schema(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _tree_and_anchors(connection: DuckDBPyConnection) -> None:
+def _tree_and_anchors(connection: SqlConnection) -> None:
     """Tiles are append-only, written in the order they fill up, so they need no index, as ``receipts`` needs none."""
     for statement in (
         """CREATE TABLE tiles (
@@ -136,7 +137,7 @@ def _tree_and_anchors(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _payments(connection: DuckDBPyConnection) -> None:
+def _payments(connection: SqlConnection) -> None:
     """Older receipts have no value in the new columns: they are of version 1, which lacks those members."""
     for statement in (
         "ALTER TABLE receipts ADD COLUMN charged_nano_usd BIGINT",
@@ -176,7 +177,7 @@ def _payments(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _set_aside_and_progress(connection: DuckDBPyConnection) -> None:
+def _set_aside_and_progress(connection: SqlConnection) -> None:
     """What does not fit table ``receipts`` as it is, and how far the changes of other tables have come."""
     for statement in (
         """CREATE TABLE set_aside (
@@ -197,7 +198,7 @@ def _set_aside_and_progress(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _price_tables(connection: DuckDBPyConnection) -> None:
+def _price_tables(connection: SqlConnection) -> None:
     """Older receipts have no value in the new columns: they are of versions 1 and 2, which lack those members.
 
     The built-in model was the one that cost nothing because nothing was said of its price; now that is said.
@@ -231,7 +232,7 @@ def _price_tables(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _budgets_and_end_users(connection: DuckDBPyConnection) -> None:
+def _budgets_and_end_users(connection: SqlConnection) -> None:
     """Older receipts have no value in the new column: they are of versions 1 to 4, which lack that member."""
     for statement in (
         """CREATE TABLE budgets (
@@ -265,12 +266,12 @@ def _budgets_and_end_users(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _sales_without_a_key(connection: DuckDBPyConnection) -> None:
+def _sales_without_a_key(connection: SqlConnection) -> None:
     """Older terms have "": before this step nothing was sold without a key."""
     connection.execute("ALTER TABLE payment_terms ADD COLUMN keyless_key_id VARCHAR DEFAULT ''")
 
 
-def _tenants_and_credits(connection: DuckDBPyConnection) -> None:
+def _tenants_and_credits(connection: SqlConnection) -> None:
     for statement in (
         "ALTER TABLE tenants ADD COLUMN price_factor_ppm BIGINT",
         "ALTER TABLE tenants ADD COLUMN removed_us BIGINT",
@@ -288,7 +289,7 @@ def _tenants_and_credits(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _archives(connection: DuckDBPyConnection) -> None:
+def _archives(connection: SqlConnection) -> None:
     """Receipts that lie in Parquet files, and what has to be known of them without the files (store.archives)."""
     for statement in (
         """CREATE TABLE archives (
@@ -322,7 +323,7 @@ def _archives(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _notifications(connection: DuckDBPyConnection) -> None:
+def _notifications(connection: SqlConnection) -> None:
     for statement in (
         """CREATE TABLE subscribers (
             id VARCHAR PRIMARY KEY,
@@ -352,7 +353,7 @@ def _notifications(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _own_keys(connection: DuckDBPyConnection) -> None:
+def _own_keys(connection: SqlConnection) -> None:
     """Tenants may make keys where their plan says so; of the keys there are, the operator has made every one."""
     for statement in (
         "ALTER TABLE plans ADD COLUMN own_keys BIGINT DEFAULT 0",
@@ -362,7 +363,7 @@ def _own_keys(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _profiles_and_pools(connection: DuckDBPyConnection) -> None:
+def _profiles_and_pools(connection: SqlConnection) -> None:
     for statement in (
         """CREATE TABLE profiles (
             id VARCHAR PRIMARY KEY,  -- plan:NAME, tenant:ID or key:ID
@@ -374,11 +375,16 @@ def _profiles_and_pools(connection: DuckDBPyConnection) -> None:
         connection.execute(statement)
 
 
-def _match_heads(connection: DuckDBPyConnection) -> None:
+_OUR_COLUMNS = """information_schema.columns
+    WHERE table_catalog = current_database() AND table_schema = current_schema()"""
+
+
+def _match_heads(connection: SqlConnection) -> None:
     """Give ``archived_heads`` the columns that later steps have given ``receipts``."""
     missing = connection.execute(
-        """SELECT column_name, data_type, column_default FROM duckdb_columns() WHERE table_name = 'receipts'
-           AND column_name NOT IN (SELECT column_name FROM duckdb_columns() WHERE table_name = 'archived_heads')"""
+        f"""SELECT column_name, data_type, column_default FROM {_OUR_COLUMNS} AND table_name = 'receipts'
+            AND column_name NOT IN (SELECT column_name FROM {_OUR_COLUMNS} AND table_name = 'archived_heads')
+            ORDER BY ordinal_position"""  # noqa: S608 - constants
     ).fetchall()
     for name, kind, default in missing:
         connection.execute(f'ALTER TABLE archived_heads ADD COLUMN "{name}" {kind} DEFAULT {default or "NULL"}')
@@ -394,25 +400,22 @@ MIGRATIONS: tuple[Migration, ...] = (
 LATEST = len(MIGRATIONS)
 
 
-def schema_version(connection: DuckDBPyConnection) -> int:
+def schema_version(connection: SqlConnection) -> int:
     """Returns the schema of the open database; 0 if it is empty.
 
     Raises StoreDamaged if it is another program's database.
     """
-    columns = connection.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+    columns = connection.execute(f"SELECT table_name, column_name FROM {_OUR_COLUMNS}").fetchall()  # noqa: S608 - ours
     if not columns:
         return 0
     ours = ("meta", "schema_version") in columns
     rows = connection.execute("SELECT schema_version FROM meta").fetchall() if ours else []
     if len(rows) != 1:
-        raise StoreDamaged(
-            "The database file is a DuckDB database, but not one of TrustGate's.",
-            hint="Choose another folder with --home, or move that file away.",
-        )
+        raise dialect_of(connection).foreign()
     return int(rows[0][0])
 
 
-def migrate(connection: DuckDBPyConnection, now_us: int) -> None:
+def migrate(connection: SqlConnection, now_us: int) -> None:
     """Bring the database to the latest schema, in one transaction; fill a new one with the seeds.
 
     Raises StoreTooNew for a database of a newer TrustGate, StoreDamaged for one of another program. Either way it is
@@ -426,22 +429,19 @@ def migrate(connection: DuckDBPyConnection, now_us: int) -> None:
         )
     if version == LATEST:
         return
-    connection.begin()
-    try:
+
+    def bring_up(connection: SqlConnection) -> None:
         for step in MIGRATIONS[version:]:
             step(connection)
         _match_heads(connection)
         if version == 0:
             connection.execute("INSERT INTO meta VALUES (?, ?, ?)", [LATEST, new_id("store", now_us), now_us])
             for record in seeds(now_us):
-                table = table_of(record)
-                connection.execute(table.upsert_sql, table.to_row(record))
+                table_of(record).put(connection, [record])
         else:
             connection.execute("UPDATE meta SET schema_version = ?", [LATEST])
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
+
+    in_transaction(connection, bring_up)
 
 
 def seeds(now_us: int) -> tuple[Record, ...]:

@@ -6,19 +6,15 @@ are no decision of operators, so no journal has them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from trustgate.store.base import NoticeDelivery, NotificationChange, Notifications, OpenCondition
 from trustgate.store.rows import RecordTable
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+from trustgate.store.sql import SqlConnection
 
 _CONDITIONS = RecordTable(OpenCondition, "open_conditions", "identity")
 _DELIVERIES = RecordTable(NoticeDelivery, "deliveries", "id")
 
 
-def load_notifications(connection: DuckDBPyConnection) -> Notifications:
+def load_notifications(connection: SqlConnection) -> Notifications:
     """Returns everything that is kept; ids are in the order of time."""
     return Notifications(
         conditions=tuple(map(_CONDITIONS.from_row, connection.execute(_CONDITIONS.select_sql).fetchall())),
@@ -26,13 +22,13 @@ def load_notifications(connection: DuckDBPyConnection) -> Notifications:
     )
 
 
-def apply_notifications(connection: DuckDBPyConnection, change: NotificationChange) -> None:
+def apply_notifications(connection: SqlConnection, change: NotificationChange) -> None:
     """Write a change; within a transaction."""
     for identity in change.over:
         connection.execute(_CONDITIONS.delete_sql, [identity])
     for condition in change.conditions:
-        connection.execute(_CONDITIONS.upsert_sql, _CONDITIONS.to_row(condition))
+        _CONDITIONS.put(connection, [condition])
     for delivery_id in change.forgotten:
         connection.execute(_DELIVERIES.delete_sql, [delivery_id])
     for delivery in change.deliveries:
-        connection.execute(_DELIVERIES.upsert_sql, _DELIVERIES.to_row(delivery))
+        _DELIVERIES.put(connection, [delivery])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from trustgate.errors import StoreDamaged
 from trustgate.store.base import DamagedRow, Kept, State
@@ -34,12 +33,9 @@ from trustgate.store.rows import (
     RecordTable,
     S,
     table_of,
-    where_clause,
 )
+from trustgate.store.sql import SqlConnection, where_clause
 from trustgate.types import Alias, CreditNote, Plan, PriceChange
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 #: Records kept by one statement: 50 take a tenth of the time that they take one by one, more gain little.
 _PUT_ROWS = 50
@@ -47,17 +43,17 @@ _PUT_ROWS = 50
 _READ_ROWS = 2_000
 
 
-def load_table(connection: DuckDBPyConnection, table: RecordTable[S]) -> tuple[S, ...]:
+def load_table(connection: SqlConnection, table: RecordTable[S]) -> tuple[S, ...]:
     """Raises StoreDamaged, naming the row, where one cannot be read."""
     return tuple(table.read(row) for row in connection.execute(table.select_sql).fetchall())
 
 
-def load_readable(connection: DuckDBPyConnection, table: RecordTable[S]) -> list[S]:
+def load_readable(connection: SqlConnection, table: RecordTable[S]) -> list[S]:
     """Returns the records that decide nothing: rows that cannot be read are left out, and named in the log."""
     return table.readable(connection.execute(table.select_sql).fetchall())
 
 
-def damaged_rows(connection: DuckDBPyConnection) -> list[DamagedRow]:
+def damaged_rows(connection: SqlConnection) -> list[DamagedRow]:
     """Returns all rows of records that cannot be read."""
     found: list[DamagedRow] = []
     for table in RECORD_TABLES:
@@ -71,7 +67,7 @@ def damaged_rows(connection: DuckDBPyConnection) -> list[DamagedRow]:
     return found
 
 
-def load_state(connection: DuckDBPyConnection) -> State:
+def load_state(connection: SqlConnection) -> State:
     return State(
         tenants=load_table(connection, TENANTS),
         keys=load_table(connection, KEYS),
@@ -88,7 +84,7 @@ def load_state(connection: DuckDBPyConnection) -> State:
     )
 
 
-def load_credit_notes(connection: DuckDBPyConnection, tenant_id: str) -> list[CreditNote]:
+def load_credit_notes(connection: SqlConnection, tenant_id: str) -> list[CreditNote]:
     rows = connection.execute(
         f"SELECT {CREDIT_NOTES.columns} FROM credit_notes WHERE tenant_id = ? ORDER BY id",  # noqa: S608 - constants
         [tenant_id],
@@ -96,9 +92,7 @@ def load_credit_notes(connection: DuckDBPyConnection, tenant_id: str) -> list[Cr
     return [CREDIT_NOTES.read(row) for row in rows]
 
 
-def load_price_changes(
-    connection: DuckDBPyConnection, price_hash: str | None, passport_id: str | None
-) -> list[PriceChange]:
+def load_price_changes(connection: SqlConnection, price_hash: str | None, passport_id: str | None) -> list[PriceChange]:
     where, values = where_clause(("price_hash = ?", price_hash), ("passport_id = ?", passport_id))
     rows = connection.execute(
         f"SELECT {PRICE_CHANGES.columns} FROM price_changes {where} ORDER BY from_us, id",  # noqa: S608 - bound
@@ -107,21 +101,21 @@ def load_price_changes(
     return [PRICE_CHANGES.read(row) for row in rows]
 
 
-def put_records(connection: DuckDBPyConnection, records: Sequence[Kept]) -> None:
+def put_records(connection: SqlConnection, records: Sequence[Kept]) -> None:
     for table, group in groupby(records, key=table_of):
         kept = list(group)
         for start in range(0, len(kept), _PUT_ROWS):
             # Of two with one identity the later counts, and a statement takes one alone.
-            rows = {getattr(record, table.identity): table.to_row(record) for record in kept[start : start + _PUT_ROWS]}
-            connection.execute(table.upsert_many_sql(len(rows)), [value for row in rows.values() for value in row])
+            rows = {getattr(record, table.identity): record for record in kept[start : start + _PUT_ROWS]}
+            table.put(connection, list(rows.values()))
 
 
-def remove_records(connection: DuckDBPyConnection, records: Sequence[Plan | Alias]) -> None:
+def remove_records(connection: SqlConnection, records: Sequence[Plan | Alias]) -> None:
     for record in records:
         connection.execute(table_of(record).delete_sql, [record.name])
 
 
-def apply_change(connection: DuckDBPyConnection, change: Change, is_everything: bool) -> None:
+def apply_change(connection: SqlConnection, change: Change, is_everything: bool) -> None:
     """Write a change. ``is_everything``: plans and aliases that it does not name had been removed."""
     if is_everything:
         for table in (PLANS, ALIASES):
@@ -131,7 +125,7 @@ def apply_change(connection: DuckDBPyConnection, change: Change, is_everything: 
     connection.execute("UPDATE progress SET changes = ?, at_us = ?", [change.number, change.at_us])
 
 
-def load_everything(connection: DuckDBPyConnection) -> tuple[Kept, ...]:
+def load_everything(connection: SqlConnection) -> tuple[Kept, ...]:
     """Returns what a journal of changes begins with: all but the anchors that are on their chain."""
     state = load_state(connection)
     kept: list[Kept] = [*state.tenants, *state.keys, *state.plans, *state.passports, *state.aliases]

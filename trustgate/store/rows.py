@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from trustgate.errors import StoreDamaged, TrustGateError
 from trustgate.store.base import SUM_MOST, Kept
+from trustgate.store.sql import SqlConnection, dialect_of
 from trustgate.types import (
     COUNTED,
     END_USER_VERSIONS,
@@ -44,9 +45,6 @@ from trustgate.types import (
     Tenant,
 )
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -64,18 +62,18 @@ class RecordTable(Generic[S]):
         self.identity = identity
         self._json = json
         self._members = kind.__struct_fields__
-        columns = ", ".join(f'"{member}"' for member in self._members)
+        self.column_names = tuple(f'"{member}"' for member in self._members)
+        columns = ", ".join(self.column_names)
         marks = ", ".join("?" * len(self._members))
         self.columns = columns
         self.insert_sql = f"INSERT INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - constants
-        self.upsert_sql = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - constants
-        self._row_marks = f"({marks})"
         self.select_sql = f"SELECT {columns} FROM {table} ORDER BY {identity}"  # noqa: S608 - constants
         self.delete_sql = f"DELETE FROM {table} WHERE {identity} = ?"  # noqa: S608 - constants
 
-    def upsert_many_sql(self, rows: int) -> str:
-        """For as many rows, no two with the same identity."""
-        return f"{self.upsert_sql}{f', {self._row_marks}' * (rows - 1)}"
+    def put(self, connection: SqlConnection, records: Sequence[S]) -> None:
+        """Keep the records, no two of one identity, in the place of older ones. The caller's transaction."""
+        sql = dialect_of(connection).upsert(self.table, self.column_names, self.identity, len(records))
+        connection.execute(sql, [value for record in records for value in self.to_row(record)])
 
     def to_row(self, record: S) -> list[Any]:
         return [
@@ -249,16 +247,3 @@ def _entry_from_row(row: Sequence[Any]) -> Entry:
     if end_user[0] is not None:
         members |= zip(RECEIPT_END_USER_MEMBERS, end_user, strict=True)
     return Entry(seq=row[0], receipt=Receipt(**members), secret=row[-1])
-
-
-def where_clause(*conditions: tuple[str, Any]) -> tuple[str, list[Any]]:
-    """Returns a WHERE clause of the conditions whose value is given, and those values."""
-    given = [(sql, value) for sql, value in conditions if value is not None]
-    return ("WHERE " + " AND ".join(sql for sql, _ in given) if given else ""), [value for _, value in given]
-
-
-def one_value(result: DuckDBPyConnection) -> Any:
-    row = result.fetchone()
-    if row is None:
-        raise StoreDamaged("The database has lost a row that is always there.", hint="Put back a copy of the database.")
-    return row[0]

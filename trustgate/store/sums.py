@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from trustgate.store.archives import Archives, ReadRange
 from trustgate.store.base import (
@@ -21,18 +21,15 @@ from trustgate.store.base import (
     UsageRow,
     WindowUsage,
 )
-from trustgate.store.rows import BILLED, IS_COUNTED, sum_sql, where_clause
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+from trustgate.store.rows import BILLED, IS_COUNTED, sum_sql
+from trustgate.store.sql import SqlConnection, dialect_of, where_clause
 
 _US_PER_DAY = 86_400_000_000
 _US_PER_HOUR = 3_600_000_000
 _LAST_US = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMES = {"day": _US_PER_DAY, "hour": _US_PER_HOUR}
 _GROUPS = {
-    "day": f"created_us // {_US_PER_DAY}",
-    "hour": f"created_us // {_US_PER_HOUR}",
     "model": "model",
     "key": '"key"',
     "tenant": "tenant",
@@ -56,12 +53,11 @@ class Sources(NamedTuple):
         )
 
 
-def sum_windows(
-    connection: DuckDBPyConnection, sources: Sources, since_us: int, until_us: int | None
-) -> list[WindowUsage]:
+def sum_windows(connection: SqlConnection, sources: Sources, since_us: int, until_us: int | None) -> list[WindowUsage]:
+    wide = dialect_of(connection).wide
     rows = connection.execute(
         f"""WITH used AS (
-                SELECT tenant, "key", 1 AS requests, prompt_tokens::HUGEINT + completion_tokens AS tokens,
+                SELECT tenant, "key", 1 AS requests, prompt_tokens::{wide} + completion_tokens AS tokens,
                     {BILLED} AS billed
                 FROM {sources.rows} WHERE created_us >= ? AND created_us < ? AND {IS_COUNTED}
                 UNION ALL SELECT tenant, "key", requests, tokens, billed_nano_usd FROM archived_sums
@@ -81,13 +77,16 @@ def _in_files(sources: Sources) -> str:
     return f"first_seq IN ({', '.join(map(str, sources.summed))})" if sources.summed else "false"
 
 
-def sum_budget_use(connection: DuckDBPyConnection, sources: Sources, query: BudgetUseFilter) -> list[BudgetUse]:
+def sum_budget_use(connection: SqlConnection, sources: Sources, query: BudgetUseFilter) -> list[BudgetUse]:
     """Returns the sums over the receipts, added up in SQL: over millions it takes a second, a minute in Python."""
-    part = f"created_us // {query.part_us} * {query.part_us}" if query.part_us else f"{query.since_us}::BIGINT"
+    dialect = dialect_of(connection)
+    part = f"{query.since_us}::BIGINT"
+    if query.part_us:
+        part = f"{dialect.per('created_us', query.part_us)} * {query.part_us}"
     rows = connection.execute(
         f"""WITH used AS (
                 SELECT tenant, "key", model, end_user, {part} AS part, 1 AS requests,
-                    prompt_tokens::HUGEINT + completion_tokens AS tokens, {BILLED} AS billed
+                    prompt_tokens::{dialect.wide} + completion_tokens AS tokens, {BILLED} AS billed
                 FROM {sources.rows} WHERE created_us >= ? AND created_us < ? AND seq <= ? AND {IS_COUNTED}
                 UNION ALL SELECT tenant, "key", model, end_user, {query.since_us}::BIGINT, requests, tokens,
                     billed_nano_usd
@@ -96,19 +95,19 @@ def sum_budget_use(connection: DuckDBPyConnection, sources: Sources, query: Budg
             SELECT tenant, "key", {"model" if query.by_model else "''"} AS model,
                 {"end_user" if query.by_end_user else "NULL"} AS end_user, part, sum(requests), {sum_sql("tokens")},
                 {sum_sql("billed")}
-            FROM used GROUP BY ALL ORDER BY part, tenant, "key", model, end_user""",  # noqa: S608 - constants, integers
+            FROM used GROUP BY 1, 2, 3, 4, 5 ORDER BY part, tenant, "key", model, end_user""",  # noqa: S608 - constants, integers
         [query.since_us, query.until_us, _LAST_US if query.until_seq is None else query.until_seq],
     ).fetchall()
     return [BudgetUse(*row[:4], *map(int, row[4:])) for row in rows]
 
 
 def sum_end_users(
-    connection: DuckDBPyConnection, source: str, tenant_id: str, since_us: int, limit: int, end_user: str | None
+    connection: SqlConnection, source: str, tenant_id: str, since_us: int, limit: int, end_user: str | None
 ) -> list[EndUserUse]:
     where, values = where_clause(("tenant = ?", tenant_id), ("created_us >= ?", since_us), ("end_user = ?", end_user))
     rows = connection.execute(
         f"""SELECT end_user, count(*) FILTER (WHERE {IS_COUNTED}),
-                {sum_sql("prompt_tokens::HUGEINT + completion_tokens", IS_COUNTED)} AS tokens,
+                {sum_sql(f"prompt_tokens::{dialect_of(connection).wide} + completion_tokens", IS_COUNTED)} AS tokens,
                 {sum_sql(BILLED, IS_COUNTED)} AS billed, min(created_us), max(created_us)
             FROM {source} {where} AND end_user IS NOT NULL
             GROUP BY end_user ORDER BY billed DESC, tokens DESC, end_user LIMIT ?""",  # noqa: S608 - values are bound
@@ -117,7 +116,7 @@ def sum_end_users(
     return [EndUserUse(row[0], *map(int, row[1:])) for row in rows]
 
 
-def sum_usage(connection: DuckDBPyConnection, source: str, query: UsageFilter) -> list[UsageRow]:
+def sum_usage(connection: SqlConnection, source: str, query: UsageFilter) -> list[UsageRow]:
     where, values = where_clause(
         ("finish <> ?", "credited"),  # which is no request, and has no model
         ("tenant = ?", query.tenant_id),
@@ -126,8 +125,9 @@ def sum_usage(connection: DuckDBPyConnection, source: str, query: UsageFilter) -
         ("seq <= ?", query.until_seq),
     )
     sums = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
+    group = _GROUPS.get(query.by) or dialect_of(connection).per("created_us", _TIMES[query.by])
     rows = connection.execute(
-        f"""SELECT {_GROUPS[query.by]} AS "group",
+        f"""SELECT {group} AS "group",
                 count(*) FILTER (WHERE {IS_COUNTED}),
                 count(*) FILTER (WHERE finish = 'refused'),
                 count(*) FILTER (WHERE finish = 'upstream_error'),
@@ -135,7 +135,7 @@ def sum_usage(connection: DuckDBPyConnection, source: str, query: UsageFilter) -
                 count(*) FILTER (WHERE {IS_COUNTED} AND usage_source = 'estimate'),
                 {sum_sql(BILLED, IS_COUNTED)},
                 count(*) FILTER (WHERE {IS_COUNTED} AND price_known = false)
-            FROM {source} {where} GROUP BY "group" ORDER BY "group" """,  # noqa: S608 - constants; values are bound
+            FROM {source} {where} GROUP BY 1 ORDER BY 1""",  # noqa: S608 - constants; values are bound
         values,
     ).fetchall()
     members = ("requests", "refused", "failed", *sums, "estimated", "billed_nano_usd", "unpriced")
@@ -155,7 +155,7 @@ def _time(by: UsageGroup, group: Any) -> str:
     return f"{_EPOCH + timedelta(hours=group):%Y-%m-%d %H}:00" if by == "hour" else str(group)
 
 
-def sum_balances(connection: DuckDBPyConnection) -> list[Balance]:
+def sum_balances(connection: SqlConnection) -> list[Balance]:
     rows = connection.execute(
         f"""WITH kept AS (
                 SELECT tenant, credited_nano_usd, charged_nano_usd FROM receipts WHERE charged_nano_usd IS NOT NULL
@@ -170,26 +170,27 @@ def sum_balances(connection: DuckDBPyConnection) -> list[Balance]:
     ]
 
 
-def receipt_months(connection: DuckDBPyConnection, source: str, tenant_id: str) -> list[int]:
+def receipt_months(connection: SqlConnection, source: str, tenant_id: str) -> list[int]:
     rows = connection.execute(
         f"""SELECT max(created_us) FROM {source} WHERE tenant = ?
-            GROUP BY date_trunc('month', make_timestamp(created_us)) ORDER BY 1 DESC""",  # noqa: S608 - constants
+            GROUP BY {dialect_of(connection).month("created_us")} ORDER BY 1 DESC""",  # noqa: S608 - constants
         [tenant_id],
     ).fetchall()
     return [int(at_us) for (at_us,) in rows]
 
 
 def statement_span(
-    connection: DuckDBPyConnection, source: str, tenant_id: str, since_us: int, until_us: int, until_seq: int
+    connection: SqlConnection, source: str, tenant_id: str, since_us: int, until_us: int, until_seq: int
 ) -> StatementSpan | None:
     """Returns the period's receipts and what came before. The tenant's own numbers (``tseq``) make them neighbours."""
+    wide = dialect_of(connection).wide
     row = connection.execute(
-        f"""SELECT max(tseq), min(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),
-                max(tseq) FILTER (WHERE created_us >= $since AND created_us < $until),
-                max(tseq) FILTER (WHERE created_us < $since),
-                coalesce(sum(credited_nano_usd::HUGEINT - charged_nano_usd) FILTER (WHERE created_us < $since), 0)
-            FROM {source} WHERE tenant = $tenant AND seq <= $last""",  # noqa: S608 - values are bound
-        {"since": since_us, "until": until_us, "tenant": tenant_id, "last": until_seq},
+        f"""SELECT max(tseq), min(tseq) FILTER (WHERE created_us >= ? AND created_us < ?),
+                max(tseq) FILTER (WHERE created_us >= ? AND created_us < ?),
+                max(tseq) FILTER (WHERE created_us < ?),
+                coalesce(sum(credited_nano_usd::{wide} - charged_nano_usd) FILTER (WHERE created_us < ?), 0)
+            FROM {source} WHERE tenant = ? AND seq <= ?""",  # noqa: S608 - values are bound
+        [since_us, until_us, since_us, until_us, since_us, since_us, tenant_id, until_seq],
     ).fetchall()[0]
     most, first, last, before, opening = row
     if most is None:

@@ -85,7 +85,7 @@ def _ask(context: typer.Context, kind: str) -> list[tuple[str, str]]:
     from trustgate.admin.budgeting import BudgetNames
 
     settings = session(context).settings()
-    if remote_server() is None and not settings.database.exists():
+    if remote_server() is None and not settings.may_have_database:
         return []  # and none is made
     kinds: dict[str, tuple[c.Command[Any], Callable[[Any], tuple[str, str]]]] = {
         "tenant": (c.TenantList(), lambda tenant: (tenant.name, f"on {tenant.plan}")),

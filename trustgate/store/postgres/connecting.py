@@ -1,0 +1,147 @@
+"""Connections to Postgres, and what becomes of its failures.
+
+Owns what every connection is set to, and the errors of asyncpg as ours. Postgres's own texts may quote values, so they
+go no further than ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+import asyncpg
+
+from trustgate.errors import OperatorError, SettingsError, StoreDamaged, StoreUnusable, TrustGateError, Unavailable
+from trustgate.settings import PostgresAddress
+
+#: What ``INSERT … ON CONFLICT``, ``unnest`` and the views that are read here need is there since long; older versions
+#: than this are not tested.
+LEAST_VERSION = 15
+CONNECT_TIMEOUT_S = 10.0
+#: A server that is stopped, starting, or cut off; asking again may help.
+AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+    asyncio.TimeoutError,
+)
+#: Of which a transaction knows nothing is kept, and which goes through when it is done again.
+SERIALIZATION = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+
+def is_away(error: BaseException) -> bool:
+    """Returns whether the connection is of no more use."""
+    return isinstance(error, AWAY) and not isinstance(error, asyncpg.DataError)
+
+
+async def connect(address: PostgresAddress, role: str, **settings: str) -> asyncpg.Connection[Any]:
+    """Open a connection. ``role`` says in pg_stat_activity what it is for; ``settings`` are the server's.
+
+    Raises Unavailable (``store_unreachable``) where the server does not answer, StoreUnusable where it refuses.
+    """
+    try:
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(
+            address.url,
+            password=address.password,
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings={"application_name": application_name(role), "timezone": "UTC", **settings},
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+        raise connect_failure(address, error) from error
+    try:
+        found = connection.get_server_version()
+        if found.major < LEAST_VERSION:
+            raise StoreUnusable(
+                f"The database server {place(address)} is Postgres {found.major}; {LEAST_VERSION} or newer is needed.",
+                hint="Use a newer server.",
+            )
+        if await connection.fetchval("SELECT current_schema()") is None:
+            raise StoreUnusable(
+                f"The schema that {place(address)} names does not exist.",
+                hint="Create it (CREATE SCHEMA …), or take search_path out of store.url.",
+            )
+    except asyncpg.PostgresError as error:
+        connection.terminate()
+        raise translate(error) from error
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+def application_name(role: str) -> str:
+    """Returns what names this process in pg_stat_activity (63 bytes): who waits for a lock reads it there."""
+    return f"trustgate {role} {os.getpid()} {socket.gethostname()}"[:63]
+
+
+def place(address: PostgresAddress) -> str:
+    """Returns the address without its query, for people."""
+    return address.url.partition("?")[0]
+
+
+def connect_failure(address: PostgresAddress, error: Exception) -> TrustGateError:
+    """Returns what it means that no connection could be opened."""
+    where = place(address)
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return StoreUnusable(
+            f"The database server has no database of the name in {where}.",
+            hint="Create it: createdb NAME, or CREATE DATABASE NAME.",
+        )
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return StoreUnusable(
+            f"The database server does not let {where} in: the user or the password is wrong.",
+            hint="Name the password's variable with store.password_env, its file with store.password_file, or put it "
+            "into ~/.pgpass.",
+        )
+    if isinstance(error, ValueError | asyncpg.ClientConfigurationError):
+        return SettingsError(f"store.url cannot be used: {error}.", hint="It looks like postgresql://user@host/name")
+    if is_away(error):
+        return Unavailable(
+            f"The database server {where} does not answer ({_why(error)}).",
+            code="store_unreachable",
+            hint="Start it, or correct store.url.",
+        )
+    return translate(error)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error).rstrip(".")
+    if isinstance(error, TimeoutError):
+        return f"no answer within {CONNECT_TIMEOUT_S:g} s"
+    strerror = getattr(error, "strerror", None)
+    return strerror or type(error).__name__
+
+
+def translate(error: BaseException) -> TrustGateError:
+    """Returns the error that a failure of Postgres in the middle of work is to the caller."""
+    if isinstance(error, TrustGateError):
+        return error
+    if isinstance(error, asyncpg.DiskFullError):
+        return Unavailable(
+            "The disk of the database server is full: nothing more can be recorded.",
+            code="storage_full",
+            hint="Free some space there; nothing recorded is lost and no restart is needed.",
+        )
+    if is_away(error):
+        return Unavailable("The database server does not answer.", code="store_unreachable", hint="See the log.")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return _refused("the user may not do this", "Make the user the owner of its database or schema.")
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return _refused("it only reads: it is a standby", "Let store.url name the primary.")
+    if isinstance(error, asyncpg.DataCorruptedError | asyncpg.IndexCorruptedError):
+        return StoreDamaged(
+            "The database is damaged, as Postgres says.", hint="See its server's log; restore a backup."
+        )
+    return Unavailable(f"The database failed ({type(error).__name__}).", code="store_failed", hint="See the log.")
+
+
+def _refused(why: str, hint: str) -> OperatorError:
+    return StoreUnusable(f"The database server refuses: {why}.", hint=hint)

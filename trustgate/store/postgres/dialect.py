@@ -1,0 +1,217 @@
+"""Postgres's words where they differ from DuckDB's, and its connection as the shared SQL is run over it."""
+
+from __future__ import annotations
+
+import re
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+import asyncpg
+
+from trustgate.errors import StoreDamaged
+from trustgate.store.sql import SqlDialect
+
+#: DuckDB's names of types as Postgres's. Text is compared byte by byte, as DuckDB and Python do it, and an index on it
+#: does not depend on the version of the server's C library.
+_TYPES = {"VARCHAR": 'TEXT COLLATE "C"', "BLOB": "BYTEA", "HUGEINT": "NUMERIC(39)"}
+_TYPE = re.compile(rf"\b({'|'.join(_TYPES)})\b")
+_IS_QUERY = re.compile(r"\s*(SELECT|WITH|SHOW)\b", re.IGNORECASE)
+_IS_SCHEMA = re.compile(r"\s*(CREATE|ALTER)\b", re.IGNORECASE)
+
+
+class PostgresDialect(SqlDialect):
+    wide = "NUMERIC(39)"
+    trial = "pg_temp.trial"
+    name = "Postgres"
+
+    def per(self, column: str, size: int) -> str:
+        return f"{column} / {size}"
+
+    def month(self, column: str) -> str:
+        return f"date_trunc('month', to_timestamp({column} / 1000000) AT TIME ZONE 'UTC')"
+
+    def day(self, column: str) -> str:
+        return f"to_char(to_timestamp({column} / 1000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+
+    def glob(self, column: str, pattern: str | None) -> tuple[str, str | None]:
+        return f"{column} ~ ?", None if pattern is None else _expression(pattern)
+
+    def hexadecimal(self, column: str) -> str:
+        return f"encode({column}, 'hex')"
+
+    def json_item(self, column: str, index: int) -> str:
+        return f"({column}::json ->> {index})"
+
+    def json_object(self, members: Mapping[str, str]) -> str:
+        # json_build_object takes 50 members at most, and writes blanks.
+        inside = ", ".join(f'{sql} AS "{name}"' for name, sql in members.items())
+        return f"(SELECT row_to_json(o)::text FROM (SELECT {inside}) AS o)"  # noqa: S608 - columns
+
+    def upsert(self, table: str, columns: Sequence[str], identity: str, rows: int) -> str:
+        marks = f"({', '.join('?' * len(columns))})"
+        others = [column for column in columns if column.strip('"') != identity.strip('"')]
+        changes = ", ".join(f"{column} = excluded.{column}" for column in others)
+        return f"""INSERT INTO {table} ({", ".join(columns)}) VALUES {", ".join([marks] * rows)}
+            ON CONFLICT ({identity}) DO UPDATE SET {changes}"""  # noqa: S608 - constants
+
+    def append(self, connection: Any, table: str, columns: Sequence[str], rows: Sequence[Callable[[], Any]]) -> None:
+        connection.copy(table, columns, [make() for make in rows])
+
+    def try_row(self, connection: Any, columns: Sequence[str], row: Sequence[Any]) -> None:
+        if not connection.in_transaction:
+            connection.copy("trial", columns, [row])
+            return
+        connection.execute("SAVEPOINT trial")
+        try:
+            connection.copy("trial", columns, [row])
+        except BaseException:
+            connection.execute("ROLLBACK TO SAVEPOINT trial")
+            raise
+        connection.execute("RELEASE SAVEPOINT trial")
+
+    def make_trial(self, connection: Any) -> None:
+        connection.execute("DROP TABLE IF EXISTS pg_temp.trial")
+        connection.execute("CREATE TEMP TABLE trial (LIKE receipts)")
+
+    def why_unfit(self, row: Sequence[Any]) -> str | None:
+        """A NUL does not fit TEXT; in JSON it does, but nothing reads it out again."""
+        return "a NUL character" if any(isinstance(value, str) and "\\u0000" in value for value in row) else None
+
+    def take_turns(self, connection: Any, names: Sequence[str]) -> None:
+        # In one order, so that no two transactions wait for each other.
+        for name in sorted(names):
+            connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' ' || ?, 1))", [name]
+            )
+
+    def foreign(self) -> StoreDamaged:
+        return StoreDamaged(
+            "The database has tables of another program where TrustGate's should be.",
+            hint='Give TrustGate a database or a schema of its own: store.url = "postgresql://…?search_path=NAME"',
+        )
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        return (asyncpg.PostgresError, asyncpg.DataError)
+
+
+POSTGRES = PostgresDialect()
+
+
+def _expression(pattern: str) -> str:
+    """Returns a shell glob (``*``, ``?``, ``[…]``) as a regular expression of Postgres's for the whole text."""
+    parts, at = [], 0
+    while at < len(pattern):
+        end = pattern.find("]", at + 2) if pattern[at] == "[" else -1
+        if end > 0:
+            inside = pattern[at + 1 : end].replace("\\", "\\\\")
+            parts.append(f"[{'^' + inside[1:] if inside[0] in '!^' else inside}]")
+            at = end
+        elif pattern[at] in "*?":
+            parts.append(".*" if pattern[at] == "*" else ".")
+        else:
+            parts.append(re.escape(pattern[at]))
+        at += 1
+    return f"^(?:{''.join(parts)})$"
+
+
+@lru_cache(maxsize=1024)
+def numbered(query: str) -> str:
+    """Returns SQL with ``$1, $2 …`` in place of each ``?`` outside quotes."""
+    numbers = count(1)
+    pieces = query.split("'")
+    pieces[::2] = [re.sub(r"\?", lambda _: f"${next(numbers)}", outside) for outside in pieces[::2]]
+    return "'".join(pieces)
+
+
+class _Rows:
+    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
+        self._rows = rows
+        self._at = 0
+
+    def fetchone(self) -> Any:
+        return next(iter(self.fetchmany(1)), None)
+
+    def fetchmany(self, size: int = 1) -> list[Any]:
+        self._at += size
+        return self._rows[self._at - size : self._at]
+
+    def fetchall(self) -> list[Any]:
+        return self.fetchmany(len(self._rows))
+
+
+class PostgresConnection:
+    """A connection of asyncpg whose event loop runs on this thread, and only while a statement does."""
+
+    dialect = POSTGRES
+
+    def __init__(self, loop: AbstractEventLoop, connection: Any) -> None:
+        self._loop = loop
+        self._connection = connection
+        self.in_transaction = False
+        #: A statement is under way after whose failure it is not known whether it was carried out.
+        self.in_doubt = False
+        #: Transactions that were committed, and statements outside of one that may have changed something.
+        self.committed = 0
+
+    @property
+    def is_closed(self) -> bool:
+        closed: bool = self._connection.is_closed()
+        return closed
+
+    @property
+    def process_id(self) -> int:
+        """Of the server's process."""
+        found: int = self._connection.get_server_pid()
+        return found
+
+    def execute(self, query: Any, parameters: object = None) -> _Rows:
+        values: Sequence[Any] = parameters if isinstance(parameters, list | tuple) else ()
+        if _IS_QUERY.match(query):
+            rows = self._run(self._connection.fetch(numbered(query), *values))
+            return _Rows([tuple(row) for row in rows])
+        if _IS_SCHEMA.match(query):
+            query = _TYPE.sub(lambda found: _TYPES[found[1]], query)
+        status = self._changing(self._connection.execute(numbered(query), *values))
+        words = status.split()
+        return _Rows([(int(words[-1]),)] if words and words[-1].isdigit() else [])
+
+    def copy(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows by COPY."""
+        self._changing(self._connection.copy_records_to_table(table, records=rows, columns=list(columns)))
+
+    def begin(self) -> None:
+        self._run(self._connection.execute("BEGIN"))
+        self.in_transaction = True
+
+    def commit(self) -> None:
+        self.in_transaction = False
+        self._changing(self._connection.execute("COMMIT"))
+
+    def rollback(self) -> None:
+        self.in_transaction = False
+        if not self.is_closed:
+            self._run(self._connection.execute("ROLLBACK"))
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self._run(self._connection.close(timeout=5))
+
+    def terminate(self) -> None:
+        """Let go of it without a word to the server."""
+        self._connection.terminate()
+
+    def _changing(self, statement: Any) -> Any:
+        if self.in_transaction:
+            return self._run(statement)
+        self.in_doubt = True
+        result = self._run(statement)
+        self.in_doubt = False
+        self.committed += 1
+        return result
+
+    def _run(self, statement: Any) -> Any:
+        return self._loop.run_until_complete(statement)

@@ -1,0 +1,71 @@
+"""The schema on Postgres: the steps of ``store.migrations``, and after them what Postgres alone has.
+
+Append-only like those. ``STEPS`` have numbers of their own, kept in table ``postgres_schema``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trustgate.errors import StoreTooNew
+from trustgate.store.migrations import migrate
+from trustgate.store.sql import SqlConnection, in_transaction
+
+
+def _indexes_and_changes(connection: SqlConnection) -> None:
+    """Where DuckDB finds rows by the minimum and maximum of a block, Postgres has an index.
+
+    By time they stand nearly in order: a BRIN of some pages does. Changes of operators are numbered and chained here,
+    where DuckDB has a file (store.changes).
+    """
+    for statement in (
+        "CREATE UNIQUE INDEX receipts_seq ON receipts (seq)",
+        "CREATE INDEX receipts_tenant ON receipts (tenant, seq)",
+        "CREATE INDEX receipts_time ON receipts USING brin (created_us) WITH (pages_per_range = 16)",
+        "CREATE INDEX receipts_payment ON receipts (payment) WHERE payment IS NOT NULL",
+        "CREATE UNIQUE INDEX tiles_place ON tiles (level, position)",
+        "CREATE UNIQUE INDEX payments_id ON payments (id)",
+        "CREATE INDEX payments_identifier ON payments (tenant_id, identifier) WHERE identifier <> ''",
+        "CREATE INDEX payments_state ON payments (state, id)",
+        "CREATE UNIQUE INDEX set_aside_seq ON set_aside (seq)",
+        """CREATE TABLE changes (
+            number BIGINT PRIMARY KEY,
+            at_us BIGINT NOT NULL,
+            before BLOB NOT NULL,  -- digest of the change before; empty for the first
+            digest BLOB NOT NULL,  -- SHA-256 of that and the body
+            body BLOB NOT NULL  -- JSON of store.changes.Change
+        )""",
+        # Hashes and ciphertext do not get smaller.
+        "ALTER TABLE tiles ALTER COLUMN hashes SET STORAGE EXTERNAL",
+    ):
+        connection.execute(statement)
+
+
+#: Step N brings what Postgres alone has from N-1 to N.
+STEPS: tuple[Callable[[SqlConnection], None], ...] = (_indexes_and_changes,)
+
+
+def migrate_postgres(connection: SqlConnection, now_us: int) -> None:
+    """Bring the database to the latest schema; fill a new one with the seeds.
+
+    The caller holds the lock that only one process has. Raises StoreTooNew, StoreDamaged.
+    """
+    migrate(connection, now_us)
+
+    def bring_up(connection: SqlConnection) -> None:
+        connection.execute("CREATE TABLE IF NOT EXISTS postgres_schema (step BIGINT NOT NULL)")
+        rows = connection.execute("SELECT step FROM postgres_schema").fetchall()
+        done = rows[0][0] if rows else 0
+        if done > len(STEPS):
+            raise StoreTooNew(
+                f"The database was written by a newer TrustGate: its schema is {done}, this program's {len(STEPS)}.",
+                hint="Use the newer TrustGate, or another database. This one has not been changed.",
+            )
+        for step in STEPS[done:]:
+            step(connection)
+        if not rows:
+            connection.execute("INSERT INTO postgres_schema VALUES (?)", [len(STEPS)])
+        elif done < len(STEPS):
+            connection.execute("UPDATE postgres_schema SET step = ?", [len(STEPS)])
+
+    in_transaction(connection, bring_up)

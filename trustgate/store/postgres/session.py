@@ -1,0 +1,134 @@
+"""Connections to Postgres that the store's work runs over, each on a thread of its own.
+
+Owns that a connection which was lost is opened anew, and what is done again then: work that has committed nothing and
+is not in doubt. One process has the database to itself, by an advisory lock of the session that writes: whoever loses
+the session writes nothing more before it has the lock again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+import asyncpg
+
+from trustgate.errors import StoreLocked
+from trustgate.ids import now_us
+from trustgate.settings import PostgresAddress
+from trustgate.store.postgres.connecting import SERIALIZATION, connect, is_away, place, translate
+from trustgate.store.postgres.dialect import PostgresConnection
+from trustgate.store.postgres.migrations import migrate_postgres
+from trustgate.store.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: How often work is done again that another transaction was in the way of, or whose connection was lost.
+_ATTEMPTS = 5
+#: The server notices within milliseconds that a process has died; its lock goes with its session.
+_LOCK_PATIENCE_S = 1.0
+_LOCK_KEY = "hashtextextended('trustgate ' || current_schema(), 0)"
+_HOLDER = f"""SELECT a.application_name, a.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND ((l.classid::bigint << 32) | l.objid::bigint) = {_LOCK_KEY}
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""  # noqa: S608 - constants
+
+
+class PostgresSession(Worker[PostgresConnection]):
+    """A connection and its thread."""
+
+    def __init__(self, address: PostgresAddress, role: str) -> None:
+        self._address = address
+        self._role = role
+        self._loop = asyncio.new_event_loop()
+        self._connection: PostgresConnection | None = None
+        super().__init__(f"trustgate-{role}")
+
+    def _attempt(self, work: Callable[Concatenate[PostgresConnection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        attempt = 0
+        while True:
+            attempt += 1
+            if self._connection is None or self._connection.is_closed:
+                self._connection = self._connect()
+            connection = self._connection
+            connection.in_doubt = False
+            before = connection.committed
+            try:
+                return work(connection, *args, **kwargs)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                again = attempt < _ATTEMPTS and connection.committed == before
+                if is_away(error):
+                    logger.warning("The connection to the database was lost: %s", type(error).__name__)
+                    connection.terminate()
+                    again = again and attempt == 1 and not connection.in_doubt
+                elif not isinstance(error, SERIALIZATION):
+                    again = False
+                if not again:
+                    raise translate(error) from error
+
+    def _connect(self) -> PostgresConnection:
+        return PostgresConnection(self._loop, self._loop.run_until_complete(connect(self._address, self._role)))
+
+    def _end(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                self._connection.close()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+
+class Writer(PostgresSession):
+    """The session that holds the database's lock and brings its schema up to date when it is opened."""
+
+    def __init__(self, address: PostgresAddress) -> None:
+        #: The server's process of the last connection, which a network that was cut may have left with the lock.
+        self._last_process_id: int | None = None
+        self._is_migrated = False
+        super().__init__(address, "writer")
+
+    def _connect(self) -> PostgresConnection:
+        connection = super()._connect()
+        try:
+            self._lock(connection)
+            # What is acknowledged must be on the disk, whatever the server's default is.
+            if connection.execute("SHOW synchronous_commit").fetchone() == ("off",):
+                connection.execute("SET synchronous_commit = on")
+            if not self._is_migrated:
+                migrate_postgres(connection, now_us())
+                self._is_migrated = True
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            connection.terminate()
+            raise translate(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        self._last_process_id = connection.process_id
+        return connection
+
+    def _lock(self, connection: PostgresConnection) -> None:
+        """Raises StoreLocked, naming who has it."""
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        while connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})").fetchone() != (True,):
+            holders = connection.execute(_HOLDER).fetchall()
+            if self._last_process_id is not None and any(pid == self._last_process_id for _, pid in holders):
+                connection.execute("SELECT pg_terminate_backend(?)", [self._last_process_id])
+            elif time.monotonic() > deadline:
+                raise locked(self._address, holders[0][0] if holders else "")
+            time.sleep(0.02)
+
+
+def locked(address: PostgresAddress, holder: str) -> StoreLocked:
+    """Returns the error that another process has the database. ``holder``: its application_name."""
+    words = holder.split()
+    by = f"process {words[2]} on {words[3]}" if len(words) == 4 and words[0] == "trustgate" else "another process"
+    return StoreLocked(
+        f"The database {place(address)} is in use by {by}.",
+        hint="If that is `trustgate serve`, leave it running and give commands the same --home: they go through it. "
+        "Otherwise stop it and try again.",
+    )

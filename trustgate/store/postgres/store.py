@@ -1,0 +1,245 @@
+"""The ``Store`` on Postgres: when what is written holds. Other verbs: ``store.verbs``.
+
+One session writes and holds the database's lock, another reads. Copies, rewriting and archive files are Postgres's own
+affair: those verbs say what to use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from trustgate.errors import OperatorError, TrustGateError, Unavailable
+from trustgate.settings import PostgresAddress
+from trustgate.store.archives import ReadRange
+from trustgate.store.aside import commit_entries, load_aside
+from trustgate.store.base import (
+    ArchiveFile,
+    ArchiveProblem,
+    Compacted,
+    Copied,
+    DamagedRow,
+    Kept,
+    ReceiptFilter,
+    StoredTile,
+    StoreInfo,
+)
+from trustgate.store.entries import load_entries, load_identity
+from trustgate.store.fitting import fitting
+from trustgate.store.marks import Mark
+from trustgate.store.postgres.changes import apply_next_change, broken_changes, open_mark
+from trustgate.store.postgres.connecting import AWAY, place
+from trustgate.store.postgres.dialect import PostgresConnection
+from trustgate.store.postgres.session import PostgresSession, Writer
+from trustgate.store.records import damaged_rows
+from trustgate.store.sql import in_transaction, one_value
+from trustgate.store.sums import Sources
+from trustgate.store.verbs import Verbs
+from trustgate.types import Alias, Entry, Plan
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+#: The size of all tables is asked for again after so long; in between receipts are taken to be of this size.
+_SIZE_EVERY_S = 30.0
+_RECEIPT_BYTES = 700
+_SIZE_SQL = """SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::BIGINT FROM pg_class c
+    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'"""
+
+
+class PostgresStore(Verbs[PostgresConnection]):
+    """See ``store.base.Store``. Made by ``open``; must be closed."""
+
+    def __init__(
+        self,
+        address: PostgresAddress,
+        writer: Writer,
+        reading: PostgresSession,
+        opened: _Opened,
+    ) -> None:
+        super().__init__(writer, reading, _TableReader(reading), opened.aside)
+        self._address = address
+        self._mark = opened.mark
+        self._notes = tuple(opened.notes)
+        self._store_id, self._schema_version, self._last_seq = opened.identity
+        self._size_bytes = opened.size_bytes
+        self._sized_at_s = time.monotonic()
+        #: The connection was lost in a commit of entries: whether they are in the database is to be looked up.
+        self._in_doubt = False
+
+    @classmethod
+    async def open(cls, address: PostgresAddress, home: Path, *, accept_loss: bool = False) -> PostgresStore:
+        """Open the database; fill it if it is empty, migrate it if it is old. ``home``: where its mark lies.
+
+        Raises Unavailable (``store_unreachable``), StoreUnusable, StoreLocked, StoreTooNew, StoreDamaged,
+        StoreIncomplete (unless ``accept_loss``), HomeUnusable.
+        """
+        writer = Writer(address)
+        reading = PostgresSession(address, "reader")
+        try:
+            opened = await writer.run(_Opened, home, accept_loss)
+            for note in opened.notes:
+                logger.warning("%s", note)
+            return cls(address, writer, reading, opened)
+        except BaseException:
+            await asyncio.gather(writer.close(), reading.close())
+            raise
+
+    @property
+    def store_id(self) -> str:
+        return self._store_id
+
+    @property
+    def info(self) -> StoreInfo:
+        return StoreInfo(
+            schema_version=self._schema_version,
+            size_bytes=self._size_bytes,
+            path=place(self._address),
+            notes=self._notes,
+        )
+
+    async def put(self, *records: Kept) -> None:
+        if records:
+            await self._change([fitting(record) for record in records], ())
+
+    async def remove(self, *records: Plan | Alias) -> None:
+        if records:
+            await self._change((), records)
+
+    async def last_seq(self) -> int:
+        return await self._engine.run(self._known_last_seq)
+
+    async def append_entries(self, entries: Sequence[Entry], tiles: Sequence[StoredTile] = ()) -> None:
+        if not entries and not tiles:
+            return
+        try:
+            await self._engine.run(self._append, entries, tiles)
+        except Unavailable:
+            if not self._in_doubt:
+                raise
+            await self._engine.run(self._append, entries, tiles)
+
+    async def damaged_rows(self) -> tuple[DamagedRow, ...]:
+        def look(connection: PostgresConnection) -> tuple[DamagedRow, ...]:
+            return (*damaged_rows(connection), *broken_changes(connection))
+
+        return await self._reading.run(look)
+
+    async def close(self) -> None:
+        await asyncio.gather(self._engine.close(), self._reading.close())
+        self._mark.close()
+
+    # what Postgres has means of its own for
+
+    async def copy_to(self, path: Path) -> Copied:
+        raise _by_itself(
+            "A backup of the database is made",
+            f"pg_dump --format=custom --file=FILE {self._shown}; and copy log.key, checkpoint and journal/ of the home",
+        )
+
+    async def compact(self) -> Compacted:
+        raise _by_itself("Unused space is given back", f"psql {self._shown} -c 'VACUUM (ANALYZE)'")
+
+    @property
+    def archives(self) -> tuple[ArchiveFile, ...]:
+        return ()
+
+    def archive_path(self, file: ArchiveFile) -> Path:
+        return Path(file.name)
+
+    async def archive_problems(self, *, deep: bool) -> tuple[ArchiveProblem, ...]:
+        return ()
+
+    async def last_seq_before(self, before_us: int) -> int:
+        raise _no_archives()
+
+    async def archive(self, up_to_seq: int, folder: Path | None, about: Mapping[str, str]) -> ArchiveFile | None:
+        raise _no_archives()
+
+    @property
+    def _shown(self) -> str:
+        return f"'{place(self._address)}'"
+
+    async def _change(self, put: Sequence[Kept], removed: Sequence[Plan | Alias]) -> None:
+        number = await self._engine.run(in_transaction, lambda connection: apply_next_change(connection, put, removed))
+        try:
+            self._mark.write(number)
+        except OSError as error:
+            logger.error("the mark %s cannot be written: %s", self._mark.path.name, error.strerror)
+
+    # On the writer thread: what these change needs no lock.
+
+    def _known_last_seq(self, connection: PostgresConnection) -> int:
+        if self._in_doubt:
+            self._last_seq = load_identity(connection)[2]
+            self._in_doubt = False
+        return self._last_seq
+
+    def _append(self, connection: PostgresConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
+        if self._in_doubt:
+            last_seq = self._known_last_seq(connection)
+            if entries and last_seq == entries[-1].seq:
+                return
+        for expected, entry in enumerate(entries, start=self._last_seq + 1):
+            if entry.seq != expected:
+                raise TrustGateError(f"Entry {entry.seq} does not continue the log: {expected} is next.")
+        try:
+            if commit_entries(connection, entries, tiles, fatal=AWAY):
+                self._aside = load_aside(connection)
+        except BaseException:
+            self._in_doubt = connection.in_doubt
+            raise
+        if entries:
+            self._last_seq = entries[-1].seq
+        self._size_bytes += len(entries) * _RECEIPT_BYTES
+        if time.monotonic() - self._sized_at_s > _SIZE_EVERY_S:
+            self._size_bytes = one_value(connection.execute(_SIZE_SQL))
+            self._sized_at_s = time.monotonic()
+
+
+class _Opened:
+    """What a store begins with."""
+
+    def __init__(self, connection: PostgresConnection, home: Path, accept_loss: bool) -> None:
+        self.identity = load_identity(connection)
+        self.aside = load_aside(connection)
+        self.size_bytes: int = one_value(connection.execute(_SIZE_SQL))
+        self.mark: Mark
+        self.mark, self.notes = open_mark(connection, home, self.identity[0], accept_loss=accept_loss)
+
+
+class _TableReader:
+    """Receipts are all in one table. See ``store.verbs.ReceiptSource``."""
+
+    def __init__(self, session: PostgresSession) -> None:
+        self._session = session
+
+    async def read(self, span: ReadRange, work: Callable[[PostgresConnection, str], R]) -> R:
+        return await self._session.run(lambda connection: work(connection, "receipts"))
+
+    async def read_sums(
+        self, span: ReadRange, work: Callable[[PostgresConnection, Sources], R], *, whole: bool = True
+    ) -> R:
+        return await self._session.run(lambda connection: work(connection, Sources("receipts")))
+
+    async def entries(self, query: ReceiptFilter) -> list[Entry]:
+        return await self._session.run(load_entries, "receipts", query)
+
+
+def _by_itself(what: str, command: str) -> OperatorError:
+    return OperatorError(
+        f"{what} with Postgres's own means.", hint=f"For example: {command}", code="postgres_has_its_own"
+    )
+
+
+def _no_archives() -> OperatorError:
+    return OperatorError(
+        "Archive files are made of the database file alone; on Postgres receipts stay in their table.",
+        hint="Export them: trustgate export --output receipts.parquet",
+        code="postgres_has_its_own",
+    )
