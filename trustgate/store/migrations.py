@@ -13,12 +13,8 @@ from collections.abc import Callable
 from trustgate.errors import StoreTooNew
 from trustgate.ids import new_id
 from trustgate.store.rows import table_of
-<<<<<<< HEAD
-from trustgate.types import FEATURES, UNMETERED_CALLS, Limits, Passport, Plan, Prices, Record, Scope
-=======
 from trustgate.store.sql import SqlConnection, dialect_of, in_transaction
-from trustgate.types import FEATURES, Limits, Passport, Plan, Prices, Record, Scope
->>>>>>> 4afe53f (A store on Postgres: the same verbs over the same SQL, a dialect for what differs)
+from trustgate.types import FEATURES, UNMETERED_CALLS, Limits, Passport, Plan, Prices, Record, Scope
 
 Migration = Callable[[SqlConnection], None]
 
