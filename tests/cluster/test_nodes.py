@@ -1,0 +1,349 @@
+"""Leases of nodes, roles and changes, against a real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.members import TABLES, Memory, connect, identity, session
+from tests.environments import ROOT
+from tests.support.postgres import Postgres, run_sql
+from tests.support.processes import Process, clean_environment, wait_until
+from trustgate.cluster import changes, nodes, roles
+from trustgate.cluster.member import Member
+from trustgate.cluster.nodes import NodeBuried, list_nodes, node_findings
+from trustgate.cluster.roles import Role, RoleLost, check_tenure
+
+LEASE_S = 30.0
+RUN_OUT = "UPDATE nodes SET lease_until = clock_timestamp() - interval '1 second' WHERE node_id = $1"
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    made = postgres.schema()
+    run_sql(made, *(statement for statement in TABLES.split(";\n") if statement.strip()))
+    return made
+
+
+async def no_holds(connection: Any, node_ids: Sequence[str]) -> None:
+    """Nothing to give back."""
+
+
+# nodes
+
+
+async def test_a_node_whose_lease_is_over_is_buried_once_and_cannot_come_back(url: str) -> None:
+    one, two = await connect(url), await connect(url)
+    given: list[str] = []
+
+    async def give_back(connection: Any, node_ids: Sequence[str]) -> None:
+        await connection.execute("INSERT INTO seen (name, what) SELECT unnest($1::text[]), 'given back'", node_ids)
+        given.extend(node_ids)
+
+    dead = (await nodes.join(one, identity("dead"), LEASE_S)).node_id
+    alive = (await nodes.join(one, identity("alive"), LEASE_S)).node_id
+    await nodes.renew(one, dead, LEASE_S, 0)
+    assert await nodes.bury(one, give_back) == []
+    await one.execute(RUN_OUT, dead)
+    buried = await asyncio.gather(nodes.bury(one, give_back), nodes.bury(two, give_back))
+    assert sorted(buried) == [[], [dead]]
+    assert given == [dead]
+    with pytest.raises(NodeBuried):
+        await nodes.renew(one, dead, LEASE_S, 0)
+    with pytest.raises(NodeBuried):
+        await nodes.check_alive(one, dead)
+    await nodes.check_alive(one, alive)
+    await nodes.leave(one, alive, give_back)
+    assert given == [dead, alive]
+    await one.close()
+    await two.close()
+
+
+async def test_holds_that_cannot_be_given_back_keep_their_node(url: str) -> None:
+    one = await connect(url)
+    dead = (await nodes.join(one, identity(), LEASE_S)).node_id
+    await one.execute(RUN_OUT, dead)
+
+    async def fails(connection: Any, node_ids: Sequence[str]) -> None:
+        await connection.execute("INSERT INTO seen (name, what) VALUES ('x', 'half')")
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError):
+        await nodes.bury(one, fails)
+    assert await one.fetchval("SELECT count(*) FROM seen") == 0
+    assert await nodes.bury(one, no_holds) == [dead]
+    await one.close()
+
+
+async def test_a_burial_waits_for_a_write_under_way_and_a_renewal_does_not(url: str) -> None:
+    writing, other = await connect(url), await connect(url)
+    node_id = (await nodes.join(other, identity(), LEASE_S)).node_id
+    async with writing.transaction():
+        await nodes.check_alive(writing, node_id)
+        async with asyncio.timeout(10):
+            await nodes.renew(other, node_id, LEASE_S, 0)
+        await other.execute(RUN_OUT, node_id)
+        assert await nodes.bury(other, no_holds) == []
+        await writing.execute("INSERT INTO written (name, epoch) VALUES ('a', 1)")
+    assert await nodes.bury(other, no_holds) == [node_id]
+    await writing.close()
+    await other.close()
+
+
+async def test_what_is_wrong_with_nodes_is_said(url: str) -> None:
+    one = await connect(url)
+    member = Member(identity("here"), session(url), Memory(), lease_s=LEASE_S)
+    member.cannot_hold(Role.SEQUENCER, "its log.key is not the log's.")
+    await member.join()
+    assert member.node_id is not None
+    await nodes.renew(one, member.node_id, LEASE_S, 0, {"sequencer": "its log.key is not the log's."})
+    assert [finding for finding in node_findings(await list_nodes(one)) if "cannot be the sequencer" in finding]
+    late = (await nodes.join(one, identity("late")._replace(version="2.0"), LEASE_S)).node_id
+    await one.execute(RUN_OUT, late)
+    await one.execute("UPDATE nodes SET skew_us = -5000000 WHERE node_id = $1", late)
+    findings = "\n".join(node_findings(await list_nodes(one)))
+    assert "http://late" in findings
+    assert "has not renewed its lease" in findings
+    assert "5.0 s behind" in findings
+    assert "2 versions (1.0, 2.0)" in findings
+    await member.leave()
+    assert [node.id for node in await list_nodes(one)] == [late]
+    await one.close()
+
+
+# roles
+
+
+async def test_one_of_many_takes_a_role_and_its_successor_has_the_next_epoch(url: str) -> None:
+    connections = [await connect(url) for _ in range(8)]
+    ids = [(await nodes.join(each, identity(), LEASE_S)).node_id for each in connections]
+    taken = await asyncio.gather(
+        *(roles.take(each, node_id, list(Role)) for each, node_id in zip(connections, ids, strict=True))
+    )
+    tenures = [tenure for found in taken for tenure in found]
+    # A role that was locked just then is left; none is given twice.
+    assert len({tenure.role for tenure in tenures}) == len(tenures)
+    first = next(tenure for tenure in tenures if tenure.role == tenures[0].role)
+    one = connections[0]
+    await check_tenure(one, first)
+    await one.execute(RUN_OUT, first.node_id)
+    await nodes.bury(one, no_holds)
+    with pytest.raises(RoleLost):
+        await check_tenure(one, first)
+    successor = next(node_id for node_id in ids if node_id != first.node_id)
+    (second,) = await roles.take(one, successor, [first.role])
+    assert second.epoch == first.epoch + 1
+    # Taken again by its own holder, after a lapse: the older tenure is over.
+    (third,) = await roles.take(one, successor, [first.role])
+    with pytest.raises(RoleLost):
+        await check_tenure(one, second)
+    await roles.release(one, second)
+    await check_tenure(one, third)
+    for each in connections:
+        await each.close()
+
+
+async def test_a_role_is_not_lost_in_the_middle_of_a_write(url: str) -> None:
+    writing, burying, looking = [await connect(url) for _ in range(3)]
+    node_id = (await nodes.join(writing, identity(), LEASE_S)).node_id
+    (tenure,) = await roles.take(writing, node_id, [Role.ANCHORER])
+    await writing.execute(RUN_OUT, node_id)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock'"
+    async with writing.transaction():
+        await check_tenure(writing, tenure)
+        burial = asyncio.ensure_future(nodes.bury(burying, no_holds))
+        while not burial.done() and not await looking.fetchval(waiting, burying.get_server_pid()):
+            await asyncio.sleep(0)
+        assert not burial.done()
+        await writing.execute("INSERT INTO written (name, epoch) VALUES ('a', 1)")
+    assert await burial == [node_id]
+    with pytest.raises(RoleLost):
+        await check_tenure(writing, tenure)
+    for each in (writing, burying, looking):
+        await each.close()
+
+
+@pytest.fixture
+def start_writer(url: str, tmp_path: Path) -> Iterator[Any]:
+    running: list[Process] = []
+
+    def start(name: str) -> Process:
+        command = [sys.executable, str(ROOT / "tests/cluster/members.py"), url, name, "1.0"]
+        environment = clean_environment({"PYTHONPATH": str(ROOT)})
+        process = Process(name, command, tmp_path, environment, tmp_path / f"{name}.log")
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_holder_that_slept_cannot_write_over_its_successor(url: str, start_writer: Any) -> None:
+    def count(what: str) -> int:
+        return int(run_sql(url, f"SELECT count(*) FROM {what}")[0][0])
+
+    first = start_writer("first")
+    wait_until(lambda: count("written WHERE name = 'first'") > 20, "the first to write")
+    start_writer("second")
+    wait_until(lambda: count("nodes") == 2, "the second to join")
+    first.signal(signal.SIGSTOP)
+    wait_until(lambda: count("written WHERE name = 'second'") > 20, "the second to take the role")
+    first.signal(signal.SIGCONT)
+    # It finds itself buried and comes back as another node, while the second goes on.
+    wait_until(lambda: count("nodes") == 2, "the first to join anew")
+    before = count("written")
+    wait_until(lambda: count("written") > before + 20, "more to be written")
+    epochs = [row[0] for row in run_sql(url, "SELECT epoch FROM written ORDER BY n")]
+    assert epochs == sorted(epochs)
+    writers = run_sql(url, "SELECT epoch, count(DISTINCT name) FROM written GROUP BY epoch")
+    assert {names for _, names in writers} == {1}
+
+
+# changes
+
+
+async def test_versions_are_in_the_order_of_commits_and_reach_every_node(url: str) -> None:
+    memories = [Memory(), Memory()]
+    members = [Member(identity(), session(url), memory, lease_s=LEASE_S) for memory in memories]
+    for member in members:
+        await member.join()
+    running = [asyncio.ensure_future(member.run()) for member in members]
+    connections = [await connect(url) for _ in range(4)]
+
+    async def change(connection: Any, number: int) -> int:
+        async with connection.transaction():
+            return await changes.announce(connection, b"%d" % number)
+
+    versions = []
+    for start in range(0, 40, 4):
+        versions += await asyncio.gather(*(change(each, start + i) for i, each in enumerate(connections)))
+    assert sorted(versions) == list(range(1, 41))
+    asking = session(url)
+    async with asyncio.timeout(20):
+        await changes.wait_until_taken_in(asking, 40)
+    found = [each.body for each in await changes.read_after(connections[0], 0)]
+    assert memories[0].bodies == memories[1].bodies == found
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    for closing in (asking, *connections):
+        await closing.close()
+    for member in members:
+        await member.leave()
+
+
+async def test_a_command_waits_for_a_node_that_has_not_heard_until_its_lease_is_over(url: str) -> None:
+    one = await connect(url)
+    deaf = Member(identity("deaf"), session(url), Memory(), lease_s=LEASE_S)  # never runs, so it hears nothing
+    await deaf.join()
+    async with one.transaction():
+        version = await changes.announce(one, b"revoked")
+    asking = session(url)
+    waited_for: list[list[str]] = []
+    waiting = asyncio.ensure_future(changes.wait_until_taken_in(asking, version, waited_for.append))
+    while not waited_for:
+        await asyncio.sleep(0)
+    assert (waited_for, waiting.done()) == ([["http://deaf"]], False)
+    await one.execute(RUN_OUT, deaf.node_id)
+    async with asyncio.timeout(10):
+        await waiting
+    await asking.close()
+    await one.close()
+    await deaf.leave()
+
+
+# whether it may serve
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_a_node_stops_serving_before_its_lease_is_over_and_serves_again_once_it_has_heard_everything(
+    url: str,
+) -> None:
+    clock, memory, one = Clock(), Memory(), await connect(url)
+    member = Member(identity(), session(url), memory, lease_s=LEASE_S, clock=clock)
+    assert not member.may_serve()
+    await member.join()
+    first = member.node_id
+    clock.now_s += LEASE_S * 0.79
+    assert member.may_serve()
+    clock.now_s += LEASE_S * 0.02
+    assert not member.may_serve()
+    async with one.transaction():
+        version = await changes.announce(one, b"while it slept")
+
+    heard_while_serving: list[bool] = []
+    take_in = memory.take_in
+
+    async def watched(found: Sequence[changes.Change]) -> None:
+        heard_while_serving.append(member.may_serve())
+        await take_in(found)
+
+    memory.take_in = watched  # type: ignore[method-assign]
+    await member.renew()
+    assert (member.may_serve(), memory.bodies, heard_while_serving) == (True, [b"while it slept"], [False])
+    assert [node.taken_in for node in await list_nodes(one)] == [version]
+    # Buried: another node from then on, with everything loaded anew.
+    await one.execute(RUN_OUT, first)
+    await nodes.bury(one, no_holds)
+    await member.renew()
+    assert not member.may_serve()
+    await member.renew()
+    assert member.may_serve()
+    assert member.node_id not in (None, first)
+    assert memory.loads == 2
+    await member.leave()
+    assert not member.may_serve()
+    assert await list_nodes(one) == []
+    await one.close()
+
+
+async def test_a_node_that_cannot_take_in_a_change_loses_its_lease(url: str) -> None:
+    clock, memory, one = Clock(), Memory(), await connect(url)
+    member = Member(identity(), session(url), memory, lease_s=LEASE_S, clock=clock)
+    await member.join()
+    async with one.transaction():
+        await changes.announce(one, b"odd")
+
+    async def fails(found: Sequence[changes.Change]) -> None:
+        raise ValueError("cannot read this")
+
+    memory.take_in = fails  # type: ignore[method-assign]
+    await member.renew()
+    lease = (await list_nodes(one))[0].lease_left_s
+    clock.now_s += LEASE_S * 0.7
+    await member.renew()
+    assert (await list_nodes(one))[0].lease_left_s <= lease
+    clock.now_s += LEASE_S * 0.2
+    assert not member.may_serve()
+    await member.leave()
+    await one.close()
+
+
+async def test_a_cut_connection_is_made_anew_and_what_was_missed_is_heard(url: str) -> None:
+    memory, one = Memory(), await connect(url)
+    member = Member(identity(), session(url), memory, lease_s=LEASE_S)
+    await member.join()
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%nodes%' AND pid <> pg_backend_pid()"
+    await one.execute(cut)
+    async with one.transaction():
+        await changes.announce(one, b"missed")
+    await member.renew()
+    await member.renew()
+    assert memory.bodies == [b"missed"]
+    await member.leave()
+    await one.close()

@@ -1,0 +1,145 @@
+"""The database as this room sees it: a connection's few methods, and one connection that is made anew when it is lost.
+
+Owns which failures mean that the database is away (``is_away``) and which that a transaction is to be tried again
+(``is_retried``): both are read from SQLSTATE, so no driver is imported here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from trustgate.errors import Unavailable
+
+#: Classes of SQLSTATE (PostgreSQL, appendix A): connection exceptions, out of resources, operator intervention.
+_AWAY = frozenset(("08", "53", "57"))
+#: Serialization failure and deadlock.
+_RETRIED = frozenset(("40001", "40P01"))
+
+
+class Connection(Protocol):
+    """A connection to Postgres; parameters are ``$1``, ``$2``, …"""
+
+    async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]: ...
+
+    async def fetchrow(self, query: str, *args: Any) -> Mapping[str, Any] | None: ...
+
+    async def fetchval(self, query: str, *args: Any) -> Any: ...
+
+    async def execute(self, query: str, *args: Any) -> str: ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]: ...
+
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
+
+    def is_closed(self) -> bool: ...
+
+    async def close(self) -> None: ...
+
+    def terminate(self) -> None: ...
+
+
+#: Opens a connection.
+Connect = Callable[[], Awaitable[Connection]]
+
+
+class DatabaseAway(Unavailable):
+    """The database cannot be reached, or did not answer in time."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Returns whether the error means that the database is away, rather than that a statement is wrong."""
+    if isinstance(error, OSError | Unavailable | EOFError):  # TimeoutError is an OSError
+        return True
+    return _sqlstate(error)[:2] in _AWAY
+
+
+def is_retried(error: BaseException) -> bool:
+    """Returns whether the transaction that failed is to be tried again: it met another (40001, 40P01)."""
+    return _sqlstate(error) in _RETRIED
+
+
+def _sqlstate(error: BaseException) -> str:
+    found = getattr(error, "sqlstate", None)
+    return found if isinstance(found, str) else ""
+
+
+class Session:
+    """One connection, for one user at a time, opened when it is wanted and opened anew after it was lost."""
+
+    def __init__(self, connect: Connect, *, timeout_s: float) -> None:
+        """``timeout_s``: how long one use may take, the opening of the connection included."""
+        self._connect = connect
+        self._timeout_s = timeout_s
+        self._connection: Connection | None = None
+        self._in_use = asyncio.Lock()
+        #: By channel, what is called at each note; taken up again on a new connection.
+        self._listeners: dict[str, Callable[[], None]] = {}
+
+    def on_note(self, channel: str, call: Callable[[], None]) -> None:
+        """Call ``call`` at every NOTIFY on the channel, and whenever a connection is new: notes may have been missed.
+
+        To be given before the first use.
+        """
+        self._listeners[channel] = call
+
+    @contextlib.asynccontextmanager
+    async def use(self) -> AsyncIterator[Connection]:
+        """The connection, for the block.
+
+        Raises:
+            DatabaseAway: it cannot be reached, was lost, or the block took longer than ``timeout_s``. What the block
+                did may have been committed all the same.
+        """
+        connection: Connection | None = None
+        try:
+            async with self._in_use, asyncio.timeout(self._timeout_s):
+                connection = await self._opened()
+                yield connection
+        except Exception as error:
+            is_lost = is_away(error) or (connection is not None and connection.is_closed())
+            if not is_lost:
+                raise
+            self._drop()
+            raise DatabaseAway(f"The database is away: {error or type(error).__name__}.") from error
+        except BaseException:
+            # Cancelled in the middle of a statement: what the connection would answer next is another's.
+            self._drop()
+            raise
+
+    async def _opened(self) -> Connection:
+        if self._connection is not None and self._connection.is_closed():
+            self._connection = None
+        if self._connection is None:
+            connection = await self._connect()
+            try:
+                for channel, call in self._listeners.items():
+                    await connection.add_listener(channel, lambda *_, call=call: call())
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+            for call in self._listeners.values():
+                call()
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    async def close(self) -> None:
+        """Close the connection. The next use would open another."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.close()
+        except Exception as error:
+            connection.terminate()
+            if not is_away(error):
+                raise
