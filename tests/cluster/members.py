@@ -1,20 +1,20 @@
 """Nodes for tests: members with a memory that only counts, and a process of its own that writes under a role.
 
-``python tests/cluster/members.py URL NAME LEASE_S`` joins the nodes of a database and competes for one role. While it holds
-the role it writes rows (name, epoch) as quickly as it can, each in a transaction that checks the tenure, and it records in
-``seen`` what becomes of it.
+``python tests/cluster/members.py URL NAME LEASE_S`` joins the nodes of a database and competes for one role. While it
+holds the role it writes rows (name, epoch) as quickly as it can, each in a transaction that checks the tenure.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trustgate.cluster.changes import Change
-from trustgate.cluster.database import Session
+from trustgate.cluster.changes import Announced
+from trustgate.cluster.database import DatabaseSession
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import Identity
 from trustgate.cluster.roles import Role, RoleLost, Tenure, check_tenure
@@ -36,7 +36,7 @@ class Memory:
     async def load(self) -> None:
         self.loads += 1
 
-    async def take_in(self, found: Sequence[Change]) -> None:
+    async def take_in(self, found: Sequence[Announced]) -> None:
         self.bodies += [change.body for change in found]
 
 
@@ -46,8 +46,8 @@ async def connect(url: str) -> Any:
     return await asyncpg.connect(url, timeout=5)
 
 
-def session(url: str, timeout_s: float = 10.0) -> Session:
-    return Session(lambda: connect(url), timeout_s=timeout_s)
+def session(url: str, timeout_s: float = 10.0) -> DatabaseSession:
+    return DatabaseSession(lambda: connect(url), timeout_s=timeout_s)
 
 
 def identity(name: str = "a") -> Identity:
@@ -58,13 +58,11 @@ async def _run(url: str, name: str, lease_s: float) -> None:
     writing = await connect(url)
 
     async def write(tenure: Tenure) -> None:
-        try:
+        with contextlib.suppress(RoleLost):
             while True:
                 async with writing.transaction():
                     await check_tenure(writing, tenure)
                     await writing.execute("INSERT INTO written (name, epoch) VALUES ($1, $2)", name, tenure.epoch)
-        except RoleLost:
-            await writing.execute("INSERT INTO seen (name, what) VALUES ($1, 'lost')", name)
 
     member = Member(identity(name), session(url, lease_s / 4), Memory(), lease_s=lease_s)
     member.while_holding(Role.SEQUENCER, write)

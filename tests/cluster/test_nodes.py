@@ -158,8 +158,9 @@ async def test_a_role_is_not_lost_in_the_middle_of_a_write(url: str) -> None:
     async with writing.transaction():
         await check_tenure(writing, tenure)
         burial = asyncio.ensure_future(nodes.bury(burying, no_holds))
-        while not burial.done() and not await looking.fetchval(waiting, burying.get_server_pid()):
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while not burial.done() and not await looking.fetchval(waiting, burying.get_server_pid()):
+                pass
         assert not burial.done()
         await writing.execute("INSERT INTO written (name, epoch) VALUES ('a', 1)")
     assert await burial == [node_id]
@@ -247,11 +248,10 @@ async def test_a_command_waits_for_a_node_that_has_not_heard_until_its_lease_is_
     async with one.transaction():
         version = await changes.announce(one, b"revoked")
     asking = session(url)
-    waited_for: list[list[str]] = []
-    waiting = asyncio.ensure_future(changes.wait_until_taken_in(asking, version, waited_for.append))
-    while not waited_for:
-        await asyncio.sleep(0)
-    assert (waited_for, waiting.done()) == ([["http://deaf"]], False)
+    waited_for: asyncio.Queue[list[str]] = asyncio.Queue()
+    waiting = asyncio.ensure_future(changes.wait_until_taken_in(asking, version, waited_for.put_nowait))
+    assert await waited_for.get() == ["http://deaf"]
+    assert not waiting.done()
     await one.execute(RUN_OUT, deaf.node_id)
     async with asyncio.timeout(10):
         await waiting
@@ -289,7 +289,7 @@ async def test_a_node_stops_serving_before_its_lease_is_over_and_serves_again_on
     heard_while_serving: list[bool] = []
     take_in = memory.take_in
 
-    async def watched(found: Sequence[changes.Change]) -> None:
+    async def watched(found: Sequence[changes.Announced]) -> None:
         heard_while_serving.append(member.may_serve())
         await take_in(found)
 
@@ -319,7 +319,7 @@ async def test_a_node_that_cannot_take_in_a_change_loses_its_lease(url: str) -> 
     async with one.transaction():
         await changes.announce(one, b"odd")
 
-    async def fails(found: Sequence[changes.Change]) -> None:
+    async def fails(found: Sequence[changes.Announced]) -> None:
         raise ValueError("cannot read this")
 
     memory.take_in = fails  # type: ignore[method-assign]
@@ -338,8 +338,8 @@ async def test_a_cut_connection_is_made_anew_and_what_was_missed_is_heard(url: s
     memory, one = Memory(), await connect(url)
     member = Member(identity(), session(url), memory, lease_s=LEASE_S)
     await member.join()
-    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%nodes%' AND pid <> pg_backend_pid()"
-    await one.execute(cut)
+    others = "FROM pg_stat_activity WHERE query LIKE '%nodes%' AND pid <> pg_backend_pid()"
+    assert await one.fetch(f"SELECT pg_terminate_backend(pid) {others}")
     async with one.transaction():
         await changes.announce(one, b"missed")
     await member.renew()

@@ -10,6 +10,7 @@ from trustgate.admin.commands import Reload
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, execute, session
 from trustgate.cli.options import option, with_options
+from trustgate.settings import Settings
 
 #: What the flags of ``serve`` say, by the names of settings; None where one was not given.
 ServeFlags = dict[str, Any]
@@ -28,6 +29,12 @@ _FLAGS = {
         "--store",
         help="A Postgres database in place of the file in the home folder: postgresql://user@host/database",
         metavar="URL",
+    ),
+    "serve.workers": option(
+        "workers",
+        int,
+        "--workers",
+        help="How many processes serve the port; more than one needs a Postgres database.  [default: 1]",
     ),
     "upstream.url": option(
         "upstream",
@@ -66,9 +73,18 @@ def serve(context: typer.Context, flags: ServeFlags) -> None:
     """
     settings = session(context).settings(flags)
     settings.make_home()
+
+    def load() -> Settings:
+        return session(context).settings(flags)
+
+    if settings.serve.workers > 1:
+        from trustgate.server.workers import check_workers, run_workers
+
+        check_workers(settings)
+        raise typer.Exit(run_workers(settings, load))
     from trustgate.server import run
 
-    raise typer.Exit(run(settings, lambda: session(context).settings(flags)))
+    raise typer.Exit(run(settings, load))
 
 
 def reload(context: typer.Context, json: JsonOption = False) -> None:

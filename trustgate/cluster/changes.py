@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from trustgate.cluster.database import Connection, Session
+from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 
 #: The channel of NOTIFY; the payload is empty.
 CHANNEL = "trustgate_changes"
@@ -20,7 +20,7 @@ _KEPT = 1000
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.005, 0.1
 
 
-class Change(NamedTuple):
+class Announced(NamedTuple):
     """A change as it stands in the database."""
 
     version: int
@@ -28,7 +28,7 @@ class Change(NamedTuple):
     body: bytes
 
 
-async def announce(connection: Connection, body: bytes) -> int:
+async def announce(connection: DatabaseConnection, body: bytes) -> int:
     """Number a change, within the transaction that makes it. Other changes wait until it ends.
 
     Returns:
@@ -40,18 +40,18 @@ async def announce(connection: Connection, body: bytes) -> int:
     return int(version)
 
 
-async def read_after(connection: Connection, version: int) -> list[Change]:
+async def read_after(connection: DatabaseConnection, version: int) -> list[Announced]:
     """Returns the changes after a version, in their order."""
     rows = await connection.fetch("SELECT version, body FROM changes WHERE version > $1 ORDER BY version", version)
-    return [Change(row["version"], bytes(row["body"])) for row in rows]
+    return [Announced(row["version"], bytes(row["body"])) for row in rows]
 
 
-async def report(connection: Connection, node_id: str, version: int) -> None:
+async def report(connection: DatabaseConnection, node_id: str, version: int) -> None:
     """Record that the node has taken in every change up to ``version``."""
     await connection.execute("UPDATE nodes SET taken_in = $2 WHERE node_id = $1 AND taken_in < $2", node_id, version)
 
 
-async def prune(connection: Connection) -> None:
+async def prune(connection: DatabaseConnection) -> None:
     """Delete changes that every node has taken in, but for the newest."""
     await connection.execute(
         "DELETE FROM changes WHERE version <= least((SELECT min(taken_in) FROM nodes),"
@@ -61,7 +61,7 @@ async def prune(connection: Connection) -> None:
 
 
 async def wait_until_taken_in(
-    session: Session, version: int, on_waiting: Callable[[list[str]], None] = lambda _: None
+    session: DatabaseSession, version: int, on_waiting: Callable[[list[str]], None] = lambda _: None
 ) -> None:
     """Wait until each node has taken in the change, or its lease is over: it serves no more then.
 

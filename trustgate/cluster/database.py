@@ -20,7 +20,7 @@ _AWAY = frozenset(("08", "53", "57"))
 _RETRIED = frozenset(("40001", "40P01"))
 
 
-class Connection(Protocol):
+class DatabaseConnection(Protocol):
     """A connection to Postgres; parameters are ``$1``, ``$2``, …"""
 
     async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]: ...
@@ -43,7 +43,7 @@ class Connection(Protocol):
 
 
 #: Opens a connection.
-Connect = Callable[[], Awaitable[Connection]]
+Connect = Callable[[], Awaitable[DatabaseConnection]]
 
 
 class DatabaseAway(Unavailable):
@@ -67,14 +67,14 @@ def _sqlstate(error: BaseException) -> str:
     return found if isinstance(found, str) else ""
 
 
-class Session:
+class DatabaseSession:
     """One connection, for one user at a time, opened when it is wanted and opened anew after it was lost."""
 
     def __init__(self, connect: Connect, *, timeout_s: float) -> None:
         """``timeout_s``: how long one use may take, the opening of the connection included."""
         self._connect = connect
         self._timeout_s = timeout_s
-        self._connection: Connection | None = None
+        self._connection: DatabaseConnection | None = None
         self._in_use = asyncio.Lock()
         #: By channel, what is called at each note; taken up again on a new connection.
         self._listeners: dict[str, Callable[[], None]] = {}
@@ -87,14 +87,14 @@ class Session:
         self._listeners[channel] = call
 
     @contextlib.asynccontextmanager
-    async def use(self) -> AsyncIterator[Connection]:
+    async def use(self) -> AsyncIterator[DatabaseConnection]:
         """The connection, for the block.
 
         Raises:
             DatabaseAway: it cannot be reached, was lost, or the block took longer than ``timeout_s``. What the block
                 did may have been committed all the same.
         """
-        connection: Connection | None = None
+        connection: DatabaseConnection | None = None
         try:
             async with self._in_use, asyncio.timeout(self._timeout_s):
                 connection = await self._opened()
@@ -104,13 +104,13 @@ class Session:
             if not is_lost:
                 raise
             self._drop()
-            raise DatabaseAway(f"The database is away: {error or type(error).__name__}.") from error
+            raise DatabaseAway(f"The database is away: {str(error) or type(error).__name__}.") from error
         except BaseException:
             # Cancelled in the middle of a statement: what the connection would answer next is another's.
             self._drop()
             raise
 
-    async def _opened(self) -> Connection:
+    async def _opened(self) -> DatabaseConnection:
         if self._connection is not None and self._connection.is_closed():
             self._connection = None
         if self._connection is None:

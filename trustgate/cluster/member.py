@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from trustgate.cluster import changes, nodes, roles
-from trustgate.cluster.changes import Change
-from trustgate.cluster.database import Connection, DatabaseAway, Session
+from trustgate.cluster.changes import Announced
+from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession
 from trustgate.cluster.nodes import GiveBack, Identity, NodeBuried
 from trustgate.cluster.roles import Role, Tenure
 
@@ -41,7 +41,7 @@ class Memory(Protocol):
         """Load everything anew."""
         ...
 
-    async def take_in(self, found: Sequence[Change]) -> None:
+    async def take_in(self, found: Sequence[Announced]) -> None:
         """Take in changes, in their order."""
         ...
 
@@ -52,7 +52,7 @@ def boot_time_s() -> float:
     return time.clock_gettime(clock)
 
 
-async def _nothing(connection: Connection, node_ids: Sequence[str]) -> None:
+async def _nothing(connection: DatabaseConnection, node_ids: Sequence[str]) -> None:
     """Give back nothing."""
 
 
@@ -62,7 +62,7 @@ class Member:
     def __init__(
         self,
         identity: Identity,
-        session: Session,
+        session: DatabaseSession,
         memory: Memory,
         *,
         give_back: GiveBack = _nothing,
@@ -215,7 +215,7 @@ class Member:
         if has_lapsed:
             self._may_serve_from(sent_s)
 
-    async def _take_in(self, found: Sequence[Change]) -> None:
+    async def _take_in(self, found: Sequence[Announced]) -> None:
         found = [change for change in found if change.version > self._taken_in]
         if not found:
             return

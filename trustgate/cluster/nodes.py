@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from trustgate.cluster.database import Connection
+from trustgate.cluster.database import DatabaseConnection
 from trustgate.errors import TrustGateError
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 
 #: Gives back what nodes held that are gone, within the transaction that buries them.
-GiveBack = Callable[[Connection, Sequence[str]], Awaitable[None]]
+GiveBack = Callable[[DatabaseConnection, Sequence[str]], Awaitable[None]]
 
 
 class NodeBuried(TrustGateError):
@@ -40,7 +40,7 @@ class Identity(NamedTuple):
     address: str
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
+class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
     """A node as the database knows it."""
 
     id: str
@@ -69,7 +69,7 @@ class Renewal(NamedTuple):
     version: int
 
 
-async def join(connection: Connection, identity: Identity, lease_s: float) -> Renewal:
+async def join(connection: DatabaseConnection, identity: Identity, lease_s: float) -> Renewal:
     """Register a new node; it counts as having taken in every change up to the version that is returned.
 
     The caller loads its state after this, so that what it loads has those changes.
@@ -88,7 +88,7 @@ async def join(connection: Connection, identity: Identity, lease_s: float) -> Re
 
 
 async def renew(
-    connection: Connection, node_id: str, lease_s: float, taken_in: int, unfit: Mapping[str, str] | None = None
+    connection: DatabaseConnection, node_id: str, lease_s: float, taken_in: int, unfit: Mapping[str, str] | None = None
 ) -> Renewal:
     """Renew the lease, and report what the node has taken in.
 
@@ -110,7 +110,7 @@ async def renew(
     return Renewal(node_id, int(version))
 
 
-async def check_alive(connection: Connection, node_id: str) -> None:
+async def check_alive(connection: DatabaseConnection, node_id: str) -> None:
     """Check, first thing in a transaction, that the node has not been buried; it cannot be until the transaction ends.
 
     A foreign key to ``nodes`` does the same by itself. Renewals do not wait for it.
@@ -122,7 +122,7 @@ async def check_alive(connection: Connection, node_id: str) -> None:
         raise _buried(node_id)
 
 
-async def bury(connection: Connection, give_back: GiveBack) -> list[str]:
+async def bury(connection: DatabaseConnection, give_back: GiveBack) -> list[str]:
     """Bury the nodes whose leases have run out, in one transaction.
 
     A node that is in the middle of a write is left for the next time.
@@ -137,21 +137,21 @@ async def bury(connection: Connection, give_back: GiveBack) -> list[str]:
         return await _remove(connection, [row["node_id"] for row in found], give_back)
 
 
-async def leave(connection: Connection, node_id: str, give_back: GiveBack) -> None:
+async def leave(connection: DatabaseConnection, node_id: str, give_back: GiveBack) -> None:
     """End the node's life now: its roles are free, and what it held is given back."""
     async with connection.transaction():
         found = await connection.fetch("SELECT node_id FROM nodes WHERE node_id = $1 FOR UPDATE", node_id)
         await _remove(connection, [row["node_id"] for row in found], give_back)
 
 
-async def _remove(connection: Connection, node_ids: list[str], give_back: GiveBack) -> list[str]:
+async def _remove(connection: DatabaseConnection, node_ids: list[str], give_back: GiveBack) -> list[str]:
     if node_ids:
         await give_back(connection, node_ids)
         await connection.execute("DELETE FROM nodes WHERE node_id = ANY($1::text[])", node_ids)
     return node_ids
 
 
-async def list_nodes(connection: Connection) -> list[Node]:
+async def list_nodes(connection: DatabaseConnection) -> list[ClusterNode]:
     """Returns every node, the oldest first."""
     rows = await connection.fetch(
         "SELECT n.*, extract(epoch FROM n.lease_until - clock_timestamp())::float8 AS lease_left_s,"
@@ -161,7 +161,7 @@ async def list_nodes(connection: Connection) -> list[Node]:
         " FROM nodes n, change_version v ORDER BY n.started_us, n.node_id"
     )
     return [
-        Node(
+        ClusterNode(
             id=row["node_id"],
             host=row["host"],
             pid=row["pid"],
@@ -183,7 +183,7 @@ async def list_nodes(connection: Connection) -> list[Node]:
 MOST_SKEW_US = 2 * MICROSECONDS_PER_SECOND
 
 
-def node_findings(nodes: Sequence[Node]) -> list[str]:
+def node_findings(nodes: Sequence[ClusterNode]) -> list[str]:
     """Returns what is wrong with the nodes, a sentence each; empty where nothing is."""
     found = []
     for node in nodes:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from trustgate.cluster.database import Connection
+from trustgate.cluster.database import DatabaseConnection
 from trustgate.errors import TrustGateError
 
 
@@ -45,7 +45,7 @@ class Tenure(NamedTuple):
     epoch: int
 
 
-async def take(connection: Connection, node_id: str, wanted: Sequence[Role]) -> list[Tenure]:
+async def take(connection: DatabaseConnection, node_id: str, wanted: Sequence[Role]) -> list[Tenure]:
     """Take those of the roles that are free, or that the node has by an earlier tenure which it gave up.
 
     Returns:
@@ -66,7 +66,7 @@ async def take(connection: Connection, node_id: str, wanted: Sequence[Role]) -> 
     return [Tenure(Role(row["role"]), node_id, row["epoch"]) for row in rows]
 
 
-async def release(connection: Connection, tenure: Tenure) -> None:
+async def release(connection: DatabaseConnection, tenure: Tenure) -> None:
     """Give the role back. Does nothing where it is lost already."""
     await connection.execute(
         "UPDATE roles SET node_id = NULL WHERE role = $1 AND node_id = $2 AND epoch = $3",
@@ -76,7 +76,7 @@ async def release(connection: Connection, tenure: Tenure) -> None:
     )
 
 
-async def check_tenure(connection: Connection, tenure: Tenure) -> None:
+async def check_tenure(connection: DatabaseConnection, tenure: Tenure) -> None:
     """Check, first thing in a transaction, that the role is still held; it cannot be lost until the transaction ends.
 
     Raises:

@@ -50,13 +50,24 @@ class Acceptor:
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept)
 
-    def close(self) -> None:
-        """Accept no more. Handshakes under way are broken off."""
+    async def stop(self, within_s: float) -> None:
+        """Accept no more; wait for handshakes under way, at most ``within_s`` seconds."""
+        self._leave_listener()
+        if self._opening:
+            await asyncio.wait(set(self._opening), timeout=within_s)
+
+    def _leave_listener(self) -> None:
+        if not self._is_open:
+            return
         self._is_open = False
         if self._waiting is not None:
             self._waiting.cancel()
         else:
             self._loop.remove_reader(self._listener)
+
+    def close(self) -> None:
+        """Accept no more. Handshakes under way are broken off."""
+        self._leave_listener()
         for task in list(self._opening):
             task.cancel()
 

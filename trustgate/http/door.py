@@ -17,11 +17,17 @@ from trustgate.http.starts import Starts
 from trustgate.http.timeouts import ConnectionTimeouts
 
 
+#: How long the end of a listener waits for the first request of a connection.
+FIRST_REQUEST_S = 0.5
+
+
 class Connected(Protocol):
     """A connection, as the end of all sees it."""
 
     transport: asyncio.Transport
 
+    @property
+    def is_new(self) -> bool: ...
     def end_when_idle(self) -> None: ...
     def close(self) -> None: ...
 
@@ -84,8 +90,18 @@ class Door:
         return True
 
     async def close(self, grace_s: float) -> None:
-        """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
+        """End idle connections at once, others with their request, and after ``grace_s`` seconds all.
+
+        A connection without a request yet is given a moment: its client is about to send one, and where several
+        processes share the port it would be refused by the one that ends.
+        """
         self.closing = True
+        new_until = self.loop.time() + min(grace_s, FIRST_REQUEST_S)
+        while any(connection.is_new for connection in self.connections) and self.loop.time() < new_until:
+            for connection in list(self.connections):
+                if not connection.is_new:
+                    connection.end_when_idle()
+            await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.end_when_idle()
         until = self.loop.time() + grace_s

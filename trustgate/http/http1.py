@@ -356,6 +356,11 @@ class Connection(asyncio.Protocol):
         if self.transport.get_write_buffer_size():
             self._door.loop.call_later(self._door.timeouts.closing_s, self.transport.abort)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no request of it was read yet."""
+        return self._is_new and not self._has_left
+
     def end_when_idle(self) -> None:
         self.look_again()
         if self._exchange is None:

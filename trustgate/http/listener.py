@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from trustgate.http.accepting import Acceptor
-from trustgate.http.door import Door
+from trustgate.http.door import FIRST_REQUEST_S, Door
 from trustgate.http.http1 import Connection
 from trustgate.http.refusals import Shed
 from trustgate.http.timeouts import ConnectionTimeouts
 
 if TYPE_CHECKING:
     from trustgate.http.hypercorn_adapter import Protocols
+
+__all__ = ["FIRST_REQUEST_S", "listen"]
 
 _HANDSHAKE_S = 10.0
 _MOST_FILES = 65_536
@@ -50,6 +52,7 @@ async def listen(
     acceptor = Acceptor(listener, partial(Connection, door), tls=tls, handshake_timeout_s=_HANDSHAKE_S)
     try:
         await stop.wait()
+        await acceptor.stop(FIRST_REQUEST_S)
     finally:
         acceptor.close()
         # As long as any descriptor of it is open, clients get a connection that is never answered.

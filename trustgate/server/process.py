@@ -57,10 +57,10 @@ def on_hangup(stop: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None
         return
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
-    had_terminal = _has_terminal()
+    had_terminal = has_terminal()
 
     def begin() -> None:
-        if had_terminal and not _has_terminal():
+        if had_terminal and not has_terminal():
             stop.set()
             return
         task = loop.create_task(reload())
@@ -76,7 +76,8 @@ def on_hangup(stop: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None
         loop.remove_signal_handler(signal.SIGHUP)
 
 
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
+    """Returns whether the process has a terminal, which may have been closed since it started."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:

@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from trustgate.admin.staged import clean_up
 from trustgate.gateway.path.inflight import InFlight
@@ -82,12 +82,21 @@ def run_loop(main: Coroutine[Any, Any, R]) -> R:
         gc.unfreeze()
 
 
+class Inherited(NamedTuple):
+    """What one of several workers has from its supervisor: bound sockets, and what to call when it listens."""
+
+    public: socket.socket
+    admin: socket.socket
+    on_ready: Callable[[], None]
+
+
 async def serve(
     settings: Settings,
     load: Callable[[], Settings] | None = None,
     *,
     stop: asyncio.Event,
     observer: Observer | None = None,
+    inherited: Inherited | None = None,
 ) -> None:
     """Serve until ``stop`` is set.
 
@@ -96,6 +105,7 @@ async def serve(
         load: reads the settings anew; None: they cannot be reloaded.
         stop: set to end it.
         observer: called as things happen; without one, a line on stdout marks that it is ready.
+        inherited: of one worker among several; without it, the sockets are bound here.
 
     Raises:
         OperatorError: it cannot start."""
@@ -116,7 +126,10 @@ async def serve(
         store = await open_store(settings.database, settings.postgres())
         stack.push_async_callback(store.close)
         clean_up(settings.home)
-        public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
+        if inherited is None:
+            public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
+        else:
+            public = stack.enter_context(inherited.public)
         journal = Journal.open(
             settings.journal_folder,
             store_id=store.store_id,
@@ -143,10 +156,12 @@ async def serve(
         if server.telemetry is not None:
             server.telemetry.start(server.metrics.collect)
             stack.push_async_callback(server.telemetry.close)
-        admin = stack.enter_context(listen_admin(settings.socket))
+        admin = stack.enter_context(listen_admin(settings.socket) if inherited is None else inherited.admin)
         stack.enter_context(on_hangup(stop, server.reload_or_tell))
         async with background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
-            await _run_until(stop, settings, server, public, admin, certificate)
+            await _run_until(
+                stop, settings, server, public, admin, certificate, None if inherited is None else inherited.on_ready
+            )
         await log.flush()
         await archive.renewed()
 
@@ -158,9 +173,10 @@ async def _run_until(
     public: socket.socket,
     admin: socket.socket,
     certificate: Certificate | None,
+    on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve both listeners until ``stop``, then drain."""
-    from trustgate.http.listener import listen
+    from trustgate.http.listener import FIRST_REQUEST_S, listen
     from trustgate.payment.facilitators.facts import look_again
     from trustgate.server.offer_facts import follow_for_ever
 
@@ -213,9 +229,13 @@ async def _run_until(
         _settle()
         if server.observer is not None:
             server.observer.on_ready(server.address, server.admin)
+        elif on_ready is not None:
+            on_ready()
         else:
             _say(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})\n")
-        draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s))
+        # A worker answers what its connections still bring; those that come anew are the other workers'.
+        late_s = 0.0 if on_ready is None else FIRST_REQUEST_S
+        draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s, late_s))
         try:
             await listeners
             await draining
@@ -243,7 +263,9 @@ def _settle() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-async def _drain_on(stop: asyncio.Event, running: InFlight, grace_s: float) -> None:
+async def _drain_on(stop: asyncio.Event, running: InFlight, grace_s: float, late_s: float) -> None:
+    """Refuse requests from ``late_s`` seconds after ``stop`` on, and end those that run within ``grace_s``."""
     await stop.wait()
+    await asyncio.sleep(late_s)
     _logger.info("stopping: %d requests have %g s to end", len(running), grace_s)
     await running.drain(grace_s)

@@ -73,6 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     notify: NotifySettings = NotifySettings()
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
+    #: Which of several processes with this home it is, from 1 on; 0: the only one.
+    worker: int = 0
 
     # paths
 
@@ -88,6 +90,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def may_have_database(self) -> bool:
         """Whether there is a database file, or Postgres in its place, which is not asked."""
         return bool(self.store.url) or self.database.exists()
+
+    @property
+    def worker_folder(self) -> Path:
+        """The folder of what each process has for itself: the home, or a worker's folder in it."""
+        return self.home / "workers" / str(self.worker) if self.worker else self.home
 
     def tls_files(self) -> tuple[Path, Path] | None:
         """Returns the files of the certificate and its key; None: no TLS. Raises ``SettingsError`` when one is
@@ -106,11 +113,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def handles_file(self) -> Path:
         """Which tenant each id belongs to that an upstream gave out (responses, files, batches)."""
-        return self.home / "handles.jsonl"
+        return self.worker_folder / "handles.jsonl"
 
     @property
     def journal_folder(self) -> Path:
-        return self.home / "journal"
+        return self.worker_folder / "journal"
 
     @property
     def log_key(self) -> Path:
@@ -176,6 +183,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"The home folder {self.home} cannot be written by this user.",
                 hint=f"Run as its owner, or choose another folder with --home. See who owns it: ls -ld {self.home}",
             )
+        if self.worker:
+            self.worker_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.socket.parent != self.home:
             self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.check_socket_folder()

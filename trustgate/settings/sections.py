@@ -19,6 +19,10 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         "127.0.0.1"
     )
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")] = 4010
+    workers: Annotated[
+        int,
+        Meta(ge=1, le=64, description="How many processes serve the port; more than one needs a Postgres database."),
+    ] = 1
     shutdown_grace_s: Annotated[
         float, Meta(ge=0, le=3600, description="How long a stop waits for running requests, seconds.")
     ] = 30.0

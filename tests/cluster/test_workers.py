@@ -1,0 +1,173 @@
+"""Several workers on one port: started, replaced, reloaded and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import GatewayFactory
+from tests.environments import ROOT
+from tests.support.gateway import Gateway
+from tests.support.processes import Process, clean_environment, wait_until
+
+CHAT = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+class Workers:
+    """A supervisor with its workers, each with a copy of the same home."""
+
+    def __init__(self, home: Path, count: int) -> None:
+        self.home = home
+        command = [sys.executable, str(ROOT / "tests/cluster/own_homes.py"), str(home), str(count), "serve"]
+        environment = clean_environment({"PYTHONPATH": str(ROOT)})
+        self.process = Process("the workers", command, home, environment, home / "log")
+
+    def wait_ready(self) -> str:
+        self.process.wait_until(lambda: "ready at " in self.process.stdout)
+        ready = re.search(r"ready at (http://\S+)", self.process.stdout)
+        assert ready is not None
+        return ready[1]
+
+    def pids(self) -> list[int]:
+        """The processes of the workers, the oldest first."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return sorted(map(int, children.split()))
+
+
+@pytest.fixture
+def start(make_gateway: GatewayFactory, tmp_path: Path) -> Iterator[Callable[[int], tuple[Workers, str]]]:
+    with contextlib.ExitStack() as stack:
+
+        def run(count: int) -> tuple[Workers, str]:
+            one = Gateway(tmp_path / "one")
+            key = one.add_tenant()
+            home = tmp_path / "workers"
+            home.mkdir()
+            (home / "trustgate.toml").write_text(
+                'serve = {port = 0, shutdown_grace_s = 5.0}\nupstream = {url = "builtin:echo"}\n'
+            )
+            for number in range(1, count + 1):
+                shutil.copytree(one.home, home / str(number))
+            workers = Workers(home, count)
+
+            def end() -> None:
+                workers.process.signal(signal.SIGKILL)
+                workers.process.wait()
+
+            stack.callback(end)
+            return workers, key
+
+        yield run
+
+
+class Asking:
+    """Asks on a new connection each time, until it is told to stop; every failure is kept."""
+
+    def __init__(self, address: str, key: str) -> None:
+        self.count = 0
+        self.failures: list[object] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._ask, args=(address, key))
+
+    def _ask(self, address: str, key: str) -> None:
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        while not self._end.is_set():
+            connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+            try:
+                connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), headers)
+                answer = connection.getresponse()
+                said = answer.read()
+                if answer.status != 200:
+                    self.failures.append(said)
+            except (http.client.HTTPException, OSError) as error:
+                self.failures.append(error)
+            finally:
+                connection.close()
+            self.count += 1
+
+    def __enter__(self) -> Asking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join(60)
+
+
+def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
+    start: Callable[[int], tuple[Workers, str]],
+) -> None:
+    workers, key = start(2)
+    address = workers.wait_ready()
+    log = workers.process
+    first = workers.pids()
+    assert len(first) == 2
+    with Asking(address, key) as asking:
+        # One dies: the other goes on, and a new one takes its place.
+        os.kill(first[0], signal.SIGKILL)
+        wait_until(lambda: "is ready (process" in log.stderr, "a new worker")
+        assert "was ended by SIGKILL; it is replaced" in log.stderr
+        second = workers.pids()
+        assert (len(second), first[1] in second, first[0] in second) == (2, True, False)
+        # A setting that a reload changes: the same processes go on.
+        config = workers.home / "trustgate.toml"
+        config.write_text(config.read_text() + "[anchor]\nevery = '1h'\n")
+        log.signal(signal.SIGHUP)
+        wait_until(lambda: log.stderr.count("settings reloaded: changed anchor.every") == 2, "both to reload")
+        assert workers.pids() == second
+        # One that wants a restart: all are replaced, one after the other.
+        config.write_text(config.read_text() + "[journal]\nsync_ms = 77\n")
+        log.signal(signal.SIGHUP)
+        wait_until(lambda: not set(second) & set(workers.pids()) and len(workers.pids()) == 2, "two new workers")
+        third = workers.pids()
+        wait_until(lambda: log.stderr.count("is ready (process") == 3, "both to be ready")
+        # A broken file changes nothing.
+        config.write_text("serve = nonsense")
+        log.signal(signal.SIGHUP)
+        wait_until(lambda: "not reloaded" in log.stderr, "the refusal")
+        assert workers.pids() == third
+        reached = asking.count
+        wait_until(lambda: asking.count > reached + 5, "requests after all that")
+    # What the killed worker had accepted is lost with it; all else was answered.
+    assert len(asking.failures) <= 1, asking.failures
+    log.signal(signal.SIGTERM)
+    assert log.wait() == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/health")
+
+
+def test_workers_stop_when_their_supervisor_is_killed(start: Callable[[int], tuple[Workers, str]]) -> None:
+    workers, _ = start(2)
+    workers.wait_ready()
+    pids = workers.pids()
+    workers.process.signal(signal.SIGKILL)
+    workers.process.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the workers to end")
+
+
+def test_what_stops_the_first_worker_stops_the_start(start: Callable[[int], tuple[Workers, str]]) -> None:
+    workers, _ = start(2)
+    workers.process.signal(signal.SIGKILL)
+    workers.process.wait()
+    (workers.home / "2" / "trustgate.duckdb").write_bytes(b"no database")
+    again = Workers(workers.home, 2)
+    assert again.process.wait() != 0
+    assert "ready at" not in again.process.stdout
+
+
+def test_without_postgres_several_workers_are_refused_with_the_reason(tmp_path: Path) -> None:
+    refused = Gateway(tmp_path / "home").cli("serve", "--workers", "2", check=False)
+    assert refused.returncode == 2
+    assert "one process at a time can open it" in refused.stderr

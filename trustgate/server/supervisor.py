@@ -1,0 +1,301 @@
+"""``trustgate serve --workers N``: starts N processes on one port, replaces those that die, and passes signals on.
+
+The supervisor binds the sockets and serves nothing itself. Workers inherit them by fork, so that while one worker is
+replaced connections wait for the others in one queue, and none is refused. A pipe that the supervisor alone can write
+to ends when it does: a worker whose supervisor was killed stops.
+
+    SIGTERM, SIGINT   all workers end their requests and stop; SIGINT again kills them
+    SIGHUP            settings are read anew; where one of them wants a restart, the workers are replaced one by one
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from trustgate.signals import hold_hangup, take_held_hangup
+
+_logger = logging.getLogger("trustgate.server")
+
+#: A worker that lived for less than this is replaced after a pause, longer each time.
+_SHORT_LIFE_S = 10.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 30.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_INTERRUPTED = 130
+
+
+class Place(NamedTuple):
+    """What a worker gets to know: its number from 1 on, what it calls when it listens, and a descriptor that becomes
+    readable when its supervisor is gone.
+    """
+
+    number: int
+    ready: Callable[[], None]
+    supervisor_gone: int
+
+
+class _Worker:
+    """A process that runs, and the reading end of the pipe on which it reports that it is ready."""
+
+    def __init__(self, number: int, pid: int, report: int) -> None:
+        self.number = number
+        self.pid = pid
+        self.report = report
+        self.is_ready = False
+        #: It has reported, or will not.
+        self.is_heard = False
+        #: It was sent to its end, so that another takes its place.
+        self.is_replaced = False
+        self.started_s = time.monotonic()
+
+
+class Supervisor:
+    """Keeps ``count`` workers running until it is told to stop."""
+
+    def __init__(
+        self,
+        count: int,
+        work: Callable[[Place], int],
+        *,
+        on_ready: Callable[[], None],
+        on_hangup: Callable[[], bool],
+        terminal_gone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            count: how many workers.
+            work: what a worker does, in a process of its own; returns its exit code.
+            on_ready: called once, when all workers are.
+            on_hangup: reads the settings anew at SIGHUP; returns whether the workers have to be replaced for them.
+            terminal_gone: returns whether the terminal is gone that the program was started in.
+        """
+        self._count = count
+        self._work = work
+        self._on_ready = on_ready
+        self._on_hangup = on_hangup
+        self._terminal_gone = terminal_gone
+        self._workers: dict[int, _Worker] = {}
+        #: When to start a worker again, by number, and how long the next pause would be.
+        self._due_s: dict[int, float] = {}
+        self._pause_s: dict[int, float] = {}
+        #: The numbers still to be replaced, the next one last, and the one whose turn it is.
+        self._to_replace: list[int] = []
+        self._replacing: int | None = None
+        self._is_stopping = False
+        self._was_ready = False
+        self._exit_code = 0
+
+    def run(self) -> int:
+        """Supervise until SIGTERM or SIGINT, or until the first start fails.
+
+        In a worker's process this returns, too: what ``work`` returned.
+
+        Returns:
+            The exit code.
+        """
+        with _wakeups() as (wakeup, pending):
+            self._alive, self._hold_alive = os.pipe()
+            try:
+                self._due_s[1] = 0.0
+                if take_held_hangup():
+                    pending.append(signal.SIGHUP)
+                while self._workers or not self._is_stopping:
+                    for number in list(self._due_s):
+                        if self._due_s[number] <= time.monotonic() and (place := self._start(number)) is not None:
+                            return self._be_worker(place)
+                    self._wait(wakeup)
+                    while pending:
+                        self._on_signal(pending.pop(0))
+                    self._reap()
+                return self._exit_code
+            finally:
+                for descriptor in (self._alive, self._hold_alive, *(each.report for each in self._workers.values())):
+                    with contextlib.suppress(OSError):
+                        os.close(descriptor)
+
+    # starting
+
+    def _start(self, number: int) -> Place | None:
+        """Fork. Returns the worker's place in its own process, None in the supervisor's."""
+        del self._due_s[number]
+        report, told = os.pipe()
+        # Until the worker has handlers of its own a signal waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        pid = os.fork()
+        if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            os.close(told)
+            self._workers[number] = _Worker(number, pid, report)
+            return None
+        os.close(report)
+
+        def ready() -> None:
+            os.write(told, b"R")
+            os.close(told)
+
+        return Place(number, ready, self._alive)
+
+    def _be_worker(self, place: Place) -> int:
+        os.close(self._hold_alive)
+        for other in self._workers.values():
+            os.close(other.report)
+        self._workers.clear()
+        signal.set_wakeup_fd(-1)
+        # A group of its own: Ctrl-C at a terminal is the supervisor's to pass on.
+        os.setpgid(0, 0)
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        hold_hangup()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return self._work(place)
+
+    # waiting
+
+    def _wait(self, wakeup: socket.socket) -> None:
+        """Wait for a signal, a worker's report, or the time to start one."""
+        waiting = {worker.report: worker for worker in self._workers.values() if not worker.is_heard}
+        due_s = min(self._due_s.values(), default=None)
+        timeout_s = None if due_s is None else max(0.0, due_s - time.monotonic())
+        readable, _, _ = select.select([wakeup.fileno(), *waiting], [], [], timeout_s)
+        for each in readable:
+            if each == wakeup.fileno():
+                with contextlib.suppress(BlockingIOError):
+                    wakeup.recv(4096)
+                continue
+            worker = waiting[each]
+            worker.is_heard = True
+            if os.read(worker.report, 1):
+                self._became_ready(worker)
+            # Else it ends: the signal of that comes, or has come.
+
+    def _became_ready(self, worker: _Worker) -> None:
+        worker.is_ready = True
+        if self._is_stopping:
+            return
+        if not self._was_ready and worker.number < self._count:
+            # One after the other: what is wrong stops the first, and the database is migrated by one.
+            self._due_s[worker.number + 1] = 0.0
+        elif not self._was_ready:
+            self._was_ready = True
+            self._on_ready()
+        else:
+            _logger.info("worker %d is ready (process %d)", worker.number, worker.pid)
+        if self._replacing == worker.number:
+            self._replacing = None
+            self._replace_next()
+
+    # signals
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stop(number)
+        elif number == signal.SIGHUP and self._terminal_gone():
+            self._stop(signal.SIGTERM)
+        elif number == signal.SIGHUP:
+            if self._on_hangup():
+                self._replace_all()
+            else:
+                self._send_all(signal.SIGHUP)
+
+    def _stop(self, number: int) -> None:
+        if self._is_stopping and number == signal.SIGINT:
+            os.write(2, b"Stopped at once; running requests are cut.\n")
+            self._exit_code = _INTERRUPTED
+            self._send_all(signal.SIGKILL)
+            return
+        if number == signal.SIGINT:
+            os.write(2, b"\nStopping when running requests have ended; Ctrl-C again stops at once.\n")
+        self._is_stopping = True
+        self._due_s.clear()
+        self._to_replace.clear()
+        self._send_all(signal.SIGTERM)
+
+    def _send_all(self, number: int) -> None:
+        for worker in self._workers.values():
+            _send(worker.pid, number)
+
+    def _replace_all(self) -> None:
+        if self._is_stopping or not self._was_ready:
+            return
+        self._to_replace = list(range(self._count, 0, -1))
+        if self._replacing is None:
+            self._replace_next()
+
+    def _replace_next(self) -> None:
+        """End one worker; it is started again when it has ended, and the next one's turn comes when it is ready."""
+        if not self._to_replace:
+            return
+        number = self._replacing = self._to_replace.pop()
+        worker = self._workers.get(number)
+        if worker is not None:  # else it is about to be started anyhow
+            _logger.info("replacing worker %d (process %d)", number, worker.pid)
+            worker.is_replaced = True
+            _send(worker.pid, signal.SIGTERM)
+
+    def _reap(self) -> None:
+        for worker in list(self._workers.values()):
+            found, status = os.waitpid(worker.pid, os.WNOHANG)
+            if not found:
+                continue
+            os.close(worker.report)
+            del self._workers[worker.number]
+            code = os.waitstatus_to_exitcode(status)
+            if self._is_stopping:
+                self._exit_code = self._exit_code or max(code, 0)
+                continue
+            if not self._was_ready:
+                # It has said why. The first start is all or nothing.
+                self._exit_code = code if code > 0 else 1
+                self._stop(signal.SIGTERM)
+                continue
+            self._start_again(worker, code)
+
+    def _start_again(self, worker: _Worker, code: int) -> None:
+        if worker.is_replaced:
+            self._due_s[worker.number] = 0.0
+            return
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        _logger.error("worker %d (process %d) %s; it is replaced", worker.number, worker.pid, how)
+        now_s = time.monotonic()
+        pause_s = 0.0
+        if now_s - worker.started_s < _SHORT_LIFE_S:
+            pause_s = self._pause_s.get(worker.number, 0.0)
+            self._pause_s[worker.number] = min(max(2 * pause_s, _FIRST_PAUSE_S), _LAST_PAUSE_S)
+        else:
+            self._pause_s.pop(worker.number, None)
+        self._due_s[worker.number] = now_s + pause_s
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def _wakeups() -> Iterator[tuple[socket.socket, list[int]]]:
+    """A socket that becomes readable when a signal comes, and the list that signals are put into."""
+    pending: list[int] = []
+    reading, writing = socket.socketpair()
+    reading.setblocking(False)
+    writing.setblocking(False)
+    before = {}
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, lambda number, _: pending.append(number))
+    signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    try:
+        yield reading, pending
+    finally:
+        signal.set_wakeup_fd(-1)
+        reading.close()
+        writing.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,142 @@
+"""Several processes of one ``trustgate serve``: what they share, and what each has of its own.
+
+They share the sockets, the settings and the database; each has a folder of its own in the home, with its journal. How
+they are started and replaced: supervisor.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import msgspec
+
+from trustgate.errors import SettingsError, TrustGateError
+from trustgate.http.sockets import address_of, listen_admin, listen_public
+from trustgate.observe.request_log import log_to_stderr
+from trustgate.server.process import has_terminal, stop_on_signal
+from trustgate.server.reload import differences, is_reloaded
+from trustgate.server.run import Inherited, run_loop, serve
+from trustgate.server.supervisor import Place, Supervisor
+from trustgate.settings import Settings
+
+_logger = logging.getLogger("trustgate.server")
+
+#: Of the sockets, which the supervisor has bound.
+_BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
+
+
+def check_workers(settings: Settings) -> None:
+    """Check that several processes may serve this database.
+
+    Raises:
+        SettingsError: they may not, and why."""
+    raise SettingsError(
+        f"{settings.serve.workers} workers cannot serve one DuckDB file: one process at a time can open it, and its "
+        "memory decides quotas, budgets and balances.",
+        hint="Leave --workers (serve.workers) out.",
+    )
+
+
+def as_worker(settings: Settings, number: int) -> Settings:
+    """Returns the settings of one worker: those of all, and its number."""
+    return msgspec.structs.replace(settings, worker=number)
+
+
+def run_workers(
+    settings: Settings,
+    load: Callable[[], Settings] | None,
+    *,
+    settings_of: Callable[[Settings, int], Settings] = as_worker,
+) -> int:
+    """Serve with ``serve.workers`` processes until SIGTERM or SIGINT. In a worker's process it returns, too.
+
+    Whether several processes may serve the database is for the caller to check (``check_workers``).
+
+    Args:
+        settings: those that hold at first.
+        load: reads them anew, for SIGHUP.
+        settings_of: makes the settings of a worker of those of all.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        OperatorError: the port cannot be listened on; in a worker's process: the worker cannot start."""
+    log_to_stderr(settings.log)
+    now = [settings]
+
+    def on_hangup() -> bool:
+        if load is None:
+            return False
+        try:
+            new = load()
+        except TrustGateError as error:
+            _logger.error("the settings were not reloaded: %s", error.message)
+            return False
+        changed = differences(now[0], new)
+        for name in _BOUND.intersection(changed):
+            _logger.warning("%s wants a restart of the whole server", name)
+        restart = [name for name in changed if not is_reloaded(name) and name not in _BOUND]
+        now[0] = new
+        return bool(restart)
+
+    with _sockets(settings) as inherited:
+        scheme = "http" if settings.serve.tls_certificate is None else "https"
+        address = address_of(settings.serve.host, inherited.public, scheme)
+        count = settings.serve.workers
+        ready = f"TrustGate is ready at {address} (upstream {settings.upstream.url}, {count} workers)\n"
+        had_terminal = has_terminal()
+        supervisor = Supervisor(
+            count,
+            lambda place: _work(settings_of(now[0], place.number), load, settings_of, inherited, place),
+            on_ready=partial(_say, ready),
+            on_hangup=on_hangup,
+            terminal_gone=lambda: had_terminal and not has_terminal(),
+        )
+        return supervisor.run()
+
+
+def _work(
+    settings: Settings,
+    load: Callable[[], Settings] | None,
+    settings_of: Callable[[Settings, int], Settings],
+    inherited: Inherited,
+    place: Place,
+) -> int:
+    """Be a worker."""
+    reload = None if load is None else lambda: settings_of(load(), place.number)
+
+    async def until_told() -> None:
+        stop = stop_on_signal()
+        asyncio.get_running_loop().add_reader(place.supervisor_gone, stop.set)
+        try:
+            await serve(settings, reload, stop=stop, inherited=inherited._replace(on_ready=place.ready))
+        finally:
+            asyncio.get_running_loop().remove_reader(place.supervisor_gone)
+
+    run_loop(until_told())
+    return 0
+
+
+@contextlib.contextmanager
+def _sockets(settings: Settings) -> Iterator[Inherited]:
+    """The sockets that workers inherit. The file of the admin socket goes with the supervisor, not with a worker."""
+    with contextlib.ExitStack() as stack:
+        public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
+        binder = os.getpid()
+        admin = stack.enter_context(listen_admin(settings.socket))
+        try:
+            yield Inherited(public, admin, lambda: None)
+        finally:
+            if os.getpid() != binder:
+                stack.pop_all()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(1, text.encode())
