@@ -181,6 +181,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
+            '--workers|any|How many processes serve the port; more than one needs a Postgres database',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
             '--json||Print one JSON document, nothing else'
@@ -191,6 +192,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
+            '--workers|any|How many processes serve the port; more than one needs a Postgres database',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key'
         )
@@ -1066,6 +1068,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
+            '--workers|any|How many processes serve the port; more than one needs a Postgres database',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
             '--json||Print one JSON document, nothing else'
