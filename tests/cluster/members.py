@@ -18,9 +18,10 @@ from trustgate.cluster.database import DatabaseSession
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import Identity
 from trustgate.cluster.roles import Role, RoleLost, Tenure, check_tenure
-from trustgate.cluster.schema import SCHEMA
+from trustgate.settings import PostgresAddress
+from trustgate.store.postgres import connecting
 
-TABLES = f"""{SCHEMA}
+TABLES = """
 CREATE TABLE IF NOT EXISTS written (n bigserial PRIMARY KEY, name text, epoch bigint);
 CREATE TABLE IF NOT EXISTS seen (n bigserial PRIMARY KEY, name text, what text);
 """
@@ -41,9 +42,7 @@ class Memory:
 
 
 async def connect(url: str) -> Any:
-    import asyncpg
-
-    return await asyncpg.connect(url, timeout=5)
+    return await connecting.connect(PostgresAddress(url), "test")
 
 
 def session(url: str, timeout_s: float = 10.0) -> DatabaseSession:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.cluster.members import TABLES, Memory, connect, identity, session
@@ -19,16 +20,43 @@ from trustgate.cluster import changes, nodes, roles
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import NodeBuried, list_nodes, node_findings
 from trustgate.cluster.roles import Role, RoleLost, check_tenure
+from trustgate.settings import PostgresAddress
+from trustgate.store import open_store
+from trustgate.store.changes import Change
+from trustgate.types import Alias
 
 LEASE_S = 30.0
 RUN_OUT = "UPDATE nodes SET lease_until = clock_timestamp() - interval '1 second' WHERE node_id = $1"
 
 
-@pytest.fixture
-def url(postgres: Postgres) -> str:
+@pytest.fixture(scope="module")
+def database(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a schema with every table."""
     made = postgres.schema()
-    run_sql(made, *(statement for statement in TABLES.split(";\n") if statement.strip()))
+
+    async def make() -> None:
+        home = tmp_path_factory.mktemp("home")
+        await (await open_store(home / "trustgate.duckdb", PostgresAddress(made))).close()
+
+    asyncio.run(make())
+    run_sql(made, *(statement for statement in TABLES.split(";") if statement.strip()))
     return made
+
+
+@pytest.fixture
+def url(database: str) -> str:
+    """The same, with the tables of nodes empty."""
+    run_sql(database, "DELETE FROM nodes", "DELETE FROM roles", "TRUNCATE written, seen")
+    return database
+
+
+async def announce(connection: Any, body: bytes) -> int:
+    """Make a change of operators, as far as nodes see it."""
+    async with connection.transaction():
+        number = await connection.fetchval("UPDATE progress SET changes = changes + 1 RETURNING changes")
+        await connection.execute("INSERT INTO changes VALUES ($1, 0, '', '', $2)", number, body)
+        await connection.execute("SELECT pg_notify($1, '')", changes.CHANNEL)
+    return int(number)
 
 
 async def no_holds(connection: Any, node_ids: Sequence[str]) -> None:
@@ -219,18 +247,15 @@ async def test_versions_are_in_the_order_of_commits_and_reach_every_node(url: st
     running = [asyncio.ensure_future(member.run()) for member in members]
     connections = [await connect(url) for _ in range(4)]
 
-    async def change(connection: Any, number: int) -> int:
-        async with connection.transaction():
-            return await changes.announce(connection, b"%d" % number)
-
+    before = await connections[0].fetchval("SELECT changes FROM progress")
     versions = []
     for start in range(0, 40, 4):
-        versions += await asyncio.gather(*(change(each, start + i) for i, each in enumerate(connections)))
-    assert sorted(versions) == list(range(1, 41))
+        versions += await asyncio.gather(*(announce(each, b"%d" % (start + i)) for i, each in enumerate(connections)))
+    assert sorted(versions) == list(range(before + 1, before + 41))
     asking = session(url)
     async with asyncio.timeout(20):
-        await changes.wait_until_taken_in(asking, 40)
-    found = [each.body for each in await changes.read_after(connections[0], 0)]
+        await changes.wait_until_taken_in(asking, before + 40)
+    found = [each.body for each in await changes.read_after(connections[0], before)]
     assert memories[0].bodies == memories[1].bodies == found
     for task in running:
         task.cancel()
@@ -241,12 +266,24 @@ async def test_versions_are_in_the_order_of_commits_and_reach_every_node(url: st
         await member.leave()
 
 
+async def test_what_the_store_keeps_reaches_a_node_in_the_stores_form(url: str, tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "trustgate.duckdb", PostgresAddress(url))
+    memory = Memory()
+    member = Member(identity(), session(url), memory, lease_s=LEASE_S)
+    await member.join()
+    alias = Alias(name="short", target="long")
+    await store.put(alias)
+    await member.renew()
+    assert [msgspec.json.decode(body, type=Change).put for body in memory.bodies] == [(alias,)]
+    await member.leave()
+    await store.close()
+
+
 async def test_a_command_waits_for_a_node_that_has_not_heard_until_its_lease_is_over(url: str) -> None:
     one = await connect(url)
     deaf = Member(identity("deaf"), session(url), Memory(), lease_s=LEASE_S)  # never runs, so it hears nothing
     await deaf.join()
-    async with one.transaction():
-        version = await changes.announce(one, b"revoked")
+    version = await announce(one, b"revoked")
     asking = session(url)
     waited_for: asyncio.Queue[list[str]] = asyncio.Queue()
     waiting = asyncio.ensure_future(changes.wait_until_taken_in(asking, version, waited_for.put_nowait))
@@ -283,8 +320,7 @@ async def test_a_node_stops_serving_before_its_lease_is_over_and_serves_again_on
     assert member.may_serve()
     clock.now_s += LEASE_S * 0.02
     assert not member.may_serve()
-    async with one.transaction():
-        version = await changes.announce(one, b"while it slept")
+    version = await announce(one, b"while it slept")
 
     heard_while_serving: list[bool] = []
     take_in = memory.take_in
@@ -316,8 +352,7 @@ async def test_a_node_that_cannot_take_in_a_change_loses_its_lease(url: str) -> 
     clock, memory, one = Clock(), Memory(), await connect(url)
     member = Member(identity(), session(url), memory, lease_s=LEASE_S, clock=clock)
     await member.join()
-    async with one.transaction():
-        await changes.announce(one, b"odd")
+    await announce(one, b"odd")
 
     async def fails(found: Sequence[changes.Announced]) -> None:
         raise ValueError("cannot read this")
@@ -340,8 +375,7 @@ async def test_a_cut_connection_is_made_anew_and_what_was_missed_is_heard(url: s
     await member.join()
     others = "FROM pg_stat_activity WHERE query LIKE '%nodes%' AND pid <> pg_backend_pid()"
     assert await one.fetch(f"SELECT pg_terminate_backend(pid) {others}")
-    async with one.transaction():
-        await changes.announce(one, b"missed")
+    await announce(one, b"missed")
     await member.renew()
     await member.renew()
     assert memory.bodies == [b"missed"]

@@ -1,8 +1,9 @@
 """What operators change reaches every process.
 
-Each change has a version, given under the lock of one row, so that versions are in the order in which changes were
-committed. NOTIFY wakes the nodes; a note that is missed is noticed at the next renewal of the lease, which returns the
-version. A command that must hold at once waits until every node has taken its version in, or has lost its lease.
+The store numbers each change in the transaction that makes it, under the lock of one row, so that the numbers are in
+the order in which changes were committed, and notifies (store.postgres.changes). A note that is missed is noticed at
+the next renewal of the lease, which returns the last number. A command that must hold at once waits until every node
+has taken its change in, or has lost its lease.
 """
 
 from __future__ import annotations
@@ -13,55 +14,32 @@ from typing import NamedTuple
 
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 
-#: The channel of NOTIFY; the payload is empty.
+#: What the store notifies on; of every schema of the database, so that a note may be of another one's change.
 CHANNEL = "trustgate_changes"
-#: How many changes are kept after all have taken them in.
-_KEPT = 1000
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.005, 0.1
 
 
 class Announced(NamedTuple):
     """A change as it stands in the database."""
 
-    version: int
-    #: The store's form of it.
+    number: int
+    #: JSON of ``store.changes.Change``.
     body: bytes
 
 
-async def announce(connection: DatabaseConnection, body: bytes) -> int:
-    """Number a change, within the transaction that makes it. Other changes wait until it ends.
-
-    Returns:
-        Its version, to wait for with ``wait_until_taken_in`` once the transaction is committed.
-    """
-    version = await connection.fetchval("UPDATE change_version SET version = version + 1 RETURNING version")
-    await connection.execute("INSERT INTO changes (version, body) VALUES ($1, $2)", version, body)
-    await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
-    return int(version)
+async def read_after(connection: DatabaseConnection, number: int) -> list[Announced]:
+    """Returns the changes after the one of this number, in their order."""
+    rows = await connection.fetch("SELECT number, body FROM changes WHERE number > $1 ORDER BY number", number)
+    return [Announced(row["number"], bytes(row["body"])) for row in rows]
 
 
-async def read_after(connection: DatabaseConnection, version: int) -> list[Announced]:
-    """Returns the changes after a version, in their order."""
-    rows = await connection.fetch("SELECT version, body FROM changes WHERE version > $1 ORDER BY version", version)
-    return [Announced(row["version"], bytes(row["body"])) for row in rows]
-
-
-async def report(connection: DatabaseConnection, node_id: str, version: int) -> None:
-    """Record that the node has taken in every change up to ``version``."""
-    await connection.execute("UPDATE nodes SET taken_in = $2 WHERE node_id = $1 AND taken_in < $2", node_id, version)
-
-
-async def prune(connection: DatabaseConnection) -> None:
-    """Delete changes that every node has taken in, but for the newest."""
-    await connection.execute(
-        "DELETE FROM changes WHERE version <= least((SELECT min(taken_in) FROM nodes),"
-        " (SELECT version FROM change_version)) - $1::bigint",
-        _KEPT,
-    )
+async def report(connection: DatabaseConnection, node_id: str, number: int) -> None:
+    """Record that the node has taken in every change up to ``number``."""
+    await connection.execute("UPDATE nodes SET taken_in = $2 WHERE node_id = $1 AND taken_in < $2", node_id, number)
 
 
 async def wait_until_taken_in(
-    session: DatabaseSession, version: int, on_waiting: Callable[[list[str]], None] = lambda _: None
+    session: DatabaseSession, number: int, on_waiting: Callable[[list[str]], None] = lambda _: None
 ) -> None:
     """Wait until each node has taken in the change, or its lease is over: it serves no more then.
 
@@ -70,7 +48,7 @@ async def wait_until_taken_in(
 
     Args:
         session: to ask with; free between two looks.
-        version: of the change.
+        number: of the change.
         on_waiting: called with the addresses of the nodes that are waited for, when those change.
     """
     pause_s = _FIRST_LOOK_S
@@ -79,7 +57,7 @@ async def wait_until_taken_in(
         async with session.use() as connection:
             rows = await connection.fetch(
                 "SELECT address FROM nodes WHERE taken_in < $1 AND lease_until > clock_timestamp() ORDER BY address",
-                version,
+                number,
             )
         waited_for = [row["address"] for row in rows]
         if waited_for != before:

@@ -136,7 +136,7 @@ class Member:
             joined = await nodes.join(connection, self.identity, self._lease_s)
         await self._memory.load()
         self.node_id = joined.node_id
-        self._taken_in = self._seen = joined.version
+        self._taken_in = self._seen = joined.last_change
         self._may_serve_from(sent_s)
         _logger.info("joined as %s", joined.node_id)
 
@@ -194,7 +194,6 @@ class Member:
             await self._renew_lease(self.node_id)
         async with self._session.use() as connection:
             buried = await nodes.bury(connection, self._give_back)
-            await changes.prune(connection)
         for node_id in buried:
             _logger.warning("buried %s: it did not renew its lease", node_id)
         await self._take_roles()
@@ -206,21 +205,21 @@ class Member:
         sent_s = self._clock()
         async with self._session.use() as connection:
             renewal = await nodes.renew(connection, node_id, self._lease_s, self._taken_in, self._unfit)
-        self._seen = max(self._seen, renewal.version)
+        self._seen = max(self._seen, renewal.last_change)
         has_lapsed = not self.may_serve()
         if not has_lapsed:
             self._may_serve_from(sent_s)
-        if renewal.version > self._taken_in:
+        if renewal.last_change > self._taken_in:
             await self.take_in_now()
         if has_lapsed:
             self._may_serve_from(sent_s)
 
     async def _take_in(self, found: Sequence[Announced]) -> None:
-        found = [change for change in found if change.version > self._taken_in]
+        found = [change for change in found if change.number > self._taken_in]
         if not found:
             return
         await self._memory.take_in(found)
-        self._taken_in = max(self._taken_in, found[-1].version)
+        self._taken_in = max(self._taken_in, found[-1].number)
         self._seen = max(self._seen, self._taken_in)
         if self.node_id is not None:
             async with self._session.use() as connection:

@@ -66,25 +66,25 @@ class Renewal(NamedTuple):
 
     node_id: str
     #: The number of the last change there is.
-    version: int
+    last_change: int
 
 
 async def join(connection: DatabaseConnection, identity: Identity, lease_s: float) -> Renewal:
-    """Register a new node; it counts as having taken in every change up to the version that is returned.
+    """Register a new node; it counts as having taken in every change up to the last one there is.
 
     The caller loads its state after this, so that what it loads has those changes.
     """
     node_id = new_id("node")
-    version = await connection.fetchval(
+    last_change = await connection.fetchval(
         "INSERT INTO nodes (node_id, host, pid, version, address, started_us, lease_until, taken_in)"
-        " SELECT $1, $2, $3, $4, $5, $6, clock_timestamp() + make_interval(secs => $7), version FROM change_version"
+        " SELECT $1, $2, $3, $4, $5, $6, clock_timestamp() + make_interval(secs => $7), changes FROM progress"
         " RETURNING taken_in",
         node_id,
         *identity,
         now_us(),
         lease_s,
     )
-    return Renewal(node_id, int(version))
+    return Renewal(node_id, int(last_change))
 
 
 async def renew(
@@ -95,19 +95,19 @@ async def renew(
     Raises:
         NodeBuried: it is a node no longer.
     """
-    version = await connection.fetchval(
+    last_change = await connection.fetchval(
         "UPDATE nodes SET lease_until = clock_timestamp() + make_interval(secs => $2), taken_in = $3,"
         " skew_us = $4 - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, unfit = $5::text::jsonb"
-        " WHERE node_id = $1 RETURNING (SELECT version FROM change_version)",
+        " WHERE node_id = $1 RETURNING (SELECT changes FROM progress)",
         node_id,
         lease_s,
         taken_in,
         now_us(),
         msgspec.json.encode(unfit or {}).decode(),
     )
-    if version is None:
+    if last_change is None:
         raise _buried(node_id)
-    return Renewal(node_id, int(version))
+    return Renewal(node_id, int(last_change))
 
 
 async def check_alive(connection: DatabaseConnection, node_id: str) -> None:
@@ -155,10 +155,10 @@ async def list_nodes(connection: DatabaseConnection) -> list[ClusterNode]:
     """Returns every node, the oldest first."""
     rows = await connection.fetch(
         "SELECT n.*, extract(epoch FROM n.lease_until - clock_timestamp())::float8 AS lease_left_s,"
-        " greatest(v.version - n.taken_in, 0) AS behind,"
+        " greatest(p.changes - n.taken_in, 0) AS behind,"
         " n.unfit::text AS unfit_json,"
         " ARRAY(SELECT role FROM roles r WHERE r.node_id = n.node_id ORDER BY role) AS roles"
-        " FROM nodes n, change_version v ORDER BY n.started_us, n.node_id"
+        " FROM nodes n, progress p ORDER BY n.started_us, n.node_id"
     )
     return [
         ClusterNode(

@@ -35,6 +35,12 @@ def check_workers(settings: Settings) -> None:
 
     Raises:
         SettingsError: they may not, and why."""
+    if settings.store.url:
+        raise SettingsError(
+            f"{settings.serve.workers} workers were asked for, and a Postgres database is served by one process at a "
+            "time: what each holds of quotas, budgets and balances is decided in its memory.",
+            hint="Leave --workers (serve.workers) out.",
+        )
     raise SettingsError(
         f"{settings.serve.workers} workers cannot serve one DuckDB file: one process at a time can open it, and its "
         "memory decides quotas, budgets and balances.",

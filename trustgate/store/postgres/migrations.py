@@ -41,8 +41,34 @@ def _indexes_and_changes(connection: SqlConnection) -> None:
         connection.execute(statement)
 
 
+def _nodes_and_roles(connection: SqlConnection) -> None:
+    """The processes that serve the database (cluster.nodes), and what one of them at a time does (cluster.roles)."""
+    for statement in (
+        """CREATE TABLE nodes (
+            node_id text PRIMARY KEY,
+            host text NOT NULL,
+            pid integer NOT NULL,
+            version text NOT NULL,
+            address text NOT NULL,
+            started_us bigint NOT NULL,
+            lease_until timestamptz NOT NULL,
+            taken_in bigint NOT NULL,  -- the last change of operators that the node has taken in
+            skew_us bigint NOT NULL DEFAULT 0,  -- how far its clock is ahead of the database's
+            unfit jsonb NOT NULL DEFAULT '{}'  -- why it cannot hold a role, by role
+        )""",
+        """CREATE TABLE roles (
+            role text PRIMARY KEY,
+            node_id text REFERENCES nodes (node_id) ON DELETE SET NULL,  -- a burial frees a node's roles
+            epoch bigint NOT NULL DEFAULT 0,  -- one more at each taking
+            since timestamptz
+        )""",
+        "CREATE INDEX roles_node ON roles (node_id)",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings what Postgres alone has from N-1 to N.
-STEPS: tuple[Callable[[SqlConnection], None], ...] = (_indexes_and_changes,)
+STEPS: tuple[Callable[[SqlConnection], None], ...] = (_indexes_and_changes, _nodes_and_roles)
 
 
 def migrate_postgres(connection: SqlConnection, now_us: int) -> None:
