@@ -20,15 +20,14 @@ from trustgate.cluster.changes import Announced
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession
 from trustgate.cluster.nodes import GiveBack, Identity, NodeBuried
 from trustgate.cluster.roles import Role, Tenure
+from trustgate.errors import Unavailable
 
 _logger = logging.getLogger("trustgate.cluster")
 
-#: How long a lease is, and how long before its end a node stops serving. Clocks may run at rates that differ by much
-#: less than the margin in the time of a lease.
-LEASE_S = 10.0
+#: How long before its lease's end a node stops serving, as a part of the lease: far more than clocks run apart in it.
 _MARGIN = 0.2
 #: Renewals in the time of a lease.
-_RENEWALS = 4
+RENEWALS = 4
 
 #: What a role's holder does: it runs as long as the role is held, and is cancelled when it is lost.
 Job = Callable[[Tenure], Awaitable[None]]
@@ -66,7 +65,9 @@ class Member:
         memory: Memory,
         *,
         give_back: GiveBack = _nothing,
-        lease_s: float = LEASE_S,
+        predecessor: str = "",
+        joins_anew: bool = True,
+        lease_s: float,
         clock: Callable[[], float] = boot_time_s,
     ) -> None:
         """
@@ -75,6 +76,8 @@ class Member:
             session: a connection for this alone.
             memory: takes in what operators change.
             give_back: gives back what a dead node held.
+            predecessor: the id of a node that is known to be dead; it is buried at once, whatever its lease.
+            joins_anew: whether it joins as another node after it was buried; else ``run`` ends then.
             lease_s: how long a lease is. All nodes of a database have the same.
             clock: seconds; never set, and running while the machine sleeps.
         """
@@ -84,6 +87,10 @@ class Member:
         self._session = session
         self._memory = memory
         self._give_back = give_back
+        self._predecessor = predecessor
+        self._joins_anew = joins_anew
+        #: It was buried, and does not join anew.
+        self.is_ended = False
         self._lease_s = lease_s
         self._clock = clock
         #: Until when it may serve, by ``clock``.
@@ -103,9 +110,18 @@ class Member:
         """Returns whether requests may be admitted now. Cheap: one look at the clock."""
         return self._clock() < self._until_s
 
-    def retry_after_s(self) -> int:
-        """Returns when a client that was refused may try again: after the next renewal."""
-        return max(1, round(self._lease_s / _RENEWALS))
+    def check_serving(self) -> None:
+        """Check that requests may be admitted now.
+
+        Raises:
+            Unavailable: the database has not been reached for too long; with when to try again."""
+        if self._clock() < self._until_s:
+            return
+        raise Unavailable(
+            "The gateway has lost its database, and accepts no request before it is back.",
+            code="store_unreachable",
+            headers={"retry-after": str(max(1, round(self._lease_s / RENEWALS)))},
+        )
 
     # roles
 
@@ -133,6 +149,9 @@ class Member:
             DatabaseAway: the database cannot be reached."""
         sent_s = self._clock()
         async with self._session.use() as connection:
+            if self._predecessor:
+                await nodes.leave(connection, self._predecessor, self._give_back)
+                self._predecessor = ""
             joined = await nodes.join(connection, self.identity, self._lease_s)
         await self._memory.load()
         self.node_id = joined.node_id
@@ -141,14 +160,16 @@ class Member:
         _logger.info("joined as %s", joined.node_id)
 
     async def run(self) -> None:
-        """Stay a node for ever: renew, take in, bury, hold roles.
+        """Stay a node: renew, take in, bury, hold roles.
 
-        The loss of the database, or of the lease, does not end it.
+        The loss of the database does not end it, and that of the lease only where it does not join anew.
         """
         while True:
             await self.renew()
+            if self.is_ended:
+                return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._noted.wait(), self._lease_s / _RENEWALS)
+                await asyncio.wait_for(self._noted.wait(), self._lease_s / RENEWALS)
             self._noted.clear()
 
     async def renew(self) -> None:
@@ -160,7 +181,7 @@ class Member:
         except DatabaseAway as error:
             _logger.warning("%s Serving goes on for %.1f s", error.message, self._left_s())
         except NodeBuried as error:
-            _logger.warning("%s Joining anew", error.message)
+            _logger.warning("%s", error.message)
             await self._lose()
         except Exception:
             _logger.exception("the lease was not renewed")
@@ -247,6 +268,7 @@ class Member:
         self.node_id = None
         self._until_s = float("-inf")
         await self._end_jobs()
+        self.is_ended = not self._joins_anew
         self._noted.set()  # to join anew at once
 
     async def _end_jobs(self) -> None:

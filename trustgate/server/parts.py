@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     import httpx
     from starlette.types import ASGIApp
 
+    from trustgate.cluster.member import Member
     from trustgate.telemetry.hub import Telemetry
 
 _logger = logging.getLogger("trustgate.server")
@@ -178,6 +179,8 @@ class Server:
         self.metrics = Metrics(
             lambda: self.settings, self.counters, self._status_metrics, self.gateway_status.tenant_name
         )
+        #: This process among the nodes of its database; None where the database is a file.
+        self.member: Member | None = None
         self.notifier = Notifier(
             store,
             subscribers,

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from trustgate.admin.staged import clean_up
+from trustgate.errors import StoreLocked
 from trustgate.gateway.path.inflight import InFlight
 from trustgate.http.sockets import address_of, listen_admin, listen_public
 from trustgate.http.timeouts import ConnectionTimeouts
@@ -130,6 +131,12 @@ async def serve(
             public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
         else:
             public = stack.enter_context(inherited.public)
+        address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
+        member = None
+        if settings.store.url:
+            from trustgate.server.membership import membership
+
+            member = await stack.enter_async_context(membership(settings, address, stop))
         journal = Journal.open(
             settings.journal_folder,
             store_id=store.store_id,
@@ -147,12 +154,15 @@ async def serve(
             origin=settings.receipts.origin,
         )
         archive = Archive(store, tree, publisher)
-        address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
         payments = await PaymentService.open(settings, store, log, public_url=address)
         stack.push_async_callback(payments.close)
         server = await Server.build(settings, store, log, archive, payments, address, load, observer, certificate)
         stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
+        if member is not None:
+            server.member = member
+            server.accounting.check_serving = member.check_serving
+            server.gateway_status.may_serve = member.may_serve
         if server.telemetry is not None:
             server.telemetry.start(server.metrics.collect)
             stack.push_async_callback(server.telemetry.close)
@@ -161,6 +171,11 @@ async def serve(
         async with background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
             await _run_until(
                 stop, settings, server, public, admin, certificate, None if inherited is None else inherited.on_ready
+            )
+        if _is_replaced(server):
+            raise StoreLocked(
+                "Another gateway has taken over the database: this one could not reach it for too long.",
+                hint="Start it again: it serves when the other one has ended.",
             )
         await log.flush()
         await archive.renewed()
@@ -243,10 +258,16 @@ async def _run_until(
             await server.admin.settle()
             # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
             # a second time.
-            await log.flush()
+            if not _is_replaced(server):
+                await log.flush()
         finally:
             draining.cancel()
             server.request_log.flush()
+
+
+def _is_replaced(server: Server) -> bool:
+    """Returns whether another process has taken over the database: nothing can be written there any more."""
+    return server.member is not None and server.member.is_ended
 
 
 def _say(text: str) -> None:

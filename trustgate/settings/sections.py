@@ -438,6 +438,15 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="A file that holds the database's password.", examples=["/run/secrets/database-password"]),
     ] = None
+    lease_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=300,
+            description="How long a process that does not reach its Postgres database may go on serving, seconds; "
+            "another may take its place after it. The same for all processes of a database.",
+        ),
+    ] = 10.0
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

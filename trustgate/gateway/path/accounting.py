@@ -174,6 +174,10 @@ class Request(NamedTuple):
 _NOT_READ = Call(model="")
 
 
+def _always() -> None:
+    """A process alone may always serve."""
+
+
 class Accounting:
     """Where accounts are opened: the quota they draw on and the log their receipts go to."""
 
@@ -181,10 +185,16 @@ class Accounting:
         self.quota = quota
         self.budgets = Budgets() if budgets is None else budgets
         self.log = log
+        #: Called before a request is admitted. Raises ``Unavailable`` where this process may serve none at the moment.
+        self.check_serving: Callable[[], None] = _always
         self._last_refusal_us: dict[str, int] = {}
 
     async def enter(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, reply: Reply) -> ParallelSlot:
-        """Take one of the caller's parallel requests. Raises ``RateLimited`` (429), which is put on record too."""
+        """Take one of the caller's parallel requests.
+
+        Raises ``RateLimited`` (429), which is put on record too, or ``Unavailable`` where none may be admitted now.
+        """
+        self.check_serving()
         try:
             return self.quota.enter(caller.tenant, caller.plan, caller.key)
         except RateLimited as refusal:

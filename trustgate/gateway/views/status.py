@@ -61,6 +61,8 @@ class GatewayStatus:
         #: What was missing or damaged at the start and could be mended.
         self.mended = (*store.info.notes, *log.notes, *archive.notes, *notes)
         self.started_us = now_us()
+        #: Whether requests may be admitted; of a process whose database is reached.
+        self.may_serve: Callable[[], bool] = lambda: True
 
     def check(self) -> dict[str, str]:
         """Returns the content of ``/ready``: no addresses, no paths."""
@@ -72,6 +74,8 @@ class GatewayStatus:
         else:
             reachable = "no upstream is reachable" if upstreams else "there is no upstream"
         store = "ok" if self._log.fault is None else "receipts cannot be stored right now"
+        if not self.may_serve():
+            store = "the database is away"
         return {"store": store, "upstream": reachable, "serving": "draining" if self._running.draining else "ok"}
 
     def set_aside(self) -> int:

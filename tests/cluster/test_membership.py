@@ -1,0 +1,102 @@
+"""A server on Postgres as a node: what it does when it is killed, cut off from its database, or replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import GatewayFactory
+from tests.support.gateway import Gateway
+from tests.support.postgres import Postgres, run_sql
+from tests.support.processes import wait_until
+
+CHAT = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
+#: Ends the sessions of every gateway, as a cut network does once the server notices.
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'trustgate %'"
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    return postgres.clean()
+
+
+@pytest.fixture
+def make(make_gateway: GatewayFactory, url: str) -> Any:
+    def gateway(lease_s: float) -> Gateway:
+        environment = {"TRUSTGATE_STORE_URL": url, "TRUSTGATE_STORE_LEASE_S": str(lease_s)}
+        return make_gateway(upstream="builtin:echo", environment=environment)
+
+    return gateway
+
+
+def ask(gateway: Gateway, key: str) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.post(f"{gateway.api_url}/chat/completions", json=CHAT, headers=headers, timeout=30)
+
+
+def test_after_a_kill_the_same_home_serves_at_once(make: Any, url: str) -> None:
+    gateway = make(300)
+    key = gateway.add_tenant()
+    gateway.start()
+    (node,) = run_sql(url, "SELECT node_id, address FROM nodes")
+    assert node[1] == gateway.base_url
+    gateway.kill()
+    # Its lease has minutes yet; that this home's node is dead is known.
+    gateway.start()
+    assert ask(gateway, key).status_code == 200
+    ((after,),) = run_sql(url, "SELECT node_id FROM nodes")
+    assert after != node[0]
+    assert gateway.stop() == 0
+    assert run_sql(url, "SELECT node_id FROM nodes") == []
+
+
+def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(make: Any, url: str) -> None:
+    first, second = make(2), make(2)
+    key = first.add_tenant()
+    first.start()
+    assert ask(first, key).status_code == 200
+    process = first.process
+    process.signal(signal.SIGSTOP)
+    run_sql(url, CUT)
+    second.start()
+    assert "waiting for the gateway at" in second.logs()
+    assert ask(second, key).status_code == 200
+    # The first has not noticed anything yet, and refuses nevertheless.
+    process.signal(signal.SIGCONT)
+    with contextlib.suppress(httpx.TransportError):  # it may have ended by now
+        assert ask(first, key).status_code == 503
+    wait_until(lambda: process.exit_code is not None, "the first to end")
+    assert first.stop() == 6
+    assert "Another gateway has taken over the database" in first.logs()
+    assert ask(second, key).status_code == 200
+    assert second.stop() == 0
+    assert second.cli("doctor", "--books").returncode == 0
+
+
+def test_without_its_database_it_refuses_requests_after_a_lease_and_goes_on_when_it_is_back(
+    make: Any, tmp_path: Path
+) -> None:
+    own = Postgres().start()
+    try:
+        environment = {"TRUSTGATE_STORE_URL": own.schema(), "TRUSTGATE_STORE_LEASE_S": "2"}
+        gateway = Gateway(tmp_path / "home", upstream="builtin:echo", environment=environment)
+        key = gateway.add_tenant()
+        gateway.start()
+        assert ask(gateway, key).status_code == 200
+        own.stop()
+        wait_until(lambda: ask(gateway, key).status_code == 503, "the lease to run out")
+        refused = ask(gateway, key)
+        assert refused.json()["error"]["code"] == "store_unreachable"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert httpx.get(f"{gateway.base_url}/ready").json()["checks"]["store"] == "the database is away"
+        own.start()
+        wait_until(lambda: ask(gateway, key).status_code == 200, "the database to be back")
+        assert gateway.stop() == 0
+        assert gateway.cli("doctor", "--books").returncode == 0
+    finally:
+        own.close()
