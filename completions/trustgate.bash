@@ -2,12 +2,13 @@
 
 __trustgate_commands() {
     case "$1" in
-        trustgate) names='demo init serve reload usage backup restore accept-loss archive compact top doctor localnet version tenant key plan budget end-user passport profile receipt statement anchor payment notify export config completion' ;;
+        trustgate) names='demo init serve reload usage backup restore accept-loss archive compact top doctor localnet version tenant key plan budget end-user node passport profile receipt statement anchor payment notify export config completion' ;;
         'trustgate tenant') names='add list show set suspend resume remove restore credit correct' ;;
         'trustgate key') names='create list show set revoke rotate' ;;
         'trustgate plan') names='add set list show remove' ;;
         'trustgate budget') names='status add set remove list show' ;;
         'trustgate end-user') names='list show block unblock limit' ;;
+        'trustgate node') names=list ;;
         'trustgate passport') names='add set list show resolve deprecate revoke activate import alias prices' ;;
         'trustgate passport prices') names='show history update' ;;
         'trustgate profile') names='set show list clear' ;;
@@ -56,7 +57,7 @@ __trustgate_options() {
 --workers
 --upstream
 --upstream-key-env' ;;
-        'trustgate reload' | 'trustgate compact' | 'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate budget status' | 'trustgate budget remove' | 'trustgate budget list' | 'trustgate budget show' | 'trustgate end-user show' | 'trustgate end-user block' | 'trustgate end-user unblock' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate passport prices show' | 'trustgate passport prices history' | 'trustgate profile list' | 'trustgate receipt show' | 'trustgate statement list' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment open' | 'trustgate payment close' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment refresh' | 'trustgate payment reconcile' | 'trustgate notify list' | 'trustgate notify show' | 'trustgate notify remove' | 'trustgate notify test') options='--help
+        'trustgate reload' | 'trustgate compact' | 'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate budget status' | 'trustgate budget remove' | 'trustgate budget list' | 'trustgate budget show' | 'trustgate end-user show' | 'trustgate end-user block' | 'trustgate end-user unblock' | 'trustgate node list' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate passport prices show' | 'trustgate passport prices history' | 'trustgate profile list' | 'trustgate receipt show' | 'trustgate statement list' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment open' | 'trustgate payment close' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment refresh' | 'trustgate payment reconcile' | 'trustgate notify list' | 'trustgate notify show' | 'trustgate notify remove' | 'trustgate notify test') options='--help
 -h
 --json' ;;
         'trustgate usage') options='--help
@@ -106,7 +107,7 @@ __trustgate_options() {
 --fund
 --verbose
 -v' ;;
-        'trustgate tenant' | 'trustgate key' | 'trustgate plan' | 'trustgate budget' | 'trustgate end-user' | 'trustgate passport' | 'trustgate passport prices' | 'trustgate profile' | 'trustgate receipt' | 'trustgate statement' | 'trustgate anchor' | 'trustgate payment' | 'trustgate notify' | 'trustgate export' | 'trustgate config' | 'trustgate completion' | 'trustgate completion bash' | 'trustgate completion zsh' | 'trustgate completion fish' | 'trustgate completion powershell') options='--help
+        'trustgate tenant' | 'trustgate key' | 'trustgate plan' | 'trustgate budget' | 'trustgate end-user' | 'trustgate node' | 'trustgate passport' | 'trustgate passport prices' | 'trustgate profile' | 'trustgate receipt' | 'trustgate statement' | 'trustgate anchor' | 'trustgate payment' | 'trustgate notify' | 'trustgate export' | 'trustgate config' | 'trustgate completion' | 'trustgate completion bash' | 'trustgate completion zsh' | 'trustgate completion fish' | 'trustgate completion powershell') options='--help
 -h' ;;
         'trustgate tenant add') options='--help
 -h

@@ -24,6 +24,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'plan|Plans: limits, and which models and endpoints are allowed',
             'budget|Budgets: how much tenants, keys and end users may use, alone or together',
             'end-user|End users: the users of an app behind a key, by pseudonym',
+            'node|Nodes: the processes that serve one Postgres database',
             'passport|Models: where they are served, and at what price',
             'profile|Profiles: model names, parameters and upstream keys of a plan, a tenant or a key',
             'receipt|Receipts: the provable record of each request',
@@ -76,6 +77,9 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'block|Refuse an end user''s requests, from the next one on',
             'unblock|Serve a blocked end user again',
             'limit|Give an end user another amount of a budget than the others have'
+        )
+        'trustgate node' = @(
+            'list|List the processes that serve the database'
         )
         'trustgate passport' = @(
             'add|Add a model',
@@ -594,6 +598,15 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--usd|any|Its own amount, in USD',
             '--number|any|Its own amount, in tokens or requests',
             '--reset||Give back the budget''s amount',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate node' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.'
+        )
+        'trustgate node list' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport' = @(

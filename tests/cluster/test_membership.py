@@ -45,6 +45,13 @@ def test_after_a_kill_the_same_home_serves_at_once(make: Any, url: str) -> None:
     gateway.start()
     (node,) = run_sql(url, "SELECT node_id, address FROM nodes")
     assert node[1] == gateway.base_url
+    listed = gateway.cli_json("node", "list")
+    assert [(found["id"], found["address"], found["behind"]) for found in listed["nodes"]] == [(*node, 0)]
+    assert listed["findings"] == []
+    assert node[1] in gateway.cli("node", "list").stdout
+    assert "trustgate_lease_left_seconds " in httpx.get(f"{gateway.base_url}/metrics").text
+    checks = gateway.cli_json("doctor")["checks"]
+    assert [check["status"] for check in checks if check["name"] == "nodes"] == ["ok"]
     gateway.kill()
     # Its lease has minutes yet; that this home's node is dead is known.
     gateway.start()
@@ -53,6 +60,10 @@ def test_after_a_kill_the_same_home_serves_at_once(make: Any, url: str) -> None:
     assert after != node[0]
     assert gateway.stop() == 0
     assert run_sql(url, "SELECT node_id FROM nodes") == []
+
+
+def test_a_file_has_no_nodes(tmp_path: Path) -> None:
+    assert "one process serves" in Gateway(tmp_path / "home").cli("node", "list").stdout
 
 
 def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(make: Any, url: str) -> None:

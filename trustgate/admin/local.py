@@ -18,6 +18,7 @@ from trustgate.admin import (
     books,
     budgeting,
     budgets,
+    clustering,
     commands,
     correcting,
     crediting,
@@ -131,6 +132,7 @@ _HANDLERS: dict[type[Command[Any]], Handler] = {
     money.TenantCredit: crediting.tenant_credit,
     money.TenantCorrect: correcting.tenant_correct,
     money.BooksAudit: books.books_audit,
+    clustering.NodeList: clustering.node_list,
     commands.ArchiveReceipts: archiving.archive_receipts,
     commands.ArchiveList: archiving.archive_list,
     money.StatementMonths: statements.statement_months,
@@ -160,6 +162,7 @@ FEEDS: tuple[type[Feed[Any]], ...] = tuple(_FEEDS)
 #: Commands that only read the books, or wait for a chain, which can take seconds: a revocation does not wait for them.
 _UNLOCKED = frozenset(
     {
+        clustering.NodeList,
         budgeting.BudgetList,
         budgeting.EndUserList,
         budgeting.EndUserShow,

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from trustgate.admin.clustering import NodeList, NodesFound
 from trustgate.admin.commands import (
     Admin,
     AnchorStatus,
@@ -185,10 +186,12 @@ def _running(settings: Settings) -> Iterator[Finding]:
         payments = _ask(admin, PaymentCheck())
         prices = _ask(admin, PriceCheck())
         subscribers = _ask(admin, NotifyList())
+        nodes = _ask(admin, NodeList())
     except TrustGateError as error:
         yield _failed("server", error)
         return
     yield _server(status)
+    yield from _nodes(nodes)
     yield _ok("database", f"open in the server (process {status.pid}), {render.number(status.last_seq)} receipts")
     yield from _amiss(status)
     yield from _archives(archives)
@@ -209,6 +212,16 @@ def _server(status: ServerStatus) -> Finding:
     if status.version != mine:
         return _warn("server", f"{message}; its version is {status.version}, this one {mine}", "Restart the server.")
     return _ok("server", message)
+
+
+def _nodes(found: NodesFound) -> Iterator[Finding]:
+    """Yields what is wrong with the processes that serve the same Postgres database."""
+    if found.nodes is None:
+        return
+    for finding in found.findings:
+        yield _warn("nodes", finding, "trustgate node list")
+    if not found.findings:
+        yield _ok("nodes", ", ".join(f"{node.address} on {node.host}" for node in found.nodes))
 
 
 def _anchored(log: LogStatus) -> Finding:

@@ -42,6 +42,7 @@ TABLE: Mapping[str, CommandEntry] = {
     "plan": CommandEntry("plan", "Plans: limits, and which models and endpoints are allowed."),
     "budget": CommandEntry("budget", "Budgets: how much tenants, keys and end users may use, alone or together."),
     "end-user": CommandEntry("end_user", "End users: the users of an app behind a key, by pseudonym."),
+    "node": CommandEntry("node", "Nodes: the processes that serve one Postgres database."),
     "passport": CommandEntry("passport", "Models: where they are served, and at what price."),
     "profile": CommandEntry(
         "profile", "Profiles: model names, parameters and upstream keys of a plan, a tenant or a key."

@@ -123,6 +123,10 @@ class Member:
             headers={"retry-after": str(max(1, round(self._lease_s / RENEWALS)))},
         )
 
+    def left_s(self) -> float:
+        """Returns how long it may serve without a renewal, seconds."""
+        return max(0.0, self._until_s - self._clock())
+
     # roles
 
     def while_holding(self, role: Role, job: Job) -> None:
@@ -179,7 +183,7 @@ class Member:
         try:
             await self._turn()
         except DatabaseAway as error:
-            _logger.warning("%s Serving goes on for %.1f s", error.message, self._left_s())
+            _logger.warning("%s Serving goes on for %.1f s", error.message, self.left_s())
         except NodeBuried as error:
             _logger.warning("%s", error.message)
             await self._lose()
@@ -279,6 +283,3 @@ class Member:
 
     def _may_serve_from(self, sent_s: float) -> None:
         self._until_s = sent_s + self._lease_s * (1 - _MARGIN)
-
-    def _left_s(self) -> float:
-        return max(0.0, self._until_s - self._clock())

@@ -298,7 +298,18 @@ class Server:
 
     def _status_metrics(self) -> Iterable[Metric]:
         """Yields what ``/metrics`` has besides the counters."""
-        return (*self.gateway_status.metrics(), *(() if self.telemetry is None else self.telemetry.metrics()))
+        return (
+            *self.gateway_status.metrics(),
+            *self._node_metrics(),
+            *(() if self.telemetry is None else self.telemetry.metrics()),
+        )
+
+    def _node_metrics(self) -> Iterable[Metric]:
+        if self.member is not None:
+            left_s = self.member.left_s()
+            yield Metric.of(
+                "trustgate.lease_left", "gauge", "How long this process may serve without its database.", left_s, "s"
+            )
 
     def _on_receipt(self, receipt: Receipt) -> None:
         self.counters.count(receipt)
