@@ -63,7 +63,7 @@ def test_after_a_kill_the_same_home_serves_at_once(make: Any, url: str) -> None:
 
 
 def test_a_file_has_no_nodes(tmp_path: Path) -> None:
-    assert "one process serves" in Gateway(tmp_path / "home").cli("node", "list").stdout
+    assert "one process serves" in Gateway(tmp_path / "home").make_home().cli("node", "list").stdout
 
 
 def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(make: Any, url: str) -> None:
