@@ -66,6 +66,20 @@ def test_a_file_has_no_nodes(tmp_path: Path) -> None:
     assert "one process serves" in Gateway(tmp_path / "home").make_home().cli("node", "list").stdout
 
 
+def test_what_was_acknowledged_is_there_for_another_machine(make: Any) -> None:
+    first, second = make(1), make(1)
+    key = first.add_tenant()
+    first.start()
+    with httpx.Client(base_url=first.api_url, headers={"authorization": f"Bearer {key}"}) as client:
+        statuses = [client.post("/chat/completions", json=CHAT).status_code for _ in range(20)]
+    first.kill()
+    assert statuses == [200] * 20
+    second.start()
+    assert second.cli_json("usage")["total"]["requests"] == 20
+    assert second.stop() == 0
+    assert second.cli("doctor", "--books").returncode == 0
+
+
 def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(make: Any, url: str) -> None:
     first, second = make(2), make(2)
     key = first.add_tenant()

@@ -148,19 +148,15 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
         httpx.get(f"{address}/health")
 
 
-def test_workers_stop_when_their_supervisor_is_killed(start: Callable[[int], tuple[Workers, str]]) -> None:
+def test_workers_stop_with_their_supervisor_and_what_stops_the_first_one_stops_the_start(
+    start: Callable[[int], tuple[Workers, str]],
+) -> None:
     workers, _ = start(2)
     workers.wait_ready()
     pids = workers.pids()
     workers.process.signal(signal.SIGKILL)
     workers.process.wait()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the workers to end")
-
-
-def test_what_stops_the_first_worker_stops_the_start(start: Callable[[int], tuple[Workers, str]]) -> None:
-    workers, _ = start(2)
-    workers.process.signal(signal.SIGKILL)
-    workers.process.wait()
     (workers.home / "2" / "trustgate.duckdb").write_bytes(b"no database")
     again = Workers(workers.home, 2)
     assert again.process.wait() != 0

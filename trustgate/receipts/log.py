@@ -16,6 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from trustgate.deadlines import Deadlines
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.bounds import in_range
 from trustgate.receipts.journal import Journal
@@ -33,6 +34,8 @@ _BATCH_PAUSE_S = 0.1
 _BUSY_PAUSE_S = 0.5
 #: So many in a short pause are many.
 _BUSY_ENTRIES = 50
+#: How long the end of an answer waits for its receipt's commit; the receipt is in the journal then.
+_COMMIT_PATIENCE_S = 5.0
 _RETRY_FIRST_S = 1.0
 _RETRY_LAST_S = 30.0
 #: Entries the store may lag behind before new requests are refused (about a kilobyte of memory each).
@@ -59,6 +62,11 @@ class Log:
         self.on_append: Callable[[Receipt], None] | None = None
         #: Why entries are not durable or not integrated, while that lasts.
         self.fault: str | None = None
+        #: Whether answers wait until their receipts are committed: another machine may have to go on from the database.
+        self.commits_first = False
+        #: What waits for the commit of an entry, by its number; the oldest first.
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._late = Deadlines(_COMMIT_PATIENCE_S)
 
     @classmethod
     async def recover(cls, store: Store, journal: Journal, tree: Tree) -> Log:
@@ -143,6 +151,36 @@ class Log:
             self.on_append(receipt)
         return entry
 
+    def committed(self, entry: Entry) -> asyncio.Future[None] | None:
+        """Returns what is done when the entry is committed in the store, or the store is away; None: nothing waits.
+
+        A store that is away is waited for ``_COMMIT_PATIENCE_S`` seconds by the first, and by those that follow not at
+        all: the journal has their receipts.
+        """
+        if not self.commits_first or self.fault is not None:
+            return None
+        if not self._waiting:
+            self._late.set(self._wait_no_longer)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry.seq, future))
+        return future
+
+    def _let_go(self, last_seq: int | None = None) -> None:
+        """End the waiting for entries up to ``last_seq``; None: for all."""
+        waiting = self._waiting
+        while waiting and (last_seq is None or waiting[0][0] <= last_seq):
+            future = waiting.popleft()[1]
+            if not future.done():
+                future.set_result(None)
+        self._late.discard(self._wait_no_longer)
+        if waiting:
+            self._late.set(self._wait_no_longer)
+
+    def _wait_no_longer(self) -> None:
+        self.fault = "the database does not answer"
+        _logger.error("receipts wait in the journal: %s", self.fault)
+        self._let_go()
+
     # behind the response
 
     async def flush(self) -> None:
@@ -156,15 +194,17 @@ class Log:
         retry_s = _RETRY_FIRST_S
         while True:
             await self._work.wait()
-            await asyncio.sleep(_BATCH_PAUSE_S)
-            if len(self._pending) >= _BUSY_ENTRIES:
-                await asyncio.sleep(_BUSY_PAUSE_S - _BATCH_PAUSE_S)
+            if not self.commits_first:  # else batches form while a commit is under way
+                await asyncio.sleep(_BATCH_PAUSE_S)
+                if len(self._pending) >= _BUSY_ENTRIES:
+                    await asyncio.sleep(_BUSY_PAUSE_S - _BATCH_PAUSE_S)
             try:
                 await self._integrate()
                 retry_s = _RETRY_FIRST_S
             except TrustGateError as error:
                 self.fault = error.message
                 _logger.error("receipts wait in the journal: %s (next try in %.0f s)", error.message, retry_s)
+                self._let_go()
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _RETRY_LAST_S)
 
@@ -177,6 +217,7 @@ class Log:
                     self._pending.popleft()
                 self._journal.release(batch[-1][0].seq)
                 self.fault = None
+                self._let_go(batch[-1][0].seq)
             if not self._pending:
                 self._work.clear()
 

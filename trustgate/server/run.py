@@ -161,6 +161,7 @@ async def serve(
         stack.callback(server.handles.close)
         if member is not None:
             server.member = member
+            log.commits_first = True
             server.accounting.check_serving = member.check_serving
             server.gateway_status.may_serve = member.may_serve
         if server.telemetry is not None:

@@ -234,8 +234,7 @@ class Accounting:
 
         Returns: what is done once it cannot be lost any more; None: it cannot be lost already.
         """
-        self.log.append(receipt, secret)
-        return None
+        return self.log.committed(self.log.append(receipt, secret))
 
 
 class Account:
