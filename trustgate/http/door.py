@@ -16,7 +16,6 @@ from trustgate.http.refusals import Refusals, Shed
 from trustgate.http.starts import Starts
 from trustgate.http.timeouts import ConnectionTimeouts
 
-
 #: How long the end of a listener waits for the first request of a connection.
 FIRST_REQUEST_S = 0.5
 
