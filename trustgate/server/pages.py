@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,6 +21,34 @@ class Lazy:
         if self._made is None:
             self._made = self._make()
         await self._made(scope, receive, send)
+
+
+def account_routes(shown: Callable[[], bool]) -> list[BaseRoute]:
+    """Returns where the tenants' page is. ``shown``: whether the settings want it now."""
+
+    def make() -> ASGIApp:
+        from trustgate.gateway.views.account_page import AccountPage
+
+        return AccountPage()
+
+    page = Lazy(make)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if not shown():
+            raise HTTPException(404)
+        await page(scope, receive, send)
+
+    return [Route(path, Served(serve), methods=["GET"]) for path in ("/account", "/account/verify.js")]
+
+
+class Served:
+    """An ASGI application of a function: routes take a plain function for one of requests."""
+
+    def __init__(self, serve: ASGIApp) -> None:
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._serve(scope, receive, send)
 
 
 def asset_routes() -> list[BaseRoute]:

@@ -53,7 +53,7 @@ from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
-from trustgate.server.pages import asset_routes
+from trustgate.server.pages import account_routes, asset_routes
 from trustgate.server.reload import SettingsReload
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
@@ -386,6 +386,7 @@ class Server:
         self.payment_step.quote_example = storefront.quote_example
         key = settings.admin_key()
         extra = [*(admin_routes(self.admin, key=key) if key is not None else ()), *asset_routes()]
+        extra += account_routes(lambda: self.settings.serve.account)
         return make_app(
             self.pipeline,
             reads,

@@ -21,7 +21,8 @@ _logger = logging.getLogger("trustgate.server")
 RELOADED = frozenset(
     (
         *("serve.max_body_bytes", "serve.max_upload_bytes", "serve.body_timeout_s", "serve.stall_timeout_s"),
-        *("serve.max_concurrent_requests", "serve.request_timeout_s", "serve.trust_request_id", "serve.page"),
+        *("serve.max_concurrent_requests", "serve.request_timeout_s", "serve.trust_request_id"),
+        *("serve.page", "serve.account"),
         *("upstream.*", "anchor.*", "metrics.*", "notify.*", "credit.*", "receipts.checkpoint_every_s", "log.*"),
     )
 )

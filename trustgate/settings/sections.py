@@ -59,6 +59,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     page: Annotated[
         bool, Meta(description="Whether / serves a page with status, how to connect, the log and the receipt checker.")
     ] = True
+    account: Annotated[
+        bool,
+        Meta(
+            description="Whether /account serves the page on which tenants sign in with a key: usage, limits, keys, "
+            "receipts, statements, balance, and a playground."
+        ),
+    ] = True
     head_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long a client may take to send the head of a request, seconds.")
     ] = 15.0

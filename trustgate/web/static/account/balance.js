@@ -1,0 +1,102 @@
+// The balance, what adding to it costs and on which networks (x402), and the payments there were.
+
+import { ask, field, figures, fill, h, name, Refusal, send, table, usd } from "./common.js";
+
+/** The networks that x402 names by CAIP-2, in words. */
+const NETWORKS = new Map([
+  ["solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "Solana"],
+  ["solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1", "Solana devnet"],
+  ["solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z", "Solana testnet"],
+  ["eip155:1", "Ethereum"],
+  ["eip155:8453", "Base"],
+  ["eip155:84532", "Base Sepolia"],
+  ["eip155:137", "Polygon"],
+]);
+
+const STATES = { delivered: "good", settled: "good", credited: "good", failed: "bad", unknown: "wary" };
+
+export async function show(place) {
+  const card = h("div");
+  const topUp = h("div");
+  const payments = h("div");
+  place.replaceChildren(card, topUp, h("h2", null, "Payments"), payments);
+  await fill(card, async () => {
+    const credits = await ask("/v1/credits");
+    if (credits.top_up_usd !== null) topUp.replaceChildren(adding(credits));
+    const { contact } = credits;
+    return [
+      figures([
+        ["Balance", usd(credits.balance_nano_usd)],
+        credits.held_nano_usd ? ["Held for running requests", usd(credits.held_nano_usd)] : null,
+        credits.price_usd === null ? null : ["Price of a request", `$${credits.price_usd}`],
+      ]),
+      credits.mode === "off" ? h("p", null, "This account does not pay for its requests.") : null,
+      contact ? h("p", null, "To get more: ", /^https:\/\//.test(contact) ? h("a", { href: contact, rel: "noreferrer" }, name(contact)) : name(contact)) : null,
+    ];
+  });
+  await fill(payments, async () => {
+    const { data } = await ask("/v1/payments?limit=50");
+    return table(
+      "Payments, the newest first",
+      [["Time (UTC)", "whole"], ["Value", "n"], "Network", "State", "Transaction"],
+      data.map((each) => [
+        new Date(each.created * 1000).toISOString().slice(0, 19).replace("T", " "),
+        usd(each.value_nano_usd),
+        NETWORKS.get(each.network) ?? name(each.network),
+        h("span", { class: `state ${STATES[each.state] ?? ""}` }, each.state),
+        each.transaction ? h("code", null, name(each.transaction)) : "–",
+      ]),
+      "There is no payment yet.",
+    );
+  });
+}
+
+function adding(credits) {
+  const sum = h("input", { id: "sum", inputmode: "decimal", pattern: "[0-9]+(\\.[0-9]{1,9})?", value: credits.top_up_usd, required: true });
+  const offer = h("div", { id: "offer", "aria-live": "polite" });
+  const form = h(
+    "form",
+    { class: "line", id: "add" },
+    field("Amount, USD", sum),
+    h("div", { class: "field" }, h("button", { class: "main" }, "Show what it costs")),
+  );
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    fill(offer, async () => offered(await priceOf(sum.value), sum.value));
+  });
+  return h("section", { "aria-labelledby": "add-title" }, h("h2", { id: "add-title" }, "Add to the balance"), form, offer);
+}
+
+/** What the gateway asks for a top-up: the 402 says it; nothing is paid by asking. */
+export async function priceOf(amount) {
+  try {
+    await send("/v1/credits", { method: "POST", body: JSON.stringify({ amount_usd: amount }) });
+  } catch (error) {
+    const required = error instanceof Refusal && error.status === 402 ? error.response.headers.get("payment-required") : null;
+    if (required === null) throw error;
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(required), (each) => each.charCodeAt(0))));
+  }
+  throw new Refusal(0, { message: "The gateway did not ask for a payment." });
+}
+
+function offered({ accepts }, amount) {
+  const command = `curl -s -X POST ${new URL("/v1/credits", location.href).href} \\
+  -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
+  -d '${JSON.stringify({ amount_usd: amount })}'`;
+  return [
+    table(
+      "What it costs, by network",
+      ["Network", ["Amount", "n"], "Token", "Paid to"],
+      accepts.map((each) => [
+        NETWORKS.get(each.network) ?? name(each.network),
+        [name(each.amount), " atomic units"],
+        h("code", null, name(each.asset)),
+        h("code", null, name(each.payTo)),
+      ]),
+    ),
+    h("h3", null, "Let a program with a wallet pay"),
+    h("p", null, "Every x402 client pays this request; the answer is the new balance. Without a payment it answers 402 with the offers above:"),
+    h("pre", { id: "pay-command", tabindex: "0", role: "region", "aria-label": "Command" }, command),
+    h("p", { class: "soft" }, "In Python, the x402 SDK's transport for httpx; for Node, @x402/fetch: examples/agent has both."),
+  ];
+}
