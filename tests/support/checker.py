@@ -46,7 +46,8 @@ Array.from(document.querySelectorAll("body *"))
   .map((e) => {
     let behind = e;
     while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
-    return [e.innerText.slice(0, 40), getComputedStyle(e).color, getComputedStyle(behind).backgroundColor];
+    const words = (e.innerText ?? e.textContent).slice(0, 40);
+    return [words, getComputedStyle(e).color, getComputedStyle(behind).backgroundColor];
   })
 """
 

@@ -56,7 +56,7 @@ const place = (vkey) => `trustgate.log.${vkey}`;
 const remembered = (vkey) => localStorage.getItem(place(vkey));
 const remember = (vkey, note) => localStorage.setItem(place(vkey), note);
 
-async function consistent(checks, one, other) {
+export async function consistent(checks, one, other) {
   const [old, now] = one.size <= other.size ? [one, other] : [other, one];
   const nodes = new Tiles(checks, Number(now.size));
   const proof = old.size === 0n || old.size === now.size ? [] : await nodes.consistency(Number(old.size));

@@ -37,11 +37,11 @@ export async function show(place, { account }) {
       data.map(({ id, is_final: isFinal }) => [
         id,
         isFinal ? "final" : "still running",
-        h("button", { type: "button", class: "small", "aria-label": `Verify ${id}`, onclick: verify(id) }, "Verify in this page"),
+        h("button", { type: "button", class: "small", "aria-label": `Verify in this page: ${id}`, onclick: verify(id) }, "Verify in this page"),
         h("div", { class: "buttons" }, [
           ["html", "text/html"], ["csv", "text/csv"], ["json", "application/json"],
         ].map(([format, type]) => h("button", {
-          type: "button", class: "small", "aria-label": `Download ${id} as ${format}`, onclick: save(id, format, type),
+          type: "button", class: "small", "aria-label": `${format.toUpperCase()} of ${id}`, onclick: save(id, format, type),
         }, format.toUpperCase()))),
       ]),
       "There is no month with a receipt yet.",
