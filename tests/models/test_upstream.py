@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -101,6 +101,23 @@ async def test_the_credential_travels_to_the_upstream_and_the_answer_back() -> N
     assert str(request.url) == "http://a/v1/chat/completions"
     assert request.headers["authorization"] == f"Bearer {SECRET}"
     assert (answer.status, json.loads(answer.body), answer.is_stream) == (200, OK, False)
+
+
+async def test_what_is_read_of_a_large_answer_is_what_it_was_taken_apart_to() -> None:
+    class Apart(NamedTuple):
+        skeleton: bytes
+        hash: object = None
+
+    apart = Apart(json.dumps({**OK, "model": "of the skeleton"}).encode())
+
+    async def take_apart(body: bytes) -> Apart:
+        assert json.loads(body) == OK
+        return apart
+
+    world = World(Script(a=[json_response()]), passport("a"))
+    answer = await world.fetch(take_apart=take_apart)
+    assert answer.reported is not None
+    assert (answer.apart, answer.reported.model, json.loads(answer.body)) == (apart, "of the skeleton", OK)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ _BODILESS = frozenset((204, 304))
 _VERSION = b"HTTP/1.1 "
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: A larger body is sent beside its head: to put both together would copy it.
+_JOINED_BYTES = 256 * 1024
 #: What a client may go on sending behind an answer that was given without reading its body.
 _UNREAD_BYTES = 64 * 1024
 
@@ -244,7 +246,11 @@ class Exchange:
             await self.send({"type": "http.response.body", "body": body})
             return
         self._has_begun = True
-        await connection.write(_whole_answer(status, fields, body, self._door.date()))
+        if len(body) > _JOINED_BYTES:
+            connection.transport.write(_whole_head(status, fields, len(body), self._door.date()))
+            await connection.write(body)
+        else:
+            await connection.write(_whole_head(status, fields, len(body), self._door.date()) + body)
         if not self.is_done:
             self.is_done = True
             self.wake()
@@ -345,12 +351,12 @@ def whole_answer(status: int, headers: Headers, body: bytes, date: bytes) -> byt
 
     ``date``: the line of that field. ``headers`` say nothing of the body's length or of the connection.
     """
-    return _whole_answer(status, render_fields(headers), body, date)
+    return _whole_head(status, render_fields(headers), len(body), date) + body
 
 
-def _whole_answer(status: int, fields: bytes, body: bytes, date: bytes) -> bytes:
+def _whole_head(status: int, fields: bytes, size: int, date: bytes) -> bytes:
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (line, fields, len(body), date, body)
+    return b"%b%bcontent-length: %d\r\n%b\r\n" % (line, fields, size, date)
 
 
 def render_fields(headers: Headers) -> bytes:

@@ -318,6 +318,14 @@ class Account:
             self.first_ms = self.request.arrival.elapsed_ms()
         self._answer.update(data)
 
+    def sent_whole(self, body: bytes, digest: hashlib._Hash | None) -> None:
+        """All of an answer goes to the client. ``digest``: its SHA-256, where that is known."""
+        if digest is None:
+            self.sent(body)
+        else:
+            self.sent(b"")
+            self._answer = digest
+
     def close(self, finish: Finish, *, status: int, usage: Usage = _NOTHING) -> None:
         """Settle the hold and write the receipt. Does nothing when the account is closed already."""
         if self.closed:

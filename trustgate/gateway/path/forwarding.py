@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Any
 
 from trustgate import __version__
@@ -14,6 +15,7 @@ from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.gateway.path.accounting import Request
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.json_edit import outgoing
+from trustgate.gateway.path.large_answer import take_apart
 from trustgate.gateway.path.profiling import capped_defaults
 from trustgate.models.upstream.client import Outgoing
 from trustgate.models.upstream.targets import Target
@@ -98,6 +100,7 @@ class Forwarding:
             may_be_empty=endpoint.name not in _NEVER_EMPTY,
             is_look=not endpoint.has_model or endpoint.is_unmetered,
             meter=endpoint.meter,
+            take_apart=partial(take_apart, drops_vectors=not endpoint.generates),
             stream_meter=endpoint.dialect.meter,
             anthropic=endpoint.dialect is ANTHROPIC,
             fault=(lambda: body.fault) if isinstance(body, Upload) else None,

@@ -44,9 +44,11 @@ async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccoun
     """Have it paid for, account for it, send it."""
     account, reply, reported = delivery.admitted, delivery.reply, answer.reported
     assert reported is not None, "an answer that was read whole was metered"
-    body = answer.body
+    body, apart = answer.body, answer.apart
     usage = with_units(account.usage_of(reported), account)
-    if objects is not None:
+    if objects is not None and apart is not None:
+        _, usage = objects.whole(apart.skeleton, usage, answer.target)
+    elif objects is not None:
         body, usage = objects.whole(body, usage, answer.target)
     account.upstream_model = reported.model
     content_type = answer.content_type.encode("latin-1", "replace")
@@ -56,12 +58,12 @@ async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccoun
         sale = account.sale
         if sale is not None and sale.is_settled:
             # The client left while it paid for this answer: it is kept, and a retry with the same payment gets it.
-            account.sent(body)
+            account.sent_whole(body, None if apart is None else apart.hash)
             delivery.close("client_gone", status=answer.status, usage=usage)
             reply.headers += sale.headers
             reply.record(answer.status, content_type, body)
         raise
-    account.sent(body)
+    account.sent_whole(body, None if apart is None else apart.hash)
     delivery.close("complete", status=answer.status, usage=usage)
     await account.kept()
     await reply.whole(answer.status, content_type, body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trustgate.errors import UpstreamFailed
 from trustgate.models.metering.answer import Failure
@@ -35,6 +35,18 @@ FAILED = frozenset({FrameKind.ERROR, FrameKind.FAILED})
 _LAST = FAILED | {FrameKind.DONE}
 #: What is held back of a stream at most, bytes.
 _HELD_MOST_BYTES = 1024 * 1024
+
+
+class Apart(Protocol):
+    """A large answer that was taken apart."""
+
+    @property
+    def skeleton(self) -> bytes:
+        """What is left of it to be decoded."""
+
+    @property
+    def hash(self) -> Any:
+        """The SHA-256 of all of it, still open."""
 
 
 class EventStream:
@@ -183,7 +195,10 @@ class Answer:
     One of three: ``events``; ``chunks``, bytes without frames; or neither, then ``body`` and what it ``reported``.
     """
 
-    __slots__ = ("_response", "body", "chunks", "content_type", "events", "headers", "reported", "status", "target")
+    __slots__ = (
+        *("_response", "apart", "body", "chunks", "content_type", "events", "headers"),
+        *("reported", "status", "target"),
+    )
 
     def __init__(
         self,
@@ -191,6 +206,7 @@ class Answer:
         response: httpx.Response | Response | AiohttpResponse,
         *,
         body: bytes = b"",
+        apart: Apart | None = None,
         reported: Reported | None = None,
         events: EventStream | None = None,
         chunks: AsyncIterator[bytes] | None = None,
@@ -201,6 +217,8 @@ class Answer:
         self.headers: Mapping[str, str] = response.headers
         self.content_type = content_type or response.headers.get("content-type", "application/json")
         self.body = body
+        #: Of a large body; None: it can be decoded as it is.
+        self.apart = apart
         self.reported = reported
         self.events = events
         self.chunks = chunks

@@ -23,7 +23,7 @@ from trustgate.models.metering.events import read_object
 from trustgate.models.metering.lenient import read_json
 from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
 from trustgate.models.metering.whole import Reported
-from trustgate.models.upstream.answer import FAILED, Answer, EventStream, translated
+from trustgate.models.upstream.answer import FAILED, Answer, Apart, EventStream, translated
 from trustgate.models.upstream.encoding import decoded
 from trustgate.models.upstream.failures import FailedAttempt, broken, not_answered, refused, told, translate
 from trustgate.models.upstream.from_events import as_document
@@ -45,6 +45,8 @@ _PROBE_S = 10.0
 #: What a member that is not known is refused with.
 _OF_A_MEMBER = frozenset({400, 422})
 _BOM = b"\xef\xbb\xbf"
+#: Blanks before an answer and behind it are looked for in so many bytes first.
+_ENDING_BYTES = 64
 
 
 #: The body of a request: whole, whole in pieces, or still arriving.
@@ -79,6 +81,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     #: What an answer read whole, and a stream, say of themselves.
     meter: Callable[[bytes], Reported]
     stream_meter: Callable[[], StreamMeter]
+    #: Makes something of a whole answer that can be read in a turn of the event loop; None where it can be as it is.
+    take_apart: Callable[[bytes], Awaitable[Apart | None]] | None = None
     #: Whether the key is told in Anthropic's way too.
     anthropic: bool = False
     #: What is wrong with a body that still arrives, once something is: the client's fault, not the upstream's.
@@ -292,23 +296,25 @@ class UpstreamClient:
             chunks = _after(first, chunks)
         whole = await _read_whole(chunks)
         content_type = "application/json" if says_events or not content_type else content_type
-        if outgoing.form and (says_events or _looks_like_events(whole)) and whole.lstrip()[:1] != b"{":
+        if outgoing.form and (says_events or _looks_like_events(whole)) and _first_byte(whole) != b"{":
             put_together = self._put_together(target, outgoing, whole)
             if isinstance(put_together, FailedAttempt):
                 return put_together
             whole, content_type = put_together, "application/json"
         whole = _document(whole)
-        if whole.lstrip()[:1] not in (b"{", b"[") and not outgoing.takes_any:
+        if _first_byte(whole) not in (b"{", b"[") and not outgoing.takes_any:
             raise UpstreamFailed("The upstream answered with something that is not a JSON object.", retryable=False)
-        reported = outgoing.meter(whole)
-        if reported.failure is not None and not (outgoing.is_look and read_object(whole)[0]):
-            if whole.strip() and read_json(whole) is None and not outgoing.takes_any:
+        apart = None if outgoing.take_apart is None else await outgoing.take_apart(whole)
+        read = whole if apart is None else apart.skeleton
+        reported = outgoing.meter(read)
+        if reported.failure is not None and not (outgoing.is_look and read_object(read)[0]):
+            if read.strip() and read_json(read) is None and not outgoing.takes_any:
                 # An answer may stand in it, which was made and paid for: not asked again, and not quoted as an error.
                 raise UpstreamFailed("The upstream answered with something that is not valid JSON.", retryable=False)
             return told(reported.failure, target, outgoing.model)
         if outgoing.stream and (events := as_events(outgoing.form, whole)) is not None:
             return await self._hold(target, outgoing, response, _one(events))
-        return Answer(target, response, body=whole, reported=reported, content_type=content_type)
+        return Answer(target, response, body=whole, apart=apart, reported=reported, content_type=content_type)
 
     def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | FailedAttempt:
         """Returns the document that an unwanted stream adds up to. Raises ``UpstreamFailed`` where it does not end."""
@@ -485,12 +491,16 @@ def _looks_like_events(body: bytes) -> bool:
     return body[:64].removeprefix(_BOM).lstrip().startswith((b"data:", b"event:", b":", b"id:", b"retry:"))
 
 
+def _first_byte(body: bytes) -> bytes:
+    """Returns the first byte that is not blank, without a copy of what may be many megabytes."""
+    return body[:_ENDING_BYTES].lstrip()[:1] or body.lstrip()[:1]
+
+
 def _document(body: bytes) -> bytes:
     """Returns a JSON document without a byte order mark before it and without a stream's end behind it."""
     body = body.removeprefix(_BOM)
-    end = body.rstrip()
-    if end.endswith(b"[DONE]") and body.lstrip()[:1] == b"{":
-        return end[:-6].rstrip().removesuffix(b"data:").rstrip()
+    if body[-_ENDING_BYTES:].rstrip().endswith(b"[DONE]") and _first_byte(body) == b"{":
+        return body.rstrip()[:-6].rstrip().removesuffix(b"data:").rstrip()
     return body
 
 

@@ -1,0 +1,145 @@
+"""Large answers: read in pieces that hold nobody up, metered as if they were read whole, given on byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import GatewayFactory
+from tests.gateway.conftest import HELLO, SignUp, Tenant
+from tests.gateway.test_path import only_receipt
+from tests.support.gateway import Gateway
+from tests.support.upstream import Reply, Upstream, completion
+from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBodyReader
+from trustgate.gateway.path.large_answer import LargeAnswer, take_apart
+from trustgate.models.metering.whole import read_answer, read_images, read_scores
+
+MIB = 1024 * 1024
+#: As JSON writes them, and one that is longer than any server should write it.
+_numbers = (st.floats(-1, 1) | st.integers(-9, 9)).map(json.dumps) | st.just("1.25e-7")
+_LONG = "-0." + "12345" * 14
+_vectors = st.builds(list.__add__, st.sampled_from([[], [_LONG]]), st.lists(_numbers, min_size=20, max_size=40))
+_spaces = st.sampled_from(["", " ", "\n  "])
+USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+
+
+def apart(body: bytes, *, drops_vectors: bool = False) -> LargeAnswer:
+    found = asyncio.run(take_apart(body, drops_vectors=drops_vectors))
+    assert found is not None, "large enough"
+    assert found.hash.digest() == hashlib.sha256(body).digest()
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(_vectors, st.integers(1, 6), _spaces, st.booleans(), st.integers(1, 10**6))
+def test_vectors_are_cut_out_and_what_is_reported_stays(
+    numbers: list[str], vectors: int, space: str, usage_first: bool, tokens: int
+) -> None:
+    written = ("," + space).join(numbers)
+    times = 90_000 // (len(written) + 1) // vectors + 1
+    vector = "[" + space + ",".join([written] * times) + "]"
+    data = ",".join(f'{{"object":"embedding","index":{n},"embedding":{vector}}}' for n in range(vectors))
+    usage = f'"usage":{space}{{"prompt_tokens":{space}{tokens},"total_tokens":{tokens}}}'
+    parts = [usage, f'"data":[{data}]'] if usage_first else [f'"data":[{data}]', usage]
+    body = ('{"object":"list","model":"e",' + ",".join(parts) + "}").encode()
+    found = apart(body, drops_vectors=True)
+    decoded = json.loads(found.skeleton)
+    assert decoded["usage"]["prompt_tokens"] == tokens
+    assert [len(each["embedding"]) > 0 for each in decoded["data"]] == [True] * vectors
+    assert len(found.skeleton) < len(body) // 4 or _LONG in numbers
+    whole, read = read_scores(body), read_scores(found.skeleton)
+    assert (read.usage, read.model, read.failure) == (whole.usage, whole.model, whole.failure)
+
+
+@pytest.mark.parametrize("text", ["a long answer. ", "é漢 ", '\\"quoted\\" ', ",".join("12345678901234567")])
+def test_an_answer_without_usage_is_estimated_alike(text: str) -> None:
+    body = json.dumps(completion(text * 20_000)).encode()
+    whole = read_answer(body).usage_or_estimate(7).completion_tokens
+    found = apart(body)
+    assert abs(read_answer(found.skeleton).usage_or_estimate(7).completion_tokens - whole) <= whole // 100 + 2
+    assert len(found.skeleton) < 4096
+
+
+def test_images_are_counted_and_their_bytes_are_not_kept() -> None:
+    body = json.dumps({"created": 1, "data": [{"b64_json": "QUJD" * MIB}] * 3, "usage": None}).encode()
+    found = apart(body)
+    assert len(found.skeleton) < 4096
+    assert read_images(found.skeleton).usage == read_images(body).usage
+
+
+_SUBTITLES = b"1\n00:00:01,000 --> 00:00:02,500\n" * 4000
+_NO_STRING = b'{"a":"' + b"a" * 100_000 + b'\\x"}'
+_MANY_VALUES = b"[" + b"{}," * 100_000 + b"{}]"
+
+
+@pytest.mark.parametrize("body", [_SUBTITLES, _NO_STRING, _MANY_VALUES], ids=["no JSON", "no string", "many values"])
+def test_what_cannot_be_taken_apart_is_read_as_it_is(body: bytes) -> None:
+    assert apart(body).skeleton == body
+
+
+def test_no_turn_of_the_loop_reads_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = json.dumps({"data": [{"b64_json": "QUJD" * (2 * MIB)}], "usage": USAGE}).encode()
+    fed: list[tuple[int, int]] = []
+    turn = 0
+    feed = LargeBodyReader.feed
+
+    def counted(reader: LargeBodyReader, data: bytes) -> None:
+        fed.append((turn, len(data)))
+        feed(reader, data)
+
+    async def read() -> Any:
+        nonlocal turn
+        reading = asyncio.ensure_future(take_apart(body, drops_vectors=False))
+        while not reading.done():
+            turn += 1
+            await asyncio.sleep(0)
+        return await reading
+
+    monkeypatch.setattr(LargeBodyReader, "feed", counted)
+    found = asyncio.run(read())
+    assert sum(size for _, size in fed) == len(body)
+    assert max(size for _, size in fed) <= DIRECT_BYTES
+    assert len({turn for turn, _ in fed}) == len(fed), "two pieces were read in one turn"
+    assert len(found.skeleton) <= DIRECT_BYTES
+
+
+# over sockets
+
+
+@pytest.fixture(scope="module")
+def gateway(make_module_gateway: GatewayFactory, shared_upstream: Upstream) -> Gateway:
+    return make_module_gateway(upstream=shared_upstream.api_url).start()
+
+
+@pytest.fixture
+def tenant(gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> Tenant:
+    return sign_up(gateway, "--plan", "internal")
+
+
+def test_a_large_chat_is_given_byte_for_byte_and_its_usage_read(tenant: Tenant, scripted: Upstream) -> None:
+    body = json.dumps({**completion("é\n" * MIB), "usage": USAGE}, indent=1).encode() + b"\n"
+    scripted.script(Reply.body(body))
+    response = tenant.http.post("/v1/chat/completions", json={"model": "gpt-4o", "messages": HELLO})
+    assert (response.status_code, response.content) == (200, body)
+    receipt = only_receipt(tenant)
+    assert (receipt["prompt_tokens"], receipt["completion_tokens"], receipt["finish"]) == (7, 5, "complete")
+    assert receipt["usage_source"] == "provider"
+
+
+def test_large_embeddings_are_given_byte_for_byte_and_their_usage_read(tenant: Tenant, scripted: Upstream) -> None:
+    vector = [0.0123456 + n / 10**6 for n in range(3072)]
+    data = [{"object": "embedding", "index": n, "embedding": vector} for n in range(100)]
+    usage = {"prompt_tokens": 321, "total_tokens": 321}
+    body = json.dumps({"object": "list", "data": data, "model": "e", "usage": usage}).encode()
+    assert len(body) > 3 * MIB
+    scripted.script(Reply.body(body))
+    response = tenant.http.post("/v1/embeddings", json={"model": "e", "input": ["x"] * 100})
+    assert (response.status_code, response.content) == (200, body)
+    receipt = only_receipt(tenant)
+    assert (receipt["prompt_tokens"], receipt["completion_tokens"]) == (321, 0)
