@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import shutil
-import struct
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,8 +18,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tests.environments import ROOT
 from tests.support.gateway import Gateway
+from tests.support.shifted_clock import ShiftedClock
 from tests.support.tokens import SOL, Token, Wallet
 from tests.support.upstream import CLOSE, HANG, RESET, Recorded, Reply, Upstream, answer_like_openai
 from trustgate.localnet import running_localnet
@@ -145,8 +143,7 @@ class World:
         self.told = Told()
         self.chance = random.Random()
         self.upstream_mode: UpstreamMode = "ok"
-        self.clock = folder / "clock"
-        self.clock.write_bytes(bytes(8))
+        self._clock = ShiftedClock(folder / "clock")
         self.quota = 0
         #: Tenant → keys that work.
         self.keys: dict[str, list[str]] = {}
@@ -154,14 +151,12 @@ class World:
         #: The keypair file of who pays for anchors.
         self.payer = folder / "anchor.json"
         upstream.default = self._answer
-        shim = os.pathsep.join([str(Path(__file__).parent / "clock"), str(ROOT)])
         self.gateway = Gateway(
             self.home,
             upstream=upstream.api_url,
             environment={
                 "TRUSTGATE_PAYMENT_SOLANA_DEVNET_RPC": node.url,
-                "TRUSTGATE_TEST_CLOCK": str(self.clock),
-                "PYTHONPATH": shim,
+                **self._clock.environment,
             },
             forked=False,
         )
@@ -169,8 +164,7 @@ class World:
 
     def shift_clock(self, seconds: float) -> None:
         """Set the gateway's clock ahead of the real one, or behind it."""
-        with self.clock.open("r+b") as file:
-            file.write(struct.pack("<q", int(seconds * 1e9)))
+        self._clock.shift(seconds)
 
     async def command(self, *arguments: str, check: bool = True) -> str:
         """A command of the operator's; its output. Never a traceback."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.notify.conftest import QUICK
 from tests.support.gateway import Gateway
 from tests.support.receiver import Receiver
+from tests.support.shifted_clock import ShiftedClock
 from tests.support.upstream import Gate, Reply, Upstream
 
 
@@ -99,6 +101,27 @@ def test_a_budget_that_is_added_or_changed_meanwhile_counts_what_is_under_way(
     assert (late["used"], late["held"]) == (4, 0)
     assert gateway.cli_json("doctor", "--books")["ok"]
     gateway.cli("budget", "remove", "late")
+
+
+def test_a_restart_under_a_clock_that_was_set_back_gives_nothing_anew(
+    make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp, tmp_path: Path
+) -> None:
+    """As after a machine's start without a battery for its clock: what was used is in the future for a while."""
+    clock = ShiftedClock(tmp_path / "clock")
+    gateway = make_gateway(upstream=upstream.api_url, environment=clock.environment, forked=False).start()
+    budgeted, planned = sign_up(gateway), sign_up(gateway)
+    gateway.cli("budget", "add", "rolling", "--requests", "2", "--per", "30d", "--tenant", budgeted.name)
+    gateway.cli("plan", "add", "two", "--like", "pro", "--requests-per-day", "2")
+    gateway.cli("tenant", "set", planned.name, "--plan", "two")
+    tenants = (budgeted, planned)
+    assert [tenant.chat().status_code for tenant in tenants * 2] == [200] * 4
+    gateway.kill()
+    clock.shift(-3 * 86_400)
+    gateway.start()
+    assert [tenant.chat().status_code for tenant in tenants] == [429, 429]
+    clock.shift(0)
+    assert budgeted.chat().status_code == 429
+    assert gateway.cli("doctor", "--books").returncode == 0
 
 
 def test_after_kill_9_in_mid_traffic_budgets_are_what_the_receipts_say(

@@ -240,16 +240,28 @@ class Server:
             await store.put(made)
             directory.put(made)
         quota = Quota()
-        windows = quota.begin(now_us())
+        # A clock that was set back is behind the newest receipt: what was used since counts now, as it would have
+        # without a restart. A receipt of a clock that ran ahead some time ago is not the newest, and does not.
+        newest = max((head.entry for head in await store.load_heads()), key=lambda entry: entry.seq, default=None)
+        newest_us = 0 if newest is None else newest.receipt.created_us
+        at_us = now_us()
+        quota.was_set_back = newest_us > at_us
+        windows = quota.begin(at_us)
         for window, (since_us, until_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):
-            for used in await store.window_usage(since_us, until_us):
+            for used in await store.window_usage(since_us, max(until_us, newest_us + 1)):
                 for subject in (used.tenant_id, directory.key_account_id(used.key_id)):
                     quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases, state.price_lists, settings.upstream.url)
         budgets = Budgets()
         load_budgets(budgets, directory, directory.budgets())
         await rebuild_budgets(
-            budgets, directory.budgets(), store=store, directory=directory, catalog=catalog, at_us=now_us()
+            budgets,
+            directory.budgets(),
+            store=store,
+            directory=directory,
+            catalog=catalog,
+            at_us=at_us,
+            newest_us=newest_us,
         )
         for found in price_findings(directory, catalog):
             _logger.warning("%s. %s", found.message, found.hint)
