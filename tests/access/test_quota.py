@@ -361,3 +361,30 @@ def test_what_the_gateway_did_by_itself_is_counted_and_what_goes_on_is_held() ->
     for subject in ("ten_1", "key_1"):
         for window in quota.used(subject, NOON).values():
             assert window == {"requests": 1, "tokens": 320, "cost_nano_usd": 70}
+
+
+def test_what_another_process_counted_counts_here_in_the_windows_that_run() -> None:
+    first, second = Quota(), Quota()
+    limited = plan(requests_per_minute=5, requests_per_day=8)
+    for _ in range(5):
+        reserve(first, limited, tokens=10)
+    second.begin(NOON)
+    assert second.take_in("ten_1", first.state("ten_1"), NOON + SECOND) == [True, True, True]
+    with pytest.raises(RateLimited):
+        reserve(second, limited, now=NOON + SECOND)
+    # A minute later the minute is over; the day is not.
+    later = NOON + MINUTE
+    assert second.take_in("ten_1", first.state("ten_1"), later) == [False, True, True]
+    assert second.used("ten_1", later)["minute"]["tokens"] == 0
+    for _ in range(3):
+        reserve(second, limited, now=later)
+    with pytest.raises(RateLimited):
+        reserve(second, limited, now=later)
+
+
+def test_a_process_whose_clock_is_behind_goes_on_in_the_later_window() -> None:
+    ahead, behind = Quota(lambda: NOON + MINUTE), Quota(lambda: NOON + MINUTE)
+    reserve(ahead, plan(), now=NOON + MINUTE)
+    behind.begin(NOON)
+    assert behind.take_in("ten_1", ahead.state("ten_1"), NOON) == [True, True, True]
+    assert behind.used("ten_1", NOON)["minute"]["requests"] == 1

@@ -40,6 +40,15 @@ class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
     rolling_us: int = 0
 
 
+class CountState(msgspec.Struct, array_like=True):
+    """A subject's use of a budget, to be kept where several processes count it."""
+
+    #: Where each cell begins, microseconds UTC, and what of it is used and held; the oldest first.
+    cells: list[tuple[int, int, int]]
+    noticed: int = 0
+    noticed_us: int = 0
+
+
 class UseCell:
     __slots__ = ("end", "held", "is_open", "start", "until", "used")
 
@@ -143,6 +152,26 @@ class BudgetCounter:
         self.amount = amount
         self.noticed = min(self.noticed, step_of(self.of.budget, amount, self.used))
         self.next_notice = next_step_at(self.of.budget, amount, self.noticed)
+
+    def take_in(self, state: CountState) -> None:
+        """Put what others counted in place of what is counted here. Cells that they have no more have ended."""
+        known = {cell.start: cell for cell in self.cells}
+        self.cells.clear()
+        for start, used, held in state.cells:
+            cell = known.pop(start, None) or UseCell(self.of.span, start)
+            cell.used, cell.held = used, held
+            self.cells.append(cell)
+        for cell in known.values():
+            cell.is_open = False
+        self.used = sum(cell.used for cell in self.cells)
+        self.held = sum(cell.held for cell in self.cells)
+        self.noticed, self.noticed_us = state.noticed, state.noticed_us
+        self.next_notice = next_step_at(self.of.budget, self.amount, self.noticed)
+
+    def state(self) -> CountState:
+        """Returns what is used and held now."""
+        cells = [(cell.start, cell.used, cell.held) for cell in self.cells]
+        return CountState(cells, self.noticed, self.noticed_us)
 
     def room_at(self, need: int) -> int | None:
         """Returns when so much will be left, if nothing else is used; None for never."""

@@ -107,6 +107,20 @@ class Claim:
         """Whether it draws on no budget now. One that comes while it is held is drawn on then."""
         return not self._parts
 
+    def parts(self) -> list[tuple[BudgetCounter, int, int]]:
+        """Returns each counter that it holds of, where the cell begins, microseconds UTC, and how much it holds.
+
+        Of cells that have ended nothing is held any more.
+        """
+        return [(of, cell.start, self._needs[of.of.unit]) for of, cell in self._parts if cell.is_open]
+
+    def counters(self) -> list[BudgetCounter]:
+        """Returns the counters that change where it is settled now."""
+        found = [counter for counter, _ in self._parts]
+        if self._generation != self._budgets.generation:
+            found += self._budgets.counters_of(self._drawer, self._at_us)
+        return found
+
     def take(self) -> None:
         """Hold the worst case, on the budgets found, and on those that come before it is settled."""
         self._is_held = True
@@ -136,7 +150,7 @@ class Claim:
         """Settle to what was really used."""
         if self._is_held:
             self._give_back()
-            self._count((1, tokens, cost_nano_usd))
+            self.count((1, tokens, cost_nano_usd))
 
     def void(self) -> None:
         """Give the hold back whole."""
@@ -152,7 +166,8 @@ class Claim:
                 cell.held -= need
                 counter.held -= need
 
-    def _count(self, use: tuple[int, int, int]) -> None:
+    def count(self, use: tuple[int, int, int]) -> None:
+        """Count what was used, where nothing is held any more."""
         budgets = self._budgets
         parts = self._parts
         if self._generation != budgets.generation:

@@ -72,6 +72,16 @@ class _Counter:
         self.parallel = 0
 
 
+class CounterState(msgspec.Struct, array_like=True):
+    """A subject's use, to be kept where several processes count it. Each window has requests, tokens and cost."""
+
+    #: When the windows began, microseconds UTC.
+    starts: list[int]
+    used: list[list[int]]
+    lasting: list[list[int]]
+    parallel: int = 0
+
+
 class ParallelSlot:
     """One of the parallel requests of a tenant and a key. Given back once, by ``release`` or the end of its block."""
 
@@ -315,6 +325,37 @@ class Quota:
         """Start counting in the windows that contain ``at_us``."""
         self._turn(at_us)
         return self._windows
+
+    # several processes
+
+    @property
+    def starts(self) -> tuple[int, int, int]:
+        """When the running windows began."""
+        return self._windows.starts
+
+    def has_limits(self, limits: Limits, subject_id: str) -> bool:
+        """Returns whether any limit of the windows is set for a subject."""
+        return bool(self._active(self._counter(subject_id), limits))
+
+    def take_in(self, subject_id: str, state: CounterState, at_us: int) -> list[bool]:
+        """Put what others counted in place of what is counted here, in the windows that contain ``at_us``.
+
+        Returns: for each window whether the state is of the running one; of those that are over, nothing counts.
+        """
+        self._turn(max(at_us, state.starts[0]))
+        runs = [start >= now for start, now in zip(state.starts, self._windows.starts, strict=True)]
+        counter = self._counter(subject_id)
+        counter.used = [figures if live else [0, 0, 0] for figures, live in zip(state.used, runs, strict=True)]
+        counter.lasting = [figures if live else [0, 0, 0] for figures, live in zip(state.lasting, runs, strict=True)]
+        counter.parallel = state.parallel
+        return runs
+
+    def state(self, subject_id: str) -> CounterState:
+        """Returns what a subject uses now, holds included."""
+        counter = self._counter(subject_id)
+        return CounterState(list(self._windows.starts), counter.used, counter.lasting, counter.parallel)
+
+    # what people look up
 
     def parallel(self, subject_id: str) -> int:
         counter = self._counters.get(subject_id)

@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from trustgate.store import Balance
+
+
+class BalanceState(msgspec.Struct, array_like=True):
+    """A tenant's figures, nano-USD, to be kept where several processes count them."""
+
+    balance: int = 0
+    held: int = 0
+    unrecorded: int = 0
 
 
 class _Figures:
@@ -32,6 +42,11 @@ class BalanceHold:
         self._figures: _Figures | None = figures
         self._amount = amount
         figures.held += amount
+
+    @property
+    def amount(self) -> int:
+        """What is held, nano-USD; 0 once it is settled."""
+        return 0 if self._figures is None else self._amount
 
     def settle(self, used_nano_usd: int) -> int:
         """Take what was used; what was held beyond it is free again.
@@ -94,6 +109,16 @@ class Balances:
     def tenants(self) -> dict[str, int]:
         """Returns the balance of every tenant that ever had one."""
         return {tenant_id: figures.balance for tenant_id, figures in self._figures.items()}
+
+    def take_in(self, tenant_id: str, state: BalanceState) -> None:
+        """Put what others counted in place of what is counted here."""
+        figures = self._of(tenant_id)
+        figures.balance, figures.held, figures.unrecorded = state.balance, state.held, state.unrecorded
+
+    def state(self, tenant_id: str) -> BalanceState:
+        """Returns a tenant's figures of now."""
+        figures = self._of(tenant_id)
+        return BalanceState(figures.balance, figures.held, figures.unrecorded)
 
     def _of(self, tenant_id: str) -> _Figures:
         return self._figures.setdefault(tenant_id, _Figures())

@@ -41,7 +41,7 @@ RECORD_HEAD_BYTES = _RECORD.size
 
 encode_entry = msgspec.msgpack.Encoder().encode
 pack_record_head = _RECORD.pack
-_decode = msgspec.msgpack.Decoder(Entry).decode
+decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
 class Segment(NamedTuple):
@@ -152,6 +152,6 @@ def _payload_at(data: bytes, position: int, salt: int) -> bytes | None:
 
 def _entry(segment: Segment, payload: bytes) -> Entry:
     try:
-        return _decode(payload)
+        return decode_entry(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise damaged(segment.path.parent, f"a record is whole but not an entry ({error})") from error

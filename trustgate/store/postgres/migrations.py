@@ -67,8 +67,27 @@ def _nodes_and_roles(connection: SqlConnection) -> None:
         connection.execute(statement)
 
 
+def _shared_books(connection: SqlConnection) -> None:
+    """What several processes count together (cluster.rows), and receipts without a place in the log (cluster.books).
+
+    Every update of a row leaves its key alone, and half of a page is free, so rows stay where they are.
+    """
+    for statement in (
+        """CREATE TABLE shared_state (
+            key text COLLATE "C" PRIMARY KEY,
+            state jsonb NOT NULL
+        ) WITH (fillfactor = 50)""",
+        """CREATE TABLE waiting_receipts (
+            n bigserial PRIMARY KEY,  -- the order in which a tenant's receipts were linked
+            receipt_id text NOT NULL,
+            entry bytea NOT NULL  -- as in the journal
+        )""",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings what Postgres alone has from N-1 to N.
-STEPS: tuple[Callable[[SqlConnection], None], ...] = (_indexes_and_changes, _nodes_and_roles)
+STEPS: tuple[Callable[[SqlConnection], None], ...] = (_indexes_and_changes, _nodes_and_roles, _shared_books)
 
 
 def migrate_postgres(connection: SqlConnection, now_us: int) -> None:

@@ -1,0 +1,150 @@
+"""Receipts in a process's own journal: killed anywhere, none that was kept is lost, none is there twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.bookkeeping import SEGMENT_BYTES, WORKER, Bookkeeper, bookkeepers, bury, drawer_of, stored_receipts
+from tests.support.entries import make_receipt
+from tests.support.postgres import GivenPostgres, Postgres
+from tests.support.processes import PATIENCE_S
+from trustgate.access.quota import Ask
+from trustgate.cluster import nodes
+from trustgate.cluster.books import give_back
+from trustgate.cluster.drafts import Drafts
+from trustgate.cluster.operations import Use
+from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.types import Budget
+
+
+@pytest.fixture
+def url(postgres: Postgres | GivenPostgres) -> str:
+    return postgres.clean()
+
+
+async def read(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    assert process.stdout
+    said: dict[str, Any] = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE_S))
+    return said
+
+
+async def work_until_killed(url: str, home: Path, kept: int) -> tuple[str, list[str]]:
+    """Gives the process's node, and the receipts that it said are kept."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.cluster.bookkeeping", url, str(home)), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        node = (await read(process))["node"]
+        await read(process)
+        ids = [(await read(process))["kept"] for _ in range(kept)]
+    finally:
+        process.kill()
+    assert process.stdout
+    # What it said before it died counts too.
+    rest = (await process.stdout.read()).splitlines()
+    await process.wait()
+    for line in rest:
+        try:
+            ids.append(json.loads(line)["kept"])
+        except ValueError:
+            break
+    return node, ids
+
+
+@pytest.mark.slow
+async def test_processes_that_are_killed_lose_and_double_nothing(url: str, tmp_path: Path) -> None:
+    homes = [tmp_path / name for name in ("home_1", "home_2")]
+    for home in homes:
+        home.mkdir()
+    kept: list[str] = []
+    dead: list[str] = []
+    async with bookkeepers(url, 1) as [keeper]:
+        for number in range(3):
+            for node, ids in await asyncio.gather(*(work_until_killed(url, home, 40 + 30 * number) for home in homes)):
+                kept += ids
+                dead.append(node)
+            async with keeper.own.use() as connection:
+                await connection.execute(
+                    "UPDATE nodes SET lease_until = now() - interval '1 s' WHERE node_id = ANY($1::text[])", dead
+                )
+                await nodes.bury(connection, give_back)
+        await _close_what_is_left(keeper, homes)
+        [chain] = (await stored_receipts(url)).values()
+        assert await keeper.ask(WORKER, Ask(1, 1)) is not None
+        used = keeper.counters.quota.used("ten_1", keeper.clock())["day"]
+    assert [receipt.tseq for receipt in chain] == list(range(1, len(chain) + 1))
+    assert [receipt.tprev for receipt in chain] == [FIRST_TPREV, *(leaf_hash(each).hex() for each in chain[:-1])]
+    stored = {receipt.id for receipt in chain}
+    assert len(stored) == len(chain)
+    assert set(kept) <= stored
+    assert used == {
+        "requests": len(chain) + 1,
+        "tokens": 7 * len(chain) + 1,
+        "cost_nano_usd": 3 * len(chain) + 1,
+    }
+
+
+async def _close_what_is_left(keeper: Bookkeeper, homes: list[Path]) -> None:
+    for home in homes:
+        drafts = await _open(keeper, home)
+        await drafts.recover(lambda receipt: (WORKER, drawer_of(WORKER)))
+        assert drafts.journal.pending == 0
+        drafts.journal.close()
+
+
+async def test_what_only_the_journal_has_is_closed_by_the_next_process_once(url: str, tmp_path: Path) -> None:
+    """The database was away when its answers ended, and the process was killed before it was back."""
+    home, everybody = (
+        tmp_path / "home_1",
+        Budget(id="bud_1", name="all", unit="tokens", amount=1_000, span="total", everyone=True),
+    )
+    home.mkdir()
+    async with bookkeepers(url, 2, everybody) as [dead, living]:
+        drafts = await _open(dead, home)
+        holds = [await dead.ask(WORKER, Ask(100, 10)) for _ in range(5)]
+
+        async def away() -> Any:
+            raise ConnectionRefusedError("nobody listens")
+
+        there, dead.closing._connect = dead.closing._connect, away
+        await dead.closing.close()
+        closing = [
+            drafts.close(
+                make_receipt(number, tenant="ten_1", prompt_tokens=5, completion_tokens=2, cost_nano_usd=3),
+                bytes(32),
+                hold=hold,
+                use=Use(7, 3),
+            )
+            for number, hold in enumerate(holds)
+        ]
+        assert await asyncio.wait_for(asyncio.gather(*closing), PATIENCE_S) == [None] * 5
+        drafts.journal.close()
+        await bury(living, dead)
+
+        first, second = await _open(living, home), await _open(living, home)
+        recovered = [await each.recover(lambda receipt: (WORKER, drawer_of(WORKER))) for each in (first, second)]
+        assert recovered == [5, 5]
+        assert first.journal.pending == 0
+        first.journal.close()
+        second.journal.close()
+        # The one that was taken for dead is not: it does not close them again.
+        await dead.join()
+        dead.closing._connect = there
+        await asyncio.wait_for(dead.books.closing.flush(), PATIENCE_S)
+        assert await living.ask(WORKER, Ask(1, 1)) is not None
+        used = living.counters.quota.used("ten_1", living.clock())["day"]
+        assert used == {"requests": 6, "tokens": 36, "cost_nano_usd": 16}
+        [standing] = living.counters.budgets.standings(living.clock())
+        assert (standing.used, standing.held) == (35, 1)
+    [chain] = (await stored_receipts(url)).values()
+    assert [receipt.tseq for receipt in chain] == [1, 2, 3, 4, 5]
+
+
+async def _open(keeper: Bookkeeper, home: Path) -> Drafts:
+    return await Drafts.open(keeper.books, keeper.own, home / "journal", home_id=home.name, segment_bytes=SEGMENT_BYTES)

@@ -1,0 +1,263 @@
+"""The books that several processes keep together: what is admitted, held, settled and put on record.
+
+Two moments of a request touch them. It is *opened*: its worst case is held on quota, budgets and balance; that need not
+outlive a crash of the database, for what is used is in receipts. It is *closed*: what it held is settled and its
+receipt linked to its tenant's last, in one transaction, and only then may the end of its answer leave. A caller whom
+nothing limits is opened in memory, without a word to the database.
+
+Owns the two lanes, one for each moment, and what is given back where no request waits for it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from trustgate.access.budgets import Drawer
+from trustgate.access.directory import Caller
+from trustgate.access.quota import Ask, ParallelSlot
+from trustgate.cluster.database import DatabaseConnection, DatabaseSession
+from trustgate.cluster.lanes import BatchLane, DatabaseClock, Operation
+from trustgate.cluster.operations import (
+    Close,
+    Draft,
+    Enter,
+    Grant,
+    HoldMoney,
+    Late,
+    Open,
+    SharedCounters,
+    SharedHold,
+    SharedMoney,
+    SharedSlot,
+    Use,
+)
+from trustgate.cluster.rows import DoneRow, done_key, given_back
+from trustgate.errors import TrustGateError
+from trustgate.types import COUNTED, Limits, Receipt
+
+_HELD = "SELECT key, state::text AS state FROM shared_state WHERE state->'nodes' ?| $1::text[] ORDER BY key FOR UPDATE"
+_WRITE = (
+    "UPDATE shared_state s SET state = v.state FROM unnest($1::text[], $2::text[]::jsonb[]) AS v (key, state)"
+    " WHERE s.key = v.key"
+)
+
+
+#: The lane of opens.
+_OPENS = "open"
+
+
+class Books:
+    """One process's part in the books."""
+
+    def __init__(
+        self,
+        counters: SharedCounters,
+        clock: DatabaseClock,
+        opening: DatabaseSession,
+        closing: DatabaseSession,
+        node_id: Callable[[], str],
+    ) -> None:
+        """
+        Args:
+            counters: those in memory, which go by ``clock``.
+            clock: the database's time.
+            opening: a connection on which commits do not wait for the disk (``synchronous_commit = off``).
+            closing: one on which they do.
+            node_id: this process's id as a node. Raises TrustGateError where it is none at the moment.
+        """
+        self._counters = counters
+        self._node_id = node_id
+        self._last_node_id = ""
+        self.opening = BatchLane(
+            _OPENS, opening, node_id, clock, persists=False, on_lost=self._on_lost, on_connect=self._look_back
+        )
+        self.closing = BatchLane(
+            "close", closing, self._known_node_id, clock, persists=True, on_connect=self._look_back
+        )
+
+    async def run(self) -> None:
+        """Carry out what requests need, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.opening.run())
+            group.create_task(self.closing.run())
+
+    async def enter(self, caller: Caller) -> SharedSlot | None:
+        """Take one of the parallel requests of a caller; None where nothing limits them.
+
+        Raises ``RateLimited`` (429), or ``Unavailable`` while the database is away.
+        """
+        if caller.plan.limits.parallel_requests is None and caller.key.limits.parallel_requests is None:
+            return None
+        slot: SharedSlot = await self._open(Enter(self._counters, caller, self._subjects(caller)))
+        return slot
+
+    async def open(self, caller: Caller, drawer: Drawer, ask: Ask, slot: SharedSlot | None = None) -> SharedHold:
+        """Hold the worst case of a request. Raises ``RateLimited``, or ``Unavailable`` while the database is away."""
+        counters, subjects = self._counters, self._subjects(caller)
+        at_us = counters.budgets.clock()
+        if not subjects and not counters.budgets.counters_of(drawer, at_us):
+            unlimited = ParallelSlot(())
+            hold = counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, unlimited)
+            return SharedHold(Grant("", 0), caller, drawer, (), hold, slot)
+        held: SharedHold = await self._open(Open(counters, caller, drawer, ask, subjects, slot))
+        return held
+
+    async def hold_money(self, tenant_id: str, amount: int, *, must: bool = False) -> SharedMoney | None:
+        """Hold an amount of a tenant's balance, nano-USD; None where less is free, unless it ``must``."""
+        money: SharedMoney | None = await self._open(HoldMoney(self._counters, tenant_id, amount, must=must))
+        return money
+
+    def close(
+        self,
+        *,
+        hold: SharedHold | None = None,
+        slot: SharedSlot | None = None,
+        money: SharedMoney | None = None,
+        use: Use | None = None,
+        receipt: Receipt | None = None,
+        secret: bytes = b"",
+        credit_nano_usd: int = 0,
+        draft: Draft | None = None,
+        on_commit: Callable[[], None] | None = None,
+    ) -> asyncio.Future[Receipt | None]:
+        """Settle what a request holds and put its receipt on record, in one transaction.
+
+        Args:
+            hold: What ``open`` gave; its slot is given back with it.
+            slot: What ``enter`` gave, of a request that was not opened.
+            money: What ``hold_money`` gave.
+            use: What was used; None: nothing, and everything is given back.
+            receipt: Without its place in its tenant's chain.
+            secret: The receipt's.
+            credit_nano_usd: What the receipt adds to its tenant's balance; below zero: takes.
+            draft: Where the receipt is until this is committed.
+            on_commit: Is called then.
+
+        Returns:
+            What has the receipt in its place once that is committed; or None once the database is away, when it
+            will be committed later.
+        """
+        settled = Close(
+            self._counters,
+            hold=hold,
+            slot=slot,
+            money=money,
+            use=use,
+            receipt=receipt,
+            secret=secret,
+            credit_nano_usd=credit_nano_usd,
+            draft=draft,
+        )
+        return self.closing.submit(settled, on_commit)
+
+    def close_late(
+        self,
+        receipt: Receipt,
+        secret: bytes,
+        draft: Draft,
+        *,
+        who: tuple[Caller, Drawer] | None,
+        credit_nano_usd: int = 0,
+        on_commit: Callable[[], None] | None = None,
+    ) -> asyncio.Future[Receipt | None]:
+        """Put a receipt on record that a process left behind in its journal, unless that is done.
+
+        What the process held was given back; what was used is charged.
+
+        Args:
+            receipt: Without its place in its tenant's chain.
+            secret: The receipt's.
+            draft: Where it is.
+            who: Who used it; None: there are none any more, and what was used counts nowhere.
+            credit_nano_usd: What it adds to its tenant's balance.
+            on_commit: Is called once it is committed.
+        """
+        billed = receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
+        charged = 0 if receipt.charged_nano_usd is UNSET else receipt.charged_nano_usd
+        use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed, charged)
+        late = None if who is None else Late(who[1], self._subjects(who[0]))
+        settled = Close(
+            self._counters,
+            use=use if receipt.finish in COUNTED else None,
+            receipt=receipt,
+            secret=secret,
+            credit_nano_usd=credit_nano_usd,
+            draft=draft,
+            late=late,
+        )
+        return self.closing.submit(settled, on_commit)
+
+    def _subjects(self, caller: Caller) -> tuple[str, ...]:
+        """Returns those of a caller's tenant and key that anything limits: they are counted in rows."""
+        tenant_id, key_id = caller.tenant.id, caller.key.account_id
+        pairs = ((tenant_id, caller.plan.limits), (key_id, caller.key.limits))
+        return tuple(subject for subject, limits in pairs if self._is_limited(subject, limits))
+
+    def _is_limited(self, subject_id: str, limits: Limits) -> bool:
+        return limits.parallel_requests is not None or self._counters.quota.has_limits(limits, subject_id)
+
+    async def _open(self, operation: Operation) -> Any:
+        done = self.opening.submit(operation)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            done.add_done_callback(self._give_up)
+            raise
+
+    def _give_up(self, done: asyncio.Future[Any]) -> None:
+        """Give back what was granted to a request that is gone."""
+        if not done.cancelled() and done.exception() is None and done.result() is not None:
+            self._undo(done.result())
+
+    def _known_node_id(self) -> str:
+        """Returns this process's id as a node; the last one that it had, where it is none: what it began it may end."""
+        with contextlib.suppress(TrustGateError):
+            self._last_node_id = self._node_id()
+        return self._last_node_id
+
+    async def _look_back(self, connection: DatabaseConnection) -> None:
+        """Learn which opens a crash of the database has forgotten: what they granted is held nowhere any more.
+
+        A commit that waited for the disk takes those before it to the disk with it, so it can only be the last ones.
+        """
+        node_id, committed = self._known_node_id(), self.opening.committed
+        found = await connection.fetchval(
+            "SELECT state::text FROM shared_state WHERE key = $1", done_key(node_id, _OPENS)
+        )
+        last = 0 if found is None else int(found)
+        gone = self._counters.forgotten.setdefault(node_id, [])
+        after = max(last, gone[-1][1] if gone else 0)
+        if after < committed:
+            gone.append((after, committed))
+
+    def _on_lost(self, row: DoneRow, number: int, granted: Sequence[Any]) -> None:
+        """A batch of opens failed, and may have been committed all the same: give back what it granted if it was."""
+        for each in granted:
+            self._undo(each, (row, number))
+
+    def _undo(
+        self, granted: SharedSlot | SharedHold | SharedMoney, granted_in: tuple[DoneRow, int] | None = None
+    ) -> None:
+        hold = slot = money = None
+        if isinstance(granted, SharedHold):
+            # Its slot is the request's to give back.
+            hold = msgspec.structs.replace(granted, slot=None)
+        elif isinstance(granted, SharedSlot):
+            slot = granted
+        else:
+            money = granted
+        _ = self.closing.submit(Close(self._counters, hold=hold, slot=slot, money=money, granted_in=granted_in))
+
+
+async def give_back(connection: DatabaseConnection, node_ids: Sequence[str]) -> None:
+    """Give back what nodes held that are gone; within the transaction that buries them."""
+    found = await connection.fetch(_HELD, list(node_ids))
+    if found:
+        contents = [given_back(record["key"], record["state"], node_ids).decode() for record in found]
+        await connection.execute(_WRITE, [record["key"] for record in found], contents)

@@ -1,0 +1,352 @@
+"""What a request does to rows that several processes count in: enter, open, close; and what it holds in between.
+
+Each is decided by the counters in memory, once the rows are locked and taken in. What was taken is kept here as it was,
+and settled on copies, so that a transaction that is done again begins anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.directory import Caller
+from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota
+from trustgate.cluster.lanes import Batch, RowsChanged
+from trustgate.cluster.rows import (
+    BalanceRow,
+    BudgetRow,
+    DoneRow,
+    HeadRow,
+    QuotaRow,
+    Row,
+    balance_key,
+    budget_key,
+    done_key,
+    head_key,
+    quota_key,
+)
+from trustgate.payment.balance import BalanceHold, Balances
+from trustgate.receipts.bounds import in_range
+from trustgate.receipts.receipt import leaf_hash
+from trustgate.receipts.segment import encode_entry
+from trustgate.types import Entry, Receipt
+
+#: The row that says which of a home's drafts are committed.
+DRAFTS = "drafts"
+
+
+class Grant(NamedTuple):
+    """Who holds something, and since which batch of its opens."""
+
+    node_id: str
+    number: int
+
+
+class SharedCounters(msgspec.Struct, frozen=True):
+    """The counters in memory that decide, and what a crash of the database has forgotten of what they granted."""
+
+    quota: Quota
+    budgets: Budgets
+    balances: Balances
+    #: By node: the batches of opens after the first number and up to the second are gone.
+    forgotten: dict[str, list[tuple[int, int]]] = {}
+
+    def holds(self, grant: Grant, rows: Sequence[QuotaRow | BudgetRow | BalanceRow]) -> bool:
+        """Returns whether a grant is still held in its rows."""
+        gone = self.forgotten.get(grant.node_id, ())
+        if any(after < grant.number <= up_to for after, up_to in gone):
+            return False
+        return all(row.has(grant.node_id) for row in rows)
+
+
+class SharedSlot(msgspec.Struct, frozen=True, eq=False):
+    """A parallel request that is counted in rows."""
+
+    grant: Grant
+    subjects: tuple[str, ...]
+    inner: ParallelSlot
+
+
+class SharedHold(msgspec.Struct, frozen=True, eq=False):
+    """What a request holds, and in which subjects' rows."""
+
+    grant: Grant
+    caller: Caller
+    drawer: Drawer
+    subjects: tuple[str, ...]
+    hold: Hold
+    slot: SharedSlot | None
+
+
+class SharedMoney(msgspec.Struct, frozen=True, eq=False):
+    """What is held of a tenant's balance."""
+
+    grant: Grant
+    tenant_id: str
+    hold: BalanceHold
+
+
+class Late(msgspec.Struct, frozen=True):
+    """Who used what is charged without a hold, and in which subjects' rows."""
+
+    drawer: Drawer
+    subjects: tuple[str, ...]
+
+
+class Use(msgspec.Struct, frozen=True):
+    """What a request used, and is charged of its balance."""
+
+    tokens: int
+    billed_nano_usd: int
+    charged_nano_usd: int = 0
+
+
+class Draft(NamedTuple):
+    """A receipt in a process's journal that has no place in its tenant's chain yet."""
+
+    #: The home whose journal it is in, and its number there.
+    home_id: str
+    number: int
+
+
+class Enter:
+    """Take one of the parallel requests of a caller."""
+
+    def __init__(self, counters: SharedCounters, caller: Caller, subjects: tuple[str, ...]) -> None:
+        self._quota = counters.quota
+        self._caller = caller
+        self._subjects = subjects
+
+    def rows(self) -> Sequence[Row]:
+        return [QuotaRow(self._quota, subject) for subject in self._subjects]
+
+    def apply(self, batch: Batch) -> SharedSlot:
+        caller = self._caller
+        inner = self._quota.enter(caller.tenant, caller.plan, caller.key)
+        for subject in self._subjects:
+            batch.rows[quota_key(subject)].enter(batch.node_id, 1)
+        return SharedSlot(Grant(batch.node_id, batch.number), self._subjects, inner)
+
+
+class Open:
+    """Hold a request's worst case on its quota and its budgets."""
+
+    def __init__(
+        self,
+        counters: SharedCounters,
+        caller: Caller,
+        drawer: Drawer,
+        ask: Ask,
+        subjects: tuple[str, ...],
+        slot: SharedSlot | None,
+    ) -> None:
+        self._counters = counters
+        self._caller = caller
+        self._drawer = drawer
+        self._ask = ask
+        self._subjects = subjects
+        self._slot = slot
+
+    def rows(self) -> Sequence[Row]:
+        quota, budgets = self._counters.quota, self._counters.budgets
+        rows: list[Row] = [QuotaRow(quota, subject) for subject in self._subjects]
+        rows += [BudgetRow(counter) for counter in budgets.counters_of(self._drawer, budgets.clock())]
+        return rows
+
+    def apply(self, batch: Batch) -> SharedHold:
+        budgets, caller, ask, at_us = self._counters.budgets, self._caller, self._ask, batch.at_us
+        for counter in budgets.counters_of(self._drawer, at_us):
+            row = batch.rows.get(budget_key(counter))
+            if row is None or row.counter is not counter:
+                raise RowsChanged
+        claim = budgets.claim(self._drawer, ask.tokens, ask.cost_nano_usd, at_us)
+        slot = copy.copy(self._slot.inner) if self._slot is not None else ParallelSlot(())
+        hold = self._counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
+        # Budgets that come meanwhile count what is used of it when it is settled.
+        budgets.held.discard(claim)
+        for subject in self._subjects:
+            batch.rows[quota_key(subject)].hold(batch.node_id, hold)
+        for counter, start_us, amount in claim.parts():
+            batch.rows[budget_key(counter)].hold(batch.node_id, start_us, amount)
+        return SharedHold(Grant(batch.node_id, batch.number), caller, self._drawer, self._subjects, hold, self._slot)
+
+
+class HoldMoney:
+    """Hold an amount of a tenant's balance. Gives None where less is free, unless it ``must``."""
+
+    def __init__(self, counters: SharedCounters, tenant_id: str, amount: int, *, must: bool) -> None:
+        self._balances = counters.balances
+        self._tenant_id = tenant_id
+        self._amount = amount
+        self._must = must
+
+    def rows(self) -> Sequence[Row]:
+        return [BalanceRow(self._balances, self._tenant_id)]
+
+    def apply(self, batch: Batch) -> SharedMoney | None:
+        hold = (self._balances.hold_at_least if self._must else self._balances.hold)(self._tenant_id, self._amount)
+        if hold is None:
+            return None
+        batch.rows[balance_key(self._tenant_id)].hold(batch.node_id, self._amount)
+        return SharedMoney(Grant(batch.node_id, batch.number), self._tenant_id, hold)
+
+
+class Close:
+    """Settle what a request holds, and link its receipt to its tenant's last.
+
+    What is not held any more, because the node was taken for dead and it was given back, is charged without a hold.
+    """
+
+    def __init__(
+        self,
+        counters: SharedCounters,
+        *,
+        hold: SharedHold | None = None,
+        slot: SharedSlot | None = None,
+        money: SharedMoney | None = None,
+        use: Use | None = None,
+        receipt: Receipt | None = None,
+        secret: bytes = b"",
+        credit_nano_usd: int = 0,
+        draft: Draft | None = None,
+        late: Late | None = None,
+        granted_in: tuple[DoneRow, int] | None = None,
+    ) -> None:
+        """
+        Args:
+            hold: Of an admitted request; its slot is given back with it.
+            slot: Of one that entered and was not admitted.
+            money: What it holds of its tenant's balance.
+            use: What it used; None: it was not served, and everything is given back.
+            receipt: Without its place in the tenant's chain.
+            secret: The receipt's.
+            credit_nano_usd: What the receipt adds to its tenant's balance; below zero: takes.
+            draft: Where the receipt is until this is committed. One that is committed is not closed again.
+            late: Who used it, where the process that held for it is gone.
+            granted_in: The row of a lane and the number of a batch: only where that was committed anything is held.
+        """
+        self._counters = counters
+        self._hold = hold
+        self._slot = hold.slot if hold is not None else slot
+        self._money = money
+        self._use = use
+        self._receipt = receipt
+        self._secret = secret
+        self._credit_nano_usd = credit_nano_usd
+        self._draft = draft
+        self._late = late
+        self._granted_in = granted_in
+
+    def rows(self) -> Sequence[Row]:
+        rows: list[Row] = []
+        held = self._hold
+        subjects = {*(held.subjects if held is not None else ()), *(self._slot.subjects if self._slot else ())}
+        rows += [QuotaRow(self._counters.quota, subject) for subject in subjects]
+        if held is not None and held.hold.claim is not None:
+            rows += [BudgetRow(counter) for counter in held.hold.claim.counters()]
+        if self._money is not None:
+            rows.append(BalanceRow(self._counters.balances, self._money.tenant_id))
+        if self._receipt is not None:
+            rows.append(HeadRow(self._receipt.tenant))
+            if self._credit_nano_usd or (self._late is not None and self._use is not None):
+                rows.append(BalanceRow(self._counters.balances, self._receipt.tenant))
+        if self._late is not None:
+            rows += [QuotaRow(self._counters.quota, subject) for subject in self._late.subjects]
+            budgets = self._counters.budgets
+            rows += [BudgetRow(counter) for counter in budgets.counters_of(self._late.drawer, budgets.clock())]
+        if self._draft is not None:
+            rows.append(DoneRow(self._draft.home_id, DRAFTS))
+        if self._granted_in is not None:
+            done = self._granted_in[0]
+            rows.append(DoneRow(done.node_id, done.lane))
+        return rows
+
+    def apply(self, batch: Batch) -> Receipt | None:
+        """Returns the receipt with its place in its tenant's chain."""
+        if self._granted_in is not None:
+            done, number = self._granted_in
+            if batch.rows[done.key].last < number:
+                return None
+        if self._draft is not None:
+            row = batch.rows[done_key(self._draft.home_id, DRAFTS)]
+            if row.last >= self._draft.number:
+                return None
+            row.last = self._draft.number
+        self._settle_slot(batch)
+        if self._late is not None and self._use is not None:
+            self._charge_late(self._late, self._use, batch)
+        if self._hold is not None:
+            self._settle(self._hold, batch)
+        charged = 0
+        if self._money is not None:
+            charged = self._settle_money(self._money, batch)
+        if self._receipt is not None and self._credit_nano_usd:
+            self._counters.balances.change(self._receipt.tenant, self._credit_nano_usd)
+        return None if self._receipt is None else self._link(self._receipt, charged, batch)
+
+    def _settle_slot(self, batch: Batch) -> None:
+        slot = self._slot
+        if slot is None:
+            return
+        rows = [batch.rows[quota_key(subject)] for subject in slot.subjects]
+        if self._counters.holds(slot.grant, rows):
+            copy.copy(slot.inner).release()
+            for row in rows:
+                row.enter(slot.grant.node_id, -1)
+
+    def _settle(self, held: SharedHold, batch: Batch) -> None:
+        quota, node_id, use = self._counters.quota, held.grant.node_id, self._use
+        hold = copy.copy(held.hold)
+        # It was given back above, or with all that its node held.
+        hold.slot = None
+        claim = hold.claim = copy.copy(held.hold.claim)
+        rows = [batch.rows[quota_key(subject)] for subject in held.subjects]
+        parts = [] if claim is None else claim.parts()
+        budget_rows = [batch.rows[budget_key(counter)] for counter, _, _ in parts]
+        if self._counters.holds(held.grant, (*rows, *budget_rows)):
+            for row in rows:
+                row.let_go(node_id, hold)
+            for (_, start_us, amount), row in zip(parts, budget_rows, strict=True):
+                row.hold(node_id, start_us, -amount)
+            if use is None:
+                quota.void(hold)
+            else:
+                quota.post(hold, use.tokens, use.billed_nano_usd)
+        elif use is not None:
+            caller, at_us = held.caller, batch.at_us
+            quota.charge(caller.tenant.id, caller.key.account_id, use.tokens, use.billed_nano_usd, at_us)
+            if claim is not None:
+                claim.count((1, use.tokens, use.billed_nano_usd))
+
+    def _charge_late(self, late: Late, use: Use, batch: Batch) -> None:
+        drawer, at_us = late.drawer, batch.at_us
+        tokens, billed = use.tokens, use.billed_nano_usd
+        for counter in self._counters.budgets.counters_of(drawer, at_us):
+            if budget_key(counter) not in batch.rows:
+                raise RowsChanged
+        self._counters.quota.charge(drawer.tenant_id, drawer.key_id, tokens, billed, at_us)
+        self._counters.budgets.count(drawer, tokens, billed, at_us)
+        if use.charged_nano_usd:
+            self._counters.balances.change(drawer.tenant_id, -use.charged_nano_usd)
+
+    def _settle_money(self, money: SharedMoney, batch: Batch) -> int:
+        charged = 0 if self._use is None else self._use.charged_nano_usd
+        row, hold = batch.rows[balance_key(money.tenant_id)], copy.copy(money.hold)
+        if self._counters.holds(money.grant, (row,)):
+            row.hold(money.grant.node_id, -hold.amount)
+            return hold.settle(charged)
+        self._counters.balances.change(money.tenant_id, -charged)
+        return charged
+
+    def _link(self, draft: Receipt, charged: int, batch: Batch) -> Receipt:
+        head = batch.rows[head_key(draft.tenant)]
+        tseq, tprev = head.link()
+        members: dict[str, Any] = {} if self._money is None else {"charged_nano_usd": charged}
+        receipt = in_range(msgspec.structs.replace(draft, tseq=tseq, tprev=tprev, **members))
+        head.advance(tseq, leaf_hash(receipt).hex())
+        batch.entries.append((receipt.id, encode_entry(Entry(seq=0, receipt=receipt, secret=self._secret))))
+        return receipt

@@ -1,0 +1,269 @@
+"""The rows in which several processes count together, and how each is taken into memory and written back.
+
+A row is what one subject has used and holds: of quotas, of a budget, of its balance; or the end of a tenant's chain of
+receipts. Besides the figures that all share it says how much of them each node holds, so that what a dead node held can
+be given back. The figures are decided on by the counters in memory (``access.quota``, ``access.budgets``,
+``payment.balance``): a row's are put in place of theirs while it is locked, and theirs are written back.
+
+Owns the keys. Rows are locked in the order of their keys (bytes), all that a transaction needs at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from trustgate.access.budget_counter import BudgetCounter, CountState
+from trustgate.access.quota import CounterState, Hold, Quota
+from trustgate.payment.balance import Balances, BalanceState
+from trustgate.receipts.receipt import FIRST_TPREV
+
+S = TypeVar("S")
+
+
+class QuotaShare(msgspec.Struct, array_like=True):
+    """What a node holds of a subject: of each window requests, tokens and cost; and its requests in flight."""
+
+    held: list[list[int]]
+    parallel: int = 0
+
+    @classmethod
+    def none(cls) -> QuotaShare:
+        return cls([[0, 0, 0], [0, 0, 0], [0, 0, 0]])
+
+
+class Shared(msgspec.Struct, Generic[S]):
+    """A row's content: the figures, and by node id its share in what is held."""
+
+    figures: Any
+    nodes: dict[str, S] = {}
+
+
+class _QuotaContent(Shared[QuotaShare]):
+    figures: CounterState
+
+
+class _BudgetContent(Shared[dict[int, int]]):
+    figures: CountState
+
+
+class _BalanceContent(Shared[int]):
+    figures: BalanceState
+
+
+class Row(Protocol):
+    """A row that a transaction has locked, or is about to lock."""
+
+    key: str
+
+    def take_in(self, content: str, at_us: int) -> None:
+        """Put the row's figures into memory. ``at_us``: the database's time, microseconds UTC."""
+        ...
+
+    def content(self) -> bytes:
+        """Returns what memory has, to be written."""
+        ...
+
+
+class QuotaRow:
+    """A tenant's or a key's use in the windows, and its requests in flight."""
+
+    def __init__(self, quota: Quota, subject_id: str) -> None:
+        self.key = quota_key(subject_id)
+        self._quota = quota
+        self._subject_id = subject_id
+        self._nodes: dict[str, QuotaShare] = {}
+
+    def take_in(self, content: str, at_us: int) -> None:
+        found = msgspec.json.decode(content, type=_QuotaContent)
+        runs = self._quota.take_in(self._subject_id, found.figures, at_us)
+        self._nodes = found.nodes
+        for share in self._nodes.values():
+            share.held = [held if live else [0, 0, 0] for held, live in zip(share.held, runs, strict=True)]
+
+    def content(self) -> bytes:
+        return msgspec.json.encode(_QuotaContent(self._quota.state(self._subject_id), self._nodes))
+
+    def has(self, node_id: str) -> bool:
+        """Returns whether what the node holds is held still."""
+        return node_id in self._nodes
+
+    def hold(self, node_id: str, hold: Hold) -> None:
+        """Note that the node holds what was just taken."""
+        share = self._nodes.setdefault(node_id, QuotaShare.none())
+        for held in share.held:
+            _add(held, hold, 1)
+
+    def let_go(self, node_id: str, hold: Hold) -> None:
+        """Note that the node holds it no more."""
+        share = self._nodes[node_id]
+        for held, start, now in zip(share.held, hold.starts, self._quota.starts, strict=True):
+            if start == now:
+                _add(held, hold, -1)
+
+    def enter(self, node_id: str, requests: int) -> None:
+        """Note a change in the node's requests in flight."""
+        self._nodes.setdefault(node_id, QuotaShare.none()).parallel += requests
+
+
+def _add(held: list[int], hold: Hold, times: int) -> None:
+    held[0] += times
+    held[1] += times * hold.ask.tokens
+    held[2] += times * hold.ask.cost_nano_usd
+
+
+class BudgetRow:
+    """What one subject has used of one budget. A node's share is by the cell that it is held in."""
+
+    def __init__(self, counter: BudgetCounter) -> None:
+        self.key = budget_key(counter)
+        self.counter = counter
+        self._nodes: dict[str, dict[int, int]] = {}
+
+    def take_in(self, content: str, at_us: int) -> None:
+        found = msgspec.json.decode(content, type=_BudgetContent)
+        self.counter.take_in(found.figures)
+        self.counter.turn(at_us)
+        self._nodes = found.nodes
+
+    def content(self) -> bytes:
+        figures = self.counter.state()
+        cells = {start for start, _, _ in figures.cells}
+        shares = {
+            node_id: {start: held for start, held in share.items() if start in cells}
+            for node_id, share in self._nodes.items()
+        }
+        return msgspec.json.encode(_BudgetContent(figures, shares))
+
+    def has(self, node_id: str) -> bool:
+        """Returns whether what the node holds is held still."""
+        return node_id in self._nodes
+
+    def hold(self, node_id: str, start_us: int, amount: int) -> None:
+        """Note a change in what the node holds of a cell."""
+        share = self._nodes.setdefault(node_id, {})
+        share[start_us] = share.get(start_us, 0) + amount
+
+
+class BalanceRow:
+    """A tenant's balance, and what of it is held."""
+
+    def __init__(self, balances: Balances, tenant_id: str) -> None:
+        self.key = balance_key(tenant_id)
+        self._balances = balances
+        self._tenant_id = tenant_id
+        self._nodes: dict[str, int] = {}
+
+    def take_in(self, content: str, at_us: int) -> None:
+        found = msgspec.json.decode(content, type=_BalanceContent)
+        self._balances.take_in(self._tenant_id, found.figures)
+        self._nodes = found.nodes
+
+    def content(self) -> bytes:
+        return msgspec.json.encode(_BalanceContent(self._balances.state(self._tenant_id), self._nodes))
+
+    def has(self, node_id: str) -> bool:
+        """Returns whether what the node holds is held still."""
+        return node_id in self._nodes
+
+    def hold(self, node_id: str, amount: int) -> None:
+        """Note a change in what the node holds, nano-USD."""
+        self._nodes[node_id] = self._nodes.get(node_id, 0) + amount
+
+
+class _Head(msgspec.Struct, array_like=True):
+    tseq: int = 0
+    tprev: str = FIRST_TPREV
+
+
+class HeadRow:
+    """The end of a tenant's chain: the number and the leaf hash (hex) of its last receipt."""
+
+    def __init__(self, tenant_id: str) -> None:
+        self.key = head_key(tenant_id)
+        self._head = _Head()
+
+    def take_in(self, content: str, at_us: int) -> None:
+        self._head = msgspec.json.decode(content, type=_Head)
+
+    def content(self) -> bytes:
+        return msgspec.json.encode(self._head)
+
+    def link(self) -> tuple[int, str]:
+        """Returns ``tseq`` and ``tprev`` of the tenant's next receipt."""
+        return self._head.tseq + 1, self._head.tprev
+
+    def advance(self, tseq: int, leaf_hash: str) -> None:
+        """The receipt of this number and hash is the last."""
+        self._head = _Head(tseq, leaf_hash)
+
+
+class DoneRow:
+    """How far a lane of one node has come: the number of its last operation, or batch, that is committed.
+
+    Where a connection is lost while a transaction commits, this says whether it did.
+    """
+
+    def __init__(self, node_id: str, lane: str) -> None:
+        self.key = done_key(node_id, lane)
+        self.node_id = node_id
+        self.lane = lane
+        self.last = 0
+
+    def take_in(self, content: str, at_us: int) -> None:
+        self.last = msgspec.json.decode(content, type=int)
+
+    def content(self) -> bytes:
+        return msgspec.json.encode(self.last)
+
+
+def given_back(key: str, content: str, node_ids: Iterable[str]) -> bytes:
+    """Returns a row's content without what nodes hold that are gone."""
+    if key.startswith("quota/"):
+        quota = msgspec.json.decode(content, type=_QuotaContent)
+        for share in _removed(quota.nodes, node_ids):
+            for used, held in zip(quota.figures.used, share.held, strict=True):
+                used[:] = [figure - part for figure, part in zip(used, held, strict=True)]
+            quota.figures.parallel -= share.parallel
+        return msgspec.json.encode(quota)
+    if key.startswith("budget/"):
+        budget = msgspec.json.decode(content, type=_BudgetContent)
+        for cells in _removed(budget.nodes, node_ids):
+            budget.figures.cells = [
+                (start, used, held - cells.get(start, 0)) for start, used, held in budget.figures.cells
+            ]
+        return msgspec.json.encode(budget)
+    balance = msgspec.json.decode(content, type=_BalanceContent)
+    balance.figures.held -= sum(_removed(balance.nodes, node_ids))
+    return msgspec.json.encode(balance)
+
+
+def _removed(shares: dict[str, S], node_ids: Iterable[str]) -> list[S]:
+    return [shares.pop(node_id) for node_id in node_ids if node_id in shares]
+
+
+def quota_key(subject_id: str) -> str:
+    """Returns the key of a tenant's or key's use."""
+    return f"quota/{subject_id}"
+
+
+def budget_key(counter: BudgetCounter) -> str:
+    """Returns the key of a subject's use of a budget."""
+    return f"budget/{counter.of.budget.id}/{counter.subject}"
+
+
+def balance_key(tenant_id: str) -> str:
+    """Returns the key of a tenant's balance."""
+    return f"balance/{tenant_id}"
+
+
+def head_key(tenant_id: str) -> str:
+    """Returns the key of the end of a tenant's chain."""
+    return f"head/{tenant_id}"
+
+
+def done_key(node_id: str, lane: str) -> str:
+    """Returns the key of how far a lane of a node has come."""
+    return f"done/{node_id}/{lane}"
