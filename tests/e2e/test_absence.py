@@ -22,19 +22,28 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(at: Path) -> Home:
-    (at / "plain").mkdir()
-    return damage.make_home(at / "plain", with_payment=False)
+    return made(at, "plain")
 
 
 @pytest.fixture(scope="module")
 def paid(at: Path) -> Home:
-    (at / "paid").mkdir()
-    return damage.make_home(at / "paid", with_payment=True)
+    return made(at, "payments")
+
+
+@pytest.fixture(scope="module")
+def archived(at: Path) -> Home:
+    return made(at, "archive")
+
+
+def made(at: Path, what: str) -> Home:
+    (at / what).mkdir()
+    return damage.make_home(at / what, what)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_table_of_damages_is_what_happens(file: str, plain: Home, paid: Home, at: Path) -> None:
-    found = list(damage.outcomes(paid if "payments" in file else plain, file, at))
+def test_the_table_of_damages_is_what_happens(file: str, plain: Home, paid: Home, archived: Home, at: Path) -> None:
+    homes = {"plain": plain, "payments": paid, "archive": archived}
+    found = list(damage.outcomes(homes[damage.home_of(file)], file, at))
 
     told = re.findall(rf"^\| `{re.escape(file)}` \|.*\n", damage.published(), re.MULTILINE)
     assert damage.rows(file, found) == "".join(told), "python -m tests.support.damage writes the table"

@@ -7,6 +7,7 @@ against what happens.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,13 +16,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import duckdb
 import httpx
 
 from tests.support.gateway import Gateway
+from tests.support.old_receipts import fill
 from tests.support.processes import PATIENCE_S, clean_environment
 from trustgate.receipts.segment import HEADER_BYTES
 
@@ -29,6 +31,8 @@ PAGE = Path(__file__).resolve().parents[2] / "examples" / "reference" / "damage.
 _TABLE = re.compile(r"(<!-- table: .*? -->\n).*?(<!-- end of table -->)", re.DOTALL)
 _ECHO = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
 _STRANGER = 65_534
+#: Of February; a tile of 256 and some that stay in the database.
+_OLD_RECEIPTS = 300
 
 #: Claims a payment and dies, so that it is in the write-ahead log alone.
 _PAY = """
@@ -63,7 +67,10 @@ FILES = {
     "checkpoint": "checkpoint",
     "log.key": "log.key",
     "handles.jsonl": "handles.jsonl",
+    "archive/….parquet, receipts moved out of the database": "archive/*",
 }
+#: Homes by what is in them: the file in a row's name decides which of them it is of.
+HOMES = ("plain", "payments", "archive")
 
 
 class Home(NamedTuple):
@@ -78,9 +85,22 @@ class Home(NamedTuple):
     payments: int
 
 
-def make_home(at: Path, *, with_payment: bool) -> Home:
-    """Serve, stop; serve again, let a tenant come and a key be revoked, answer 30 requests; kill -9."""
-    gateway = Gateway(at / "home").start()
+def home_of(file: str) -> str:
+    """Returns which of ``HOMES`` the rows of a file are of."""
+    return next((home for home in HOMES[1:] if home in file), HOMES[0])
+
+
+def make_home(at: Path, what: str) -> Home:
+    """Serve, stop; serve again, let a tenant come and a key be revoked, answer 30 requests; kill -9.
+
+    ``what``: one of ``HOMES``. One has a payment in the write-ahead log alone, one has old receipts in an archive file.
+    """
+    gateway = Gateway(at / "home")
+    if what == "archive":
+        added = gateway.cli_json("tenant", "add", "old", "--plan", "internal")
+        fill(gateway.home, _OLD_RECEIPTS, [(added["tenant"]["id"], added["key"]["id"])])
+        gateway.cli("archive", "--before", "2026-08")
+    gateway.start()
     first = gateway.add_tenant("first")
     ask(gateway, first, 3)
     assert gateway.stop() == 0
@@ -92,10 +112,10 @@ def make_home(at: Path, *, with_payment: bool) -> Home:
     key = gateway.cli_json("key", "list", "first")["keys"][0]["id"]
     gateway.cli("key", "revoke", key)
     gateway.kill()
-    if with_payment:
+    if what == "payments":
         command = [sys.executable, "-c", _PAY, str(gateway.home / "trustgate.duckdb")]
         subprocess.run(command, check=True, cwd=PAGE.parents[2], env={**os.environ}, timeout=PATIENCE_S)
-    return Home(gateway.home, at / "old", 33, first, newcomer, int(with_payment))
+    return Home(gateway.home, at / "old", 33, first, newcomer, int(what == "payments"))
 
 
 def ask(gateway: Gateway, key: str, count: int) -> list[int]:
@@ -210,7 +230,7 @@ class Outcome(NamedTuple):
 def outcomes(home: Home, file: str, at: Path) -> Iterator[Outcome]:
     """What a start makes of each damage to one file. Raises AssertionError where a promise is broken."""
     for damage, inflict in DAMAGES.items():
-        path = home.folder / FILES[file]
+        path = _path(home.folder, file)
         if damage == "a newer version's" and file not in _HAS_VERSION:
             continue
         if (path.is_dir() or not path.stat().st_size) and damage not in _WHOLE:
@@ -218,13 +238,19 @@ def outcomes(home: Home, file: str, at: Path) -> Iterator[Outcome]:
         yield _outcome(home, file, damage, inflict, at)
 
 
+def _path(folder: Path, file: str) -> Path:
+    """Returns where a file of the table is in a home; of an archive the one that there is."""
+    name = FILES[file]
+    return next(folder.glob(name)) if "*" in name else folder / name
+
+
 def _outcome(home: Home, file: str, damage: str, inflict: Callable[[Path, Path], None], at: Path) -> Outcome:
     with tempfile.TemporaryDirectory(dir=at) as temporary:
         folder = Path(temporary) / "home"
         shutil.copytree(home.folder, folder, ignore=shutil.ignore_patterns("*.sock"))
-        inflict(folder / FILES[file], home.old / FILES[file])
+        inflict(_path(folder, file), _path(home.old, file))
         if damage in _ANOTHER_USER:
-            return _try_as_another(folder, damage)
+            return _try_as_another(folder, file, damage)
         return _try(home, folder, file, damage)
 
 
@@ -236,17 +262,22 @@ def _try(home: Home, folder: Path, file: str, damage: str) -> Outcome:
         told = gateway.logs()
         assert "Traceback" not in told, told
         return Outcome(damage, False, _refusal(told))
+    # What was moved out of the database needs its file; what was not does not.
+    limit = str(home.receipts + 10) if home_of(file) == "archive" else "99"
     try:
         promises = {
             "a revoked key is refused": ask(gateway, home.revoked, 1) == [401],
             "a new tenant is served": ask(gateway, home.newcomer, 1) == [200],
-            "every receipt is there": len(gateway.cli_json("receipt", "list", "--limit", "99")["receipts"])
+            "every receipt is there": len(gateway.cli_json("receipt", "list", "--limit", limit)["receipts"])
             >= home.receipts,
             "every payment is there": len(gateway.cli_json("payment", "list")["payments"]) == home.payments,
         }
         broken = [what for what, is_kept in promises.items() if not is_kept]
         assert not broken, f"{file}, {damage}: not so: {broken}\n{gateway.logs()}"
-        report = gateway.cli_json("doctor", "--books")
+        books = gateway.cli("doctor", "--books", "--json", check=False)
+        report = json.loads(books.stdout)
+        if home_of(file) == "archive":
+            return Outcome(damage, True, _archive_told(gateway.cli("archive", "--json", check=False).stdout, report))
         assert report["ok"] or home.payments, report
     finally:
         gateway.stop()
@@ -255,12 +286,18 @@ def _try(home: Home, folder: Path, file: str, damage: str) -> Outcome:
     return Outcome(damage, True, told)
 
 
-def _try_as_another(folder: Path, damage: str) -> Outcome:
+def _archive_told(listed: str, report: dict[str, Any]) -> str:
+    """Returns what ``trustgate archive`` says of the one file; the books name it where something is wrong with it."""
+    (found,) = json.loads(listed)["archives"]
+    assert report["ok"] == (not found["problem"]), report
+    return f"Nothing at the start. The archive file is {_words(found['problem'])}." if found["problem"] else ""
+
+
+def _try_as_another(folder: Path, file: str, damage: str) -> Outcome:
     """Start it as a user to whom the modes of files mean something, which they do not to root."""
-    command = [sys.executable, "-c", _AS_A_USER, sys.executable, "-m", "trustgate"]
-    command += ["--home", str(folder), "serve", "--port", "0"]
+    command = [sys.executable, "-c", _AS_A_USER, sys.executable, "-m", "trustgate", "--home", str(folder)]
     with subprocess.Popen(
-        command,
+        [*command, "serve", "--port", "0"],
         cwd=PAGE.parents[2],
         env=clean_environment(),
         stdout=subprocess.PIPE,
@@ -269,9 +306,22 @@ def _try_as_another(folder: Path, damage: str) -> Outcome:
     ) as server:
         assert server.stdout is not None
         first = server.stdout.readline()
+        answers = {}
+        if "ready" in first and home_of(file) == "archive":
+            for name, asked in {"archive": ("archive",), "books": ("doctor", "--books")}.items():
+                done = subprocess.run(
+                    [*command, *asked, "--json"],
+                    cwd=PAGE.parents[2],
+                    env=clean_environment(),
+                    capture_output=True,
+                    check=False,
+                )
+                answers[name] = done.stdout.decode()
         server.terminate()
         told = server.communicate(timeout=PATIENCE_S)[1]
     assert "Traceback" not in told, told
+    if answers:
+        return Outcome(damage, True, _archive_told(answers["archive"], json.loads(answers["books"])))
     if "ready" in first:
         return Outcome(damage, True, "")
     return Outcome(damage, False, _refusal(told))
@@ -309,10 +359,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         at = Path(temporary)
         at.chmod(0o755)
-        (at / "plain").mkdir()
-        (at / "paid").mkdir()
-        plain, paid = make_home(at / "plain", with_payment=False), make_home(at / "paid", with_payment=True)
-        table = "".join(rows(file, list(outcomes(paid if "payments" in file else plain, file, at))) for file in FILES)
+        homes = {}
+        for what in HOMES:
+            (at / what).mkdir()
+            homes[what] = make_home(at / what, what)
+        table = "".join(rows(file, list(outcomes(homes[home_of(file)], file, at))) for file in FILES)
     head = "| file | what happened to it | the start | what it says |\n|---|---|---|---|\n"
     PAGE.write_text(_TABLE.sub(lambda found: found[1] + head + table + found[2], published()))
 
