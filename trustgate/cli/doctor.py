@@ -41,7 +41,8 @@ def doctor(
     if books:
         _audit(context, json)
         return
-    from trustgate.cli.checks import Finding, check_everything
+    from trustgate.admin.findings import Finding
+    from trustgate.cli.checks import check_everything
 
     findings: list[Finding] = []
     for finding in check_everything(session(context)):

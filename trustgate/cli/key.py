@@ -22,10 +22,11 @@ from trustgate.admin.commands import (
     TenantShow,
 )
 from trustgate.admin.money import PaymentFinding, PriceCheck
+from trustgate.admin.notation import Moment
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, with_admin
 from trustgate.cli.limits import Allowed, limit_fields, scope_fields, with_limits
-from trustgate.cli.values import Maybe, Moment
+from trustgate.cli.values import Maybe
 from trustgate.errors import AuthenticationFailed, InvalidRequest
 from trustgate.ids import now_us
 from trustgate.types import ApiKey, Limits, Scope, Tenant
