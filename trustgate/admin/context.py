@@ -16,6 +16,7 @@ from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.background_work import Watched
 from trustgate.admin.commands import ArchiveReport, ServerStatus
+from trustgate.admin.consoling import ConsoleLink
 from trustgate.admin.flushing import Flushing
 from trustgate.admin.money import BooksReport, Reconciled
 from trustgate.errors import Conflict
@@ -78,6 +79,18 @@ class LogAccess(Protocol):
     async def close(self) -> None: ...
 
 
+class ConsoleDoor(Protocol):
+    """The console of a running server: links to it, and its sessions."""
+
+    def open(self) -> ConsoleLink:
+        """Make a link. Raises ``Conflict`` where the settings leave no address that it could lead to."""
+        ...
+
+    def end_all(self) -> int:
+        """Returns how many sessions it has ended."""
+        ...
+
+
 class AdminContext:
     def __init__(
         self,
@@ -96,6 +109,7 @@ class AdminContext:
         reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
         pulse: Callable[[], LiveStats] | None = None,
         deliveries: Callable[[], Sequence[NoticeDelivery]] | None = None,
+        console: ConsoleDoor | None = None,
     ) -> None:
         """``quota``, ``budgets`` and what stands after it are the running server's; without one there is none of it."""
         self.store = store
@@ -107,6 +121,7 @@ class AdminContext:
         self.pulse = pulse
         self.subscribers = subscribers
         self.deliveries = deliveries
+        self.console = console
         self.anchoring = anchoring
         self.flushing = Flushing(anchoring)
         #: The database is copied or rewritten by one command at a time.

@@ -162,3 +162,12 @@ def _written(text: str) -> datetime:
 
 def _micros(at: datetime) -> int:
     return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def status(text: str) -> tuple[int, int]:
+    """An HTTP status (``429``) or a class of them (``4xx``), as the lowest and the highest."""
+    if len(text) == 3 and text[0] in "12345" and text[1:].lower() == "xx":
+        return int(text[0]) * 100, int(text[0]) * 100 + 99
+    if len(text) == 3 and text.isascii() and text.isdigit():
+        return int(text), int(text)
+    raise ValueError(f"{text!r} is not a status, such as 429 or 4xx.")

@@ -34,6 +34,7 @@ TABLE: Mapping[str, CommandEntry] = {
     "archive": CommandEntry("archive", "Move old receipts out of the database, into Parquet files."),
     "compact": CommandEntry("backup", "Make the database file smaller."),
     "top": CommandEntry("top", "Watch the running gateway."),
+    "console": CommandEntry("console", "Open the console: pages to watch and manage the running gateway."),
     "doctor": CommandEntry("doctor", "Find what is wrong, and how to fix it."),
     "localnet": CommandEntry("localnet", "Run a local Solana for development until SIGTERM or Ctrl-C."),
     "version": CommandEntry("version", "Show the versions of TrustGate and of what it runs on."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -11,7 +10,7 @@ from trustgate.cli import render
 from trustgate.cli.context import JsonOption, session
 from trustgate.cli.serve import ServeFlags, with_serve_flags
 from trustgate.cli.settings_file import toml
-from trustgate.settings import Source, describe, trace_settings
+from trustgate.settings import Source, describe, shown_value, trace_settings
 
 app = typer.Typer(help="Settings in effect, and where each comes from.", no_args_is_help=True)
 
@@ -35,7 +34,7 @@ def show(
     rows = [
         {
             "name": setting.name,
-            "value": _shown(setting.name, _value(settings, setting.name)),
+            "value": shown_value(setting.name, _value(settings, setting.name)),
             "source": (source := traced.sources.get(setting.name, Source("default"))).kind,
             "place": source.place or None,
             "default": setting.default,
@@ -62,15 +61,6 @@ def show(
 def _value(settings: Any, name: str) -> Any:
     section, _, field = name.partition(".")
     return getattr(getattr(settings, section), field)
-
-
-def _shown(name: str, value: Any) -> Any:
-    """Returns the value; of the URL of an RPC node only the host, since path and query are where its key stands."""
-    if name == "anchor.rpc" and "://" in value:
-        parts = urlsplit(value)
-        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        return host if value.rstrip("/") == host else f"{host}/…"
-    return value
 
 
 def _cell(value: Any) -> str:

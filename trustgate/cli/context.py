@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 import typer
 
 from trustgate.admin.commands import Admin, Command, Feed, Look, Reload, Write
+from trustgate.admin.consoling import ConsoleEnd, ConsoleOpen
 from trustgate.errors import Conflict, HomeUnusable, StoreLocked
 from trustgate.settings import RemoteServer, Settings, load_settings, remote_server
 
@@ -200,7 +201,7 @@ class EmptyHome:
 
     async def _opened(self, command: Command[R] | Feed[R]) -> Admin:
         if self._admin is None:
-            if isinstance(command, Look | Reload):
+            if isinstance(command, Look | Reload | ConsoleOpen | ConsoleEnd):
                 raise Conflict("No server runs on this home folder.", hint="trustgate serve", code="no_server")
             if command.__struct_config__.tag not in _MAKES_HOME:
                 raise HomeUnusable(

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from trustgate.admin.walk import walk
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, session
-from trustgate.cli.walk import walk
 from trustgate.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -46,6 +46,7 @@ budget_span = _parser(notation.budget_span)
 percentages = _parser(notation.percentages)
 since = _parser(notation.since)
 month_or_since = _parser(notation.month_or_since)
+status = _parser(notation.status)
 
 
 class Maybe:
@@ -99,15 +100,6 @@ def written_span(span: str) -> str:
     from trustgate.access.spans import read_span
 
     return str(read_span(span)) if span[-1:] == "s" and span[:-1].isdigit() else span
-
-
-def status(text: str) -> tuple[int, int]:
-    """An HTTP status (``429``) or a class of them (``4xx``), as the lowest and the highest."""
-    if len(text) == 3 and text[0] in "12345" and text[1:].lower() == "xx":
-        return int(text[0]) * 100, int(text[0]) * 100 + 99
-    if len(text) == 3 and text.isascii() and text.isdigit():
-        return int(text), int(text)
-    raise typer.BadParameter(f"{text!r} is not a status, such as 429 or 4xx.")
 
 
 def month(text: str) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trustgate.admin.walk import ClientAnswer
 from trustgate.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -22,45 +23,6 @@ MODEL = "trustgate/echo"
 
 _TIMEOUT_S = 60.0
 _EVENT = b"data: "
-_END = b"data: [DONE]"
-
-
-class ClientAnswer(NamedTuple):
-    """A request, byte for byte, and what its client got."""
-
-    request: bytes
-    url: str
-    status: int
-    #: Names in lower case.
-    headers: Mapping[str, str]
-    body: bytes
-    #: Events of a stream before its end; None where the answer was no stream.
-    events: int | None
-    #: Until the first byte of the body, and until its last, milliseconds.
-    first_ms: float
-    total_ms: float
-
-    @property
-    def receipt_id(self) -> str | None:
-        return self.headers.get("x-trustgate-receipt")
-
-    @property
-    def text(self) -> str:
-        """What was said: of a chat completion, streamed or not; else the message of the error."""
-        if self.events is not None:
-            chunks = [msgspec.json.decode(line[len(_EVENT) :]) for line in self._lines() if line != _END]
-            return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
-        document = msgspec.json.decode(self.body)
-        said = document["error"]["message"] if "error" in document else document["choices"][0]["message"]["content"]
-        return str(said)
-
-    @property
-    def code(self) -> str:
-        """The code of an error; "" where it is none."""
-        return "" if self.status == 200 else str(msgspec.json.decode(self.body)["error"]["code"])
-
-    def _lines(self) -> list[bytes]:
-        return [line for line in self.body.split(b"\n\n") if line.startswith(_EVENT)]
 
 
 class Client:

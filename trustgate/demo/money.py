@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from trustgate.demo.client import ClientAnswer
+from trustgate.admin.walk import ClientAnswer
 from trustgate.errors import RpcUnavailable
 from trustgate.formats.spl_token import associated_account
 from trustgate.localnet import Localnet

@@ -23,7 +23,6 @@ from trustgate.admin.commands import (
     NewKey,
     PassportSet,
     PassportShow,
-    ReceiptDetail,
     ReceiptExport,
     ReceiptShow,
     TenantAdd,
@@ -31,7 +30,8 @@ from trustgate.admin.commands import (
     TenantWithKey,
 )
 from trustgate.admin.money import OfferWanted, PaymentKeygen, PaymentSet
-from trustgate.demo.client import MODEL, Client, ClientAnswer, open_client
+from trustgate.admin.walk import ClientAnswer, Refusal, Seen
+from trustgate.demo.client import MODEL, Client, open_client
 from trustgate.demo.environment import DemoEnvironment, RequestEnd
 from trustgate.demo.money import DECIMALS, PlayMoney, fund, open_rpc
 from trustgate.errors import NotFound, OperatorError, UpstreamFailed
@@ -41,7 +41,7 @@ from trustgate.receipts.verify import Check, Verdict, verify_bundle
 from trustgate.solana.reports import FlushOutcome
 from trustgate.solana.rpc import RpcClient
 from trustgate.solana.verify import verify_on_chain
-from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits, Passport, Tenant
+from trustgate.types import NANO_USD_PER_USD, Limits
 
 R = TypeVar("R")
 
@@ -56,27 +56,6 @@ _PRICES: Mapping[str, int | None] = {"input_pico_usd": 500_000, "output_pico_usd
 #: What the key of the tour may ask: a plain and a streamed request, and nothing more.
 _REQUESTS = 2
 _QUESTION = "What is a receipt worth?"
-
-
-class Refusal(NamedTuple):
-    status: int
-    code: str
-    message: str
-    #: Not the gateway's own.
-    by_upstream: bool = False
-
-
-class Seen(NamedTuple):
-    """All that is known of one request. None: it is not known, or there is none."""
-
-    endpoint: str
-    #: None of a request that was not the tour's own.
-    answer: ClientAnswer | None = None
-    refusal: Refusal | None = None
-    receipt: ReceiptDetail | None = None
-    key: ApiKey | None = None
-    tenant: Tenant | None = None
-    passport: Passport | None = None
 
 
 # The events, in this order

@@ -1,13 +1,29 @@
 """The pages for people besides ``/``, and the files they need: where they are, and that nothing of them is loaded
-before a page is asked for."""
+before a page is asked for; of the console, before a link to it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from trustgate.admin.consoling import ConsoleLink
+from trustgate.errors import Conflict
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.net.addresses import is_loopback
+from trustgate.settings import Settings
+
+if TYPE_CHECKING:
+    from trustgate.admin.commands import Admin
+    from trustgate.console.app import Console
+    from trustgate.console.sessions import Sessions
+    from trustgate.types import Receipt
+
+_ANY_ADDRESS = frozenset({"0.0.0.0", "::", "[::]"})
 
 
 class Lazy:
@@ -60,3 +76,93 @@ def asset_routes() -> list[BaseRoute]:
         return Assets()
 
     return [Route("/assets/{name:path}", Lazy(make), methods=["GET"])]
+
+
+class ServedConsole:
+    """The console on the public port: not there until ``trustgate console`` asks for a link.
+
+    Implements ``admin.context.ConsoleDoor``.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        address: str,
+        *,
+        admin: Callable[[], Admin],
+        recent: Callable[[], Sequence[Receipt]],
+        stopping: Callable[[], bool],
+    ) -> None:
+        """``recent``: the last receipts, the newest at the end."""
+        self._settings = settings
+        self._address = address
+        self._admin = admin
+        self._recent = recent
+        self._stopping = stopping
+        self._sessions: Sessions | None = None
+        self._console: Console | None = None
+
+    def routes(self) -> list[BaseRoute]:
+        methods = ["GET", "POST"]
+        return [Route("/console", self, methods=methods), Route("/console/{page:path}", self, methods=methods)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._console is None:
+            raise HTTPException(404)
+        await self._console(scope, receive, send)
+
+    def open(self) -> ConsoleLink:
+        """See ``ConsoleDoor``."""
+        base = console_url(self._settings(), self._address)
+        from trustgate.console.sessions import CODE_S, Sessions
+
+        if self._sessions is None:
+            from trustgate.console.app import Console
+
+            self._sessions = Sessions()
+            self._console = Console(
+                self._admin(), self._sessions, self._settings, recent=self._recent, stopping=self._stopping
+            )
+        expires_us = now_us() + int(CODE_S * MICROSECONDS_PER_SECOND)
+        return ConsoleLink(url=f"{base}/console/open?code={self._sessions.issue()}", expires_us=expires_us)
+
+    def end_all(self) -> int:
+        """See ``ConsoleDoor``."""
+        return 0 if self._sessions is None else self._sessions.end_all()
+
+
+def console_url(settings: Settings, address: str) -> str:
+    """Returns the base URL at which a browser reaches the console.
+
+    Args:
+        settings: ``serve.console`` and what it depends on.
+        address: where the server listens, with its scheme.
+
+    Raises:
+        Conflict: there is no such address.
+    """
+    mode = settings.serve.console
+    if mode == "off":
+        raise Conflict(
+            "The console is switched off.",
+            hint='Set console = "loopback" under [serve] in trustgate.toml, then run trustgate reload.',
+        )
+    public = (settings.payment.public_url or "").rstrip("/")
+    if mode == "network" and public.startswith("https://"):
+        return public
+    parts = urlsplit(address)
+    host = parts.hostname or ""
+    if host in _ANY_ADDRESS:
+        host = "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    elif not is_loopback(host):
+        if mode == "network" and parts.scheme == "https":
+            return address.rstrip("/")
+        raise Conflict(
+            f"The gateway listens on {host} alone, where the console is not served: serve.console is {mode}"
+            + ("." if mode == "loopback" else ", and TLS is off."),
+            hint="Listen on 127.0.0.1 or 0.0.0.0, or serve TLS (serve.tls_certificate, serve.tls_key) and set "
+            'console = "network".',
+        )
+    elif ":" in host:
+        host = f"[{host}]"
+    return f"{parts.scheme}://{host}:{parts.port}"

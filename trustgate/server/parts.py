@@ -53,7 +53,7 @@ from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
-from trustgate.server.pages import account_routes, asset_routes
+from trustgate.server.pages import ServedConsole, account_routes, asset_routes
 from trustgate.server.reload import SettingsReload
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
@@ -199,6 +199,13 @@ class Server:
             gateway=settings.payment.public_url or address,
             settings=lambda: self.settings.notify,
         )
+        self.console = ServedConsole(
+            lambda: self.settings,
+            address,
+            admin=lambda: self.admin,
+            recent=lambda: list(self.counters.recent),
+            stopping=lambda: self.running.draining,
+        )
         self.admin = LocalAdmin(
             AdminContext(
                 store,
@@ -215,6 +222,7 @@ class Server:
                 pulse=self.gateway_status.pulse,
                 subscribers=subscribers,
                 deliveries=self.notifier.deliveries,
+                console=self.console,
             )
         )
 
@@ -397,7 +405,11 @@ class Server:
         storefront = Storefront(self.directory, self.catalog, self.targets, url)
         self.payment_step.quote_example = storefront.quote_example
         key = settings.admin_key()
-        extra = [*(admin_routes(self.admin, key=key) if key is not None else ()), *asset_routes()]
+        extra = [
+            *(admin_routes(self.admin, key=key) if key is not None else ()),
+            *asset_routes(),
+            *self.console.routes(),
+        ]
         extra += account_routes(lambda: self.settings.serve.account)
         return make_app(
             self.pipeline,

@@ -66,6 +66,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
             "receipts, statements, balance, and a playground."
         ),
     ] = True
+    console: Annotated[
+        Literal["off", "loopback", "network"],
+        Meta(
+            description="From where the operator's console may be used, once `trustgate console` has made a link to "
+            "it: loopback is this machine alone, network is over TLS from elsewhere too."
+        ),
+    ] = "loopback"
     head_timeout_s: Annotated[
         float, Meta(gt=0, le=3600, description="How long a client may take to send the head of a request, seconds.")
     ] = 15.0

@@ -123,3 +123,14 @@ def why_not_variable_name(name: str) -> str | None:
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
         return None
     return "must be the name of an environment variable, not the key itself"
+
+
+def shown_value(name: str, value: Any) -> Any:
+    """Returns a setting's value as it may be shown: of the URL of an RPC node only the host, since path and query are
+    where its key stands.
+    """
+    if name == "anchor.rpc" and "://" in value:
+        parts = urlsplit(value)
+        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return host if value.rstrip("/") == host else f"{host}/…"
+    return value

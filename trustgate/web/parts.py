@@ -70,6 +70,11 @@ def _row(columns: Sequence[TableColumn], cells: Sequence[object], name: str | No
     return tag("tr", {"class": name}, made)
 
 
+def heads(*titles: str) -> list[TableColumn]:
+    """Returns columns by their titles; one that begins with ``>`` is a column of numbers."""
+    return [TableColumn(title.removeprefix(">"), title.startswith(">")) for title in titles]
+
+
 class Figure(NamedTuple):
     """One number: its name, the number, and what is to be said of it. ``id``: where a script puts a newer one."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trustgate.cli.walk import STEPS, walk
-from trustgate.demo.tour import Refusal, Seen
+from trustgate.admin.walk import STEPS, Refusal, Seen, walk
 
 
 def steps_of(status: int, code: str, *, by_upstream: bool = False) -> dict[str, str]:

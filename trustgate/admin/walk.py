@@ -7,22 +7,84 @@ status.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
+import msgspec
 from msgspec import UnsetType
 
-from trustgate.cli import render
-
-if TYPE_CHECKING:
-    from trustgate.demo.tour import Refusal, Seen
-    from trustgate.types import Receipt
+from trustgate.admin.commands import ReceiptDetail
+from trustgate.formats.written import usd
+from trustgate.types import ApiKey, Passport, Receipt, Tenant
 
 STEPS = (
     *("request", "bearer auth", "payment", "plan", "quota", "validation"),
     *("passport", "fetch", "metering", "receipt", "response"),
 )
 
+_EVENT = b"data: "
+_END = b"data: [DONE]"
+
 State = Literal["passed", "stopped", "not reached"]
+
+
+class ClientAnswer(NamedTuple):
+    """A request, byte for byte, and what its client got."""
+
+    request: bytes
+    url: str
+    status: int
+    #: Names in lower case.
+    headers: Mapping[str, str]
+    body: bytes
+    #: Events of a stream before its end; None where the answer was no stream.
+    events: int | None
+    #: Until the first byte of the body, and until its last, milliseconds.
+    first_ms: float
+    total_ms: float
+
+    @property
+    def receipt_id(self) -> str | None:
+        return self.headers.get("x-trustgate-receipt")
+
+    @property
+    def text(self) -> str:
+        """What was said: of a chat completion, streamed or not; else the message of the error."""
+        if self.events is not None:
+            chunks = [msgspec.json.decode(line[len(_EVENT) :]) for line in self._lines() if line != _END]
+            return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+        document = msgspec.json.decode(self.body)
+        said = document["error"]["message"] if "error" in document else document["choices"][0]["message"]["content"]
+        return str(said)
+
+    @property
+    def code(self) -> str:
+        """The code of an error; "" where it is none."""
+        return "" if self.status == 200 else str(msgspec.json.decode(self.body)["error"]["code"])
+
+    def _lines(self) -> list[bytes]:
+        return [line for line in self.body.split(b"\n\n") if line.startswith(_EVENT)]
+
+
+class Refusal(NamedTuple):
+    status: int
+    code: str
+    message: str
+    #: Not the gateway's own.
+    by_upstream: bool = False
+
+
+class Seen(NamedTuple):
+    """All that is known of one request. None: it is not known, or there is none."""
+
+    endpoint: str
+    #: None of a request that was not the tour's own.
+    answer: ClientAnswer | None = None
+    refusal: Refusal | None = None
+    receipt: ReceiptDetail | None = None
+    key: ApiKey | None = None
+    tenant: Tenant | None = None
+    passport: Passport | None = None
 
 
 class Step(NamedTuple):
@@ -85,7 +147,7 @@ def _payment(seen: Seen) -> str:
         units = f"{int(str(receipt.payment_amount)):,} units of the token"
         payer, transaction = _short(str(receipt.payment_payer)), _short(str(receipt.payment_transaction))
         return f"{units}, signed by {payer}; settled in transaction {transaction}"
-    return f"{render.usd(receipt.charged_nano_usd)} of the tenant's balance"
+    return f"{usd(receipt.charged_nano_usd)} of the tenant's balance"
 
 
 def _plan(seen: Seen) -> str:
@@ -123,7 +185,7 @@ def _metering(seen: Seen) -> str:
         return "metered"
     source = "as the upstream reported" if receipt.usage_source == "provider" else "estimated"
     used = f"{receipt.prompt_tokens} + {receipt.completion_tokens} tokens, {source}"
-    return f"{used}: {render.usd(receipt.cost_nano_usd)}"
+    return f"{used}: {usd(receipt.cost_nano_usd)}"
 
 
 def _on_record(seen: Seen) -> str:

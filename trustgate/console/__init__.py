@@ -1,0 +1,1 @@
+"""The operator's console: pages on the running gateway, opened by ``trustgate console``."""

@@ -1,0 +1,290 @@
+"""The console as an ASGI application: who may come in, which address is which page, and every refusal as a page."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+from urllib.parse import parse_qsl, unquote
+
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from trustgate.admin.commands import Admin
+from trustgate.console import books, chain, directory, usage
+from trustgate.console.access import is_allowed, is_own_form, is_secure
+from trustgate.console.live import Live
+from trustgate.console.options import options
+from trustgate.console.overview import overview, refusal
+from trustgate.console.sessions import Session, Sessions
+from trustgate.console.view import BASE, Download, Shown, View
+from trustgate.errors import NotFound, PermissionDenied, RequestTooLarge, TrustGateError
+from trustgate.http.sending import send_body
+from trustgate.settings import Settings
+from trustgate.types import Receipt
+from trustgate.web.assets import Assets
+from trustgate.web.html import Html, join, tag
+from trustgate.web.page import HEADERS, Link, document
+from trustgate.web.parts import command, heading, hidden, message
+
+_MOST_BYTES: Final = 256 * 1024
+_FIELDS_MOST: Final = 200
+
+_logger = logging.getLogger("trustgate.console")
+
+Page = Callable[..., Awaitable[Shown | Download]]
+
+#: The navigation.
+LINKS: Final = (
+    Link(BASE, "Overview"),
+    *(
+        Link(f"{BASE}/{name.lower()}", name)
+        for name in (
+            *("Requests", "Usage", "Tenants", "Keys", "Plans", "Budgets", "Models", "Receipts", "Statements"),
+            *("Payments", "Anchors", "Settings"),
+        )
+    ),
+)
+
+#: What each address shows; its groups are the page's arguments.
+PAGES: Final[tuple[tuple[re.Pattern[str], Page], ...]] = tuple(
+    (re.compile(pattern), page)
+    for pattern, page in (
+        ("", overview),
+        ("requests", usage.live),
+        ("usage", usage.usage),
+        ("tenants", directory.tenants),
+        ("tenants/([^/]+)", directory.tenant),
+        ("keys", directory.keys),
+        ("keys/([^/]+)", directory.key),
+        ("plans", directory.plans),
+        ("plans/([^/]+)", directory.plan),
+        ("budgets", directory.budgets),
+        ("models", directory.models),
+        ("models/([^/]+)", directory.model),
+        ("receipts", books.receipts),
+        ("receipt", books.receipt_by_id),
+        ("receipts/([^/]+)", books.receipt),
+        ("receipts/([^/]+)/bundle", books.bundle),
+        ("statements", books.statements),
+        (r"statements/([^/]+)/(\d{4}-\d{2})\.(html|json|csv)", books.statement),
+        ("payments", chain.payments),
+        ("payments/([^/]+)", chain.payment),
+        ("anchors", chain.anchors),
+        ("settings", options),
+    )
+)
+
+
+class Console:
+    def __init__(
+        self,
+        admin: Admin,
+        sessions: Sessions,
+        settings: Callable[[], Settings],
+        *,
+        recent: Callable[[], Sequence[Receipt]],
+        stopping: Callable[[], bool],
+    ) -> None:
+        """``settings``: as they hold now. ``recent``: the last receipts, the newest at the end."""
+        self._admin = admin
+        self._sessions = sessions
+        self._settings = settings
+        self._recent = recent
+        self._assets = Assets()
+        self._live = Live(admin, sessions, recent, stopping)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if not is_allowed(scope, headers, self._settings()):
+            raise HTTPException(404)
+        path, method = scope["path"].removeprefix(BASE).removeprefix("/"), scope["method"]
+        cookie = _cookie_name(scope, is_secure(scope, headers, self._settings()))
+        session = self._sessions.find(_cookie(headers, cookie), used=path != "live")
+        try:
+            if path == "open":
+                await self._open(scope, headers, receive, send, cookie)
+            elif session is None:
+                await self._send(send, _signed_out(), None)
+            elif path == "live" and method == "GET":
+                if self._live.is_full:
+                    raise PermissionDenied("Too many pages of the console are open.", hint="Close some of them.")
+                await self._live.stream(session, receive, send)
+            elif method == "POST":
+                form = await _form(headers, receive)
+                if not is_own_form(headers) or not session.is_form_token(form.get("form_token", "")):
+                    raise PermissionDenied(
+                        "This form was not sent by a page of this console.", hint="Go back, reload the page, try again."
+                    )
+                await self._post(path, form, session, send, cookie)
+            else:
+                await self._send(send, await self._get(path, scope, session), session, f"{BASE}/{path}".rstrip("/"))
+        except TrustGateError as error:
+            await self._send(send, refusal(error), session)
+        except HTTPException:
+            raise
+        except Exception:
+            _logger.exception("internal error on a page of the console")
+            fault = TrustGateError("The server failed. The error is in its log.")
+            await self._send(send, refusal(fault), session)
+
+    def _view(self, session: Session, query: Mapping[str, str]) -> View:
+        return View(self._admin, self._settings(), self._recent, session.form_token, query)
+
+    async def _get(self, path: str, scope: Scope, session: Session) -> Shown | Download:
+        query = _pairs(scope.get("query_string", b""))
+        for pattern, page in PAGES:
+            found = pattern.fullmatch(path)
+            if found is not None:
+                return await page(self._view(session, query), *found.groups())
+        raise NotFound(f"There is no page {path[:100]} here.", hint="Go to the overview.")
+
+    async def _post(self, path: str, form: Mapping[str, str], session: Session, send: Send, cookie: str) -> None:
+        if path == "logout":
+            self._sessions.end(session)
+            await self._send(send, _signed_out("You are signed out."), None, cookie=_set_cookie(cookie, "", 0))
+            return
+        raise NotFound(f"There is no form {path[:100]} here.", hint="Go to the overview.")
+
+    async def _open(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send, cookie: str) -> None:
+        """A link of ``trustgate console``: a form that uses its code. Opening it alone, as programs that look at
+        links do, uses nothing up.
+        """
+        if scope["method"] == "GET":
+            code = _pairs(scope.get("query_string", b"")).get("code", "")
+            await self._send(send, _entrance(code), None)
+            return
+        form = await _form(headers, receive)
+        secret = self._sessions.redeem(form.get("code", "")) if is_own_form(headers) else None
+        if secret is None:
+            await self._send(
+                send, _signed_out("This link is not valid any more: it works once, for two minutes."), None
+            )
+            return
+        old = self._sessions.find(_cookie(headers, cookie))
+        if old is not None:
+            self._sessions.end(old)
+        answer = [(b"location", BASE.encode()), (b"set-cookie", _set_cookie(cookie, secret).encode()), *HEADERS]
+        await send_body(send, 303, answer, b"")
+
+    async def _send(
+        self,
+        send: Send,
+        shown: Shown | Download,
+        session: Session | None,
+        here: str = "",
+        *,
+        cookie: str | None = None,
+    ) -> None:
+        headers = list(HEADERS)
+        if cookie is not None:
+            headers.append((b"set-cookie", cookie.encode()))
+        if isinstance(shown, Download):
+            own = [(name, value) for name, value in headers if name != b"content-type"]
+            own.append((b"content-type", shown.content_type.encode()))
+            own.append((b"content-disposition", f'attachment; filename="{_file_name(shown.name)}"'.encode()))
+            await send_body(send, 200, own, shown.data)
+            return
+        page = document(
+            self._assets,
+            shown.title,
+            shown.body,
+            brand="TrustGate console",
+            home=BASE,
+            links=LINKS if session is not None else (),
+            here=_section(here),
+            aside=None if session is None else _sign_out(session),
+            foot="Times are UTC.",
+            scripts=shown.scripts,
+        )
+        await send_body(send, shown.status, headers, page)
+
+
+def _section(here: str) -> str:
+    """Returns the entry of the navigation that a page belongs to."""
+    return max(
+        (link.href for link in LINKS if here == link.href or here.startswith(f"{link.href}/")), key=len, default=""
+    )
+
+
+def _entrance(code: str) -> Shown:
+    form = tag(
+        "form",
+        {"method": "post", "action": f"{BASE}/open", "id": "open"},
+        hidden("code", code[:200]),
+        tag("button", {"class": "main", "type": "submit"}, "Open the console"),
+    )
+    return Shown("Open the console", join(heading("Open the console"), form), ("console/open.js",))
+
+
+def _signed_out(told: str = "") -> Shown:
+    body = join(
+        heading("Not signed in"),
+        message("wary", tag("p", None, told)) if told else None,
+        tag("p", None, "The console is opened from the command line, on the machine of the gateway:"),
+        command("trustgate console", "open-command"),
+    )
+    return Shown("Not signed in", body, status=401)
+
+
+def _sign_out(session: Session) -> Html:
+    return tag(
+        "form",
+        {"method": "post", "action": f"{BASE}/logout"},
+        hidden("form_token", session.form_token),
+        tag("button", {"class": "small", "type": "submit"}, "Sign out"),
+    )
+
+
+# what a request brings
+
+
+async def _form(headers: Mapping[str, str], receive: Receive) -> dict[str, str]:
+    """Returns the fields of a form. Raises ``RequestTooLarge``, ``NotFound`` for what is none."""
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+        raise NotFound("Only forms are taken here.")
+    body = bytearray()
+    while True:
+        received = await receive()
+        if received["type"] == "http.disconnect":
+            raise NotFound("The form did not arrive.")
+        body += received.get("body", b"")
+        if len(body) > _MOST_BYTES:
+            raise RequestTooLarge(f"A form is at most {_MOST_BYTES} bytes.")
+        if not received.get("more_body", False):
+            return _pairs(bytes(body))
+
+
+def _pairs(encoded: bytes) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(encoded.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MOST))
+    except ValueError:
+        return {}
+
+
+def _cookie_name(scope: Scope, secure: bool) -> str:
+    """Returns a name that no other gateway on this host has: cookies know no ports."""
+    if secure:
+        return "__Host-trustgate-console"
+    server = scope.get("server") or ("", 0)
+    return f"trustgate-console-{server[1]}"
+
+
+def _cookie(headers: Mapping[str, str], name: str) -> str:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(name)
+    except CookieError:
+        return ""
+    return "" if found is None else unquote(found.value)
+
+
+def _set_cookie(name: str, value: str, max_age_s: int | None = None) -> str:
+    secure = "; Secure" if name.startswith("__Host-") else ""
+    age = "" if max_age_s is None else f"; Max-Age={max_age_s}"
+    return f"{name}={value}; Path={'/' if secure else BASE}; HttpOnly; SameSite=Strict{secure}{age}"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)

@@ -1,0 +1,131 @@
+"""Numbers and requests as they come: a stream of server-sent events (WHATWG HTML, section 9.2).
+
+Nothing is measured for it on the path of a request: it reads the receipts that the counters keep for ``trustgate top``,
+once a second, and only while a page is open. All pages that are open share one look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from starlette.types import Receive, Send
+
+from trustgate.admin.commands import Admin, Look
+from trustgate.console.sessions import Session, Sessions
+from trustgate.console.view import tenant_names
+from trustgate.formats.written import instant, number, usd
+from trustgate.types import Receipt
+
+_EVERY_S: Final = 1.0
+#: Requests that a page is sent at a time, and pages that are open at the same time.
+_REQUESTS_MOST: Final = 100
+_STREAMS_MOST: Final = 16
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Live:
+    def __init__(
+        self,
+        admin: Admin,
+        sessions: Sessions,
+        recent: Callable[[], Sequence[Receipt]],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._admin = admin
+        self._sessions = sessions
+        self._recent = recent
+        self._stopping = stopping
+        self._streams = 0
+        self._names: dict[str, str] = {}
+        self._looked_s = float("-inf")
+        self._numbers: dict[str, str] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many pages are open as may be."""
+        return self._streams >= _STREAMS_MOST
+
+    async def stream(self, session: Session, receive: Receive, send: Send) -> None:
+        """Send events until the page is closed, the session is over or the server stops."""
+        headers = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        gone = asyncio.ensure_future(_gone(receive))
+        self._streams += 1
+        last = ""
+        try:
+            while not gone.done() and not self._stopping() and self._sessions.is_alive(session):
+                receipts = _after(self._recent(), last)
+                last = receipts[-1].id if receipts else last
+                data = {"numbers": await self._look(), "requests": await self._shown(receipts)}
+                await send(
+                    {"type": "http.response.body", "body": b"data: " + _encode(data) + b"\n\n", "more_body": True}
+                )
+                await asyncio.wait({gone}, timeout=_EVERY_S)
+            if not gone.done():
+                await send({"type": "http.response.body", "body": b"event: end\ndata: {}\n\n"})
+        finally:
+            self._streams -= 1
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+
+    async def _look(self) -> Mapping[str, str]:
+        """Returns the numbers by the ids of their places on the page."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._looked_s >= _EVERY_S * 0.9:
+            self._looked_s = now_s
+            live = await self._admin.execute(Look())
+            load = live.all
+            self._numbers = {
+                "live-requests": f"{load.requests_per_s:g}",
+                "live-tokens": f"{load.tokens_per_s:g}",
+                "live-cost": usd(load.cost_nano_usd_per_s),
+                "live-failed": f"{load.failed:.1%}",
+                "live-errors": ", ".join(f"{code} {rate:g}/s" for code, rate in live.errors.items()),
+                "live-in-flight": number(live.in_flight),
+                "live-first": f"{load.first_p50_ms} / {load.first_p99_ms} ms",
+                "live-receipts": number(live.receipts),
+            }
+        return self._numbers
+
+    async def _shown(self, receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
+        if any(receipt.tenant not in self._names for receipt in receipts):
+            self._names = await tenant_names(self._admin)
+        return [
+            {
+                "id": receipt.id,
+                "time": instant(receipt.created_us),
+                "tenant": self._names.get(receipt.tenant, receipt.tenant),
+                "endpoint": receipt.endpoint,
+                "model": receipt.model,
+                "status": str(receipt.status),
+                "ended": receipt.finish,
+                "tokens": number(receipt.prompt_tokens + receipt.completion_tokens),
+                "cost": usd(receipt.cost_nano_usd),
+                "ms": number(receipt.latency_total_ms),
+            }
+            for receipt in receipts
+        ]
+
+
+def _after(recent: Sequence[Receipt], last: str) -> Sequence[Receipt]:
+    """Returns the receipts after one, at most the newest ones."""
+    found: list[Receipt] = []
+    for receipt in reversed(recent):
+        if receipt.id == last or len(found) >= _REQUESTS_MOST:
+            break
+        found.append(receipt)
+    return found[::-1]
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

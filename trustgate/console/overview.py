@@ -1,0 +1,191 @@
+"""The first page: whether all is well, and what to do where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trustgate.admin.commands import Admin, AnchorStatus, LogStatus, Look, UsageShow
+from trustgate.admin.findings import Finding, findings_of
+from trustgate.admin.money import PaymentList, PaymentTermsList
+from trustgate.console.view import Shown, View, link, when, word
+from trustgate.errors import TrustGateError
+from trustgate.formats.written import number, size, usd
+from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
+from trustgate.notify.disk import disk_space
+from trustgate.observe.live_stats import LiveStats, Load
+from trustgate.store import UsageRow
+from trustgate.types import OPEN
+from trustgate.web.charts import Bar, columns
+from trustgate.web.html import Html, join, tag
+from trustgate.web.parts import Figure, card, command, facts, figures, heading, heads, message, table
+
+_DAYS = 30
+_DAY_US = 86_400 * MICROSECONDS_PER_SECOND
+
+
+async def overview(view: View) -> Shown:
+    admin = view.admin
+    live = await admin.execute(Look())
+    log = await admin.execute(AnchorStatus())
+    since_us = (now_us() // _DAY_US - _DAYS + 1) * _DAY_US
+    days = await admin.execute(UsageShow(by="day", since_us=since_us))
+    findings = await findings_of(admin, view.settings)
+    body = join(
+        heading("Overview", beside=tag("span", {"class": "soft"}, f"{live.address}, version {live.version}")),
+        _findings(findings),
+        tag("h2", None, f"Now (the last {live.window_s:g} s)"),
+        now_figures(live),
+        tag(
+            "div",
+            {"class": "cards"},
+            card("Busiest tenants", _loads("Busiest tenants", live.tenants)),
+            card("Busiest models", _loads("Busiest models", live.models)),
+        ),
+        tag("h2", None, f"The last {_DAYS} days"),
+        usage_by_day(days, since_us),
+        tag("p", None, link("Usage by model, tenant and key", "usage")),
+        tag("div", {"class": "cards"}, _upstreams(live), _log(live, log), await _money(admin), _disk(view)),
+    )
+    return Shown("Overview", body, ("base.js", "console/live.js"))
+
+
+def now_figures(live: LiveStats) -> Html:
+    """Returns the numbers of now; a script puts newer ones in their place (``/console/live``)."""
+    load = live.all
+    told = ", ".join(f"{code} {rate:g}/s" for code, rate in live.errors.items())
+    errors = tag("span", {"id": "live-errors"}, told)
+    most = f"of at most {number(live.in_flight_limit)}"
+    return figures(
+        [
+            Figure("Requests a second", f"{load.requests_per_s:g}", id="live-requests"),
+            Figure("Tokens a second", f"{load.tokens_per_s:g}", id="live-tokens"),
+            Figure("Cost a second", usd(load.cost_nano_usd_per_s), id="live-cost"),
+            Figure("Not answered well", f"{load.failed:.1%}", errors, id="live-failed"),
+            Figure("In flight", number(live.in_flight), most, id="live-in-flight"),
+            Figure("First byte, p50 / p99", f"{load.first_p50_ms} / {load.first_p99_ms} ms", id="live-first"),
+        ]
+    )
+
+
+def _findings(findings: Sequence[Finding]) -> Html:
+    wrong = [finding for finding in findings if finding.status != "ok"]
+    if not wrong:
+        return message("good", tag("p", None, tag("strong", None, "All is well."), " Nothing needs to be done."))
+    shown = [
+        message(
+            "bad" if finding.status == "fail" else "wary",
+            tag("p", None, tag("strong", None, finding.name), ": ", finding.message),
+            _mend(finding, f"mend-{at}"),
+        )
+        for at, finding in enumerate(wrong)
+    ]
+    return tag("section", {"aria-label": "What needs to be looked at"}, shown)
+
+
+def _mend(finding: Finding, name: str) -> Html | None:
+    if not finding.hint:
+        return None
+    is_command = finding.hint.startswith("trustgate ")
+    return command(finding.hint, name) if is_command else tag("p", None, finding.hint)
+
+
+def _loads(caption: str, loads: Sequence[Load]) -> Html:
+    titles = heads("Name", ">Requests/s", ">Tokens/s", ">p50 ms")
+    rows = [
+        (load.name or "(none)", f"{load.requests_per_s:g}", f"{load.tokens_per_s:g}", number(load.total_p50_ms))
+        for load in loads[:8]
+    ]
+    return table(caption, titles, rows, empty="No requests just now.", hide_caption=True)
+
+
+def usage_by_day(rows: Sequence[UsageRow], since_us: int) -> Html:
+    """Returns requests and cost of each day as charts, and their table."""
+    titles = heads("Day (UTC)", ">Requests", ">Prompt", ">Completion", ">Cost")
+    listed = [
+        (row.group, *map(number, (row.requests, row.prompt_tokens, row.completion_tokens)), usd(row.cost_nano_usd))
+        for row in sorted(rows, key=lambda row: row.group, reverse=True)
+    ]
+    figures_ = table("Usage by day", titles, listed, empty="No requests yet.", hide_caption=True)
+    return join(day_charts(rows, since_us), tag("details", None, tag("summary", None, "The figures"), figures_))
+
+
+def day_charts(rows: Sequence[UsageRow], since_us: int) -> Html:
+    """Returns requests and cost of each day since then, days without any included."""
+    found = {row.group: row for row in rows}
+    requests, costs = [], []
+    for at in range((now_us() - since_us) // _DAY_US + 1):
+        day = iso_us(since_us + at * _DAY_US)[:10]
+        row = found.get(day)
+        count, cost = (row.requests, row.cost_nano_usd) if row else (0, 0)
+        requests.append(Bar(day[5:], count, number(count)))
+        costs.append(Bar(day[5:], cost, usd(cost)))
+    return tag("div", {"class": "cards"}, columns("Requests a day", requests), columns("Cost a day", costs))
+
+
+def _upstreams(live: LiveStats) -> Html:
+    rows = [
+        (
+            upstream.name,
+            word("not probed" if upstream.healthy is None else "answers" if upstream.healthy else "does not answer"),
+            upstream.detail,
+        )
+        for upstream in live.upstreams
+    ]
+    return card("Upstreams", table("Upstreams", ["Address", "State", ""], rows, hide_caption=True))
+
+
+def _log(live: LiveStats, log: LogStatus) -> Html:
+    return card(
+        "Log of receipts",
+        facts(
+            [
+                ("Name", log.origin),
+                ("Receipts", tag("span", {"id": "live-receipts"}, number(live.receipts))),
+                ("Under the checkpoint", number(live.checkpoint_size)),
+                ("Waiting for the database", number(live.pending)),
+                ("Last anchor", join(when(log.anchored_us), f" ({number(log.anchored_size)} receipts)")),
+                ("Schedule", log.schedule or "none: trustgate anchor flush"),
+                *([("Problem", problem)] if (problem := log.problem or live.log_problem) else []),
+            ]
+        ),
+        tag("p", None, link("Anchors", "anchors")),
+    )
+
+
+async def _money(admin: Admin) -> Html:
+    terms = [detail for detail in await admin.execute(PaymentTermsList()) if detail.terms.mode != "off"]
+    waiting = await admin.execute(PaymentList(states=tuple(sorted(OPEN)), limit=1000))  # type: ignore[arg-type]
+    doubt = [payment for payment in waiting if payment.state == "unknown"]
+    return card(
+        "Money",
+        facts(
+            [
+                ("Tenants that pay", number(len(terms))),
+                ("Their balances", usd(sum(detail.balance_nano_usd for detail in terms))),
+                ("Payments under way", number(len(waiting) - len(doubt))),
+                (
+                    "Payments in doubt",
+                    join(word("unknown"), f" {number(len(doubt))}: trustgate payment reconcile") if doubt else "none",
+                ),
+            ]
+        ),
+        tag("p", None, link("Payments and balances", "payments")),
+    )
+
+
+def _disk(view: View) -> Html:
+    home = view.settings.home
+    try:
+        space = disk_space(home)
+        free: object = join(size(space.free_bytes), " ", word("ok" if space.state == "ok" else "warn"))
+        database = size(view.settings.database.stat().st_size)
+    except OSError as error:
+        free, database = f"cannot be read: {error.strerror}", "unknown"
+    return card("Disk", facts([("Home", str(home)), ("Free", free), ("Database", database)]))
+
+
+def refusal(error: TrustGateError) -> Shown:
+    """Returns the page of a refusal, with what to do next."""
+    hint = tag("p", None, error.hint) if error.hint else None
+    body = join(heading("That did not work"), message("bad", tag("p", None, error.message), hint))
+    return Shown("Not done", body, status=error.status)
