@@ -2,7 +2,7 @@
 
 __trustgate_commands() {
     case "$1" in
-        trustgate) names='demo init serve reload usage backup restore accept-loss archive compact top doctor localnet version tenant key plan budget end-user node passport profile receipt statement anchor payment notify export config completion' ;;
+        trustgate) names='demo init serve reload usage backup restore accept-loss archive compact top console doctor localnet version tenant key plan budget end-user node passport profile receipt statement anchor payment notify export config completion' ;;
         'trustgate tenant') names='add list show set suspend resume remove restore credit correct' ;;
         'trustgate key') names='create list show set revoke rotate' ;;
         'trustgate plan') names='add set list show remove' ;;
@@ -93,6 +93,11 @@ __trustgate_options() {
 -h
 --every
 --once
+--json' ;;
+        'trustgate console') options='--help
+-h
+--no-open
+--end
 --json' ;;
         'trustgate doctor') options='--help
 -h

@@ -16,6 +16,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'archive|Move old receipts out of the database, into Parquet files',
             'compact|Make the database file smaller',
             'top|Watch the running gateway',
+            'console|Open the console: pages to watch and manage the running gateway',
             'doctor|Find what is wrong, and how to fix it',
             'localnet|Run a local Solana for development until SIGTERM or Ctrl-C',
             'version|Show the versions of TrustGate and of what it runs on',
@@ -254,6 +255,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '-h||Show this message and exit.',
             '--every|any|Time between two updates, seconds',
             '--once||Print one snapshot and exit',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate console' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--no-open||Only print the link',
+            '--end||End all sessions of the console instead, and links that were not used',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate doctor' = @(

@@ -13,12 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from trustgate.admin.commands import Admin
-from trustgate.console import books, chain, directory, usage
+from trustgate.console import books, chain, directory, forms, usage
 from trustgate.console.access import is_allowed, is_own_form, is_secure
 from trustgate.console.live import Live
 from trustgate.console.options import options
 from trustgate.console.overview import overview, refusal
-from trustgate.console.sessions import Session, Sessions
+from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.view import BASE, Download, Shown, View
 from trustgate.errors import NotFound, PermissionDenied, RequestTooLarge, TrustGateError
 from trustgate.http.sending import send_body
@@ -74,6 +74,7 @@ PAGES: Final[tuple[tuple[re.Pattern[str], Page], ...]] = tuple(
         ("payments/([^/]+)", chain.payment),
         ("anchors", chain.anchors),
         ("settings", options),
+        ("do/([a-z.-]+)", forms.form),
     )
 )
 
@@ -130,23 +131,32 @@ class Console:
             fault = TrustGateError("The server failed. The error is in its log.")
             await self._send(send, refusal(fault), session)
 
-    def _view(self, session: Session, query: Mapping[str, str]) -> View:
+    def _view(self, session: ConsoleSession, query: Mapping[str, str]) -> View:
         return View(self._admin, self._settings(), self._recent, session.form_token, query)
 
-    async def _get(self, path: str, scope: Scope, session: Session) -> Shown | Download:
+    async def _get(self, path: str, scope: Scope, session: ConsoleSession) -> Shown | Download:
         query = _pairs(scope.get("query_string", b""))
         for pattern, page in PAGES:
             found = pattern.fullmatch(path)
             if found is not None:
-                return await page(self._view(session, query), *found.groups())
+                shown = await page(self._view(session, query), *found.groups())
+                if isinstance(shown, Shown) and (told := forms.done_message(query.get("done", ""))) is not None:
+                    return shown._replace(body=join(told, shown.body))
+                return shown
         raise NotFound(f"There is no page {path[:100]} here.", hint="Go to the overview.")
 
-    async def _post(self, path: str, form: Mapping[str, str], session: Session, send: Send, cookie: str) -> None:
+    async def _post(self, path: str, form: Mapping[str, str], session: ConsoleSession, send: Send, cookie: str) -> None:
         if path == "logout":
             self._sessions.end(session)
             await self._send(send, _signed_out("You are signed out."), None, cookie=_set_cookie(cookie, "", 0))
             return
-        raise NotFound(f"There is no form {path[:100]} here.", hint="Go to the overview.")
+        if not path.startswith("do/"):
+            raise NotFound(f"There is no form {path[:100]} here.", hint="Go to the overview.")
+        done = await forms.carry_out(self._view(session, {}), path.removeprefix("do/"), form)
+        if isinstance(done, forms.Done):
+            await send_body(send, 303, [(b"location", done.address.encode()), *HEADERS], b"")
+        else:
+            await self._send(send, done, session)
 
     async def _open(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send, cookie: str) -> None:
         """A link of ``trustgate console``: a form that uses its code. Opening it alone, as programs that look at
@@ -173,7 +183,7 @@ class Console:
         self,
         send: Send,
         shown: Shown | Download,
-        session: Session | None,
+        session: ConsoleSession | None,
         here: str = "",
         *,
         cookie: str | None = None,
@@ -204,9 +214,13 @@ class Console:
 
 def _section(here: str) -> str:
     """Returns the entry of the navigation that a page belongs to."""
-    return max(
-        (link.href for link in LINKS if here == link.href or here.startswith(f"{link.href}/")), key=len, default=""
-    )
+    _, _, action = here.partition("/do/")
+    if action:
+        noun = action.partition(".")[0]
+        plural = {"passport": "models", "alias": "models", "reload": "settings"}.get(noun, f"{noun}s")
+        here = f"{BASE}/{plural}"
+    hrefs = [link.href for link in LINKS]
+    return here if here in hrefs else next((href for href in hrefs[1:] if here.startswith(f"{href}/")), "")
 
 
 def _entrance(code: str) -> Shown:
@@ -229,7 +243,7 @@ def _signed_out(told: str = "") -> Shown:
     return Shown("Not signed in", body, status=401)
 
 
-def _sign_out(session: Session) -> Html:
+def _sign_out(session: ConsoleSession) -> Html:
     return tag(
         "form",
         {"method": "post", "action": f"{BASE}/logout"},

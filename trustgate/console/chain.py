@@ -8,7 +8,7 @@ from trustgate.admin.commands import (
 )
 from trustgate.admin.money import PaymentList, PaymentShow, PaymentTermsList
 from trustgate.console.lists import Filter, ListColumn, listing
-from trustgate.console.view import Shown, View, link, tenant_names, url, when, word
+from trustgate.console.view import Shown, View, do, link, tenant_names, url, when, word
 from trustgate.formats.written import instant, number, usd
 from trustgate.solana.clusters import cluster_name, explorer_url
 from trustgate.types import Anchor, Payment
@@ -64,7 +64,7 @@ async def payments(view: View) -> Shown:
             hide_caption=True,
         ),
         command("trustgate payment set TENANT --network solana --pay-to ADDRESS", "terms-line"),
-        tag("h2", None, "Payments received"),
+        heading("Payments received", level=2, beside=do("Look up open payments", "payment.reconcile")),
         listing(
             view,
             ("payments",),
@@ -132,7 +132,7 @@ async def anchors(view: View) -> Shown:
     waiting = log.tree_size - log.anchored_size
     problem = message("wary", tag("p", None, "The schedule fails: ", log.problem)) if log.problem else None
     body = join(
-        heading("Anchors"),
+        heading("Anchors", beside=do("Anchor all receipts now", "anchor.flush")),
         problem,
         card(
             "The log",
@@ -149,8 +149,6 @@ async def anchors(view: View) -> Shown:
                 ]
             ),
         ),
-        tag("p", None, "To anchor all receipts now:"),
-        command("trustgate anchor flush", "flush-line"),
         tag("h2", None, "Anchors made"),
         listing(
             view,

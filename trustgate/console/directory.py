@@ -24,7 +24,7 @@ from trustgate.console.books import receipts_table
 from trustgate.console.lists import Filter, ListColumn, listing
 from trustgate.console.overview import usage_by_day
 from trustgate.console.usage import since_days
-from trustgate.console.view import Shown, View, link, tenant_names, url, when, word
+from trustgate.console.view import Shown, View, do, link, tenant_names, url, when, word
 from trustgate.console.words import amount, everything, for_whom, limit_facts, per, prices_text, scope_facts, windows
 from trustgate.errors import TrustGateError
 from trustgate.formats.written import factor, names, number, usd
@@ -35,12 +35,6 @@ from trustgate.web.parts import buttons, card, code, facts, heading, heads, link
 
 _DAYS = 30
 _STANDINGS_MOST = 500
-
-
-def do(text: str, action: str, **given: str) -> Html:
-    """Returns a button that leads to a form; ``given``: what is filled in."""
-    is_danger = action.endswith((".remove", ".revoke"))
-    return link_button(url("do", action, **given), text, kind="danger" if is_danger else "")
 
 
 def _keeps(item: Tenant | Passport, chosen: str) -> bool:
@@ -133,7 +127,7 @@ def _tenant_buttons(found: Tenant) -> list[Html]:
         return [do("Restore", "tenant.restore", tenant=found.id)]
     text, action = ("Resume", "tenant.resume") if found.status == "suspended" else ("Suspend", "tenant.suspend")
     return [
-        do("Change", "tenant.set", tenant=found.id, name=found.name, plan=found.plan),
+        do("Change", "tenant.set", tenant=found.id),
         do("Add credit", "tenant.credit", tenant=found.id),
         do(text, action, tenant=found.id),
         do("Remove", "tenant.remove", tenant=found.id),
@@ -190,7 +184,7 @@ async def key(view: View, ref: str) -> Shown:
     body = join(
         heading(f"Key {found.redacted}", beside=word(status)),
         buttons(
-            do("Change", "key.set", key=found.id, name=found.name) if status != "revoked" else None,
+            do("Change", "key.set", key=found.id) if status != "revoked" else None,
             do("Rotate", "key.rotate", key=found.id) if status == "active" else None,
             do("Revoke", "key.revoke", key=found.id) if status != "revoked" else None,
         ),
@@ -298,7 +292,7 @@ async def budgets(view: View) -> Shown:
         ListColumn("For", lambda b: for_whom(b, report.names)),
         ListColumn("Models", lambda b: "all" if b.covers_all_models else names(b.models)),
         ListColumn("Kind", lambda b: word("hard" if b.hard else "soft"), lambda b: b.hard),
-        ListColumn("", _budget_buttons),
+        ListColumn("Change", _budget_buttons),
     ]
     body = join(
         heading("Budgets", beside=do("Add a budget", "budget.add")),
@@ -321,7 +315,7 @@ def _budget_buttons(budget: Budget) -> Html:
     return tag(
         "span",
         {"class": "buttons"},
-        link_button(url("do", "budget.set", budget=budget.id, name=budget.name), "Change", kind="small"),
+        link_button(url("do", "budget.set", budget=budget.id), "Change", kind="small"),
         link_button(url("do", "budget.remove", budget=budget.id), "Remove", kind="small"),
     )
 
@@ -384,7 +378,7 @@ async def models(view: View) -> Shown:
         heading("Aliases", level=2, beside=do("Set an alias", "alias.set")),
         table(
             "Aliases",
-            ["Name", "Stands for", ""],
+            ["Name", "Stands for", "Change"],
             [(each.name, each.target, do("Remove", "alias.remove", name=each.name)) for each in aliases],
             empty="There is no alias.",
             hide_caption=True,

@@ -14,7 +14,7 @@ import msgspec
 from starlette.types import Receive, Send
 
 from trustgate.admin.commands import Admin, Look
-from trustgate.console.sessions import Session, Sessions
+from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.view import tenant_names
 from trustgate.formats.written import instant, number, usd
 from trustgate.types import Receipt
@@ -49,7 +49,7 @@ class Live:
         """Whether as many pages are open as may be."""
         return self._streams >= _STREAMS_MOST
 
-    async def stream(self, session: Session, receive: Receive, send: Send) -> None:
+    async def stream(self, session: ConsoleSession, receive: Receive, send: Send) -> None:
         """Send events until the page is closed, the session is over or the server stops."""
         headers = [
             (b"content-type", b"text/event-stream"),

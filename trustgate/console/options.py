@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trustgate.console.lists import Filter, ListColumn, listing
-from trustgate.console.view import Shown, View
+from trustgate.console.view import Shown, View, do
 from trustgate.errors import SettingsError
 from trustgate.settings import Source, describe, shown_value, trace_settings
 from trustgate.web.html import join, tag
@@ -52,7 +52,7 @@ async def options(view: View) -> Shown:
         lambda r, c: c == "all" or r.source != "default",
     )
     body = join(
-        heading("Settings"),
+        heading("Settings", beside=do("Reload the settings", "reload")),
         problem,
         tag("p", None, "They are changed in ", tag("code", None, str(settings.config_file)), "; then:"),
         command("trustgate reload", "reload-line"),

@@ -131,7 +131,7 @@ def _upstreams(live: LiveStats) -> Html:
         )
         for upstream in live.upstreams
     ]
-    return card("Upstreams", table("Upstreams", ["Address", "State", ""], rows, hide_caption=True))
+    return card("Upstreams", table("Upstreams", ["Address", "State", "Detail"], rows, hide_caption=True))
 
 
 def _log(live: LiveStats, log: LogStatus) -> Html:

@@ -23,7 +23,7 @@ _CODES_MOST: Final = 8
 _SESSIONS_MOST: Final = 16
 
 
-class Session:
+class ConsoleSession:
     """One signed-in browser."""
 
     def __init__(self, digest: bytes, at_s: float) -> None:
@@ -43,7 +43,7 @@ class Sessions:
         self._clock = clock
         #: SHA-256 of each code, and until when it works; the oldest first.
         self._codes: dict[bytes, float] = {}
-        self._sessions: dict[bytes, Session] = {}
+        self._sessions: dict[bytes, ConsoleSession] = {}
 
     def issue(self) -> str:
         """Returns a code that opens one session."""
@@ -71,12 +71,12 @@ class Sessions:
         del self._codes[found]
         secret = secrets.token_urlsafe(32)
         digest = _digest(secret)
-        self._sessions[digest] = Session(digest, now_s)
+        self._sessions[digest] = ConsoleSession(digest, now_s)
         while len(self._sessions) > _SESSIONS_MOST:
             del self._sessions[next(iter(self._sessions))]
         return secret
 
-    def find(self, secret: str, *, used: bool = True) -> Session | None:
+    def find(self, secret: str, *, used: bool = True) -> ConsoleSession | None:
         """Returns the session of a cookie; None where it is over. ``used``: this counts as its use."""
         session = self._sessions.get(_digest(secret))
         if session is None or not self.is_alive(session):
@@ -85,7 +85,7 @@ class Sessions:
             session.used_s = self._clock()
         return session
 
-    def is_alive(self, session: Session) -> bool:
+    def is_alive(self, session: ConsoleSession) -> bool:
         """Returns whether a session has not ended; one that has is forgotten."""
         now_s = self._clock()
         if self._sessions.get(session.digest) is not session:
@@ -95,7 +95,7 @@ class Sessions:
             return False
         return True
 
-    def end(self, session: Session) -> None:
+    def end(self, session: ConsoleSession) -> None:
         self._sessions.pop(session.digest, None)
 
     def end_all(self) -> int:

@@ -13,13 +13,14 @@ from trustgate.admin.commands import (
 from trustgate.console.overview import day_charts
 from trustgate.console.view import Shown, View, link, tenant_names, url
 from trustgate.formats.written import instant, number, usd
-from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
 from trustgate.store import UsageRow
 from trustgate.web.charts import Bar, columns, ranks
 from trustgate.web.html import Html, join, tag
 from trustgate.web.parts import (
     command,
     heading,
+    heads,
     message,
     select_field,
     table,
@@ -47,7 +48,7 @@ async def usage(view: View) -> Shown:
     named = await _group_names(view, by)
     tenants = await view.admin.execute(TenantList(removed=True))
     choices = [("", "all"), *((each.id, each.name) for each in tenants)]
-    line = f"trustgate usage --by {by} --since {days}d" + (f" --tenant {tenant}" if tenant else "")
+    line = f"trustgate usage --by {by} --since {iso_us(since_us)[:10]}" + (f" --tenant {tenant}" if tenant else "")
     body = join(
         heading("Usage"),
         tag(
@@ -150,7 +151,7 @@ async def live(view: View) -> Shown:
         tag(
             "form",
             {"class": "line", "role": "search", "method": "get", "action": url("requests")},
-            text_field("live", "Filter", kind="search", attributes={"id": "live-filter"}),
+            text_field("live", "Filter", kind="search"),
             tag("div", {"class": "field"}, tag("button", pause, "Pause")),
         ),
         tag("noscript", None, message("wary", "Scripts are switched off: reload the page for newer requests.")),

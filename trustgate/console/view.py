@@ -11,7 +11,7 @@ from trustgate.formats.written import instant, names
 from trustgate.settings import Settings
 from trustgate.types import Receipt
 from trustgate.web.html import Html, tag
-from trustgate.web.parts import Mood, state
+from trustgate.web.parts import Mood, link_button, state
 
 BASE = "/console"
 
@@ -60,6 +60,12 @@ def url(*parts: str, **query: str | int | None) -> str:
 def link(text: str, *parts: str, **query: str | int | None) -> Html:
     """Returns a link to a page of the console."""
     return tag("a", {"href": url(*parts, **query)}, text)
+
+
+def do(text: str, action: str, **given: str) -> Html:
+    """Returns a button that leads to a form; ``given``: what is filled in."""
+    is_danger = action.endswith((".remove", ".revoke"))
+    return link_button(url("do", action, **given), text, kind="danger" if is_danger else "")
 
 
 async def tenant_names(admin: Admin) -> dict[str, str]:

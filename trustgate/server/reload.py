@@ -22,7 +22,7 @@ RELOADED = frozenset(
     (
         *("serve.max_body_bytes", "serve.max_upload_bytes", "serve.body_timeout_s", "serve.stall_timeout_s"),
         *("serve.max_concurrent_requests", "serve.request_timeout_s", "serve.trust_request_id"),
-        *("serve.page", "serve.account"),
+        *("serve.page", "serve.account", "serve.console"),
         *("upstream.*", "anchor.*", "metrics.*", "notify.*", "credit.*", "receipts.checkpoint_every_s", "log.*"),
     )
 )

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from trustgate.web.html import Html, tag
 
-_WIDTH, _HEIGHT = 720, 200
+_WIDTH, _HEIGHT = 520, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 22, 24
 _LABELS_MOST = 8
-_ROW, _NAME_WIDTH, _VALUE_WIDTH, _NAME_CHARACTERS = 22, 200, 110, 30
+_ROW, _NAME_WIDTH, _VALUE_WIDTH, _NAME_CHARACTERS = 22, 170, 90, 26
 
 
 class Bar(NamedTuple):
@@ -67,7 +67,9 @@ def ranks(caption: str, bars: Sequence[Bar]) -> Html:
 
 def _figure(caption: str, height: int, drawn: Sequence[Html]) -> Html:
     box = {"viewBox": f"0 0 {_WIDTH} {height}", "role": "img", "aria-label": caption, "preserveAspectRatio": "xMinYMin"}
-    return tag("figure", {"class": "chart"}, tag("figcaption", None, caption), tag("svg", box, drawn))
+    # Wider than a small screen, it is moved by the keyboard too.
+    scrolled = {"class": "chart", "tabindex": "0"}
+    return tag("figure", scrolled, tag("figcaption", None, caption), tag("svg", box, drawn))
 
 
 def _bar(bar: Bar, x: float, y: float, width: float, height: float) -> Html:

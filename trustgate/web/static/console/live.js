@@ -1,6 +1,6 @@
 // Numbers and requests as they come. Without it the page shows those of the moment at which it was loaded.
 const log = document.getElementById("live-log");
-const filter = document.getElementById("live-filter");
+const filter = document.getElementById("field-live");
 const pause = document.getElementById("live-pause");
 const state = document.getElementById("live-state");
 const KEPT = 200;

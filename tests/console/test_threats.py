@@ -1,0 +1,291 @@
+"""What strangers try on the console: forged forms, stolen and guessed links, frames, other hosts, a public port."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from tests.conftest import GatewayFactory
+from tests.support.gateway import Gateway
+from trustgate.console.access import is_allowed, is_own_form
+from trustgate.console.sessions import CODE_S, IDLE_S, LIFE_S, Sessions
+from trustgate.errors import Conflict
+from trustgate.server.pages import console_url
+from trustgate.settings import PaymentSettings, ServeSettings, Settings
+
+
+@pytest.fixture(scope="module")
+def served(make_module_gateway: GatewayFactory) -> Gateway:
+    return make_module_gateway().start()
+
+
+@pytest.fixture
+def http(served: Gateway) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.base_url, trust_env=False) as client:
+        yield client
+
+
+def new_code(served: Gateway) -> str:
+    return str(parse_qs(urlsplit(served.cli_json("console")["url"]).query)["code"][0])
+
+
+def redeem(http: httpx.Client, code: str, **headers: str) -> httpx.Response:
+    return http.post("/console/open", data={"code": code}, headers={"origin": str(http.base_url), **headers})
+
+
+def sign_in(served: Gateway, http: httpx.Client) -> str:
+    """Sign in; gives the token that forms carry."""
+    assert redeem(http, new_code(served)).status_code == 303
+    token = re.search(r'name="form_token" value="([^"]+)"', http.get("/console").text)
+    assert token is not None
+    return token[1]
+
+
+# links and sessions
+
+
+def test_before_a_link_is_asked_for_there_is_no_console(make_gateway: GatewayFactory) -> None:
+    gateway = make_gateway().start()
+    with httpx.Client(base_url=gateway.base_url, trust_env=False) as http:
+        nowhere, console = http.get("/nowhere"), http.get("/console")
+        assert console.status_code == 404
+        assert console.json()["error"]["code"] == nowhere.json()["error"]["code"] == "unknown_url"
+        gateway.cli("console", "--no-open")
+        assert http.get("/console").status_code == 401
+
+
+def test_a_link_works_once(served: Gateway, http: httpx.Client) -> None:
+    code = new_code(served)
+    assert http.get("/console/open", params={"code": code}).status_code == 200, "looking at it uses nothing up"
+    assert redeem(http, code).status_code == 303
+    http.cookies.clear()
+    assert redeem(http, code).status_code == 401
+    assert redeem(http, code[:-1]).status_code == redeem(http, "").status_code == 401
+
+
+def test_the_cookie_is_out_of_reach(served: Gateway, http: httpx.Client) -> None:
+    cookie = redeem(http, new_code(served)).headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=Strict", "Path=/console"} <= set(cookie.split("; "))
+
+
+def test_no_session_is_given_beforehand(served: Gateway, http: httpx.Client) -> None:
+    """Fixation: what a browser brings becomes no session, and signing in again ends the one before."""
+    name = f"trustgate-console-{urlsplit(served.base_url).port}"
+    planted = {"cookie": f"{name}=chosen-by-a-stranger"}
+    given = redeem(http, new_code(served), **planted).headers["set-cookie"]
+    assert given.startswith(f"{name}=") and "chosen-by-a-stranger" not in given
+    http.cookies.clear()
+    assert http.get("/console", headers=planted).status_code == 401
+    sign_in(served, http)
+    old = dict(http.cookies)
+    assert redeem(http, new_code(served)).status_code == 303
+    assert dict(http.cookies) != old
+    with httpx.Client(base_url=served.base_url, cookies=old, trust_env=False) as other:
+        assert other.get("/console").status_code == 401
+
+
+def test_ending_all_sessions_ends_links_too(served: Gateway, http: httpx.Client) -> None:
+    sign_in(served, http)
+    code = new_code(served)
+    assert served.cli_json("console", "--end")["sessions"] >= 1
+    assert http.get("/console").status_code == 401
+    assert redeem(http, code).status_code == 401
+
+
+def test_a_code_and_a_session_end_with_time() -> None:
+    now = [1000.0]
+    sessions = Sessions(lambda: now[0])
+    late, code = sessions.issue(), sessions.issue()
+    now[0] += CODE_S - 1
+    secret = sessions.redeem(code)
+    assert secret is not None and sessions.find(secret) is not None
+    now[0] += 2
+    assert sessions.redeem(late) is None
+    now[0] += IDLE_S - 3
+    assert sessions.find(secret, used=False) is not None
+    now[0] += 2
+    assert sessions.find(secret) is None, "unused for too long"
+    again = sessions.redeem(sessions.issue())
+    assert again is not None
+    for _ in range(int(LIFE_S / IDLE_S) * 2 - 1):
+        now[0] += IDLE_S / 2
+        assert sessions.find(again) is not None
+    now[0] += IDLE_S / 2
+    assert sessions.find(again) is None, "used all the time, but too old"
+
+
+def test_codes_and_sessions_are_bounded_and_kept_as_hashes() -> None:
+    sessions = Sessions()
+    secrets = [sessions.redeem(sessions.issue()) for _ in range(40)]
+    alive = [secret for secret in secrets if secret is not None and sessions.find(secret) is not None]
+    assert alive == secrets[-16:]
+    codes = [sessions.issue() for _ in range(20)]
+    assert [sessions.redeem(code) is not None for code in codes] == [False] * 12 + [True] * 8
+    kept = repr(vars(sessions))
+    assert not any(str(secret) in kept for secret in alive)
+
+
+# forged forms
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {},
+    ],
+)
+def test_a_form_from_elsewhere_does_nothing(served: Gateway, http: httpx.Client, headers: dict[str, str]) -> None:
+    token = sign_in(served, http)
+    form = {"form_token": token, "name": "forged"}
+    refused = http.post("/console/do/tenant.add", data=form, headers=headers)
+    assert refused.status_code == 403 and "was not sent by a page of this console" in refused.text
+    assert "forged" not in served.cli("tenant", "list", "--json").stdout
+    assert redeem(http, new_code(served), **{"origin": "https://evil.example", **headers}).status_code == 401
+
+
+@pytest.mark.parametrize("token", ["", "x", "é", None])
+def test_a_form_without_its_token_does_nothing(served: Gateway, http: httpx.Client, token: str | None) -> None:
+    sign_in(served, http)
+    form = {"name": "forged", **({} if token is None else {"form_token": token})}
+    refused = http.post("/console/do/tenant.add", data=form, headers={"origin": served.base_url})
+    assert refused.status_code == 403
+    assert "forged" not in served.cli("tenant", "list", "--json").stdout
+
+
+def test_nothing_is_done_by_a_get(served: Gateway, http: httpx.Client) -> None:
+    token = sign_in(served, http)
+    shown = http.get("/console/do/tenant.add", params={"form_token": token, "name": "by-get"})
+    assert shown.status_code == 200
+    assert "by-get" not in served.cli("tenant", "list", "--json").stdout
+
+
+@pytest.mark.parametrize(("path", "status"), [("do/nothing", 404), ("do/tenant.add/x", 404), ("%2e%2e/v1", 404)])
+def test_other_addresses_lead_nowhere(served: Gateway, http: httpx.Client, path: str, status: int) -> None:
+    sign_in(served, http)
+    assert http.get(f"/console/{path}").status_code == status
+
+
+def test_bodies_are_bounded_and_of_forms_alone(served: Gateway, http: httpx.Client) -> None:
+    token = sign_in(served, http)
+    headers = {"origin": served.base_url}
+    assert http.post("/console/logout", json={"form_token": token}, headers=headers).status_code == 404
+    large = {"form_token": token, "name": "x" * 300_000}
+    assert http.post("/console/do/tenant.add", data=large, headers=headers).status_code == 413
+
+
+# frames, hosts, ports
+
+
+def test_no_page_is_framed_cached_or_given_to_others(served: Gateway, http: httpx.Client) -> None:
+    sign_in(served, http)
+    for path in ("/console", "/console/keys", "/console/open?code=x", "/console/nowhere"):
+        headers = http.get(path).headers
+        policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+        assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == policy["form-action"] == "'self'"
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-frame-options"] == "DENY" and headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store" and headers["referrer-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "10.0.0.1:4010"},
+        {"x-forwarded-for": "203.0.113.9"},
+        {"forwarded": "for=203.0.113.9"},
+        {"via": "1.1 proxy"},
+    ],
+)
+def test_another_host_and_a_proxy_find_nothing(served: Gateway, http: httpx.Client, headers: dict[str, str]) -> None:
+    """DNS rebinding, and a reverse proxy in front of the loopback address."""
+    sign_in(served, http)
+    assert http.get("/console", headers=headers).status_code == 404
+    assert redeem(http, new_code(served), **headers).status_code == 404
+
+
+def _scope(client: str, scheme: str = "http") -> dict[str, object]:
+    return {"client": (client, 5), "scheme": scheme}
+
+
+@pytest.mark.parametrize(
+    ("mode", "client", "scheme", "host", "allowed"),
+    [
+        ("loopback", "127.0.0.1", "http", "127.0.0.1:4010", True),
+        ("loopback", "::1", "http", "[::1]:4010", True),
+        ("loopback", "::ffff:127.0.0.1", "http", "localhost:4010", True),
+        ("loopback", "203.0.113.9", "http", "127.0.0.1:4010", False),
+        ("loopback", "203.0.113.9", "https", "llm.example.com", False),
+        ("network", "203.0.113.9", "http", "10.0.0.1:4010", False),
+        ("network", "203.0.113.9", "https", "10.0.0.1:4010", True),
+        ("network", "127.0.0.1", "http", "llm.example.com", True),
+        ("network", "127.0.0.1", "http", "evil.example", False),
+        ("off", "127.0.0.1", "https", "127.0.0.1:4010", False),
+    ],
+)
+def test_from_where_the_console_is_reached(
+    tmp_path: object, mode: str, client: str, scheme: str, host: str, allowed: bool
+) -> None:
+    settings = Settings(
+        home=tmp_path,  # type: ignore[arg-type]
+        serve=ServeSettings(console=mode),  # type: ignore[arg-type]
+        payment=PaymentSettings(public_url="https://llm.example.com"),
+    )
+    assert is_allowed(_scope(client, scheme), {"host": host}, settings) is allowed
+
+
+@pytest.mark.parametrize(
+    ("mode", "address", "public_url", "url"),
+    [
+        ("loopback", "http://127.0.0.1:4010", "", "http://127.0.0.1:4010"),
+        ("loopback", "http://0.0.0.0:4010", "https://llm.example.com", "http://127.0.0.1:4010"),
+        ("network", "http://0.0.0.0:4010", "https://llm.example.com/", "https://llm.example.com"),
+        ("network", "https://10.0.0.1:4010", "", "https://10.0.0.1:4010"),
+        ("network", "http://0.0.0.0:4010", "", "http://127.0.0.1:4010"),
+        ("loopback", "http://10.0.0.1:4010", "", None),
+        ("network", "http://10.0.0.1:4010", "", None),
+        ("off", "http://127.0.0.1:4010", "", None),
+    ],
+)
+def test_a_link_leads_where_the_console_is(
+    tmp_path: object, mode: str, address: str, public_url: str, url: str | None
+) -> None:
+    settings = Settings(
+        home=tmp_path,  # type: ignore[arg-type]
+        serve=ServeSettings(console=mode),  # type: ignore[arg-type]
+        payment=PaymentSettings(public_url=public_url),
+    )
+    if url is None:
+        with pytest.raises(Conflict) as refused:
+            console_url(settings, address)
+        assert refused.value.hint
+    else:
+        assert console_url(settings, address) == url
+
+
+@pytest.mark.parametrize(
+    ("headers", "own"),
+    [
+        ({"origin": "http://a:1", "host": "a:1"}, True),
+        ({"origin": "http://a:1", "host": "A:1", "sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "same-origin", "host": "a"}, True),
+        ({"origin": "http://a:1", "host": "a:1", "sec-fetch-site": "cross-site"}, False),
+        ({"origin": "http://a:2", "host": "a:1"}, False),
+        ({"origin": "", "host": ""}, False),
+        ({"host": "a"}, False),
+        ({"sec-fetch-site": "none", "host": "a"}, False),
+    ],
+)
+def test_whose_form_it_is(headers: dict[str, str], own: bool) -> None:
+    assert is_own_form(headers) is own
