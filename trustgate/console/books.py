@@ -19,9 +19,9 @@ from trustgate.admin.commands import (
 from trustgate.admin.money import StatementExport, StatementMonths
 from trustgate.admin.walk import Refusal, Seen, walk
 from trustgate.console.lists import pager
-from trustgate.console.view import Download, Shown, View, link, tenant_names, url, when, word
+from trustgate.console.view import Download, Shown, View, link, moment_link, tenant_names, url, when, word
 from trustgate.errors import InvalidRequest, NotFound
-from trustgate.formats.written import instant, number, usd
+from trustgate.formats.written import number, usd
 from trustgate.types import Finish, Passport
 from trustgate.web.html import Html, join, tag
 from trustgate.web.parts import (
@@ -116,7 +116,7 @@ def receipts_table(found: Sequence[ReceiptDetail], named: Mapping[str, str]) -> 
     titles = heads("Time", "Tenant", "Model", ">Tokens", ">Cost", ">ms", ">Status", "Ended")
     rows = [
         (
-            link(instant(detail.receipt.created_us), "receipts", detail.receipt.id),
+            moment_link(detail.receipt.created_us, "receipts", detail.receipt.id),
             named.get(detail.receipt.tenant, detail.receipt.tenant),
             detail.receipt.model or detail.receipt.endpoint,
             number(detail.receipt.prompt_tokens + detail.receipt.completion_tokens),

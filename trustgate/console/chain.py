@@ -8,8 +8,8 @@ from trustgate.admin.commands import (
 )
 from trustgate.admin.money import PaymentList, PaymentShow, PaymentTermsList
 from trustgate.console.lists import Filter, ListColumn, listing
-from trustgate.console.view import Shown, View, do, link, tenant_names, url, when, word
-from trustgate.formats.written import instant, number, usd
+from trustgate.console.view import Shown, View, do, link, moment_link, tenant_names, url, when, word
+from trustgate.formats.written import number, usd
 from trustgate.solana.clusters import cluster_name, explorer_url
 from trustgate.types import Anchor, Payment
 from trustgate.web.html import Html, join, tag
@@ -34,7 +34,7 @@ async def payments(view: View) -> Shown:
     terms = await view.admin.execute(PaymentTermsList())
     found = await view.admin.execute(PaymentList(limit=1000))
     columns_: list[ListColumn[Payment]] = [
-        ListColumn("Time", lambda p: link(instant(p.created_us), "payments", p.id), lambda p: p.created_us),
+        ListColumn("Time", lambda p: moment_link(p.created_us, "payments", p.id), lambda p: p.created_us),
         ListColumn("Tenant", lambda p: named.get(p.tenant_id, p.tenant_id), lambda p: named.get(p.tenant_id, "")),
         ListColumn("State", lambda p: word(p.state), lambda p: p.state),
         ListColumn("Value", lambda p: usd(p.value_nano_usd), lambda p: p.value_nano_usd, True),

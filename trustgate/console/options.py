@@ -35,9 +35,11 @@ async def options(view: View) -> Shown:
         place = source.place or source.kind
         if value != getattr(getattr(on_disk, section), field):
             # The flags of the running server are not on disk; neither is what was written since its last reload.
-            place = f"a flag of trustgate serve, or not reloaded since {place} changed"
+            flag = "a flag of trustgate serve"
+            place = flag if source.kind == "default" else f"{flag}, or not reloaded since {place} changed"
         text = shown_value(setting.name, value)
-        written = "–" if text is None else ", ".join(map(str, text)) if isinstance(text, tuple) else str(text)
+        written = ", ".join(map(str, text)) if isinstance(text, tuple) else "" if text is None else str(text)
+        written = written.lower() if isinstance(text, bool) else written or "–"
         rows.append(_Row(setting.name, written, place, setting.doc))
     columns: list[ListColumn[_Row]] = [
         ListColumn("Setting", lambda r: tag("code", None, r.name), lambda r: r.name),

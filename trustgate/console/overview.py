@@ -125,13 +125,12 @@ def day_charts(rows: Sequence[UsageRow], since_us: int) -> Html:
 def _upstreams(live: LiveStats) -> Html:
     rows = [
         (
-            upstream.name,
+            join(upstream.name, tag("small", None, tag("br"), upstream.detail) if upstream.detail else None),
             word("not probed" if upstream.healthy is None else "answers" if upstream.healthy else "does not answer"),
-            upstream.detail,
         )
         for upstream in live.upstreams
     ]
-    return card("Upstreams", table("Upstreams", ["Address", "State", "Detail"], rows, hide_caption=True))
+    return card("Upstreams", table("Upstreams", ["Address", "State"], rows, hide_caption=True))
 
 
 def _log(live: LiveStats, log: LogStatus) -> Html:

@@ -68,6 +68,11 @@ def do(text: str, action: str, **given: str) -> Html:
     return link_button(url("do", action, **given), text, kind="danger" if is_danger else "")
 
 
+def moment_link(at_us: int, *parts: str) -> Html:
+    """Returns a time (UTC) as a link to a page of the console."""
+    return tag("a", {"href": url(*parts), "class": "whole"}, instant(at_us))
+
+
 async def tenant_names(admin: Admin) -> dict[str, str]:
     """Returns the names of all tenants by id, removed ones included."""
     return {tenant.id: tenant.name for tenant in await admin.execute(TenantList(removed=True))}
