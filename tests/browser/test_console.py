@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.chromium import Browser
 from tests.support.gateway import Gateway
-from tests.support.upstream import Upstream
+from tests.support.upstream import Reply, Upstream
 
 #: A name that would run a script wherever it became markup.
 EVIL = "<img src=x onerror=\"document.title='owned'\">'\"&amp;"
@@ -238,6 +238,22 @@ def test_without_scripts_the_numbers_are_there_and_forms_work(console: Browser, 
         form = {"form_token": token[1], "name": "no scripts"}
         made = http.post("/console/do/tenant.add", data=form, headers={"origin": pages_gateway.base_url})
         assert made.status_code == 200 and "tgk_" in made.text
+
+
+def test_what_a_hostile_upstream_writes_stays_text(
+    console: Browser, pages_gateway: Gateway, operated: Operated, pages_upstream: Upstream
+) -> None:
+    """The name that it gives its model stands in receipts, its refusals in the list of requests."""
+    pages_upstream.script(Reply.chat(EVIL, model=EVIL), Reply.error(422, EVIL))
+    answered = operated.chat("gpt-4o")
+    assert answered.status_code == 200
+    operated.chat("gpt-4o")
+    for page in (f"receipts/{answered.headers['x-trustgate-receipt']}", "requests", "receipts", "usage?by=model", ""):
+        console.open(f"{pages_gateway.base_url}/console/{page}")
+        assert console.evaluate("document.querySelectorAll('main img').length") == 0, page
+        assert console.evaluate("document.title") != "owned" and console.complaints == [], page
+    console.open(f"{pages_gateway.base_url}/console/receipts/{answered.headers['x-trustgate-receipt']}")
+    assert EVIL in console.evaluate("document.querySelector('main').textContent")
 
 
 def test_signing_out_ends_the_session(console: Browser, pages_gateway: Gateway) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustgate.web.assets import Assets
@@ -61,6 +61,7 @@ def _page(name: str) -> str:
     return document(Assets(), name, body, brand=name, foot=name, aside=name).decode()
 
 
+@settings(max_examples=40)
 @given(HOSTILE)
 def test_no_text_becomes_markup(name: str) -> None:
     """The page has the elements and attributes that it has with an innocent name, and the name as its text."""
