@@ -46,6 +46,7 @@ __trustgate_options() {
 --port
 --store
 --workers
+--wait
 --upstream
 --upstream-key-env
 --json' ;;
@@ -55,6 +56,7 @@ __trustgate_options() {
 --port
 --store
 --workers
+--wait
 --upstream
 --upstream-key-env' ;;
         'trustgate reload' | 'trustgate compact' | 'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate budget status' | 'trustgate budget remove' | 'trustgate budget list' | 'trustgate budget show' | 'trustgate end-user show' | 'trustgate end-user block' | 'trustgate end-user unblock' | 'trustgate node list' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate passport prices show' | 'trustgate passport prices history' | 'trustgate profile list' | 'trustgate receipt show' | 'trustgate statement list' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment open' | 'trustgate payment close' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment refresh' | 'trustgate payment reconcile' | 'trustgate notify list' | 'trustgate notify show' | 'trustgate notify remove' | 'trustgate notify test') options='--help
@@ -522,6 +524,7 @@ __trustgate_options() {
 --port
 --store
 --workers
+--wait
 --upstream
 --upstream-key-env
 --json' ;;

@@ -187,6 +187,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
             '--workers|any|How many processes serve the port; more than one needs a Postgres database',
+            '--wait||Where another process serves the database, wait until it has ended, as a spare',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
             '--json||Print one JSON document, nothing else'
@@ -198,6 +199,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
             '--workers|any|How many processes serve the port; more than one needs a Postgres database',
+            '--wait||Where another process serves the database, wait until it has ended, as a spare',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key'
         )
@@ -1090,6 +1092,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
             '--workers|any|How many processes serve the port; more than one needs a Postgres database',
+            '--wait||Where another process serves the database, wait until it has ended, as a spare',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
             '--json||Print one JSON document, nothing else'

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ import httpx
 import pytest
 
 from tests.conftest import GatewayFactory
+from tests.environments import ROOT
 from tests.support.gateway import Gateway
 from tests.support.postgres import Postgres, run_sql
-from tests.support.processes import wait_until
+from tests.support.processes import Process, clean_environment, wait_until
 
 CHAT = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
 #: Ends the sessions of every gateway, as a cut network does once the server notices.
@@ -32,6 +36,12 @@ def make(make_gateway: GatewayFactory, url: str) -> Any:
         return make_gateway(upstream="builtin:echo", environment=environment)
 
     return gateway
+
+
+def share_log_key(first: Gateway, second: Gateway) -> None:
+    """Give the second home the key that signs the log, as an operator copies it."""
+    second.home.mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(first.home / "log.key", second.home)
 
 
 def ask(gateway: Gateway, key: str) -> httpx.Response:
@@ -62,6 +72,33 @@ def test_after_a_kill_the_same_home_serves_at_once(make: Any, url: str) -> None:
     assert run_sql(url, "SELECT node_id FROM nodes") == []
 
 
+def test_a_spare_waits_for_its_turn_and_goes_on_with_the_same_log(make: Any, url: str, tmp_path: Path) -> None:
+    first, spare = make(300), make(300)
+    key = first.add_tenant()
+    first.start()
+    assert ask(first, key).status_code == 200
+    stranger = spare.cli("serve", "--port", "0", check=False)
+    assert stranger.returncode == 6  # the database is in use
+    command = [sys.executable, "-m", "trustgate", "--home", str(spare.home), "serve", "--port", "0", "--wait"]
+    environment = clean_environment({"TRUSTGATE_STORE_URL": url, "PYTHONPATH": str(ROOT)})
+    share_log_key(first, spare)
+    waiting = Process("the spare", [*command, "--upstream", "builtin:echo"], tmp_path, environment, tmp_path / "spare")
+    waiting.wait_until(lambda: "waiting: " in waiting.stderr)
+    checkpoint = httpx.get(f"{first.base_url}/log/checkpoint").text
+    assert first.stop() == 0
+    waiting.wait_until(lambda: "ready at " in waiting.stdout)
+    ready = re.search(r"ready at (http://\S+)", waiting.stdout)
+    assert ready is not None
+    assert httpx.get(f"{ready[1]}/log/checkpoint").text.split("\n")[0] == checkpoint.split("\n")[0]
+    # The first one's home is now without a log of its own: another machine would be stopped from renaming the log.
+    (first.home / "log.key").unlink()
+    waiting.signal(signal.SIGTERM)
+    assert waiting.wait() == 0
+    renamed = first.cli("serve", "--port", "0", check=False)
+    assert renamed.returncode == 1
+    assert "Copy log.key from the home" in renamed.stderr
+
+
 def test_a_file_has_no_nodes(tmp_path: Path) -> None:
     assert "one process serves" in Gateway(tmp_path / "home").make_home().cli("node", "list").stdout
 
@@ -74,18 +111,21 @@ def test_what_was_acknowledged_is_there_for_another_machine(make: Any) -> None:
         statuses = [client.post("/chat/completions", json=CHAT).status_code for _ in range(20)]
     first.kill()
     assert statuses == [200] * 20
+    share_log_key(first, second)
     second.start()
     assert second.cli_json("usage")["total"]["requests"] == 20
     assert second.stop() == 0
     assert second.cli("doctor", "--books").returncode == 0
 
 
+@pytest.mark.slow
 def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(make: Any, url: str) -> None:
     first, second = make(2), make(2)
     key = first.add_tenant()
     first.start()
     assert ask(first, key).status_code == 200
     process = first.process
+    share_log_key(first, second)
     process.signal(signal.SIGSTOP)
     run_sql(url, CUT)
     second.start()
@@ -103,6 +143,7 @@ def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(mak
     assert second.cli("doctor", "--books").returncode == 0
 
 
+@pytest.mark.slow
 def test_without_its_database_it_refuses_requests_after_a_lease_and_goes_on_when_it_is_back(
     make: Any, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ class Asking:
         self._thread.join(60)
 
 
+@pytest.mark.slow
 def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
     start: Callable[[int], tuple[Workers, str]],
 ) -> None:

@@ -36,6 +36,12 @@ _FLAGS = {
         "--workers",
         help="How many processes serve the port; more than one needs a Postgres database.  [default: 1]",
     ),
+    "serve.wait": option(
+        "wait",
+        bool,
+        "--wait",
+        help="Where another process serves the database, wait until it has ended, as a spare.",
+    ),
     "upstream.url": option(
         "upstream",
         str,

@@ -37,11 +37,13 @@ from trustgate.receipts.tree import Tree
 from trustgate.server.parts import Observer, Server
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
 from trustgate.settings import Settings
-from trustgate.store import open_store
+from trustgate.store import Store, open_store
 
 R = TypeVar("R")
 
 _SWITCH_S = 0.001
+#: How often a spare looks whether the database is free.
+_LOOK_EVERY_S = 1.0
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -124,7 +126,9 @@ async def serve(
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
-        store = await open_store(settings.database, settings.postgres())
+        store = await _open_store(settings, stop)
+        if store is None:
+            return
         stack.push_async_callback(store.close)
         clean_up(settings.home)
         if inherited is None:
@@ -134,8 +138,9 @@ async def serve(
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
         member = None
         if settings.store.url:
-            from trustgate.server.membership import membership
+            from trustgate.server.membership import check_log_key, membership
 
+            await check_log_key(settings, store)
             member = await stack.enter_async_context(membership(settings, address, stop))
         journal = Journal.open(
             settings.journal_folder,
@@ -180,6 +185,27 @@ async def serve(
             )
         await log.flush()
         await archive.renewed()
+
+
+async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
+    """Open the database; a spare (``serve.wait``) waits until no other process has it.
+
+    Returns:
+        None where ``stop`` came first.
+    """
+    told = ""
+    while not stop.is_set():
+        try:
+            return await open_store(settings.database, settings.postgres())
+        except StoreLocked as error:
+            if not settings.serve.wait:
+                raise
+            if told != error.message:
+                told = error.message
+                _logger.info("waiting: %s", error.message)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+    return None
 
 
 async def _run_until(

@@ -23,6 +23,10 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=64, description="How many processes serve the port; more than one needs a Postgres database."),
     ] = 1
+    wait: Annotated[
+        bool,
+        Meta(description="Whether a server whose database another process serves waits until that one has ended."),
+    ] = False
     shutdown_grace_s: Annotated[
         float, Meta(ge=0, le=3600, description="How long a stop waits for running requests, seconds.")
     ] = 30.0
