@@ -81,7 +81,7 @@ def _any_certificate() -> ssl.SSLContext:
     return context
 
 
-def _replaced(text: str, changes: dict[str, str]) -> str:
+def replaced(text: str, changes: dict[str, str]) -> str:
     """The example with what belongs to a real machine replaced; each part has to be there, once."""
     for old, new in changes.items():
         assert text.count(old) == 1, old
@@ -114,8 +114,8 @@ def check_stream(address: str, key: str, scripted: Upstream) -> None:
 
 def test_nginx(behind: Gateway, key: str, scripted: Upstream, start: Start, tmp_path: Path) -> None:
     port = free_port()
-    certificate, certificate_key = _certificate(tmp_path)
-    site = _replaced(
+    certificate, certificate_key = certificate_files(tmp_path)
+    site = replaced(
         (DEPLOY / "nginx.conf").read_text(),
         {
             "server 127.0.0.1:4010;": f"server {behind.base_url.removeprefix('http://')};",
@@ -141,7 +141,7 @@ def test_nginx(behind: Gateway, key: str, scripted: Upstream, start: Start, tmp_
     check_stream(f"https://127.0.0.1:{port}", key, scripted)
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
+def certificate_files(folder: Path) -> tuple[Path, Path]:
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     subprocess.run(
         [
@@ -170,7 +170,7 @@ def test_caddy(behind: Gateway, key: str, scripted: Upstream, start: Start, tmp_
     # Certificates are Caddy's own business, and need a name that the world can reach.
     address = f"http://127.0.0.1:{free_port()}"
     changes = {"gateway.example.com": address, "127.0.0.1:4010": behind.base_url.removeprefix("http://")}
-    (tmp_path / "Caddyfile").write_text("{\n\tadmin off\n}\n" + _replaced(example, changes))
+    (tmp_path / "Caddyfile").write_text("{\n\tadmin off\n}\n" + replaced(example, changes))
     start([caddy, "run", "--adapter", "caddyfile", "--config", str(tmp_path / "Caddyfile")], address)
     check_stream(address, key, scripted)
 
@@ -185,7 +185,7 @@ def test_the_unit(tmp_path: Path) -> None:
     here.write_text("#!/bin/sh\n")
     here.chmod(0o755)
     changes = {"ExecStart=/usr/local/bin/trustgate serve": f"ExecStart={here} serve"}
-    unit.write_text(_replaced((DEPLOY / "trustgate.service").read_text(), changes))
+    unit.write_text(replaced((DEPLOY / "trustgate.service").read_text(), changes))
     verified = subprocess.run([analyze, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
     # In tenths: 0 is locked in, 100 is open.
