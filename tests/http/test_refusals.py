@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import h2.config
 import h2.connection
@@ -32,9 +32,12 @@ class Full:
     def __init__(self) -> None:
         self.room = 0
         self.judged = self.refused = self.let_through = self.began = 0
+        #: Is called at each judgement, on the server's loop.
+        self.on_judge: Callable[[], object] = int
 
     def judge(self, head: RequestHead) -> str:
         self.judged += 1
+        self.on_judge()
         if head.path == b"/hold" or self.room > 0:
             self.room -= head.path != b"/hold"
             self.let_through += 1
@@ -156,6 +159,28 @@ def test_a_connection_whose_next_request_cannot_be_found_ends_with_the_refusal(
     assert answer.startswith(b"HTTP/1.1 503 ") and answer.endswith(b'{"no": "room"}')
     assert b"connection: close\r\n" in answer
     assert full.refused == 1
+
+
+def test_a_body_that_comes_right_behind_its_head_is_waited_for(server: Server, app: App, full: Full) -> None:
+    judged, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        judged.set()
+        assert go.wait(PATIENCE_S)
+
+    head, body = request()[: -len(BODY)], BODY
+    with server.connect() as connection:
+        full.on_judge = hold
+        connection.sendall(head)
+        assert judged.wait(PATIENCE_S)
+        connection.sendall(body)  # while the loop stands at the head
+        go.set()
+        assert read_answer(connection)[0] == 503
+        full.on_judge = int
+        full.room = 1
+        connection.sendall(request())
+        assert read_answer(connection)[0] == 200, "the connection goes on"
+    assert (full.refused, len(app.seen)) == (1, 1)
 
 
 def test_pipelined_requests_are_refused_in_their_order(server: Server, full: Full) -> None:

@@ -36,6 +36,8 @@ from trustgate.http.sending import EXCHANGE, error_body
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
 AHEAD_BYTES = 64 * 1024
+#: How many turns of the loop a request that is to be refused waits for its body: one reads what is there by then.
+_LOOKS_FOR_BODY = 2
 #: How soon, and from then on at most how often, a client is looked after that has said all it will ever say.
 _FIRST_LOOK_S = 0.01
 _LOOK_EVERY_S = 1.0
@@ -64,6 +66,8 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         #: Its next request has no room, and has not been refused yet.
         self._waits_at_door = False
+        #: How often it was looked at for its body.
+        self._looks = 0
         #: No request has come through it.
         self._is_new = True
         #: The client has said that it sends no more.
@@ -207,11 +211,12 @@ class Connection(asyncio.Protocol):
         """
         door, shed = self._door, self._door.shed
         assert shed is not None, "a request was judged"
-        if not has_place and not door.closing and not door.refusals.take_place():
+        if not door.closing and self._waits_for_turn(head, len(data) - size, has_place=has_place):
             self._ahead = data
             self._waits_at_door = True
             door.refusals.add(self)
             return
+        self._looks = 0
         refusal = shed.refusal(head, reason)
         is_whole = KnownHead.may_be(head) and len(data) - size == head.length
         is_last = not head.keeps_alive or self._has_input_ended or door.closing
@@ -223,6 +228,17 @@ class Connection(asyncio.Protocol):
         self._idle_since = door.loop.time()
         self.transport.write(whole_answer(*refusal, door.date()))
         self.read_on()
+
+    def _waits_for_turn(self, head: RequestHead, body_size: int, *, has_place: bool) -> bool:
+        """Returns whether a request is refused in one of the next turns rather than now.
+
+        Many clients send their body in a packet of its own, right behind the head. Refused without it they would lose
+        their connection, and come back with a new one.
+        """
+        if body_size < head.length <= AHEAD_BYTES and self._looks < _LOOKS_FOR_BODY:
+            self._looks += 1
+            return True
+        return not has_place and not self._door.refusals.take_place()
 
     def look_again(self) -> None:
         """It is the turn of a request that waits to be refused, if one still does."""
