@@ -22,6 +22,9 @@ from tests.support.entries import make_receipt
 from tests.support.postgres import GivenPostgres, Postgres
 from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
+from trustgate.cluster import lanes
+from trustgate.cluster.database import DatabaseAway
+from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.operations import SharedHold, Use
 from trustgate.errors import RateLimited, Unavailable
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
@@ -305,8 +308,12 @@ async def test_connections_that_are_cut_lose_and_double_nothing(side: str, url: 
         over.set()
         await asyncio.gather(*workers)
         for keeper in keepers:
-            await keeper.books.closing.flush()
-        last = await keepers[0].ask(caller, Ask(1, 1))
+            await asyncio.wait_for(keeper.books.opening.flush(), PATIENCE_S)
+            await asyncio.wait_for(keeper.books.closing.flush(), PATIENCE_S)
+        try:
+            last = await keepers[0].ask(caller, Ask(1, 1))
+        except Unavailable:  # its connection was cut, and it has asked nothing since
+            last = await keepers[0].ask(caller, Ask(1, 1))
         assert last is not None
         used = keepers[0].counters.quota.used("ten_1", keepers[0].clock())["day"]
         assert used == {"requests": closed + 1, "tokens": 7 * closed + 1, "cost_nano_usd": 3 * closed + 1}
@@ -382,3 +389,37 @@ async def test_what_a_crash_of_the_database_forgets_is_charged_once(url: str) ->
         assert [await keeper.books.hold_money("ten_1", amount) is not None for amount in (86, 85)] == [False, True]
         [standing] = keeper.counters.budgets.standings(keeper.clock())
         assert (standing.used, standing.held) == (31, 969)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
+    committed: bool, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost while they commit: they were refused, whether they are in the database or not."""
+    caller = make_caller(plan=Limits(tokens_per_day=1_000))
+    async with bookkeepers(url, 1) as [keeper]:
+        assert await keeper.ask(caller, Ask(1, 0)) is not None
+        write, commit = lanes._write, BatchLane._commit
+
+        async def lost_before(*_: Any) -> None:
+            raise ConnectionResetError("cut")
+
+        async def lost_after(lane: BatchLane, *batch: Any) -> Any:
+            await commit(lane, *batch)
+            keeper.opening._drop()
+            raise DatabaseAway("cut")
+
+        if committed:
+            monkeypatch.setattr(BatchLane, "_commit", lost_after)
+        else:
+            monkeypatch.setattr(lanes, "_write", lost_before)
+        with pytest.raises(Unavailable):
+            await keeper.ask(caller, Ask(100, 0))
+        monkeypatch.setattr(BatchLane, "_commit", commit)
+        monkeypatch.setattr(lanes, "_write", write)
+        # One that comes after it is committed before it is known what became of the first.
+        assert await keeper.ask(caller, Ask(10, 0)) is not None
+        await asyncio.wait_for(keeper.books.opening.flush(), PATIENCE_S)
+        await asyncio.wait_for(keeper.books.closing.flush(), PATIENCE_S)
+        assert await keeper.ask(caller, Ask(1_000 - 11 + 1, 0)) is None
+        assert await keeper.ask(caller, Ask(1_000 - 11, 0)) is not None

@@ -37,7 +37,7 @@ from trustgate.cluster.operations import (
     SharedSlot,
     Use,
 )
-from trustgate.cluster.rows import DoneRow, done_key, given_back
+from trustgate.cluster.rows import done_key, given_back
 from trustgate.errors import TrustGateError
 from trustgate.types import COUNTED, Limits, Receipt
 
@@ -75,7 +75,7 @@ class Books:
         self._node_id = node_id
         self._last_node_id = ""
         self.opening = BatchLane(
-            _OPENS, opening, node_id, clock, persists=False, on_lost=self._on_lost, on_connect=self._look_back
+            _OPENS, opening, node_id, clock, persists=False, on_lost=self._undo, on_connect=self._look_back
         )
         self.closing = BatchLane(
             "close", closing, self._known_node_id, clock, persists=True, on_connect=self._look_back
@@ -236,14 +236,8 @@ class Books:
         if after < committed:
             gone.append((after, committed))
 
-    def _on_lost(self, row: DoneRow, number: int, granted: Sequence[Any]) -> None:
-        """A batch of opens failed, and may have been committed all the same: give back what it granted if it was."""
-        for each in granted:
-            self._undo(each, (row, number))
-
-    def _undo(
-        self, granted: SharedSlot | SharedHold | SharedMoney, granted_in: tuple[DoneRow, int] | None = None
-    ) -> None:
+    def _undo(self, granted: SharedSlot | SharedHold | SharedMoney) -> None:
+        """Give back what was granted to a request that was refused all the same, or is gone."""
         hold = slot = money = None
         if isinstance(granted, SharedHold):
             # Its slot is the request's to give back.
@@ -252,7 +246,7 @@ class Books:
             slot = granted
         else:
             money = granted
-        _ = self.closing.submit(Close(self._counters, hold=hold, slot=slot, money=money, granted_in=granted_in))
+        _ = self.closing.submit(Close(self._counters, hold=hold, slot=slot, money=money))
 
 
 async def give_back(connection: DatabaseConnection, node_ids: Sequence[str]) -> None:

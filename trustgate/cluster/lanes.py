@@ -44,6 +44,7 @@ _LOCK = (
 )
 _LOCK_ALIVE = _ALIVE + _LOCK.format(alive=" AND EXISTS (SELECT 1 FROM alive)")
 _LOCK_ALL = _LOCK.format(alive="")
+_LAST = "SELECT state::text FROM shared_state WHERE key = $1 FOR UPDATE"
 _MAKE = (
     "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
     " ON CONFLICT (key) DO NOTHING"
@@ -123,7 +124,7 @@ class BatchLane:
         clock: DatabaseClock,
         *,
         persists: bool,
-        on_lost: Callable[[DoneRow, int, Sequence[Any]], None] | None = None,
+        on_lost: Callable[[Any], None] | None = None,
         on_connect: Callable[[DatabaseConnection], Awaitable[None]] | None = None,
     ) -> None:
         """
@@ -135,7 +136,7 @@ class BatchLane:
             persists: Whether operations are tried until they are carried out, while the database is away too, and
                 whether the node is alive or not. Otherwise they fail.
             on_connect: is called with every new connection, before it is used.
-            on_lost: is called where the outcome of a batch is unknown: its lane's row, its number, what it granted.
+            on_lost: is called with each result of a batch that was committed, though its operations had failed.
         """
         self.name = name
         self._session = session
@@ -155,6 +156,8 @@ class BatchLane:
         self._known: set[str] = set()
         #: What the batch under way has granted, where it may have been committed.
         self._granted: list[Any] = []
+        #: The batch whose outcome is unknown: the key of its row, its number, what it granted.
+        self._uncertain: tuple[str, int, list[Any]] | None = None
         #: Why nothing is committed, while that lasts.
         self.fault: str | None = None
         #: Transactions that met another and were done again.
@@ -182,13 +185,21 @@ class BatchLane:
 
     async def run(self) -> None:
         """Carry out what is submitted, for ever."""
+        pause_s = _AWAY_FIRST_S
         while True:
-            await self._work.wait()
+            if self._uncertain is not None and not self._queue:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _AWAY_LAST_S)
+                if not self._queue:
+                    await self._settle_uncertain()
+            else:
+                await self._work.wait()
+                pause_s = _AWAY_FIRST_S
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MOST))]
             if batch:
                 self._number += 1
                 await self._carry_out(batch, self._number)
-            if not self._queue:
+            if not self._queue and self._uncertain is None:
                 self._work.clear()
                 self._idle.set()
 
@@ -207,8 +218,8 @@ class BatchLane:
                 self.fault = error.message
                 if not self._persists:
                     _fail(batch, _away())
-                    if self._on_lost is not None:
-                        self._on_lost(row, number, self._granted)
+                    if self._granted:
+                        self._uncertain = row.key, number, self._granted
                     return
                 self._on_away(batch)
                 await asyncio.sleep(pause_s)
@@ -254,10 +265,7 @@ class BatchLane:
             for row in waiting.operation.rows():
                 needed.setdefault(row.key, row)
         async with self._session.use() as connection:
-            if connection is not self._connection:
-                if self._on_connect is not None:
-                    await self._on_connect(connection)
-                self._connection = connection
+            await self._greet(connection)
             await self._make(connection, needed)
             async with connection.transaction():
                 results, locked = await self._decide(connection, batch, done, number, needed)
@@ -265,6 +273,30 @@ class BatchLane:
                 if locked is not None:
                     await _write(connection, locked)
         return results
+
+    async def _greet(self, connection: DatabaseConnection) -> None:
+        """Learn from a new connection what became of what was under way over the last."""
+        if connection is self._connection:
+            return
+        if self._on_connect is not None:
+            await self._on_connect(connection)
+        if self._uncertain is not None:
+            key, number, granted = self._uncertain
+            # Its transaction had the row locked when it was to commit: this waits until it has, or has not.
+            last = await connection.fetchval(_LAST, key)
+            if last is not None and int(last) >= number and self._on_lost is not None:
+                for each in granted:
+                    self._on_lost(each)
+            self._uncertain = None
+        self._connection = connection
+
+    async def _settle_uncertain(self) -> None:
+        """Ask what became of the last batch, where no other comes that would."""
+        try:
+            async with self._session.use() as connection:
+                await self._greet(connection)
+        except TrustGateError as error:
+            self.fault = error.message
 
     async def _make(self, connection: DatabaseConnection, needed: dict[str, Any]) -> None:
         """Make the rows that are missing, with what memory has; by themselves, so that they are locked in order."""

@@ -214,7 +214,6 @@ class Close:
         credit_nano_usd: int = 0,
         draft: Draft | None = None,
         late: Late | None = None,
-        granted_in: tuple[DoneRow, int] | None = None,
     ) -> None:
         """
         Args:
@@ -227,7 +226,6 @@ class Close:
             credit_nano_usd: What the receipt adds to its tenant's balance; below zero: takes.
             draft: Where the receipt is until this is committed. One that is committed is not closed again.
             late: Who used it, where the process that held for it is gone.
-            granted_in: The row of a lane and the number of a batch: only where that was committed anything is held.
         """
         self._counters = counters
         self._hold = hold
@@ -239,7 +237,6 @@ class Close:
         self._credit_nano_usd = credit_nano_usd
         self._draft = draft
         self._late = late
-        self._granted_in = granted_in
 
     def rows(self) -> Sequence[Row]:
         rows: list[Row] = []
@@ -260,17 +257,10 @@ class Close:
             rows += [BudgetRow(counter) for counter in budgets.counters_of(self._late.drawer, budgets.clock())]
         if self._draft is not None:
             rows.append(DoneRow(self._draft.home_id, DRAFTS))
-        if self._granted_in is not None:
-            done = self._granted_in[0]
-            rows.append(DoneRow(done.node_id, done.lane))
         return rows
 
     def apply(self, batch: Batch) -> Receipt | None:
         """Returns the receipt with its place in its tenant's chain."""
-        if self._granted_in is not None:
-            done, number = self._granted_in
-            if batch.rows[done.key].last < number:
-                return None
         if self._draft is not None:
             row = batch.rows[done_key(self._draft.home_id, DRAFTS)]
             if row.last >= self._draft.number:
