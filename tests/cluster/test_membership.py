@@ -129,7 +129,7 @@ def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(mak
     process.signal(signal.SIGSTOP)
     run_sql(url, CUT)
     second.start()
-    assert "waiting for the gateway at" in second.logs()
+    assert "waiting for another gateway" in second.logs()
     assert ask(second, key).status_code == 200
     # The first has not noticed anything yet, and refuses nevertheless.
     process.signal(signal.SIGCONT)

@@ -51,7 +51,7 @@ def boot_time_s() -> float:
     return time.clock_gettime(clock)
 
 
-async def _nothing(connection: DatabaseConnection, node_ids: Sequence[str]) -> None:
+async def nothing_held(connection: DatabaseConnection, node_ids: Sequence[str]) -> None:
     """Give back nothing."""
 
 
@@ -64,7 +64,7 @@ class Member:
         session: DatabaseSession,
         memory: Memory,
         *,
-        give_back: GiveBack = _nothing,
+        give_back: GiveBack = nothing_held,
         predecessor: str = "",
         joins_anew: bool = True,
         lease_s: float,

@@ -144,6 +144,22 @@ async def leave(connection: DatabaseConnection, node_id: str, give_back: GiveBac
         await _remove(connection, [row["node_id"] for row in found], give_back)
 
 
+async def depose(connection: DatabaseConnection, node_id: str, give_back: GiveBack) -> float:
+    """Bury all nodes but this one, those whose leases run, too: they cannot renew them any more.
+
+    Returns:
+        For how long one of them may still serve, seconds.
+    """
+    async with connection.transaction():
+        found = await connection.fetch(
+            "SELECT node_id, extract(epoch FROM lease_until - clock_timestamp())::float8 AS left_s FROM nodes"
+            " WHERE node_id <> $1 ORDER BY node_id FOR UPDATE",
+            node_id,
+        )
+        await _remove(connection, [row["node_id"] for row in found], give_back)
+    return max((row["left_s"] for row in found), default=0.0)
+
+
 async def _remove(connection: DatabaseConnection, node_ids: list[str], give_back: GiveBack) -> list[str]:
     if node_ids:
         await give_back(connection, node_ids)

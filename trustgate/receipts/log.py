@@ -36,6 +36,7 @@ _BUSY_PAUSE_S = 0.5
 _BUSY_ENTRIES = 50
 #: How long the end of an answer waits for its receipt's commit; the receipt is in the journal then.
 _COMMIT_PATIENCE_S = 5.0
+_RETRY_SOON_S = 0.25
 _RETRY_FIRST_S = 1.0
 _RETRY_LAST_S = 30.0
 #: Entries the store may lag behind before new requests are refused (about a kilobyte of memory each).
@@ -205,6 +206,8 @@ class Log:
                 self.fault = error.message
                 _logger.error("receipts wait in the journal: %s (next try in %.0f s)", error.message, retry_s)
                 self._let_go()
+                # What waits in the journal here is unknown to other machines: soon it must not.
+                retry_s = _RETRY_SOON_S if self.commits_first else retry_s
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _RETRY_LAST_S)
 

@@ -12,15 +12,16 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from trustgate import __version__
 from trustgate.cluster.changes import Announced
-from trustgate.cluster.database import DatabaseConnection, DatabaseSession
-from trustgate.cluster.member import Member
-from trustgate.cluster.nodes import Identity, list_nodes
-from trustgate.errors import HomeUnusable, StoreLocked
+from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_away
+from trustgate.cluster.member import Member, nothing_held
+from trustgate.cluster.nodes import ClusterNode, Identity, depose, list_nodes
+from trustgate.errors import HomeUnusable, Unavailable
 from trustgate.settings import Settings
 from trustgate.store import Store
 
@@ -28,8 +29,6 @@ _logger = logging.getLogger("trustgate.cluster")
 
 #: What one look at the database gets at least. When to stop serving does not depend on it.
 _LEAST_STATEMENT_S = 5.0
-#: How often another node's lease is looked at, and for how many leases.
-_LOOK_S, _PATIENCE_LEASES = 0.2, 2.5
 
 
 class OwnMemory:
@@ -52,7 +51,6 @@ async def membership(settings: Settings, address: str, stop: asyncio.Event) -> A
         stop: set when another process has taken the database over.
 
     Raises:
-        StoreLocked: another node serves, and goes on renewing its lease.
         Unavailable: the database cannot be reached.
         HomeUnusable: the file that names this home's node cannot be written, or another process has it.
     """
@@ -73,7 +71,7 @@ async def membership(settings: Settings, address: str, stop: asyncio.Event) -> A
         )
         try:
             await member.join()
-            await _wait_until_alone(member, session, settings.store.lease_s)
+            await _become_the_only_one(member, session)
             os.ftruncate(file, 0)
             os.pwrite(file, str(member.node_id).encode(), 0)
             staying = asyncio.ensure_future(_stay(member, stop))
@@ -84,6 +82,55 @@ async def membership(settings: Settings, address: str, stop: asyncio.Event) -> A
                 await asyncio.gather(staying, return_exceptions=True)
         finally:
             await member.leave()
+
+
+class Turn:
+    """Whether it is this process's turn to serve, looked at before it takes the database's lock.
+
+    A node whose lease is over may be dead, or the database may have been away for all: then the one that has served is
+    let go first, since receipts of answers that ended meanwhile are in its journal alone. So a lease that is over
+    counts only when the database was there to renew it in, for as long as a lease is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """``settings`` name a Postgres database."""
+        self._settings = settings
+        self._there_since_s = time.monotonic()
+
+    async def why_not(self) -> str:
+        """Returns why it is not; "" where it is."""
+        try:
+            nodes = await self._other_nodes()
+        except Unavailable as error:
+            self._there_since_s = time.monotonic()
+            return error.message
+        for node in nodes:
+            if node.lease_left_s > 0:
+                return f"The database is in use by the gateway at {node.address} ({node.host}, process {node.pid})."
+        if nodes and time.monotonic() < self._there_since_s + self._settings.store.lease_s:
+            return f"The gateway at {nodes[0].address} may come back."
+        return ""
+
+    async def _other_nodes(self) -> list[ClusterNode]:
+        from trustgate.store.postgres.connecting import connect
+
+        postgres = self._settings.postgres()
+        assert postgres is not None, "the database is a file"
+        try:
+            own = (self._settings.worker_folder / "node").read_text(errors="replace")
+        except OSError:
+            own = ""
+        connection: DatabaseConnection = await connect(postgres, "spare")
+        try:
+            if await connection.fetchval("SELECT to_regclass('nodes')") is None:
+                return []
+            return [node for node in await list_nodes(connection) if node.id != own]
+        except Exception as error:
+            if is_away(error):
+                raise DatabaseAway("The database is away.") from error
+            raise
+        finally:
+            connection.terminate()
 
 
 async def check_log_key(settings: Settings, store: Store) -> None:
@@ -132,23 +179,14 @@ async def _stay(member: Member, stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _wait_until_alone(member: Member, session: DatabaseSession, lease_s: float) -> None:
-    """Wait until the leases of other nodes are over. This process has the database's lock, so that none comes anew."""
-    until_s = asyncio.get_running_loop().time() + _PATIENCE_LEASES * lease_s
-    told = ""
-    while True:
-        await member.renew()
-        async with session.use() as connection:
-            others = [node for node in await list_nodes(connection) if node.id != member.node_id]
-        if not others:
-            return
-        other = others[0]
-        if asyncio.get_running_loop().time() > until_s:
-            raise StoreLocked(
-                f"The database is in use by the gateway at {other.address} ({other.host}, process {other.pid}).",
-                hint="Stop that one first. One process at a time serves a database.",
-            )
-        if told != other.id:
-            told = other.id
-            _logger.info("waiting for the gateway at %s: its lease has %.0f s", other.address, other.lease_left_s)
-        await asyncio.sleep(_LOOK_S)
+async def _become_the_only_one(member: Member, session: DatabaseSession) -> None:
+    """Depose other nodes, and wait until none of them serves. This process has the database's lock."""
+    assert member.node_id is not None
+    async with session.use() as connection:
+        left_s = await depose(connection, member.node_id, nothing_held)
+    if left_s > 0:
+        _logger.info("waiting for another gateway, which may serve for %.0f s yet", left_s)
+        until_s = time.monotonic() + left_s
+        while (wait_s := until_s - time.monotonic()) > 0:
+            await asyncio.sleep(min(wait_s, member.left_s() / 2))
+            await member.renew()

@@ -30,6 +30,7 @@ from trustgate.models.upstream.probe import probe_for_ever
 from trustgate.observe.request_log import log_to_stderr
 from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
+from trustgate.receipts.diverged import append_diverged, set_aside_diverged
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
@@ -142,6 +143,8 @@ async def serve(
 
             await check_log_key(settings, store)
             member = await stack.enter_async_context(membership(settings, address, stop))
+        if member is not None:
+            await set_aside_diverged(settings.journal_folder, store)
         journal = Journal.open(
             settings.journal_folder,
             store_id=store.store_id,
@@ -151,6 +154,8 @@ async def serve(
         stack.callback(journal.close)
         tree = await Tree.open(store)
         log = await Log.recover(store, journal, tree)
+        if member is not None:
+            await append_diverged(settings.journal_folder, store, log)
         publisher = await Publisher.open(
             store,
             tree,
@@ -193,16 +198,24 @@ async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
     Returns:
         None where ``stop`` came first.
     """
+    if not settings.serve.wait:
+        return await open_store(settings.database, settings.postgres())
+    turn = None
+    if settings.store.url:
+        from trustgate.server.membership import Turn
+
+        turn = Turn(settings)
     told = ""
     while not stop.is_set():
-        try:
-            return await open_store(settings.database, settings.postgres())
-        except StoreLocked as error:
-            if not settings.serve.wait:
-                raise
-            if told != error.message:
-                told = error.message
-                _logger.info("waiting: %s", error.message)
+        why = "" if turn is None else await turn.why_not()
+        if not why:
+            try:
+                return await open_store(settings.database, settings.postgres())
+            except StoreLocked as error:
+                why = error.message
+        if told != why:
+            told = why
+            _logger.info("waiting: %s", why)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
     return None

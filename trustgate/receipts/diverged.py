@@ -1,0 +1,102 @@
+"""A journal that has receipts which its database lacks, while the database has gone on without it.
+
+So it is where another machine took the database over before this one had brought all of its journal into it: receipts
+of answers that ended while the database was away. Their places in the log, and in their tenants' chains, are taken by
+other receipts by now. They are given new ones, at the end, each once: by its id it is seen whether the database has it.
+
+Owns the folders ``journal.diverged-1`` and so on, in which such journals are kept until that is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from trustgate.receipts.journal import mark_path
+from trustgate.receipts.log import Log
+from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.receipts.segment import Segment, records, scan, segments_in
+from trustgate.store import Store
+from trustgate.types import Entry
+
+_SUFFIX = ".diverged-"
+
+_logger = logging.getLogger("trustgate.receipts")
+
+
+async def set_aside_diverged(journal: Path, store: Store) -> None:
+    """Put the journal aside where its last entries do not continue what the database has.
+
+    Call it before the journal is opened. Raises what the store raises, ``StoreDamaged`` and ``OSError``.
+    """
+    missing = await _missing(journal, store)
+    if not missing or await _continues(missing, store):
+        return
+    await asyncio.to_thread(_set_aside, journal)
+
+
+def _set_aside(journal: Path) -> None:
+    # There may be one of a start that was killed.
+    journal.rename(journal.with_name(f"{journal.name}{_SUFFIX}{len(_put_aside(journal)) + 1}"))
+    mark_path(journal).unlink(missing_ok=True)
+
+
+async def append_diverged(journal: Path, store: Store, log: Log) -> int:
+    """Append the receipts of a journal that was put aside, and remove it.
+
+    Returns:
+        How many they were.
+    """
+    count = 0
+    asides = await asyncio.to_thread(_put_aside, journal)
+    for aside in asides:
+        missing = await _missing(aside, store)
+        for entry in missing:
+            tseq, tprev = log.link(entry.receipt.tenant)
+            log.append(msgspec.structs.replace(entry.receipt, tseq=tseq, tprev=tprev), entry.secret)
+        await log.flush()
+        count += len(missing)
+    for aside in asides:
+        await asyncio.to_thread(shutil.rmtree, aside)
+    if count:
+        _logger.warning("%d receipts that this home's journal alone had are in the log now, at its end", count)
+    return count
+
+
+def _put_aside(journal: Path) -> list[Path]:
+    return sorted(journal.parent.glob(f"{journal.name}{_SUFFIX}*"))
+
+
+def _segments(journal: Path) -> list[Segment]:
+    return segments_in(journal) if journal.is_dir() else []
+
+
+async def _missing(journal: Path, store: Store) -> list[Entry]:
+    """Returns the entries at the journal's end that the database lacks. Entries come into it in order."""
+    missing: list[Entry] = []
+    for segment in reversed(await asyncio.to_thread(_segments, journal)):
+        data = segment.path.read_bytes()
+        found = scan(segment, data, store.store_id)
+        for entry in reversed([entry for entry, _ in records(segment, data, found.salt)]):
+            if await store.entry(entry.receipt.id) is not None:
+                return missing[::-1]
+            missing.append(entry)
+    return missing[::-1]
+
+
+async def _continues(entries: list[Entry], store: Store) -> bool:
+    """Returns whether the entries are the next ones of the log, and of their tenants' chains."""
+    if entries[0].seq != await store.last_seq() + 1:
+        return False
+    heads = {head.tenant_id: head.entry.receipt for head in await store.load_heads()}
+    for entry in entries:
+        receipt, head = entry.receipt, heads.get(entry.receipt.tenant)
+        link = (1, FIRST_TPREV) if head is None else (head.tseq + 1, leaf_hash(head).hex())
+        if (receipt.tseq, receipt.tprev) != link:
+            return False
+        heads[receipt.tenant] = receipt
+    return True
