@@ -100,6 +100,7 @@ class DatabaseSession:
                 connection = await self._opened()
                 yield connection
         except Exception as error:
+            # A connection that its server ended while it stood idle may fail with an error of the driver's own.
             is_lost = is_away(error) or (connection is not None and connection.is_closed())
             if not is_lost:
                 raise

@@ -28,10 +28,14 @@ AWAY = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    # "Another operation is in progress": of a connection that the server ended while it stood idle.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
     asyncio.TimeoutError,
 )
+#: What asyncpg raises where the server or the connection fails.
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 #: Of which a transaction knows nothing is kept, and which goes through when it is done again.
 SERIALIZATION = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 

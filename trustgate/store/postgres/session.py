@@ -14,12 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-import asyncpg
-
 from trustgate.errors import StoreLocked
 from trustgate.ids import now_us
 from trustgate.settings import PostgresAddress
-from trustgate.store.postgres.connecting import SERIALIZATION, connect, is_away, place, translate
+from trustgate.store.postgres.connecting import FAILURES, SERIALIZATION, connect, is_away, place, translate
 from trustgate.store.postgres.dialect import PostgresConnection
 from trustgate.store.postgres.migrations import migrate_postgres
 from trustgate.store.worker import Worker
@@ -61,7 +59,7 @@ class PostgresSession(Worker[PostgresConnection]):
             before = connection.committed
             try:
                 return work(connection, *args, **kwargs)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except FAILURES as error:
                 again = attempt < _ATTEMPTS and connection.committed == before
                 if is_away(error):
                     logger.warning("The connection to the database was lost: %s", type(error).__name__)
@@ -77,7 +75,7 @@ class PostgresSession(Worker[PostgresConnection]):
 
     def _end(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            with contextlib.suppress(*FAILURES):
                 self._connection.close()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
@@ -102,7 +100,7 @@ class Writer(PostgresSession):
             if not self._is_migrated:
                 migrate_postgres(connection, now_us())
                 self._is_migrated = True
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             connection.terminate()
             raise translate(error) from error
         except BaseException:
