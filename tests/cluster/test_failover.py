@@ -13,9 +13,8 @@ from tests.cluster.failover import Failover
 def test_no_receipt_is_lost_or_doubled_while_one_gateway_takes_the_others_place(tmp_path: Path) -> None:
     world = Failover(tmp_path, seed=1)
     try:
-        for fault in ("restart_postgres", "kill_with_postgres", "sleep"):
-            world.check(world.run(1, fault))
-            for machine in world.machines:
-                machine.start()
+        # What the first has in its journal alone when it is killed is in the log at the end, too.
+        receipts = [receipt for fault in ("restart_postgres", "kill", "sleep") for receipt in world.run(1, fault)]
+        world.check(receipts)
     finally:
         world.close()
