@@ -1,0 +1,76 @@
+"""A journal with receipts that its database lacks, after another machine has gone on from the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.entries import make_receipt
+from trustgate.receipts.diverged import append_diverged, set_aside_diverged
+from trustgate.receipts.journal import Journal
+from trustgate.receipts.log import Log
+from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.receipts.tree import Tree
+from trustgate.store import ReceiptFilter, Store, open_store
+
+
+async def open_log(store: Store, folder: Path) -> tuple[Journal, Log]:
+    """The log over a machine's journal, opened as a server does it."""
+    await set_aside_diverged(folder, store)
+    journal = Journal.open(folder, store_id=store.store_id, last_seq=await store.last_seq(), segment_bytes=64 * 1024)
+    return journal, await Log.recover(store, journal, await Tree.open(store))
+
+
+def append(log: Log, tenant: str = "tenant_1") -> str:
+    tseq, tprev = log.link(tenant)
+    receipt = make_receipt(log.last_seq + 1, tenant=tenant, tseq=tseq, tprev=tprev)
+    return log.append(receipt, bytes(32)).receipt.id
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_one_journal_alone_has_comes_to_the_logs_end_once(tmp_path: Path, killed: bool) -> None:
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    one, two = tmp_path / "one", tmp_path / "two"
+    journal, log = await open_log(store, one)
+    ids = [append(log), append(log, "tenant_2"), append(log)]
+    await log.flush()
+    ids += [append(log), append(log, "tenant_2")]
+    journal.close()  # killed: these two are in its journal alone
+    journal, log = await open_log(store, two)
+    ids += [append(log), append(log), append(log, "tenant_3")]
+    await log.flush()
+    journal.close()
+    journal, log = await open_log(store, one)
+    if killed:  # after the journal was put aside, before its receipts are in the log
+        journal.close()
+        journal, log = await open_log(store, one)
+    assert await append_diverged(one, store, log) == 2
+    assert await append_diverged(one, store, log) == 0
+    assert [path.name for path in tmp_path.iterdir() if "diverged" in path.name] == []
+    journal.close()
+    entries = await store.entries(ReceiptFilter(oldest_first=True, limit=100))
+    assert [entry.seq for entry in entries] == list(range(1, 9))
+    assert [entry.receipt.id for entry in entries] == [*ids[:3], *ids[5:], *ids[3:5]]
+    heads: dict[str, tuple[int, str]] = {}
+    for entry in entries:
+        receipt = entry.receipt
+        tseq, tprev = heads.get(receipt.tenant, (0, FIRST_TPREV))
+        assert (receipt.tseq, receipt.tprev) == (tseq + 1, tprev)
+        heads[receipt.tenant] = (receipt.tseq, leaf_hash(receipt).hex())
+    await store.close()
+
+
+async def test_a_journal_that_continues_the_database_is_left_alone(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    journal, log = await open_log(store, tmp_path / "one")
+    append(log)
+    await log.flush()
+    append(log)
+    journal.close()
+    journal, log = await open_log(store, tmp_path / "one")
+    assert [path.name for path in tmp_path.iterdir() if "diverged" in path.name] == []
+    assert await append_diverged(tmp_path / "one", store, log) == 0
+    assert await store.last_seq() == 2
+    journal.close()
+    await store.close()
