@@ -10,7 +10,8 @@ import pytest
 from trustgate import cli
 from trustgate.admin.commands import Command
 from trustgate.cli import context
-from trustgate.console.actions import ACTIONS, Action
+from trustgate.console.actions import ACTIONS
+from trustgate.console.fields import Action
 from trustgate.errors import Conflict
 
 #: Besides the examples below, each action with nothing but what it needs.
@@ -26,6 +27,7 @@ EXAMPLES: list[tuple[str, dict[str, str]]] = [
     ("key.set", {"key": "key_1", "expires": "24h", "features": "tools,vision", "parameters": "none"}),
     ("key.rotate", {"key": "key_1", "grace": "24h"}),
     ("plan.add", {"plan": "gold", "like": "pro", "on_disconnect": "drain", "unpriced_models": "allow"}),
+    ("plan.add", {"plan": "gold", "own_keys": "3"}),
     ("plan.set", {"plan": "gold", "price_factor": "1.1", "max_tokens": "none", "endpoints": "embeddings"}),
     ("budget.add", {"budget": "b", "usd": "100", "per": "month", "for_tenant": "acme", "each": "end-user"}),
     ("budget.add", {"budget": "b", "tokens": "1000", "per": "6h", "everyone": "yes", "soft": "yes"}),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
@@ -127,6 +131,29 @@ def test_codes_and_sessions_are_bounded_and_kept_as_hashes() -> None:
     assert [sessions.redeem(code) is not None for code in codes] == [False] * 12 + [True] * 8
     kept = repr(vars(sessions))
     assert not any(str(secret) in kept for secret in alive)
+
+
+def test_a_stream_ends_with_its_session_and_with_the_server(make_gateway: GatewayFactory) -> None:
+    gateway = make_gateway().start()
+    for end in ("session", "server"):
+        with httpx.Client(base_url=gateway.base_url, trust_env=False, timeout=30.0) as http:
+            sign_in(gateway, http)
+            with http.stream("GET", "/console/live") as stream:
+                lines = stream.iter_lines()
+                assert next(lines).startswith("data: ")
+                if end == "session":
+                    assert gateway.cli_json("console", "--end")["sessions"] == 1
+                else:
+                    gateway.process.signal(signal.SIGTERM)
+                # Three lines an event, one event a second: a stream that went on would not fail by itself.
+                assert "event: end" in itertools.islice(lines, 60)
+
+
+def test_nothing_of_the_pages_is_loaded_before_one_is_asked_for() -> None:
+    script = "import sys, trustgate.server.run, trustgate.gateway.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = [name for name in done.stdout.split() if name.startswith(("trustgate.console", "trustgate.web"))]
+    assert "trustgate.server.pages" in done.stdout and loaded == []
 
 
 # forged forms

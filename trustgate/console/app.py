@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from trustgate.admin.commands import Admin
-from trustgate.console import books, chain, directory, forms, usage
+from trustgate.console import books, catalogue, chain, directory, forms, usage
 from trustgate.console.access import is_allowed, is_own_form, is_secure
 from trustgate.console.live import Live
 from trustgate.console.options import options
@@ -62,8 +62,8 @@ PAGES: Final[tuple[tuple[re.Pattern[str], Page], ...]] = tuple(
         ("plans", directory.plans),
         ("plans/([^/]+)", directory.plan),
         ("budgets", directory.budgets),
-        ("models", directory.models),
-        ("models/([^/]+)", directory.model),
+        ("models", catalogue.models),
+        ("models/([^/]+)", catalogue.model),
         ("receipts", books.receipts),
         ("receipt", books.receipt_by_id),
         ("receipts/([^/]+)", books.receipt),

@@ -1,4 +1,4 @@
-"""The pages of what operators manage: tenants, keys, plans, budgets, models."""
+"""The pages of what operators manage: tenants, keys, plans, budgets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from trustgate.access.budget_counter import BudgetStanding
 from trustgate.admin.budgeting import BudgetList
 from trustgate.admin.commands import (
-    AliasList,
     KeyList,
     KeyShow,
-    PassportList,
-    PassportShow,
     PlanList,
     PlanShow,
     ReceiptList,
@@ -19,17 +16,16 @@ from trustgate.admin.commands import (
     TenantShow,
     UsageShow,
 )
-from trustgate.admin.money import PriceFound, PriceHistory, PriceShow, TenantCredit
+from trustgate.admin.money import TenantCredit
 from trustgate.console.books import receipts_table
 from trustgate.console.lists import Filter, ListColumn, listing
 from trustgate.console.overview import usage_by_day
 from trustgate.console.usage import since_days
 from trustgate.console.view import Shown, View, do, link, tenant_names, url, when, word
-from trustgate.console.words import amount, everything, for_whom, limit_facts, per, prices_text, scope_facts, windows
-from trustgate.errors import TrustGateError
+from trustgate.console.words import amount, everything, for_whom, limit_facts, per, scope_facts, windows
 from trustgate.formats.written import factor, names, number, usd
 from trustgate.ids import now_us
-from trustgate.types import ApiKey, Budget, Passport, Plan, Tenant
+from trustgate.types import ApiKey, Budget, Plan, Tenant
 from trustgate.web.html import Html, join, tag
 from trustgate.web.parts import buttons, card, code, facts, heading, heads, link_button, table
 
@@ -37,9 +33,9 @@ _DAYS = 30
 _STANDINGS_MOST = 500
 
 
-def _keeps(item: Tenant | Passport, chosen: str) -> bool:
+def _keeps(item: Tenant, chosen: str) -> bool:
     """Returns whether a list shows it: those of a status, or (``now``) all that are not gone."""
-    return item.status == chosen or (chosen == "now" and item.status not in ("removed", "revoked"))
+    return item.status == chosen or (chosen == "now" and item.status != "removed")
 
 
 # tenants
@@ -271,6 +267,7 @@ async def plan(view: View, name: str) -> Shown:
                     *scope_facts(found.scope),
                     ("On disconnect", found.on_disconnect),
                     ("Billed", factor(found.price_factor_ppm)),
+                    ("Keys of tenants' own", f"at most {found.own_keys} at once" if found.own_keys else "none"),
                     ("Without a price", "refused where spending counts" if refused else "served at no cost"),
                 ]
             ),
@@ -341,108 +338,3 @@ def _meter(standing: BudgetStanding) -> Html:
     share = min(100, 100 * (standing.used + standing.held) // standing.amount) if standing.amount else 100
     attributes: dict[str, str | int | bool | None] = {"min": 0, "max": 100, "value": share, "high": 80, "low": 50}
     return tag("meter", {**attributes, "optimum": 0, "aria-label": f"{standing.name}: share used"}, f"{share} %")
-
-
-# models
-
-
-async def models(view: View) -> Shown:
-    found = await view.admin.execute(PassportList(revoked=True))
-    aliases = await view.admin.execute(AliasList())
-    columns: list[ListColumn[Passport]] = [
-        ListColumn("Model", lambda p: link(p.slug, "models", p.id), lambda p: p.slug.casefold()),
-        ListColumn("Sent as", lambda p: p.api_model_id, lambda p: p.api_model_id),
-        ListColumn("Where", lambda p: p.base_url or "the default upstream", lambda p: p.base_url or ""),
-        ListColumn("Price", lambda p: prices_text(p.prices)),
-        ListColumn("Status", lambda p: word(p.status), lambda p: p.status),
-    ]
-    statuses = [("now", "all but revoked"), ("active", "active"), ("deprecated", "deprecated"), ("revoked", "revoked")]
-    status: Filter[Passport] = Filter(
-        "status",
-        "Status",
-        statuses,
-        lambda p, chosen: p.status == chosen or (chosen == "now" and p.status != "revoked"),
-    )
-    body = join(
-        heading("Models", beside=do("Add a model", "passport.add")),
-        listing(
-            view,
-            ("models",),
-            found,
-            columns,
-            caption="Passports",
-            empty="There is no passport.",
-            text=lambda p: f"{p.slug} {p.api_model_id} {p.id} {p.base_url or ''}",
-            filters=[status],
-        ),
-        heading("Aliases", level=2, beside=do("Set an alias", "alias.set")),
-        table(
-            "Aliases",
-            ["Name", "Stands for", "Change"],
-            [(each.name, each.target, do("Remove", "alias.remove", name=each.name)) for each in aliases],
-            empty="There is no alias.",
-            hide_caption=True,
-        ),
-    )
-    return Shown("Models", body)
-
-
-async def model(view: View, ref: str) -> Shown:
-    found = await view.admin.execute(PassportShow(passport=ref))
-    history = await view.admin.execute(PriceHistory(passport=found.id))
-    try:
-        now = await view.admin.execute(PriceShow(name=found.slug))
-    except TrustGateError:
-        now = ()
-    given = {"passport": found.slug}
-    body = join(
-        heading(found.slug, beside=word(found.status)),
-        buttons(
-            do("Change", "passport.set", **given),
-            do("Activate", "passport.activate", **given) if found.status != "active" else None,
-            do("Deprecate", "passport.deprecate", **given) if found.status == "active" else None,
-            do("Revoke", "passport.revoke", **given) if found.status != "revoked" else None,
-        ),
-        card(
-            "Passport",
-            facts(
-                [
-                    ("Id", code(found.id)),
-                    ("Sent as", found.api_model_id),
-                    ("Where", found.base_url or "the default upstream"),
-                    ("Provider", found.provider),
-                    ("Its key", found.credential_env or found.credential_file or "the default upstream's, or none"),
-                    (
-                        "Context",
-                        "not known" if found.context_length is None else f"{number(found.context_length)} tokens",
-                    ),
-                    ("Can", names(found.capabilities)),
-                    ("Falls back on", names([each.passport for each in found.fallbacks], nothing="nothing")),
-                ]
-            ),
-        ),
-        tag("h2", None, "Price now"),
-        table(
-            "Price now",
-            ["Price", "From", "Source", "Hash"],
-            [
-                (prices_text(each.prices), when(each.from_us), each.source or "not known", code(each.price_hash))
-                for each in now
-            ],
-            empty="It has no price.",
-            hide_caption=True,
-        ),
-        tag("h2", None, "Prices of its own before"),
-        table(
-            "Earlier prices",
-            ["Price", "From", "Source", "Hash"],
-            [_price_row(each) for each in history],
-            empty="It has never had one.",
-            hide_caption=True,
-        ),
-    )
-    return Shown(found.slug, body)
-
-
-def _price_row(found: PriceFound) -> tuple[object, ...]:
-    return prices_text(found.prices), when(found.from_us), found.source or "not known", code(found.price_hash)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trustgate.admin.commands import Admin, PassportList, PlanList, TenantList
-from trustgate.console.actions import ACTIONS, Action, Field, secret_of
+from trustgate.console.actions import ACTIONS
+from trustgate.console.fields import Action, Field, secret_of
 from trustgate.console.view import Shown, View, link, url
 from trustgate.errors import NotFound, TrustGateError
 from trustgate.web.html import Html, join, tag

@@ -1,0 +1,140 @@
+"""Fields and actions: what a form has, how it is read, and its line of the command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+from trustgate.admin import notation
+from trustgate.admin.commands import (
+    Command,
+    NewKey,
+    TenantWithKey,
+)
+from trustgate.types import ENDPOINTS, FEATURES
+
+#: What was given: of a field by its name, read; fields that were left empty are not in it.
+Given = Mapping[str, Any]
+
+#: What a field shows to choose from: of what exists.
+Choices = Literal["tenants", "plans", "models", ""]
+
+
+class _None:
+    """What the word ``none`` is read as: it takes away what was there."""
+
+
+NONE: Final = _None()
+
+
+class Field(NamedTuple):
+    """A field of a form, and the option of the command line that it stands for.
+
+    ``flag``: "" for an argument; one with a ``kind`` of ``check`` stands alone. ``group``: fields of a group are shown
+    under its name, folded.
+    """
+
+    name: str
+    label: str
+    flag: str = ""
+    read: Callable[[str], Any] = str
+    kind: Literal["text", "check"] = "text"
+    help: str = ""
+    required: bool = False
+    example: str = ""
+    options: tuple[str, ...] = ()
+    choices: Choices = ""
+    group: str = ""
+
+
+class Action(NamedTuple):
+    """One thing that can be done.
+
+    Attributes:
+        words: of the command line, after ``trustgate``.
+        build: makes the command of what was given.
+        then: the parts of the address to go to, of the command's result.
+        ask: the question before it is done; "" for what needs none.
+        note: what is to be known of it.
+    """
+
+    words: tuple[str, ...]
+    title: str
+    fields: tuple[Field, ...]
+    build: Callable[[Given], Command[Any]]
+    then: Callable[[Any], tuple[str, ...]]
+    ask: str = ""
+    note: str = ""
+
+    def line(self, texts: Mapping[str, str]) -> str:
+        """Returns the line that does the same, of what stands in the fields."""
+        parts = ["trustgate", *self.words]
+        for field in sorted(self.fields, key=lambda each: bool(each.flag)):
+            text = texts.get(field.name, "").strip()
+            if field.kind == "check":
+                parts += [field.flag] if text else []
+            elif not field.flag:
+                parts.append(shlex.quote(text) if text else field.label.upper().replace(" ", "-"))
+            elif text:
+                parts += [field.flag, shlex.quote(text)]
+        return " ".join(parts)
+
+
+def secret_of(result: object) -> str | None:
+    """Returns the secret that a result has, to be shown this one time."""
+    return result.secret if isinstance(result, NewKey | TenantWithKey) else None
+
+
+# reading
+
+
+def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: NONE if text.lower() == "none" else read(text)
+
+
+def read_words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def or_absent(value: Any) -> Any:
+    return None if value is NONE else value
+
+
+# limits and scope, of plans and keys
+
+_WINDOWS = ("minute", "day", "month")
+_LIMITS = (
+    *(Field(f"requests_per_{w}", f"Requests a {w}", f"--requests-per-{w}", or_none(notation.whole)) for w in _WINDOWS),
+    *(Field(f"tokens_per_{w}", f"Tokens a {w}", f"--tokens-per-{w}", or_none(notation.whole)) for w in _WINDOWS),
+    *(
+        Field(f"cost_nano_usd_per_{w}", f"Spending a {w}, USD", f"--usd-per-{w}", or_none(notation.usd))
+        for w in _WINDOWS
+    ),
+    Field("parallel_requests", "Requests at the same time", "--parallel-requests", or_none(notation.whole)),
+    Field("max_tokens", "Largest completion, tokens", "--max-tokens", or_none(notation.whole)),
+    Field("max_prompt_tokens", "Largest prompt, tokens", "--max-prompt-tokens", or_none(notation.whole)),
+)
+_SCOPE = (
+    Field("models", "Models", "--models", read_words, example="gpt-4o, openai/*"),
+    Field("endpoints", "Endpoints", "--endpoints", read_words, help=", ".join(ENDPOINTS)),
+    Field("features", "Features", "--features", read_words, help=", ".join(FEATURES)),
+    Field("parameters", "Parameters", "--parameters", read_words, help="What steers an upstream; none: no more."),
+    Field("end_users", "End users", "--end-users", read_words, help="user, header:NAME, or off"),
+)
+ALLOWED = tuple(
+    field._replace(group=group) for group, fields in (("Limits", _LIMITS), ("Scope", _SCOPE)) for field in fields
+)
+
+
+def limits_of(given: Given) -> dict[str, int | None]:
+    return {field.name: or_absent(given[field.name]) for field in _LIMITS if field.name in given}
+
+
+def scope_of(given: Given) -> dict[str, tuple[str, ...]]:
+    found = {field.name: given[field.name] for field in _SCOPE if given.get(field.name)}
+    if found.get("parameters") == ("none",):
+        found["parameters"] = ()
+    if found.get("end_users") == ("off",):
+        found["end_users"] = ()
+    return found
