@@ -133,6 +133,16 @@ class Conflict(InvalidRequest):
     exit_code = 5
 
 
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class UpgradeRequired(InvalidRequest):
+    status = 426
+    code = "upgrade_required"
+
+
 class VerificationFailed(TrustGateError):
     """What was to be proven is not: the message names the check and what was found instead."""
 

@@ -16,8 +16,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trustgate.errors import MethodNotAllowed, NotFound, TrustGateError
-from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI
+from trustgate.errors import MethodNotAllowed, TrustGateError
+from trustgate.gateway.api.aliases import Aliased, refusal_of
+from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, is_anthropics
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.pipeline import Pipeline
@@ -112,9 +113,10 @@ def make_app(
         ),
         *extra,
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+    starlette = Starlette(routes=routes, exception_handlers={HTTPException: _Refusing(reads)})
     # A redirect would be built from the Host header, and no client of an API follows one for a POST.
-    app.router.redirect_slashes = False
+    starlette.router.redirect_slashes = False
+    app = Aliased(starlette)
     if not cors_origins:
         return _Direct(pipeline, _by_path(), app)
     # Keys travel in headers that a page sets itself: never with credentials of the browser's own.
@@ -200,19 +202,35 @@ def _by_path() -> dict[str, list[Endpoint]]:
     return found
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    """Returns what Starlette's router refuses: an unknown path, or a method that a path does not have."""
-    assert isinstance(error, HTTPException), "registered for HTTPException alone"
-    path = request.scope["path"][:_SHOWN_PATH_CHARACTERS]
-    method = request.method[:_SHOWN_PATH_CHARACTERS]
-    refusal: TrustGateError
-    if error.status_code == 405:
-        refusal = MethodNotAllowed(f"Not allowed to {method} on {path}.")
-    else:
-        refusal = NotFound(f"Unknown request URL: {method} {path}.", code="unknown_url")
-    request_id = Arrival.of(request.scope).request_id.decode()
-    headers = {**(error.headers or {}), "content-type": "application/json", "x-request-id": request_id}
-    dialect = ANTHROPIC if request.scope["path"].startswith("/v1/messages") else OPENAI
-    if dialect.id_header is not None:
-        headers[dialect.id_header.decode()] = request_id
-    return Response(dialect.body(refusal, request_id), refusal.status, headers)
+class _Refusing:
+    """Refuses what Starlette's router does: an unknown path, or a method that a path does not have."""
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "registered for HTTPException alone"
+        scope = request.scope
+        path = scope["path"]
+        shown = path[:_SHOWN_PATH_CHARACTERS]
+        method = request.method[:_SHOWN_PATH_CHARACTERS]
+        arrival = Arrival.of(scope)
+        upgrade = arrival.headers.get(b"upgrade", b"")
+        refusal: TrustGateError
+        if error.status_code == 405 and not upgrade:
+            refusal = MethodNotAllowed(f"Not allowed to {method} on {shown}.")
+        else:
+            refusal = refusal_of(method, path, upgrade)
+        request_id = arrival.request_id.decode()
+        self._reads.on_refusal(refusal, f"{method} {shown}", request_id)
+        headers = {
+            **(error.headers or {}),
+            **refusal.headers,
+            "content-type": "application/json",
+            "x-request-id": request_id,
+        }
+        is_anthropic = path.startswith("/v1/messages") or is_anthropics(scope["headers"])
+        dialect = ANTHROPIC if is_anthropic else OPENAI
+        if dialect.id_header is not None:
+            headers[dialect.id_header.decode()] = request_id
+        return Response(dialect.body(refusal, request_id), refusal.status, headers)

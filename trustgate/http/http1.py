@@ -432,8 +432,6 @@ def _switches(head: RequestHead) -> bool:
     """
     if head.version != "1.1":
         return False
-    if head.upgrade == _WEBSOCKET:
-        return head.method == "GET"
     return head.upgrade == _H2C and not head.length and not head.is_chunked
 
 

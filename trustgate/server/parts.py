@@ -352,6 +352,12 @@ class Server:
         if self.observer is not None:
             self.observer.on_refusal(error, endpoint.name, arrival.receipt_id)
 
+    def _on_unserved(self, error: TrustGateError, what: str, request_id: str) -> None:
+        """A request was refused that is of no endpoint of the path: an unknown route or method, or an unknown key."""
+        self.counters.count_error(error)
+        if self.request_log.form is not None:
+            self.request_log.refusal(error, what, "", request_id)
+
     def _on_limit(self, reached: LimitReached) -> None:
         self.notices.publish(limit_notice(reached, self.gateway_status.tenant_name(reached.tenant_id)))
 
@@ -401,6 +407,7 @@ class Server:
             store=self.store,
             archive=self.archive,
         )
+        reads.on_refusal = self._on_unserved
         url = (settings.payment.public_url or self.address).rstrip("/")
         storefront = Storefront(self.directory, self.catalog, self.targets, url)
         self.payment_step.quote_example = storefront.quote_example

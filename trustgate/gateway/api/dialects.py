@@ -6,7 +6,7 @@ inside a stream. Sources: OpenAI API reference, "Error codes" and "Streaming eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -24,8 +24,6 @@ class Dialect(msgspec.Struct, frozen=True):
     #: The error as the last event of a stream that has begun; takes the number of the event before it.
     event: Callable[[TrustGateError, str, int], bytes]
     meter: Callable[[], StreamMeter]
-    #: The header that may hold the key instead of ``Authorization``, lower case.
-    key_header: bytes | None = None
     #: The header that holds the request's id besides ``X-Request-Id``, lower case.
     id_header: bytes | None = None
 
@@ -82,6 +80,11 @@ def _anthropic_event(error: TrustGateError, request_id: str, sequence: int) -> b
     return b"event: error\ndata: " + _encode(_anthropic_error(error, request_id)) + b"\n\n"
 
 
+def is_anthropics(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Returns whether a request is of one of Anthropic's clients, whatever its path: they name their API's version."""
+    return any(name == b"anthropic-version" for name, _ in headers)
+
+
 OPENAI = Dialect(error=_openai_error, event=_openai_event, meter=StreamMeter)
 RESPONSES = Dialect(error=_openai_error, event=_responses_event, meter=EventMeter)
 #: Image and audio streams: OpenAI's errors, events with types.
@@ -92,6 +95,5 @@ ANTHROPIC = Dialect(
     error=_anthropic_error,
     event=_anthropic_event,
     meter=MessagesMeter,
-    key_header=b"x-api-key",
     id_header=b"request-id",
 )

@@ -121,7 +121,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def sells_keyless(self) -> bool:
         """Whether callers without a key can buy it: nothing that an upstream keeps or has kept, and no form."""
-        return self.is_sold and self.is_plain and self.body == "json" and self.name != "responses"
+        return self.is_sold and self.is_plain and self.body == "json" and self.name not in ("responses", "images.edits")
 
     @cached_property
     def needed(self) -> frozenset[str]:

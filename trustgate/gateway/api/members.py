@@ -187,7 +187,7 @@ def judge(members: Members, wire: frozenset[str], *, generates: bool) -> JudgedM
             elif kind == "bound":
                 bounds.append((name, _tokens(raw)))
             elif kind == "choices":
-                choices = max(choices, _choices(raw))
+                choices = max(choices, int(_choices(raw)))
             elif kind == "nested" and bytes(raw)[:1] == b"{":
                 inner_bounds, inner_choices = _inside(name, raw)
                 bounds += inner_bounds
@@ -280,7 +280,8 @@ def _inside(name: str, raw: msgspec.Raw) -> tuple[list[tuple[str, float]], int]:
         for each, value in inner.items()
         if each in _NESTED_BOUNDS and bytes(value) != b"null"
     ]
-    choices = [_choices(value) for each, value in inner.items() if each in _NESTED_CHOICES and bytes(value) != b"null"]
+    counts = [value for each, value in inner.items() if each in _NESTED_CHOICES and bytes(value) != b"null"]
+    choices = [int(_choices(value)) for value in counts]
     return bounds, max(choices, default=1)
 
 

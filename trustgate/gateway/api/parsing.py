@@ -130,7 +130,7 @@ def read_chat(request: ChatRequest) -> Call:
     bounds = _NO_BOUNDS
     if request.max_tokens is not None or request.max_completion_tokens is not None:
         bounds = _given(max_tokens=request.max_tokens, max_completion_tokens=request.max_completion_tokens)
-    call = _generation(request, features, bounds, prompt_tokens, request.n or 1, len(request.messages))
+    call = _generation(request, features, bounds, prompt_tokens, int(request.n or 1), len(request.messages))
     if request.store:
         call = msgspec.structs.replace(call, stored=True)
     return msgspec.structs.replace(call, has_parts=True) if part_types else call
@@ -149,7 +149,7 @@ def read_completion(request: CompletionRequest) -> Call:
     prompts = len(request.prompt) if isinstance(request.prompt, list) and request.prompt else 1
     if isinstance(request.prompt, list) and request.prompt and isinstance(request.prompt[0], int):
         prompts = 1
-    choices = max(request.n or 1, request.best_of or 1) * prompts
+    choices = int(max(request.n or 1, request.best_of or 1)) * prompts
     bounds = _given(max_tokens=request.max_tokens)
     return _generation(request, features, bounds, estimate_input(request.prompt or ""), choices)
 
@@ -233,7 +233,7 @@ def read_messages(request: MessagesRequest) -> Call:
     features = (*call.features, "streaming") if request.stream else call.features
     return msgspec.structs.replace(
         call,
-        max_tokens=request.max_tokens,
+        max_tokens=int(request.max_tokens),
         bounds=(("max_tokens", request.max_tokens),),
         stream=request.stream is True,
         features=features,
@@ -329,7 +329,7 @@ def read_image(request: ImageRequest) -> Call:
         stream=request.stream is True,
         prompt_tokens=estimate_tokens(request.prompt),
         choices=0,
-        images=request.n or 1,
+        images=int(request.n or 1),
         image_size=request.size or "",
         image_quality=request.quality or "",
         features=("streaming",) if request.stream else (),
@@ -367,7 +367,7 @@ def read_batch(request: BatchRequest) -> Call:
 
 
 def read_variation(request: VariationRequest) -> Call:
-    return Call(model=request.model, choices=0, images=request.n or 1, image_size=request.size or "")
+    return Call(model=request.model, choices=0, images=int(request.n or 1), image_size=request.size or "")
 
 
 def read_resource(request: Nothing | Modelled | ModelRequired) -> Call:

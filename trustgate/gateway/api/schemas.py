@@ -10,12 +10,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+#: JSON Schema's integers: 100.0 is one (draft 2020-12, validation, section 6.1.1).
+Integer = int | Annotated[float, msgspec.Meta(multiple_of=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)] | Annotated[float, msgspec.Meta(ge=1, multiple_of=1)]
 #: A bound in tokens, as servers take it: -1 is "no bound" (llama.cpp, Ollama), a float must be whole (100.0).
 Tokens = Annotated[int, msgspec.Meta(ge=-1, le=2**53)] | Annotated[float, msgspec.Meta(ge=-1, le=2**53, multiple_of=1)]
-Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
+Choices = Annotated[int, msgspec.Meta(ge=1, le=128)] | Annotated[float, msgspec.Meta(ge=1, le=128, multiple_of=1)]
 #: Of members for which 0 means "not given".
-MaybeChoices = Annotated[int, msgspec.Meta(ge=0, le=128)]
+MaybeChoices = Annotated[int, msgspec.Meta(ge=0, le=128)] | Annotated[float, msgspec.Meta(ge=0, le=128, multiple_of=1)]
 #: OpenAI API reference, "Metadata": texts. Other servers take plain numbers and booleans as well.
 Metadata = dict[str, str | int | float | bool | None]
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -72,7 +74,7 @@ class ChatRequest(Generation, frozen=True, kw_only=True):
 class CompletionRequest(Generation, frozen=True, kw_only=True):
     prompt: str | list[str | int | list[int]] | None = None
     best_of: MaybeChoices | None = None
-    logprobs: int | None = None
+    logprobs: Integer | None = None
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +105,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt: dict[str, Any] | None = None
     tools: list[msgspec.Raw] | None = None
     text: dict[str, Any] | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Integer | None = None
     temperature: float | None = None
     top_p: float | None = None
     service_tier: str | None = None
@@ -130,7 +132,9 @@ class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True):
 class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     """``POST /v1/messages``."""
 
-    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    max_tokens: (
+        Annotated[int, msgspec.Meta(ge=0, le=2**53)] | Annotated[float, msgspec.Meta(ge=0, le=2**53, multiple_of=1)]
+    )
     stream: bool | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -10,12 +10,24 @@ from time import monotonic
 import msgspec
 from starlette.types import Receive, Scope
 
-from trustgate.errors import AuthenticationFailed, InvalidRequest, RequestTimeout, RequestTooLarge
+from trustgate.errors import (
+    AuthenticationFailed,
+    InvalidRequest,
+    RequestTimeout,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
 from trustgate.gateway.api.endpoints import Body
 from trustgate.gateway.api.uploads import ClientDisconnected
+from trustgate.gateway.path.content_coding import check_coding
 from trustgate.ids import new_id, now_us, request_id_of
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+
+
+#: Where a key may be, besides ``Authorization``: Anthropic's clients, Azure's.
+KEY_HEADERS = (b"x-api-key", b"api-key")
+_ONCE = (b"authorization", b"content-length", b"content-type", b"content-encoding")
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -56,7 +68,7 @@ def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) 
     """
     headers = arrival.headers
     if len(headers) != len(scope["headers"]):
-        for single in (b"authorization", b"x-api-key", b"content-length", b"content-type"):
+        for single in (*_ONCE, *KEY_HEADERS):
             if sum(name == single for name, _ in scope["headers"]) > 1:
                 raise InvalidRequest(f"The header {single.decode()} is given more than once.", code="duplicate_header")
     declared = headers.get(b"content-length", b"0")
@@ -68,8 +80,15 @@ def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) 
         raise InvalidRequest(
             "The body must be JSON: send the header content-type: application/json.", code="unsupported_content_type"
         )
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise InvalidRequest("Compressed request bodies are not taken.", code="unsupported_content_encoding")
+    coding = headers.get(b"content-encoding", b"identity")
+    if coding != b"identity":
+        if body != "json":
+            raise UnsupportedMediaType(
+                "Only JSON bodies may be compressed.",
+                code="unsupported_content_encoding",
+                headers={"accept-encoding": "identity"},
+            )
+        check_coding(coding)
 
 
 def is_json(content_type: bytes) -> bool:
@@ -77,22 +96,24 @@ def is_json(content_type: bytes) -> bool:
     return kind == b"application/json" or kind.endswith(b"+json")
 
 
-def bearer_token(arrival: Arrival, key_header: bytes | None = None) -> bytes:
-    """Returns the token of ``Authorization: Bearer …`` (RFC 6750 section 2.1), or what ``key_header`` holds instead.
+def bearer_token(arrival: Arrival) -> bytes:
+    """Returns the token of ``Authorization: Bearer …`` (RFC 6750 section 2.1), or what one of ``KEY_HEADERS`` holds.
 
-    Raises ``AuthenticationFailed``, also when the two differ.
+    Raises ``AuthenticationFailed``, also where they differ.
     """
-    return token_in(arrival.headers, key_header)
+    return token_in(arrival.headers)
 
 
-def token_in(headers: Mapping[bytes, bytes], key_header: bytes | None) -> bytes:
+def token_in(headers: Mapping[bytes, bytes]) -> bytes:
     """As ``bearer_token``, of header fields by name."""
     header = headers.get(b"authorization")
-    key = None if key_header is None else headers.get(key_header)
-    if key is not None:
-        if header is not None and header.partition(b" ")[2].strip() != key:
-            raise AuthenticationFailed("The Authorization header and the x-api-key header hold different keys.")
-        return key
+    keys = {headers[name] for name in KEY_HEADERS if name in headers}
+    if keys:
+        if header is not None:
+            keys.add(header.partition(b" ")[2].strip())
+        if len(keys) > 1:
+            raise AuthenticationFailed("The headers authorization, x-api-key and api-key hold different keys.")
+        return keys.pop()
     if header is None:
         raise AuthenticationFailed(
             "You didn't provide an API key. Provide it in an Authorization header: Authorization: Bearer YOUR_KEY."

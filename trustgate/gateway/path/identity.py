@@ -8,7 +8,7 @@ is one and the endpoint can be sold so; it then pays for itself at step 3.
 from __future__ import annotations
 
 from trustgate.access.directory import Caller, Directory
-from trustgate.gateway.path.arrival import Arrival, bearer_token
+from trustgate.gateway.path.arrival import KEY_HEADERS, Arrival, bearer_token
 
 #: What clients send as a key that have none.
 _NO_KEY = b"x402"
@@ -16,28 +16,25 @@ _NO_AUTHORIZATION = frozenset({None, b"Bearer " + _NO_KEY})
 _NO_KEY_HEADER = frozenset({None, _NO_KEY})
 
 
-def identify(
-    directory: Directory, arrival: Arrival, key_header: bytes | None = None, *, takes_keyless: bool = False
-) -> Caller:
+def identify(directory: Directory, arrival: Arrival, *, takes_keyless: bool = False) -> Caller:
     """Returns the caller.
 
     Args:
         directory: Who may call.
         arrival: The head of the request.
-        key_header: Where a key may be besides ``Authorization``, lower case.
         takes_keyless: Whether what is asked for can be had without a key, where something is sold so.
 
     Raises:
         AuthenticationFailed: the key is missing, wrong or dead.
     """
-    if takes_keyless and _is_without_key(arrival, key_header):
+    if takes_keyless and _is_without_key(arrival):
         caller = directory.keyless(arrival.at_us)
         if caller is not None:
             return caller
-    return directory.authenticate(bearer_token(arrival, key_header), arrival.at_us)
+    return directory.authenticate(bearer_token(arrival), arrival.at_us)
 
 
-def _is_without_key(arrival: Arrival, key_header: bytes | None) -> bool:
+def _is_without_key(arrival: Arrival) -> bool:
     if arrival.headers.get(b"authorization") not in _NO_AUTHORIZATION:
         return False
-    return key_header is None or arrival.headers.get(key_header) in _NO_KEY_HEADER
+    return all(arrival.headers.get(name) in _NO_KEY_HEADER for name in KEY_HEADERS)

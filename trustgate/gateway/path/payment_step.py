@@ -65,7 +65,7 @@ class PaymentStep:
                 code="model_not_sold",
                 param="model",
             )
-        token = b"" if caller.is_keyless else bearer_token(arrival, endpoint.dialect.key_header)
+        token = b"" if caller.is_keyless else bearer_token(arrival)
         order = _order(request, terms, price_nano_usd, presented, answer_key(token))
         try:
             admitted = await self._cashier.admit(order)

@@ -24,6 +24,7 @@ import asyncio
 import contextlib
 import logging
 
+import msgspec
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
@@ -36,8 +37,9 @@ from trustgate.errors import (
     RateLimited,
     TrustGateError,
 )
+from trustgate.gateway.api.aliases import MODEL_IN_PATH
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.large_body import DIRECT_BYTES
+from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
 from trustgate.gateway.path.arrival import Arrival, check_head, is_json
@@ -45,10 +47,12 @@ from trustgate.gateway.path.batch_lines import LineJudge
 from trustgate.gateway.path.body import BodyMemory, Room, end_user_of, peek, read_json
 from trustgate.gateway.path.caller_models import CallerModels
 from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
+from trustgate.gateway.path.content_coding import undone
 from trustgate.gateway.path.delivery import Delivery, OnEnd
 from trustgate.gateway.path.forwarding import Forwarding
 from trustgate.gateway.path.identity import identify
 from trustgate.gateway.path.inflight import InFlight, RequestCancelled
+from trustgate.gateway.path.json_edit import outgoing as edited
 from trustgate.gateway.path.own_lists import OwnList
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.profiling import own_steering, under_profile, with_bound
@@ -144,7 +148,7 @@ class Pipeline:
         check_head(scope, arrival, endpoint.body, max_bytes)
 
         # 2 bearer auth
-        caller = identify(self._directory, arrival, endpoint.dialect.key_header, takes_keyless=endpoint.sells_keyless)
+        caller = identify(self._directory, arrival, takes_keyless=endpoint.sells_keyless)
 
         # A share of the gateway, and one of the caller's own parallel requests: asked for before anything is read.
         with (
@@ -251,20 +255,27 @@ class Pipeline:
         """
         limits = self._settings.serve
         declared = arrival.headers.get(b"content-length")
+        #: Of a path in Azure's form.
+        model: str | None = scope.get(MODEL_IN_PATH)
         if endpoint.body != "form":
             max_bytes = limits.max_body_bytes if endpoint.body == "json" else DIRECT_BYTES
+            coding = arrival.headers.get(b"content-encoding")
+            if coding is not None and endpoint.body == "json":
+                # Its length is not told: what counts is the content.
+                scope, receive, declared = {}, undone(receive, coding), None
             body = await read_json(scope, receive, int(declared or b"0"), max_bytes, limits.body_timeout_s, room)
+            sent = body if model is None else with_model(body, model)
             profile = caller.profile
             if profile is None:
-                return body, body, await peek(endpoint, body)
-            sent = await under_profile(profile, endpoint, body)
+                return body, sent, await peek(endpoint, sent)
+            sent = await under_profile(profile, endpoint, sent)
             call = own_steering(profile.rules, await peek(endpoint, sent))
             return body, sent, with_bound(profile.rules, call) if endpoint.generates else call
         content_type = arrival.headers.get(b"content-type", b"")
         upload = Upload(
             receive,
             content_type,
-            endpoint.needed,
+            endpoint.needed - {"model"} if model is not None else endpoint.needed,
             endpoint.decisive,
             limits.max_upload_bytes,
             limits.max_body_bytes,
@@ -274,7 +285,8 @@ class Pipeline:
         )
         await upload.read_head(limits.body_timeout_s)
         audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
-        return upload, upload, endpoint.peek_form(upload.fields, upload.batch, audio_ms)
+        fields = upload.fields if model is None else {**upload.fields, "model": model}
+        return upload, upload, endpoint.peek_form(fields, upload.batch, audio_ms)
 
     async def _open_account(
         self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery
@@ -296,6 +308,16 @@ class Pipeline:
             if value is not None:
                 headers.append((name.lower().encode(), value.encode("latin-1", "replace")))
         return headers
+
+
+def with_model(body: bytes | LargeBody, model: str) -> bytes | LargeBody:
+    """Returns a JSON body with the model that its request's path names. One that is no JSON stays as it is."""
+    try:
+        if isinstance(body, LargeBody):
+            return body.with_skeleton(edited(body.skeleton, {"model": model}, {}, {}))
+        return edited(body, {"model": model}, {}, {})
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body
 
 
 _OWES_NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()

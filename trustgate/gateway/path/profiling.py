@@ -143,7 +143,8 @@ class _Edit:
 
 
 def _apply(rules: ProfileRules, endpoint: Endpoint, edit: _Edit) -> None:
-    if endpoint.has_model and rules.default_model is not None and _is_blank(edit.members.get("model")):
+    takes_default = endpoint.has_model and not endpoint.is_unmetered
+    if takes_default and rules.default_model is not None and _is_blank(edit.members.get("model")):
         edit.replace("model", _encode(rules.default_model))
     renamed = _RENAMED.get(endpoint.name)
     if renamed is None or not (endpoint.generates or endpoint.counts):

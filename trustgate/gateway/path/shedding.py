@@ -114,7 +114,7 @@ class Shedding:
         if endpoint is None or len(headers) != len(head.headers) or (self._has_cors and b"origin" in headers):
             return ()
         try:
-            return _Noted(endpoint, token_in(headers, endpoint.dialect.key_header), headers)
+            return _Noted(endpoint, token_in(headers), headers)
         except AuthenticationFailed:
             return ()
 

@@ -19,9 +19,11 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import allows_model
 from trustgate.access.quota import Quota
 from trustgate.errors import InvalidRequest, NotFound, TrustGateError
+from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, is_anthropics
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.identity import identify
 from trustgate.gateway.views.keys import key_card
+from trustgate.gateway.views.models import anthropic_model, anthropic_models
 from trustgate.gateway.views.standing import limit_cards
 from trustgate.http.sending import send_body, send_error, send_json
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
@@ -43,6 +45,11 @@ _SHOWN_ID_CHARACTERS = 100
 _DAY_US = 86_400 * MICROSECONDS_PER_SECOND
 
 Handler = Callable[[Caller, Scope], Awaitable[Any]]
+OnRefusal = Callable[[TrustGateError, str, str], None]
+
+
+def _unnoticed(error: TrustGateError, what: str, request_id: str) -> None:
+    """Nobody is told."""
 
 
 class Reads:
@@ -66,10 +73,15 @@ class Reads:
         self._log = log
         self._store = store
         self._archive = archive
+        #: Is called with each refusal, what was asked (method and path) and the request's id.
+        self.on_refusal: OnRefusal = _unnoticed
 
     def app(self, handler: Handler, *, takes_keyless: bool = False) -> _Read:
         """``takes_keyless``: whether callers without a key may ask, where something is sold to them."""
-        return _Read(self._directory, handler, takes_keyless=takes_keyless)
+        return _Read(self._directory, handler, self._refused, takes_keyless=takes_keyless)
+
+    def _refused(self, error: TrustGateError, what: str, request_id: str) -> None:
+        self.on_refusal(error, what, request_id)
 
     async def models(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/models?available=true|false``: what the caller's plan includes (OpenAI's list of models)."""
@@ -79,6 +91,8 @@ class Reads:
         listed = self._listed(caller)
         if wanted != "all":
             listed = [model for model in listed if model["available"] is (wanted == "true")]
+        if is_anthropics(scope["headers"]):
+            return anthropic_models(listed, QueryParams(scope["query_string"]))
         return {"object": "list", "data": listed}
 
     async def model(self, caller: Caller, scope: Scope) -> Any:
@@ -93,7 +107,8 @@ class Reads:
                 code="model_not_found",
                 param="model",
             )
-        return self._card(caller, name, resolved)
+        card = self._card(caller, name, resolved)
+        return anthropic_model(card) if is_anthropics(scope["headers"]) else card
 
     def _listed(self, caller: Caller) -> list[dict[str, Any]]:
         cards = []
@@ -285,10 +300,11 @@ def receipt_card(entry: Entry) -> dict[str, Any]:
 class _Read:
     """The ASGI application of one reading endpoint: authenticate, ask, answer in JSON."""
 
-    def __init__(self, directory: Directory, handler: Handler, *, takes_keyless: bool) -> None:
+    def __init__(self, directory: Directory, handler: Handler, on_refusal: OnRefusal, *, takes_keyless: bool) -> None:
         self._directory = directory
         self._handler = handler
         self._takes_keyless = takes_keyless
+        self._on_refusal = on_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival.of(scope)
@@ -297,7 +313,10 @@ class _Read:
             caller = identify(self._directory, arrival, takes_keyless=self._takes_keyless)
             answer = await self._handler(caller, scope)
         except TrustGateError as error:
-            await send_error(send, error, headers)
+            request_id = arrival.request_id.decode()
+            self._on_refusal(error, f"{scope['method']} {scope['path'][:_SHOWN_ID_CHARACTERS]}", request_id)
+            dialect = ANTHROPIC if is_anthropics(scope["headers"]) else OPENAI
+            await send_error(send, error, headers, dialect.body(error, request_id))
         except Exception:
             _logger.exception("internal error in request %s", arrival.request_id.decode())
             await send_error(send, TrustGateError("The gateway failed. The error is in its log."), headers)
