@@ -183,7 +183,7 @@ def test_a_plans_cap_reaches_an_upstream_that_was_asked_for_no_bound(
         ({"authorization": "Bearer tgk_nobody"}, 401, "invalid_api_key"),
         ({"authorization": b"Bearer \xff\xfe"}, 401, "invalid_api_key"),
         ({"content-type": "text/plain"}, 400, "unsupported_content_type"),
-        ({"content-encoding": "gzip"}, 400, "invalid_content_encoding"),
+        ({"content-encoding": "compress"}, 415, "unsupported_content_encoding"),
     ],
 )
 def test_a_head_that_is_wrong(tenant: Tenant, headers: Any, status: int, code: str) -> None:
