@@ -30,28 +30,28 @@ _REALTIME = ("/v1/realtime", "/v1/chatkit")
 _OPERATORS = re.compile(r"/v1/(organization|projects|fine_tuning/checkpoints)(/|$)")
 
 
-class Alias(NamedTuple):
+class MeantPath(NamedTuple):
     """What a path stands for: the endpoint's own path, and the model that it names."""
 
     path: str
     model: str = ""
 
 
-def alias_of(path: str) -> Alias | None:
+def alias_of(path: str) -> MeantPath | None:
     """Returns what a path stands for that is none of the gateway's own; None where it is its own, or means nothing."""
     deployment = _DEPLOYMENT.fullmatch(path)
     if deployment is not None:
-        return Alias(_without_slash("/v1" + deployment[2]), deployment[1])
+        return MeantPath(_without_slash("/v1" + deployment[2]), deployment[1])
     if path.startswith("/openai/v1/"):
-        return Alias(_without_slash(path.removeprefix("/openai")))
+        return MeantPath(_without_slash(path.removeprefix("/openai")))
     if path.startswith("/openai/"):
-        return Alias(_without_slash("/v1" + path.removeprefix("/openai")))
+        return MeantPath(_without_slash("/v1" + path.removeprefix("/openai")))
     root = path.split("/", 2)[1] if path.startswith("/") else ""
     if root in _ROOTS:
         plain = _without_slash("/v1" + path)
-        return Alias(plain) if _KNOWN.fullmatch(plain) or root == "models" else None
+        return MeantPath(plain) if _KNOWN.fullmatch(plain) or root == "models" else None
     plain = _without_slash(path)
-    return Alias(plain) if plain != path and _KNOWN.fullmatch(plain) else None
+    return MeantPath(plain) if plain != path and _KNOWN.fullmatch(plain) else None
 
 
 def _without_slash(path: str) -> str:
