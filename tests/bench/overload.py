@@ -272,13 +272,13 @@ def _measure(folder: Path, seconds: float, pinned: cores.Cores | None, *, judges
         upstream.stop()
     columns = ("", "answers/s", "refusals/s", "answer p99", "refusal p99", "/health p99", "failed", "unsent", "MiB")
     where = "unpinned" if pinned is None else "pinned"
-    title = f"{_TIMES} × overload, {_SLOTS} slots, milliseconds, {where}; at last cores of gateway, upstream, load"
-    table = Table(*columns, "gw", "up", "load", title=title)
+    title = f"{_TIMES} × overload, {_SLOTS} slots, milliseconds, {where}; at last cores used by gateway, upstream, load"
+    table = Table(*columns, "gw", "up", "load", "per core", title=title)
     for row in rows:
         outcome = row.outcome
         figures = (outcome.answered_rps, outcome.refused_rps, outcome.answered_p99_ms, outcome.refused_p99_ms)
         shown = [f"{figure:,.0f}" for figure in (*figures, outcome.health_p99_ms)]
-        used = [f"{share:.2f}" for share in row.cores]
+        used = [*(f"{share:.2f}" for share in row.cores), f"{row.answered_per_core:,.0f}"]
         table.add_row(row.name, *shown, str(outcome.failed), str(outcome.unsent), f"{row.rss_mib:.0f}", *used)
     Console(width=140).print(table)
     return [*_broken(rows), *(_missed(rows) if judges else ())]
@@ -292,6 +292,11 @@ class Row(NamedTuple):
     rss_mib: float
     #: What gateway, upstream and load used of processors, cores.
     cores: tuple[float, float, float]
+
+    @property
+    def answered_per_core(self) -> float:
+        """Answers for each second of a processor that the gateway used: steady where others use the machine too."""
+        return self.outcome.answered_rps / self.cores[0] if self.cores[0] else 0.0
 
 
 def _parts(gateway: Running, upstream: Running, seconds: float) -> list[Row]:
