@@ -48,22 +48,22 @@ def account(pages_gateway: Gateway) -> Iterator[Account]:
 @pytest.fixture
 def page(browser: Browser, account: Account) -> Iterator[Browser]:
     """The page, signed in. Whatever is done on it, it complains of nothing and asks nobody but the gateway."""
-    sign_in(browser, account)
+    sign_in(browser, account.gateway.base_url, account.secret)
     yield browser
     assert browser.complaints == []
     assert all(url.startswith((account.gateway.base_url, "blob:", "data:")) for url in browser.requests)
     assert browser.cookies() == []
 
 
-def show(browser: Browser, account: Account) -> None:
-    """The page, as in a new tab."""
-    browser.open(f"{account.gateway.base_url}/account", first="sessionStorage.clear()")
+def show(browser: Browser, url: str, first: str = "") -> None:
+    """The page, as in a new tab. ``first``: a script to run before its own, as an extension does."""
+    browser.open(f"{url}/account", first=f"sessionStorage.clear(); {first}")
     until(browser, "document.getElementById('sign-in')")
 
 
-def sign_in(browser: Browser, account: Account) -> None:
-    show(browser, account)
-    type_key(browser, account.secret)
+def sign_in(browser: Browser, url: str, secret: str, first: str = "") -> None:
+    show(browser, url, first)
+    type_key(browser, secret)
     until(browser, "document.querySelector('.figures')")
 
 
@@ -134,7 +134,7 @@ def test_the_key_is_in_this_tab_alone(page: Browser, account: Account) -> None:
     ],
 )
 def test_a_wrong_key_is_refused_in_words(browser: Browser, account: Account, key: str, told: str) -> None:
-    show(browser, account)
+    show(browser, account.gateway.base_url)
     browser.evaluate("document.getElementById('key').type = 'hidden', 0")  # a field of one line would drop the break
     type_key(browser, key)
     wait(browser, ".message.bad")
@@ -144,7 +144,7 @@ def test_a_wrong_key_is_refused_in_words(browser: Browser, account: Account, key
 
 def test_a_revoked_key_is_signed_out(browser: Browser, account: Account) -> None:
     key = account.http.post("/v1/keys", json={"name": "short"}).json()
-    sign_in(browser, account._replace(secret=key["secret"]))
+    sign_in(browser, account.gateway.base_url, key["secret"])
     account.http.delete(f"/v1/keys/{key['id']}")
     go(browser, "usage", "#sign-in")
     assert "has been revoked" in text_of(browser, ".message.bad")
@@ -158,7 +158,7 @@ def test_without_scripts_it_says_how_to_read_the_figures(browser: Browser, accou
 
 
 def test_the_first_view_is_small_and_kept(browser: Browser, account: Account) -> None:
-    show(browser, account)
+    show(browser, account.gateway.base_url)
     assert len(browser.requests) <= 6
     assert browser.transferred_bytes < 30_000
     with httpx.Client(base_url=account.gateway.base_url, trust_env=False) as http:
@@ -266,7 +266,7 @@ def choose(page: Browser, field: str, data: bytes) -> None:
 
 
 def test_another_tenants_receipt_is_not_shown(browser: Browser, account: Account) -> None:
-    sign_in(browser, account)
+    sign_in(browser, account.gateway.base_url, account.secret)
     other = account.gateway.cli_json("tenant", "add", "stranger")["key"]["secret"]
     head = {"authorization": f"Bearer {other}"}
     body = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "mine"}]}
@@ -320,7 +320,7 @@ def test_a_key_is_made_limited_shown_once_and_revoked(page: Browser, account: Ac
 
 def test_a_plan_without_keys_of_ones_own_shows_no_form(browser: Browser, account: Account) -> None:
     secret = account.gateway.cli_json("tenant", "add", "plain")["key"]["secret"]
-    sign_in(browser, account._replace(secret=secret))
+    sign_in(browser, account.gateway.base_url, secret)
     go(browser, "keys", "table")
     assert "leaves keys to the operator" in text_of(browser)
     assert browser.evaluate("document.querySelector('#new-key') ?? document.querySelector('.danger')") is None
@@ -355,7 +355,7 @@ def test_an_answer_proves_itself(page: Browser, account: Account, pages_upstream
 
 def test_an_answer_is_stopped_and_what_came_stays(browser: Browser, account: Account, pages_upstream: Upstream) -> None:
     page = browser  # a receipt that is not there yet is asked for again: the browser's console shows the 404
-    sign_in(page, account)
+    sign_in(page, account.gateway.base_url, account.secret)
     go(page, "playground", "#ask")
     gate = Gate()
     pages_upstream.script(Reply.sse([delta("Once upon"), gate, delta(" a time"), DONE]))
@@ -383,7 +383,7 @@ def test_what_a_model_says_is_text_and_no_markup(page: Browser, pages_upstream: 
 
 def test_a_refusal_is_told_and_the_talk_goes_on(browser: Browser, account: Account, pages_upstream: Upstream) -> None:
     page = browser
-    sign_in(page, account)
+    sign_in(page, account.gateway.base_url, account.secret)
     go(page, "playground", "#ask")
     pages_upstream.script(Reply.error(400, "This is <b>too much</b>."))
     ask(page, "Please")
@@ -397,7 +397,7 @@ def test_a_refusal_is_told_and_the_talk_goes_on(browser: Browser, account: Accou
 
 def test_a_plan_without_streaming_gets_whole_answers(browser: Browser, account: Account) -> None:
     secret = account.gateway.cli_json("tenant", "add", "free-of-charge", "--plan", "free")["key"]["secret"]
-    sign_in(browser, account._replace(secret=secret))
+    sign_in(browser, account.gateway.base_url, secret)
     go(browser, "playground", "#ask")
     ask(browser, "Echo this", "trustgate/echo")
     wait(browser, ".proof .state")

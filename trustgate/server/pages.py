@@ -3,7 +3,7 @@ before a page is asked for; of the console, before a link to it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,9 +18,11 @@ from trustgate.net.addresses import is_loopback
 from trustgate.settings import Settings
 
 if TYPE_CHECKING:
+    from trustgate.access.directory import Directory
     from trustgate.admin.commands import Admin
     from trustgate.console.app import Console
     from trustgate.console.sessions import Sessions
+    from trustgate.gateway.views.wallet_node import SolanaNode
     from trustgate.types import Receipt
 
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", "[::]"})
@@ -39,32 +41,45 @@ class Lazy:
         await self._made(scope, receive, send)
 
 
-def account_routes(shown: Callable[[], bool]) -> list[BaseRoute]:
-    """Returns where the tenants' page is. ``shown``: whether the settings want it now."""
+def account_routes(
+    shown: Callable[[], bool], directory: Directory, node_of: Callable[[str], Awaitable[SolanaNode]]
+) -> list[BaseRoute]:
+    """Returns where the tenants' page is.
+
+    Args:
+        shown: Whether the settings want it now.
+        directory: Who offers what.
+        node_of: Returns the node of a Solana network, which payments from the page need.
+    """
+
+    def make_node() -> ASGIApp:
+        from trustgate.gateway.views.wallet_node import WalletNode
+
+        return WalletNode(directory, node_of)
 
     def make() -> ASGIApp:
         from trustgate.gateway.views.account_page import AccountPage
 
         return AccountPage()
 
-    page = Lazy(make)
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if not shown():
-            raise HTTPException(404)
-        await page(scope, receive, send)
-
-    return [Route(path, Served(serve), methods=["GET"]) for path in ("/account", "/account/verify.js")]
+    page = _Switched(Lazy(make), shown)
+    return [
+        *(Route(path, page, methods=["GET"]) for path in ("/account", "/account/verify.js")),
+        Route("/account/node/{network}", _Switched(Lazy(make_node), shown), methods=["POST"]),
+    ]
 
 
-class Served:
-    """An ASGI application of a function: routes take a plain function for one of requests."""
+class _Switched:
+    """An ASGI application that is there while the settings want it."""
 
-    def __init__(self, serve: ASGIApp) -> None:
-        self._serve = serve
+    def __init__(self, served: ASGIApp, shown: Callable[[], bool]) -> None:
+        self._served = served
+        self._shown = shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._serve(scope, receive, send)
+        if not self._shown():
+            raise HTTPException(404)
+        await self._served(scope, receive, send)
 
 
 def asset_routes() -> list[BaseRoute]:

@@ -417,7 +417,7 @@ class Server:
             *asset_routes(),
             *self.console.routes(),
         ]
-        extra += account_routes(lambda: self.settings.serve.account)
+        extra += account_routes(lambda: self.settings.serve.account, self.directory, self.payments.nodes.solana)
         return make_app(
             self.pipeline,
             reads,

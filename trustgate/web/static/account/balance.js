@@ -1,6 +1,7 @@
 // The balance, what adding to it costs and on which networks (x402), and the payments there were.
 
-import { ask, field, figures, fill, h, name, Refusal, send, table, usd } from "./common.js";
+import { ask, field, figures, fill, h, message, name, Refusal, send, table, usd } from "./common.js";
+import { payWith, takes, wallets } from "./wallets.js";
 
 /** The networks that x402 names by CAIP-2, in words. */
 const NETWORKS = new Map([
@@ -20,9 +21,13 @@ export async function show(place) {
   const topUp = h("div");
   const payments = h("div");
   place.replaceChildren(card, topUp, h("h2", null, "Payments"), payments);
-  await fill(card, async () => {
+  const reload = async () => {
+    await showBalance();
+    await showPayments();
+  };
+  const showBalance = () => fill(card, async () => {
     const credits = await ask("/v1/credits");
-    if (credits.top_up_usd !== null) topUp.replaceChildren(adding(credits));
+    if (credits.top_up_usd !== null && !topUp.firstChild) topUp.replaceChildren(adding(credits, reload));
     const { contact } = credits;
     return [
       figures([
@@ -34,7 +39,7 @@ export async function show(place) {
       contact ? h("p", null, "To get more: ", /^https:\/\//.test(contact) ? h("a", { href: contact, rel: "noreferrer" }, name(contact)) : name(contact)) : null,
     ];
   });
-  await fill(payments, async () => {
+  const showPayments = () => fill(payments, async () => {
     const { data } = await ask("/v1/payments?limit=50");
     return table(
       "Payments, the newest first",
@@ -49,9 +54,10 @@ export async function show(place) {
       "There is no payment yet.",
     );
   });
+  await reload();
 }
 
-function adding(credits) {
+function adding(credits, reload) {
   const sum = h("input", { id: "sum", inputmode: "decimal", pattern: "[0-9]+(\\.[0-9]{1,9})?", value: credits.top_up_usd, required: true });
   const offer = h("div", { id: "offer", "aria-live": "polite" });
   const form = h(
@@ -62,7 +68,7 @@ function adding(credits) {
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    fill(offer, async () => offered(await priceOf(sum.value), sum.value));
+    fill(offer, async () => offered(await priceOf(sum.value), sum.value, reload));
   });
   return h("section", { "aria-labelledby": "add-title" }, h("h2", { id: "add-title" }, "Add to the balance"), form, offer);
 }
@@ -79,7 +85,35 @@ export async function priceOf(amount) {
   throw new Refusal(0, { message: "The gateway did not ask for a payment." });
 }
 
-function offered({ accepts }, amount) {
+/** What pays here, with a wallet of the browser's: one choice for each wallet and each Solana network that it knows. */
+function paying(accepts, amount, reload) {
+  const place = h("div", { id: "wallets" });
+  const told = h("div", { id: "paid", "aria-live": "polite" });
+  const draw = (wallets) => {
+    const choices = wallets.flatMap((wallet) =>
+      accepts.filter((offer) => takes(wallet, offer)).map((offer) =>
+        h("button", { type: "button", class: "main", onclick: () => pay(wallet, offer) },
+          `Pay with ${name(wallet.name)} on ${NETWORKS.get(offer.network) ?? name(offer.network)}`)),
+    );
+    place.replaceChildren(...(choices.length ? [h("div", { class: "buttons" }, choices)] : [
+      h("p", { class: "soft" }, "No wallet in this browser can pay this: none has shown itself, or none knows these networks."),
+    ]));
+  };
+  async function pay(wallet, offer) {
+    place.querySelectorAll("button").forEach((each) => { each.disabled = true; });
+    await fill(told, async () => {
+      told.replaceChildren(h("p", null, "Confirm the payment in your wallet…"));
+      const after = await payWith(wallet, offer, amount);
+      return message("good", `Paid. The balance is ${usd(after.balance_nano_usd)} now.`);
+    });
+    place.querySelectorAll("button").forEach((each) => { each.disabled = false; });
+    await reload();
+  }
+  wallets(draw);
+  return [h("h3", null, "Pay with a wallet in this browser"), place, told];
+}
+
+function offered({ accepts }, amount, reload) {
   const command = `curl -s -X POST ${new URL("/v1/credits", location.href).href} \\
   -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
   -d '${JSON.stringify({ amount_usd: amount })}'`;
@@ -89,11 +123,12 @@ function offered({ accepts }, amount) {
       ["Network", ["Amount", "n"], "Token", "Paid to"],
       accepts.map((each) => [
         NETWORKS.get(each.network) ?? name(each.network),
-        [name(each.amount), " atomic units"],
+        [`$${amount}`, h("br"), h("small", null, `${name(each.amount)} atomic units`)],
         h("code", null, name(each.asset)),
         h("code", null, name(each.payTo)),
       ]),
     ),
+    paying(accepts, amount, reload),
     h("h3", null, "Let a program with a wallet pay"),
     h("p", null, "Every x402 client pays this request; the answer is the new balance. Without a payment it answers 402 with the offers above:"),
     h("pre", { id: "pay-command", tabindex: "0", role: "region", "aria-label": "Command" }, command),
