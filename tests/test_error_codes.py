@@ -17,7 +17,13 @@ _ON_THE_WAY = (
     *("gateway/**/*.py", "access/directory.py", "access/plans.py", "access/quota.py"),
     *("models/metering/*.py", "models/upstream/*.py", "payment/facilitators/embedded.py"),
     *(f"payment/{name}.py" for name in ("cashier", "order", "sale")),
-    *("statements/account.py", "statements/making.py", "statements/months.py", "payment/shop_events.py", "admin/own_keys.py"),
+    *(
+        "statements/account.py",
+        "statements/making.py",
+        "statements/months.py",
+        "payment/shop_events.py",
+        "admin/own_keys.py",
+    ),
 )
 #: What the directory and `trustgate reload` say to commands alone.
 _TO_COMMANDS = {
