@@ -660,7 +660,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--clear-conditions||Take away all prices that hold under a condition',
             '--capability|any|tools, vision …; repeat for more',
             '--fallback|passport|Passports to try when this one fails; the next --fallback is tried after those',
+            '--pool|passport|Passports that serve the same model beside it: other servers, or other keys',
             '--parameter|any|Default request parameter, as NAME=JSON: temperature=0.2; repeat for more',
+            '--weight|any|Its own share beside the --pool',
+            '--choice|words:weighted least-busy tenant conversation|Which of the pool is asked first: by weight, the least busy, or always the same for a tenant or a conversation',
+            '--upstream-requests-per-minute|any|What its server is sent at most',
+            '--upstream-tokens-per-minute|any|The same, in tokens',
+            '--upstream-parallel-requests|any|The same, at one time',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport set' = @(
@@ -700,7 +706,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--clear-conditions||Take away all prices that hold under a condition',
             '--capability|any|tools, vision …; repeat for more',
             '--fallback|passport|Passports to try when this one fails; the next --fallback is tried after those',
+            '--pool|passport|Passports that serve the same model beside it: other servers, or other keys',
             '--parameter|any|Default request parameter, as NAME=JSON: temperature=0.2; repeat for more',
+            '--weight|any|Its own share beside the --pool',
+            '--choice|words:weighted least-busy tenant conversation|Which of the pool is asked first: by weight, the least busy, or always the same for a tenant or a conversation',
+            '--upstream-requests-per-minute|any|What its server is sent at most',
+            '--upstream-tokens-per-minute|any|The same, in tokens',
+            '--upstream-parallel-requests|any|The same, at one time',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate passport list' = @(

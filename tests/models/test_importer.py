@@ -87,13 +87,15 @@ def test_direct_calls_the_providers_that_speak_openai() -> None:
         base_url="https://api.openai.com/v1",
         credential_env="OPENAI_KEY_A",
         default_parameters={"temperature": 0.2},
-        fallbacks=(Fallback(passport="gpt-4o-mini-2", rank=1),),
+        pool_members=(Fallback(passport="gpt-4o-mini-2", rank=0),),
+        pool={"weight": 1, "choice": "weighted"},
     )
     assert (fields["gpt-4o-mini-2"].base_url, fields["gpt-4o-mini-2"].api_model_id) == (None, "gpt-4o-mini")
     qwen, spare = fields["qwen"], fields["qwen-2"]
     assert (qwen.api_model_id, qwen.base_url, qwen.credential_env) == ("Qwen/Qwen3-8B", "http://10.0.0.5:8000/v1", None)
     assert (spare.api_model_id, spare.base_url) == ("Qwen/Qwen3-8B", "http://10.0.0.6:8000/v1")
-    assert qwen.fallbacks == (Fallback(passport="qwen-2", rank=1), Fallback(passport="gpt-4o-mini", rank=2))
+    assert qwen.pool_members == (Fallback(passport="qwen-2", rank=0),)
+    assert qwen.fallbacks == (Fallback(passport="gpt-4o-mini", rank=1),)
     assert (fields["embed"].api_model_id, fields["embed"].credential_env) == (
         "text-embedding-3-small",
         "OPENAI_API_KEY",

@@ -62,6 +62,10 @@ def _per_million(name: str, flag: str, what: str) -> Any:
     return _price(name, flag, f"Per million {what}", values.usd_per_million_or_none)
 
 
+def _weight(text: str) -> Maybe:
+    return Maybe(values.whole(text))
+
+
 _PRICES = [
     _price("input_pico_usd", "--input-price", "Per million prompt tokens, in USD", values.usd_per_million_or_none),
     _price(
@@ -155,6 +159,41 @@ _OPTIONAL = [
         metavar="N",
     ),
 ]
+#: Of the passport's pool. ``none`` lifts a limit.
+_POOL = [
+    option("weight", Maybe, "--weight", help="Its own share beside the --pool", parser=_weight, metavar="N"),
+    option(
+        "choice",
+        Literal["weighted", "least-busy", "tenant", "conversation"],
+        "--choice",
+        help="Which of the pool is asked first: by weight, the least busy, or always the same for a tenant or a "
+        "conversation",
+    ),
+    option(
+        "requests_per_minute",
+        Maybe,
+        "--upstream-requests-per-minute",
+        help="What its server is sent at most",
+        parser=values.count_or_none,
+        metavar="N",
+    ),
+    option(
+        "tokens_per_minute",
+        Maybe,
+        "--upstream-tokens-per-minute",
+        help="The same, in tokens",
+        parser=values.count_or_none,
+        metavar="N",
+    ),
+    option(
+        "parallel_requests",
+        Maybe,
+        "--upstream-parallel-requests",
+        help="The same, at one time",
+        parser=values.count_or_none,
+        metavar="N",
+    ),
+]
 _LISTS = [
     option("capabilities", list[str], "--capability", help="tools, vision …; repeat for more", metavar="WORD"),
     option(
@@ -162,6 +201,13 @@ _LISTS = [
         list[str],
         "--fallback",
         help="Passports to try when this one fails; the next --fallback is tried after those. Weights share the load",
+        metavar="SLUG[:WEIGHT][,…]",
+    ),
+    option(
+        "pool_members",
+        list[str],
+        "--pool",
+        help="Passports that serve the same model beside it: other servers, or other keys. Weights share the load",
         metavar="SLUG[:WEIGHT][,…]",
     ),
     option(
@@ -175,6 +221,7 @@ _LISTS = [
 _PARSED: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
     "capabilities": ("--capability", values.words),
     "fallbacks": ("--fallback", values.fallbacks),
+    "pool_members": ("--pool", values.pool_members),
     "default_parameters": ("--parameter", values.parameters),
 }
 
@@ -193,6 +240,11 @@ def _collect(given: Mapping[str, Any]) -> Given:
             unset.append(name)
         elif given[name]:
             fields[name] = _parsed(given[name], flag, parser)
+    pool = {o.name: getattr(given[o.name], "value", given[o.name]) for o in _POOL if given[o.name] is not None}
+    if "choice" in pool:
+        pool["choice"] = str(pool["choice"]).replace("-", "_")
+    if pool:
+        fields["pool"] = pool
     prices = {o.name: given[o.name].value for o in _PRICES if given[o.name] is not None}
     if given["free"]:
         if prices:
@@ -211,5 +263,5 @@ def _parsed(texts: list[str], flag: str, parser: Callable[[list[str]], T]) -> T:
 
 #: Gives a command the options that describe a passport; its parameter ``given`` gets what they said.
 with_passport_fields = with_options(
-    "given", [*_PLAIN, *_OPTIONAL, _FREE, *_PRICES, *_CONDITIONS, _CLEAR, *_LISTS], _collect
+    "given", [*_PLAIN, *_OPTIONAL, _FREE, *_PRICES, *_CONDITIONS, _CLEAR, *_LISTS, *_POOL], _collect
 )

@@ -293,7 +293,8 @@ def _fields(passport: Passport) -> list[tuple[str, render.Cell]]:
         ("Capabilities", render.names(passport.capabilities)),
         *price_fields(passport.prices),
         *([("Price from", text)] if (text := source_text(passport.price_source, passport.priced_us)) else []),
-        ("Fallbacks", _fallbacks(passport.fallbacks)),
+        *_pool(passport),
+        ("Fallbacks", _fallbacks(tuple(each for each in passport.fallbacks if each.rank > 0))),
         *((f"Sets {name}", render.json_text(value)) for name, value in passport.default_parameters.items()),
         ("Created", render.instant_utc(passport.created_us)),
     ]
@@ -323,6 +324,35 @@ def _credential(passport: Passport) -> str:
 
 def _tokens(count: int | None) -> str:
     return "not known" if count is None else f"{render.number(count)} tokens"
+
+
+def _pool(passport: Passport) -> list[tuple[str, render.Cell]]:
+    """Returns what a passport shares its load with, and what its own target is sent at most."""
+    pool = passport.pool
+    beside = tuple(each for each in passport.fallbacks if each.rank == 0)
+    fields: list[tuple[str, render.Cell]] = []
+    if beside:
+        own = f"itself (weight {pool.weight})" if pool.weight != 1 else "itself"
+        fields.append(("Pool", f"{own} or {_fallbacks(beside)}"))
+        fields.append(("First choice", _CHOICES[pool.choice]))
+    limits = [
+        f"{render.number(limit)} {what}"
+        for limit, what in (
+            (pool.requests_per_minute, "requests a minute"),
+            (pool.tokens_per_minute, "tokens a minute"),
+            (pool.parallel_requests, "at the same time"),
+        )
+        if limit is not None
+    ]
+    return [*fields, ("Sent at most", ", ".join(limits))] if limits else fields
+
+
+_CHOICES = {
+    "weighted": "by weight",
+    "least_busy": "the least busy",
+    "tenant": "always the same for a tenant",
+    "conversation": "always the same for a conversation",
+}
 
 
 def _fallbacks(fallbacks: tuple[Fallback, ...]) -> str:

@@ -128,6 +128,11 @@ def fallbacks(texts: list[str]) -> tuple[Fallback, ...]:
     return tuple(_fallback(part, rank) for rank, text in enumerate(texts, start=1) for part in text.split(","))
 
 
+def pool_members(texts: list[str]) -> tuple[Fallback, ...]:
+    """All are of rank 0: ``SLUG[:WEIGHT][,SLUG[:WEIGHT]…]``."""
+    return tuple(_fallback(part, 0) for text in texts for part in text.split(","))
+
+
 def _fallback(text: str, rank: int) -> Fallback:
     slug, colon, weight = text.strip().rpartition(":")
     if colon and weight.isascii() and weight.isdigit():

@@ -10,7 +10,7 @@ import msgspec
 from trustgate.errors import InvalidRequest
 from trustgate.models.pricing import CONDITIONS, FREE, RATES, with_condition
 from trustgate.settings import BUILTIN_SCHEME, why_not_base_url, why_not_variable_name
-from trustgate.types import Fallback, Passport, Prices
+from trustgate.types import Fallback, Passport, Pool, Prices
 
 __all__ = [
     "BUILTIN_SCHEME",
@@ -28,7 +28,7 @@ _NOT_DEFAULTS = frozenset({"model", "messages", "prompt", "input", "stream", "st
 OPTIONAL = frozenset(
     (
         *("base_url", "credential_env", "credential_file", "context_length", "max_output_tokens"),
-        *("capabilities", "default_parameters", "fallbacks"),
+        *("capabilities", "default_parameters", "fallbacks", "pool_members"),
     )
 )
 
@@ -38,6 +38,7 @@ _CAPABILITY = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _MAX_TOKENS = 1_000_000_000
 _MAX_PRICE = 10**15
 _MAX_CONDITIONAL = 100
+_MOST_WEIGHT = 1_000_000
 #: Characters of a tier, size or quality that a price is for.
 _CONDITION_MOST = 64
 
@@ -56,7 +57,11 @@ class PassportFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     capabilities: tuple[str, ...] | None = None
     prices: Prices | None = None
     default_parameters: dict[str, Any] | None = None
+    #: Those of ranks from 1 on, and those of rank 0: the targets beside the passport's own.
     fallbacks: tuple[Fallback, ...] | None = None
+    pool_members: tuple[Fallback, ...] | None = None
+    #: Members of ``types.Pool`` to change; None lifts a limit.
+    pool: dict[str, int | str | None] | None = None
 
     def given(self) -> dict[str, Any]:
         """Returns the members that are given, by name."""
@@ -96,8 +101,9 @@ def change_passport(
         if name not in OPTIONAL:
             raise InvalidRequest(f"A passport requires {name}.", param=name)
     defaults = Passport(id="", slug="", api_model_id="")
-    members: dict[str, Any] = {name: getattr(defaults, name) for name in unset}
+    members: dict[str, Any] = {name: getattr(defaults, name) for name in unset if name != "pool_members"}
     members.update(fields.given())
+    _take_pool(passport, members, unset)
     # One place to look for the key: naming another takes the older one's place.
     for one, other in (("credential_env", "credential_file"), ("credential_file", "credential_env")):
         if members.get(one) is not None:
@@ -109,6 +115,25 @@ def change_passport(
     changed = msgspec.structs.replace(passport, **members)
     _check(changed)
     return changed
+
+
+def _take_pool(passport: Passport, members: dict[str, Any], unset: tuple[str, ...]) -> None:
+    """Put the fallbacks of all ranks in one place, and the pool's members that are given over those it has."""
+    ranked, beside = members.pop("fallbacks", None), members.pop("pool_members", None)
+    if "pool_members" in unset and beside is None:
+        beside = ()
+    if ranked is not None or beside is not None:
+        kept = passport.fallbacks
+        members["fallbacks"] = (
+            *(tuple(each for each in kept if each.rank == 0) if beside is None else beside),
+            *(tuple(each for each in kept if each.rank > 0) if ranked is None else ranked),
+        )
+    changes = members.pop("pool", None)
+    if changes:
+        try:
+            members["pool"] = msgspec.convert({**msgspec.to_builtins(passport.pool), **changes}, Pool)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"This is not a pool: {error}.", param="pool") from None
 
 
 def _changed_prices(prices: Prices, changes: dict[str, int | None], conditions: dict[str, int | str]) -> Prices:
@@ -255,5 +280,18 @@ def _check_fallbacks(passport: Passport) -> None:
     if passport.slug in names or passport.id in names:
         raise InvalidRequest("A passport cannot fall back on itself.", param="fallbacks")
     for fallback in passport.fallbacks:
-        if not 1 <= fallback.weight <= 1_000_000 or not 1 <= fallback.rank <= 1_000_000:
+        if not 1 <= fallback.weight <= _MOST_WEIGHT or not 0 <= fallback.rank <= 1_000_000:
             raise InvalidRequest("The weight of a fallback must be between 1 and 1,000,000.", param="fallbacks")
+    if passport.is_wildcard and any(fallback.rank == 0 for fallback in passport.fallbacks):
+        raise InvalidRequest(
+            "A wildcard has no pool: the others would not know which model is asked for.",
+            hint="Add the model by its name, with --pool.",
+            param="pool_members",
+        )
+    pool = passport.pool
+    if not 1 <= pool.weight <= _MOST_WEIGHT:
+        raise InvalidRequest("The weight of a passport must be between 1 and 1,000,000.", param="pool")
+    for name in ("requests_per_minute", "tokens_per_minute", "parallel_requests"):
+        limit = getattr(pool, name)
+        if limit is not None and not 1 <= limit <= _MAX_TOKENS:
+            raise InvalidRequest(f"{name} must be between 1 and {_MAX_TOKENS:,}.", param="pool")

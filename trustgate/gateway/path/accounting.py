@@ -335,6 +335,8 @@ class Account:
         target = self.target
         counted = finish in COUNTED and target is not None
         usage = _priced_usage(usage, endpoint, call)
+        if target is not None and finish in COUNTED:
+            target.load.used(usage.total_tokens - call.prompt_tokens)
         price = target.price if target is not None else _NO_PRICE
         factor_ppm = caller.price_factor_ppm
         cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0

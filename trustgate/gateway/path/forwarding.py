@@ -92,6 +92,7 @@ class Forwarding:
             body_for=body_for,
             caller=caller.tenant.id,
             model=call.model,
+            prompt_tokens=call.prompt_tokens,
             retries=endpoint.retries,
             stream=call.stream,
             asks_usage=asks_usage,

@@ -19,6 +19,7 @@ from trustgate.gateway.api.object_accounting import Lasting, ObjectAccounting
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
 from trustgate.gateway.api.resource_ids import KeptAnswer, ResourceIds
 from trustgate.gateway.api.uploads import Payload, Upload
+from trustgate.gateway.path.conversation import conversation_key
 from trustgate.models.catalog import Resolved
 from trustgate.models.pricing import PriceTable
 from trustgate.models.upstream.targets import Target, Targets, model_not_found
@@ -29,12 +30,15 @@ class Route:
     """Where one request is to go upstream, and what is known of the objects that it names."""
 
     __slots__ = (
-        *("asks_model", "call", "candidates", "handle", "is_modelless", "is_unmetered", "is_verbatim"),
-        *("objects", "own", "owners", "path", "service", "used"),
+        *("asks_model", "body", "call", "candidates", "handle", "is_modelless", "is_unmetered", "is_verbatim"),
+        *("objects", "own", "owners", "path", "service", "tenant_id", "used"),
     )
 
-    def __init__(self, call: Call, path: str) -> None:
+    def __init__(self, call: Call, path: str, body: Payload, tenant_id: str) -> None:
         self.call = call
+        #: As the client has sent it, and whose request it is.
+        self.body = body
+        self.tenant_id = tenant_id
         self.path = path
         self.service = ""
         self.is_unmetered = False
@@ -66,7 +70,7 @@ class Routing:
         Raises ``NotFound`` for one that is not its tenant's, ``Conflict`` where what is to be deleted is not paid yet.
         """
         tenant_id = key.tenant_id
-        route = Route(call, endpoint.upstream_path)
+        route = Route(call, endpoint.upstream_path, body, tenant_id)
         route.service = endpoint.name
         if call.uses or call.shared:
             self._use(route, endpoint, tenant_id)
@@ -170,13 +174,22 @@ class Routing:
             return [self._targets.made_by(route.handle.passport, route.handle.upstream_model, route.service, profile)]
         if route.is_modelless:
             return [self._targets.default(route.service)]
-        targets = self._targets.route(route.call.model, resolved, route.service, profile)
+        targets = self._targets.route(
+            route.call.model,
+            resolved,
+            route.service,
+            profile,
+            sticky=_sticky(route, resolved),
+            prompt_tokens=route.call.prompt_tokens,
+        )
         if route.is_verbatim:
-            if targets[0].model != route.call.model:
+            able = [target for target in targets if target.model == route.call.model]
+            if not able:
+                upstream_model = targets[0].model if resolved is None else resolved.upstream_model
                 raise InvalidRequest(
-                    f"In a batch the model {route.call.model!r} must be called {targets[0].model!r}.", param="file"
+                    f"In a batch the model {route.call.model!r} must be called {upstream_model!r}.", param="file"
                 )
-            return targets[:1]
+            return able[:1]
         if route.used is None:
             return targets
         made = self._targets.made_by
@@ -222,6 +235,15 @@ def _made_elsewhere(handle: ObjectId) -> InvalidRequest:
         param=_PARAM_OF.get(kind),
         code=f"{kind}_elsewhere",
     )
+
+
+def _sticky(route: Route, resolved: Resolved | None) -> bytes:
+    """Returns what the model's pool is to keep at one target; b"" where it does not."""
+    passport = None if resolved is None else resolved.passport
+    if passport is None or not passport.fallbacks or passport.pool.choice not in ("tenant", "conversation"):
+        return b""
+    tenant = route.tenant_id.encode()
+    return tenant if passport.pool.choice == "tenant" else tenant + b"\0" + conversation_key(route.body)
 
 
 def _checked_query(query: str, *, filters: bool = False) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -54,11 +54,19 @@ _OPENAI_MODEL = re.compile(r"(ft:)?(gpt-|o\d|chatgpt-|text-embedding-|davinci|ba
 _DEFAULT_PARAMETERS = ("temperature", "top_p", "max_tokens", "seed", "frequency_penalty", "presence_penalty")
 
 
+#: Members of a deployment that limit it, and share the load: without the proxy they are the passport's.
+_POOL_MEMBERS = {
+    "rpm": "requests_per_minute",
+    "tpm": "tokens_per_minute",
+    "max_parallel_requests": "parallel_requests",
+}
+#: What the router of the proxy has for the choice of a deployment, and which of a pool's that is.
+_CHOICES = {"simple-shuffle": "weighted", "least-busy": "least_busy"}
 #: Members of a deployment that limit it in the proxy.
 _LIMITS_OF_THE_PROXY = frozenset({"rpm", "tpm", "max_parallel_requests", "max_budget", "budget_duration", "weight"})
 #: Members of the file's settings, and what it means that they are not taken.
 _ROUTING = {
-    "context_window_fallbacks": "a prompt that is too long is refused; give the passport a --fallback instead",
+    "context_window_fallbacks": "a prompt too long for a --context-length goes to a --fallback with a larger one",
     "content_policy_fallbacks": "an answer that a filter stopped is passed on",
     "max_budget": "set a limit of a plan instead: trustgate plan set NAME --usd-per-month USD",
     "budget_duration": "set a limit of a plan instead: trustgate plan set NAME --usd-per-month USD",
@@ -160,8 +168,9 @@ class _ConfigReader:
         self._table = table
         self._notes = Notes()
         self._passports: dict[str, PassportFields] = {}
-        #: Further deployments of a model, by its name: tried when the first fails.
-        self._spares: dict[str, list[str]] = {}
+        #: Further deployments of a model, by its name: with it they are a pool.
+        self._spares: dict[str, list[tuple[str, _Deployment]]] = {}
+        self._first: dict[str, _Deployment] = {}
 
     def read(self) -> ImportFile:
         deployments = self._deployments()
@@ -220,10 +229,11 @@ class _ConfigReader:
         fields = self._describe(deployment)
         if name not in self._passports:
             self._passports[name] = fields
+            self._first[name] = deployment
         elif self._direct:
             slug = next(s for n in range(2, 1_000_000) if (s := f"{name}-{n}") not in names | self._passports.keys())
             self._passports[slug] = fields
-            self._spares.setdefault(name, []).append(slug)
+            self._spares.setdefault(name, []).append((slug, deployment))
         elif fields.prices != self._passports[name].prices:
             self._notes.add(f"{name} has deployments at different prices; the first one's apply.")
 
@@ -234,13 +244,18 @@ class _ConfigReader:
         said = {name: value for name, value in deployment.info.items() if value is not None}
         info = {**self._from_table(deployment), **prices, **said}
         for member in {**deployment.params, **said}:
-            if member in _LIMITS_OF_THE_PROXY:
+            if member in _LIMITS_OF_THE_PROXY and not (
+                self._direct and (member in _POOL_MEMBERS or member == "weight")
+            ):
                 self._notes.not_taken(member, deployment.name)
         fields = described(info, deployment.where, self._notes)
         route = self._direct_route(deployment) if self._direct else None
         if route is None:
             return msgspec.structs.replace(fields, api_model_id=deployment.name, provider=deployment.provider)
-        return msgspec.structs.replace(fields, **route)
+        given = {**deployment.params, **deployment.info}
+        limits = {name: _limit(given.get(member)) for member, name in _POOL_MEMBERS.items()}
+        pool = {name: limit for name, limit in limits.items() if limit is not None}
+        return msgspec.structs.replace(fields, **route, pool=pool or None)
 
     def _from_table(self, deployment: _Deployment) -> dict[str, Any]:
         base = deployment.info.get("base_model")
@@ -307,6 +322,8 @@ class _ConfigReader:
         """Members of the file's settings that change what is served or spent, and that have no place here."""
         for section in ("router_settings", "litellm_settings", "general_settings"):
             for member, value in _mapping(self._config.get(section)).items():
+                if member == "routing_strategy" and self._direct and value in _CHOICES:
+                    continue
                 if member in _ROUTING and value:
                     self._notes.add(f"Not taken: {section}.{member}: {_ROUTING[member]}.")
 
@@ -321,22 +338,58 @@ class _ConfigReader:
                 rules["*"] = _texts(settings["default_fallbacks"])
         return rules
 
+    def _add_pool(self, slug: str) -> None:
+        """Make a pool of a model's deployments: its own passport beside those of the others."""
+        spares = self._spares.get(slug)
+        if spares is None:
+            return
+        weights = _weights([self._first[slug], *(deployment for _, deployment in spares)])
+        strategy = _mapping(self._config.get("router_settings")).get("routing_strategy")
+        pool: dict[str, int | str | None] = {**(self._passports[slug].pool or {}), "weight": weights[0]}
+        pool["choice"] = _CHOICES.get(strategy, "weighted") if isinstance(strategy, str) else "weighted"
+        names = (name for name, _ in spares)
+        members = tuple(
+            Fallback(passport=name, rank=0, weight=weight) for name, weight in zip(names, weights[1:], strict=True)
+        )
+        self._passports[slug] = msgspec.structs.replace(self._passports[slug], pool_members=members, pool=pool)
+
     def _add_fallbacks(self) -> None:
-        """A model's further deployments are tried first, all alike; then the fallbacks, in their order."""
+        """A model's further deployments share its load by their weights; then come the fallbacks, in their order."""
         rules = self._fallback_rules()
         unknown: list[str] = []
-        for slug, fields in self._passports.items():
-            ranks = dict.fromkeys(self._spares.get(slug, ()), 1)
-            for rank, name in enumerate(rules.get(slug, rules.get("*", ())), start=2):
+        for slug in self._passports:
+            self._add_pool(slug)
+            fields = self._passports[slug]
+            ranks: dict[str, int] = {}
+            for rank, name in enumerate(rules.get(slug, rules.get("*", ())), start=1):
                 if name in self._passports:
                     ranks.setdefault(name, rank)
                 else:
                     unknown.append(name)
-            fallbacks = tuple(Fallback(passport=name, rank=rank) for name, rank in ranks.items() if name != slug)
+            beside = {name for name, _ in self._spares.get(slug, ())} | {slug}
+            fallbacks = tuple(Fallback(passport=name, rank=rank) for name, rank in ranks.items() if name not in beside)
             if fallbacks:
                 self._passports[slug] = msgspec.structs.replace(fields, fallbacks=fallbacks)
         if unknown:
             self._notes.add(f"Fallbacks to models that are not in the file were left out: {listed(unknown)}.")
+
+
+def _weights(deployments: Sequence[_Deployment]) -> list[int]:
+    """Returns the shares of a model's deployments, as the proxy's router has them.
+
+    By their weights where one has a weight, else by their rpm, else by their tpm; else they are all alike.
+    """
+    for member in ("weight", "rpm", "tpm"):
+        found = [_limit({**each.info, **each.params}.get(member)) for each in deployments]
+        if any(found):
+            return [weight or 1 for weight in found]
+    return [1] * len(deployments)
+
+
+def _limit(value: object) -> int | None:
+    """Returns a whole number from 1 on and no larger than any that is kept."""
+    number = _number(value)
+    return None if number is None or number < 1 else min(int(number), 1_000_000)
 
 
 def _split_model(model: str, custom_provider: object) -> tuple[str | None, str]:

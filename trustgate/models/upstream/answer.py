@@ -196,7 +196,7 @@ class Answer:
     """
 
     __slots__ = (
-        *("_response", "apart", "body", "chunks", "content_type", "events", "headers"),
+        *("_is_closed", "_response", "apart", "body", "chunks", "content_type", "events", "headers"),
         *("reported", "status", "target"),
     )
 
@@ -223,6 +223,7 @@ class Answer:
         self.events = events
         self.chunks = chunks
         self._response = response
+        self._is_closed = False
 
     @property
     def is_stream(self) -> bool:
@@ -230,6 +231,9 @@ class Answer:
 
     async def close(self) -> None:
         """Let go of the upstream's connection; a stream that is not at its end is aborted."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.target.load.end()
         if self.events is not None:
             await self.events.close()
         with suppress(Exception):

@@ -28,7 +28,7 @@ from trustgate.models.upstream.encoding import decoded
 from trustgate.models.upstream.failures import FailedAttempt, broken, not_answered, refused, told, translate
 from trustgate.models.upstream.from_events import as_document
 from trustgate.models.upstream.response import AiohttpResponse, Response
-from trustgate.models.upstream.targets import Target, all_open
+from trustgate.models.upstream.targets import Target, all_full, all_open
 from trustgate.models.upstream.to_events import Form, as_events
 from trustgate.models.upstream.transport import Network
 
@@ -65,6 +65,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     #: Whose request it is, for the breakers, and what it calls the model.
     caller: str = ""
     model: str = ""
+    #: The estimate of its prompt.
+    prompt_tokens: int = 0
     #: Whether a try that failed may be made again.
     retries: bool = True
     #: Whether the answer is to be a stream of events.
@@ -139,7 +141,7 @@ class UpstreamClient:
         """
         verdict: FailedAttempt | None = None
         for target in targets:
-            if not target.breaker.admit(outgoing.caller):
+            if not target.has_room or not target.breaker.admit(outgoing.caller):
                 continue
             outcome = await self._ask_target(target, outgoing, deadline, retries=self._retries)
             if isinstance(outcome, Answer):
@@ -150,7 +152,10 @@ class UpstreamClient:
         if verdict is not None:
             raise verdict.error
         # All rest. To ask the first costs a request that would be refused otherwise; it is asked once.
-        target = targets[0]
+        target = next((target for target in targets if target.has_room), targets[0])
+        if not target.has_room:
+            wait_s = min(target.load.wait_s(target.passport.pool) for target in targets)
+            raise all_full(outgoing.model or target.passport.slug, wait_s)
         outcome = await self._ask_target(target, outgoing, deadline, retries=0)
         if isinstance(outcome, Answer):
             return outcome
@@ -161,7 +166,22 @@ class UpstreamClient:
     async def _ask_target(
         self, target: Target, outgoing: Outgoing, deadline: float | None, *, retries: int
     ) -> Answer | FailedAttempt:
-        """Ask one target until it answers, or asking again is of no use. Its breaker learns of the request once."""
+        """Ask one target until it answers, or asking again is of no use. Its breaker learns of the request once.
+
+        Its load has the request in flight until the answer is closed.
+        """
+        target.load.begin()
+        outcome: Answer | FailedAttempt | None = None
+        try:
+            outcome = await self._ask_in_turn(target, outgoing, deadline, retries)
+            return outcome
+        finally:
+            if not isinstance(outcome, Answer):
+                target.load.end()
+
+    async def _ask_in_turn(
+        self, target: Target, outgoing: Outgoing, deadline: float | None, retries: int
+    ) -> Answer | FailedAttempt:
         breaker, caller = target.breaker, outgoing.caller
         try:
             for attempt in count():
@@ -174,6 +194,8 @@ class UpstreamClient:
                         break
                 pause_s = outcome.pause_s(attempt)
                 if not outcome.again or attempt >= retries or not _in_time(pause_s, deadline):
+                    break
+                if not target.load.has_room(target.passport.pool, is_again=True):
                     break
                 await self._wait(pause_s)
         except BaseException:
@@ -216,6 +238,7 @@ class UpstreamClient:
     async def _attempt(self, target: Target, outgoing: Outgoing) -> Answer | FailedAttempt:
         """One try. What its body could not be sent twice for is not tried again, here or elsewhere."""
         body = outgoing.body_for(target)
+        target.load.sent(outgoing.prompt_tokens)
         sent = None if isinstance(body, bytes | tuple) else _Sent(body)
         try:
             response = await self._ask(target, outgoing, body if sent is None else aiter(sent))

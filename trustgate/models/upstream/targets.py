@@ -8,6 +8,7 @@ health probe.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.pricing import PriceTable
 from trustgate.models.profiles import may_serve, preference
 from trustgate.models.upstream.breaker import Breaker
+from trustgate.models.upstream.pools import Load, by_key, by_load, by_weight
 from trustgate.types import HeaderValue, Passport, Profile
 
 _logger = logging.getLogger("trustgate.models")
@@ -60,6 +62,12 @@ class Target(msgspec.Struct, frozen=True):
     breaker: Breaker
     price: PriceTable
     quirks: Quirks
+    load: Load
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may be sent another request within its passport's limits."""
+        return self.load.has_room(self.passport.pool)
 
     @property
     def takes_stream_options(self) -> bool:
@@ -76,7 +84,15 @@ def _place(passport: Passport, upstream: Upstream, model: str) -> _Place:
 
 
 class Targets:
-    def __init__(self, catalog: Catalog, default_base_url: str, read_credential: ReadCredential) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        default_base_url: str,
+        read_credential: ReadCredential,
+        chance: random.Random | None = None,
+    ) -> None:
+        """``chance``: what draws by weights."""
+        self._chance = random.Random() if chance is None else chance  # noqa: S311 - no secret
         self._catalog = catalog
         self._default_base_url = default_base_url.rstrip("/")
         self._read_credential = read_credential
@@ -86,6 +102,8 @@ class Targets:
         self._quirks: dict[_Place, Quirks] = {}
         #: Targets already made, by passport, model and kind of endpoint; each is good for the passport and price in it.
         self._made: dict[tuple[str, str, str], Target] = {}
+        #: By passport, and of a tenant's own key by that too.
+        self._loads: dict[str, Load] = {}
         #: Upstreams with a key of a tenant's own, with a passport that leads there, and when that was last used.
         self._own: dict[tuple[str, str | None, str | None], tuple[Passport, float]] = {}
         #: The secrets of profiles' headers, by variable and file; None: it cannot be read.
@@ -99,21 +117,52 @@ class Targets:
         self._secrets.clear()
 
     def route(
-        self, name: str, resolved: Resolved | None, service: str = "", profile: Profile | None = None
+        self,
+        name: str,
+        resolved: Resolved | None,
+        service: str = "",
+        profile: Profile | None = None,
+        *,
+        sticky: bytes = b"",
+        prompt_tokens: int = 0,
     ) -> list[Target]:
         """Returns what to try for a model name, in order, each admitted by its breaker when its turn comes.
 
         ``service``: the kind of endpoint that asks. Each has breakers of its own, so that a server that fails at one
-        thing is still asked for the others. ``profile``: the caller's, under which the name was resolved.
+        thing is still asked for the others. ``profile``: the caller's, under which the name was resolved. ``sticky``:
+        what a pool goes by that keeps tenants or conversations at one target. ``prompt_tokens``: the estimate of the
+        prompt; targets whose context is known to be too small for it are tried last.
 
         Raises ``NotFound`` (404 ``model_not_found``) for a name no passport answers for.
         """
         if resolved is None:
             raise model_not_found(name)
-        found = [resolved, *self._fallbacks(resolved.passport)]
+        if not resolved.passport.fallbacks:
+            return [self._target(resolved, service)]
+        first = self._first_choice(resolved, service, profile, sticky)
+        found = [*first, *self._fallbacks(resolved.passport)]
         if profile is not None:
             found = self._arranged(found, profile)
+        if any((each.passport.context_length or prompt_tokens) < prompt_tokens for each in found):
+            found.sort(key=lambda each: (each.passport.context_length or prompt_tokens) < prompt_tokens)
         return [self._target(each, service) for each in found]
+
+    def _first_choice(self, resolved: Resolved, service: str, profile: Profile | None, sticky: bytes) -> list[Resolved]:
+        """Returns the passport and its fallbacks of rank 0, in the order that its pool has for this request."""
+        pool = resolved.passport.pool
+        candidates = [(resolved, pool.weight)]
+        for fallback in resolved.passport.fallbacks:
+            other = self._catalog.resolve(fallback.passport) if fallback.rank == 0 else None
+            if other is not None:
+                other = other if profile is None else self._catalog.under(profile, other)
+                candidates.append((other, fallback.weight))
+        if len(candidates) == 1:
+            return [resolved]
+        if pool.choice == "least_busy":
+            return by_load(candidates, lambda each: self._target(each, service).load.in_flight, self._chance)
+        if pool.choice == "weighted" or not sticky:
+            return by_weight(candidates, self._chance)
+        return by_key(candidates, lambda each: each.passport.id, sticky)
 
     def _arranged(self, found: list[Resolved], profile: Profile) -> list[Resolved]:
         """Returns those that the profile lets serve, in its order of preference, with the tenant's own keys."""
@@ -182,12 +231,9 @@ class Targets:
             self._read_secret(key)
 
     def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
-        ranks = sorted({fallback.rank for fallback in passport.fallbacks})
-        for rank in ranks:
-            left = [fallback for fallback in passport.fallbacks if fallback.rank == rank]
-            while left:
-                chosen = random.choices(left, [max(fallback.weight, 1) for fallback in left])[0]  # noqa: S311 - no secret
-                left.remove(chosen)
+        for rank in sorted({fallback.rank for fallback in passport.fallbacks if fallback.rank > 0}):
+            of_rank = [(fallback, fallback.weight) for fallback in passport.fallbacks if fallback.rank == rank]
+            for chosen in by_weight(of_rank, self._chance):
                 resolved = self._catalog.resolve(chosen.passport)
                 if resolved is not None:
                     yield resolved
@@ -201,18 +247,19 @@ class Targets:
             self._own[place] = passport, time.monotonic()
         made = self._made.get((name, model, service))
         if made is None or made.passport is not passport or made.price is not resolved.price:
-            made = self._make(resolved, service)
+            made = self._make(resolved, service, self._loads.setdefault(name, Load()))
             self._made[name, model, service] = made
         return made
 
-    def _make(self, resolved: Resolved, service: str) -> Target:
+    def _make(self, resolved: Resolved, service: str, load: Load) -> Target:
         upstream = self.upstream_of(resolved.passport)
         key = _place(resolved.passport, upstream, resolved.upstream_model)
         breakers = self._breakers.get(key)
         if breakers is None or key not in self._quirks:
             breakers = self._make_room(key)
         breaker = breakers.get(service) or breakers.setdefault(service, Breaker())
-        return Target(resolved.passport, resolved.upstream_model, upstream, breaker, resolved.price, self._quirks[key])
+        passport, model, quirks = resolved.passport, resolved.upstream_model, self._quirks[key]
+        return Target(passport, model, upstream, breaker, resolved.price, quirks, load)
 
     def _make_room(self, key: _Place) -> dict[str, Breaker]:
         """Begin to keep what is learned of a model; others whose breakers are all closed may be forgotten for it."""
@@ -295,7 +342,16 @@ class Targets:
         return list(names)
 
     def is_available(self, passport: Passport, model: str) -> bool:
-        """Returns whether a request for this passport could be served now, as far as is known: of one kind at least."""
+        """Returns whether a request for this passport could be served now, as far as is known: of one kind at least.
+
+        By its own target, or by another of its pool.
+        """
+        if self._is_available(passport, model):
+            return True
+        beside = (self._catalog.resolve(each.passport) for each in passport.fallbacks if each.rank == 0)
+        return any(each is not None and self._is_available(each.passport, each.upstream_model) for each in beside)
+
+    def _is_available(self, passport: Passport, model: str) -> bool:
         upstream = self.upstream_of(passport)
         breakers = self._breakers.get(_place(passport, upstream, model))
         return upstream.healthy is not False and not (
@@ -325,6 +381,16 @@ def all_open(model: str, retry_after_s: float) -> Unavailable:
         f"The model {model!r} is not available right now: its upstream keeps failing.",
         code="model_unavailable",
         headers={"retry-after": str(max(1, round(retry_after_s)))},
+        retryable=True,
+    )
+
+
+def all_full(model: str, retry_after_s: float) -> Unavailable:
+    """Every target of the model has been sent as much as its operator lets it be sent."""
+    return Unavailable(
+        f"The model {model!r} is not available right now: its upstream gets no more requests for the moment.",
+        code="model_unavailable",
+        headers={"retry-after": str(max(1, math.ceil(retry_after_s)))},
         retryable=True,
     )
 
