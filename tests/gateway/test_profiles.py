@@ -225,6 +225,9 @@ def test_without_its_secret_a_header_is_not_left_out(acme: Tenant, scripted: Ups
     refused = acme.chat(model="local")
     assert (refused.status_code, error_of(refused)["code"]) == (503, "model_unavailable")
     assert "NO_SUCH_VARIABLE" not in refused.text
+    found = json.loads(acme.gateway.cli("doctor", "--json", check=False).stdout)
+    assert any(f"tenant {acme.name}, header x-acme-secret" in json.dumps(each) for each in found["checks"])
+    acme.gateway.cli("profile", "clear", "--tenant", acme.name)
     assert [each for each in scripted.requests[asked:] if each.method == "POST"] == []
 
 

@@ -45,6 +45,7 @@ from trustgate.admin.findings import (
     warn,
 )
 from trustgate.admin.money import PaymentCheck, PaymentFinding, PriceCheck
+from trustgate.admin.profiling import ProfileList, ProfileState
 from trustgate.admin.subscriptions import NotifyList
 from trustgate.cli import render
 from trustgate.cli.context import Session, open_here, remote_admin, socket_answers
@@ -155,6 +156,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
     try:
         status = _ask(admin, Status())
         passports = _ask(admin, PassportList())
+        profiles = _ask(admin, ProfileList())
         log = _ask(admin, AnchorStatus())
         archives = _ask(admin, ArchiveList())
         payments = _ask(admin, PaymentCheck())
@@ -173,7 +175,7 @@ def _running(settings: Settings) -> Iterator[Finding]:
     yield log_finding(log)
     yield from _keys(settings)
     yield from map(upstream_finding, status.targets)
-    yield from _credentials(settings, passports, running=True)
+    yield from _credentials(settings, (*passports, *_of_profiles(profiles)), running=True)
     yield from map(price_finding, prices)
     yield from map(payment_finding, payments)
     yield from map(subscriber_finding, subscribers)
@@ -267,6 +269,7 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
     try:
         status = await admin.execute(Status())
         passports = await admin.execute(PassportList())
+        profiles = await admin.execute(ProfileList())
         prices = [price_finding(found) for found in await admin.execute(PriceCheck())]
         payments = await admin.execute(PaymentCheck())
         archives = await admin.execute(ArchiveList())
@@ -276,7 +279,7 @@ async def _database(settings: Settings) -> tuple[tuple[Passport, ...], tuple[Pay
     place = f"on Postgres, {url.partition('?')[0]}" if url else render.size(settings.database.stat().st_size)
     opens = ok("database", f"opens; {render.number(status.last_seq)} receipts, {place}")
     findings = [*_ids(settings, status), *amiss_findings(status), *archive_findings(archives), *prices]
-    return passports, payments, [opens, *findings]
+    return (*passports, *_of_profiles(profiles)), payments, [opens, *findings]
 
 
 def _ids(settings: Settings, status: ServerStatus) -> Iterator[Finding]:
@@ -366,4 +369,18 @@ def _credentials(settings: Settings, passports: tuple[Passport, ...], *, running
             else:
                 yield fail("credential", message, error.hint)
     if named and good == len(named):
-        yield ok("credential", f"all {good} passports that name a key have it")
+        yield ok("credential", f"all {good} keys that passports and profiles name are there")
+
+
+def _of_profiles(profiles: tuple[ProfileState, ...]) -> Iterator[Passport]:
+    """Yields where profiles have secrets: each as a passport with such a credential, called as people know it."""
+    for each in profiles:
+        whose = f"the profile of the {each.kind} {each.owner}"
+        for slug, own in each.rules.credentials.items():
+            yield _place(f"{whose}, key for {slug}", own.env, own.file)
+        for name, value in each.rules.headers.items():
+            yield _place(f"{whose}, header {name}", value.env, value.file)
+
+
+def _place(name: str, env: str | None, file: str | None) -> Passport:
+    return Passport(id="", slug=name, api_model_id="", credential_env=env, credential_file=file)

@@ -53,12 +53,16 @@ async def under_profile(profile: Profile | None, endpoint: Endpoint, body: bytes
 
     A body that is not what its endpoint takes comes back as it is: it is refused later, in the client's own words.
     """
-    if profile is None or endpoint.body != "json":
+    if profile is None or endpoint.body != "json" or not _changes_bodies(profile.rules):
         return body
     if isinstance(body, bytes):
         return applied(profile.rules, endpoint, body)
     skeleton = await in_reader(lambda large: applied(profile.rules, endpoint, large.skeleton), body)
     return body if skeleton is body.skeleton else body.with_skeleton(skeleton)
+
+
+def _changes_bodies(rules: ProfileRules) -> bool:
+    return bool(rules.parameters or rules.defaults or rules.caps or rules.system or rules.default_model)
 
 
 def applied(rules: ProfileRules, endpoint: Endpoint, body: bytes) -> bytes:

@@ -226,9 +226,20 @@ class Targets:
             _logger.error("The header of a profile cannot be set: %s", error.message)
 
     def refresh_secrets(self) -> None:
-        """Read the secrets of profiles' headers anew: those that were wanted so far."""
+        """Read what profiles name anew, as far as it was wanted: the secrets of headers, and tenants' own keys.
+
+        A key that was not used for an hour is forgotten.
+        """
         for key in list(self._secrets):
             self._read_secret(key)
+        for place, (passport, used_at) in list(self._own.items()):
+            upstream = self._upstreams.get(place)
+            if upstream is None or time.monotonic() - used_at > _OWN_KEPT_S:
+                del self._own[place]
+                self._upstreams.pop(place, None)
+                self._made.clear()
+            elif self.refresh_credential(passport, upstream):
+                upstream.healthy = None
 
     def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
         for rank in sorted({fallback.rank for fallback in passport.fallbacks if fallback.rank > 0}):
@@ -295,21 +306,15 @@ class Targets:
             return False
 
     def upstreams(self) -> list[tuple[Passport, Upstream]]:
-        """Every upstream that an active passport leads to, with one such passport; and those that were lately asked
-        with a tenant's own key.
+        """Every upstream that an active passport leads to, with one such passport.
+
+        None that is asked with a tenant's own key: whether that key is good is no concern of the operator's.
         """
         seen: dict[int, tuple[Passport, Upstream]] = {}
         for passport in self._catalog.passports():
             if passport.status != "revoked":
                 upstream = self.upstream_of(passport)
                 seen.setdefault(id(upstream), (passport, upstream))
-        for key, (passport, used_at) in list(self._own.items()):
-            if time.monotonic() - used_at > _OWN_KEPT_S:
-                del self._own[key]
-                self._upstreams.pop(key, None)
-                self._made.clear()
-            elif (found := self._upstreams.get(key)) is not None:
-                seen.setdefault(id(found), (passport, found))
         return list(seen.values())
 
     def failing_models(self) -> dict[str, list[str]]:
@@ -362,7 +367,7 @@ class Targets:
 #: Stands for the default upstream where no model, and so no passport, leads to one.
 _DEFAULT = Passport(id="", slug="the default upstream", api_model_id="")
 
-#: An upstream with a tenant's own key is probed for so long after it was last asked, seconds.
+#: A tenant's own key is read anew for so long after it was last used, seconds.
 _OWN_KEPT_S = 3_600.0
 
 #: Wildcards let callers name models freely; what is known of them is forgotten beyond this many.
