@@ -152,7 +152,8 @@ def test_parameters_and_the_system_message_in_each_apis_words(acme: Tenant, scri
     assert ask("/v1/responses", input="Hi", instructions="Be kind.")["instructions"] == f"{SYSTEM}\n\nBe kind."
 
     scripted.script(Reply.json(MESSAGE), Reply.json(MESSAGE))
-    got = ask("/v1/messages", messages=HELLO)
+    got = ask("/v1/messages", messages=HELLO, output_config={"effort": "max"})
+    assert got["output_config"] == {"effort": "low"}
     assert (got["system"], got["max_tokens"], got["temperature"]) == (SYSTEM, 64, 0)
     assert "seed" not in got
     own_parts = [{"type": "text", "text": "Be kind."}]

@@ -16,7 +16,7 @@ import msgspec
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import LargeBody, in_reader
 from trustgate.gateway.api.members import BOUNDS, Members, misnamed
-from trustgate.models.profiles import MAX_TOKENS, lower_effort
+from trustgate.models.profiles import EFFORTS, MAX_TOKENS, lower_effort
 from trustgate.types import Profile, ProfileRules
 
 _EFFORT = "reasoning_effort"
@@ -147,7 +147,9 @@ class _Edit:
 
 
 def _apply(rules: ProfileRules, endpoint: Endpoint, edit: _Edit) -> None:
-    takes_default = endpoint.has_model and not endpoint.is_unmetered
+    # A stored prompt names a model itself.
+    has_prompt = endpoint.name == "responses" and edit.has("prompt")
+    takes_default = endpoint.has_model and not endpoint.is_unmetered and not has_prompt
     if takes_default and rules.default_model is not None and _is_blank(edit.members.get("model")):
         edit.replace("model", _encode(rules.default_model))
     renamed = _RENAMED.get(endpoint.name)
@@ -164,14 +166,21 @@ def _apply(rules: ProfileRules, endpoint: Endpoint, edit: _Edit) -> None:
             if name not in rules.parameters and name != MAX_TOKENS and path is not None and edit.read(path) is None:
                 edit.write(path, _in_api(endpoint, name, value))
         for name, most in rules.caps.items():
-            path = renamed.get(name, name)
-            if name not in rules.parameters and name != MAX_TOKENS and path is not None:
-                asked = edit.read(path)
-                if asked is not None and (within := _within(name, asked, most)) != asked:
-                    edit.write(path, within)
+            if name not in rules.parameters and name != MAX_TOKENS:
+                _cap(endpoint, edit, name, most)
         _bound_messages(rules, endpoint, edit)
     if rules.system is not None:
         _put_before(rules.system, endpoint, edit)
+
+
+def _cap(endpoint: Endpoint, edit: _Edit, name: str, most: Any) -> None:
+    path = _RENAMED[endpoint.name].get(name, name)
+    if endpoint.name == "messages" and name == _EFFORT:
+        # It is lowered where a request has it, but not set: not every model takes it. There is none below "low".
+        path, most = "output_config.effort", most if most not in EFFORTS[:2] else "low"
+    asked = None if path is None else edit.read(path)
+    if path is not None and asked is not None and (within := _within(name, asked, most)) != asked:
+        edit.write(path, within)
 
 
 def _is_blank(raw: msgspec.Raw | None) -> bool:
