@@ -17,7 +17,7 @@ from trustgate.errors import InvalidRequest, Unavailable
 from trustgate.gateway.path.conversation import conversation_key
 from trustgate.models.importing.litellm import read_import_file
 from trustgate.models.passports import PassportFields, change_passport
-from trustgate.models.upstream.pools import Load, by_key, by_load, by_weight
+from trustgate.models.upstream.pools import TargetLoad, by_key, by_load, by_weight
 from trustgate.models.upstream.targets import Targets
 from trustgate.types import Fallback, Passport, Pool
 
@@ -70,7 +70,7 @@ def test_keys_are_shared_by_weight() -> None:
 
 def test_a_minutes_limits_are_of_that_minute() -> None:
     now = 120.0
-    load = Load(lambda: now)
+    load = TargetLoad(lambda: now)
     pool = Pool(requests_per_minute=2, tokens_per_minute=100)
     for _ in range(2):
         assert load.has_room(pool)

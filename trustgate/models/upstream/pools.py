@@ -22,7 +22,7 @@ Weighted = tuple[T, int]
 _MINUTE_S = 60.0
 
 
-class Load:
+class TargetLoad:
     """What one target has in flight, and what it was sent in the running minute (of this process's clock)."""
 
     __slots__ = ("_clock", "_minute", "_requests", "_tokens", "in_flight")

@@ -20,7 +20,7 @@ from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.pricing import PriceTable
 from trustgate.models.profiles import may_serve, preference
 from trustgate.models.upstream.breaker import Breaker
-from trustgate.models.upstream.pools import Load, by_key, by_load, by_weight
+from trustgate.models.upstream.pools import TargetLoad, by_key, by_load, by_weight
 from trustgate.types import HeaderValue, Passport, Profile
 
 _logger = logging.getLogger("trustgate.models")
@@ -62,7 +62,7 @@ class Target(msgspec.Struct, frozen=True):
     breaker: Breaker
     price: PriceTable
     quirks: Quirks
-    load: Load
+    load: TargetLoad
 
     @property
     def has_room(self) -> bool:
@@ -103,7 +103,7 @@ class Targets:
         #: Targets already made, by passport, model and kind of endpoint; each is good for the passport and price in it.
         self._made: dict[tuple[str, str, str], Target] = {}
         #: By passport, and of a tenant's own key by that too.
-        self._loads: dict[str, Load] = {}
+        self._loads: dict[str, TargetLoad] = {}
         #: Upstreams with a key of a tenant's own, with a passport that leads there, and when that was last used.
         self._own: dict[tuple[str, str | None, str | None], tuple[Passport, float]] = {}
         #: The secrets of profiles' headers, by variable and file; None: it cannot be read.
@@ -258,11 +258,11 @@ class Targets:
             self._own[place] = passport, time.monotonic()
         made = self._made.get((name, model, service))
         if made is None or made.passport is not passport or made.price is not resolved.price:
-            made = self._make(resolved, service, self._loads.setdefault(name, Load()))
+            made = self._make(resolved, service, self._loads.setdefault(name, TargetLoad()))
             self._made[name, model, service] = made
         return made
 
-    def _make(self, resolved: Resolved, service: str, load: Load) -> Target:
+    def _make(self, resolved: Resolved, service: str, load: TargetLoad) -> Target:
         upstream = self.upstream_of(resolved.passport)
         key = _place(resolved.passport, upstream, resolved.upstream_model)
         breakers = self._breakers.get(key)
