@@ -15,6 +15,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'accept-loss|Accept that data is lost, and start without it',
             'archive|Move old receipts out of the database, into Parquet files',
             'compact|Make the database file smaller',
+            'migrate|Move the database to Postgres, or back into a file',
             'top|Watch the running gateway',
             'console|Open the console: pages to watch and manage the running gateway',
             'doctor|Find what is wrong, and how to fix it',
@@ -250,6 +251,13 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate compact' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate migrate' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--to|any|Move the database file to this Postgres database',
+            '--from|any|Move this Postgres database into a file in the home',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate top' = @(

@@ -33,6 +33,7 @@ TABLE: Mapping[str, CommandEntry] = {
     "accept-loss": CommandEntry("backup", "Accept that data is lost, and start without it."),
     "archive": CommandEntry("archive", "Move old receipts out of the database, into Parquet files."),
     "compact": CommandEntry("backup", "Make the database file smaller."),
+    "migrate": CommandEntry("migrate", "Move the database to Postgres, or back into a file."),
     "top": CommandEntry("top", "Watch the running gateway."),
     "console": CommandEntry("console", "Open the console: pages to watch and manage the running gateway."),
     "doctor": CommandEntry("doctor", "Find what is wrong, and how to fix it."),

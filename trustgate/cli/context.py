@@ -179,7 +179,9 @@ def _is_empty(settings: Settings) -> bool:
     if settings.store.url:
         return False
     database = settings.database
-    return not any(database.with_name(database.name + ending).exists() for ending in ("", ".wal", ".changes", ".mark"))
+    return not any(
+        database.with_name(database.name + ending).exists() for ending in ("", ".wal", ".changes", ".mark", ".moved")
+    )
 
 
 class EmptyHome:

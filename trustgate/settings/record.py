@@ -201,13 +201,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 hint=f"Remove it, or choose a --home with a shorter path than {self.home}",
             )
 
-    def postgres(self) -> PostgresAddress | None:
+    def postgres(self, url: str | None = None) -> PostgresAddress | None:
         """Returns the database that takes the place of the file, with its password. None: the file.
+
+        ``url``: of another database, in place of ``store.url``.
 
         Raises ``SettingsError``.
         """
         store = self.store
-        if not store.url:
+        url = url or store.url
+        if not url:
             return None
         if store.password_env is not None:
             password: str | None = read_secret_variable(store.password_env)
@@ -215,7 +218,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             password = read_secret_file(self.home / Path(store.password_file).expanduser())
         else:
             password = None
-        return PostgresAddress(store.url, password)
+        return PostgresAddress(url, password)
 
     # secrets
 

@@ -36,6 +36,7 @@ from trustgate.store.entries import (
     load_identity,
 )
 from trustgate.store.fitting import fitting
+from trustgate.store.moving import take_identity
 from trustgate.store.reading import ReceiptReader
 from trustgate.store.records import (
     apply_change,
@@ -160,6 +161,11 @@ class DuckDBStore(Verbs[duckdb.DuckDBPyConnection]):
     async def archive(self, up_to_seq: int, folder: Path | None, about: Mapping[str, str]) -> ArchiveFile | None:
         await self._database.allow(folder or self._archives.folder)
         return await self._engine.run(self._archive, up_to_seq, folder, about)
+
+    async def be(self, store_id: str) -> None:
+        """Take another store's id, having got all that it has (``store.moving``)."""
+        await self._database.run(in_transaction, lambda connection: take_identity(connection, store_id))
+        self._store_id = store_id
 
     async def close(self) -> None:
         await self._engine.close()

@@ -39,6 +39,9 @@ from trustgate.store.archives import FOLDER, quoted
 from trustgate.store.migrations import migrate
 from trustgate.store.worker import Worker
 
+#: The ending of the file that was the database before it went to Postgres.
+MOVED = ".moved"
+
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -197,6 +200,12 @@ def _create(path: Path) -> None:
                 hint=f"Put the database back into {path.parent}, or restore a backup: trustgate restore FILE. To start "
                 f"with an empty one, move {path.name}.*, the folder journal, checkpoint and log.key away.",
             )
+    if beside(path, MOVED).exists():
+        raise StoreDamaged(
+            f"The database of {path.parent} was moved to Postgres.",
+            hint=f"Name it with store.url. To start with an empty one, move {path.name}{MOVED}*, the folder journal, "
+            "checkpoint and log.key away.",
+        )
     new = beside(path, ".new")
     try:
         for leftover in (new, beside(new, ".wal")):

@@ -396,6 +396,16 @@ MIGRATIONS: tuple[Migration, ...] = (
 LATEST = len(MIGRATIONS)
 
 
+def columns_of(connection: SqlConnection) -> dict[str, list[str]]:
+    """Returns the columns of each of our tables, by its name."""
+    found: dict[str, list[str]] = {}
+    for table, column in connection.execute(
+        f"SELECT table_name, column_name FROM {_OUR_COLUMNS} ORDER BY table_name, ordinal_position"  # noqa: S608 - ours
+    ).fetchall():
+        found.setdefault(table, []).append(column)
+    return found
+
+
 def schema_version(connection: SqlConnection) -> int:
     """Returns the schema of the open database; 0 if it is empty.
 

@@ -103,6 +103,10 @@ class SqlDialect(ABC):
         """Returns why a row of ``receipts`` must be set aside though its columns would take it; None where not."""
 
     @abstractmethod
+    def fitting(self, row: Sequence[Any]) -> Sequence[Any]:
+        """Returns a row of another database of ours as this one takes it."""
+
+    @abstractmethod
     def take_turns(self, connection: Any, names: Sequence[str]) -> None:
         """Let no other transaction that takes one of these names go on before the caller's has ended."""
 
@@ -166,6 +170,9 @@ class DuckDBDialect(SqlDialect):
 
     def why_unfit(self, row: Sequence[Any]) -> str | None:
         return None
+
+    def fitting(self, row: Sequence[Any]) -> Sequence[Any]:
+        return row
 
     def take_turns(self, connection: Any, names: Sequence[str]) -> None:
         """One process has the file, and one thread writes."""

@@ -7,7 +7,7 @@ What is left to a store of its own: opening, appending, changes of operators, co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from trustgate.store.archives import ReadRange
 from trustgate.store.aside import load_aside, mend_aside
@@ -67,6 +67,7 @@ from trustgate.store.sums import (
 from trustgate.store.worker import Worker
 from trustgate.types import Anchor, CreditNote, Entry, LogName, Payment, PaymentState, PriceChange
 
+P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=SqlConnection)
 
@@ -93,6 +94,10 @@ class Verbs(Generic[C]):
         self._reader = reader
         #: What table ``receipts`` does not have as it is, by its number; replaced as a whole.
         self._aside = aside
+
+    async def on_writer(self, work: Callable[Concatenate[C, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """``work(connection, …)`` on the thread that writes."""
+        return await self._engine.run(work, *args, **kwargs)
 
     async def load_state(self) -> State:
         return await self._reading.run(load_state)

@@ -87,7 +87,13 @@ def open_mark(connection: SqlConnection, home: Path, store_id: str, *, accept_lo
             )
             if not accept_loss:
                 mark.close()
-                raise StoreIncomplete(f"The database lacks what this gateway has seen in it: {lost}.")
+                error = StoreIncomplete(f"The database lacks what this gateway has seen in it: {lost}.")
+                error.hint = (
+                    "Let store.url name the database that has it, or restore a newer backup. To go on without what is "
+                    "missing: trustgate accept-loss"
+                )
+                raise error
+            mark.write(has.changes)  # into both places of the mark: the higher one of the two is believed
             notes.append(f"Accepted as lost: {lost}.")
         mark.write(has.changes)
     except OSError as error:

@@ -80,6 +80,10 @@ class PostgresDialect(SqlDialect):
         """A NUL does not fit TEXT; in JSON it does, but nothing reads it out again."""
         return "a NUL character" if any(isinstance(value, str) and "\\u0000" in value for value in row) else None
 
+    def fitting(self, row: Sequence[Any]) -> Sequence[Any]:
+        """A NUL becomes U+FFFD."""
+        return [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in row]
+
     def take_turns(self, connection: Any, names: Sequence[str]) -> None:
         # In one order, so that no two transactions wait for each other.
         for name in sorted(names):
@@ -169,7 +173,7 @@ class PostgresConnection:
         return found
 
     def execute(self, query: Any, parameters: object = None) -> _Rows:
-        values: Sequence[Any] = parameters if isinstance(parameters, list | tuple) else ()
+        values: Sequence[Any] = POSTGRES.fitting(parameters) if isinstance(parameters, list | tuple) else ()
         if _IS_QUERY.match(query):
             rows = self._run(self._connection.fetch(numbered(query), *values))
             return _Rows([tuple(row) for row in rows])

@@ -86,8 +86,13 @@ def _shared_books(connection: SqlConnection) -> None:
         connection.execute(statement)
 
 
+def _moves(connection: SqlConnection) -> None:
+    """Whether the database is on its way here from a file, or was moved to one (postgres.moves): one row or none."""
+    connection.execute("CREATE TABLE moves (state VARCHAR NOT NULL, store_id VARCHAR NOT NULL, place VARCHAR NOT NULL)")
+
+
 #: Step N brings what Postgres alone has from N-1 to N.
-STEPS: tuple[Callable[[SqlConnection], None], ...] = (_indexes_and_changes, _nodes_and_roles, _shared_books)
+STEPS: tuple[Callable[[SqlConnection], None], ...] = (_indexes_and_changes, _nodes_and_roles, _shared_books, _moves)
 
 
 def migrate_postgres(connection: SqlConnection, now_us: int) -> None:

@@ -34,6 +34,16 @@ from trustgate.store.marks import Mark
 from trustgate.store.postgres.changes import apply_next_change, broken_changes, open_mark
 from trustgate.store.postgres.connecting import AWAY, place
 from trustgate.store.postgres.dialect import PostgresConnection
+from trustgate.store.postgres.moves import (
+    Move,
+    arrive,
+    begin_arrival,
+    check_idle,
+    check_serves,
+    depart,
+    end_arrival,
+    load_move,
+)
 from trustgate.store.postgres.session import PostgresSession, Writer
 from trustgate.store.records import damaged_rows
 from trustgate.store.sql import in_transaction, one_value
@@ -69,12 +79,17 @@ class PostgresStore(Verbs[PostgresConnection]):
         self._store_id, self._schema_version, self._last_seq = opened.identity
         self._size_bytes = opened.size_bytes
         self._sized_at_s = time.monotonic()
+        self._move = opened.move
         #: The connection was lost in a commit of entries: whether they are in the database is to be looked up.
         self._in_doubt = False
 
     @classmethod
-    async def open(cls, address: PostgresAddress, home: Path, *, accept_loss: bool = False) -> PostgresStore:
+    async def open(
+        cls, address: PostgresAddress, home: Path, *, accept_loss: bool = False, moving: bool = False
+    ) -> PostgresStore:
         """Open the database; fill it if it is empty, migrate it if it is old. ``home``: where its mark lies.
+
+        ``moving``: also where it is on its way from or to a file (``postgres.moves``).
 
         Raises Unavailable (``store_unreachable``), StoreUnusable, StoreLocked, StoreTooNew, StoreDamaged,
         StoreIncomplete (unless ``accept_loss``), HomeUnusable.
@@ -82,7 +97,11 @@ class PostgresStore(Verbs[PostgresConnection]):
         writer = Writer(address)
         reading = PostgresSession(address, "reader")
         try:
-            opened = await writer.run(_Opened, home, accept_loss)
+            move = await writer.run(load_move)
+            if not moving:
+                check_serves(move, place(address))
+            opened = await writer.run(_Opened, home, accept_loss or move is not None)
+            opened.move = move
             for note in opened.notes:
                 logger.warning("%s", note)
             return cls(address, writer, reading, opened)
@@ -133,6 +152,45 @@ class PostgresStore(Verbs[PostgresConnection]):
     async def close(self) -> None:
         await asyncio.gather(self._engine.close(), self._reading.close())
         self._mark.close()
+
+    # on its way from a file, or to one
+
+    async def begin_arrival(self, store_id: str, place: str) -> None:
+        """See ``postgres.moves.begin_arrival``."""
+        await self._engine.run(begin_arrival, store_id, place)
+
+    async def arrive(self, store_id: str) -> None:
+        """Take the other store's id, having got all that it has (``store.moving``)."""
+        await self._engine.run(arrive, store_id)
+        self._mark.path.unlink(missing_ok=True)  # of the id that the empty database had
+        self._store_id = store_id
+
+    @property
+    def has_arrived(self) -> bool:
+        """When it was opened, all was there, and the file perhaps not closed yet."""
+        return self._move is not None and self._move.state == "arrived"
+
+    async def end_arrival(self) -> None:
+        """Serve from now on."""
+        await self._engine.run(end_arrival)
+
+    async def check_departure(self, place: str) -> None:
+        """Raises StoreUnusable where the database is not whole, or was moved somewhere else.
+
+        Raises Conflict where other gateways serve it, or have not written all that they have acknowledged.
+        """
+        if self._move is not None and self._move[::2] != ("departed", place):
+            check_serves(self._move, self.info.path)
+        await self._engine.run(check_idle)
+
+    @property
+    def has_departed(self) -> bool:
+        """When it was opened, it had been moved into a file."""
+        return self._move is not None and self._move.state == "departed"
+
+    async def depart(self, place: str) -> None:
+        """Serve nobody any more: that file does."""
+        await self._engine.run(depart, self._store_id, place)
 
     # what Postgres has means of its own for
 
@@ -209,6 +267,7 @@ class _Opened:
         self.identity = load_identity(connection)
         self.aside = load_aside(connection)
         self.size_bytes: int = one_value(connection.execute(_SIZE_SQL))
+        self.move: Move | None = None
         self.mark: Mark
         self.mark, self.notes = open_mark(connection, home, self.identity[0], accept_loss=accept_loss)
 
