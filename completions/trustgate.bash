@@ -2,7 +2,7 @@
 
 __trustgate_commands() {
     case "$1" in
-        trustgate) names='demo init serve reload usage backup restore accept-loss archive compact migrate top doctor localnet version tenant key plan budget end-user node passport profile receipt statement anchor payment notify export config completion' ;;
+        trustgate) names='demo init serve reload usage backup restore accept-loss archive compact migrate top console doctor localnet version tenant key plan budget end-user node passport profile receipt statement anchor payment notify export config completion' ;;
         'trustgate tenant') names='add list show set suspend resume remove restore credit correct' ;;
         'trustgate key') names='create list show set revoke rotate' ;;
         'trustgate plan') names='add set list show remove' ;;
@@ -46,6 +46,7 @@ __trustgate_options() {
 --port
 --store
 --workers
+--wait
 --upstream
 --upstream-key-env
 --json' ;;
@@ -55,6 +56,7 @@ __trustgate_options() {
 --port
 --store
 --workers
+--wait
 --upstream
 --upstream-key-env' ;;
         'trustgate reload' | 'trustgate compact' | 'trustgate version' | 'trustgate tenant show' | 'trustgate tenant suspend' | 'trustgate tenant resume' | 'trustgate key show' | 'trustgate key revoke' | 'trustgate plan list' | 'trustgate plan show' | 'trustgate plan remove' | 'trustgate budget status' | 'trustgate budget remove' | 'trustgate budget list' | 'trustgate budget show' | 'trustgate end-user show' | 'trustgate end-user block' | 'trustgate end-user unblock' | 'trustgate node list' | 'trustgate passport show' | 'trustgate passport deprecate' | 'trustgate passport revoke' | 'trustgate passport activate' | 'trustgate passport prices show' | 'trustgate passport prices history' | 'trustgate profile list' | 'trustgate receipt show' | 'trustgate statement list' | 'trustgate anchor list' | 'trustgate anchor status' | 'trustgate payment open' | 'trustgate payment close' | 'trustgate payment terms' | 'trustgate payment show' | 'trustgate payment refresh' | 'trustgate payment reconcile' | 'trustgate notify list' | 'trustgate notify show' | 'trustgate notify remove' | 'trustgate notify test') options='--help
@@ -98,6 +100,11 @@ __trustgate_options() {
 -h
 --every
 --once
+--json' ;;
+        'trustgate console') options='--help
+-h
+--no-open
+--end
 --json' ;;
         'trustgate doctor') options='--help
 -h
@@ -522,6 +529,7 @@ __trustgate_options() {
 --port
 --store
 --workers
+--wait
 --upstream
 --upstream-key-env
 --json' ;;
