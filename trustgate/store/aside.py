@@ -50,7 +50,10 @@ def commit_entries(
     """
     failures: tuple[type[Exception], ...] = (*dialect_of(connection).failures, TrustGateError, *_UNFIT)
     try:
-        in_transaction(connection, lambda connection: append_rows(connection, entries, tiles))
+        if dialect_of(connection).appends_whole and not tiles:
+            append_rows(connection, entries, ())
+        else:
+            in_transaction(connection, lambda connection: append_rows(connection, entries, tiles))
         return False
     except fatal:
         raise

@@ -51,6 +51,8 @@ class SqlDialect(ABC):
     wide: ClassVar[str]
     #: A table that ends with the session, made by ``make_trial``.
     trial: ClassVar[str]
+    #: ``append`` outside a transaction adds all of its rows or none, and commits them.
+    appends_whole: ClassVar[bool] = False
     #: What a person calls the database.
     name: ClassVar[str]
 
