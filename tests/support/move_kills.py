@@ -23,7 +23,7 @@ import duckdb  # noqa: F401 - the same
 
 from tests.support.old_receipts import fill
 from tests.support.postgres import new_schema
-from trustgate.admin.moving import Moved, move_from_postgres, move_to_postgres
+from trustgate.admin.moving import MovedDatabase, move_from_postgres, move_to_postgres
 from trustgate.errors import OperatorError
 from trustgate.settings import PostgresAddress, Settings
 from trustgate.settings.sections import StoreSettings
@@ -98,7 +98,7 @@ async def _refuses(home: Path, url: str | None) -> None:
     raise AssertionError("what was moved away still serves")
 
 
-def _move(home: Path, url: str, *, to: bool) -> Moved:
+def _move(home: Path, url: str, *, to: bool) -> MovedDatabase:
     move = move_to_postgres if to else move_from_postgres
     return asyncio.run(move(_settings(home, None), PostgresAddress(url), lambda done, total: None))
 

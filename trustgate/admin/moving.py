@@ -36,7 +36,7 @@ Report = Callable[[int, int], None]
 _PARTS = ("", ".wal", ".changes", ".mark")
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
+class MovedDatabase(msgspec.Struct, frozen=True, kw_only=True):
     """What ``migrate`` has done."""
 
     place: str
@@ -47,7 +47,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     kept: str = ""
 
 
-async def move_to_postgres(settings: Settings, address: PostgresAddress, report: Report) -> Moved:
+async def move_to_postgres(settings: Settings, address: PostgresAddress, report: Report) -> MovedDatabase:
     """Move the home's database file to Postgres.
 
     Raises Conflict where the two are different logs or it is there already, HomeUnusable without a database,
@@ -83,12 +83,12 @@ async def move_to_postgres(settings: Settings, address: PostgresAddress, report:
             _rename(path, kept)  # what a kill has left of it
         tree = await Tree.open(target)
         await target.end_arrival()
-        return Moved(place=str(address), receipts=tree.size, root=tree.root.hex(), kept=str(kept))
+        return MovedDatabase(place=str(address), receipts=tree.size, root=tree.root.hex(), kept=str(kept))
     finally:
         await target.close()
 
 
-async def move_from_postgres(settings: Settings, address: PostgresAddress, report: Report) -> Moved:
+async def move_from_postgres(settings: Settings, address: PostgresAddress, report: Report) -> MovedDatabase:
     """Move the database from Postgres into a file in the home. Raises as ``move_to_postgres``."""
     from trustgate.store.duckdb import DuckDBStore
     from trustgate.store.postgres.store import PostgresStore
@@ -121,7 +121,7 @@ async def move_from_postgres(settings: Settings, address: PostgresAddress, repor
     store = await DuckDBStore.open(path)
     try:
         tree = await Tree.open(store)
-        return Moved(place=str(path), receipts=tree.size, root=tree.root.hex())
+        return MovedDatabase(place=str(path), receipts=tree.size, root=tree.root.hex())
     finally:
         await store.close()
 
