@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -516,6 +517,45 @@ async def test_entries_are_listed_in_either_order(store: Store, mixed: list[Entr
         and (query.after_seq or 0) < entry.seq < (query.before_seq or 2**63)
     ]
     assert await store.entries(query) == expected[: max(query.limit, 0)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "models"),
+    [
+        ("*", {"gpt-4o", "openai/gpt-4o", "trustgate/echo"}),
+        ("gpt*", {"gpt-4o"}),
+        ("*/*o", {"openai/gpt-4o", "trustgate/echo"}),
+        ("[a-o]*", {"gpt-4o", "openai/gpt-4o"}),
+        ("gpt-?o", {"gpt-4o"}),
+        ("gpt.4o", set()),
+        ("GPT-4o", set()),
+    ],
+)
+async def test_entries_are_found_by_a_glob_of_their_model(
+    store: Store, mixed: list[Entry], pattern: str, models: set[str]
+) -> None:
+    await store.append_entries(mixed)
+
+    found = await store.entries(ReceiptFilter(model=pattern, limit=500))
+
+    assert {entry.receipt.model for entry in found} == models
+
+
+async def test_a_file_needs_nothing_of_postgres(tmp_path: Path) -> None:
+    """The extra may be missing; and what is not loaded takes no time at the start."""
+    program = f"""
+import asyncio, pathlib, sys
+from trustgate.store import open_store
+
+async def main():
+    await (await open_store(pathlib.Path({str(tmp_path / "a.duckdb")!r}))).close()
+
+asyncio.run(main())
+print("asyncpg" in sys.modules)
+"""
+    done = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    said, _ = await done.communicate()
+    assert said.split() == [b"False"]
 
 
 # living together
