@@ -173,6 +173,8 @@ class PostgresConnection:
         self._loop = loop
         self._connection = connection
         self.in_transaction = False
+        #: How long a statement may take; None: for ever. A network that is cut says nothing.
+        self.timeout_s: float | None = None
         #: A statement is under way after whose failure it is not known whether it was carried out.
         self.in_doubt = False
         #: Transactions that were committed, and statements outside of one that may have changed something.
@@ -192,37 +194,39 @@ class PostgresConnection:
     def execute(self, query: Any, parameters: object = None) -> _Rows:
         values: Sequence[Any] = POSTGRES.fitting(parameters) if isinstance(parameters, list | tuple) else ()
         if _IS_QUERY.match(query):
-            rows = self._run(self._connection.fetch(numbered(query), *values))
+            rows = self._run(self._connection.fetch(numbered(query), *values, timeout=self.timeout_s))
             return _Rows([tuple(row) for row in rows])
         if _IS_SCHEMA.match(query):
             query = _TYPE.sub(lambda found: _TYPES[found[1]], query)
-        status = self._changing(self._connection.execute(numbered(query), *values))
+        status = self._changing(self._connection.execute(numbered(query), *values, timeout=self.timeout_s))
         words = status.split()
         return _Rows([(int(words[-1]),)] if words and words[-1].isdigit() else [])
 
     def copy(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Add rows by COPY."""
-        self._changing(self._connection.copy_records_to_table(table, records=rows, columns=list(columns)))
+        self._changing(
+            self._connection.copy_records_to_table(table, records=rows, columns=list(columns), timeout=self.timeout_s)
+        )
 
     def insert(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows by INSERT, all of them or none."""
         if len(rows) == 1:
-            self._changing(self._connection.execute(statement, *rows[0]))
+            self._changing(self._connection.execute(statement, *rows[0], timeout=self.timeout_s))
         else:
-            self._changing(self._connection.executemany(statement, rows))
+            self._changing(self._connection.executemany(statement, rows, timeout=self.timeout_s))
 
     def begin(self) -> None:
-        self._run(self._connection.execute("BEGIN"))
+        self._run(self._connection.execute("BEGIN", timeout=self.timeout_s))
         self.in_transaction = True
 
     def commit(self) -> None:
         self.in_transaction = False
-        self._changing(self._connection.execute("COMMIT"))
+        self._changing(self._connection.execute("COMMIT", timeout=self.timeout_s))
 
     def rollback(self) -> None:
         self.in_transaction = False
         if not self.is_closed:
-            self._run(self._connection.execute("ROLLBACK"))
+            self._run(self._connection.execute("ROLLBACK", timeout=self.timeout_s))
 
     def close(self) -> None:
         if not self.is_closed:

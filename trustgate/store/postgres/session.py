@@ -29,6 +29,8 @@ R = TypeVar("R")
 
 #: How often work is done again that another transaction was in the way of, or whose connection was lost.
 _ATTEMPTS = 5
+#: How long one statement that writes may take before the connection counts as lost.
+_WRITE_TIMEOUT_S = 30.0
 #: The server notices within milliseconds that a process has died; its lock goes with its session.
 _LOCK_PATIENCE_S = 1.0
 _LOCK_KEY = "hashtextextended('trustgate ' || current_schema(), 0)"
@@ -70,8 +72,9 @@ class PostgresSession(Worker[PostgresConnection]):
                 if not again:
                     raise translate(error) from error
 
-    def _connect(self) -> PostgresConnection:
-        return PostgresConnection(self._loop, self._loop.run_until_complete(connect(self._address, self._role)))
+    def _connect(self, **settings: str) -> PostgresConnection:
+        connecting = connect(self._address, self._role, **settings)
+        return PostgresConnection(self._loop, self._loop.run_until_complete(connecting))
 
     def _end(self) -> None:
         if self._connection is not None:
@@ -90,8 +93,11 @@ class Writer(PostgresSession):
         self._is_migrated = False
         super().__init__(address, "writer")
 
-    def _connect(self) -> PostgresConnection:
-        connection = super()._connect()
+    def _connect(self, **settings: str) -> PostgresConnection:
+        # A process that is stopped in the middle of a transaction, or cut off, lets go of its rows and of its lock.
+        settings = {"idle_in_transaction_session_timeout": "5s", "tcp_keepalives_idle": "10"}
+        settings |= {"tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+        connection = super()._connect(**settings)
         try:
             self._lock(connection)
             # What is acknowledged must be on the disk, whatever the server's default is.
@@ -107,6 +113,7 @@ class Writer(PostgresSession):
             connection.close()
             raise
         self._last_process_id = connection.process_id
+        connection.timeout_s = _WRITE_TIMEOUT_S
         return connection
 
     def _lock(self, connection: PostgresConnection) -> None:
