@@ -260,5 +260,8 @@ RESOURCES = (
     *_fine_tuning(_Resource("fine_tuning")),
     *_skills(_Resource("skills")),
     *_voices(_Resource("audio.voices")),
+    _Resource("content_provenance_checks").post(
+        "/content_provenance_checks", "Check where an image comes from.", body="form"
+    ),
     _Resource("models").drop("/models/{id}", "Delete a model that the caller has trained.", "model"),
 )
