@@ -26,6 +26,9 @@ REFERENCE = ROOT / "examples" / "reference"
 SETTINGS = REFERENCE / "settings.md"
 BENCHMARK = REFERENCE / "benchmark.md"
 CLIENTS = REFERENCE / "clients.md"
+#: Written by hand, and held against the code by tests.
+ERRORS = REFERENCE / "errors.md"
+MODELS = REFERENCE / "models.md"
 
 
 def settings_table() -> str:

@@ -1,4 +1,4 @@
-"""The README's table of refusals against the code: what is raised on the way of a request, by status and code."""
+"""The table of refusals against the code: what is raised on the way of a request, by status and code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.docs import README
+from tests.docs import ERRORS
 from tests.environments import ROOT
 from trustgate import errors
 from trustgate.errors import OperatorError, TrustGateError
@@ -64,7 +64,7 @@ def _raised() -> Iterator[tuple[int, str]]:
 
 
 def _told() -> Iterator[tuple[int, str]]:
-    table = README.read_text().partition("\n## Errors\n")[2].partition("\n## ")[0]
+    table = ERRORS.read_text()
     for status, codes in re.findall(r"^\| (\d{3}) \| (.*?) \|", table, re.MULTILINE):
         # What stands in parentheses are examples of what others say.
         yield from ((int(status), code) for code in re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", codes)))

@@ -1,4 +1,4 @@
-"""The README, run: its commands in their order, by a shell, in front of a real LiteLLM proxy."""
+"""The README and the page on models, run: their commands in order, by a shell, in front of a real LiteLLM proxy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import GatewayFactory
-from tests.docs import README, generated
+from tests.docs import MODELS, README, generated
 from tests.support.facilitator import FacilitatorDouble
 from tests.support.gateway import Gateway
 from tests.support.litellm import CONFIG, LiteLLM
@@ -25,8 +25,8 @@ _BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
 
 
 def blocks() -> list[tuple[str, str]]:
-    """(language, text) of each block of commands, in order."""
-    return [(found[1], found[2]) for found in _BLOCK.finditer(README.read_text())]
+    """(language, text) of each block of commands, in order; those of the page on models go on with what came before."""
+    return [(found[1], found[2]) for page in (README, MODELS) for found in _BLOCK.finditer(page.read_text())]
 
 
 def test_generated_files_are_up_to_date() -> None:
