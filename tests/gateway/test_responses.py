@@ -220,6 +220,25 @@ def test_work_in_the_background_is_charged_when_its_end_is_seen(tenant: Tenant, 
     assert charged == [0, RESPONSE_USAGE["total_tokens"] - first["prompt_tokens"], 0]
 
 
+def test_looking_at_an_answer_is_no_call(tenant: Tenant, scripted: Upstream) -> None:
+    """What a call costs is charged for what was asked, not for each look at what came of it."""
+    object_id, slug = f"resp_{tenant.name}", f"called-{tenant.name}"
+    tenant.gateway.cli("passport", "add", slug, "--call-price", "0.002", "--output-price", "1")
+    scripted.script(
+        Reply.json(response(object_id=object_id, status="queued")), *[Reply.json(response(object_id=object_id))] * 2
+    )
+    asked = tenant.http.post("/v1/responses", json={"model": slug, "input": "x", "background": True})
+    first = receipt_of(tenant, asked)["receipt"]
+    looks = [receipt_of(tenant, tenant.http.get(f"/v1/responses/{object_id}"))["receipt"] for _ in range(2)]
+    written = looks[0]["completion_tokens"] * 1_000
+    assert written > 0
+    assert [each["cost_nano_usd"] for each in (first, *looks)] == [2_000_000, written, 0]
+    month = tenant.gateway.home.parent / f"{tenant.name}.json"
+    tenant.gateway.cli("statement", tenant.name, "--month", "this", "--format", "json", "--output", str(month))
+    assert tenant.gateway.cli("statement", "verify", str(month)).returncode == 0
+    assert looks[0]["price_hash"] in json.loads(month.read_text())["prices"]
+
+
 # streams that go wrong
 
 

@@ -119,7 +119,10 @@ def slips(prices: Prices) -> list[str]:
 class PriceTable:
     """A price made ready to be applied: its hash is known, and its conditional rates are in the order they lie in."""
 
-    __slots__ = ("_conditional", "_dearest", "_laid", "_plain_most", "hash", "known", "prices", "source")
+    __slots__ = (
+        *("_conditional", "_dearest", "_laid", "_plain_most", "_without_call"),
+        *("hash", "known", "prices", "source"),
+    )
 
     def __init__(self, prices: Prices, source: str = "") -> None:
         """``source``: where the price comes from, for people."""
@@ -131,8 +134,17 @@ class PriceTable:
         #: No condition holds of a usage without tier, size and quality, of at most so many prompt tokens.
         self._plain_most = _plain_most(self._conditional)
         self._laid: dict[tuple[int, ...], Rates] = {}
+        self._without_call: PriceTable | None = None
         #: The table without conditions at its dearest: with audio, and without.
         self._dearest = {audio: _dearest(prices, audio=audio) for audio in (False, True)}
+
+    @property
+    def without_call(self) -> PriceTable:
+        """The same without what a call costs: for requests that look at what another call has made."""
+        if self._without_call is None:
+            prices = without_call(self.prices)
+            self._without_call = self if prices is self.prices else PriceTable(prices, self.source)
+        return self._without_call
 
     def rates(self, usage: Usage, at_us: int) -> Rates:
         """Returns the rates that hold for a usage at a time."""
@@ -303,6 +315,18 @@ def _first(*rates: int | None) -> int:
 
 def _either(rate: int | None, otherwise: int) -> int:
     return otherwise if rate is None else rate
+
+
+def without_call(prices: Prices) -> Prices:
+    """Returns the table without what a call costs; the same one where it says nothing of that."""
+    rows = (prices, *prices.conditional)
+    if all(rates.call_nano_usd is None for rates in rows):
+        return prices
+    conditional = tuple(msgspec.structs.replace(rates, call_nano_usd=None) for rates in prices.conditional)
+    left = msgspec.structs.replace(
+        prices, call_nano_usd=None, conditional=tuple(rates for rates in conditional if _given(rates))
+    )
+    return left if is_priced(left) else FREE
 
 
 def with_condition(prices: Prices, conditions: Mapping[str, int | str], rates: Mapping[str, int | None]) -> Prices:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from trustgate.models.catalog import Catalog
 from trustgate.models.pricelist import PriceBook, built_in, data_of
-from trustgate.models.pricing import FREE, NOT_PRICED, price_hash
+from trustgate.models.pricing import FREE, NOT_PRICED, price_hash, without_call
 from trustgate.store import Store
 from trustgate.types import Prices
 
@@ -15,11 +15,17 @@ from trustgate.types import Prices
 async def find_prices(store: Store, catalog: Catalog, hashes: Collection[str]) -> Mapping[str, Prices]:
     """Returns the tables with these hashes, as far as this installation knows them or did."""
     known = {price_hash(prices): prices for prices in (NOT_PRICED, FREE)}
-    known |= {price_hash(passport.prices): passport.prices for passport in catalog.passports()}
+    for passport in catalog.passports():
+        known |= _with_and_without_calls(passport.prices)
     found = {wanted: known[wanted] for wanted in hashes if wanted in known}
     for wanted in hashes - found.keys():
         for change in (await store.price_changes(price_hash=wanted))[:1]:
             found[wanted] = change.prices
+    if missing := hashes - found.keys():
+        former: dict[str, Prices] = {}
+        for change in await store.price_changes():
+            former |= _with_and_without_calls(change.prices)
+        found |= {wanted: former[wanted] for wanted in missing if wanted in former}
     if missing := hashes - found.keys():
         kept = (await store.load_state()).price_lists
         lists = [*(data_of(record) for record in reversed(kept)), built_in()]
@@ -27,11 +33,19 @@ async def find_prices(store: Store, catalog: Catalog, hashes: Collection[str]) -
     return found
 
 
+def _with_and_without_calls(prices: Prices) -> dict[str, Prices]:
+    """The table, and what looking at the outcome of a call is priced by, by their hashes."""
+    return {price_hash(each): each for each in (prices, without_call(prices))}
+
+
 def _listed(lists: list[bytes], wanted: Collection[str]) -> dict[str, Prices]:
     found: dict[str, Prices] = {}
     for data in lists:
         hashes = PriceBook(data).hashes()
         found |= {each: hashes[each].prices for each in wanted if each in hashes and each not in found}
+        if len(found) < len(wanted):
+            for listed in hashes.values():
+                found |= {each: made for each, made in _with_and_without_calls(listed.prices).items() if each in wanted}
         if len(found) == len(wanted):
             break
     return found

@@ -106,7 +106,8 @@ def worst_case(
     worst = Ask(prompt_tokens + completion_tokens, 0)
     for each in (resolved, *fallbacks):
         if each is not None and each.price.known:
-            ask = _priced_ask(call, each.price, prompt_tokens, completion_tokens, factor_ppm, at_us)
+            price = _price_for(endpoint, each.price)
+            ask = _priced_ask(call, price, prompt_tokens, completion_tokens, factor_ppm, at_us)
             worst = Ask(max(worst.tokens, ask.tokens), max(worst.cost_nano_usd, ask.cost_nano_usd))
     return worst
 
@@ -127,6 +128,11 @@ def _priced_ask(
     )
     cost_nano_usd = price.worst_nano_usd(usage, at_us, audio="audio" in call.features)
     return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
+
+
+def _price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
+    """Returns the price of a request: one that only looks at what another has made is no call of its own."""
+    return price if endpoint.is_sold or endpoint.is_unmetered else price.without_call
 
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
@@ -337,7 +343,7 @@ class Account:
         usage = _priced_usage(usage, endpoint, call)
         if target is not None and finish in COUNTED:
             target.load.used(usage.total_tokens - call.prompt_tokens)
-        price = target.price if target is not None else _NO_PRICE
+        price = _price_for(endpoint, target.price) if target is not None else _NO_PRICE
         factor_ppm = caller.price_factor_ppm
         cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
