@@ -10,6 +10,7 @@ import typer
 from trustgate.admin.commands import Admin, Look
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, with_admin
+from trustgate.formats.written import rate
 from trustgate.observe.live_stats import LiveStats, Load
 
 _SPARK_LOOKS = 40
@@ -65,8 +66,8 @@ def _screen(pulse: LiveStats, history: list[float]) -> list[render.Part]:
             f"{render.instant(pulse.at_us)} UTC",
         ],
         [
-            render.Styled(f"{_rate(everything.requests_per_s)} requests/s", "bold"),
-            render.Styled(f"{_rate(everything.tokens_per_s)} tokens/s", "bold"),
+            render.Styled(f"{rate(everything.requests_per_s)} requests/s", "bold"),
+            render.Styled(f"{rate(everything.tokens_per_s)} tokens/s", "bold"),
             f"{render.usd(_per_hour(everything))}/h",
             render.Styled(render.sparkline(history, _SPARK_LOOKS), "cyan"),
         ],
@@ -118,7 +119,7 @@ def _log(pulse: LiveStats) -> list[render.Cell]:
 def _errors(pulse: LiveStats) -> list[render.Cell]:
     if not pulse.errors:
         return [render.Styled("no errors", "green")]
-    return [render.Styled(f"{code} {_rate(per_s)}/s", "yellow") for code, per_s in pulse.errors.items()]
+    return [render.Styled(f"{code} {rate(per_s)}/s", "yellow") for code, per_s in pulse.errors.items()]
 
 
 def _grid(what: str, loads: tuple[Load, ...]) -> render.Grid:
@@ -126,8 +127,8 @@ def _grid(what: str, loads: tuple[Load, ...]) -> render.Grid:
     rows: list[list[render.Cell]] = [
         [
             load.name,
-            _rate(load.requests_per_s),
-            _rate(load.tokens_per_s),
+            rate(load.requests_per_s),
+            rate(load.tokens_per_s),
             render.number(load.total_p50_ms),
             render.number(load.total_p99_ms),
             render.Styled(f"{load.failed:.1%}", "yellow" if load.failed else ""),
@@ -145,10 +146,6 @@ def _grid(what: str, loads: tuple[Load, ...]) -> render.Grid:
 def _per_hour(load: Load) -> int:
     """Nano-USD, to a hundredth of a cent."""
     return load.cost_nano_usd_per_s * 3600 // 100_000 * 100_000
-
-
-def _rate(per_s: float) -> str:
-    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.1f}"
 
 
 def _ms(milliseconds: int) -> str:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 from trustgate.admin.commands import Admin, Look
 from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.view import tenant_names
-from trustgate.formats.written import instant, number, usd
+from trustgate.formats.written import instant, number, rate, usd
 from trustgate.types import Receipt
 
 _EVERY_S: Final = 1.0
@@ -85,8 +85,8 @@ class Live:
             live = await self._admin.execute(Look())
             load = live.all
             self._numbers = {
-                "live-requests": f"{load.requests_per_s:g}",
-                "live-tokens": f"{load.tokens_per_s:g}",
+                "live-requests": rate(load.requests_per_s),
+                "live-tokens": rate(load.tokens_per_s),
                 "live-cost": usd(load.cost_nano_usd_per_s),
                 "live-failed": f"{load.failed:.1%}",
                 "live-errors": ", ".join(f"{code} {rate:g}/s" for code, rate in live.errors.items()),

@@ -9,7 +9,7 @@ from trustgate.admin.findings import Finding, findings_of
 from trustgate.admin.money import PaymentList, PaymentTermsList
 from trustgate.console.view import Shown, View, link, when, word
 from trustgate.errors import TrustGateError
-from trustgate.formats.written import number, size, usd
+from trustgate.formats.written import number, rate, size, usd
 from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
 from trustgate.notify.disk import disk_space
 from trustgate.observe.live_stats import LiveStats, Load
@@ -33,7 +33,7 @@ async def overview(view: View) -> Shown:
     body = join(
         heading("Overview", beside=tag("span", {"class": "soft"}, f"{live.address}, version {live.version}")),
         _findings(findings),
-        tag("h2", None, f"Now (the last {live.window_s:g} s)"),
+        tag("h2", None, f"Now (the last {live.window_s:.0f} s)"),
         now_figures(live),
         tag(
             "div",
@@ -57,8 +57,8 @@ def now_figures(live: LiveStats) -> Html:
     most = f"of at most {number(live.in_flight_limit)}"
     return figures(
         [
-            Figure("Requests a second", f"{load.requests_per_s:g}", id="live-requests"),
-            Figure("Tokens a second", f"{load.tokens_per_s:g}", id="live-tokens"),
+            Figure("Requests a second", rate(load.requests_per_s), id="live-requests"),
+            Figure("Tokens a second", rate(load.tokens_per_s), id="live-tokens"),
             Figure("Cost a second", usd(load.cost_nano_usd_per_s), id="live-cost"),
             Figure("Not answered well", f"{load.failed:.1%}", errors, id="live-failed"),
             Figure("In flight", number(live.in_flight), most, id="live-in-flight"),
@@ -92,7 +92,7 @@ def _mend(finding: Finding, name: str) -> Html | None:
 def _loads(caption: str, loads: Sequence[Load]) -> Html:
     titles = heads("Name", ">Requests/s", ">Tokens/s", ">p50 ms")
     rows = [
-        (load.name or "(none)", f"{load.requests_per_s:g}", f"{load.tokens_per_s:g}", number(load.total_p50_ms))
+        (load.name or "(none)", rate(load.requests_per_s), rate(load.tokens_per_s), number(load.total_p50_ms))
         for load in loads[:8]
     ]
     return table(caption, titles, rows, empty="No requests just now.", hide_caption=True)

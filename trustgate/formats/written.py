@@ -31,6 +31,11 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def rate(per_s: float) -> str:
+    """Returns how many a second, rounded: ``2.0``, ``1,234``."""
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.1f}"
+
+
 def size(count: int) -> str:
     """Bytes, rounded: ``12.3 MiB``."""
     amount = float(count)
