@@ -187,7 +187,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
-            '--workers|any|How many processes serve the port; more than one needs a Postgres database',
+            '--workers|any|How many processes serve the port',
             '--wait||Where another process serves the database, wait until it has ended, as a spare',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',
@@ -199,7 +199,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
-            '--workers|any|How many processes serve the port; more than one needs a Postgres database',
+            '--workers|any|How many processes serve the port',
             '--wait||Where another process serves the database, wait until it has ended, as a spare',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key'
@@ -816,9 +816,9 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--header|any|A header for LLM servers; no secret',
             '--header-env|any|A header whose value is in a variable',
             '--header-file|any|A header whose value is in a file',
-            '--credential-env|any|The variable with a key of its own for this passport',
+            '--credential-env|any|The variable with an upstream key of its own for this passport',
             '--credential-file|any|Or the file with that key',
-            '--fee|any|What a request with a key of its own is charged, instead of the price',
+            '--fee|any|What a request with that upstream key is charged, instead of the price',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate profile show' = @(
@@ -1111,7 +1111,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--host|any|The address to listen on; 0.0.0.0 is every interface',
             '--port|any|The port; 0 lets the system choose',
             '--store|any|A Postgres database in place of the file in the home folder: postgresql://user@host/database',
-            '--workers|any|How many processes serve the port; more than one needs a Postgres database',
+            '--workers|any|How many processes serve the port',
             '--wait||Where another process serves the database, wait until it has ended, as a spare',
             '--upstream|any|Base URL of the LLM server (OpenAI-compatible)',
             '--upstream-key-env|any|Name of the environment variable that holds the LLM server''s key',

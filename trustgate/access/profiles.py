@@ -1,7 +1,7 @@
 """Profiles: the rules of a plan, a tenant and a key, merged into those that hold for the key.
 
 Owns the order: the narrower wins, member by member. Of a member that is a table (names, parameters, headers, …) each
-entry is one by itself; of any other, the narrowest that says anything of it holds.
+entry is one by itself; of any other, the narrowest profile that has it holds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def merged(rules: Iterable[ProfileRules]) -> ProfileRules:
 
 
 def effective(profiles: Iterable[Profile | None]) -> Profile | None:
-    """Returns the profile that holds where these do, the widest first; None where they say nothing.
+    """Returns the profile that holds where these do, the widest first; None where they have no rules.
 
     Its id is the SHA-256 (hex) of its rules: two with the same rules are the same.
     """

@@ -6,7 +6,7 @@ given again:
     take in what the journal has → copy the receipts → compare the roots → copy everything else
     → close the old one for good → open the new one
 
-While it is filled the new one serves nobody: Postgres has a row in table ``moves``, a file has another name.
+While it is filled the new one cannot be served: Postgres has a row in table ``moves``, a file has another name.
 """
 
 from __future__ import annotations

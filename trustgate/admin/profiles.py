@@ -162,7 +162,7 @@ def _with_fees(
         slug = context.catalog.passport(ref).slug
         if slug not in changed:
             raise InvalidRequest(
-                f"A fee is for requests with a key of the tenant's own, and there is none for {slug}.",
+                f"A fee is for requests with an upstream key of the tenant's own, and there is none for {slug}.",
                 hint=f"Name it too: --credential-env {shlex.quote(slug)}=VARIABLE",
                 param="fees",
             )
@@ -193,7 +193,7 @@ def _fee_changes(state: ProfileState, rules: ProfileRules, at_us: int) -> list[P
             slug=slug,
             price_hash=price_hash(fee_prices(own)),
             prices=fee_prices(own),
-            source=f"the fee of the {state.kind} {state.owner} for requests with a key of its own",
+            source=f"the fee of the {state.kind} {state.owner} for requests with an upstream key of its own",
             from_us=at_us,
         )
         for slug, own in rules.credentials.items()
@@ -355,7 +355,7 @@ def _is_unknown(context: AdminContext, rules: ProfileRules, name: str) -> bool:
 def _target_step(target: ResolvedTarget) -> str:
     which = "Target" if target.rank is None else "Beside it" if target.rank == 0 else f"Fallback {target.rank}"
     price = target.price_source or "its passport" if target.is_priced else "none"
-    key = "a key of the tenant's own, in " if target.has_own_key else ""
+    key = "an upstream key of the tenant's own, in " if target.has_own_key else ""
     return (
         f"{which}: {target.model!r} by passport {target.passport!r} at {target.base_url or 'the default upstream'}; "
         f"key: {key}{target.credential}; price: {price}."

@@ -88,7 +88,7 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True):
     plan: str
     #: In its redacted form; "" where no key was named.
     key: str
-    #: The profiles that say something, the widest first, and what they say together.
+    #: The profiles that have rules here, the widest first, and their rules merged.
     profiles: tuple[str, ...]
     rules: ProfileRules
     #: The passport's own name for what was asked for; "" where the name means nothing.

@@ -173,6 +173,6 @@ def _print(plan: Plan, json: bool, *, removed: bool = False) -> None:
             ("On disconnect", plan.on_disconnect),
             ("Billed", render.factor(plan.price_factor_ppm)),
             ("Without a price", "refused where spending counts" if refused else "served at no cost"),
-            ("Keys of tenants' own", f"at most {plan.own_keys} at once" if plan.own_keys else "none"),
+            ("Tenants' own keys", f"at most {plan.own_keys} at once" if plan.own_keys else "none"),
         ]
     )

@@ -86,7 +86,9 @@ def set_(
     credential_env: Annotated[
         list[str] | None,
         _entries(
-            "--credential-env", "PASSPORT=VARIABLE", "The variable with a key of its own for this passport. Repeatable."
+            "--credential-env",
+            "PASSPORT=VARIABLE",
+            "The variable with an upstream key of its own for this passport. Repeatable.",
         ),
     ] = None,
     credential_file: Annotated[
@@ -94,7 +96,7 @@ def set_(
     ] = None,
     fee: Annotated[
         list[str] | None,
-        _entries("--fee", "PASSPORT=USD", "What a request with a key of its own is charged, instead of the price."),
+        _entries("--fee", "PASSPORT=USD", "What a request with that upstream key is charged, instead of the price."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -273,7 +275,7 @@ _TITLES = {
     "providers": "Providers",
     "targets": "Targets",
     "headers": "Headers",
-    "credentials": "Own keys",
+    "credentials": "Upstream keys",
 }
 
 
@@ -295,7 +297,7 @@ def rule_fields(rules: ProfileRules) -> list[tuple[str, render.Cell]]:
         elif name == "headers":
             fields += [(f"Header {each}", _header(source)) for each, source in value.items()]
         elif name == "credentials":
-            fields += [(f"Key for {each}", _own_key(own)) for each, own in value.items()]
+            fields += [(f"Upstream key for {each}", _own_key(own)) for each, own in value.items()]
         elif isinstance(value, dict):
             fields += [(f"{title} {each}", render.json_text(entry)) for each, entry in value.items()]
         elif isinstance(value, tuple):

@@ -34,7 +34,7 @@ _FLAGS = {
         "workers",
         int,
         "--workers",
-        help="How many processes serve the port; more than one needs a Postgres database.  [default: 1]",
+        help="How many processes serve the port. More than 1 is refused for now.  [default: 1]",
     ),
     "serve.wait": option(
         "wait",

@@ -222,7 +222,7 @@ class Books:
         return self._last_node_id
 
     async def _look_back(self, connection: DatabaseConnection) -> None:
-        """Learn which opens a crash of the database has forgotten: what they granted is held nowhere any more.
+        """Find the opens that a crash of the database has lost: what they granted is held nowhere any more.
 
         A commit that waited for the disk takes those before it to the disk with it, so it can only be the last ones.
         """

@@ -1,4 +1,4 @@
-"""What operators change reaches every process.
+"""Operators' changes, taken in by every process.
 
 The store numbers each change in the transaction that makes it, under the lock of one row, so that the numbers are in
 the order in which changes were committed, and notifies (store.postgres.changes). A note that is missed is noticed at

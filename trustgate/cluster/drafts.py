@@ -67,7 +67,7 @@ class Drafts:
         """Close what the process before left behind. Before the first request.
 
         Args:
-            who: returns whose a receipt is, as the directory knows it now; None where there are none any more.
+            who: returns whose a receipt is, by the directory as it is now; None where there are none any more.
 
         Returns:
             How many there were.

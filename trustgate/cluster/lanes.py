@@ -68,7 +68,7 @@ class DatabaseClock:
         return self._clock() + self._ahead_us
 
     def set(self, at_us: int) -> int:
-        """Take the database's time, and return it: never before what was told of it, but where it was set back."""
+        """Take the database's time, and return it: never earlier than before, unless it was set back by a second."""
         if 0 < self._last_us - at_us < MICROSECONDS_PER_SECOND:
             at_us = self._last_us
         self._last_us = at_us
@@ -96,7 +96,7 @@ class Operation(Protocol):
     """Something to be decided once the rows that it needs are locked."""
 
     def rows(self) -> Sequence[Row]:
-        """Returns the rows that it needs, as far as can be told now."""
+        """Returns the rows that it needs, as far as is known now."""
         ...
 
     def apply(self, batch: Batch) -> Any:
@@ -129,7 +129,7 @@ class BatchLane:
     ) -> None:
         """
         Args:
-            name: of the row that says how far it has come.
+            name: of the row that has the number of its last committed batch.
             session: a connection for this lane alone.
             node_id: the node as it is now. Raises TrustGateError where it is none.
             clock: is set by every transaction.
@@ -224,7 +224,7 @@ class BatchLane:
                 self._on_away(batch)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _AWAY_LAST_S)
-            except Exception as error:  # noqa: BLE001 - told to each that waits
+            except Exception as error:  # noqa: BLE001 - raised in each that waits
                 attempts += 1
                 if (isinstance(error, RowsChanged) or is_retried(error)) and (self._persists or attempts < _ATTEMPTS):
                     self.repeated += 1
@@ -275,7 +275,7 @@ class BatchLane:
         return results
 
     async def _greet(self, connection: DatabaseConnection) -> None:
-        """Learn from a new connection what became of what was under way over the last."""
+        """Read over a new connection whether the batch that was under way over the last one was committed."""
         if connection is self._connection:
             return
         if self._on_connect is not None:
@@ -291,7 +291,7 @@ class BatchLane:
         self._connection = connection
 
     async def _settle_uncertain(self) -> None:
-        """Ask what became of the last batch, where no other comes that would."""
+        """Read whether the last batch was committed, where no other batch follows that would."""
         try:
             async with self._session.use() as connection:
                 await self._greet(connection)

@@ -2,8 +2,9 @@
 
 Whether it may serve is decided without a look at the database (``may_serve``): its lease, counted by a clock of its own
 from before the renewal was sent, less a margin. A process that was stopped and wakes up sees at once that its time is
-over. A node renews only when it has taken in what it knew of at the renewal before, so that one that hears nothing, or
-cannot act on it, loses its lease; after a lapse it serves again only once it has taken in everything.
+over. A node renews only when it has taken in the changes that it had read of at the renewal before, so that one that
+gets no changes, or cannot take them in, loses its lease; after a lapse it serves again only once it has taken in
+everything.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Job = Callable[[Tenure], Awaitable[None]]
 
 
 class Memory(Protocol):
-    """What a node knows of what operators decided."""
+    """A node's copy of the operators' changes."""
 
     async def load(self) -> None:
         """Load everything anew."""

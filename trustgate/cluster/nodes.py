@@ -41,7 +41,7 @@ class Identity(NamedTuple):
 
 
 class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as the database knows it."""
+    """A node as the database has it."""
 
     id: str
     host: str
@@ -49,7 +49,7 @@ class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     address: str
     started_us: int
-    #: Until its lease runs out, seconds; negative where it has, and nobody has buried the node yet.
+    #: Until its lease runs out, seconds; negative where it has and the node is not buried yet.
     lease_left_s: float
     #: The last change that it has taken in, and how many it has not.
     taken_in: int

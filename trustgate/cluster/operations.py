@@ -35,7 +35,7 @@ from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import encode_entry
 from trustgate.types import Entry, Receipt
 
-#: The row that says which of a home's drafts are committed.
+#: The row that has the number of a home's last committed draft.
 DRAFTS = "drafts"
 
 

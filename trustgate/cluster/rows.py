@@ -1,7 +1,7 @@
 """The rows in which several processes count together, and how each is taken into memory and written back.
 
 A row is what one subject has used and holds: of quotas, of a budget, of its balance; or the end of a tenant's chain of
-receipts. Besides the figures that all share it says how much of them each node holds, so that what a dead node held can
+receipts. Besides the figures that all share it has how much of them each node holds, so that what a dead node held can
 be given back. The figures are decided on by the counters in memory (``access.quota``, ``access.budgets``,
 ``payment.balance``): a row's are put in place of theirs while it is locked, and theirs are written back.
 
@@ -203,7 +203,7 @@ class HeadRow:
 class DoneRow:
     """How far a lane of one node has come: the number of its last operation, or batch, that is committed.
 
-    Where a connection is lost while a transaction commits, this says whether it did.
+    Where a connection is lost while a transaction commits, this shows whether it did.
     """
 
     def __init__(self, node_id: str, lane: str) -> None:

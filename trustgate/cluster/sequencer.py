@@ -6,7 +6,7 @@ store with the tiles that they complete.
 
 Owns that each is appended once. A receipt that is in the store already, because the last sequencer died between its
 append and its removal here, is known by its number in its tenant's chain. A sequencer that was stopped and wakes up has
-lost its role; where it does not know that yet, the store refuses a second entry of the same place.
+lost its role; until it has noticed, the store refuses a second entry of the same place.
 """
 
 from __future__ import annotations

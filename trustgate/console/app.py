@@ -279,7 +279,7 @@ def _pairs(encoded: bytes) -> dict[str, str]:
 
 
 def _cookie_name(scope: Scope, secure: bool) -> str:
-    """Returns a name that no other gateway on this host has: cookies know no ports."""
+    """Returns a name that no other gateway on this host has: cookies are shared by all ports of a host."""
     if secure:
         return "__Host-trustgate-console"
     server = scope.get("server") or ("", 0)

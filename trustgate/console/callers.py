@@ -76,7 +76,7 @@ TENANT_ACTIONS = {
             _TENANT,
             Field("name", "New name", "--name"),
             _PLAN,
-            _FACTOR._replace(read=or_none(notation.factor), help="none: what its plan says"),
+            _FACTOR._replace(read=or_none(notation.factor), help="none: that of its plan"),
         ),
         _tenant_set,
         lambda tenant: ("tenants", tenant.id),
@@ -232,7 +232,7 @@ _PLAN_FIELDS = (
     _FACTOR,
     Field("on_disconnect", "When a client hangs up", "--on-disconnect", options=("abort", "drain")),
     Field("unpriced_models", "Models without a price", "--unpriced-models", options=("refuse", "allow")),
-    Field("own_keys", "Keys of a tenant's own making", "--own-keys", notation.whole, help="At once; 0: none"),
+    Field("own_keys", "Tenants' own keys", "--own-keys", notation.whole, help="How many a tenant may make; 0: none"),
     *ALLOWED,
 )
 PLAN_ACTIONS = {
@@ -309,7 +309,7 @@ BUDGET_ACTIONS = {
     "budget.add": Action(
         ("budget", "add"),
         "Add a budget",
-        (Field("budget", "Name", required=True, help="Refusals tell it."), *_BUDGET_FIELDS),
+        (Field("budget", "Name", required=True, help="Refusals show it."), *_BUDGET_FIELDS),
         lambda given: _budget_put(given, create=True),
         lambda budget: ("budgets",),
     ),

@@ -267,7 +267,7 @@ async def plan(view: View, name: str) -> Shown:
                     *scope_facts(found.scope),
                     ("On disconnect", found.on_disconnect),
                     ("Billed", factor(found.price_factor_ppm)),
-                    ("Keys of tenants' own", f"at most {found.own_keys} at once" if found.own_keys else "none"),
+                    ("Tenants' own keys", f"at most {found.own_keys} at once" if found.own_keys else "none"),
                     ("Without a price", "refused where spending counts" if refused else "served at no cost"),
                 ]
             ),

@@ -186,7 +186,7 @@ class Catalog:
             made = self._with_own_key[key] = msgspec.structs.replace(
                 resolved,
                 passport=with_own_key(resolved.passport, own),
-                price=PriceTable(fee_prices(own), "the fee for requests with a key of the tenant's own"),
+                price=PriceTable(fee_prices(own), "the fee for requests with an upstream key of the tenant's own"),
                 has_own_key=True,
             )
         return made

@@ -185,5 +185,5 @@ def _is_word(word: str) -> bool:
 
 
 def summed_up(rules: ProfileRules) -> Iterable[tuple[str, Any]]:
-    """The members that say something, by name."""
+    """Returns the members that are set, by name."""
     return ((name, value) for name in rules.__struct_fields__ if (value := getattr(rules, name)) not in (None, {}))

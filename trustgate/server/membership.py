@@ -32,7 +32,7 @@ _LEAST_STATEMENT_S = 5.0
 
 
 class OwnMemory:
-    """The memory of a process that makes all changes itself: it knows them already."""
+    """The memory of a process that makes all changes itself: it has them already."""
 
     async def load(self) -> None:
         """Nothing: the server loads its state after joining."""

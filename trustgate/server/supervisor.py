@@ -32,7 +32,7 @@ _INTERRUPTED = 130
 
 
 class Place(NamedTuple):
-    """What a worker gets to know: its number from 1 on, what it calls when it listens, and a descriptor that becomes
+    """What a worker is given: its number from 1 on, what it calls when it listens, and a descriptor that becomes
     readable when its supervisor is gone.
     """
 
@@ -57,7 +57,7 @@ class _Worker:
 
 
 class Supervisor:
-    """Keeps ``count`` workers running until it is told to stop."""
+    """Keeps ``count`` workers running until a signal stops it."""
 
     def __init__(
         self,
@@ -252,7 +252,7 @@ class Supervisor:
                 self._exit_code = self._exit_code or max(code, 0)
                 continue
             if not self._was_ready:
-                # It has said why. The first start is all or nothing.
+                # It has logged why. The first start is all or nothing.
                 self._exit_code = code if code > 0 else 1
                 self._stop(signal.SIGTERM)
                 continue

@@ -21,7 +21,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")] = 4010
     workers: Annotated[
         int,
-        Meta(ge=1, le=64, description="How many processes serve the port; more than one needs a Postgres database."),
+        Meta(ge=1, le=64, description="How many processes serve the port. More than 1 is refused for now."),
     ] = 1
     wait: Annotated[
         bool,

@@ -3,8 +3,8 @@
 ``tag`` makes elements; text in them is escaped, ``Html`` is not. Only ``tag``, ``join`` and ``raw`` make ``Html``, and
 ``raw`` is for constants of the program. So a name that a tenant, a model or an upstream chose can never become markup.
 
-A template engine was weighed (Jinja2 with autoescape): two more packages, its escaping does not know URLs or
-attributes from text, and the type checker sees nothing of a template.
+A template engine was weighed (Jinja2 with autoescape): two more packages, its escaping is the same for URLs,
+attributes and text, and templates are not type-checked.
 """
 
 from __future__ import annotations

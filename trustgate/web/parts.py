@@ -76,7 +76,7 @@ def heads(*titles: str) -> list[TableColumn]:
 
 
 class Figure(NamedTuple):
-    """One number: its name, the number, and what is to be said of it. ``id``: where a script puts a newer one."""
+    """One number: its name, the number, and a note. ``id``: where a script puts a newer one."""
 
     name: str
     value: object

@@ -1,9 +1,9 @@
 """What a model's name means to a caller, worked out once for each key and name.
 
-Owns what follows from the two alone, whatever else a request says. Both are replaced, never changed: the directory
+Owns what follows from the two alone, whatever else a request has. Both are replaced, never changed: the directory
 makes another ``Caller`` when its key, tenant, plan or a budget changes, the catalog another ``state`` when a name may
 mean or cost something else. So what is kept here is good for as long as both are the very objects that it was made of,
-and a change holds from the next request on without anything being told to this cache.
+and a change holds from the next request on, without a call to this cache.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CallerModel(msgspec.Struct, frozen=True, eq=False):
     plan_names: tuple[str, ...]
     #: These and the name that was asked for: what budgets are matched against.
     names: tuple[str, ...]
-    #: The most tokens that plan and key let one completion have; None: they do not say.
+    #: The most tokens that plan and key let one completion have; None: they have no bound.
     completion_cap: int | None
     #: A bound on the completion is sent along: what it uses is limited, or its profile has one.
     is_bounded: bool

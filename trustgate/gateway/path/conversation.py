@@ -1,4 +1,4 @@
-"""What conversation a request goes on with, as far as it can be told from its beginning.
+"""What conversation a request goes on with, as far as its beginning shows.
 
 Each request of a conversation repeats it from the start (chat completions, messages, and responses without state), so
 what stays the same over its turns is its beginning: the system message and the first words of the user. An upstream's

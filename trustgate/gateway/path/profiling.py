@@ -97,7 +97,7 @@ def with_bound(rules: ProfileRules, call: Call) -> Call:
 
 
 def own_steering(rules: ProfileRules, call: Call) -> Call:
-    """Returns the call without the members that steer the upstream by the rules: they are not the client's to ask."""
+    """Returns the call without the steering members that the rules set: those come from the operator."""
     if not call.steering or not rules.parameters:
         return call
     return msgspec.structs.replace(call, steering=tuple(name for name in call.steering if name not in rules.parameters))

@@ -11,8 +11,8 @@ needs the headers of CORS. A tenant that has room goes the whole path, so tenant
 Requests that were let through are on their way until they take their place in the path (``begun``), a turn of the event
 loop later or more, and count as if they had it: all that come together would find the same room otherwise.
 
-What a head says is looked at once: a connection gives the same one again where its client sends the same fields again.
-Whether its key is good, and whether there is room, is asked each time.
+A head is read once: a connection gives the same one again where its client sends the same fields again. Whether its key
+is good, and whether there is room, is checked each time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REASONS: tuple[NoRoom, ...] = ("draining", "full", "share")
 
 
 class _Noted(NamedTuple):
-    """What a head says of its request."""
+    """What is known of a request from its head."""
 
     endpoint: Endpoint
     token: bytes
@@ -108,7 +108,7 @@ class Shedding:
                 del self._coming_of[tenant_id]
 
     def _note(self, head: RequestHead) -> _Noted | tuple[()]:
-        """Returns what a head says; nothing: its request goes the path."""
+        """Returns what is known from a head; an empty tuple where its request goes the whole path."""
         endpoint = self._endpoints.get((head.method, head.path))
         headers = dict(head.headers)
         if endpoint is None or len(headers) != len(head.headers) or (self._has_cors and b"origin" in headers):

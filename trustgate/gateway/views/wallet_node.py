@@ -61,7 +61,7 @@ class WalletNode:
             await send_json(send, {"jsonrpc": "2.0", "id": question.id, "result": result})
 
     async def _answer(self, network: str, question: _Question) -> Any:
-        """Raises ``NotFound`` for what nobody needs who pays here, ``Unavailable`` where the node gives no answer."""
+        """Raises ``NotFound`` for what no payment here needs, ``Unavailable`` where the node gives no answer."""
         offered = {
             offer.asset
             for terms in self._directory.all_terms()

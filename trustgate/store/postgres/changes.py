@@ -4,7 +4,7 @@ A change and its row are one transaction. Numbers follow each other without a ga
 each locks table ``progress``'s one row first. With it goes a notification, so that other processes take the change in.
 
 What Postgres acknowledged can be lost all the same, by a failover to a standby that was behind or a backup that was put
-back: a mark in the home folder (``store.marks``) has the last change that this gateway knows of.
+back: a mark in the home folder (``store.marks``) has the number of the last change that this gateway has seen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trustgate.store.records import apply_change
 from trustgate.store.sql import SqlConnection, one_value
 from trustgate.types import Alias, Plan
 
-#: Its payload is the change's number. Of every schema of the database: what is heard is looked up.
+#: Its payload is the change's number. All schemas of a database share it: each notification is looked up.
 CHANNEL = "trustgate_changes"
 
 _encode = msgspec.json.Encoder().encode

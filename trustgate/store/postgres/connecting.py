@@ -37,7 +37,7 @@ AWAY = (
 )
 #: What asyncpg raises where the server or the connection fails.
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-#: Of which a transaction knows nothing is kept, and which goes through when it is done again.
+#: After these nothing of a transaction is kept, and it can be done again.
 SERIALIZATION = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
@@ -47,7 +47,7 @@ def is_away(error: BaseException) -> bool:
 
 
 async def connect(address: PostgresAddress, role: str, **settings: str) -> asyncpg.Connection[Any]:
-    """Open a connection. ``role`` says in pg_stat_activity what it is for; ``settings`` are the server's.
+    """Open a connection. ``role`` is its name in pg_stat_activity; ``settings`` are the server's.
 
     Raises Unavailable (``store_unreachable``) where the server does not answer, StoreUnusable where it refuses.
     """
@@ -143,7 +143,7 @@ def translate(error: BaseException) -> TrustGateError:
         return _refused("it only reads: it is a standby", "Let store.url name the primary.")
     if isinstance(error, asyncpg.DataCorruptedError | asyncpg.IndexCorruptedError):
         return StoreDamaged(
-            "The database is damaged, as Postgres says.", hint="See its server's log; restore a backup."
+            "Postgres reports that the database is damaged.", hint="See its server's log; restore a backup."
         )
     return Unavailable(f"The database failed ({type(error).__name__}).", code="store_failed", hint="See the log.")
 

@@ -173,7 +173,7 @@ class PostgresConnection:
         self._loop = loop
         self._connection = connection
         self.in_transaction = False
-        #: How long a statement may take; None: for ever. A network that is cut says nothing.
+        #: How long a statement may take; None: for ever. A network that is cut raises no error.
         self.timeout_s: float | None = None
         #: A statement is under way after whose failure it is not known whether it was carried out.
         self.in_doubt = False

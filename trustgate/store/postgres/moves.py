@@ -1,4 +1,4 @@
-"""A database that is being filled from a file, or that was moved into one: it serves nobody.
+"""A database that is being filled from a file, or that was moved into one: no gateway serves it.
 
 Owns table ``moves``:
 

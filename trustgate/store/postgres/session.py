@@ -1,8 +1,8 @@
 """Connections to Postgres that the store's work runs over, each on a thread of its own.
 
 Owns that a connection which was lost is opened anew, and what is done again then: work that has committed nothing and
-is not in doubt. One process has the database to itself, by an advisory lock of the session that writes: whoever loses
-the session writes nothing more before it has the lock again.
+is not in doubt. One process has the database to itself, by an advisory lock of the session that writes: a process that
+loses the session writes nothing more before it has the lock again.
 """
 
 from __future__ import annotations

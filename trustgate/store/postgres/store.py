@@ -1,7 +1,7 @@
 """The ``Store`` on Postgres: when what is written holds. Other verbs: ``store.verbs``.
 
-One session writes and holds the database's lock, another reads. Copies, rewriting and archive files are Postgres's own
-affair: those verbs say what to use.
+One session writes and holds the database's lock, another reads. Copies, rewriting and archive files are left to
+Postgres's own tools: those verbs raise an error that names them.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class PostgresStore(Verbs[PostgresConnection]):
         return self._move is not None and self._move.state == "departed"
 
     async def depart(self, place: str) -> None:
-        """Serve nobody any more: that file does."""
+        """Close the database for good: the file at ``place`` is served in its place."""
         await self._engine.run(depart, self._store_id, place)
 
     # what Postgres has means of its own for
