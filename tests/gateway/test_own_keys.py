@@ -173,6 +173,15 @@ def test_a_key_under_a_budget_cannot_make_one_beside_it(maker: Tenant) -> None:
         assert code_of(http.post("/v1/keys", json={})) == (403, "own_keys_not_allowed")
 
 
+def test_a_key_with_a_profile_of_its_own_cannot_make_one_without(maker: Tenant) -> None:
+    held = maker.gateway.cli_json("key", "create", maker.name)["key"]
+    maker.gateway.cli("profile", "set", "--key", held["id"], "--cap", "max_tokens=8")
+    with maker.client(held["secret"]) as http:
+        assert code_of(http.post("/v1/keys", json={})) == (403, "own_keys_not_allowed")
+        maker.gateway.cli("profile", "clear", "--key", held["id"])
+        assert http.post("/v1/keys", json={}).status_code == 201
+
+
 def test_what_the_operator_made_stays_the_operators(maker: Tenant, other: Tenant) -> None:
     theirs = make(other)
     for method, path in (("POST", maker.key_id), ("DELETE", maker.key_id)):
@@ -200,6 +209,20 @@ def test_a_made_key_outlives_no_maker(maker: Tenant) -> None:
         assert key["expires_at"] <= time.time() + 3601
         lifted = http.post(f"/v1/keys/{key['id']}", json={"expires_at": None}).json()
         assert lifted["expires_at"] is not None and lifted["expires_at"] <= time.time() + 3601
+
+
+def test_a_made_key_ends_with_its_maker_also_where_that_is_decided_later(maker: Tenant) -> None:
+    lasting, short = make(maker, name="lasting"), make(maker, expires_at=int(time.time()) + 600)
+    rotated = maker.gateway.cli_json("key", "rotate", maker.key_id, "--grace", "30m")["key"]
+
+    def ends() -> list[int | None]:
+        with maker.client(rotated["secret"]) as http:
+            return [http.get(f"/v1/keys/{key['id']}").json()["expires_at"] for key in (lasting, short)]
+
+    maker.gateway.cli("key", "set", maker.key_id, "--expires", "20m")
+    assert ends() == [None, short["expires_at"]], "its maker goes on by rotation"
+    end = maker.gateway.cli_json("key", "set", rotated["id"], "--expires", "1h")["key"]["expires_us"] // 1_000_000
+    assert ends() == [end, short["expires_at"]]
 
 
 @pytest.mark.parametrize(
@@ -260,6 +283,17 @@ def test_the_account_says_what_is_left_and_when_it_begins_anew(maker: Tenant) ->
     [budget] = account["budgets"]
     assert (budget["amount"], budget["left"]) == (5, 4) and budget["resets_us"] > time.time() * 1e6
     assert account["log"]["vkey"].startswith(account["log"]["origin"])
+
+
+def test_no_cache_keeps_what_a_tenant_reads(maker: Tenant) -> None:
+    receipt = maker.chat().headers["x-trustgate-receipt"]
+    reads = ("account", "keys", "usage", "models", "receipts", "statements", "credits", "payments")
+    paths = [*reads, *(f"receipts/{receipt}{part}" for part in ("", "/proof", "/bundle")), "receipts/none"]
+    with httpx.Client(base_url=maker.gateway.base_url, headers={"x-api-key": maker.secret}, trust_env=False) as http:
+        for path in paths:
+            response = http.get(f"/v1/{path}")
+            assert response.status_code == (404 if path == "receipts/none" else 200), path
+            assert response.headers.get_list("cache-control") == ["no-store"], path
 
 
 def test_receipts_are_found_by_what_they_say(maker: Tenant) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from trustgate.access.profiles import key_profile_id
 from trustgate.admin.context import AdminContext
 from trustgate.errors import AuthenticationFailed, NotFound, PermissionDenied
 from trustgate.ids import now_us
-from trustgate.types import ApiKey, Limits, Scope, Tenant
+from trustgate.types import ApiKey, Limits, ProfileRules, Scope, Tenant
 
 
 def maker(context: AdminContext, key_id: str) -> ApiKey:
@@ -39,7 +40,8 @@ def maker(context: AdminContext, key_id: str) -> ApiKey:
             "This API key was made with another key, so it makes and changes none. Use the key that made it.",
             code="own_keys_not_allowed",
         )
-    if key.limits != Limits() or key.scope != Scope() or _has_budget(context, key):
+    is_limited = key.limits != Limits() or key.scope != Scope()
+    if is_limited or _has_budget(context, key) or _has_profile(context, key):
         raise PermissionDenied(
             "This API key has limits of its own, so it makes and changes no keys. Use one that has the whole plan.",
             code="own_keys_not_allowed",
@@ -91,6 +93,18 @@ def revoked_with(keys: Iterable[ApiKey], key: ApiKey, at_us: int) -> list[ApiKey
     return [replace(each, revoked_us=at_us, revoked_by=key.revoked_by) for each in made]
 
 
+def ended_with(keys: Iterable[ApiKey], key: ApiKey) -> list[ApiKey]:
+    """Returns, ending with it, the keys that a key made and that would outlive it and what it is rotated to."""
+    keys, at_us = list(keys), now_us()
+    rotated = [each for each in keys if each.account_id == key.account_id and each.id != key.id]
+    ends = [each.expires_us for each in (key, *(each for each in rotated if is_living(each, at_us)))]
+    if None in ends:
+        return []
+    last_us = max(end for end in ends if end is not None)
+    made = [each for each in keys if each.made_by == key.account_id and is_living(each, at_us)]
+    return [replace(each, expires_us=last_us) for each in made if each.expires_us is None or each.expires_us > last_us]
+
+
 def is_living(key: ApiKey, at_us: int) -> bool:
     """Returns whether a key is neither revoked nor expired."""
     return key.revoked_us is None and (key.expires_us is None or key.expires_us > at_us)
@@ -98,3 +112,8 @@ def is_living(key: ApiKey, at_us: int) -> bool:
 
 def _has_budget(context: AdminContext, key: ApiKey) -> bool:
     return any(key.account_id in budget.keys or key.id in budget.keys for budget in context.directory.budgets())
+
+
+def _has_profile(context: AdminContext, key: ApiKey) -> bool:
+    profile = context.directory.profile(key_profile_id(key.account_id))
+    return profile is not None and profile.rules != ProfileRules()

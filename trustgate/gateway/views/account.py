@@ -263,7 +263,7 @@ class Reads:
         entry = await self._entry(caller, scope["path_params"]["receipt"])
         name = b'attachment; filename="%s.json"' % entry.receipt.id.encode()
         data = await self._archive.bundle(entry, LABELS)
-        return RawAnswer("application/json", data, ((b"content-disposition", name), (b"cache-control", b"no-store")))
+        return RawAnswer("application/json", data, ((b"content-disposition", name),))
 
     async def _entry(self, caller: Caller, receipt_id: str, *, param: str | None = None) -> Entry:
         """Returns a receipt of the caller's tenant. Raises ``NotFound``, for other tenants' too."""
@@ -308,7 +308,9 @@ class _Read:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival.of(scope)
-        headers = [(b"x-request-id", arrival.request_id)]
+        # It is one caller's, and may hold a receipt's secret. Without this, a cache between could keep what was asked
+        # for with a key in another header than Authorization (RFC 9111, section 3.5).
+        headers = [(b"x-request-id", arrival.request_id), (b"cache-control", b"no-store")]
         try:
             caller = identify(self._directory, arrival, takes_keyless=self._takes_keyless)
             answer = await self._handler(caller, scope)
