@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -90,6 +93,46 @@ def test_no_session_is_given_beforehand(served: Gateway, http: httpx.Client) -> 
     assert dict(http.cookies) != old
     with httpx.Client(base_url=served.base_url, cookies=old, trust_env=False) as other:
         assert other.get("/console").status_code == 401
+
+
+def test_cookies_of_other_servers_on_this_machine_lock_nobody_out(served: Gateway, http: httpx.Client) -> None:
+    """Cookies know no ports: a browser sends those of every other program at this address too."""
+    sign_in(served, http)
+    own = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
+    http.cookies.clear()
+    for other in ('state={"x": 1}', "a=b c", '"', "=", "x@y=1", "path=/", "k[1]=2", "ä=1"):
+        for lines in ([f"{other}; {own}"], [f"{own}; {other}"], [other, own], [own, other]):
+            headers = [("cookie", line.encode()) for line in lines]
+            assert http.head("/console", headers=headers).status_code == 200, lines
+
+
+def test_a_page_number_without_end_is_the_last_page(served: Gateway, http: httpx.Client) -> None:
+    sign_in(served, http)
+    shown = http.get("/console/plans", params={"page": "9" * 5000})
+    assert shown.status_code == 200 and "Plans: " in shown.text
+
+
+def test_a_name_with_a_slash_leads_to_its_plan(served: Gateway, http: httpx.Client) -> None:
+    sign_in(served, http)
+    served.cli("plan", "add", "team/one two")
+    address = re.search(r'href="(/console/plans/team[^"]+)"', http.get("/console/plans").text)
+    assert address is not None
+    shown = http.get(address[1])
+    assert shown.status_code == 200 and "Plan team/one two" in shown.text
+
+
+def test_lines_to_copy_run_nothing_that_a_name_holds(served: Gateway, http: httpx.Client) -> None:
+    sign_in(served, http)
+    name = "$(touch owned); x"
+    served.cli("tenant", "add", name)
+    for page in (
+        http.get("/console/usage", params={"tenant": name}),
+        http.get("/console/statements", params={"tenant": name}),
+    ):
+        assert page.status_code == 200
+        lines = [unescape(line) for line in re.findall(r">(trustgate (?:usage|statement) [^<]*)<", page.text)]
+        assert all(shlex.quote(name) in line for line in lines if "touch" in line)
+        assert "touch" in unescape(page.text)
 
 
 def test_ending_all_sessions_ends_links_too(served: Gateway, http: httpx.Client) -> None:
@@ -233,6 +276,9 @@ def test_no_page_is_framed_cached_or_given_to_others(served: Gateway, http: http
         {"x-forwarded-for": "203.0.113.9"},
         {"forwarded": "for=203.0.113.9"},
         {"via": "1.1 proxy"},
+        {"x-forwarded-port": "443"},
+        {"cf-connecting-ip": "203.0.113.9"},
+        {"true-client-ip": "203.0.113.9"},
     ],
 )
 def test_another_host_and_a_proxy_find_nothing(served: Gateway, http: httpx.Client, headers: dict[str, str]) -> None:
@@ -240,6 +286,18 @@ def test_another_host_and_a_proxy_find_nothing(served: Gateway, http: httpx.Clie
     sign_in(served, http)
     assert http.get("/console", headers=headers).status_code == 404
     assert redeem(http, new_code(served), **headers).status_code == 404
+
+
+def test_what_comes_by_http_1_0_comes_through_a_proxy(served: Gateway, http: httpx.Client) -> None:
+    """nginx as it is set up by default: no header of its own, the loopback address as host, HTTP/1.0."""
+    sign_in(served, http)
+    cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
+    address = urlsplit(served.base_url)
+    for version, status in (("1.0", b"404"), ("1.1", b"200")):
+        with socket.create_connection((address.hostname, address.port), 10.0) as connection:
+            head = f"GET /console HTTP/{version}\r\nhost: {address.netloc}\r\ncookie: {cookies}\r\nconnection: close"
+            connection.sendall(f"{head}\r\n\r\n".encode())
+            assert connection.makefile("rb").readline().split()[1] == status
 
 
 def _scope(client: str, scheme: str = "http") -> dict[str, object]:

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 from trustgate.net.addresses import is_loopback
 from trustgate.settings import Settings
 
-#: What proxies add: a request that has one comes from elsewhere, whatever its address is.
-_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+#: What proxies and tunnels add: a request that has one comes from elsewhere, whatever its address is.
+_FORWARDED = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "cf-ray"})
+_FORWARDED_PREFIXES = ("x-forwarded-", "x-original-")
 
 
 def is_allowed(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Settings) -> bool:
@@ -27,10 +28,19 @@ def is_allowed(scope: Mapping[str, Any], headers: Mapping[str, str], settings: S
         return False
     client = scope.get("client") or ("", 0)
     host = host_name(headers.get("host", ""))
-    is_near = is_loopback(str(client[0]).removeprefix("::ffff:")) and not any(name in headers for name in _FORWARDED)
+    is_near = is_loopback(str(client[0]).removeprefix("::ffff:")) and not _is_forwarded(scope, headers)
     if is_near and is_loopback(host):
         return True
     return settings.serve.console == "network" and is_secure(scope, headers, settings)
+
+
+def _is_forwarded(scope: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
+    """Returns whether a proxy shows itself: by a header, or by HTTP/1.0, which nginx speaks unless told otherwise, with
+    the loopback address as host and no header of these; no browser speaks it.
+    """
+    if scope.get("http_version") == "1.0":
+        return True
+    return any(name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES) for name in headers)
 
 
 def is_secure(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Settings) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
@@ -60,7 +59,8 @@ PAGES: Final[tuple[tuple[re.Pattern[str], Page], ...]] = tuple(
         ("keys", directory.keys),
         ("keys/([^/]+)", directory.key),
         ("plans", directory.plans),
-        ("plans/([^/]+)", directory.plan),
+        # A plan is known by its name, which may have a slash.
+        ("plans/(.+)", directory.plan),
         ("budgets", directory.budgets),
         ("models", catalogue.models),
         ("models/([^/]+)", catalogue.model),
@@ -98,7 +98,7 @@ class Console:
         self._live = Live(admin, sessions, recent, stopping)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _headers(scope)
         if not is_allowed(scope, headers, self._settings()):
             raise HTTPException(404)
         path, method = scope["path"].removeprefix(BASE).removeprefix("/"), scope["method"]
@@ -255,6 +255,15 @@ def _sign_out(session: ConsoleSession) -> Html:
 # what a request brings
 
 
+def _headers(scope: Scope) -> dict[str, str]:
+    """Returns the headers by name. Cookies may come in several lines, as HTTP/2 does (RFC 9113, section 8.2.3)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}; {value}" if name == "cookie" and name in headers else value
+    return headers
+
+
 async def _form(headers: Mapping[str, str], receive: Receive) -> dict[str, str]:
     """Returns the fields of a form. Raises ``RequestTooLarge``, ``NotFound`` for what is none."""
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
@@ -287,11 +296,13 @@ def _cookie_name(scope: Scope, secure: bool) -> str:
 
 
 def _cookie(headers: Mapping[str, str], name: str) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(name)
-    except CookieError:
-        return ""
-    return "" if found is None else unquote(found.value)
+    """Returns a cookie's value; "" where it is not there.
+
+    ``http.cookies`` gives up at the first cookie that is not as RFC 6265 wants it, and browsers send those of all
+    programs on this host: others must not decide whether ours is found.
+    """
+    pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+    return next((value for key, _, value in pairs if key == name), "")
 
 
 def _set_cookie(name: str, value: str, max_age_s: int | None = None) -> str:

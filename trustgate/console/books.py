@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -261,7 +262,7 @@ async def statements(view: View) -> Shown:
                 tag("a", {"href": url("statements", chosen, f"{month}.html")}, "HTML"),
                 tag("a", {"href": url("statements", chosen, f"{month}.json")}, "JSON"),
                 tag("a", {"href": url("statements", chosen, f"{month}.csv")}, "CSV"),
-                code(f"trustgate statement {chosen} {month} -o statement.html"),
+                code(f"trustgate statement {shlex.quote(chosen)} {month} -o statement.html"),
             )
             for month in months
         ]

@@ -72,7 +72,8 @@ def listing(
     else:
         sort = ""
     pages = max(1, -(-len(kept) // PAGE_SIZE))
-    page = min(max(1, int(view.get("page"))), pages) if view.get("page").isdecimal() else 1
+    # Digits without end are not read: Python refuses them.
+    page = min(max(1, int(view.get("page")[:9])), pages) if view.get("page").isdecimal() else 1
     state = {"q": query, "sort": sort, **chosen}
     heads = [_head(place, state, str(at), column) for at, column in enumerate(columns)]
     rows = [[column.cell(item) for column in columns] for item in kept[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]]

@@ -57,11 +57,12 @@ class Live:
             (b"x-accel-buffering", b"no"),
             (b"x-content-type-options", b"nosniff"),
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
         gone = asyncio.ensure_future(_gone(receive))
+        # Before anything is waited for, so that no more are let in meanwhile.
         self._streams += 1
         last = ""
         try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             while not gone.done() and not self._stopping() and self._sessions.is_alive(session):
                 receipts = _after(self._recent(), last)
                 last = receipts[-1].id if receipts else last

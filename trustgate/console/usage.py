@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,7 +49,8 @@ async def usage(view: View) -> Shown:
     named = await _group_names(view, by)
     tenants = await view.admin.execute(TenantList(removed=True))
     choices = [("", "all"), *((each.id, each.name) for each in tenants)]
-    line = f"trustgate usage --by {by} --since {iso_us(since_us)[:10]}" + (f" --tenant {tenant}" if tenant else "")
+    line = f"trustgate usage --by {by} --since {iso_us(since_us)[:10]}"
+    line += f" --tenant {shlex.quote(tenant)}" if tenant else ""
     body = join(
         heading("Usage"),
         tag(
