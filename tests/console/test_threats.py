@@ -102,7 +102,7 @@ def test_cookies_of_other_servers_on_this_machine_lock_nobody_out(served: Gatewa
     http.cookies.clear()
     for other in ('state={"x": 1}', "a=b c", '"', "=", "x@y=1", "path=/", "k[1]=2", "ä=1"):
         for lines in ([f"{other}; {own}"], [f"{own}; {other}"], [other, own], [own, other]):
-            headers = [("cookie", line.encode()) for line in lines]
+            headers = [(b"cookie", line.encode()) for line in lines]
             assert http.head("/console", headers=headers).status_code == 200, lines
 
 

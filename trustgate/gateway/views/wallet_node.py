@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -26,7 +27,13 @@ _MAX_BODY_BYTES = 4_096
 _BODY_TIMEOUT_S = 10.0
 #: How long an answer is good for, seconds. A blockhash lives for a minute or more; what a token is does not change.
 _FRESH_S = {"getLatestBlockhash": 2.0, "getAccountInfo": 60.0}
+#: How long nobody asks again after a failure, seconds.
+_FAILED_S = 2.0
 _CONFIRMED = {"commitment": "confirmed"}
+
+
+#: Network, method, asset.
+_Which = tuple[str, str, str]
 
 
 class SolanaNode(Protocol):
@@ -46,8 +53,10 @@ class WalletNode:
         """``node_of`` returns the node of a network (CAIP-2). It raises as ``payment.chains.nodes`` does."""
         self._directory = directory
         self._node_of = node_of
-        self._kept: dict[tuple[str, str, str], tuple[float, Any]] = {}
-        self._asking = asyncio.Lock()
+        #: Until when an answer is good (monotonic), and the answer, a refusal too.
+        self._kept: dict[_Which, tuple[float, Any]] = {}
+        #: One at a time asks a node; those who wait then have its answer. What one network does holds up no other.
+        self._asking: defaultdict[_Which, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -75,14 +84,21 @@ class WalletNode:
         if question.method == "getAccountInfo" and asset not in offered:
             raise NotFound("No payment is taken in this token.", code="not_offered")
         which = (network, question.method, asset)
-        async with self._asking:
+        async with self._asking[which]:
             kept = self._kept.get(which)
             if kept is None or kept[0] < time.monotonic():
-                params = [asset, {**_CONFIRMED, "encoding": "base64"}] if asset else [_CONFIRMED]
-                kept = self._kept[which] = time.monotonic() + _FRESH_S[question.method], await self._ask(which, params)
+                try:
+                    answer, fresh_s = await self._ask(which), _FRESH_S[question.method]
+                except Unavailable as error:
+                    answer, fresh_s = error, _FAILED_S
+                kept = self._kept[which] = time.monotonic() + fresh_s, answer
+        if isinstance(kept[1], Unavailable):
+            raise kept[1].with_traceback(None)
         return kept[1]
 
-    async def _ask(self, which: tuple[str, str, str], params: list[Any]) -> Any:
+    async def _ask(self, which: _Which) -> Any:
+        asset = which[2]
+        params = [asset, {**_CONFIRMED, "encoding": "base64"}] if asset else [_CONFIRMED]
         try:
             node = await self._node_of(which[0])
             return await node.call(which[1], params, msgspec.Raw)
