@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trustgate.errors import InvalidRequest
-from trustgate.models.catalog import Catalog
+from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.profiles import check_rules, lower_effort
 from trustgate.types import Fallback, HeaderValue, OwnCredential, Passport, Prices, Profile, ProfileRules
 
@@ -70,6 +70,13 @@ def test_a_name_under_a_profile() -> None:
     assert other.has_own_key and other.passport.credential_env == "KEY"
     free = catalog.resolve("b", under(credentials={"b": OwnCredential(file="key")}))
     assert free is not None and free.price.known and free.price.prices.free
+
+    several = Passport(id="passport_w", slug="w-*", api_model_id="one")
+    catalog.put(several)
+    own_wide = under(credentials={"w-*": OwnCredential(env="KEY")})
+    made_before = catalog.under(own_wide, Resolved(several, "one", (), catalog.price_of(several, "one")))
+    found_names = [found.names for name in ("w-1", "w-2") if (found := catalog.resolve(name, own_wide)) is not None]
+    assert (made_before.names, found_names) == ((), [("w-1",), ("w-2",)]), "plans are matched against these"
 
     only_other = under(providers=("other",))
     assert catalog.resolve("a", only_other) is not None, "its fallback may serve"

@@ -77,7 +77,7 @@ class Catalog:
         #: Names already resolved; bounded, since callers choose the names.
         self._resolved: dict[str, Resolved | None] = {}
         #: The same, by profile and name.
-        self._with_own_key: dict[tuple[str, str, str], Resolved] = {}
+        self._with_own_key: dict[tuple[str, str, str, tuple[str, ...]], Resolved] = {}
         self._resolved_under: dict[tuple[str, str], Resolved | None] = {}
 
     # what the request path asks
@@ -178,7 +178,8 @@ class Catalog:
         own = profile.rules.credentials.get(resolved.passport.slug)
         if own is None or resolved.has_own_key:
             return resolved
-        key = profile.id, resolved.passport.id, resolved.upstream_model
+        # Its names too: a wildcard may lead several to one model, and where an id leads there is none.
+        key = profile.id, resolved.passport.id, resolved.upstream_model, resolved.names
         made = self._with_own_key.get(key)
         if made is None:
             if len(self._with_own_key) >= _RESOLVED_MAX:
