@@ -269,7 +269,7 @@ class Pipeline:
             if profile is None:
                 return body, sent, await peek(endpoint, sent)
             sent = await under_profile(profile, endpoint, sent)
-            call = own_steering(profile.rules, await peek(endpoint, sent))
+            call = own_steering(profile.rules, endpoint, await peek(endpoint, sent))
             return body, sent, with_bound(profile.rules, call) if endpoint.generates else call
         content_type = arrival.headers.get(b"content-type", b"")
         upload = Upload(

@@ -15,7 +15,7 @@ import msgspec
 
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import LargeBody, in_reader
-from trustgate.gateway.api.members import BOUNDS, Members, misnamed
+from trustgate.gateway.api.members import BOUNDS, NESTED, Members, misnamed, plain, steers
 from trustgate.models.profiles import EFFORTS, MAX_TOKENS, lower_effort
 from trustgate.types import Profile, ProfileRules
 
@@ -39,6 +39,8 @@ _RENAMED: Mapping[str, Mapping[str, str | None]] = {
 }
 #: Where a system message stands that is a member of its own.
 _SYSTEM_MEMBER = {"responses": "instructions", "messages": "system"}
+#: Where else servers look for an effort, whatever the API (OpenRouter, Anthropic, DeepSeek).
+_WITH_EFFORT = ("reasoning", "output_config")
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _BETWEEN = "\n\n"
 
@@ -96,11 +98,15 @@ def with_bound(rules: ProfileRules, call: Call) -> Call:
     return call if asked == call.max_tokens else msgspec.structs.replace(call, max_tokens=asked)
 
 
-def own_steering(rules: ProfileRules, call: Call) -> Call:
-    """Returns the call without the steering members that the rules set: those come from the operator."""
-    if not call.steering or not rules.parameters:
+def own_steering(rules: ProfileRules, endpoint: Endpoint, call: Call) -> Call:
+    """Returns the call without the steering members that the rules set: those come from the operator.
+
+    On endpoints whose bodies the rules do not change, they come from the client.
+    """
+    if not call.steering or not rules.parameters or not endpoint.generates or endpoint.name not in _RENAMED:
         return call
-    return msgspec.structs.replace(call, steering=tuple(name for name in call.steering if name not in rules.parameters))
+    own = {name for name in rules.parameters if steers(name)}
+    return msgspec.structs.replace(call, steering=tuple(name for name in call.steering if name not in own))
 
 
 def capped_defaults(rules: ProfileRules, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +134,16 @@ class _Edit:
         if dot:
             raw = _members(bytes(raw)).get(inner) if raw is not None and bytes(raw)[:1] == b"{" else None
         return None if raw is None else _decode(bytes(raw))
+
+    def inside(self, outer: str) -> list[str]:
+        """Returns the names in a member that is an object; from then on each stands there once, and not in escapes."""
+        raw = bytes(self.members.get(outer, b""))
+        if raw[:1] != b"{":
+            return []
+        inner = _members(raw)
+        if misnamed(raw, inner) is not None:
+            self.replace(outer, _encode(inner))
+        return list(inner)
 
     def write(self, path: str, value: Any) -> None:
         if self.read(path) == value and not isinstance(value, bool):
@@ -159,8 +175,11 @@ def _apply(rules: ProfileRules, endpoint: Endpoint, edit: _Edit) -> None:
         for name, value in rules.parameters.items():
             if name == MAX_TOKENS:
                 _set_bound(endpoint, edit, value)
-            elif (path := renamed.get(name, name)) is not None:
-                edit.write(path, _in_api(endpoint, name, value))
+            else:
+                if (path := renamed.get(name, name)) is not None:
+                    edit.write(path, _in_api(endpoint, name, value))
+                for other in _elsewhere(endpoint, edit, name):
+                    edit.write(other, value)
         for name, value in rules.defaults.items():
             path = renamed.get(name, name)
             if name not in rules.parameters and name != MAX_TOKENS and path is not None and edit.read(path) is None:
@@ -175,12 +194,29 @@ def _apply(rules: ProfileRules, endpoint: Endpoint, edit: _Edit) -> None:
 
 def _cap(endpoint: Endpoint, edit: _Edit, name: str, most: Any) -> None:
     path = _RENAMED[endpoint.name].get(name, name)
-    if endpoint.name == "messages" and name == _EFFORT:
-        # It is lowered where a request has it, but not set: not every model takes it. There is none below "low".
-        path, most = "output_config.effort", most if most not in EFFORTS[:2] else "low"
-    asked = None if path is None else edit.read(path)
-    if path is not None and asked is not None and (within := _within(name, asked, most)) != asked:
-        edit.write(path, within)
+    for each in (*(() if path is None else (path,)), *_elsewhere(endpoint, edit, name)):
+        asked = edit.read(each)
+        # Anthropic's has none below "low".
+        limit = "low" if each == "output_config.effort" and most in EFFORTS[:2] else most
+        within = asked if asked is None else _within(name, asked, limit)
+        is_number = isinstance(within, int | float) and not isinstance(within, bool)
+        if name != _EFFORT and asked is not None and not is_number and each not in endpoint.wire.__struct_fields__:
+            within = most  # nothing else refuses it, and a lenient server makes a number of it
+        if within != asked:
+            edit.write(each, within)
+
+
+def _elsewhere(endpoint: Endpoint, edit: _Edit, name: str) -> list[str]:
+    """Returns where else in the body a server may read a parameter: under a name of another case, inside of the
+    objects that some servers take, and an effort in other APIs' words.
+    """
+    path, wanted = _RENAMED[endpoint.name].get(name, name), plain(name)
+    found = [each for each in edit.members if plain(each) == wanted]
+    found += [f"{outer}.{inner}" for outer in NESTED for inner in edit.inside(outer) if plain(inner) == wanted]
+    if name == _EFFORT:
+        found += [f"{outer}.effort" for outer in _WITH_EFFORT if "effort" in edit.inside(outer)]
+        found += ["effort"] if "effort" in edit.members else []
+    return [each for each in found if each != path]
 
 
 def _is_blank(raw: msgspec.Raw | None) -> bool:
@@ -188,7 +224,7 @@ def _is_blank(raw: msgspec.Raw | None) -> bool:
 
 
 def _within(name: str, asked: Any, most: Any) -> Any:
-    """Returns what is asked, or the most that may be; what is no number is for the validation to refuse."""
+    """Returns what is asked, or the most that may be; what is no number as it is."""
     if name == _EFFORT:
         return lower_effort(asked, most)
     return min(asked, most) if isinstance(asked, int | float) and not isinstance(asked, bool) else asked
