@@ -19,7 +19,7 @@ from trustgate.gateway.api.object_ids import Kind
 
 #: What a body without such ids does not contain: cheaper to look for than to decode it. In OpenAI's and Anthropic's own
 #: words; what is in escapes may be any of them.
-OPENAI_MARKS = (b"file_id", b"store_id", b'"audio"', b"litellm_proxy")
+OPENAI_MARKS = (b"file_id", b"store_id", b'"audio"', b'"voice"', b"litellm_proxy")
 RESPONSES_MARKS = (b"file_id", b"store_id", b'"container', b"skill_id", b"litellm_proxy")
 #: What every object contains: bodies of resources are small and name ids in many ways.
 ALL_MARKS = (b"{",)
@@ -67,12 +67,13 @@ def named_by(value: Any) -> Named:
             left.extend(one)
         elif isinstance(one, dict):
             left.extend(one.values() if is_root else _read_by_upstreams(one))
-            is_root = False
             uses.update((named, None) for named in _own(one))
             shared.update((named, None) for named in _shared(one))
             steering.update((name, None) for name in _foreign(one))
-            if isinstance(model := one.get("model"), str):
+            # That of the request itself is its wire type's.
+            if not is_root and isinstance(model := one.get("model"), str):
                 models[model] = None
+            is_root = False
     if not (uses or shared or steering or models):
         return NOTHING
     return Named(tuple(uses), tuple(shared), tuple(steering), tuple(models))

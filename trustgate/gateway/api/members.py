@@ -212,10 +212,11 @@ def _kind(name: str) -> _Kind:
         return "metadata"
     if name in STEERING or _STEERING_FORM.fullmatch(name) is not None:
         return "steering"
-    return "alike" if _plain(name) in _KNOWN and name not in _KNOWN_NAMES else ""
+    return "alike" if plain(name) in _KNOWN and name not in _KNOWN_NAMES else ""
 
 
-def _plain(name: str) -> str:
+@lru_cache(maxsize=4096)
+def plain(name: str) -> str:
     """Returns a name as the most lenient reader might take it: case, Unicode's other forms, blanks and dashes count
     nothing.
     """
@@ -233,19 +234,22 @@ _READ = frozenset(
     )
 )
 _KNOWN_NAMES = COMMON | STEERING | BOUNDS | CHOICES | NESTED | _READ
-_KNOWN = frozenset(_plain(name) for name in STEERING | BOUNDS | CHOICES | NESTED | _READ)
+_KNOWN = frozenset(plain(name) for name in STEERING | BOUNDS | CHOICES | NESTED | _READ)
 
 
 def steers(name: str) -> bool:
     """Returns whether a form's field, or a query's, of this name steers an upstream, looks like one that counts, or is
     an id.
 
-    ``name``: it may have indices: ``models[]``.
+    ``name``: it may have indices and members: ``models[]``, ``video[id]``.
     """
-    bare = name.partition("[")[0]
-    return _kind(bare) in ("steering", "alike") or bare.endswith(_IDS)
+    bare, *inner = _SEGMENT.findall(name) or [name]
+    if _kind(bare) in ("steering", "alike") or bare.endswith(_IDS):
+        return True
+    return bare != "metadata" and any(each == "id" or each.endswith(_IDS) for each in inner)
 
 
+_SEGMENT = re.compile(r"[^\[\]]+")
 _IDS = ("file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "container_id")
 
 

@@ -23,6 +23,8 @@ MOST_HEAD_BYTES = 8 * 1024
 MOST_FIELD_BYTES = 1024 * 1024
 #: The longest text before the first boundary, and after the last, bytes.
 MOST_TEXT_AROUND_BYTES = 1024
+#: Fields that hold a file here; as text they would name an object of the upstream, whose owner a form cannot tell.
+_FILE_OR_OBJECT = frozenset(("video", "characters", "input_reference"))
 
 
 class ModelField(msgspec.Struct, frozen=True):
@@ -125,7 +127,8 @@ class FormScanner:
     def _read_head(self, text: bytes) -> None:
         head = read_part_head(text)
         self._name, self._is_file, self._is_ascii = head.name, head.is_file, head.is_ascii
-        if steers(self._name) or (self._name == "model" and "model" not in self._decisive):
+        names_object = not head.is_file and self._name.partition("[")[0] in _FILE_OR_OBJECT
+        if steers(self._name) or names_object or (self._name == "model" and "model" not in self._decisive):
             raise InvalidRequest(
                 f"The field {self._name!r} is not taken here: it steers the server behind this gateway.",
                 param=self._name,

@@ -24,6 +24,7 @@ from trustgate.gateway.api.schemas import (
     FileRequest,
     Identified,
     ImageRequest,
+    ItemsRequest,
     MessagesRequest,
     Modelled,
     ModelOnly,
@@ -378,6 +379,10 @@ def read_resource(request: Nothing | Modelled | ModelRequired) -> Call:
         choices=0,
         features=("streaming",) if stream else (),
     )
+
+
+def read_items(request: ItemsRequest) -> Call:
+    return Call(model="", choices=0, uses=items_named(request.items or ()))
 
 
 def read_voice(request: VoiceRequest) -> Call:

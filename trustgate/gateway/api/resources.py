@@ -15,8 +15,8 @@ from typing import Any
 from trustgate.gateway.api.dialects import RUNS
 from trustgate.gateway.api.endpoint import Endpoint
 from trustgate.gateway.api.object_ids import Kind
-from trustgate.gateway.api.parsing import read_resource, read_voice
-from trustgate.gateway.api.schemas import Modelled, ModelRequired, Nothing, Streamable, VoiceRequest
+from trustgate.gateway.api.parsing import read_items, read_resource, read_voice
+from trustgate.gateway.api.schemas import ItemsRequest, Modelled, ModelRequired, Nothing, Streamable, VoiceRequest
 from trustgate.models.metering import whole
 
 
@@ -70,7 +70,7 @@ def _fine_tuning(jobs: _Resource) -> tuple[Endpoint, ...]:
     job: Kind = "fine_tuning_job"
     learns = (("fine_tuned_model", "model"),)
     return (
-        jobs.post("/fine_tuning/jobs", "Train a model on files.", wire=ModelRequired, makes=job),
+        jobs.post("/fine_tuning/jobs", "Train a model on files.", wire=ModelRequired, makes=job, has_inner_models=True),
         jobs.list("/fine_tuning/jobs", "List the caller's trainings.", job),
         jobs.get("/fine_tuning/jobs/{id}", "Look at a training.", job, learns=learns),
         jobs.get("/fine_tuning/jobs/{id}/events", "List what happened in a training.", job),
@@ -226,12 +226,13 @@ def _voices(voices: _Resource) -> tuple[Endpoint, ...]:
 def _conversations(conversations: _Resource) -> tuple[Endpoint, ...]:
     conversation: Kind = "conversation"
     of_item = "/conversations/{id}/items/{item}"
+    items: dict[str, Any] = {"wire": ItemsRequest, "read": read_items}
     return (
-        conversations.post("/conversations", "Begin a conversation.", makes=conversation),
+        conversations.post("/conversations", "Begin a conversation.", **items, makes=conversation),
         conversations.get("/conversations/{id}", "Look at a conversation.", conversation),
         conversations.update("/conversations/{id}", "Change a conversation's labels.", conversation),
         conversations.drop("/conversations/{id}", "Delete a conversation.", conversation),
-        conversations.post("/conversations/{id}/items", "Add to a conversation.", of=conversation),
+        conversations.post("/conversations/{id}/items", "Add to a conversation.", of=conversation, **items),
         conversations.get("/conversations/{id}/items", "List what a conversation holds.", conversation),
         conversations.get(of_item, "Look at an item of a conversation.", conversation),
         conversations.drop(of_item, "Take an item out of a conversation.", conversation),

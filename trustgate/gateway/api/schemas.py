@@ -224,6 +224,12 @@ class ModelRequired(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelName
 
 
+class ItemsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of what is put into a conversation."""
+
+    items: list[dict[str, Any]] | None = None
+
+
 class VoiceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of the form of ``/v1/audio/voices``."""
 

@@ -19,7 +19,11 @@ from trustgate.models.profiles import MAX_TOKENS, summed_up
 from trustgate.types import ProfileRules
 
 #: The endpoints that lines may be for.
-_BY_URL = {endpoint.path: endpoint for endpoint in ENDPOINTS if endpoint.has_model and endpoint.body == "json"}
+_BY_URL = {
+    endpoint.path: endpoint
+    for endpoint in ENDPOINTS
+    if endpoint.has_model and endpoint.body == "json" and not endpoint.is_unmetered
+}
 
 
 class LineJudge:
@@ -61,7 +65,8 @@ class LineJudge:
             features=call.features,
             max_tokens=call.max_tokens,
             prompt_tokens=call.prompt_tokens,
-            steering=call.steering,
+            # Whose a shared object is cannot be told either: the plan must allow the member.
+            steering=(*call.steering, *(member for _, _, member in call.shared)),
         )
         if call.invalid is not None:
             raise call.invalid

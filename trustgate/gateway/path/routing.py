@@ -5,6 +5,7 @@ Owns the rule that an id leads to the target that made it, and only for its own 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -75,8 +76,8 @@ class Routing:
         if call.uses or call.shared:
             self._use(route, endpoint, tenant_id)
             call = route.call
-        if call.model.startswith(_TRAINED) and self._handles.is_strangers("model", call.model, tenant_id):
-            raise model_not_found(call.model)
+        for name in (call.model, *call.inner_models):
+            self._check_trained(name, name, tenant_id)
         if call.stored and endpoint.stores is not None:
             route.objects = KeptAnswer(self._handles, self._lasting, endpoint, tenant_id, key.id, call, None)
         if endpoint.is_plain:
@@ -130,6 +131,16 @@ class Routing:
         )
         return route
 
+    def _check_trained(self, model: str, asked: str, tenant_id: str) -> None:
+        """Raise ``NotFound`` for an upstream's model, or a checkpoint of one, that was trained for a stranger.
+
+        ``asked``: what the request calls it.
+        """
+        if model.startswith(_TRAINED) and any(
+            self._handles.is_strangers("model", name, tenant_id) for name in {model, _CHECKPOINT.sub("", model)}
+        ):
+            raise model_not_found(asked)
+
     def headers(self, profile: Profile | None) -> list[tuple[str, str]]:
         """Returns the headers that the caller's profile sets for upstreams. Raises ``Unavailable`` (503)."""
         return [] if profile is None else self._targets.headers(profile)
@@ -166,6 +177,8 @@ class Routing:
 
     def targets(self, route: Route, resolved: Resolved | None, profile: Profile | None = None) -> list[Target]:
         """Returns what to try, in order, under a profile. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
+        if resolved is not None:  # a wildcard's name may have had something before it
+            self._check_trained(resolved.upstream_model, route.call.model, route.tenant_id)
         if route.own is not None:
             return self._list_targets(route, profile)
         if route.is_unmetered:
@@ -275,3 +288,5 @@ _PARAM_OF: dict[Kind, Any] = {
 _ANYWHERE = frozenset(("file", "item"))
 #: What the names of models that were trained for somebody begin with (OpenAI API reference, "Fine-tuning").
 _TRAINED = "ft:"
+#: What the name of a model is followed by in those of the checkpoints of its training.
+_CHECKPOINT = re.compile(r":ckpt-step-[0-9]+$")
