@@ -252,6 +252,21 @@ def test_bodies_are_bounded_and_of_forms_alone(served: Gateway, http: httpx.Clie
     assert http.post("/console/do/tenant.add", data=large, headers=headers).status_code == 413
 
 
+def test_a_form_that_does_not_arrive_holds_nothing(make_gateway: GatewayFactory) -> None:
+    """Everybody may send to this address, so whoever sends nothing must not hold a connection for ever."""
+    gateway = make_gateway()
+    gateway.make_home()
+    (gateway.home / "trustgate.toml").write_text("[serve]\nbody_timeout_s = 0.2\n")
+    gateway.start().cli("console", "--no-open")
+    address = urlsplit(gateway.base_url)
+    head = f"POST /console/open HTTP/1.1\r\nhost: {address.netloc}\r\ncontent-length: 100\r\n"
+    head += "content-type: application/x-www-form-urlencoded\r\n\r\ncode="
+    with socket.create_connection((address.hostname, address.port), 15.0) as connection:
+        connection.sendall(head.encode())
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"did not arrive" in answer
+
+
 # frames, hosts, ports
 
 

@@ -19,7 +19,9 @@ from trustgate.console.options import options
 from trustgate.console.overview import overview, refusal
 from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.view import BASE, Download, Shown, View
-from trustgate.errors import NotFound, PermissionDenied, RequestTooLarge, TrustGateError
+from trustgate.errors import NotFound, PermissionDenied, TrustGateError
+from trustgate.gateway.api.uploads import ClientDisconnected
+from trustgate.gateway.path.arrival import read_body
 from trustgate.http.sending import send_body
 from trustgate.settings import Settings
 from trustgate.types import Receipt
@@ -114,7 +116,7 @@ class Console:
                     raise PermissionDenied("Too many pages of the console are open.", hint="Close some of them.")
                 await self._live.stream(session, receive, send)
             elif method == "POST":
-                form = await _form(headers, receive)
+                form = await _form(headers, receive, self._settings().serve.body_timeout_s)
                 if not is_own_form(headers) or not session.is_form_token(form.get("form_token", "")):
                     raise PermissionDenied(
                         "This form was not sent by a page of this console.", hint="Go back, reload the page, try again."
@@ -122,6 +124,8 @@ class Console:
                 await self._post(path, form, session, send, cookie)
             else:
                 await self._send(send, await self._get(path, scope, session), session, f"{BASE}/{path}".rstrip("/"))
+        except ClientDisconnected:
+            return
         except TrustGateError as error:
             await self._send(send, refusal(error), session)
         except HTTPException:
@@ -166,7 +170,7 @@ class Console:
             code = _pairs(scope.get("query_string", b"")).get("code", "")
             await self._send(send, _entrance(code), None)
             return
-        form = await _form(headers, receive)
+        form = await _form(headers, receive, self._settings().serve.body_timeout_s)
         secret = self._sessions.redeem(form.get("code", "")) if is_own_form(headers) else None
         if secret is None:
             await self._send(
@@ -264,20 +268,11 @@ def _headers(scope: Scope) -> dict[str, str]:
     return headers
 
 
-async def _form(headers: Mapping[str, str], receive: Receive) -> dict[str, str]:
-    """Returns the fields of a form. Raises ``RequestTooLarge``, ``NotFound`` for what is none."""
+async def _form(headers: Mapping[str, str], receive: Receive, timeout_s: float) -> dict[str, str]:
+    """Returns the fields of a form. Raises ``NotFound`` for what is none, and as ``read_body``."""
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise NotFound("Only forms are taken here.")
-    body = bytearray()
-    while True:
-        received = await receive()
-        if received["type"] == "http.disconnect":
-            raise NotFound("The form did not arrive.")
-        body += received.get("body", b"")
-        if len(body) > _MOST_BYTES:
-            raise RequestTooLarge(f"A form is at most {_MOST_BYTES} bytes.")
-        if not received.get("more_body", False):
-            return _pairs(bytes(body))
+    return _pairs(await read_body(receive, _MOST_BYTES, timeout_s))
 
 
 def _pairs(encoded: bytes) -> dict[str, str]:
