@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.support.entries import make_entries
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
-from trustgate.errors import OperatorError, StoreLocked, StoreTooNew, StoreUnusable
+from trustgate.errors import OperatorError, SettingsError, StoreLocked, StoreTooNew, StoreUnusable, Unavailable
 from trustgate.settings import PostgresAddress
 from trustgate.store import ReceiptFilter, Store, open_store
+from trustgate.store.entries import load_identity
+from trustgate.store.postgres.connecting import connect
+from trustgate.store.postgres.session import Writer
 from trustgate.types import Tenant
 
 _CUT = """SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
@@ -70,3 +76,76 @@ async def test_what_is_no_database_of_ours_is_refused(postgres: Postgres | Given
         await _open(f"{postgres.url}?search_path=nowhere", tmp_path)
     with pytest.raises(StoreUnusable, match="has no database"):
         await _open(postgres.url.rpartition("/")[0] + "/nowhere", tmp_path)
+
+
+async def test_another_gateways_session_is_not_ended_for_having_the_number_of_an_own_one(
+    url: str, tmp_path: Path
+) -> None:
+    """After a restart of the database, numbers of its processes are given again: in a container the same ones."""
+    sessions = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE application_name LIKE 'trustgate writer%'"
+    store = await _open(url, tmp_path)
+    ((pid, started),) = await asyncio.to_thread(run_sql, url, sessions)
+    other = Writer(PostgresAddress(url))
+    other.last_session = (pid, "2026-01-01 00:00:00+00")
+
+    with pytest.raises(StoreLocked):
+        await other.run(load_identity)
+
+    assert await asyncio.to_thread(run_sql, url, sessions) == [(pid, started)]
+    await asyncio.gather(other.close(), store.close())
+
+
+async def test_a_database_that_is_not_in_utf8_is_refused(postgres: Postgres | GivenPostgres, tmp_path: Path) -> None:
+    name = f"latin_{uuid4().hex[:8]}"
+    create = f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    await asyncio.to_thread(run_sql, postgres.url, create)
+    try:
+        with pytest.raises(StoreUnusable, match="keeps text as LATIN1"):
+            await _open(postgres.url.rpartition("/")[0] + f"/{name}", tmp_path)
+    finally:
+        await asyncio.to_thread(run_sql, postgres.url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_a_setting_that_the_server_does_not_know_is_named(
+    postgres: Postgres | GivenPostgres, tmp_path: Path
+) -> None:
+    mark = "&" if "?" in postgres.url else "?"
+    with pytest.raises(SettingsError, match="sslmod"):
+        await _open(f"{postgres.url}{mark}sslmod=require", tmp_path)
+    if isinstance(postgres, Postgres):  # which has no TLS
+        with pytest.raises(Unavailable, match="rejected SSL"):
+            await _open(f"{postgres.url}{mark}sslmode=require", tmp_path)
+
+
+class _ThroughAPooler:
+    """A connection as it is through a pooler, which has numbers of processes of its own."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def get_server_pid(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def test_a_pooler_has_to_give_each_connection_a_session_of_its_own(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = [await asyncpg.connect(url) for _ in range(2)]
+
+    async def pooled_by_session(*_: object, **__: object) -> _ThroughAPooler:
+        return _ThroughAPooler(sessions.pop())
+
+    async def pooled_by_transaction(*_: object, **__: object) -> _ThroughAPooler:
+        return _ThroughAPooler(shared)
+
+    shared = await asyncpg.connect(url)
+    monkeypatch.setattr(asyncpg, "connect", pooled_by_transaction)
+    with pytest.raises(StoreUnusable, match="a pooler gives each transaction another session"):
+        await connect(PostgresAddress(url), "test")
+    monkeypatch.setattr(asyncpg, "connect", pooled_by_session)
+    connection = await connect(PostgresAddress(url), "test", idle_in_transaction_session_timeout="5s")
+    assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "5s"
+    await connection.close()

@@ -20,6 +20,8 @@ from trustgate.settings import PostgresAddress
 #: than this are not tested.
 LEAST_VERSION = 15
 CONNECT_TIMEOUT_S = 10.0
+#: How often it is looked whether a pooler mixes sessions; one look finds it unless others are busy at the pooler.
+_POOLER_PROBES = 3
 #: A server that is stopped, starting, or cut off; asking again may help.
 AWAY = (
     asyncpg.PostgresConnectionError,
@@ -56,7 +58,7 @@ async def connect(address: PostgresAddress, role: str, **settings: str) -> async
             address.url,
             password=address.password,
             timeout=CONNECT_TIMEOUT_S,
-            server_settings={"application_name": application_name(role), "timezone": "UTC", **settings},
+            server_settings={"application_name": application_name(role), "timezone": "UTC"},
         )
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
         raise connect_failure(address, error) from error
@@ -67,11 +69,24 @@ async def connect(address: PostgresAddress, role: str, **settings: str) -> async
                 f"The database server {place(address)} is Postgres {found.major}; {LEAST_VERSION} or newer is needed.",
                 hint="Use a newer server.",
             )
-        if await connection.fetchval("SELECT current_schema()") is None:
+        about = await connection.fetchrow("SELECT current_schema(), getdatabaseencoding(), pg_backend_pid()")
+        assert about is not None
+        schema, encoding, process_id = about
+        if schema is None:
             raise StoreUnusable(
                 f"The schema that {place(address)} names does not exist.",
                 hint="Create it (CREATE SCHEMA …), or take search_path out of store.url.",
             )
+        if encoding != "UTF8":
+            raise StoreUnusable(
+                f"The database {place(address)} keeps text as {encoding}; it has to be UTF8.",
+                hint="Create another: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0.",
+            )
+        if process_id != connection.get_server_pid():
+            await _check_pooler(address, connection)
+        # Not as parameters of the start, which poolers refuse.
+        for name, value in settings.items():
+            await connection.execute(f"SET {name} = '{value}'")
     except asyncpg.PostgresError as error:
         connection.terminate()
         raise translate(error) from error
@@ -79,6 +94,26 @@ async def connect(address: PostgresAddress, role: str, **settings: str) -> async
         connection.terminate()
         raise
     return connection
+
+
+async def _check_pooler(address: PostgresAddress, connection: asyncpg.Connection[Any]) -> None:
+    """Check that a pooler gives this connection one session of the server's, as long as it is open.
+
+    Where it gives one to each transaction, a lock of the session keeps nobody out, and stays when its taker is gone.
+    """
+    other = await asyncpg.connect(
+        address.url, password=address.password, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0
+    )
+    try:
+        for _ in range(_POOLER_PROBES):
+            first = await connection.fetchval("SELECT pg_backend_pid()")
+            async with other.transaction():
+                others = await other.fetchval("SELECT pg_backend_pid()")
+                last = await connection.fetchval("SELECT pg_backend_pid()")
+            if not first == last != others:
+                raise _mixes_sessions()
+    finally:
+        other.terminate()
 
 
 def application_name(role: str) -> str:
@@ -105,8 +140,19 @@ def connect_failure(address: PostgresAddress, error: Exception) -> TrustGateErro
             hint="Name the password's variable with store.password_env, its file with store.password_file, or put it "
             "into ~/.pgpass.",
         )
+    if isinstance(error, asyncpg.UndefinedObjectError | asyncpg.InvalidParameterValueError):
+        # Such as a misspelt sslmode; its text has the name alone, or what store.url sets it to.
+        return SettingsError(
+            f"The database server does not take what store.url sets: {error}.",
+            hint="After the ? stand sslmode, and settings of the server such as search_path.",
+        )
     if isinstance(error, ValueError | asyncpg.ClientConfigurationError):
         return SettingsError(f"store.url cannot be used: {error}.", hint="It looks like postgresql://user@host/name")
+    if isinstance(error, asyncpg.ProtocolViolationError):
+        return StoreUnusable(
+            f"The pooler at {where} refuses: {error}.",
+            hint="Set it for the user instead (ALTER ROLE name SET search_path = name), or name the server itself.",
+        )
     if is_away(error):
         return Unavailable(
             f"The database server {where} does not answer ({_why(error)}).",
@@ -122,6 +168,8 @@ def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_TIMEOUT_S:g} s"
     strerror = getattr(error, "strerror", None)
+    if type(error) is ConnectionError:  # asyncpg's own, such as that the server has no TLS
+        return str(error).rstrip(".")
     return strerror or type(error).__name__
 
 
@@ -129,6 +177,8 @@ def translate(error: BaseException) -> TrustGateError:
     """Returns the error that a failure of Postgres in the middle of work is to the caller."""
     if isinstance(error, TrustGateError):
         return error
+    if isinstance(error, asyncpg.DuplicatePreparedStatementError | asyncpg.InvalidSQLStatementNameError):
+        return _mixes_sessions()
     if isinstance(error, asyncpg.DiskFullError):
         return Unavailable(
             "The disk of the database server is full: nothing more can be recorded.",
@@ -146,6 +196,13 @@ def translate(error: BaseException) -> TrustGateError:
             "Postgres reports that the database is damaged.", hint="See its server's log; restore a backup."
         )
     return Unavailable(f"The database failed ({type(error).__name__}).", code="store_failed", hint="See the log.")
+
+
+def _mixes_sessions() -> OperatorError:
+    return _refused(
+        "a pooler gives each transaction another session, and locks need one for themselves",
+        "Let store.url name the server itself, or pool by session (PgBouncer: pool_mode = session).",
+    )
 
 
 def _refused(why: str, hint: str) -> OperatorError:

@@ -185,12 +185,6 @@ class PostgresConnection:
         closed: bool = self._connection.is_closed()
         return closed
 
-    @property
-    def process_id(self) -> int:
-        """Of the server's process."""
-        found: int = self._connection.get_server_pid()
-        return found
-
     def execute(self, query: Any, parameters: object = None) -> _Rows:
         values: Sequence[Any] = POSTGRES.fitting(parameters) if isinstance(parameters, list | tuple) else ()
         if _IS_QUERY.match(query):

@@ -34,7 +34,10 @@ _WRITE_TIMEOUT_S = 30.0
 #: The server notices within milliseconds that a process has died; its lock goes with its session.
 _LOCK_PATIENCE_S = 1.0
 _LOCK_KEY = "hashtextextended('trustgate ' || current_schema(), 0)"
-_HOLDER = f"""SELECT a.application_name, a.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+#: Numbers of the server's processes are given again, after its restart above all; with its start it is one session.
+_SESSION = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_HOLDER = f"""SELECT a.application_name, a.pid, a.backend_start::text
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
         AND ((l.classid::bigint << 32) | l.objid::bigint) = {_LOCK_KEY}
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""  # noqa: S608 - constants
@@ -88,8 +91,8 @@ class Writer(PostgresSession):
     """The session that holds the database's lock and brings its schema up to date when it is opened."""
 
     def __init__(self, address: PostgresAddress) -> None:
-        #: The server's process of the last connection, which a network that was cut may have left with the lock.
-        self._last_process_id: int | None = None
+        #: The last session (``_SESSION``), which a network that was cut may have left with the lock.
+        self.last_session: tuple[int, str] | None = None
         self._is_migrated = False
         super().__init__(address, "writer")
 
@@ -99,6 +102,7 @@ class Writer(PostgresSession):
         settings |= {"tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
         connection = super()._connect(**settings)
         try:
+            session = connection.execute(_SESSION).fetchone()
             self._lock(connection)
             # What is acknowledged must be on the disk, whatever the server's default is.
             if connection.execute("SHOW synchronous_commit").fetchone() == ("off",):
@@ -112,7 +116,7 @@ class Writer(PostgresSession):
         except BaseException:
             connection.close()
             raise
-        self._last_process_id = connection.process_id
+        self.last_session = session
         connection.timeout_s = _WRITE_TIMEOUT_S
         return connection
 
@@ -121,8 +125,8 @@ class Writer(PostgresSession):
         deadline = time.monotonic() + _LOCK_PATIENCE_S
         while connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})").fetchone() != (True,):
             holders = connection.execute(_HOLDER).fetchall()
-            if self._last_process_id is not None and any(pid == self._last_process_id for _, pid in holders):
-                connection.execute("SELECT pg_terminate_backend(?)", [self._last_process_id])
+            if self.last_session is not None and self.last_session in [holder[1:] for holder in holders]:
+                connection.execute("SELECT pg_terminate_backend(?)", [self.last_session[0]])
             elif time.monotonic() > deadline:
                 raise locked(self._address, holders[0][0] if holders else "")
             time.sleep(0.02)

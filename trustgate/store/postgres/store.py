@@ -299,6 +299,6 @@ def _by_itself(what: str, command: str) -> OperatorError:
 def _no_archives() -> OperatorError:
     return OperatorError(
         "Archive files are made of the database file alone; on Postgres receipts stay in their table.",
-        hint="Export them: trustgate export --output receipts.parquet",
+        hint="Export them: trustgate export receipts --output receipts.parquet",
         code="postgres_has_its_own",
     )
