@@ -53,7 +53,12 @@ def test_a_file_is_compressed_as_the_client_takes_it(served: Gateway, accepted: 
 
 
 @pytest.mark.parametrize(
-    "name", ["", "none.css", "../page.py", "..%2fpage.py", "%2e%2e/page.py", "base.css/", "/etc/passwd", "page.py"]
+    "name",
+    [
+        *("", "none.css", "../page.py", "..%2fpage.py", "%2e%2e/page.py", "base.css/", "/etc/passwd", "page.py"),
+        # Longer than a file system takes.
+        *(f"{'a' * 300}.css", f"{'a/' * 3000}b.css", "%00.css"),
+    ],
 )
 def test_no_other_file_is_served(served: Gateway, name: str) -> None:
     with httpx.Client(base_url=served.base_url, trust_env=False) as http:

@@ -82,11 +82,15 @@ def _read(name: str) -> _Asset:
     if content_type is None or any(part in ("", ".", "..") or "\\" in part for part in parts):
         raise NotFound(f"There is no file {name[:100]} here.", code="unknown_url")
     file = files("trustgate.web").joinpath("static", *parts)
-    if not file.is_file():
+    try:
+        # Both raise OSError for a name that is too long.
+        data = file.read_bytes() if file.is_file() else None
+    except OSError:
+        data = None
+    if data is None:
         raise NotFound(f"There is no file {name[:100]} here.", code="unknown_url")
     import brotli
 
-    data = file.read_bytes()
     return _Asset(
         content_type,
         hashlib.sha256(data).hexdigest()[:12],
