@@ -75,7 +75,7 @@ async def _detail(context: AdminContext, tenant: Tenant, terms: PaymentTerms) ->
     if terms.keyless_key_id and others:
         notes.append(
             f"{len(others)} {'key' if len(others) == 1 else 'keys'} of this tenant can spend what it owes to callers "
-            "whose paid request failed. A tenant without keys of its own is better: trustgate key list --tenant "
+            "whose paid request failed. A tenant without keys of its own is better: trustgate key list "
             f"{shlex.quote(tenant.name)}"
         )
     return TermsDetail(tenant=tenant, terms=terms, balance_nano_usd=balance, notes=tuple(notes))

@@ -210,7 +210,7 @@ async def passport_resolve(context: AdminContext, command: PassportResolve) -> R
     if key is not None and key.tenant_id != tenant.id:
         raise NotFound(
             f"The tenant {tenant.name} has no key {command.key!r}.",
-            hint=f"trustgate key list --tenant {shlex.quote(tenant.name)}",
+            hint=f"trustgate key list {shlex.quote(tenant.name)}",
             code="key_not_found",
         )
     caller = context.directory.caller_of(tenant, key)

@@ -32,7 +32,7 @@ read_plainly()
 app = typer.Typer(
     name="trustgate",
     cls=Commands,
-    help="An OpenAI-compatible LLM gateway: tenants, keys, plans, quotas, metering and receipts.",
+    help="An OpenAI-compatible LLM gateway: tenants, keys, plans, quotas, metering, payments and receipts.",
     epilog="First steps: `trustgate demo`, `trustgate init`, `trustgate serve`, `trustgate tenant add NAME`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -35,7 +35,7 @@ HEADERS_OF_A_MESSAGE = frozenset(
 def why_not_base_url(url: str) -> str | None:
     """Returns what is wrong with a base URL, as the end of a sentence ("it …"); None if it is one."""
     if url.startswith(BUILTIN_SCHEME):
-        return None if url in _BUILTINS else f"is not a built-in model server ({', '.join(sorted(_BUILTINS))})"
+        return None if url in _BUILTINS else f"is not a built-in LLM server ({', '.join(sorted(_BUILTINS))})"
     try:
         parts = urlsplit(url)
         port_fault = parts.port == 0

@@ -1,1 +1,1 @@
-"""Importing passports: files of other programs, and model servers found on this machine."""
+"""Importing passports: files of other programs, and LLM servers found on this machine."""

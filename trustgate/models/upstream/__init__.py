@@ -1,1 +1,1 @@
-"""Upstreams: the client that sends a request to a model server, its targets, transport and health probe."""
+"""Upstreams: the client that sends a request to an LLM server, its targets, transport and health probe."""
