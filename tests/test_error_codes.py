@@ -43,6 +43,7 @@ _WORKED_OUT = {
     (429, "rate_limit_exceeded"),  # access/quota.py
     (429, "insufficient_quota"),
     (503, "storage_full"),  # raised in the log, for the gateway
+    (503, "store_unreachable"),  # raised in the room cluster, for the gateway
     (503, "archive_unavailable"),  # raised in the store, for the gateway's views
 }
 
