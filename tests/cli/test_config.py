@@ -53,3 +53,17 @@ def test_a_wrong_setting_is_told_with_its_place(home: Gateway) -> None:
     refused = home.cli("config", "show", check=False)
     assert refused.returncode == 2
     assert "line 2: serve.port" in refused.stderr
+
+
+def test_of_no_node_more_than_the_host_is_shown(home: Gateway) -> None:
+    """Providers of RPC nodes put their customers' keys into path and query."""
+    names = ("solana_rpc", "solana_devnet_rpc", "base_rpc", "base_sepolia_rpc")
+    lines = [f"{name} = 'https://{name.replace('_', '-')}.example/v2/{_SECRET}?api-key={_SECRET}'" for name in names]
+    home.home.mkdir()
+    written = "\n".join(["[payment]", *lines, f"nodes = ['polygon=https://p.example/{_SECRET}']"])
+    (home.home / "trustgate.toml").write_text(written)
+    shown = _settings(home)
+    values = {name: row["value"] for name, row in shown.items()}
+    assert values["payment.base_rpc"] == "https://base-rpc.example/…"
+    assert values["payment.nodes"] == ["polygon=https://p.example/…"]
+    assert _SECRET not in home.cli("config", "show").stdout + str(shown)

@@ -135,6 +135,16 @@ def test_lines_to_copy_run_nothing_that_a_name_holds(served: Gateway, http: http
         assert "touch" in unescape(page.text)
 
 
+def test_the_operator_sees_which_keys_the_operator_did_not_make(served: Gateway, http: httpx.Client) -> None:
+    sign_in(served, http)
+    served.cli("plan", "add", "makers", "--own-keys", "1")
+    maker = served.cli_json("tenant", "add", "maker", "--plan", "makers")["key"]
+    made = http.post("/v1/keys", json={}, headers={"authorization": f"Bearer {maker['secret']}"}).json()
+    by = f'<dd><a href="/console/keys/{maker["id"]}">'
+    assert f"<dt>Made by</dt>{by}" in http.get(f"/console/keys/{made['id']}").text
+    assert "Made by" not in http.get(f"/console/keys/{maker['id']}").text
+
+
 def test_ending_all_sessions_ends_links_too(served: Gateway, http: httpx.Client) -> None:
     sign_in(served, http)
     code = new_code(served)

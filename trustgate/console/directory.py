@@ -197,6 +197,8 @@ async def key(view: View, ref: str) -> Shown:
                         ("Created", when(found.created_us)),
                         ("Expires", when(found.expires_us) if found.expires_us else "never"),
                         *([("Revoked", when(found.revoked_us))] if found.revoked_us else []),
+                        # By a key of its tenant's, and not by the operator.
+                        *((what, link(by, "keys", by)) for what, by in _by_tenant(found) if by),
                         *(
                             [("Rotated from", link(found.origin_id, "keys", found.origin_id))]
                             if found.origin_id
@@ -214,6 +216,10 @@ async def key(view: View, ref: str) -> Shown:
         receipts_table(latest, named),
     )
     return Shown(f"Key {found.redacted}", body)
+
+
+def _by_tenant(key: ApiKey) -> tuple[tuple[str, str], ...]:
+    return ("Made by", key.made_by), ("Revoked by", key.revoked_by)
 
 
 def _keys_table(found: Sequence[ApiKey]) -> Html:

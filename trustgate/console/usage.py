@@ -92,7 +92,7 @@ def _usage_charts(rows: Sequence[UsageRow], by: str, named: Mapping[str, str], s
         return join()
     busy = sorted(rows, key=lambda row: -row.requests)[:_BARS_MOST]
     dear = sorted(rows, key=lambda row: -row.cost_nano_usd)[:_BARS_MOST]
-    name = _named(named)
+    name, by = _named(named), by.replace("_", " ")
     return tag(
         "div",
         {"class": "cards"},

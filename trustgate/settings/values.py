@@ -129,8 +129,27 @@ def shown_value(name: str, value: Any) -> Any:
     """Returns a setting's value as it may be shown: of the URL of an RPC node only the host, since path and query are
     where its key stands.
     """
-    if name == "anchor.rpc" and "://" in value:
-        parts = urlsplit(value)
-        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        return host if value.rstrip("/") == host else f"{host}/…"
+    if name in _NODES:
+        return _shown_node(value)
+    if name == "payment.nodes":
+        return tuple(
+            f"{network}{sign}{_shown_node(url)}" for network, sign, url in (each.partition("=") for each in value)
+        )
     return value
+
+
+#: Settings that name an RPC node, maybe with its key.
+_NODES = frozenset(
+    {
+        *("anchor.rpc", "payment.solana_rpc", "payment.solana_devnet_rpc"),
+        *("payment.base_rpc", "payment.base_sepolia_rpc"),
+    }
+)
+
+
+def _shown_node(url: str) -> str:
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return host if url.rstrip("/") == host else f"{host}/…"
