@@ -114,6 +114,10 @@ def test_a_payment_buys_one_answer_whoever_presents_it(market: Market, shop: Sho
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.headers["x-trustgate-receipt"] for answer in answers}) == 1
     assert shop.chat(paying, temperature=0.5).status_code == 409
+    # The same bytes for another model, which the path names, are another request.
+    body = {"model": "gpt-4o", "messages": HELLO}
+    azures = shop.http.post("/openai/deployments/gpt-4o-other/chat/completions", json=body, headers=paying)
+    assert azures.status_code == 409
     assert len([entry for entry in shop.owner.receipts() if entry["status"] == 200]) == 1
 
 

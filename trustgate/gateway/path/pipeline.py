@@ -230,7 +230,9 @@ class Pipeline:
                         if route.own is None:
                             answer = await self._upstream.fetch(targets, outgoing, deadline=deadline)
                         else:
-                            answer = await OwnList(self._upstream, outgoing, route.own, deadline).page(targets)
+                            answer = await OwnList(self._upstream, outgoing, route.own, deadline, route.hidden).page(
+                                targets
+                            )
                         try:
                             account.target = answer.target
                             reply.headers += self._passed_on(answer)
@@ -266,10 +268,14 @@ class Pipeline:
             body = await read_json(scope, receive, int(declared or b"0"), max_bytes, limits.body_timeout_s, room)
             sent = body if model is None else with_model(body, model)
             profile = caller.profile
+            if profile is not None:
+                sent = await under_profile(profile, endpoint, sent)
+            call = await peek(endpoint, sent)
+            if model is not None:
+                call = replace(call, place=model)
             if profile is None:
-                return body, sent, await peek(endpoint, sent)
-            sent = await under_profile(profile, endpoint, sent)
-            call = own_steering(profile.rules, endpoint, await peek(endpoint, sent))
+                return body, sent, call
+            call = own_steering(profile.rules, endpoint, call)
             return body, sent, with_bound(profile.rules, call) if endpoint.generates else call
         content_type = arrival.headers.get(b"content-type", b"")
         upload = Upload(
@@ -279,14 +285,17 @@ class Pipeline:
             endpoint.decisive,
             limits.max_upload_bytes,
             limits.max_body_bytes,
-            judge_line=LineJudge(caller, self._catalog) if endpoint.makes == "file" else None,
+            judge_line=LineJudge(caller, self._catalog, self._routing.check_shared)
+            if endpoint.makes == "file"
+            else None,
             hears=endpoint.hears,
             hold=room.take,
         )
         await upload.read_head(limits.body_timeout_s)
         audio_ms = upload.audio_ms(None if declared is None else int(declared)) if endpoint.hears else 0
         fields = upload.fields if model is None else {**upload.fields, "model": model}
-        return upload, upload, endpoint.peek_form(fields, upload.batch, audio_ms)
+        call = endpoint.peek_form(fields, upload.batch, audio_ms)
+        return upload, upload, call if model is None else replace(call, place=model)
 
     async def _open_account(
         self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery
