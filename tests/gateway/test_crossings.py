@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import HELLO, SignUp, Tenant
-from tests.gateway.test_batches import file_object, upload
+from tests.gateway.test_batches import file_object, lines, upload
 from tests.gateway.test_path import error_of
 from tests.gateway.test_resources import FILE, keeping, make
 from tests.support.answers import response
@@ -76,11 +76,77 @@ def test_a_batchs_line_names_no_strangers_store(pair: tuple[Tenant, Tenant], scr
     search = {"type": "file_search", "vector_store_ids": [make(tenant, "vector_store")]}
     asked = len(scripted.requests)
     line = {"custom_id": "1", "method": "POST", "url": "/v1/responses"}
-    body = {"model": "gpt-4o", "input": "x", "tools": [search]}
+    body: dict[str, Any] = {"model": "gpt-4o", "input": "x", "tools": [search]}
     refused = upload(stranger, json.dumps({**line, "body": body}).encode())
-    assert refused.status_code == 400, refused.text
-    assert "vector_store_ids" in error_of(refused)["message"]
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "vector_store_not_found")
+    body["tools"] = [{"type": "file_search", "vector_store_ids": ["vs_nobodys"]}]
+    refused = upload(stranger, json.dumps({**line, "body": body}).encode())
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "unsupported_parameter")
     assert len(scripted.requests) == asked
+
+
+def test_what_an_operator_shares_opens_no_strangers_store(
+    shared_gateway: Gateway, scripted: Upstream, pair: tuple[Tenant, Tenant], sign_up: SignUp
+) -> None:
+    shared_gateway.cli("plan", "add", "sharing", "--parameters", "vector_store_ids")
+    stranger = sign_up(shared_gateway, "--plan", "sharing")
+    theirs, shared = make(pair[0], "vector_store"), "vs_the_operators"
+    asked = len(scripted.requests)
+
+    def body(store: str) -> dict[str, Any]:
+        return {"model": "gpt-4o", "input": "x", "tools": [{"type": "file_search", "vector_store_ids": [store]}]}
+
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/responses"}
+    refused = stranger.http.post("/v1/responses", json=body(theirs))
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "vector_store_not_found")
+    refused = upload(stranger, json.dumps({**line, "body": body(theirs)}).encode())
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "vector_store_not_found")
+    assert len(scripted.requests) == asked
+    scripted.script(Reply.json(response(object_id=f"resp_{stranger.name}")))
+    assert stranger.http.post("/v1/responses", json=body(shared)).status_code == 200
+    assert upload(stranger, json.dumps({**line, "body": body(shared)}).encode()).status_code == 200
+
+
+def test_a_list_shows_no_strangers_object_of_the_same_id_from_another_server(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant, stranger = sign_up(shared_gateway), sign_up(shared_gateway)
+    other = Upstream().start()
+    try:
+        shared_gateway.cli("passport", "add", "elsewhere", "--base-url", other.api_url, "--free")
+        same, second = f"file-same-{tenant.name}", f"file-second-{tenant.name}"
+        scripted.script(Reply.json(file_object(same)))
+        other.script(Reply.json(file_object(same)), Reply.json(file_object(second)))
+        assert upload(stranger, lines("elsewhere")).json()["id"] == same
+        assert upload(tenant, lines("gpt-4o")).json()["id"] == same
+        assert upload(tenant, lines("elsewhere")).json()["id"] == second
+        scripted.script(Reply.json({"object": "list", "data": [{**file_object(same), "filename": "mine"}]}))
+        other.script(
+            Reply.json({"object": "list", "data": [{**file_object(same), "filename": "theirs"}, file_object(second)]})
+        )
+        listed = tenant.http.get("/v1/files").json()["data"]
+        assert {(each["id"], each["filename"]) for each in listed} == {(same, "mine"), (second, "a")}
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        ("/v1/responses", {"input": "x", "tools": [{"type": "image_generation", "model": "gpt-image-1"}]}),
+        ("/v1/messages", {"messages": HELLO, "max_tokens": 5, "tools": [{"type": "advisor", "model": "gpt-4o"}]}),
+    ],
+)
+def test_a_plans_models_bind_the_tools_of_an_upstream(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp, path: str, members: dict[str, Any]
+) -> None:
+    name = f"tooled{path.replace('/', '-')}"
+    shared_gateway.cli("plan", "add", name, "--models", "gpt-4o-mini")
+    tenant = sign_up(shared_gateway, "--plan", name)
+    refused = tenant.http.post(path, json={"model": "gpt-4o-mini", **members})
+    assert refused.status_code == 403, refused.text
+    assert "does not include the model" in refused.json()["error"]["message"]
+    assert scripted.requests == []
 
 
 def test_a_batchs_line_makes_nothing_without_a_meter(

@@ -153,7 +153,7 @@ def test_a_vector_store_of_ones_own_may_be_searched_by_a_response(
     scripted.script(Reply.json(response(object_id=f"resp_{store}")))
     assert tenant.http.post("/v1/responses", json=body).status_code == 200
     refused = stranger.http.post("/v1/responses", json=body)
-    assert (refused.status_code, error_of(refused)["param"]) == (400, "vector_store_ids")
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "vector_store_not_found")
 
 
 def test_what_everybody_stored_is_no_source_of_an_evaluation(pair: tuple[Tenant, Tenant], scripted: Upstream) -> None:

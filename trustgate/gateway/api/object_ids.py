@@ -172,6 +172,11 @@ class ObjectIds:
             return False
         return any(object_id in known for (_, each), known in self._known.items() if each == kind)
 
+    def strangers_at(self, upstream: str, kind: Kind, object_ids: Iterable[str], tenant: str) -> frozenset[str]:
+        """Returns those of the ids that an upstream gave to another tenant, whoever has them from other upstreams."""
+        owner = self._owners.get
+        return frozenset(each for each in object_ids if owner((kind, upstream, each), tenant) != tenant)
+
     def current(self, handle: ObjectId) -> ObjectId | None:
         """Returns the same object as it is now; None where it is forgotten."""
         found = self._known.get((handle.tenant, handle.kind), {}).get(handle.id, ())

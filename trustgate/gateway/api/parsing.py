@@ -6,7 +6,7 @@ Owns what is read of each wire type, and the words in which a body that breaks i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -75,11 +75,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     uses: tuple[tuple[Kind, str], ...] = ()
     #: Ids that are the tenant's own, or else an operator's that the plan shares by a member's name: (kind, id, member).
     shared: tuple[tuple[Kind, str, str], ...] = ()
-    #: The models that a body names at any depth, where they go upstream as they are.
+    #: The models that a body names for tools, or at any depth, where they go upstream as they are.
     inner_models: tuple[str, ...] = ()
     #: The upstream is asked to keep the answer under an id.
     stored: bool = False
-    #: The object in the path, where what is paid for depends on it.
+    #: The object or the model in the path, where what is paid for depends on it.
     place: str = ""
     #: Of a batch: what its lines ask for.
     work: Work | None = None
@@ -215,6 +215,7 @@ def read_response(request: ResponsesRequest) -> Call:
         prompt_tokens=walk.prompt_tokens(len(items), request.tools or ()),
         features=tuple(features),
         service_tier=request.service_tier or "",
+        inner_models=_models_of(request.tools),
         uses=(
             *((("response", previous),) if previous else ()),
             *((("conversation", conversation),) if conversation else ()),
@@ -223,6 +224,18 @@ def read_response(request: ResponsesRequest) -> Call:
         # A stored prompt is its operator's: it is made where the gateway does not see it.
         steering=("prompt",) if request.prompt is not None and request.prompt.get("id") is not None else (),
     )
+
+
+def _models_of(tools: Iterable[msgspec.Raw] | None) -> tuple[str, ...]:
+    """Returns the models that an upstream's own tools are to use (images that are made, advice)."""
+    found: dict[str, None] = {}
+    for tool in tools or ():
+        raw = bytes(tool)
+        if raw[:1] == b"{" and (b"model" in raw or b"\\" in raw):
+            members = msgspec.json.decode(raw)
+            if isinstance(members.get("model"), str):
+                found[members["model"]] = None
+    return tuple(found)
 
 
 def read_count(request: CountTokensRequest) -> Call:
@@ -250,6 +263,7 @@ def _read_messages(request: CountTokensRequest) -> Call:
         prompt_tokens=prompt_tokens,
         messages=len(request.messages),
         has_parts=any(not isinstance(message.content, str) for message in request.messages),
+        inner_models=_models_of(request.tools),
         features=tuple(features),
     )
 
@@ -438,7 +452,7 @@ def with_ids(call: Call, body: bytes, marks: tuple[bytes, ...], *, models: bool 
         uses=(*call.uses, *named.uses),
         shared=named.shared,
         steering=tuple(dict.fromkeys((*call.steering, *named.steering))),
-        inner_models=named.models if models else (),
+        inner_models=named.models if models else call.inner_models,
     )
 
 

@@ -6,11 +6,14 @@ to a request on its way (a bound on the completion) must be in the line already,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trustgate.access.directory import Caller
 from trustgate.access.plans import check_plan, completion_cap
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.batch_files import JudgedLine
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
+from trustgate.gateway.api.object_ids import Kind
 from trustgate.gateway.path.accounting import completion_bound, worst_case
 from trustgate.gateway.path.profiling import applied, bounds_completion
 from trustgate.ids import now_us
@@ -29,8 +32,14 @@ _BY_URL = {
 class LineJudge:
     """Judges the lines of one file for its caller."""
 
-    def __init__(self, caller: Caller, catalog: Catalog) -> None:
+    def __init__(
+        self, caller: Caller, catalog: Catalog, check_shared: Callable[[Kind, str, str], None] | None = None
+    ) -> None:
+        """``check_shared``: takes the kind and the id of an object that may be an operator's, and the tenant's id;
+        raises where it is another tenant's.
+        """
         self._caller = caller
+        self._check_shared = check_shared
         self._catalog = catalog
         self._cap = completion_cap(caller)
         bound = None if caller.profile is None else caller.profile.rules.caps.get(MAX_TOKENS)
@@ -56,6 +65,11 @@ class LineJudge:
                 "It names a file or another object of an upstream: put its content into the request instead.",
                 code="invalid_batch_file",
             )
+        for kind, object_id, _ in call.shared:
+            if self._check_shared is not None:
+                self._check_shared(kind, object_id, self._caller.tenant.id)
+        if call.inner_models:
+            raise InvalidRequest("It names a model for a tool: leave that out in a batch.", code="invalid_batch_file")
         resolved = self._catalog.resolve(call.model, profile) if call.model else None
         check_plan(
             self._caller,

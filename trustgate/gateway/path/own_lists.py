@@ -9,7 +9,8 @@ Owns this paging, and its bounds. Source of the form: OpenAI API reference, "Lis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -50,14 +51,23 @@ _Listed = tuple[str, msgspec.Raw]
 class OwnList:
     """One request for a page of a tenant's own objects."""
 
-    def __init__(self, client: UpstreamClient, outgoing: Outgoing, own: frozenset[str], deadline: float | None) -> None:
-        """``outgoing``: the client's request; ``own``: the ids of what is the tenant's.
+    def __init__(
+        self,
+        client: UpstreamClient,
+        outgoing: Outgoing,
+        own: frozenset[str],
+        deadline: float | None,
+        hidden: Mapping[str, frozenset[str]] = MappingProxyType({}),
+    ) -> None:
+        """``outgoing``: the client's request; ``own``: the ids of what is the tenant's; ``hidden``: those of them that
+        are another tenant's at an upstream, by its base URL.
 
         Raises ``InvalidRequest`` for a ``limit`` that is none.
         """
         self._client = client
         self._outgoing = outgoing
         self._own = own
+        self._hidden = hidden
         self._deadline = deadline
         path, _, query = outgoing.path.partition("?")
         self._path = path
@@ -87,6 +97,7 @@ class OwnList:
     async def _scan(self, target: Target, after: str | None, most: int) -> list[_Listed]:
         """Returns the tenant's own of the upstream's list behind ``after``, until there are ``most``."""
         found: list[_Listed] = []
+        own = self._own - self._hidden.get(target.upstream.base_url, frozenset())
         for _ in range(MOST_PAGES):
             query = {**self._query, "limit": str(max(self._limit, _PAGE_LEAST))}
             if after is not None:
@@ -97,9 +108,9 @@ class OwnList:
             self._first = self._first or answer
             page = _read(_page, answer.body)
             listed = [(_read(_item, bytes(raw)).id, raw) for raw in page.data]
-            found += [(object_id, raw) for object_id, raw in listed if object_id in self._own]
+            found += [(object_id, raw) for object_id, raw in listed if object_id in own]
             is_over = not page.has_more or not listed or not listed[-1][0] or listed[-1][0] == after
-            if is_over or len(found) >= min(most, len(self._own)) or "before" in self._query:
+            if is_over or len(found) >= min(most, len(own)) or "before" in self._query:
                 break
             after = listed[-1][0]
         return found

@@ -32,7 +32,7 @@ class Route:
 
     __slots__ = (
         *("asks_model", "body", "call", "candidates", "handle", "is_modelless", "is_unmetered", "is_verbatim"),
-        *("objects", "own", "owners", "path", "service", "tenant_id", "used"),
+        *("hidden", "lists", "objects", "own", "owners", "path", "service", "tenant_id", "used"),
     )
 
     def __init__(self, call: Call, path: str, body: Payload, tenant_id: str) -> None:
@@ -57,6 +57,9 @@ class Route:
         #: Of a list: the ids of its tenant's own, and who made them: (passport, the upstream's name for the model).
         self.own: frozenset[str] | None = None
         self.owners: frozenset[tuple[str, str]] = frozenset()
+        #: What it lists, and which of these ids are another tenant's at an upstream, by its base URL.
+        self.lists: Kind | None = None
+        self.hidden: dict[str, frozenset[str]] = {}
 
 
 class Routing:
@@ -119,7 +122,7 @@ class Routing:
             )
         if endpoint.lists is not None:
             own = self._handles.of_tenant(endpoint.lists, tenant_id)
-            route.own = frozenset([each.id for each in own])
+            route.lists, route.own = endpoint.lists, frozenset([each.id for each in own])
             route.owners = frozenset([(each.passport, each.upstream_model) for each in own])
         route.is_modelless = not call.model and (not endpoint.has_model or endpoint.is_unmetered)
         if endpoint.is_unmetered:
@@ -150,7 +153,11 @@ class Routing:
         call = route.call
         owns = self._handles.owns
         own = [(kind, object_id) for kind, object_id, _ in call.shared if owns(kind, object_id, tenant_id)]
-        others = [member for kind, object_id, member in call.shared if (kind, object_id) not in own]
+        others = []
+        for kind, object_id, member in call.shared:
+            if (kind, object_id) not in own:
+                self.check_shared(kind, object_id, tenant_id)
+                others.append(member)
         if others:
             steering = tuple(dict.fromkeys((*call.steering, *others)))
             route.call = msgspec.structs.replace(call, steering=steering)
@@ -160,11 +167,16 @@ class Routing:
             if kind not in _ANYWHERE or not endpoint.has_model or endpoint.is_unmetered:
                 route.used, route.candidates = handles[-1], handles
 
+    def check_shared(self, kind: Kind, object_id: str, tenant_id: str) -> None:
+        """Raise ``NotFound`` for an object that is no operator's to share: another tenant's."""
+        if self._handles.is_strangers(kind, object_id, tenant_id):
+            self._handles.find_all(kind, object_id, tenant_id)
+
     def _begin_unmetered(self, route: Route, endpoint: Endpoint, scope: Scope, key: ApiKey) -> Route:
         route.is_unmetered = True
         features = (*route.call.features, UNMETERED_CALLS)
         # The same body means another thing for another object.
-        place = route.path if endpoint.names is not None else ""
+        place = route.path if endpoint.names is not None else route.call.place
         route.call = call = msgspec.structs.replace(route.call, features=features, place=place)
         child = None
         if endpoint.children:
@@ -219,6 +231,10 @@ class Routing:
             with suppress(Unavailable):  # its passport is gone
                 target = self._targets.made_by(passport, model, route.service, profile)
                 found.setdefault(id(target.upstream), target)
+                if route.lists is not None:
+                    url = target.upstream.base_url
+                    hidden = self._handles.strangers_at(url, route.lists, route.own or (), route.tenant_id)
+                    route.hidden[url] = hidden
         targets = list(found.values()) or [self._targets.default(route.service)]
         return [msgspec.structs.replace(target, price=_FREE) for target in targets]
 
