@@ -198,7 +198,7 @@ def test_a_notice_says_who_how_much_and_when_it_begins_anew(tmp_path: Path) -> N
     )
     notice = budget_notice(BudgetEvent(standing, 80, False, NOW))
     assert notice.message == (
-        "The budget 'team' is used to 80 %: $4.00 of $5.00, span month. It begins anew at 2026-12-01 00:00:00 UTC."
+        "The budget 'team' is used to 80 %: $4.00 of $5.00, span month. It resets at 2026-12-01 00:00:00 UTC."
     )
     assert (notice.kind, notice.subject, notice.until_us) == ("budget", "team", standing.resets_us)
     refused = budget_notice(BudgetEvent(standing, 100, True, NOW))

@@ -33,7 +33,7 @@ class BudgetStanding(msgspec.Struct, frozen=True, kw_only=True):
     #: Of requests and work under way: the worst case.
     held: int
     left: int
-    #: From when on use counts, and when it begins anew (a rolling one: when the oldest use ends to count); None: never.
+    #: From when on use counts, and when it resets (a rolling one: when the oldest use ends to count); None: never.
     since_us: int
     resets_us: int | None
     #: How long a rolling span is; 0 for another.

@@ -186,7 +186,7 @@ class Claim:
                     budgets.give_notice(counter)
 
     def rate(self, unit: BudgetUnit, at_us: int) -> tuple[int, int, float] | None:
-        """Returns limit, remaining and seconds until it begins anew, of the tightest hard budget of this unit."""
+        """Returns limit, remaining and seconds until it resets, of the tightest hard budget of this unit."""
         tightest: tuple[int, int, float] | None = None
         for counter, _ in self._parts:
             budget = counter.of.budget

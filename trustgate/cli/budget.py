@@ -233,7 +233,7 @@ def standings_table(
         [
             *("Budget", "Whose", "Amount"),
             *map(render.right, ("Used", "Held", "Left", "%")),
-            *("Begins anew (UTC)", "Kind"),
+            *("Resets (UTC)", "Kind"),
         ],
         [
             (

@@ -336,7 +336,7 @@ def _standings(standings: Sequence[BudgetStanding], named: Mapping[str, str]) ->
         )
         for each in standings[:_STANDINGS_MOST]
     ]
-    titles = heads("Budget", "Whose", ">Used", ">Held", ">Left", "Share used", "Begins anew")
+    titles = heads("Budget", "Whose", ">Used", ">Held", ">Left", "Share used", "Resets")
     return table("Where budgets stand", titles, rows, empty="There is none.", hide_caption=True)
 
 

@@ -60,7 +60,7 @@ def now_figures(live: LiveStats) -> Html:
             Figure("Requests a second", rate(load.requests_per_s), id="live-requests"),
             Figure("Tokens a second", rate(load.tokens_per_s), id="live-tokens"),
             Figure("Cost a second", usd(load.cost_nano_usd_per_s), id="live-cost"),
-            Figure("Not answered well", f"{load.failed:.1%}", errors, id="live-failed"),
+            Figure("Failed", f"{load.failed:.1%}", errors, id="live-failed"),
             Figure("In flight", number(live.in_flight), most, id="live-in-flight"),
             Figure("First byte, p50 / p99", f"{load.first_p50_ms} / {load.first_p99_ms} ms", id="live-first"),
         ]
@@ -140,7 +140,7 @@ def _log(live: LiveStats, log: LogStatus) -> Html:
             [
                 ("Name", log.origin),
                 ("Receipts", tag("span", {"id": "live-receipts"}, number(live.receipts))),
-                ("Under the checkpoint", number(live.checkpoint_size)),
+                ("In the signed checkpoint", number(live.checkpoint_size)),
                 ("Waiting for the database", number(live.pending)),
                 ("Last anchor", join(when(log.anchored_us), f" ({number(log.anchored_size)} receipts)")),
                 ("Schedule", log.schedule or "none: trustgate anchor flush"),
@@ -163,7 +163,7 @@ async def _money(admin: Admin) -> Html:
                 ("Their balances", usd(sum(detail.balance_nano_usd for detail in terms))),
                 ("Payments under way", number(len(waiting) - len(doubt))),
                 (
-                    "Payments in doubt",
+                    "Payments of unknown outcome",
                     join(word("unknown"), f" {number(len(doubt))}: trustgate payment reconcile") if doubt else "none",
                 ),
             ]

@@ -23,7 +23,7 @@ def budget_notice(event: BudgetEvent) -> Notice:
     if standing.rolling_us:
         period_us, until_us = event.at_us - event.at_us % standing.rolling_us, event.at_us + standing.rolling_us
     elif until_us is not None:
-        end += f" It begins anew at {_utc(until_us)}."
+        end += f" It resets at {_utc(until_us)}."
     return Notice(
         kind="budget",
         # What is over is over for each whose budget it is by itself.

@@ -16,7 +16,7 @@ def limit_notice(reached: LimitReached, tenant_name: str) -> Notice:
         subject=reached.key_id or reached.tenant_id,
         condition=f"{reached.key_id or reached.tenant_id}:{reached.unit}:{reached.window}:{reached.until_us}",
         message=f"Requests of {whose} are refused: the limit on {unit} a {reached.window} has no room for them. "
-        f"It begins anew at {iso_us(reached.until_us)}.",
+        f"It resets at {iso_us(reached.until_us)}.",
         data={
             "tenant": reached.tenant_id,
             "key": reached.key_id or None,

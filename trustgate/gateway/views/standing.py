@@ -1,4 +1,4 @@
-"""Where a caller's limits stand: each with what was used of it, what is left, and when it begins anew.
+"""Where a caller's limits stand: each with what was used of it, what is left, and when it resets.
 
 Owns the form. Windows are calendar windows in UTC (``access.quota``), so that each says the moment at which it ends.
 """

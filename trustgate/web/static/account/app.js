@@ -113,13 +113,13 @@ async function overview(place) {
         ["Account", name(tenant.name), tenant.id],
         ["Plan", name(plan.name), plan.price_factor === 1 ? "" : `billed at ${plan.price_factor} times the price`],
         ["This key", name(key.name), key.redacted],
-        today ? ["Requests left today", number(today.left), `of ${number(today.limit)}; anew ${until(today.resets_us)}`] : null,
+        today ? ["Requests left today", number(today.left), `of ${number(today.limit)}; resets ${until(today.resets_us)}`] : null,
         credits ? ["Balance", usd(credits.balance_nano_usd), "what your requests draw on"] : null,
       ]),
       h("h2", null, "Limits"),
       table(
         "Limits of your plan and of this key",
-        ["Limit", ["Used", "n"], ["Left", "n"], "Begins anew"],
+        ["Limit", ["Used", "n"], ["Left", "n"], "Resets"],
         limits.map((each) => [
           [`${UNITS[each.unit]} ${WINDOWS[each.window]}`, each.of === "key" ? " (this key)" : ""],
           [amount(each.unit, each.used), " of ", amount(each.unit, each.limit)],
@@ -129,7 +129,7 @@ async function overview(place) {
         "Your plan has no limits on requests, tokens or spending.",
       ),
       budgets.length ? h("h2", null, "Budgets") : null,
-      budgets.length ? table("Budgets that your requests draw on", ["Budget", ["Used", "n"], ["Left", "n"], "Begins anew"], budgets.map(budget)) : null,
+      budgets.length ? table("Budgets that your requests draw on", ["Budget", ["Used", "n"], ["Left", "n"], "Resets"], budgets.map(budget)) : null,
       h("h2", null, "What you may use"),
       facts([
         ["Models", all(plan.models, key.models)],
