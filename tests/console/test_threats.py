@@ -241,6 +241,26 @@ def test_a_form_without_its_token_does_nothing(served: Gateway, http: httpx.Clie
     assert "forged" not in served.cli("tenant", "list", "--json").stdout
 
 
+def test_a_form_that_is_sent_twice_is_carried_out_once(served: Gateway, http: httpx.Client) -> None:
+    """A button pressed twice, or a page loaded anew, must not make a key, or add money, a second time."""
+    sign_in(served, http)
+    tenant = served.cli_json("tenant", "add", "twice")["tenant"]["id"]
+
+    def form(**fields: str) -> dict[str, str]:
+        page = http.get("/console/do/key.create", params={"tenant": tenant}).text
+        return {**dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]+)"', page)), "tenant": tenant, **fields}
+
+    def send(given: dict[str, str]) -> int:
+        return http.post("/console/do/key.create", data=given, headers={"origin": served.base_url}).status_code
+
+    first = form(name="one")
+    assert [send(first), send(first), send(form(name="two"))] == [200, 409, 200]
+    wrong = form(name="three", expires="some day")
+    assert [send(wrong), send({**wrong, "expires": "1d"})] == [400, 200], "nothing was done by the first one"
+    names = [key["name"] for key in served.cli_json("key", "list", "twice")["keys"]]
+    assert sorted(names) == ["default", "one", "three", "two"]
+
+
 def test_nothing_is_done_by_a_get(served: Gateway, http: httpx.Client) -> None:
     token = sign_in(served, http)
     shown = http.get("/console/do/tenant.add", params={"form_token": token, "name": "by-get"})

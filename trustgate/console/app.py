@@ -19,7 +19,7 @@ from trustgate.console.options import options
 from trustgate.console.overview import overview, refusal
 from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.view import BASE, Download, Shown, View
-from trustgate.errors import NotFound, PermissionDenied, TrustGateError
+from trustgate.errors import Conflict, NotFound, PermissionDenied, TrustGateError
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.arrival import read_body
 from trustgate.http.sending import send_body
@@ -156,7 +156,15 @@ class Console:
             return
         if not path.startswith("do/"):
             raise NotFound(f"There is no form {path[:100]} here.", hint="Go to the overview.")
+        form_id = form.get("form_id", "")[:100]
+        if form_id and not session.begin_form(form_id):
+            raise Conflict(
+                "This form has been sent before, so nothing was done now.",
+                hint="See whether it was done; to do it once more, open the form anew.",
+            )
         done = await forms.carry_out(self._view(session, {}), path.removeprefix("do/"), form)
+        if isinstance(done, Shown) and done.status != 200:
+            session.release_form(form_id)
         if isinstance(done, forms.Done):
             await send_body(send, 303, [(b"location", done.address.encode()), *HEADERS], b"")
         else:

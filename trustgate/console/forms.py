@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -115,6 +116,7 @@ async def _shown(
             "form",
             {"method": "post", "action": url("do", name), "id": "action", "data-words": " ".join(action.words)},
             hidden("form_token", view.form_token),
+            hidden("form_id", secrets.token_urlsafe(12)),
             plain,
             folded,
             ask,

@@ -21,6 +21,7 @@ LIFE_S: Final = 12 * 3600.0
 #: More are not kept; the oldest goes.
 _CODES_MOST: Final = 8
 _SESSIONS_MOST: Final = 16
+_FORMS_MOST: Final = 256
 
 
 class ConsoleSession:
@@ -32,9 +33,24 @@ class ConsoleSession:
         self.used_s = at_s
         #: What each form of it carries (CSRF).
         self.form_token = secrets.token_urlsafe(32)
+        #: The ids of the forms that were carried out, or are just now; the oldest first.
+        self._sent: dict[str, None] = {}
 
     def is_form_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self.form_token.encode())
+
+    def begin_form(self, form_id: str) -> bool:
+        """Returns whether this form has not been sent before: pressed twice, or sent again with its page."""
+        if form_id in self._sent:
+            return False
+        self._sent[form_id] = None
+        while len(self._sent) > _FORMS_MOST:
+            del self._sent[next(iter(self._sent))]
+        return True
+
+    def release_form(self, form_id: str) -> None:
+        """Let a form be sent again: nothing was done."""
+        self._sent.pop(form_id, None)
 
 
 class Sessions:
