@@ -144,6 +144,28 @@ def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(mak
 
 
 @pytest.mark.slow
+def test_a_spare_goes_on_for_one_that_hangs_with_its_connections_open(make: Any, url: str, tmp_path: Path) -> None:
+    first, spare = make(1), make(1)
+    key = first.add_tenant()
+    first.start()
+    assert ask(first, key).status_code == 200
+    share_log_key(first, spare)
+    process = first.process
+    process.signal(signal.SIGSTOP)
+    command = [sys.executable, "-m", "trustgate", "--home", str(spare.home), "serve", "--port", "0", "--wait"]
+    environment = clean_environment(
+        {"TRUSTGATE_STORE_URL": url, "TRUSTGATE_STORE_LEASE_S": "1", "PYTHONPATH": str(ROOT)}
+    )
+    waiting = Process("the spare", [*command, "--upstream", "builtin:echo"], tmp_path, environment, tmp_path / "spare")
+    waiting.wait_until(lambda: "ready at " in waiting.stdout)
+    process.signal(signal.SIGCONT)
+    wait_until(lambda: process.exit_code is not None, "the one that hung to end")
+    assert first.stop() == 6
+    waiting.signal(signal.SIGTERM)
+    assert waiting.wait() == 0
+
+
+@pytest.mark.slow
 def test_without_its_database_it_refuses_requests_after_a_lease_and_goes_on_when_it_is_back(
     make: Any, tmp_path: Path
 ) -> None:

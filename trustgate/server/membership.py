@@ -20,12 +20,20 @@ from trustgate import __version__
 from trustgate.cluster.changes import Announced
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_away
 from trustgate.cluster.member import Member, nothing_held
-from trustgate.cluster.nodes import ClusterNode, Identity, depose, list_nodes
+from trustgate.cluster.nodes import Identity, depose, list_nodes
 from trustgate.errors import HomeUnusable, Unavailable
 from trustgate.settings import Settings
 from trustgate.store import Store
 
 _logger = logging.getLogger("trustgate.cluster")
+
+#: Ends the sessions that hold the database's lock for nodes whose lease is over: one that hangs keeps its connections,
+#: and so the lock. A session that is younger than the lease's end is of a process that came afterwards.
+_END_LAPSED = """SELECT pg_terminate_backend(a.pid)
+    FROM pg_stat_activity a
+    JOIN nodes n ON a.application_name = left(concat_ws(' ', 'trustgate writer', n.pid, n.host), 63)
+    WHERE n.lease_until < now() AND a.backend_start < n.lease_until AND n.node_id <> $1
+        AND a.datname = current_database() AND a.usename = current_user"""
 
 #: What one look at the database gets at least. When to stop serving does not depend on it.
 _LEAST_STATEMENT_S = 5.0
@@ -89,7 +97,7 @@ class Turn:
 
     A node whose lease is over may be dead, or the database may have been away for all: then the one that has served is
     let go first, since receipts of answers that ended meanwhile are in its journal alone. So a lease that is over
-    counts only when the database was there to renew it in, for as long as a lease is.
+    counts only when the database was there to renew it in, for as long as a lease is. What hangs then loses its lock.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -100,18 +108,12 @@ class Turn:
     async def why_not(self) -> str:
         """Returns why it is not; "" where it is."""
         try:
-            nodes = await self._other_nodes()
+            return await self._look()
         except Unavailable as error:
             self._there_since_s = time.monotonic()
             return error.message
-        for node in nodes:
-            if node.lease_left_s > 0:
-                return f"The database is in use by the gateway at {node.address} ({node.host}, process {node.pid})."
-        if nodes and time.monotonic() < self._there_since_s + self._settings.store.lease_s:
-            return f"The gateway at {nodes[0].address} may come back."
-        return ""
 
-    async def _other_nodes(self) -> list[ClusterNode]:
+    async def _look(self) -> str:
         from trustgate.store.postgres.connecting import connect
 
         postgres = self._settings.postgres()
@@ -123,8 +125,16 @@ class Turn:
         connection: DatabaseConnection = await connect(postgres, "spare")
         try:
             if await connection.fetchval("SELECT to_regclass('nodes')") is None:
-                return []
-            return [node for node in await list_nodes(connection) if node.id != own]
+                return ""
+            nodes = [node for node in await list_nodes(connection) if node.id != own]
+            for node in nodes:
+                if node.lease_left_s > 0:
+                    return f"The database is in use by the gateway at {node.address} ({node.host}, process {node.pid})."
+            if nodes and time.monotonic() < self._there_since_s + self._settings.store.lease_s:
+                return f"The gateway at {nodes[0].address} may come back."
+            if nodes:
+                await connection.execute(_END_LAPSED, own)
+            return ""
         except Exception as error:
             if is_away(error):
                 raise DatabaseAway("The database is away.") from error
