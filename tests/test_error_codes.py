@@ -39,7 +39,7 @@ _CLASSES = {
 _IN_BACKGROUND = {(503, "service_unavailable")}
 #: Codes that are worked out as the program runs, where a reader of the source sees no word: said by whom.
 _WORKED_OUT = {
-    (402, "payment_required"),  # payment/wire.py
+    (402, "payment_required"),  # payment/x402_wire.py
     (429, "rate_limit_exceeded"),  # access/quota.py
     (429, "insufficient_quota"),
     (503, "storage_full"),  # raised in the log, for the gateway
