@@ -139,6 +139,24 @@ def test_only_the_price_that_was_shown_is_paid(browser: Browser, place: TokenMar
     assert browser.evaluate("signed") == 0 and place.units(buyer.wallet.address) == UNITS
 
 
+def test_a_payment_whose_answer_is_lost_is_not_called_unpaid(
+    browser: Browser, place: TokenMarket, buyer: Buyer
+) -> None:
+    """Whoever reads that it was not made pays again."""
+    open_balance(browser, place, buyer)
+    show_price(browser, "0.5")
+    browser.evaluate(
+        "const real = fetch; globalThis.fetch = async (request, options) => { const answer = await real(request, "
+        "options); if (signed && request instanceof Request) throw new TypeError('lost'); return answer }, 0"
+    )
+    press(browser, "#wallets button")
+    wait(browser, "#paid .message.bad")
+    told = text_of(browser, "#paid")
+    assert "not made" not in told and "may have been made" in told and "before you pay again" in told
+    assert place.units(buyer.seller) == 500_000
+    until(browser, "document.querySelector('.figures').innerText.includes('$0.50')")
+
+
 def test_the_node_answers_what_a_payment_needs_and_nothing_else(place: TokenMarket, buyer: Buyer) -> None:
     def asked(network: str, method: str, *params: Any) -> httpx.Response:
         url = f"{place.gateway.base_url}/account/node/{network}"

@@ -40,6 +40,7 @@ export function takes(wallet, offer) {
 
 /** Pay an offer for a top-up of so many USD; gives the balance after it. Throws a Refusal. */
 export async function payWith(wallet, offer, amount) {
+  let isSigned = false;
   try {
     const { accounts } = await wallet.features["standard:connect"].connect();
     const chain = CHAINS.get(offer.network);
@@ -47,6 +48,7 @@ export async function payWith(wallet, offer, amount) {
     if (!account) throw new Refusal(0, { message: `The wallet has no account on ${chain}.` });
     const sign = async (transaction) => {
       const [signed] = await wallet.features["solana:signTransaction"].signTransaction({ account, transaction, chain });
+      isSigned = true;
       return signed.signedTransaction;
     };
     const { payingFetch } = await import("./pay.js");
@@ -67,6 +69,12 @@ export async function payWith(wallet, offer, amount) {
     return answer;
   } catch (error) {
     if (error instanceof Refusal) throw error;
-    throw new Refusal(0, { message: `The payment was not made: ${error?.message ?? error}` });
+    const why = error?.message ?? error;
+    // Once it is signed it may have been sent: whoever reads that it was not made would pay twice.
+    throw new Refusal(0, {
+      message: isSigned
+        ? `The payment may have been made, but its answer did not arrive (${why}). See the balance and the payments here before you pay again.`
+        : `The payment was not made: ${why}`,
+    });
   }
 }
