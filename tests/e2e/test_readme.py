@@ -53,6 +53,16 @@ def test_the_contents_list_every_section_and_links_lead_somewhere() -> None:
         assert anchor in anchors if not file else (README.parent / file).exists(), target
 
 
+@pytest.mark.parametrize("page", sorted((README.parent / "examples").glob("*/*.md")), ids=lambda page: page.parent.name)
+def test_links_of_the_guides_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        assert (page.parent / file).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (page.parent / file).read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}, target
+
+
 def test_each_symptom_is_one_that_the_program_shows() -> None:
     """The first column of the troubleshooting table: error codes, and parts of messages."""
     table = README.read_text().partition("\n## Troubleshooting\n")[2].partition("\n## ")[0]
