@@ -141,6 +141,16 @@ def test_no_more_than_the_plan_says_also_at_once(maker: Tenant) -> None:
     assert code_of(maker.http.post("/v1/keys", json={})) == (403, "own_keys_reached")
 
 
+def test_keys_cannot_be_made_and_revoked_without_end(shared_gateway: Gateway, sign_up: SignUp) -> None:
+    """Each is kept for ever, in memory too: its receipts name it."""
+    shared_gateway.cli("plan", "add", "one-key", "--own-keys", "1")
+    tenant = sign_up(shared_gateway, "--plan", "one-key")
+    for _ in range(10):
+        assert tenant.http.delete(f"/v1/keys/{make(tenant)['id']}").status_code == 200
+    refused = tenant.http.post("/v1/keys", json={})
+    assert code_of(refused) == (403, "own_keys_reached") and "tomorrow" in refused.json()["error"]["message"]
+
+
 def test_a_plan_without_the_right_gives_none(tenant: Tenant) -> None:
     refused = tenant.http.post("/v1/keys", json={})
     assert code_of(refused) == (403, "own_keys_not_allowed")

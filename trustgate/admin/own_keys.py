@@ -15,8 +15,12 @@ from msgspec.structs import replace
 from trustgate.access.profiles import key_profile_id
 from trustgate.admin.context import AdminContext
 from trustgate.errors import AuthenticationFailed, NotFound, PermissionDenied
-from trustgate.ids import now_us
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.types import ApiKey, Limits, ProfileRules, Scope, Tenant
+
+#: For each key that may be there at once, so many may be made within 24 hours.
+_A_DAY = 10
+_DAY_US = 86_400 * MICROSECONDS_PER_SECOND
 
 
 def maker(context: AdminContext, key_id: str) -> ApiKey:
@@ -50,12 +54,23 @@ def maker(context: AdminContext, key_id: str) -> ApiKey:
 
 
 def check_room(context: AdminContext, tenant: Tenant, at_us: int) -> None:
-    """Raise ``PermissionDenied`` where the tenant has as many keys of its own making as its plan allows."""
+    """Raise ``PermissionDenied`` where the tenant has as many keys of its own making as its plan allows.
+
+    Or where it has made very many of late: revoked ones are kept, since receipts name them.
+    """
     most = context.directory.plan(tenant.plan).own_keys
-    living = [key for key in context.directory.keys_of(tenant.id) if key.made_by and is_living(key, at_us)]
+    made = [key for key in context.directory.keys_of(tenant.id) if key.made_by]
+    living = [key for key in made if is_living(key, at_us)]
     if len(living) >= most:
         raise PermissionDenied(
             f"Your plan allows {most} keys of your own at once, and there are {len(living)}. Revoke one first.",
+            code="own_keys_reached",
+        )
+    late = sum(key.created_us > at_us - _DAY_US for key in made)
+    if late >= most * _A_DAY:
+        raise PermissionDenied(
+            f"Your plan allows {most * _A_DAY} new keys of your own within 24 hours, and you have made {late}. "
+            "Change the ones you have, or try again tomorrow.",
             code="own_keys_reached",
         )
 
