@@ -191,6 +191,15 @@ def test_a_compressed_body_is_taken_within_bounds(
     assert scripted.requests == []
 
 
+def test_a_compressed_body_without_content_is_taken_within_bounds(one: Tenant, scripted: Upstream) -> None:
+    """Its length is not told, and nothing comes of it that could be counted."""
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    body = (gzip.compress(b"") * 500 for _ in range(12))
+    refused = one.http.post("/v1/chat/completions", content=body, headers=headers)
+    assert (refused.status_code, error_of(refused)["code"]) == (413, "request_too_large")
+    assert scripted.requests == []
+
+
 def test_a_whole_float_is_an_integer(one: Tenant, scripted: Upstream) -> None:
     assert one.http.post("/v1/chat/completions", json={**CHAT, "n": 1.0, "max_tokens": 100.0}).status_code == 200
     text = {"model": "gpt-4o", "prompt": "x", "best_of": 0, "n": 1.0, "logprobs": 2.0, "max_tokens": 9.0}

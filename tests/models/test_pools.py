@@ -206,6 +206,7 @@ def test_the_requests_of_a_conversation_have_one_key() -> None:
     assert begun == key("Be kind.", "Hello", "Hi!", "And now?", temperature=1) != b""
     assert len({begun, key("Be kind.", "Goodbye"), key("Be terse.", "Hello")}) == 3
     assert key("a", "b", prompt_cache_key="x") == key("c", "d", prompt_cache_key="x")
+    assert key("a", "b", prompt_cache_key=None) != key("c", "d", prompt_cache_key=None), "null is none"
     assert conversation_key(b'{"input": "Hi"}') != conversation_key(b'{"input": "Ho"}')
     assert conversation_key(b"[1]") == b""
 

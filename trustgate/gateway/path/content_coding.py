@@ -2,7 +2,8 @@
 
 Owns which codings are taken (RFC 9110, section 8.4.1), and that what follows sees the content alone: its size is what
 ``serve.max_body_bytes`` bounds, and its bytes are what a receipt commits to, so that a request can be proven whatever
-way it was sent. A small body that grows large is refused when it has passed the bound, not when it has been undone.
+way it was sent. A small body that grows large is refused when it has passed the bound, not when it has been undone; one
+of which nothing comes is bounded too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from starlette.types import Message, Receive
 
-from trustgate.errors import InvalidRequest, UnsupportedMediaType, UpstreamFailed
+from trustgate.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType, UpstreamFailed
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.models.upstream.encoding import decoded
 
@@ -30,12 +31,13 @@ def check_coding(header: bytes) -> None:
         )
 
 
-def undone(receive: Receive, header: bytes) -> Receive:
+def undone(receive: Receive, header: bytes, max_bytes: int) -> Receive:
     """Returns what gives the content of a body whose ``Content-Encoding`` has been checked.
 
-    It raises ``InvalidRequest`` for a body that is not in that coding, and ``ClientDisconnected``.
+    It raises ``InvalidRequest`` for a body that is not in that coding, ``RequestTooLarge`` for one that has more than
+    ``max_bytes`` as it was sent, and ``ClientDisconnected``.
     """
-    pieces = decoded(_chunks(receive), header.decode("latin-1"))
+    pieces = decoded(_chunks(receive, max_bytes), header.decode("latin-1"))
 
     async def receive_content() -> Message:
         try:
@@ -51,12 +53,18 @@ def undone(receive: Receive, header: bytes) -> Receive:
     return receive_content
 
 
-async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+async def _chunks(receive: Receive, max_bytes: int) -> AsyncIterator[bytes]:
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         if message.get("body"):
+            size += len(message["body"])
+            if size > max_bytes:
+                raise RequestTooLarge(
+                    f"The request body is larger than {max_bytes} bytes.", headers={"connection": "close"}
+                )
             yield message["body"]
         if not message.get("more_body", False):
             return

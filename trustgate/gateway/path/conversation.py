@@ -17,6 +17,7 @@ from trustgate.models.stand_in import MARK
 
 #: Members that name the conversation themselves (OpenAI API reference, ``prompt_cache_key``).
 _NAMES = ("prompt_cache_key",)
+_NO_NAME = frozenset((b"null", b'""'))
 #: Members that stand before the conversation, and those that hold it.
 _BEFORE = ("system", "instructions", "tools")
 _TURNS = ("messages", "input")
@@ -39,7 +40,7 @@ def conversation_key(body: Payload) -> bytes:
     data = data.replace(MARK, b"")  # each process has another
     try:
         members = _members(data)
-        named = next((bytes(members[name]) for name in _NAMES if name in members), None)
+        named = next((raw for name in _NAMES if (raw := bytes(members.get(name, b"null"))) not in _NO_NAME), None)
         if named is not None:
             return hashlib.sha256(named).digest()
         parts = [bytes(members[name]) for name in _BEFORE if name in members]

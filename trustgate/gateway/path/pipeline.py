@@ -264,7 +264,7 @@ class Pipeline:
             coding = arrival.headers.get(b"content-encoding")
             if coding is not None and endpoint.body == "json":
                 # Its length is not told: what counts is the content.
-                scope, receive, declared = {}, undone(receive, coding), None
+                scope, receive, declared = {}, undone(receive, coding, max_bytes), None
             body = await read_json(scope, receive, int(declared or b"0"), max_bytes, limits.body_timeout_s, room)
             sent = body if model is None else with_model(body, model)
             profile = caller.profile

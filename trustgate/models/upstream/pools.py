@@ -104,7 +104,7 @@ def by_key(candidates: Sequence[Weighted[T]], name_of: Callable[[T], str], key: 
 
     def score(candidate: Weighted[T]) -> float:
         digest = hashlib.sha256(name_of(candidate[0]).encode() + b"\0" + key).digest()
-        drawn = (int.from_bytes(digest[:8], "big") + 1) / (2**64 + 1)
+        drawn = (int.from_bytes(digest[:6], "big") + 1) / (2**48 + 1)  # a float holds it, and so it is never 1
         return -max(candidate[1], 1) / math.log(drawn)
 
     return [candidate for candidate, _ in sorted(candidates, key=score, reverse=True)]
