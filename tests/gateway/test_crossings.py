@@ -149,6 +149,29 @@ def test_a_plans_models_bind_the_tools_of_an_upstream(
     assert scripted.requests == []
 
 
+def test_a_plans_models_bind_what_changes_or_runs_an_object(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    shared_gateway.cli("plan", "add", "running", "--models", "gpt-4o-mini")
+    tenant = sign_up(shared_gateway, "--plan", "running")
+    assistant = tenant.http.post("/v1/assistants", json={"model": "gpt-4o-mini"}).json()["id"]
+    thread = make(tenant, "thread")
+    run = {"assistant_id": assistant}
+    asked = len(scripted.requests)
+    for path, body in (
+        (f"/v1/assistants/{assistant}", {"model": "gpt-4o"}),
+        (f"/v1/threads/{thread}/runs", {**run, "model": "gpt-4o"}),
+        ("/v1/threads/runs", {**run, "model": "gpt-4o"}),
+    ):
+        refused = tenant.http.post(path, json=body)
+        assert (refused.status_code, refused.json().get("error", {}).get("code")) == (403, "model_not_allowed"), path
+    assert len(scripted.requests) == asked
+    assert tenant.http.post(f"/v1/threads/{thread}/runs", json={**run, "model": "gpt-4o-mini"}).status_code == 200
+    assert tenant.http.post(f"/v1/threads/{thread}/runs", json=run).status_code == 200
+    assert tenant.http.post(f"/v1/assistants/{assistant}", json={"name": "x"}).status_code == 200
+    assert "model" not in scripted.requests[-1].json()
+
+
 def test_a_batchs_line_makes_nothing_without_a_meter(
     shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
 ) -> None:

@@ -103,7 +103,8 @@ class Routing:
             filters = endpoint.lists == "chat_completion"
             route.path += "?" + _checked_query(scope["query_string"].decode("latin-1"), filters=filters)
         known = route.handle or (None if endpoint.has_model else route.used)
-        if known is not None:
+        # What changes or runs an object may name another model than that was made with.
+        if known is not None and not route.asks_model:
             route.call = call = msgspec.structs.replace(call, model=known.model)
         if endpoint.makes == "batch" and route.used is not None:
             if not route.used.model:
