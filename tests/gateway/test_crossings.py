@@ -172,6 +172,20 @@ def test_a_plans_models_bind_what_changes_or_runs_an_object(
     assert "model" not in scripted.requests[-1].json()
 
 
+def test_a_narrower_key_runs_no_assistant_of_another_model(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant = sign_up(shared_gateway)
+    made = [tenant.http.post("/v1/assistants", json={"model": each}).json()["id"] for each in ("gpt-4o", "gpt-4o-mini")]
+    thread = make(tenant, "thread")
+    added = shared_gateway.cli_json("key", "create", tenant.name, "--models", "gpt-4o-mini")
+    with tenant.client(added["key"]["secret"]) as narrow:
+        for path in ("/v1/threads/runs", f"/v1/threads/{thread}/runs"):
+            answers = [narrow.post(path, json={"assistant_id": each}) for each in made]
+            assert [answer.status_code for answer in answers] == [403, 200], path
+    assert "model" not in scripted.requests[-1].json()
+
+
 def test_a_batchs_line_makes_nothing_without_a_meter(
     shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
 ) -> None:

@@ -104,8 +104,10 @@ class Routing:
             route.path += "?" + _checked_query(scope["query_string"].decode("latin-1"), filters=filters)
         known = route.handle or (None if endpoint.has_model else route.used)
         # What changes or runs an object may name another model than that was made with.
-        if known is not None and not route.asks_model:
+        if known is not None and known.model and not route.asks_model:
             route.call = call = msgspec.structs.replace(call, model=known.model)
+        elif not call.model and endpoint.is_unmetered:
+            route.call = call = self._as_assistant(call, tenant_id)
         if endpoint.makes == "batch" and route.used is not None:
             if not route.used.model:
                 raise InvalidRequest("That file was not uploaded for a batch.", param="input_file_id")
@@ -167,6 +169,13 @@ class Routing:
             # A batch goes where its file is; a file named in a message may lie anywhere.
             if kind not in _ANYWHERE or not endpoint.has_model or endpoint.is_unmetered:
                 route.used, route.candidates = handles[-1], handles
+
+    def _as_assistant(self, call: Call, tenant_id: str) -> Call:
+        """Returns a call that names no model as one for that of the assistant that it names, if it does."""
+        named = next((object_id for kind, object_id in call.uses if kind == "assistant"), None)
+        if named is None:
+            return call
+        return msgspec.structs.replace(call, model=self._handles.find("assistant", named, tenant_id).model)
 
     def check_shared(self, kind: Kind, object_id: str, tenant_id: str) -> None:
         """Raise ``NotFound`` for an object that is no operator's to share: another tenant's."""
