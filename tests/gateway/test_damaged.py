@@ -107,9 +107,13 @@ def http(shared_gateway: Gateway) -> Iterator[httpx.Client]:
 @pytest.mark.parametrize("endpoint", WITH_BODY, ids=lambda endpoint: endpoint.path)
 def test_damaged_bodies(http: httpx.Client, scripted: Upstream, endpoint: Endpoint) -> None:
     is_form = endpoint.body == "form"
-    corpus = FORMS if is_form else BODIES
+    corpus = dict(FORMS if is_form else BODIES)
+    # Where no member is needed, nothing is wrong with an object that is empty or a form that goes on behind its end.
+    needs_nothing = endpoint.is_unmetered
+    if needs_nothing:
+        corpus.pop("something at its end", None)
     requests = [(what, body, _FORM if is_form else _JSON) for what, body in corpus.items()]
-    requests += [(what, b"{}", head) for what, head in HEADS.items()]
+    requests += [(what, b"null" if needs_nothing else b"{}", head) for what, head in HEADS.items()]
     wrong = {}
     for what, body, head in requests:
         path = endpoint.path.replace("{id}", "resp_x")
