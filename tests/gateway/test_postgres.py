@@ -120,3 +120,20 @@ def test_a_change_that_was_altered_is_told(gateway: Gateway, url: str) -> None:
 
     assert told.returncode != 0
     assert "Change 2 of the operators: its digest is another" in told.stdout
+
+
+def test_a_home_has_one_database(make_gateway: GatewayFactory, url: str) -> None:
+    """A file is not left behind unnoticed by setting store.url, nor Postgres by forgetting it."""
+    in_file = make_gateway()
+    in_file.add_tenant()
+    on_both = Gateway(in_file.home, environment={"TRUSTGATE_STORE_URL": url})
+    refused = on_both.cli("tenant", "add", "b", check=False)
+    assert refused.returncode == 1
+    assert "trustgate migrate --to" in refused.stderr
+
+    on_postgres = make_gateway(environment={"TRUSTGATE_STORE_URL": url})
+    on_postgres.add_tenant()
+    refused = Gateway(on_postgres.home).cli("tenant", "add", "b", check=False)
+    assert refused.returncode == 1
+    assert "store.url" in refused.stderr
+    assert not (on_postgres.home / "trustgate.duckdb").exists()

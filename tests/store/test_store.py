@@ -111,7 +111,9 @@ async def test_the_id_stays_and_the_seeds_come_once(store: Store, open_store_fac
 
 
 async def test_two_stores_have_two_ids(store: Store, tmp_path: Path) -> None:
-    other = await open_store(tmp_path / "other.duckdb")
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = await open_store(folder / "trustgate.duckdb")
     assert other.store_id != store.store_id
     await other.close()
 

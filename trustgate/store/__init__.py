@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from trustgate.errors import ExtraMissing
+from trustgate.errors import ExtraMissing, HomeUnusable
 from trustgate.settings import PostgresAddress
 from trustgate.store.base import (
     ArchiveFile,
@@ -66,10 +67,15 @@ __all__ = [
 ]
 
 
+#: The marks that homes keep of databases on Postgres (postgres.changes).
+POSTGRES_MARKS = "postgres-*.mark"
+
+
 async def open_store(path: Path, postgres: PostgresAddress | None = None, *, accept_loss: bool = False) -> Store:
     """Open the database file at ``path``, creating or migrating it; with ``postgres`` that database in its place.
 
-    Raises HomeUnusable (its folder is missing or cannot be written), StoreLocked (the message names the process),
+    Raises HomeUnusable (its folder is missing, not to be written, or has another database), StoreLocked (it names
+    the process),
     StoreTooNew, StoreDamaged, StoreIncomplete (something that was acknowledged is missing, unless ``accept_loss``), or
     Unavailable with code ``storage_full``. Of Postgres also ExtraMissing, StoreUnusable, and Unavailable with code
     ``store_unreachable``.
@@ -81,10 +87,21 @@ async def open_store(path: Path, postgres: PostgresAddress | None = None, *, acc
             if error.name != "asyncpg":
                 raise
             raise ExtraMissing.of("A database on Postgres wants asyncpg.", "postgres", "asyncpg>=0.30,<0.33") from error
-        return await PostgresStore.open(postgres, path.parent, accept_loss=accept_loss)
+        return await PostgresStore.open(postgres, path.parent, file=path, accept_loss=accept_loss)
+    if not accept_loss:
+        await asyncio.to_thread(_check_not_on_postgres, path)
     from trustgate.store.duckdb import DuckDBStore  # loading DuckDB takes 0.2 s
 
     return await DuckDBStore.open(path, accept_loss=accept_loss)
+
+
+def _check_not_on_postgres(path: Path) -> None:
+    if not path.exists() and any(path.parent.glob(POSTGRES_MARKS)):
+        raise HomeUnusable(
+            f"The database of the home {path.parent} is on Postgres, and store.url is not set.",
+            hint="Set it as the server has it: TRUSTGATE_STORE_URL, or store.url in trustgate.toml. For a new database "
+            "in a file, choose another --home.",
+        )
 
 
 def hold_database(path: Path) -> AbstractContextManager[None]:

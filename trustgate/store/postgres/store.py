@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from trustgate.errors import OperatorError, TrustGateError, Unavailable
+from trustgate.errors import HomeUnusable, OperatorError, TrustGateError, Unavailable
 from trustgate.settings import PostgresAddress
 from trustgate.store.archives import ReadRange
 from trustgate.store.aside import commit_entries, load_aside
@@ -85,11 +85,18 @@ class PostgresStore(Verbs[PostgresConnection]):
 
     @classmethod
     async def open(
-        cls, address: PostgresAddress, home: Path, *, accept_loss: bool = False, moving: bool = False
+        cls,
+        address: PostgresAddress,
+        home: Path,
+        *,
+        file: Path | None = None,
+        accept_loss: bool = False,
+        moving: bool = False,
     ) -> PostgresStore:
         """Open the database; fill it if it is empty, migrate it if it is old. ``home``: where its mark lies.
 
-        ``moving``: also where it is on its way from or to a file (``postgres.moves``).
+        ``file``: must not exist: it would be the home's other database, and forgotten. ``moving``: also where it is on
+        its way from or to a file (``postgres.moves``).
 
         Raises Unavailable (``store_unreachable``), StoreUnusable, StoreLocked, StoreTooNew, StoreDamaged,
         StoreIncomplete (unless ``accept_loss``), HomeUnusable.
@@ -100,6 +107,8 @@ class PostgresStore(Verbs[PostgresConnection]):
             move = await writer.run(load_move)
             if not moving:
                 check_serves(move, place(address))
+            if file is not None:
+                await asyncio.to_thread(_check_no_file, file)
             opened = await writer.run(_Opened, home, accept_loss or move is not None)
             opened.move = move
             for note in opened.notes:
@@ -288,6 +297,15 @@ class _TableReader:
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]:
         return await self._session.run(load_entries, "receipts", query)
+
+
+def _check_no_file(path: Path) -> None:
+    if path.exists():
+        raise HomeUnusable(
+            f"The home has a database file, {path}, and store.url names another database.",
+            hint="To move the file to it: take store.url out of the settings, then: trustgate migrate --to URL. To "
+            f"begin anew: choose another --home, or move {path.name}* and the journal away.",
+        )
 
 
 def _by_itself(what: str, command: str) -> OperatorError:
