@@ -130,6 +130,32 @@ def test_a_list_shows_no_strangers_object_of_the_same_id_from_another_server(
         other.stop()
 
 
+def test_an_id_leads_to_no_strangers_object_of_another_server(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    tenant, stranger = sign_up(shared_gateway), sign_up(shared_gateway)
+    other = Upstream().start()
+    try:
+        shared_gateway.cli("passport", "add", "far", "--base-url", other.api_url, "--free")
+        same, kept = f"file-both-{tenant.name}", f"resp-both-{tenant.name}"
+        scripted.script(Reply.json(file_object(same)), Reply.json(response(object_id=kept)))
+        other.script(Reply.json(file_object(same)), Reply.json(response(object_id=kept)))
+        for each, model in ((stranger, "far"), (tenant, "gpt-4o")):
+            assert upload(each, lines(model)).json()["id"] == same
+            assert each.http.post("/v1/responses", json={"model": model, "input": "x"}).json()["id"] == kept
+        asked = len(other.requests)
+        content = [{"role": "user", "content": [{"type": "input_file", "file_id": same}]}]
+        refused = tenant.http.post("/v1/responses", json={"model": "far", "input": content})
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "file_elsewhere")
+        refused = tenant.http.post("/v1/responses", json={"model": "far", "input": "x", "previous_response_id": kept})
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "response_elsewhere")
+        assert len(other.requests) == asked
+        scripted.script(Reply.json(response(object_id=f"{kept}-2")))
+        assert tenant.http.post("/v1/responses", json={"model": "gpt-4o", "input": content}).status_code == 200
+    finally:
+        other.stop()
+
+
 @pytest.mark.parametrize(
     ("path", "members"),
     [

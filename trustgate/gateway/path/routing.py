@@ -198,7 +198,22 @@ class Routing:
         return route
 
     def targets(self, route: Route, resolved: Resolved | None, profile: Profile | None = None) -> list[Target]:
-        """Returns what to try, in order, under a profile. Raises ``NotFound`` (404) and ``Unavailable`` (503)."""
+        """Returns what to try, in order, under a profile.
+
+        None of it has another tenant's object under an id that the request names. Raises ``NotFound`` (404),
+        ``InvalidRequest`` (400) and ``Unavailable`` (503).
+        """
+        found = self._targets_of(route, resolved, profile)
+        named = (*route.call.uses, *((kind, object_id) for kind, object_id, _ in route.call.shared))
+        for kind, object_id in named:
+            urls = {target.upstream.base_url for target in found}
+            foreign = {url for url in urls if self._handles.strangers_at(url, kind, (object_id,), route.tenant_id)}
+            found = [target for target in found if target.upstream.base_url not in foreign]
+            if not found:
+                raise _made_elsewhere(self._handles.find(kind, object_id, route.tenant_id))
+        return found
+
+    def _targets_of(self, route: Route, resolved: Resolved | None, profile: Profile | None) -> list[Target]:
         if resolved is not None:  # a wildcard's name may have had something before it
             self._check_trained(resolved.upstream_model, route.call.model, route.tenant_id)
         if route.own is not None:
