@@ -97,6 +97,27 @@ def test_a_spare_waits_for_its_turn_and_goes_on_with_the_same_log(make: Any, url
     renamed = first.cli("serve", "--port", "0", check=False)
     assert renamed.returncode == 1
     assert "Copy log.key from the home" in renamed.stderr
+    new = make(300)
+    new.home.mkdir(mode=0o700)
+    looked = new.cli("doctor", check=False)
+    assert "Copy log.key from the home" in looked.stdout
+    assert run_sql(url, "SELECT count(*) FROM log_names") == [(1,)]
+    assert not (new.home / "log.key").exists()
+
+
+def test_no_command_elsewhere_changes_what_a_gateway_that_lost_its_sessions_serves(make: Any, url: str) -> None:
+    """It holds no lock until it writes again, and does not hear of changes that are not its own."""
+    first, other = make(300), make(300)
+    key = first.add_tenant()
+    first.start()
+    run_sql(url, CUT)
+    refused = other.cli("tenant", "suspend", "acme", check=False)
+    assert refused.returncode == 6, refused.stdout
+    assert first.base_url in refused.stderr
+    assert ask(first, key).status_code == 200
+    first.kill()
+    # The own one is known to be dead.
+    first.cli("tenant", "suspend", "acme")
 
 
 def test_a_file_has_no_nodes(tmp_path: Path) -> None:

@@ -1,12 +1,22 @@
-"""The verb on nodes, as data, and its handler: the processes that serve one Postgres database."""
+"""The verb on nodes, as data, and its handler: the processes that serve one Postgres database.
+
+Owns what a command or a server may not do on a database that another home's processes serve, too.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import fcntl
+from pathlib import Path
 
 import msgspec
 
 from trustgate.admin.commands import Command
 from trustgate.admin.context import AdminContext
 from trustgate.cluster.nodes import ClusterNode, list_nodes, node_findings
+from trustgate.errors import HomeUnusable, StoreLocked
+from trustgate.settings import Settings
+from trustgate.store import Store
 
 
 class NodesFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,3 +45,58 @@ async def node_list(context: AdminContext, command: NodeList) -> NodesFound:
     finally:
         await connection.close()
     return NodesFound(nodes=tuple(nodes), findings=tuple(node_findings(nodes)))
+
+
+async def check_alone(settings: Settings) -> None:
+    """Check that no other home's gateway serves the database, for a command that is carried out without a server.
+
+    A gateway that has lost its sessions holds no lock before it writes again, and serves on from its memory until its
+    lease is over: what is changed meanwhile it would not hear of.
+
+    Raises:
+        StoreLocked: one may serve; the message names it.
+    """
+    postgres = settings.postgres()
+    if postgres is None:
+        return
+    from trustgate.store.postgres.connecting import connect
+
+    own = await asyncio.to_thread(_dead_node, settings.worker_folder / "node")
+    connection = await connect(postgres, "command")
+    try:
+        nodes = await list_nodes(connection)
+    finally:
+        connection.terminate()
+    for node in nodes:
+        if node.lease_left_s > 0 and node.id != own:
+            raise StoreLocked(
+                f"The database is in use by the gateway at {node.address} ({node.host}, process {node.pid}).",
+                hint="Give commands on its machine, with its --home. If it is dead, its lease ends in "
+                f"{node.lease_left_s:.0f} s.",
+            )
+
+
+def _dead_node(path: Path) -> str:
+    """Returns the id of this home's last node, which has ended; "" where there is none, or it lives."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return file.read(100)
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+async def check_log_key(settings: Settings, store: Store) -> None:
+    """Check that a home that is new to a database's log does not go on with it under another name by accident.
+
+    Raises:
+        HomeUnusable: the log's key is missing here."""
+    names = [name.vkey.partition("+")[0] for name in await store.log_names()]
+    origin = settings.receipts.origin
+    if not names or settings.log_key.exists() or (origin and origin not in names):
+        return
+    raise HomeUnusable(
+        f"The log in the database is signed as {names[-1]}, and its key {settings.log_key} is missing.",
+        hint="Copy log.key from the home that has served this database. If it is lost for good, give the log another "
+        "name with receipts.origin.",
+    )

@@ -254,6 +254,7 @@ async def open_local_admin(settings: Settings, *, accept_loss: bool = False) -> 
     settings.make_home()
     store = await open_store(settings.database, settings.postgres(), accept_loss=accept_loss)
     try:
+        await clustering.check_alone(settings)
         state = await store.load_state()
         offline = _Offline(store, settings)
         return LocalAdmin(
@@ -309,6 +310,8 @@ class _Offline:
         tree = await self._recovered()
         if self._archive is None:
             settings = self._settings
+            if settings.store.url:
+                await clustering.check_log_key(settings, self._store)
             publisher = await Publisher.open(
                 self._store,
                 tree,

@@ -23,7 +23,6 @@ from trustgate.cluster.member import Member, nothing_held
 from trustgate.cluster.nodes import Identity, depose, list_nodes
 from trustgate.errors import HomeUnusable, Unavailable
 from trustgate.settings import Settings
-from trustgate.store import Store
 
 _logger = logging.getLogger("trustgate.cluster")
 
@@ -141,22 +140,6 @@ class Turn:
             raise
         finally:
             connection.terminate()
-
-
-async def check_log_key(settings: Settings, store: Store) -> None:
-    """Check that a home that is new to a database's log does not go on with it under another name by accident.
-
-    Raises:
-        HomeUnusable: the log's key is missing here."""
-    names = [name.vkey.partition("+")[0] for name in await store.log_names()]
-    origin = settings.receipts.origin
-    if not names or settings.log_key.exists() or (origin and origin not in names):
-        return
-    raise HomeUnusable(
-        f"The log in the database is signed as {names[-1]}, and its key {settings.log_key} is missing.",
-        hint="Copy log.key from the home that has served this database. If it is lost for good, give the log another "
-        "name with receipts.origin.",
-    )
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from trustgate.admin.clustering import check_log_key
 from trustgate.admin.staged import clean_up
 from trustgate.errors import StoreLocked
 from trustgate.gateway.path.inflight import InFlight
@@ -139,7 +140,7 @@ async def serve(
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
         member = None
         if settings.store.url:
-            from trustgate.server.membership import check_log_key, membership
+            from trustgate.server.membership import membership
 
             await check_log_key(settings, store)
             member = await stack.enter_async_context(membership(settings, address, stop))
