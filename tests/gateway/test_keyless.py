@@ -121,6 +121,15 @@ def test_a_payment_buys_one_answer_whoever_presents_it(market: Market, shop: Sho
     assert len([entry for entry in shop.owner.receipts() if entry["status"] == 200]) == 1
 
 
+def test_without_a_key_nothing_is_named_that_an_upstream_keeps(market: Market, shop: Shop) -> None:
+    """What is the seller's own is not its customers'."""
+    market.upstream.script(Reply.json({"id": f"file-{shop.owner.name}", "object": "file", "purpose": "assistants"}))
+    uploaded = shop.owner.http.post("/v1/files", data={"purpose": "assistants"}, files={"file": ("a", b"abc")})
+    content = [{"type": "file", "file": {"file_id": uploaded.json()["id"]}}]
+    refused = shop.chat(messages=[{"role": "user", "content": content}])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_parameter"), refused.text
+
+
 def test_strangers_who_ask_the_same_pay_each(market: Market, shop: Shop) -> None:
     """Neither the one's answer nor its name for a payment serves the other."""
     first = shop.owner.pay(shop.chat(), identifier="the-same-name-for-both")

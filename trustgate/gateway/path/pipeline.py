@@ -166,6 +166,12 @@ class Pipeline:
                 if caller.is_keyless and error.code == "invalid_json":
                     self._payment_step.tell_price(endpoint, caller, arrival)
                 raise
+            if caller.is_keyless and (call.uses or call.shared):
+                # What is of the tenant that sells is not of those who buy.
+                raise InvalidRequest(
+                    "Without an API key a request cannot name what an upstream keeps: send the content itself.",
+                    code="unsupported_parameter",
+                )
             if caller.end_user_sources:
                 call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
             profile = caller.profile
