@@ -212,6 +212,18 @@ def test_a_narrower_key_runs_no_assistant_of_another_model(
     assert "model" not in scripted.requests[-1].json()
 
 
+def test_a_model_that_means_nothing_means_nothing_to_resources(
+    shared_gateway: Gateway, scripted: Upstream, pair: tuple[Tenant, Tenant]
+) -> None:
+    shared_gateway.cli("passport", "add", "gone", "--api-model-id", "gone-model")
+    shared_gateway.cli("passport", "revoke", "gone")
+    for name in ("gone", "gone-model"):
+        for path in ("/v1/chat/completions", "/v1/assistants", "/v1/videos"):
+            refused = pair[0].http.post(path, json={"model": name, "messages": HELLO, "prompt": "x"})
+            assert (refused.status_code, refused.json().get("error", {}).get("code")) == (404, "model_not_found"), path
+    assert scripted.requests == []
+
+
 def test_a_batchs_line_makes_nothing_without_a_meter(
     shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
 ) -> None:

@@ -69,11 +69,13 @@ class CallerModels:
             self._known[key] = made
         return made
 
-    def priced_by_call(self, model: CallerModel, endpoint: Endpoint) -> CallerModel:
+    def priced_by_call(self, model: CallerModel, endpoint: Endpoint, *, is_asked: bool) -> CallerModel:
         """Returns the same for a call of an endpoint without a meter: with the price of that, whatever its model costs.
 
-        What makes nothing is free.
+        What makes nothing is free. ``is_asked``: the request itself names the model; one that means nothing stays so.
         """
+        if is_asked and model.resolved is None:
+            return model
         service = self._catalog.service(endpoint.name)
         prices = Prices(free=True) if not endpoint.is_sold else Prices() if service is None else service.prices
         price = PriceTable(prices)

@@ -181,7 +181,7 @@ class Pipeline:
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
             model = self._models.find(caller, None if route.is_modelless else call.model)
             if endpoint.is_unmetered:
-                model = self._models.priced_by_call(model, endpoint)
+                model = self._models.priced_by_call(model, endpoint, is_asked=route.asks_model)
             resolved, cap = model.resolved, model.completion_cap
             request = Request(arrival, endpoint, caller, call, body, model.names, sent)
             bound = completion_bound(call, resolved, cap) if model.is_bounded else None
