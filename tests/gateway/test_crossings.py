@@ -209,7 +209,9 @@ def test_a_narrower_key_runs_no_assistant_of_another_model(
         for path in ("/v1/threads/runs", f"/v1/threads/{thread}/runs"):
             answers = [narrow.post(path, json={"assistant_id": each}) for each in made]
             assert [answer.status_code for answer in answers] == [403, 200], path
-    assert "model" not in scripted.requests[-1].json()
+        assert "model" not in scripted.requests[-1].json()
+        assert tenant.http.post(f"/v1/assistants/{made[1]}", json={"model": "gpt-4o"}).status_code == 200
+        assert narrow.post("/v1/threads/runs", json={"assistant_id": made[1]}).status_code == 403
 
 
 def test_a_model_that_means_nothing_means_nothing_to_resources(

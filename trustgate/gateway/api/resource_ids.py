@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from trustgate.gateway.api.object_accounting import ObjectAccounting
 from trustgate.gateway.api.object_ids import Kind
 from trustgate.models.metering.events import read_object
@@ -31,6 +33,10 @@ class ResourceIds(ObjectAccounting):
             else:
                 self._handles.forget(self._handle)
             return body, _NOTHING
+        handle, model = self._handle, self._call.model
+        if handle is not None and handle.kind == "assistant" and handle.model != model:
+            # What it is run with from now on.
+            self._handles.keep(msgspec.structs.replace(handle, model=model, upstream_model=target.model))
         if endpoint.makes is not None:
             self._keep(endpoint.makes, read_object(body)[0], target)
         for path, kind in endpoint.learns:
