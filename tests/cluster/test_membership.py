@@ -18,6 +18,7 @@ from tests.environments import ROOT
 from tests.support.gateway import Gateway
 from tests.support.postgres import Postgres, run_sql
 from tests.support.processes import Process, clean_environment, wait_until
+from trustgate.receipts.logkey import create_log_key
 
 CHAT = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
 #: Ends the sessions of every gateway, as a cut network does once the server notices.
@@ -103,6 +104,11 @@ def test_a_spare_waits_for_its_turn_and_goes_on_with_the_same_log(make: Any, url
     assert "Copy log.key from the home" in looked.stdout
     assert run_sql(url, "SELECT count(*) FROM log_names") == [(1,)]
     assert not (new.home / "log.key").exists()
+    create_log_key(new.home / "log.key", "another")
+    refused = new.cli("serve", "--port", "0", check=False)
+    assert refused.returncode == 1
+    assert "is another one, of another" in refused.stderr
+    assert run_sql(url, "SELECT count(*) FROM log_names") == [(1,)]
 
 
 def test_no_command_elsewhere_changes_what_a_gateway_that_lost_its_sessions_serves(make: Any, url: str) -> None:

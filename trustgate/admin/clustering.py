@@ -15,6 +15,7 @@ from trustgate.admin.commands import Command
 from trustgate.admin.context import AdminContext
 from trustgate.cluster.nodes import ClusterNode, list_nodes, node_findings
 from trustgate.errors import HomeUnusable, StoreLocked
+from trustgate.receipts.logkey import load_log_key
 from trustgate.settings import Settings
 from trustgate.store import Store
 
@@ -90,13 +91,20 @@ async def check_log_key(settings: Settings, store: Store) -> None:
     """Check that a home that is new to a database's log does not go on with it under another name by accident.
 
     Raises:
-        HomeUnusable: the log's key is missing here."""
-    names = [name.vkey.partition("+")[0] for name in await store.log_names()]
+        HomeUnusable: the log's key is missing here, or is another log's."""
+    vkeys = [name.vkey for name in await store.log_names()]
+    names = [vkey.partition("+")[0] for vkey in vkeys]
     origin = settings.receipts.origin
-    if not names or settings.log_key.exists() or (origin and origin not in names):
+    if not names or (origin and origin not in names):
         return
+    fault = "is missing"
+    if settings.log_key.exists():
+        key = load_log_key(settings.log_key)
+        if str(key.verifier) in vkeys:
+            return
+        fault = f"is another one, of {key.name}"
     raise HomeUnusable(
-        f"The log in the database is signed as {names[-1]}, and its key {settings.log_key} is missing.",
+        f"The log in the database is signed as {names[-1]}, and its key {settings.log_key} {fault}.",
         hint="Copy log.key from the home that has served this database. If it is lost for good, give the log another "
         "name with receipts.origin.",
     )
