@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.entries import make_receipt
 from trustgate.receipts.diverged import append_diverged, set_aside_diverged
-from trustgate.receipts.journal import Journal
+from trustgate.receipts.journal import Journal, mark_path
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.receipts.tree import Tree
@@ -72,5 +72,34 @@ async def test_a_journal_that_continues_the_database_is_left_alone(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir() if "diverged" in path.name] == []
     assert await append_diverged(tmp_path / "one", store, log) == 0
     assert await store.last_seq() == 2
+    journal.close()
+    await store.close()
+
+
+async def test_a_start_that_was_killed_while_it_put_a_journal_aside_goes_on(tmp_path: Path) -> None:
+    """The first of two folders was removed already, and the second keeps its number."""
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    one, two = tmp_path / "one", tmp_path / "two"
+    journal, log = await open_log(store, one)
+    append(log)
+    await log.flush()
+    append(log)
+    journal.close()
+    journal, log = await open_log(store, two)
+    append(log)
+    await log.flush()
+    journal.close()
+    one.rename(tmp_path / "one.diverged-2")
+    mark_path(one).unlink()
+    journal, log = await open_log(store, one)
+    append(log)
+    journal.close()
+    journal, log = await open_log(store, two)
+    append(log)
+    await log.flush()
+    journal.close()
+    journal, log = await open_log(store, one)
+    assert await append_diverged(one, store, log) == 2
+    assert await store.last_seq() == 5
     journal.close()
     await store.close()

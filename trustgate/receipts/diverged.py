@@ -40,9 +40,11 @@ async def set_aside_diverged(journal: Path, store: Store) -> None:
 
 
 def _set_aside(journal: Path) -> None:
-    # There may be one of a start that was killed.
-    journal.rename(journal.with_name(f"{journal.name}{_SUFFIX}{len(_put_aside(journal)) + 1}"))
+    # The mark first: one without its journal would mean that the journal is lost.
     mark_path(journal).unlink(missing_ok=True)
+    # There may be some of starts that were killed, the first ones of them removed already.
+    last = max(map(_number, _put_aside(journal)), default=0)
+    journal.rename(journal.with_name(f"{journal.name}{_SUFFIX}{last + 1}"))
 
 
 async def append_diverged(journal: Path, store: Store, log: Log) -> int:
@@ -68,7 +70,13 @@ async def append_diverged(journal: Path, store: Store, log: Log) -> int:
 
 
 def _put_aside(journal: Path) -> list[Path]:
-    return sorted(journal.parent.glob(f"{journal.name}{_SUFFIX}*"))
+    return sorted(journal.parent.glob(f"{journal.name}{_SUFFIX}*"), key=_number)
+
+
+def _number(aside: Path) -> int:
+    """Returns the number of a journal that was put aside; 0 for a folder that is not named so."""
+    digits = aside.name.rpartition(_SUFFIX)[2]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _segments(journal: Path) -> list[Segment]:
