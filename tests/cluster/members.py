@@ -42,7 +42,8 @@ class Memory:
 
 
 async def connect(url: str) -> Any:
-    return await connecting.connect(PostgresAddress(url), "test")
+    """As the gateway's own: a process that is stopped within a transaction keeps its locks for half a second."""
+    return await connecting.connect(PostgresAddress(url), "test", idle_in_transaction_session_timeout="500ms")
 
 
 def session(url: str, timeout_s: float = 10.0) -> DatabaseSession:

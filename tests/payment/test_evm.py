@@ -40,7 +40,8 @@ def payment(node: EvmNode, nonce: int = 1, *, life_s: int = 60, **members: Any) 
     """That arrived now, by the node's clock."""
     requirements = evm_requirements(UNITS)
     payload = evm_payload(requirements, nonce=nonce, valid_before_s=node.now_s + life_s)
-    return payment_of(payload, requirements, created_us=node.now_s * MICROSECONDS_PER_SECOND, **members)
+    now_us = node.now_s * MICROSECONDS_PER_SECOND
+    return payment_of(payload, requirements, created_us=now_us, updated_us=now_us, **members)
 
 
 async def outcome(chains: Chains, paid: Payment) -> tuple[str, str]:

@@ -66,7 +66,9 @@ async def membership(settings: Settings, address: str, stop: asyncio.Event) -> A
     from trustgate.store.postgres.connecting import connect
 
     async def open_connection() -> DatabaseConnection:
-        opened: DatabaseConnection = await connect(postgres, "node")
+        # Stopped within a transaction it must not keep its row locked: it could not be buried.
+        idle_ms = int(settings.store.lease_s / 2 * 1_000)
+        opened: DatabaseConnection = await connect(postgres, "node", idle_in_transaction_session_timeout=str(idle_ms))
         return opened
 
     session = DatabaseSession(open_connection, timeout_s=max(_LEAST_STATEMENT_S, settings.store.lease_s / 2))
