@@ -5,7 +5,7 @@
     python3 tests --python python3.13    on another interpreter
     python3 tests --no-litellm           without LiteLLM, the real model and the clients, and their large environments
     python3 tests --quick                without the tests marked slow: kills by the dozen, long streams
-    python3 tests --jobs 1               in one process, not in as many as there are cores
+    python3 tests --jobs 1               in one process, not in one more than there are cores
     python3 tests --run mypy             any tool of the environment, from the top of the checkout
 
 The first run installs locked versions into virtual environments of its own (environments.py) and, as root on Debian,
@@ -64,7 +64,8 @@ def main() -> int:
     ]
     if left_out:
         pytest_arguments = ["-m", " and ".join(left_out), *pytest_arguments]
-    jobs = options.jobs or (os.cpu_count() or 1 if whole else 1)
+    # One more than there are cores: tests wait for servers that start and stop.
+    jobs = options.jobs or ((os.cpu_count() or 1) + 1 if whole else 1)
     if jobs > 1:
         # A file stays in one process: its tests share servers. (loadgroup would do more, and groups nothing here:
         # pytest-xdist 3.8 writes the group where pytest 9.2 no longer reads it.)
