@@ -146,6 +146,29 @@ def test_what_was_acknowledged_is_there_for_another_machine(make: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_command_keeps_what_a_diverged_journal_alone_has(make_gateway: GatewayFactory) -> None:
+    own = Postgres().start()
+    try:
+        environment = {"TRUSTGATE_STORE_URL": own.schema(), "TRUSTGATE_STORE_LEASE_S": "8"}
+        first, second = (make_gateway(upstream="builtin:echo", environment=environment) for _ in range(2))
+        key = first.add_tenant()
+        first.start()
+        assert ask(first, key).status_code == 200
+        own.stop()
+        assert ask(first, key).status_code == 200  # its receipt is in the first one's journal alone
+        first.kill()
+        own.start()
+        share_log_key(first, second)
+        second.start()
+        assert [ask(second, key).status_code for _ in range(3)] == [200] * 3
+        assert second.stop() == 0
+        assert first.cli_json("usage")["total"]["requests"] == 5
+        assert first.cli("doctor", "--books").returncode == 0
+    finally:
+        own.close()
+
+
+@pytest.mark.slow
 def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(make: Any, url: str) -> None:
     first, second = make(2), make(2)
     key = first.add_tenant()

@@ -365,9 +365,13 @@ class _Offline:
         return self._tree
 
     async def _open_log(self, tree: Tree) -> Log:
+        from trustgate.receipts.diverged import append_diverged, set_aside_diverged
         from trustgate.receipts.journal import Journal
         from trustgate.receipts.log import Log
 
+        is_shared = bool(self._settings.store.url)
+        if is_shared:
+            await set_aside_diverged(self._settings.journal_folder, self._store)
         journal = Journal.open(
             self._settings.journal_folder,
             store_id=self._store.store_id,
@@ -376,6 +380,8 @@ class _Offline:
         )
         try:
             self._log = await Log.recover(self._store, journal, tree)
+            if is_shared:
+                await append_diverged(self._settings.journal_folder, self._store, self._log)
         except BaseException:
             journal.close()
             raise

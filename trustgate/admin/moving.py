@@ -21,6 +21,7 @@ import msgspec
 from trustgate.errors import Conflict, HomeUnusable, StoreDamaged
 from trustgate.formats.durable import sync
 from trustgate.ids import now_us
+from trustgate.receipts.diverged import append_diverged, set_aside_diverged
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
@@ -158,6 +159,7 @@ async def _taken_in(store: Store, settings: Settings) -> Tree:
     tree = await Tree.open(store)
     if not settings.journal_folder.exists():
         return tree
+    await set_aside_diverged(settings.journal_folder, store)
     journal = Journal.open(
         settings.journal_folder,
         store_id=store.store_id,
@@ -165,7 +167,8 @@ async def _taken_in(store: Store, settings: Settings) -> Tree:
         segment_bytes=settings.journal.segment_bytes,
     )
     with contextlib.closing(journal):
-        await Log.recover(store, journal, tree)
+        log = await Log.recover(store, journal, tree)
+        await append_diverged(settings.journal_folder, store, log)
     return tree
 
 
