@@ -162,6 +162,7 @@ def test_a_command_keeps_what_a_diverged_journal_alone_has(make_gateway: Gateway
         second.start()
         assert [ask(second, key).status_code for _ in range(3)] == [200] * 3
         assert second.stop() == 0
+        first.cli("accept-loss")
         assert first.cli_json("usage")["total"]["requests"] == 5
         assert first.cli("doctor", "--books").returncode == 0
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 from trustgate.admin.ownership import leave_to_owner
 from trustgate.errors import HomeUnusable, StoreIncomplete
 from trustgate.receipts.checkpoint import reopen_checkpoint
+from trustgate.receipts.diverged import set_aside_diverged
 from trustgate.receipts.journal import Journal, mark_path
 from trustgate.receipts.log import Log
 from trustgate.receipts.logkey import load_log_key
@@ -53,6 +54,8 @@ async def missing(settings: Settings) -> list[str]:
         return [error.message]
     try:
         last_seq = await store.last_seq()
+        if settings.store.url:
+            await set_aside_diverged(settings.journal_folder, store)
         journal = Journal.open(
             settings.journal_folder,
             store_id=store.store_id,
@@ -75,6 +78,8 @@ def _no_database(settings: Settings) -> HomeUnusable:
 
 async def _open_journal(store: Store, settings: Settings) -> tuple[Journal, list[str]]:
     folder, last_seq = settings.journal_folder, await store.last_seq()
+    if settings.store.url:
+        await set_aside_diverged(folder, store)
 
     def opened() -> Journal:
         return Journal.open(
