@@ -47,7 +47,7 @@ def account(pages_gateway: Gateway) -> Iterator[Account]:
 
 @pytest.fixture
 def page(browser: Browser, account: Account) -> Iterator[Browser]:
-    """The page, signed in. Whatever is done on it, it complains of nothing and asks nobody but the gateway."""
+    """The page, signed in. However it is used, its console stays empty and all its requests go to the gateway."""
     sign_in(browser, account.gateway.base_url, account.secret)
     yield browser
     assert browser.complaints == []

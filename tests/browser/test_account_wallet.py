@@ -21,7 +21,7 @@ from trustgate.payment.networks import SOLANA_DEVNET
 UNITS = 3_000_000
 
 #: A wallet as extensions show themselves (Wallet Standard). It signs with an Ed25519 key of its own and asks nobody:
-#: the signature of whoever pays the fee stands first in a transaction, and the wallet's second.
+#: the fee payer's signature stands first in a transaction, and the wallet's second.
 _WALLET = """
 (() => {
   const { seed, address, publicKey, refuses, chains } = __GIVEN__;
@@ -142,7 +142,7 @@ def test_only_the_price_that_was_shown_is_paid(browser: Browser, place: TokenMar
 def test_a_payment_whose_answer_is_lost_is_not_called_unpaid(
     browser: Browser, place: TokenMarket, buyer: Buyer
 ) -> None:
-    """Whoever reads that it was not made pays again."""
+    """A payer who reads that it was not made pays again."""
     open_balance(browser, place, buyer)
     show_price(browser, "0.5")
     browser.evaluate(

@@ -168,7 +168,7 @@ class Failover:
         self.postgres.start()
 
     def kill_with_postgres(self) -> None:
-        """Both at once: what the one that served had in its journal alone was promised to nobody but by it."""
+        """Both at once: what the one that served had in its journal alone, no other gateway has acknowledged."""
         serving = self.serving()
         serving.end(signal.SIGKILL)
         self.restart_postgres()

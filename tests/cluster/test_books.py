@@ -1,4 +1,4 @@
-"""Books that several processes keep together: no limit is passed, whoever asks, and what the dead held comes back."""
+"""Books that several processes keep together: no limit is passed, and the holds of ended processes are given back."""
 
 from __future__ import annotations
 

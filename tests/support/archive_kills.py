@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import duckdb  # noqa: F401 - loaded once, for all children
 
+from tests.support.forks import in_a_child
 from tests.support.old_receipts import fill
 from trustgate.admin.commands import ArchiveReceipts, ArchiveReport
 from trustgate.admin.local import open_local_admin
@@ -102,20 +102,6 @@ async def audit(home: Path) -> None:
         await admin.close()
 
 
-def _in_a_child(work: Callable[[], None]) -> int:
-    """Do it in a fork of its own. Returns how that ended: a status as ``os.waitpid`` has it."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - a test's process
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-
 def main(folder: Path) -> int:
     home = folder / "home"
     home.mkdir(parents=True)
@@ -141,18 +127,18 @@ def main(folder: Path) -> int:
         assert (file.stat().st_mode & 0o777, file.suffix) == (0o600, ".parquet"), "nothing else is left behind"
         assert not list(at.glob("*.compact*"))
 
-    if _in_a_child(prepare):
+    if in_a_child(prepare):
         return 1
     step = 0
     while True:
         step += 1
         at = folder / str(step)
         shutil.copytree(home, at)
-        status = _in_a_child(partial(killed, at, step))
+        status = in_a_child(partial(killed, at, step))
         if os.WIFEXITED(status):
             print(f"{step - 1} steps", flush=True)
             return os.WEXITSTATUS(status)
-        if _in_a_child(partial(gone_on_with, at)):
+        if in_a_child(partial(gone_on_with, at)):
             return 1
         with contextlib.suppress(OSError):
             shutil.rmtree(at)

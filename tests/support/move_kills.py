@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import asyncpg  # noqa: F401 - loaded once, for all children
 import duckdb  # noqa: F401 - the same
 
+from tests.support.forks import in_a_child
 from tests.support.old_receipts import fill
 from tests.support.postgres import new_schema
 from trustgate.admin.moving import MovedDatabase, move_from_postgres, move_to_postgres
@@ -103,20 +103,6 @@ def _move(home: Path, url: str, *, to: bool) -> MovedDatabase:
     return asyncio.run(move(_settings(home, None), PostgresAddress(url), lambda done, total: None))
 
 
-def _in_a_child(work: Callable[[], object]) -> int:
-    """Do it in a fork of its own. Returns how that ended: a status as ``os.waitpid`` has it."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - a test's process
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-
 def main(folder: Path, server: str) -> int:
     moving._RECEIPTS = 400
     home = folder / "home"
@@ -142,7 +128,7 @@ def main(folder: Path, server: str) -> int:
         assert asyncio.run(look(at, url if to else None)) == before, "all that there was"
         asyncio.run(_refuses(at, None if to else url))
 
-    if _in_a_child(prepare):
+    if in_a_child(prepare):
         return 1
     for to in (True, False):
         step = 0
@@ -151,15 +137,15 @@ def main(folder: Path, server: str) -> int:
             at = folder / f"{to}{step}"
             shutil.copytree(home, at)
             url = f"{server}?search_path={new_schema(server)}"
-            if not to and _in_a_child(partial(_move, at, url, to=True)):
+            if not to and in_a_child(partial(_move, at, url, to=True)):
                 return 1
-            status = _in_a_child(partial(killed, at, url, step, to=to))
+            status = in_a_child(partial(killed, at, url, step, to=to))
             if os.WIFEXITED(status):
                 print(f"{step - 1} steps", flush=True)
                 if os.WEXITSTATUS(status):
                     return 1
                 break
-            if _in_a_child(partial(gone_on_with, at, url, to=to)):
+            if in_a_child(partial(gone_on_with, at, url, to=to)):
                 return 1
     return 0
 

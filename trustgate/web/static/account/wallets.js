@@ -70,7 +70,7 @@ export async function payWith(wallet, offer, amount) {
   } catch (error) {
     if (error instanceof Refusal) throw error;
     const why = error?.message ?? error;
-    // Once it is signed it may have been sent: whoever reads that it was not made would pay twice.
+    // Once it is signed it may have been sent: a payer who reads that it was not made pays twice.
     throw new Refusal(0, {
       message: isSigned
         ? `The payment may have been made, but its answer did not arrive (${why}). See the balance and the payments here before you pay again.`
