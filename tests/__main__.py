@@ -28,7 +28,7 @@ from pathlib import Path
 # Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests import environments, programs
+from tests import again, environments, programs
 
 MINIMUM = (3, 11)
 
@@ -70,9 +70,10 @@ def main() -> int:
         # A file stays in one process: its tests share servers. (loadgroup would do more, and groups nothing here:
         # pytest-xdist 3.8 writes the group where pytest 9.2 no longer reads it.)
         pytest_arguments = [f"--numprocesses={jobs}", "--dist=loadfile", *pytest_arguments]
+    again.forget(environments.ROOT)
     if options.coverage or (whole and not options.no_coverage and not left_out):
-        return _covered(python, pytest_arguments, whole=whole and not left_out)
-    return _call([str(python), "-m", "pytest", *pytest_arguments])
+        return _covered(python, pytest_arguments, whole=whole and not left_out, retry=options.retry)
+    return _tests(python, [str(python), "-m", "pytest"], pytest_arguments, retry=options.retry)
 
 
 def _environments(base: Path, *, tools_only: bool) -> Path:
@@ -106,6 +107,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--jobs", type=int, default=0, help="how many processes share the tests")
     parser.add_argument("--coverage", action="store_true", help="measure coverage although tests are selected")
     parser.add_argument("--no-coverage", action="store_true", help="run everything without measuring coverage")
+    parser.add_argument("--retry", action="store_true", help="run a few failed tests again, alone (again.py)")
     parser.add_argument("--install-only", action="store_true", help="make the environments and stop")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="TOOL", help="run a tool of the environment")
     options, rest = parser.parse_known_args(arguments)
@@ -121,14 +123,29 @@ def _interpreter(name: str) -> Path:
     return Path(found)
 
 
-def _covered(python: Path, pytest_arguments: list[str], *, whole: bool) -> int:
+def _tests(python: Path, pytest: list[str], arguments: list[str], *, retry: bool) -> int:
+    """Run pytest; with ``retry`` the few tests that failed get their chance alone, and are named."""
+    result = _call([*pytest, *arguments])
+    alone = (
+        again.passed_alone(environments.ROOT, result, lambda tests: _call([str(python), "-m", "pytest", *tests]))
+        if retry
+        else None
+    )
+    if alone is None:
+        return result
+    for test in alone:
+        print(f"UNSTEADY, to be mended: {test} failed once and passed {again.TIMES} times alone", flush=True)
+    return 0
+
+
+def _covered(python: Path, pytest_arguments: list[str], *, whole: bool, retry: bool) -> int:
     """Run pytest under coverage and report. The threshold holds only for the whole suite."""
     data = environments.venvs_folder() / "coverage"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     os.environ["COVERAGE_FILE"] = str(data / "data")
     coverage = [str(python), "-m", "coverage"]
-    result = _call([*coverage, "run", "-m", "pytest", *pytest_arguments])
+    result = _tests(python, [*coverage, "run", "-m", "pytest"], pytest_arguments, retry=retry)
     _call([*coverage, "combine", "--quiet"])
     reported = _call([*coverage, "report", *([] if whole else ["--fail-under=0"])])
     return result or reported
