@@ -1,0 +1,265 @@
+"""A value that is valid by a JSON schema: small, and the same for the same schema every time.
+
+Owns what is chosen. Objects get what is required (and what ``minProperties`` asks for besides), lists one item where
+they may, numbers are the nearest to 0, texts are the one given (cut, filled up, or made to fit a format or pattern),
+of alternatives the first that can be met is taken. ``not``, ``if``, ``contains``, ``dependentRequired`` and
+``patternProperties`` are not looked at. Source: JSON Schema, draft 2020-12, core and validation; OpenAI's guide,
+"Structured outputs", "Supported schemas".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+from urllib.parse import unquote
+
+from trustgate.models.echo.patterns import text_matching
+
+#: At this depth lists stay empty where they may, and alternatives that end are taken first.
+_DEEP = 4
+_DEPTH_MOST = 100
+_VALUES_MOST = 20_000
+_TEXT_MOST = 100_000
+
+#: Texts of the formats that are known (validation, section 7.3).
+_FORMATS = {
+    "date-time": "2025-01-01T00:00:00Z",
+    "date": "2025-01-01",
+    "time": "00:00:00Z",
+    "duration": "P1D",
+    "email": "user@example.com",
+    "idn-email": "user@example.com",
+    "hostname": "example.com",
+    "idn-hostname": "example.com",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "uri": "https://example.com/",
+    "url": "https://example.com/",
+    "iri": "https://example.com/",
+    "uri-reference": "/",
+    "iri-reference": "/",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+    "json-pointer": "",
+    "regex": ".*",
+}
+
+_Schema = Mapping[str, Any]
+
+
+class SchemaUnmet(Exception):
+    """No value was found that a schema allows."""
+
+
+def value_for(schema: Any, text: str) -> Any:
+    """Returns a value valid by ``schema``. ``text``: what texts are filled with. Raises ``SchemaUnmet``."""
+    try:
+        return _Maker(schema, text).make(schema, 0, 0)
+    except (RecursionError, TypeError, ValueError, ArithmeticError):
+        raise SchemaUnmet("The JSON schema is not valid, or nested too deeply.") from None
+
+
+class _Maker:
+    def __init__(self, root: Any, text: str) -> None:
+        self._root = root
+        self._text = text
+        self._made = 0
+
+    def make(self, schema: Any, depth: int, index: int) -> Any:
+        """``index``: tells the items of one list apart."""
+        self._made += 1
+        if depth > _DEPTH_MOST or self._made > _VALUES_MOST:
+            raise SchemaUnmet("The JSON schema refers to itself without an end, or is too large.")
+        if schema is False:
+            raise SchemaUnmet("The JSON schema allows no value.")
+        if not isinstance(schema, dict):
+            return self._text if index == 0 else f"{self._text} {index}"
+        schema = self._flat(schema)
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            allowed = schema["enum"]
+            if not allowed:
+                raise SchemaUnmet("An enum in the JSON schema is empty.")
+            return allowed[index % len(allowed)]
+        for word in ("anyOf", "oneOf"):
+            if word in schema:
+                return self._first_of(schema, word, depth, index)
+        return self._of_type(schema, depth, index)
+
+    def _flat(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Returns the schema with what ``$ref`` and ``allOf`` name put beside its own words."""
+        for _ in range(_DEPTH_MOST):
+            if "$ref" in schema:
+                own = {word: value for word, value in schema.items() if word != "$ref"}
+                schema = _merged(self._found(schema["$ref"]), own)
+            elif "allOf" in schema:
+                whole = {word: value for word, value in schema.items() if word != "allOf"}
+                for part in schema["allOf"]:
+                    if part is False:
+                        raise SchemaUnmet("The JSON schema allows no value.")
+                    whole = _merged(self._flat(part) if isinstance(part, dict) else {}, whole)
+                schema = whole
+            else:
+                return schema
+        raise SchemaUnmet("The JSON schema refers to itself without an end.")
+
+    def _found(self, reference: str) -> dict[str, Any]:
+        """Returns what a reference within the schema points at (RFC 6901)."""
+        found = self._root
+        if not reference.startswith("#"):
+            raise SchemaUnmet(f"The JSON schema refers to {reference[:100]!r}, which is not within it.")
+        for step in unquote(reference[1:]).split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            try:
+                found = found[int(name)] if isinstance(found, list) else found[name]
+            except (LookupError, TypeError, ValueError):
+                raise SchemaUnmet(f"The JSON schema refers to {reference[:100]!r}, which it does not have.") from None
+        return found if isinstance(found, dict) else {}
+
+    def _first_of(self, schema: dict[str, Any], word: str, depth: int, index: int) -> Any:
+        rest = {name: value for name, value in schema.items() if name != word}
+        options = [option if isinstance(option, dict) else {} for option in schema[word] if option is not False]
+        if depth >= _DEEP:
+            options.sort(key=_may_go_on)
+        unmet = SchemaUnmet(f"An {word} in the JSON schema is empty.")
+        for option in options:
+            try:
+                return self.make(_merged(self._flat(option), rest), depth + 1, index)
+            except SchemaUnmet as error:
+                unmet = error
+        raise unmet
+
+    def _of_type(self, schema: _Schema, depth: int, index: int) -> Any:
+        kind = schema.get("type") or _implied(schema)
+        if isinstance(kind, list):
+            kind = next((each for each in kind if each != "null"), "null")
+        match kind:
+            case "object":
+                return self._object(schema, depth)
+            case "array":
+                return self._array(schema, depth)
+            case "integer" | "number":
+                return _number(schema, index, whole=kind == "integer")
+            case "boolean":
+                return index % 2 == 1
+            case "null":
+                return None
+        return _fitted(schema, self._text, index)
+
+    def _object(self, schema: _Schema, depth: int) -> dict[str, Any]:
+        properties = schema.get("properties") or {}
+        names = list(dict.fromkeys(schema.get("required") or ()))
+        least = schema.get("minProperties", 0)
+        names += [name for name in properties if name not in names][: max(0, least - len(names))]
+        further = schema.get("additionalProperties", True)
+        # The counter begins behind all names, so that none is taken.
+        names += [f"property_{number}" for number in range(least - len(names))]
+        return {name: self.make(properties.get(name, further), depth + 1, 0) for name in names}
+
+    def _array(self, schema: _Schema, depth: int) -> list[Any]:
+        first = schema.get("prefixItems") or []
+        rest = schema.get("items", True)
+        least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
+        made = [self.make(each, depth + 1, 0) for each in first[: int(min(most, len(first)))]]
+        while len(made) < least:
+            made.append(self.make(rest, depth + 1, len(made)))
+        if not made and most >= 1 and depth < _DEEP and rest is not False:
+            try:
+                return [self.make(rest, depth + 1, 0)]
+            except SchemaUnmet:
+                return []
+        return made
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Returns both schemas as one; of a word that both have ``other``'s, of lists of names and properties both."""
+    both = {**one, **other}
+    if "properties" in one and "properties" in other:
+        both["properties"] = {**one["properties"], **other["properties"]}
+    if "required" in one and "required" in other:
+        both["required"] = [*one["required"], *other["required"]]
+    for word, choose in (("minimum", max), ("maximum", min), ("minLength", max), ("maxLength", min)):
+        if word in one and word in other:
+            both[word] = choose(one[word], other[word])
+    return both
+
+
+def _may_go_on(option: _Schema) -> bool:
+    return not {"$ref", "properties", "items", "anyOf", "oneOf", "allOf"}.isdisjoint(option)
+
+
+def _implied(schema: _Schema) -> str:
+    """Returns the type of a schema that does not name one, by its other words."""
+    for kind, words in (
+        ("object", ("properties", "required", "minProperties")),
+        ("array", ("items", "prefixItems", "minItems")),
+        ("number", ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")),
+    ):
+        if any(word in schema for word in words):
+            return kind
+    return "string"
+
+
+def _number(schema: _Schema, index: int, *, whole: bool) -> int | float:
+    """Returns the number in bounds that is nearest to 0, or the one ``index`` steps behind it."""
+    exact = {
+        word: Fraction(str(value))
+        for word in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+        if isinstance(value := schema.get(word), int | float) and not isinstance(value, bool)
+    }
+    low, high = exact.get("minimum"), exact.get("maximum")
+    over, under = exact.get("exclusiveMinimum"), exact.get("exclusiveMaximum")
+    step = exact.get("multipleOf", Fraction(1))
+    if whole:
+        step = Fraction(step.numerator)  # the smallest whole multiple of it
+    lows = [math.ceil(low / step)] if low is not None else []
+    lows += [math.floor(over / step) + 1] if over is not None else []
+    highs = [math.floor(high / step)] if high is not None else []
+    highs += [math.ceil(under / step) - 1] if under is not None else []
+    least, most = max(lows, default=None), min(highs, default=None)
+    nearest = 0
+    if least is not None and least > 0:
+        nearest = least
+    elif most is not None and most < 0:
+        nearest = most
+    if (least is None or nearest >= least) and (most is None or nearest <= most):
+        moved = nearest + index
+        if most is not None and moved > most:
+            moved = nearest - index if least is None else least + (nearest - least + index) % (most - least + 1)
+        return _plain(moved * step)
+    between = [bound for bound in (low, over, under, high) if bound is not None]
+    if whole or "multipleOf" in exact or min(between) == max(between):
+        raise SchemaUnmet("The JSON schema allows no number here.")
+    # No whole number lies between the bounds.
+    lowest, highest = max(b for b in (low, over) if b is not None), min(b for b in (high, under) if b is not None)
+    if lowest > highest:
+        raise SchemaUnmet("The JSON schema allows no number here.")
+    return _plain(lowest + (highest - lowest) / (index + 2))
+
+
+def _plain(number: Fraction) -> int | float:
+    return int(number) if number.denominator == 1 else float(number)
+
+
+def _fitted(schema: _Schema, text: str, index: int) -> str:
+    """Returns a text of the schema's format, pattern and length."""
+    least, most = int(schema.get("minLength", 0)), schema.get("maxLength", math.inf)
+    if least > _TEXT_MOST or least > most:
+        raise SchemaUnmet("The JSON schema wants a text that is too long.")
+    known = _FORMATS.get(schema["format"]) if isinstance(schema.get("format"), str) else None
+    if known is not None:
+        return known
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str):
+        found = text_matching(pattern, text, least, most)
+        if found is None:
+            raise SchemaUnmet(f"No text was found for the pattern {pattern[:100]!r} of the JSON schema.")
+        return found
+    if index:
+        text = f"{index} {text}"
+    if len(text) < least:
+        text = (text or " ") * (least // max(1, len(text)) + 1)
+        return text[:least]
+    return text if len(text) <= most else text[: int(most)]
