@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustgate.models.echo.answering import Asked, EchoTool, answer, audio_tokens
+from trustgate.models.echo.answering import EchoPrompt, EchoTool, answer, audio_tokens
 from trustgate.models.echo.forms import EchoRefusal
 from trustgate.models.echo.schema_values import SchemaUnmet, value_for
 from trustgate.models.estimate import estimate_chat, estimate_tokens
@@ -23,7 +23,7 @@ TOOLS = [EchoTool("get_weather", {**WEATHER, "required": ["city"]}), EchoTool("g
 
 
 def calls(text: str, **members: Any) -> list[tuple[str, str]]:
-    answered = answer(Asked(user_text=text, tools=TOOLS, **members))
+    answered = answer(EchoPrompt(user_text=text, tools=TOOLS, **members))
     assert bool(answered.calls) == (answered.ending == "tools") == (not answered.words)
     return [(call.name, call.arguments) for call in answered.calls]
 
@@ -62,7 +62,7 @@ def test_the_tool_choice_decides_first() -> None:
 
 
 def test_results_end_a_loop_unless_a_call_is_required() -> None:
-    assert answer(Asked(user_text="call get", tools=TOOLS, results=["12 °C", "rain"])).text == "12 °C\nrain"
+    assert answer(EchoPrompt(user_text="call get", tools=TOOLS, results=["12 °C", "rain"])).text == "12 °C\nrain"
     assert calls("call get", results=["12 °C"], choice="required") == [("get", "{}")]
 
 
@@ -76,21 +76,21 @@ def test_results_end_a_loop_unless_a_call_is_required() -> None:
     ],
 )
 def test_what_a_program_put_into_the_message_is_left_out(text: str, repeated: str) -> None:
-    assert answer(Asked(user_text=text)).text == repeated
+    assert answer(EchoPrompt(user_text=text)).text == repeated
 
 
 def test_an_answer_ends_at_the_first_stop_sequence() -> None:
-    stopped = answer(Asked(user_text="one two three four", stops=["four", "three", ""]))
+    stopped = answer(EchoPrompt(user_text="one two three four", stops=["four", "three", ""]))
     assert (stopped.text, stopped.ending, stopped.stopped_by) == ("one two ", "stop_sequence", "three")
-    assert answer(Asked(user_text="one two", stops=["six"])).ending == "stop"
-    cut = answer(Asked(user_text="one two three", stops=["three"], limit=1))
+    assert answer(EchoPrompt(user_text="one two", stops=["six"])).ending == "stop"
+    cut = answer(EchoPrompt(user_text="one two three", stops=["three"], limit=1))
     assert (cut.text, cut.ending) == ("one", "length")
 
 
 def test_the_usage_is_that_of_the_estimate() -> None:
-    asked = Asked(texts=["Be kind.", "Hello"], messages=2, images=1, tools_bytes=400, audio_tokens=7)
+    asked = EchoPrompt(texts=["Be kind.", "Hello"], messages=2, images=1, tools_bytes=400, audio_tokens=7)
     assert asked.prompt_tokens() == estimate_chat(["Be kind.Hello"], messages=2, images=1, tools_bytes=400) + 7
-    called = answer(Asked(user_text="call get", tools=TOOLS))
+    called = answer(EchoPrompt(user_text="call get", tools=TOOLS))
     assert called.tokens() == estimate_tokens("get") + estimate_tokens("{}")
 
 

@@ -61,7 +61,7 @@ class EchoCall(msgspec.Struct, frozen=True):
     is_text: bool = False
 
 
-class Asked(msgspec.Struct, kw_only=True):
+class EchoPrompt(msgspec.Struct, kw_only=True):
     """A request in any of the APIs, as far as the rule looks at it."""
 
     #: Every text of the prompt, and what it has besides.
@@ -107,7 +107,7 @@ class EchoAnswer(msgspec.Struct, frozen=True):
         return called + estimate_tokens(self.text)
 
 
-def answer(asked: Asked) -> EchoAnswer:
+def answer(asked: EchoPrompt) -> EchoAnswer:
     """Returns the answer by the rule above. Raises ``EchoRefusal`` where a schema cannot be met."""
     calls = _calls(asked)
     if calls:
@@ -121,7 +121,7 @@ def answer(asked: Asked) -> EchoAnswer:
     return EchoAnswer(words, [], "stop" if stopped_by is None else "stop_sequence", stopped_by)
 
 
-def _calls(asked: Asked) -> list[EchoCall]:
+def _calls(asked: EchoPrompt) -> list[EchoCall]:
     if not asked.tools or asked.choice == "none":
         return []
     if asked.choice.startswith("="):
@@ -140,7 +140,7 @@ def _calls(asked: Asked) -> list[EchoCall]:
     return called if asked.parallel else called[:1]
 
 
-def _called_by_text(asked: Asked) -> list[EchoCall]:
+def _called_by_text(asked: EchoPrompt) -> list[EchoCall]:
     """Returns the calls that the lines of the user's last message ask for."""
     tools = {tool.name: tool for tool in asked.tools}
     names = "|".join(re.escape(name) for name in sorted(tools, key=len, reverse=True) if name)
@@ -166,7 +166,7 @@ def _call(tool: EchoTool, rest: str, param: str) -> EchoCall:
     return EchoCall(tool.name, encode(value if isinstance(value, dict) else {}).decode())
 
 
-def _text(asked: Asked) -> str:
+def _text(asked: EchoPrompt) -> str:
     text = _own_text(asked.user_text) if asked.results is None else "\n".join(asked.results)
     if asked.schema is None:
         return text if text.strip() else _SILENCE

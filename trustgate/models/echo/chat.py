@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from trustgate.models.echo.answering import Asked, EchoAnswer, EchoTool, answer, audio_tokens, bytes_of
+from trustgate.models.echo.answering import EchoAnswer, EchoPrompt, EchoTool, answer, audio_tokens, bytes_of
 from trustgate.models.echo.forms import (
     ECHO_MODEL,
     EchoRefusal,
@@ -147,7 +147,7 @@ def chat(body: bytes) -> httpx.Response:
     return _generate(request, [asked], asked.prompt_tokens(), _CHAT_FORM)
 
 
-def _read_chat(request: _Chat) -> Asked:
+def _read_chat(request: _Chat) -> EchoPrompt:
     texts = [message.text() for message in request.messages]
     by_user = [text for message, text in zip(request.messages, texts, strict=True) if message.role == "user"]
     parts = [part for message in request.messages for part in message.parts()]
@@ -157,7 +157,7 @@ def _read_chat(request: _Chat) -> Asked:
             break
         results.insert(0, text)
     earlier = (call for message in request.messages for call in message.tool_calls or ())
-    return Asked(
+    return EchoPrompt(
         texts=texts,
         messages=len(texts),
         images=sum(part.type == "image_url" for part in parts),
@@ -200,7 +200,7 @@ def _schema(response_format: dict[str, Any] | None) -> Any:
 def complete(body: bytes) -> httpx.Response:
     """Returns a completion: each prompt repeated. Raises ``EchoRefusal``."""
     request = decode(body, _completion_decoder)
-    prompts = [Asked(user_text=text) for text in texts_of(request.prompt, "prompt")]
+    prompts = [EchoPrompt(user_text=text) for text in texts_of(request.prompt, "prompt")]
     return _generate(request, prompts, estimate_input(request.prompt), _COMPLETION_FORM)
 
 
@@ -216,7 +216,7 @@ def texts_of(value: TextInput, param: str) -> list[str]:
     return [item if isinstance(item, str) else " ".join(map(str, item)) for item in value if not isinstance(item, int)]
 
 
-def _generate(request: _Generation, asked: list[Asked], prompt_tokens: int, form: _Form) -> httpx.Response:
+def _generate(request: _Generation, asked: list[EchoPrompt], prompt_tokens: int, form: _Form) -> httpx.Response:
     """``n`` choices for each prompt, whole or streamed."""
     check_model(request.model)
     limit = request.word_limit()

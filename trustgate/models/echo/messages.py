@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from trustgate.models.echo.answering import Asked, EchoAnswer, EchoTool, answer, bytes_of
+from trustgate.models.echo.answering import EchoAnswer, EchoPrompt, EchoTool, answer, bytes_of
 from trustgate.models.echo.forms import (
     ECHO_MODEL,
     EchoRefusal,
@@ -94,11 +94,11 @@ def count_message(body: bytes) -> httpx.Response:
     return json_response({"input_tokens": _read(decode(body, _count_decoder)).prompt_tokens()})
 
 
-def _read(request: _Counted) -> Asked:
+def _read(request: _Counted) -> EchoPrompt:
     check_model(request.model)
     if not request.messages:
         raise EchoRefusal(400, "messages must not be empty.", "empty_array", "messages")
-    asked = Asked(messages=len(request.messages), tools_bytes=bytes_of(request.tools))
+    asked = EchoPrompt(messages=len(request.messages), tools_bytes=bytes_of(request.tools))
     asked.tools = [
         # Tools of Anthropic's own servers and of their clients have a type and no schema.
         EchoTool(str(tool.get("name", "")), tool.get("input_schema") or {})
@@ -115,11 +115,11 @@ def _read(request: _Counted) -> Asked:
     last = request.messages[-1]
     if last.role == "user" and isinstance(last.content, list):
         results = [block for block in last.content if block.get("type") == "tool_result"]
-        asked.results = [_text(block.get("content") or "", Asked()) for block in results] or None
+        asked.results = [_text(block.get("content") or "", EchoPrompt()) for block in results] or None
     return asked
 
 
-def _text(content: Any, asked: Asked) -> str:
+def _text(content: Any, asked: EchoPrompt) -> str:
     """Returns the text blocks of a content, and counts its other blocks."""
     if isinstance(content, str):
         return content

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from trustgate.models.echo.answering import Asked, EchoAnswer, EchoTool, answer, audio_tokens, bytes_of
+from trustgate.models.echo.answering import EchoAnswer, EchoPrompt, EchoTool, answer, audio_tokens, bytes_of
 from trustgate.models.echo.forms import (
     ECHO_MODEL,
     EchoRefusal,
@@ -150,8 +150,8 @@ def _with_id(item: _Item) -> _Item:
 # What is asked
 
 
-def _read(request: _Request, items: list[_Item]) -> Asked:
-    asked = Asked(tools_bytes=bytes_of(request.tools), limit=request.max_output_tokens)
+def _read(request: _Request, items: list[_Item]) -> EchoPrompt:
+    asked = EchoPrompt(tools_bytes=bytes_of(request.tools), limit=request.max_output_tokens)
     if request.instructions:
         asked.texts.append(request.instructions)
         asked.messages += 1
@@ -179,7 +179,7 @@ def _read(request: _Request, items: list[_Item]) -> Asked:
     return asked
 
 
-def _text(content: Any, asked: Asked) -> str:
+def _text(content: Any, asked: EchoPrompt) -> str:
     """Returns the texts of a content, and counts its other parts."""
     if isinstance(content, str):
         return content
@@ -228,7 +228,7 @@ def _schema(text_format: Any) -> Any:
 # What is answered
 
 
-def _document(request: _Request, asked: Asked, answered: EchoAnswer) -> dict[str, Any]:
+def _document(request: _Request, asked: EchoPrompt, answered: EchoAnswer) -> dict[str, Any]:
     prompt_tokens, completion_tokens = asked.prompt_tokens(), answered.tokens()
     is_cut = answered.ending == "length"
     now_s = int(time.time())
