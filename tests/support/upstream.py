@@ -371,6 +371,8 @@ class Upstream:
         self._loop.call_soon(self._ready.set)
         self._loop.run_forever()
         server.close()
+        for _ in range(3):  # turns in which a connection that was accepted last gets its protocol, to be ended by it
+            self._loop.run_until_complete(asyncio.sleep(0))
         for connection in list(self._connections):
             connection.abort()
         remaining = asyncio.all_tasks(self._loop)
@@ -525,12 +527,12 @@ _KEPT = re.compile(
 
 def answer_like_openai(request: Recorded) -> Reply:
     """What OpenAI would answer to a chat, completion or embedding request, streamed if asked."""
+    if not request.path.endswith(("/completions", "/embeddings")):
+        return Reply.error(404, f"no such path: {request.path}", type="invalid_request_error")
     asked = request.json()
     model = asked.get("model", "")
     if request.path.endswith("/embeddings"):
         return _embeddings(asked)
-    if not request.path.endswith("/completions"):
-        return Reply.error(404, f"no such path: {request.path}", type="invalid_request_error")
     is_chat = request.path.endswith("/chat/completions")
     if not asked.get("stream"):
         return Reply.json({**(completion("Hello!") if is_chat else text_completion("Hello!")), "model": model})
