@@ -82,6 +82,8 @@ ENDPOINTS = (
 )
 #: What the slug of a passport begins with that gives the calls of an endpoint without a meter their price.
 SERVICE_PREFIX = "endpoint:"
+#: What names the model of a stored prompt is ``prompt:`` and the prompt's id: an alias, or a name of a profile.
+PROMPT_PREFIX = "prompt:"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="plan"):

@@ -72,6 +72,37 @@ def test_the_sdks_helpers_work(tenant: Tenant, scripted: Upstream, make_client: 
     assert client.responses.retrieve("resp_sdk").output_text == "Hello!"
 
 
+def test_a_stored_prompt_gets_the_model_that_its_operator_names(
+    shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
+) -> None:
+    prompt = {"prompt": {"id": "pmpt_1", "variables": {"city": "Bern"}}}
+    shared_gateway.cli("plan", "add", "prompts", "--parameters", "prompt")
+    tenant = sign_up(shared_gateway, "--plan", "prompts")
+    for members in (prompt, {"input": "Hello"}, {"prompt": {}}):
+        refused = tenant.http.post("/v1/responses", json=members)
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "missing_required_parameter"), refused.text
+        assert error_of(refused)["param"] == "model"
+    assert "passport alias prompt:pmpt_1 SLUG" in error_of(tenant.http.post("/v1/responses", json=prompt))["message"]
+    assert scripted.requests == []
+    shared_gateway.cli("passport", "add", "prompted", "--api-model-id", "gpt-4o-mini")
+    shared_gateway.cli("passport", "alias", "prompt:pmpt_1", "prompted")
+    scripted.script(Reply.json(response()))
+    receipt = receipt_of(tenant, tenant.http.post("/v1/responses", json=prompt))["receipt"]
+    assert scripted.requests[0].json() == {**prompt, "model": "gpt-4o-mini"}
+    assert receipt["model"] == "prompt:pmpt_1"
+    # A plan that does not include that model does not get it by the prompt either.
+    shared_gateway.cli("plan", "add", "prompts-4o", "--parameters", "prompt", "--models", "gpt-4o")
+    narrow = sign_up(shared_gateway, "--plan", "prompts-4o")
+    refused = narrow.http.post("/v1/responses", json=prompt)
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "model_not_allowed")
+    # Its tenant's profile may name another.
+    shared_gateway.cli("profile", "set", "--tenant", narrow.name, "--name", "prompt:pmpt_1=gpt-4o")
+    scripted.script(Reply.json(response()))
+    assert narrow.http.post("/v1/responses", json=prompt).status_code == 200
+    assert scripted.requests[-1].json()["model"] == "gpt-4o"
+    assert "prompt:pmpt_1" not in narrow.http.get("/v1/models").text
+
+
 def test_a_plans_cap_goes_by_its_own_name(shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp) -> None:
     shared_gateway.cli("plan", "add", "short-answers", "--max-tokens", "50")
     tenant = sign_up(shared_gateway, "--plan", "short-answers")

@@ -15,7 +15,7 @@ from trustgate.models.pricelist import PriceBook, newest
 from trustgate.models.pricing import PriceTable, is_priced
 from trustgate.models.profiles import fee_prices, may_serve, with_own_key
 from trustgate.settings import BUILTIN_SCHEME
-from trustgate.types import SERVICE_PREFIX, Alias, Passport, PriceList, Profile, ProfileRules
+from trustgate.types import PROMPT_PREFIX, SERVICE_PREFIX, Alias, Passport, PriceList, Profile, ProfileRules
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -106,8 +106,9 @@ class Catalog:
             pass
         rules = profile.rules
         resolved = self._named_by(rules, name)
-        if resolved is None and rules.default_for_unknown and rules.default_model is not None:
-            resolved = self._named_by(rules, rules.default_model)
+        # A request with a stored prompt may name no model either.
+        if rules.default_model is not None and (rules.default_for_unknown or name.startswith(PROMPT_PREFIX)):
+            resolved = resolved or self._named_by(rules, rules.default_model)
         if resolved is not None:
             may = (may_serve(rules, each.passport) for each in (resolved, *self.fallbacks(resolved.passport)))
             resolved = self.under(profile, resolved) if any(may) else None
@@ -151,7 +152,8 @@ class Catalog:
             passport = self._by_name.get(name)
         if passport is not None:
             return self._resolved_as(passport, passport.api_model_id, (passport.slug, passport.id))
-        if name in self._revoked_names or name.startswith(SERVICE_PREFIX):
+        # A wildcard stands for models, and these are none.
+        if name in self._revoked_names or name.startswith((SERVICE_PREFIX, PROMPT_PREFIX)):
             return None
         for wildcard in self._wildcards:
             if fnmatchcase(name, wildcard.slug):

@@ -40,6 +40,7 @@ from trustgate.gateway.api.schemas import (
 )
 from trustgate.models.estimate import estimate_chat, estimate_input, estimate_tokens
 from trustgate.models.stand_in import characters_in
+from trustgate.types import PROMPT_PREFIX
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,8 +208,13 @@ def read_response(request: ResponsesRequest) -> Call:
     previous = request.previous_response_id
     conversation = request.conversation.id if isinstance(request.conversation, Identified) else request.conversation
     bounds = _given(max_output_tokens=request.max_output_tokens)
+    prompt = None if request.prompt is None else request.prompt.get("id")
+    # A stored prompt's own model is known to its upstream alone. So it is asked with the one that is known here by the
+    # prompt's id: what is allowed, held and priced is what answers (OpenAI API reference, "Create a response").
+    model = request.model or (PROMPT_PREFIX + prompt if isinstance(prompt, str) and prompt else "")
     return Call(
-        model=request.model,
+        model=model,
+        invalid=None if model else _missing("model"),
         stream=request.stream is True,
         max_tokens=largest(bounds),
         bounds=bounds,
@@ -222,7 +228,7 @@ def read_response(request: ResponsesRequest) -> Call:
             *items_named(items),
         ),
         # A stored prompt is its operator's: it is made where the gateway does not see it.
-        steering=("prompt",) if request.prompt is not None and request.prompt.get("id") is not None else (),
+        steering=("prompt",) if prompt is not None else (),
     )
 
 
@@ -485,10 +491,14 @@ def explain(error: msgspec.ValidationError) -> InvalidRequest:
     missing = re.search(r"missing required field `(\w+)`", message)
     if missing:
         param = f"{param}.{missing.group(1)}" if param else missing.group(1)
-        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+        return _missing(param)
     if param:
         return InvalidRequest(f"Invalid value for '{param}': {message}.", param=param, code="invalid_value")
     return InvalidRequest(f"The body must be a JSON object with the request's parameters: {message}.")
+
+
+def _missing(param: str) -> InvalidRequest:
+    return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
 def json_fault(body: bytes, error: Exception) -> str:

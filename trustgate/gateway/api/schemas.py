@@ -94,7 +94,8 @@ class ModelOnly(msgspec.Struct, frozen=True):
 class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     """``POST /v1/responses``. Its input's items have many shapes; what matters of them is found by walking them."""
 
-    model: ModelName
+    #: Absent where a stored prompt is to say it.
+    model: ModelName | None = None
     input: str | list[dict[str, Any]] | None = None
     instructions: str | list[dict[str, Any]] | None = None
     max_output_tokens: Tokens | None = None

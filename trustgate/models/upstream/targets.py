@@ -10,18 +10,19 @@ from __future__ import annotations
 import logging
 import math
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator
 
 import msgspec
 
-from trustgate.errors import NotFound, OperatorError, Unavailable
+from trustgate.errors import InvalidRequest, NotFound, OperatorError, Unavailable
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.pricing import PriceTable
 from trustgate.models.profiles import may_serve, preference
 from trustgate.models.upstream.breaker import Breaker
 from trustgate.models.upstream.pools import TargetLoad, by_key, by_load, by_weight
-from trustgate.types import HeaderValue, Passport, Profile
+from trustgate.types import PROMPT_PREFIX, HeaderValue, Passport, Profile
 
 _logger = logging.getLogger("trustgate.models")
 
@@ -333,7 +334,7 @@ class Targets:
         names: dict[str, None] = {}
         if profile is not None:
             rules = profile.rules
-            names = dict.fromkeys(rules.names)
+            names = dict.fromkeys(name for name in rules.names if not name.startswith(PROMPT_PREFIX))
             if rules.own_names_only:
                 return list(names | dict.fromkeys(filter(None, (rules.default_model,))))
         for passport in self._catalog.passports():
@@ -374,7 +375,16 @@ _OWN_KEPT_S = 3_600.0
 _MODELS_MOST = 10_000
 
 
-def model_not_found(name: str) -> NotFound:
+def model_not_found(name: str) -> NotFound | InvalidRequest:
+    """Returns the refusal of a model that does not exist, and of a stored prompt for which none is known."""
+    if name.startswith(PROMPT_PREFIX):
+        prompt = name.removeprefix(PROMPT_PREFIX)
+        return InvalidRequest(
+            f"No model is named, and none is known here for the prompt {prompt!r}. Name one in 'model'; or the "
+            f"operator says which it is for: trustgate passport alias {shlex.quote(name)} SLUG",
+            code="missing_required_parameter",
+            param="model",
+        )
     return NotFound(
         f"The model {name!r} does not exist or you do not have access to it.", code="model_not_found", param="model"
     )
