@@ -78,7 +78,7 @@ ENDPOINTS = (
     *("images.generations", "images.edits", "audio.speech", "audio.transcriptions", "audio.translations"),
     *("files", "batches", "images.variations", "conversations", "vector_stores", "uploads", "containers", "videos"),
     *("assistants", "threads", "evals", "fine_tuning", "skills", "audio.voices", "models"),
-    "content_provenance_checks",
+    *("content_provenance_checks", "tokenize"),
 )
 #: What the slug of a passport begins with that gives the calls of an endpoint without a meter their price.
 SERVICE_PREFIX = "endpoint:"

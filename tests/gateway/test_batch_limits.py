@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.conftest import GatewayFactory
-from tests.gateway.conftest import SignUp, Tenant
+from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_batches import batch_object, file_object, lines, upload
 from tests.gateway.test_path import error_of, receipt_of
 from tests.support.gateway import Gateway
@@ -38,6 +38,8 @@ class BatchServer:
 
     def __call__(self, request: Recorded) -> Reply:
         path = request.path.removeprefix("/v1")
+        if path.startswith("/messages/batches"):
+            return self._messages(request, path.removeprefix("/messages/batches").strip("/"))
         if request.method == "POST" and path == "/files":
             return Reply.json(file_object(f"file-{next(_numbers)}"))
         if request.method == "POST" and path == "/batches":
@@ -51,8 +53,35 @@ class BatchServer:
             self.files.get(object_id.removesuffix("/content"), b""), content_type="application/octet-stream"
         )
 
+    def _messages(self, request: Recorded, rest: str) -> Reply:
+        """Anthropic's."""
+        object_id, _, verb = rest.partition("/")
+        if not object_id and request.method == "GET":
+            known = [message_batch(f"msgbatch_{name}", "ended") for name in ("strangers", *reversed(self.ended))]
+            return Reply.json({"data": known, "has_more": False, "first_id": "x", "last_id": "y"})
+        if verb == "results":
+            return Reply.body(self.files.get(object_id, b""), content_type="application/x-jsonl")
+        if request.method == "DELETE":
+            return Reply.json({"id": object_id, "type": "message_batch_deleted"})
+        if not object_id:
+            return Reply.json(message_batch(f"msgbatch_{next(_numbers)}"))
+        status = "ended" if object_id in self.ended else "canceling" if verb else "in_progress"
+        return Reply.json(message_batch(object_id, status))
+
     def finish(self, batch_id: str, status: str = "completed", **members: Any) -> None:
         self.ended[batch_id] = batch_object(batch_id, status, **members)
+
+
+def message_batch(object_id: str, status: str = "in_progress") -> dict[str, Any]:
+    """As Anthropic has it (Anthropic API reference, "Message Batches")."""
+    return {
+        "id": object_id,
+        "type": "message_batch",
+        "processing_status": status,
+        "request_counts": {"processing": 0, "succeeded": 1, "errored": 1, "canceled": 0, "expired": 0},
+        "created_at": "2026-11-29T00:00:00Z",
+        "results_url": f"https://elsewhere.example/{object_id}/results" if status == "ended" else None,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +301,95 @@ def test_a_batch_whose_results_tell_nothing_is_charged_by_estimate(small: Tenant
     server.finish(batch_id, output_file_id="mute", request_counts={"total": 10, "completed": 5, "failed": 5})
     wait_until(lambda: held(small) == worst // 2, "the batch is charged")
     assert small.receipts()[-1]["usage_source"] == "estimate"
+
+
+# batches of messages
+
+
+def message(custom_id: str = "a", **params: Any) -> dict[str, Any]:
+    return {"custom_id": custom_id, "params": {"model": MODEL, "max_tokens": 50, "messages": HELLO, **params}}
+
+
+def posted(upstream: Upstream) -> list[Recorded]:
+    """Without the gateway's own looks."""
+    return [each for each in upstream.requests if each.method == "POST"]
+
+
+def batch_messages(tenant: Tenant, *requests: Any) -> httpx.Response:
+    return tenant.http.post("/v1/messages/batches", json={"requests": requests})
+
+
+def test_a_batch_of_messages_is_held_its_tenants_and_charged_by_its_results(
+    place: Gateway, server: BatchServer, server_upstream: Upstream, sign_up: SignUp
+) -> None:
+    tenant, stranger = sign_up(place), sign_up(place)
+    made = batch_messages(tenant, message("a"), message("b", max_tokens=40))
+    [sent] = posted(server_upstream)
+    assert (sent.path, sent.json()) == (
+        "/v1/messages/batches",
+        {"requests": [message("a"), message("b", max_tokens=40)]},
+    )
+    assert sent.header("anthropic-version") is not None
+    mine = made.json()["id"]
+    receipt = receipt_of(tenant, made)["receipt"]
+    assert (receipt["endpoint"], receipt["model"], receipt["cost_nano_usd"]) == ("batches", MODEL, 0)
+    assert held(tenant) >= 90
+    path = f"/v1/messages/batches/{mine}"
+    for method, rest in (("GET", ""), ("GET", "/results"), ("POST", "/cancel"), ("DELETE", "")):
+        refused = stranger.http.request(method, path + rest)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (404, "not_found_error"), (method, rest)
+    assert stranger.http.get("/v1/messages/batches").json()["data"] == []
+    assert tenant.http.post(f"{path}/cancel").json()["processing_status"] == "canceling"
+    unsettled = tenant.http.delete(path)
+    assert (unsettled.status_code, "not settled" in unsettled.json()["error"]["message"]) == (409, True)
+    usage = {"input_tokens": 100, "output_tokens": 50}
+    answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": [], "usage": usage}
+    results = [
+        {"custom_id": "a", "result": {"type": "succeeded", "message": answer}},
+        {"custom_id": "b", "result": {"type": "errored", "error": {"type": "error"}}},
+    ]
+    server.files[mine] = b"".join(json.dumps(each).encode() + b"\n" for each in results)
+    server.finish(mine)
+    server.ended[mine.removeprefix("msgbatch_")] = {}
+    wait_until(lambda: held(tenant) == 150, "the batch is charged")
+    charged = tenant.receipts()[-1]
+    assert (charged["prompt_tokens"], charged["completion_tokens"], charged["service_tier"]) == (100, 50, "batch")
+    # The upstream's address is not told: clients follow this one.
+    assert tenant.http.get(path).json()["results_url"] == f"{path}/results"
+    [listed] = tenant.http.get("/v1/messages/batches?limit=5").json()["data"]
+    assert (listed["id"], listed["results_url"]) == (mine, f"{path}/results")
+    assert tenant.http.get(f"{path}/results").content == server.files[mine]
+    assert tenant.http.delete(path).json() == {"id": mine, "type": "message_batch_deleted"}
+    assert tenant.http.get(path).status_code == 404
+    assert held(tenant) == 150
+
+
+@pytest.mark.parametrize(
+    ("plan", "bad", "status", "said"),
+    [
+        ("small", message(max_tokens=51), 403, "at most 50 tokens"),
+        ("small", message(model="o1-pro"), 403, "o1-pro"),
+        ("plain", message(), 403, "messages"),
+        ("internal", message(model="gpt-4o"), 400, "a batch has one model"),
+        ("internal", message(stream=True), 400, "stream"),
+        ("internal", message(container="container_1"), 400, "container"),
+        ("internal", message(fallbacks=["x"]), 400, "fallbacks"),
+        ("internal", {"custom_id": "a"}, 400, "custom_id and params"),
+        ("internal", {**message(), "Params": message(model="o1-pro")["params"]}, 400, "another spelling"),
+    ],
+)
+def test_each_message_of_a_batch_is_judged(
+    place: Gateway,
+    server: BatchServer,
+    server_upstream: Upstream,
+    sign_up: SignUp,
+    plan: str,
+    bad: Any,
+    status: int,
+    said: str,
+) -> None:
+    tenant = sign_up(place, "--plan", plan)
+    refused = batch_messages(tenant, *([] if plan == "plain" else [message()]), bad)
+    assert refused.status_code == status, refused.text
+    assert said in refused.json()["error"]["message"]
+    assert posted(server_upstream) == []

@@ -196,3 +196,30 @@ def test_counting_tokens_costs_none(tenant: Tenant, scripted: Upstream) -> None:
     receipt = receipt_of(tenant, got)["receipt"]
     assert (receipt["prompt_tokens"], receipt["completion_tokens"]) == (0, 0)
     assert tenant.used()["day"] == {"requests": 1, "tokens": 0, "cost_nano_usd": 0}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/tokenize", {"prompt": "Hello", "add_special_tokens": False}),
+        ("POST", "/tokenize", {"messages": HELLO}),
+        ("POST", "/detokenize", {"tokens": [1, 2, 3]}),
+        ("GET", "/tokenizer_info?model=tokens", None),
+    ],
+)
+def test_a_models_tokenizer_is_asked_beside_the_api_at_no_cost(
+    tenant: Tenant, scripted: Upstream, method: str, path: str, body: Any
+) -> None:
+    tenant.gateway.cli("passport", "add", "tokens", "--api-model-id", "gpt-4o-mini", check=False)
+    answer = {"count": 3, "max_model_len": 4096, "tokens": [1, 2, 3]}
+    scripted.script(Reply.json(answer))
+    sent = None if body is None else {"model": "tokens", **body}
+    got = tenant.http.request(method, path, json=sent)
+    assert (got.status_code, got.json()) == (200, answer)
+    assert scripted.requests[0].target == path.partition("?")[0]
+    if body is not None:
+        assert scripted.requests[0].json() == {**body, "model": "gpt-4o-mini"}
+    assert receipt_of(tenant, got)["receipt"]["model"] == "tokens"
+    assert tenant.used()["day"] == {"requests": 1, "tokens": 0, "cost_nano_usd": 0}
+    without = tenant.http.request(method, path.partition("?")[0], json=body)
+    assert (without.status_code, without.json()["error"]["param"]) == (400, "model")

@@ -75,10 +75,11 @@ def test_the_sdks_helpers_work(tenant: Tenant, scripted: Upstream, make_client: 
 def test_a_stored_prompt_gets_the_model_that_its_operator_names(
     shared_gateway: Gateway, scripted: Upstream, sign_up: SignUp
 ) -> None:
-    prompt = {"prompt": {"id": "pmpt_1", "variables": {"city": "Bern"}}}
+    prompt: dict[str, Any] = {"prompt": {"id": "pmpt_1", "variables": {"city": "Bern"}}}
     shared_gateway.cli("plan", "add", "prompts", "--parameters", "prompt")
     tenant = sign_up(shared_gateway, "--plan", "prompts")
-    for members in (prompt, {"input": "Hello"}, {"prompt": {}}):
+    unnamed: list[dict[str, Any]] = [prompt, {"input": "Hello"}, {"prompt": {}}]
+    for members in unnamed:
         refused = tenant.http.post("/v1/responses", json=members)
         assert (refused.status_code, error_of(refused)["code"]) == (400, "missing_required_parameter"), refused.text
         assert error_of(refused)["param"] == "model"

@@ -129,7 +129,7 @@ class BatchFile:
                 f"asks for the model {judged.model[:80]!r}, others for {self.model[:80]!r}: a batch has one model"
             )
         self.model = judged.model
-        self.work = _with(self.work, judged)
+        self.work = with_line(self.work, judged)
 
     def _in_line(self, refusal: TrustGateError) -> TrustGateError:
         """Returns the same refusal as for a request of its own, its status and code, and in which line it is."""
@@ -142,7 +142,8 @@ class BatchFile:
         return InvalidRequest(f"Line {self._line} of the batch's file {what}.", param="file", code="invalid_batch_file")
 
 
-def _with(work: Work, line: JudgedLine) -> Work:
+def with_line(work: Work, line: JudgedLine) -> Work:
+    """Returns what the lines ask for with another one."""
     return Work(
         lines=work.lines + 1,
         prompt_tokens=work.prompt_tokens + line.prompt_tokens,

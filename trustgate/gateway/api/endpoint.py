@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -18,7 +19,7 @@ from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.body_ids import ALL_MARKS, ANTHROPIC_MARKS, OPENAI_MARKS, RESPONSES_MARKS
 from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from trustgate.gateway.api.members import BOUNDS, COMMON
-from trustgate.gateway.api.object_ids import Kind
+from trustgate.gateway.api.object_ids import BATCHES, Kind
 from trustgate.gateway.api.parsing import Call, broken_call, explain, json_fault, read_nothing, with_ids, with_members
 from trustgate.gateway.api.schemas import Nothing
 from trustgate.models.metering import whole
@@ -82,6 +83,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hears: bool = False
     #: It only counts what another request would use.
     counts: bool = False
+    #: Servers have it beside ``/v1``, not below it.
+    at_root: bool = False
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[Any]:
@@ -101,7 +104,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Whether a request costs something by itself: not one that looks at, lists, ends or counts."""
         if self.is_unmetered:
             return self.is_sold_by_call
-        return (self.has_model and not self.counts) or self.makes == "batch"
+        return (self.has_model and not self.counts) or self.makes in BATCHES
 
     @cached_property
     def is_plain(self) -> bool:
@@ -136,7 +139,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def decisive(self) -> frozenset[str]:
         """The fields of a form that may be said once only, and not after its beginning was sent on."""
-        return frozenset(self.wire.__struct_fields__) & {"model", "stream", "n", "purpose"}
+        return frozenset(self.wire.__struct_fields__) & {"model", "stream", "n", "purpose", "file_id"}
 
     @cached_property
     def _marks(self) -> tuple[bytes, ...]:
@@ -176,6 +179,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             raise InvalidRequest(
                 f"We could not parse the JSON body of your request: {json_fault(body, error)}.", code="invalid_json"
             ) from None
+
+    def peek_query(self, query: bytes) -> Call:
+        """Read the query of a request whose model stands there, since it has no body."""
+        names = [value for name, value in parse_qsl(query.decode("latin-1")) if name == "model"]
+        try:
+            return self.read(msgspec.convert({"model": names[0]} if len(names) == 1 else {}, self.wire))
+        except msgspec.ValidationError as error:
+            return Call(model="", choices=0, invalid=explain(error))
 
     def peek_form(self, fields: dict[str, str], batch: BatchFile | None = None, audio_ms: int = 0) -> Call:
         """Read the fields of a form: each is text, and converted to what its member is.

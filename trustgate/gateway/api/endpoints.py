@@ -21,11 +21,14 @@ from trustgate.gateway.api.parsing import (
     read_embedding,
     read_file,
     read_image,
+    read_message_batch,
     read_messages,
     read_moderation,
     read_rerank,
+    read_resource,
     read_response,
     read_speech,
+    read_tokenize,
     read_transcription,
     read_variation,
 )
@@ -39,11 +42,14 @@ from trustgate.gateway.api.schemas import (
     FileRequest,
     ImageRequest,
     InputTokensRequest,
+    MessageBatchRequest,
     MessagesRequest,
+    ModelRequired,
     ModerationRequest,
     RerankRequest,
     ResponsesRequest,
     SpeechRequest,
+    TokenizeRequest,
     TranscriptionRequest,
     VariationRequest,
 )
@@ -63,9 +69,13 @@ _TRANSCRIPTION: dict[str, Any] = {
 }
 
 
+#: What says that something is deleted may say nothing.
+_DELETES: dict[str, Any] = {"method": "DELETE", "deletes": True, "answers": "any", "meter": whole.read_nothing_used}
+
+
 def _looks(name: str, kind: Kind, path: str, summary: str, **members: Any) -> Endpoint:
     """Returns a route that looks at, ends or deletes what an upstream holds, by its id."""
-    dialect = RESPONSES if kind == "response" else OPENAI
+    dialect = {"response": RESPONSES, "message_batch": ANTHROPIC}.get(kind, OPENAI)
     return Endpoint(
         **{
             "name": name,
@@ -79,6 +89,60 @@ def _looks(name: str, kind: Kind, path: str, summary: str, **members: Any) -> En
             "meter": whole.read_kept,
             **members,
         }
+    )
+
+
+def _message_batches() -> tuple[Endpoint, ...]:
+    kind: Kind = "message_batch"
+    path, of_one = "/messages/batches", "/messages/batches/{id}"
+    both: dict[str, Any] = {"name": "batches", "path": f"/v1{path}", "upstream_path": path, "dialect": ANTHROPIC}
+    return (
+        Endpoint(
+            **both,
+            summary="Have messages answered in the background, in Anthropic's words.",
+            wire=MessageBatchRequest,
+            read=read_message_batch,
+            retries=False,
+            makes=kind,
+        ),
+        Endpoint(
+            **both,
+            summary="List the caller's batches of messages.",
+            method="GET",
+            body="none",
+            meter=whole.read_nothing_used,
+            lists=kind,
+        ),
+        _looks("batches", kind, of_one, "Look at a batch of messages."),
+        _looks("batches", kind, of_one, "Delete a batch of messages.", **_DELETES),
+        _looks("batches", kind, f"{of_one}/cancel", "End a batch of messages.", method="POST"),
+        _looks("batches", kind, f"{of_one}/results", "Get the answers of a batch of messages.", answers="any"),
+    )
+
+
+def _tokenizers() -> tuple[Endpoint, ...]:
+    """Returns what vLLM's servers have besides OpenAI's API (its documentation, "OpenAI-Compatible Server")."""
+    counting: dict[str, Any] = {"name": "tokenize", "meter": whole.read_nothing_used, "counts": True, "at_root": True}
+    return (
+        *(
+            Endpoint(
+                **counting, path=path, upstream_path=path, summary=summary, wire=TokenizeRequest, read=read_tokenize
+            )
+            for path, summary in (
+                ("/tokenize", "Take a text or a conversation apart into a model's tokens."),
+                ("/detokenize", "Put a model's tokens together to a text."),
+            )
+        ),
+        Endpoint(
+            **counting,
+            path="/tokenizer_info",
+            upstream_path="/tokenizer_info",
+            summary="What a model's tokenizer is set to; model in the query.",
+            method="GET",
+            body="none",
+            wire=ModelRequired,
+            read=read_resource,
+        ),
     )
 
 
@@ -142,8 +206,7 @@ ENDPOINTS = (
         "chat_completion",
         "/chat/completions/{id}",
         "Delete an answer that is kept.",
-        method="DELETE",
-        deletes=True,
+        **_DELETES,
     ),
     _looks("chat.completions", "chat_completion", "/chat/completions/{id}/messages", "List what it was given."),
     Endpoint(
@@ -178,7 +241,7 @@ ENDPOINTS = (
         read=read_response,
     ),
     _looks("responses", "response", "/responses/{id}", "Look at a response, or follow it as a stream."),
-    _looks("responses", "response", "/responses/{id}", "Delete a response.", method="DELETE", deletes=True),
+    _looks("responses", "response", "/responses/{id}", "Delete a response.", **_DELETES),
     _looks("responses", "response", "/responses/{id}/cancel", "End a response in the background.", method="POST"),
     _looks("responses", "response", "/responses/{id}/input_items", "List what a response was given."),
     Endpoint(
@@ -304,7 +367,7 @@ ENDPOINTS = (
         lists="file",
     ),
     _looks("files", "file", "/files/{id}", "Look at what is known of a file."),
-    _looks("files", "file", "/files/{id}", "Delete a file.", method="DELETE", deletes=True),
+    _looks("files", "file", "/files/{id}", "Delete a file.", **_DELETES),
     _looks("files", "file", "/files/{id}/content", "Get a file's content.", answers="any"),
     Endpoint(
         name="batches",
@@ -328,5 +391,7 @@ ENDPOINTS = (
     ),
     _looks("batches", "batch", "/batches/{id}", "Look at a batch."),
     _looks("batches", "batch", "/batches/{id}/cancel", "End a batch.", method="POST"),
+    *_message_batches(),
+    *_tokenizers(),
     *RESOURCES,
 )

@@ -128,13 +128,14 @@ class FormScanner:
         head = read_part_head(text)
         self._name, self._is_file, self._is_ascii = head.name, head.is_file, head.is_ascii
         names_object = not head.is_file and self._name.partition("[")[0] in _FILE_OR_OBJECT
-        if steers(self._name) or names_object or (self._name == "model" and "model" not in self._decisive):
+        is_read = self._name in self._decisive
+        if not is_read and (steers(self._name) or names_object or self._name == "model"):
             raise InvalidRequest(
                 f"The field {self._name!r} is not taken here: it steers the server behind this gateway.",
                 param=self._name,
                 code="unsupported_parameter",
             )
-        if self._name in self._decisive and (head.is_file or head.is_doubtful or self._name in self.fields):
+        if is_read and (head.is_file or head.is_doubtful or self._name in self.fields):
             raise bad_form(f"{self._name} is said twice, or is a file")
 
     def _field(self, pieces: list[Piece]) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
 from trustgate.gateway.api.batch_files import BatchFile
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds
 from trustgate.models.metering.events import read_object
 from trustgate.models.upstream.targets import Target
 from trustgate.types import Usage
@@ -23,7 +24,7 @@ from trustgate.types import Usage
 _NOTHING = Usage()
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 #: A status that may still change into another. What has no status at all (a file) is at its end.
-GOES_ON = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling"})
+GOES_ON = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling", "canceling"})
 
 
 class _Results(msgspec.Struct):
@@ -103,7 +104,9 @@ class ObjectAccounting:
             self._handles.forget(self._handle)
             return body, _NOTHING
         self.seen(object_id, target)
-        if self._endpoint.name == "batches":
+        if "message_batch" in (self._endpoint.makes, self._endpoint.names):
+            body = with_own_address(body)
+        elif self._endpoint.name == "batches":
             self._own_results(body)
         elif self._endpoint.makes == "response":
             output = _decoded(body, _Output).output
@@ -116,7 +119,7 @@ class ObjectAccounting:
         if kind is None or not object_id or self._handle is not None:
             return
         self._handle = self._made(kind, object_id, target)
-        if kind == "batch":
+        if kind in BATCHES:
             self._handle = msgspec.structs.replace(self._handle, owed=0, work=self._call.work)
             self._lasting.begin(self._handle)
         elif self._batch is not None:
@@ -157,7 +160,7 @@ class ObjectAccounting:
             return _NOTHING
         if handle is None or handle.id != object_id:
             return usage if self._endpoint.makes is not None else _NOTHING
-        if self._endpoint.makes == "batch":
+        if self._endpoint.makes in BATCHES:
             return _NOTHING
         if self._endpoint.makes is not None:
             if status in GOES_ON:
@@ -167,7 +170,7 @@ class ObjectAccounting:
         handle = self._handles.current(handle)
         if handle is None or handle.owed < 0 or status in GOES_ON or not status:
             return _NOTHING
-        if handle.kind == "batch" and not tells_all(usage):
+        if handle.kind in BATCHES and (handle.kind == "message_batch" or not tells_all(usage)):
             self._lasting.look_soon()
             return _NOTHING
         self._keep_owed(handle, -1)
@@ -191,6 +194,19 @@ def result_files(body: bytes) -> list[str]:
     """Returns the files in which an upstream put the results of a batch, the output first."""
     results = _decoded(body, _Results)
     return [name for name in (results.output_file_id, results.error_file_id) if isinstance(name, str)]
+
+
+def with_own_address(body: bytes) -> bytes:
+    """Returns a batch of messages with the address of its results here, in place of the upstream's.
+
+    It is a path: clients take it for one below the base URL that they have.
+    """
+    members = _decoded(body, dict[str, msgspec.Raw])
+    address, object_id = bytes(members.get("results_url", b"null")), read_object(body)[0]
+    if address == b"null" or not object_id:
+        return body
+    own = f"/v1/messages/batches/{quote(object_id, safe='')}/results"
+    return msgspec.json.encode({**members, "results_url": own})
 
 
 def tells_all(usage: Usage) -> bool:

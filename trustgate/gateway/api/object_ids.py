@@ -56,6 +56,9 @@ Kind = Literal[
     "message_batch",
 ]
 
+#: What upstreams work on after the request that made it.
+BATCHES: tuple[Kind, ...] = ("batch", "message_batch")
+
 #: Ids remembered; a line of the file has some 250 bytes, an id in memory some 500.
 MOST_HANDLES = 200_000
 #: An id longer than this is no id.

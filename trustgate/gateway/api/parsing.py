@@ -19,12 +19,14 @@ from trustgate.gateway.api.schemas import (
     BatchRequest,
     ChatRequest,
     CompletionRequest,
+    ContainerFileRequest,
     CountTokensRequest,
     EmbeddingRequest,
     FileRequest,
     Identified,
     ImageRequest,
     ItemsRequest,
+    MessageBatchRequest,
     MessagesRequest,
     Modelled,
     ModelOnly,
@@ -34,6 +36,7 @@ from trustgate.gateway.api.schemas import (
     RerankRequest,
     ResponsesRequest,
     SpeechRequest,
+    TokenizeRequest,
     TranscriptionRequest,
     VariationRequest,
     VoiceRequest,
@@ -387,6 +390,17 @@ def read_batch(request: BatchRequest) -> Call:
     return Call(model="", choices=0, uses=(("file", request.input_file_id),))
 
 
+def read_message_batch(request: MessageBatchRequest) -> Call:
+    """What its requests ask for is read of each by itself (``path.batch_lines``)."""
+    return Call(model="", choices=0)
+
+
+def read_tokenize(request: TokenizeRequest) -> Call:
+    walk = _Walk([request.prompt, request.content, *(message.get("content") for message in request.messages or ())])
+    texts = walk.prompt_tokens(len(request.messages or ()), request.tools or ())
+    return Call(model=request.model, prompt_tokens=texts + len(request.tokens or ()), choices=0)
+
+
 def read_variation(request: VariationRequest) -> Call:
     return Call(model=request.model, choices=0, images=int(request.n or 1), image_size=request.size or "")
 
@@ -403,6 +417,10 @@ def read_resource(request: Nothing | Modelled | ModelRequired) -> Call:
 
 def read_items(request: ItemsRequest) -> Call:
     return Call(model="", choices=0, uses=items_named(request.items or ()))
+
+
+def read_container_file(request: ContainerFileRequest) -> Call:
+    return Call(model="", choices=0, uses=(("file", request.file_id),) if request.file_id else ())
 
 
 def read_voice(request: VoiceRequest) -> Call:

@@ -15,8 +15,16 @@ from typing import Any
 from trustgate.gateway.api.dialects import RUNS
 from trustgate.gateway.api.endpoint import Endpoint
 from trustgate.gateway.api.object_ids import Kind
-from trustgate.gateway.api.parsing import read_items, read_resource, read_voice
-from trustgate.gateway.api.schemas import ItemsRequest, Modelled, ModelRequired, Nothing, Streamable, VoiceRequest
+from trustgate.gateway.api.parsing import read_container_file, read_items, read_resource, read_voice
+from trustgate.gateway.api.schemas import (
+    ContainerFileRequest,
+    ItemsRequest,
+    Modelled,
+    ModelRequired,
+    Nothing,
+    Streamable,
+    VoiceRequest,
+)
 from trustgate.models.metering import whole
 
 
@@ -146,6 +154,7 @@ def _containers(containers: _Resource) -> tuple[Endpoint, ...]:
     container: Kind = "container"
     of_file = "/containers/{id}/files/{container_file}"
     files: dict[str, Any] = {"body": "form", "takes_json": True, "makes": "container_file"}
+    files |= {"wire": ContainerFileRequest, "read": read_container_file}
     return (
         containers.post("/containers", "Make a container for programs.", makes=container),
         containers.list("/containers", "List the caller's containers.", container),
@@ -196,13 +205,13 @@ def _videos(videos: _Resource) -> tuple[Endpoint, ...]:
 def _skills(skills: _Resource) -> tuple[Endpoint, ...]:
     of_version = "/skills/{id}/versions/{version}"
     return (
-        skills.post("/skills", "Give the upstream a skill to keep.", body="form", makes="skill"),
+        skills.post("/skills", "Give the upstream a skill to keep.", body="form", takes_json=True, makes="skill"),
         skills.list("/skills", "List the caller's skills.", "skill"),
         skills.get("/skills/{id}", "Look at a skill.", "skill"),
         skills.update("/skills/{id}", "Change a skill's default version.", "skill"),
         skills.drop("/skills/{id}", "Delete a skill.", "skill"),
         skills.get("/skills/{id}/content", "Get a skill.", "skill", answers="any"),
-        skills.post("/skills/{id}/versions", "Add a version of a skill.", of="skill", body="form"),
+        skills.post("/skills/{id}/versions", "Add a version of a skill.", of="skill", body="form", takes_json=True),
         skills.get("/skills/{id}/versions", "List a skill's versions.", "skill"),
         skills.get(of_version, "Look at a skill's version.", "skill"),
         skills.drop(of_version, "Delete a skill's version.", "skill"),

@@ -141,6 +141,30 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     top_p: float | None = None
 
 
+class MessageBatchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /v1/messages/batches`` (Anthropic API reference, "Message Batches")."""
+
+    requests: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=100_000)]
+
+
+class BatchedMessage(msgspec.Struct, frozen=True):
+    """One of its requests."""
+
+    custom_id: str
+    params: msgspec.Raw
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /tokenize`` and ``/detokenize``, as vLLM has them; ``content``: llama.cpp's word for the text."""
+
+    model: ModelName
+    prompt: str | None = None
+    content: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[msgspec.Raw] | None = None
+    tokens: list[int] | None = None
+
+
 class ModerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelName = "omni-moderation-latest"
     input: str | list[str | dict[str, Any]]
@@ -229,6 +253,12 @@ class ItemsRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of what is put into a conversation."""
 
     items: list[dict[str, Any]] | None = None
+
+
+class ContainerFileRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of the form, or the JSON, of ``/v1/containers/{id}/files``: a file, or the id of one."""
+
+    file_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
 
 
 class VoiceRequest(msgspec.Struct, frozen=True, kw_only=True):

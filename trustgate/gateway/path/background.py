@@ -25,9 +25,10 @@ from trustgate.access.quota import Ask, Hold
 from trustgate.errors import TrustGateError, Unavailable, UpstreamRefused
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call
 from trustgate.gateway.api.object_accounting import GOES_ON, less, result_files, tells_all
-from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+from trustgate.gateway.api.object_ids import BATCHES, Kind, ObjectId, ObjectIds
 from trustgate.gateway.path.accounting import Account, Accounting, Request
 from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.forwarding import ANTHROPIC_VERSION
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
@@ -46,7 +47,7 @@ _logger = logging.getLogger("trustgate.gateway")
 _LOOK_S = 60.0
 #: The longest line of a batch's results that is read, bytes.
 _MOST_LINE_BYTES = 64 * 1024 * 1024
-_LOOKED_AFTER: tuple[Kind, ...] = ("batch", "response")
+_LOOKED_AFTER: tuple[Kind, ...] = (*BATCHES, "response")
 #: What it is charged as: a look at the object.
 _LOOKS = {
     endpoint.names: endpoint
@@ -79,8 +80,9 @@ class BackgroundWork:
         self._upstream = upstream
         self._holds: dict[tuple[Kind, str, str], tuple[Hold, BalanceHold | None]] = {}
         self._soon = asyncio.Event()
-        for handle in handles.unsettled("batch"):
-            self.begin(handle)
+        for kind in BATCHES:
+            for handle in handles.unsettled(kind):
+                self.begin(handle)
 
     # holds
 
@@ -142,7 +144,7 @@ class BackgroundWork:
                 owner = self._directory.owner(handle.tenant, handle.key)
                 profile = None if owner is None else owner.profile
                 target = self._targets.made_by(handle.passport, handle.upstream_model, "background", profile)
-                body = await self._get(target, f"/{_FOLDER[handle.kind]}/{handle.id}")
+                body = await self._get(target, _path_of(handle))
                 _, status = read_object(body)
                 if not status or status in GOES_ON:
                     return
@@ -194,14 +196,17 @@ class BackgroundWork:
         Where there are neither: the estimate of its lines.
         """
         reported = read_answer(body)
-        if handle.kind != "batch":
+        if handle.kind not in BATCHES:
             return reported.usage_or_estimate(handle.owed)
         if reported.usage is not None and tells_all(reported.usage):
             return reported.usage
         sums = Usage()
-        files = result_files(body)
-        for file_id in files:
-            answer = await self._fetch(target, f"/files/{file_id}/content")
+        if handle.kind == "message_batch":
+            files = [f"{_path_of(handle)}/results"]
+        else:
+            files = [f"/files/{file_id}/content" for file_id in result_files(body)]
+        for path in files:
+            answer = await self._fetch(target, path)
             try:
                 async for line in _lines(answer):
                     sums = _plus(sums, line)
@@ -220,18 +225,21 @@ class BackgroundWork:
         )
 
     async def _get(self, target: Target, path: str) -> bytes:
-        answer = await self._fetch(target, path)
+        answer = await self._fetch(target, path, is_document=True)
         await answer.close()
         return answer.body
 
-    async def _fetch(self, target: Target, path: str) -> Answer:
+    async def _fetch(self, target: Target, path: str, *, is_document: bool = False) -> Answer:
+        headers = [("accept-encoding", "identity"), ("user-agent", f"trustgate/{__version__}")]
+        is_anthropic = path.startswith("/messages/")
         asked = Outgoing(
             method="GET",
             path=path,
-            headers=[("accept-encoding", "identity"), ("user-agent", f"trustgate/{__version__}")],
+            headers=[*headers, ("anthropic-version", ANTHROPIC_VERSION)] if is_anthropic else headers,
+            anthropic=is_anthropic,
             body_for=lambda _: b"",
             retries=False,
-            takes_any=True,
+            takes_any=not is_document,
             may_be_empty=True,
             is_look=True,
             meter=read_nothing_used,
@@ -240,12 +248,18 @@ class BackgroundWork:
         return await self._upstream().fetch([target], asked, deadline=None)
 
 
-_FOLDER: dict[Kind, str] = {"batch": "batches", "response": "responses"}
+_FOLDER: dict[Kind, str] = {"batch": "batches", "message_batch": "messages/batches", "response": "responses"}
 _NOT_FOUND = 404
+
+
+def _path_of(handle: ObjectId) -> str:
+    return f"/{_FOLDER[handle.kind]}/{handle.id}"
 
 
 class _Counts(msgspec.Struct):
     completed: int = 0
+    #: Anthropic's word for it.
+    succeeded: int = 0
 
 
 class _Batch(msgspec.Struct):
@@ -257,7 +271,7 @@ def _completed(body: bytes) -> int:
         counts = msgspec.json.decode(body, type=_Batch).request_counts
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0
-    return max(0, counts.completed) if counts is not None else 0
+    return max(0, counts.completed, counts.succeeded) if counts is not None else 0
 
 
 async def _lines(answer: Answer) -> AsyncIterator[bytes]:
@@ -284,8 +298,14 @@ class _Response(msgspec.Struct):
     body: msgspec.Raw = msgspec.Raw()
 
 
+class _BatchedAnswer(msgspec.Struct):
+    message: msgspec.Raw = msgspec.Raw()
+
+
 class _Result(msgspec.Struct):
     response: _Response | None = None
+    #: Of a batch of messages.
+    result: _BatchedAnswer | None = None
 
 
 def _plus(sums: Usage, line: bytes) -> Usage:
@@ -294,9 +314,10 @@ def _plus(sums: Usage, line: bytes) -> Usage:
         result: Any = msgspec.json.decode(line, type=_Result) if line.strip() else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return sums
-    if result is None or result.response is None:
+    if result is None or (result.response is None and result.result is None):
         return sums
-    usage = read_answer(bytes(result.response.body)).usage
+    answer = result.result.message if result.response is None else result.response.body
+    usage = read_answer(bytes(answer)).usage
     if usage is None:
         return sums
     members = {

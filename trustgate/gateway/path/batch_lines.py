@@ -6,14 +6,19 @@ to a request on its way (a bound on the completion) must be in the line already,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+
+import msgspec
 
 from trustgate.access.directory import Caller
 from trustgate.access.plans import check_plan, completion_cap
-from trustgate.errors import InvalidRequest
-from trustgate.gateway.api.batch_files import JudgedLine
+from trustgate.errors import InvalidRequest, TrustGateError
+from trustgate.gateway.api.batch_files import JudgedLine, with_line
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
-from trustgate.gateway.api.object_ids import Kind
+from trustgate.gateway.api.members import misnamed
+from trustgate.gateway.api.object_ids import Kind, Work
+from trustgate.gateway.api.schemas import BatchedMessage, MessageBatchRequest
 from trustgate.gateway.path.accounting import completion_bound, worst_case
 from trustgate.gateway.path.profiling import applied, bounds_completion
 from trustgate.ids import now_us
@@ -110,6 +115,64 @@ class LineJudge:
             )
 
 
+async def judged_messages(body: bytes, call: Call, judge: LineJudge) -> Call:
+    """Returns the call of a batch of messages, with what its requests ask for: one model, and their worst case in all.
+
+    ``body``: as ``Endpoint.peek`` has read it. Raises what the first of them that is refused is refused for.
+    """
+    if call.invalid is not None:
+        return call
+    work, model = Work(), ""
+    for number, raw in enumerate(msgspec.json.decode(body, type=MessageBatchRequest).requests):
+        if number % _LINES_A_TURN == _LINES_A_TURN - 1:
+            await asyncio.sleep(0)  # the others' turn
+        try:
+            line = _judged_message(bytes(raw), judge)
+        except TrustGateError as refusal:
+            told = refusal.message[:1].lower() + refusal.message[1:]
+            refusal.message = f"requests.{number} is refused: {told}"
+            refusal.param = f"requests.{number}"
+            raise
+        model = model or line.model
+        if line.model != model:
+            raise InvalidRequest(
+                f"requests.{number} asks for the model {line.model[:80]!r}, others for {model[:80]!r}: a batch has one "
+                "model.",
+                param=f"requests.{number}",
+                code="invalid_batch_file",
+            )
+        work = with_line(work, line)
+    return msgspec.structs.replace(
+        call,
+        model=model,
+        work=work,
+        prompt_tokens=work.largest_prompt,
+        max_tokens=work.largest_bound or None,
+        features=work.features,
+    )
+
+
+def _judged_message(raw: bytes, judge: LineJudge) -> JudgedLine:
+    try:
+        asked = msgspec.json.decode(raw, type=BatchedMessage)
+        members = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest("It is no object with custom_id and params.", code="invalid_batch_file") from None
+    # What is judged is what the upstream reads.
+    if misnamed(raw, members) is not None or any(
+        name.casefold() in BatchedMessage.__struct_fields__ and name not in BatchedMessage.__struct_fields__
+        for name in members
+    ):
+        raise InvalidRequest("It names a member twice, or in another spelling.", code="invalid_batch_file")
+    params = bytes(asked.params)
+    line = judge("POST", "/v1/messages", params)
+    if "streaming" in line.features:
+        raise InvalidRequest("A batch has no streams: leave stream out.", code="invalid_batch_file")
+    return line
+
+
+#: So many requests of a batch are judged in one turn of the event loop.
+_LINES_A_TURN = 50
 #: The rules that change a request's body.
 _OF_BODIES = frozenset({"parameters", "defaults", "caps", "system", "default_model"})
 

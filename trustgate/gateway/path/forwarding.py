@@ -26,7 +26,7 @@ from trustgate.observe.traces import Tracing
 _FORWARDED = (b"accept", b"openai-beta", b"idempotency-key", b"accept-language")
 _ANTHROPIC_FORWARDED = (b"anthropic-version", b"anthropic-beta")
 #: Anthropic's servers answer nothing without a version; this is the one that every SDK sends.
-_ANTHROPIC_VERSION = "2023-06-01"
+ANTHROPIC_VERSION = "2023-06-01"
 
 
 #: The API whose documents and streams an endpoint's answers are in.
@@ -88,6 +88,7 @@ class Forwarding:
         return Outgoing(
             method=endpoint.method,
             path=path,
+            at_root=endpoint.at_root,
             headers=_with(self._headers(endpoint, arrival, body), headers),
             body_for=body_for,
             caller=caller.tenant.id,
@@ -132,7 +133,7 @@ class Forwarding:
                 if value is not None:
                     headers.append((name.decode(), value.decode("latin-1")))
             if b"anthropic-version" not in arrival.headers:
-                headers.append(("anthropic-version", _ANTHROPIC_VERSION))
+                headers.append(("anthropic-version", ANTHROPIC_VERSION))
         return headers
 
 

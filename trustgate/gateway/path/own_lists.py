@@ -3,8 +3,8 @@
 All tenants share an upstream's account, so its list is of everybody's objects. A page of a tenant's own is put together
 from as many of the upstream's pages as that takes; where the tenant has nothing, the upstream is not asked.
 
-Owns this paging, and its bounds. Source of the form: OpenAI API reference, "List files" (``limit``, ``after``,
-``order``, ``has_more``, ``first_id``, ``last_id``).
+Owns this paging, and its bounds. Sources of the form: OpenAI API reference, "List files" (``limit``, ``after``,
+``order``, ``has_more``, ``first_id``, ``last_id``); Anthropic API reference, "List Message Batches" (``after_id``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 
 from trustgate.errors import InvalidRequest, UpstreamFailed
+from trustgate.gateway.api.object_accounting import with_own_address
 from trustgate.models.metering.lenient import UNREADABLE
 from trustgate.models.metering.whole import Reported
 from trustgate.models.upstream.answer import Answer
@@ -71,6 +72,10 @@ class OwnList:
         self._deadline = deadline
         path, _, query = outgoing.path.partition("?")
         self._path = path
+        is_anthropic = path == "/messages/batches"
+        #: What says where a page begins, and what where it ends.
+        self._after, self._before = ("after_id", "before_id") if is_anthropic else ("after", "before")
+        self._readdress = with_own_address if is_anthropic else bytes
         self._query = dict(parse_qsl(query, keep_blank_values=True))
         self._limit = _limit(self._query.pop("limit", None), _LIMIT_OF_FILES if path == "/files" else _LIMIT)
         self._first: Answer | None = None
@@ -80,7 +85,7 @@ class OwnList:
 
         Raises what ``UpstreamClient.fetch`` raises, and ``UpstreamFailed`` for a list that cannot be read.
         """
-        after = self._query.pop("after", None)
+        after = self._query.pop(self._after, None)
         if not self._own:
             return _empty(targets[0])
         if len(targets) == 1:
@@ -101,16 +106,18 @@ class OwnList:
         for _ in range(MOST_PAGES):
             query = {**self._query, "limit": str(max(self._limit, _PAGE_LEAST))}
             if after is not None:
-                query["after"] = after
+                query[self._after] = after
             asked = msgspec.structs.replace(self._outgoing, path=f"{self._path}?{urlencode(query)}")
             answer = await self._client.fetch([target], asked, deadline=self._deadline)
             await answer.close()
             self._first = self._first or answer
             page = _read(_page, answer.body)
             listed = [(_read(_item, bytes(raw)).id, raw) for raw in page.data]
-            found += [(object_id, raw) for object_id, raw in listed if object_id in own]
+            found += [
+                (object_id, msgspec.Raw(self._readdress(bytes(raw)))) for object_id, raw in listed if object_id in own
+            ]
             is_over = not page.has_more or not listed or not listed[-1][0] or listed[-1][0] == after
-            if is_over or len(found) >= min(most, len(own)) or "before" in self._query:
+            if is_over or len(found) >= min(most, len(own)) or self._before in self._query:
                 break
             after = listed[-1][0]
         return found

@@ -43,7 +43,7 @@ from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
 from trustgate.gateway.path.arrival import Arrival, check_head, is_json
-from trustgate.gateway.path.batch_lines import LineJudge
+from trustgate.gateway.path.batch_lines import LineJudge, judged_messages
 from trustgate.gateway.path.body import BodyMemory, Room, end_user_of, peek, read_json
 from trustgate.gateway.path.caller_models import CallerModels
 from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
@@ -277,6 +277,12 @@ class Pipeline:
             if profile is not None:
                 sent = await under_profile(profile, endpoint, sent)
             call = await peek(endpoint, sent)
+            if endpoint.body == "none" and endpoint.has_model:
+                call = endpoint.peek_query(scope["query_string"])
+            elif endpoint.makes == "message_batch":
+                text = sent if isinstance(sent, bytes) else sent.skeleton
+                judge = LineJudge(caller, self._catalog, self._routing.check_shared)
+                call = await judged_messages(text, call, judge)
             if model is not None:
                 call = replace(call, place=model)
             if profile is None:

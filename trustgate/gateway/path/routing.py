@@ -131,7 +131,7 @@ class Routing:
         if endpoint.is_unmetered:
             return self._begin_unmetered(route, endpoint, scope, key)
         batch = body.batch if isinstance(body, Upload) else None
-        route.is_verbatim = batch is not None
+        route.is_verbatim = batch is not None or endpoint.makes == "message_batch"
         route.objects = ObjectAccounting(
             self._handles, self._lasting, endpoint, tenant_id, key.id, call, route.handle, batch
         )
@@ -237,7 +237,8 @@ class Routing:
             if not able:
                 upstream_model = targets[0].model if resolved is None else resolved.upstream_model
                 raise InvalidRequest(
-                    f"In a batch the model {route.call.model!r} must be called {upstream_model!r}.", param="file"
+                    f"In a batch the model {route.call.model!r} must be called {upstream_model!r}.",
+                    param="file" if route.call.work is None else "requests",
                 )
             return able[:1]
         if route.used is None:

@@ -341,8 +341,9 @@ def _operation(endpoint: Endpoint, schema: Any) -> dict[str, Any]:
         content["text/event-stream"] = {}  # what an event holds is the upstream's to say
     if endpoint.answers == "any":
         content["*/*"] = {}
+    query = {"model": _STRING} if endpoint.body == "none" and endpoint.has_model else {}
     error = _ANTHROPIC_ERROR if endpoint.dialect is ANTHROPIC else _ERROR
-    operation = _described(endpoint.path, endpoint.method, endpoint.summary, endpoint.name, {}, content)
+    operation = _described(endpoint.path, endpoint.method, endpoint.summary, endpoint.name, query, content)
     operation["responses"] |= _refusals(tuple(_REFUSALS), error)
     # Whatever else an upstream refuses with, in the same form.
     operation["responses"]["4XX"] = {"description": "The upstream refused.", "content": {_JSON: {"schema": error}}}

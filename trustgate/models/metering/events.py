@@ -301,6 +301,8 @@ class _Object(msgspec.Struct, gc=False):
 
     id: str | None = None
     status: str | None = None
+    #: Anthropic's word for it, of a batch.
+    processing_status: str | None = None
     model: str | None = None
     usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
@@ -312,7 +314,7 @@ _decode_object = msgspec.json.Decoder(_Object).decode
 def read_object(body: bytes) -> tuple[str, str]:
     """Returns the id and the status of the object that an answer is; "" for what it does not say. Never raises."""
     said = _read_object(body)
-    return said.id or "", said.status or ""
+    return said.id or "", said.status or said.processing_status or ""
 
 
 def _read_object(body: bytes) -> _Object:
@@ -320,7 +322,11 @@ def _read_object(body: bytes) -> _Object:
         return _decode_object(body)
     except UNREADABLE:
         value = dict_of(read_json(body))
-        texts = {name: text for name in ("id", "status", "model") if isinstance(text := value.get(name), str)}
+        texts = {
+            name: text
+            for name in ("id", "status", "processing_status", "model")
+            if isinstance(text := value.get(name), str)
+        }
         return _Object(**texts, usage=_raw(value.get("usage")), error=_raw(value.get("error")))
 
 

@@ -57,8 +57,9 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """A request on its way to the first target that answers it."""
 
     method: str = "POST"
-    #: Below the target's base URL, with its query.
+    #: Below the target's base URL, with its query; ``at_root``: beside the ``/v1`` that this ends with.
     path: str
+    at_root: bool = False
     headers: Sequence[tuple[str, str]]
     #: The body as a target wants it. One that is not whole yet can be sent once only.
     body_for: Callable[[Target], Body]
@@ -264,6 +265,8 @@ class UpstreamClient:
     async def _ask(self, target: Target, outgoing: Outgoing, body: Body) -> AnyResponse:
         """One request on its way, and the head of its answer."""
         base_url = target.upstream.base_url
+        if outgoing.at_root:
+            base_url = base_url.removesuffix("/v1")
         headers = [*outgoing.headers, *_credentials(target, anthropic=outgoing.anthropic)]
         transport = self._transport(base_url)
         if transport is None:
@@ -310,7 +313,9 @@ class UpstreamClient:
         """
         content_type = response.headers.get("content-type", "")
         says_events = _is_event_stream(content_type)
-        if outgoing.takes_any and not says_events and not _is_json(content_type):
+        # What an upstream keeps may be a document about failures, and is none of them.
+        is_kept = outgoing.is_look and outgoing.method == "GET"
+        if outgoing.takes_any and not says_events and (is_kept or not _is_json(content_type)):
             return await self._bytes(target, outgoing, response, chunks)
         if outgoing.stream or (says_events and not outgoing.form):
             first = await _first(chunks)
