@@ -97,9 +97,9 @@ def test_what_is_not_served_is_refused_with_its_reason(
     assert (refused.status_code, error_of(refused)["code"]) == (status, code)
 
 
-def test_a_websocket_is_refused_at_once(one: Tenant) -> None:
+def test_a_websocket_elsewhere_than_on_responses_is_refused_at_once(one: Tenant) -> None:
     upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "x"}
-    refused = one.http.get("/v1/responses", headers=upgrade)
+    refused = one.http.get("/v1/embeddings", headers=upgrade)
     assert (refused.status_code, error_of(refused)["code"]) == (426, "upgrade_required")
     assert refused.headers["upgrade"] == "HTTP/1.1"
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trustgate.errors import MethodNotAllowed, TrustGateError
@@ -22,6 +22,7 @@ from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, is_anthropics
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.pipeline import Pipeline
+from trustgate.gateway.path.responses_socket import ResponsesSockets
 from trustgate.gateway.views.account import Reads
 from trustgate.gateway.views.credit_webhooks import CreditWebhooks
 from trustgate.gateway.views.credits import Credits
@@ -38,6 +39,9 @@ from trustgate.observe.metrics import Metrics
 
 _SHOWN_PATH_CHARACTERS = 100
 _MODEL = "/v1/models/{id}"
+_RESPONSES = "/v1/responses"
+#: Where a client may ask for a WebSocket.
+WEBSOCKET_PATHS = frozenset(path.encode() for path in (_RESPONSES, "/responses", "/openai/v1/responses"))
 #: As it is customary, and as it has been proposed.
 _WELL_KNOWN = ("/.well-known/x402", "/.well-known/x402.json")
 #: The response headers that pages may read.
@@ -156,8 +160,10 @@ def make_routes(
     model: dict[str, ASGIApp] = {"GET": reads.app(reads.model, takes_keyless=True)}
     model |= {each.method: partial(pipeline.serve, each) for each in ENDPOINTS if each.path == _MODEL}
     discovery = Discovery(storefront)
+    responses = next(each for each in ENDPOINTS if each.path == _RESPONSES)
     return [
         *endpoints,
+        WebSocketRoute(_RESPONSES, ResponsesSockets(pipeline, responses)),
         Route("/v1/models", reads.app(reads.models, takes_keyless=True), methods=["GET"]),
         _route("/v1/models/{id:path}", model),
         Route("/v1/account", reads.app(reads.account), methods=["GET"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from email.utils import formatdate
 from typing import Any, Protocol
 
@@ -40,17 +40,20 @@ class Door:
         hand_over: Callable[[Any], None],
         timeouts: ConnectionTimeouts,
         shed: Shed | None = None,
+        websockets: Collection[bytes] = (),
     ) -> None:
         """
         Args:
             app: what answers.
             hand_over: takes connections that speak something else than HTTP/1.1.
             shed: is asked of each request when it comes.
+            websockets: the paths on which one may be asked for.
         """
         self.app = app
         self.timeouts = timeouts
         self.hand_over = hand_over
         self.shed = shed
+        self.websockets = websockets
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
         self._starts = Starts(self.loop, self._run)

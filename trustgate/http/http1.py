@@ -1,8 +1,8 @@
 """HTTP/1.1 connections: reading requests off them, one after another, and running the application on each.
 
 llhttp reads (``parser``). What is not HTTP/1.1 goes, with its connection and from the request's first byte, to
-Hypercorn's protocols (``hypercorn_adapter``): HTTP/2 by prior knowledge or ALPN, and requests that ask for h2c or a
-WebSocket.
+Hypercorn's protocols (``hypercorn_adapter``): HTTP/2 by prior knowledge or ALPN, and requests that ask for h2c, or for
+a WebSocket where there may be one.
 
     idle → (head, in one piece or several) → exchange (``exchange``) → idle → … → closed
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -173,7 +174,7 @@ class Connection(asyncio.Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if head.upgrade and _switches(head):
+        if head.upgrade and _switches(head, self._door.websockets):
             self._leave()
             return
         self._ahead = b""
@@ -426,12 +427,14 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
 
 
-def _switches(head: RequestHead) -> bool:
+def _switches(head: RequestHead, websockets: Collection[bytes]) -> bool:
     """Returns whether Hypercorn would change the protocol for this request; others are served as if they had not
     asked.
     """
     if head.version != "1.1":
         return False
+    if head.upgrade == _WEBSOCKET and head.path in websockets:
+        return head.method == "GET" and not head.length and not head.is_chunked
     return head.upgrade == _H2C and not head.length and not head.is_chunked
 
 

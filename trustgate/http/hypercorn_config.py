@@ -38,9 +38,10 @@ _SET: dict[str, Any] = {
     "h2_max_inbound_frame_size": 16 * 1024,
     "root_path": "",
     "server_names": [],  # the Host field decides nothing
-    # No WebSocket is served: each is refused before its first message.
-    "websocket_max_message_size": 1,
-    "websocket_ping_interval": None,
+    # characters; what an event of a client's may have
+    "websocket_max_message_size": 4 * 1024 * 1024,
+    # so that one that has gone without a word is noticed
+    "websocket_ping_interval": 20.0,
     # the end of a connection
     "keep_alive_max_requests": _UNLIMITED,
     "max_requests": None,

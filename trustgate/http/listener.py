@@ -12,6 +12,7 @@ import contextlib
 import resource
 import socket
 import ssl
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,14 +42,16 @@ async def listen(
     timeouts: ConnectionTimeouts,
     tls: ssl.SSLContext | None = None,
     shed: Shed | None = None,
+    websockets: Collection[bytes] = (),
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end.
 
-    ``shed`` may answer a request in the place of ``app``, before anything is begun for it.
+    ``shed`` may answer a request in the place of ``app``, before anything is begun for it. ``websockets``: the paths on
+    which one may be asked for; elsewhere that is an ordinary request.
     """
     _allow_many_connections()
     others = _Others(app, timeouts, shed)
-    door = Door(app, others.take, timeouts, shed)
+    door = Door(app, others.take, timeouts, shed, websockets)
     acceptor = Acceptor(listener, partial(Connection, door), tls=tls, handshake_timeout_s=_HANDSHAKE_S)
     try:
         await stop.wait()

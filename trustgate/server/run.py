@@ -232,6 +232,7 @@ async def _run_until(
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve both listeners until ``stop``, then drain."""
+    from trustgate.gateway.app import WEBSOCKET_PATHS
     from trustgate.http.listener import FIRST_REQUEST_S, listen
     from trustgate.payment.facilitators.facts import look_again
     from trustgate.server.offer_facts import follow_for_ever
@@ -279,6 +280,7 @@ async def _run_until(
                 public,
                 tls=None if certificate is None else certificate.context,
                 shed=server.shedding(settings),
+                websockets=WEBSOCKET_PATHS,
             ),
             serve(server.admin_app(), admin),
         )

@@ -66,7 +66,7 @@ class Aliased:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        alias = alias_of(scope["path"]) if scope["type"] == "http" else None
+        alias = alias_of(scope["path"]) if scope["type"] in ("http", "websocket") else None
         if alias is not None:
             parts = scope["query_string"].split(b"&")
             query = b"&".join(part for part in parts if not part.startswith(b"api-version="))
@@ -81,7 +81,8 @@ def refusal_of(method: str, path: str, upgrade: bytes) -> TrustGateError:
     shown = path[:_SHOWN_PATH_CHARACTERS]
     if upgrade.lower() == b"websocket":
         return UpgradeRequired(
-            f"WebSockets are not served on {shown}: send the request over HTTP, with stream: true for events.",
+            f"WebSockets are served on /v1/responses alone, not on {shown}: send the request over HTTP, with "
+            "stream: true for events.",
             headers={"upgrade": "HTTP/1.1", "connection": "upgrade"},
         )
     if _OPERATORS.match(path):

@@ -16,6 +16,10 @@ from trustgate.deadlines import Deadlines
 from trustgate.errors import Unavailable
 from trustgate.gateway.path.shares import Shares
 
+#: The connections that stay: in all, and of one tenant.
+_MOST_SOCKETS = 1_024
+_MOST_SOCKETS_OF_A_TENANT = 64
+
 #: Why a request is not admitted; "": it is.
 NoRoom = Literal["", "draining", "full", "share"]
 Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "unpaid", "shutdown"]
@@ -51,6 +55,15 @@ class Sending(Protocol):
     #: Since when the client has taken in nothing of what it is being given, in the loop's time; None: nothing waits.
     waiting_since: float | None
     gone: bool
+
+
+class OpenSocket(Protocol):
+    """A connection that stays between requests, each of which is one in flight of its own."""
+
+    key_id: str
+    tenant_id: str
+
+    def end(self, reason: Reason) -> None: ...
 
 
 class Cancellation:
@@ -115,6 +128,7 @@ class InFlight:
         self._shares = Shares(most)
         self.deadlines = Deadlines(timeout_s)
         self._cancellations: set[Cancellation] = set()
+        self._sockets: set[OpenSocket] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self.draining = False
@@ -176,7 +190,19 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._cancellations)
 
+    def open_socket(self, socket: OpenSocket) -> None:
+        """Keep a connection that stays. Raises ``Unavailable`` (503) where there are too many, or the end has come."""
+        of_tenant = sum(each.tenant_id == socket.tenant_id for each in self._sockets)
+        if self.draining or len(self._sockets) >= _MOST_SOCKETS or of_tenant >= _MOST_SOCKETS_OF_A_TENANT:
+            raise no_room("draining" if self.draining else "share" if len(self._sockets) < _MOST_SOCKETS else "full")
+        self._sockets.add(socket)
+
+    def close_socket(self, socket: OpenSocket) -> None:
+        self._sockets.discard(socket)
+
     def cut_keys(self, key_ids: Collection[str]) -> None:
+        for socket in [socket for socket in self._sockets if socket.key_id in key_ids]:
+            socket.end("key_revoked")
         for cancellation in [cancellation for cancellation in self._cancellations if cancellation.key_id in key_ids]:
             cancellation.cancel("key_revoked")
 
@@ -195,6 +221,8 @@ class InFlight:
     async def drain(self, grace_s: float) -> None:
         """Admit no request, wait for those that run, and cut what is left after ``grace_s`` seconds."""
         self.draining = True
+        for socket in list(self._sockets):
+            socket.end("shutdown")
         try:
             await asyncio.wait_for(self._empty.wait(), grace_s)
         except TimeoutError:

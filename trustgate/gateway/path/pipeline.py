@@ -112,6 +112,15 @@ class Pipeline:
         self._forwarding = Forwarding(settings.upstream.forward_headers, self._tracing)
         self._memory.apply_settings(settings.serve)
 
+    @property
+    def running(self) -> InFlight:
+        """The requests in flight, and the connections that stay."""
+        return self._running
+
+    def caller_of(self, scope: Scope) -> Caller:
+        """Returns whose key a request has. Raises ``AuthenticationFailed`` (401)."""
+        return identify(self._directory, Arrival.of(scope))
+
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens: the ASGI application of an endpoint."""
         arrival = Arrival.of(scope, trusts_id=self._settings.serve.trust_request_id)
