@@ -518,7 +518,7 @@ class _Connection(asyncio.Protocol):
 #: GETs of what an upstream keeps are scripted as POSTs are; all others ask for its health.
 _KEPT = re.compile(
     r"/(responses|files|batches|conversations|vector_stores|containers|videos|assistants|threads|evals|fine_tuning"
-    r"|skills|voice_consents|completions|tokenizer_info)\b"
+    r"|skills|voice_consents|completions)\b"
 )
 
 
