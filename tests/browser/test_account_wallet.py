@@ -15,7 +15,7 @@ from tests.support.chromium import Browser
 from tests.support.market import Buyer, TokenMarket, token_market
 from tests.support.programs import require_node_modules
 from tests.support.upstream import Upstream
-from tests.wallet.__main__ import BUNDLE, LICENCES, build, licences
+from tests.wallet.__main__ import NAMES, build, bundle, licences
 from trustgate.payment.networks import SOLANA_DEVNET
 
 UNITS = 3_000_000
@@ -180,9 +180,10 @@ def test_the_node_answers_what_a_payment_needs_and_nothing_else(place: TokenMark
     )
 
 
-def test_the_bundle_is_made_of_what_npm_has() -> None:
-    modules = require_node_modules() / "node_modules"
-    assert BUNDLE.read_bytes() == build(modules), "run: python -m tests.wallet"
-    assert LICENCES.read_bytes() == licences(modules), "run: python -m tests.wallet"
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bundle_is_made_of_what_npm_has(name: str) -> None:
+    made, text = build(name, require_node_modules() / "node_modules")
+    assert bundle(name).read_bytes() == made, "run: python -m tests.wallet"
+    assert licences(name).read_bytes() == text, "run: python -m tests.wallet"
     # No code from text, which the page's policy would refuse.
-    assert b"eval(" not in BUNDLE.read_bytes() and b"new Function" not in BUNDLE.read_bytes()
+    assert b"eval(" not in made and b"new Function" not in made

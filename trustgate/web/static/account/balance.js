@@ -1,18 +1,8 @@
 // The balance, what adding to it costs and on which networks (x402), and the payments there were.
 
 import { ask, field, figures, fill, h, message, name, Refusal, send, table, usd } from "./common.js";
-import { payWith, takes, wallets } from "./wallets.js";
-
-/** The networks that x402 names by CAIP-2, in words. */
-const NETWORKS = new Map([
-  ["solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "Solana"],
-  ["solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1", "Solana devnet"],
-  ["solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z", "Solana testnet"],
-  ["eip155:1", "Ethereum"],
-  ["eip155:8453", "Base"],
-  ["eip155:84532", "Base Sepolia"],
-  ["eip155:137", "Polygon"],
-]);
+import { networkName } from "./networks.js";
+import { payWith, wallets } from "./wallets.js";
 
 const STATES = { delivered: "good", settled: "good", credited: "good", failed: "bad", unknown: "wary" };
 
@@ -47,7 +37,7 @@ export async function show(place) {
       data.map((each) => [
         new Date(each.created * 1000).toISOString().slice(0, 19).replace("T", " "),
         usd(each.value_nano_usd),
-        NETWORKS.get(each.network) ?? name(each.network),
+        networkName(each.network),
         h("span", { class: `state ${STATES[each.state] ?? ""}` }, each.state),
         each.transaction ? h("code", null, name(each.transaction)) : "–",
       ]),
@@ -85,18 +75,19 @@ export async function priceOf(amount) {
   throw new Refusal(0, { message: "The gateway did not ask for a payment." });
 }
 
-/** What pays here, with a wallet of the browser's: one choice for each wallet and each Solana network that it knows. */
+/** What pays here, with a wallet of the browser's: one choice for each wallet and each network that it knows. */
 function paying(accepts, amount, reload) {
   const place = h("div", { id: "wallets" });
   const told = h("div", { id: "paid", "aria-live": "polite" });
   const draw = (wallets) => {
     const choices = wallets.flatMap((wallet) =>
-      accepts.filter((offer) => takes(wallet, offer)).map((offer) =>
+      accepts.filter(wallet.takes).map((offer) =>
         h("button", { type: "button", class: "main", onclick: () => pay(wallet, offer) },
-          `Pay with ${name(wallet.name)} on ${NETWORKS.get(offer.network) ?? name(offer.network)}`)),
+          `Pay with ${name(wallet.name)} on ${networkName(offer.network)}`)),
     );
     place.replaceChildren(...(choices.length ? [h("div", { class: "buttons" }, choices)] : [
-      h("p", { class: "soft" }, "No wallet in this browser can pay this: none has shown itself, or none knows these networks."),
+      h("p", { class: "soft" }, "No wallet in this browser can pay this: none has shown itself, or none knows these networks. ",
+        "Open or install one, then load this page again; or let a program pay, as below."),
     ]));
   };
   async function pay(wallet, offer) {
@@ -122,7 +113,7 @@ function offered({ accepts }, amount, reload) {
       "What it costs, by network",
       ["Network", ["Amount", "n"], "Token", "Paid to"],
       accepts.map((each) => [
-        NETWORKS.get(each.network) ?? name(each.network),
+        networkName(each.network),
         [`$${amount}`, h("br"), h("small", null, `${name(each.amount)} atomic units`)],
         h("code", null, name(each.asset)),
         h("code", null, name(each.payTo)),

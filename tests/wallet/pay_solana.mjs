@@ -1,13 +1,13 @@
 // The stock x402 client for the account page: a fetch that pays with a Solana wallet of the browser's.
-// Built into trustgate/web/static/account/pay.js by `python -m tests.wallet`.
+// Built into trustgate/web/static/account/pay_solana.js by `python -m tests.wallet`.
 
-import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { ExactSvmScheme } from "@x402/svm/exact/client";
 import { getTransactionDecoder, getTransactionEncoder } from "@solana/kit";
+import { payingBy } from "./paying.mjs";
 
 /**
- * A fetch that pays a 402 by `offer`, the one that was shown, and by no other: its network, token, amount and receiver
- * have to be asked for again. `sign` is given a transaction (Uint8Array) and gives it signed; `rpcUrl` is a Solana node.
+ * A fetch that pays a 402 by `offer`. `sign` is given a transaction (Uint8Array) and gives it signed; `rpcUrl` is a
+ * Solana node.
  */
 export function payingFetch({ fetch, address, sign, rpcUrl, offer }) {
   const signer = {
@@ -27,14 +27,5 @@ export function payingFetch({ fetch, address, sign, rpcUrl, offer }) {
       );
     },
   };
-  const same = (each) => ["network", "asset", "amount", "payTo"].every((member) => each[member] === offer[member]);
-  const choose = (version, accepts) => {
-    const found = accepts.find(same);
-    if (!found) throw new Error("The gateway asks for another payment than it has shown. Nothing was paid.");
-    return found;
-  };
-  const client = new x402Client(choose)
-    .register(offer.network, new ExactSvmScheme(signer, { rpcUrl }))
-    .setSpendControls({ allowedAssets: [{ network: offer.network, asset: offer.asset }] });
-  return wrapFetchWithPayment(fetch, client);
+  return payingBy({ fetch, offer, scheme: new ExactSvmScheme(signer, { rpcUrl }) });
 }
