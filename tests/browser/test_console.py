@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.chromium import Browser
+from tests.support.facilitator import FacilitatorDouble
 from tests.support.gateway import Gateway
+from tests.support.receiver import Receiver
 from tests.support.upstream import Reply, Upstream
 
 #: A name that would run a script wherever it became markup.
 EVIL = "<img src=x onerror=\"document.title='owned'\">'\"&amp;"
+
+
+@pytest.fixture(scope="module")
+def facilitator() -> Iterator[FacilitatorDouble]:
+    with FacilitatorDouble() as double:
+        yield double
 
 
 class Operated(httpx.Client):
@@ -66,6 +75,8 @@ def text_of(page: Browser) -> str:
 PAGES = (
     *("", "requests", "usage", "usage?by=model", "usage?by=tenant&days=7", "tenants", "keys", "plans", "plans/pro"),
     *("budgets", "models", "receipts", "receipts?status=2xx&since=7d", "statements", "payments", "anchors", "settings"),
+    *("notices", "storage", "end-users", "find", "find?q=e", "profiles/plan/pro", "do/payment.set", "do/profile.set"),
+    *("do/notify.add", "do/backup", "do/archive", "do/end-user.limit"),
     *("do/tenant.add", "do/key.create", "do/budget.add", "do/passport.set", "do/tenant.remove"),
 )
 
@@ -169,6 +180,145 @@ def test_budgets_plans_and_models_are_kept(console: Browser, pages_gateway: Gate
         assert f"Done: remove a {noun}." in text_of(console)
 
 
+def test_how_a_tenant_pays_is_set_and_ended(
+    console: Browser, pages_gateway: Gateway, operated: Operated, facilitator: FacilitatorDouble
+) -> None:
+    tenant = pages_gateway.cli_json("tenant", "add", "walked payer")["tenant"]["id"]
+    console.open(f"{pages_gateway.base_url}/console/tenants/{tenant}")
+    console.click("a[href*='payment.set']")
+    wallet = "0x" + "b6" * 20
+    console.submit("#action", mode="prepaid", network="base-sepolia")
+    assert "A network needs the wallet" in text_of(console)
+    console.submit("#action", pay_to=wallet, facilitator=facilitator.url, top_up="2.50", flow="upfront")
+    text = text_of(console)
+    assert "base-sepolia (eip155:84532)" in text and "$2.50 or more" in text and "before the LLM server" in text
+    terms = pages_gateway.cli_json("payment", "terms", tenant)["terms"][0]["terms"]
+    assert (terms["mode"], terms["top_up_nano_usd"], len(terms["offers"])) == ("prepaid", 2_500_000_000, 1)
+    console.click("a[href*='payment.off']")
+    console.submit("#action", confirm=True)
+    assert "off: nothing is due" in text_of(console)
+
+
+def test_a_profile_is_set_entry_by_entry_and_cleared(console: Browser, pages_gateway: Gateway) -> None:
+    tenant = pages_gateway.cli_json("tenant", "add", "walked profile")["tenant"]["id"]
+    console.open(f"{pages_gateway.base_url}/console/tenants/{tenant}")
+    console.click(f"a[href$='profiles/tenant/{tenant}']")
+    console.click("a[href*='profile.set']")
+    console.evaluate(
+        "((f) => { f.value = 'gpt-4=trustgate/echo\\nmy own=trustgate/echo'; "
+        "f.dispatchEvent(new Event('input', {bubbles: true})); })(document.getElementById('field-names'))"
+    )
+    line = f"trustgate profile set --tenant {tenant} --name gpt-4=trustgate/echo --name 'my own=trustgate/echo'"
+    assert console.evaluate("document.getElementById('action-line').textContent") == line
+    console.submit("#action", cap="max_tokens=800")
+    assert "Name my own\ntrustgate/echo" in text_of(console) and "Most of max_tokens\n800" in text_of(console)
+    console.click("a[href*='profile.set']")
+    console.submit("#action", names="gpt-4=none")
+    rules = pages_gateway.cli_json("profile", "show", "--tenant", tenant)["profile"]["rules"]
+    assert (rules["names"], rules["caps"]) == ({"my own": "trustgate/echo"}, {"max_tokens": 800})
+    console.click("a[href*='profile.clear']")
+    console.submit("#action", confirm=True)
+    assert "Done: clear a profile." in text_of(console)
+
+
+def test_an_end_user_is_blocked_limited_and_served_again(console: Browser, pages_gateway: Gateway) -> None:
+    added = pages_gateway.cli_json("tenant", "add", "walked app")
+    tenant, secret = added["tenant"]["id"], added["key"]["secret"]
+    pages_gateway.cli("key", "set", added["key"]["id"], "--end-users", "user")
+    pages_gateway.cli(
+        "budget", "add", "each-user", "--tenant", tenant, "--usd", "5", "--per", "month", "--each", "end-user"
+    )
+    body = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello"}], "user": "anna@example.com"}
+    with httpx.Client(base_url=pages_gateway.base_url, trust_env=False) as http:
+        http.headers["authorization"] = f"Bearer {secret}"
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        console.open(f"{pages_gateway.base_url}/console/end-users?tenant={tenant}")
+        console.click("main td a[href*='end-user.block']")
+        console.submit("#action", confirm=True)
+        assert http.post("/v1/chat/completions", json=body).status_code == 403
+        console.open(f"{pages_gateway.base_url}/console/end-users?tenant={tenant}")
+        assert "blocked" in text_of(console) and "anna" not in text_of(console)
+        console.click("main td a[href*='end-user.unblock']")
+        console.submit("#action")
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+    console.open(f"{pages_gateway.base_url}/console/do/end-user.limit?tenant={tenant}")
+    console.submit("#action", user="anna@example.com", budget="each-user", usd="0.5")
+    [user] = [each for each in pages_gateway.cli_json("end-user", "list", tenant)["end_users"] if each["end_user"]]
+    assert user["amounts"] == {"each-user": 500_000_000}
+
+
+def test_a_webhook_is_added_tried_and_removed(console: Browser, pages_gateway: Gateway) -> None:
+    base = f"{pages_gateway.base_url}/console"
+    console.open(f"{base}/notices")
+    console.click("a[href*='notify.add']")
+    with Receiver() as receiver:
+        console.submit("#action", url=receiver.url, name="walked hook", on="disk", private=True)
+        assert "This secret is shown only now" in text_of(console)
+        assert console.evaluate("document.getElementById('secret').textContent").startswith("whsec_")
+        console.click("main p a")
+        console.click("th.name a")
+        console.click("a[href*='notify.test']")
+        console.submit("#action")
+        console.wait_for("document.querySelector('main table') !== null")
+        assert "walked hook" in text_of(console) and "delivered" in text_of(console)
+    console.open(f"{base}/do/notify.remove?subscriber=walked+hook")
+    console.submit("#action", confirm=True)
+    assert "Nobody is told of anything yet" in text_of(console)
+
+
+def test_what_takes_long_shows_how_it_stands_and_what_came_of_it(
+    console: Browser, pages_gateway: Gateway, operated: Operated, tmp_path: Path
+) -> None:
+    base = f"{pages_gateway.base_url}/console"
+    file = tmp_path / "the backup"
+    console.open(f"{base}/storage")
+    console.click("a[href$='do/backup']")
+    console.submit("#action", file="relative")
+    assert "Give the whole path" in text_of(console)
+    console.submit("#action", file=str(file))
+    console.wait_for("document.querySelector('main .message') !== null")
+    assert "Backed up" in text_of(console) and f"to {file}." in text_of(console)
+    assert file.stat().st_mode & 0o777 == 0o600
+    place = console.url
+    console.open(f"{base}/do/backup")
+    console.submit("#action", file=str(file))
+    console.wait_for("document.querySelector('main .message') !== null")
+    assert "already exists" in text_of(console), "nothing is overwritten"
+    for action, fields, told in (
+        ("archive", {"before": "2020-01", "dry_run": True, "confirm": True}, "Would archive 0 receipts"),
+        ("payment.reconcile", {}, "None is open."),
+        ("compact", {}, "The database"),
+        # No key pays for anchors here: a refusal stands where the result would.
+        ("anchor.flush", {"dry_run": True, "confirm": True}, "trustgate anchor keygen"),
+    ):
+        console.open(f"{base}/do/{action}")
+        console.submit("#action", **fields)
+        console.wait_for("document.getElementById('work-stage') === null")
+        assert told in text_of(console), action
+    console.open(place)
+    assert "Backed up" in text_of(console), "what came of it is there when one comes back"
+
+
+def test_one_field_finds_whatever_has_a_page(console: Browser, pages_gateway: Gateway, operated: Operated) -> None:
+    base = f"{pages_gateway.base_url}/console"
+    answer = operated.chat()
+    receipt = answer.headers["x-trustgate-receipt"]
+    for wanted, page in (
+        (receipt, f"receipts/{receipt}"),
+        (answer.headers["x-request-id"], f"receipts/{receipt}"),
+        (operated.tenant, f"tenants/{operated.tenant}"),
+        (operated.key, f"keys/{operated.key}"),
+        ("growth", "plans/growth"),
+    ):
+        console.open(base)
+        console.evaluate("document.querySelector('header input').focus()")
+        console.type(wanted)
+        console.key("Enter", leaves=True)
+        assert console.url == f"{base}/{page}"
+    console.open(f"{base}/find?q=nothing+like+it")
+    assert "Nothing has this in its name or id" in text_of(console)
+
+
 def test_a_refusal_has_its_next_step_and_keeps_what_was_entered(console: Browser, pages_gateway: Gateway) -> None:
     console.open(f"{pages_gateway.base_url}/console/do/plan.add")
     console.submit("#action", plan="pro")
@@ -181,7 +331,7 @@ def test_lists_are_searched_filtered_sorted_and_paged(console: Browser, pages_ga
     for name in ("listed b", "listed a"):
         pages_gateway.add_tenant(name)
     console.open(f"{base}/tenants")
-    console.submit("form[role=search]", q="LISTED")
+    console.submit("main form[role=search]", q="LISTED")
     rows = "Array.from(document.querySelectorAll('tbody tr'), (row) => row.cells[0].textContent)"
     assert sorted(console.evaluate(rows)) == ["listed a", "listed b"]
     console.click("thead th a")
@@ -226,6 +376,37 @@ def test_requests_come_by_themselves_are_filtered_and_paused(
     console.wait_for(f"document.querySelector('[data-id={second}]') !== null")
 
 
+def focused(page: Browser) -> str:
+    """What has the focus, and whether a ring shows it."""
+    text: str = page.evaluate(
+        "((e) => `${e.tagName} ${(e.innerText || e.name || '').trim()} "
+        "${getComputedStyle(e).outlineStyle === 'none' ? 'unseen' : 'seen'}`)(document.activeElement)"
+    )
+    return text
+
+
+def test_a_tenant_is_added_by_the_keyboard_alone(console: Browser, pages_gateway: Gateway) -> None:
+    console.open(f"{pages_gateway.base_url}/console/tenants")
+    console.key("Tab")
+    assert focused(console) == "A Skip to the content seen"
+    console.key("Enter")
+    assert console.evaluate("document.activeElement.id") == "main"
+    console.key("Tab")
+    assert focused(console) == "A Add a tenant seen"
+    console.key("Enter", leaves=True)
+    console.key("Tab")
+    console.key("Enter")
+    console.key("Tab")
+    assert focused(console) == "INPUT name seen"
+    console.type("by keyboard")
+    while not focused(console).startswith("BUTTON Add a tenant"):
+        console.key("Tab")
+        assert focused(console).endswith("seen")
+    console.key("Space", leaves=True)
+    assert "This secret is shown only now" in text_of(console)
+    assert "by keyboard" in {each["name"] for each in pages_gateway.cli_json("tenant", "list")["tenants"]}
+
+
 def test_without_scripts_the_numbers_are_there_and_forms_work(console: Browser, pages_gateway: Gateway) -> None:
     base = f"{pages_gateway.base_url}/console"
     console.open(base, scripts=False)
@@ -258,7 +439,7 @@ def test_what_a_hostile_upstream_writes_stays_text(
 
 def test_signing_out_ends_the_session(console: Browser, pages_gateway: Gateway) -> None:
     cookies = {cookie["name"]: cookie["value"] for cookie in console.cookies()}
-    console.click("header form button")
+    console.click("header form[method=post] button")
     assert "You are signed out." in text_of(console)
     assert console.cookies() == []
     with httpx.Client(base_url=pages_gateway.base_url, cookies=cookies, trust_env=False) as http:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
@@ -41,6 +42,33 @@ EXAMPLES: list[tuple[str, dict[str, str]]] = [
     ("payment.resolve", {"payment": "pay_1", "settled": "0xabc"}),
     ("payment.resolve", {"payment": "pay_1", "failed": "yes"}),
     ("receipt.mend", {"accept": "yes"}),
+    ("payment.set", {"tenant": "acme", "network": "base", "pay_to": "0xab", "price": "0.01", "flow": "upfront"}),
+    ("payment.set", {"tenant": "acme", "mode": "prepaid", "top_up": "5", "price": "passports", "contact": "a@b.c"}),
+    (
+        "payment.set",
+        {"tenant": "a", "network": "eip155:10", "pay_to": "0x1", "asset": "0x2", "facilitator": "embedded"},
+    ),
+    ("payment.set", {"tenant": "a", "network": "base", "pay_to": "0x1", "decimals": "6", "asset_name": "A B"}),
+    ("payment.off", {"tenant": "acme", "network": "base"}),
+    ("end-user.limit", {"tenant": "acme", "user": "eu_1", "budget": "b", "usd": "2.5"}),
+    ("end-user.limit", {"tenant": "acme", "user": "-x", "budget": "b", "number": "7"}),
+    ("profile.set", {"tenant": "acme", "names": "gpt-4=llama\n my name = none\n", "only_own_names": "yes"}),
+    (
+        "profile.set",
+        {"plan": "pro", "set": 'stop=["a,b"]\nseed=none', "cap": "reasoning_effort=low", "default": "top_p=1"},
+    ),
+    (
+        "profile.set",
+        {"key": "key_1", "system": "Be brief.", "provider": "a,b", "target": "none", "default_model": "none"},
+    ),
+    ("profile.set", {"tenant": "a", "header": "X-A=b", "header_env": "x-c=D", "header_file": "x-e=/f"}),
+    ("profile.set", {"tenant": "a", "credential_env": "m=V", "fee": "m=0.001", "unknown_models": "default"}),
+    ("profile.clear", {"key": "key_1"}),
+    ("notify.add", {"url": "https://h.example/x", "on": "budget, disk", "name": "ops", "private": "yes"}),
+    ("notify.test", {"subscriber": "ops"}),
+    ("anchor.flush", {"dry_run": "yes", "mainnet": "yes"}),
+    ("archive", {"before": "2026-01", "to": "/srv/old receipts", "dry_run": "yes"}),
+    ("backup", {"file": f"{gettempdir()}/trustgate-backup", "without_archives": "yes"}),
 ]
 
 #: What an action cannot do without, besides what it requires.
@@ -51,9 +79,15 @@ NEEDED = {
     "budget.set": {"name": "n"},
     "passport.set": {"context_length": "5"},
     "payment.resolve": {"failed": "yes"},
+    "payment.set": {"mode": "prepaid"},
+    "end-user.limit": {"reset": "yes"},
+    "profile.set": {"plan": "pro", "default_model": "m"},
+    "profile.clear": {"tenant": "acme"},
+    "archive": {"before": "2026-01"},
+    "backup": {"file": f"{gettempdir()}/trustgate-backup"},
 }
 #: Members that are made anew each time.
-_FRESH = ("flush", "reconcile")
+_FRESH = ("flush", "reconcile", "order")
 
 
 class _Seen(Exception):
@@ -68,6 +102,9 @@ class _Recorder:
         raise _Seen(command)
 
     async def execute(self, command: Command[Any]) -> Any:
+        raise _Seen(command)
+
+    async def feed(self, command: Any, write: Any) -> Any:
         raise _Seen(command)
 
     async def close(self) -> None: ...
@@ -110,7 +147,9 @@ def test_a_form_gives_the_command_of_its_line(
 
 def test_what_destroys_asks() -> None:
     for name, action in ACTIONS.items():
-        if name.endswith((".remove", ".revoke", ".suspend", ".rotate", ".resolve")):
+        if name.endswith(
+            (".remove", ".revoke", ".suspend", ".rotate", ".resolve", ".clear", ".off", ".block", ".open")
+        ):
             assert action.ask, name
 
 
@@ -120,6 +159,13 @@ def test_what_destroys_asks() -> None:
         ("budget.add", {"budget": "b", "usd": "1", "tokens": "1"}),
         ("payment.resolve", {"payment": "p", "settled": "x", "failed": "yes"}),
         ("passport.add", {"slug": "m", "input_pico_usd": "900000"}),
+        ("payment.set", {"tenant": "t", "network": "base"}),
+        ("payment.set", {"tenant": "t", "facilitator": "embedded"}),
+        ("end-user.limit", {"tenant": "t", "user": "u", "budget": "b", "usd": "1", "reset": "yes"}),
+        ("profile.set", {"tenant": "t", "names": "no equals sign"}),
+        ("profile.set", {"tenant": "t", "plan": "p", "default_model": "m"}),
+        ("profile.set", {"tenant": "t"}),
+        ("archive", {"before": "2026-01", "to": "a/relative/folder"}),
     ],
 )
 def test_what_the_command_line_refuses_is_refused(name: str, texts: dict[str, str]) -> None:

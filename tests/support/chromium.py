@@ -33,6 +33,9 @@ _FLAGS = (
 )
 
 
+#: The text that a key enters, and its code on Windows, which the protocol wants.
+_KEYS = {"Tab": ("", 9), "Enter": ("\r", 13), "Space": (" ", 32)}
+
 _SUBMIT = """
 function (selector, values) {
   const form = document.querySelector(selector);
@@ -105,14 +108,27 @@ class Browser:
         """Fill in a form's fields by their names, send it as its button does, and wait for the page that follows."""
         self._runner.run(self._leave(f"({_SUBMIT})({json.dumps(form)}, {json.dumps(values)})"))
 
+    def type(self, text: str) -> None:
+        """Enter a text where the focus is, as the keyboard does."""
+        self._runner.run(self._send("Input.insertText", text=text))
+
+    def key(self, name: str, *, shift: bool = False, leaves: bool = False) -> None:
+        """Press a key: Tab, Enter or Space. ``leaves``: it leads to another page; wait until that is shown."""
+        self._runner.run(self._key(name, 8 if shift else 0, leaves))
+
     def wait_for(self, expression: str) -> None:
-        """Wait until an expression in the page is true."""
-        self._runner.run(
-            self._evaluate(
-                f"new Promise((done) => {{ const look = () => ({expression}) ? done(true) : "
-                "requestAnimationFrame(look); look(); })"
-            )
+        """Wait until an expression in the page is true, in the one too that the page makes room for by itself."""
+        script = (
+            f"new Promise((done) => {{ const look = () => ({expression}) ? done(true) : "
+            "requestAnimationFrame(look); look(); })"
         )
+        while True:
+            try:
+                self._runner.run(self._evaluate(script))
+                return
+            except AssertionError as error:
+                if not any(words in str(error) for words in ("navigated", "context was destroyed", "default context")):
+                    raise
 
     def look(self, *, dark: bool = False, width: int = 1200, height: int = 800) -> None:
         """Show pages in the light or the dark, and so wide, from now on."""
@@ -210,6 +226,20 @@ class Browser:
         self._transferred = 0
         await self._send("Runtime.evaluate", expression=script, userGesture=True)
         while self._loads == loads:
+            await self._receive()
+
+    async def _key(self, name: str, modifiers: int, leaves: bool) -> None:
+        loads = self._loads
+        if leaves:
+            self._complaints.clear()
+            self._requests.clear()
+            self._transferred = 0
+        text, code = _KEYS[name]
+        given = {"key": " " if name == "Space" else name, "code": name, "windowsVirtualKeyCode": code}
+        down = {"type": "keyDown" if text else "rawKeyDown", "text": text, "modifiers": modifiers}
+        await self._send("Input.dispatchKeyEvent", **given, **down)
+        await self._send("Input.dispatchKeyEvent", **given, type="keyUp", modifiers=modifiers)
+        while leaves and self._loads == loads:
             await self._receive()
 
     async def _look(self, dark: bool, width: int, height: int) -> None:

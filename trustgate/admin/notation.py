@@ -7,9 +7,12 @@ exactly, as integers; what cannot be kept exactly is refused, never rounded.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from trustgate.settings import duration_s
 
@@ -171,3 +174,22 @@ def status(text: str) -> tuple[int, int]:
     if len(text) == 3 and text.isascii() and text.isdigit():
         return int(text), int(text)
     raise ValueError(f"{text!r} is not a status, such as 429 or 4xx.")
+
+
+def words(texts: Sequence[str]) -> tuple[str, ...]:
+    """Words, several texts or separated by commas, each once."""
+    return tuple(dict.fromkeys(part.strip() for text in texts for part in text.split(",") if part.strip()))
+
+
+def parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """``NAME=JSON`` each: ``temperature=0.2``, ``stop=["\\n"]``."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{text!r} is not NAME=JSON, such as temperature=0.2.")
+        try:
+            found[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise ValueError(f"the value of {name} is not JSON: {value!r}. Text needs quotes: '{name}=\"…\"'") from None
+    return found

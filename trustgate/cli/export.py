@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import typer
 
 from trustgate.admin.commands import Admin, Exported, Feed, ReceiptsExport, UsageExport
+from trustgate.admin.new_file import new_file
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, with_admin
-from trustgate.cli.output import STDOUT, Sink, new_file, sink
+from trustgate.cli.output import STDOUT, Sink, sink
 from trustgate.errors import InvalidRequest
 
 _TABLE = "Writing the table"

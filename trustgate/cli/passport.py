@@ -20,12 +20,12 @@ from trustgate.admin.commands import (
     PassportShow,
     PassportStatus,
 )
+from trustgate.admin.profile_words import rule_lines
 from trustgate.admin.profiling import PassportResolve
 from trustgate.cli import price, render
 from trustgate.cli.context import JsonOption, execute
 from trustgate.cli.fields import Given, with_passport_fields
 from trustgate.cli.price import per_million, price_fields, source_text
-from trustgate.cli.profile import rule_fields
 from trustgate.errors import InvalidRequest
 from trustgate.ids import now_us
 from trustgate.models.pricing import is_priced, slips
@@ -138,7 +138,7 @@ def resolve(
         return
     for number, line in enumerate(found.steps, start=1):
         render.say(f"{number}. {line}")
-    fields = rule_fields(found.rules)
+    fields = rule_lines(found.rules)
     if fields:
         render.say("")
         render.card(fields, title="What the profile has")

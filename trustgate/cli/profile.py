@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from trustgate.admin.profile_words import TITLES, GivenRules, rule_lines
 from trustgate.admin.profiling import ProfileClear, ProfileList, ProfilePut, ProfileShow, ProfileState
-from trustgate.cli import render, values
+from trustgate.cli import render
 from trustgate.cli.context import JsonOption, execute
 from trustgate.errors import InvalidRequest
-from trustgate.models.profiles import parameter_name, summed_up
-from trustgate.types import HeaderValue, OwnCredential, ProfileRules
+from trustgate.models.profiles import summed_up
+from trustgate.types import ProfileRules
 
 app = typer.Typer(
     help="Profiles: model names, parameters and upstream keys of a plan, a tenant or a key.", no_args_is_help=True
@@ -104,29 +104,29 @@ def set_(
 
     A key's profile goes before its tenant's, a tenant's before its plan's, entry by entry.
     """
-    given = _Given()
-    given.entries("names", name, str)
-    given.single("own_names_only", only_own_names, lambda text: text == "yes")
-    given.single("default_model", default_model, str)
-    given.single("default_for_unknown", unknown_models, lambda text: text == "default")
-    given.parameters("parameters", set_parameter)
-    given.parameters("defaults", default)
-    given.parameters("caps", cap, words=True)
-    given.single("system", system, _text)
-    given.words("providers", provider)
-    given.words("targets", target)
-    given.entries("headers", header, lambda text: HeaderValue(text=text), fold=str.lower)
-    given.entries("headers", header_env, lambda text: HeaderValue(env=text), fold=str.lower)
-    given.entries("headers", header_file, lambda text: HeaderValue(file=text), fold=str.lower)
-    given.entries("credentials", credential_env, lambda text: OwnCredential(env=text))
-    given.entries("credentials", credential_file, lambda text: OwnCredential(file=text))
-    fees = {slug: values.usd(text) for slug, text in _pairs("--fee", fee)}
-    if not given.members and not given.removed and not fees:
+    given = GivenRules()
+    try:
+        given.names(name)
+        given.single("own_names_only", only_own_names, lambda text: text == "yes")
+        given.single("default_model", default_model)
+        given.single("default_for_unknown", unknown_models, lambda text: text == "default")
+        given.parameters("parameters", "--set", set_parameter)
+        given.parameters("defaults", "--default", default)
+        given.parameters("caps", "--cap", cap, words=True)
+        given.single("system", system, _text)
+        given.words("providers", provider)
+        given.words("targets", target)
+        for kind, headers in (("text", header), ("env", header_env), ("file", header_file)):
+            given.headers(kind, headers)
+        given.credentials("env", credential_env)
+        given.credentials("file", credential_file)
+        given.fee(fee)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if given.is_empty:
         raise InvalidRequest("No change was given.", hint="trustgate profile set --help")
-    removed = {member: tuple(entries) for member, entries in given.removed.items()}
-    command = ProfilePut(
-        plan=plan, tenant=tenant, key=key, rules=ProfileRules(**given.members), removed=removed, fees=fees
-    )
+    rules = ProfileRules(**given.members)
+    command = ProfilePut(plan=plan, tenant=tenant, key=key, rules=rules, removed=given.removed, fees=given.fees)
     _print(execute(context, command), json)
 
 
@@ -158,7 +158,7 @@ def list_(context: typer.Context, json: JsonOption = False) -> None:
             (
                 each.kind,
                 each.owner,
-                render.names(_TITLES[name].lower() for name, _ in summed_up(each.rules)),
+                render.names(TITLES[name].lower() for name, _ in summed_up(each.rules)),
                 render.instant(each.changed_us),
             )
             for each in profiles
@@ -183,72 +183,6 @@ def clear(
         render.say(f"Cleared the profile of the {cleared.kind} {cleared.owner}.")
 
 
-class _Given:
-    """What was given of the rules, by member, and what was given as ``none``."""
-
-    def __init__(self) -> None:
-        self.members: dict[str, Any] = {}
-        self.removed: dict[str, list[str]] = {}
-
-    def single(self, member: str, text: str | None, parse: Callable[[str], Any]) -> None:
-        if text == "none":
-            self.removed[member] = []
-        elif text is not None:
-            self.members[member] = parse(text)
-
-    def words(self, member: str, texts: Sequence[str] | None) -> None:
-        if texts == ["none"]:
-            self.removed[member] = []
-        elif texts:
-            self.members[member] = values.words(list(texts))
-
-    def entries(
-        self,
-        member: str,
-        texts: Sequence[str] | None,
-        parse: Callable[[str], Any],
-        *,
-        fold: Callable[[str], str] = str,
-    ) -> None:
-        for name, text in _pairs(_FLAGS[member], texts):
-            if text == "none":
-                self.removed.setdefault(member, []).append(fold(name))
-            else:
-                self.members.setdefault(member, {})[fold(name)] = parse(text)
-
-    def parameters(self, member: str, texts: Sequence[str] | None, *, words: bool = False) -> None:
-        """``words``: a text needs no quotes."""
-        for name, text in _pairs(_FLAGS[member], texts):
-            own = parameter_name(name)
-            if text == "none" and not (words and own == "reasoning_effort"):
-                self.removed.setdefault(member, []).append(own)
-                continue
-            quoted = f'"{text}"' if words and text.isalpha() else text
-            self.members.setdefault(member, {})[own] = values.parameters([f"{name}={quoted}"])[name]
-
-
-#: The options whose values are of a member, for messages.
-_FLAGS = {
-    "names": "--name",
-    "parameters": "--set",
-    "defaults": "--default",
-    "caps": "--cap",
-    "headers": "--header",
-    "credentials": "--credential-env",
-}
-
-
-def _pairs(flag: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
-    """``NAME=VALUE`` each."""
-    found = []
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip() or not value:
-            raise typer.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint=f"'{flag}'")
-        found.append((name.strip(), value))
-    return found
-
-
 def _text(text: str) -> str:
     """A text, or with ``@`` before it the file that has it."""
     if not text.startswith("@"):
@@ -261,60 +195,9 @@ def _text(text: str) -> str:
         ) from None
 
 
-# showing them
-
-_TITLES = {
-    "names": "Names",
-    "own_names_only": "Only own names",
-    "default_model": "Default model",
-    "default_for_unknown": "For unknown names",
-    "parameters": "Set",
-    "defaults": "Default",
-    "caps": "Most of",
-    "system": "System message",
-    "providers": "Providers",
-    "targets": "Targets",
-    "headers": "Headers",
-    "credentials": "Upstream keys",
-}
-
-
 def _print(profile: ProfileState, json: bool) -> None:
     if json:
         render.document({"profile": profile})
         return
-    fields = rule_fields(profile.rules)
+    fields = rule_lines(profile.rules)
     render.card([("Profile of", f"{profile.kind} {profile.owner}"), *(fields or [("Rules", "none")])])
-
-
-def rule_fields(rules: ProfileRules) -> list[tuple[str, render.Cell]]:
-    """Returns what the rules say, a line each entry."""
-    fields: list[tuple[str, render.Cell]] = []
-    for name, value in summed_up(rules):
-        title = _TITLES[name]
-        if name == "names":
-            fields += [(f"Name {each}", target) for each, target in value.items()]
-        elif name == "headers":
-            fields += [(f"Header {each}", _header(source)) for each, source in value.items()]
-        elif name == "credentials":
-            fields += [(f"Upstream key for {each}", _own_key(own)) for each, own in value.items()]
-        elif isinstance(value, dict):
-            fields += [(f"{title} {each}", render.json_text(entry)) for each, entry in value.items()]
-        elif isinstance(value, tuple):
-            fields.append((title, ", ".join(value)))
-        else:
-            fields.append((title, ("yes" if value else "no") if isinstance(value, bool) else value))
-    return fields
-
-
-def _header(source: HeaderValue) -> str:
-    return source.text if source.text is not None else _place(source.env, source.file)
-
-
-def _own_key(own: OwnCredential) -> str:
-    fee = render.usd(own.fee_nano_usd) if own.fee_nano_usd else "nothing"
-    return f"{_place(own.env, own.file)}; a request is charged {fee}"
-
-
-def _place(env: str | None, file: str | None) -> str:
-    return f"in the environment variable {env}" if env is not None else f"in the file {file}"

@@ -18,9 +18,9 @@ from trustgate.admin.commands import (
     ReceiptShow,
     TenantList,
 )
+from trustgate.admin.new_file import new_file
 from trustgate.cli import render, values
 from trustgate.cli.context import JsonOption, execute, session, with_admin
-from trustgate.cli.output import new_file
 from trustgate.errors import OperatorError, VerificationFailed
 from trustgate.types import Finish
 

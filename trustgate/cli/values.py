@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import typer
 
 from trustgate.admin import notation
@@ -20,13 +19,14 @@ from trustgate.ids import now_us
 from trustgate.types import Fallback
 
 T = TypeVar("T")
+G = TypeVar("G")
 
 
-def _parser(read: Callable[[str], T]) -> Callable[[str], T]:
+def _parser(read: Callable[[G], T]) -> Callable[[G], T]:
     """Returns a parser of options: what ``read`` refuses is a ``typer.BadParameter``."""
 
     @functools.wraps(read)
-    def parse(text: str) -> T:
+    def parse(text: G) -> T:
         try:
             return read(text)
         except ValueError as error:
@@ -47,6 +47,8 @@ percentages = _parser(notation.percentages)
 since = _parser(notation.since)
 month_or_since = _parser(notation.month_or_since)
 status = _parser(notation.status)
+words = _parser(notation.words)
+parameters = _parser(notation.parameters)
 
 
 class Maybe:
@@ -118,11 +120,6 @@ def month(text: str) -> str:
 # passports
 
 
-def words(texts: list[str]) -> tuple[str, ...]:
-    """Words, several options or separated by commas, each once."""
-    return tuple(dict.fromkeys(part.strip() for text in texts for part in text.split(",") if part.strip()))
-
-
 def fallbacks(texts: list[str]) -> tuple[Fallback, ...]:
     """Each text is one rank, in order: ``SLUG[:WEIGHT][,SLUG[:WEIGHT]…]``."""
     return tuple(_fallback(part, rank) for rank, text in enumerate(texts, start=1) for part in text.split(","))
@@ -143,19 +140,3 @@ def _fallback(text: str, rank: int) -> Fallback:
     if not text.strip():
         raise typer.BadParameter("A fallback names a passport: SLUG or SLUG:WEIGHT.")
     return Fallback(passport=text.strip(), rank=rank)
-
-
-def parameters(texts: list[str]) -> dict[str, Any]:
-    """``NAME=JSON`` each: ``temperature=0.2``, ``stop=["\\n"]``."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"{text!r} is not NAME=JSON, such as temperature=0.2.")
-        try:
-            found[name] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            raise typer.BadParameter(
-                f"the value of {name} is not JSON: {value!r}. Text needs quotes: '{name}=\"…\"'"
-            ) from None
-    return found

@@ -13,7 +13,6 @@ from trustgate.admin import notation
 from trustgate.admin.commands import (
     AliasRemove,
     AliasSet,
-    AnchorFlush,
     Command,
     PassportAdd,
     PassportSet,
@@ -21,7 +20,7 @@ from trustgate.admin.commands import (
     ReceiptMend,
     Reload,
 )
-from trustgate.admin.money import PaymentReconcile, PaymentResolve
+from trustgate.admin.money import PaymentResolve
 from trustgate.console.callers import BUDGET_ACTIONS, KEY_ACTIONS, PLAN_ACTIONS, TENANT_ACTIONS
 from trustgate.console.fields import (
     NONE,
@@ -31,7 +30,8 @@ from trustgate.console.fields import (
     or_absent,
     or_none,
 )
-from trustgate.ids import new_id, now_us
+from trustgate.console.selling import END_USER_ACTIONS, PAYMENT_ACTIONS, PROFILE_ACTIONS
+from trustgate.console.upkeep import UPKEEP_ACTIONS
 from trustgate.models.passports import PassportFields
 from trustgate.models.pricing import slips
 from trustgate.types import Prices
@@ -165,23 +165,6 @@ _OTHERS = {
         lambda detail: ("payments", detail.payment.id),
         ask="Look it up on the chain first: what is booked here is not undone.",
     ),
-    "payment.reconcile": Action(
-        ("payment", "reconcile"),
-        "Look up open payments",
-        (),
-        lambda given: PaymentReconcile(reconcile=new_id("reconcile", now_us())),
-        lambda state: ("payments",),
-        note="The chains are asked; it goes on in the background.",
-    ),
-    "anchor.flush": Action(
-        ("anchor", "flush"),
-        "Anchor all receipts now",
-        (),
-        lambda given: AnchorFlush(flush=new_id("flush", now_us())),
-        lambda state: ("anchors",),
-        ask="A transaction on the chain of the settings is signed and paid for.",
-        note="It goes on in the background.",
-    ),
     "receipt.mend": Action(
         ("receipt", "mend"),
         "Mend receipts that were set aside",
@@ -199,5 +182,9 @@ ACTIONS: Final[Mapping[str, Action]] = {
     **PLAN_ACTIONS,
     **BUDGET_ACTIONS,
     **_MODELS,
+    **PAYMENT_ACTIONS,
+    **END_USER_ACTIONS,
+    **PROFILE_ACTIONS,
+    **UPKEEP_ACTIONS,
     **_OTHERS,
 }

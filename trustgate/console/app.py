@@ -12,13 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from trustgate.admin.commands import Admin
-from trustgate.console import books, catalogue, chain, directory, forms, usage
+from trustgate.console import books, catalogue, chain, directory, forms, notices, usage
 from trustgate.console.access import is_allowed, is_own_form, is_secure
+from trustgate.console.end_users import end_users
+from trustgate.console.finding import find
 from trustgate.console.live import Live
 from trustgate.console.options import options
 from trustgate.console.overview import overview, refusal
+from trustgate.console.profiles import profile
 from trustgate.console.sessions import ConsoleSession, Sessions
-from trustgate.console.view import BASE, Download, Shown, View
+from trustgate.console.storage import storage
+from trustgate.console.view import BASE, Download, Moved, Shown, View
+from trustgate.console.works import Works, work_page, work_state
 from trustgate.errors import Conflict, NotFound, PermissionDenied, TrustGateError
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.arrival import read_body
@@ -35,7 +40,16 @@ _FIELDS_MOST: Final = 200
 
 _logger = logging.getLogger("trustgate.console")
 
-Page = Callable[..., Awaitable[Shown | Download]]
+Page = Callable[..., Awaitable[Shown | Download | Moved]]
+
+
+async def _work(view: View, work_id: str) -> Shown:
+    return work_page(view.works.find(work_id))
+
+
+async def _work_state(view: View, work_id: str) -> Download:
+    return work_state(view.works.find(work_id))
+
 
 #: The navigation.
 LINKS: Final = (
@@ -44,7 +58,7 @@ LINKS: Final = (
         Link(f"{BASE}/{name.lower()}", name)
         for name in (
             *("Requests", "Usage", "Tenants", "Keys", "Plans", "Budgets", "Models", "Receipts", "Statements"),
-            *("Payments", "Anchors", "Settings"),
+            *("Payments", "Anchors", "Notices", "Storage", "Settings"),
         )
     ),
 )
@@ -76,12 +90,22 @@ PAGES: Final[tuple[tuple[re.Pattern[str], Page], ...]] = tuple(
         ("payments/([^/]+)", chain.payment),
         ("anchors", chain.anchors),
         ("settings", options),
+        ("notices", notices.notices),
+        ("notices/([^/]+)", notices.notice),
+        ("storage", storage),
+        ("end-users", end_users),
+        ("profiles/(plan|tenant|key)/(.+)", profile),
+        ("find", find),
+        ("works/([^/]+)", _work),
+        ("works/([^/]+)/state", _work_state),
         ("do/([a-z.-]+)", forms.form),
     )
 )
 
 
 class Console:
+    """The console of one process."""
+
     def __init__(
         self,
         admin: Admin,
@@ -97,6 +121,7 @@ class Console:
         self._settings = settings
         self._recent = recent
         self._assets = Assets()
+        self._works = Works()
         self._live = Live(admin, sessions, recent, stopping)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +130,9 @@ class Console:
             raise HTTPException(404)
         path, method = scope["path"].removeprefix(BASE).removeprefix("/"), scope["method"]
         cookie = _cookie_name(scope, is_secure(scope, headers, self._settings()))
-        session = self._sessions.find(_cookie(headers, cookie), used=path != "live")
+        # What a page asks for by itself is no use of the session.
+        is_by_itself = path == "live" or (path.startswith("works/") and path.endswith("/state"))
+        session = self._sessions.find(_cookie(headers, cookie), used=not is_by_itself)
         try:
             if path == "open":
                 await self._open(scope, headers, receive, send, cookie)
@@ -136,9 +163,9 @@ class Console:
             await self._send(send, refusal(fault), session)
 
     def _view(self, session: ConsoleSession, query: Mapping[str, str]) -> View:
-        return View(self._admin, self._settings(), self._recent, session.form_token, query)
+        return View(self._admin, self._settings(), self._recent, session.form_token, query, self._works)
 
-    async def _get(self, path: str, scope: Scope, session: ConsoleSession) -> Shown | Download:
+    async def _get(self, path: str, scope: Scope, session: ConsoleSession) -> Shown | Download | Moved:
         query = _pairs(scope.get("query_string", b""))
         for pattern, page in PAGES:
             found = pattern.fullmatch(path)
@@ -165,10 +192,7 @@ class Console:
         done = await forms.carry_out(self._view(session, {}), path.removeprefix("do/"), form)
         if isinstance(done, Shown) and done.status != 200:
             session.release_form(form_id)
-        if isinstance(done, forms.Done):
-            await send_body(send, 303, [(b"location", done.address.encode()), *HEADERS], b"")
-        else:
-            await self._send(send, done, session)
+        await self._send(send, done, session)
 
     async def _open(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send, cookie: str) -> None:
         """A link of ``trustgate console``: a form that uses its code. Opening it alone, as programs that look at
@@ -194,13 +218,16 @@ class Console:
     async def _send(
         self,
         send: Send,
-        shown: Shown | Download,
+        shown: Shown | Download | Moved,
         session: ConsoleSession | None,
         here: str = "",
         *,
         cookie: str | None = None,
     ) -> None:
         headers = list(HEADERS)
+        if isinstance(shown, Moved):
+            await send_body(send, 303, [(b"location", shown.address.encode()), *headers], b"")
+            return
         if cookie is not None:
             headers.append((b"set-cookie", cookie.encode()))
         if isinstance(shown, Download):
@@ -217,11 +244,21 @@ class Console:
             home=BASE,
             links=LINKS if session is not None else (),
             here=_section(here),
-            aside=None if session is None else _sign_out(session),
+            aside=None if session is None else join(_search(), _sign_out(session)),
             foot="Times are UTC.",
             scripts=shown.scripts,
         )
         await send_body(send, shown.status, headers, page)
+
+
+#: The sections of actions that are not named for one.
+_SECTIONS: Final = {
+    **dict.fromkeys(("passport", "alias", "profile"), "models"),
+    **dict.fromkeys(("backup", "archive", "compact"), "storage"),
+    "end-user": "tenants",
+    "notify": "notices",
+    "reload": "settings",
+}
 
 
 def _section(here: str) -> str:
@@ -229,7 +266,7 @@ def _section(here: str) -> str:
     _, _, action = here.partition("/do/")
     if action:
         noun = action.partition(".")[0]
-        plural = {"passport": "models", "alias": "models", "reload": "settings"}.get(noun, f"{noun}s")
+        plural = _SECTIONS.get(noun, f"{noun}s")
         here = f"{BASE}/{plural}"
     hrefs = [link.href for link in LINKS]
     return here if here in hrefs else next((href for href in hrefs[1:] if here.startswith(f"{href}/")), "")
@@ -253,6 +290,15 @@ def _signed_out(told: str = "") -> Shown:
         command("trustgate console", "open-command"),
     )
     return Shown("Not signed in", body, status=401)
+
+
+def _search() -> Html:
+    field = {"type": "search", "name": "q", "aria-label": "Search everything", "placeholder": "Search everything"}
+    return tag(
+        "form",
+        {"method": "get", "action": f"{BASE}/find", "role": "search", "aria-label": "Everything"},
+        tag("input", {**field, "autocomplete": "off"}),
+    )
 
 
 def _sign_out(session: ConsoleSession) -> Html:

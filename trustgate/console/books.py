@@ -20,7 +20,7 @@ from trustgate.admin.commands import (
 from trustgate.admin.money import StatementExport, StatementMonths
 from trustgate.admin.walk import Refusal, Seen, walk
 from trustgate.console.lists import pager
-from trustgate.console.view import Download, Shown, View, link, moment_link, tenant_names, url, when, word
+from trustgate.console.view import Download, Shown, View, link, moment, moment_link, tenant_names, url, when, word
 from trustgate.errors import InvalidRequest, NotFound
 from trustgate.formats.written import number, usd
 from trustgate.types import Finish, Passport
@@ -118,7 +118,7 @@ def receipts_table(found: Sequence[ReceiptDetail], named: Mapping[str, str]) -> 
     rows = [
         (
             moment_link(detail.receipt.created_us, "receipts", detail.receipt.id),
-            named.get(detail.receipt.tenant, detail.receipt.tenant),
+            link(named.get(detail.receipt.tenant, detail.receipt.tenant), "tenants", detail.receipt.tenant),
             detail.receipt.model or detail.receipt.endpoint,
             number(detail.receipt.prompt_tokens + detail.receipt.completion_tokens),
             usd(detail.receipt.cost_nano_usd),
@@ -204,7 +204,7 @@ def _told(detail: ReceiptDetail, named: Mapping[str, str]) -> list[tuple[str, ob
     cost = "not known: the model had no price" if found.price_known is False else usd(found.cost_nano_usd)
     rows: list[tuple[str, object]] = [
         ("Receipt", code(found.id)),
-        ("Time", when(found.created_us)),
+        ("Time", moment(found.created_us)),
         ("Tenant", link(named.get(found.tenant, found.tenant), "tenants", found.tenant)),
         ("Key", link(found.key, "keys", found.key) if found.key else "none"),
         ("Endpoint", found.endpoint + (", streamed" if found.stream else "")),
@@ -219,7 +219,7 @@ def _told(detail: ReceiptDetail, named: Mapping[str, str]) -> list[tuple[str, ob
     if isinstance(found.payment, str) and found.payment:
         rows.append(("Payment", link(found.payment, "payments", found.payment)))
     if isinstance(found.end_user, str) and found.end_user:
-        rows.append(("End user", code(found.end_user)))
+        rows.append(("End user", link(found.end_user, "end-users", tenant=found.tenant, q=found.end_user)))
     return rows
 
 

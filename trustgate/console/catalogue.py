@@ -18,7 +18,7 @@ from trustgate.errors import TrustGateError
 from trustgate.formats.written import names, number
 from trustgate.types import Passport
 from trustgate.web.html import join, tag
-from trustgate.web.parts import buttons, card, code, command, facts, heading, table
+from trustgate.web.parts import buttons, card, code, facts, heading, table
 
 
 def _keeps(item: Passport, chosen: str) -> bool:
@@ -64,15 +64,14 @@ async def models(view: View) -> Shown:
             empty="There is no alias.",
             hide_caption=True,
         ),
-        tag("h2", None, "Profiles"),
+        heading("Profiles", level=2, beside=do("Set a profile", "profile.set")),
         table(
             "Profiles",
             ["Of", "Has rules on", "Changed"],
             [_profile_row(each) for each in profiles],
-            empty="There is no profile.",
+            empty="There is no profile: model names and settings of their own for a plan, a tenant or a key.",
             hide_caption=True,
         ),
-        command("trustgate profile set --tenant TENANT --name NAME=MODEL", "profile-line"),
     )
     return Shown("Models", body)
 
@@ -81,7 +80,7 @@ def _profile_row(found: ProfileState) -> tuple[object, ...]:
     said = [
         name.replace("_", " ") for name, value in msgspec.structs.asdict(found.rules).items() if value not in (None, {})
     ]
-    return f"{found.kind} {found.owner}", names(said), when(found.changed_us)
+    return link(f"{found.kind} {found.owner}", "profiles", *found.id.split(":", 1)), names(said), when(found.changed_us)
 
 
 async def model(view: View, ref: str) -> Shown:

@@ -6,10 +6,11 @@ from trustgate.admin.commands import (
     AnchorList,
     AnchorStatus,
 )
-from trustgate.admin.money import PaymentList, PaymentShow, PaymentTermsList
+from trustgate.admin.money import PaymentList, PaymentShow, PaymentTermsList, TermsDetail
 from trustgate.console.lists import Filter, ListColumn, listing
-from trustgate.console.view import Shown, View, do, link, moment_link, tenant_names, url, when, word
+from trustgate.console.view import Shown, View, do, link, moment, moment_link, tenant_names, url, when, word
 from trustgate.formats.written import number, usd
+from trustgate.payment.networks import v1_name_of
 from trustgate.solana.clusters import cluster_name, explorer_url
 from trustgate.types import Anchor, Payment
 from trustgate.web.html import Html, join, tag
@@ -35,7 +36,11 @@ async def payments(view: View) -> Shown:
     found = await view.admin.execute(PaymentList(limit=1000))
     columns_: list[ListColumn[Payment]] = [
         ListColumn("Time", lambda p: moment_link(p.created_us, "payments", p.id), lambda p: p.created_us),
-        ListColumn("Tenant", lambda p: named.get(p.tenant_id, p.tenant_id), lambda p: named.get(p.tenant_id, "")),
+        ListColumn(
+            "Tenant",
+            lambda p: link(named.get(p.tenant_id, p.tenant_id), "tenants", p.tenant_id),
+            lambda p: named.get(p.tenant_id, ""),
+        ),
         ListColumn("State", lambda p: word(p.state), lambda p: p.state),
         ListColumn("Value", lambda p: usd(p.value_nano_usd), lambda p: p.value_nano_usd, True),
         ListColumn("Payer", lambda p: code(p.payer or "–")),
@@ -48,22 +53,22 @@ async def payments(view: View) -> Shown:
             link(each.tenant.name, "tenants", each.tenant.id),
             each.terms.mode,
             usd(each.balance_nano_usd),
-            ", ".join(offer.network for offer in each.terms.offers) or "–",
-            "; ".join(each.notes),
+            ", ".join(network_title(offer.network) for offer in each.terms.offers) or "–",
+            "; ".join(each.notes) or "–",
+            link_button(url("do", "payment.set", tenant=each.tenant.id), "Change", kind="small"),
         )
         for each in terms
     ]
     body = join(
         heading("Payments"),
-        tag("h2", None, "Balances"),
+        heading("Terms and balances", level=2, beside=do("Set how a tenant pays", "payment.set")),
         table(
             "Balances",
-            heads("Tenant", "Pays", ">Balance", "On", "Notes"),
+            heads("Tenant", "Pays", ">Balance", "On", "Notes", "Change"),
             rows,
-            empty="No tenant has ever had to pay.",
+            empty="No tenant pays. Set how one does: on which network, to which wallet, at which price.",
             hide_caption=True,
         ),
-        command("trustgate payment set TENANT --network solana --pay-to ADDRESS", "terms-line"),
         heading("Payments received", level=2, beside=do("Look up open payments", "payment.reconcile")),
         listing(
             view,
@@ -98,12 +103,12 @@ async def payment(view: View, ref: str) -> Shown:
                     ("Id", code(found.id)),
                     ("Tenant", link(named.get(found.tenant_id, found.tenant_id), "tenants", found.tenant_id)),
                     ("Value", f"{usd(found.value_nano_usd)} ({found.amount} atomic units of {found.offer.asset})"),
-                    ("Network", found.offer.network),
+                    ("Network", network_title(found.offer.network)),
                     ("Paid to", code(found.offer.pay_to)),
                     ("Paid by", code(found.payer or "unknown")),
                     ("Transaction", code(found.transaction or "none yet")),
-                    ("Begun", when(found.created_us)),
-                    ("Changed", when(found.updated_us)),
+                    ("Begun", moment(found.created_us)),
+                    ("Changed", moment(found.updated_us)),
                     *([("Why", found.reason)] if found.reason else []),
                     ("Receipt", link(recorded.id, "receipts", recorded.id) if recorded else "none yet"),
                 ]
@@ -112,6 +117,42 @@ async def payment(view: View, ref: str) -> Shown:
         command(f"trustgate payment show {found.id}", "payment-line"),
     )
     return Shown("Payment", body)
+
+
+def network_title(network: str) -> str:
+    """Returns the name that people use for a network, and its CAIP-2 id."""
+    name = v1_name_of(network)
+    return f"{name} ({network})" if name else network
+
+
+def terms_card(detail: TermsDetail) -> Html:
+    """Returns how a tenant pays, with what may be done about it."""
+    terms, tenant = detail.terms, {"tenant": detail.tenant.id}
+    pays = terms.mode != "off"
+    price = "the prices of the models" if terms.price_nano_usd is None else f"{usd(terms.price_nano_usd)} a request"
+    shown: list[tuple[str, object]] = [("Mode", word(terms.mode) if pays else "off: nothing is due")]
+    if pays:
+        shown.append(("Price", price))
+        if terms.mode == "prepaid":
+            shown.append(("Top-up", f"{usd(terms.top_up_nano_usd)} or more" if terms.offers else "by you: add credit"))
+        if terms.contact:
+            shown.append(("Contact", terms.contact))
+        shown.append(("Without a key", "sold" if terms.keyless_key_id else "not sold"))
+    for offer in terms.offers:
+        flow = ", before the LLM server is asked" if offer.flow == "upfront" else ""
+        told = join(code(offer.asset), " to ", code(offer.pay_to), f"; settled by {offer.facilitator}{flow}")
+        shown.append((network_title(offer.network), told))
+    opened = do("Stop selling without a key", "payment.close", **tenant)
+    return card(
+        "How it pays",
+        [message("wary", tag("p", None, note)) for note in detail.notes],
+        facts(shown),
+        buttons(
+            do("Set how it pays", "payment.set", **tenant),
+            do("Stop charging", "payment.off", **tenant) if pays else None,
+            (opened if terms.keyless_key_id else do("Sell without a key", "payment.open", **tenant)) if pays else None,
+        ),
+    )
 
 
 # anchors
@@ -143,7 +184,7 @@ async def anchors(view: View) -> Shown:
                     ("Root", code(log.root)),
                     ("Verifier key", code(log.vkey)),
                     ("Not anchored", number(waiting)),
-                    ("Last anchor", when(log.anchored_us)),
+                    ("Last anchor", moment(log.anchored_us)),
                     ("Schedule", log.schedule or "none"),
                     ("Pays for anchors", code(log.pubkey) if log.pubkey else "no key yet: trustgate anchor keygen"),
                 ]

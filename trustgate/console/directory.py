@@ -16,12 +16,13 @@ from trustgate.admin.commands import (
     TenantShow,
     UsageShow,
 )
-from trustgate.admin.money import TenantCredit
+from trustgate.admin.money import PaymentTermsList, TenantCredit
 from trustgate.console.books import receipts_table
+from trustgate.console.chain import terms_card
 from trustgate.console.lists import Filter, ListColumn, listing
 from trustgate.console.overview import usage_by_day
 from trustgate.console.usage import since_days
-from trustgate.console.view import Shown, View, do, link, tenant_names, url, when, word
+from trustgate.console.view import Shown, View, do, link, moment, tenant_names, url, when, word
 from trustgate.console.words import amount, everything, for_whom, limit_facts, per, scope_facts, windows
 from trustgate.formats.written import factor, names, number, usd
 from trustgate.ids import now_us
@@ -58,7 +59,7 @@ async def tenants(view: View) -> Shown:
         lambda t, chosen: t.status == chosen or (chosen == "now" and t.status != "removed"),
     )
     body = join(
-        heading("Tenants", beside=do("Add a tenant", "tenant.add")),
+        heading("Tenants", beside=join(do("Add a tenant", "tenant.add"), link("End users", "end-users"))),
         listing(
             view,
             ("tenants",),
@@ -81,7 +82,12 @@ async def tenant(view: View, ref: str) -> Shown:
     days = await view.admin.execute(UsageShow(by="day", tenant=found.id, since_us=since_us))
     budgets = await view.admin.execute(BudgetList(tenant=found.id))
     latest = await view.admin.execute(ReceiptList(tenant=found.id, limit=10))
-    pays = "nothing is due" if detail.terms is None or detail.terms.mode == "off" else detail.terms.mode
+    if detail.terms is None:
+        set_terms = buttons(do("Set how it pays", "payment.set", tenant=found.id))
+        pays = card("How it pays", tag("p", None, "Nothing is due."), set_terms)
+    else:
+        [terms] = await view.admin.execute(PaymentTermsList(tenant=found.id))
+        pays = terms_card(terms)
     held = f" ({usd(balance.held_nano_usd)} held for requests that run)" if balance.held_nano_usd else ""
     allowed = [*limit_facts(detail.plan.limits, "unlimited"), *scope_facts(detail.plan.scope)]
     body = join(
@@ -96,15 +102,17 @@ async def tenant(view: View, ref: str) -> Shown:
                     [
                         ("Id", code(found.id)),
                         ("Plan", link(found.plan, "plans", found.plan)),
-                        ("Created", when(found.created_us)),
+                        ("Created", moment(found.created_us)),
                         ("Billed", factor(found.price_factor_ppm or detail.plan.price_factor_ppm)),
-                        ("Pays", pays),
                         ("Balance", f"{usd(balance.balance_nano_usd)}{held}"),
                         ("Statements", link("by month", "statements", tenant=found.id)),
+                        ("End users", link("by pseudonym", "end-users", tenant=found.id)),
+                        ("Profile", link("names and settings of models", "profiles", "tenant", found.id)),
                     ]
                 ),
             ),
             card("What its plan allows", facts(allowed)),
+            pays,
         ),
         heading("Keys", level=2, beside=do("Create a key", "key.create", tenant=found.id)),
         _keys_table(detail.keys),
@@ -194,9 +202,10 @@ async def key(view: View, ref: str) -> Shown:
                         ("Id", code(found.id)),
                         ("Name", found.name),
                         ("Tenant", link(named.get(found.tenant_id, found.tenant_id), "tenants", found.tenant_id)),
-                        ("Created", when(found.created_us)),
-                        ("Expires", when(found.expires_us) if found.expires_us else "never"),
-                        *([("Revoked", when(found.revoked_us))] if found.revoked_us else []),
+                        ("Created", moment(found.created_us)),
+                        ("Expires", moment(found.expires_us) if found.expires_us else "never"),
+                        ("Profile", link("names and settings of models", "profiles", "key", found.id)),
+                        *([("Revoked", moment(found.revoked_us))] if found.revoked_us else []),
                         # By a key of its tenant's, and not by the operator.
                         *((what, link(by, "keys", by)) for what, by in _by_tenant(found) if by),
                         *(
@@ -264,7 +273,11 @@ async def plan(view: View, name: str) -> Shown:
     refused = found.unpriced_models == "refuse"
     body = join(
         heading(f"Plan {found.name}"),
-        buttons(do("Change", "plan.set", plan=found.name), do("Remove", "plan.remove", plan=found.name)),
+        buttons(
+            do("Change", "plan.set", plan=found.name),
+            link_button(url("profiles", "plan", found.name), "Profile"),
+            do("Remove", "plan.remove", plan=found.name),
+        ),
         card(
             "What it allows",
             facts(

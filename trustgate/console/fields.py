@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from trustgate.admin import notation
 from trustgate.admin.commands import (
+    Admin,
     Command,
+    Feed,
     NewKey,
     TenantWithKey,
 )
+from trustgate.admin.subscriptions import SubscriberMade
 from trustgate.types import ENDPOINTS, FEATURES
+from trustgate.web.html import Html
 
 #: What was given: of a field by its name, read; fields that were left empty are not in it.
 Given = Mapping[str, Any]
 
 #: What a field shows to choose from: of what exists.
-Choices = Literal["tenants", "plans", "models", ""]
+Choices = Literal["tenants", "plans", "models", "budgets", ""]
+
+#: Receives the stages of work that takes long.
+Say = Callable[[str], None]
+#: Does such work: of the command and what was given. Returns what came of it, to be shown.
+Run = Callable[[Admin, Any, Given, Say], Awaitable[Html]]
 
 
 class _None:
@@ -31,15 +41,15 @@ NONE: Final = _None()
 class Field(NamedTuple):
     """A field of a form, and the option of the command line that it stands for.
 
-    ``flag``: "" for an argument; one with a ``kind`` of ``check`` stands alone. ``group``: fields of a group are shown
-    under its name, folded.
+    ``flag``: "" for an argument; one with a ``kind`` of ``check`` stands alone, one of ``lines`` is repeated for each
+    line. ``group``: fields of a group are shown under its name, folded.
     """
 
     name: str
     label: str
     flag: str = ""
     read: Callable[[str], Any] = str
-    kind: Literal["text", "check"] = "text"
+    kind: Literal["text", "check", "lines"] = "text"
     help: str = ""
     required: bool = False
     example: str = ""
@@ -57,33 +67,40 @@ class Action(NamedTuple):
         then: the parts of the address to go to, of the command's result.
         ask: the question before it is done; "" for what needs none.
         note: what is to be known of it.
+        run: does what takes longer than a page may; ``then`` is given None. None: the command is carried out.
     """
 
     words: tuple[str, ...]
     title: str
     fields: tuple[Field, ...]
-    build: Callable[[Given], Command[Any]]
+    build: Callable[[Given], Command[Any] | Feed[Any]]
     then: Callable[[Any], tuple[str, ...]]
     ask: str = ""
     note: str = ""
+    run: Run | None = None
 
     def line(self, texts: Mapping[str, str]) -> str:
         """Returns the line that does the same, of what stands in the fields."""
-        parts = ["trustgate", *self.words]
-        for field in sorted(self.fields, key=lambda each: bool(each.flag)):
+        arguments, options = [], []
+        for field in self.fields:
             text = texts.get(field.name, "").strip()
             if field.kind == "check":
-                parts += [field.flag] if text else []
+                options += [field.flag] if text else []
             elif not field.flag:
-                parts.append(shlex.quote(text) if text else field.label.upper().replace(" ", "-"))
+                named = [field.label.upper().replace(" ", "-")] if field.required else []
+                arguments += [shlex.quote(text)] if text else named
+            elif field.kind == "lines":
+                options += [part for line in read_lines(text) for part in (field.flag, shlex.quote(line))]
             elif text:
-                parts += [field.flag, shlex.quote(text)]
-        return " ".join(parts)
+                options += [field.flag, shlex.quote(text)]
+        # What begins with a dash is an argument after "--" alone.
+        parts = [*options, "--", *arguments] if any(each[:1] == "-" for each in arguments) else [*arguments, *options]
+        return " ".join(("trustgate", *self.words, *parts))
 
 
 def secret_of(result: object) -> str | None:
     """Returns the secret that a result has, to be shown this one time."""
-    return result.secret if isinstance(result, NewKey | TenantWithKey) else None
+    return result.secret or None if isinstance(result, NewKey | TenantWithKey | SubscriberMade) else None
 
 
 # reading
@@ -95,6 +112,18 @@ def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def read_words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def read_lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def read_path(text: str) -> str:
+    """A place on the server's machine: where its process stands is not for people to know."""
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        raise ValueError("Give the whole path, from / on: it is a place on the gateway's machine.")
+    return str(path)
 
 
 def or_absent(value: Any) -> Any:

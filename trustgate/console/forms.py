@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from trustgate.admin.commands import Admin, PassportList, PlanList, TenantList
+from trustgate.admin.budgeting import BudgetList
+from trustgate.admin.commands import Admin, Command, PassportList, PlanList, TenantList
 from trustgate.console.actions import ACTIONS
 from trustgate.console.fields import Action, Field, secret_of
-from trustgate.console.view import Shown, View, link, url
+from trustgate.console.view import Moved, Shown, View, link, url
 from trustgate.errors import NotFound, TrustGateError
 from trustgate.web.html import Html, join, tag
-from trustgate.web.parts import check_field, command, heading, hidden, message, select_field, text_field
+from trustgate.web.parts import area_field, check_field, command, heading, hidden, message, select_field, text_field
 
 #: More would not be of use in a list to choose from: then it is a field to write in.
 _CHOICES_MOST = 500
-
-
-class Done(NamedTuple):
-    """An action was carried out: the address to go to."""
-
-    address: str
 
 
 async def form(view: View, name: str) -> Shown:
@@ -29,7 +24,7 @@ async def form(view: View, name: str) -> Shown:
     return await _shown(view, name, _action(name), view.query, {}, None)
 
 
-async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | Done:
+async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | Moved:
     """Do what a form asks for.
 
     Args:
@@ -47,12 +42,16 @@ async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | 
     if errors:
         return await _shown(view, name, action, texts, errors, None)
     try:
-        result = await view.admin.execute(action.build(given))
+        if action.run is not None:
+            return Moved(url("works", view.works.begin(view.admin, action, action.line(texts), given).id))
+        ordered = action.build(given)
+        assert isinstance(ordered, Command)
+        result = await view.admin.execute(ordered)
     except (TrustGateError, ValueError) as error:
         return await _shown(view, name, action, texts, {}, error)
     secret = secret_of(result)
     if secret is None:
-        return Done(url(*action.then(result), done=name))
+        return Moved(url(*action.then(result), done=name))
     return _secret_page(action, texts, secret, action.then(result))
 
 
@@ -172,6 +171,16 @@ def _control(
         return select_field(
             field.name, field.label, offered, value=value, help=field.help or None, error=error, attributes=attributes
         )
+    if field.kind == "lines":
+        return area_field(
+            field.name,
+            field.label,
+            value=value,
+            help=field.help or None,
+            error=error,
+            placeholder=field.example,
+            attributes=attributes,
+        )
     return text_field(
         field.name,
         field.label,
@@ -196,6 +205,8 @@ async def _choices(admin: Admin, action: Action) -> dict[str, list[tuple[str, st
     if "models" in wanted:
         passports = await admin.execute(PassportList(revoked=True))
         found["models"] = [(passport.slug, passport.slug) for passport in passports]
+    if "budgets" in wanted:
+        found["budgets"] = [(budget.name, budget.name) for budget in (await admin.execute(BudgetList())).budgets]
     return {name: listed for name, listed in found.items() if len(listed) <= _CHOICES_MOST}
 
 

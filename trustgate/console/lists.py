@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from trustgate.console.view import View, url
 from trustgate.formats.written import number
 from trustgate.web.html import Html, join, tag
-from trustgate.web.parts import TableColumn, select_field, table, text_field
+from trustgate.web.parts import TableColumn, hidden, select_field, table, text_field
 
 T = TypeVar("T")
 
@@ -46,6 +46,7 @@ def listing(
     empty: object,
     text: Callable[[T], str],
     filters: Sequence[Filter[T]] = (),
+    keeping: Mapping[str, str] | None = None,
 ) -> Html:
     """Returns a list with its search form.
 
@@ -55,6 +56,7 @@ def listing(
         caption: what it shows.
         empty: what stands where there are no items at all.
         text: what a search looks through.
+        keeping: parameters of the page's own address.
     """
     if not items:
         return tag("p", {"class": "soft"}, empty)
@@ -74,11 +76,11 @@ def listing(
     pages = max(1, -(-len(kept) // PAGE_SIZE))
     # Digits without end are not read: Python refuses them.
     page = min(max(1, int(view.get("page")[:9])), pages) if view.get("page").isdecimal() else 1
-    state = {"q": query, "sort": sort, **chosen}
+    state = {"q": query, "sort": sort, **chosen, **(keeping or {})}
     heads = [_head(place, state, str(at), column) for at, column in enumerate(columns)]
     rows = [[column.cell(item) for column in columns] for item in kept[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]]
     return join(
-        _form(place, query, sort, filters, chosen),
+        _form(place, query, sort, filters, chosen, keeping or {}),
         table(f"{caption}: {_counted(len(kept), len(items))}", heads, rows, empty="Nothing matches."),
         pager(
             url(*place, **state, page=page - 1) if page > 1 else "",
@@ -120,11 +122,18 @@ def _head(place: Sequence[str], state: dict[str, str], name: str, column: ListCo
     return TableColumn(column.title, column.number, link, order)  # type: ignore[arg-type]
 
 
-def _form(place: Sequence[str], query: str, sort: str, filters: Sequence[Filter[T]], chosen: dict[str, str]) -> Html:
+def _form(
+    place: Sequence[str],
+    query: str,
+    sort: str,
+    filters: Sequence[Filter[T]],
+    chosen: Mapping[str, str],
+    keeping: Mapping[str, str],
+) -> Html:
     fields = [
         text_field("q", "Search", value=query, kind="search"),
         [select_field(each.name, each.label, each.choices, value=chosen[each.name]) for each in filters],
-        tag("input", {"type": "hidden", "name": "sort", "value": sort}) if sort else None,
+        [hidden(name, value) for name, value in {**keeping, "sort": sort}.items() if value],
         tag("div", {"class": "field"}, tag("button", {"type": "submit"}, "Show")),
     ]
     return tag("form", {"class": "line", "method": "get", "action": url(*place), "role": "search"}, fields)

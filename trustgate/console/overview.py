@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from trustgate.admin.commands import Admin, AnchorStatus, LogStatus, Look, UsageShow
 from trustgate.admin.findings import Finding, findings_of
 from trustgate.admin.money import PaymentList, PaymentTermsList
+from trustgate.console.storage import disk_card
 from trustgate.console.view import Shown, View, link, when, word
 from trustgate.errors import TrustGateError
-from trustgate.formats.written import number, rate, size, usd
+from trustgate.formats.written import number, rate, usd
 from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
-from trustgate.notify.disk import disk_space
 from trustgate.observe.live_stats import LiveStats, Load
 from trustgate.store import UsageRow
 from trustgate.types import OPEN
@@ -44,7 +44,7 @@ async def overview(view: View) -> Shown:
         tag("h2", None, f"The last {_DAYS} days"),
         usage_by_day(days, since_us),
         tag("p", None, link("Usage by model, tenant and key", "usage")),
-        tag("div", {"class": "cards"}, _upstreams(live), _log(live, log), await _money(admin), _disk(view)),
+        tag("div", {"class": "cards"}, _upstreams(live), _log(live, log), await _money(admin), disk_card(view)),
     )
     return Shown("Overview", body, ("base.js", "console/live.js"))
 
@@ -170,17 +170,6 @@ async def _money(admin: Admin) -> Html:
         ),
         tag("p", None, link("Payments and balances", "payments")),
     )
-
-
-def _disk(view: View) -> Html:
-    home = view.settings.home
-    try:
-        space = disk_space(home)
-        free: object = join(size(space.free_bytes), " ", word("ok" if space.state == "ok" else "warn"))
-        database = size(view.settings.database.stat().st_size)
-    except OSError as error:
-        free, database = f"cannot be read: {error.strerror}", "unknown"
-    return card("Disk", facts([("Home", str(home)), ("Free", free), ("Database", database)]))
 
 
 def refusal(error: TrustGateError) -> Shown:

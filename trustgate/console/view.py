@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode
 
 from trustgate.admin.commands import Admin, TenantList
 from trustgate.formats.written import instant, names
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.settings import Settings
 from trustgate.types import Receipt
-from trustgate.web.html import Html, tag
+from trustgate.web.html import Html, join, tag
 from trustgate.web.parts import Mood, link_button, state
+
+if TYPE_CHECKING:
+    from trustgate.console.works import Works
 
 BASE = "/console"
 
@@ -27,6 +31,8 @@ class View(NamedTuple):
     form_token: str
     #: Of the address; the last one where a name is given twice.
     query: Mapping[str, str]
+    #: What takes long and was begun here.
+    works: Works
 
     def get(self, name: str) -> str:
         """Returns a parameter without blanks around it; "" where it is not given."""
@@ -40,6 +46,12 @@ class Shown(NamedTuple):
     body: object
     scripts: tuple[str, ...] = ("base.js",)
     status: int = 200
+
+
+class Moved(NamedTuple):
+    """The address of the page that is meant."""
+
+    address: str
 
 
 class Download(NamedTuple):
@@ -64,7 +76,7 @@ def link(text: str, *parts: str, **query: str | int | None) -> Html:
 
 def do(text: str, action: str, **given: str) -> Html:
     """Returns a button that leads to a form; ``given``: what is filled in."""
-    is_danger = action.endswith((".remove", ".revoke"))
+    is_danger = action.endswith((".remove", ".revoke", ".clear", ".block", ".off"))
     return link_button(url("do", action, **given), text, kind="danger" if is_danger else "")
 
 
@@ -79,15 +91,45 @@ async def tenant_names(admin: Admin) -> dict[str, str]:
 
 
 def when(at_us: int | None) -> Html | str:
-    """Returns a time, UTC."""
+    """Returns a time as how long ago it was, or how far off it is; its title has it exactly, UTC."""
     if not at_us:
         return names(())
-    text = instant(at_us)
-    return tag("time", {"datetime": f"{text.replace(' ', 'T')}Z", "class": "whole"}, text)
+    exact = instant(at_us)
+    return tag(
+        "time", {"datetime": f"{exact.replace(' ', 'T')}Z", "class": "whole", "title": f"{exact} UTC"}, _distance(at_us)
+    )
+
+
+def moment(at_us: int | None) -> Html | str:
+    """Returns a time exactly, UTC, and how long ago it was."""
+    if not at_us:
+        return names(())
+    exact = instant(at_us)
+    shown = tag("time", {"datetime": f"{exact.replace(' ', 'T')}Z", "class": "whole"}, exact)
+    return join(shown, tag("span", {"class": "soft"}, f" ({_distance(at_us)})"))
+
+
+_SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
+#: From then on a date says more.
+_DISTANCE_MOST_S = 60 * 86_400
+
+
+def _distance(at_us: int) -> str:
+    away_s = (at_us - now_us()) / MICROSECONDS_PER_SECOND
+    if abs(away_s) >= _DISTANCE_MOST_S:
+        return instant(at_us)[:10]
+    for seconds, unit in _SPANS:
+        count = int(abs(away_s) // seconds)
+        if count:
+            text = f"{count} {unit}{'' if count == 1 else 's'}"
+            return f"in {text}" if away_s > 0 else f"{text} ago"
+    return "in less than a minute" if away_s > 0 else "just now"
 
 
 _MOODS: dict[str, Mood] = {
-    **dict.fromkeys(("active", "ok", "complete", "credited", "delivered", "anchored", "settled", "answers"), "good"),
+    **dict.fromkeys(
+        ("active", "ok", "complete", "credited", "delivered", "anchored", "settled", "answers", "done"), "good"
+    ),
     **dict.fromkeys(
         (
             *("suspended", "deprecated", "expired", "warn", "client_gone", "cut", "upstream_cut", "refused", "planned"),

@@ -168,6 +168,29 @@ def text_field(
     return _field(name, label, lambda described: tag("input", {**own, **described}), help, error)
 
 
+def area_field(
+    name: str,
+    label: str,
+    *,
+    value: str = "",
+    help: object = None,
+    error: str = "",
+    placeholder: str = "",
+    attributes: Mapping[str, str | int | bool | None] | None = None,
+) -> Html:
+    """Returns a field for several lines."""
+    own: dict[str, str | int | bool | None] = {
+        "id": f"field-{name}",
+        "name": name,
+        "rows": min(12, max(2, value.count("\n") + 2)),
+        "placeholder": placeholder or None,
+        "spellcheck": "false",
+        **(attributes or {}),
+    }
+    # A line break at the start of it would be dropped (WHATWG HTML, section 13.1.2.5).
+    return _field(name, label, lambda described: tag("textarea", {**own, **described}, "\n", value), help, error)
+
+
 def select_field(
     name: str,
     label: str,

@@ -12,18 +12,23 @@ function label(field) {
 
 function write() {
   const fields = Array.from(form.elements).filter((field) => field.dataset.flag !== undefined);
-  const parts = ["trustgate", ...form.dataset.words.split(" ")];
-  for (const field of fields.filter((each) => !each.dataset.flag)) {
-    parts.push(field.value.trim() ? quoted(field.value.trim()) : label(field));
-  }
+  const args = fields.filter((each) => !each.dataset.flag && (each.required || each.value.trim()))
+    .map((field) => (field.value.trim() ? quoted(field.value.trim()) : label(field)));
+  const options = [];
   for (const field of fields.filter((each) => each.dataset.flag)) {
     if (field.type === "checkbox") {
-      if (field.checked) parts.push(field.dataset.flag);
+      if (field.checked) options.push(field.dataset.flag);
+    } else if (field.type === "textarea") {
+      for (const each of field.value.split("\n").map((entry) => entry.trim()).filter(Boolean)) {
+        options.push(field.dataset.flag, quoted(each));
+      }
     } else if (field.value.trim()) {
-      parts.push(field.dataset.flag, quoted(field.value.trim()));
+      options.push(field.dataset.flag, quoted(field.value.trim()));
     }
   }
-  line.textContent = parts.join(" ");
+  // What begins with a dash is an argument after "--" alone.
+  const parts = args.some((each) => each.startsWith("-")) ? [...options, "--", ...args] : [...args, ...options];
+  line.textContent = ["trustgate", form.dataset.words, ...parts].join(" ");
 }
 
 form.addEventListener("input", write);

@@ -1,0 +1,141 @@
+"""Work that takes longer than a page may: begun by a form, looked at on a page of its own, with what came of it.
+
+In memory alone, as the sessions are: what a restart breaks off goes on when it is ordered again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from trustgate.admin.commands import Admin
+from trustgate.console.fields import Action, Given, Run, Say
+from trustgate.console.view import Download, Shown, link, url, word
+from trustgate.errors import Conflict, NotFound, TrustGateError
+from trustgate.web.html import Html, join, tag
+from trustgate.web.parts import command, heading, message
+
+#: More are not remembered; the oldest that has ended goes.
+_MOST: Final = 32
+
+_logger = logging.getLogger("trustgate.console")
+
+
+class Work:
+    """What an action does. ``result`` and ``error``: whichever it ended with."""
+
+    def __init__(self, action: Action, line: str) -> None:
+        self.id = secrets.token_urlsafe(9)
+        self.action = action
+        self.line = line
+        self.stage = "Begun"
+        self.result: Html | None = None
+        self.error: TrustGateError | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    def say(self, stage: str) -> None:
+        self.stage = stage
+
+    async def do(self, admin: Admin, run: Run, ordered: Any, given: Given) -> None:
+        try:
+            self.result = await run(admin, ordered, given, self.say)
+        except TrustGateError as error:
+            self.error = error
+        except Exception:
+            _logger.exception("internal error in work that the console began")
+            self.error = TrustGateError("The server failed. The error is in its log.")
+
+
+class Works:
+    def __init__(self) -> None:
+        self._works: dict[str, Work] = {}
+
+    def begin(self, admin: Admin, action: Action, line: str, given: Given) -> Work:
+        """Raises ``ValueError`` as the action's ``build``, and ``Conflict`` where too many are under way."""
+        assert action.run is not None
+        ordered = action.build(given)
+        for each in [each for each in self._works.values() if each.is_done][: max(0, len(self._works) - _MOST + 1)]:
+            del self._works[each.id]
+        if len(self._works) >= _MOST:
+            raise Conflict("Too much is under way.", hint="Wait until some of it has ended.")
+        work = Work(action, line)
+        self._works[work.id] = work
+        work.task = asyncio.ensure_future(work.do(admin, action.run, ordered, given))
+        return work
+
+    def find(self, work_id: str) -> Work:
+        """Raises ``NotFound``."""
+        found = self._works.get(work_id)
+        if found is None:
+            raise NotFound("This work is not known any more.", hint="See what came of it on its page.")
+        return found
+
+
+def polled(outcome: Callable[[Any], Any], told: Callable[[Any], Html]) -> Run:
+    """Returns what orders the same command until it is done.
+
+    Args:
+        outcome: of the command's answer; None while it is under way (the answer has its ``stage``).
+        told: what is shown of the outcome.
+    """
+
+    async def run(admin: Admin, ordered: Any, given: Given, say: Say) -> Html:
+        while True:
+            state = await admin.execute(ordered)
+            found = outcome(state)
+            if found is not None:
+                return told(found)
+            say(state.stage)
+
+    return run
+
+
+def awaited(stage: str, told: Callable[[Any], Html]) -> Run:
+    """Returns what carries out a command that is answered when it is done. ``told``: what is shown of its answer."""
+
+    async def run(admin: Admin, ordered: Any, given: Given, say: Say) -> Html:
+        say(stage)
+        return told(await admin.execute(ordered))
+
+    return run
+
+
+def work_page(work: Work) -> Shown:
+    """Returns how it stands; a script reloads the page when it is done, and without one a link does."""
+    title = work.action.title
+    if work.error is not None:
+        hint = tag("p", None, work.error.hint) if work.error.hint else None
+        state, shown = word("failed"), message("bad", tag("p", None, work.error.message), hint)
+    elif work.result is not None:
+        state, shown = word("done"), work.result
+    else:
+        state = word("under way")
+        shown = join(
+            tag("p", {"id": "work-stage", "role": "status", "data-work": url("works", work.id, "state")}, work.stage),
+            tag("progress", {"aria-label": title}),
+            tag("p", {"class": "soft"}, "It goes on if you leave this page. ", link("Look again", "works", work.id)),
+        )
+    place = work.action.then(None)
+    body = join(
+        heading(title, beside=state),
+        shown,
+        tag("p", None, link("Go on", *place)) if work.is_done else None,
+        tag("h2", None, "The same on the command line"),
+        command(work.line, "action-line"),
+    )
+    return Shown(title, body, ("base.js",) if work.is_done else ("base.js", "console/work.js"))
+
+
+def work_state(work: Work) -> Download:
+    """Returns the same for the page's script."""
+    state = {"stage": work.stage, "done": work.is_done}
+    return Download("state.json", "application/json", msgspec.json.encode(state))
