@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trustgate import cli
-from trustgate.admin.commands import Command
+from trustgate.admin.commands import Command, Feed
 from trustgate.cli import context
 from trustgate.console.actions import ACTIONS
 from trustgate.console.fields import Action
@@ -91,7 +91,7 @@ _FRESH = ("flush", "reconcile", "order")
 
 
 class _Seen(Exception):
-    def __init__(self, command: Command[Any]) -> None:
+    def __init__(self, command: Command[Any] | Feed[Any]) -> None:
         self.command = command
 
 
@@ -115,12 +115,12 @@ def least(name: str, action: Action) -> dict[str, str]:
     return {**needed, **NEEDED.get(name, {})}
 
 
-def by_form(action: Action, texts: dict[str, str]) -> Command[Any]:
+def by_form(action: Action, texts: dict[str, str]) -> Command[Any] | Feed[Any]:
     given = {field.name: field.read(texts[field.name]) for field in action.fields if texts.get(field.name)}
     return action.build(given)
 
 
-def by_command_line(line: str, monkeypatch: pytest.MonkeyPatch) -> Command[Any]:
+def by_command_line(line: str, monkeypatch: pytest.MonkeyPatch) -> Command[Any] | Feed[Any]:
     monkeypatch.setattr(context, "_server", lambda settings: _Recorder())
     words = shlex.split(line)[1:]
     if words[:2] == ["tenant", "remove"]:

@@ -22,8 +22,9 @@ from trustgate.console.overview import overview, refusal
 from trustgate.console.profiles import profile
 from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.storage import storage
-from trustgate.console.view import BASE, Download, Moved, Shown, View
-from trustgate.console.works import Works, work_page, work_state
+from trustgate.console.view import BASE, Download, Redirect, Shown, View
+from trustgate.console.work_page import work_page, work_state
+from trustgate.console.works import Works
 from trustgate.errors import Conflict, NotFound, PermissionDenied, TrustGateError
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.arrival import read_body
@@ -40,7 +41,7 @@ _FIELDS_MOST: Final = 200
 
 _logger = logging.getLogger("trustgate.console")
 
-Page = Callable[..., Awaitable[Shown | Download | Moved]]
+Page = Callable[..., Awaitable[Shown | Download | Redirect]]
 
 
 async def _work(view: View, work_id: str) -> Shown:
@@ -165,7 +166,7 @@ class Console:
     def _view(self, session: ConsoleSession, query: Mapping[str, str]) -> View:
         return View(self._admin, self._settings(), self._recent, session.form_token, query, self._works)
 
-    async def _get(self, path: str, scope: Scope, session: ConsoleSession) -> Shown | Download | Moved:
+    async def _get(self, path: str, scope: Scope, session: ConsoleSession) -> Shown | Download | Redirect:
         query = _pairs(scope.get("query_string", b""))
         for pattern, page in PAGES:
             found = pattern.fullmatch(path)
@@ -218,14 +219,14 @@ class Console:
     async def _send(
         self,
         send: Send,
-        shown: Shown | Download | Moved,
+        shown: Shown | Download | Redirect,
         session: ConsoleSession | None,
         here: str = "",
         *,
         cookie: str | None = None,
     ) -> None:
         headers = list(HEADERS)
-        if isinstance(shown, Moved):
+        if isinstance(shown, Redirect):
             await send_body(send, 303, [(b"location", shown.address.encode()), *headers], b"")
             return
         if cookie is not None:

@@ -128,7 +128,13 @@ def receipts_table(found: Sequence[ReceiptDetail], named: Mapping[str, str]) -> 
         )
         for detail in found
     ]
-    return table("Receipts", titles, rows, empty="No receipts found.", hide_caption=True)
+    return table(
+        "Receipts",
+        titles,
+        rows,
+        empty="No receipts found. Every request leaves one; see how they come in under Requests.",
+        hide_caption=True,
+    )
 
 
 async def receipt_by_id(view: View) -> Shown | Download:

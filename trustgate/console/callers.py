@@ -62,7 +62,7 @@ TENANT_ACTIONS = {
     "tenant.add": Action(
         ("tenant", "add"),
         "Add a tenant",
-        (Field("name", "Name", required=True), _PLAN, _FACTOR),
+        (Field("name", "Name", required=True), _PLAN._replace(help="pro, where none is chosen"), _FACTOR),
         lambda given: TenantAdd(
             name=given["name"], plan=given.get("plan", "pro"), price_factor_ppm=given.get("price_factor")
         ),

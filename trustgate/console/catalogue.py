@@ -61,7 +61,7 @@ async def models(view: View) -> Shown:
             "Aliases",
             ["Name", "Stands for", "Change"],
             [(each.name, each.target, do("Remove", "alias.remove", name=each.name)) for each in aliases],
-            empty="There is no alias.",
+            empty="There is no alias: another name for a model, for all tenants.",
             hide_caption=True,
         ),
         heading("Profiles", level=2, beside=do("Set a profile", "profile.set")),

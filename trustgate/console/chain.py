@@ -184,7 +184,7 @@ async def anchors(view: View) -> Shown:
                     ("Root", code(log.root)),
                     ("Verifier key", code(log.vkey)),
                     ("Not anchored", number(waiting)),
-                    ("Last anchor", moment(log.anchored_us)),
+                    ("Last anchor", moment(log.anchored_us) if log.anchored_us else "none yet"),
                     ("Schedule", log.schedule or "none"),
                     ("Pays for anchors", code(log.pubkey) if log.pubkey else "no key yet: trustgate anchor keygen"),
                 ]
@@ -197,7 +197,7 @@ async def anchors(view: View) -> Shown:
             found,
             columns_,
             caption="Anchors",
-            empty="There is no anchor yet.",
+            empty="There is no anchor yet: a transaction on Solana with the log's signed root.",
             text=lambda a: f"{a.signature} {a.state} {cluster_name(a.genesis)}",
         ),
     )

@@ -28,7 +28,7 @@ from trustgate.formats.written import factor, names, number, usd
 from trustgate.ids import now_us
 from trustgate.types import ApiKey, Budget, Plan, Tenant
 from trustgate.web.html import Html, join, tag
-from trustgate.web.parts import buttons, card, code, facts, heading, heads, link_button, table
+from trustgate.web.parts import buttons, card, code, command, facts, heading, heads, link_button, table
 
 _DAYS = 30
 _STANDINGS_MOST = 500
@@ -66,7 +66,12 @@ async def tenants(view: View) -> Shown:
             found,
             columns,
             caption="Tenants",
-            empty="There is no tenant yet.",
+            empty=join(
+                tag(
+                    "p", None, "There is no tenant yet: an app, a team or a customer, with a plan and keys of its own."
+                ),
+                command("trustgate tenant add acme", "tenant-line"),
+            ),
             text=lambda t: f"{t.name} {t.id} {t.plan}",
             filters=[status],
         ),
@@ -116,7 +121,7 @@ async def tenant(view: View, ref: str) -> Shown:
         ),
         heading("Keys", level=2, beside=do("Create a key", "key.create", tenant=found.id)),
         _keys_table(detail.keys),
-        tag("h2", None, "Budgets that it draws on"),
+        heading("Budgets that it draws on", level=2, beside=do("Add a budget", "budget.add", for_tenant=found.id)),
         _standings(budgets.standings, budgets.names),
         tag("h2", None, f"The last {_DAYS} days"),
         usage_by_day(days, since_us),
@@ -160,7 +165,7 @@ async def keys(view: View) -> Shown:
         ),
         ListColumn("Status", lambda k: word(key_status(k)), key_status),
         ListColumn("Created", lambda k: when(k.created_us), lambda k: k.created_us),
-        ListColumn("Expires", lambda k: when(k.expires_us), lambda k: k.expires_us or 0),
+        ListColumn("Expires", lambda k: when(k.expires_us) if k.expires_us else "never", lambda k: k.expires_us or 0),
     ]
     statuses = [("active", "active"), ("expired", "expired"), ("revoked", "revoked"), ("all", "all")]
     status: Filter[ApiKey] = Filter("status", "Status", statuses, lambda k, chosen: chosen in ("all", key_status(k)))
@@ -172,7 +177,7 @@ async def keys(view: View) -> Shown:
             found,
             columns,
             caption="Keys",
-            empty="There is no key yet.",
+            empty="There is no key yet: a tenant gets its first one when it is added.",
             text=lambda k: f"{k.redacted} {k.name} {k.id} {named.get(k.tenant_id, '')}",
             filters=[status],
         ),
@@ -238,7 +243,7 @@ def _keys_table(found: Sequence[ApiKey]) -> Html:
             key.name,
             word(key_status(key)),
             when(key.created_us),
-            when(key.expires_us),
+            when(key.expires_us) if key.expires_us else "never",
         )
         for key in found
     ]
@@ -318,7 +323,7 @@ async def budgets(view: View) -> Shown:
             report.budgets,
             columns,
             caption="Budgets",
-            empty="There is no budget.",
+            empty="There is no budget: what tenants, keys or end users may use up in a span of time.",
             text=lambda b: f"{b.name} {b.id} {for_whom(b, report.names)}",
         ),
         tag("h2", None, "Where they stand"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trustgate.admin.commands import KeyList, PassportList, PlanList, ReceiptShow, TenantList
 from trustgate.admin.money import PaymentList
-from trustgate.console.view import Moved, Shown, View, link, url
+from trustgate.console.view import Redirect, Shown, View, link, url
 from trustgate.errors import TrustGateError
 from trustgate.formats.written import number
 from trustgate.web.html import join, tag
@@ -13,14 +13,14 @@ from trustgate.web.parts import code, heading, table
 _SHOWN_MOST = 20
 
 
-async def find(view: View) -> Shown | Moved:
+async def find(view: View) -> Shown | Redirect:
     wanted = view.get("q")
     if not wanted:
         return _page(wanted, [])
     # Receipts are too many to be searched: they are found by their ids.
     try:
         found = await view.admin.execute(ReceiptShow(receipt=wanted))
-        return Moved(url("receipts", found.receipt.id))
+        return Redirect(url("receipts", found.receipt.id))
     except TrustGateError:
         pass
     hits: list[tuple[str, str, str, tuple[str, ...]]] = []
@@ -39,7 +39,7 @@ async def find(view: View) -> Shown | Moved:
     kept = [hit for hit in hits if text in hit[1].casefold() or text in hit[2].casefold()]
     exact = [hit for hit in kept if text in (hit[1].casefold(), *hit[2].casefold().replace(",", "").split())]
     chosen = exact if len(exact) == 1 else kept
-    return Moved(url(*chosen[0][3])) if len(chosen) == 1 else _page(wanted, kept)
+    return Redirect(url(*chosen[0][3])) if len(chosen) == 1 else _page(wanted, kept)
 
 
 def _page(wanted: str, kept: list[tuple[str, str, str, tuple[str, ...]]]) -> Shown:

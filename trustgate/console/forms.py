@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trustgate.admin.budgeting import BudgetList
-from trustgate.admin.commands import Admin, Command, PassportList, PlanList, TenantList
+from trustgate.admin.commands import Admin, Command, Look, PassportList, PlanList, TenantList
 from trustgate.console.actions import ACTIONS
 from trustgate.console.fields import Action, Field, secret_of
-from trustgate.console.view import Moved, Shown, View, link, url
+from trustgate.console.overview import trial
+from trustgate.console.view import Redirect, Shown, View, link, url
 from trustgate.errors import NotFound, TrustGateError
 from trustgate.web.html import Html, join, tag
 from trustgate.web.parts import area_field, check_field, command, heading, hidden, message, select_field, text_field
@@ -24,7 +25,7 @@ async def form(view: View, name: str) -> Shown:
     return await _shown(view, name, _action(name), view.query, {}, None)
 
 
-async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | Moved:
+async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | Redirect:
     """Do what a form asks for.
 
     Args:
@@ -43,7 +44,7 @@ async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | 
         return await _shown(view, name, action, texts, errors, None)
     try:
         if action.run is not None:
-            return Moved(url("works", view.works.begin(view.admin, action, action.line(texts), given).id))
+            return Redirect(url("works", view.works.begin(view.admin, action, action.line(texts), given).id))
         ordered = action.build(given)
         assert isinstance(ordered, Command)
         result = await view.admin.execute(ordered)
@@ -51,8 +52,9 @@ async def carry_out(view: View, name: str, texts: Mapping[str, str]) -> Shown | 
         return await _shown(view, name, action, texts, {}, error)
     secret = secret_of(result)
     if secret is None:
-        return Moved(url(*action.then(result), done=name))
-    return _secret_page(action, texts, secret, action.then(result))
+        return Redirect(url(*action.then(result), done=name))
+    address = (await view.admin.execute(Look())).address
+    return _secret_page(action, texts, secret, action.then(result), address)
 
 
 def done_message(name: str) -> Html | None:
@@ -214,7 +216,7 @@ def _small(title: str) -> str:
     return title[0].lower() + title[1:]
 
 
-def _secret_page(action: Action, texts: Mapping[str, str], secret: str, place: tuple[str, ...]) -> Shown:
+def _secret_page(action: Action, texts: Mapping[str, str], secret: str, place: tuple[str, ...], address: str) -> Shown:
     body = join(
         heading(f"Done: {_small(action.title)}"),
         message(
@@ -222,7 +224,19 @@ def _secret_page(action: Action, texts: Mapping[str, str], secret: str, place: t
         ),
         tag("div", {"class": "secret"}, command(secret, "secret")),
         tag("p", None, link("Go on", *place)),
+        _how_to_use(address) if action.words[0] in ("tenant", "key") else None,
         tag("h2", None, "The same on the command line"),
         command(action.line(texts), "action-line"),
     )
     return Shown(action.title, body)
+
+
+def _how_to_use(address: str) -> Html:
+    told = (
+        "It is an API key for every OpenAI client, with the base URL ",
+        tag("code", None, f"{address}/v1"),
+        "; its tenant signs in with it at ",
+        tag("code", None, f"{address}/account"),
+        ". Try it, with the key in OPENAI_API_KEY:",
+    )
+    return join(tag("h2", None, "How it is used"), tag("p", None, *told), trial(address))

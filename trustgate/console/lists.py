@@ -59,7 +59,7 @@ def listing(
         keeping: parameters of the page's own address.
     """
     if not items:
-        return tag("p", {"class": "soft"}, empty)
+        return tag("div", {"class": "soft"}, empty)
     chosen = {each.name: _chosen(view, each) for each in filters}
     query = view.get("q")
     kept = [

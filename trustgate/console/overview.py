@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trustgate.admin.commands import Admin, AnchorStatus, LogStatus, Look, UsageShow
+from trustgate.admin.commands import Admin, AnchorStatus, LogStatus, Look, TenantList, UsageShow
 from trustgate.admin.findings import Finding, findings_of
 from trustgate.admin.money import PaymentList, PaymentTermsList
 from trustgate.console.storage import disk_card
-from trustgate.console.view import Shown, View, link, when, word
+from trustgate.console.view import Shown, View, do, link, url, when, word
 from trustgate.errors import TrustGateError
 from trustgate.formats.written import number, rate, usd
 from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
@@ -17,7 +17,19 @@ from trustgate.store import UsageRow
 from trustgate.types import OPEN
 from trustgate.web.charts import Bar, columns
 from trustgate.web.html import Html, join, tag
-from trustgate.web.parts import Figure, card, command, facts, figures, heading, heads, message, table
+from trustgate.web.parts import (
+    Figure,
+    buttons,
+    card,
+    command,
+    facts,
+    figures,
+    heading,
+    heads,
+    link_button,
+    message,
+    table,
+)
 
 _DAYS = 30
 _DAY_US = 86_400 * MICROSECONDS_PER_SECOND
@@ -30,9 +42,11 @@ async def overview(view: View) -> Shown:
     since_us = (now_us() // _DAY_US - _DAYS + 1) * _DAY_US
     days = await admin.execute(UsageShow(by="day", since_us=since_us))
     findings = await findings_of(admin, view.settings)
+    is_new = not live.receipts and not await admin.execute(TenantList())
     body = join(
         heading("Overview", beside=tag("span", {"class": "soft"}, f"{live.address}, version {live.version}")),
         _findings(findings),
+        _first_steps(live) if is_new else None,
         tag("h2", None, f"Now (the last {live.window_s:.0f} s)"),
         now_figures(live),
         tag(
@@ -47,6 +61,37 @@ async def overview(view: View) -> Shown:
         tag("div", {"class": "cards"}, _upstreams(live), _log(live, log), await _money(admin), disk_card(view)),
     )
     return Shown("Overview", body, ("base.js", "console/live.js"))
+
+
+def _first_steps(live: LiveStats) -> Html:
+    """Returns what a new gateway wants done."""
+    steps = (
+        (
+            "Add a tenant: an app, a team or a customer. Its key is shown once.",
+            join(buttons(do("Add a tenant", "tenant.add")), command("trustgate tenant add acme", "first-tenant")),
+        ),
+        ("Ask a model with that key. trustgate/echo is built in and needs no LLM server:", trial(live.address)),
+        (
+            "See it come in, with what it cost and its receipt.",
+            tag("p", None, link("Requests", "requests"), " · ", link("Receipts", "receipts")),
+        ),
+        (
+            "Say where your models are served. A name without an entry goes to the LLM server of the settings.",
+            buttons(do("Add a model", "passport.add"), link_button(url("models"), "Models")),
+        ),
+    )
+    listed = [tag("li", None, tag("strong", None, told), how) for told, how in steps]
+    return card("First steps", tag("ol", {"class": "steps"}, listed))
+
+
+def trial(address: str) -> Html:
+    """Returns a request to try a key with."""
+    body = '{"model":"trustgate/echo","messages":[{"role":"user","content":"Hello"}]}'
+    line = (
+        f'curl -s {address}/v1/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" '
+        f"-H \"Content-Type: application/json\" -d '{body}'"
+    )
+    return command(line, "trial-line")
 
 
 def now_figures(live: LiveStats) -> Html:
@@ -90,7 +135,7 @@ def _mend(finding: Finding, name: str) -> Html | None:
 
 
 def _loads(caption: str, loads: Sequence[Load]) -> Html:
-    titles = heads("Name", ">Requests/s", ">Tokens/s", ">p50 ms")
+    titles = heads("Name", ">Requests /s", ">Tokens /s", ">p50 ms")
     rows = [
         (load.name or "(none)", rate(load.requests_per_s), rate(load.tokens_per_s), number(load.total_p50_ms))
         for load in loads[:8]
@@ -142,7 +187,12 @@ def _log(live: LiveStats, log: LogStatus) -> Html:
                 ("Receipts", tag("span", {"id": "live-receipts"}, number(live.receipts))),
                 ("In the signed checkpoint", number(live.checkpoint_size)),
                 ("Waiting for the database", number(live.pending)),
-                ("Last anchor", join(when(log.anchored_us), f" ({number(log.anchored_size)} receipts)")),
+                (
+                    "Last anchor",
+                    "none yet"
+                    if not log.anchored_us
+                    else join(when(log.anchored_us), f" ({number(log.anchored_size)} receipts)"),
+                ),
                 ("Schedule", log.schedule or "none: trustgate anchor flush"),
                 *([("Problem", problem)] if (problem := log.problem or live.log_problem) else []),
             ]

@@ -48,7 +48,7 @@ class Shown(NamedTuple):
     status: int = 200
 
 
-class Moved(NamedTuple):
+class Redirect(NamedTuple):
     """The address of the page that is meant."""
 
     address: str

@@ -11,14 +11,10 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
 from trustgate.admin.commands import Admin
 from trustgate.console.fields import Action, Given, Run, Say
-from trustgate.console.view import Download, Shown, link, url, word
 from trustgate.errors import Conflict, NotFound, TrustGateError
-from trustgate.web.html import Html, join, tag
-from trustgate.web.parts import command, heading, message
+from trustgate.web.html import Html
 
 #: More are not remembered; the oldest that has ended goes.
 _MOST: Final = 32
@@ -26,7 +22,7 @@ _MOST: Final = 32
 _logger = logging.getLogger("trustgate.console")
 
 
-class Work:
+class LongWork:
     """What an action does. ``result`` and ``error``: whichever it ended with."""
 
     def __init__(self, action: Action, line: str) -> None:
@@ -57,9 +53,9 @@ class Work:
 
 class Works:
     def __init__(self) -> None:
-        self._works: dict[str, Work] = {}
+        self._works: dict[str, LongWork] = {}
 
-    def begin(self, admin: Admin, action: Action, line: str, given: Given) -> Work:
+    def begin(self, admin: Admin, action: Action, line: str, given: Given) -> LongWork:
         """Raises ``ValueError`` as the action's ``build``, and ``Conflict`` where too many are under way."""
         assert action.run is not None
         ordered = action.build(given)
@@ -67,12 +63,12 @@ class Works:
             del self._works[each.id]
         if len(self._works) >= _MOST:
             raise Conflict("Too much is under way.", hint="Wait until some of it has ended.")
-        work = Work(action, line)
+        work = LongWork(action, line)
         self._works[work.id] = work
         work.task = asyncio.ensure_future(work.do(admin, action.run, ordered, given))
         return work
 
-    def find(self, work_id: str) -> Work:
+    def find(self, work_id: str) -> LongWork:
         """Raises ``NotFound``."""
         found = self._works.get(work_id)
         if found is None:
@@ -107,35 +103,3 @@ def awaited(stage: str, told: Callable[[Any], Html]) -> Run:
         return told(await admin.execute(ordered))
 
     return run
-
-
-def work_page(work: Work) -> Shown:
-    """Returns how it stands; a script reloads the page when it is done, and without one a link does."""
-    title = work.action.title
-    if work.error is not None:
-        hint = tag("p", None, work.error.hint) if work.error.hint else None
-        state, shown = word("failed"), message("bad", tag("p", None, work.error.message), hint)
-    elif work.result is not None:
-        state, shown = word("done"), work.result
-    else:
-        state = word("under way")
-        shown = join(
-            tag("p", {"id": "work-stage", "role": "status", "data-work": url("works", work.id, "state")}, work.stage),
-            tag("progress", {"aria-label": title}),
-            tag("p", {"class": "soft"}, "It goes on if you leave this page. ", link("Look again", "works", work.id)),
-        )
-    place = work.action.then(None)
-    body = join(
-        heading(title, beside=state),
-        shown,
-        tag("p", None, link("Go on", *place)) if work.is_done else None,
-        tag("h2", None, "The same on the command line"),
-        command(work.line, "action-line"),
-    )
-    return Shown(title, body, ("base.js",) if work.is_done else ("base.js", "console/work.js"))
-
-
-def work_state(work: Work) -> Download:
-    """Returns the same for the page's script."""
-    state = {"stage": work.stage, "done": work.is_done}
-    return Download("state.json", "application/json", msgspec.json.encode(state))

@@ -13,7 +13,7 @@ from trustgate.web.html import Html, tag
 
 _WIDTH, _HEIGHT = 520, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 22, 24
-_LABELS_MOST = 8
+_LABELS_MOST = 6
 _ROW, _NAME_WIDTH, _VALUE_WIDTH, _NAME_CHARACTERS = 22, 170, 90, 26
 
 
@@ -44,8 +44,10 @@ def columns(caption: str, bars: Sequence[Bar]) -> Html:
         if tall:
             drawn.append(_bar(bar, left + step * 0.12, _HEIGHT - _BOTTOM - max(tall, 1), step * 0.76, max(tall, 1)))
         if at % every == 0:
-            drawn.append(_text(left + step / 2, _HEIGHT - 8, bar.name, anchor="middle"))
-    return _figure(caption, _HEIGHT, drawn)
+            # The first one would begin outside of the picture.
+            x, anchor = (left + step / 2, "middle") if at else (left, "start")
+            drawn.append(_text(x, _HEIGHT - 8, bar.name, anchor=anchor))
+    return _figure(caption, _HEIGHT, drawn, "over-time")
 
 
 def ranks(caption: str, bars: Sequence[Bar]) -> Html:
@@ -65,10 +67,10 @@ def ranks(caption: str, bars: Sequence[Bar]) -> Html:
     return _figure(caption, 8 + _ROW * len(bars), drawn)
 
 
-def _figure(caption: str, height: int, drawn: Sequence[Html]) -> Html:
+def _figure(caption: str, height: int, drawn: Sequence[Html], kind: str = "") -> Html:
     box = {"viewBox": f"0 0 {_WIDTH} {height}", "role": "img", "aria-label": caption, "preserveAspectRatio": "xMinYMin"}
     # Wider than a small screen, it is moved by the keyboard too.
-    scrolled = {"class": "chart", "tabindex": "0"}
+    scrolled = {"class": f"chart {kind}".strip(), "tabindex": "0"}
     return tag("figure", scrolled, tag("figcaption", None, caption), tag("svg", box, drawn))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from trustgate.web.html import Html, join, tag
+from trustgate.web.html import Html, tag
 
 Mood = Literal["good", "wary", "bad", ""]
 
@@ -257,4 +257,5 @@ def link_button(href: str, text: str, *, kind: Literal["main", "danger", "small"
 
 def heading(title: object, *, level: Literal[1, 2] = 1, beside: object = None) -> Html:
     """Returns a heading, with what may be done beside it."""
-    return tag("div", {"class": "head"}, tag(f"h{level}", None, title), join(beside) if beside is not None else None)
+    by = tag("div", {"class": "by"}, beside) if beside is not None else None
+    return tag("div", {"class": "head"}, tag(f"h{level}", None, title), by)

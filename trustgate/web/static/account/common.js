@@ -145,7 +145,7 @@ export function columns(caption, bars) {
   const [width, height, top, bottom] = [720, 200, 22, 24];
   const most = Math.max(0, ...bars.map((bar) => bar.value));
   const step = (width - 16) / Math.max(bars.length, 1);
-  const every = Math.ceil(bars.length / 8);
+  const every = Math.ceil(bars.length / 6);
   const drawn = [
     h("line", { class: "grid", x1: 8, x2: width - 8, y1: height - bottom, y2: height - bottom }),
     h("line", { class: "grid", x1: 8, x2: width - 8, y1: top, y2: top }),
@@ -160,11 +160,12 @@ export function columns(caption, bars) {
       drawn.push(h("rect", { ...box, ...size }, h("title", null, `${bar.name}: ${bar.written}`)));
     }
     if (at % every === 0) {
-      drawn.push(h("text", { x: left + step / 2, y: height - 8, "text-anchor": "middle" }, bar.name));
+      // The first one would begin outside of the picture.
+      drawn.push(h("text", { x: at ? left + step / 2 : left, y: height - 8, "text-anchor": at ? "middle" : "start" }, bar.name));
     }
   });
   const picture = h("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": caption }, drawn);
-  return h("figure", { class: "chart" }, h("figcaption", null, caption), picture);
+  return h("figure", { class: "chart over-time" }, h("figcaption", null, caption), picture);
 }
 
 /** Put a text into the reader's ear without moving anything. */
