@@ -148,6 +148,24 @@ def test_what_has_no_room_is_refused_at_the_door_in_the_form_of_its_api(
         assert other.chat().status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_a_request_that_is_refused_again_gets_the_same_answer_with_an_id_of_its_own(
+    gateway: Gateway, scripted: Upstream, sign_up: SignUp, path: str
+) -> None:
+    tenant = sign_up(gateway, "--plan", "internal")
+    with slow(tenant, 16), tenant.client(tenant.secret) as client:
+        counted = _counted(gateway, "overloaded")
+        answers = [client.post(path, content=BODY) for _ in range(4)]
+        ids = [answer.headers.pop("x-request-id") for answer in answers]
+        assert len(set(ids)) == 4 and all(re.fullmatch("req_[0-9a-f]{32}", each) for each in ids)
+        assert [answer.headers.pop("date")[-3:] for answer in answers] == ["GMT"] * 4
+        assert [dict(answer.headers) for answer in answers] == [dict(answers[0].headers)] * 4
+        # Anthropic's form has the request's id in its body.
+        texts = [answer.text.replace(number, "") for answer, number in zip(answers, ids, strict=True)]
+        assert texts == [texts[0]] * 4 and answers[0].headers["retry-after"] == "1"
+        wait_until(lambda: _counted(gateway, "overloaded") == counted + 4, "all refusals in /metrics")
+
+
 def _counted(gateway: Gateway, code: str) -> int:
     text = httpx.get(f"{gateway.base_url}/metrics").text
     found = re.search(rf'trustgate_errors_total{{code="{code}"}} (\d+)', text)

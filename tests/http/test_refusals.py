@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import h2.config
@@ -15,6 +16,8 @@ import pytest
 
 from tests.http.serving import PATIENCE_S, App, Server, read_all, serving
 from tests.support.processes import wait_until
+from trustgate.http import http1, refusals
+from trustgate.http.exchange import whole_answer
 from trustgate.http.parser import RequestHead
 from trustgate.http.refusals import MAX_REFUSED_PER_TURN, Refusal
 
@@ -48,6 +51,9 @@ class Full:
         assert reason == "full"
         self.refused += 1
         return 503, [(b"content-type", b"application/json"), (b"x-number", b"%d" % self.refused)], b'{"no": "room"}'
+
+    def answer(self, head: RequestHead, reason: str, date: bytes) -> bytes:
+        return whole_answer(*self.refusal(head, reason), date)
 
     def begun(self, head: RequestHead) -> None:
         self.began += 1
@@ -223,6 +229,102 @@ def test_the_end_of_the_server_refuses_those_that_wait(app: App, full: Full) -> 
     # The server may have begun to end before it read a request; what it read it answered.
     assert all(answer.startswith(b"HTTP/1.1 503 ") or not answer for answer in answers)
     assert sum(bool(answer) for answer in answers) == full.refused - len(connections)
+
+
+@pytest.fixture
+def everything_is_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, a request that is sent right after a refusal comes at once."""
+    monkeypatch.setattr(http1, "IMPATIENT_S", 3600.0)
+
+
+def refuse_until_known(connection: socket.socket) -> None:
+    """From its second time on a request is recognised when it comes again."""
+    for _ in range(2):
+        connection.sendall(request())
+        assert read_answer(connection)[0] == 503
+
+
+@pytest.mark.usefixtures("everything_is_at_once")
+def test_one_that_comes_again_at_once_waits_longer_each_time(server: Server, full: Full) -> None:
+    with server.connect() as connection:
+        refuse_until_known(connection)
+        began = time.monotonic()
+        for repeats in range(1, 6):
+            connection.sendall(request())
+            assert read_answer(connection)[0] == 503
+            assert (full.refused, full.judged) == (2 + repeats, 2 + 2 * repeats), "judged when it came and at its end"
+        # 10, 20, 40, 80 and 80 ms, each at most a tick less.
+        assert time.monotonic() - began >= 0.180
+        connection.sendall(request(b"/v1/y"))
+        assert read_answer(connection)[0] == 503
+        assert (full.refused, full.judged) == (8, 13), "another request, of another client perhaps, did not wait"
+
+
+@pytest.mark.usefixtures("everything_is_at_once")
+def test_one_that_waits_because_it_came_again_is_let_through_where_there_is_room_by_then(
+    server: Server, app: App, full: Full
+) -> None:
+    with server.connect() as connection:
+        refuse_until_known(connection)
+
+        def make_room() -> None:
+            full.on_judge = lambda: setattr(full, "room", 1)
+
+        full.on_judge = make_room  # at the first judgement there is none yet
+        connection.sendall(request())
+        assert read_answer(connection)[0] == 200
+        full.on_judge, full.room = int, 0
+        connection.sendall(request())
+        assert read_answer(connection)[0] == 503, "it was served: it may come again"
+    assert (full.judged, full.refused, full.let_through, len(app.seen)) == (5, 3, 1, 1)
+
+
+@pytest.mark.usefixtures("everything_is_at_once")
+def test_one_that_waits_because_it_came_again_is_refused_when_its_client_says_no_more(
+    server: Server, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
+    judged = threading.Event()
+    with server.connect() as connection:
+        refuse_until_known(connection)
+        full.on_judge = judged.set
+        connection.sendall(request())
+        assert judged.wait(PATIENCE_S)
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection).startswith(b"HTTP/1.1 503 ")
+    assert full.refused == 3
+
+
+@pytest.mark.usefixtures("everything_is_at_once")
+def test_the_end_of_the_server_refuses_one_that_waits_because_it_came_again(
+    app: App, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
+    judged = threading.Event()
+    with serving(app, shed=full, grace_s=PATIENCE_S) as server, server.connect() as connection:
+        refuse_until_known(connection)
+        full.on_judge = judged.set
+        connection.sendall(request())
+        assert judged.wait(PATIENCE_S)
+        server.stop()
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 503 ") and b"connection: close\r\n" in answer
+
+
+@pytest.mark.usefixtures("everything_is_at_once")
+def test_what_is_pipelined_behind_one_that_waits_is_answered_in_order(
+    server: Server, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
+    with server.connect() as connection:
+        refuse_until_known(connection)
+        connection.sendall(request())
+        wait_until(lambda: full.judged == 3, "the third was judged")
+        connection.sendall(request() * 2)
+        connection.shutdown(socket.SHUT_WR)
+        data = read_all(connection)
+    numbers = [int(part.partition(b"\r\n")[0]) for part in data.split(b"x-number: ")[1:]]
+    assert numbers == [3, 4, 5]
 
 
 def test_requests_of_http2_are_refused_at_the_door_too(server: Server, app: App, full: Full) -> None:

@@ -99,13 +99,13 @@ class Directory:
 
     # what the request path asks
 
-    def authenticate(self, token: bytes, at_us: int) -> Caller:
-        """Returns the caller whose secret this is.
+    def authenticate(self, token: bytes, at_us: int, digest: bytes = b"") -> Caller:
+        """Returns the caller whose secret this is. ``digest``: of the token (``hash_secret``), where it is known.
 
         Raises ``AuthenticationFailed`` for a token that is unknown, revoked or expired, or whose tenant is
         suspended or removed.
         """
-        digest = hash_secret(token)
+        digest = digest or hash_secret(token)
         caller = self._callers.get(digest)
         if caller is None:
             caller = self._assemble(digest, token)

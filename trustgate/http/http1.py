@@ -13,17 +13,12 @@ answered with an error in OpenAI's form, and ends its connection: where the next
 from __future__ import annotations
 
 import asyncio
-import select
-from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import unquote
-
-from starlette.types import Scope
 
 from trustgate.errors import InvalidRequest
 from trustgate.http.door import Door
-from trustgate.http.exchange import Exchange, whole_answer
+from trustgate.http.exchange import Exchange
 from trustgate.http.parser import (
     HTTP2_PREFACE,
     InvalidHttp,
@@ -33,7 +28,9 @@ from trustgate.http.parser import (
     head_too_slow,
     read_head,
 )
-from trustgate.http.sending import EXCHANGE, error_body
+from trustgate.http.peers import address_of, is_reset, scope_of, switches
+from trustgate.http.refusals import IMPATIENT_S
+from trustgate.http.sending import error_body
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
 AHEAD_BYTES = 64 * 1024
@@ -43,8 +40,6 @@ _LOOKS_FOR_BODY = 2
 _FIRST_LOOK_S = 0.01
 _LOOK_EVERY_S = 1.0
 _CRLF = b"\r\n"
-#: Protocols that Hypercorn switches to: with a method, or without a body.
-_WEBSOCKET, _H2C = b"websocket", b"h2c"
 
 
 class Connection(asyncio.Protocol):
@@ -62,6 +57,13 @@ class Connection(asyncio.Protocol):
         #: The last head and its bytes, and how it is recognised, once it has come twice.
         self._last: tuple[bytes, RequestHead] | None = None
         self._known: KnownHead | None = None
+        #: The head of the last request, where that was refused at the door; and how the whole request is recognised.
+        self._refused_head: RequestHead | None = None
+        self._refused: KnownHead | None = None
+        self._refused_at = 0.0
+        #: How often in a row it came again at once; the next one has waited for that.
+        self._repeats = 0
+        self._has_waited = False
         self._exchange: Exchange | None = None
         self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
@@ -85,8 +87,8 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         tls = transport.get_extra_info("ssl_object")
         self._scheme = "http" if tls is None else "https"
-        self._client = _address(transport.get_extra_info("peername"))
-        self._server = _address(transport.get_extra_info("sockname"))
+        self._client = address_of(transport.get_extra_info("peername"))
+        self._server = address_of(transport.get_extra_info("sockname"))
         if tls is not None and tls.selected_alpn_protocol() == "h2":
             self._leave()
             return
@@ -95,6 +97,12 @@ class Connection(asyncio.Protocol):
         self._idle_timer = self._door.loop.call_later(self._door.timeouts.keep_alive_s, self._look_whether_idle)
 
     def data_received(self, data: bytes) -> None:
+        refused = self._refused
+        if refused is not None:
+            if not self._waits_at_door and refused.is_request(data):
+                self._ask_door(refused.head, data, refused.size)
+                return
+            self._refused = None
         if self._discards:
             return
         exchange = self._exchange
@@ -115,7 +123,10 @@ class Connection(asyncio.Protocol):
 
         Both look the same until something is sent to it: one that has gone answers with a reset.
         """
-        if self._waits_at_door:
+        while self._waits_at_door and not self.lost:
+            # Nothing more will come of it, and each request that is here gets its answer.
+            self._has_waited = True
+            self._looks = _LOOKS_FOR_BODY
             self.look_again()
         exchange = self._exchange
         if self._has_left or self._scheme == "https" or exchange is None or not exchange.is_whole:
@@ -133,6 +144,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._drained = self._door.loop.create_future()
+        self._refused = None
 
     def resume_writing(self) -> None:
         drained, self._drained = self._drained, None
@@ -174,21 +186,38 @@ class Connection(asyncio.Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if head.upgrade and _switches(head, self._door.websockets):
+        if head.upgrade and switches(head, self._door.websockets):
             self._leave()
             return
         self._ahead = b""
+        if self._door.shed is None:
+            self._start(head, data, size)
+        else:
+            self._ask_door(head, data, size, has_place=has_place)
+
+    def _ask_door(self, head: RequestHead, data: bytes, size: int, *, has_place: bool = False) -> None:
+        """Run the application on a request where there is room for it; else refuse it, now or soon.
+
+        ``data`` begins with its head, of ``size`` bytes. ``has_place``: as ``_read_request``.
+        """
+        shed = self._door.shed
+        assert shed is not None, "there is a door"
+        reason = shed.judge(head)
+        if reason:
+            self._refuse_at_door(head, data, size, reason, has_place=has_place)
+        else:
+            self._refused = self._refused_head = None
+            self._has_waited = False
+            self._start(head, data, size)
+
+    def _start(self, head: RequestHead, data: bytes, size: int) -> None:
         is_first, self._is_new = self._is_new, False
-        if self._door.shed is not None:
-            reason = self._door.shed.judge(head)
-            if reason:
-                self._refuse_at_door(head, data, size, reason, has_place=has_place)
-                return
         exchange = self._begin(head, data, size)
         if exchange.is_done:
             self._door.begun(head)  # its body cannot be read
             return
-        self._door.start(exchange, self._scope(head, exchange), is_first=is_first)
+        scope = scope_of(head, exchange, scheme=self._scheme, client=self._client, server=self._server)
+        self._door.start(exchange, scope, is_first=is_first)
 
     def _begin(self, head: RequestHead, data: bytes, size: int) -> Exchange:
         exchange = self._exchange = Exchange(self, self._door, head)
@@ -206,45 +235,68 @@ class Connection(asyncio.Protocol):
         return head
 
     def _refuse_at_door(self, head: RequestHead, data: bytes, size: int, reason: Any, *, has_place: bool) -> None:
-        """Answer with a refusal before anything is begun, in this turn of the loop or in one of the next.
+        """Answer with a refusal before anything is begun, in this turn of the loop or later.
 
         ``has_place``: it is one of those that are refused at this turn.
         """
         door, shed = self._door, self._door.shed
         assert shed is not None, "a request was judged"
-        if not door.closing and self._waits_for_turn(head, len(data) - size, has_place=has_place):
+        self._is_new = False
+        body_size = len(data) - size
+        if not door.closing and self._waits(head, body_size, has_place=has_place):
             self._ahead = data
             self._waits_at_door = True
-            door.refusals.add(self)
             return
+        self._has_waited = False
         self._looks = 0
-        refusal = shed.refusal(head, reason)
-        is_whole = KnownHead.may_be(head) and len(data) - size == head.length
-        is_last = not head.keeps_alive or self._has_input_ended or door.closing
-        if not is_whole or is_last or self._drained is not None:
+        is_whole = body_size == head.length and KnownHead.may_be(head)
+        if not is_whole or not head.keeps_alive or self._has_input_ended or door.closing or self._drained is not None:
             exchange = self._begin(head, data, size)
             if not exchange.is_done:
-                exchange.answer(*refusal)
+                exchange.answer(*shed.refusal(head, reason))
             return
-        self._idle_since = door.loop.time()
-        self.transport.write(whole_answer(*refusal, door.date()))
-        self.read_on()
+        self._refused_head = head
+        self._refused_at = self._idle_since = door.loop.time()
+        known = self._known
+        self._refused = known if known is not None and known.head is head else None
+        self.transport.write(shed.answer(head, reason, door.date()))
+        if not self._is_reading:
+            self.read_on()
 
-    def _waits_for_turn(self, head: RequestHead, body_size: int, *, has_place: bool) -> bool:
-        """Returns whether a request is refused in one of the next turns rather than now.
+    def _waits(self, head: RequestHead, body_size: int, *, has_place: bool) -> bool:
+        """Returns whether a request is refused later: it is told again then.
 
         Many clients send their body in a packet of its own, right behind the head. Refused without it they would lose
-        their connection, and come back with a new one.
+        their connection, and come back with a new one. And one that was refused just now and comes again, the same and
+        at once, waits for its answer: it would come a third time, and a thousand times.
         """
+        refusals = self._door.refusals
         if body_size < head.length <= AHEAD_BYTES and self._looks < _LOOKS_FOR_BODY:
             self._looks += 1
+            refusals.add(self)
             return True
-        return not has_place and not self._door.refusals.take_place()
+        if not self._has_waited:
+            if head is self._refused_head and self._door.loop.time() - self._refused_at < IMPATIENT_S:
+                refusals.hold(self, self._repeats)
+                self._repeats += 1
+                self._has_waited = True
+                return True
+            self._repeats = 0
+        if has_place or refusals.take_place():
+            return False
+        refusals.add(self)
+        return True
 
     def look_again(self) -> None:
         """It is the turn of a request that waits to be refused, if one still does."""
         waits, self._waits_at_door = self._waits_at_door, False
-        if waits and not self.lost:
+        if not waits or self.lost:
+            return
+        refused = self._refused
+        if refused is not None:
+            data, self._ahead = self._ahead, b""
+            self._ask_door(refused.head, data, refused.size, has_place=True)
+        else:
             self._read_request(has_place=True)
 
     def _wait_for_head(self, size: int) -> None:
@@ -256,25 +308,6 @@ class Connection(asyncio.Protocol):
         self._head_timer = None
         if self._exchange is None and not self._has_left and not self.lost:
             self.refuse(head_too_slow())
-
-    def _scope(self, head: RequestHead, exchange: Exchange) -> Scope:
-        path = head.path.decode("ascii")
-        return {
-            "type": "http",
-            "http_version": head.version,
-            "asgi": {"spec_version": "2.1", "version": "3.0"},
-            "method": head.method,
-            "scheme": self._scheme,
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": head.path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.headers,
-            "client": self._client,
-            "server": self._server,
-            "state": {},
-            "extensions": {EXCHANGE: exchange},
-        }
 
     def _is_ahead(self) -> bool:
         """Returns whether more was read than the application has taken in."""
@@ -393,7 +426,7 @@ class Connection(asyncio.Protocol):
         """Notice the reset of a client that had closed its whole connection, not only its half."""
         if self.lost or self._exchange is None or self.transport.is_closing():
             return
-        if _is_reset(self.transport):
+        if is_reset(self.transport):
             self._gone()
             self.transport.abort()
             return
@@ -425,25 +458,3 @@ class Connection(asyncio.Protocol):
                 await self._drained
             finally:
                 timer.cancel()
-
-
-def _switches(head: RequestHead, websockets: Collection[bytes]) -> bool:
-    """Returns whether Hypercorn would change the protocol for this request; others are served as if they had not
-    asked.
-    """
-    if head.version != "1.1":
-        return False
-    if head.upgrade == _WEBSOCKET and head.path in websockets:
-        return head.method == "GET" and not head.length and not head.is_chunked
-    return head.upgrade == _H2C and not head.length and not head.is_chunked
-
-
-def _is_reset(transport: asyncio.Transport) -> bool:
-    """Returns whether the other side has reset the connection: seen without reading from it or writing to it."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), 0)
-    return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))
-
-
-def _address(name: Any) -> tuple[str, int] | None:
-    return (name[0], name[1]) if isinstance(name, tuple) else None

@@ -266,17 +266,28 @@ class KnownHead:
     Clients send one request after another with the same fields: to compare them costs a tenth of reading them.
     """
 
-    __slots__ = ("_after", "_before", "_digits", "_head")
+    __slots__ = ("_after", "_before", "_digits", "_request_size", "_whole", "head", "size")
 
     def __init__(self, data: bytes, head: RequestHead) -> None:
         """``data``: all of the head's bytes, which ``read_head`` has read as ``head``."""
-        self._head = head
         self._digits = b""
         self._before, self._after = data, b""
+        self._take(data, head)
         length = _LENGTH.search(data)
         if length is not None:
             self._digits = length[1]
             self._before, self._after = data[: length.start(1)], data[length.end(1) :]
+
+    def _take(self, data: bytes, head: RequestHead) -> None:
+        #: As it came last, and its size in bytes.
+        self.head = head
+        self._whole = data
+        self.size = len(data)
+        self._request_size = len(data) + head.length
+
+    def is_request(self, data: bytes) -> bool:
+        """Returns whether ``data`` is a whole request and nothing else, with the head as it came last."""
+        return len(data) == self._request_size and data.startswith(self._whole)
 
     @staticmethod
     def may_be(head: RequestHead) -> bool:
@@ -289,7 +300,7 @@ class KnownHead:
             return None
         begin = len(self._before)
         if not self._after:
-            return self._head, begin
+            return self.head, begin
         end = data.find(b"\r", begin, begin + _MOST_DIGITS)
         digits = data[begin:end]
         if not data.startswith(self._after, end):
@@ -297,8 +308,9 @@ class KnownHead:
         if digits != self._digits:
             if not digits.isdigit():
                 return None  # read_head says what it is
-            self._head, self._digits = self._head.with_length(digits), digits
-        return self._head, end + len(self._after)
+            self._digits = digits
+            self._take(data[: end + len(self._after)], self.head.with_length(digits))
+        return self.head, self.size
 
 
 class ChunkedBody:

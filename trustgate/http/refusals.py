@@ -5,19 +5,30 @@ refused at once costs a comparison of its head with the one before it, and one w
 the turn's number stays in its connection as bytes, to be looked at again in one of the next turns; there may be room
 for it by then. So refusals take a fifth or so of a busy loop's time and no more, and nothing that is to be served waits
 behind them. On a loop with little to do turns are short, and none of them waits.
+
+A refusal says how long its client should wait (``retry-after``). One that sends the same request again at once is
+answered late: after 10 ms, then 20, 40 and from then on 80. It waits in its connection as the others do, is judged
+again at the end, and is let through where there is room by then. So a client in a tight loop has a dozen refusals a
+second of each of its connections and not a thousand. No other client waits with it, even one of a proxy that sends
+requests of several clients through the same connection: the next request there is another one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from trustgate.http.parser import RequestHead
 from trustgate.http.sending import Headers
 
 #: A refusal takes some hundredths of a millisecond.
-MAX_REFUSED_PER_TURN = 64
+MAX_REFUSED_PER_TURN: Final = 64
+#: How soon after its refusal a request comes again "at once", seconds.
+IMPATIENT_S: Final = 0.025
+#: How long such a request waits, by how often it came so before, in ticks of the wheel.
+_HOLD_TICKS: Final = (1, 2, 4, 8)
+_TICK_S: Final = 0.01
 
 #: The status, header fields and body of an answer to a request that is not begun.
 Refusal = tuple[int, Headers, bytes]
@@ -31,6 +42,12 @@ class Shed(Protocol):
 
     def refusal(self, head: RequestHead, reason: Any) -> Refusal:
         """Returns the answer to a request that is refused now; it is counted and logged."""
+
+    def answer(self, head: RequestHead, reason: Any, date: bytes) -> bytes:
+        """As ``refusal``: the bytes of the answer, on a connection of HTTP/1.1 that goes on.
+
+        ``date``: the line of that field.
+        """
 
     def begun(self, head: RequestHead) -> None:
         """The application begins with a request that was let through, or its client has gone before."""
@@ -52,9 +69,13 @@ class Refusals:
         self._done = 0
         #: The next turn will be counted anew.
         self._is_counting = False
+        #: Those that are answered late: by the tick at which they are, the next one first.
+        self._held: deque[list[Waiting]] = deque([] for _ in range(_HOLD_TICKS[-1]))
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def are_waiting(self) -> bool:
+        """Whether requests wait for their turn; of those that are answered late none does yet."""
         return bool(self._waiting)
 
     def take_place(self) -> bool:
@@ -62,27 +83,51 @@ class Refusals:
         if self._waiting or self._done >= MAX_REFUSED_PER_TURN:
             return False
         self._done += 1
-        self._count()
+        if not self._is_counting:
+            self._count()
         return True
 
     def add(self, connection: Waiting) -> None:
         """Have a connection looked at again when it is its turn."""
         self._waiting.append(connection)
-        self._count()
+        if not self._is_counting:
+            self._count()
+
+    def hold(self, connection: Waiting, repeats: int) -> None:
+        """Have a connection looked at again later, as its request came again at once.
+
+        ``repeats``: how often in a row it came so before.
+        """
+        ticks = _HOLD_TICKS[repeats] if repeats < len(_HOLD_TICKS) else _HOLD_TICKS[-1]
+        self._held[ticks - 1].append(connection)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_TICK_S, self._tick)
 
     def clear(self) -> None:
         """Forget what waits."""
         self._waiting.clear()
+        for held in self._held:
+            held.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        due = self._held.popleft()
+        self._held.append([])
+        self._timer = self._loop.call_later(_TICK_S, self._tick) if any(self._held) else None
+        self._waiting += due
+        if due and not self._is_counting:
+            self._count()
 
     def _count(self) -> None:
-        if not self._is_counting:
-            self._is_counting = True
-            self._loop.call_soon(self._turn)
+        self._is_counting = True
+        self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._is_counting = False
         self._done = min(len(self._waiting), MAX_REFUSED_PER_TURN)
         for _ in range(self._done):
             self._waiting.popleft().look_again()
-        if self._done or self._waiting:
+        if (self._done or self._waiting) and not self._is_counting:
             self._count()

@@ -345,6 +345,13 @@ class Server:
         if end.error is not None:
             self._on_refusal(end.error, end.endpoint, end.arrival)
 
+    def _count_shed(self, error: TrustGateError) -> bool:
+        """Count a request that was refused at the door, unless something wants to be told all of it."""
+        if self.telemetry is not None or self.request_log.form is not None or self.observer is not None:
+            return False
+        self.counters.count_error(error)
+        return True
+
     def _on_refusal(self, error: TrustGateError, endpoint: Endpoint, arrival: Arrival) -> None:
         self.counters.count_error(error)
         if self.request_log.form is not None:
@@ -450,6 +457,7 @@ class Server:
             self.directory,
             self.running,
             self._on_end,
+            count=self._count_shed,
             trusts_id=lambda: self.settings.serve.trust_request_id,
             has_cors=bool(settings.serve.cors_origins),
         )

@@ -50,14 +50,18 @@ class Arrival(msgspec.Struct, frozen=True):
     def with_headers(cls, headers: dict[bytes, bytes], *, trusts_id: bool = True) -> Arrival:
         """As ``of``. ``headers``: by name; kept as they are."""
         at_us = now_us()
-        asked = headers.get(b"x-request-id", b"")
-        is_kept = bool(asked) and trusts_id and _SANE_REQUEST_ID.fullmatch(asked) is not None
         receipt_id = new_id("rcpt", at_us)
-        request_id = asked if is_kept else request_id_of(receipt_id).encode()
+        request_id = (own_request_id(headers) if trusts_id else b"") or request_id_of(receipt_id).encode()
         return cls(at_us, monotonic(), receipt_id, request_id, headers)
 
     def elapsed_ms(self) -> int:
         return int((monotonic() - self.started) * 1000)
+
+
+def own_request_id(headers: Mapping[bytes, bytes]) -> bytes:
+    """Returns the id that a client gave its request; empty where it gave none, or one that is not sane."""
+    asked = headers.get(b"x-request-id", b"")
+    return asked if asked and _SANE_REQUEST_ID.fullmatch(asked) is not None else b""
 
 
 def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) -> None:

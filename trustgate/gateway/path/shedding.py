@@ -12,20 +12,23 @@ Requests that were let through are on their way until they take their place in t
 loop later or more, and count as if they had it: all that come together would find the same room otherwise.
 
 A head is read once: a connection gives the same one again where its client sends the same fields again. Whether its key
-is good, and whether there is room, is checked each time.
+is good, and whether there is room, is checked each time. Of a refusal all is made before but its ids and its date.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from trustgate.access.directory import Directory
-from trustgate.errors import AuthenticationFailed
+from trustgate.access.keys import hash_secret
+from trustgate.errors import AuthenticationFailed, TrustGateError
 from trustgate.gateway.api.endpoints import Endpoint
-from trustgate.gateway.path.arrival import Arrival, token_in
+from trustgate.gateway.path.arrival import Arrival, own_request_id, token_in
 from trustgate.gateway.path.delivery import OnEnd, RequestOutcome
 from trustgate.gateway.path.inflight import InFlight, NoRoom, no_room
+from trustgate.http.exchange import whole_answer
 from trustgate.http.parser import RequestHead
 from trustgate.http.refusals import Refusal
 from trustgate.ids import now_us
@@ -38,7 +41,13 @@ class _Noted(NamedTuple):
 
     endpoint: Endpoint
     token: bytes
+    #: SHA-256 of the token.
+    digest: bytes
     headers: dict[bytes, bytes]
+    #: Its own request id, where that is sane.
+    request_id: bytes
+    #: The endpoint's refusals by their reason, made as far as they can be; see ``_template``.
+    templates: dict[NoRoom, bytes | None]
 
 
 class Shedding:
@@ -51,13 +60,15 @@ class Shedding:
         running: InFlight,
         on_end: OnEnd,
         *,
+        count: Callable[[TrustGateError], bool],
         trusts_id: Callable[[], bool],
         has_cors: bool,
     ) -> None:
         """
         Args:
             endpoints: of the path; those whose path is fixed are judged.
-            on_end: is called for each request that is refused here.
+            count: counts a refusal, and returns whether nothing else wants to be told of it.
+            on_end: is called for each request that is refused here, unless ``count`` was enough.
             trusts_id: whether a client's own request id is kept, as the settings have it now.
             has_cors: web pages may call.
         """
@@ -67,11 +78,15 @@ class Shedding:
         self._directory = directory
         self._running = running
         self._on_end = on_end
+        self._count = count
         self._trusts_id = trusts_id
         self._has_cors = has_cors
         #: How many requests are on their way, in all and, of those that were looked at, by tenant.
         self._coming = 0
         self._coming_of: dict[str, int] = {}
+        self._templates: dict[str, dict[NoRoom, bytes | None]] = {}
+        #: No record has the id of a request that is refused here: numbers do, from a random one on.
+        self._number = int.from_bytes(os.urandom(9))
 
     def judge(self, head: RequestHead) -> NoRoom:
         """Returns why a request has no room; "": it goes the path, and ``begun`` is called then."""
@@ -83,7 +98,7 @@ class Shedding:
             if not noted:
                 return ""
             try:
-                tenant_id = self._directory.authenticate(noted.token, now_us()).tenant.id
+                tenant_id = self._directory.authenticate(noted.token, now_us(), noted.digest).tenant.id
             except AuthenticationFailed:
                 return ""
             reason = self._running.why_not(tenant_id, self._coming, self._coming_of.get(tenant_id, 0))
@@ -114,21 +129,45 @@ class Shedding:
         if endpoint is None or len(headers) != len(head.headers) or (self._has_cors and b"origin" in headers):
             return ()
         try:
-            return _Noted(endpoint, token_in(headers), headers)
+            token = token_in(headers)
         except AuthenticationFailed:
             return ()
+        templates = self._templates.setdefault(endpoint.name, {})
+        return _Noted(endpoint, token, hash_secret(token), headers, own_request_id(headers), templates)
 
     def refusal(self, head: RequestHead, reason: NoRoom) -> Refusal:
         """Returns the answer to a request that has no room, which is counted and logged."""
         noted = head.noted
-        endpoint, error = noted.endpoint, _ERRORS[reason]
-        arrival = Arrival.with_headers(noted.headers, trusts_id=self._trusts_id())
-        self._on_end(RequestOutcome(endpoint, arrival, None, None, error))
+        request_id = self._end(noted, reason)
         return (
-            error.status,
-            [*_FIELDS[reason], (b"x-request-id", arrival.request_id)],
-            endpoint.dialect.body(error, arrival.request_id.decode()),
+            _ERRORS[reason].status,
+            [*_FIELDS[reason], (b"x-request-id", request_id)],
+            noted.endpoint.dialect.body(_ERRORS[reason], request_id.decode()),
         )
+
+    def answer(self, head: RequestHead, reason: NoRoom, date: bytes) -> bytes:
+        """As ``refusal``: the bytes of the answer, on a connection of HTTP/1.1 that goes on."""
+        noted: _Noted = head.noted
+        template = noted.templates.get(reason)
+        if template is None:
+            if reason in noted.templates:
+                return whole_answer(*self.refusal(head, reason), date)
+            template = noted.templates[reason] = _template(noted.endpoint, reason)
+            return self.answer(head, reason, date)
+        return template % (self._end(noted, reason), date)
+
+    def _end(self, noted: _Noted, reason: NoRoom) -> bytes:
+        """Count and log a refusal. Returns the request's id."""
+        error = _ERRORS[reason]
+        own_id = noted.request_id if noted.request_id and self._trusts_id() else b""
+        if self._count(error):
+            if own_id:
+                return own_id
+            self._number += 1
+            return b"req_%012x%020x" % (now_us() // 1000, self._number)
+        arrival = Arrival.with_headers(noted.headers, trusts_id=bool(own_id))
+        self._on_end(RequestOutcome(noted.endpoint, arrival, None, None, error))
+        return arrival.request_id
 
 
 #: By the reason: the error, which is shown and never raised, and the fields of its answer.
@@ -140,3 +179,13 @@ _FIELDS = {
     ]
     for reason, error in _ERRORS.items()
 }
+
+
+def _template(endpoint: Endpoint, reason: NoRoom) -> bytes | None:
+    """Returns a refusal but for its request id and its date; None where its body holds the id too."""
+    error, dialect = _ERRORS[reason], endpoint.dialect
+    body = dialect.body(error, "")
+    if body != dialect.body(error, "x"):
+        return None
+    answer = whole_answer(error.status, [*_FIELDS[reason], (b"x-request-id", b"{id}")], body, b"{date}")
+    return answer.replace(b"%", b"%%").replace(b"{id}", b"%b", 1).replace(b"{date}", b"%b", 1)

@@ -1,0 +1,65 @@
+"""What is known of a connection's two ends, and of a request by its head alone: the scope that ASGI's applications get.
+
+Source of the scope: ASGI specification, "HTTP connection scope".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.types import Scope
+
+from trustgate.http.parser import RequestHead
+from trustgate.http.sending import EXCHANGE
+
+_WEBSOCKET, _H2C = b"websocket", b"h2c"
+
+
+def scope_of(
+    head: RequestHead, exchange: object, *, scheme: str, client: tuple[str, int] | None, server: tuple[str, int] | None
+) -> Scope:
+    """Returns the scope of a request of HTTP/1.1. ``exchange``: what gives and takes a whole body at once."""
+    path = head.path.decode("ascii")
+    return {
+        "type": "http",
+        "http_version": head.version,
+        "asgi": {"spec_version": "2.1", "version": "3.0"},
+        "method": head.method,
+        "scheme": scheme,
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": head.path,
+        "query_string": head.query,
+        "root_path": "",
+        "headers": head.headers,
+        "client": client,
+        "server": server,
+        "state": {},
+        "extensions": {EXCHANGE: exchange},
+    }
+
+
+def switches(head: RequestHead, websockets: Collection[bytes]) -> bool:
+    """Returns whether Hypercorn would change the protocol for this request; others are served as if they had not
+    asked. ``websockets``: the paths of which it makes a WebSocket.
+    """
+    if head.version != "1.1":
+        return False
+    if head.upgrade == _WEBSOCKET and head.path in websockets:
+        return head.method == "GET" and not head.length and not head.is_chunked
+    return head.upgrade == _H2C and not head.length and not head.is_chunked
+
+
+def is_reset(transport: asyncio.Transport) -> bool:
+    """Returns whether the other side has reset the connection: seen without reading from it or writing to it."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))
+
+
+def address_of(name: Any) -> tuple[str, int] | None:
+    """Returns host and port of a socket's name; None for a Unix socket."""
+    return (name[0], name[1]) if isinstance(name, tuple) else None
