@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +17,9 @@ from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_path import only_receipt
 from tests.support.gateway import Gateway
 from tests.support.upstream import Reply, Upstream, completion
+from trustgate.gateway.api import large_body
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBodyReader
-from trustgate.gateway.path.large_answer import LargeAnswer, take_apart
+from trustgate.gateway.path.large_answer import AnswerReader, LargeAnswer, take_apart
 from trustgate.models.metering.whole import read_answer, read_images, read_scores
 
 MIB = 1024 * 1024
@@ -78,9 +80,76 @@ _NO_STRING = b'{"a":"' + b"a" * 100_000 + b'\\x"}'
 _MANY_VALUES = b"[" + b"{}," * 100_000 + b"{}]"
 
 
-@pytest.mark.parametrize("body", [_SUBTITLES, _NO_STRING, _MANY_VALUES], ids=["no JSON", "no string", "many values"])
-def test_what_cannot_be_taken_apart_is_read_as_it_is(body: bytes) -> None:
-    assert apart(body).skeleton == body
+def test_what_is_no_json_is_read_as_it_is() -> None:
+    assert apart(_SUBTITLES).skeleton == _SUBTITLES
+    begun = apart(_NO_STRING).skeleton
+    assert _NO_STRING.startswith(begun) and len(begun) <= DIRECT_BYTES, "what shows that it is none"
+
+
+_members = st.dictionaries(st.text(max_size=3), st.none() | st.integers(0, 9) | st.text(max_size=9), max_size=4)
+_documents = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.text('ab"\\[]{},:é', max_size=2_000),
+    lambda inner: st.lists(inner, max_size=12) | st.dictionaries(st.text('ab"]}', max_size=9), inner, max_size=6),
+    max_leaves=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(_members, st.lists(_documents, min_size=1, max_size=5), st.integers(0, 12), st.integers(1, 4_000), st.data())
+def test_of_an_answer_with_too_many_values_the_outline_is_read(
+    small: dict[str, Any], large: list[Any], bound: int, step: int, data: st.DataObject
+) -> None:
+    members = [("usage", USAGE), *small.items(), *((f"large{n}", each) for n, each in enumerate(large))]
+    document = dict(data.draw(st.permutations(members)))
+    body = json.dumps(document, indent=data.draw(st.sampled_from([None, 1]))).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_body, "MOST_CONTAINERS", bound)
+        patch.setattr(large_body, "MOST_VALUES", 4 * bound)
+        reader = AnswerReader()
+        for at in range(0, len(body), step):
+            reader.feed(body[at : at + step])
+    found = reader.finish()
+    outline = json.loads(found.skeleton)
+    assert list(outline) == [name for name in document if name in outline]
+    if not reader.is_outlining:
+        assert json.loads(b"".join(found.restored(found.skeleton))) == document
+    # What was cut in the middle, or was too large, is not whole. All else is there as it came.
+    cut = [name for name, value in document.items() if name not in outline or outline[name] != value]
+    assert all(len(json.dumps(document[name])) > 16_000 or name == cut[0] or name.startswith("large") for name in cut)
+    if cut and cut[0] != "usage":
+        assert outline["usage"] == USAGE
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_usage_at_the_end_of_a_text_with_log_probabilities_is_read(space: str) -> None:
+    top = [{"token": "a", "logprob": -0.5, "bytes": [97]}] * 20
+    tokens = [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": top}] * 3_000
+    answer = completion("a" * 3_000)
+    answer["choices"][0]["logprobs"] = {"content": tokens, "refusal": None}
+    body = json.dumps({**answer, "usage": USAGE}, separators=("," + space, ":" + space)).encode()
+    found = apart(body)
+    assert len(found.skeleton) < len(body) < large_body.MOST_SKELETON_BYTES, "it is cut for its many objects"
+    assert json.loads(found.skeleton)["choices"][0]["message"] == {**answer["choices"][0]["message"], "content": ANY}
+    whole, read = read_answer(body), read_answer(found.skeleton)
+    assert (read.usage, read.model, read.failure) == (whole.usage, whole.model, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _MANY_VALUES,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b"{" + b",".join(b'"%d":%d' % (n, n) for n in range(600_000)) + b"}",
+        b"[" + b"[]," * 60_000 + b'{"a":"' + b"b" * 2_000 + b'"}]',
+        b"{" + b'"a":[{}],' * 60_000 + b'"usage":1}]]]}}',
+    ],
+    ids=["objects", "nested lists", "nested objects", "members", "lists", "closed too often"],
+)
+def test_hostile_answers_leave_a_bounded_skeleton(body: bytes) -> None:
+    found = apart(body)
+    assert len(found.skeleton) <= large_body.MOST_SKELETON_BYTES + 512 * 1024
+    read_answer(found.skeleton)
 
 
 def test_no_turn_of_the_loop_reads_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ class LargeBodyReader:
                 self._add(data[at:end])
                 if end < len(data):  # at the quote of a string that is long, or not at its end
                     self._is_inside = True
-                    self._skeleton += b'"'
+                    self._add_text(b'"')
                     end += 1
             else:
                 end = _end(_INSIDE, data, at)
@@ -147,7 +147,11 @@ class LargeBodyReader:
         return LargeBody(bytes(self._skeleton), self._strings, self._hash.digest(), self._size)
 
     def _add(self, part: bytes) -> None:
-        """Add to the skeleton, within bounds. What short strings hold is counted like structure."""
+        """Add structure to the skeleton: what stands outside of strings, and whole strings that are short."""
+        self._add_text(part)
+
+    def _add_text(self, part: bytes) -> None:
+        """Add to the skeleton, within bounds. What strings hold is counted like structure."""
         self._skeleton += part
         self._values += part.count(b",")
         self._containers += part.count(b"[") + part.count(b"{")
@@ -164,7 +168,7 @@ class LargeBodyReader:
             # Its beginning stays.
             self._pieces, self._milli, self._characters = [], 0, 0
             kept = _cut(bytes(self._pending[:_KEPT_BYTES]))
-            self._add(bytes(self._pending[:kept]))
+            self._add_text(bytes(self._pending[:kept]))
             del self._pending[:kept]
         while len(self._pending) > _PIECE_BYTES:
             self._weigh(_cut(bytes(self._pending[:_PIECE_BYTES])) or len(self._pending))
@@ -194,7 +198,7 @@ class LargeBodyReader:
             self._strings.append(self._pieces)
             self._pieces = None
         self._pending += b'"'
-        self._add(bytes(self._pending))
+        self._add_text(bytes(self._pending))
         self._pending.clear()
 
 
