@@ -428,7 +428,9 @@ class _Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - a broken upstream must fail its test, not vanish with its task
-            self._upstream.faults.append(f"scripted upstream: {error!r} after {bytes(self._received[:200])!r}")
+            last = self._upstream.requests[-1:]
+            rest = bytes(self._received[:200])
+            self._upstream.faults.append(f"scripted upstream: {error!r} after {rest!r}, last request {last}")
         finally:
             self.transport.close()
 
