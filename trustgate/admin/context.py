@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import unicodedata
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from trustgate.access.budgets import Budgets
@@ -79,6 +80,18 @@ class LogAccess(Protocol):
     async def close(self) -> None: ...
 
 
+class OtherProcesses(Protocol):
+    """The processes that serve the same database beside this one."""
+
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
+        """Let no other process carry out a command meanwhile, and have their changes in memory. Raises Unavailable."""
+        ...
+
+    async def settle(self) -> None:
+        """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
+        ...
+
+
 class ConsoleDoor(Protocol):
     """The console of a running server: links to it, and its sessions."""
 
@@ -110,6 +123,7 @@ class AdminContext:
         pulse: Callable[[], LiveStats] | None = None,
         deliveries: Callable[[], Sequence[NoticeDelivery]] | None = None,
         console: ConsoleDoor | None = None,
+        others: OtherProcesses | None = None,
     ) -> None:
         """``quota``, ``budgets`` and what stands after it are the running server's; without one there is none of it."""
         self.store = store
@@ -122,6 +136,8 @@ class AdminContext:
         self.subscribers = subscribers
         self.deliveries = deliveries
         self.console = console
+        #: None: this process alone has the database.
+        self.others = others
         self.anchoring = anchoring
         self.flushing = Flushing(anchoring)
         #: The database is copied or rewritten by one command at a time.
@@ -141,6 +157,10 @@ class AdminContext:
     async def keep(self, *records: Record | PriceChange | PriceList | PseudonymKey) -> None:
         if self.directory.pseudonym_key is None and any(_names_end_users(record) for record in records):
             records = (*records, new_pseudonym_key())
+        if self.others is not None:
+            await self.store.put(*records)
+            await self.others.settle()
+            return
         budgets = self.budgets
         moved = () if budgets is None else self._budgets_of_moved(records)
         counts_anew = budgets is not None and (bool(moved) or any(isinstance(record, Budget) for record in records))
@@ -191,6 +211,9 @@ class AdminContext:
 
     async def forget(self, record: Plan | Alias) -> None:
         await self.store.remove(record)
+        if self.others is not None:
+            await self.others.settle()
+            return
         if isinstance(record, Alias):
             self.catalog.remove(record)
         else:

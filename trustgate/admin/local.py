@@ -42,7 +42,7 @@ from trustgate.admin import (
     tenants,
 )
 from trustgate.admin.commands import Command, Feed, Write
-from trustgate.admin.context import AdminContext
+from trustgate.admin.context import AdminContext, OtherProcesses
 from trustgate.admin.ownership import leave_to_owner
 from trustgate.models.catalog import Catalog
 from trustgate.notify.subscribers import Subscribers
@@ -210,6 +210,10 @@ class LocalAdmin:
         #: Commands at work: the event loop itself holds tasks only weakly.
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def join(self, others: OtherProcesses) -> None:
+        """Other processes serve the database, too, from now on."""
+        self._context.others = others
+
     async def execute(self, command: Command[R]) -> R:
         """See ``Admin``. A command that has begun is carried out to its end, even if its caller goes away.
 
@@ -222,8 +226,11 @@ class LocalAdmin:
 
     async def _carry_out(self, command: Command[R]) -> R:
         handler = _HANDLERS[type(command)]
-        lock = contextlib.nullcontext() if type(command) in _UNLOCKED else self._one_at_a_time
-        async with lock:
+        if type(command) in _UNLOCKED:
+            unlocked: R = await handler(self._context, command)
+            return unlocked
+        others = self._context.others
+        async with self._one_at_a_time, contextlib.nullcontext() if others is None else others.exclusive():
             result: R = await handler(self._context, command)
             return result
 

@@ -99,6 +99,10 @@ class Member:
         self._taken_in = 0
         #: The newest change it has seen the number of.
         self._seen = 0
+        #: Changes are read and taken in by one at a time: in their order.
+        self._taking_in = asyncio.Lock()
+        #: Called with the new id whenever it has joined.
+        self.on_join: Callable[[str], None] | None = None
         self._noted = asyncio.Event()
         self._jobs: dict[Role, Job] = {}
         self._unfit: dict[str, str] = {}
@@ -160,7 +164,9 @@ class Member:
             joined = await nodes.join(connection, self.identity, self._lease_s)
         await self._memory.load()
         self.node_id = joined.node_id
-        self._taken_in = self._seen = joined.last_change
+        self._taken_in = self._seen = max(self._taken_in, joined.last_change)
+        if self.on_join is not None:
+            self.on_join(joined.node_id)
         self._may_serve_from(sent_s)
         _logger.info("joined as %s", joined.node_id)
 
@@ -209,9 +215,24 @@ class Member:
 
         Raises:
             DatabaseAway: the database cannot be reached."""
-        async with self._session.use() as connection:
-            found = await changes.read_after(connection, self._taken_in)
-        await self._take_in(found)
+        async with self._taking_in:
+            async with self._session.use() as connection:
+                found = await changes.read_after(connection, self._taken_in)
+            await self._take_in(found)
+
+    async def settle(self) -> None:
+        """Take in every change that is committed, and wait until all other nodes have, or may serve no more.
+
+        Raises:
+            DatabaseAway: the database cannot be reached: the changes are made, and not known to hold everywhere."""
+        try:
+            await self.take_in_now()
+            await changes.wait_until_taken_in(self._session, self._taken_in, _tell_waiting)
+        except DatabaseAway as error:
+            raise DatabaseAway(
+                "The change is made, but the database went away before every process was known to have taken it in.",
+                hint="Each takes it in, or serves no more, within the time of a lease. See: trustgate node list",
+            ) from error
 
     async def _turn(self) -> None:
         if self.node_id is None:
@@ -284,3 +305,8 @@ class Member:
 
     def _may_serve_from(self, sent_s: float) -> None:
         self._until_s = sent_s + self._lease_s * (1 - _MARGIN)
+
+
+def _tell_waiting(addresses: list[str]) -> None:
+    if addresses:
+        _logger.info("a change waits for %s", ", ".join(addresses))

@@ -1,25 +1,35 @@
-"""The sequencer: gives receipts their places in the log, once their tenants' chains have them.
+"""The sequencer: gives receipts their places in the log, once their tenants' chains have them, and signs what it makes.
 
 Every process links receipts to their tenants' chains when it closes requests (``cluster.books``); they then wait in a
 table. The one that holds the role takes them from there, in an order that keeps every chain's, and appends them to the
-store with the tiles that they complete.
+store with the tiles that they complete. It shows all processes how far it is in one row (``cluster.following``), and
+signs checkpoints of that.
 
 Owns that each is appended once. A receipt that is in the store already, because the last sequencer died between its
 append and its removal here, is known by its number in its tenant's chain. A sequencer that was stopped and wakes up has
-lost its role; until it has noticed, the store refuses a second entry of the same place.
+lost its role; until it has noticed, the store refuses a second entry of the same place, and the row a second
+checkpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from trustgate.cluster.database import DatabaseSession
+from trustgate.cluster.following import show_edge
 from trustgate.cluster.roles import RoleLost, Tenure, check_tenure
-from trustgate.errors import StoreDamaged, TrustGateError
+from trustgate.errors import StoreDamaged, TrustGateError, VerificationFailed
+from trustgate.formats.durable import write_durably
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.receipts.checkpoint import Checkpoint, reopen_checkpoint, sign_checkpoint
+from trustgate.receipts.logkey import LogKey
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import decode_entry
 from trustgate.receipts.tree import Tree
@@ -35,39 +45,73 @@ _RETRY_LAST_S = 10.0
 
 _WAITING = "SELECT n, entry FROM waiting_receipts ORDER BY n LIMIT $1"
 _TAKEN = "DELETE FROM waiting_receipts WHERE n = ANY($1::bigint[])"
+_SIGNED = "SELECT size, signed_size, signed_us, wanted FROM log_state"
+_SIGN = "UPDATE log_state SET signed_size = $1, note = $2, signed_us = $3 WHERE signed_size = $4 RETURNING 1"
+
+
+class Signing(NamedTuple):
+    """How checkpoints are signed."""
+
+    key: LogKey
+    #: Where a checkpoint is on the disk before it is shown.
+    file: Path
+    #: Returns how often at most, where none is waited for; seconds.
+    every_s: Callable[[], float]
 
 
 class Sequencer:
     """The holder of the role, from one taking to its loss."""
 
     def __init__(
-        self, session: DatabaseSession, store: Store, tree: Tree, heads: dict[str, int], tenure: Tenure
+        self,
+        session: DatabaseSession,
+        store: Store,
+        tree: Tree,
+        heads: dict[str, int],
+        tenure: Tenure,
+        signing: Signing | None,
     ) -> None:
         """Use ``begin``."""
         self._session = session
+        self._signing = signing
+        #: The store may have more than is known here: an append has failed, or its end was not seen.
+        self._is_stale = False
+        #: The last checkpoint has the log's name of before.
+        self._is_renamed = False
         self._store = store
         self._tenure = tenure
         #: The tree of all that the store has.
         self.tree = tree
         #: Of each tenant the number of its last receipt in the store.
         self._heads = heads
-        #: Is called when the log has grown.
-        self.on_growth: Callable[[], None] | None = None
+        #: Set when receipts, or a checkpoint, are waited for.
+        self.wakeup = asyncio.Event()
 
     @classmethod
-    async def begin(cls, session: DatabaseSession, store: Store, tenure: Tenure) -> Sequencer:
+    async def begin(
+        cls, session: DatabaseSession, store: Store, tenure: Tenure, signing: Signing | None = None
+    ) -> Sequencer:
         """Go on where the log ends.
 
         Args:
             session: a connection for this alone.
             store: as it is now: opened, or brought up to date, after the role was taken.
             tenure: the role.
+            signing: how checkpoints are signed; None: they are not.
+
+        Raises:
+            StoreDamaged: the log does not continue the checkpoint that was signed last.
+            TrustGateError: the database or the store failed.
         """
-        heads = {head.tenant_id: head.entry.receipt.tseq for head in await store.load_heads()}
-        return cls(session, store, await Tree.open(store), heads, tenure)
+        sequencer = cls(session, store, await Tree.open(store), await _last_numbers(store), tenure, signing)
+        await sequencer._check_signed()
+        async with session.use() as connection, connection.transaction():
+            await check_tenure(connection, tenure)
+            await show_edge(connection, sequencer.tree.edge)
+        return sequencer
 
     async def run(self) -> None:
-        """Take what waits, for ever; a database or a store that fails is asked again, more and more slowly.
+        """Take what waits and sign, for ever; what fails is tried again, more and more slowly.
 
         Raises:
             RoleLost: the role is another's.
@@ -76,15 +120,18 @@ class Sequencer:
         while True:
             try:
                 taken = await self.take()
+                await self.sign()
                 retry_s = _PAUSE_S
             except RoleLost:
                 raise
-            except TrustGateError as error:
-                _logger.error("receipts wait for their places in the log: %s", error.message)
+            except (TrustGateError, OSError) as error:
+                _logger.error("receipts wait for their places in the log: %s", error)
                 retry_s = min(2 * retry_s, _RETRY_LAST_S)
                 taken = 0
             if taken < _MOST:
-                await asyncio.sleep(retry_s)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.wakeup.wait(), retry_s)
+                self.wakeup.clear()
 
     async def take(self) -> int:
         """Append what waits, up to some thousands.
@@ -104,9 +151,65 @@ class Sequencer:
             if rows:
                 await self._append([decode_entry(row["entry"]) for row in rows])
                 await connection.execute(_TAKEN, [row["n"] for row in rows])
+                await show_edge(connection, self.tree.edge)
         return len(rows)
 
+    async def sign(self) -> bool:
+        """Sign what is shown, where a checkpoint is waited for or due.
+
+        Returns:
+            Whether it did.
+
+        Raises:
+            RoleLost: the role is another's.
+            OSError: the checkpoint cannot be brought to the disk; the last one stays what is shown.
+            TrustGateError: the database failed.
+        """
+        if self._signing is None:
+            return False
+        async with self._session.use() as connection, connection.transaction():
+            await check_tenure(connection, self._tenure)
+            row = await connection.fetchrow(_SIGNED)
+            if row is None or not self._is_due(row["size"], row["signed_size"], row["signed_us"], row["wanted"]):
+                return False
+            # All processes go by the row, so this is what they can prove of.
+            checkpoint = Checkpoint(self._signing.key.name, row["size"], await self.tree.root_at(row["size"]))
+            note, at_us = sign_checkpoint(checkpoint, self._signing.key), now_us()
+            await asyncio.to_thread(write_durably, self._signing.file, note)
+            await connection.execute(_SIGN, checkpoint.size, note, at_us, row["signed_size"])
+        self._is_renamed = False
+        return True
+
+    def _is_due(self, size: int, signed_size: int, signed_us: int, wanted: int) -> bool:
+        assert self._signing is not None
+        if not signed_us or self._is_renamed:
+            return True
+        is_late = now_us() - signed_us >= self._signing.every_s() * MICROSECONDS_PER_SECOND
+        return size > signed_size and (wanted > signed_size or is_late)
+
+    async def _check_signed(self) -> None:
+        if self._signing is None:
+            return
+        async with self._session.use() as connection:
+            note = await connection.fetchval("SELECT note FROM log_state")
+        self._is_renamed = bool(note)
+        if not note or bytes(note).partition(b"\n")[0].decode("utf-8", "replace") != self._signing.key.name:
+            return
+        self._is_renamed = False
+        try:
+            signed = reopen_checkpoint(bytes(note), self._signing.key)
+        except VerificationFailed as error:
+            raise StoreDamaged(f"The last checkpoint is not signed with the log's key: {error.message}") from None
+        if signed.size > self.tree.size or await self.tree.root_at(signed.size) != signed.root:
+            raise StoreDamaged(
+                f"The database's {self.tree.size} receipts do not continue the signed checkpoint of {signed.size}.",
+                hint="Put back a copy of the database that has them.",
+            )
+
     async def _append(self, waiting: list[Entry]) -> None:
+        if self._is_stale:
+            self._heads, self.tree = await _last_numbers(self._store), await Tree.open(self._store)
+            self._is_stale = False
         heads: dict[str, int] = {}
         last_seq = self.tree.size
         entries: list[Entry] = []
@@ -125,8 +228,14 @@ class Sequencer:
             entries.append(msgspec.structs.replace(entry, seq=last_seq))
         if entries:
             grown, tiles = await self.tree.extended([leaf_hash(entry.receipt) for entry in entries])
+            # A sequencer that has slept may have been overtaken: then the store has more than is known here.
+            self._is_stale = True
             await self._store.append_entries(entries, tiles)
+            self._is_stale = False
             self.tree.adopt(grown)
             self._heads |= heads
-            if self.on_growth is not None:
-                self.on_growth()
+
+
+async def _last_numbers(store: Store) -> dict[str, int]:
+    """Returns of each tenant the number of its last receipt in the store."""
+    return {head.tenant_id: head.entry.receipt.tseq for head in await store.load_heads()}

@@ -196,6 +196,11 @@ class Catalog:
 
     # what the admin room changes
 
+    @property
+    def price_lists(self) -> tuple[PriceList, ...]:
+        """The installed ones, the oldest first."""
+        return self._price_lists
+
     def use(self, price_list: PriceList) -> None:
         """Price by this list from the next request on."""
         self._price_lists = (*self._price_lists, price_list)

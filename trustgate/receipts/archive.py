@@ -7,11 +7,13 @@ for a receipt that the last one does not cover.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Protocol
 
 from trustgate.errors import HomeUnusable
 from trustgate.receipts.bundle import Label, make_bundle
+from trustgate.receipts.checkpoint import Checkpoint
+from trustgate.receipts.note import VerifierKey
 from trustgate.receipts.proof import InclusionProof, format_proof
-from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.receipt import salt
 from trustgate.receipts.tiles import TileId
 from trustgate.receipts.tree import Tree
@@ -21,8 +23,24 @@ from trustgate.types import Anchor, Entry, LogName
 LABELS: tuple[Label, ...] = ("request", "response")
 
 
+class LogSigner(Protocol):
+    """The last signed state of the log, and who renews it: a ``Publisher``, or another process through it."""
+
+    checkpoint: Checkpoint
+    #: The signed note of ``checkpoint``, and when it was signed.
+    note: bytes
+    signed_us: int
+    #: What was amiss when it was opened and could be mended, for people.
+    notes: tuple[str, ...]
+
+    @property
+    def verifier(self) -> VerifierKey: ...
+
+    async def renew(self) -> bytes: ...
+
+
 class Archive:
-    def __init__(self, store: Store, tree: Tree, publisher: Publisher) -> None:
+    def __init__(self, store: Store, tree: Tree, publisher: LogSigner) -> None:
         self._store = store
         self.tree = tree
         self._publisher = publisher

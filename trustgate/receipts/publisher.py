@@ -58,7 +58,7 @@ class Publisher:
         key = _load_key(key_file, checkpoint_file, origin)
         publisher = cls(checkpoint_file, key, tree)
         await publisher._check_signed()
-        await _check_anchored(store, tree)
+        await check_anchored(store, tree)
         names = {name.vkey for name in await store.log_names()}
         if str(key.verifier) in names and not publisher.note and tree.size:
             publisher.notes = (f"The file {checkpoint_file.name} was missing; the log's state is signed anew.",)
@@ -166,7 +166,8 @@ def _load_key(key_file: Path, checkpoint_file: Path, origin: str) -> LogKey:
     return key
 
 
-async def _check_anchored(store: Store, tree: Tree) -> None:
+async def check_anchored(store: Store, tree: Tree) -> None:
+    """Raise ``StoreDamaged`` unless the log continues every state that was anchored."""
     for anchor in await store.anchors():
         if anchor.tree_size > tree.size or (await tree.root_at(anchor.tree_size)).hex() != anchor.root:
             raise StoreDamaged(

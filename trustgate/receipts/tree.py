@@ -55,6 +55,11 @@ class Tree:
         return tree
 
     @property
+    def edge(self) -> Edge:
+        """Its right border, to look at."""
+        return self._edge
+
+    @property
     def size(self) -> int:
         """How many leaves there are."""
         return self._edge.size

@@ -1,7 +1,8 @@
 """A server on Postgres as a node: it joins before it serves, and leaves when its last receipt is written.
 
-One process at a time serves a Postgres database. The database's lock alone does not make it so: a process that is cut
-off loses the lock without noticing, and serves on from memory. With a lease it stops by itself before another begins.
+Where one process at a time serves a Postgres database, the database's lock alone does not make it so: a process that is
+cut off loses the lock without noticing, and serves on from memory. With a lease it stops by itself before another
+begins. Where several serve it, a lease is for how long one may serve without hearing what the others have changed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from trustgate import __version__
+from trustgate.cluster.books import give_back
 from trustgate.cluster.changes import Announced
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_away
-from trustgate.cluster.member import Member, nothing_held
+from trustgate.cluster.member import Member, Memory, nothing_held
 from trustgate.cluster.nodes import Identity, depose, list_nodes
 from trustgate.errors import HomeUnusable, Unavailable
 from trustgate.settings import Settings
@@ -49,13 +51,16 @@ class OwnMemory:
 
 
 @contextlib.asynccontextmanager
-async def membership(settings: Settings, address: str, stop: asyncio.Event) -> AsyncIterator[Member]:
-    """Be a node for the block, which begins when no other node may serve any more.
+async def membership(
+    settings: Settings, address: str, stop: asyncio.Event, *, memory: Memory | None = None
+) -> AsyncIterator[Member]:
+    """Be a node for the block, which begins when no other node may serve any more, or beside others.
 
     Args:
         settings: of the server; they name a Postgres database.
         address: under which it is reached.
         stop: set when another process has taken the database over.
+        memory: takes in what other processes change; None: this process serves alone.
 
     Raises:
         Unavailable: the database cannot be reached.
@@ -76,13 +81,26 @@ async def membership(settings: Settings, address: str, stop: asyncio.Event) -> A
     with _node_file(settings.worker_folder / "node") as file:
         predecessor = os.pread(file, 100, 0).decode("ascii", "replace")
         member = Member(
-            identity, session, OwnMemory(), predecessor=predecessor, joins_anew=False, lease_s=settings.store.lease_s
+            identity,
+            session,
+            OwnMemory() if memory is None else memory,
+            give_back=nothing_held if memory is None else give_back,
+            predecessor=predecessor,
+            joins_anew=memory is not None,
+            lease_s=settings.store.lease_s,
         )
-        try:
-            await member.join()
-            await _become_the_only_one(member, session)
+
+        def write_id(node_id: str) -> None:
             os.ftruncate(file, 0)
-            os.pwrite(file, str(member.node_id).encode(), 0)
+            os.pwrite(file, node_id.encode(), 0)
+
+        try:
+            if memory is not None:
+                member.on_join = write_id
+            await member.join()
+            if memory is None:
+                await _become_the_only_one(member, session)
+                write_id(str(member.node_id))
             staying = asyncio.ensure_future(_stay(member, stop))
             try:
                 yield member

@@ -119,6 +119,7 @@ class Server:
         self.catalog = catalog
         self.quota = quota
         self.budgets = budgets
+        self.subscribers = subscribers
         budgets.on_event = self._on_budget
         quota.on_limit = self._on_limit
         self.accounting = Accounting(quota, log, budgets)

@@ -2,6 +2,8 @@
 
     store (its lock decides who is the server) → journal → recovery → log (checked against what it has signed)
     → memory → tasks → listeners
+
+    where several processes serve: store → node → log (followed) → memory → journal → roles → listeners
     SIGTERM: stop accepting → let requests end (within ``serve.shutdown_grace_s``) → flush → close
 
 Owns the order. Two listeners run in one event loop: the public one over TCP, the admin socket beside the database.
@@ -18,7 +20,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from trustgate.admin.clustering import check_log_key
 from trustgate.admin.staged import clean_up
@@ -40,6 +42,10 @@ from trustgate.server.parts import Observer, Server
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
 from trustgate.settings import Settings
 from trustgate.store import Store, open_store
+
+if TYPE_CHECKING:
+    from trustgate.cluster.member import Member
+    from trustgate.server.several import Together
 
 R = TypeVar("R")
 
@@ -138,59 +144,95 @@ async def serve(
         else:
             public = stack.enter_context(inherited.public)
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
-        member = None
-        if settings.store.url:
-            from trustgate.server.membership import membership
-
-            await check_log_key(settings, store)
-            member = await stack.enter_async_context(membership(settings, address, stop))
-        if member is not None:
-            await set_aside_diverged(settings.journal_folder, store)
-        journal = Journal.open(
-            settings.journal_folder,
-            store_id=store.store_id,
-            last_seq=await store.last_seq(),
-            segment_bytes=settings.journal.segment_bytes,
-        )
-        stack.callback(journal.close)
-        tree = await Tree.open(store)
-        log = await Log.recover(store, journal, tree)
-        if member is not None:
-            await append_diverged(settings.journal_folder, store, log)
-        publisher = await Publisher.open(
-            store,
-            tree,
-            key_file=settings.log_key,
-            checkpoint_file=settings.checkpoint,
-            origin=settings.receipts.origin,
-        )
-        archive = Archive(store, tree, publisher)
-        payments = await PaymentService.open(settings, store, log, public_url=address)
+        if settings.several:
+            kept = await _keep_together(settings, store, address, stop, stack)
+        else:
+            kept = await _keep_alone(settings, store, address, stop, stack)
+        payments = await PaymentService.open(settings, store, kept.log, public_url=address)
         stack.push_async_callback(payments.close)
-        server = await Server.build(settings, store, log, archive, payments, address, load, observer, certificate)
+        server = await Server.build(
+            settings, store, kept.log, kept.archive, payments, address, load, observer, certificate
+        )
         stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
-        if member is not None:
-            server.member = member
-            log.commits_first = True
-            server.accounting.check_serving = member.check_serving
-            server.gateway_status.may_serve = member.may_serve
+        if kept.together is not None:
+            await kept.together.begin(server)
+        elif kept.member is not None:
+            server.member = kept.member
+            kept.log.commits_first = True
+            server.accounting.check_serving = kept.member.check_serving
+            server.gateway_status.may_serve = kept.member.may_serve
         if server.telemetry is not None:
             server.telemetry.start(server.metrics.collect)
             stack.push_async_callback(server.telemetry.close)
         admin = stack.enter_context(listen_admin(settings.socket) if inherited is None else inherited.admin)
         stack.enter_context(on_hangup(stop, server.reload_or_tell))
-        async with background(publisher.run(lambda: server.settings.receipts.checkpoint_every_s)):
-            await _run_until(
-                stop, settings, server, public, admin, certificate, None if inherited is None else inherited.on_ready
-            )
+        async with background(kept.upkeep(lambda: server.settings.receipts.checkpoint_every_s)):
+            on_ready = None if inherited is None else inherited.on_ready
+            await _run_until(stop, settings, server, public, admin, certificate, on_ready, together=kept.together)
         if _is_replaced(server):
             raise StoreLocked(
                 "Another gateway has taken over the database: this one could not reach it for too long.",
                 hint="Start it again: it serves when the other one has ended.",
             )
-        await log.flush()
-        await archive.renewed()
+        if kept.together is None:
+            await kept.log.flush()
+            await kept.archive.renewed()
+
+
+class _Kept(NamedTuple):
+    """Where receipts go."""
+
+    log: Log
+    archive: Archive
+    #: For ever: signs the log's state, or sees what another process has signed. It is given how often, seconds.
+    upkeep: Callable[[Callable[[], float]], Coroutine[Any, Any, None]]
+    #: This process among the nodes of its database; None where that is a file.
+    member: Member | None
+    #: It among others that serve the database at the same time; None: it serves alone.
+    together: Together | None = None
+
+
+async def _keep_alone(
+    settings: Settings, store: Store, address: str, stop: asyncio.Event, stack: contextlib.AsyncExitStack
+) -> _Kept:
+    """Recover the log, which this process alone appends to."""
+    member = None
+    if settings.store.url:
+        from trustgate.server.membership import membership
+
+        await check_log_key(settings, store)
+        member = await stack.enter_async_context(membership(settings, address, stop))
+        await set_aside_diverged(settings.journal_folder, store)
+    journal = Journal.open(
+        settings.journal_folder,
+        store_id=store.store_id,
+        last_seq=await store.last_seq(),
+        segment_bytes=settings.journal.segment_bytes,
+    )
+    stack.callback(journal.close)
+    tree = await Tree.open(store)
+    log = await Log.recover(store, journal, tree)
+    if member is not None:
+        await append_diverged(settings.journal_folder, store, log)
+    publisher = await Publisher.open(
+        store,
+        tree,
+        key_file=settings.log_key,
+        checkpoint_file=settings.checkpoint,
+        origin=settings.receipts.origin,
+    )
+    return _Kept(log, Archive(store, tree, publisher), publisher.run, member)
+
+
+async def _keep_together(
+    settings: Settings, store: Store, address: str, stop: asyncio.Event, stack: contextlib.AsyncExitStack
+) -> _Kept:
+    """Join the processes that append to the log."""
+    from trustgate.server.several import serving_together
+
+    together = await stack.enter_async_context(serving_together(settings, store, address, stop))
+    return _Kept(together.log, together.archive, lambda _: together.follower.run(), together.member, together)
 
 
 async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
@@ -200,7 +242,7 @@ async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
         None where ``stop`` came first.
     """
     if not settings.serve.wait:
-        return await open_store(settings.database, settings.postgres())
+        return await _open(settings)
     turn = None
     if settings.store.url:
         from trustgate.server.membership import Turn
@@ -211,7 +253,7 @@ async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
         why = "" if turn is None else await turn.why_not()
         if not why:
             try:
-                return await open_store(settings.database, settings.postgres())
+                return await _open(settings)
             except StoreLocked as error:
                 why = error.message
         if told != why:
@@ -222,6 +264,12 @@ async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
     return None
 
 
+async def _open(settings: Settings) -> Store:
+    return await open_store(
+        settings.database, settings.postgres(), several=settings.several, mark_folder=settings.mark_folder
+    )
+
+
 async def _run_until(
     stop: asyncio.Event,
     settings: Settings,
@@ -230,6 +278,8 @@ async def _run_until(
     admin: socket.socket,
     certificate: Certificate | None,
     on_ready: Callable[[], None] | None = None,
+    *,
+    together: Together | None = None,
 ) -> None:
     """Serve both listeners until ``stop``, then drain."""
     from trustgate.gateway.app import WEBSOCKET_PATHS
@@ -241,9 +291,7 @@ async def _run_until(
     async with background(
         log.run(),
         log.sync_journal(settings.journal.sync_ms / 1000),
-        server.anchoring.run(),
         server.payments.facilitators.prepare(server.offers()),
-        server.payments.reconciler.run(settings.payment.reconcile_every_s),
         follow_for_ever(
             server.admin,
             lambda: look_again(server.payments.facilitators, server.offers()),
@@ -252,7 +300,6 @@ async def _run_until(
             server.notices,
         ),
         server.request_log.run(),
-        server.notifier.run(),
         probe_for_ever(
             server.targets,
             lambda: server.upstream,
@@ -261,6 +308,16 @@ async def _run_until(
         ),
         server.background.run(lambda: server.settings.upstream.background_interval_s),
         server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
+        # Among several processes one has each of these as its role.
+        *(
+            ()
+            if together is not None
+            else (
+                server.anchoring.run(),
+                server.payments.reconciler.run(settings.payment.reconcile_every_s),
+                server.notifier.run(),
+            )
+        ),
         *(() if certificate is None else (certificate.look_for_ever(),)),
         *(() if server.telemetry is None else (server.telemetry.run(),)),
     ):
@@ -301,7 +358,9 @@ async def _run_until(
             await server.admin.settle()
             # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
             # a second time.
-            if not _is_replaced(server):
+            if together is not None:
+                await together.leave_nothing()
+            elif not _is_replaced(server):
                 await log.flush()
         finally:
             draining.cancel()

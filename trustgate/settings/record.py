@@ -75,6 +75,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreSettings = StoreSettings()
     #: Which of several processes with this home it is, from 1 on; 0: the only one.
     worker: int = 0
+    #: Whether other processes may serve the database beside this one: what is counted is decided there then, not in
+    #: memory.
+    several: bool = False
 
     # paths
 
@@ -95,6 +98,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def worker_folder(self) -> Path:
         """The folder of what each process has for itself: the home, or a worker's folder in it."""
         return self.home / "workers" / str(self.worker) if self.worker else self.home
+
+    @property
+    def mark_folder(self) -> Path:
+        """The folder of the mark that is kept of a database on Postgres: the home knows of it by its first worker's."""
+        return self.home if self.worker <= 1 else self.worker_folder
 
     def tls_files(self) -> tuple[Path, Path] | None:
         """Returns the files of the certificate and its key; None: no TLS. Raises ``SettingsError`` when one is
@@ -128,6 +136,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def checkpoint(self) -> Path:
         """The last checkpoint that was signed."""
         return self.home / "checkpoint"
+
+    @property
+    def seen_checkpoint(self) -> Path:
+        """The last checkpoint that this process has seen, where another may have signed it."""
+        return self.worker_folder / "checkpoint"
 
     @property
     def anchor_keypair(self) -> Path:

@@ -71,8 +71,22 @@ __all__ = [
 POSTGRES_MARKS = "postgres-*.mark"
 
 
-async def open_store(path: Path, postgres: PostgresAddress | None = None, *, accept_loss: bool = False) -> Store:
+async def open_store(
+    path: Path,
+    postgres: PostgresAddress | None = None,
+    *,
+    accept_loss: bool = False,
+    several: bool = False,
+    mark_folder: Path | None = None,
+) -> Store:
     """Open the database file at ``path``, creating or migrating it; with ``postgres`` that database in its place.
+
+    Args:
+        path: the file; of Postgres, one that must not exist.
+        postgres: the database's address.
+        accept_loss: go on where something that was acknowledged is missing.
+        several: other processes may have the database open, too (Postgres alone).
+        mark_folder: where the mark of a database on Postgres lies, if not beside ``path``.
 
     Raises HomeUnusable (its folder is missing, not to be written, or has another database), StoreLocked (it names
     the process),
@@ -87,7 +101,9 @@ async def open_store(path: Path, postgres: PostgresAddress | None = None, *, acc
             if error.name != "asyncpg":
                 raise
             raise ExtraMissing.of("A database on Postgres wants asyncpg.", "postgres", "asyncpg>=0.30,<0.33") from error
-        return await PostgresStore.open(postgres, path.parent, file=path, accept_loss=accept_loss)
+        return await PostgresStore.open(
+            postgres, mark_folder or path.parent, file=path, accept_loss=accept_loss, several=several
+        )
     if not accept_loss:
         await asyncio.to_thread(_check_not_on_postgres, path)
     from trustgate.store.duckdb import DuckDBStore  # loading DuckDB takes 0.2 s

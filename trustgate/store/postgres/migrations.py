@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trustgate.errors import StoreTooNew
-from trustgate.store.migrations import migrate
-from trustgate.store.sql import SqlConnection, in_transaction
+from trustgate.store.migrations import LATEST, migrate, schema_version
+from trustgate.store.sql import SqlConnection, in_transaction, one_value
 
 
 def _indexes_and_changes(connection: SqlConnection) -> None:
@@ -91,8 +91,43 @@ def _moves(connection: SqlConnection) -> None:
     connection.execute("CREATE TABLE moves (state VARCHAR NOT NULL, store_id VARCHAR NOT NULL, place VARCHAR NOT NULL)")
 
 
+def _log_state(connection: SqlConnection) -> None:
+    """What the sequencer shows all processes of the log (cluster.following): one row."""
+    connection.execute(
+        """CREATE TABLE log_state (
+            one boolean PRIMARY KEY DEFAULT true CHECK (one),
+            size bigint NOT NULL,  -- how many receipts have their places
+            edge bytea NOT NULL,  -- the unfinished tiles of the tree of that size, the lowest level first
+            signed_size bigint NOT NULL DEFAULT 0,
+            note bytea NOT NULL DEFAULT '',  -- the last signed checkpoint
+            signed_us bigint NOT NULL DEFAULT 0,
+            wanted bigint NOT NULL DEFAULT 0  -- a checkpoint of this size is waited for
+        )"""
+    )
+
+
 #: Step N brings what Postgres alone has from N-1 to N.
-STEPS: tuple[Callable[[SqlConnection], None], ...] = (_indexes_and_changes, _nodes_and_roles, _shared_books, _moves)
+STEPS: tuple[Callable[[SqlConnection], None], ...] = (
+    _indexes_and_changes,
+    _nodes_and_roles,
+    _shared_books,
+    _moves,
+    _log_state,
+)
+
+
+def is_latest(connection: SqlConnection) -> bool:
+    """Returns whether nothing is to be brought up to date; also where the schema is a newer program's.
+
+    Raises StoreDamaged if it is another program's database.
+    """
+    if (
+        schema_version(connection) < LATEST
+        or one_value(connection.execute("SELECT to_regclass('postgres_schema')")) is None
+    ):
+        return False
+    rows = connection.execute("SELECT step FROM postgres_schema").fetchall()
+    return bool(rows) and rows[0][0] >= len(STEPS)
 
 
 def migrate_postgres(connection: SqlConnection, now_us: int) -> None:

@@ -2,7 +2,8 @@
 
 Owns that a connection which was lost is opened anew, and what is done again then: work that has committed nothing and
 is not in doubt. One process has the database to itself, by an advisory lock of the session that writes: a process that
-loses the session writes nothing more before it has the lock again.
+loses the session writes nothing more before it has the lock again. Several that count together in the database share
+that lock, so that none which counts in memory comes among them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from trustgate.ids import now_us
 from trustgate.settings import PostgresAddress
 from trustgate.store.postgres.connecting import FAILURES, SERIALIZATION, connect, is_away, place, translate
 from trustgate.store.postgres.dialect import PostgresConnection
-from trustgate.store.postgres.migrations import migrate_postgres
+from trustgate.store.postgres.migrations import is_latest, migrate_postgres
+from trustgate.store.sql import one_value
 from trustgate.store.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,9 @@ class PostgresSession(Worker[PostgresConnection]):
 class Writer(PostgresSession):
     """The session that holds the database's lock and brings its schema up to date when it is opened."""
 
-    def __init__(self, address: PostgresAddress) -> None:
+    def __init__(self, address: PostgresAddress, *, several: bool = False) -> None:
+        """``several``: the lock is shared with other processes that open the database so."""
+        self._several = several
         #: The last session (``_SESSION``), which a network that was cut may have left with the lock.
         self.last_session: tuple[int, str] | None = None
         self._is_migrated = False
@@ -123,13 +127,27 @@ class Writer(PostgresSession):
     def _lock(self, connection: PostgresConnection) -> None:
         """Raises StoreLocked, naming who has it."""
         deadline = time.monotonic() + _LOCK_PATIENCE_S
-        while connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})").fetchone() != (True,):
+        while not (self._share(connection) if self._several else self._try_lock(connection)):
             holders = connection.execute(_HOLDER).fetchall()
             if self.last_session is not None and self.last_session in [holder[1:] for holder in holders]:
                 connection.execute("SELECT pg_terminate_backend(?)", [self.last_session[0]])
             elif time.monotonic() > deadline:
                 raise locked(self._address, holders[0][0] if holders else "")
             time.sleep(0.02)
+
+    def _try_lock(self, connection: PostgresConnection) -> bool:
+        return bool(one_value(connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})")))
+
+    def _share(self, connection: PostgresConnection) -> bool:
+        """Take a share of the lock, having brought the schema up to date alone. Returns False where it is taken."""
+        if not self._is_migrated and not is_latest(connection):
+            if not self._try_lock(connection):
+                return False
+            migrate_postgres(connection, now_us())
+            connection.execute(f"SELECT pg_advisory_lock_shared({_LOCK_KEY})")
+            connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY})")
+            return True
+        return bool(one_value(connection.execute(f"SELECT pg_try_advisory_lock_shared({_LOCK_KEY})")))
 
 
 def locked(address: PostgresAddress, holder: str) -> StoreLocked:

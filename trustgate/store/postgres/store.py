@@ -71,6 +71,8 @@ class PostgresStore(Verbs[PostgresConnection]):
         writer: Writer,
         reading: PostgresSession,
         opened: _Opened,
+        *,
+        several: bool = False,
     ) -> None:
         super().__init__(writer, reading, _TableReader(reading), opened.aside)
         self._address = address
@@ -82,6 +84,8 @@ class PostgresStore(Verbs[PostgresConnection]):
         self._move = opened.move
         #: The connection was lost in a commit of entries: whether they are in the database is to be looked up.
         self._in_doubt = False
+        #: Other processes append, too: where the log ends is looked up each time.
+        self._several = several
 
     @classmethod
     async def open(
@@ -92,16 +96,17 @@ class PostgresStore(Verbs[PostgresConnection]):
         file: Path | None = None,
         accept_loss: bool = False,
         moving: bool = False,
+        several: bool = False,
     ) -> PostgresStore:
         """Open the database; fill it if it is empty, migrate it if it is old. ``home``: where its mark lies.
 
         ``file``: must not exist: it would be the home's other database, and forgotten. ``moving``: also where it is on
-        its way from or to a file (``postgres.moves``).
+        its way from or to a file (``postgres.moves``). ``several``: beside other processes that have it open so.
 
         Raises Unavailable (``store_unreachable``), StoreUnusable, StoreLocked, StoreTooNew, StoreDamaged,
         StoreIncomplete (unless ``accept_loss``), HomeUnusable.
         """
-        writer = Writer(address)
+        writer = Writer(address, several=several)
         reading = PostgresSession(address, "reader")
         try:
             move = await writer.run(load_move)
@@ -113,7 +118,7 @@ class PostgresStore(Verbs[PostgresConnection]):
             opened.move = move
             for note in opened.notes:
                 logger.warning("%s", note)
-            return cls(address, writer, reading, opened)
+            return cls(address, writer, reading, opened, several=several)
         except BaseException:
             await asyncio.gather(writer.close(), reading.close())
             raise
@@ -140,7 +145,7 @@ class PostgresStore(Verbs[PostgresConnection]):
             await self._change((), records)
 
     async def last_seq(self) -> int:
-        return await self._engine.run(self._known_last_seq)
+        return await (self._reading if self._several else self._engine).run(self._known_last_seq)
 
     async def append_entries(self, entries: Sequence[Entry], tiles: Sequence[StoredTile] = ()) -> None:
         if not entries and not tiles:
@@ -148,7 +153,7 @@ class PostgresStore(Verbs[PostgresConnection]):
         try:
             await self._engine.run(self._append, entries, tiles)
         except Unavailable:
-            if not self._in_doubt:
+            if not self._in_doubt or self._several:  # its caller looks up what is there now
                 raise
             await self._engine.run(self._append, entries, tiles)
 
@@ -242,15 +247,15 @@ class PostgresStore(Verbs[PostgresConnection]):
     # On the writer thread: what these change needs no lock.
 
     def _known_last_seq(self, connection: PostgresConnection) -> int:
-        if self._in_doubt:
+        if self._in_doubt or self._several:
             self._last_seq = one_value(connection.execute("SELECT coalesce(max(seq), 0) FROM receipts"))
             self._in_doubt = False
         return self._last_seq
 
     def _append(self, connection: PostgresConnection, entries: Sequence[Entry], tiles: Sequence[StoredTile]) -> None:
-        if self._in_doubt:
+        if self._in_doubt or self._several:
             last_seq = self._known_last_seq(connection)
-            if entries and last_seq == entries[-1].seq:
+            if not self._several and entries and last_seq == entries[-1].seq:
                 return
         for expected, entry in enumerate(entries, start=self._last_seq + 1):
             if entry.seq != expected:

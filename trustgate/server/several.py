@@ -1,0 +1,195 @@
+"""One of several processes that serve a database: its part in the log, in changes, and in what one does for all.
+
+    join the nodes → find the log's key → follow the log → (memory is filled) → take changes in → take roles → serve
+
+Owns which connections that takes, and which work is a role: sequencing, anchoring, looking payments up, notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from trustgate.admin.taking_in import SharedMemory, TakenIn
+from trustgate.cluster.database import DatabaseAway, DatabaseSession
+from trustgate.cluster.following import CHANNEL, Follower, identify, one_at_a_time
+from trustgate.cluster.member import Member
+from trustgate.cluster.roles import Role, RoleLost, Tenure
+from trustgate.cluster.sequencer import Sequencer, Signing
+from trustgate.cluster.shared_log import SharedLog
+from trustgate.errors import StoreDamaged, Unavailable
+from trustgate.receipts.archive import Archive
+from trustgate.server.membership import membership
+from trustgate.server.parts import Server
+from trustgate.server.shared import shared_log
+from trustgate.settings import Settings
+from trustgate.store import Store
+
+_logger = logging.getLogger("trustgate.cluster")
+
+#: How long one look at the log, or one batch of the sequencer, may take.
+_LOG_TIMEOUT_S = 10.0
+#: How long a command waits for another process's, and how long it may take itself.
+_COMMAND_TIMEOUT_S = 60.0
+
+
+class Together:
+    """This process among those that serve the database."""
+
+    def __init__(
+        self, settings: Settings, store: Store, memory: SharedMemory, member: Member, follower: Follower, log: SharedLog
+    ) -> None:
+        """Use ``serving_together``."""
+        self._settings = settings
+        self._store = store
+        self._memory = memory
+        self.member = member
+        self.follower = follower
+        self.log = log
+        self.archive = Archive(store, follower.tree, follower)
+        self._commands = _session(settings, "commands", _COMMAND_TIMEOUT_S, _COMMAND_TIMEOUT_S)
+
+    # what commands ask (admin.context.OtherProcesses)
+
+    @contextlib.asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Let no other process carry out a command meanwhile, and have their changes in memory.
+
+        Raises:
+            DatabaseAway: the database cannot be reached, or others' commands took too long.
+        """
+        async with one_at_a_time(self._commands, "command"):
+            await self.member.take_in_now()
+            yield
+
+    async def settle(self) -> None:
+        """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
+        await self.member.settle()
+
+    # its life
+
+    async def begin(self, server: Server) -> None:
+        """Take part, with a server's memory that was filled after this process had joined."""
+        self._attach(server)
+        await self.log.begin(server.directory, server.catalog)
+        self._take_roles(server)
+
+    def _attach(self, server: Server) -> None:
+        anchors: set[asyncio.Task[None]] = set()
+
+        def on_anchor() -> None:
+            task = asyncio.ensure_future(server.anchoring.load())
+            anchors.add(task)
+            task.add_done_callback(anchors.discard)
+
+        self._memory.attach(
+            TakenIn(
+                directory=server.directory,
+                catalog=server.catalog,
+                subscribers=server.subscribers,
+                budgets=server.budgets,
+                cut=server.running.cut_keys,
+                on_anchor=on_anchor,
+            )
+        )
+        server.member = self.member
+        server.accounting.check_serving = self.member.check_serving
+        server.gateway_status.may_serve = self.member.may_serve
+        server.admin.join(self)
+
+    def _take_roles(self, server: Server) -> None:
+        """Compete for what one process does for all."""
+        identity = self.follower.identity
+        if identity.key is None:
+            self.member.cannot_hold(Role.SEQUENCER, identity.unfit)
+            self.member.cannot_hold(Role.ANCHORER, identity.unfit)
+        else:
+            signing = Signing(
+                identity.key, self._settings.seen_checkpoint, lambda: server.settings.receipts.checkpoint_every_s
+            )
+            self.member.while_holding(Role.SEQUENCER, lambda tenure: self._sequence(tenure, signing))
+            self.member.while_holding(Role.ANCHORER, lambda _: server.anchoring.run())
+        payment = self._settings.payment
+        self.member.while_holding(Role.RECONCILER, lambda _: server.payments.reconciler.run(payment.reconcile_every_s))
+        self.member.while_holding(Role.NOTIFIER, lambda _: server.notifier.run())
+
+    async def _sequence(self, tenure: Tenure, signing: Signing) -> None:
+        session = _session(self._settings, "sequencer", _LOG_TIMEOUT_S, self._settings.store.lease_s / 2)
+        wakeup = asyncio.Event()
+        session.on_note(CHANNEL, wakeup.set)
+        try:
+            sequencer = await Sequencer.begin(session, self._store, tenure, signing)
+            sequencer.wakeup = wakeup
+            await sequencer.run()
+        except RoleLost as error:
+            _logger.info("%s", error.message)
+        except StoreDamaged as error:
+            self.member.cannot_hold(Role.SEQUENCER, error.message)
+        finally:
+            with contextlib.suppress(DatabaseAway):
+                await session.close()
+
+    async def leave_nothing(self) -> None:
+        """Wait until what this process has on record has its place, where a process gives places."""
+        try:
+            await self.follower.flush()
+            await self.follower.renew()
+        except Unavailable as error:
+            _logger.warning("%s", error.message)
+
+    async def close(self) -> None:
+        """Close the connection of commands."""
+        with contextlib.suppress(DatabaseAway):
+            await self._commands.close()
+
+
+@contextlib.asynccontextmanager
+async def serving_together(
+    settings: Settings, store: Store, address: str, stop: asyncio.Event
+) -> AsyncIterator[Together]:
+    """Be one of the processes that serve the database, for the block.
+
+    Args:
+        settings: of the server; they name a Postgres database.
+        store: open beside other processes.
+        address: under which the server is reached.
+        stop: set where this process can serve no more.
+
+    Raises:
+        OperatorError: the database cannot be reached, or the log is not what this home has seen of it.
+    """
+    memory = SharedMemory(store)
+    looking = _session(settings, "log", _LOG_TIMEOUT_S, settings.store.lease_s / 2)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(looking.close)
+        async with one_at_a_time(looking, "log name"):
+            identity = await identify(store, settings.log_key, settings.receipts.origin)
+        member = await stack.enter_async_context(membership(settings, address, stop, memory=memory))
+        follower = await Follower.open(
+            looking,
+            store,
+            identity,
+            checkpoint_file=settings.seen_checkpoint,
+            seen_files=(settings.checkpoint,),
+            lease_s=settings.store.lease_s,
+        )
+        log = await stack.enter_async_context(shared_log(settings, member, store, follower))
+        together = Together(settings, store, memory, member, follower, log)
+        stack.push_async_callback(together.close)
+        yield together
+
+
+def _session(settings: Settings, role: str, timeout_s: float, idle_s: float) -> DatabaseSession:
+    """Returns a connection that keeps no lock for longer than ``idle_s`` where its process is stopped."""
+    postgres = settings.postgres()
+    assert postgres is not None, "the database is a file"
+    from trustgate.store.postgres.connecting import connect
+
+    async def open_connection() -> Any:
+        idle_ms = str(int(idle_s * 1_000))
+        return await connect(postgres, role, synchronous_commit="on", idle_in_transaction_session_timeout=idle_ms)
+
+    return DatabaseSession(open_connection, timeout_s=timeout_s)
