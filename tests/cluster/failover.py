@@ -37,6 +37,9 @@ _CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application
 class Machine:
     """A home and, while it runs, the gateway on it, which serves or waits."""
 
+    program: tuple[str, ...] = (sys.executable, "-m", "trustgate")
+    flags: tuple[str, ...] = ("--wait",)
+
     def __init__(self, folder: Path, name: str, url: str) -> None:
         self.folder = folder
         self.name = name
@@ -55,7 +58,7 @@ class Machine:
 
     def start(self) -> None:
         self.count += 1
-        command = [sys.executable, "-m", "trustgate", "--home", str(self.gateway.home), "serve", "--wait"]
+        command = [*self.program, "--home", str(self.gateway.home), "serve", *self.flags]
         command += ["--port", str(self.port), "--upstream", "builtin:echo"]
         log = self.folder / f"{self.name}.{self.count}.log"
         self.process = Process(self.name, command, self.folder, self._environment, log)
@@ -96,7 +99,9 @@ class Clients:
     def _ask(self, turn: int) -> None:
         while not self._end.is_set():
             turn += 1
-            connection = http.client.HTTPConnection("127.0.0.1", self._machines[turn % 2].port, timeout=10)
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", self._machines[turn % len(self._machines)].port, timeout=10
+            )
             try:
                 connection.request("POST", "/v1/chat/completions", CHAT, self._headers)
                 answer = connection.getresponse()

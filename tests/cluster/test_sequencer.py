@@ -88,7 +88,8 @@ async def test_one_that_dies_after_its_append_leaves_nothing_twice(
 ) -> None:
     async with bookkeepers(url, 2) as keepers:
         await close_some(keepers, 40)
-        first = await Sequencer.begin(keepers[0].own, store, await take_role(keepers[0]))
+        tenure = await take_role(keepers[0])
+        first = await Sequencer.begin(keepers[0].own, store, tenure)
         append = store.append_entries
 
         async def dies(*appended: Any) -> None:
@@ -101,7 +102,7 @@ async def test_one_that_dies_after_its_append_leaves_nothing_twice(
         monkeypatch.setattr(store, "append_entries", append)
         await close_some(keepers, 20)
         async with keepers[0].own.use() as connection:
-            await roles.release(connection, first._tenure)
+            await roles.release(connection, tenure)
         second = await Sequencer.begin(keepers[1].own, store, await take_role(keepers[1]))
         assert await second.take() == 60
         with pytest.raises(RoleLost):

@@ -13,11 +13,16 @@ import msgspec
 
 from trustgate.admin.commands import Command
 from trustgate.admin.context import AdminContext
+from trustgate.cluster import sequencer
+from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.nodes import ClusterNode, list_nodes, node_findings
 from trustgate.errors import HomeUnusable, StoreLocked
 from trustgate.receipts.logkey import load_log_key
 from trustgate.settings import Settings
 from trustgate.store import Store
+
+#: How long some thousands of receipts may take.
+_PLACING_TIMEOUT_S = 60.0
 
 
 class NodesFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,19 +67,42 @@ async def check_alone(settings: Settings) -> None:
         return
     from trustgate.store.postgres.connecting import connect
 
-    own = await asyncio.to_thread(_dead_node, settings.worker_folder / "node")
+    own = await asyncio.to_thread(_dead_nodes, settings)
     connection = await connect(postgres, "command")
     try:
         nodes = await list_nodes(connection)
     finally:
         connection.terminate()
     for node in nodes:
-        if node.lease_left_s > 0 and node.id != own:
+        if node.lease_left_s > 0 and node.id not in own:
             raise StoreLocked(
                 f"The database is in use by the gateway at {node.address} ({node.host}, process {node.pid}).",
                 hint="Give commands on its machine, with its --home. If it is dead, its lease ends in "
                 f"{node.lease_left_s:.0f} s.",
             )
+
+
+async def place_waiting(settings: Settings, store: Store) -> None:
+    """Give every receipt its place that several processes have left waiting. The store is this process's alone."""
+    postgres = settings.postgres()
+    if postgres is None:
+        return
+    from trustgate.store.postgres.connecting import connect
+
+    async def open_connection() -> DatabaseConnection:
+        opened: DatabaseConnection = await connect(postgres, "sequencer")
+        return opened
+
+    session = DatabaseSession(open_connection, timeout_s=_PLACING_TIMEOUT_S)
+    try:
+        await sequencer.place_waiting(session, store)
+    finally:
+        await session.close()
+
+
+def _dead_nodes(settings: Settings) -> set[str]:
+    """Returns this home's nodes that have ended, its workers' too."""
+    return {_dead_node(path) for path in (settings.home / "node", *settings.home.glob("workers/*/node"))}
 
 
 def _dead_node(path: Path) -> str:

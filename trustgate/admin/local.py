@@ -262,6 +262,7 @@ async def open_local_admin(settings: Settings, *, accept_loss: bool = False) -> 
     store = await open_store(settings.database, settings.postgres(), accept_loss=accept_loss)
     try:
         await clustering.check_alone(settings)
+        await clustering.place_waiting(settings, store)
         state = await store.load_state()
         offline = _Offline(store, settings)
         return LocalAdmin(

@@ -81,11 +81,12 @@ def serve(context: typer.Context, flags: ServeFlags) -> None:
     settings.make_home()
 
     def load() -> Settings:
-        return session(context).settings(flags)
+        return as_served(session(context).settings(flags))
 
+    from trustgate.server.workers import as_served, check_workers, run_workers
+
+    settings = as_served(settings)
     if settings.serve.workers > 1:
-        from trustgate.server.workers import check_workers, run_workers
-
         check_workers(settings)
         raise typer.Exit(run_workers(settings, load))
     from trustgate.server import run

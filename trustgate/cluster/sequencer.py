@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from trustgate.cluster.database import DatabaseSession
+from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.following import show_edge
 from trustgate.cluster.roles import RoleLost, Tenure, check_tenure
 from trustgate.errors import StoreDamaged, TrustGateError, VerificationFailed
@@ -68,7 +68,7 @@ class Sequencer:
         store: Store,
         tree: Tree,
         heads: dict[str, int],
-        tenure: Tenure,
+        tenure: Tenure | None,
         signing: Signing | None,
     ) -> None:
         """Use ``begin``."""
@@ -89,14 +89,14 @@ class Sequencer:
 
     @classmethod
     async def begin(
-        cls, session: DatabaseSession, store: Store, tenure: Tenure, signing: Signing | None = None
+        cls, session: DatabaseSession, store: Store, tenure: Tenure | None, signing: Signing | None = None
     ) -> Sequencer:
         """Go on where the log ends.
 
         Args:
             session: a connection for this alone.
             store: as it is now: opened, or brought up to date, after the role was taken.
-            tenure: the role.
+            tenure: the role; None: no other process has the database open.
             signing: how checkpoints are signed; None: they are not.
 
         Raises:
@@ -106,7 +106,7 @@ class Sequencer:
         sequencer = cls(session, store, await Tree.open(store), await _last_numbers(store), tenure, signing)
         await sequencer._check_signed()
         async with session.use() as connection, connection.transaction():
-            await check_tenure(connection, tenure)
+            await sequencer._check(connection)
             await show_edge(connection, sequencer.tree.edge)
         return sequencer
 
@@ -146,7 +146,7 @@ class Sequencer:
         """
         async with self._session.use() as connection, connection.transaction():
             # Until the transaction ends the role is kept.
-            await check_tenure(connection, self._tenure)
+            await self._check(connection)
             rows = await connection.fetch(_WAITING, _MOST)
             if rows:
                 await self._append([decode_entry(row["entry"]) for row in rows])
@@ -168,7 +168,7 @@ class Sequencer:
         if self._signing is None:
             return False
         async with self._session.use() as connection, connection.transaction():
-            await check_tenure(connection, self._tenure)
+            await self._check(connection)
             row = await connection.fetchrow(_SIGNED)
             if row is None or not self._is_due(row["size"], row["signed_size"], row["signed_us"], row["wanted"]):
                 return False
@@ -186,6 +186,10 @@ class Sequencer:
             return True
         is_late = now_us() - signed_us >= self._signing.every_s() * MICROSECONDS_PER_SECOND
         return size > signed_size and (wanted > signed_size or is_late)
+
+    async def _check(self, connection: DatabaseConnection) -> None:
+        if self._tenure is not None:
+            await check_tenure(connection, self._tenure)
 
     async def _check_signed(self) -> None:
         if self._signing is None:
@@ -239,3 +243,18 @@ class Sequencer:
 async def _last_numbers(store: Store) -> dict[str, int]:
     """Returns of each tenant the number of its last receipt in the store."""
     return {head.tenant_id: head.entry.receipt.tseq for head in await store.load_heads()}
+
+
+async def place_waiting(session: DatabaseSession, store: Store) -> None:
+    """Give every receipt its place that several processes have left waiting; none of them has the database open now.
+
+    Raises:
+        StoreDamaged: a tenant's chain has a gap.
+        TrustGateError: the database or the store failed.
+    """
+    async with session.use() as connection:
+        if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts)"):
+            return
+    sequencer = await Sequencer.begin(session, store, None)
+    while await sequencer.take():
+        pass

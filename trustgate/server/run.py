@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from trustgate.admin.clustering import check_log_key
+from trustgate.admin.clustering import check_log_key, place_waiting
 from trustgate.admin.staged import clean_up
 from trustgate.errors import StoreLocked
 from trustgate.gateway.path.inflight import InFlight
@@ -202,6 +202,7 @@ async def _keep_alone(
         from trustgate.server.membership import membership
 
         await check_log_key(settings, store)
+        await place_waiting(settings, store)
         member = await stack.enter_async_context(membership(settings, address, stop))
         await set_aside_diverged(settings.journal_folder, store)
     journal = Journal.open(
@@ -232,7 +233,7 @@ async def _keep_together(
     from trustgate.server.several import serving_together
 
     together = await stack.enter_async_context(serving_together(settings, store, address, stop))
-    return _Kept(together.log, together.archive, lambda _: together.follower.run(), together.member, together)
+    return _Kept(together.books.log, together.archive, lambda _: together.follower.run(), together.member, together)
 
 
 async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
@@ -244,7 +245,7 @@ async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
     if not settings.serve.wait:
         return await _open(settings)
     turn = None
-    if settings.store.url:
+    if settings.store.url and not settings.several:
         from trustgate.server.membership import Turn
 
         turn = Turn(settings)

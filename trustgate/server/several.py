@@ -19,12 +19,11 @@ from trustgate.cluster.following import CHANNEL, Follower, identify, one_at_a_ti
 from trustgate.cluster.member import Member
 from trustgate.cluster.roles import Role, RoleLost, Tenure
 from trustgate.cluster.sequencer import Sequencer, Signing
-from trustgate.cluster.shared_log import SharedLog
 from trustgate.errors import StoreDamaged, Unavailable
 from trustgate.receipts.archive import Archive
 from trustgate.server.membership import membership
 from trustgate.server.parts import Server
-from trustgate.server.shared import shared_log
+from trustgate.server.shared import SharedServing, shared_books
 from trustgate.settings import Settings
 from trustgate.store import Store
 
@@ -40,7 +39,13 @@ class Together:
     """This process among those that serve the database."""
 
     def __init__(
-        self, settings: Settings, store: Store, memory: SharedMemory, member: Member, follower: Follower, log: SharedLog
+        self,
+        settings: Settings,
+        store: Store,
+        memory: SharedMemory,
+        member: Member,
+        follower: Follower,
+        books: SharedServing,
     ) -> None:
         """Use ``serving_together``."""
         self._settings = settings
@@ -48,7 +53,7 @@ class Together:
         self._memory = memory
         self.member = member
         self.follower = follower
-        self.log = log
+        self.books = books
         self.archive = Archive(store, follower.tree, follower)
         self._commands = _session(settings, "commands", _COMMAND_TIMEOUT_S, _COMMAND_TIMEOUT_S)
 
@@ -74,7 +79,7 @@ class Together:
     async def begin(self, server: Server) -> None:
         """Take part, with a server's memory that was filled after this process had joined."""
         self._attach(server)
-        await self.log.begin(server.directory, server.catalog)
+        await self.books.begin(server.directory, server.catalog)
         self._take_roles(server)
 
     def _attach(self, server: Server) -> None:
@@ -176,8 +181,8 @@ async def serving_together(
             seen_files=(settings.checkpoint,),
             lease_s=settings.store.lease_s,
         )
-        log = await stack.enter_async_context(shared_log(settings, member, store, follower))
-        together = Together(settings, store, memory, member, follower, log)
+        books = await stack.enter_async_context(shared_books(settings, member, store, follower))
+        together = Together(settings, store, memory, member, follower, books)
         stack.push_async_callback(together.close)
         yield together
 

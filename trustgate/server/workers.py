@@ -30,11 +30,17 @@ _logger = logging.getLogger("trustgate.server")
 _BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
 
 
+#: Whether several processes serve one Postgres database.
+SEVERAL = False
+
+
 def check_workers(settings: Settings) -> None:
     """Check that several processes may serve this database.
 
     Raises:
         SettingsError: they may not, and why."""
+    if settings.store.url and SEVERAL:
+        return
     if settings.store.url:
         raise SettingsError(
             f"{settings.serve.workers} workers were asked for, and a Postgres database is served by one process at a "
@@ -46,6 +52,11 @@ def check_workers(settings: Settings) -> None:
         "memory decides quotas, budgets and balances.",
         hint="Leave --workers (serve.workers) out.",
     )
+
+
+def as_served(settings: Settings) -> Settings:
+    """Returns the settings of a server: on Postgres others may serve beside it."""
+    return msgspec.structs.replace(settings, several=SEVERAL and bool(settings.store.url))
 
 
 def as_worker(settings: Settings, number: int) -> Settings:

@@ -1,0 +1,86 @@
+"""Three gateways that serve one Postgres at once, while they are killed, put to sleep and cut off, and Postgres with them.
+
+``python -m tests.cluster.several SEED ROUNDS`` runs it and prints what it did. Whatever happens, each answer that a
+client has the end of has its receipt in the log, once, all chains are whole, and the books balance.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from tests.cluster.failover import Failover, Machine
+from tests.environments import ROOT
+from tests.support.postgres import Postgres
+from tests.support.processes import wait_until
+
+#: ``trustgate`` where several processes may serve.
+PROGRAM = (sys.executable, str(ROOT / "tests/cluster/serve_several.py"))
+
+
+class Beside(Machine):
+    """A machine whose gateway serves beside others."""
+
+    program = PROGRAM
+    flags = ()
+
+
+class Several(Failover):
+    """The world of one run; each fault is a method."""
+
+    def __init__(self, folder: Path, seed: int, count: int = 3) -> None:
+        self.random = random.Random(seed)
+        self.postgres = Postgres().start()
+        self.url = self.postgres.schema()
+        self.machines = [Beside(folder, f"gateway{number}", self.url) for number in range(1, count + 1)]
+        first = self.machines[0]
+        self.key = first.gateway.add_tenant(plan="internal")
+        first.start()
+        wait_until(first.is_ready, "the first to serve")
+        for other in self.machines[1:]:
+            other.gateway.home.mkdir(mode=0o700)
+            shutil.copy(first.gateway.home / "log.key", other.gateway.home)
+            other.start()
+        for machine in self.machines:
+            wait_until(machine.is_ready, f"{machine.name} to serve")
+        self.faults: Counter[str] = Counter()
+
+    def serving(self) -> Machine:
+        """Any that serves."""
+        wait_until(lambda: any(machine.listens() for machine in self.machines), "one to serve")
+        return self.random.choice([machine for machine in self.machines if machine.listens()] or self.machines)
+
+    def checkpoints(self) -> set[str]:
+        """The checkpoints that the gateways show."""
+        return {httpx.get(f"http://127.0.0.1:{machine.port}/log/checkpoint").text for machine in self.machines}
+
+    def check(self, receipts: list[str]) -> None:
+        """Check, once all is still, that nothing is lost or doubled, and that all show one log."""
+        wait_until(lambda: all(machine.listens() for machine in self.machines), "all to serve")
+        wait_until(lambda: len(self.checkpoints()) == 1, "all to show one checkpoint")
+        super().check(receipts)
+
+
+def main(seed: int, rounds: int) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    world = Several(Path(tempfile.mkdtemp()), seed)
+    try:
+        started = time.monotonic()
+        receipts = world.run(rounds)
+        world.check(receipts)
+        print(f"seed {seed}: {rounds} rounds in {time.monotonic() - started:.0f} s, {len(receipts)} answers, none lost")
+        print(dict(world.faults))
+    finally:
+        world.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
