@@ -23,7 +23,7 @@ from tests.support.entries import make_entries
 from tests.support.processes import PATIENCE_S
 from trustgate.admin.commands import Admin, PlanPut, TenantAdd
 from trustgate.errors import TrustGateError, Unavailable
-from trustgate.gateway.path.accounting import Accounting
+from trustgate.gateway.path.accounting import Outcome, OwnKeeping
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
@@ -128,16 +128,16 @@ class Held:
     """Keeps receipts as the accounting does, and says that they are kept when the test does (``let_go``)."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        keep = Accounting.keep
+        close = OwnKeeping.close
         self.keeping: asyncio.Future[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
 
-        def held(accounting: Accounting, receipt: Receipt, secret: bytes) -> asyncio.Future[None]:
-            keep(accounting, receipt, secret)
+        def held(keeping: OwnKeeping, outcome: Outcome) -> asyncio.Future[None]:
+            close(keeping, outcome)
             kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.keeping.set_result(kept)
             return kept
 
-        monkeypatch.setattr(Accounting, "keep", held)
+        monkeypatch.setattr(OwnKeeping, "close", held)
 
     async def let_go(self) -> None:
         """Once there is a receipt, and whatever can be sent without it being kept is sent."""

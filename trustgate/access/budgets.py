@@ -353,6 +353,10 @@ class Budgets:
     def budgets(self) -> list[Budget]:
         return [counted.budget for counted in self._counted.values()]
 
+    def counters(self) -> list[BudgetCounter]:
+        """Returns all that count anything."""
+        return [counter for counted in self._counted.values() for counter in counted.counters.values()]
+
     def span_of(self, budget_id: str) -> Span:
         return self._counted[budget_id].span
 

@@ -333,6 +333,10 @@ class Quota:
         """When the running windows began."""
         return self._windows.starts
 
+    def subjects(self) -> list[str]:
+        """Returns the tenants and keys that anything is counted of."""
+        return list(self._counters)
+
     def has_limits(self, limits: Limits, subject_id: str) -> bool:
         """Returns whether any limit of the windows is set for a subject."""
         return bool(self._active(self._counter(subject_id), limits))

@@ -35,9 +35,10 @@ from trustgate.cluster.operations import (
     SharedHold,
     SharedMoney,
     SharedSlot,
+    UnheldMoney,
     Use,
 )
-from trustgate.cluster.rows import done_key, given_back
+from trustgate.cluster.rows import BalanceRow, balance_key, done_key, given_back
 from trustgate.errors import TrustGateError
 from trustgate.types import COUNTED, Limits, Receipt
 
@@ -47,6 +48,9 @@ _WRITE = (
     " WHERE s.key = v.key"
 )
 
+
+_BALANCE = "SELECT key, state::text AS state FROM shared_state WHERE key = $1"
+_BALANCES = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'balance/' AND key < 'balance0'"
 
 #: The lane of opens.
 _OPENS = "open"
@@ -62,6 +66,8 @@ class Books:
         opening: DatabaseSession,
         closing: DatabaseSession,
         node_id: Callable[[], str],
+        *,
+        looking: DatabaseSession | None = None,
     ) -> None:
         """
         Args:
@@ -70,8 +76,11 @@ class Books:
             opening: a connection on which commits do not wait for the disk (``synchronous_commit = off``).
             closing: one on which they do.
             node_id: this process's id as a node. Raises TrustGateError where it is none at the moment.
+            looking: one for looks at what others have counted; None: ``opening``.
         """
         self._counters = counters
+        self.quota, self.budgets, self.balances = counters.quota, counters.budgets, counters.balances
+        self._looking = opening if looking is None else looking
         self._node_id = node_id
         self._last_node_id = ""
         self.opening = BatchLane(
@@ -118,7 +127,7 @@ class Books:
         *,
         hold: SharedHold | None = None,
         slot: SharedSlot | None = None,
-        money: SharedMoney | None = None,
+        money: SharedMoney | UnheldMoney | None = None,
         use: Use | None = None,
         receipt: Receipt | None = None,
         secret: bytes = b"",
@@ -131,7 +140,7 @@ class Books:
         Args:
             hold: What ``open`` gave; its slot is given back with it.
             slot: What ``enter`` gave, of a request that was not opened.
-            money: What ``hold_money`` gave.
+            money: What ``hold_money`` gave, or what is charged without a hold.
             use: What was used; None: nothing, and everything is given back.
             receipt: Without its place in its tenant's chain.
             secret: The receipt's.
@@ -180,18 +189,37 @@ class Books:
         """
         billed = receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
         charged = 0 if receipt.charged_nano_usd is UNSET else receipt.charged_nano_usd
-        use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed, charged)
+        use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed)
         late = None if who is None else Late(who[1], self._subjects(who[0]))
         settled = Close(
             self._counters,
             use=use if receipt.finish in COUNTED else None,
             receipt=receipt,
             secret=secret,
-            credit_nano_usd=credit_nano_usd,
+            # It is charged as its receipt says, which nobody can change any more.
+            credit_nano_usd=credit_nano_usd - charged,
             draft=draft,
             late=late,
         )
         return self.closing.submit(settled, on_commit)
+
+    def forget_rows(self) -> None:
+        """Rows were removed: look anew which there are."""
+        for lane in (self.opening, self.closing):
+            lane.forget_rows()
+
+    async def refresh_balances(self, tenant_id: str | None = None) -> None:
+        """Take in what others have counted on a tenant's balance; None: on every balance.
+
+        Raises Unavailable: the database is away.
+        """
+        async with self._looking.use() as connection:
+            if tenant_id is None:
+                found = await connection.fetch(_BALANCES)
+            else:
+                found = await connection.fetch(_BALANCE, balance_key(tenant_id))
+        for record in found:
+            BalanceRow(self.balances, record["key"].partition("/")[2]).take_in(record["state"], 0)
 
     def _subjects(self, caller: Caller) -> tuple[str, ...]:
         """Returns those of a caller's tenant and key that anything limits: they are counted in rows."""

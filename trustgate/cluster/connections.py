@@ -14,6 +14,8 @@ from trustgate.store.postgres import connecting
 
 #: How long one batch may take before the database counts as away, seconds.
 _TIMEOUT_S = 10.0
+#: How long the first of several processes may read receipts for, while none serves, milliseconds.
+_START_MS = 600_000
 
 
 def opening_session(address: PostgresAddress, lease_s: float) -> DatabaseSession:
@@ -30,6 +32,15 @@ def closing_session(address: PostgresAddress, lease_s: float) -> DatabaseSession
     ``lease_s``: a node's, seconds.
     """
     return _session(address, "closes", "on", lease_s)
+
+
+def looking_session(address: PostgresAddress) -> DatabaseSession:
+    """Returns what others' figures are looked at over, and held while a start reads the receipts."""
+
+    async def connect() -> Any:
+        return await connecting.connect(address, "books", idle_in_transaction_session_timeout=str(_START_MS))
+
+    return DatabaseSession(connect, timeout_s=_START_MS / 1_000)
 
 
 def _session(address: PostgresAddress, role: str, synchronous_commit: str, lease_s: float) -> DatabaseSession:

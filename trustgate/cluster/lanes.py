@@ -179,6 +179,10 @@ class BatchLane:
         self._work.set()
         return done
 
+    def forget_rows(self) -> None:
+        """Rows were removed: look anew which there are."""
+        self._known.clear()
+
     async def flush(self) -> None:
         """Wait until nothing is to be done any more."""
         await self._idle.wait()

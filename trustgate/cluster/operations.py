@@ -14,7 +14,7 @@ import msgspec
 
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
-from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota
+from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.lanes import Batch, RowsChanged
 from trustgate.cluster.rows import (
     BalanceRow,
@@ -81,6 +81,11 @@ class SharedHold(msgspec.Struct, frozen=True, eq=False):
     hold: Hold
     slot: SharedSlot | None
 
+    @property
+    def rates(self) -> tuple[Rate | None, Rate | None]:
+        """The tightest limits on requests and on tokens, for the response's headers."""
+        return self.hold.rates
+
 
 class SharedMoney(msgspec.Struct, frozen=True, eq=False):
     """What is held of a tenant's balance."""
@@ -90,8 +95,16 @@ class SharedMoney(msgspec.Struct, frozen=True, eq=False):
     hold: BalanceHold
 
 
+class UnheldMoney(msgspec.Struct, frozen=True):
+    """What a request is charged of a balance of which nothing is held in a row until it is closed."""
+
+    tenant_id: str
+    #: Its worst case, nano-USD, which what it has paid covers; None: it is charged whatever there is.
+    amount: int | None
+
+
 class Late(msgspec.Struct, frozen=True):
-    """Who used what is charged without a hold, and in which subjects' rows."""
+    """Who used what counts without a hold, and in which subjects' rows."""
 
     drawer: Drawer
     subjects: tuple[str, ...]
@@ -207,7 +220,7 @@ class Close:
         *,
         hold: SharedHold | None = None,
         slot: SharedSlot | None = None,
-        money: SharedMoney | None = None,
+        money: SharedMoney | UnheldMoney | None = None,
         use: Use | None = None,
         receipt: Receipt | None = None,
         secret: bytes = b"",
@@ -219,7 +232,7 @@ class Close:
         Args:
             hold: Of an admitted request; its slot is given back with it.
             slot: Of one that entered and was not admitted.
-            money: What it holds of its tenant's balance.
+            money: What it holds of its tenant's balance, or is charged without a hold.
             use: What it used; None: it was not served, and everything is given back.
             receipt: Without its place in the tenant's chain.
             secret: The receipt's.
@@ -249,7 +262,7 @@ class Close:
             rows.append(BalanceRow(self._counters.balances, self._money.tenant_id))
         if self._receipt is not None:
             rows.append(HeadRow(self._receipt.tenant))
-            if self._credit_nano_usd or (self._late is not None and self._use is not None):
+            if self._credit_nano_usd:
                 rows.append(BalanceRow(self._counters.balances, self._receipt.tenant))
         if self._late is not None:
             rows += [QuotaRow(self._counters.quota, subject) for subject in self._late.subjects]
@@ -271,11 +284,9 @@ class Close:
             self._charge_late(self._late, self._use, batch)
         if self._hold is not None:
             self._settle(self._hold, batch)
-        charged = 0
-        if self._money is not None:
-            charged = self._settle_money(self._money, batch)
         if self._receipt is not None and self._credit_nano_usd:
             self._counters.balances.change(self._receipt.tenant, self._credit_nano_usd)
+        charged = 0 if self._money is None else self._settle_money(self._money, batch)
         return None if self._receipt is None else self._link(self._receipt, charged, batch)
 
     def _settle_slot(self, batch: Batch) -> None:
@@ -320,11 +331,14 @@ class Close:
                 raise RowsChanged
         self._counters.quota.charge(drawer.tenant_id, drawer.key_id, tokens, billed, at_us)
         self._counters.budgets.count(drawer, tokens, billed, at_us)
-        if use.charged_nano_usd:
-            self._counters.balances.change(drawer.tenant_id, -use.charged_nano_usd)
 
-    def _settle_money(self, money: SharedMoney, batch: Batch) -> int:
+    def _settle_money(self, money: SharedMoney | UnheldMoney, batch: Batch) -> int:
         charged = 0 if self._use is None else self._use.charged_nano_usd
+        if isinstance(money, UnheldMoney):
+            if money.amount is not None:
+                return self._counters.balances.hold_at_least(money.tenant_id, money.amount).settle(charged)
+            self._counters.balances.change(money.tenant_id, -charged)
+            return charged
         row, hold = batch.rows[balance_key(money.tenant_id)], copy.copy(money.hold)
         if self._counters.holds(money.grant, (row,)):
             row.hold(money.grant.node_id, -hold.amount)

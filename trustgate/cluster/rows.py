@@ -10,12 +10,13 @@ Owns the keys. Rows are locked in the order of their keys (bytes), all that a tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from trustgate.access.budget_counter import BudgetCounter, CountState
+from trustgate.access.budgets import Budgets
 from trustgate.access.quota import CounterState, Hold, Quota
 from trustgate.payment.balance import Balances, BalanceState
 from trustgate.receipts.receipt import FIRST_TPREV
@@ -242,6 +243,23 @@ def given_back(key: str, content: str, node_ids: Iterable[str]) -> bytes:
 
 def _removed(shares: dict[str, S], node_ids: Iterable[str]) -> list[S]:
     return [shares.pop(node_id) for node_id in node_ids if node_id in shares]
+
+
+def written_anew(
+    quota: Quota, budgets: Budgets, balances: Balances, heads: Mapping[str, tuple[int, str]]
+) -> dict[str, str]:
+    """Returns the rows of what counters in memory have, by key, where nothing is held.
+
+    ``heads``: by tenant, the number and the leaf hash (hex) of its last receipt.
+    """
+    rows: list[Row] = [QuotaRow(quota, subject) for subject in quota.subjects()]
+    rows += [BudgetRow(counter) for counter in budgets.counters()]
+    rows += [BalanceRow(balances, tenant_id) for tenant_id in balances.tenants()]
+    for tenant_id, (tseq, tail) in heads.items():
+        head = HeadRow(tenant_id)
+        head.advance(tseq, tail)
+        rows.append(head)
+    return {row.key: row.content().decode() for row in rows}
 
 
 def quota_key(subject_id: str) -> str:

@@ -63,6 +63,10 @@ class BalanceHold:
         figures.balance -= taken
         return taken
 
+    def charge(self, used_nano_usd: int) -> int:
+        """Settle the hold with the receipt that is being written. Returns what was taken."""
+        return self.settle(used_nano_usd)
+
 
 class Balances:
     def __init__(self, balances: Iterable[Balance] = ()) -> None:
@@ -87,6 +91,25 @@ class Balances:
     def hold_at_least(self, tenant_id: str, amount: int) -> BalanceHold:
         """Reserve ``amount`` whatever is free: for a request that has been paid for."""
         return BalanceHold(self._of(tenant_id), amount)
+
+    async def reserve(self, tenant_id: str, amount: int) -> BalanceHold | None:
+        """``hold``, wherever balances are counted. Raises ``Unavailable`` where that cannot be reached."""
+        return self.hold(tenant_id, amount)
+
+    async def reserve_work(self, tenant_id: str, amount: int) -> BalanceHold:
+        """``hold_at_least`` for work that outlives its request. Raises as ``reserve``."""
+        return self.hold_at_least(tenant_id, amount)
+
+    def charge_unheld(self, tenant_id: str, nano_usd: int) -> BalanceHold | None:
+        """Take what a request used of which nothing was held, with the receipt that is being written.
+
+        Returns: what that receipt is to settle; None: it is done.
+        """
+        self.change(tenant_id, -nano_usd)
+        return None
+
+    async def refresh(self, tenant_id: str | None = None) -> None:
+        """Look what others have counted, of one tenant or (None) of all. Raises as ``reserve``."""
 
     def change(self, tenant_id: str, nano_usd: int) -> None:
         """Add what a payment or the operator credits; below zero: take."""

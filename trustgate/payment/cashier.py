@@ -98,7 +98,7 @@ class Cashier:
         if owed is not None:
             return owed
         if order.presented is None:
-            return self._on_balance(order)
+            return await self._on_balance(order)
         offer, amount = self._wanted(order, order.presented)
         payment = claim_of(order, order.presented, offer, amount, self._public_url)
         while True:
@@ -197,11 +197,11 @@ class Cashier:
 
     # the balance
 
-    def _on_balance(self, order: Order) -> Sale:
+    async def _on_balance(self, order: Order) -> Sale:
         """Raises ``PaymentRequired`` where the balance does not cover the worst case, or is below zero."""
         if order.tops_up or (order.is_keyless and order.price_nano_usd > 0):
             raise self.challenge(order)
-        hold = self.balances.hold(order.tenant_id, order.price_nano_usd)
+        hold = await self.balances.reserve(order.tenant_id, order.price_nano_usd)
         if hold is None and (order.price_nano_usd > 0 or (order.is_sold and self._debt(order) > 0)):
             raise self.challenge(order)
         return Sale(self, order, hold=hold)
@@ -214,10 +214,14 @@ class Cashier:
         """
         if order.is_keyless and credited.value_nano_usd < order.price_nano_usd:
             raise self.challenge(order, "payment_already_used", "it does not cover what this request costs now")
-        hold = self.balances.hold(order.tenant_id, order.price_nano_usd)
-        if hold is None:
-            raise self.challenge(order, "payment_already_used", "other requests have spent its credit")
         self._active[credited.key] = asyncio.Event()
+        try:
+            hold = await self.balances.reserve(order.tenant_id, order.price_nano_usd)
+            if hold is None:
+                raise self.challenge(order, "payment_already_used", "other requests have spent its credit")
+        except BaseException:
+            self.finished(credited)
+            raise
         spending = asyncio.get_running_loop().create_task(self.ledger.spend(credited, order.receipt_id))
         try:
             spent: Payment = await to_its_end(spending)

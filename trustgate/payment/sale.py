@@ -75,6 +75,7 @@ class Sale:
         "_timer",
         "_timing",
         "_waiting",
+        "charging",
         "failure",
         "on_unpaid",
         "payment",
@@ -106,6 +107,8 @@ class Sale:
         if self._waiting is not None:
             cashier.waits(self._waiting)
         self._closed = False
+        #: What the receipt of its request settles; None: nothing, or it is settled.
+        self.charging: BalanceHold | None = None
         #: Its request waits for the settling, and learns by itself how it ends.
         self._is_awaited = False
         #: Is called where the payment, settled before there was an answer, turns out not to pay: the answer is not
@@ -204,9 +207,10 @@ class Sale:
         if self._hold is None and self.payment is not None:
             charged_nano_usd = 0
         elif self._hold is None:
-            self._cashier.balances.change(self._order.tenant_id, -charged_nano_usd)
+            self.charging = self._cashier.balances.charge_unheld(self._order.tenant_id, charged_nano_usd)
         else:
-            charged_nano_usd = self._hold.settle(charged_nano_usd)
+            self.charging = self._hold
+            charged_nano_usd = self._hold.charge(charged_nano_usd)
         if settled is not None:
             self._is_recorded = True
             self._cashier.balances.recorded(settled.tenant_id, settled.value_nano_usd)

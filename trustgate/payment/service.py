@@ -60,10 +60,19 @@ class PaymentService:
         )
 
     @classmethod
-    async def open(cls, settings: Settings, store: Store, log: Log, *, public_url: str = "") -> Self:
-        """Returns the service, once the log is recovered: the store has every receipt. Raises as the store does."""
+    async def open(
+        cls, settings: Settings, store: Store, log: Log, *, public_url: str = "", balances: Balances | None = None
+    ) -> Self:
+        """Returns the service, once the log is recovered: the store has every receipt. Raises as the store does.
+
+        ``balances``: where several processes count them; None: as the receipts say.
+        """
         payment_service = cls(
-            settings, store, log, Balances(await store.balances()), settings.payment.public_url or public_url
+            settings,
+            store,
+            log,
+            Balances(await store.balances()) if balances is None else balances,
+            settings.payment.public_url or public_url,
         )
         payment_service.cashier.undecided(await payment_service.reconciler.recover())
         return payment_service

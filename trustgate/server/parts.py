@@ -14,12 +14,12 @@ from trustgate.access.budgets import BudgetEvent, Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import LimitReached, Quota
 from trustgate.admin.budget_counts import load as load_budgets
-from trustgate.admin.budget_counts import rebuild as rebuild_budgets
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
 from trustgate.admin.context import AdminContext, new_pseudonym_key
 from trustgate.admin.local import LocalAdmin
 from trustgate.admin.money import TenantCredit
 from trustgate.admin.prices import price_findings
+from trustgate.cluster.shared_log import SharedLog
 from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.api.object_ids import ObjectIds
@@ -31,11 +31,11 @@ from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.pipeline import Pipeline
 from trustgate.gateway.path.routing import Routing
+from trustgate.gateway.path.shared_keeping import SharedKeeping
 from trustgate.gateway.path.shedding import Shedding
 from trustgate.gateway.views.credits import Credits
 from trustgate.gateway.views.status import GatewayStatus
 from trustgate.http.tls import Certificate
-from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
 from trustgate.models.upstream.client import UpstreamClient
 from trustgate.models.upstream.targets import Targets
@@ -53,6 +53,7 @@ from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
+from trustgate.server.counts import restore_counts
 from trustgate.server.pages import ServedConsole, account_routes, asset_routes
 from trustgate.server.reload import SettingsReload
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
@@ -122,7 +123,8 @@ class Server:
         self.subscribers = subscribers
         budgets.on_event = self._on_budget
         quota.on_limit = self._on_limit
-        self.accounting = Accounting(quota, log, budgets)
+        keeping = SharedKeeping(log) if isinstance(log, SharedLog) else None
+        self.accounting = Accounting(quota, log, budgets, keeping)
         self.counters = Counters(catalog)
         self.notices = Notices()
         self.request_log = RequestLog(settings.log.format if settings.log.requests else None)
@@ -248,30 +250,15 @@ class Server:
             made = new_pseudonym_key()
             await store.put(made)
             directory.put(made)
-        quota = Quota()
-        # A clock that was set back is behind the newest receipt: what was used since counts now, as it would have
-        # without a restart. A receipt of a clock that ran ahead some time ago is not the newest, and does not.
-        newest = max((head.entry for head in await store.load_heads()), key=lambda entry: entry.seq, default=None)
-        newest_us = 0 if newest is None else newest.receipt.created_us
-        at_us = now_us()
-        quota.was_set_back = newest_us > at_us
-        windows = quota.begin(at_us)
-        for window, (since_us, until_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):
-            for used in await store.window_usage(since_us, max(until_us, newest_us + 1)):
-                for subject in (used.tenant_id, directory.key_account_id(used.key_id)):
-                    quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
         catalog = Catalog(state.passports, state.aliases, state.price_lists, settings.upstream.url)
-        budgets = Budgets()
-        load_budgets(budgets, directory, directory.budgets())
-        await rebuild_budgets(
-            budgets,
-            directory.budgets(),
-            store=store,
-            directory=directory,
-            catalog=catalog,
-            at_us=at_us,
-            newest_us=newest_us,
-        )
+        if isinstance(log, SharedLog):
+            # What is used is in the rows that all processes have.
+            quota, budgets = log.books.quota, log.books.budgets
+            load_budgets(budgets, directory, directory.budgets())
+        else:
+            quota, budgets = Quota(), Budgets()
+            load_budgets(budgets, directory, directory.budgets())
+            await restore_counts(store, directory, catalog, quota, budgets)
         for found in price_findings(directory, catalog):
             _logger.warning("%s. %s", found.message, found.hint)
         return cls(

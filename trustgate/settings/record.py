@@ -128,6 +128,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.worker_folder / "journal"
 
     @property
+    def drafts_folder(self) -> Path:
+        """The journal of one process among several, with receipts that have no places yet."""
+        return self.worker_folder / "drafts"
+
+    @property
     def log_key(self) -> Path:
         """The key that signs the log's checkpoints."""
         return self.home / "log.key"

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol
 
 from msgspec import UNSET
@@ -184,25 +185,107 @@ def _always() -> None:
     """A process alone may always serve."""
 
 
+class Held(Protocol):
+    """What a request holds of quota and budgets."""
+
+    @property
+    def rates(self) -> tuple[Rate | None, Rate | None]:
+        """The tightest limits on requests and on tokens."""
+        ...
+
+
+class Outcome(NamedTuple):
+    """What a request came to: its receipt, and what that settles."""
+
+    receipt: Receipt
+    secret: bytes
+    #: None: it was refused.
+    hold: Any
+    #: Whether what it used counts.
+    counted: bool
+    sale: Sale | None
+
+
+class Keeping(Protocol):
+    """Where what requests hold and use is counted, and their receipts kept."""
+
+    async def enter(self, caller: Caller) -> AbstractContextManager[Any]:
+        """Take one of the caller's parallel requests, for a block. Raises ``RateLimited``, ``Unavailable``."""
+        ...
+
+    async def open(self, request: Request, ask: Ask, slot: Any) -> Held:
+        """Hold the worst case. ``slot``: what ``enter`` gave. Raises ``RateLimited``, ``Unavailable``."""
+        ...
+
+    def void(self, hold: Any) -> None:
+        """Give back what ``open`` gave."""
+        ...
+
+    def close(self, outcome: Outcome) -> asyncio.Future[None] | None:
+        """Settle what a request holds and keep its receipt. No await may stand between its ``Log.link`` and this.
+
+        Returns: what is done once the receipt cannot be lost any more; None: it cannot be lost already.
+        """
+        ...
+
+
+class OwnKeeping:
+    """Counts in the memory of this process, which serves alone; receipts go to its log."""
+
+    def __init__(self, quota: Quota, budgets: Budgets, log: Log) -> None:
+        self._quota = quota
+        self._budgets = budgets
+        self._log = log
+
+    async def enter(self, caller: Caller) -> ParallelSlot:
+        return self._quota.enter(caller.tenant, caller.plan, caller.key)
+
+    async def open(self, request: Request, ask: Ask, slot: ParallelSlot | None) -> Hold:
+        caller, at_us = request.caller, request.arrival.at_us
+        # Where there is no budget, too: one that is added meanwhile counts what is under way.
+        claim = self._budgets.claim(request.drawer, ask.tokens, ask.cost_nano_usd, at_us)
+        return self._quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
+
+    def void(self, hold: Hold) -> None:
+        self._quota.void(hold)
+
+    def close(self, outcome: Outcome) -> asyncio.Future[None] | None:
+        receipt, secret, hold, counted, _ = outcome
+        if hold is not None and counted:
+            self._quota.post(hold, receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt))
+        elif hold is not None:
+            self._quota.void(hold)
+        return self._log.committed(self._log.append(receipt, secret))
+
+
+def billed_of(receipt: Receipt) -> int:
+    """Returns what a receipt says is billed, nano-USD."""
+    return receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
+
+
 class Accounting:
     """Where accounts are opened: the quota they draw on and the log their receipts go to."""
 
-    def __init__(self, quota: Quota, log: Log, budgets: Budgets | None = None) -> None:
+    def __init__(self, quota: Quota, log: Log, budgets: Budgets | None = None, keeping: Keeping | None = None) -> None:
+        """``keeping``: where requests are counted; None: in ``quota`` and ``budgets``."""
         self.quota = quota
         self.budgets = Budgets() if budgets is None else budgets
         self.log = log
+        self.keeping: Keeping = OwnKeeping(quota, self.budgets, log) if keeping is None else keeping
         #: Called before a request is admitted. Raises ``Unavailable`` where this process may serve none at the moment.
         self.check_serving: Callable[[], None] = _always
         self._last_refusal_us: dict[str, int] = {}
 
-    async def enter(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, reply: Reply) -> ParallelSlot:
+    async def enter(
+        self, arrival: Arrival, endpoint: Endpoint, caller: Caller, reply: Reply
+    ) -> AbstractContextManager[Any]:
         """Take one of the caller's parallel requests.
 
         Raises ``RateLimited`` (429), which is put on record too, or ``Unavailable`` where none may be admitted now.
         """
         self.check_serving()
         try:
-            return self.quota.enter(caller.tenant, caller.plan, caller.key)
+            return await self.keeping.enter(caller)
         except RateLimited as refusal:
             # Its body has not been read: the receipt commits to none.
             account = self.refuse(Request(arrival, endpoint, caller, _NOT_READ, b""), refusal, reply)
@@ -210,13 +293,9 @@ class Accounting:
                 await account.kept()
             raise
 
-    async def open(self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot | None = None) -> Account:
+    async def open(self, request: Request, ask: Ask, sale: Sale | None, slot: Any = None) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
-        caller, at_us = request.caller, request.arrival.at_us
-        # Where there is no budget, too: one that is added meanwhile counts what is under way.
-        claim = self.budgets.claim(request.drawer, ask.tokens, ask.cost_nano_usd, at_us)
-        hold = self.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
-        return Account(self, request, hold, sale)
+        return Account(self, request, await self.keeping.open(request, ask, slot), sale)
 
     def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> Account | None:
         """Write a receipt of a refusal, so that it can be proven too, and name it in the reply's headers.
@@ -234,13 +313,6 @@ class Accounting:
         account.close("refused", status=refusal.status)
         reply.headers.append(receipt_header(arrival.receipt_id))
         return account
-
-    def keep(self, receipt: Receipt, secret: bytes) -> asyncio.Future[None] | None:
-        """Write a receipt.
-
-        Returns: what is done once it cannot be lost any more; None: it cannot be lost already.
-        """
-        return self.log.committed(self.log.append(receipt, secret))
 
 
 class Account:
@@ -261,7 +333,7 @@ class Account:
         "usage_so_far",
     )
 
-    def __init__(self, accounting: Accounting, request: Request, hold: Hold | None, sale: Sale | None) -> None:
+    def __init__(self, accounting: Accounting, request: Request, hold: Held | None, sale: Sale | None) -> None:
         self._accounting = accounting
         self.request = request
         self._answer = hashlib.sha256()
@@ -294,7 +366,7 @@ class Account:
         if not self.closed:
             self.closed = True
             if self._hold is not None:
-                self._accounting.quota.void(self._hold)
+                self._accounting.keeping.void(self._hold)
 
     def usage_of(self, meter: UsageMeter) -> Usage:
         """Returns what an answer's meter reports, completed by estimates.
@@ -347,16 +419,10 @@ class Account:
         factor_ppm = caller.price_factor_ppm
         cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
-        if self._hold is not None:
-            if counted:
-                self._accounting.quota.post(self._hold, usage.total_tokens, billed)
-            else:
-                self._accounting.quota.void(self._hold)
         total_ms = arrival.elapsed_ms()
-        log = self._accounting.log
         paid = {} if caller.terms is None else self._paid(caller.terms, finish, billed)
         secret = os.urandom(32)
-        tseq, tprev = log.link(caller.tenant.id)
+        tseq, tprev = self._accounting.log.link(caller.tenant.id)
         receipt = self.receipt = Receipt(
             v=_version(caller, call),
             id=arrival.receipt_id,
@@ -404,7 +470,7 @@ class Account:
             end_user=UNSET if call.end_user is None else call.end_user,
             **paid,
         )
-        self._keeping = self._accounting.keep(receipt, secret)
+        self._keeping = self._accounting.keeping.close(Outcome(receipt, secret, self._hold, counted, self.sale))
 
     async def kept(self) -> None:
         """Wait until the receipt of a closed account cannot be lost: before the answer's last byte leaves.

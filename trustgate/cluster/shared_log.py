@@ -1,0 +1,176 @@
+"""The log of receipts as a process among several sees it: what it appends is closed in the books.
+
+A receipt goes to the process's own journal and to its tenant's chain (``cluster.books``), and is acknowledged once that
+is committed. Its place in the log is given later, by whichever process is the sequencer. So what is read here is behind
+what was appended; ``flush`` waits until it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from msgspec import UNSET
+
+from trustgate.cluster.books import Books
+from trustgate.cluster.drafts import Drafts
+from trustgate.cluster.operations import SharedHold, SharedMoney, UnheldMoney, Use
+from trustgate.errors import TrustGateError, Unavailable
+from trustgate.receipts.bounds import in_range
+from trustgate.receipts.log import Log
+from trustgate.receipts.tiles import Edge
+from trustgate.receipts.tree import Tree
+from trustgate.store import Store
+from trustgate.types import Entry, Receipt
+
+_logger = logging.getLogger("trustgate.cluster")
+
+#: Receipts that wait for the database before new requests are refused (about a kilobyte of memory each).
+_PENDING_MOST = 200_000
+
+
+class Following(Protocol):
+    """What follows the log that the sequencer makes."""
+
+    @property
+    def last_seq(self) -> int:
+        """The place of the last receipt that is known here."""
+        ...
+
+    async def flush(self) -> None:
+        """Wait until everything that was closed before has its place, and is known here.
+
+        Raises TrustGateError: it cannot be known now.
+        """
+        ...
+
+
+class SharedLog(Log):
+    """See ``receipts.log.Log``."""
+
+    def __init__(self, store: Store, books: Books, drafts: Drafts, following: Following) -> None:
+        """
+        Args:
+            store: the database that all have.
+            books: where receipts are closed.
+            drafts: this process's journal in front of them.
+            following: knows the log.
+        """
+        self._journal_fault: str | None = None
+        self.books = books
+        super().__init__(store, drafts.journal, Tree(store, Edge()), last_seq=0, heads={})
+        self.commits_first = True
+        self.drafts = drafts
+        self._following = following
+        self._last_close: asyncio.Future[Receipt | None] | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why receipts are not kept as they should, while that lasts."""
+        return self._journal_fault or self.books.closing.fault
+
+    @fault.setter
+    def fault(self, why: str | None) -> None:
+        self._journal_fault = why
+
+    @property
+    def last_seq(self) -> int:
+        return self._following.last_seq
+
+    @property
+    def pending(self) -> int:
+        """Receipts of this process that are in its journal alone."""
+        return self._journal.pending
+
+    def check_room(self, in_flight: int) -> None:
+        if self.fault is not None and self.pending >= _PENDING_MOST:
+            raise Unavailable(
+                "The gateway cannot record requests right now.", code="storage_full", headers={"retry-after": "30"}
+            )
+        super().check_room(in_flight)
+
+    def link(self, tenant_id: str) -> tuple[int, str]:
+        """Returns no place: it is given when the receipt is closed."""
+        return 0, ""
+
+    def append(self, receipt: Receipt, secret: bytes) -> Entry:
+        """Close a receipt that belongs to no request, with what it adds to its tenant's balance."""
+        receipt = in_range(receipt)
+        _ = self.close(receipt, secret)
+        return Entry(seq=0, receipt=receipt, secret=secret)
+
+    def close(
+        self,
+        receipt: Receipt,
+        secret: bytes,
+        *,
+        hold: SharedHold | None = None,
+        money: SharedMoney | UnheldMoney | None = None,
+        use: Use | None = None,
+    ) -> asyncio.Future[Receipt | None]:
+        """Journal a receipt and close its request.
+
+        Args:
+            receipt: without its place in its tenant's chain.
+            secret: the receipt's.
+            hold: what the request holds.
+            money: what it holds of its tenant's balance, or is charged without a hold.
+            use: what it used; None: it was not served.
+
+        Returns:
+            As ``Books.close``.
+        """
+        receipt = in_range(receipt)
+        credit = 0 if receipt.credited_nano_usd is UNSET else receipt.credited_nano_usd
+        if money is None and receipt.charged_nano_usd is not UNSET:
+            credit -= receipt.charged_nano_usd
+        try:
+            done = self.drafts.close(receipt, secret, hold=hold, money=money, use=use, credit_nano_usd=credit)
+            self._journal_fault = None
+        except (OSError, TrustGateError) as error:
+            # The answer is already made: what can be kept of it is what the database takes.
+            self.fault = f"the journal cannot be written: {error}"
+            _logger.error("%s", self.fault)
+            done = self.books.close(
+                receipt=receipt, secret=secret, hold=hold, money=money, use=use, credit_nano_usd=credit
+            )
+        self._last_close = done
+        self._dirty.set()
+        if self.on_append is not None:
+            self.on_append(receipt)
+        return done
+
+    def committed(self, entry: Entry) -> asyncio.Future[None] | None:
+        """See ``Log.committed``; of the entry that was appended last."""
+        return None if self._last_close is None else self.kept(self._last_close)
+
+    def kept(self, done: asyncio.Future[Receipt | None]) -> asyncio.Future[None] | None:
+        """Returns what is done once what ``close`` gave is committed, or the database is away; None: it is away now."""
+        if self.fault is not None:
+            return None
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end(done: asyncio.Future[Receipt | None]) -> None:
+            if not done.cancelled() and done.exception() is not None:
+                _logger.error("a receipt waits in the journal: %s", done.exception())
+            if not kept.done():
+                kept.set_result(None)
+
+        done.add_done_callback(end)
+        return kept
+
+    async def flush(self) -> None:
+        """Wait until everything that was appended here has its place in the log, and is known here.
+
+        Raises TrustGateError: the database is away, or nothing gives places now.
+        """
+        if self._last_close is not None:
+            await asyncio.shield(self._last_close)
+        if self.books.closing.fault is not None:
+            raise Unavailable(f"Receipts wait in the journal: {self.books.closing.fault}.", code="store_unreachable")
+        await self._following.flush()
+
+    async def run(self) -> None:
+        """Nothing, for ever: the books are kept, and places given, elsewhere."""
+        await asyncio.Event().wait()

@@ -1,0 +1,69 @@
+"""What requests hold and use where several processes count it: in the books that they keep together.
+
+Owns which of a request's moments is which operation on the books (``cluster.books``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from msgspec import UNSET
+
+from trustgate.access.directory import Caller
+from trustgate.access.quota import Ask
+from trustgate.cluster.operations import SharedHold, SharedSlot, Use
+from trustgate.cluster.shared_balances import SharedBalanceHold
+from trustgate.cluster.shared_log import SharedLog
+from trustgate.gateway.path.accounting import Outcome, Request, billed_of
+
+
+class SharedEntry:
+    """One of a caller's parallel requests, for a block: given back at its end, unless the request's hold has it."""
+
+    __slots__ = ("_log", "slot")
+
+    def __init__(self, log: SharedLog, slot: SharedSlot | None) -> None:
+        self._log = log
+        self.slot = slot
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        slot, self.slot = self.slot, None
+        if slot is not None:
+            _ = self._log.books.close(slot=slot)
+
+
+class SharedKeeping:
+    """See ``accounting.Keeping``."""
+
+    def __init__(self, log: SharedLog) -> None:
+        self._log = log
+        self._books = log.books
+
+    async def enter(self, caller: Caller) -> SharedEntry:
+        return SharedEntry(self._log, await self._books.enter(caller))
+
+    async def open(self, request: Request, ask: Ask, slot: SharedEntry | None) -> SharedHold:
+        held = await self._books.open(request.caller, request.drawer, ask, None if slot is None else slot.slot)
+        if slot is not None:
+            slot.slot = None
+        return held
+
+    def void(self, hold: SharedHold) -> None:
+        _ = self._books.close(hold=hold)
+
+    def close(self, outcome: Outcome) -> asyncio.Future[None] | None:
+        receipt, secret, hold, counted, sale = outcome
+        charging = None if sale is None else sale.charging
+        money = charging.money if isinstance(charging, SharedBalanceHold) else None
+        charged = 0 if receipt.charged_nano_usd is UNSET else receipt.charged_nano_usd
+        use = None
+        if counted:
+            use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt), charged)
+        return self._log.kept(self._log.close(receipt, secret, hold=hold, money=money, use=use))

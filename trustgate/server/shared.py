@@ -1,0 +1,228 @@
+"""The books that a server keeps with others on one Postgres: opened, begun, and closed with it.
+
+    the first of the processes that live   → receipts that wait get their places; all rows are written anew
+    every one                              → what the process before left in this journal is closed
+
+Owns when rows are written anew from the receipts: whenever no other process lives, and where they are not at the ends
+of the tenants' chains. So what adds receipts by itself (a server alone, a command, a move) need not know of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.directory import Caller, Directory
+from trustgate.access.quota import Quota
+from trustgate.admin.budget_counts import load as load_budgets
+from trustgate.cluster import roles
+from trustgate.cluster.books import Books, give_back
+from trustgate.cluster.connections import closing_session, looking_session, opening_session
+from trustgate.cluster.database import DatabaseConnection, DatabaseSession
+from trustgate.cluster.drafts import Drafts
+from trustgate.cluster.lanes import DatabaseClock
+from trustgate.cluster.member import Member
+from trustgate.cluster.nodes import bury
+from trustgate.cluster.operations import SharedCounters
+from trustgate.cluster.roles import Role
+from trustgate.cluster.rows import written_anew
+from trustgate.cluster.sequencer import Sequencer
+from trustgate.cluster.shared_balances import SharedBalances
+from trustgate.cluster.shared_log import Following, SharedLog
+from trustgate.errors import Unavailable
+from trustgate.ids import new_id
+from trustgate.models.catalog import Catalog
+from trustgate.payment.balance import Balances
+from trustgate.receipts.receipt import leaf_hash
+from trustgate.receipts.segment import decode_entry
+from trustgate.server.counts import restore_counts
+from trustgate.server.process import background
+from trustgate.settings import Settings
+from trustgate.store import Store
+from trustgate.types import Receipt
+
+_logger = logging.getLogger("trustgate.server")
+
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' books', 0))"
+_OTHERS = "SELECT EXISTS (SELECT 1 FROM nodes WHERE node_id <> $1 AND lease_until > clock_timestamp())"
+_HEADS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'head/' AND key < 'head0'"
+_WAITING = "SELECT entry FROM waiting_receipts ORDER BY n"
+#: All but how far the drafts of each home are closed.
+_FORGET = "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$'"
+_PUT = "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
+
+#: By tenant, the number and the leaf hash (hex) of its last receipt.
+Heads = dict[str, tuple[int, str]]
+
+
+class SharedServing:
+    """What a server has of the books that it keeps with others. Made by ``shared_books``."""
+
+    def __init__(self, settings: Settings, member: Member, store: Store, log: SharedLog, looking: DatabaseSession):
+        self._settings = settings
+        self._member = member
+        self._store = store
+        self._looking = looking
+        self.log = log
+        #: What payments and commands see of balances.
+        self.balances = SharedBalances(log.books, log.books.balances)
+
+    async def begin(self, directory: Directory, catalog: Catalog) -> None:
+        """Begin to keep books: before the first request, and before this process does anything for all.
+
+        Args:
+            directory: of the server.
+            catalog: of the server.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+            StoreDamaged: receipts are missing from the database.
+        """
+        node_id = self._node_id()
+        async with self._looking.use() as connection, connection.transaction():
+            # Those that begin take turns.
+            await connection.execute(_LOCK)
+            is_alone = not await connection.fetchval(_OTHERS, node_id)
+            if is_alone:
+                await self._place_waiting(node_id)
+            # Until the end nobody else closes anything: one that hangs, and is not counted, neither.
+            await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
+            waiting, heads = await self._heads(connection)
+            found = {
+                row["key"].partition("/")[2]: msgspec.json.decode(row["state"], type=tuple[int, str])
+                for row in await connection.fetch(_HEADS)
+            }
+            if is_alone or found != heads:
+                if waiting:
+                    raise Unavailable("Receipts wait for their places in the log: start again in some seconds.")
+                await self._write_anew(connection, heads, directory, catalog)
+        await self.log.drafts.recover(lambda receipt: _who(receipt, directory, catalog))
+
+    def _node_id(self) -> str:
+        if self._member.node_id is None:
+            raise Unavailable("This process has lost its lease.", headers={"retry-after": "2"})
+        return self._member.node_id
+
+    async def _heads(self, connection: DatabaseConnection) -> tuple[bool, Heads]:
+        """Returns whether receipts wait for their places, and what all receipts say are the ends of the chains."""
+        # First those that wait: one that gets its place meanwhile is seen twice then, and not missed.
+        waiting = [decode_entry(row["entry"]).receipt for row in await connection.fetch(_WAITING)]
+        heads = {
+            head.tenant_id: (head.entry.receipt.tseq, leaf_hash(head.entry.receipt).hex())
+            for head in await self._store.load_heads()
+        }
+        for receipt in waiting:
+            if receipt.tseq > heads.get(receipt.tenant, (0, ""))[0]:
+                heads[receipt.tenant] = receipt.tseq, leaf_hash(receipt).hex()
+        return bool(waiting), heads
+
+    async def _write_anew(
+        self, connection: DatabaseConnection, heads: Heads, directory: Directory, catalog: Catalog
+    ) -> None:
+        """Write all rows as the receipts say: nothing is held, so that nothing of the dead is given back later."""
+        counted = SharedCounters(Quota(), Budgets(), Balances(await self._store.balances()))
+        load_budgets(counted.budgets, directory, directory.budgets())
+        await restore_counts(self._store, directory, catalog, counted.quota, counted.budgets)
+        rows = written_anew(counted.quota, counted.budgets, counted.balances, heads)
+        await connection.execute(_FORGET)
+        await connection.execute(_PUT, list(rows), list(rows.values()))
+        self.log.books.forget_rows()
+        _logger.info("wrote the books anew from the receipts: %d rows", len(rows))
+
+    async def _place_waiting(self, node_id: str) -> None:
+        """Give receipts their places that wait for them."""
+        session = _books_session(self._settings)
+        try:
+            async with session.use() as connection:
+                if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts)"):
+                    return
+                await bury(connection, give_back)
+                taken = await roles.take(connection, node_id, [Role.SEQUENCER])
+            if not taken:
+                raise Unavailable("Another process is giving receipts their places.", headers={"retry-after": "2"})
+            sequencer = await Sequencer.begin(session, self._store, taken[0])
+            while await sequencer.take():
+                pass
+            async with session.use() as connection:
+                await roles.release(connection, taken[0])
+        finally:
+            await session.close()
+
+
+@contextlib.asynccontextmanager
+async def shared_books(
+    settings: Settings, member: Member, store: Store, following: Following
+) -> AsyncIterator[SharedServing]:
+    """Keep books with other processes, for the block. Its end leaves the member as it is.
+
+    Args:
+        settings: of the server; they name a Postgres database.
+        member: this process as a node; it has joined.
+        store: the database.
+        following: knows the log.
+
+    Raises:
+        Unavailable: the database cannot be reached.
+        StoreDamaged, StoreIncomplete, HomeUnusable: see ``Journal.open``.
+    """
+    address = settings.postgres()
+    assert address is not None, "the database is a file"
+    lease_s = settings.store.lease_s
+    opening, closing = opening_session(address, lease_s), closing_session(address, lease_s)
+    looking = looking_session(address)
+    clock = DatabaseClock()
+    counters = SharedCounters(Quota(clock), Budgets(clock), Balances())
+
+    def node_id() -> str:
+        if member.node_id is None:
+            raise Unavailable("The gateway has lost its database.", headers={"retry-after": "2"})
+        return member.node_id
+
+    async with contextlib.AsyncExitStack() as stack:
+        for session in (opening, closing, looking):
+            stack.push_async_callback(session.close)
+        books = Books(counters, clock, opening, closing, node_id, looking=looking)
+        drafts = await Drafts.open(
+            books,
+            looking,
+            settings.drafts_folder,
+            home_id=_home_id(settings),
+            segment_bytes=settings.journal.segment_bytes,
+        )
+        stack.callback(drafts.journal.close)
+        await stack.enter_async_context(background(books.run()))
+        yield SharedServing(settings, member, store, SharedLog(store, books, drafts, following), looking)
+
+
+def _books_session(settings: Settings) -> DatabaseSession:
+    address = settings.postgres()
+    assert address is not None, "the database is a file"
+    return looking_session(address)
+
+
+def _home_id(settings: Settings) -> str:
+    """Returns the id of this process's journal, made with it: by it the database knows what of it is closed."""
+    path = settings.drafts_folder.with_suffix(".id")
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        made = new_id("home")
+        path.write_text(made)
+        return made
+
+
+def _who(receipt: Receipt, directory: Directory, catalog: Catalog) -> tuple[Caller, Drawer] | None:
+    """Returns whose a receipt is; None where there are none any more."""
+    owner = directory.owner(receipt.tenant, receipt.key)
+    if owner is None:
+        return None
+    resolved = catalog.resolve(receipt.model, owner.profile) if receipt.model else None
+    models = () if resolved is None else resolved.all_names(receipt.model)
+    end_user: Any = None if receipt.end_user is UNSET else receipt.end_user
+    return owner, Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, end_user)
