@@ -16,6 +16,10 @@ from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 
 #: What the store notifies on; of every schema of the database, so that a note may be of another one's change.
 CHANNEL = "trustgate_changes"
+_TRIM = (
+    "DELETE FROM changes WHERE at_us < $1 AND number < (SELECT changes FROM progress)"
+    " AND number <= (SELECT min(taken_in) FROM nodes)"
+)
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.005, 0.1
 
 
@@ -31,6 +35,14 @@ async def read_after(connection: DatabaseConnection, number: int) -> list[Announ
     """Returns the changes after the one of this number, in their order."""
     rows = await connection.fetch("SELECT number, body FROM changes WHERE number > $1 ORDER BY number", number)
     return [Announced(row["number"], bytes(row["body"])) for row in rows]
+
+
+async def trim(connection: DatabaseConnection, before_us: int) -> None:
+    """Delete the changes of before then that every node has taken in; the last one stays: the next is chained to it.
+
+    A node that comes later loads what they have made.
+    """
+    await connection.execute(_TRIM, before_us)
 
 
 async def report(connection: DatabaseConnection, node_id: str, number: int) -> None:

@@ -16,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from trustgate.cluster.changes import trim
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.following import show_edge
 from trustgate.cluster.roles import RoleLost, Tenure, check_tenure
@@ -42,6 +44,8 @@ _MOST = 4_000
 #: Between two looks where nothing waits, and at most where they fail.
 _PAUSE_S = 0.1
 _RETRY_LAST_S = 10.0
+_TRIM_EVERY_S = 3_600.0
+_CHANGES_KEPT_US = 86_400 * MICROSECONDS_PER_SECOND
 
 _WAITING = "SELECT n, entry FROM waiting_receipts ORDER BY n LIMIT $1"
 _TAKEN = "DELETE FROM waiting_receipts WHERE n = ANY($1::bigint[])"
@@ -76,6 +80,7 @@ class Sequencer:
         self._signing = signing
         #: The store may have more than is known here: an append has failed, or its end was not seen.
         self._is_stale = False
+        self._trim_at_s = 0.0
         #: The last checkpoint has the log's name of before.
         self._is_renamed = False
         self._store = store
@@ -121,6 +126,7 @@ class Sequencer:
             try:
                 taken = await self.take()
                 await self.sign()
+                await self._trim()
                 retry_s = _PAUSE_S
             except RoleLost:
                 raise
@@ -179,6 +185,14 @@ class Sequencer:
             await connection.execute(_SIGN, checkpoint.size, note, at_us, row["signed_size"])
         self._is_renamed = False
         return True
+
+    async def _trim(self) -> None:
+        """Delete changes of operators that are old and taken in by all, once in a while."""
+        if time.monotonic() < self._trim_at_s:
+            return
+        self._trim_at_s = time.monotonic() + _TRIM_EVERY_S
+        async with self._session.use() as connection:
+            await trim(connection, now_us() - _CHANGES_KEPT_US)
 
     def _is_due(self, size: int, signed_size: int, signed_us: int, wanted: int) -> bool:
         assert self._signing is not None

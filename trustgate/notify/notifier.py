@@ -70,6 +70,10 @@ class Notifier:
         """Returns what waits and what of the past is kept, the oldest first."""
         return self._queue.deliveries()
 
+    def skip_published(self) -> None:
+        """Leave what was published until now to the process that has told it."""
+        self._published.take_now()
+
     async def run(self) -> None:
         """For ever: tell what is published and what is found, and deliver it."""
         try:

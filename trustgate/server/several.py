@@ -11,18 +11,20 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 from trustgate.admin.taking_in import SharedMemory, TakenIn
-from trustgate.cluster.database import DatabaseAway, DatabaseSession
+from trustgate.cluster.database import Connect, DatabaseAway, DatabaseConnection, DatabaseSession
 from trustgate.cluster.following import CHANNEL, Follower, identify, one_at_a_time
 from trustgate.cluster.member import Member
 from trustgate.cluster.roles import Role, RoleLost, Tenure
 from trustgate.cluster.sequencer import Sequencer, Signing
 from trustgate.errors import StoreDamaged, Unavailable
+from trustgate.notify.notifier import Notifier
 from trustgate.receipts.archive import Archive
 from trustgate.server.membership import membership
+from trustgate.server.notice_passing import NoticePassing
 from trustgate.server.parts import Server
+from trustgate.server.process import background
 from trustgate.server.shared import SharedServing, shared_books
 from trustgate.settings import Settings
 from trustgate.store import Store
@@ -55,6 +57,8 @@ class Together:
         self.follower = follower
         self.books = books
         self.archive = Archive(store, follower.tree, follower)
+        self._notes = _session(settings, "notes", _LOG_TIMEOUT_S, _LOG_TIMEOUT_S)
+        self._passing: asyncio.Future[None] | None = None
         self._commands = _session(settings, "commands", _COMMAND_TIMEOUT_S, _COMMAND_TIMEOUT_S)
 
     # what commands ask (admin.context.OtherProcesses)
@@ -119,7 +123,15 @@ class Together:
             self.member.while_holding(Role.ANCHORER, lambda _: server.anchoring.run())
         payment = self._settings.payment
         self.member.while_holding(Role.RECONCILER, lambda _: server.payments.reconciler.run(payment.reconcile_every_s))
-        self.member.while_holding(Role.NOTIFIER, lambda _: server.notifier.run())
+        notices = NoticePassing(
+            server.notices,
+            self._store.store_id,
+            self._notes,
+            _opener(self._settings, "notices", _LOG_TIMEOUT_S),
+            lambda: self.member.tenure(Role.NOTIFIER) is not None,
+        )
+        self._passing = asyncio.ensure_future(notices.pass_on())
+        self.member.while_holding(Role.NOTIFIER, lambda _: _notify(server.notifier, notices))
 
     async def _sequence(self, tenure: Tenure, signing: Signing) -> None:
         session = _session(self._settings, "sequencer", _LOG_TIMEOUT_S, self._settings.store.lease_s / 2)
@@ -146,9 +158,20 @@ class Together:
             _logger.warning("%s", error.message)
 
     async def close(self) -> None:
-        """Close the connection of commands."""
-        with contextlib.suppress(DatabaseAway):
-            await self._commands.close()
+        """Close the connections of commands and notices."""
+        if self._passing is not None:
+            self._passing.cancel()
+            await asyncio.gather(self._passing, return_exceptions=True)
+        for session in (self._commands, self._notes):
+            with contextlib.suppress(DatabaseAway):
+                await session.close()
+
+
+async def _notify(notifier: Notifier, notices: NoticePassing) -> None:
+    """For ever: send the notices of all processes."""
+    notifier.skip_published()
+    async with background(notices.hear()):
+        await notifier.run()
 
 
 @contextlib.asynccontextmanager
@@ -189,12 +212,19 @@ async def serving_together(
 
 def _session(settings: Settings, role: str, timeout_s: float, idle_s: float) -> DatabaseSession:
     """Returns a connection that keeps no lock for longer than ``idle_s`` where its process is stopped."""
+    return DatabaseSession(_opener(settings, role, idle_s), timeout_s=timeout_s)
+
+
+def _opener(settings: Settings, role: str, idle_s: float) -> Connect:
     postgres = settings.postgres()
     assert postgres is not None, "the database is a file"
     from trustgate.store.postgres.connecting import connect
 
-    async def open_connection() -> Any:
+    async def open_connection() -> DatabaseConnection:
         idle_ms = str(int(idle_s * 1_000))
-        return await connect(postgres, role, synchronous_commit="on", idle_in_transaction_session_timeout=idle_ms)
+        opened: DatabaseConnection = await connect(
+            postgres, role, synchronous_commit="on", idle_in_transaction_session_timeout=idle_ms
+        )
+        return opened
 
-    return DatabaseSession(open_connection, timeout_s=timeout_s)
+    return open_connection

@@ -31,7 +31,7 @@ _BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
 
 
 #: Whether several processes serve one Postgres database.
-SEVERAL = False
+SEVERAL = True
 
 
 def check_workers(settings: Settings) -> None:
@@ -56,7 +56,7 @@ def check_workers(settings: Settings) -> None:
 
 def as_served(settings: Settings) -> Settings:
     """Returns the settings of a server: on Postgres others may serve beside it."""
-    return msgspec.structs.replace(settings, several=SEVERAL and bool(settings.store.url))
+    return msgspec.structs.replace(settings, several=SEVERAL and bool(settings.store.url) and not settings.serve.wait)
 
 
 def as_worker(settings: Settings, number: int) -> Settings:
