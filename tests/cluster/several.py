@@ -1,4 +1,4 @@
-"""Three gateways that serve one Postgres at once while they are killed, put to sleep and cut off, and Postgres with them.
+"""Three gateways serve one Postgres at once while they are killed, put to sleep and cut off, and Postgres with them.
 
 ``python -m tests.cluster.several SEED ROUNDS`` runs it and prints what it did. Whatever happens, each answer that a
 client has the end of has its receipt in the log, once, all chains are whole, and the books balance.

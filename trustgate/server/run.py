@@ -45,6 +45,7 @@ from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
     from trustgate.cluster.member import Member
+    from trustgate.payment.balance import Balances
     from trustgate.server.several import Together
 
 R = TypeVar("R")
@@ -148,7 +149,7 @@ async def serve(
             kept = await _keep_together(settings, store, address, stop, stack)
         else:
             kept = await _keep_alone(settings, store, address, stop, stack)
-        payments = await PaymentService.open(settings, store, kept.log, public_url=address)
+        payments = await PaymentService.open(settings, store, kept.log, public_url=address, balances=kept.balances)
         stack.push_async_callback(payments.close)
         server = await Server.build(
             settings, store, kept.log, kept.archive, payments, address, load, observer, certificate
@@ -191,6 +192,8 @@ class _Kept(NamedTuple):
     member: Member | None
     #: It among others that serve the database at the same time; None: it serves alone.
     together: Together | None = None
+    #: What tenants have, where several processes count it; None: as the receipts say.
+    balances: Balances | None = None
 
 
 async def _keep_alone(
@@ -233,7 +236,14 @@ async def _keep_together(
     from trustgate.server.several import serving_together
 
     together = await stack.enter_async_context(serving_together(settings, store, address, stop))
-    return _Kept(together.books.log, together.archive, lambda _: together.follower.run(), together.member, together)
+    return _Kept(
+        together.books.log,
+        together.archive,
+        lambda _: together.follower.run(),
+        together.member,
+        together,
+        together.books.balances,
+    )
 
 
 async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
