@@ -548,6 +548,8 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     reason: str = ""
     created_us: int
     updated_us: int
+    #: The process, of several on one database, whose request has it; "": there was one process.
+    node: str = ""
 
     @property
     def spent_on(self) -> str:

@@ -188,6 +188,12 @@ class Directory:
         terms = self._owing(tenant.id)
         return Caller(any_key, tenant, plan, policy_hash, terms, wants_prices=wants_prices, profile=profile)
 
+    def limited(self) -> set[str]:
+        """Returns the ids of tenants and the account ids of keys that any limit is set for."""
+        plans = {plan.name for plan in self._plans.values() if plan.limits != Limits()}
+        found = {tenant.id for tenant in self._tenants.values() if tenant.plan in plans}
+        return found | {key.account_id for key in self._keys.values() if key.limits != Limits()}
+
     def owner(self, tenant_id: str, key_id: str) -> Caller | None:
         """Whose account work of before is on, whatever has become of the key; None where nothing is known of them."""
         key = self._keys.get(key_id)

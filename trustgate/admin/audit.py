@@ -68,6 +68,8 @@ class BooksSnapshot(NamedTuple):
     quota: QuotaUsage | None
     #: What keys that came from a rotation are counted under, by their ids.
     key_accounts: dict[str, str]
+    #: Whether the quotas of those alone are counted who have limits.
+    counts_limited: bool = False
 
     @classmethod
     def take(cls, last_seq: int, balances: Balances, quota: Quota | None, keys: Iterable[ApiKey] = ()) -> BooksSnapshot:
@@ -103,7 +105,9 @@ class BooksAuditor:
         self._report = report
         self._edge = Edge()
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
-        self._windows = _Windows(moment.quota, moment.key_accounts) if moment.quota is not None else None
+        self._windows = None
+        if moment.quota is not None:
+            self._windows = _Windows(moment.quota, moment.key_accounts, counts_limited=moment.counts_limited)
         #: By payment id, as a number: the place of the receipt that records it, with a hash of what it records.
         #: A million of them are 200 MB.
         self._receipt_of: dict[int, int] = {}
@@ -389,8 +393,9 @@ class BooksAuditor:
 class _Windows:
     """The use of the running windows by the receipts, to be held against the counters of the quotas."""
 
-    def __init__(self, quota_usage: QuotaUsage, key_accounts: dict[str, str]) -> None:
+    def __init__(self, quota_usage: QuotaUsage, key_accounts: dict[str, str], *, counts_limited: bool = False) -> None:
         self._quota_usage = quota_usage
+        self._counts_limited = counts_limited
         self._key_accounts = key_accounts
         self._oldest_us = min(quota_usage.windows.starts) - _ADMISSION_US
         #: What is dated later is of a clock that ran ahead.
@@ -427,7 +432,9 @@ class _Windows:
     def differences(self) -> Iterator[tuple[str, str]]:
         """A request in flight counts with its hold, so a subject that has some is held to its least alone."""
         counters = self._quota_usage.counters
-        subjects = counters.keys() | {subject for _, subject in self._within}
+        subjects = set(counters)
+        if not self._counts_limited:
+            subjects |= {subject for _, subject in self._within}
         for subject in sorted(subjects):
             parallel, used = counters.get(subject, (0, ((0, 0, 0),) * len(_WINDOWS)))
             for window, name in enumerate(_WINDOWS):

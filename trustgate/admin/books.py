@@ -158,9 +158,13 @@ async def _audit(context: AdminContext, report_progress: ReportProgress) -> Book
         balances, last_seq = await context.books.balances(), await context.store.last_seq()
     else:
         balances, last_seq = payment_service.balances, payment_service.log.last_seq
-    moment = BooksSnapshot.take(last_seq, balances, context.quota, context.directory.keys())
     at_us = now_us()
-    standings = () if moment.quota is None or context.budgets is None else context.budgets.standings(at_us)
+    shared = await context.books.counted(context.directory)
+    if shared is None:
+        moment = BooksSnapshot.take(last_seq, balances, context.quota, context.directory.keys())
+        standings = () if moment.quota is None or context.budgets is None else context.budgets.standings(at_us)
+    else:
+        moment, standings = shared, ()
     await context.flush()
     if problem is None:
         try:

@@ -43,6 +43,7 @@ from trustgate.types import (
 )
 
 if TYPE_CHECKING:
+    from trustgate.admin.audit import BooksSnapshot
     from trustgate.observe.live_stats import LiveStats
     from trustgate.payment.balance import Balances
     from trustgate.payment.service import PaymentService
@@ -70,6 +71,13 @@ class LogAccess(Protocol):
     async def payment_service(self) -> PaymentService:
         """Returns the payment room, over the log with everything that was acknowledged; what is appended there is
         kept.
+        """
+        ...
+
+    async def counted(self, directory: Directory) -> BooksSnapshot | None:
+        """Returns what several processes had counted at one moment, when all their receipts had their places.
+
+        None: one process counts, in memory. Raises ``Unavailable``.
         """
         ...
 

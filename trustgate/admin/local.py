@@ -344,6 +344,9 @@ class _Offline:
                 await log.flush()
             return self._payment_service
 
+    async def counted(self, directory: Directory) -> None:
+        """Returns None: no process counts anything."""
+
     async def balances(self) -> Balances:
         from trustgate.payment.balance import Balances
 

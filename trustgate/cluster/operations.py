@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
@@ -21,15 +22,18 @@ from trustgate.cluster.rows import (
     BudgetRow,
     DoneRow,
     HeadRow,
+    OnceRow,
     QuotaRow,
     Row,
     balance_key,
     budget_key,
+    credited_key,
     done_key,
     head_key,
     quota_key,
 )
 from trustgate.payment.balance import BalanceHold, Balances
+from trustgate.payment.credit import payment_members
 from trustgate.receipts.bounds import in_range
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import encode_entry
@@ -208,6 +212,12 @@ class HoldMoney:
         return SharedMoney(Grant(batch.node_id, batch.number), self._tenant_id, hold)
 
 
+def _credited_payment(receipt: Receipt | None) -> str:
+    if receipt is None or receipt.payment is UNSET or not receipt.credited_nano_usd:
+        return ""
+    return receipt.payment
+
+
 class Close:
     """Settle what a request holds, and link its receipt to its tenant's last.
 
@@ -250,6 +260,8 @@ class Close:
         self._credit_nano_usd = credit_nano_usd
         self._draft = draft
         self._late = late
+        #: The payment that it credits, which another may have credited since; "": none.
+        self._paid = _credited_payment(receipt)
 
     def rows(self) -> Sequence[Row]:
         rows: list[Row] = []
@@ -262,6 +274,8 @@ class Close:
             rows.append(BalanceRow(self._counters.balances, self._money.tenant_id))
         if self._receipt is not None:
             rows.append(HeadRow(self._receipt.tenant))
+            if self._paid:
+                rows.append(OnceRow(self._paid))
             if self._credit_nano_usd:
                 rows.append(BalanceRow(self._counters.balances, self._receipt.tenant))
         if self._late is not None:
@@ -284,10 +298,21 @@ class Close:
             self._charge_late(self._late, self._use, batch)
         if self._hold is not None:
             self._settle(self._hold, batch)
-        if self._receipt is not None and self._credit_nano_usd:
-            self._counters.balances.change(self._receipt.tenant, self._credit_nano_usd)
+        receipt, credit = self._receipt, self._credit_nano_usd
+        if receipt is not None and self._paid:
+            once = batch.rows[credited_key(self._paid)]
+            if once.is_done:
+                credit -= 0 if receipt.credited_nano_usd is UNSET else receipt.credited_nano_usd
+                receipt = (
+                    None
+                    if receipt.finish == "credited"
+                    else msgspec.structs.replace(receipt, credited_nano_usd=0, **payment_members(None))
+                )
+            once.is_done = True
+        if credit and self._receipt is not None:
+            self._counters.balances.change(self._receipt.tenant, credit)
         charged = 0 if self._money is None else self._settle_money(self._money, batch)
-        return None if self._receipt is None else self._link(self._receipt, charged, batch)
+        return None if receipt is None else self._link(receipt, charged, batch)
 
     def _settle_slot(self, batch: Batch) -> None:
         slot = self._slot

@@ -10,7 +10,7 @@ Owns the keys. Rows are locked in the order of their keys (bytes), all that a tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -245,14 +245,37 @@ def _removed(shares: dict[str, S], node_ids: Iterable[str]) -> list[S]:
     return [shares.pop(node_id) for node_id in node_ids if node_id in shares]
 
 
+class OnceRow:
+    """Whether something was done that is done once: a payment was credited to its tenant's balance."""
+
+    def __init__(self, payment_id: str) -> None:
+        self.key = credited_key(payment_id)
+        self.is_done = False
+
+    def take_in(self, content: str, at_us: int) -> None:
+        self.is_done = msgspec.json.decode(content, type=bool)
+
+    def content(self) -> bytes:
+        return msgspec.json.encode(self.is_done)
+
+
 def written_anew(
-    quota: Quota, budgets: Budgets, balances: Balances, heads: Mapping[str, tuple[int, str]]
+    quota: Quota,
+    budgets: Budgets,
+    balances: Balances,
+    heads: Mapping[str, tuple[int, str]],
+    limited: Collection[str],
 ) -> dict[str, str]:
     """Returns the rows of what counters in memory have, by key, where nothing is held.
 
-    ``heads``: by tenant, the number and the leaf hash (hex) of its last receipt.
+    Args:
+        quota: the counters of quotas.
+        budgets: those of budgets.
+        balances: what tenants have.
+        heads: by tenant, the number and the leaf hash (hex) of its last receipt.
+        limited: the tenants and keys that quotas are counted of.
     """
-    rows: list[Row] = [QuotaRow(quota, subject) for subject in quota.subjects()]
+    rows: list[Row] = [QuotaRow(quota, subject) for subject in quota.subjects() if subject in limited]
     rows += [BudgetRow(counter) for counter in budgets.counters()]
     rows += [BalanceRow(balances, tenant_id) for tenant_id in balances.tenants()]
     for tenant_id, (tseq, tail) in heads.items():
@@ -280,6 +303,11 @@ def balance_key(tenant_id: str) -> str:
 def head_key(tenant_id: str) -> str:
     """Returns the key of the end of a tenant's chain."""
     return f"head/{tenant_id}"
+
+
+def credited_key(payment_id: str) -> str:
+    """Returns the key of whether a payment was credited to its tenant's balance."""
+    return f"credited/{payment_id}"
 
 
 def done_key(node_id: str, lane: str) -> str:

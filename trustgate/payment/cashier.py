@@ -107,9 +107,10 @@ class Cashier:
                 existing = await self._claim(payment)
                 if existing.id == payment.id:
                     return await self._verified(order, payment)
+                recorded = await self.answers.look_up(existing.id, order.answer_key)
                 running = self._active.get(existing.key)
                 if running is None:
-                    return await self._again(order, payment, existing)
+                    return await self._again(order, payment, existing, recorded)
             await running.wait()
 
     # what was presented
@@ -168,8 +169,12 @@ class Cashier:
         is_upfront = payment.offer.flow == "upfront" or self._unsettled[payer] >= self._unsettled_per_payer
         return Timing(settle_by_us(payment, self.settle_within_s), None if is_upfront else payer)
 
-    async def _again(self, order: Order, payment: Payment, existing: Payment) -> Sale | Recorded:
+    async def _again(
+        self, order: Order, payment: Payment, existing: Payment, recorded: Recorded | None
+    ) -> Sale | Recorded:
         """Returns what a payment gets that was presented before, or whose identifier was.
+
+        ``recorded``: the answer that is kept of it.
 
         Until a sale of it counts as running nothing is awaited, so two retries cannot both come to one.
         """
@@ -178,13 +183,14 @@ class Cashier:
         if existing.request_sha256 != order.request_sha256:
             what = "payment" if existing.key == payment.key else "payment identifier"
             raise Conflict(f"This {what} was used for another request.", code="payment_already_used", retryable=False)
-        recorded = self.answers.find(existing.id, order.answer_key)
         if recorded is not None:
             return recorded
         if existing.state == "credited" and order.tops_up:
             return Sale(self, order)
         if existing.state == "credited" and not existing.spent_on:
             return await self._on_own_credit(order, existing)
+        if existing.state == "delivered" and self.answers.is_on_its_way(existing):
+            raise pending(existing)
         if existing.state in ("delivered", "credited"):
             raise Conflict(
                 f"This payment has been used, and {self.answers.why_gone(existing.id)}.",

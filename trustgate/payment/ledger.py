@@ -11,6 +11,8 @@ verb of the store), so two who decide on one payment cannot both go on. Money is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from trustgate.errors import Unavailable
@@ -21,12 +23,14 @@ from trustgate.types import SPENT_ON, Payment, PaymentState
 
 
 class Ledger:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, node_id: Callable[[], str] = lambda: "") -> None:
+        """``node_id``: this process among several; raises ``Unavailable`` where it is none at the moment."""
         self._store = store
+        self._node_id = node_id
 
     async def claim(self, payment: Payment) -> Payment:
         """Returns the payment, or the one that has its key (or its tenant's identifier) already. Durable."""
-        return await self._store.claim_payment(payment)
+        return await self._store.claim_payment(msgspec.structs.replace(payment, node=self._node_id()))
 
     async def release(self, payment: Payment) -> None:
         """Give a claim up: no facilitator was asked to settle."""

@@ -24,13 +24,15 @@ from typing import Final, NamedTuple
 import msgspec
 
 from trustgate.formats.durable import write_durably
+from trustgate.types import Payment
 
 _logger = logging.getLogger("trustgate.payment")
 
 #: An answer that is larger is not kept, bytes.
 MOST_ANSWER_BYTES = 4 * 1024 * 1024
 _MOST_BYTES = 64 * 1024 * 1024
-_KEPT_S = 3_600.0
+#: For how long answers are kept, seconds.
+KEPT_S = 3_600.0
 #: Answers, and payments whose client left before it had its answer.
 _MOST_ENTRIES = 10_000
 _NONCE_BYTES: Final = 16
@@ -164,6 +166,14 @@ class Answers:
         plain = _unsealed(sealed, key, payment_id)
         return None if plain is None else _decoded(plain)
 
+    async def look_up(self, payment_id: str, key: bytes) -> Recorded | None:
+        """``find``, wherever answers are kept. Raises ``Unavailable`` where that cannot be reached."""
+        return self.find(payment_id, key)
+
+    def is_on_its_way(self, payment: Payment) -> bool:
+        """Returns whether the answer of a payment that is used may be kept in a moment."""
+        return False
+
     def why_gone(self, payment_id: str) -> str:
         """Returns why a used payment's answer is not to be had, as the end of a sentence."""
         kept = self._current(payment_id)
@@ -176,12 +186,12 @@ class Answers:
 
     def sweep(self) -> None:
         """Let go of what has been kept for long enough."""
-        while self._kept and time.time() - next(iter(self._kept.values())).at_s >= _KEPT_S:
+        while self._kept and time.time() - next(iter(self._kept.values())).at_s >= KEPT_S:
             self._drop(next(iter(self._kept)))
 
     def _current(self, payment_id: str) -> _Kept | None:
         kept = self._kept.get(payment_id)
-        return None if kept is None or time.time() - kept.at_s >= _KEPT_S else kept
+        return None if kept is None or time.time() - kept.at_s >= KEPT_S else kept
 
     def _put(self, payment_id: str, kept: _Kept) -> None:
         self._drop(payment_id)
@@ -223,6 +233,17 @@ def answer_key(token: bytes) -> bytes:
     The key's own SHA-256 is in the database: what encrypts must not follow from that.
     """
     return hmac.digest(token, b"TrustGate: kept answers", "sha256") if token else b""
+
+
+def sealed_answer(recorded: Recorded, key: bytes, payment_id: str) -> bytes:
+    """Returns an answer that only ``key`` opens."""
+    return _sealed(_encoded(recorded), key, payment_id)
+
+
+def opened(sealed: bytes, key: bytes, payment_id: str) -> Recorded | None:
+    """Returns the answer; None where it was not sealed with that key for that payment, or is damaged."""
+    plain = _unsealed(sealed, key, payment_id)
+    return None if plain is None else _decoded(plain)
 
 
 def _write(folder: Path, payment_id: str, plain: bytes | None, key: bytes) -> None:

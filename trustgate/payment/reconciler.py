@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 from trustgate.errors import TrustGateError
@@ -47,12 +47,14 @@ class Reconciler:
         on_decided: Callable[[Payment], None] = lambda payment: None,
         settle_again: Callable[[Payment], Awaitable[Settlement]] | None = None,
         on_round: Callable[[], None] = lambda: None,
+        are_free: Callable[[Sequence[Payment]], Awaitable[list[Payment]]] | None = None,
     ) -> None:
         """``is_active``: whether a running request has a payment, which is then left to it.
 
         ``settle_again``: asks the facilitator once more to settle a payment that no node can tell of. What was signed
         moves money once, so it changes nothing but what is known, or collects what was authorized. Only that it settled
         is believed: a refusal may be of the second time alone. ``on_round``: is called with every round of ``run``.
+        ``are_free``: returns those that no other process's request has; None: there is no other process.
         """
         self._store = store
         self._ledger = ledger
@@ -66,6 +68,7 @@ class Reconciler:
         self._at_once = asyncio.Semaphore(_LOOKS_MOST)
         self._settle_again = settle_again
         self._on_round = on_round
+        self._are_free = are_free
         #: When the facilitator is asked again, and how long after that, seconds (monotonic), by the payment's id.
         self._asks: dict[str, tuple[float, float]] = {}
         #: Why the chain could not say, by the payment's id; of the last look.
@@ -87,6 +90,10 @@ class Reconciler:
                 await self._end_settled(payment)
         return await self._open()
 
+    async def unknown(self) -> list[Payment]:
+        """Returns the payments whose outcome is unknown."""
+        return await self._store.payments(PaymentFilter(states=("unknown",), limit=None))
+
     async def run(self, every_s: float) -> None:
         """For ever."""
         while True:
@@ -104,6 +111,8 @@ class Reconciler:
         that cannot be asked leaves the payment as it is. Raises what the store raises.
         """
         found = [payment for payment in await self._open() if not self._is_active(payment)]
+        if self._are_free is not None:
+            found = await self._are_free(found)
         looks = [self._look(payment) for payment in found]
         for done in await asyncio.gather(*(asyncio.shield(look) for look in looks), return_exceptions=True):
             if isinstance(done, BaseException):

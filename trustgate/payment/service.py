@@ -6,7 +6,8 @@ Owns the order of its start: balances from the receipts, then what a dead proces
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+from collections.abc import Sequence
+from typing import Protocol, Self
 
 from trustgate.payment.balance import Balances
 from trustgate.payment.cashier import Cashier
@@ -23,11 +24,39 @@ from trustgate.store import Store
 from trustgate.types import Payment
 
 
+class OtherPayments(Protocol):
+    """What several processes that take payments have together."""
+
+    balances: Balances
+    answers: Answers
+
+    def node_id(self) -> str:
+        """Returns this process's id among them. Raises ``Unavailable`` where it has none at the moment."""
+        ...
+
+    async def are_free(self, payments: Sequence[Payment]) -> list[Payment]:
+        """Returns those of the payments that no other process's request has. Raises ``Unavailable``."""
+        ...
+
+
 class PaymentService:
     """Made by ``open``; to be closed before the log and the store."""
 
-    def __init__(self, settings: Settings, store: Store, log: Log, balances: Balances, public_url: str) -> None:
-        ledger = Ledger(store)
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        log: Log,
+        balances: Balances,
+        public_url: str,
+        others: OtherPayments | None = None,
+    ) -> None:
+        ledger = Ledger(store) if others is None else Ledger(store, others.node_id)
+        answers = (
+            Answers(settings.kept_answers_folder, most_bytes=settings.payment.kept_answers_bytes)
+            if others is None
+            else others.answers
+        )
         self.log = log
         self.balances = balances
         #: Set where a payment was refused for what its offer said: what was looked up may have changed.
@@ -42,7 +71,7 @@ class PaymentService:
             self.facilitators,
             public_url=public_url,
             on_doubt=self.doubt.set,
-            answers=Answers(settings.kept_answers_folder, most_bytes=settings.payment.kept_answers_bytes),
+            answers=answers,
             settle_within_s=settings.payment.settle_within_s,
             unsettled_per_payer=settings.payment.unsettled_per_payer,
             contact=settings.payment.contact,
@@ -57,24 +86,24 @@ class PaymentService:
             on_decided=self.cashier.decided,
             settle_again=self._settle_again,
             on_round=self.cashier.answers.sweep,
+            are_free=None if others is None else others.are_free,
         )
 
     @classmethod
     async def open(
-        cls, settings: Settings, store: Store, log: Log, *, public_url: str = "", balances: Balances | None = None
+        cls, settings: Settings, store: Store, log: Log, *, public_url: str = "", others: OtherPayments | None = None
     ) -> Self:
         """Returns the service, once the log is recovered: the store has every receipt. Raises as the store does.
 
-        ``balances``: where several processes count them; None: as the receipts say.
+        ``others``: what several processes have together; None: this process is alone, and what was reserved is a dead
+        one's.
         """
-        payment_service = cls(
-            settings,
-            store,
-            log,
-            Balances(await store.balances()) if balances is None else balances,
-            settings.payment.public_url or public_url,
-        )
-        payment_service.cashier.undecided(await payment_service.reconciler.recover())
+        balances = Balances(await store.balances()) if others is None else others.balances
+        payment_service = cls(settings, store, log, balances, settings.payment.public_url or public_url, others)
+        reconciler = payment_service.reconciler
+        # Among several one at a time looks at what others have left, while it runs.
+        left = await (reconciler.recover() if others is None else reconciler.unknown())
+        payment_service.cashier.undecided(left)
         return payment_service
 
     async def _settle_again(self, payment: Payment) -> Settlement:

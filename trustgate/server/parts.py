@@ -13,6 +13,7 @@ from trustgate import __version__
 from trustgate.access.budgets import BudgetEvent, Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import LimitReached, Quota
+from trustgate.admin.audit import BooksSnapshot
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
 from trustgate.admin.context import AdminContext, new_pseudonym_key
@@ -139,7 +140,7 @@ class Server:
         self._old_upstreams: list[UpstreamClient] = []
         self.probe_soon = asyncio.Event()
         self.reload = SettingsReload(settings, load, [self._apply_settings])
-        online = _Online(log, archive, payments)
+        self.online = online = _Online(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
         self.payment_step = PaymentStep(payments.cashier, self.accounting, settings.serve)
         self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
@@ -487,6 +488,14 @@ def _echo() -> httpx.AsyncBaseTransport:
     return EchoTransport()
 
 
+class SharedCounts(Protocol):
+    """What several processes count together."""
+
+    async def counted(self, directory: Directory) -> BooksSnapshot:
+        """Returns what all have counted at one moment."""
+        ...
+
+
 class _Online:
     """The running server's books, for its commands. Closed by the caller that opened them."""
 
@@ -494,6 +503,8 @@ class _Online:
         self._log = log
         self._archive = archive
         self._payments = payments
+        #: What several processes count together; None: this one counts alone.
+        self.shared: SharedCounts | None = None
 
     async def flush(self) -> None:
         await self._log.flush()
@@ -509,8 +520,13 @@ class _Online:
     async def payment_service(self) -> PaymentService:
         return self._payments
 
+    async def counted(self, directory: Directory) -> BooksSnapshot | None:
+        return None if self.shared is None else await self.shared.counted(directory)
+
     async def balances(self) -> Balances:
-        return self._payments.balances
+        balances = self._payments.balances
+        await balances.refresh()
+        return balances
 
     async def close(self) -> None:
         """Nothing: the server goes on."""

@@ -45,8 +45,7 @@ from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
     from trustgate.cluster.member import Member
-    from trustgate.payment.balance import Balances
-    from trustgate.server.several import Together
+        from trustgate.server.several import Together
 
 R = TypeVar("R")
 
@@ -149,7 +148,13 @@ async def serve(
             kept = await _keep_together(settings, store, address, stop, stack)
         else:
             kept = await _keep_alone(settings, store, address, stop, stack)
-        payments = await PaymentService.open(settings, store, kept.log, public_url=address, balances=kept.balances)
+        payments = await PaymentService.open(
+            settings,
+            store,
+            kept.log,
+            public_url=address,
+            others=None if kept.together is None else kept.together.books,
+        )
         stack.push_async_callback(payments.close)
         server = await Server.build(
             settings, store, kept.log, kept.archive, payments, address, load, observer, certificate
@@ -192,8 +197,6 @@ class _Kept(NamedTuple):
     member: Member | None
     #: It among others that serve the database at the same time; None: it serves alone.
     together: Together | None = None
-    #: What tenants have, where several processes count it; None: as the receipts say.
-    balances: Balances | None = None
 
 
 async def _keep_alone(
@@ -242,7 +245,6 @@ async def _keep_together(
         lambda _: together.follower.run(),
         together.member,
         together,
-        together.books.balances,
     )
 
 

@@ -107,6 +107,7 @@ class Together:
         server.member = self.member
         server.accounting.check_serving = self.member.check_serving
         server.gateway_status.may_serve = self.member.may_serve
+        server.online.shared = self.books
         server.admin.join(self)
 
     def _take_roles(self, server: Server) -> None:

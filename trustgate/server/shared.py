@@ -9,9 +9,10 @@ of the tenants' chains. So what adds receipts by itself (a server alone, a comma
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from msgspec import UNSET
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Quota
+from trustgate.admin.audit import BooksSnapshot
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.cluster import roles
 from trustgate.cluster.books import Books, give_back
@@ -31,21 +33,23 @@ from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury
 from trustgate.cluster.operations import SharedCounters
 from trustgate.cluster.roles import Role
-from trustgate.cluster.rows import written_anew
+from trustgate.cluster.rows import BalanceRow, QuotaRow, written_anew
 from trustgate.cluster.sequencer import Sequencer
+from trustgate.cluster.shared_answers import SharedAnswers
 from trustgate.cluster.shared_balances import SharedBalances
 from trustgate.cluster.shared_log import Following, SharedLog
 from trustgate.errors import Unavailable
-from trustgate.ids import new_id
+from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 from trustgate.models.catalog import Catalog
 from trustgate.payment.balance import Balances
+from trustgate.payment.paid_answers import Answers
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import decode_entry
 from trustgate.server.counts import restore_counts
 from trustgate.server.process import background
 from trustgate.settings import Settings
 from trustgate.store import Store
-from trustgate.types import Receipt
+from trustgate.types import Payment, Receipt
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -53,12 +57,34 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' boo
 _OTHERS = "SELECT EXISTS (SELECT 1 FROM nodes WHERE node_id <> $1 AND lease_until > clock_timestamp())"
 _HEADS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'head/' AND key < 'head0'"
 _WAITING = "SELECT entry FROM waiting_receipts ORDER BY n"
-#: All but how far the drafts of each home are closed.
-_FORGET = "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$'"
+_COUNTED = (
+    "SELECT key, state::text AS state FROM shared_state"
+    " WHERE key >= 'balance/' AND key < 'balance0' OR key >= 'quota/' AND key < 'quota0'"
+)
+_MOMENT = (
+    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (SELECT coalesce(max(seq), 0) FROM receipts)"
+)
+#: How often, and after how many seconds each time, it is looked whether all receipts have their places.
+_LOOKS, _LOOK_S = 100, 0.05
+#: What a request may take beyond its deadline, seconds.
+_GRACE_S = 60.0
+#: All but how far the drafts of each home are closed, and which payments are credited.
+_FORGET = "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$' AND key !~ '^credited/'"
 _PUT = "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
 
 #: By tenant, the number and the leaf hash (hex) of its last receipt.
 Heads = dict[str, tuple[int, str]]
+
+
+async def _all_placed(connection: DatabaseConnection) -> None:
+    """Wait until every receipt has its place in the log, while none is closed."""
+    for _ in range(_LOOKS):
+        if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts)"):
+            return
+        await asyncio.sleep(_LOOK_S)
+    raise Unavailable(
+        "Receipts wait for their places in the log.", hint="Try again when a gateway is its sequencer: trustgate doctor"
+    )
 
 
 class SharedServing:
@@ -71,7 +97,9 @@ class SharedServing:
         self._looking = looking
         self.log = log
         #: What payments and commands see of balances.
-        self.balances = SharedBalances(log.books, log.books.balances)
+        self.balances: Balances = SharedBalances(log.books, log.books.balances)
+        #: Answers for whoever presents the same payment again, anywhere.
+        self.answers: Answers = SharedAnswers(looking, most_bytes=settings.payment.kept_answers_bytes)
 
     async def begin(self, directory: Directory, catalog: Catalog) -> None:
         """Begin to keep books: before the first request, and before this process does anything for all.
@@ -84,7 +112,7 @@ class SharedServing:
             Unavailable: the database cannot be reached.
             StoreDamaged: receipts are missing from the database.
         """
-        node_id = self._node_id()
+        node_id = self.node_id()
         async with self._looking.use() as connection, connection.transaction():
             # Those that begin take turns.
             await connection.execute(_LOCK)
@@ -104,10 +132,48 @@ class SharedServing:
                 await self._write_anew(connection, heads, directory, catalog)
         await self.log.drafts.recover(lambda receipt: _who(receipt, directory, catalog))
 
-    def _node_id(self) -> str:
+    def node_id(self) -> str:
+        """Returns this process's id as a node. Raises ``Unavailable`` where it is none at the moment."""
         if self._member.node_id is None:
             raise Unavailable("This process has lost its lease.", headers={"retry-after": "2"})
         return self._member.node_id
+
+    async def are_free(self, payments: Sequence[Payment]) -> list[Payment]:
+        """Returns those of the payments that no other living process's request has.
+
+        A request ends in time: what it has left open after that is free, too. Raises ``Unavailable``.
+        """
+        node_id = self.node_id()
+        async with self._looking.use() as connection:
+            living = {row["node_id"] for row in await connection.fetch("SELECT node_id FROM nodes")} - {node_id}
+        ended_us = now_us() - int((self._settings.serve.request_timeout_s + _GRACE_S) * MICROSECONDS_PER_SECOND)
+        return [
+            payment
+            for payment in payments
+            if payment.state == "unknown" or payment.node not in living or payment.updated_us < ended_us
+        ]
+
+    async def counted(self, directory: Directory) -> BooksSnapshot:
+        """Returns what all have counted at one moment, when every receipt has its place. All wait meanwhile.
+
+        Raises Unavailable: receipts get no places now.
+        """
+        limited = directory.limited()
+        async with self._looking.use() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
+            await _all_placed(connection)
+            rows = await connection.fetch(_COUNTED)
+            at_us, last_seq = await connection.fetchrow(_MOMENT) or (0, 0)
+        quota, balances = Quota(), Balances()
+        quota.begin(at_us)
+        for row in rows:
+            kind, _, subject = row["key"].partition("/")
+            if kind == "balance":
+                BalanceRow(balances, subject).take_in(row["state"], at_us)
+            elif subject in limited:
+                QuotaRow(quota, subject).take_in(row["state"], at_us)
+        accounts = {key.id: key.account_id for key in directory.keys() if key.origin_id}
+        return BooksSnapshot(last_seq, balances.on_record(), quota.current_usage(at_us), accounts, counts_limited=True)
 
     async def _heads(self, connection: DatabaseConnection) -> tuple[bool, Heads]:
         """Returns whether receipts wait for their places, and what all receipts say are the ends of the chains."""
@@ -129,7 +195,7 @@ class SharedServing:
         counted = SharedCounters(Quota(), Budgets(), Balances(await self._store.balances()))
         load_budgets(counted.budgets, directory, directory.budgets())
         await restore_counts(self._store, directory, catalog, counted.quota, counted.budgets)
-        rows = written_anew(counted.quota, counted.budgets, counted.balances, heads)
+        rows = written_anew(counted.quota, counted.budgets, counted.balances, heads, directory.limited())
         await connection.execute(_FORGET)
         await connection.execute(_PUT, list(rows), list(rows.values()))
         self.log.books.forget_rows()

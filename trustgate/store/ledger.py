@@ -9,7 +9,7 @@ from __future__ import annotations
 from trustgate.store.base import PaymentFilter
 from trustgate.store.rows import ENTRY_SELECT, PAYMENTS, entry_from_row
 from trustgate.store.sql import Rows, SqlConnection, dialect_of, one_value, where_clause
-from trustgate.types import Entry, Payment, PaymentState
+from trustgate.types import SPENT_ON, Entry, Payment, PaymentState
 
 #: A request arrives, and its receipt is dated, before its payment is claimed: at most so long before, microseconds.
 CLAIM_SLACK_US = 86_400_000_000
@@ -36,9 +36,12 @@ def claim_payment(connection: SqlConnection, payment: Payment) -> Payment:
 
 def move_payment(connection: SqlConnection, payment: Payment, before: PaymentState) -> bool:
     """Only what changes after a claim is written."""
+    # What two requests spend at once, one of them gets.
+    unspent = f" AND NOT starts_with(reason, '{SPENT_ON}')" if payment.spent_on else ""
     moved = connection.execute(
         """UPDATE payments SET state = ?, "transaction" = ?, payer = ?, reason = ?, updated_us = ?
-           WHERE "key" = ? AND id = ? AND state = ?""",
+           WHERE "key" = ? AND id = ? AND state = ?"""
+        + unspent,
         [
             *(payment.state, payment.transaction, payment.payer, payment.reason, payment.updated_us),
             *(payment.key, payment.id, before),

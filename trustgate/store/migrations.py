@@ -371,6 +371,10 @@ def _profiles_and_pools(connection: SqlConnection) -> None:
         connection.execute(statement)
 
 
+def _nodes_of_payments(connection: SqlConnection) -> None:
+    connection.execute("ALTER TABLE payments ADD COLUMN node VARCHAR DEFAULT ''")
+
+
 _OUR_COLUMNS = """information_schema.columns
     WHERE table_catalog = current_database() AND table_schema = current_schema()"""
 
@@ -390,7 +394,7 @@ def _match_heads(connection: SqlConnection) -> None:
 MIGRATIONS: tuple[Migration, ...] = (
     *(_first_schema, _tree_and_anchors, _payments, _set_aside_and_progress),
     *(_price_tables, _budgets_and_end_users, _sales_without_a_key, _tenants_and_credits, _archives),
-    *(_notifications, _own_keys, _profiles_and_pools),
+    *(_notifications, _own_keys, _profiles_and_pools, _nodes_of_payments),
 )
 
 LATEST = len(MIGRATIONS)

@@ -106,6 +106,13 @@ def _log_state(connection: SqlConnection) -> None:
     )
 
 
+def _kept_answers(connection: SqlConnection) -> None:
+    """Answers of paid requests for a retry at another process, encrypted (cluster.shared_answers)."""
+    connection.execute(
+        "CREATE TABLE kept_answers (payment_id text PRIMARY KEY, sealed bytea NOT NULL, at timestamptz NOT NULL)"
+    )
+
+
 #: Step N brings what Postgres alone has from N-1 to N.
 STEPS: tuple[Callable[[SqlConnection], None], ...] = (
     _indexes_and_changes,
@@ -113,6 +120,7 @@ STEPS: tuple[Callable[[SqlConnection], None], ...] = (
     _shared_books,
     _moves,
     _log_state,
+    _kept_answers,
 )
 
 
