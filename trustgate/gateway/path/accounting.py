@@ -185,7 +185,7 @@ def _always() -> None:
     """A process alone may always serve."""
 
 
-class Held(Protocol):
+class RequestHold(Protocol):
     """What a request holds of quota and budgets."""
 
     @property
@@ -194,7 +194,7 @@ class Held(Protocol):
         ...
 
 
-class Outcome(NamedTuple):
+class AccountEnd(NamedTuple):
     """What a request came to: its receipt, and what that settles."""
 
     receipt: Receipt
@@ -213,7 +213,7 @@ class Keeping(Protocol):
         """Take one of the caller's parallel requests, for a block. Raises ``RateLimited``, ``Unavailable``."""
         ...
 
-    async def open(self, request: Request, ask: Ask, slot: Any) -> Held:
+    async def open(self, request: Request, ask: Ask, slot: Any) -> RequestHold:
         """Hold the worst case. ``slot``: what ``enter`` gave. Raises ``RateLimited``, ``Unavailable``."""
         ...
 
@@ -221,7 +221,7 @@ class Keeping(Protocol):
         """Give back what ``open`` gave."""
         ...
 
-    def close(self, outcome: Outcome) -> asyncio.Future[None] | None:
+    def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
         """Settle what a request holds and keep its receipt. No await may stand between its ``Log.link`` and this.
 
         Returns: what is done once the receipt cannot be lost any more; None: it cannot be lost already.
@@ -249,7 +249,7 @@ class OwnKeeping:
     def void(self, hold: Hold) -> None:
         self._quota.void(hold)
 
-    def close(self, outcome: Outcome) -> asyncio.Future[None] | None:
+    def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
         receipt, secret, hold, counted, _ = outcome
         if hold is not None and counted:
             self._quota.post(hold, receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt))
@@ -333,7 +333,7 @@ class Account:
         "usage_so_far",
     )
 
-    def __init__(self, accounting: Accounting, request: Request, hold: Held | None, sale: Sale | None) -> None:
+    def __init__(self, accounting: Accounting, request: Request, hold: RequestHold | None, sale: Sale | None) -> None:
         self._accounting = accounting
         self.request = request
         self._answer = hashlib.sha256()
@@ -470,7 +470,7 @@ class Account:
             end_user=UNSET if call.end_user is None else call.end_user,
             **paid,
         )
-        self._keeping = self._accounting.keeping.close(Outcome(receipt, secret, self._hold, counted, self.sale))
+        self._keeping = self._accounting.keeping.close(AccountEnd(receipt, secret, self._hold, counted, self.sale))
 
     async def kept(self) -> None:
         """Wait until the receipt of a closed account cannot be lost: before the answer's last byte leaves.

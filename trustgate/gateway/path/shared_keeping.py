@@ -16,7 +16,7 @@ from trustgate.access.quota import Ask
 from trustgate.cluster.operations import SharedHold, SharedSlot, Use
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.cluster.shared_log import SharedLog
-from trustgate.gateway.path.accounting import Outcome, Request, billed_of
+from trustgate.gateway.path.accounting import AccountEnd, Request, billed_of
 
 
 class SharedEntry:
@@ -58,7 +58,7 @@ class SharedKeeping:
     def void(self, hold: SharedHold) -> None:
         _ = self._books.close(hold=hold)
 
-    def close(self, outcome: Outcome) -> asyncio.Future[None] | None:
+    def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
         receipt, secret, hold, counted, sale = outcome
         charging = None if sale is None else sale.charging
         money = charging.money if isinstance(charging, SharedBalanceHold) else None
