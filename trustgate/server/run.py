@@ -45,7 +45,7 @@ from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
     from trustgate.cluster.member import Member
-        from trustgate.server.several import Together
+    from trustgate.server.several import Together
 
 R = TypeVar("R")
 
