@@ -118,6 +118,9 @@ class Plane:
             self._payment_service = await PaymentService.open(self.settings, self.store, log)
         return self._payment_service
 
+    async def counted(self, directory: Directory) -> None:
+        """No other process counts."""
+
     async def balances(self) -> Balances:
         return (await self.payment_service()).balances
 

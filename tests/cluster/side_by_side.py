@@ -8,17 +8,28 @@ import json
 import shutil
 import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from tests.environments import ROOT
 from tests.support.gateway import Gateway
-from tests.support.processes import PATIENCE_S, Process, clean_environment, free_port, wait_until
+from tests.support.processes import PATIENCE_S, Process, clean_environment, free_port
 
 #: Long enough that a machine under load renews in time.
 LEASE_S = 5
+
+
+class Listening(Gateway):
+    """The command line of a gateway, whose process is another's."""
+
+    port: int
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 class Neighbour:
@@ -27,7 +38,8 @@ class Neighbour:
     def __init__(self, folder: Path, name: str, url: str, upstream: str, environment: dict[str, str]) -> None:
         self.name = name
         self.port = free_port()
-        self.gateway = Gateway(folder / name, environment={"TRUSTGATE_STORE_URL": url})
+        self.gateway = Listening(folder / name, environment={"TRUSTGATE_STORE_URL": url})
+        self.gateway.port = self.port
         self._folder, self._upstream = folder, upstream
         self._environment = clean_environment(
             {
@@ -42,9 +54,12 @@ class Neighbour:
     def start(self) -> Self:
         program = [sys.executable, str(ROOT / "tests/cluster/serve_several.py"), "--home", str(self.gateway.home)]
         command = [*program, "serve", "--port", str(self.port), "--upstream", self._upstream]
-        log = self._folder / f"{self.name}.log"
-        self._process = Process(self.name, command, self._folder, self._environment, log)
+        self._process = Process(self.name, command, self._folder, self._environment, self._log)
         return self
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / f"{self.name}.log"
 
     def wait(self) -> None:
         process = self._process
@@ -52,8 +67,8 @@ class Neighbour:
         process.wait_until(lambda: "ready at " in process.stdout, PATIENCE_S)
 
     def kill(self) -> None:
+        self.signal(signal.SIGKILL)
         assert self._process is not None
-        self._process.signal(signal.SIGKILL)
         self._process.wait()
 
     def signal(self, number: int) -> None:
@@ -64,8 +79,21 @@ class Neighbour:
         if self._process is not None and self._process.exit_code is None:
             self._process.signal(signal.SIGTERM)
             self._process.wait()
-        log = self._folder / f"{self.name}.log"
-        assert "Traceback" not in log.read_text(), log.read_text()[-4000:]
+        assert "Traceback" not in self._log.read_text(), self._log.read_text()[-4000:]
+
+
+class Answers:
+    """What clients were answered."""
+
+    thread: threading.Thread
+
+    def __init__(self) -> None:
+        self.statuses: Counter[int] = Counter()
+
+    def ended(self) -> Counter[int]:
+        """Wait for all, and give how many have got which status; 0: none, since their gateway was gone."""
+        self.thread.join()
+        return +self.statuses
 
 
 class SideBySide:
@@ -90,17 +118,21 @@ class SideBySide:
         for each in self.neighbours:
             each.close()
 
-    def ask(self, key: str, asks: int, *, connections: int = 60, body: bytes | None = None, **more: str) -> Answers:
-        """Ask all of them, ``connections`` at a time. Gives what was answered."""
-        return asyncio.run(self._ask(key, asks, connections, chat() if body is None else body, more))
-
-    async def _ask(self, key: str, asks: int, connections: int, body: bytes, headers: dict[str, str]) -> Answers:
+    def ask(
+        self, key: str, asks: int, model: str = "echo", *, of: Sequence[int] = (), connections: int = 60
+    ) -> Answers:
+        """Begin to ask all of them, or these, ``connections`` at a time. Gives what is answered."""
         answers = Answers()
-        left = iter(range(asks))
-        ports = [each.port for each in self.neighbours]
-        await asyncio.gather(
-            *(_client(ports[turn % len(ports)], key, left, body, headers, answers) for turn in range(connections))
-        )
+        ports = [self.neighbours[number].port for number in of or range(len(self.neighbours))]
+        left, body = iter(range(asks)), chat(model)
+
+        async def run() -> None:
+            await asyncio.gather(
+                *(_client(ports[turn % len(ports)], key, left, body, answers) for turn in range(connections))
+            )
+
+        answers.thread = threading.Thread(target=lambda: asyncio.run(run()))
+        answers.thread.start()
         return answers
 
     def balance(self, tenant: str) -> Any:
@@ -112,47 +144,34 @@ class SideBySide:
         found = self.gateway.cli("doctor", "--books", check=False)
         assert found.returncode == 0, found.stdout
 
-    def settle(self, condition: Any, what: str) -> None:
-        wait_until(condition, what)
 
-
-class Answers:
-    """What clients were answered."""
-
-    def __init__(self) -> None:
-        self.statuses: Counter[int] = Counter()
-        self.receipts: list[str] = []
-        self.bodies: list[bytes] = []
-
-
-def chat(**members: Any) -> bytes:
+def chat(model: str) -> bytes:
     messages = [{"role": "user", "content": "Hi"}]
-    return json.dumps({"model": "echo", "messages": messages, "max_tokens": 10, **members}).encode()
+    return json.dumps({"model": model, "messages": messages, "max_tokens": 10}).encode()
 
 
-async def _client(port: int, key: str, left: Any, body: bytes, headers: dict[str, str], answers: Answers) -> None:
-    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+async def _client(port: int, key: str, left: Iterator[int], body: bytes, answers: Answers) -> None:
+    """Ask one gateway for as long as anything is left to ask; a gateway that is killed ends it."""
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{more}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for _ in left:
             writer.write(head + body)
             async with asyncio.timeout(PATIENCE_S):
-                status, fields, content = await _answer(reader)
-            answers.statuses[status] += 1
-            answers.bodies.append(content)
-            if status == 200:
-                answers.receipts.append(fields["x-trustgate-receipt"])
+                answers.statuses[await _answer(reader)] += 1
+    except (OSError, asyncio.IncompleteReadError):
+        answers.statuses[0] += 1
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    lines: Sequence[str] = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+async def _answer(reader: asyncio.StreamReader) -> int:
+    lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
-    return int(lines[0].split()[1]), fields, await reader.readexactly(int(fields["content-length"]))
+    await reader.readexactly(int(fields["content-length"]))
+    return int(lines[0].split()[1])

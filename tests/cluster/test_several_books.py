@@ -2,51 +2,145 @@
 
 from __future__ import annotations
 
+import contextlib
+import uuid
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from tests.cluster.side_by_side import SideBySide
+from tests.support.evmnode import EvmNode
+from tests.support.facilitator import FacilitatorDouble
+from tests.support.paying import HELLO, PRICE_NANO_USD, Market, market_environment
 from tests.support.postgres import GivenPostgres, Postgres
+from tests.support.processes import wait_until
+from tests.support.upstream import Gate, Reply, Upstream
 
 _ECHO = (
     *("passport", "add", "echo", "--base-url", "builtin:echo", "--api-model-id", "trustgate/echo"),
     *("--input-price", "1", "--output-price", "2"),
 )
+_PREPAID = ("--mode", "prepaid", "--price", "0.01")
+
+
+class Town(SideBySide):
+    """Three gateways, and where what they ask for comes from and is paid."""
+
+    market: Market
 
 
 @pytest.fixture(scope="module")
-def world(postgres: Postgres | GivenPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SideBySide]:
-    world = SideBySide(tmp_path_factory.mktemp("several"), postgres.schema(), 3, "builtin:echo", {})
-    try:
+def world(postgres: Postgres | GivenPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with contextlib.ExitStack() as stack:
+        upstream, chain = Upstream().start(), Upstream().start()
+        stack.callback(upstream.stop)
+        stack.callback(chain.stop)
+        facilitator = stack.enter_context(FacilitatorDouble())
+        node = EvmNode(chain)
+        world = Town(
+            tmp_path_factory.mktemp("several"), postgres.schema(), 3, upstream.api_url, market_environment(node)
+        )
+        stack.callback(world.close)
         world.gateway.cli(*_ECHO)
+        world.market = Market(world.gateway, upstream, facilitator, node)
+        stack.callback(world.market.close)
         yield world
-    finally:
-        world.close()
 
 
-def test_of_a_thousand_at_once_over_three_gateways_exactly_the_quota_passes(world: SideBySide) -> None:
+def name() -> str:
+    """A name for a tenant."""
+    return f"t-{uuid.uuid4().hex[:8]}"
+
+
+def test_of_a_thousand_at_once_over_three_gateways_exactly_the_quota_passes(world: Town) -> None:
     world.gateway.cli("plan", "add", "hundred", "--requests-per-day", "100")
-    key = world.gateway.add_tenant("limited", plan="hundred")
-    answers = world.ask(key, 1_000)
-    assert answers.statuses == Counter({200: 100, 429: 900})
+    key = world.gateway.add_tenant(name(), plan="hundred")
+    assert world.ask(key, 1_000).ended() == Counter({200: 100, 429: 900})
     world.books()
 
 
-def test_of_money_no_unit_is_spent_twice(world: SideBySide) -> None:
-    key = world.gateway.add_tenant("prepaid")
-    world.gateway.cli("payment", "set", "prepaid", "--mode", "prepaid", "--price", "0.01")
-    world.gateway.cli("tenant", "credit", "prepaid", "--add", "0.505")
-    answers = world.ask(key, 300)
-    assert answers.statuses == Counter({200: 50, 402: 250})
-    balance = world.balance("prepaid")
+def test_of_money_no_unit_is_spent_twice_and_every_gateway_has_the_same_balance(world: Town) -> None:
+    tenant = name()
+    key = world.gateway.add_tenant(tenant)
+    world.gateway.cli("payment", "set", tenant, *_PREPAID)
+    world.gateway.cli("tenant", "credit", tenant, "--add", "0.505")
+    assert world.ask(key, 300).ended() == Counter({200: 50, 402: 250})
+    balance = world.balance(tenant)
     assert (balance["balance_nano_usd"], balance["held_nano_usd"]) == (5_000_000, 0)
-    # Every gateway gives the same.
     for each in world.neighbours:
         card = httpx.get(
             f"http://127.0.0.1:{each.port}/v1/credits", headers={"authorization": f"Bearer {key}"}, trust_env=False
         ).json()
         assert card["balance_nano_usd"] == 5_000_000
+    world.books()
+
+
+def test_parallel_requests_are_limited_over_all_gateways(world: Town) -> None:
+    world.gateway.cli("plan", "add", "ten", "--parallel-requests", "10")
+    key = world.gateway.add_tenant(name(), plan="ten")
+    gate = Gate()
+    world.market.upstream.script(*[Reply.chat().held(gate)] * 10)
+    answers = world.ask(key, 60, "gpt-4o")
+    wait_until(lambda: answers.statuses[429] == 50, "all but ten to be refused")
+    gate.open()
+    assert answers.ended() == Counter({200: 10, 429: 50})
+
+
+def test_what_a_killed_gateway_held_is_given_back_once(world: Town) -> None:
+    tenant = name()
+    world.gateway.cli("plan", "add", "five", "--parallel-requests", "5", "--requests-per-day", "100")
+    key = world.gateway.add_tenant(tenant, plan="five")
+    world.gateway.cli("payment", "set", tenant, *_PREPAID)
+    world.gateway.cli("tenant", "credit", tenant, "--add", "0.05")
+    gate = Gate()
+    world.market.upstream.script(*[Reply.chat().held(gate)] * 5)
+    killed = world.neighbours[2]
+    before = len(world.market.upstream.requests)
+    answers = world.ask(key, 5, "gpt-4o", of=(2,), connections=5)
+    wait_until(lambda: len(world.market.upstream.requests) == before + 5, "five requests to run")
+    assert world.balance(tenant)["held_nano_usd"] == 5 * PRICE_NANO_USD
+    killed.kill()
+    assert answers.ended() == Counter({0: 5})
+    wait_until(lambda: world.balance(tenant)["held_nano_usd"] == 0, "the dead gateway's holds to be given back")
+    killed.start().wait()
+    gate.open()
+    assert world.balance(tenant)["balance_nano_usd"] == 5 * PRICE_NANO_USD
+    # What it held is free, and no more than that.
+    assert world.ask(key, 20, connections=3).ended() == Counter({200: 5, 402: 15})
+    world.books()
+
+
+def test_a_payment_sent_to_three_gateways_at_once_is_settled_once_and_its_answer_found_at_each(world: Town) -> None:
+    customer = world.market.customer()
+    paying = customer.pay(customer.chat())
+    moves = world.market.facilitator.moves
+
+    def send(turn: int) -> httpx.Response:
+        return httpx.post(
+            f"http://127.0.0.1:{world.neighbours[turn % 3].port}/v1/chat/completions",
+            json={"model": "gpt-4o", "messages": HELLO},
+            headers={"authorization": customer.http.headers["authorization"], **paying},
+            timeout=30.0,
+            trust_env=False,
+        )
+
+    with ThreadPoolExecutor(9) as pool:
+        at_once = list(pool.map(send, range(9)))
+    assert {answer.status_code for answer in at_once} <= {200, 503}
+    assert all(answer.json()["error"]["code"] == "payment_pending" for answer in at_once if answer.status_code == 503)
+    later: list[httpx.Response] = []
+
+    def all_answer() -> bool:
+        later[:] = [send(turn) for turn in range(3)]
+        return all(answer.status_code == 200 for answer in later)
+
+    wait_until(all_answer, "the answer to be found at each")
+    assert len({answer.content for answer in (*at_once, *later) if answer.status_code == 200}) == 1
+    assert world.market.facilitator.moves == moves + 1
+    [payment] = world.market.payments(customer)
+    assert payment.state == "delivered"
+    assert customer.balance() == 0
     world.books()

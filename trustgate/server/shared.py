@@ -61,9 +61,8 @@ _COUNTED = (
     "SELECT key, state::text AS state FROM shared_state"
     " WHERE key >= 'balance/' AND key < 'balance0' OR key >= 'quota/' AND key < 'quota0'"
 )
-_MOMENT = (
-    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (SELECT coalesce(max(seq), 0) FROM receipts)"
-)
+_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM receipts"
 #: How often, and after how many seconds each time, it is looked whether all receipts have their places.
 _LOOKS, _LOOK_S = 100, 0.05
 #: What a request may take beyond its deadline, seconds.
@@ -163,7 +162,8 @@ class SharedServing:
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
             await _all_placed(connection)
             rows = await connection.fetch(_COUNTED)
-            at_us, last_seq = await connection.fetchrow(_MOMENT) or (0, 0)
+            at_us: int = await connection.fetchval(_NOW)
+            last_seq: int = await connection.fetchval(_LAST_SEQ)
         quota, balances = Quota(), Balances()
         quota.begin(at_us)
         for row in rows:
@@ -172,7 +172,8 @@ class SharedServing:
                 BalanceRow(balances, subject).take_in(row["state"], at_us)
             elif subject in limited:
                 QuotaRow(quota, subject).take_in(row["state"], at_us)
-        accounts = {key.id: key.account_id for key in directory.keys() if key.origin_id}
+        keys = directory.keys()
+        accounts = {key.id: key.account_id for key in keys if key.origin_id}
         return BooksSnapshot(last_seq, balances.on_record(), quota.current_usage(at_us), accounts, counts_limited=True)
 
     async def _heads(self, connection: DatabaseConnection) -> tuple[bool, Heads]:

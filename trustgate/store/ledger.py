@@ -37,14 +37,13 @@ def claim_payment(connection: SqlConnection, payment: Payment) -> Payment:
 def move_payment(connection: SqlConnection, payment: Payment, before: PaymentState) -> bool:
     """Only what changes after a claim is written."""
     # What two requests spend at once, one of them gets.
-    unspent = f" AND NOT starts_with(reason, '{SPENT_ON}')" if payment.spent_on else ""
     moved = connection.execute(
         """UPDATE payments SET state = ?, "transaction" = ?, payer = ?, reason = ?, updated_us = ?
-           WHERE "key" = ? AND id = ? AND state = ?"""
-        + unspent,
+           WHERE "key" = ? AND id = ? AND state = ? AND NOT starts_with(reason, ?)""",
         [
             *(payment.state, payment.transaction, payment.payer, payment.reason, payment.updated_us),
-            *(payment.key, payment.id, before),
+            # No reason begins with the id.
+            *(payment.key, payment.id, before, SPENT_ON if payment.spent_on else payment.id),
         ],
     )
     return _changed(moved) == 1
