@@ -1,0 +1,115 @@
+"""Three gateways that serve one Postgres at once: what one is told holds at all, and all show one log."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.failover import CHAT, Machine
+from tests.cluster.several import Several
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Several]:
+    made = Several(tmp_path_factory.mktemp("several"), 1)
+    yield made
+    made.close()
+
+
+def ask(machine: Machine, key: str, path: str = "/v1/chat/completions", body: str | None = CHAT) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    method = "GET" if body is None else "POST"
+    return httpx.request(method, f"http://127.0.0.1:{machine.port}{path}", content=body, headers=headers, timeout=30)
+
+
+def test_a_receipt_and_its_proof_are_found_at_every_process(world: Several) -> None:
+    receipts = []
+    for machine in world.machines:
+        answer = ask(machine, world.key)
+        assert answer.status_code == 200
+        receipts.append(answer.headers["x-trustgate-receipt"])
+    seqs = set()
+    for machine in world.machines:
+        for receipt in receipts:
+            found = ask(machine, world.key, f"/v1/receipts/{receipt}", None)
+            assert found.status_code == 200, found.text
+            seqs.add(found.json()["seq"])
+            proof = ask(machine, world.key, f"/v1/receipts/{receipt}/bundle", None)
+            assert proof.status_code == 200, proof.text
+    assert len(seqs) == len(receipts)
+    assert len(world.checkpoints()) == 1
+
+
+def test_what_an_operator_changes_at_one_holds_at_all_when_the_command_returns(world: Several) -> None:
+    first, second, third = world.machines
+    key = json.loads(first.gateway.cli("tenant", "add", "umbrella", "--plan", "internal", "--json").stdout)["secret"]
+    assert [ask(machine, key).status_code for machine in world.machines] == [200] * 3
+    third.gateway.cli("tenant", "suspend", "umbrella")
+    assert [ask(machine, key).status_code for machine in world.machines] == [401] * 3
+    second.gateway.cli("tenant", "resume", "umbrella")
+    assert [ask(machine, key).status_code for machine in world.machines] == [200] * 3
+    again = first.gateway.cli("tenant", "add", "umbrella", check=False)
+    assert again.returncode != 0
+    assert "already exists" in again.stderr
+
+
+class Hammer:
+    """Threads that ask all processes with one key, and note when each request began and how it ended."""
+
+    def __init__(self, machines: list[Machine], key: str) -> None:
+        self._end = threading.Event()
+        self.answers: list[tuple[float, int]] = []
+        self._threads = [threading.Thread(target=self._run, args=(machine, key)) for machine in machines]
+
+    def _run(self, machine: Machine, key: str) -> None:
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", machine.port, timeout=30)
+        while not self._end.is_set():
+            began = time.monotonic()
+            connection.request("POST", "/v1/chat/completions", CHAT, headers)
+            answer = connection.getresponse()
+            answer.read()
+            self.answers.append((began, answer.status))
+        connection.close()
+
+    def __enter__(self) -> Hammer:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_once_a_revocation_has_returned_no_request_passes_at_any_process(world: Several) -> None:
+    admin = world.machines[1].gateway
+    made = json.loads(admin.cli("key", "create", "acme", "--json").stdout)
+    with Hammer(world.machines, made["secret"]) as hammer:
+        while len(hammer.answers) < 30:
+            time.sleep(0.01)
+        admin.cli("key", "revoke", made["key"]["id"])
+        revoked = time.monotonic()
+        count = len(hammer.answers)
+        while len(hammer.answers) < count + 150:
+            time.sleep(0.01)
+    assert {status for began, status in hammer.answers if began > revoked} == {401}
+    assert 200 in {status for _, status in hammer.answers}
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_doubled_while_processes_and_postgres_end(tmp_path: Path) -> None:
+    world = Several(tmp_path, 7)
+    try:
+        world.check(world.run(6))
+    finally:
+        world.close()
