@@ -23,7 +23,7 @@ from tests.support.entries import make_entries
 from tests.support.processes import PATIENCE_S
 from trustgate.admin.commands import Admin, PlanPut, TenantAdd
 from trustgate.errors import TrustGateError, Unavailable
-from trustgate.gateway.path.accounting import Outcome, OwnKeeping
+from trustgate.gateway.path.accounting import AccountEnd, OwnKeeping
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.tree import Tree
@@ -131,7 +131,7 @@ class Held:
         close = OwnKeeping.close
         self.keeping: asyncio.Future[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
 
-        def held(keeping: OwnKeeping, outcome: Outcome) -> asyncio.Future[None]:
+        def held(keeping: OwnKeeping, outcome: AccountEnd) -> asyncio.Future[None]:
             close(keeping, outcome)
             kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.keeping.set_result(kept)
