@@ -9,6 +9,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             'init|Write trustgate.toml: find the LLM server, ask a few questions',
             'serve|Run the gateway until SIGTERM or Ctrl-C',
             'reload|Reload the settings of the running server',
+            'connect|Configure a client program for this gateway: codex, claude-code, opencode …',
             'usage|Show requests, tokens and cost',
             'backup|Back up the home folder into one file',
             'restore|Restore a backup',
@@ -207,6 +208,21 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         'trustgate reload' = @(
             '--help||Show this message and exit.',
             '-h||Show this message and exit.',
+            '--json||Print one JSON document, nothing else'
+        )
+        'trustgate connect' = @(
+            '--help||Show this message and exit.',
+            '-h||Show this message and exit.',
+            '--list||List the programs that can be connected',
+            '--model|any|The model it uses',
+            '--url|any|The gateway''s address as the client sees it',
+            '--key-variable|any|The environment variable that holds the key: configurations name it, and never hold the key itself',
+            '--key-stdin||Read the key for --check from stdin instead of the variable',
+            '--new-key|tenant|Make a key of this tenant, shown only once',
+            '--file|file|Another file than the program''s own',
+            '--write||Put it into the program''s file; what was there before is kept beside it',
+            '--undo||Put back what the file was before the last --write',
+            '--check||Ask one question with it: by the program itself in a folder of its own, or, where it is not installed, by the same request',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate usage' = @(
@@ -1139,6 +1155,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
         )
     }
     $arguments = @{
+        'trustgate connect 0' = 'words:codex claude-code opencode aider cline continue open-webui litellm openai anthropic langchain vercel-ai curl'
         'trustgate backup 0' = 'file'
         'trustgate restore 0' = 'file'
         'trustgate tenant add 0' = 'any'

@@ -27,6 +27,7 @@ TABLE: Mapping[str, CommandEntry] = {
     "init": CommandEntry("init", "Write trustgate.toml: find the LLM server, ask a few questions."),
     "serve": CommandEntry("serve", "Run the gateway until SIGTERM or Ctrl-C."),
     "reload": CommandEntry("serve", "Reload the settings of the running server."),
+    "connect": CommandEntry("connect", "Configure a client program for this gateway: codex, claude-code, opencode …"),
     "usage": CommandEntry("usage", "Show requests, tokens and cost."),
     "backup": CommandEntry("backup", "Back up the home folder into one file."),
     "restore": CommandEntry("backup", "Restore a backup."),

@@ -216,6 +216,16 @@ class EmptyHome:
         return self._admin
 
 
+def public_address(settings: Settings, address: str) -> str:
+    """Returns where clients find the server: as it reports, else where it would listen."""
+    remote = remote_server()
+    if remote is not None:
+        return remote.url
+    address = address or f"http://{settings.serve.host}:{settings.serve.port}"
+    # 0.0.0.0 is not an address that a client could use.
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
 def socket_answers(settings: Settings) -> bool:
     """Returns whether a server accepts connections on the admin socket. Raises ``HomeUnusable`` where others could."""
     settings.check_socket_folder()

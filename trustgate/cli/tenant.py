@@ -23,12 +23,11 @@ from trustgate.admin.commands import (
 )
 from trustgate.admin.money import BalanceChange, TenantCredit
 from trustgate.cli import render, values
-from trustgate.cli.context import JsonOption, confirm, execute, session, with_admin
+from trustgate.cli.context import JsonOption, confirm, execute, public_address, session, with_admin
 from trustgate.cli.correction import correct
 from trustgate.cli.key import SecretOnlyOption, key_rows, secret_document, show_secret
 from trustgate.cli.values import Maybe
 from trustgate.errors import InvalidRequest
-from trustgate.settings import Settings, remote_server
 from trustgate.types import PaymentTerms, Tenant
 
 app = typer.Typer(help="Tenants: the users of the gateway, each with keys and a plan.", no_args_is_help=True)
@@ -77,17 +76,7 @@ def add(
         added.secret,
     )
     render.say("")
-    _show_first_request(added.secret, _public_address(session(context).settings(), address))
-
-
-def _public_address(settings: Settings, address: str) -> str:
-    """Returns where clients find the server: as it reports, else where it would listen."""
-    remote = remote_server()
-    if remote is not None:
-        return remote.url
-    address = address or f"http://{settings.serve.host}:{settings.serve.port}"
-    # 0.0.0.0 is not an address that a client could use.
-    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    _show_first_request(added.secret, public_address(session(context).settings(), address))
 
 
 def _show_first_request(secret: str, address: str) -> None:

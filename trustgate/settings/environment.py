@@ -165,4 +165,9 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name in _PLAIN_VARIABLES if (value := os.environ.get(name)) is not None}
 
 
+def named_folder(variable: str, default: str) -> Path:
+    """Returns the folder that another program's variable names, else ``default``, ``~`` being the user's home."""
+    return Path(os.environ.get(variable, "").strip() or default).expanduser()
+
+
 _PLAIN_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")

@@ -1,0 +1,1 @@
+"""Configurations of client programs for a gateway: what each looks like, merged into files, and tried."""

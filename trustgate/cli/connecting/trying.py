@@ -1,0 +1,166 @@
+"""Asking one question as a client would: with the program itself where it is installed, else with a request like its.
+
+Owns both. A program is run in a folder of its own with the configuration in it: what it is configured for otherwise
+neither counts nor changes. The key is in its environment, never among its arguments.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trustgate.cli.connecting.clients import ECHO, PROMPT, ClientTarget, Connectable
+from trustgate.cli.connecting.merging import document_text
+from trustgate.errors import OperatorError
+from trustgate.settings.environment import plain_environment
+
+_PROGRAM_TIMEOUT_S = 180.0
+_REQUEST_TIMEOUT_S = 60.0
+_SHOWN = 400
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
+
+
+class FirstAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """``by``: the program's path, or the request that was made in its place."""
+
+    by: str
+    is_program: bool
+    answer: str
+
+
+def try_client(client: Connectable, target: ClientTarget, key: str) -> FirstAnswer:
+    """Ask one question, by a request and then, where it is installed, by the program.
+
+    Programs try again for minutes where they get an error, or exit as if nothing were wrong: so the request is first.
+    Raises ``OperatorError`` with what went wrong.
+    """
+    answered = _asked(client, target, key)
+    program = shutil.which(client.program) if client.program else None
+    return answered if program is None else _run(client, target, key, program)
+
+
+def _run(client: Connectable, target: ClientTarget, key: str, program: str) -> FirstAnswer:
+    assert client.path is not None
+    assert client.document is not None
+    assert client.trial is not None
+    with tempfile.TemporaryDirectory(prefix="trustgate-connect-") as made:
+        # A program may take its folder's real path for another one.
+        folder = Path(made).resolve()
+        file = folder / _within_home(client.path())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(document_text(client.format, client.document(target)))
+        trial = client.trial(target, folder, file)
+        work = folder / "work"
+        work.mkdir()
+        environment = {
+            **plain_environment(),
+            **client.variables(target),
+            **trial.environment,
+            (client.key_variable or target.variable): key,
+            "NO_COLOR": "1",
+        }
+        try:
+            done = subprocess.run(  # noqa: S603 - the operator's own program
+                [program, *trial.arguments],
+                cwd=work,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_PROGRAM_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            message = f"{program} did not answer within {_PROGRAM_TIMEOUT_S:.0f} s."
+            raise OperatorError(message, hint="The same request without the program was answered.") from None
+        except OSError as error:
+            raise OperatorError(f"{program} cannot be run: {error.strerror}.") from None
+    said = _tail(done.stdout, key)
+    # Some programs exit with 0 though their request failed. The built-in model repeats the prompt.
+    if done.returncode != 0 or not said or (target.model == ECHO and "ready" not in said):
+        what = _tail(done.stderr, key) or said or "It printed nothing."
+        raise OperatorError(
+            f"{program} failed with exit code {done.returncode}: {what}",
+            hint="The same request without the program was answered: is this version of it too old, or too new?",
+        )
+    return FirstAnswer(by=program, is_program=True, answer=said)
+
+
+def _within_home(path: Path) -> Path:
+    """Returns the path below the user's home, or its last name: where the file stands in a folder that acts as one."""
+    try:
+        return path.relative_to(Path.home())
+    except ValueError:
+        return Path(path.name)
+
+
+def _tail(output: bytes, key: str) -> str:
+    return _COLOURS.sub("", output.decode(errors="replace").replace(key, "…")).strip()[-_SHOWN:]
+
+
+def _asked(client: Connectable, target: ClientTarget, key: str) -> FirstAnswer:
+    import httpx
+
+    said: Any = [{"role": "user", "content": PROMPT}]
+    bodies: dict[str, dict[str, Any]] = {
+        "chat": {"messages": said},
+        "responses": {"input": PROMPT, "store": False},
+        "messages": {"messages": said, "max_tokens": 200},
+    }
+    url = target.origin + _PATHS[client.api]
+    try:
+        answer = httpx.post(
+            url,
+            json={"model": target.model, **bodies[client.api]},
+            headers={"authorization": f"Bearer {key}"},
+            timeout=_REQUEST_TIMEOUT_S,
+            trust_env=False,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OperatorError(
+            f"{url} could not be reached: {str(error) or type(error).__name__}.",
+            hint="Start the gateway: trustgate serve. Or give its address: --url URL",
+        ) from None
+    if answer.status_code != 200:
+        raise OperatorError(f"{url} answered {answer.status_code}: {_message_of(answer)}", hint=_next(answer, target))
+    return FirstAnswer(by=f"POST {url}", is_program=False, answer=_text_of(answer)[-_SHOWN:])
+
+
+def _message_of(answer: Any) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, TypeError, LookupError):
+        return str(answer.text[:_SHOWN])
+
+
+def _next(answer: Any, target: ClientTarget) -> str:
+    match answer.status_code:
+        case 401:
+            return f"Is the key in {target.variable} of this gateway? trustgate key list shows which there are."
+        case 403:
+            return "See what the key may do, and its plan: trustgate key show KEY, trustgate plan show PLAN"
+        case 404:
+            return "See which models there are: trustgate passport list"
+    return "trustgate doctor"
+
+
+def _text_of(answer: Any) -> str:
+    """Returns the text of an answer in any of the APIs; "" where it has none."""
+    try:
+        match answer.json():
+            case {"choices": [{"message": {"content": str(text)}}, *_]}:
+                return text
+            case {"content": [{"text": str(text)}, *_]}:
+                return text
+            case {"output": [*items]}:
+                parts = (part for item in items for part in item.get("content") or ())
+                return "".join(part.get("text", "") for part in parts)
+    except (ValueError, TypeError, AttributeError):
+        pass
+    return ""
