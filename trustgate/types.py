@@ -558,7 +558,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         return self.reason.removeprefix(SPENT_ON) if is_spent else ""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one request used, in OpenAI's words: every counter that a price may look at.
 
     Details are part of their sum: ``cached_tokens``, ``cache_write_tokens``, ``audio_prompt_tokens`` and
@@ -609,7 +609,7 @@ Finish = Literal["complete", "client_gone", "upstream_cut", "cut", "upstream_err
 COUNTED: frozenset[str] = frozenset({"complete", "client_gone", "upstream_cut", "cut"})
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One leaf of the log; times are microseconds UTC, money nano-USD.
 
     Versions 1, 3 and 5 are receipts of tenants that owe nothing; 2, 4 and 6 have RECEIPT_PAYMENT_MEMBERS besides, 3 to
@@ -703,7 +703,7 @@ PRICE_VERSIONS: frozenset[int] = frozenset({3, 4, 5, 6})
 END_USER_VERSIONS: frozenset[int] = frozenset({5, 6})
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """A receipt in its place in the log: ``seq`` counts from 1 without gaps; ``secret`` is 32 bytes."""
 
     seq: int

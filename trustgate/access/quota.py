@@ -36,14 +36,14 @@ _UNITS: Final = ("requests", "tokens", "cost_nano_usd")
 _RETRY_WORTH_S: Final = 60
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """The worst case of one request: what is held until the real figure is known."""
 
     tokens: int
     cost_nano_usd: int
 
 
-class Rate(msgspec.Struct, frozen=True):
+class Rate(msgspec.Struct, frozen=True, gc=False):
     """The state of the tightest limit on one unit, for the ``x-ratelimit-*`` headers."""
 
     limit: int

@@ -8,11 +8,12 @@ this is what no value gets past, so that whatever is journaled can be stored, ex
 
 from __future__ import annotations
 
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
+from trustgate.receipts.receipt import canonical
 from trustgate.types import Receipt
 
 #: The largest integer of a receipt.
@@ -34,8 +35,8 @@ class _Kinds(NamedTuple):
 
     integers: tuple[str, ...]
     texts: tuple[str, ...]
-    get_integers: itemgetter[Any]
-    get_texts: itemgetter[Any]
+    get_integers: attrgetter[Any]
+    get_texts: attrgetter[Any]
 
 
 def _kinds(values: tuple[Any, ...]) -> _Kinds:
@@ -44,12 +45,30 @@ def _kinds(values: tuple[Any, ...]) -> _Kinds:
     return _Kinds(
         tuple(_MEMBERS[i] for i in integers),
         tuple(_MEMBERS[i] for i in texts),
-        itemgetter(*integers),
-        itemgetter(*texts),
+        attrgetter(*[_MEMBERS[i] for i in integers]),
+        attrgetter(*[_MEMBERS[i] for i in texts]),
     )
 
 
 _of_version: dict[int, _Kinds] = {}
+
+
+def fixed(receipt: Receipt) -> tuple[Receipt, bytes]:
+    """Returns the receipt as ``in_range`` makes it, and its canonical form.
+
+    The form is looked at first: one that is short and plain has no text that is long or broken.
+    """
+    try:
+        form = canonical(receipt)
+    except (UnicodeEncodeError, OverflowError):
+        form = b""
+    kinds = _of_version.get(receipt.v)
+    if kinds is not None and 0 < len(form) <= _TEXTS_BYTES and form.isascii() and 0 <= receipt.status <= STATUS_MOST:
+        integers = kinds.get_integers(receipt)
+        if min(integers) >= 0 and max(integers) <= INTEGER_MOST:
+            return receipt, form
+    receipt = in_range(receipt)
+    return receipt, canonical(receipt)
 
 
 def in_range(receipt: Receipt) -> Receipt:
@@ -58,12 +77,11 @@ def in_range(receipt: Receipt) -> Receipt:
     An integer out of range becomes the nearest bound, and usage that had to be changed counts as an estimate
     (``usage_source``). A lone surrogate becomes U+FFFD. Texts that are too long together are cut.
     """
-    values = msgspec.structs.astuple(receipt)
     kinds = _of_version.get(receipt.v)
     if kinds is None:  # within a version every member is present, so its kinds are those of its first receipt
-        kinds = _of_version[receipt.v] = _kinds(values)
-    integers = kinds.get_integers(values)
-    text = "".join(kinds.get_texts(values))
+        kinds = _of_version[receipt.v] = _kinds(msgspec.structs.astuple(receipt))
+    integers = kinds.get_integers(receipt)
+    text = "".join(kinds.get_texts(receipt))
     if (
         min(integers) >= 0
         and max(integers) <= INTEGER_MOST

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 
 from trustgate.deadlines import Deadlines
 from trustgate.errors import TrustGateError, Unavailable
-from trustgate.receipts.bounds import in_range
+from trustgate.receipts.bounds import fixed
 from trustgate.receipts.journal import Journal
-from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash, leaf_hash_of
 from trustgate.receipts.tree import Tree
 from trustgate.store import Store
 from trustgate.types import Entry, Receipt
@@ -132,9 +132,9 @@ class Log:
     def append(self, receipt: Receipt, secret: bytes) -> Entry:
         """Give the receipt its place. When this returns, the entry survives the death of the process.
 
-        Members that are out of range are brought into it (``bounds.in_range``): the entry has the receipt as it is.
+        Members that are out of range are brought into it (``bounds.fixed``): the entry has the receipt as it is.
         """
-        receipt = in_range(receipt)
+        receipt, form = fixed(receipt)
         entry = Entry(seq=self._last_seq + 1, receipt=receipt, secret=secret)
         try:
             self._journal.append(entry)
@@ -142,7 +142,7 @@ class Log:
             # The answer is already made: keep the entry in memory, say so, and let check_room refuse what follows.
             self.fault = f"the journal cannot be written: {error}"
             _logger.error("%s", self.fault)
-        leaf = leaf_hash(receipt)
+        leaf = leaf_hash_of(form)
         self._last_seq = entry.seq
         self._heads[receipt.tenant] = (receipt.tseq, leaf.hex())
         self._pending.append((entry, leaf))

@@ -49,7 +49,12 @@ def canonical(receipt: Receipt) -> bytes:
 
 def leaf_hash(receipt: Receipt) -> bytes:
     """SHA-256(0x00 ‖ canonical form): RFC 6962 section 2.1."""
-    return sha256(b"\x00" + canonical(receipt)).digest()
+    return leaf_hash_of(canonical(receipt))
+
+
+def leaf_hash_of(form: bytes) -> bytes:
+    """As ``leaf_hash``, of a receipt's canonical form."""
+    return sha256(b"\x00" + form).digest()
 
 
 def salt(secret: bytes, label: Literal["request", "response"]) -> bytes:

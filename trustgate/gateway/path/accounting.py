@@ -420,10 +420,10 @@ class Account:
         cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
         total_ms = arrival.elapsed_ms()
-        paid = {} if caller.terms is None else self._paid(caller.terms, finish, billed)
+        paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)
         secret = os.urandom(32)
         tseq, tprev = self._accounting.log.link(caller.tenant.id)
-        receipt = self.receipt = Receipt(
+        receipt = Receipt(
             v=_version(caller, call),
             id=arrival.receipt_id,
             created_us=arrival.at_us,
@@ -468,8 +468,10 @@ class Account:
             price_factor_ppm=factor_ppm,
             billed_nano_usd=billed,
             end_user=UNSET if call.end_user is None else call.end_user,
-            **paid,
         )
+        if paid is not None:
+            receipt = replace(receipt, **paid)
+        self.receipt = receipt
         self._keeping = self._accounting.keeping.close(AccountEnd(receipt, secret, self._hold, counted, self.sale))
 
     async def kept(self) -> None:
