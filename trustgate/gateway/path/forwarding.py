@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from trustgate import __version__
 from trustgate.gateway.api.dialects import ANTHROPIC
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.large_body import LargeBody
+from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody
 from trustgate.gateway.api.members import BOUNDS
 from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.gateway.path.accounting import Request
@@ -45,6 +47,8 @@ class Forwarding:
         """``tracing``: where it is given and ``traceparent`` travels on, it names this gateway's span as the parent."""
         self._forwarded = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
         self._tracing = tracing if b"traceparent" in self._forwarded else None
+        #: What is the same for every request of an endpoint, by its identity: to hash one costs more than all else here.
+        self._known: dict[int, tuple[Endpoint, Outgoing]] = {}
 
     def outgoing(
         self, request: Request, path: str, bound: int | None, headers: Iterable[tuple[str, str]] = ()
@@ -66,6 +70,8 @@ class Forwarding:
         if bounded is not None:
             _lower(call, endpoint, bounded, lowered, merges)
         asking = {**merges, "stream_options": {"include_usage": True}} if asks_usage else merges
+        # What ``call.model`` is was read in these bytes.
+        is_named = endpoint.is_plain and "model" in endpoint.needed
 
         def body_for(target: Target) -> bytes | tuple[bytes, ...] | AsyncIterator[bytes]:
             if isinstance(body, Upload):
@@ -79,35 +85,36 @@ class Forwarding:
                 _bound_by_default(defaults, _max_tokens_member(endpoint, target), bounded)
             # A resource's call may name no model.
             sets_model = endpoint.has_model and (target.model or not endpoint.is_unmetered)
-            changes = {"model": target.model, **lowered} if sets_model else lowered
             merging = asking if target.takes_stream_options else merges
+            is_as_read = is_named and target.model == call.model and not (lowered or defaults or merging)
+            if is_as_read and isinstance(body, bytes):
+                return body  # as it was read it says all that there is to say
+            changes = {"model": target.model, **lowered} if sets_model else lowered
             if isinstance(body, LargeBody):
                 return body.restored(outgoing(body.skeleton, changes, defaults, merging))
             return outgoing(body, changes, defaults, merging)
 
-        return Outgoing(
-            method=endpoint.method,
+        own = self._headers(endpoint, arrival, body)
+        made = replace(
+            self._of_endpoint(endpoint),
             path=path,
-            at_root=endpoint.at_root,
-            headers=_with(self._headers(endpoint, arrival, body), headers),
+            headers=_with(own, headers) if headers else own,
             body_for=body_for,
             caller=caller.tenant.id,
             model=call.model,
             prompt_tokens=call.prompt_tokens,
-            retries=endpoint.retries,
             stream=call.stream,
             asks_usage=asks_usage,
-            form=_FORMS.get(endpoint.name, "") if endpoint.generates else "",
-            takes_any=endpoint.answers == "any",
-            may_be_empty=endpoint.name not in _NEVER_EMPTY,
-            is_look=not endpoint.has_model or endpoint.is_unmetered,
-            meter=endpoint.meter,
-            take_apart=partial(take_apart, drops_vectors=not endpoint.generates),
-            stream_meter=endpoint.dialect.meter,
-            anthropic=endpoint.dialect is ANTHROPIC,
-            fault=(lambda: body.fault) if isinstance(body, Upload) else None,
-            length_for=_length_for(arrival, body, endpoint),
         )
+        if isinstance(body, Upload):
+            return replace(made, fault=lambda: body.fault, length_for=_length_for(arrival, body, endpoint))
+        return made
+
+    def _of_endpoint(self, endpoint: Endpoint) -> Outgoing:
+        known = self._known.get(id(endpoint))
+        if known is None:
+            known = self._known[id(endpoint)] = endpoint, _outgoing_of(endpoint)
+        return known[1]
 
     def _headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> list[tuple[str, str]]:
         headers = [
@@ -135,6 +142,31 @@ class Forwarding:
             if b"anthropic-version" not in arrival.headers:
                 headers.append(("anthropic-version", ANTHROPIC_VERSION))
         return headers
+
+
+def _outgoing_of(endpoint: Endpoint) -> Outgoing:
+    """Returns what is the same for every request of an endpoint."""
+    return Outgoing(
+        method=endpoint.method,
+        path=endpoint.upstream_path,
+        at_root=endpoint.at_root,
+        headers=(),
+        body_for=_nothing_for,
+        retries=endpoint.retries,
+        form=_FORMS.get(endpoint.name, "") if endpoint.generates else "",
+        takes_any=endpoint.answers == "any",
+        may_be_empty=endpoint.name not in _NEVER_EMPTY,
+        is_look=not endpoint.has_model or endpoint.is_unmetered,
+        meter=endpoint.meter,
+        take_apart=partial(take_apart, drops_vectors=not endpoint.generates),
+        plain_bytes=DIRECT_BYTES,
+        stream_meter=endpoint.dialect.meter,
+        anthropic=endpoint.dialect is ANTHROPIC,
+    )
+
+
+def _nothing_for(target: Target) -> bytes:
+    return b""
 
 
 def _with(own: list[tuple[str, str]], further: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -86,6 +86,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     stream_meter: Callable[[], StreamMeter]
     #: Makes something of a whole answer that can be read in a turn of the event loop; None where it can be as it is.
     take_apart: Callable[[bytes], Awaitable[Apart | None]] | None = None
+    #: The largest answer that it is not asked for, bytes.
+    plain_bytes: int = 0
     #: Whether the key is told in Anthropic's way too.
     anthropic: bool = False
     #: What is wrong with a body that still arrives, once something is: the client's fault, not the upstream's.
@@ -171,19 +173,8 @@ class UpstreamClient:
 
         Its load has the request in flight until the answer is closed.
         """
-        target.load.begin()
-        outcome: Answer | FailedAttempt | None = None
-        try:
-            outcome = await self._ask_in_turn(target, outgoing, deadline, retries)
-            return outcome
-        finally:
-            if not isinstance(outcome, Answer):
-                target.load.end()
-
-    async def _ask_in_turn(
-        self, target: Target, outgoing: Outgoing, deadline: float | None, retries: int
-    ) -> Answer | FailedAttempt:
         breaker, caller = target.breaker, outgoing.caller
+        target.load.begin()
         try:
             for attempt in count():
                 outcome = await self._attempt(target, outgoing)
@@ -200,13 +191,16 @@ class UpstreamClient:
                     break
                 await self._wait(pause_s)
         except BaseException:
+            target.load.end()
             breaker.abandoned(caller)
             raise
         if isinstance(outcome, Answer):
             if outgoing.asks_usage and target.quirks.takes_stream_options is None:
                 target.quirks.takes_stream_options = True
             breaker.succeeded()
-        elif outcome.blame == "caller":
+            return outcome
+        target.load.end()
+        if outcome.blame == "caller":
             breaker.abandoned(caller)
         elif outcome.blame == "nobody":
             breaker.succeeded()
@@ -240,9 +234,12 @@ class UpstreamClient:
         """One try. What its body could not be sent twice for is not tried again, here or elsewhere."""
         body = outgoing.body_for(target)
         target.load.sent(outgoing.prompt_tokens)
-        sent = None if isinstance(body, bytes | tuple) else _Sent(body)
+        sent: _Sent | None = None
+        if not isinstance(body, bytes | tuple):
+            sent = _Sent(body)
+            body = aiter(sent)
         try:
-            response = await self._ask(target, outgoing, body if sent is None else aiter(sent))
+            response = await self._ask(target, outgoing, body)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets an error of ours
             verdict = not_answered(error)
         else:
@@ -262,7 +259,7 @@ class UpstreamClient:
             return msgspec.structs.replace(verdict, again=False, elsewhere=False)
         return verdict
 
-    async def _ask(self, target: Target, outgoing: Outgoing, body: Body) -> AnyResponse:
+    def _ask(self, target: Target, outgoing: Outgoing, body: Body) -> Awaitable[AnyResponse]:
         """One request on its way, and the head of its answer."""
         base_url = target.upstream.base_url
         if outgoing.at_root:
@@ -271,7 +268,7 @@ class UpstreamClient:
         transport = self._transport(base_url)
         if transport is None:
             if isinstance(body, bytes | tuple):
-                return await self._network.send(outgoing.method, base_url, outgoing.path, headers, body)
+                return self._network.send(outgoing.method, base_url, outgoing.path, headers, body)
             transport = self._network.transport(base_url)
         import httpx
 
@@ -284,15 +281,17 @@ class UpstreamClient:
             content=b"".join(body) if isinstance(body, tuple) else body,
             extensions={"timeout": self._timeout},
         )
-        return await transport.handle_async_request(request)
+        return transport.handle_async_request(request)
 
     async def _read(self, target: Target, outgoing: Outgoing, response: AnyResponse) -> Answer | FailedAttempt:
         """Returns what a response is: an answer with content, or a failure by its status or by its content."""
         is_kept = False
         try:
             headers = response.headers
-            body: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
-            chunks = decoded(body, headers.get("content-encoding"))
+            chunks: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
+            coding = headers.get("content-encoding")
+            if coding is not None:
+                chunks = decoded(chunks, coding)
             if response.status_code >= 300:
                 whole = await _read_whole(chunks)
                 return refused(response.status_code, headers, whole, target, outgoing.model)
@@ -322,7 +321,11 @@ class UpstreamClient:
             if _looks_like_events(first) or (says_events and first.lstrip()[:1] != b"{"):
                 return await self._hold(target, outgoing, response, chunks, first)
             chunks = _after(first, chunks)
-        whole = await _read_whole(chunks)
+        # As it nearly always is: all of it came with its head.
+        if isinstance(chunks, Response) and chunks.is_whole:
+            whole = chunks.take()
+        else:
+            whole = await _read_whole(chunks)
         content_type = "application/json" if says_events or not content_type else content_type
         if outgoing.form and (says_events or _looks_like_events(whole)) and _first_byte(whole) != b"{":
             put_together = self._put_together(target, outgoing, whole)
@@ -332,7 +335,8 @@ class UpstreamClient:
         whole = _document(whole)
         if _first_byte(whole) not in (b"{", b"[") and not outgoing.takes_any:
             raise UpstreamFailed("The upstream answered with something that is not a JSON object.", retryable=False)
-        apart = None if outgoing.take_apart is None else await outgoing.take_apart(whole)
+        take_apart = outgoing.take_apart if len(whole) > outgoing.plain_bytes else None
+        apart = None if take_apart is None else await take_apart(whole)
         read = whole if apart is None else apart.skeleton
         reported = outgoing.meter(read)
         if reported.failure is not None and not (outgoing.is_look and read_object(read)[0]):

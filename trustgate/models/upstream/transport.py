@@ -213,13 +213,29 @@ class Network:
         later what aiohttp and the system raise.
         """
         host = self._hosts.get(base_url) or self._host(base_url)
-        first, *rest = (body,) if isinstance(body, bytes) else body or (b"",)
-        data = _request_bytes(method, host, path, headers, first, sum(map(len, rest)))
+        rest: Sequence[bytes] = ()
+        if isinstance(body, bytes):
+            data = _request_bytes(method, host, path, headers, body)
+        else:
+            first, *rest = body or (b"",)
+            data = _request_bytes(method, host, path, headers, first, sum(map(len, rest)))
         lease = host.pool.kept(host) or await self._connect(host)
         protocol = lease.protocol
         begun = protocol.expect_response(self._read_timeout_s)
+        is_late = protocol.head_is_late
         try:
-            return await self._exchange(lease, begun, data, rest)
+            transport: Any = protocol.transport
+            transport.write(data)
+            for piece in rest:
+                transport.write(piece)
+            self._silence.set(is_late)
+            try:
+                response = await begun
+            finally:
+                self._silence.discard(is_late)
+            if response is not None:
+                return response
+            return await self._read_by_aiohttp(lease)
         except BaseException as error:
             if not _is_whole(begun):  # else the connection may serve another request already
                 lease.close()
@@ -239,24 +255,9 @@ class Network:
         except (OSError, _aiohttp().ClientError) as error:
             raise NotConnected(is_proven=True) from error
 
-    async def _exchange(
-        self, lease: _Lease, begun: asyncio.Future[Response | None], data: bytes, rest: Sequence[bytes]
-    ) -> Response | AiohttpResponse:
-        """Write a request and wait for the head of its response."""
-        protocol = lease.protocol
-        transport: Any = protocol.transport
-        transport.write(data)
-        for piece in rest:
-            transport.write(piece)
-        is_late = protocol.head_is_late
-        self._silence.set(is_late)
-        try:
-            response = await begun
-        finally:
-            self._silence.discard(is_late)
-        if response is not None:
-            return response
-        message, payload = await _read_head(protocol)
+    async def _read_by_aiohttp(self, lease: _Lease) -> AiohttpResponse:
+        """Returns a response that is not ordinary, once its head is here."""
+        message, payload = await _read_head(lease.protocol)
         payload.on_eof(lease.is_read)
         return AiohttpResponse(message.code, message.headers, payload, lease, self._read_timeout_s)
 
