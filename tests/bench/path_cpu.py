@@ -14,13 +14,12 @@ import asyncio
 import cProfile
 import json
 import pstats
-import select
 import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -237,13 +236,15 @@ async def measure_gateway(home: Path, options: argparse.Namespace) -> Figures:
 
     network: Any = upstream_transport.Network
     network._connect = _no_connection(loop, _answer(stream=options.stream))
-    listener.listen = listen
+    of_listeners: Any = listener
+    of_listeners.listen = listen
     settings = load_settings(
         home, {"serve.port": 0, "upstream.url": "http://127.0.0.1:1/v1", "upstream.health_interval_s": 3600}
     )
     ready, stop = _Ready(), asyncio.Event()
     serving = asyncio.ensure_future(serve(settings, stop=stop, observer=ready))
-    await asyncio.wait([serving, ready.admin], return_when=asyncio.FIRST_COMPLETED)
+    # A server that cannot start ends the wait as well.
+    serving.add_done_callback(lambda _: ready.admin.cancel() if not ready.admin.done() else None)
     admin = await ready.admin
     secret = (await admin.execute(TenantAdd(name="bench", plan="internal"))).secret
     await asyncio.sleep(0)

@@ -259,7 +259,9 @@ class Budgets:
 
     def counters_of(self, drawer: Drawer, at_us: int) -> list[BudgetCounter]:
         """Returns the counters that a request draws on, budget by budget."""
-        found = []
+        found: list[BudgetCounter] = []
+        if not self._counted:
+            return found
         for counted in self._applying_to(drawer):
             budget = counted.budget
             if covers(budget, drawer.models):

@@ -114,6 +114,17 @@ class Directory:
             raise AuthenticationFailed("The API key has expired.", code="api_key_expired")
         return caller
 
+    def known(self, digest: bytes, at_us: int) -> Caller | None:
+        """Returns the caller whose secret has this hash, where it may call now and has called before; else None.
+
+        ``authenticate`` tells why not.
+        """
+        caller = self._callers.get(digest)
+        if caller is None:
+            return None
+        expires_us = caller.key.expires_us
+        return caller if expires_us is None or expires_us > at_us else None
+
     def _assemble(self, digest: bytes, token: bytes) -> Caller:
         key = self._key_by_hash.get(digest)
         if key is None:

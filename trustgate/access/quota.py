@@ -300,9 +300,11 @@ class Quota:
             # As nearly always: no window has ended since.
             for counter in hold.counters:
                 for figures in counter.used:
-                    figures[_REQUESTS] += requests
+                    if requests:
+                        figures[_REQUESTS] += requests
                     figures[_TOKENS] += tokens
-                    figures[_COST] += cost_nano_usd
+                    if cost_nano_usd:
+                        figures[_COST] += cost_nano_usd
             return
         for counter in hold.counters:
             for window, start in enumerate(hold.starts):

@@ -78,8 +78,8 @@ class RequestHead:
     """The head of a request."""
 
     __slots__ = (
-        *("expects_continue", "headers", "is_chunked", "keeps_alive", "length", "method", "noted", "passed"),
-        *("path", "query", "target", "upgrade", "version"),
+        *("expects_continue", "fields", "headers", "is_chunked", "is_usual", "keeps_alive", "key_hash", "length"),
+        *("method", "noted", "passed", "path", "query", "target", "upgrade", "version"),
     )
 
     def __init__(self, method: str, target: bytes, version: str) -> None:
@@ -104,6 +104,11 @@ class RequestHead:
         #: was let through, until its request is begun.
         self.noted: Any = None
         self.passed: str | None = None
+        #: For the path, which reads a head once however often a connection repeats it: the fields by name, the last of
+        #: each; the hash of the key in them; whether nothing in them is refused for requests with JSON but the length.
+        self.fields: dict[bytes, bytes] | None = None
+        self.key_hash: bytes | None = None
+        self.is_usual: bool | None = None
 
     def with_length(self, digits: bytes) -> RequestHead:
         """Returns the same head of a request whose body has another length."""
@@ -112,7 +117,19 @@ class RequestHead:
         head.length = int(digits)
         head.keeps_alive = self.keeps_alive
         head.noted = self.noted
+        head.key_hash = self.key_hash
+        head.is_usual = self.is_usual
         return head
+
+    def by_name(self) -> dict[bytes, bytes]:
+        """Returns the fields by their names in lower case, the last of each; the same for all requests with this head.
+
+        Nothing may be changed in it.
+        """
+        fields = self.fields
+        if fields is None:
+            fields = self.fields = dict(self.headers)
+        return fields
 
 
 def _split(method: str, target: bytes) -> tuple[bytes, bytes]:

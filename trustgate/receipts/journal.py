@@ -189,6 +189,8 @@ class Journal:
         """Raise Unavailable (``storage_full``) unless so many more entries are sure to fit."""
         if self._failure is not None:
             raise self._unwritable()
+        if self._size - self._position >= records_in_flight * MAX_RECORD_BYTES:
+            return
         if self.room() < records_in_flight:
             raise _storage_full()
 

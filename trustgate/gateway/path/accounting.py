@@ -104,6 +104,9 @@ def worst_case(
         return Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
     prompt_tokens = with_margin(call.prompt_tokens)
     completion_tokens = completion_bound(call, resolved, cap) * call.choices if endpoint.generates else 0
+    if not fallbacks and resolved is not None and resolved.price.known:
+        price = _price_for(endpoint, resolved.price)
+        return _priced_ask(call, price, prompt_tokens, completion_tokens, factor_ppm, at_us)
     worst = Ask(prompt_tokens + completion_tokens, 0)
     for each in (resolved, *fallbacks):
         if each is not None and each.price.known:
@@ -116,7 +119,9 @@ def worst_case(
 def _priced_ask(
     call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: int, factor_ppm: int, at_us: int
 ) -> Ask:
-    heard, made = _unit_tokens(call, price.prices)
+    heard = made = 0
+    if call.audio_ms or call.characters or call.images:
+        heard, made = _unit_tokens(call, price.prices)
     usage = Usage(
         prompt_tokens=prompt_tokens + heard,
         completion_tokens=completion_tokens + made,
@@ -138,7 +143,7 @@ def _price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
     """Prompt and completion tokens of what is heard, spoken or drawn, where the model is priced by tokens."""
-    if not (call.audio_ms or call.characters or call.images) or not (prices.input_pico_usd or prices.output_pico_usd):
+    if not (prices.input_pico_usd or prices.output_pico_usd):
         return 0, 0
     heard, written = units.transcription_tokens(call.audio_ms)
     return heard, written + units.speech_tokens(call.characters) + units.image_tokens(call.images, call.image_quality)

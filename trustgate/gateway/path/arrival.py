@@ -20,6 +20,8 @@ from trustgate.errors import (
 from trustgate.gateway.api.endpoints import Body
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.content_coding import check_coding
+from trustgate.http.parser import RequestHead
+from trustgate.http.sending import EXCHANGE, Headers
 from trustgate.ids import new_id, now_us, request_id_of
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
@@ -40,19 +42,28 @@ class Arrival(msgspec.Struct, frozen=True):
     request_id: bytes
     #: The last of each name; ``check_head`` refuses repeats of those that must be said once.
     headers: dict[bytes, bytes]
+    #: As its connection read it, which has it again for the next request with the same; None: it did not.
+    head: RequestHead | None = None
 
     @classmethod
     def of(cls, scope: Scope, *, trusts_id: bool = True) -> Arrival:
         """Returns what arrives now. ``trusts_id``: whether the client's own request id is kept, where it is sane."""
-        return cls.with_headers(dict(scope["headers"]), trusts_id=trusts_id)
+        fields: Headers = scope["headers"]
+        exchange = scope["extensions"].get(EXCHANGE) if "extensions" in scope else None
+        head: RequestHead | None = None if exchange is None else exchange.head
+        if head is None or head.headers is not fields:
+            return cls.with_headers(dict(fields), trusts_id=trusts_id)
+        return cls.with_headers(head.by_name(), trusts_id=trusts_id, head=head)
 
     @classmethod
-    def with_headers(cls, headers: dict[bytes, bytes], *, trusts_id: bool = True) -> Arrival:
+    def with_headers(
+        cls, headers: dict[bytes, bytes], *, trusts_id: bool = True, head: RequestHead | None = None
+    ) -> Arrival:
         """As ``of``. ``headers``: by name; kept as they are."""
         at_us = now_us()
         receipt_id = new_id("rcpt", at_us)
         request_id = (own_request_id(headers) if trusts_id else b"") or request_id_of(receipt_id).encode()
-        return cls(at_us, monotonic(), receipt_id, request_id, headers)
+        return cls(at_us, monotonic(), receipt_id, request_id, headers, head)
 
     def elapsed_ms(self) -> int:
         return int((monotonic() - self.started) * 1000)
@@ -70,6 +81,11 @@ def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) 
     Raises ``RequestTooLarge`` (413) for a declared size over the limit, ``InvalidRequest`` (400) for repeated
     credentials or lengths and for a body declared as another type than the endpoint's.
     """
+    head = arrival.head
+    if head is not None and head.is_usual and body == "json":
+        if head.length > max_body_bytes:
+            raise too_large(max_body_bytes)
+        return
     headers = arrival.headers
     if len(headers) != len(scope["headers"]):
         for single in (*_ONCE, *KEY_HEADERS):
@@ -93,6 +109,8 @@ def check_head(scope: Scope, arrival: Arrival, body: Body, max_body_bytes: int) 
                 headers={"accept-encoding": "identity"},
             )
         check_coding(coding)
+    elif head is not None and body == "json" and not head.is_chunked:
+        head.is_usual = True
 
 
 def is_json(content_type: bytes) -> bool:

@@ -8,6 +8,7 @@ is one and the endpoint can be sold so; it then pays for itself at step 3.
 from __future__ import annotations
 
 from trustgate.access.directory import Caller, Directory
+from trustgate.access.keys import hash_secret
 from trustgate.gateway.path.arrival import KEY_HEADERS, Arrival, bearer_token
 
 #: What clients send as a key that have none.
@@ -31,7 +32,16 @@ def identify(directory: Directory, arrival: Arrival, *, takes_keyless: bool = Fa
         caller = directory.keyless(arrival.at_us)
         if caller is not None:
             return caller
-    return directory.authenticate(bearer_token(arrival), arrival.at_us)
+    head = arrival.head
+    if head is not None and head.key_hash is not None:
+        known = directory.known(head.key_hash, arrival.at_us)
+        if known is not None:
+            return known
+    token = bearer_token(arrival)
+    caller = directory.authenticate(token, arrival.at_us)
+    if head is not None:
+        head.key_hash = hash_secret(token)
+    return caller
 
 
 def _is_without_key(arrival: Arrival) -> bool:
