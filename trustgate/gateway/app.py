@@ -5,7 +5,7 @@ Routing reads ``scope["path"]`` alone, never a URL built from the Host header.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 
 from starlette.applications import Starlette
@@ -78,12 +78,9 @@ class _Direct:
         }
         self._others = others
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         serve = self._serve.get((scope["path"], scope["method"])) if scope["type"] == "http" else None
-        if serve is None:
-            await self._others(scope, receive, send)
-        else:
-            await serve(scope, receive, send)
+        return (serve or self._others)(scope, receive, send)
 
 
 class _Plain:

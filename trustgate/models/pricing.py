@@ -179,6 +179,14 @@ class PriceTable:
             ways += [msgspec.structs.replace(way, completion_tokens=0) for way in ways]
         return max([self._worst(way, at_us, audio=audio) for way in ways])
 
+    def worst_of_tokens(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+        """As ``worst_nano_usd``, of a request with nothing but tokens; None where a condition may hold of it."""
+        if prompt_tokens > self._plain_most:
+            return None
+        dearest = self._dearest[False]
+        pico = prompt_tokens * (dearest.input_pico_usd or 0) + completion_tokens * (dearest.output_pico_usd or 0)
+        return min((dearest.call_nano_usd or 0) - (-pico // PICO_USD_PER_NANO_USD), MAX_COST_NANO_USD)
+
     def _worst(self, ask: Usage, at_us: int, *, audio: bool) -> int:
         dearest = self._dearest_rates(ask, at_us, audio=audio)
         cost = _cost(dearest, ask)

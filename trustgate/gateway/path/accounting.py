@@ -35,7 +35,7 @@ from trustgate.models.upstream.targets import Target
 from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
 from trustgate.receipts.log import Log
-from trustgate.receipts.receipt import commitment
+from trustgate.receipts.receipt import commitments
 from trustgate.types import COUNTED, Finish, PaymentTerms, Prices, Receipt, Usage
 
 #: The context of a model whose passport names none, tokens: with ``_RUNS`` no less than the largest that is sold.
@@ -119,9 +119,13 @@ def worst_case(
 def _priced_ask(
     call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: int, factor_ppm: int, at_us: int
 ) -> Ask:
-    heard = made = 0
-    if call.audio_ms or call.characters or call.images:
-        heard, made = _unit_tokens(call, price.prices)
+    is_audio = "audio" in call.features
+    if not (is_audio or call.audio_ms or call.characters or call.images or call.service_tier):
+        # As nearly always: nothing but tokens.
+        cost_nano_usd = price.worst_of_tokens(prompt_tokens, completion_tokens)
+        if cost_nano_usd is not None:
+            return Ask(prompt_tokens + completion_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
+    heard, made = _unit_tokens(call, price.prices)
     usage = Usage(
         prompt_tokens=prompt_tokens + heard,
         completion_tokens=completion_tokens + made,
@@ -132,7 +136,7 @@ def _priced_ask(
         image_size=call.image_size,
         image_quality=call.image_quality,
     )
-    cost_nano_usd = price.worst_nano_usd(usage, at_us, audio="audio" in call.features)
+    cost_nano_usd = price.worst_nano_usd(usage, at_us, audio=is_audio)
     return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
 
 
@@ -143,7 +147,7 @@ def _price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
     """Prompt and completion tokens of what is heard, spoken or drawn, where the model is priced by tokens."""
-    if not (prices.input_pico_usd or prices.output_pico_usd):
+    if not (call.audio_ms or call.characters or call.images) or not (prices.input_pico_usd or prices.output_pico_usd):
         return 0, 0
     heard, written = units.transcription_tokens(call.audio_ms)
     return heard, written + units.speech_tokens(call.characters) + units.image_tokens(call.images, call.image_quality)
@@ -427,6 +431,7 @@ class Account:
         total_ms = arrival.elapsed_ms()
         paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)
         secret = os.urandom(32)
+        committed = commitments(secret, digest(body), self._answer.digest())
         tseq, tprev = self._accounting.log.link(caller.tenant.id)
         receipt = Receipt(
             v=_version(caller, call),
@@ -440,8 +445,8 @@ class Account:
             model=call.model[:_NAME_MOST],
             passport=target.passport.id if target is not None else "",
             upstream_model=self.upstream_model[:_NAME_MOST],
-            request_commitment=commitment(secret, "request", digest(body)),
-            response_commitment=commitment(secret, "response", self._answer.digest()),
+            request_commitment=committed[0],
+            response_commitment=committed[1],
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             completion_tokens=usage.completion_tokens,

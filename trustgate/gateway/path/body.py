@@ -91,22 +91,28 @@ class Room:
             self._size = 0
 
 
-async def read_json(
-    scope: Scope, receive: Receive, declared: int, max_body_bytes: int, timeout_s: float, room: Room
-) -> bytes | LargeBody:
-    """Returns the whole body of a request that has JSON or nothing.
+def body_at_hand(scope: Scope, declared: int, max_body_bytes: int, room: Room) -> bytes | None:
+    """Returns the whole body of a request that has JSON, where it came with its head, as it nearly always does.
 
-    ``declared``: its length as in the head, bytes; 0 without. Raises ``RequestTooLarge`` (413),
-    ``RequestTimeout`` (408), ``Unavailable`` (503) where there is no memory for it, ``InvalidRequest`` or
-    ``ClientDisconnected``.
+    None where it has to be read (``read_json``). ``declared``: its length as in the head, bytes; 0 without. Raises
+    ``Unavailable`` (503) where there is no memory for it.
     """
     room.expect(declared)
     if 0 < declared <= DIRECT_BYTES and declared <= max_body_bytes:
         exchange = scope.get("extensions", {}).get(EXCHANGE)
         body: bytes | None = None if exchange is None else exchange.take_whole()
-        if body is not None:  # as it is nearly always: no time limit need be set
+        if body is not None:
             room.take(len(body))
             return body
+    return None
+
+
+async def read_json(receive: Receive, max_body_bytes: int, timeout_s: float, room: Room) -> bytes | LargeBody:
+    """Returns the whole body of a request that has JSON or nothing, of which ``body_at_hand`` gave none.
+
+    Raises ``RequestTooLarge`` (413), ``RequestTimeout`` (408), ``Unavailable`` (503) where there is no memory for it,
+    ``InvalidRequest`` or ``ClientDisconnected``.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             return await _read_json(receive, max_body_bytes, room)
@@ -145,10 +151,8 @@ async def _read_json(receive: Receive, max_body_bytes: int, room: Room) -> bytes
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def peek(endpoint: Endpoint, body: bytes | LargeBody) -> Call:
-    """Returns what a body asks for. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
-    if isinstance(body, bytes):
-        return endpoint.peek(body)
+async def peek(endpoint: Endpoint, body: LargeBody) -> Call:
+    """Returns what a large body asks for. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
     return await in_reader(endpoint.peek, body.skeleton)
 
 

@@ -44,7 +44,7 @@ from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
 from trustgate.gateway.path.arrival import Arrival, check_head, is_json
 from trustgate.gateway.path.batch_lines import LineJudge, judged_messages
-from trustgate.gateway.path.body import BodyMemory, Room, end_user_of, peek, read_json
+from trustgate.gateway.path.body import BodyMemory, Room, body_at_hand, end_user_of, peek, read_json
 from trustgate.gateway.path.caller_models import CallerModels
 from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
 from trustgate.gateway.path.content_coding import undone
@@ -280,12 +280,14 @@ class Pipeline:
             if coding is not None and endpoint.body == "json":
                 # Its length is not told: what counts is the content.
                 scope, receive, declared = {}, undone(receive, coding, max_bytes), None
-            body = await read_json(scope, receive, int(declared or b"0"), max_bytes, limits.body_timeout_s, room)
+            body: bytes | LargeBody | None = body_at_hand(scope, int(declared or b"0"), max_bytes, room)
+            if body is None:
+                body = await read_json(receive, max_bytes, limits.body_timeout_s, room)
             sent = body if model is None else with_model(body, model)
             profile = caller.profile
             if profile is not None:
                 sent = await under_profile(profile, endpoint, sent)
-            call = await peek(endpoint, sent)
+            call = endpoint.peek(sent) if isinstance(sent, bytes) else await peek(endpoint, sent)
             if endpoint.body == "none" and endpoint.has_model:
                 call = endpoint.peek_query(scope["query_string"])
             elif endpoint.makes == "message_batch":

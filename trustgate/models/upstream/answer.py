@@ -18,12 +18,13 @@ from trustgate.models.metering.lenient import read_json
 from trustgate.models.metering.sse import SseScanner, frame_data, frame_parts
 from trustgate.models.metering.whole import Reported
 from trustgate.models.upstream.failures import translate
+from trustgate.models.upstream.response import Response
 from trustgate.models.upstream.targets import Target
 
 if TYPE_CHECKING:
     import httpx
 
-    from trustgate.models.upstream.response import AiohttpResponse, Response
+    from trustgate.models.upstream.response import AiohttpResponse
 
 #: A frame of a stream and what it is.
 Frame = tuple[FrameKind, bytes]
@@ -236,8 +237,12 @@ class Answer:
             self.target.load.end()
         if self.events is not None:
             await self.events.close()
+        response = self._response
+        if isinstance(response, Response):
+            response.let_go()
+            return
         with suppress(Exception):
-            await self._response.stream.aclose()  # type: ignore[union-attr]
+            await response.stream.aclose()  # type: ignore[union-attr]
 
 
 async def translated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

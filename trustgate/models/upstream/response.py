@@ -172,6 +172,9 @@ class Response:
             self._timer = self._loop.call_later(left_s, self._look_whether_silent)
 
     async def aclose(self) -> None:
+        self.let_go()
+
+    def let_go(self) -> None:
         """Let go of the connection; it is closed unless the body has come to its end."""
         if self._timer is not None:
             self._timer.cancel()
