@@ -148,7 +148,11 @@ class Claim:
 
     def post(self, tokens: int, cost_nano_usd: int) -> None:
         """Settle to what was really used."""
-        if self._is_held:
+        if not self._parts and self._generation == self._budgets.generation:
+            # As where there are no budgets: it has drawn on none, and still does.
+            self._is_held = False
+            self._budgets.held.discard(self)
+        elif self._is_held:
             self._give_back()
             self.count((1, tokens, cost_nano_usd))
 

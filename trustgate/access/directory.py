@@ -28,6 +28,7 @@ from trustgate.types import (
     Plan,
     Profile,
     PseudonymKey,
+    Scope,
     Tenant,
     matches,
 )
@@ -60,6 +61,8 @@ class Caller(msgspec.Struct, frozen=True):
     end_users: dict[str, EndUser] = {}
     #: The rules of its plan, tenant and key for models and their configuration, merged; None: there are none.
     profile: Profile | None = None
+    #: Plan and key bound neither what may be asked for nor its size.
+    is_unrestricted: bool = False
 
     def wants_price(self, models: tuple[str, ...]) -> bool:
         """Returns whether a model of these names has to have a price."""
@@ -145,6 +148,7 @@ class Directory:
             is_metered,
             wants_prices,
             profile=profile,
+            is_unrestricted=all(_bounds_nothing(each.scope, each.limits) for each in (plan, key)),
         )
         budgets = [each for each in self.budgets() if applies(each, tenant.id, key.account_id, plan.name)]
         if budgets:
@@ -390,6 +394,15 @@ def _with_budgets(caller: Caller, budgets: list[Budget]) -> Caller:
         is_metered=caller.is_metered or any(budget.unit != "requests" for budget in hard),
         wants_prices=caller.wants_prices or any(budget.covers_all_models for budget in money),
         priced_models=tuple(dict.fromkeys(glob for budget in money for glob in budget.models)),
+    )
+
+
+def _bounds_nothing(scope: Scope, limits: Limits) -> bool:
+    """Returns whether every endpoint, model and feature may be asked for, in any size."""
+    return (
+        all("*" in globs for globs in (scope.models, scope.endpoints, scope.features))
+        and limits.max_tokens is None
+        and limits.max_prompt_tokens is None
     )
 
 

@@ -85,9 +85,11 @@ class CounterState(msgspec.Struct, array_like=True):
 class ParallelSlot:
     """One of the parallel requests of a tenant and a key. Given back once, by ``release`` or the end of its block."""
 
-    __slots__ = ("_counters",)
+    __slots__ = ("_counters", "subjects")
 
     def __init__(self, counters: tuple[_Counter, ...]) -> None:
+        #: The counters of its tenant and of its key; none of a slot that counts nowhere.
+        self.subjects = counters
         self._counters = counters
         for counter in counters:
             counter.parallel += 1
@@ -216,10 +218,13 @@ class Quota:
             self._turn(at_us)
         elif at_us < self._windows.starts[0]:
             self._turn_back()
-        by_tenant, by_key = self._counter(tenant.id), self._counter(key.account_id)
+        subjects = slot.subjects if slot is not None else ()
+        subjects = subjects or (self._counter(tenant.id), self._counter(key.account_id))
+        by_tenant, by_key = subjects
         tokens, cost_nano_usd = ask.tokens, ask.cost_nano_usd
         demand = (1, tokens, cost_nano_usd)
-        of_tenant, of_key = self._active(by_tenant, plan.limits), self._active(by_key, key.limits)
+        of_tenant = by_tenant.active if by_tenant.limits is plan.limits else self._active(by_tenant, plan.limits)
+        of_key = by_key.active if by_key.limits is key.limits else self._active(by_key, key.limits)
         for counter, active in ((by_tenant, of_tenant), (by_key, of_key)):
             for limit in active:
                 used, need = counter.used[limit.window][limit.unit], demand[limit.unit]
@@ -231,7 +236,7 @@ class Quota:
                         self._tell(limit, tenant.id, "" if counter is by_tenant else key.id, at_us)
                     raise self._refusal(limit, used, need, owner, at_us)
         slot = slot or self.enter(tenant, plan, key)
-        hold = Hold(ask, (by_tenant, by_key), self._windows.starts, slot)
+        hold = Hold(ask, subjects, self._windows.starts, slot)
         for figures in (*by_tenant.used, *by_key.used):
             figures[_REQUESTS] += 1
             figures[_TOKENS] += tokens
@@ -242,8 +247,8 @@ class Quota:
             claim = None if claim.is_empty else claim
         if not of_tenant and not of_key and claim is None:
             return hold
-        subjects = ((by_tenant, of_tenant), (by_key, of_key))
-        requests, of_tokens = self._rate(subjects, _REQUESTS, at_us), self._rate(subjects, _TOKENS, at_us)
+        limited = ((by_tenant, of_tenant), (by_key, of_key))
+        requests, of_tokens = self._rate(limited, _REQUESTS, at_us), self._rate(limited, _TOKENS, at_us)
         if claim is not None:
             requests = _tighter(requests, claim.rate("requests", at_us))
             of_tokens = _tighter(of_tokens, claim.rate("tokens", at_us))

@@ -250,7 +250,8 @@ class Pipeline:
                             )
                         try:
                             account.target = answer.target
-                            reply.headers += self._passed_on(answer)
+                            if self._settings.upstream.forward_response_headers:
+                                reply.headers += self._passed_on(answer)
                             await relay(answer, delivery, route.objects)
                         finally:
                             await answer.close()

@@ -79,8 +79,9 @@ class Routing:
         if call.uses or call.shared:
             self._use(route, endpoint, tenant_id)
             call = route.call
-        for name in (call.model, *call.inner_models):
-            self._check_trained(name, name, tenant_id)
+        for name in (call.model, *call.inner_models) if call.inner_models else (call.model,):
+            if name.startswith(_TRAINED):
+                self._check_trained(name, name, tenant_id)
         if call.stored and endpoint.stores is not None:
             route.objects = KeptAnswer(self._handles, self._lasting, endpoint, tenant_id, key.id, call, None)
         if endpoint.is_plain:
@@ -140,9 +141,11 @@ class Routing:
     def _check_trained(self, model: str, asked: str, tenant_id: str) -> None:
         """Raise ``NotFound`` for an upstream's model, or a checkpoint of one, that was trained for a stranger.
 
+        ``model``: begins with ``_TRAINED``.
+
         ``asked``: what the request calls it.
         """
-        if model.startswith(_TRAINED) and any(
+        if any(
             self._handles.is_strangers("model", name, tenant_id) for name in {model, _CHECKPOINT.sub("", model)}
         ):
             raise model_not_found(asked)
@@ -204,6 +207,8 @@ class Routing:
         ``InvalidRequest`` (400) and ``Unavailable`` (503).
         """
         found = self._targets_of(route, resolved, profile)
+        if not route.call.uses and not route.call.shared:
+            return found
         named = (*route.call.uses, *((kind, object_id) for kind, object_id, _ in route.call.shared))
         for kind, object_id in named:
             urls = {target.upstream.base_url for target in found}
@@ -214,7 +219,8 @@ class Routing:
         return found
 
     def _targets_of(self, route: Route, resolved: Resolved | None, profile: Profile | None) -> list[Target]:
-        if resolved is not None:  # a wildcard's name may have had something before it
+        # A wildcard's name may have had something before it.
+        if resolved is not None and resolved.upstream_model.startswith(_TRAINED):
             self._check_trained(resolved.upstream_model, route.call.model, route.tenant_id)
         if route.own is not None:
             return self._list_targets(route, profile)
@@ -229,7 +235,7 @@ class Routing:
             resolved,
             route.service,
             profile,
-            sticky=_sticky(route, resolved),
+            sticky=_sticky(route, resolved) if resolved is not None and resolved.passport.fallbacks else b"",
             prompt_tokens=route.call.prompt_tokens,
         )
         if route.is_verbatim:

@@ -327,13 +327,16 @@ class UpstreamClient:
         else:
             whole = await _read_whole(chunks)
         content_type = "application/json" if says_events or not content_type else content_type
-        if outgoing.form and (says_events or _looks_like_events(whole)) and _first_byte(whole) != b"{":
+        is_object = whole[:1] == b"{" and whole[-1:] == b"}"
+        if is_object:
+            pass  # as it nearly always is: there is nothing to look for before it or behind it
+        elif outgoing.form and (says_events or _looks_like_events(whole)) and _first_byte(whole) != b"{":
             put_together = self._put_together(target, outgoing, whole)
             if isinstance(put_together, FailedAttempt):
                 return put_together
             whole, content_type = put_together, "application/json"
-        whole = _document(whole)
-        if _first_byte(whole) not in (b"{", b"[") and not outgoing.takes_any:
+        whole = whole if is_object else _document(whole)
+        if not is_object and _first_byte(whole) not in (b"{", b"[") and not outgoing.takes_any:
             raise UpstreamFailed("The upstream answered with something that is not a JSON object.", retryable=False)
         take_apart = outgoing.take_apart if len(whole) > outgoing.plain_bytes else None
         apart = None if take_apart is None else await take_apart(whole)

@@ -84,7 +84,7 @@ class UpstreamProtocol(ResponseHandler):
         The system is asked too: a server may have closed it a moment ago, and the event loop not have looked yet. What
         can be read from an idle connection is its end, or something that belongs to no request.
         """
-        if not super().is_connected() or self.transport is None:
+        if self.transport is None or self.transport.is_closing():
             return False
         if self._poll is None:
             self._poll = select.poll()
