@@ -106,25 +106,20 @@ class ParallelSlot:
         self.release()
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """A reservation. Settled once, by ``post`` or ``void``; settling again does nothing."""
 
-    __slots__ = ("ask", "claim", "counters", "is_lasting", "open", "rates", "slot", "starts")
-
-    def __init__(
-        self, ask: Ask, counters: tuple[_Counter, ...], starts: tuple[int, int, int], slot: ParallelSlot | None
-    ) -> None:
-        self.ask = ask
-        self.counters = counters
-        #: Given back when the hold is settled; None: the work is not a request in flight.
-        self.slot = slot
-        self.starts = starts
-        self.open = True
-        #: Of work that goes on after its request has ended: no request in flight, and none to be counted.
-        self.is_lasting = False
-        self.rates: tuple[Rate | None, Rate | None] = (None, None)
-        #: What it draws on budgets, settled with it; None: there are none.
-        self.claim: Claim | None = None
+    ask: Ask
+    counters: tuple[_Counter, ...]
+    starts: tuple[int, int, int]
+    #: Given back when the hold is settled; None: the work is not a request in flight.
+    slot: ParallelSlot | None
+    open: bool = True
+    #: Of work that goes on after its request has ended: no request in flight, and none to be counted.
+    is_lasting: bool = False
+    rates: tuple[Rate | None, Rate | None] = (None, None)
+    #: What it draws on budgets, settled with it; None: there are none.
+    claim: Claim | None = None
 
 
 class Windows(msgspec.Struct, frozen=True):

@@ -321,6 +321,8 @@ def misnamed(body: bytes, members: Members) -> InvalidRequest | None:
     as most clients do.
     """
     # It is its distinct members and no more: with a blank behind each colon and each comma, or without any.
+    if not members:
+        return None
     if len(members) <= _MOST_USUAL:
         names_of = tuple(members)
         for known in _written.get(names_of) or _write(names_of):
@@ -364,7 +366,7 @@ _MOST_NAMED = 512
 
 def _write(names: tuple[str, ...]) -> tuple[list[bytes], ...]:
     """Returns, for each way of writing, the bytes before, between and behind the values, with room for these."""
-    if not names or sum(map(len, names)) > _MOST_NAMED:
+    if sum(map(len, names)) > _MOST_NAMED:
         return ()
     made = []
     for colon, comma in ((b": ", b", "), (b":", b",")):

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 
+import msgspec
 from starlette.types import Receive, Scope
 
 from trustgate.access.directory import Caller
@@ -46,17 +47,14 @@ class BodyMemory:
         return Room(self._shares, tenant_id)
 
 
-class Room:
+class Room(msgspec.Struct, eq=False):
     """What one request holds of the memory for bodies; its block gives it back."""
 
-    __slots__ = ("_shares", "_size", "_tenant_id", "_told")
-
-    def __init__(self, shares: Shares, tenant_id: str) -> None:
-        self._shares = shares
-        self._tenant_id = tenant_id
-        self._size = 0
-        #: What of it has been asked for beforehand and has not come yet.
-        self._told = 0
+    _shares: Shares
+    _tenant_id: str
+    _size: int = 0
+    #: What of it has been asked for beforehand and has not come yet.
+    _told: int = 0
 
     def expect(self, size: int) -> None:
         """Ask for room for a body whose length is told, bytes. Raises ``Unavailable`` (503)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from starlette.types import Receive
 
 from trustgate.deadlines import Deadlines
@@ -14,45 +15,40 @@ from trustgate.gateway.path.reply import Reply
 WATCH_AFTER_S = 0.05
 
 
-class ClientWatch:
+class ClientWatch(msgspec.Struct, eq=False):
     """Notices that the client hung up, once its request runs for longer than a moment.
 
     Pulls the cancellation, unless the plan wants the upstream read to its end: then the reply just falls silent.
     """
 
-    __slots__ = ("_cancellation", "_deadlines", "_drain", "_receive", "_reply", "_task")
-
-    def __init__(
-        self, receive: Receive, reply: Reply, cancellation: Cancellation, deadlines: Deadlines, *, drain: bool
-    ) -> None:
-        """``deadlines``: of ``WATCH_AFTER_S``, shared by all requests."""
-        self._receive = receive
-        self._reply = reply
-        self._cancellation = cancellation
-        self._drain = drain
-        self._task: asyncio.Task[None] | None = None
-        self._deadlines = deadlines
+    receive: Receive
+    reply: Reply
+    cancellation: Cancellation
+    #: Of ``WATCH_AFTER_S``, shared by all requests.
+    deadlines: Deadlines
+    drain: bool
+    task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """The request has arrived whole: the client's next message is its disconnect."""
-        self._deadlines.set(self._start)
+        self.deadlines.set(self._start)
 
     def gone(self) -> None:
         """The client hung up before its request had arrived whole."""
-        self._reply.gone = True
-        self._cancellation.cancel("client_gone")
+        self.reply.gone = True
+        self.cancellation.cancel("client_gone")
 
     def _start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self.receive())["type"] != "http.disconnect":
             pass
-        self._reply.gone = True
-        if not self._drain:
-            self._cancellation.cancel("client_gone")
+        self.reply.gone = True
+        if not self.drain:
+            self.cancellation.cancel("client_gone")
 
     def stop(self) -> None:
-        self._deadlines.discard(self._start)
-        if self._task is not None:
-            self._task.cancel()
+        self.deadlines.discard(self._start)
+        if self.task is not None:
+            self.task.cancel()

@@ -47,7 +47,7 @@ class Forwarding:
         """``tracing``: where it is given and ``traceparent`` travels on, it names this gateway's span as the parent."""
         self._forwarded = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
         self._tracing = tracing if b"traceparent" in self._forwarded else None
-        #: What is the same for every request of an endpoint, by its identity: to hash one costs more than all else here.
+        #: What is the same for every request of an endpoint, by its identity: to hash one costs more than the rest.
         self._known: dict[int, tuple[Endpoint, Outgoing]] = {}
 
     def outgoing(

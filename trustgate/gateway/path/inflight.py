@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Literal, Protocol
 
+import msgspec
+
 from trustgate.deadlines import Deadlines
 from trustgate.errors import Unavailable
 from trustgate.gateway.path.shares import Shares
@@ -66,19 +68,18 @@ class OpenSocket(Protocol):
     def end(self, reason: Reason) -> None: ...
 
 
-class Cancellation:
-    __slots__ = ("_cancelling", "_deadlines", "_task", "key_id", "reason", "reply", "running", "tenant_id")
+class Cancellation(msgspec.Struct, eq=False):
+    """One request in flight, as it may be ended from outside. It is in flight as long as its block runs."""
 
-    def __init__(self, running: InFlight, key_id: str, tenant_id: str) -> None:
-        self.running = running
-        self.key_id = key_id
-        self.tenant_id = tenant_id
-        self.reason: Reason | None = None
-        #: What its client is given, once there is something.
-        self.reply: Sending | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._deadlines: Deadlines | None = None
-        self._cancelling = 0
+    running: InFlight
+    key_id: str
+    tenant_id: str
+    reason: Reason | None = None
+    #: What its client is given, once there is something.
+    reply: Sending | None = None
+    _task: asyncio.Task[object] | None = None
+    _deadlines: Deadlines | None = None
+    _cancelling: int = 0
 
     def cancel(self, reason: Reason) -> None:
         """End the request. Only the first call counts; after the block has ended, none does."""

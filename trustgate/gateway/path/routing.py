@@ -27,39 +27,33 @@ from trustgate.models.upstream.targets import Target, Targets, model_not_found
 from trustgate.types import UNMETERED_CALLS, ApiKey, Prices, Profile
 
 
-class Route:
+class Route(msgspec.Struct, eq=False):
     """Where one request is to go upstream, and what is known of the objects that it names."""
 
-    __slots__ = (
-        *("asks_model", "body", "call", "candidates", "handle", "is_modelless", "is_unmetered", "is_verbatim"),
-        *("hidden", "lists", "objects", "own", "owners", "path", "service", "tenant_id", "used"),
-    )
-
-    def __init__(self, call: Call, path: str, body: Payload, tenant_id: str) -> None:
-        self.call = call
-        #: As the client has sent it, and whose request it is.
-        self.body = body
-        self.tenant_id = tenant_id
-        self.path = path
-        self.service = ""
-        self.is_unmetered = False
-        #: The body names a model.
-        self.asks_model = bool(call.model)
-        #: What the path names, and what the body builds on.
-        self.handle: ObjectId | None = None
-        self.used: ObjectId | None = None
-        #: ``used``, and what else has its id: given out by another upstream.
-        self.candidates: tuple[ObjectId, ...] = ()
-        self.is_modelless = False
-        #: The body names the model in places where it cannot be changed.
-        self.is_verbatim = False
-        self.objects: ObjectAccounting | None = None
-        #: Of a list: the ids of its tenant's own, and who made them: (passport, the upstream's name for the model).
-        self.own: frozenset[str] | None = None
-        self.owners: frozenset[tuple[str, str]] = frozenset()
-        #: What it lists, and which of these ids are another tenant's at an upstream, by its base URL.
-        self.lists: Kind | None = None
-        self.hidden: dict[str, frozenset[str]] = {}
+    call: Call
+    path: str
+    #: As the client has sent it, and whose request it is.
+    body: Payload
+    tenant_id: str
+    service: str
+    #: The body names a model.
+    asks_model: bool
+    is_unmetered: bool = False
+    #: What the path names, and what the body builds on.
+    handle: ObjectId | None = None
+    used: ObjectId | None = None
+    #: ``used``, and what else has its id: given out by another upstream.
+    candidates: tuple[ObjectId, ...] = ()
+    is_modelless: bool = False
+    #: The body names the model in places where it cannot be changed.
+    is_verbatim: bool = False
+    objects: ObjectAccounting | None = None
+    #: Of a list: the ids of its tenant's own, and who made them: (passport, the upstream's name for the model).
+    own: frozenset[str] | None = None
+    owners: frozenset[tuple[str, str]] = frozenset()
+    #: What it lists, and which of these ids are another tenant's at an upstream, by its base URL.
+    lists: Kind | None = None
+    hidden: dict[str, frozenset[str]] = {}
 
 
 class Routing:
@@ -74,8 +68,7 @@ class Routing:
         Raises ``NotFound`` for one that is not its tenant's, ``Conflict`` where what is to be deleted is not paid yet.
         """
         tenant_id = key.tenant_id
-        route = Route(call, endpoint.upstream_path, body, tenant_id)
-        route.service = endpoint.name
+        route = Route(call, endpoint.upstream_path, body, tenant_id, endpoint.name, bool(call.model))
         if call.uses or call.shared:
             self._use(route, endpoint, tenant_id)
             call = route.call
@@ -145,9 +138,7 @@ class Routing:
 
         ``asked``: what the request calls it.
         """
-        if any(
-            self._handles.is_strangers("model", name, tenant_id) for name in {model, _CHECKPOINT.sub("", model)}
-        ):
+        if any(self._handles.is_strangers("model", name, tenant_id) for name in {model, _CHECKPOINT.sub("", model)}):
             raise model_not_found(asked)
 
     def headers(self, profile: Profile | None) -> list[tuple[str, str]]:
