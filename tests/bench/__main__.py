@@ -1,7 +1,7 @@
 """``python3 tests/bench``: how fast the gateway is, beside bare passthroughs and other gateways in the same run.
 
 Makes the environments that it can (the tests' own, LiteLLM's, Portkey's from npm) and runs measure.py, or the file
-that the first argument names: ``receipts``, ``publish``, ``log``, ``soak``, ``frames``, ``paid``,
+that the first argument names: ``receipts``, ``publish``, ``log``, ``soak``, ``frames``, ``paid``, ``path_cpu``,
 ``overload``. ``--help`` lists the options. Standard library only.
 """
 

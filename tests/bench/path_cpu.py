@@ -1,4 +1,4 @@
-"""``python -m tests.bench.path_cpu``: the CPU of one request, without sockets, a load generator or an upstream around it.
+"""``python -m tests.bench.path_cpu``: the CPU of a request, without sockets, a load generator or an upstream around it.
 
 The gateway runs in this process with its store, its journal and its upkeep. In place of sockets its connections have
 transports that give it the next request as soon as an answer is written, and in place of an upstream one that answers
