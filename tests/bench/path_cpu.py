@@ -41,6 +41,8 @@ from trustgate.server.run import run_loop
 from trustgate.settings import load_settings
 from trustgate.types import Receipt
 
+#: How the head of the floor's streams ends, which looks like the end of a body.
+_HEAD_OF_STREAM = b"rcpt_0\r\n\r\n"
 #: Requests in a spell, whose shortest time counts: a few milliseconds, in which others seldom disturb.
 _SPELL = 40
 
@@ -97,7 +99,7 @@ class Clients:
         def hear(data: bytes) -> None:
             if data[:9] == b"HTTP/1.1 " and data[9:12] != b"200":
                 raise SystemExit(f"answered with {data[:600]!r}")
-            if data.endswith(self._ends):
+            if data.endswith(self._ends) and not data.endswith(_HEAD_OF_STREAM):
                 self._under_way -= 1
                 if self._left:
                     self._left -= 1

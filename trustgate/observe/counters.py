@@ -26,6 +26,8 @@ _CODES_MOST = 100
 _CACHED_KEYS = 2_000
 #: Receipts and refusals that ``top`` looks back on.
 RECENT = 4_096
+#: So many receipts are counted at once at the latest.
+_TOGETHER = 64
 
 
 class Cell:
@@ -58,9 +60,10 @@ class TenantCell:
 class Counters:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        #: By endpoint, model (a passport's slug, or what a wildcard passport was asked for), status and finish.
-        self.cells: dict[tuple[str, str, int, str], Cell] = {}
-        self.tenants: dict[str, TenantCell] = {}
+        self._cells: dict[tuple[str, str, int, str], Cell] = {}
+        self._tenants: dict[str, TenantCell] = {}
+        #: Receipts that are not counted yet: one after another they cost half of what each costs amid a request.
+        self._uncounted: list[Receipt] = []
         #: Refusals by their code, whether there is a receipt of them or not.
         self.errors: dict[str, int] = {}
         self.recent: deque[Receipt] = deque(maxlen=RECENT)
@@ -69,20 +72,43 @@ class Counters:
         self._by_key: dict[tuple[str, str, str, int, str], Cell] = {}
         self._models: set[str] = set()
 
+    @property
+    def cells(self) -> dict[tuple[str, str, int, str], Cell]:
+        """By endpoint, model (a passport's slug, or what a wildcard passport was asked for), status and finish."""
+        self._count_all()
+        return self._cells
+
+    @property
+    def tenants(self) -> dict[str, TenantCell]:
+        """By tenant's id."""
+        self._count_all()
+        return self._tenants
+
     def count(self, receipt: Receipt) -> None:
         """Called for every receipt as it is written."""
+        if receipt.finish == "credited":
+            return  # nothing was requested
+        self.recent.append(receipt)
+        self._uncounted.append(receipt)
+        if len(self._uncounted) >= _TOGETHER:
+            self._count_all()
+
+    def _count_all(self) -> None:
+        receipts, self._uncounted = self._uncounted, []
+        for receipt in receipts:
+            self._count(receipt)
+
+    def _count(self, receipt: Receipt) -> None:
         key = (receipt.endpoint, receipt.model, receipt.passport, receipt.status, receipt.finish)
         cell = self._by_key.get(key)
         if cell is None:
-            if receipt.finish == "credited":
-                return  # nothing was requested
             cell = self._cell(key)
         cell.requests += 1
         cell.total_ms += receipt.latency_total_ms
         cell.total[bisect_left(DURATION_MS, receipt.latency_total_ms)] += 1
-        tenant = self.tenants.get(receipt.tenant)
+        tenant = self._tenants.get(receipt.tenant)
         if tenant is None:
-            tenant = self.tenants[receipt.tenant] = TenantCell()
+            tenant = self._tenants[receipt.tenant] = TenantCell()
         tenant.requests += 1
         if receipt.finish in COUNTED:
             cell.first_ms += receipt.latency_first_ms
@@ -96,7 +122,6 @@ class Counters:
             cell.cost_nano_usd += receipt.cost_nano_usd
             tenant.tokens += receipt.prompt_tokens + receipt.completion_tokens
             tenant.cost_nano_usd += receipt.cost_nano_usd
-        self.recent.append(receipt)
 
     def count_error(self, error: TrustGateError) -> None:
         """Called for every request that is refused or fails."""
@@ -109,7 +134,7 @@ class Counters:
 
     def _cell(self, key: tuple[str, str, str, int, str]) -> Cell:
         endpoint, model, passport, status, finish = key
-        cell = self.cells.setdefault((endpoint, self.model_label(model, passport, finish), status, finish), Cell())
+        cell = self._cells.setdefault((endpoint, self.model_label(model, passport, finish), status, finish), Cell())
         if len(self._by_key) >= _CACHED_KEYS:
             self._by_key.clear()
         self._by_key[key] = cell
