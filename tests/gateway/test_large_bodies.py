@@ -19,6 +19,7 @@ from tests.conftest import GatewayFactory
 from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_fairness import Slow, slow
 from tests.support.gateway import Gateway
+from tests.support.hostile import CHAT, HOSTILE, MIB
 from tests.support.processes import PATIENCE_S, wait_until
 from tests.support.upstream import Reply, Upstream
 from trustgate.errors import InvalidRequest, RequestTooLarge
@@ -27,7 +28,6 @@ from trustgate.gateway.api.large_body import LargeBody, LargeBodyReader
 from trustgate.models.stand_in import shown
 
 BY_PATH: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in ENDPOINTS if endpoint.method == "POST"}
-MIB = 1024 * 1024
 
 
 def taken_apart(body: bytes, chunk_bytes: int) -> LargeBody:
@@ -197,34 +197,11 @@ def ticking(gateway: Gateway) -> Iterator[list[float]]:
     took += sorted(map(float, said.split()))
 
 
-CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
-MESSAGE = b'{"role":"user","content":"a"}'
-#: Bodies that cost a lot to read: where they go, how they begin, what is repeated up to which size, how they end.
-HOSTILE: dict[str, tuple[str, bytes, bytes, int, bytes]] = {
-    "token ids": (EMBEDDINGS, b'"input":[1', b",1", 16 * MIB, b"]}"),
-    "small texts": (EMBEDDINGS, b'"input":["a"', b',"a"', 16 * MIB, b"]}"),
-    "messages": (CHAT, b'"messages":[' + MESSAGE, b"," + MESSAGE, 16 * MIB, b"]}"),
-    "tools": (CHAT, b'"messages":[{"role":"user","content":"a"}],"tools":[{}', b",{}", 16 * MIB, b"]}"),
-    "nesting": (RESPONSES, b'"input":', b"[", 16 * MIB, b""),
-    "arrays": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 16 * MIB, b"]}]}"),
-    "parameters": (CHAT, b'"messages":[{"role":"user","content":"a"}]', b',"x":0', 16 * MIB, b"}"),
-    "one text": (EMBEDDINGS, b'"input":"', b"a, B.1 ", 16 * MIB, b'"}'),
-    "escapes": (EMBEDDINGS, b'"input":"', b"\\u00e9", 16 * MIB, b'"}'),
-    "short escapes": (EMBEDDINGS, b'"input":[1', b',"\\n"', 16 * MIB, b"]}"),
-    # The most that is taken: nothing of it is refused before it is decoded.
-    "token ids within bounds": (EMBEDDINGS, b'"input":[1', b",1", 900_000, b"]}"),
-    "arrays within bounds": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 145_000, b"]}]}"),
-    "parameters, decoded directly": (CHAT, b'"messages":[{"role":"user","content":"a"}]', b',"x":0', 60_000, b"}"),
-    "arrays, decoded directly": (RESPONSES, b'"input":[{"file_id":"f","a":[[]', b",[]", 60_000, b"]}]}"),
-}
-
-
 @pytest.mark.parametrize("shape", HOSTILE)
 def test_others_are_answered_while_a_hostile_body_is_read(
     tenant: Tenant, scripted: Upstream, monkeypatch: pytest.MonkeyPatch, shape: str
 ) -> None:
-    path, before, unit, size, after = HOSTILE[shape]
-    body = b'{"model":"gpt-4o",' + before + unit * (size // len(unit)) + after
+    body, path = HOSTILE[shape].body(), HOSTILE[shape].path
     brief = Reply.body(b'{"object":"list","data":[],"usage":{"prompt_tokens":1,"total_tokens":1}}')
     monkeypatch.setattr(scripted, "default", brief)
     with ticking(tenant.gateway) as took:

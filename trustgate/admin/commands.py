@@ -95,6 +95,9 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: Entries in the journal that the database does not have yet.
     pending: int
     active_requests: int
+    #: How late the event loop was in the last minute: 99 of 100 times at most, and at worst.
+    loop_lag_p99_ms: int = 0
+    loop_lag_worst_ms: int = 0
     #: Receipts that the database cannot hold as they are, and that the operator has not accepted yet.
     set_aside: int = 0
     #: What was missing or damaged at the start and could be mended.

@@ -28,6 +28,8 @@ from trustgate.formats import written
 from trustgate.notify.disk import disk_space
 from trustgate.settings import Settings, UpstreamSettings
 
+#: A gateway that serves hundreds of requests at a time has turns of some ten milliseconds.
+LOOP_LAG_MOST_MS = 100
 _MEND_UPSTREAM = "Start that LLM server, or name another: trustgate serve --upstream URL"
 
 
@@ -128,7 +130,7 @@ def subscriber_finding(subscriber: SubscriberState) -> Finding:
 
 
 def amiss_findings(status: ServerStatus) -> Iterator[Finding]:
-    """What was missing at the start and was mended, and what the database cannot hold."""
+    """What was missing at the start and was mended, what the database cannot hold, and a loop that is held up."""
     for note in status.notes:
         yield warn("files", note, "Find out what happened to the file. Nothing is to be done here; a restart forgets.")
     if status.set_aside:
@@ -137,6 +139,14 @@ def amiss_findings(status: ServerStatus) -> Iterator[Finding]:
             f"the database cannot hold {status.set_aside} of them as they are: they are set aside, and what does not "
             "fit counts as nothing",
             "trustgate receipt mend",
+        )
+    if status.loop_lag_p99_ms > LOOP_LAG_MOST_MS:
+        yield warn(
+            "loop",
+            f"requests waited up to {status.loop_lag_p99_ms} ms (p99) and {status.loop_lag_worst_ms} ms (worst) for "
+            "their turn in the last minute",
+            "The machine is busy with something else, or too slow for what is asked of it: look with top, give the "
+            "gateway a core of its own, or lower serve.max_concurrent_requests.",
         )
 
 

@@ -99,6 +99,7 @@ def _queues(pulse: LiveStats) -> list[render.Cell]:
             "bold red" if full else "",
         ),
         f"{render.number(pulse.pending)} receipts wait for the database",
+        f"turns p99 {_ms(pulse.loop_lag_p99_ms)} late",
         *([render.Styled(f"log: {pulse.log_problem}", "bold red")] if pulse.log_problem else []),
     ]
 

@@ -50,6 +50,8 @@ class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, float]
     in_flight: int
     in_flight_limit: int
+    #: How late 99 of 100 timers of the event loop were at most in the last minute.
+    loop_lag_p99_ms: int = 0
     #: Receipts, those that wait for the database, those under the checkpoint and under the last anchor.
     receipts: int
     pending: int

@@ -46,6 +46,7 @@ from trustgate.notify.subscribers import Subscribers
 from trustgate.observe.budget_notices import budget_notice
 from trustgate.observe.counters import Counters
 from trustgate.observe.limit_notices import limit_notice
+from trustgate.observe.loop_lag import LoopLag
 from trustgate.observe.metrics import Metric, Metrics
 from trustgate.observe.notices import Notices
 from trustgate.observe.request_log import RequestLog, use_format
@@ -178,6 +179,7 @@ class Server:
             archive=archive,
             anchoring=self.anchoring,
             store=store,
+            loop_lag=LoopLag(),
             notes=notes,
         )
         self.metrics = Metrics(
@@ -468,6 +470,8 @@ class Server:
             last_seq=self.accounting.log.last_seq,
             pending=self.accounting.log.pending,
             active_requests=len(self.running),
+            loop_lag_p99_ms=round(self.gateway_status.loop_lag.p99_ms),
+            loop_lag_worst_ms=round(self.gateway_status.loop_lag.worst_ms),
             set_aside=self.gateway_status.set_aside(),
             notes=self.gateway_status.mended,
             targets=tuple(

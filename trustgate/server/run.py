@@ -313,6 +313,7 @@ async def _run_until(
             server.notices,
         ),
         server.request_log.run(),
+        server.gateway_status.loop_lag.run(),
         probe_for_ever(
             server.targets,
             lambda: server.upstream,

@@ -18,6 +18,7 @@ from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.upstream.targets import Targets
 from trustgate.observe.counters import Counters
 from trustgate.observe.live_stats import LiveStats, UpstreamPulse, in_window, load_of, loads_by
+from trustgate.observe.loop_lag import LoopLag
 from trustgate.observe.metrics import Labels, Metric
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
@@ -45,6 +46,7 @@ class GatewayStatus:
         archive: Archive,
         anchoring: Anchoring,
         store: Store,
+        loop_lag: LoopLag,
         notes: tuple[str, ...] = (),
     ) -> None:
         """``settings``: as they hold now. ``notes``: what was mended besides what the parts tell themselves."""
@@ -58,6 +60,7 @@ class GatewayStatus:
         self._archive = archive
         self._anchoring = anchoring
         self._store = store
+        self.loop_lag = loop_lag
         #: What was missing or damaged at the start and could be mended.
         self.mended = (*store.info.notes, *log.notes, *archive.notes, *notes)
         self.started_us = now_us()
@@ -141,6 +144,7 @@ class GatewayStatus:
             "The most requests served at the same time.",
             self._running.most,
         )
+        yield self.loop_lag.metric()
         written: dict[Labels, float] = {(): log.last_seq}
         life = "Receipts written, over the life of the log."
         yield Metric("trustgate.receipts", "counter", life, written, is_older=True)
@@ -177,6 +181,7 @@ class GatewayStatus:
             errors={code: round(count / _PULSE_WINDOW_S, 3) for code, count in errors.most_common()},
             in_flight=len(self._running),
             in_flight_limit=self._running.most,
+            loop_lag_p99_ms=round(self.loop_lag.p99_ms),
             receipts=log.last_seq,
             pending=log.pending,
             checkpoint_size=archive.checkpoint_size,
