@@ -125,6 +125,27 @@ def test_a_restart_under_a_clock_that_was_set_back_gives_nothing_anew(
     assert gateway.cli("doctor", "--books").returncode == 0
 
 
+def test_what_was_used_while_the_clock_ran_ahead_counts_after_a_restart_too(
+    make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp, tmp_path: Path
+) -> None:
+    """The clock was set back while the gateway ran, and has served since: its newest receipt has the right date."""
+    clock = ShiftedClock(tmp_path / "clock")
+    clock.shift(3 * 86_400)
+    gateway = make_gateway(upstream=upstream.api_url, environment=clock.environment, forked=False).start()
+    tenant, other = sign_up(gateway), sign_up(gateway)
+    gateway.cli("budget", "add", "rolling", "--requests", "3", "--per", "30d", "--tenant", tenant.name)
+    assert [tenant.chat().status_code for _ in range(2)] == [200, 200]
+    clock.shift(0)
+    assert [tenant.chat().status_code for _ in range(2)] == [200, 429]
+    assert other.chat().status_code == 200
+    gateway.kill()
+    gateway.start()
+    assert tenant.chat().status_code == 429
+    assert standing(gateway, "rolling")["used"] == 3
+    clock.shift(3 * 86_400)
+    assert gateway.cli("doctor", "--books").returncode == 0
+
+
 def test_after_kill_9_in_mid_traffic_budgets_are_what_the_receipts_say(
     make_gateway: GatewayFactory, upstream: Upstream, sign_up: SignUp
 ) -> None:

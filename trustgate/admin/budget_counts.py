@@ -32,22 +32,22 @@ async def rebuild(
     catalog: Catalog,
     at_us: int,
     until_seq: int | None = None,
-    newest_us: int = 0,
+    counts_ahead: bool = False,
 ) -> None:
     """Add to each budget of ``wanted``, which counts nothing yet, what receipts say was used of it.
 
-    ``until_seq``: the last receipt before they began to count by themselves; None: all receipts. ``newest_us``: when
-    the log's newest receipt was made; where that is after ``at_us``, the clock was set back, and what was used since
-    counts as well.
+    ``until_seq``: the last receipt before they began to count by themselves; None: all receipts. ``counts_ahead``:
+    what was used while the clock ran ahead, before it was set back to ``at_us``, counts as well.
     """
     groups: defaultdict[tuple[int, int, int], list[Budget]] = defaultdict(list)
     for budget in wanted:
         span = budgets.span_of(budget.id)
         groups[(*span.range(at_us), span.cell_us)].append(budget)
     for (since_us, until_us, part_us), group in groups.items():
+        ahead_us = await store.latest_ahead(since_us, at_us) if counts_ahead else 0
         query = BudgetUseFilter(
             since_us,
-            max(until_us, newest_us + 1),
+            max(until_us, ahead_us + 1),
             part_us,
             by_model=any(not budget.covers_all_models for budget in group),
             by_end_user=any(budget.each == "end_user" for budget in group),

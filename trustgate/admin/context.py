@@ -215,6 +215,7 @@ class AdminContext:
             catalog=self.catalog,
             at_us=now_us(),
             until_seq=until_seq,
+            counts_ahead=True,
         )
 
     async def forget(self, record: Plan | Alias) -> None:

@@ -24,15 +24,14 @@ async def restore_counts(
         budgets: those of budgets, which have them all.
         at_us: the time, microseconds UTC; None: now.
     """
-    # A clock that was set back is behind the newest receipt: what was used since counts now, as it would have
-    # without a restart. A receipt of a clock that ran ahead some time ago is not the newest, and does not.
-    newest = max((head.entry for head in await store.load_heads()), key=lambda entry: entry.seq, default=None)
-    newest_us = 0 if newest is None else newest.receipt.created_us
+    # Where the clock was set back, what was used since counts now, as it would have without a restart. What a clock
+    # that ran ahead dated before the window began does not.
     at_us = now_us() if at_us is None else at_us
-    quota.was_set_back = newest_us > at_us
     windows = quota.begin(at_us)
     for window, (since_us, until_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):
-        for used in await store.window_usage(since_us, max(until_us, newest_us + 1)):
+        ahead_us = await store.latest_ahead(since_us, at_us)
+        quota.was_set_back |= ahead_us > 0
+        for used in await store.window_usage(since_us, max(until_us, ahead_us + 1)):
             for subject in (used.tenant_id, directory.key_account_id(used.key_id)):
                 quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
     await rebuild(
@@ -42,5 +41,5 @@ async def restore_counts(
         directory=directory,
         catalog=catalog,
         at_us=at_us,
-        newest_us=newest_us,
+        counts_ahead=True,
     )

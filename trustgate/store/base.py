@@ -414,6 +414,13 @@ class Store(Protocol):
         """Returns what each key used in that time; receipts of ``until_us`` and later are left out."""
         ...
 
+    async def latest_ahead(self, since_us: int, at_us: int) -> int:
+        """Returns when the latest receipt was made that a clock ahead of ``at_us`` has dated since ``since_us``.
+
+        0 for none: of receipts that were dated so before ``since_us`` it is nothing.
+        """
+        ...
+
     async def budget_use(self, query: BudgetUseFilter) -> list[BudgetUse]:
         """Returns what was used, as budgets are rebuilt from it. Counted endings only (types.COUNTED)."""
         ...

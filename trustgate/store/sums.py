@@ -73,6 +73,24 @@ def sum_windows(connection: SqlConnection, sources: Sources, since_us: int, unti
     ]
 
 
+def latest_ahead(connection: SqlConnection, since_us: int, at_us: int) -> int:
+    """Returns when the latest receipt was made that a clock ahead of ``at_us`` has dated since ``since_us``; 0: none.
+
+    What was written after one that is dated before ``since_us`` was not written before that, whatever its own date.
+    """
+    found = connection.execute("SELECT max(seq) FROM receipts WHERE created_us > ?", [at_us]).fetchone()
+    if found is None or found[0] is None:
+        return 0
+    older = connection.execute(
+        "SELECT seq FROM receipts WHERE created_us < ? ORDER BY seq DESC LIMIT 1", [since_us]
+    ).fetchone()
+    after_seq = 0 if older is None else older[0]
+    latest = connection.execute(
+        "SELECT max(created_us) FROM receipts WHERE created_us > ? AND seq > ?", [at_us, after_seq]
+    ).fetchone()
+    return 0 if latest is None else int(latest[0] or 0)
+
+
 def _in_files(sources: Sources) -> str:
     return f"first_seq IN ({', '.join(map(str, sources.summed))})" if sources.summed else "false"
 

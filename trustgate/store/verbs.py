@@ -56,6 +56,7 @@ from trustgate.store.rows import ANCHORS, LOG_NAMES
 from trustgate.store.sql import SqlConnection, in_transaction
 from trustgate.store.sums import (
     Sources,
+    latest_ahead,
     receipt_months,
     statement_span,
     sum_balances,
@@ -121,6 +122,9 @@ class Verbs(Generic[C]):
             ReadRange(since_us, until_us),
             lambda connection, sources: sum_windows(connection, sources, since_us, until_us),
         )
+
+    async def latest_ahead(self, since_us: int, at_us: int) -> int:
+        return await self._reading.run(latest_ahead, since_us, at_us)
 
     async def budget_use(self, query: BudgetUseFilter) -> list[BudgetUse]:
         return await self._reader.read_sums(
