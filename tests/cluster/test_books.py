@@ -96,7 +96,10 @@ async def test_a_balance_is_not_spent_twice(url: str) -> None:
         receipts = await asyncio.gather(
             *(
                 of_node(keepers, money.grant.node_id).books.close(
-                    money=money, use=Use(0, 0, 7), receipt=make_receipt(n, tenant="ten_1", v=2), secret=bytes(32)
+                    money=money,
+                    use=Use(0, 0, 7),
+                    receipt=make_receipt(n, tenant="ten_1", v=2),
+                    secret=bytes(32),
                 )
                 for n, money in enumerate(holds)
             )

@@ -144,3 +144,16 @@ def test_a_payment_sent_to_three_gateways_at_once_is_settled_once_and_its_answer
     assert payment.state == "delivered"
     assert customer.balance() == 0
     world.books()
+
+
+def test_a_limit_that_comes_later_counts_what_was_used_at_every_gateway_before(world: Town) -> None:
+    tenant = name()
+    key = world.gateway.add_tenant(tenant, plan="internal")
+    assert world.ask(key, 30, connections=6).ended() == Counter({200: 30})
+    world.gateway.cli("budget", "add", f"of-{tenant}", "--requests", "40", "--per", "month", "--tenant", tenant)
+    assert world.ask(key, 20, connections=6).ended() == Counter({200: 10, 429: 10})
+    world.gateway.cli("plan", "add", "forty-five", "--requests-per-day", "45")
+    world.gateway.cli("tenant", "set", tenant, "--plan", "forty-five")
+    world.gateway.cli("budget", "remove", f"of-{tenant}")
+    assert world.ask(key, 20, connections=6).ended() == Counter({200: 5, 429: 15})
+    world.books()

@@ -302,7 +302,7 @@ class Budgets:
             self._counted.pop(budget.id, None)
             self._changed()
             return False
-        if old is not None and _reach(old.budget) == _reach(budget):
+        if old is not None and reach_of(old.budget) == reach_of(budget):
             old.budget = budget
             for subject, counter in old.counters.items():
                 counter.change_amount(self._amounts.get((budget.id, subject), budget.amount))
@@ -484,7 +484,7 @@ def shown_amount(unit: BudgetUnit, amount: int) -> str:
     return f"{amount // NANO_USD_PER_USD}.{decimals}"
 
 
-def _reach(budget: Budget) -> Budget:
+def reach_of(budget: Budget) -> Budget:
     """Returns what decides which use a budget counts."""
     return msgspec.structs.replace(budget, name="", amount=0, hard=True, notice_at_percent=(), created_us=0)
 

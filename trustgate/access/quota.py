@@ -323,6 +323,10 @@ class Quota:
         used[_TOKENS] += tokens
         used[_COST] += cost_nano_usd
 
+    def forget(self, subject_id: str) -> None:
+        """Count a subject's use anew, from nothing."""
+        self._counters.pop(subject_id, None)
+
     def begin(self, at_us: int) -> Windows:
         """Start counting in the windows that contain ``at_us``."""
         self._turn(at_us)

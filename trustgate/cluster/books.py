@@ -22,7 +22,7 @@ from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
-from trustgate.cluster.lanes import BatchLane, DatabaseClock, Operation
+from trustgate.cluster.lanes import BatchLane, DatabaseClock, Operation, Restore
 from trustgate.cluster.operations import (
     Close,
     Draft,
@@ -38,7 +38,7 @@ from trustgate.cluster.operations import (
     UnheldMoney,
     Use,
 )
-from trustgate.cluster.rows import BalanceRow, balance_key, done_key, given_back
+from trustgate.cluster.rows import BalanceRow, Row, balance_key, done_key, given_back
 from trustgate.errors import TrustGateError
 from trustgate.types import COUNTED, Limits, Receipt
 
@@ -83,11 +83,26 @@ class Books:
         self._looking = opening if looking is None else looking
         self._node_id = node_id
         self._last_node_id = ""
+        #: Brings into memory what rows are to have that are missing; None: memory has it.
+        self.restore: Restore | None = None
         self.opening = BatchLane(
-            _OPENS, opening, node_id, clock, persists=False, on_lost=self._undo, on_connect=self._look_back
+            _OPENS,
+            opening,
+            node_id,
+            clock,
+            persists=False,
+            on_lost=self._undo,
+            on_connect=self._look_back,
+            restore=self._restore,
         )
         self.closing = BatchLane(
-            "close", closing, self._known_node_id, clock, persists=True, on_connect=self._look_back
+            "close",
+            closing,
+            self._known_node_id,
+            clock,
+            persists=True,
+            on_connect=self._look_back,
+            restore=self._restore,
         )
 
     async def run(self) -> None:
@@ -196,10 +211,11 @@ class Books:
             use=use if receipt.finish in COUNTED else None,
             receipt=receipt,
             secret=secret,
-            # It is charged as its receipt says, which nobody can change any more.
-            credit_nano_usd=credit_nano_usd - charged,
+            credit_nano_usd=credit_nano_usd,
             draft=draft,
             late=late,
+            # As its receipt says, which nobody can change any more.
+            late_charge_nano_usd=charged,
         )
         return self.closing.submit(settled, on_commit)
 
@@ -248,6 +264,10 @@ class Books:
         with contextlib.suppress(TrustGateError):
             self._last_node_id = self._node_id()
         return self._last_node_id
+
+    async def _restore(self, connection: DatabaseConnection, rows: Sequence[Row]) -> None:
+        if self.restore is not None:
+            await self.restore(connection, rows)
 
     async def _look_back(self, connection: DatabaseConnection) -> None:
         """Find the opens that a crash of the database has lost: what they granted is held nowhere any more.

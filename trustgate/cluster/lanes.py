@@ -44,6 +44,7 @@ _LOCK = (
 )
 _LOCK_ALIVE = _ALIVE + _LOCK.format(alive=" AND EXISTS (SELECT 1 FROM alive)")
 _LOCK_ALL = _LOCK.format(alive="")
+_THERE = "SELECT key FROM shared_state WHERE key = ANY($1::text[])"
 _LAST = "SELECT state::text FROM shared_state WHERE key = $1 FOR UPDATE"
 _MAKE = (
     "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
@@ -53,6 +54,10 @@ _WRITE = (
     "UPDATE shared_state s SET state = v.state FROM unnest($1::text[], $2::text[]::jsonb[]) AS v (key, state)"
     " WHERE s.key = v.key"
 )
+
+
+#: Brings into memory what rows are to have that are missing.
+Restore = Callable[[DatabaseConnection, Sequence[Row]], Awaitable[None]]
 
 
 class DatabaseClock:
@@ -126,6 +131,7 @@ class BatchLane:
         persists: bool,
         on_lost: Callable[[Any], None] | None = None,
         on_connect: Callable[[DatabaseConnection], Awaitable[None]] | None = None,
+        restore: Restore | None = None,
     ) -> None:
         """
         Args:
@@ -136,6 +142,7 @@ class BatchLane:
             persists: Whether operations are tried until they are carried out, while the database is away too, and
                 whether the node is alive or not. Otherwise they fail.
             on_connect: is called with every new connection, before it is used.
+            restore: brings into memory what rows are to have that are missing; None: memory has it.
             on_lost: is called with each result of a batch that was committed, though its operations had failed.
         """
         self.name = name
@@ -145,6 +152,7 @@ class BatchLane:
         self._persists = persists
         self._on_lost = on_lost
         self._on_connect = on_connect
+        self._restore = restore
         self._connection: DatabaseConnection | None = None
         #: The number of the last batch that was committed.
         self.committed = 0
@@ -306,6 +314,11 @@ class BatchLane:
         """Make the rows that are missing, with what memory has; by themselves, so that they are locked in order."""
         missing = sorted(needed.keys() - self._known)
         if missing:
+            if self._restore is not None:
+                found = {record["key"] for record in await connection.fetch(_THERE, missing)}
+                absent = [needed[key] for key in missing if key not in found]
+                if absent:
+                    await self._restore(connection, absent)
             contents = [needed[key].content().decode() for key in missing]
             async with connection.transaction():
                 # A crash of the database must not lose it: what is held is known from the row alone.

@@ -212,10 +212,8 @@ class HoldMoney:
         return SharedMoney(Grant(batch.node_id, batch.number), self._tenant_id, hold)
 
 
-def _credited_payment(receipt: Receipt | None) -> str:
-    if receipt is None or receipt.payment is UNSET or not receipt.credited_nano_usd:
-        return ""
-    return receipt.payment
+def _payment_of(receipt: Receipt | None) -> str:
+    return "" if receipt is None or receipt.payment is UNSET else receipt.payment
 
 
 class Close:
@@ -237,6 +235,7 @@ class Close:
         credit_nano_usd: int = 0,
         draft: Draft | None = None,
         late: Late | None = None,
+        late_charge_nano_usd: int = 0,
     ) -> None:
         """
         Args:
@@ -249,6 +248,7 @@ class Close:
             credit_nano_usd: What the receipt adds to its tenant's balance; below zero: takes.
             draft: Where the receipt is until this is committed. One that is committed is not closed again.
             late: Who used it, where the process that held for it is gone.
+            late_charge_nano_usd: What is charged then, without a hold.
         """
         self._counters = counters
         self._hold = hold
@@ -261,7 +261,8 @@ class Close:
         self._draft = draft
         self._late = late
         #: The payment that it credits, which another may have credited since; "": none.
-        self._paid = _credited_payment(receipt)
+        self._paid = _payment_of(receipt) if credit_nano_usd > 0 else ""
+        self._late_charge_nano_usd = late_charge_nano_usd
 
     def rows(self) -> Sequence[Row]:
         rows: list[Row] = []
@@ -276,7 +277,7 @@ class Close:
             rows.append(HeadRow(self._receipt.tenant))
             if self._paid:
                 rows.append(OnceRow(self._paid))
-            if self._credit_nano_usd:
+            if self._credit_nano_usd or self._late_charge_nano_usd:
                 rows.append(BalanceRow(self._counters.balances, self._receipt.tenant))
         if self._late is not None:
             rows += [QuotaRow(self._counters.quota, subject) for subject in self._late.subjects]
@@ -302,15 +303,15 @@ class Close:
         if receipt is not None and self._paid:
             once = batch.rows[credited_key(self._paid)]
             if once.is_done:
-                credit -= 0 if receipt.credited_nano_usd is UNSET else receipt.credited_nano_usd
+                credit = 0
                 receipt = (
                     None
                     if receipt.finish == "credited"
                     else msgspec.structs.replace(receipt, credited_nano_usd=0, **payment_members(None))
                 )
             once.is_done = True
-        if credit and self._receipt is not None:
-            self._counters.balances.change(self._receipt.tenant, credit)
+        if self._receipt is not None and (change := credit - self._late_charge_nano_usd):
+            self._counters.balances.change(self._receipt.tenant, change)
         charged = 0 if self._money is None else self._settle_money(self._money, batch)
         return None if receipt is None else self._link(receipt, charged, batch)
 

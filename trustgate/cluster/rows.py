@@ -10,16 +10,19 @@ Owns the keys. Rows are locked in the order of their keys (bytes), all that a tr
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from trustgate.access.budget_counter import BudgetCounter, CountState
-from trustgate.access.budgets import Budgets
+from trustgate.access.budgets import Budgets, reach_of
 from trustgate.access.quota import CounterState, Hold, Quota
 from trustgate.payment.balance import Balances, BalanceState
 from trustgate.receipts.receipt import FIRST_TPREV
+from trustgate.types import Budget
 
 S = TypeVar("S")
 
@@ -73,8 +76,8 @@ class QuotaRow:
 
     def __init__(self, quota: Quota, subject_id: str) -> None:
         self.key = quota_key(subject_id)
+        self.subject_id = self._subject_id = subject_id
         self._quota = quota
-        self._subject_id = subject_id
         self._nodes: dict[str, QuotaShare] = {}
 
     def take_in(self, content: str, at_us: int) -> None:
@@ -291,8 +294,14 @@ def quota_key(subject_id: str) -> str:
 
 
 def budget_key(counter: BudgetCounter) -> str:
-    """Returns the key of a subject's use of a budget."""
-    return f"budget/{counter.of.budget.id}/{counter.subject}"
+    """Returns the key of a subject's use of a budget: another one where the budget counts other use than before."""
+    budget = counter.of.budget
+    return f"budget/{budget.id}/{_reach_digest(budget)}/{counter.subject}"
+
+
+@functools.lru_cache(maxsize=4_096)
+def _reach_digest(budget: Budget) -> str:
+    return hashlib.sha256(msgspec.json.encode(reach_of(budget))).hexdigest()[:8]
 
 
 def balance_key(tenant_id: str) -> str:

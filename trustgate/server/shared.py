@@ -46,6 +46,7 @@ from trustgate.payment.paid_answers import Answers
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import decode_entry
 from trustgate.server.counts import restore_counts
+from trustgate.server.missing_rows import MissingRows
 from trustgate.server.process import background
 from trustgate.settings import Settings
 from trustgate.store import Store
@@ -111,6 +112,10 @@ class SharedServing:
             Unavailable: the database cannot be reached.
             StoreDamaged: receipts are missing from the database.
         """
+
+        def who(receipt: Receipt) -> tuple[Caller, Drawer] | None:
+            return _who(receipt, directory, catalog)
+
         node_id = self.node_id()
         async with self._looking.use() as connection, connection.transaction():
             # Those that begin take turns.
@@ -129,7 +134,10 @@ class SharedServing:
                 if waiting:
                     raise Unavailable("Receipts wait for their places in the log: start again in some seconds.")
                 await self._write_anew(connection, heads, directory, catalog)
-        await self.log.drafts.recover(lambda receipt: _who(receipt, directory, catalog))
+        self.log.books.restore = MissingRows(
+            self._store, directory, catalog, self.log.books.quota, self.log.books.budgets.clock, who
+        ).restore
+        await self.log.drafts.recover(who)
 
     def node_id(self) -> str:
         """Returns this process's id as a node. Raises ``Unavailable`` where it is none at the moment."""

@@ -1,0 +1,125 @@
+"""Rows of the books that are missing: what they are to have, out of the receipts.
+
+A caller whom nothing limits has no row, and a budget that is new has none. From the moment at which all processes know
+of the limit they make the row with the first request that it concerns; what was used before that is in receipts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import UNSET
+
+from trustgate.access.budget_counter import CountState
+from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.directory import Caller, Directory
+from trustgate.access.quota import Quota
+from trustgate.admin.budget_counts import load as load_budgets
+from trustgate.admin.budget_counts import rebuild
+from trustgate.cluster.database import DatabaseConnection
+from trustgate.cluster.rows import BudgetRow, QuotaRow, Row, head_key
+from trustgate.models.catalog import Catalog
+from trustgate.receipts.segment import decode_entry
+from trustgate.store import Store
+from trustgate.store.rows import BILLED, IS_COUNTED
+from trustgate.types import COUNTED, Budget, Receipt
+
+_HAS_RECEIPTS = "SELECT EXISTS (SELECT 1 FROM shared_state WHERE key = $1)"
+_WAITING = "SELECT entry FROM waiting_receipts ORDER BY n"
+_USED = f"""SELECT count(*) AS requests, coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint AS tokens,
+    coalesce(sum({BILLED}), 0)::bigint AS cost FROM receipts
+    WHERE tenant = $1 AND created_us >= $2 AND {IS_COUNTED} AND ($3::text[] IS NULL OR "key" = ANY($3::text[]))"""  # noqa: S608 - constants
+
+#: Whose a receipt is; None: there are none any more.
+FindOwner = Callable[[Receipt], tuple[Caller, Drawer] | None]
+
+
+class MissingRows:
+    """See ``cluster.lanes.Restore``."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        catalog: Catalog,
+        quota: Quota,
+        clock: Callable[[], int],
+        who: FindOwner,
+    ) -> None:
+        """
+        Args:
+            store: has the receipts with places.
+            directory: of the server.
+            catalog: of the server.
+            quota: the counters in memory, which rows are made of.
+            clock: the time that all go by, microseconds UTC.
+            who: finds whose a receipt is.
+        """
+        self._store = store
+        self._directory = directory
+        self._catalog = catalog
+        self._quota = quota
+        self._clock = clock
+        self._who = who
+        #: What budgets had counted when they were first asked for: whoever uses one afterwards makes a row.
+        self._budgets: dict[Budget, dict[str, CountState]] = {}
+
+    async def restore(self, connection: DatabaseConnection, rows: Sequence[Row]) -> None:
+        """Bring into memory what missing rows are to have."""
+        for row in rows:
+            if isinstance(row, QuotaRow):
+                await self._restore_quota(connection, row.subject_id)
+            elif isinstance(row, BudgetRow):
+                await self._restore_budget(connection, row)
+
+    async def _restore_quota(self, connection: DatabaseConnection, subject_id: str) -> None:
+        self._quota.forget(subject_id)
+        all_keys = self._directory.keys()
+        keys = [key for key in all_keys if key.account_id == subject_id]
+        tenant_id, key_ids = (keys[0].tenant_id, [key.id for key in keys]) if keys else (subject_id, None)
+        if not await connection.fetchval(_HAS_RECEIPTS, head_key(tenant_id)):
+            return
+        # First those that wait: one that gets its place meanwhile counts twice rather than not at all.
+        waiting = [
+            receipt
+            for receipt in await _waiting(connection)
+            if receipt.tenant == tenant_id and (key_ids is None or receipt.key in key_ids)
+        ]
+        windows = self._quota.begin(self._clock())
+        for window, since_us in enumerate(windows.starts):
+            used = await connection.fetchrow(_USED, tenant_id, since_us, key_ids)
+            assert used is not None, "a sum has a row"
+            self._quota.restore(window, subject_id, used["requests"], used["tokens"], used["cost"])
+            for receipt in waiting:
+                if receipt.created_us >= since_us:
+                    self._quota.restore(window, subject_id, *_use(receipt))
+
+    async def _restore_budget(self, connection: DatabaseConnection, row: BudgetRow) -> None:
+        budget = row.counter.of.budget
+        counts = self._budgets.get(budget)
+        if counts is None:
+            counted = Budgets(self._clock)
+            load_budgets(counted, self._directory, [budget])
+            waiting, at_us = await _waiting(connection), self._clock()
+            await rebuild(
+                counted, [budget], store=self._store, directory=self._directory, catalog=self._catalog, at_us=at_us
+            )
+            for receipt in waiting:
+                owner = self._who(receipt)
+                if owner is not None:
+                    counted.restore(budget.id, owner[1], _use(receipt), receipt.created_us)
+            counts = self._budgets[budget] = {counter.subject: counter.state() for counter in counted.counters()}
+        state = counts.get(row.counter.subject)
+        if state is not None:
+            row.counter.take_in(state)
+
+
+async def _waiting(connection: DatabaseConnection) -> list[Receipt]:
+    """Returns the counted receipts that have no places yet."""
+    receipts = [decode_entry(row["entry"]).receipt for row in await connection.fetch(_WAITING)]
+    return [receipt for receipt in receipts if receipt.finish in COUNTED]
+
+
+def _use(receipt: Receipt) -> tuple[int, int, int]:
+    billed = receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
+    return 1, receipt.prompt_tokens + receipt.completion_tokens, billed
