@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -157,3 +158,22 @@ def test_a_limit_that_comes_later_counts_what_was_used_at_every_gateway_before(w
     world.gateway.cli("budget", "remove", f"of-{tenant}")
     assert world.ask(key, 20, connections=6).ended() == Counter({200: 5, 429: 15})
     world.books()
+
+
+def test_what_an_upstream_keeps_is_its_tenants_at_every_gateway_and_nobody_elses(world: Town) -> None:
+    own, stranger = world.gateway.add_tenant(name()), world.gateway.add_tenant(name())
+
+    def ask(gateway: int, method: str, path: str, key: str, **more: Any) -> httpx.Response:
+        url = f"http://127.0.0.1:{world.neighbours[gateway].port}/v1{path}"
+        return httpx.request(method, url, headers={"authorization": f"Bearer {key}"}, trust_env=False, **more)
+
+    usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+    response = {"id": name(), "object": "response", "status": "completed", "output": [], "usage": usage}
+    world.market.upstream.script(*[Reply.json(response)] * 3, Reply.json({"id": response["id"], "deleted": True}))
+    made = ask(0, "POST", "/responses", own, json={"model": "gpt-4o", "input": "Hi"})
+    assert made.status_code == 200, made.text
+    path = f"/responses/{response['id']}"
+    assert [ask(gateway, "GET", path, own).status_code for gateway in (1, 2)] == [200, 200]
+    assert [ask(gateway, "GET", path, stranger).status_code for gateway in (0, 1, 2)] == [404, 404, 404]
+    assert ask(2, "DELETE", path, own).status_code == 200
+    assert ask(1, "GET", path, own).status_code == 404

@@ -148,6 +148,7 @@ class Books:
         secret: bytes = b"",
         credit_nano_usd: int = 0,
         draft: Draft | None = None,
+        late: Late | None = None,
         on_commit: Callable[[], None] | None = None,
     ) -> asyncio.Future[Receipt | None]:
         """Settle what a request holds and put its receipt on record, in one transaction.
@@ -161,6 +162,7 @@ class Books:
             secret: The receipt's.
             credit_nano_usd: What the receipt adds to its tenant's balance; below zero: takes.
             draft: Where the receipt is until this is committed.
+            late: Who used it, where nothing was held for it.
             on_commit: Is called then.
 
         Returns:
@@ -177,6 +179,7 @@ class Books:
             secret=secret,
             credit_nano_usd=credit_nano_usd,
             draft=draft,
+            late=late,
         )
         return self.closing.submit(settled, on_commit)
 
@@ -236,6 +239,10 @@ class Books:
                 found = await connection.fetch(_BALANCE, balance_key(tenant_id))
         for record in found:
             BalanceRow(self.balances, record["key"].partition("/")[2]).take_in(record["state"], 0)
+
+    def late(self, caller: Caller, drawer: Drawer) -> Late:
+        """Returns who used what is charged now without a hold."""
+        return Late(drawer, self._subjects(caller))
 
     def _subjects(self, caller: Caller) -> tuple[str, ...]:
         """Returns those of a caller's tenant and key that anything limits: they are counted in rows."""

@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from trustgate.cluster.books import Books
 from trustgate.cluster.drafts import Drafts
-from trustgate.cluster.operations import SharedHold, SharedMoney, UnheldMoney, Use
+from trustgate.cluster.operations import Late, SharedHold, SharedMoney, UnheldMoney, Use
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.bounds import in_range
 from trustgate.receipts.log import Log
@@ -108,6 +108,7 @@ class SharedLog(Log):
         hold: SharedHold | None = None,
         money: SharedMoney | UnheldMoney | None = None,
         use: Use | None = None,
+        late: Late | None = None,
     ) -> asyncio.Future[Receipt | None]:
         """Journal a receipt and close its request.
 
@@ -117,6 +118,7 @@ class SharedLog(Log):
             hold: what the request holds.
             money: what it holds of its tenant's balance, or is charged without a hold.
             use: what it used; None: it was not served.
+            late: who used it, where nothing was held for it.
 
         Returns:
             As ``Books.close``.
@@ -126,14 +128,16 @@ class SharedLog(Log):
         if money is None and receipt.charged_nano_usd is not UNSET:
             credit -= receipt.charged_nano_usd
         try:
-            done = self.drafts.close(receipt, secret, hold=hold, money=money, use=use, credit_nano_usd=credit)
+            done = self.drafts.close(
+                receipt, secret, hold=hold, money=money, use=use, late=late, credit_nano_usd=credit
+            )
             self._journal_fault = None
         except (OSError, TrustGateError) as error:
             # The answer is already made: what can be kept of it is what the database takes.
             self.fault = f"the journal cannot be written: {error}"
             _logger.error("%s", self.fault)
             done = self.books.close(
-                receipt=receipt, secret=secret, hold=hold, money=money, use=use, credit_nano_usd=credit
+                receipt=receipt, secret=secret, hold=hold, money=money, use=use, late=late, credit_nano_usd=credit
             )
         self._last_close = done
         self._dirty.set()

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from trustgate import __version__
 from trustgate.access.budgets import BudgetEvent, Budgets
@@ -24,6 +24,7 @@ from trustgate.cluster.shared_log import SharedLog
 from trustgate.errors import OperatorError, TrustGateError
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.api.object_ids import ObjectIds
+from trustgate.gateway.api.shared_object_ids import SharedObjectIds
 from trustgate.gateway.path.accounting import Accounting
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.background import BackgroundWork
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
     from trustgate.cluster.member import Member
     from trustgate.telemetry.hub import Telemetry
 
+Ids = TypeVar("Ids", bound=ObjectIds)
+
 _logger = logging.getLogger("trustgate.server")
 
 #: What the last requests under old settings get to end beyond their deadline.
@@ -112,6 +115,7 @@ class Server:
         observer: Observer | None,
         subscribers: Subscribers,
         certificate: Certificate | None,
+        object_ids: SharedObjectIds | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         upstream = settings.upstream
@@ -125,7 +129,8 @@ class Server:
         self.subscribers = subscribers
         budgets.on_event = self._on_budget
         quota.on_limit = self._on_limit
-        keeping = SharedKeeping(log) if isinstance(log, SharedLog) else None
+        self.handles = open_handles(settings.handles_file, ObjectIds) if object_ids is None else object_ids
+        keeping = SharedKeeping(log, object_ids) if isinstance(log, SharedLog) and object_ids is not None else None
         self.accounting = Accounting(quota, log, budgets, keeping)
         self.counters = Counters(catalog)
         self.notices = Notices()
@@ -133,7 +138,6 @@ class Server:
         log.on_append = self._on_receipt
         self.archive = archive
         self.payments = payments
-        self.handles = _open_handles(settings.handles_file)
         self.running = InFlight(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
         self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
@@ -244,6 +248,7 @@ class Server:
         load: Callable[[], Settings] | None,
         observer: Observer | None,
         certificate: Certificate | None = None,
+        object_ids: SharedObjectIds | None = None,
     ) -> Server:
         """Fill the memory from the store: who may call, what there is, what the running windows have used."""
         state = await store.load_state()
@@ -279,6 +284,7 @@ class Server:
             observer=observer,
             subscribers=Subscribers(state.subscribers),
             certificate=certificate,
+            object_ids=object_ids,
             notes=await _missing_handles(settings.handles_file, store),
         )
 
@@ -571,9 +577,12 @@ async def _missing_handles(path: Path, store: Store) -> tuple[str, ...]:
     return (note,)
 
 
-def _open_handles(path: Path) -> ObjectIds:
+def open_handles(path: Path, open_file: Callable[[Path], Ids]) -> Ids:
+    """Open the file of ids with ``open_file``.
+
+    Raises OperatorError: it cannot be used."""
     try:
-        return ObjectIds(path)
+        return open_file(path)
     except OSError as error:
         raise OperatorError(
             f"The file {path} cannot be used: {error.strerror}.", hint="Correct its permissions."

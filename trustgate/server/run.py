@@ -157,7 +157,16 @@ async def serve(
         )
         stack.push_async_callback(payments.close)
         server = await Server.build(
-            settings, store, kept.log, kept.archive, payments, address, load, observer, certificate
+            settings,
+            store,
+            kept.log,
+            kept.archive,
+            payments,
+            address,
+            load,
+            observer,
+            certificate,
+            None if kept.together is None else kept.together.books.object_ids,
         )
         stack.push_async_callback(server.close_upstreams)
         stack.callback(server.handles.close)
@@ -320,7 +329,6 @@ async def _run_until(
             lambda: server.settings.upstream.health_interval_s,
             server.probe_soon,
         ),
-        server.background.run(lambda: server.settings.upstream.background_interval_s),
         server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
         # Among several processes one has each of these as its role.
         *(
@@ -330,6 +338,7 @@ async def _run_until(
                 server.anchoring.run(),
                 server.payments.reconciler.run(settings.payment.reconcile_every_s),
                 server.notifier.run(),
+                server.background.run(lambda: server.settings.upstream.background_interval_s),
             )
         ),
         *(() if certificate is None else (certificate.look_for_ever(),)),

@@ -124,6 +124,8 @@ class Together:
             self.member.while_holding(Role.ANCHORER, lambda _: server.anchoring.run())
         payment = self._settings.payment
         self.member.while_holding(Role.RECONCILER, lambda _: server.payments.reconciler.run(payment.reconcile_every_s))
+        interval_s = self._settings.upstream.background_interval_s
+        self.member.while_holding(Role.BATCH_KEEPER, lambda _: server.background.run(lambda: interval_s))
         notices = NoticePassing(
             server.notices,
             self._store.store_id,

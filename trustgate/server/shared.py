@@ -39,6 +39,7 @@ from trustgate.cluster.shared_answers import SharedAnswers
 from trustgate.cluster.shared_balances import SharedBalances
 from trustgate.cluster.shared_log import Following, SharedLog
 from trustgate.errors import Unavailable
+from trustgate.gateway.api.shared_object_ids import SharedObjectIds
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
 from trustgate.models.catalog import Catalog
 from trustgate.payment.balance import Balances
@@ -47,6 +48,7 @@ from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import decode_entry
 from trustgate.server.counts import restore_counts
 from trustgate.server.missing_rows import MissingRows
+from trustgate.server.parts import open_handles
 from trustgate.server.process import background
 from trustgate.settings import Settings
 from trustgate.store import Store
@@ -90,12 +92,21 @@ async def _all_placed(connection: DatabaseConnection) -> None:
 class SharedServing:
     """What a server has of the books that it keeps with others. Made by ``shared_books``."""
 
-    def __init__(self, settings: Settings, member: Member, store: Store, log: SharedLog, looking: DatabaseSession):
+    def __init__(
+        self,
+        settings: Settings,
+        member: Member,
+        store: Store,
+        log: SharedLog,
+        looking: DatabaseSession,
+        object_ids: SharedObjectIds,
+    ) -> None:
         self._settings = settings
         self._member = member
         self._store = store
         self._looking = looking
         self.log = log
+        self.object_ids = object_ids
         #: What payments and commands see of balances.
         self.balances: Balances = SharedBalances(log.books, log.books.balances)
         #: Answers for whoever presents the same payment again, anywhere.
@@ -138,6 +149,7 @@ class SharedServing:
             self._store, directory, catalog, self.log.books.quota, self.log.books.budgets.clock, who
         ).restore
         await self.log.drafts.recover(who)
+        await self.object_ids.begin()
 
     def node_id(self) -> str:
         """Returns this process's id as a node. Raises ``Unavailable`` where it is none at the moment."""
@@ -271,8 +283,12 @@ async def shared_books(
             segment_bytes=settings.journal.segment_bytes,
         )
         stack.callback(drafts.journal.close)
-        await stack.enter_async_context(background(books.run()))
-        yield SharedServing(settings, member, store, SharedLog(store, books, drafts, following), looking)
+        ids_session = closing_session(address, lease_s)
+        stack.push_async_callback(ids_session.close)
+        object_ids = open_handles(settings.handles_file, lambda path: SharedObjectIds(path, ids_session))
+        await stack.enter_async_context(background(books.run(), object_ids.run()))
+        log = SharedLog(store, books, drafts, following)
+        yield SharedServing(settings, member, store, log, looking, object_ids)
 
 
 def _books_session(settings: Settings) -> DatabaseSession:

@@ -138,6 +138,9 @@ class ObjectIds:
                 # A crash cut the last line short: what is appended must not become a part of it.
                 os.write(self._file, b"\n")
 
+    async def catch_up(self) -> None:
+        """Take in what other processes have kept: none here."""
+
     def find(self, kind: Kind, object_id: str, tenant: str) -> ObjectId:
         """Returns the id of this tenant, the newest where several upstreams gave it out. Raises as ``find_all``."""
         return self.find_all(kind, object_id, tenant)[-1]

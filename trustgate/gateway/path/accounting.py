@@ -206,9 +206,10 @@ class RequestHold(Protocol):
 class AccountEnd(NamedTuple):
     """What a request came to: its receipt, and what that settles."""
 
+    request: Request
     receipt: Receipt
     secret: bytes
-    #: None: it was refused.
+    #: None: it was refused, or was admitted before.
     hold: Any
     #: Whether what it used counts.
     counted: bool
@@ -259,7 +260,7 @@ class OwnKeeping:
         self._quota.void(hold)
 
     def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
-        receipt, secret, hold, counted, _ = outcome
+        _, receipt, secret, hold, counted, _ = outcome
         if hold is not None and counted:
             self._quota.post(hold, receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt))
         elif hold is not None:
@@ -482,7 +483,9 @@ class Account:
         if paid is not None:
             receipt = replace(receipt, **paid)
         self.receipt = receipt
-        self._keeping = self._accounting.keeping.close(AccountEnd(receipt, secret, self._hold, counted, self.sale))
+        self._keeping = self._accounting.keeping.close(
+            AccountEnd(self.request, receipt, secret, self._hold, counted, self.sale)
+        )
 
     async def kept(self) -> None:
         """Wait until the receipt of a closed account cannot be lost: before the answer's last byte leaves.

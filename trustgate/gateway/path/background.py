@@ -170,7 +170,8 @@ class BackgroundWork:
         self._handles.keep(msgspec.structs.replace(now, owed=-1))
         self.end(now)
         call = Call(model=now.model, choices=0, end_user=now.end_user)
-        request = Request(Arrival.of({"headers": ()}), _LOOKS[now.kind], owner, call, b"")
+        drawer = self._drawer(owner, now)
+        request = Request(Arrival.of({"headers": ()}), _LOOKS[now.kind], owner, call, b"", drawer.models)
         account = Account(self._accounting, request, None, self._payment_step.owing(request))
         account.target = target
         account.sent(body)
@@ -182,7 +183,7 @@ class BackgroundWork:
         at_us = receipt.created_us
         self._accounting.quota.charge(owner.tenant.id, owner.key.account_id, tokens, billed, at_us)
         if owner.has_budgets:
-            self._accounting.budgets.count(self._drawer(owner, now), tokens, billed, at_us)
+            self._accounting.budgets.count(drawer, tokens, billed, at_us)
 
     def _drawer(self, owner: Caller, handle: ObjectId) -> Drawer:
         """Who draws on budgets with the work."""

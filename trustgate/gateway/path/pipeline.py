@@ -184,6 +184,7 @@ class Pipeline:
             if caller.end_user_sources:
                 call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
             profile = caller.profile
+            await self._routing.catch_up(endpoint, call)
             route = self._routing.begin(endpoint, call, body, scope, caller.key)
             call = route.call
 

@@ -62,6 +62,14 @@ class Routing:
         self._handles = handles
         self._lasting = lasting
 
+    async def catch_up(self, endpoint: Endpoint, call: Call) -> None:
+        """Have every id in memory that a request may name or list, whichever process gave it out. Raises Unavailable.
+
+        Cheap for a request that names none.
+        """
+        if endpoint.names is not None or endpoint.lists is not None or call.uses or call.shared:
+            await self._handles.catch_up()
+
     def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, key: ApiKey) -> Route:
         """Look up the ids that the request names.
 

@@ -16,6 +16,7 @@ from trustgate.access.quota import Ask
 from trustgate.cluster.operations import SharedHold, SharedSlot, Use
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.cluster.shared_log import SharedLog
+from trustgate.gateway.api.shared_object_ids import SharedObjectIds
 from trustgate.gateway.path.accounting import AccountEnd, Request, billed_of
 
 
@@ -42,9 +43,11 @@ class SharedEntry:
 class SharedKeeping:
     """See ``accounting.Keeping``."""
 
-    def __init__(self, log: SharedLog) -> None:
+    def __init__(self, log: SharedLog, object_ids: SharedObjectIds) -> None:
+        """``object_ids``: have to be written before an answer ends, too."""
         self._log = log
         self._books = log.books
+        self._object_ids = object_ids
 
     async def enter(self, caller: Caller) -> SharedEntry:
         return SharedEntry(self._log, await self._books.enter(caller))
@@ -59,11 +62,30 @@ class SharedKeeping:
         _ = self._books.close(hold=hold)
 
     def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
-        receipt, secret, hold, counted, sale = outcome
+        request, receipt, secret, hold, counted, sale = outcome
         charging = None if sale is None else sale.charging
         money = charging.money if isinstance(charging, SharedBalanceHold) else None
         charged = 0 if receipt.charged_nano_usd is UNSET else receipt.charged_nano_usd
         use = None
         if counted:
             use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt), charged)
-        return self._log.kept(self._log.close(receipt, secret, hold=hold, money=money, use=use))
+        # Work that was admitted before, and is charged now that it has ended.
+        late = self._books.late(request.caller, request.drawer) if counted and hold is None else None
+        kept = self._log.kept(self._log.close(receipt, secret, hold=hold, money=money, use=use, late=late))
+        written = self._object_ids.written()
+        return kept if written is None else _both(written, kept)
+
+
+def _both(first: asyncio.Future[None], second: asyncio.Future[None] | None) -> asyncio.Future[None]:
+    """Returns what is done once both are."""
+    if second is None:
+        return first
+    both: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end(_: asyncio.Future[None]) -> None:
+        if first.done() and second.done() and not both.done():
+            both.set_result(None)
+
+    first.add_done_callback(end)
+    second.add_done_callback(end)
+    return both

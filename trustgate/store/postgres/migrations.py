@@ -113,6 +113,24 @@ def _kept_answers(connection: SqlConnection) -> None:
     )
 
 
+def _object_ids(connection: SqlConnection) -> None:
+    """Ids that upstreams gave out, where several processes do (gateway.api.shared_object_ids)."""
+    for statement in (
+        "CREATE SEQUENCE object_ids_n",
+        """CREATE TABLE object_ids (
+            kind text COLLATE "C" NOT NULL,
+            upstream text COLLATE "C" NOT NULL,
+            id text COLLATE "C" NOT NULL,
+            tenant text COLLATE "C" NOT NULL,
+            n bigint NOT NULL,  -- the order of changes
+            handle bytea NOT NULL,
+            PRIMARY KEY (kind, upstream, id)
+        )""",
+        "CREATE INDEX object_ids_order ON object_ids (n)",
+    ):
+        connection.execute(statement)
+
+
 #: Step N brings what Postgres alone has from N-1 to N.
 STEPS: tuple[Callable[[SqlConnection], None], ...] = (
     _indexes_and_changes,
@@ -121,6 +139,7 @@ STEPS: tuple[Callable[[SqlConnection], None], ...] = (
     _moves,
     _log_state,
     _kept_answers,
+    _object_ids,
 )
 
 
