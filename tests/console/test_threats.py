@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html import unescape
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -19,10 +21,11 @@ import pytest
 from tests.conftest import GatewayFactory
 from tests.support.gateway import Gateway
 from trustgate.console.access import is_allowed, is_own_form
+from trustgate.console.app import Console
 from trustgate.console.sessions import CODE_S, IDLE_S, LIFE_S, Sessions
 from trustgate.errors import Conflict
 from trustgate.server.pages import console_url
-from trustgate.settings import PaymentSettings, ServeSettings, Settings
+from trustgate.settings import PaymentSettings, ServeSettings, Settings, StoreSettings
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,41 @@ def test_before_a_link_is_asked_for_there_is_no_console(make_gateway: GatewayFac
         assert console.json()["error"]["code"] == nowhere.json()["error"]["code"] == "unknown_url"
         gateway.cli("console", "--no-open")
         assert http.get("/console").status_code == 401
+
+
+@pytest.mark.parametrize(("url", "told"), [("postgres://db.example/trustgate", True), ("", False)])
+async def test_where_several_processes_may_serve_it_says_which_one_knows_a_session(
+    tmp_path: Path, url: str, told: bool
+) -> None:
+    """Sessions are in memory; on a database that others may serve too, a browser may meet another process."""
+    settings = Settings(home=tmp_path, store=StoreSettings(url=url or None))
+    console = Console(Nothing(), Sessions(), lambda: settings, recent=tuple, stopping=bool)
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/console", "scheme": "http", "http_version": "1.1"}
+    near = {"client": ("127.0.0.1", 5), "server": ("127.0.0.1", 4010), "headers": [(b"host", b"127.0.0.1:4010")]}
+    await console({**scope, **near}, _never, send)
+    page = b"".join(message.get("body", b"") for message in sent).decode()
+    assert sent[0]["status"] == 401 and ("Several processes may serve this database" in page) is told
+
+
+class Nothing:
+    """An ``Admin`` that is never asked."""
+
+    async def execute(self, command: Any) -> Any:
+        raise AssertionError(command)
+
+    async def feed(self, command: Any, write: Any) -> Any:
+        raise AssertionError(command)
+
+    async def close(self) -> None: ...
+
+
+async def _never() -> Any:
+    raise AssertionError("the body of a GET was read")
 
 
 def test_a_link_works_once(served: Gateway, http: httpx.Client) -> None:

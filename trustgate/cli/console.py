@@ -26,7 +26,8 @@ def console(
     """Open the console of the running gateway in your browser: pages to watch it and to manage it.
 
     Prints a link, which works once and for two minutes, and opens it. A session ends after half an hour without use,
-    after twelve hours, or with the server. Who has the link can do what the command line can: pass it on to nobody.
+    after twelve hours, or with the server; of several processes on one database, only the one that gave the link has
+    it. Who has the link can do what the command line can: pass it on to nobody.
     """
     if end:
         ended = execute(context, ConsoleEnd())

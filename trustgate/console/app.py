@@ -52,6 +52,12 @@ async def _work_state(view: View, work_id: str) -> Download:
     return work_state(view.works.find(work_id))
 
 
+#: Sessions are in memory: of several processes on one database only one has them.
+_ONE_PROCESS: Final = (
+    "Several processes may serve this database. A session is in the one alone that gave the link: behind a load "
+    "balancer, send /console to that machine, or open the console at its own address."
+)
+
 #: The navigation.
 LINKS: Final = (
     Link(BASE, "Overview"),
@@ -138,7 +144,7 @@ class Console:
             if path == "open":
                 await self._open(scope, headers, receive, send, cookie)
             elif session is None:
-                await self._send(send, _signed_out(), None)
+                await self._send(send, self._signed_out(), None)
             elif path == "live" and method == "GET":
                 if self._live.is_full:
                     raise PermissionDenied("Too many pages of the console are open.", hint="Close some of them.")
@@ -163,6 +169,18 @@ class Console:
             fault = TrustGateError("The server failed. The error is in its log.")
             await self._send(send, refusal(fault), session)
 
+    def _signed_out(self, told: str = "") -> Shown:
+        settings = self._settings()
+        is_one_of_several = settings.serve.workers > 1 or bool(settings.store.url)
+        body = join(
+            heading("Not signed in"),
+            message("wary", tag("p", None, told)) if told else None,
+            tag("p", None, "The console is opened from the command line, on the machine of the gateway:"),
+            command("trustgate console", "open-command"),
+            tag("p", {"class": "soft"}, _ONE_PROCESS) if is_one_of_several else None,
+        )
+        return Shown("Not signed in", body, status=401)
+
     def _view(self, session: ConsoleSession, query: Mapping[str, str]) -> View:
         return View(self._admin, self._settings(), self._recent, session.form_token, query, self._works)
 
@@ -180,7 +198,7 @@ class Console:
     async def _post(self, path: str, form: Mapping[str, str], session: ConsoleSession, send: Send, cookie: str) -> None:
         if path == "logout":
             self._sessions.end(session)
-            await self._send(send, _signed_out("You are signed out."), None, cookie=_set_cookie(cookie, "", 0))
+            await self._send(send, self._signed_out("You are signed out."), None, cookie=_set_cookie(cookie, "", 0))
             return
         if not path.startswith("do/"):
             raise NotFound(f"There is no form {path[:100]} here.", hint="Go to the overview.")
@@ -207,7 +225,7 @@ class Console:
         secret = self._sessions.redeem(form.get("code", "")) if is_own_form(headers) else None
         if secret is None:
             await self._send(
-                send, _signed_out("This link is not valid any more: it works once, for two minutes."), None
+                send, self._signed_out("This link is not valid any more: it works once, for two minutes."), None
             )
             return
         old = self._sessions.find(_cookie(headers, cookie))
@@ -281,16 +299,6 @@ def _entrance(code: str) -> Shown:
         tag("button", {"class": "main", "type": "submit"}, "Open the console"),
     )
     return Shown("Open the console", join(heading("Open the console"), form), ("console/open.js",))
-
-
-def _signed_out(told: str = "") -> Shown:
-    body = join(
-        heading("Not signed in"),
-        message("wary", tag("p", None, told)) if told else None,
-        tag("p", None, "The console is opened from the command line, on the machine of the gateway:"),
-        command("trustgate console", "open-command"),
-    )
-    return Shown("Not signed in", body, status=401)
 
 
 def _search() -> Html:

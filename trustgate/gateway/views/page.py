@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from html import escape
 from importlib.resources import files
 from typing import NamedTuple
@@ -66,15 +67,6 @@ class Page:
         """``shown``: whether the settings want it now."""
         self._status = status
         self._shown = shown
-        template = _template()
-        self._pieces = re.split(r"\{\{(.*?)\}\}", template)
-        self._headers = [
-            (b"content-type", b"text/html; charset=utf-8"),
-            (b"cache-control", b"public, max-age=1"),
-            (b"content-security-policy", _policy(template).encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"referrer-policy", b"no-referrer"),
-        ]
         self._body = b""
         self._stale_at = 0.0
 
@@ -82,12 +74,31 @@ class Page:
         if not self._shown():
             raise HTTPException(404)
         if time.monotonic() >= self._stale_at:
-            self._body = self._made(_values(self._status())).encode()
+            self._body = self._text.filled(_values(self._status())).encode()
             self._stale_at = time.monotonic() + _FRESH_S
-        await send_body(send, 200, self._headers, self._body)
+        await send_body(send, 200, self._text.headers, self._body)
 
-    def _made(self, values: Mapping[str, str]) -> str:
-        """The template's pieces are text and names in turn."""
+    @cached_property
+    def _text(self) -> _Text:
+        """Read once it is looked at."""
+        return _Text(_template())
+
+
+class _Text:
+    """The page without its values, and the headers that belong to it."""
+
+    def __init__(self, template: str) -> None:
+        self._pieces = re.split(r"\{\{(.*?)\}\}", template)
+        self.headers = [
+            (b"content-type", b"text/html; charset=utf-8"),
+            (b"cache-control", b"public, max-age=1"),
+            (b"content-security-policy", _policy(template).encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+        ]
+
+    def filled(self, values: Mapping[str, str]) -> str:
+        """The pieces are text and names in turn."""
         return "".join(values[piece] if at % 2 else piece for at, piece in enumerate(self._pieces))
 
 
