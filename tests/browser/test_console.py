@@ -267,7 +267,7 @@ def test_a_webhook_is_added_tried_and_removed(console: Browser, pages_gateway: G
 
 
 def test_what_takes_long_shows_how_it_stands_and_what_came_of_it(
-    console: Browser, pages_gateway: Gateway, operated: Operated, tmp_path: Path
+    console: Browser, pages_gateway: Gateway, operated: Operated, tmp_path: Path, axe_source: str
 ) -> None:
     base = f"{pages_gateway.base_url}/console"
     file = tmp_path / "the backup"
@@ -279,6 +279,7 @@ def test_what_takes_long_shows_how_it_stands_and_what_came_of_it(
     console.wait_for("document.querySelector('main .message') !== null")
     assert "Backed up" in text_of(console) and f"to {file}." in text_of(console)
     assert file.stat().st_mode & 0o777 == 0o600
+    assert console.axe(axe_source) == []
     place = console.url
     console.open(f"{base}/do/backup")
     console.submit("#action", file=str(file))
@@ -437,6 +438,19 @@ def test_what_a_hostile_upstream_writes_stays_text(
     assert EVIL in console.evaluate("document.querySelector('main').textContent")
 
 
+def test_requests_that_fail_are_seen_before_their_upstream_is_looked_at_again(
+    console: Browser, pages_gateway: Gateway, operated: Operated
+) -> None:
+    pages_gateway.cli("passport", "add", "broken", "--base-url", "http://127.0.0.1:9/v1")
+    try:
+        assert {operated.chat("broken").status_code for _ in range(3)} <= {502, 503}
+        console.open(f"{pages_gateway.base_url}/console")
+    finally:
+        pages_gateway.cli("passport", "revoke", "broken")
+    text = text_of(console)
+    assert "Requests fail just now: " in text and "All is well." not in text
+
+
 def test_signing_out_ends_the_session(console: Browser, pages_gateway: Gateway) -> None:
     cookies = {cookie["name"]: cookie["value"] for cookie in console.cookies()}
     console.click("header form[method=post] button")
@@ -457,4 +471,5 @@ def test_what_is_wrong_is_shown_with_the_command_that_mends_it(
     wrong: list[dict[str, Any]] = [each for each in checks if each["status"] != "ok" and each["name"] in names]
     for finding in wrong:
         assert finding["message"] in text
-    assert ("All is well." in text) is (wrong == [])
+    # Besides, that requests fail just now, as those of other tests may.
+    assert ("All is well." in text) is (wrong == [] and "Requests fail just now" not in text)

@@ -144,7 +144,7 @@ class Console:
             if path == "open":
                 await self._open(scope, headers, receive, send, cookie)
             elif session is None:
-                await self._send(send, self._signed_out(), None)
+                await self._send(send, self._signed_out(_ended(headers, cookie, scope["method"])), None)
             elif path == "live" and method == "GET":
                 if self._live.is_full:
                     raise PermissionDenied("Too many pages of the console are open.", hint="Close some of them.")
@@ -343,6 +343,13 @@ def _pairs(encoded: bytes) -> dict[str, str]:
         return dict(parse_qsl(encoded.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MOST))
     except ValueError:
         return {}
+
+
+def _ended(headers: Mapping[str, str], cookie: str, method: str) -> str:
+    """Returns what somebody reads who had been signed in; "" for a browser that never was."""
+    if not _cookie(headers, cookie):
+        return ""
+    return "Your session has ended." + (" What you sent was not done." if method == "POST" else "")
 
 
 def _cookie_name(scope: Scope, secure: bool) -> str:

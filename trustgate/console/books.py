@@ -33,6 +33,7 @@ from trustgate.web.parts import (
     facts,
     heading,
     heads,
+    identifier,
     link_button,
     select_field,
     table,
@@ -209,7 +210,7 @@ def _told(detail: ReceiptDetail, named: Mapping[str, str]) -> list[tuple[str, ob
     tokens += f" + {number(found.completion_tokens)} completion ({number(found.reasoning_tokens)} reasoning)"
     cost = "not known: the model had no price" if found.price_known is False else usd(found.cost_nano_usd)
     rows: list[tuple[str, object]] = [
-        ("Receipt", code(found.id)),
+        ("Receipt", identifier(found.id, "copy-id")),
         ("Time", moment(found.created_us)),
         ("Tenant", link(named.get(found.tenant, found.tenant), "tenants", found.tenant)),
         ("Key", link(found.key, "keys", found.key) if found.key else "none"),
@@ -236,7 +237,7 @@ def _proof(
     on_chain = join(word("anchored"), f" with {number(anchored_size)} receipts, ", when(anchored_us))
     return [
         ("Place in the log", f"{number(detail.seq)} of {number(tree_size)}"),
-        ("Leaf hash", code(detail.leaf_hash)),
+        ("Leaf hash", identifier(detail.leaf_hash, "copy-leaf-hash")),
         ("Place of the tenant", number(found.tseq)),
         ("Previous of the tenant", code(found.tprev)),
         ("On the chain", on_chain if anchored else "not yet: the next anchor covers it"),

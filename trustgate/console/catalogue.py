@@ -18,7 +18,7 @@ from trustgate.errors import TrustGateError
 from trustgate.formats.written import names, number
 from trustgate.types import Passport
 from trustgate.web.html import join, tag
-from trustgate.web.parts import buttons, card, code, facts, heading, table
+from trustgate.web.parts import buttons, card, code, facts, heading, identifier, table
 
 
 def _keeps(item: Passport, chosen: str) -> bool:
@@ -103,7 +103,7 @@ async def model(view: View, ref: str) -> Shown:
             "Passport",
             facts(
                 [
-                    ("Id", code(found.id)),
+                    ("Id", identifier(found.id, "copy-id")),
                     ("Sent as", found.api_model_id),
                     ("Where", found.base_url or "the default upstream"),
                     ("Provider", found.provider),

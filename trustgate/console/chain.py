@@ -22,6 +22,7 @@ from trustgate.web.parts import (
     facts,
     heading,
     heads,
+    identifier,
     link_button,
     message,
     table,
@@ -100,7 +101,7 @@ async def payment(view: View, ref: str) -> Shown:
             "Payment",
             facts(
                 [
-                    ("Id", code(found.id)),
+                    ("Id", identifier(found.id, "copy-id")),
                     ("Tenant", link(named.get(found.tenant_id, found.tenant_id), "tenants", found.tenant_id)),
                     ("Value", f"{usd(found.value_nano_usd)} ({found.amount} atomic units of {found.offer.asset})"),
                     ("Network", network_title(found.offer.network)),
@@ -181,8 +182,8 @@ async def anchors(view: View) -> Shown:
                 [
                     ("Name", log.origin),
                     ("Receipts", number(log.tree_size)),
-                    ("Root", code(log.root)),
-                    ("Verifier key", code(log.vkey)),
+                    ("Root", identifier(log.root, "copy-root")),
+                    ("Verifier key", identifier(log.vkey, "copy-vkey")),
                     ("Not anchored", number(waiting)),
                     ("Last anchor", moment(log.anchored_us) if log.anchored_us else "none yet"),
                     ("Schedule", log.schedule or "none"),

@@ -28,7 +28,7 @@ from trustgate.formats.written import factor, names, number, usd
 from trustgate.ids import now_us
 from trustgate.types import ApiKey, Budget, Plan, Tenant
 from trustgate.web.html import Html, join, tag
-from trustgate.web.parts import buttons, card, code, command, facts, heading, heads, link_button, table
+from trustgate.web.parts import buttons, card, code, command, facts, heading, heads, identifier, link_button, table
 
 _DAYS = 30
 _STANDINGS_MOST = 500
@@ -105,7 +105,7 @@ async def tenant(view: View, ref: str) -> Shown:
                 "Tenant",
                 facts(
                     [
-                        ("Id", code(found.id)),
+                        ("Id", identifier(found.id, "copy-id")),
                         ("Plan", link(found.plan, "plans", found.plan)),
                         ("Created", moment(found.created_us)),
                         ("Billed", factor(found.price_factor_ppm or detail.plan.price_factor_ppm)),
@@ -204,7 +204,7 @@ async def key(view: View, ref: str) -> Shown:
                 "Key",
                 facts(
                     [
-                        ("Id", code(found.id)),
+                        ("Id", identifier(found.id, "copy-id")),
                         ("Name", found.name),
                         ("Tenant", link(named.get(found.tenant_id, found.tenant_id), "tenants", found.tenant_id)),
                         ("Created", moment(found.created_us)),

@@ -7,7 +7,7 @@ from trustgate.console.lists import ListColumn, listing
 from trustgate.console.view import Shown, View, do, link, moment, when, word
 from trustgate.formats.written import names, number
 from trustgate.web.html import join, tag
-from trustgate.web.parts import buttons, card, code, facts, heading, heads, table
+from trustgate.web.parts import buttons, card, facts, heading, heads, identifier, table
 
 
 async def notices(view: View) -> Shown:
@@ -63,7 +63,7 @@ async def notice(view: View, ref: str) -> Shown:
             "Subscriber",
             facts(
                 [
-                    ("Id", code(found.id)),
+                    ("Id", identifier(found.id, "copy-id")),
                     ("To", _place(found)),
                     ("On", names(found.kinds)),
                     ("Private", "its address may be private, without TLS" if found.is_private else "no"),

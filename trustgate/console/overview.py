@@ -32,6 +32,10 @@ from trustgate.web.parts import (
 )
 
 _DAYS = 30
+#: Codes of failures besides those of LLM servers.
+_FAILURES = frozenset(("internal_error", "model_unavailable", "request_deadline", "storage_full", "store_unreachable"))
+#: Of requests; more that fail are shown above all else.
+_FAILED_MOST = 0.1
 _DAY_US = 86_400 * MICROSECONDS_PER_SECOND
 
 
@@ -45,7 +49,7 @@ async def overview(view: View) -> Shown:
     is_new = not live.receipts and not await admin.execute(TenantList())
     body = join(
         heading("Overview", beside=tag("span", {"class": "soft"}, f"{live.address}, version {live.version}")),
-        _findings(findings),
+        _findings(findings, live),
         _first_steps(live) if is_new else None,
         tag("h2", None, f"Now (the last {live.window_s:.0f} s)"),
         now_figures(live),
@@ -112,9 +116,12 @@ def now_figures(live: LiveStats) -> Html:
     )
 
 
-def _findings(findings: Sequence[Finding]) -> Html:
+def _findings(findings: Sequence[Finding], live: LiveStats) -> Html:
     wrong = [finding for finding in findings if finding.status != "ok"]
-    if not wrong:
+    # An upstream that dies is looked at again later; that requests fail is known at once.
+    failures = {code: per_s for code, per_s in live.errors.items() if _is_failure(code)}
+    failing = sum(failures.values()) > _FAILED_MOST * live.all.requests_per_s
+    if not wrong and not failing:
         return message("good", tag("p", None, tag("strong", None, "All is well."), " Nothing needs to be done."))
     shown = [
         message(
@@ -124,7 +131,15 @@ def _findings(findings: Sequence[Finding]) -> Html:
         )
         for at, finding in enumerate(wrong)
     ]
+    if failing:
+        told = f"Requests fail just now: {', '.join(f'{code} {per_s:g}/s' for code, per_s in failures.items())}. "
+        shown.insert(0, message("bad", tag("p", None, told, link("See them", "receipts", status="5xx"))))
     return tag("section", {"aria-label": "What needs to be looked at"}, shown)
+
+
+def _is_failure(code: str) -> bool:
+    """Returns whether a code is a failure of servers, and no refusal that a caller deserves."""
+    return code.startswith("upstream_") or code in _FAILURES
 
 
 def _mend(finding: Finding, name: str) -> Html | None:

@@ -124,6 +124,17 @@ def code(text: str) -> Html:
     return tag("code", None, text)
 
 
+def identifier(text: str, name: str) -> Html:
+    """Returns an id or a hash, and a button that copies it. ``name``: an id that no other part of the page has."""
+    copy = {"type": "button", "class": "small", "data-copy": name, "aria-label": f"Copy {text}"}
+    return tag(
+        "span",
+        {"class": "identifier"},
+        tag("code", {"id": name}, text),
+        tag("button", {**copy, "hidden": True}, "Copy"),
+    )
+
+
 def command(text: str, name: str) -> Html:
     """Returns a command line, and a button that copies it. ``name``: an id that no other part of the page has."""
     return tag(

@@ -1,7 +1,7 @@
 // The account page: signing in, moving between views, and the overview. The other views are loaded when they are asked for.
 
 import {
-  amount, announce, ask, facts, field, figures, fill, h, instant, message, name, number, Refusal, session, table, until, usd,
+  amount, announce, ask, copied, facts, field, figures, fill, h, instant, message, name, number, Refusal, session, table, until, usd,
 } from "./common.js";
 
 const VIEWS = {
@@ -141,9 +141,18 @@ async function overview(place) {
       ]),
       h("h2", null, "Connect"),
       h("p", null, "Every OpenAI client works with your key and this base URL:"),
-      h("pre", { id: "base-url", tabindex: "0", role: "region", "aria-label": "Base URL" }, new URL("/v1", location.href).href),
+      copied(new URL("/v1", location.href).href, "base-url", "Base URL"),
+      h("p", null, "A first request, with your key in OPENAI_API_KEY and a model in the place of MODEL; or ask in the ", h("a", { href: "#playground" }, "playground"), ":"),
+      copied(firstRequest(), "first-request", "A first request"),
     ];
   });
+}
+
+function firstRequest() {
+  const body = JSON.stringify({ model: "MODEL", messages: [{ role: "user", content: "Hello" }] });
+  return `curl -s ${new URL("/v1/chat/completions", location.href).href} \\
+  -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
+  -d '${body}'`;
 }
 
 function budget(each) {

@@ -1,6 +1,6 @@
 // The balance, what adding to it costs and on which networks (x402), and the payments there were.
 
-import { ask, field, figures, fill, h, message, name, Refusal, send, table, usd } from "./common.js";
+import { ask, copied, field, figures, fill, h, message, name, Refusal, send, table, usd } from "./common.js";
 import { networkName } from "./networks.js";
 import { payWith, wallets } from "./wallets.js";
 
@@ -104,6 +104,12 @@ function paying(accepts, amount, reload) {
   return [h("h3", null, "Pay with a wallet in this browser"), place, told];
 }
 
+/** An amount as it was entered, with two decimals at least. */
+function dollars(text) {
+  const [whole, decimals = ""] = text.split(".");
+  return `$${whole || "0"}.${decimals.padEnd(2, "0")}`;
+}
+
 function offered({ accepts }, amount, reload) {
   const command = `curl -s -X POST ${new URL("/v1/credits", location.href).href} \\
   -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
@@ -114,7 +120,7 @@ function offered({ accepts }, amount, reload) {
       ["Network", ["Amount", "n"], "Token", "Paid to"],
       accepts.map((each) => [
         networkName(each.network),
-        [`$${amount}`, h("br"), h("small", null, `${name(each.amount)} atomic units`)],
+        [dollars(amount), h("br"), h("small", null, `${name(each.amount)} atomic units`)],
         h("code", null, name(each.asset)),
         h("code", null, name(each.payTo)),
       ]),
@@ -122,7 +128,7 @@ function offered({ accepts }, amount, reload) {
     paying(accepts, amount, reload),
     h("h3", null, "Let a program with a wallet pay"),
     h("p", null, "Every x402 client pays this request; the answer is the new balance. Without a payment it answers 402 with the offers above:"),
-    h("pre", { id: "pay-command", tabindex: "0", role: "region", "aria-label": "Command" }, command),
+    copied(command, "pay-command", "Command"),
     h("p", { class: "soft" }, "In Python, the x402 SDK's transport for httpx; for Node, @x402/fetch: examples/agent has both."),
   ];
 }

@@ -88,6 +88,22 @@ export function button(title, onclick, kind = "") {
   return h("button", { type: "button", class: kind || null, onclick }, title);
 }
 
+/** What is to be copied, with a button that does it; `title` is for a screen reader. */
+export function copied(text, id, title, kind = null) {
+  const shown = h("pre", { class: kind, id, tabindex: "0", role: "region", "aria-label": title }, text);
+  const copy = button("Copy", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      announce("Copied.");
+      copy.textContent = "Copied";
+    } catch {
+      copy.textContent = "Not copied";
+    }
+    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+  }, "small");
+  return h("div", { class: "command" }, shown, navigator.clipboard ? copy : null);
+}
+
 /** A field with its label; `control` is an element with an id. */
 export function field(title, control, note = "") {
   if (note) control.setAttribute("aria-describedby", `${control.id}-note`);

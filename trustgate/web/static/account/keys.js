@@ -1,6 +1,6 @@
 // The keys of the tenant; made, limited and revoked here where the plan allows it.
 
-import { announce, ask, button, field, fill, h, instant, message, name, number, table, usd } from "./common.js";
+import { ask, button, copied, field, fill, h, instant, message, name, number, table, usd } from "./common.js";
 
 const WINDOWED = /^(requests|tokens|cost_nano_usd)_per_(minute|day|month)$/;
 
@@ -99,16 +99,11 @@ function maker(account, told, load) {
 
 /** The only sight of a secret: it is in this element alone, and gone with it. */
 function secretCard(key, told) {
-  const secret = h("pre", { class: "secret", id: "secret", tabindex: "0", role: "region", "aria-label": "The new key" }, key.secret);
-  const copy = button("Copy", async () => {
-    await navigator.clipboard.writeText(key.secret);
-    announce("Copied.");
-  }, "small");
   return h(
     "div",
     { class: "message good", role: "status" },
     h("p", null, `The key ${name(key.name)} is made. Save it now: it is not shown again.`),
-    h("div", { class: "command" }, secret, navigator.clipboard ? copy : null),
+    copied(key.secret, "secret", "The new key", "secret"),
     button("I have saved it", () => told.replaceChildren(), "small"),
   );
 }

@@ -66,6 +66,7 @@ export async function show(place, { account }) {
 function priceOf({ pricing }) {
   if (!pricing) return "This model has no price.";
   const million = (text) => `$${(Number(text) * 1e6).toLocaleString("en", { maximumFractionDigits: 4 })}`;
+  if (![pricing.prompt, pricing.completion, pricing.request ?? 0].some(Number)) return "This model is free.";
   const each = Number(pricing.request ?? 0) ? `, $${pricing.request} a request` : "";
   return `${million(pricing.prompt)} a million tokens in, ${million(pricing.completion)} out${each}`;
 }

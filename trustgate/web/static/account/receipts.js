@@ -45,7 +45,7 @@ async function list(place) {
             usd(billed(receipt)),
             link(`#receipts/${encodeURIComponent(receipt.id)}`, `…${receipt.id.slice(-8)}`),
           ]),
-          "No receipt is like that.",
+          h("span", null, "No receipt is like that. Every request leaves one: ", link("#playground", "make one in the playground"), "."),
         ),
         h(
           "div",
