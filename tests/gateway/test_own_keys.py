@@ -192,6 +192,39 @@ def test_a_key_with_a_profile_of_its_own_cannot_make_one_without(maker: Tenant) 
         assert http.post("/v1/keys", json={}).status_code == 201
 
 
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param(("key", "set", "KEY", "--requests-per-day", "5"), id="limits"),
+        pytest.param(("key", "set", "KEY", "--models", "gpt-4o"), id="scope"),
+        pytest.param(("budget", "add", "NAME", "--key", "KEY", "--requests", "5", "--per", "day"), id="budget"),
+        pytest.param(("profile", "set", "--key", "KEY", "--cap", "max_tokens=8"), id="profile"),
+    ],
+)
+def test_a_key_is_not_limited_while_keys_that_it_made_would_not_be(maker: Tenant, limit: tuple[str, ...]) -> None:
+    held = maker.gateway.cli_json("key", "create", maker.name)["key"]
+    command = [{"KEY": held["id"], "NAME": f"b-{held['id']}"}.get(word, word) for word in limit]
+    with maker.client(held["secret"]) as http:
+        made = http.post("/v1/keys", json={}).json()
+        refused = maker.gateway.cli(*command, check=False)
+        assert refused.returncode == 5, refused.stderr
+        assert made["id"] in refused.stderr and f"trustgate key revoke {made['id']}" in refused.stderr
+        assert http.post("/v1/keys", json={}).status_code == 201, "nothing was changed"
+        for each in http.get("/v1/keys").json()["data"]:
+            if each["made_by"] == held["id"]:
+                assert http.delete(f"/v1/keys/{each['id']}").status_code == 200
+        maker.gateway.cli(*command)
+        assert code_of(http.post("/v1/keys", json={})) == (403, "own_keys_not_allowed")
+
+
+def test_a_budget_may_bind_a_key_with_all_that_it_made(maker: Tenant) -> None:
+    held = maker.gateway.cli_json("key", "create", maker.name)["key"]
+    with maker.client(held["secret"]) as http:
+        made = http.post("/v1/keys", json={}).json()
+    both = ("--key", held["id"], "--key", made["id"])
+    maker.gateway.cli("budget", "add", f"b-{maker.name}", *both, "--requests", "5", "--per", "day")
+
+
 def test_what_the_operator_made_stays_the_operators(maker: Tenant, other: Tenant) -> None:
     theirs = make(other)
     for method, path in (("POST", maker.key_id), ("DELETE", maker.key_id)):

@@ -11,6 +11,7 @@ from trustgate.access.spans import read_span
 from trustgate.admin.budget_counts import count_anew
 from trustgate.admin.budgeting import BudgetList, BudgetNames, BudgetPut, BudgetRemove, BudgetReport
 from trustgate.admin.context import AdminContext
+from trustgate.admin.own_keys import check_binds
 from trustgate.admin.tenants import checked_name
 from trustgate.errors import Conflict, InvalidRequest
 from trustgate.ids import new_id, now_us
@@ -77,10 +78,13 @@ def _check_free(context: AdminContext, name: str) -> None:
 
 def _for_whom(context: AdminContext, budget: Budget, command: BudgetPut) -> Budget:
     directory = context.directory
+    named = [directory.key(ref) for ref in command.keys or ()]
+    for key in named:
+        check_binds(context, key, "A budget of a key", {each.account_id for each in named})
     return replace(
         budget,
         tenants=_once(context.tenant(ref).id for ref in command.tenants or ()),
-        keys=_once(directory.key(ref).account_id for ref in command.keys or ()),
+        keys=_once(key.account_id for key in named),
         plans=_once(directory.plan(name).name for name in command.plans or ()),
         everyone=command.everyone or False,
     )

@@ -2,7 +2,8 @@
 
 Owns what keeps such a key from being a way around a limit. Only a key that the operator has made and that has no limits
 of its own makes others, as many as its plan says (``Plan.own_keys``); what it makes is narrower than the plan, lives no
-longer than it does, makes no keys itself, and dies with it. Keys that the operator has made are changed by the operator
+longer than it does, makes no keys itself, and dies with it. A key that has made others is not limited behind their
+backs: that is refused, and says what binds them all. Keys that the operator has made are changed by the operator
 alone.
 """
 
@@ -14,10 +15,12 @@ from msgspec.structs import replace
 
 from trustgate.access.profiles import key_profile_id
 from trustgate.admin.context import AdminContext
-from trustgate.errors import AuthenticationFailed, NotFound, PermissionDenied
+from trustgate.errors import AuthenticationFailed, Conflict, NotFound, PermissionDenied
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.types import ApiKey, Limits, ProfileRules, Scope, Tenant
 
+#: Keys that a refusal names.
+_NAMED_MOST = 5
 #: For each key that may be there at once, so many may be made within 24 hours.
 _A_DAY = 10
 _DAY_US = 86_400 * MICROSECONDS_PER_SECOND
@@ -118,6 +121,30 @@ def ended_with(keys: Iterable[ApiKey], key: ApiKey) -> list[ApiKey]:
     last_us = max(end for end in ends if end is not None)
     made = [each for each in keys if each.made_by == key.account_id and is_living(each, at_us)]
     return [replace(each, expires_us=last_us) for each in made if each.expires_us is None or each.expires_us > last_us]
+
+
+def check_binds(context: AdminContext, key: ApiKey, what: str, also: Iterable[str] = ()) -> None:
+    """Raise ``Conflict`` where a key that is to be limited has made others, which would not be.
+
+    Args:
+        key: the one that has made them.
+        what: that is to bind it, as the beginning of a sentence.
+        also: ids, or what their use is counted under, of keys that it binds besides.
+    """
+    at_us, bound = now_us(), set(also)
+    made = [
+        each.id
+        for each in context.directory.keys_of(key.tenant_id)
+        if each.made_by == key.account_id and is_living(each, at_us) and not bound & {each.id, each.account_id}
+    ]
+    if made:
+        listed = ", ".join(made[:_NAMED_MOST]) + (" …" if len(made) > _NAMED_MOST else "")
+        raise Conflict(
+            f"{what} would not bind the keys that {key.id} has made for itself: {listed}.",
+            hint=f"Limit the tenant (trustgate budget add, or its plan), or revoke them first: trustgate key revoke "
+            f"{made[0]}",
+            code="made_keys_unbound",
+        )
 
 
 def is_living(key: ApiKey, at_us: int) -> bool:

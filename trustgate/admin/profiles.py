@@ -11,6 +11,7 @@ from trustgate.access.directory import Caller
 from trustgate.access.plans import check_plan, check_priced
 from trustgate.access.profiles import key_profile_id, merged, plan_profile_id, tenant_profile_id
 from trustgate.admin.context import AdminContext
+from trustgate.admin.own_keys import check_binds
 from trustgate.admin.profiling import (
     PassportResolve,
     ProfileClear,
@@ -40,6 +41,8 @@ async def profile_put(context: AdminContext, command: ProfilePut) -> ProfileStat
     rules = replace(rules, credentials=_with_fees(context, rules.credentials, command.fees))
     check_rules(rules)
     _check_models(context, rules)
+    if command.key is not None and rules != _NOTHING:
+        check_binds(context, context.directory.key(command.key), "A profile of a key")
     at_us = now_us()
     await context.keep(Profile(id=state.id, rules=rules, changed_us=at_us), *_fee_changes(state, rules, at_us))
     return replace(state, rules=rules, changed_us=at_us)

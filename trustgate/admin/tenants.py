@@ -36,7 +36,7 @@ from trustgate.admin.commands import (
     TenantWithKey,
 )
 from trustgate.admin.context import AdminContext
-from trustgate.admin.own_keys import check_room, ended_with, maker, own_key, revoked_with, within_life_of
+from trustgate.admin.own_keys import check_binds, check_room, ended_with, maker, own_key, revoked_with, within_life_of
 from trustgate.admin.profiles import forget_profile_of
 from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
@@ -254,6 +254,8 @@ async def key_set(context: AdminContext, command: KeySet) -> ApiKey:
     )
     _check_limits(key.limits)
     _check_scope(key.scope)
+    if (key.limits, key.scope) != (Limits(), Scope()):
+        check_binds(context, key, "The limits of a key")
     await context.keep(key, *ended_with(context.directory.keys_of(key.tenant_id), key))
     return key
 
