@@ -298,6 +298,27 @@ def test_a_batchs_lines_must_be_as_the_profile_has_them(acme: Tenant, scripted: 
     assert upload(acme, lines("llama-small", temperature=0, max_tokens=50)).status_code == 200
 
 
+def test_a_batchs_file_is_started_under_the_profile_that_its_lines_were_judged_by(
+    acme: Tenant, scripted: Upstream
+) -> None:
+    def started(file_id: str) -> httpx.Response:
+        asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        return acme.http.post("/v1/batches", json=asked)
+
+    scripted.script(Reply.json({"id": "file-before", "object": "file"}))
+    assert upload(acme, lines("llama-small", max_tokens=900)).status_code == 200
+    setting(acme, "--cap", "max_tokens=50")
+    refused = started("file-before")
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "input_file_id")
+    assert "upload it again" in error_of(refused)["message"]
+    scripted.script(
+        Reply.json({"id": "file-after", "object": "file"}),
+        Reply.json({"id": "batch-profiles", "object": "batch", "status": "in_progress"}),
+    )
+    assert upload(acme, lines("llama-small", max_tokens=50)).status_code == 200
+    assert started("file-after").status_code == 200
+
+
 def test_commands_explain_and_refuse(acme: Tenant) -> None:
     setting(acme, "--name", "gpt-4=local", "--target", "local", "--set", "temperature=0")
     text = acme.gateway.cli("passport", "resolve", "gpt-4", "--tenant", acme.name, "--key", acme.key_id).stdout

@@ -41,6 +41,8 @@ class JudgedLine(msgspec.Struct, frozen=True):
     #: Its bound on one completion; 0 without one.
     bound: int
     features: tuple[str, ...]
+    #: As ``Work`` has it.
+    profile: str = ""
 
 
 #: Judges a request by its method, URL and body. Raises what the request would be refused for.
@@ -153,4 +155,5 @@ def with_line(work: Work, line: JudgedLine) -> Work:
         largest_bound=max(work.largest_bound, line.bound),
         endpoints=work.endpoints if line.endpoint in work.endpoints else (*work.endpoints, line.endpoint),
         features=tuple(dict.fromkeys((*work.features, *line.features))),
+        profile=line.profile,
     )

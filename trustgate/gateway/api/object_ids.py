@@ -78,6 +78,8 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     largest_bound: int = 0
     endpoints: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    #: The id of the profile that the lines were judged by (``access.profiles``); "" without one.
+    profile: str = ""
 
 
 class ObjectId(msgspec.Struct, frozen=True, array_like=True):

@@ -102,6 +102,7 @@ class LineJudge:
             cost_nano_usd=ask.cost_nano_usd,
             bound=call.max_tokens or 0,
             features=call.features,
+            profile="" if profile is None else profile.id,
         )
 
     def _check_bounded(self, endpoint: Endpoint, call: Call, resolved: Resolved | None) -> None:

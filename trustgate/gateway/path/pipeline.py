@@ -185,7 +185,7 @@ class Pipeline:
                 call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
             profile = caller.profile
             await self._routing.catch_up(endpoint, call)
-            route = self._routing.begin(endpoint, call, body, scope, caller.key)
+            route = self._routing.begin(endpoint, call, body, scope, caller.key, profile)
             call = route.call
 
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)

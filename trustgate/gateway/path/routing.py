@@ -70,7 +70,9 @@ class Routing:
         if endpoint.names is not None or endpoint.lists is not None or call.uses or call.shared:
             await self._handles.catch_up()
 
-    def begin(self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, key: ApiKey) -> Route:
+    def begin(
+        self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, key: ApiKey, profile: Profile | None = None
+    ) -> Route:
         """Look up the ids that the request names.
 
         Raises ``NotFound`` for one that is not its tenant's, ``Conflict`` where what is to be deleted is not paid yet.
@@ -117,6 +119,13 @@ class Routing:
             if work is None:
                 raise InvalidRequest(
                     "That file was uploaded before its lines were looked at: upload it again.", param="input_file_id"
+                )
+            if work.profile != ("" if profile is None else profile.id):
+                # Its lines go upstream as they are: nothing could be changed in them now.
+                raise InvalidRequest(
+                    "That file was uploaded before this account's profile was changed: upload it again, so that its "
+                    "lines are looked at by the profile as it is now.",
+                    param="input_file_id",
                 )
             route.call = call = msgspec.structs.replace(
                 call,
