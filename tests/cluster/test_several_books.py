@@ -10,15 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.cluster.side_by_side import SideBySide
 from tests.support.evmnode import EvmNode
 from tests.support.facilitator import FacilitatorDouble
 from tests.support.paying import HELLO, PRICE_NANO_USD, Market, market_environment
-from tests.support.postgres import GivenPostgres, Postgres
+from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import wait_until
 from tests.support.upstream import Gate, Reply, Upstream
+from trustgate.receipts.journal import Journal
+from trustgate.types import Entry, Receipt
 
 _ECHO = (
     *("passport", "add", "echo", "--base-url", "builtin:echo", "--api-model-id", "trustgate/echo"),
@@ -177,3 +180,31 @@ def test_what_an_upstream_keeps_is_its_tenants_at_every_gateway_and_nobody_elses
     assert [ask(gateway, "GET", path, stranger).status_code for gateway in (0, 1, 2)] == [404, 404, 404]
     assert ask(2, "DELETE", path, own).status_code == 200
     assert ask(1, "GET", path, own).status_code == 404
+
+
+def test_what_a_gateway_that_served_alone_had_in_its_journal_is_taken_in_when_it_serves_beside_others(
+    world: Town,
+) -> None:
+    tenant = name()
+    world.gateway.cli("plan", "add", "ten-a-day", "--requests-per-day", "10")
+    key = world.gateway.add_tenant(tenant, plan="ten-a-day")
+    assert world.ask(key, 2, connections=1).ended() == Counter({200: 2})
+    third = world.neighbours[2]
+    third.close()
+    [listed] = world.gateway.cli_json("receipt", "list", "--tenant", tenant, "--limit", "1")["receipts"]
+    like = msgspec.convert(listed["receipt"], Receipt)
+    [[store_id, last_seq]] = run_sql(world.url, "SELECT store_id, (SELECT max(seq) FROM receipts) FROM meta")
+    folder = third.gateway.home / "journal"
+    journal = Journal.open(folder, store_id=store_id, last_seq=last_seq, segment_bytes=64 * 1024)
+    left = [f"{like.id[:-4]}{number:04x}" for number in range(3)]
+    for number, receipt_id in enumerate(left, start=1):
+        receipt = msgspec.structs.replace(like, id=receipt_id, tseq=like.tseq + number)
+        journal.append(Entry(seq=last_seq + number, receipt=receipt, secret=bytes(32)))
+    journal.close()
+    third.start().wait()
+    assert not folder.exists()
+    assert world.ask(key, 8, connections=2).ended() == Counter({200: 5, 429: 3})
+    found = [card["receipt"] for card in world.gateway.cli_json("receipt", "list", "--tenant", tenant)["receipts"]]
+    assert [receipt["tseq"] for receipt in found] == list(range(len(found), 0, -1))
+    assert {receipt["id"] for receipt in found} >= set(left)
+    world.books()

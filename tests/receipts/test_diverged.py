@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.entries import make_receipt
-from trustgate.receipts.diverged import append_diverged, set_aside_diverged
+from trustgate.receipts.diverged import (
+    append_diverged,
+    append_drafts,
+    put_aside_left,
+    remove_asides,
+    set_aside_diverged,
+)
 from trustgate.receipts.journal import Journal, mark_path
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.receipts.tree import Tree
 from trustgate.store import ReceiptFilter, Store, open_store
+from trustgate.types import Entry
 
 
 async def open_log(store: Store, folder: Path) -> tuple[Journal, Log]:
@@ -102,4 +109,50 @@ async def test_a_start_that_was_killed_while_it_put_a_journal_aside_goes_on(tmp_
     assert await append_diverged(one, store, log) == 2
     assert await store.last_seq() == 5
     journal.close()
+    await store.close()
+
+
+async def test_a_process_that_serves_alone_appends_what_one_among_several_had_in_its_journal_alone(
+    tmp_path: Path,
+) -> None:
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    folder, drafts = tmp_path / "journal", tmp_path / "drafts"
+    journal, log = await open_log(store, folder)
+    closed = [append(log), append(log, "tenant_2")]
+    await log.flush()
+    left = Journal.open(drafts, store_id="home_1", last_seq=0, segment_bytes=64 * 1024)
+    ids = [*closed, "rcpt_left_1", "rcpt_left_2"]
+    for number, receipt_id in enumerate(ids, start=1):
+        receipt = make_receipt(number, id=receipt_id, tenant="tenant_2", tseq=0, tprev="")
+        left.append(Entry(seq=number, receipt=receipt, secret=bytes(32)))
+    left.close()
+    assert await append_drafts(drafts, "home_1", store, log) == 2
+    journal.close()
+    assert [entry.receipt.id for entry in await store.entries(ReceiptFilter(oldest_first=True))] == ids
+    assert [entry.receipt.tseq for entry in await store.entries(ReceiptFilter(oldest_first=True))] == [1, 1, 2, 3]
+    # Where it goes on as one among several, it begins a journal after the last number that is closed.
+    anew = Journal.open(drafts, store_id="home_1", last_seq=2, segment_bytes=64 * 1024)
+    assert anew.last_seq == 2
+    anew.close()
+    await store.close()
+
+
+async def test_one_among_several_finds_what_a_process_that_served_alone_has_left_until_the_database_has_it(
+    tmp_path: Path,
+) -> None:
+    store = await open_store(tmp_path / "trustgate.duckdb")
+    folder = tmp_path / "journal"
+    journal, log = await open_log(store, folder)
+    append(log)
+    await log.flush()
+    ids = [append(log), append(log, "tenant_2")]
+    journal.close()
+    for _ in range(2):
+        assert [entry.receipt.id for entry in await put_aside_left(folder, store)] == ids
+        assert not folder.exists()
+    entries = await put_aside_left(folder, store)
+    await store.append_entries(entries)
+    assert await put_aside_left(folder, store) == []
+    await remove_asides(folder)
+    assert [path.name for path in tmp_path.iterdir() if "journal" in path.name] == []
     await store.close()

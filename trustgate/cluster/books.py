@@ -187,7 +187,7 @@ class Books:
         self,
         receipt: Receipt,
         secret: bytes,
-        draft: Draft,
+        draft: Draft | None,
         *,
         who: tuple[Caller, Drawer] | None,
         credit_nano_usd: int = 0,
@@ -200,7 +200,7 @@ class Books:
         Args:
             receipt: Without its place in its tenant's chain.
             secret: The receipt's.
-            draft: Where it is.
+            draft: Where it is; None: what has it sees to it that it is put on record once.
             who: Who used it; None: there are none any more, and what was used counts nowhere.
             credit_nano_usd: What it adds to its tenant's balance.
             on_commit: Is called once it is committed.

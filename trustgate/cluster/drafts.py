@@ -24,10 +24,27 @@ from trustgate.cluster.books import Books
 from trustgate.cluster.database import DatabaseSession
 from trustgate.cluster.operations import DRAFTS, Draft
 from trustgate.cluster.rows import done_key
+from trustgate.ids import new_id
 from trustgate.receipts.journal import Journal
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.cluster")
+
+
+def home_id(drafts: Path) -> str:
+    """Returns the id of a process's journal, made with it: by it the database knows what of it is closed."""
+    path = drafts.with_suffix(".id")
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        made = new_id("home")
+        path.write_text(made)
+        return made
+
+
+def credited(receipt: Receipt) -> int:
+    """Returns what a receipt adds to its tenant's balance, nano-USD."""
+    return 0 if receipt.credited_nano_usd is UNSET else receipt.credited_nano_usd
 
 
 class Drafts:
@@ -78,7 +95,7 @@ class Drafts:
                 entry.secret,
                 Draft(self._home_id, entry.seq),
                 who=who(entry.receipt),
-                credit_nano_usd=0 if entry.receipt.credited_nano_usd is UNSET else entry.receipt.credited_nano_usd,
+                credit_nano_usd=credited(entry.receipt),
                 on_commit=partial(self.journal.release, entry.seq),
             )
             for entry in self.journal.replay(self._closed)

@@ -69,6 +69,46 @@ async def append_diverged(journal: Path, store: Store, log: Log) -> int:
     return count
 
 
+async def put_aside_left(journal: Path, store: Store) -> list[Entry]:
+    """Put a journal aside that has what the database lacks, for a process among several, which goes on without it.
+
+    Returns:
+        What it lacks of all that are aside. ``remove_asides`` is to follow once it has them.
+    """
+    if await _missing(journal, store):
+        await asyncio.to_thread(_set_aside, journal)
+    return [entry for aside in _put_aside(journal) for entry in await _missing(aside, store)]
+
+
+async def remove_asides(journal: Path) -> None:
+    """Remove the journals that were put aside: the database has what they have."""
+    for aside in _put_aside(journal):
+        await asyncio.to_thread(shutil.rmtree, aside)
+
+
+async def append_drafts(drafts: Path, home_id: str, store: Store, log: Log) -> int:
+    """Append what a process among several had in its journal alone, now that one process serves; remove that journal.
+
+    Args:
+        drafts: its folder.
+        home_id: the journal's.
+        store: has everything that several processes had closed.
+        log: of the process that serves alone.
+
+    Returns:
+        How many they were.
+    """
+    missing = await _missing(drafts, store, home_id)
+    for entry in missing:
+        tseq, tprev = log.link(entry.receipt.tenant)
+        log.append(msgspec.structs.replace(entry.receipt, tseq=tseq, tprev=tprev), entry.secret)
+    await log.flush()
+    # The mark first: one without its journal would mean that the journal is lost.
+    mark_path(drafts).unlink(missing_ok=True)
+    await asyncio.to_thread(shutil.rmtree, drafts)
+    return len(missing)
+
+
 def _put_aside(journal: Path) -> list[Path]:
     return sorted(journal.parent.glob(f"{journal.name}{_SUFFIX}*"), key=_number)
 
@@ -83,12 +123,15 @@ def _segments(journal: Path) -> list[Segment]:
     return segments_in(journal) if journal.is_dir() else []
 
 
-async def _missing(journal: Path, store: Store) -> list[Entry]:
-    """Returns the entries at the journal's end that the database lacks. Entries come into it in order."""
+async def _missing(journal: Path, store: Store, journal_id: str = "") -> list[Entry]:
+    """Returns the entries at the journal's end that the database lacks. Entries come into it in order.
+
+    ``journal_id``: "": it is the store's.
+    """
     missing: list[Entry] = []
     for segment in reversed(await asyncio.to_thread(_segments, journal)):
         data = segment.path.read_bytes()
-        found = scan(segment, data, store.store_id)
+        found = scan(segment, data, journal_id or store.store_id)
         for entry in reversed([entry for entry, _ in records(segment, data, found.salt)]):
             if await store.entry(entry.receipt.id) is not None:
                 return missing[::-1]

@@ -33,7 +33,7 @@ from trustgate.models.upstream.probe import probe_for_ever
 from trustgate.observe.request_log import log_to_stderr
 from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
-from trustgate.receipts.diverged import append_diverged, set_aside_diverged
+from trustgate.receipts.diverged import append_diverged, append_drafts, set_aside_diverged
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
@@ -231,6 +231,11 @@ async def _keep_alone(
     log = await Log.recover(store, journal, tree)
     if member is not None:
         await append_diverged(settings.journal_folder, store, log)
+        from trustgate.cluster.drafts import home_id
+
+        for drafts in (settings.drafts_folder, *settings.home.glob("workers/*/drafts")):
+            if drafts.is_dir():
+                await append_drafts(drafts, home_id(drafts), store, log)
     publisher = await Publisher.open(
         store,
         tree,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from trustgate.cluster import roles
 from trustgate.cluster.books import Books, give_back
 from trustgate.cluster.connections import closing_session, looking_session, opening_session
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
-from trustgate.cluster.drafts import Drafts
+from trustgate.cluster.drafts import Drafts, credited, home_id
 from trustgate.cluster.lanes import DatabaseClock
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury
@@ -40,14 +41,15 @@ from trustgate.cluster.shared_balances import SharedBalances
 from trustgate.cluster.shared_log import Following, SharedLog
 from trustgate.errors import Unavailable
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds
-from trustgate.ids import MICROSECONDS_PER_SECOND, new_id, now_us
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog
 from trustgate.payment.balance import Balances
 from trustgate.payment.paid_answers import Answers
+from trustgate.receipts.diverged import put_aside_left, remove_asides
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import decode_entry
 from trustgate.server.counts import restore_counts
-from trustgate.server.missing_rows import MissingRows
+from trustgate.server.missing_rows import FindOwner, MissingRows
 from trustgate.server.parts import open_handles
 from trustgate.server.process import background
 from trustgate.settings import Settings
@@ -66,6 +68,7 @@ _COUNTED = (
 )
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM receipts"
+_CLOSED = "SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::text[])"
 #: How often, and after how many seconds each time, it is looked whether all receipts have their places.
 _LOOKS, _LOOK_S = 100, 0.05
 #: What a request may take beyond its deadline, seconds.
@@ -149,7 +152,55 @@ class SharedServing:
             self._store, directory, catalog, self.log.books.quota, self.log.books.budgets.clock, who
         ).restore
         await self.log.drafts.recover(who)
+        await self._take_in_journal(who)
+        await self._take_in_drafts(who)
         await self.object_ids.begin()
+
+    async def _take_in_journal(self, who: FindOwner) -> None:
+        """Close what a process that served alone has left in this home's journal: it begins no place of its own."""
+        journal = self._settings.journal_folder
+        left = await put_aside_left(journal, self._store)
+        async with self._looking.use() as connection:
+            # Closed by a start that was killed.
+            ids = [entry.receipt.id for entry in left]
+            closed = {row["receipt_id"] for row in await connection.fetch(_CLOSED, ids)}
+        entries = [entry for entry in left if entry.receipt.id not in closed]
+        done = [
+            self.log.books.close_late(
+                entry.receipt, entry.secret, None, who=who(entry.receipt), credit_nano_usd=credited(entry.receipt)
+            )
+            for entry in entries
+        ]
+        await asyncio.gather(*done)
+        if self.log.books.closing.fault is not None:
+            raise Unavailable("The database is away.", code="store_unreachable", hint="Start again when it is back.")
+        await remove_asides(journal)
+        if entries:
+            _logger.info("closed %d receipts that a process that served alone had left in its journal", len(entries))
+
+    async def _take_in_drafts(self, who: FindOwner) -> None:
+        """Close what workers have left that this home has no more: it was started with fewer."""
+        settings = self._settings
+        if settings.worker > 1:
+            return
+        for folder in settings.home.glob("workers/*/drafts"):
+            number = folder.parent.name
+            if not number.isdecimal() or int(number) <= settings.serve.workers:
+                continue
+            with contextlib.suppress(BlockingIOError), (folder.parent / "node").open("a") as node:
+                # Its process is gone.
+                fcntl.flock(node, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                drafts = await Drafts.open(
+                    self.log.books,
+                    self._looking,
+                    folder,
+                    home_id=home_id(folder),
+                    segment_bytes=settings.journal.segment_bytes,
+                )
+                try:
+                    await drafts.recover(who)
+                finally:
+                    drafts.journal.close()
 
     def node_id(self) -> str:
         """Returns this process's id as a node. Raises ``Unavailable`` where it is none at the moment."""
@@ -279,7 +330,7 @@ async def shared_books(
             books,
             looking,
             settings.drafts_folder,
-            home_id=_home_id(settings),
+            home_id=home_id(settings.drafts_folder),
             segment_bytes=settings.journal.segment_bytes,
         )
         stack.callback(drafts.journal.close)
@@ -295,17 +346,6 @@ def _books_session(settings: Settings) -> DatabaseSession:
     address = settings.postgres()
     assert address is not None, "the database is a file"
     return looking_session(address)
-
-
-def _home_id(settings: Settings) -> str:
-    """Returns the id of this process's journal, made with it: by it the database knows what of it is closed."""
-    path = settings.drafts_folder.with_suffix(".id")
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        made = new_id("home")
-        path.write_text(made)
-        return made
 
 
 def _who(receipt: Receipt, directory: Directory, catalog: Catalog) -> tuple[Caller, Drawer] | None:
