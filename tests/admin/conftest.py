@@ -118,6 +118,9 @@ class Plane:
             self._payment_service = await PaymentService.open(self.settings, self.store, log)
         return self._payment_service
 
+    async def refresh_counts(self) -> None:
+        """Nothing."""
+
     async def counted(self, directory: Directory) -> None:
         """No other process counts."""
 

@@ -156,10 +156,16 @@ def test_a_limit_that_comes_later_counts_what_was_used_at_every_gateway_before(w
     assert world.ask(key, 30, connections=6).ended() == Counter({200: 30})
     world.gateway.cli("budget", "add", f"of-{tenant}", "--requests", "40", "--per", "month", "--tenant", tenant)
     assert world.ask(key, 20, connections=6).ended() == Counter({200: 10, 429: 10})
+    [budget] = world.gateway.cli_json("budget", tenant)["budgets"]
+    assert (budget["used"], budget["held"]) == (40, 0)
     world.gateway.cli("plan", "add", "forty-five", "--requests-per-day", "45")
     world.gateway.cli("tenant", "set", tenant, "--plan", "forty-five")
     world.gateway.cli("budget", "remove", f"of-{tenant}")
     assert world.ask(key, 20, connections=6).ended() == Counter({200: 5, 429: 15})
+    for each in world.neighbours:
+        url = f"http://127.0.0.1:{each.port}/v1/usage"
+        usage = httpx.get(url, headers={"authorization": f"Bearer {key}"}, trust_env=False).json()
+        assert usage["current"]["tenant"]["day"]["requests"] == 45
     world.books()
 
 

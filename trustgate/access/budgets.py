@@ -359,6 +359,11 @@ class Budgets:
     def budgets(self) -> list[Budget]:
         return [counted.budget for counted in self._counted.values()]
 
+    def counter_of(self, budget_id: str, subject: str, tenant_id: str, at_us: int) -> BudgetCounter | None:
+        """Returns a subject's counter of a budget; None where there is no such budget."""
+        counted = self._counted.get(budget_id)
+        return None if counted is None else self._counter(counted, subject, tenant_id, at_us)
+
     def counters(self) -> list[BudgetCounter]:
         """Returns all that count anything."""
         return [counter for counted in self._counted.values() for counter in counted.counters.values()]

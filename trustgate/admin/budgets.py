@@ -150,6 +150,7 @@ async def budget_list(context: AdminContext, command: BudgetList) -> BudgetRepor
 async def counted_budgets(context: AdminContext, at_us: int) -> Budgets:
     """Returns the server's own counts; without one, what the receipts say."""
     if context.budgets is not None:
+        await context.books.refresh_counts()
         return context.budgets
     await context.flush()
     return await count_anew(store=context.store, directory=context.directory, catalog=context.catalog, at_us=at_us)

@@ -74,6 +74,10 @@ class LogAccess(Protocol):
         """
         ...
 
+    async def refresh_counts(self) -> None:
+        """Have in memory where budgets stand, whichever process has counted it. Raises ``Unavailable``."""
+        ...
+
     async def counted(self, directory: Directory) -> BooksSnapshot | None:
         """Returns what several processes had counted at one moment, when all their receipts had their places.
 

@@ -344,6 +344,9 @@ class _Offline:
                 await log.flush()
             return self._payment_service
 
+    async def refresh_counts(self) -> None:
+        """Nothing: no process counts anything."""
+
     async def counted(self, directory: Directory) -> None:
         """Returns None: no process counts anything."""
 

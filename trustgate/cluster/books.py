@@ -38,7 +38,17 @@ from trustgate.cluster.operations import (
     UnheldMoney,
     Use,
 )
-from trustgate.cluster.rows import BalanceRow, Row, balance_key, done_key, given_back
+from trustgate.cluster.rows import (
+    BalanceRow,
+    QuotaRow,
+    Row,
+    balance_key,
+    budget_key,
+    done_key,
+    given_back,
+    look_at_budget,
+    quota_key,
+)
 from trustgate.errors import TrustGateError
 from trustgate.types import COUNTED, Limits, Receipt
 
@@ -51,6 +61,8 @@ _WRITE = (
 
 _BALANCE = "SELECT key, state::text AS state FROM shared_state WHERE key = $1"
 _BALANCES = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'balance/' AND key < 'balance0'"
+_THESE = "SELECT key, state::text AS state FROM shared_state WHERE key = ANY($1::text[])"
+_BUDGETS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'budget/' AND key < 'budget0'"
 
 #: The lane of opens.
 _OPENS = "open"
@@ -239,6 +251,24 @@ class Books:
                 found = await connection.fetch(_BALANCE, balance_key(tenant_id))
         for record in found:
             BalanceRow(self.balances, record["key"].partition("/")[2]).take_in(record["state"], 0)
+
+    async def refresh_counts(self, *subject_ids: str) -> None:
+        """Take in what others have counted of these tenants and keys; of none: on every budget.
+
+        Raises Unavailable: the database is away.
+        """
+        keys = [quota_key(subject_id) for subject_id in subject_ids]
+        for budget in self.budgets.budgets():
+            keys += [budget_key(budget, subject) for subject in ("", *subject_ids)]
+        async with self._looking.use() as connection:
+            found = await (connection.fetch(_THESE, keys) if subject_ids else connection.fetch(_BUDGETS))
+        at_us = self.budgets.clock()
+        for record in found:
+            kind, _, subject = record["key"].partition("/")
+            if kind == "quota":
+                QuotaRow(self.quota, subject).take_in(record["state"], at_us)
+            else:
+                look_at_budget(self.budgets, record["key"], record["state"], at_us)
 
     def late(self, caller: Caller, drawer: Drawer) -> Late:
         """Returns who used what is charged now without a hold."""

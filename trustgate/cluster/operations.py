@@ -177,7 +177,7 @@ class Open:
     def apply(self, batch: Batch) -> SharedHold:
         budgets, caller, ask, at_us = self._counters.budgets, self._caller, self._ask, batch.at_us
         for counter in budgets.counters_of(self._drawer, at_us):
-            row = batch.rows.get(budget_key(counter))
+            row = batch.rows.get(budget_key(counter.of.budget, counter.subject))
             if row is None or row.counter is not counter:
                 raise RowsChanged
         claim = budgets.claim(self._drawer, ask.tokens, ask.cost_nano_usd, at_us)
@@ -188,7 +188,7 @@ class Open:
         for subject in self._subjects:
             batch.rows[quota_key(subject)].hold(batch.node_id, hold)
         for counter, start_us, amount in claim.parts():
-            batch.rows[budget_key(counter)].hold(batch.node_id, start_us, amount)
+            batch.rows[budget_key(counter.of.budget, counter.subject)].hold(batch.node_id, start_us, amount)
         return SharedHold(Grant(batch.node_id, batch.number), caller, self._drawer, self._subjects, hold, self._slot)
 
 
@@ -333,7 +333,7 @@ class Close:
         claim = hold.claim = copy.copy(held.hold.claim)
         rows = [batch.rows[quota_key(subject)] for subject in held.subjects]
         parts = [] if claim is None else claim.parts()
-        budget_rows = [batch.rows[budget_key(counter)] for counter, _, _ in parts]
+        budget_rows = [batch.rows[budget_key(counter.of.budget, counter.subject)] for counter, _, _ in parts]
         if self._counters.holds(held.grant, (*rows, *budget_rows)):
             for row in rows:
                 row.let_go(node_id, hold)
@@ -353,7 +353,7 @@ class Close:
         drawer, at_us = late.drawer, batch.at_us
         tokens, billed = use.tokens, use.billed_nano_usd
         for counter in self._counters.budgets.counters_of(drawer, at_us):
-            if budget_key(counter) not in batch.rows:
+            if budget_key(counter.of.budget, counter.subject) not in batch.rows:
                 raise RowsChanged
         self._counters.quota.charge(drawer.tenant_id, drawer.key_id, tokens, billed, at_us)
         self._counters.budgets.count(drawer, tokens, billed, at_us)

@@ -51,6 +51,8 @@ class _QuotaContent(Shared[QuotaShare]):
 
 class _BudgetContent(Shared[dict[int, int]]):
     figures: CountState
+    #: Whose it is; "": its callers' together.
+    tenant: str = ""
 
 
 class _BalanceContent(Shared[int]):
@@ -122,7 +124,7 @@ class BudgetRow:
     """What one subject has used of one budget. A node's share is by the cell that it is held in."""
 
     def __init__(self, counter: BudgetCounter) -> None:
-        self.key = budget_key(counter)
+        self.key = budget_key(counter.of.budget, counter.subject)
         self.counter = counter
         self._nodes: dict[str, dict[int, int]] = {}
 
@@ -139,7 +141,7 @@ class BudgetRow:
             node_id: {start: held for start, held in share.items() if start in cells}
             for node_id, share in self._nodes.items()
         }
-        return msgspec.json.encode(_BudgetContent(figures, shares))
+        return msgspec.json.encode(_BudgetContent(figures, shares, self.counter.tenant_id))
 
     def has(self, node_id: str) -> bool:
         """Returns whether what the node holds is held still."""
@@ -293,10 +295,19 @@ def quota_key(subject_id: str) -> str:
     return f"quota/{subject_id}"
 
 
-def budget_key(counter: BudgetCounter) -> str:
+def budget_key(budget: Budget, subject: str) -> str:
     """Returns the key of a subject's use of a budget: another one where the budget counts other use than before."""
-    budget = counter.of.budget
-    return f"budget/{budget.id}/{_reach_digest(budget)}/{counter.subject}"
+    return f"budget/{budget.id}/{_reach_digest(budget)}/{subject}"
+
+
+def look_at_budget(budgets: Budgets, key: str, content: str, at_us: int) -> None:
+    """Take a budget's row into memory, where what it counts is what the budget counts now."""
+    _, budget_id, digest, subject = key.split("/", 3)
+    found = msgspec.json.decode(content, type=_BudgetContent)
+    counter = budgets.counter_of(budget_id, subject, found.tenant, at_us)
+    if counter is not None and _reach_digest(counter.of.budget) == digest:
+        counter.take_in(found.figures)
+        counter.turn(at_us)
 
 
 @functools.lru_cache(maxsize=4_096)

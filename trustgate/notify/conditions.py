@@ -64,6 +64,7 @@ class GatewayConditions:
 
     async def firing(self, is_open: Callable[[str], bool]) -> Sequence[Notice]:
         """Returns a notice of each condition that holds; see ``notifier.Watch``. Raises what the store raises."""
+        await self._balances.refresh()
         at_us = now_us()
         found = [*self._keys(at_us, is_open), *self._credit(at_us), *self._upstreams(at_us), *self._anchors(at_us)]
         found += [*self._certificates(at_us), *self._receipts(at_us)]

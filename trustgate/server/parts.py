@@ -412,6 +412,8 @@ class Server:
             archive=self.archive,
         )
         reads.on_refusal = self._on_unserved
+        if self.online.shared is not None:
+            reads.refresh_counts = self.online.shared.refresh_counts
         url = (settings.payment.public_url or self.address).rstrip("/")
         storefront = Storefront(self.directory, self.catalog, self.targets, url)
         self.payment_step.quote_example = storefront.quote_example
@@ -501,6 +503,10 @@ def _echo() -> httpx.AsyncBaseTransport:
 class SharedCounts(Protocol):
     """What several processes count together."""
 
+    async def refresh_counts(self, *subject_ids: str) -> None:
+        """Have in memory what all have counted of these tenants and keys; of none: on budgets."""
+        ...
+
     async def counted(self, directory: Directory) -> BooksSnapshot:
         """Returns what all have counted at one moment."""
         ...
@@ -528,7 +534,12 @@ class _Online:
         return self._archive.tree
 
     async def payment_service(self) -> PaymentService:
+        await self._payments.balances.refresh()
         return self._payments
+
+    async def refresh_counts(self) -> None:
+        if self.shared is not None:
+            await self.shared.refresh_counts()
 
     async def counted(self, directory: Directory) -> BooksSnapshot | None:
         return None if self.shared is None else await self.shared.counted(directory)

@@ -223,6 +223,10 @@ class SharedServing:
             if payment.state == "unknown" or payment.node not in living or payment.updated_us < ended_us
         ]
 
+    async def refresh_counts(self, *subject_ids: str) -> None:
+        """Have in memory what all have counted of these tenants and keys, or on all budgets. Raises ``Unavailable``."""
+        await self.log.books.refresh_counts(*subject_ids)
+
     async def counted(self, directory: Directory) -> BooksSnapshot:
         """Returns what all have counted at one moment, when every receipt has its place. All wait meanwhile.
 

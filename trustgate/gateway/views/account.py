@@ -52,6 +52,10 @@ def _unnoticed(error: TrustGateError, what: str, request_id: str) -> None:
     """Nobody is told."""
 
 
+async def _is_fresh(*subject_ids: str) -> None:
+    """Nothing: this process counts everything itself."""
+
+
 class Reads:
     def __init__(
         self,
@@ -73,6 +77,8 @@ class Reads:
         self._log = log
         self._store = store
         self._archive = archive
+        #: Has in memory what several processes have counted of subjects, and on budgets.
+        self.refresh_counts: Callable[..., Awaitable[None]] = _is_fresh
         #: Is called with each refusal, what was asked (method and path) and the request's id.
         self.on_refusal: OnRefusal = _unnoticed
 
@@ -140,6 +146,7 @@ class Reads:
 
     async def account(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/account``: who the caller is, its plan, and where its limits and budgets stand."""
+        await self.refresh_counts(caller.tenant.id, caller.key.account_id)
         at_us = now_us()
         tenant, plan, key = caller.tenant, caller.plan, caller.key
         of_tenant, of_key = self._quota.used(tenant.id, at_us), self._quota.used(key.account_id, at_us)
@@ -172,6 +179,7 @@ class Reads:
         if by not in ("day", "model", "key", "end_user"):
             raise InvalidRequest("by must be day, model, key or end_user.", param="by")
         since_us = _since(query.get("since"))
+        await self.refresh_counts(caller.tenant.id, caller.key.account_id)
         await self._log.flush()
         rows = await self._store.usage(
             UsageFilter(by=by, tenant_id=caller.tenant.id, since_us=since_us)  # type: ignore[arg-type]

@@ -58,6 +58,7 @@ class Credits:
 
     async def show(self, caller: Caller, scope: Scope) -> Any:
         """``GET /v1/credits``: the balance of the caller's tenant."""
+        await self._cashier.balances.refresh(caller.tenant.id)
         return balance_card(self._cashier, caller)
 
     async def top_up(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,6 +89,7 @@ class Credits:
                 return
             async with admitted as sale:
                 await self._settle(sale, caller, reply)
+            await self._cashier.balances.refresh(caller.tenant.id)
             await send_json(send, balance_card(self._cashier, caller), reply.headers)
 
     async def _settle(self, sale: Sale, caller: Caller, reply: Reply) -> None:
