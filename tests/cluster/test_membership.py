@@ -1,4 +1,4 @@
-"""A server on Postgres as a node: what it does when it is killed, cut off from its database, or replaced."""
+"""A server that has Postgres to itself: what it does when it is killed, cut off from its database, or replaced."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def url(postgres: Postgres) -> str:
 def make(make_gateway: GatewayFactory, url: str) -> Any:
     def gateway(lease_s: float) -> Gateway:
         environment = {"TRUSTGATE_STORE_URL": url, "TRUSTGATE_STORE_LEASE_S": str(lease_s)}
-        return make_gateway(upstream="builtin:echo", environment=environment)
+        return make_gateway(upstream="builtin:echo", environment=environment, arguments=["--wait"])
 
     return gateway
 
@@ -95,7 +95,7 @@ def test_a_spare_waits_for_its_turn_and_goes_on_with_the_same_log(make: Any, url
     (first.home / "log.key").unlink()
     waiting.signal(signal.SIGTERM)
     assert waiting.wait() == 0
-    renamed = first.cli("serve", "--port", "0", check=False)
+    renamed = first.cli("serve", "--port", "0", "--wait", check=False)
     assert renamed.returncode == 1
     assert "Copy log.key from the home" in renamed.stderr
     new = make(300)
@@ -105,7 +105,7 @@ def test_a_spare_waits_for_its_turn_and_goes_on_with_the_same_log(make: Any, url
     assert run_sql(url, "SELECT count(*) FROM log_names") == [(1,)]
     assert not (new.home / "log.key").exists()
     create_log_key(new.home / "log.key", "another")
-    refused = new.cli("serve", "--port", "0", check=False)
+    refused = new.cli("serve", "--port", "0", "--wait", check=False)
     assert refused.returncode == 1
     assert "is another one, of another" in refused.stderr
     assert run_sql(url, "SELECT count(*) FROM log_names") == [(1,)]
@@ -150,7 +150,9 @@ def test_a_command_keeps_what_a_diverged_journal_alone_has(make_gateway: Gateway
     own = Postgres().start()
     try:
         environment = {"TRUSTGATE_STORE_URL": own.schema(), "TRUSTGATE_STORE_LEASE_S": "8"}
-        first, second = (make_gateway(upstream="builtin:echo", environment=environment) for _ in range(2))
+        first, second = (
+            make_gateway(upstream="builtin:echo", environment=environment, arguments=["--wait"]) for _ in range(2)
+        )
         key = first.add_tenant()
         first.start()
         assert ask(first, key).status_code == 200
@@ -180,7 +182,7 @@ def test_one_that_was_asleep_serves_no_more_once_another_has_taken_its_place(mak
     process.signal(signal.SIGSTOP)
     run_sql(url, CUT)
     second.start()
-    assert "waiting for another gateway" in second.logs()
+    assert "waiting: " in second.logs()
     assert ask(second, key).status_code == 200
     # The first has not noticed anything yet, and refuses nevertheless.
     process.signal(signal.SIGCONT)
@@ -223,7 +225,7 @@ def test_without_its_database_it_refuses_requests_after_a_lease_and_goes_on_when
     own = Postgres().start()
     try:
         environment = {"TRUSTGATE_STORE_URL": own.schema(), "TRUSTGATE_STORE_LEASE_S": "2"}
-        gateway = Gateway(tmp_path / "home", upstream="builtin:echo", environment=environment)
+        gateway = Gateway(tmp_path / "home", upstream="builtin:echo", environment=environment, arguments=["--wait"])
         key = gateway.add_tenant()
         gateway.start()
         assert ask(gateway, key).status_code == 200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ def test_a_receipt_and_its_proof_are_found_at_every_process(world: Several) -> N
 
 def test_what_an_operator_changes_at_one_holds_at_all_when_the_command_returns(world: Several) -> None:
     first, second, third = world.machines
-    key = json.loads(first.gateway.cli("tenant", "add", "umbrella", "--plan", "internal", "--json").stdout)["secret"]
+    key = first.gateway.add_tenant("umbrella", plan="internal")
     assert [ask(machine, key).status_code for machine in world.machines] == [200] * 3
     third.gateway.cli("tenant", "suspend", "umbrella")
     assert [ask(machine, key).status_code for machine in world.machines] == [401] * 3
@@ -93,11 +92,11 @@ class Hammer:
 
 def test_once_a_revocation_has_returned_no_request_passes_at_any_process(world: Several) -> None:
     admin = world.machines[1].gateway
-    made = json.loads(admin.cli("key", "create", "acme", "--json").stdout)
+    made = admin.cli_json("key", "create", "acme")["key"]
     with Hammer(world.machines, made["secret"]) as hammer:
         while len(hammer.answers) < 30:
             time.sleep(0.01)
-        admin.cli("key", "revoke", made["key"]["id"])
+        admin.cli("key", "revoke", made["id"])
         revoked = time.monotonic()
         count = len(hammer.answers)
         while len(hammer.answers) < count + 150:

@@ -1,4 +1,4 @@
-"""The gateway on Postgres, as one process: it serves, survives kills and a database that was away."""
+"""The gateway on Postgres: it serves, survives kills and a database that was away."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_while_the_database_is_away_receipts_wait_in_the_journal(
 ) -> None:
     if isinstance(postgres, GivenPostgres):
         pytest.skip("LEFT OUT: the server that TEST_POSTGRES_URL names cannot be stopped")
-    secret = gateway.add_tenant()
+    secret = gateway.add_tenant(plan="internal")  # nothing is to be asked of the database to admit it
     gateway.start()
     _ask(gateway, make_client, secret, 2)
 
@@ -58,6 +58,8 @@ def test_while_the_database_is_away_receipts_wait_in_the_journal(
     _ask(gateway, make_client, secret, 3)
     postgres.start()
 
+    # Until the gateway is back at its database, a look at the books is refused.
+    wait_until(lambda: gateway.cli("usage", check=False).returncode == 0, "the gateway to be at its database")
     wait_until(lambda: _requests(gateway) == 5, "the receipts to be in the database")
     assert gateway.stop() == 0
     gateway.cli("doctor", "--books")

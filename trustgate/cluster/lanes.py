@@ -367,6 +367,7 @@ async def _write(connection: DatabaseConnection, batch: Batch) -> None:
 def _away() -> Unavailable:
     return Unavailable(
         "The gateway's database cannot be reached: nothing can be admitted until it can.",
+        code="store_unreachable",
         headers={"retry-after": _RETRY_AFTER_S},
     )
 

@@ -31,7 +31,7 @@ _BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
 
 
 #: Whether several processes serve one Postgres database.
-SEVERAL = False
+SEVERAL = True
 
 
 def check_workers(settings: Settings) -> None:
