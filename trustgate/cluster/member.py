@@ -189,7 +189,7 @@ class Member:
         A failure is logged, and serving goes on until the lease is over."""
         try:
             await self._turn()
-        except DatabaseAway as error:
+        except Unavailable as error:  # the memory's connection may be the one that was lost
             _logger.warning("%s Serving goes on for %.1f s", error.message, self.left_s())
         except NodeBuried as error:
             _logger.warning("%s", error.message)
