@@ -2,7 +2,7 @@
 
 Makes the environments that it can (the tests' own, LiteLLM's, Portkey's from npm) and runs measure.py, or the file
 that the first argument names: ``receipts``, ``publish``, ``log``, ``soak``, ``frames``, ``paid``, ``path_cpu``,
-``overload``, ``hostile``. ``--help`` lists the options. Standard library only.
+``overload``, ``hostile``, ``several``. ``--help`` lists the options. Standard library only.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Neighbour:
         self._process: Process | None = None
 
     def start(self) -> Self:
-        program = [sys.executable, str(ROOT / "tests/cluster/serve_several.py"), "--home", str(self.gateway.home)]
+        program = [sys.executable, "-m", "trustgate", "--home", str(self.gateway.home)]
         command = [*program, "serve", "--port", str(self.port), "--upstream", self._upstream]
         self._process = Process(self.name, command, self._folder, self._environment, self._log)
         return self

@@ -20,18 +20,21 @@ import pytest
 from tests.conftest import GatewayFactory
 from tests.environments import ROOT
 from tests.support.gateway import Gateway
+from tests.support.postgres import GivenPostgres, Postgres
 from tests.support.processes import Process, clean_environment, wait_until
 
 CHAT = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
 
 
 class Workers:
-    """A supervisor with its workers, each with a copy of the same home."""
+    """A supervisor with its workers: on one Postgres, or each with a copy of the same home."""
 
-    def __init__(self, home: Path, count: int) -> None:
+    def __init__(self, home: Path, count: int, url: str = "") -> None:
         self.home = home
         command = [sys.executable, str(ROOT / "tests/cluster/own_homes.py"), str(home), str(count), "serve"]
-        environment = clean_environment({"PYTHONPATH": str(ROOT)})
+        if url:
+            command = [sys.executable, "-m", "trustgate", "--home", str(home), "serve", "--workers", str(count)]
+        environment = clean_environment({"PYTHONPATH": str(ROOT), **({"TRUSTGATE_STORE_URL": url} if url else {})})
         self.process = Process("the workers", command, home, environment, home / "log")
 
     def wait_ready(self) -> str:
@@ -72,6 +75,20 @@ def start(make_gateway: GatewayFactory, tmp_path: Path) -> Iterator[Callable[[in
         yield run
 
 
+@pytest.fixture
+def shared(postgres: Postgres | GivenPostgres, tmp_path: Path) -> Iterator[tuple[Workers, str]]:
+    """Two workers on one Postgres."""
+    url = postgres.clean()
+    gateway = Gateway(tmp_path / "home", environment={"TRUSTGATE_STORE_URL": url})
+    key = gateway.add_tenant(plan="internal")
+    config = 'serve = {port = 0, shutdown_grace_s = 5.0}\nupstream = {url = "builtin:echo"}\n'
+    (gateway.home / "trustgate.toml").write_text(config)
+    workers = Workers(gateway.home, 2, url)
+    yield workers, key
+    workers.process.signal(signal.SIGKILL)
+    workers.process.wait()
+
+
 class Asking:
     """Asks on a new connection each time, until it is told to stop; every failure is kept."""
 
@@ -107,14 +124,17 @@ class Asking:
 
 
 @pytest.mark.slow
-def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
-    start: Callable[[int], tuple[Workers, str]],
-) -> None:
-    workers, key = start(2)
+def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(shared: tuple[Workers, str]) -> None:
+    workers, key = shared
     address = workers.wait_ready()
     log = workers.process
     first = workers.pids()
     assert len(first) == 2
+    assert httpx.get(f"{address}/health").status_code == 200
+    shown = 'process_start_time_seconds{worker="%d"}'
+    wait_until(
+        lambda: all(shown % number in httpx.get(f"{address}/metrics").text for number in (1, 2)), "both in the metrics"
+    )
     with Asking(address, key) as asking:
         # One dies: the other goes on, and a new one takes its place.
         os.kill(first[0], signal.SIGKILL)

@@ -84,6 +84,12 @@ class Postgres(_Schemas):
             "initdb", "-D", str(self.folder / "data"), "-U", "trustgate", "-A", "trust", "--no-sync", "-E", "UTF8"
         )
 
+    @property
+    def pid(self) -> int:
+        """The process that starts all others of the server."""
+        assert self._process is not None, "Postgres does not run"
+        return self._process.pid
+
     def start(self) -> Self:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

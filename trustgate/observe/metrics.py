@@ -33,13 +33,14 @@ FRESH_S: Final = 1.0
 _UNITS = {"s": "_seconds", "USD": "_usd"}
 
 Labels = tuple[tuple[str, str], ...]
+MetricKind = Literal["gauge", "counter", "histogram"]
 
 
 class Metric(NamedTuple):
     """One metric with all its series. A histogram's values are its buckets' counts, the sum and the bounds."""
 
     name: str
-    kind: Literal["gauge", "counter", "histogram"]
+    kind: MetricKind
     help: str
     series: Mapping[Labels, float | Histogram]
     #: As OpenTelemetry writes it (UCUM): s, USD, {token}.
@@ -81,6 +82,8 @@ class Metrics:
         self._state = state
         self._tenant_name = tenant_name
         self._made: _Made | None = None
+        #: Adds those of other workers on the same port.
+        self.merge: Callable[[list[Metric]], list[Metric]] = _as_they_are
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = self._settings().metrics_key()
@@ -93,7 +96,7 @@ class Metrics:
         """Returns the text: made at most once in ``FRESH_S``, however many ask."""
         now, settings = asyncio.get_running_loop().time(), self._settings().metrics
         if self._made is None or self._made.settings != settings or now - self._made.at >= FRESH_S:
-            text = "".join(line for metric in self.collect() for line in _lines(metric))
+            text = "".join(line for metric in self.merge(self.collect()) for line in _lines(metric))
             self._made = _Made(settings, now, text.encode())
         return self._made.text
 
@@ -104,6 +107,10 @@ class Metrics:
         if "tenant" in labels:
             metrics += _by_tenant(self._counters, self._tenant_name)
         return metrics
+
+
+def _as_they_are(metrics: list[Metric]) -> list[Metric]:
+    return metrics
 
 
 def _has_key(scope: Scope, key: str) -> bool:

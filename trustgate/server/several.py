@@ -20,6 +20,7 @@ from trustgate.cluster.roles import Role, RoleLost, Tenure
 from trustgate.cluster.sequencer import Sequencer, Signing
 from trustgate.errors import StoreDamaged, Unavailable
 from trustgate.notify.notifier import Notifier
+from trustgate.observe.workers import WorkerMetrics
 from trustgate.receipts.archive import Archive
 from trustgate.server.membership import membership
 from trustgate.server.notice_passing import NoticePassing
@@ -58,7 +59,7 @@ class Together:
         self.books = books
         self.archive = Archive(store, follower.tree, follower)
         self._notes = _session(settings, "notes", _LOG_TIMEOUT_S, _LOG_TIMEOUT_S)
-        self._passing: asyncio.Future[None] | None = None
+        self._jobs: list[asyncio.Future[None]] = []
         self._commands = _session(settings, "commands", _COMMAND_TIMEOUT_S, _COMMAND_TIMEOUT_S)
 
     # what commands ask (admin.context.OtherProcesses)
@@ -104,6 +105,10 @@ class Together:
                 on_anchor=on_anchor,
             )
         )
+        if self._settings.worker:
+            shown = WorkerMetrics(self._settings.worker_folder.parent, self._settings.worker, server.metrics.collect)
+            server.metrics.merge = shown.merged
+            self._jobs.append(asyncio.ensure_future(shown.run()))
         server.member = self.member
         server.accounting.check_serving = self.member.check_serving
         server.gateway_status.may_serve = self.member.may_serve
@@ -133,7 +138,7 @@ class Together:
             _opener(self._settings, "notices", _LOG_TIMEOUT_S),
             lambda: self.member.tenure(Role.NOTIFIER) is not None,
         )
-        self._passing = asyncio.ensure_future(notices.pass_on())
+        self._jobs.append(asyncio.ensure_future(notices.pass_on()))
         self.member.while_holding(Role.NOTIFIER, lambda _: _notify(server.notifier, notices))
 
     async def _sequence(self, tenure: Tenure, signing: Signing) -> None:
@@ -162,9 +167,9 @@ class Together:
 
     async def close(self) -> None:
         """Close the connections of commands and notices."""
-        if self._passing is not None:
-            self._passing.cancel()
-            await asyncio.gather(self._passing, return_exceptions=True)
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
         for session in (self._commands, self._notes):
             with contextlib.suppress(DatabaseAway):
                 await session.close()

@@ -30,33 +30,28 @@ _logger = logging.getLogger("trustgate.server")
 _BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
 
 
-#: Whether several processes serve one Postgres database.
-SEVERAL = True
-
-
 def check_workers(settings: Settings) -> None:
     """Check that several processes may serve this database.
 
     Raises:
         SettingsError: they may not, and why."""
-    if settings.store.url and SEVERAL:
-        return
-    if settings.store.url:
+    if not settings.store.url:
         raise SettingsError(
-            f"{settings.serve.workers} workers were asked for, and a Postgres database is served by one process at a "
-            "time: what each holds of quotas, budgets and balances is decided in its memory.",
-            hint="Leave --workers (serve.workers) out.",
+            f"{settings.serve.workers} workers cannot serve one DuckDB file: one process at a time can open it, and "
+            "its memory decides quotas, budgets and balances.",
+            hint="Leave --workers (serve.workers) out, or move the database to Postgres: trustgate migrate --to URL",
         )
-    raise SettingsError(
-        f"{settings.serve.workers} workers cannot serve one DuckDB file: one process at a time can open it, and its "
-        "memory decides quotas, budgets and balances.",
-        hint="Leave --workers (serve.workers) out.",
-    )
+    if settings.serve.wait:
+        raise SettingsError(
+            "With --wait (serve.wait) one process at a time serves a Postgres database, so there cannot be "
+            f"{settings.serve.workers} workers.",
+            hint="Leave out one of the two.",
+        )
 
 
 def as_served(settings: Settings) -> Settings:
-    """Returns the settings of a server: on Postgres others may serve beside it."""
-    return msgspec.structs.replace(settings, several=SEVERAL and bool(settings.store.url) and not settings.serve.wait)
+    """Returns the settings of a server: on Postgres others may serve beside it, unless it waits for its turn."""
+    return msgspec.structs.replace(settings, several=bool(settings.store.url) and not settings.serve.wait)
 
 
 def as_worker(settings: Settings, number: int) -> Settings:

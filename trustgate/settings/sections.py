@@ -21,11 +21,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")] = 4010
     workers: Annotated[
         int,
-        Meta(ge=1, le=64, description="How many processes serve the port. More than 1 is refused for now."),
+        Meta(ge=1, le=64, description="How many processes serve the port. More than 1 want a database on Postgres."),
     ] = 1
     wait: Annotated[
         bool,
-        Meta(description="Whether a server whose database another process serves waits until that one has ended."),
+        Meta(
+            description="Whether the server waits until no other process serves the database, and then has it to "
+            "itself. Without it several serve a Postgres at once."
+        ),
     ] = False
     shutdown_grace_s: Annotated[
         float, Meta(ge=0, le=3600, description="How long a stop waits for running requests, seconds.")
