@@ -364,6 +364,7 @@ __trustgate_options() {
 --capability
 --fallback
 --pool
+--context-fallback
 --parameter
 --weight
 --choice
@@ -564,7 +565,7 @@ __trustgate_value() {
         'trustgate usage --by') kind='words:day hour model key tenant end_user' ;;
         'trustgate tenant add --plan' | 'trustgate tenant set --plan' | 'trustgate tenant restore --plan' | 'trustgate plan add --like' | 'trustgate budget add --plan' | 'trustgate budget set --plan' | 'trustgate profile set --plan' | 'trustgate profile show --plan' | 'trustgate profile clear --plan') kind=plan ;;
         'trustgate tenant correct --for') kind=receipt ;;
-        'trustgate key create --models' | 'trustgate key set --models' | 'trustgate plan add --models' | 'trustgate plan set --models' | 'trustgate budget add --models' | 'trustgate budget set --models' | 'trustgate passport add --fallback' | 'trustgate passport add --pool' | 'trustgate passport set --fallback' | 'trustgate passport set --pool' | 'trustgate receipt list --model') kind=passport ;;
+        'trustgate key create --models' | 'trustgate key set --models' | 'trustgate plan add --models' | 'trustgate plan set --models' | 'trustgate budget add --models' | 'trustgate budget set --models' | 'trustgate passport add --fallback' | 'trustgate passport add --pool' | 'trustgate passport add --context-fallback' | 'trustgate passport set --fallback' | 'trustgate passport set --pool' | 'trustgate passport set --context-fallback' | 'trustgate receipt list --model') kind=passport ;;
         'trustgate plan add --on-disconnect' | 'trustgate plan set --on-disconnect') kind='words:abort drain' ;;
         'trustgate plan add --unpriced-models' | 'trustgate plan set --unpriced-models') kind='words:refuse allow' ;;
         'trustgate budget add --key' | 'trustgate budget set --key' | 'trustgate passport resolve --key' | 'trustgate profile set --key' | 'trustgate profile show --key' | 'trustgate profile clear --key' | 'trustgate receipt list --key') kind=key ;;

@@ -264,6 +264,8 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     passport: str
     rank: int = 1
     weight: int = 1
+    #: It is tried only for a prompt that is too long for the passport's own target and those beside it.
+    only_too_long: bool = False
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

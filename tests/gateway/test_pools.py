@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import GatewayFactory
 from tests.gateway.conftest import HELLO, SignUp, Tenant
-from tests.gateway.test_path import error_of
+from tests.gateway.test_path import error_of, receipt_of
 from tests.support.gateway import Gateway
 from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
 
@@ -99,3 +99,34 @@ def test_the_least_busy_and_the_limits_of_an_upstream(acme: Tenant, scripted: Up
     assert acme.chat(model="gpt").status_code == 200
     gateway.cli("passport", "set", "gpt", "--upstream-parallel-requests", "none", "--pool", "none")
     assert gateway.cli_json("passport", "show", "gpt")["passport"]["fallbacks"] == []
+
+
+def test_a_prompt_that_is_too_long_is_answered_by_a_larger_model_at_its_price(acme: Tenant, scripted: Upstream) -> None:
+    gateway = acme.gateway
+    place = ("--base-url", scripted.api_url, "--input-price", "1")
+    gateway.cli("passport", "add", "large", *place, "--output-price", "100", "--context-length", "100000")
+    gateway.cli("passport", "add", "small", *place, "--output-price", "1", "--context-fallback", "large")
+    assert "large" in gateway.cli("passport", "show", "small").stdout
+    explained = gateway.cli("passport", "resolve", "small", "--tenant", acme.name).stdout
+    assert "for prompts that are too long" in explained
+    scripted.requests.clear()
+    too_long = {"error": {"message": "too many tokens", "code": "context_length_exceeded"}}
+    answer = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    scripted.script(Reply.json(too_long, status=400), Reply.chat_stream("Hello!", usage=answer))
+    with acme.stream(model="small") as stream:
+        assert stream.status_code == 200
+        assert b"context_length" not in stream.read()
+        receipt = receipt_of(acme, stream)["receipt"]
+    assert [each.json()["model"] for each in scripted.requests] == ["small", "large"]
+    assert (receipt["model"], receipt["cost_nano_usd"]) == ("small", 2 * 1_000 + 3 * 100_000)
+    scripted.script(Reply.json(too_long, status=400), Reply.json(too_long, status=400))
+    refused = acme.chat(model="small")
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "context_length_exceeded")
+    gateway.cli("passport", "set", "small", "--fallback", "gpt")
+    assert [each["passport"] for each in gateway.cli_json("passport", "show", "small")["passport"]["fallbacks"]] == [
+        *("gpt", "large")
+    ]
+    gateway.cli("passport", "set", "small", "--context-fallback", "none")
+    assert [each["passport"] for each in gateway.cli_json("passport", "show", "small")["passport"]["fallbacks"]] == [
+        "gpt"
+    ]

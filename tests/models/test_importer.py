@@ -300,6 +300,23 @@ def test_a_table_given_as_prices_must_be_one() -> None:
         read_import_file(CONFIG, prices=CONFIG)
 
 
+def test_fallbacks_for_prompts_that_are_too_long_are_taken(tmp_path: Path) -> None:
+    text = """
+model_list:
+  - {model_name: small, litellm_params: {model: openai/small}}
+  - {model_name: beside, litellm_params: {model: openai/beside}}
+  - {model_name: large, litellm_params: {model: openai/large}}
+router_settings: {fallbacks: [{small: [beside]}]}
+litellm_settings: {context_window_fallbacks: [{small: [beside, large, unknown]}]}
+"""
+    imported = read_import_file(written(tmp_path, text), direct=True)
+    small = by_slug(imported)["small"]
+    assert small.fallbacks == (Fallback(passport="beside"),)
+    assert small.context_fallbacks == (Fallback(passport="large", rank=2, only_too_long=True),)
+    assert "left out: unknown" in "\n".join(imported.notes)
+    assert "context_window_fallbacks" not in "\n".join(imported.notes)
+
+
 def test_what_the_proxy_does_and_the_import_does_not_is_named(tmp_path: Path) -> None:
     text = """
 model_list:
@@ -307,7 +324,7 @@ model_list:
     litellm_params:
       {model: openai/m, rpm: 10, tpm: 100, weight: 3, input_cost_per_token_flex: 1.0e-06, input_cost_per_wish: 1}
     model_info: {input_cost_per_token: 2.0e-06, output_cost_per_token: 0}
-router_settings: {context_window_fallbacks: [{m: [n]}]}
+router_settings: {content_policy_fallbacks: [{m: [n]}]}
 litellm_settings: {max_budget: 10, cost_margin_config: {global: 0.1}}
 """
     imported = read_import_file(written(tmp_path, text))
@@ -321,7 +338,7 @@ litellm_settings: {max_budget: 10, cost_margin_config: {global: 0.1}}
         "rpm and tpm of m",
         "weight of m",
         "input_cost_per_wish of m",
-        "router_settings.context_window_fallbacks",
+        "router_settings.content_policy_fallbacks",
     ):
         assert told in notes
     assert "litellm_settings.max_budget" in notes and "--price-factor" in notes

@@ -74,22 +74,25 @@ class World:
         self.waits.append(seconds)
 
     async def fetch(self, model: str = "a", *, deadline: float | None = None, **members: Any) -> Answer:
-        return await self.client.fetch(
-            self.targets.route(model, self.catalog.resolve(model), "chat.completions"),
-            Outgoing(
-                **{
-                    "path": "/chat/completions",
-                    "body_for": lambda target: b'{"model":"%b"}' % target.model.encode(),
-                    "headers": [("content-type", "application/json")],
-                    "model": model,
-                    "form": "chat",
-                    "meter": read_answer,
-                    "stream_meter": StreamMeter,
-                    **members,
-                }
-            ),
-            deadline=deadline,
-        )
+        prompt_tokens = members.get("prompt_tokens", 0)
+        resolved = self.catalog.resolve(model)
+        targets = self.targets.route(model, resolved, "chat.completions", prompt_tokens=prompt_tokens)
+        return await self.client.fetch(targets, outgoing(model, **members), deadline=deadline)
+
+
+def outgoing(model: str, **members: Any) -> Outgoing:
+    return Outgoing(
+        **{
+            "path": "/chat/completions",
+            "body_for": lambda target: b'{"model":"%b"}' % target.model.encode(),
+            "headers": [("content-type", "application/json")],
+            "model": model,
+            "form": "chat",
+            "meter": read_answer,
+            "stream_meter": StreamMeter,
+            **members,
+        }
+    )
 
 
 def json_response(status: int = 200, body: Any = OK, **headers: str) -> httpx.Response:
@@ -427,6 +430,49 @@ async def test_what_another_target_may_take_goes_to_the_fallback_and_is_not_repe
             await alone.fetch()
         assert (caught.value.status, caught.value.code) == told
     assert len(alone.script.requests) == 6, "none of these is a verdict on the server"
+
+
+TOO_LONG = {"error": {"message": "maximum context length is 8", "code": "context_length_exceeded"}}
+
+
+@pytest.mark.parametrize(
+    ("of_a", "prompt_tokens", "asked"),
+    [
+        # A larger one is asked before the other fallbacks, of which those as small as the first are not asked at all.
+        (json_response(400, TOO_LONG), 0, ["a", "large", "b"]),
+        # What an upstream reports in an answer that is no failure by its status.
+        (json_response(200, TOO_LONG), 0, ["a", "large", "b"]),
+        # Another failure goes to the other fallbacks alone.
+        (json_response(500), 0, ["a", "small", "b"]),
+        # A prompt that is known to be too long goes to what is large enough first.
+        (json_response(), 500, ["b"]),
+    ],
+    ids=["refused", "told", "failed", "known"],
+)
+async def test_a_prompt_that_is_too_long_goes_to_a_larger_model(
+    of_a: httpx.Response, prompt_tokens: int, asked: list[str]
+) -> None:
+    further = (Fallback(passport="small"), Fallback(passport="b", rank=2))
+    larger = (Fallback(passport="tiny", only_too_long=True), Fallback(passport="large", rank=2, only_too_long=True))
+    world = World(
+        Script(a=[of_a], b=[json_response()], small=[json_response(500)], large=[json_response(503, TOO_LONG)]),
+        passport("a", fallbacks=(*larger, *further), context_length=100),
+        *(passport("small", context_length=100), passport("b", context_length=900)),
+        *(passport("tiny", context_length=50), passport("large", context_length=800)),
+        retries=0,
+    )
+    answer = await world.fetch(prompt_tokens=prompt_tokens)
+    assert (world.script.asked, answer.target.passport.slug) == (asked, asked[-1])
+
+
+async def test_what_is_known_to_be_too_long_for_all_others_is_asked_of_the_larger_one_alone() -> None:
+    first = passport("a", fallbacks=(Fallback(passport="large", only_too_long=True),), context_length=100)
+    script = Script(a=[json_response(400, TOO_LONG)], large=[json_response(), json_response(400, TOO_LONG)])
+    world = World(script, first, passport("large", context_length=800))
+    assert (await world.fetch(prompt_tokens=500)).target.passport.slug == "large"
+    with pytest.raises(UpstreamFailed) as caught:
+        await world.fetch(prompt_tokens=500)
+    assert (caught.value.code, script.asked) == ("context_length_exceeded", ["large", "large"])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from trustgate.ids import new_id, now_us
 from trustgate.models.catalog import Resolved
 from trustgate.models.pricing import price_hash
 from trustgate.models.profiles import check_rules, fee_prices, preference, summed_up
-from trustgate.types import OwnCredential, Plan, PriceChange, Profile, ProfileRules
+from trustgate.types import Fallback, OwnCredential, Plan, PriceChange, Profile, ProfileRules
 
 _NOTHING = ProfileRules()
 _Whose = ProfilePut | ProfileShow | ProfileClear
@@ -248,21 +248,24 @@ def _said(context: AdminContext, caller: Caller) -> tuple[str, ...]:
 
 def _targets(context: AdminContext, caller: Caller, resolved: Resolved) -> list[ResolvedTarget]:
     profile = caller.profile
-    ranks = {fallback.passport: fallback.rank for fallback in resolved.passport.fallbacks}
-    found: list[tuple[Resolved, int | None]] = []
+    found: list[tuple[Resolved, Fallback | None]] = []
     if profile is None or context.catalog.may_serve(profile, resolved):
         found.append((resolved, None))
-    for name, rank in sorted(ranks.items(), key=lambda each: each[1]):
-        other = context.catalog.resolve(name)
+    for fallback in sorted(resolved.passport.fallbacks, key=lambda each: (each.only_too_long, each.rank)):
+        other = context.catalog.resolve(fallback.passport)
         if other is not None and (profile is None or context.catalog.may_serve(profile, other)):
-            found.append((other if profile is None else context.catalog.under(profile, other), rank))
+            found.append((other if profile is None else context.catalog.under(profile, other), fallback))
     if profile is not None:
         rules = profile.rules
-        found.sort(key=lambda each: preference(rules, each[0].passport))
-    return [_target(each, rank) for each, rank in found]
+        found.sort(key=lambda each: (_is_for_long(each[1]), preference(rules, each[0].passport)))
+    return [_target(each, fallback) for each, fallback in found]
 
 
-def _target(resolved: Resolved, rank: int | None) -> ResolvedTarget:
+def _is_for_long(fallback: Fallback | None) -> bool:
+    return fallback is not None and fallback.only_too_long
+
+
+def _target(resolved: Resolved, fallback: Fallback | None) -> ResolvedTarget:
     passport = resolved.passport
     where = (
         f"the environment variable {passport.credential_env}"
@@ -284,7 +287,8 @@ def _target(resolved: Resolved, rank: int | None) -> ResolvedTarget:
         prices=resolved.price.prices,
         price_source=resolved.price.source,
         is_priced=resolved.price.known,
-        rank=rank,
+        rank=None if fallback is None else fallback.rank,
+        only_too_long=_is_for_long(fallback),
         default_parameters=passport.default_parameters,
     )
 
@@ -357,6 +361,8 @@ def _is_unknown(context: AdminContext, rules: ProfileRules, name: str) -> bool:
 
 def _target_step(target: ResolvedTarget) -> str:
     which = "Target" if target.rank is None else "Beside it" if target.rank == 0 else f"Fallback {target.rank}"
+    if target.only_too_long:
+        which += ", for prompts that are too long"
     price = target.price_source or "its passport" if target.is_priced else "none"
     key = "an upstream key of the tenant's own, in " if target.has_own_key else ""
     return (

@@ -77,6 +77,8 @@ class ResolvedTarget(msgspec.Struct, frozen=True, kw_only=True):
     is_priced: bool
     #: Of a fallback: its rank; None: it is the model's own passport.
     rank: int | None = None
+    #: Of a fallback: it is for prompts that are too long for the others.
+    only_too_long: bool = False
     default_parameters: dict[str, Any] = {}
 
 

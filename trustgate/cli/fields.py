@@ -211,6 +211,13 @@ _LISTS = [
         metavar="SLUG[:WEIGHT][,…]",
     ),
     option(
+        "context_fallbacks",
+        list[str],
+        "--context-fallback",
+        help="Passports to try only where the prompt is too long for this one; the next one is tried after those",
+        metavar="SLUG[:WEIGHT][,…]",
+    ),
+    option(
         "default_parameters",
         list[str],
         "--parameter",
@@ -222,6 +229,7 @@ _PARSED: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
     "capabilities": ("--capability", values.words),
     "fallbacks": ("--fallback", values.fallbacks),
     "pool_members": ("--pool", values.pool_members),
+    "context_fallbacks": ("--context-fallback", values.context_fallbacks),
     "default_parameters": ("--parameter", values.parameters),
 }
 

@@ -294,7 +294,8 @@ def _fields(passport: Passport) -> list[tuple[str, render.Cell]]:
         *price_fields(passport.prices),
         *([("Price from", text)] if (text := source_text(passport.price_source, passport.priced_us)) else []),
         *_pool(passport),
-        ("Fallbacks", _fallbacks(tuple(each for each in passport.fallbacks if each.rank > 0))),
+        ("Fallbacks", _fallbacks(_further(passport, only_too_long=False))),
+        *([("Too long", _fallbacks(larger))] if (larger := _further(passport, only_too_long=True)) else []),
         *((f"Sets {name}", render.json_text(value)) for name, value in passport.default_parameters.items()),
         ("Created", render.instant_utc(passport.created_us)),
     ]
@@ -353,6 +354,11 @@ _CHOICES = {
     "tenant": "always the same for a tenant",
     "conversation": "always the same for a conversation",
 }
+
+
+def _further(passport: Passport, *, only_too_long: bool) -> tuple[Fallback, ...]:
+    found = (each for each in passport.fallbacks if each.rank > 0)
+    return tuple(each for each in found if each.only_too_long == only_too_long)
 
 
 def _fallbacks(fallbacks: tuple[Fallback, ...]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import typer
 
 from trustgate.admin import notation
@@ -123,6 +124,11 @@ def month(text: str) -> str:
 def fallbacks(texts: list[str]) -> tuple[Fallback, ...]:
     """Each text is one rank, in order: ``SLUG[:WEIGHT][,SLUG[:WEIGHT]…]``."""
     return tuple(_fallback(part, rank) for rank, text in enumerate(texts, start=1) for part in text.split(","))
+
+
+def context_fallbacks(texts: list[str]) -> tuple[Fallback, ...]:
+    """As ``fallbacks``, for prompts that are too long."""
+    return tuple(msgspec.structs.replace(each, only_too_long=True) for each in fallbacks(texts))
 
 
 def pool_members(texts: list[str]) -> tuple[Fallback, ...]:

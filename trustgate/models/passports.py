@@ -28,7 +28,7 @@ _NOT_DEFAULTS = frozenset({"model", "messages", "prompt", "input", "stream", "st
 OPTIONAL = frozenset(
     (
         *("base_url", "credential_env", "credential_file", "context_length", "max_output_tokens"),
-        *("capabilities", "default_parameters", "fallbacks", "pool_members"),
+        *("capabilities", "default_parameters", "fallbacks", "pool_members", "context_fallbacks"),
     )
 )
 
@@ -57,9 +57,10 @@ class PassportFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     capabilities: tuple[str, ...] | None = None
     prices: Prices | None = None
     default_parameters: dict[str, Any] | None = None
-    #: Those of ranks from 1 on, and those of rank 0: the targets beside the passport's own.
+    #: Those of ranks from 1 on; of rank 0, the targets beside the passport's own; and for prompts that are too long.
     fallbacks: tuple[Fallback, ...] | None = None
     pool_members: tuple[Fallback, ...] | None = None
+    context_fallbacks: tuple[Fallback, ...] | None = None
     #: Members of ``types.Pool`` to change; None lifts a limit.
     pool: dict[str, int | str | None] | None = None
 
@@ -101,7 +102,7 @@ def change_passport(
         if name not in OPTIONAL:
             raise InvalidRequest(f"A passport requires {name}.", param=name)
     defaults = Passport(id="", slug="", api_model_id="")
-    members: dict[str, Any] = {name: getattr(defaults, name) for name in unset if name != "pool_members"}
+    members: dict[str, Any] = {name: getattr(defaults, name) for name in unset if name not in _KINDS}
     members.update(fields.given())
     _take_pool(passport, members, unset)
     # One place to look for the key: naming another takes the older one's place.
@@ -118,15 +119,13 @@ def change_passport(
 
 
 def _take_pool(passport: Passport, members: dict[str, Any], unset: tuple[str, ...]) -> None:
-    """Put the fallbacks of all ranks in one place, and the pool's members that are given over those it has."""
-    ranked, beside = members.pop("fallbacks", None), members.pop("pool_members", None)
-    if "pool_members" in unset and beside is None:
-        beside = ()
-    if ranked is not None or beside is not None:
-        kept = passport.fallbacks
-        members["fallbacks"] = (
-            *(tuple(each for each in kept if each.rank == 0) if beside is None else beside),
-            *(tuple(each for each in kept if each.rank > 0) if ranked is None else ranked),
+    """Put all kinds of fallbacks in one place: those that are given over those of the kind that it has."""
+    given = {kind: members.pop(kind, () if kind in unset else None) for kind in _KINDS}
+    if any(each is not None for each in given.values()):
+        members["fallbacks"] = tuple(
+            fallback
+            for kind, those in given.items()
+            for fallback in (_of_kind(passport.fallbacks, kind) if those is None else those)
         )
     changes = members.pop("pool", None)
     if changes:
@@ -134,6 +133,20 @@ def _take_pool(passport: Passport, members: dict[str, Any], unset: tuple[str, ..
             members["pool"] = msgspec.convert({**msgspec.to_builtins(passport.pool), **changes}, Pool)
         except msgspec.ValidationError as error:
             raise InvalidRequest(f"This is not a pool: {error}.", param="pool") from None
+
+
+def _of_kind(fallbacks: tuple[Fallback, ...], kind: str) -> tuple[Fallback, ...]:
+    return tuple(each for each in fallbacks if _kind_of(each) == kind)
+
+
+def _kind_of(fallback: Fallback) -> str:
+    if fallback.rank == 0:
+        return "pool_members"
+    return "context_fallbacks" if fallback.only_too_long else "fallbacks"
+
+
+#: What fallbacks are given as.
+_KINDS = ("pool_members", "fallbacks", "context_fallbacks")
 
 
 def _changed_prices(prices: Prices, changes: dict[str, int | None], conditions: dict[str, int | str]) -> Prices:

@@ -66,7 +66,6 @@ _CHOICES = {"simple-shuffle": "weighted", "least-busy": "least_busy"}
 _LIMITS_OF_THE_PROXY = frozenset({"rpm", "tpm", "max_parallel_requests", "max_budget", "budget_duration", "weight"})
 #: Members of the file's settings, and what it means that they are not taken.
 _ROUTING = {
-    "context_window_fallbacks": "a prompt too long for a --context-length goes to a --fallback with a larger one",
     "content_policy_fallbacks": "an answer that a filter stopped is passed on",
     "max_budget": "set a limit of a plan instead: trustgate plan set NAME --usd-per-month USD",
     "budget_duration": "set a limit of a plan instead: trustgate plan set NAME --usd-per-month USD",
@@ -180,7 +179,7 @@ class _ConfigReader:
         self._add_aliases()
         if self._direct:
             self._add_fallbacks()
-        elif self._fallback_rules():
+        elif self._fallback_rules() or self._fallback_rules("context_window_fallbacks"):
             self._notes.add("The proxy goes on applying its own fallbacks; none were imported.")
         unpriced = [slug for slug, fields in self._passports.items() if fields.prices is None and "*" not in slug]
         if unpriced:
@@ -327,14 +326,14 @@ class _ConfigReader:
                 if member in _ROUTING and value:
                     self._notes.add(f"Not taken: {section}.{member}: {_ROUTING[member]}.")
 
-    def _fallback_rules(self) -> dict[str, list[str]]:
+    def _fallback_rules(self, member: str = "fallbacks") -> dict[str, list[str]]:
         """Names to try by model name; ``*`` for all models (``default_fallbacks``)."""
         rules: dict[str, list[str]] = {}
         for section in ("router_settings", "litellm_settings"):
             settings = _mapping(self._config.get(section))
-            for rule in _items(settings.get("fallbacks")):
+            for rule in _items(settings.get(member)):
                 rules.update({str(name): _texts(names) for name, names in _mapping(rule).items()})
-            if settings.get("default_fallbacks"):
+            if member == "fallbacks" and settings.get("default_fallbacks"):
                 rules["*"] = _texts(settings["default_fallbacks"])
         return rules
 
@@ -355,23 +354,33 @@ class _ConfigReader:
 
     def _add_fallbacks(self) -> None:
         """A model's further deployments share its load by their weights; then come the fallbacks, in their order."""
-        rules = self._fallback_rules()
+        rules, larger = self._fallback_rules(), self._fallback_rules("context_window_fallbacks")
         unknown: list[str] = []
         for slug in self._passports:
             self._add_pool(slug)
-            fields = self._passports[slug]
-            ranks: dict[str, int] = {}
-            for rank, name in enumerate(rules.get(slug, rules.get("*", ())), start=1):
-                if name in self._passports:
-                    ranks.setdefault(name, rank)
-                else:
-                    unknown.append(name)
-            beside = {name for name, _ in self._spares.get(slug, ())} | {slug}
-            fallbacks = tuple(Fallback(passport=name, rank=rank) for name, rank in ranks.items() if name not in beside)
-            if fallbacks:
-                self._passports[slug] = msgspec.structs.replace(fields, fallbacks=fallbacks)
+            taken = {name for name, _ in self._spares.get(slug, ())} | {slug}
+            fallbacks = self._ranked(rules.get(slug, rules.get("*", ())), taken, unknown)
+            taken |= {each.passport for each in fallbacks}
+            context_fallbacks = tuple(
+                msgspec.structs.replace(each, only_too_long=True)
+                for each in self._ranked(larger.get(slug, larger.get("*", ())), taken, unknown)
+            )
+            if fallbacks or context_fallbacks:
+                self._passports[slug] = msgspec.structs.replace(
+                    self._passports[slug], fallbacks=fallbacks or None, context_fallbacks=context_fallbacks or None
+                )
         if unknown:
             self._notes.add(f"Fallbacks to models that are not in the file were left out: {listed(unknown)}.")
+
+    def _ranked(self, names: Iterable[str], taken: set[str], unknown: list[str]) -> tuple[Fallback, ...]:
+        """Returns the names as fallbacks, one after the other; those of no model are added to ``unknown``."""
+        ranks: dict[str, int] = {}
+        for rank, name in enumerate(names, start=1):
+            if name in self._passports:
+                ranks.setdefault(name, rank)
+            else:
+                unknown.append(name)
+        return tuple(Fallback(passport=name, rank=rank) for name, rank in ranks.items() if name not in taken)
 
 
 def _weights(deployments: Sequence[_Deployment]) -> list[int]:

@@ -9,6 +9,7 @@ transport in httpx's sense.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -143,7 +144,13 @@ class UpstreamClient:
         (504), ``Unavailable`` (503, the upstream has been out of reach for a while).
         """
         verdict: FailedAttempt | None = None
-        for target in targets:
+        #: The largest context that was too small for the prompt, and whether one was.
+        too_small, is_too_long = 0, False
+        waiting = list(targets)
+        while waiting:
+            target = waiting.pop(0)
+            if (target.passport.context_length or math.inf) <= too_small or (target.only_too_long and not is_too_long):
+                continue
             if not target.has_room or not target.breaker.admit(outgoing.caller):
                 continue
             outcome = await self._ask_target(target, outgoing, deadline, retries=self._retries)
@@ -152,10 +159,13 @@ class UpstreamClient:
             verdict = outcome
             if not verdict.elsewhere:
                 break
+            if verdict.is_too_long:
+                is_too_long, too_small = True, max(too_small, target.passport.context_length or 0)
+                waiting.sort(key=lambda each: not each.only_too_long)
         if verdict is not None:
             raise verdict.error
         # All rest. To ask the first costs a request that would be refused otherwise; it is asked once.
-        target = next((target for target in targets if target.has_room), targets[0])
+        target = next((target for target in targets if target.has_room and not target.only_too_long), targets[0])
         if not target.has_room:
             wait_s = min(target.load.wait_s(target.passport.pool) for target in targets)
             raise all_full(outgoing.model or target.passport.slug, wait_s)
@@ -180,7 +190,7 @@ class UpstreamClient:
                 outcome = await self._attempt(target, outgoing)
                 if isinstance(outcome, Answer):
                     break
-                if outcome.status in _OF_A_MEMBER and outgoing.asks_usage:
+                if outcome.status in _OF_A_MEMBER and outgoing.asks_usage and not outcome.is_too_long:
                     outcome = await self._without_asking_usage(target, outgoing, outcome)
                     if isinstance(outcome, Answer):
                         break

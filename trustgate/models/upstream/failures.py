@@ -63,6 +63,8 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
     #: Whether the request was sent, whole or in part.
     is_sent: bool = True
+    #: Whether the request was too long for the model: a larger one may take it.
+    is_too_long: bool = False
     #: Whether a refusal names the members with which a stream's usage is asked for.
     speaks_of_usage: bool = False
 
@@ -146,7 +148,8 @@ def refused(status: int, headers: Mapping[str, str], body: bytes, target: Target
         target: who answered.
         model: the name that the client called the model by.
     """
-    return judge(status, failure_of(body), headers, body, target, model)
+    failure = failure_of(body)
+    return _marked(judge(status, failure, headers, body, target, model), failure)
 
 
 def told(failure: Failure, target: Target, model: str) -> FailedAttempt:
@@ -156,12 +159,20 @@ def told(failure: Failure, target: Target, model: str) -> FailedAttempt:
         return broken(UpstreamFailed("The upstream's answer holds nothing."))
     status = failure.status or 502
     verdict = judge(status, failure, {}, failure.message.encode("utf-8", "replace"), target, model)
+    verdict = _marked(verdict, failure)
     if isinstance(verdict.error, UpstreamRefused) or status in (401, 402, 403):
         return verdict
     # That it failed is all there is to say of a status that was never sent.
     said = _Said.of(failure, target, model)
     error = UpstreamFailed(said.message or "The upstream failed.", type=said.type, code=said.code, param=said.param)
     return msgspec.structs.replace(verdict, error=error)
+
+
+def _marked(verdict: FailedAttempt, failure: Failure | None) -> FailedAttempt:
+    """Returns the verdict with whether the request was too long for the model."""
+    if failure is None or not failure.is_context_overflow:
+        return verdict
+    return msgspec.structs.replace(verdict, is_too_long=True)
 
 
 def stream_error(failure: Failure | None, target: Target, model: str) -> UpstreamFailed:

@@ -64,6 +64,8 @@ class Target(msgspec.Struct, frozen=True):
     price: PriceTable
     quirks: Quirks
     load: TargetLoad
+    #: It is for prompts that are too long for those before it.
+    only_too_long: bool = False
 
     @property
     def has_room(self) -> bool:
@@ -132,7 +134,8 @@ class Targets:
         ``service``: the kind of endpoint that asks. Each has breakers of its own, so that a server that fails at one
         thing is still asked for the others. ``profile``: the caller's, under which the name was resolved. ``sticky``:
         what a pool goes by that keeps tenants or conversations at one target. ``prompt_tokens``: the estimate of the
-        prompt; targets whose context is known to be too small for it are tried last.
+        prompt; targets whose context is known to be too small for it are tried last. Fallbacks for prompts that are too
+        long stand at the end, marked, unless the prompt is known to be so.
 
         Raises ``NotFound`` (404 ``model_not_found``) for a name no passport answers for.
         """
@@ -141,12 +144,20 @@ class Targets:
         if not resolved.passport.fallbacks:
             return [self._target(resolved, service)]
         first = self._first_choice(resolved, service, profile, sticky)
-        found = [*first, *self._fallbacks(resolved.passport)]
+        found = [*first, *self._fallbacks(resolved.passport, only_too_long=False)]
+        larger = list(self._fallbacks(resolved.passport, only_too_long=True))
         if profile is not None:
-            found = self._arranged(found, profile)
-        if any((each.passport.context_length or prompt_tokens) < prompt_tokens for each in found):
-            found.sort(key=lambda each: (each.passport.context_length or prompt_tokens) < prompt_tokens)
-        return [self._target(each, service) for each in found]
+            found, larger = self._arranged(found, profile), self._arranged(larger, profile)
+
+        def is_too_small(each: Resolved) -> bool:
+            return (each.passport.context_length or prompt_tokens) < prompt_tokens
+
+        if larger and all(map(is_too_small, found)):
+            found, larger = [*found, *larger], []
+        if any(map(is_too_small, found)):
+            found.sort(key=is_too_small)
+        targets = [self._target(each, service) for each in found]
+        return targets + [msgspec.structs.replace(self._target(each, service), only_too_long=True) for each in larger]
 
     def _first_choice(self, resolved: Resolved, service: str, profile: Profile | None, sticky: bytes) -> list[Resolved]:
         """Returns the passport and its fallbacks of rank 0, in the order that its pool has for this request."""
@@ -242,9 +253,10 @@ class Targets:
             elif self.refresh_credential(passport, upstream):
                 upstream.healthy = None
 
-    def _fallbacks(self, passport: Passport) -> Iterator[Resolved]:
-        for rank in sorted({fallback.rank for fallback in passport.fallbacks if fallback.rank > 0}):
-            of_rank = [(fallback, fallback.weight) for fallback in passport.fallbacks if fallback.rank == rank]
+    def _fallbacks(self, passport: Passport, *, only_too_long: bool) -> Iterator[Resolved]:
+        further = [each for each in passport.fallbacks if each.rank > 0 and each.only_too_long == only_too_long]
+        for rank in sorted({fallback.rank for fallback in further}):
+            of_rank = [(fallback, fallback.weight) for fallback in further if fallback.rank == rank]
             for chosen in by_weight(of_rank, self._chance):
                 resolved = self._catalog.resolve(chosen.passport)
                 if resolved is not None:
