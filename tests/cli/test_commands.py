@@ -183,7 +183,7 @@ def test_a_passport_through_its_life(either_home: Gateway) -> None:
         "free": False,
         "conditional": [],
     }
-    assert made["fallbacks"] == [{"passport": "trustgate/echo", "rank": 1, "weight": 2}]
+    assert made["fallbacks"] == [{"passport": "trustgate/echo", "rank": 1, "weight": 2, "only_too_long": False}]
     assert made["default_parameters"] == {"temperature": 0.2}
     assert made["capabilities"] == ["tools", "vision"]
     changed = either_home.cli_json(
