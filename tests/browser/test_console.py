@@ -296,6 +296,12 @@ def test_what_takes_long_shows_how_it_stands_and_what_came_of_it(
         console.submit("#action", **fields)
         console.wait_for("document.getElementById('work-stage') === null")
         assert told in text_of(console), action
+    month = pages_gateway.cli_json("statement", "list", operated.tenant)["months"][0]
+    console.open(f"{base}/do/statement.make?tenant={operated.tenant}")
+    console.submit("#action", month=month)
+    console.wait_for("document.querySelector('main .message') !== null")
+    made = console.evaluate("fetch(document.querySelector('main .buttons a').href).then((r) => r.text())")
+    assert pages_gateway.cli("statement", "verify", "-", stdin=made).returncode == 0
     console.open(place)
     assert "Backed up" in text_of(console), "what came of it is there when one comes back"
 
@@ -420,6 +426,30 @@ def test_without_scripts_the_numbers_are_there_and_forms_work(console: Browser, 
         form = {"form_token": token[1], "name": "no scripts"}
         made = http.post("/console/do/tenant.add", data=form, headers={"origin": pages_gateway.base_url})
         assert made.status_code == 200 and "tgk_" in made.text
+
+
+def test_without_scripts_each_task_can_be_done(
+    console: Browser, pages_gateway: Gateway, operated: Operated, tmp_path: Path
+) -> None:
+    base = f"{pages_gateway.base_url}/console"
+    console.open(f"{base}/plans", scripts=False)
+    console.submit("main form[role=search]", q="grow")
+    assert "Plans: 1 of" in text_of(console)
+    console.submit("header form[role=search]", q=operated.tenant)
+    assert console.url == f"{base}/tenants/{operated.tenant}"
+    console.click("a[href*='budget.add']")
+    console.submit("#action", budget="unscripted", usd="7", per="day")
+    assert "Done: add a budget." in text_of(console) and "$7.00 a day" in text_of(console)
+    console.open(f"{base}/do/budget.remove?budget=unscripted", scripts=False)
+    console.submit("#action", confirm=True)
+    console.open(f"{base}/do/backup", scripts=False)
+    console.submit("#action", file=str(tmp_path / "unscripted.backup"))
+    while "Backed up" not in text_of(console):
+        console.click("main p a")  # Look again
+    console.open(f"{base}/requests", scripts=False)
+    assert "Scripts are switched off: reload the page for newer requests." in text_of(console)
+    console.click("header form[method=post] button")
+    assert "You are signed out." in text_of(console)
 
 
 def test_what_a_hostile_upstream_writes_stays_text(

@@ -66,6 +66,7 @@ EXAMPLES: list[tuple[str, dict[str, str]]] = [
     ("profile.clear", {"key": "key_1"}),
     ("notify.add", {"url": "https://h.example/x", "on": "budget, disk", "name": "ops", "private": "yes"}),
     ("notify.test", {"subscriber": "ops"}),
+    ("statement.make", {"tenant": "acme", "month": "2026-10", "issuer": "A & B"}),
     ("anchor.flush", {"dry_run": "yes", "mainnet": "yes"}),
     ("archive", {"before": "2026-01", "to": "/srv/old receipts", "dry_run": "yes"}),
     ("backup", {"file": f"{gettempdir()}/trustgate-backup", "without_archives": "yes"}),

@@ -17,9 +17,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+import typer
 
 from tests.conftest import GatewayFactory
 from tests.support.gateway import Gateway
+from trustgate import cli
 from trustgate.console.access import is_allowed, is_own_form
 from trustgate.console.app import Console
 from trustgate.console.sessions import CODE_S, IDLE_S, LIFE_S, Sessions
@@ -171,6 +173,38 @@ def test_lines_to_copy_run_nothing_that_a_name_holds(served: Gateway, http: http
         lines = [unescape(line) for line in re.findall(r">(trustgate (?:usage|statement) [^<]*)<", page.text)]
         assert all(shlex.quote(name) in line for line in lines if "touch" in line)
         assert "touch" in unescape(page.text)
+
+
+def test_the_command_line_takes_each_line_that_a_page_shows(served: Gateway, http: httpx.Client) -> None:
+    """What is there to be copied is tried with Click: its words, options and arguments, as they are parsed."""
+    sign_in(served, http)
+    added = served.cli_json("tenant", "add", "lines")
+    secret, tenant, key = added["key"]["secret"], added["tenant"]["id"], added["key"]["id"]
+    body = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello"}]}
+    with httpx.Client(base_url=served.base_url, trust_env=False) as client:
+        answer = client.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {secret}"})
+    receipt = answer.headers["x-trustgate-receipt"]
+    names = ("", "usage", "models", "anchors", "storage", "settings", "payments", "end-users?tenant=" + tenant)
+    pages = (*names, f"statements?tenant={tenant}", f"receipts/{receipt}", f"profiles/key/{key}", f"tenants/{tenant}")
+    lines: set[str] = set()
+    for page in pages:
+        text = http.get(f"/console/{page}".rstrip("/")).text
+        lines |= {unescape(line) for line in re.findall(r">(trustgate [^<]*)</(?:pre|code)>", text)}
+    assert len(lines) >= 6
+    for line in lines:
+        _parse(shlex.split(line)[1:])
+
+
+def _parse(words: list[str]) -> None:
+    """Raises ``click.UsageError`` for a line that the command line does not take."""
+    command: Any = cli.app
+    command = typer.main.get_command(command)
+    while True:
+        context = command.make_context("trustgate", list(words), resilient_parsing=False)
+        rest = [*context._protected_args, *context.args]
+        if not hasattr(command, "resolve_command") or not rest:
+            return
+        _, command, words = command.resolve_command(context, rest)
 
 
 def test_the_operator_sees_which_keys_the_operator_did_not_make(served: Gateway, http: httpx.Client) -> None:

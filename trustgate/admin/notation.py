@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from trustgate.errors import InvalidRequest
+from trustgate.ids import now_us
 from trustgate.settings import duration_s
 
 _WHOLE = re.compile(r"\d+(_\d{3})*", re.ASCII)
@@ -142,6 +144,19 @@ def since(text: str) -> int:
     else:
         start = _written(text)
     return max(0, _micros(start))
+
+
+def month(text: str) -> str:
+    """A month in UTC as ``2026-10``: that, ``last`` or ``this``."""
+    from trustgate.statements.months import month_of, parse_month
+
+    if text in ("last", "this"):
+        current = month_of(now_us())
+        return str(current.preceding if text == "last" else current)
+    try:
+        return str(parse_month(text))
+    except InvalidRequest:
+        raise ValueError(f"{text!r} is not a month, such as 2026-10, last or this.") from None
 
 
 def month_or_since(text: str) -> int:

@@ -15,8 +15,6 @@ import msgspec
 import typer
 
 from trustgate.admin import notation
-from trustgate.errors import InvalidRequest
-from trustgate.ids import now_us
 from trustgate.types import Fallback
 
 T = TypeVar("T")
@@ -46,6 +44,7 @@ instant = _parser(notation.instant)
 budget_span = _parser(notation.budget_span)
 percentages = _parser(notation.percentages)
 since = _parser(notation.since)
+month = _parser(notation.month)
 month_or_since = _parser(notation.month_or_since)
 status = _parser(notation.status)
 words = _parser(notation.words)
@@ -103,19 +102,6 @@ def written_span(span: str) -> str:
     from trustgate.access.spans import read_span
 
     return str(read_span(span)) if span[-1:] == "s" and span[:-1].isdigit() else span
-
-
-def month(text: str) -> str:
-    """A month in UTC as ``2026-10``: that, ``last`` or ``this``."""
-    from trustgate.statements.months import month_of, parse_month
-
-    current = month_of(now_us())
-    if text in ("last", "this"):
-        return str(current.preceding if text == "last" else current)
-    try:
-        return str(parse_month(text))
-    except InvalidRequest:
-        raise typer.BadParameter(f"{text!r} is not a month, such as 2026-10, last or this.") from None
 
 
 # passports

@@ -23,7 +23,7 @@ from trustgate.console.profiles import profile
 from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.storage import storage
 from trustgate.console.view import BASE, Download, Redirect, Shown, View
-from trustgate.console.work_page import work_page, work_state
+from trustgate.console.work_page import work_page, work_state, work_statement
 from trustgate.console.works import Works
 from trustgate.errors import Conflict, NotFound, PermissionDenied, TrustGateError
 from trustgate.gateway.api.uploads import ClientDisconnected
@@ -57,6 +57,11 @@ _ONE_PROCESS: Final = (
     "Several processes may serve this database. A session is in the one alone that gave the link: behind a load "
     "balancer, send /console to that machine, or open the console at its own address."
 )
+
+
+async def _work_statement(view: View, work_id: str, form: str) -> Download:
+    return work_statement(view.works.find(work_id), form)
+
 
 #: The navigation.
 LINKS: Final = (
@@ -105,6 +110,7 @@ PAGES: Final[tuple[tuple[re.Pattern[str], Page], ...]] = tuple(
         ("find", find),
         ("works/([^/]+)", _work),
         ("works/([^/]+)/state", _work_state),
+        (r"works/([^/]+)/statement\.(html|json|csv)", _work_statement),
         ("do/([a-z.-]+)", forms.form),
     )
 )
@@ -307,6 +313,7 @@ def _search() -> Html:
         "form",
         {"method": "get", "action": f"{BASE}/find", "role": "search", "aria-label": "Everything"},
         tag("input", {**field, "autocomplete": "off"}),
+        tag("button", {"class": "small", "type": "submit"}, "Find"),
     )
 
 

@@ -20,7 +20,7 @@ from trustgate.admin.commands import (
 from trustgate.admin.money import StatementExport, StatementMonths
 from trustgate.admin.walk import Refusal, Seen, walk
 from trustgate.console.lists import pager
-from trustgate.console.view import Download, Shown, View, link, moment, moment_link, tenant_names, url, when, word
+from trustgate.console.view import Download, Shown, View, do, link, moment, moment_link, tenant_names, url, when, word
 from trustgate.errors import InvalidRequest, NotFound
 from trustgate.formats.written import number, usd
 from trustgate.types import Finish, Passport
@@ -269,18 +269,19 @@ async def statements(view: View) -> Shown:
                 tag("a", {"href": url("statements", chosen, f"{month}.html")}, "HTML"),
                 tag("a", {"href": url("statements", chosen, f"{month}.json")}, "JSON"),
                 tag("a", {"href": url("statements", chosen, f"{month}.csv")}, "CSV"),
-                code(f"trustgate statement {shlex.quote(chosen)} {month} -o statement.html"),
+                code(f"trustgate statement {shlex.quote(chosen)} --month {month} -o statement.html"),
             )
             for month in months
         ]
         titles = heads("Month", "Page", "Data", "Table", "On the command line")
         found = table("Statements", titles, rows, empty="The tenant has no receipts yet.", hide_caption=True)
     body = join(
-        heading("Statements"),
+        heading("Statements", beside=do("Make a statement", "statement.make", tenant=chosen)),
         tag(
             "p",
             None,
-            "A tenant's month in one file that proves itself: its sums, its receipts, and that the log has them.",
+            "A tenant's month in one file that proves itself: its sums, its receipts, and that the log has them. "
+            "One of very many receipts takes a while: make it, and fetch it when it is done.",
         ),
         tag(
             "form",
@@ -300,10 +301,15 @@ async def statement(view: View, tenant: str, month: str, form: str) -> Download:
         text.extend(data)
 
     await view.admin.feed(StatementExport(tenant=tenant, month=month), write)
+    return statement_file(bytes(text), form)
+
+
+def statement_file(text: bytes, form: str) -> Download:
+    """Returns a statement as a file. ``text``: its document in JSON; ``form``: ``html``, ``json`` or ``csv``."""
     from trustgate.statements.document import outline
 
-    document = outline(bytes(text))
-    name = f"statement-{month}.{form}"
+    document = outline(text)
+    name = f"statement-{document.account.month}.{form}"
     if form == "csv":
         from trustgate.statements.sheet import statement_csv
 
@@ -311,5 +317,5 @@ async def statement(view: View, tenant: str, month: str, form: str) -> Download:
     if form == "html":
         from trustgate.statements.page import statement_page
 
-        return Download(name, "text/html; charset=utf-8", statement_page(document, bytes(text)))
-    return Download(name, "application/json", bytes(text))
+        return Download(name, "text/html; charset=utf-8", statement_page(document, text))
+    return Download(name, "application/json", text)

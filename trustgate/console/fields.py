@@ -25,10 +25,21 @@ Given = Mapping[str, Any]
 #: What a field shows to choose from: of what exists.
 Choices = Literal["tenants", "plans", "models", "budgets", ""]
 
-#: Receives the stages of work that takes long.
-Say = Callable[[str], None]
+
+class Progress:
+    """How work that takes long stands, and what it has made."""
+
+    def __init__(self) -> None:
+        self.stage = "Begun"
+        #: A statement that was made, as a document in JSON.
+        self.statement = b""
+
+    def say(self, stage: str) -> None:
+        self.stage = stage
+
+
 #: Does such work: of the command and what was given. Returns what came of it, to be shown.
-Run = Callable[[Admin, Any, Given, Say], Awaitable[Html]]
+Run = Callable[[Admin, Any, Given, Progress], Awaitable[Html]]
 
 
 class _None:

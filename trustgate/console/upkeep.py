@@ -16,16 +16,17 @@ from trustgate.admin.commands import (
     BackupMade,
     Compact,
 )
-from trustgate.admin.money import PaymentReconcile, Reconciled
+from trustgate.admin.money import PaymentReconcile, Reconciled, StatementExport
 from trustgate.admin.new_file import new_file, unwritable
 from trustgate.admin.subscriptions import NotifyAdd, NotifyRemove, NotifyTest, TrialOutcome
-from trustgate.console.fields import Action, Field, Given, Say, read_path
+from trustgate.console.fields import Action, Field, Given, Progress, read_path
 from trustgate.console.view import link, word
 from trustgate.console.works import awaited, polled
 from trustgate.formats.written import number, size, usd
 from trustgate.ids import new_id, now_us
 from trustgate.observe.notices import KINDS
 from trustgate.solana.reports import FlushOutcome
+from trustgate.statements.making import StatementMade
 from trustgate.store import Compacted
 from trustgate.web.html import Html, join, tag
 from trustgate.web.parts import code, facts, heads, message, table
@@ -177,7 +178,7 @@ def _compacted(done: Compacted) -> Html:
     return message("good", tag("p", None, told))
 
 
-async def _back_up(admin: Admin, ordered: Any, given: Given, say: Say) -> Html:
+async def _back_up(admin: Admin, ordered: Any, given: Given, progress: Progress) -> Html:
     path = Path(given["file"])
     written = 0
     with new_file(path, force=False) as part, part.open("wb") as file:
@@ -189,7 +190,7 @@ async def _back_up(admin: Admin, ordered: Any, given: Given, say: Say) -> Html:
             except OSError as error:
                 raise unwritable(path, error) from None
             written += len(data)
-            say(f"{size(written)} written")
+            progress.say(f"{size(written)} written")
 
         made: BackupMade = await admin.feed(ordered, write)
     told = f"Backed up {number(made.last_seq)} receipts of the log {made.origin}, {size(made.size_bytes)}, to {path}."
@@ -248,4 +249,40 @@ HOME_ACTIONS = {
     ),
 }
 
-UPKEEP_ACTIONS = {**NOTICE_ACTIONS, **CHAIN_ACTIONS, **HOME_ACTIONS}
+
+# statements
+
+
+async def _make_statement(admin: Admin, ordered: Any, given: Given, progress: Progress) -> Html:
+    text = bytearray()
+
+    async def write(data: bytes) -> None:
+        text.extend(data)
+        progress.say(f"{size(len(text))} made")
+
+    progress.say("Adding up")
+    made: StatementMade = await admin.feed(ordered, write)
+    progress.statement = bytes(text)
+    told = f"The statement has {number(made.receipts)} receipts, {size(len(text))}."
+    return message("good", tag("p", None, told))
+
+
+STATEMENT_ACTIONS = {
+    "statement.make": Action(
+        ("statement", "make"),
+        "Make a statement",
+        (
+            Field("tenant", "Tenant", required=True, choices="tenants"),
+            Field("month", "Month", "--month", notation.month, help="2026-10, last or this; empty: last"),
+            Field("issuer", "Issuer", "--issuer", help="Whose statement it is: a name for its head"),
+        ),
+        lambda given: StatementExport(
+            tenant=given["tenant"], month=given.get("month", notation.month("last")), issuer=given.get("issuer", "")
+        ),
+        lambda state: ("statements",),
+        note="A tenant's month: its sums, its receipts, and the proof that the log has them.",
+        run=_make_statement,
+    ),
+}
+
+UPKEEP_ACTIONS = {**NOTICE_ACTIONS, **CHAIN_ACTIONS, **HOME_ACTIONS, **STATEMENT_ACTIONS}

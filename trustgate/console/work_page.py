@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from trustgate.console.books import statement_file
 from trustgate.console.view import Download, Shown, link, url, word
 from trustgate.console.works import LongWork
-from trustgate.web.html import join, tag
-from trustgate.web.parts import command, heading, message
+from trustgate.errors import NotFound
+from trustgate.web.html import Html, join, tag
+from trustgate.web.parts import buttons, command, heading, link_button, message
 
 
 def work_page(work: LongWork) -> Shown:
@@ -17,11 +19,15 @@ def work_page(work: LongWork) -> Shown:
         hint = tag("p", None, work.error.hint) if work.error.hint else None
         state, shown = word("failed"), message("bad", tag("p", None, work.error.message), hint)
     elif work.result is not None:
-        state, shown = word("done"), work.result
+        state, shown = word("done"), join(work.result, _made(work))
     else:
         state = word("under way")
         shown = join(
-            tag("p", {"id": "work-stage", "role": "status", "data-work": url("works", work.id, "state")}, work.stage),
+            tag(
+                "p",
+                {"id": "work-stage", "role": "status", "data-work": url("works", work.id, "state")},
+                work.progress.stage,
+            ),
             tag("progress", {"aria-label": title}),
             tag("p", {"class": "soft"}, "It goes on if you leave this page. ", link("Look again", "works", work.id)),
         )
@@ -38,5 +44,22 @@ def work_page(work: LongWork) -> Shown:
 
 def work_state(work: LongWork) -> Download:
     """Returns the same for the page's script."""
-    state = {"stage": work.stage, "done": work.is_done}
+    state = {"stage": work.progress.stage, "done": work.is_done}
     return Download("state.json", "application/json", msgspec.json.encode(state))
+
+
+def _made(work: LongWork) -> Html | None:
+    if not work.progress.statement:
+        return None
+    links = [
+        link_button(url("works", work.id, f"statement.{form}"), title)
+        for form, title in (("html", "Page (HTML)"), ("json", "Data (JSON)"), ("csv", "Table (CSV)"))
+    ]
+    return join(tag("p", None, "Download it:"), buttons(links))
+
+
+def work_statement(work: LongWork, form: str) -> Download:
+    """Returns the statement that was made. Raises ``NotFound`` where it is kept no more."""
+    if not work.progress.statement:
+        raise NotFound("This statement is kept no more.", hint="Make it again.")
+    return statement_file(work.progress.statement, form)

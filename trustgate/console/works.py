@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from trustgate.admin.commands import Admin
-from trustgate.console.fields import Action, Given, Run, Say
+from trustgate.console.fields import Action, Given, Progress, Run
 from trustgate.errors import Conflict, NotFound, TrustGateError
 from trustgate.web.html import Html
 
 #: More are not remembered; the oldest that has ended goes.
 _MOST: Final = 32
+_MADE_MOST: Final = 3
 
 _logger = logging.getLogger("trustgate.console")
 
@@ -29,7 +30,7 @@ class LongWork:
         self.id = secrets.token_urlsafe(9)
         self.action = action
         self.line = line
-        self.stage = "Begun"
+        self.progress = Progress()
         self.result: Html | None = None
         self.error: TrustGateError | None = None
         self.task: asyncio.Task[None] | None = None
@@ -38,12 +39,9 @@ class LongWork:
     def is_done(self) -> bool:
         return self.result is not None or self.error is not None
 
-    def say(self, stage: str) -> None:
-        self.stage = stage
-
     async def do(self, admin: Admin, run: Run, ordered: Any, given: Given) -> None:
         try:
-            self.result = await run(admin, ordered, given, self.say)
+            self.result = await run(admin, ordered, given, self.progress)
         except TrustGateError as error:
             self.error = error
         except Exception:
@@ -63,6 +61,9 @@ class Works:
             del self._works[each.id]
         if len(self._works) >= _MOST:
             raise Conflict("Too much is under way.", hint="Wait until some of it has ended.")
+        # What was made is kept of the newest alone: it may be large.
+        for each in list(self._works.values())[:-_MADE_MOST]:
+            each.progress.statement = b""
         work = LongWork(action, line)
         self._works[work.id] = work
         work.task = asyncio.ensure_future(work.do(admin, action.run, ordered, given))
@@ -84,13 +85,13 @@ def polled(outcome: Callable[[Any], Any], told: Callable[[Any], Html]) -> Run:
         told: what is shown of the outcome.
     """
 
-    async def run(admin: Admin, ordered: Any, given: Given, say: Say) -> Html:
+    async def run(admin: Admin, ordered: Any, given: Given, progress: Progress) -> Html:
         while True:
             state = await admin.execute(ordered)
             found = outcome(state)
             if found is not None:
                 return told(found)
-            say(state.stage)
+            progress.say(state.stage)
 
     return run
 
@@ -98,8 +99,8 @@ def polled(outcome: Callable[[Any], Any], told: Callable[[Any], Html]) -> Run:
 def awaited(stage: str, told: Callable[[Any], Html]) -> Run:
     """Returns what carries out a command that is answered when it is done. ``told``: what is shown of its answer."""
 
-    async def run(admin: Admin, ordered: Any, given: Given, say: Say) -> Html:
-        say(stage)
+    async def run(admin: Admin, ordered: Any, given: Given, progress: Progress) -> Html:
+        progress.say(stage)
         return told(await admin.execute(ordered))
 
     return run
