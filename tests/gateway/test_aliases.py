@@ -55,6 +55,9 @@ def test_azures_deployment_is_the_model(one: Tenant, scripted: Upstream) -> None
     form = {"file": ("a.mp3", b"\xff\xfb\x90\x00" * 200)}
     assert one.http.post("/openai/deployments/whisper/audio/transcriptions", files=form).status_code == 200
     assert b'name="model"\r\n\r\nwhisper\r\n' in scripted.requests[-1].body
+    for name in ("openai/gpt-4o", "openai%2Fgpt-4o"):
+        assert one.http.post(f"/openai/deployments/{name}/chat/completions", json=CHAT).status_code == 200
+        assert one.receipts()[-1]["model"] == "openai/gpt-4o"
     broken = one.http.post(f"{path}/chat/completions", content=b"{", headers={"content-type": "application/json"})
     assert (broken.status_code, error_of(broken)["code"]) == (400, "invalid_json")
 

@@ -67,7 +67,11 @@ def main() -> None:
         gateway = Gateway(home / "home", upstream=url)
         try:
             gateway.start()
-            key = gateway.add_tenant("peers", plan="internal")
+            # As an operator has it who wants all of the suite to pass: stored prompts are allowed, and what names no
+            # model has one.
+            gateway.cli("plan", "add", "peers", "--like", "internal", "--parameters", "prompt")
+            key = gateway.add_tenant("peers", plan="peers")
+            gateway.cli("profile", "set", "--tenant", "peers", "--default-model", "gpt-4o")
             tenant = gateway.cli_json("tenant", "show", "peers")["tenant"]["id"]
             gateway.stop()
             path = next(gateway.home.rglob("handles.jsonl"))

@@ -24,7 +24,7 @@ _TEMPLATES = tuple(dict.fromkeys((*(endpoint.path for endpoint in ENDPOINTS), *_
 _KNOWN = re.compile("|".join(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) for path in _TEMPLATES))
 #: What the paths below ``/v1`` begin with.
 _ROOTS = frozenset(path.split("/")[2] for path in _TEMPLATES if path.startswith("/v1/"))
-_DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)(/.+)")
+_DEPLOYMENTS = "/openai/deployments/"
 _SEGMENTS_MOST = 12
 _REALTIME = ("/v1/realtime", "/v1/chatkit")
 _OPERATORS = re.compile(r"/v1/(organization|projects|fine_tuning/checkpoints)(/|$)")
@@ -39,9 +39,8 @@ class MeantPath(NamedTuple):
 
 def alias_of(path: str) -> MeantPath | None:
     """Returns what a path stands for that is none of the gateway's own; None where it is its own, or means nothing."""
-    deployment = _DEPLOYMENT.fullmatch(path)
-    if deployment is not None:
-        return MeantPath(_without_slash("/v1" + deployment[2]), deployment[1])
+    if path.startswith(_DEPLOYMENTS):
+        return _of_deployment(path.removeprefix(_DEPLOYMENTS))
     if path.startswith("/openai/v1/"):
         return MeantPath(_without_slash(path.removeprefix("/openai")))
     if path.startswith("/openai/"):
@@ -52,6 +51,17 @@ def alias_of(path: str) -> MeantPath | None:
         return MeantPath(plain) if _KNOWN.fullmatch(plain) or root == "models" else None
     plain = _without_slash(path)
     return MeantPath(plain) if plain != path and _KNOWN.fullmatch(plain) else None
+
+
+def _of_deployment(path: str) -> MeantPath | None:
+    """Returns what a path in Azure's form stands for. A model's name may have slashes: up to a path that is served."""
+    parts = path.split("/")
+    for end in range(1, min(len(parts), _SEGMENTS_MOST)):
+        meant = _without_slash("/v1/" + "/".join(parts[end:]))
+        if _KNOWN.fullmatch(meant):
+            return MeantPath(meant, "/".join(parts[:end]))
+    # Refused, as the path that it would be.
+    return MeantPath(_without_slash("/v1/" + "/".join(parts[1:])), parts[0]) if len(parts) > 1 else None
 
 
 def _without_slash(path: str) -> str:
