@@ -606,7 +606,7 @@ complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l cap -x -d
 complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l system -x -d 'A system message put before each request\'s own; or @FILE'
 complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l provider -x -d 'The providers that may serve, the preferred first'
 complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l target -x -d 'The passports that may serve, the preferred first'
-complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l header -x -d 'A header for LLM servers; no secret'
+complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l header -x -d 'A header for LLM servers, or NAME@PROVIDER; no secret'
 complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l header-env -x -d 'A header whose value is in a variable'
 complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l header-file -x -d 'A header whose value is in a file'
 complete -c trustgate -n '__trustgate_in \'trustgate profile set\'' -l credential-env -x -d 'The variable with an upstream key of its own for this passport'

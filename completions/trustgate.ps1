@@ -831,7 +831,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--system|any|A system message put before each request''s own; or @FILE',
             '--provider|any|The providers that may serve, the preferred first',
             '--target|any|The passports that may serve, the preferred first',
-            '--header|any|A header for LLM servers; no secret',
+            '--header|any|A header for LLM servers, or NAME@PROVIDER; no secret',
             '--header-env|any|A header whose value is in a variable',
             '--header-file|any|A header whose value is in a file',
             '--credential-env|any|The variable with an upstream key of its own for this passport',

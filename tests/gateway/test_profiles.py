@@ -190,11 +190,14 @@ def test_a_key_of_the_tenants_own_is_used_for_it_alone_and_a_fee_is_charged(
 ) -> None:
     stranger = sign_up(acme.gateway)
     setting(acme, "--credential-env", "local=ACME_KEY", "--fee", "local=0.0005", "--header", "X-Team=acme")
-    setting(acme, "--header-env", "x-acme-secret=ACME_HEADER")
+    setting(acme, "--header-env", "x-acme-secret=ACME_HEADER", "--header", "X-Team@elsewhere=not-here")
+    setting(acme, "--header", "X-Org@OpenAI=here", "--header", "x-org=everywhere")
     own = acme.chat(model="local")
     headers = {name.lower(): value for name, value in sent(scripted).headers}
     assert headers["authorization"] == "Bearer sk-the-tenants-own"
     assert (headers["x-team"], headers["x-acme-secret"]) == ("acme", "a-secret-of-acme")
+    # What is for one provider goes to its servers alone, in place of what all get.
+    assert headers["x-org"] == "here"
     other = stranger.chat(model="local")
     headers = {name.lower(): value for name, value in sent(scripted).headers}
     assert headers["authorization"] == "Bearer sk-the-operators" and "x-team" not in headers
@@ -336,6 +339,7 @@ def test_commands_explain_and_refuse(acme: Tenant) -> None:
     for options, message in (
         (("--name", "gpt-4=no-such-model"), "There is no model 'no-such-model'."),
         (("--header", "x-api-token=abc"), "seems to hold a secret"),
+        (("--header", "x-team@=abc"), "a provider's name is expected"),
         (("--fee", "local=1"), "there is none for local"),
         (("--name", "other=none"), "has no 'other' among its names"),
         ((), "No change was given"),

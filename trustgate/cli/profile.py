@@ -74,7 +74,8 @@ def set_(
         _entries("--target", "GLOB[,…]", "The passports that may serve, the preferred first."),
     ] = None,
     header: Annotated[
-        list[str] | None, _entries("--header", "NAME=TEXT", "A header for LLM servers; no secret. Repeatable.")
+        list[str] | None,
+        _entries("--header", "NAME=TEXT", "A header for LLM servers, or NAME@PROVIDER; no secret. Repeatable."),
     ] = None,
     header_env: Annotated[
         list[str] | None,

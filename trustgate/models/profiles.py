@@ -33,6 +33,8 @@ _NOT_PARAMETERS = frozenset(
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 #: A header's name (RFC 9110, section 5.6.2), in lower case.
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,64}")
+#: Of a header that goes to the servers of one provider alone: ``name@provider``.
+_PROVIDER = re.compile(r"[0-9A-Za-z._-]{1,64}")
 #: Headers that belong to the connection, the body or the gateway, and those that hold the upstream's key.
 _NOT_HEADERS = frozenset(
     (
@@ -137,7 +139,19 @@ def _check_parameters(rules: ProfileRules) -> None:
             raise InvalidRequest(f"The most that {name} may be is a number.", param="caps")
 
 
-def _check_header(name: str, value: HeaderValue) -> None:
+def header_parts(key: str) -> tuple[str, str]:
+    """Returns a header's name, and the provider whose servers alone get it ("": all do).
+
+    ``key``: as the rules have it, ``name@provider``.
+    """
+    name, _, provider = key.partition("@")
+    return name, provider
+
+
+def _check_header(key: str, value: HeaderValue) -> None:
+    name, provider = header_parts(key)
+    if key != name and not _PROVIDER.fullmatch(provider):
+        raise InvalidRequest(f"Behind the @ of {key[:80]!r} a provider's name is expected.", param="headers")
     if not _HEADER.fullmatch(name):
         raise InvalidRequest(f"{name[:40]!r} is not the name of a header in lower case.", param="headers")
     if name in _NOT_HEADERS:
@@ -152,7 +166,7 @@ def _check_header(name: str, value: HeaderValue) -> None:
         if _SECRET.search(name):
             raise InvalidRequest(
                 f"The header {name} seems to hold a secret, which is not kept here.",
-                hint=f"Name the variable or the file that has it: --header-env {name}=VARIABLE",
+                hint=f"Name the variable or the file that has it: --header-env {key}=VARIABLE",
                 param="headers",
             )
         if len(value.text) > _TEXT_MOST or not value.text.isprintable() or not value.text.isascii():

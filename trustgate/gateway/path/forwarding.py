@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,7 +51,7 @@ class Forwarding:
         self._known: dict[int, tuple[Endpoint, Outgoing]] = {}
 
     def outgoing(
-        self, request: Request, path: str, bound: int | None, headers: Iterable[tuple[str, str]] = ()
+        self, request: Request, path: str, bound: int | None, headers: Sequence[tuple[str, str, str]] = ()
     ) -> Outgoing:
         """Returns the request for the targets of a call.
 
@@ -59,7 +59,8 @@ class Forwarding:
             request: the client's.
             path: below a target's base URL, with its query.
             bound: the most that one completion may get, in tokens, where the caller is held to that; it is sent along.
-            headers: further ones, in place of the client's of the same names.
+            headers: further ones, in place of the client's of the same names: name, value, and the provider whose
+                servers alone get it ("": all).
         """
         arrival, endpoint, caller, call = request[:4]
         body = request.body if request.sent is None else request.sent
@@ -98,7 +99,7 @@ class Forwarding:
         made = replace(
             self._of_endpoint(endpoint),
             path=path,
-            headers=_with(own, headers) if headers else own,
+            headers=_for_provider("", own, headers) if headers else own,
             body_for=body_for,
             caller=caller.tenant.id,
             model=call.model,
@@ -106,6 +107,8 @@ class Forwarding:
             stream=call.stream,
             asks_usage=asks_usage,
         )
+        if any(provider for _, _, provider in headers):
+            made = replace(made, headers_for=lambda target: _for_provider(target.passport.provider, own, headers))
         if isinstance(body, Upload):
             return replace(made, fault=lambda: body.fault, length_for=_length_for(arrival, body, endpoint))
         return made
@@ -167,6 +170,13 @@ def _outgoing_of(endpoint: Endpoint) -> Outgoing:
 
 def _nothing_for(target: Target) -> bytes:
     return b""
+
+
+def _for_provider(
+    provider: str, own: list[tuple[str, str]], further: Sequence[tuple[str, str, str]]
+) -> list[tuple[str, str]]:
+    """Returns the headers for the servers of one provider ("": for any)."""
+    return _with(own, [(name, value) for name, value, whose in further if whose in ("", provider.lower())])
 
 
 def _with(own: list[tuple[str, str]], further: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

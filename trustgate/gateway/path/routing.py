@@ -158,8 +158,8 @@ class Routing:
         if any(self._handles.is_strangers("model", name, tenant_id) for name in {model, _CHECKPOINT.sub("", model)}):
             raise model_not_found(asked)
 
-    def headers(self, profile: Profile | None) -> list[tuple[str, str]]:
-        """Returns the headers that the caller's profile sets for upstreams. Raises ``Unavailable`` (503)."""
+    def headers(self, profile: Profile | None) -> list[tuple[str, str, str]]:
+        """Returns the headers that the caller's profile sets for upstreams, as ``Targets.headers``."""
         return [] if profile is None else self._targets.headers(profile)
 
     def _use(self, route: Route, endpoint: Endpoint, tenant_id: str) -> None:

@@ -62,6 +62,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     at_root: bool = False
     headers: Sequence[tuple[str, str]]
+    #: The same, where not every target gets all of them.
+    headers_for: Callable[[Target], Sequence[tuple[str, str]]] | None = None
     #: The body as a target wants it. One that is not whole yet can be sent once only.
     body_for: Callable[[Target], Body]
     #: Whose request it is, for the breakers, and what it calls the model.
@@ -274,7 +276,8 @@ class UpstreamClient:
         base_url = target.upstream.base_url
         if outgoing.at_root:
             base_url = base_url.removesuffix("/v1")
-        headers = [*outgoing.headers, *_credentials(target, anthropic=outgoing.anthropic)]
+        sent = outgoing.headers if outgoing.headers_for is None else outgoing.headers_for(target)
+        headers = [*sent, *_credentials(target, anthropic=outgoing.anthropic)]
         transport = self._transport(base_url)
         if transport is None:
             if isinstance(body, bytes | tuple):

@@ -19,7 +19,7 @@ import msgspec
 from trustgate.errors import InvalidRequest, NotFound, OperatorError, Unavailable
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.pricing import PriceTable
-from trustgate.models.profiles import may_serve, preference
+from trustgate.models.profiles import header_parts, may_serve, preference
 from trustgate.models.upstream.breaker import Breaker
 from trustgate.models.upstream.pools import TargetLoad, by_key, by_load, by_weight
 from trustgate.types import PROMPT_PREFIX, HeaderValue, Passport, Profile
@@ -210,18 +210,22 @@ class Targets:
         """Returns the default upstream, for what concerns no model."""
         return self._target(Resolved(_DEFAULT, "", (), PriceTable(_DEFAULT.prices)), service)
 
-    def headers(self, profile: Profile) -> list[tuple[str, str]]:
-        """Returns the headers that a profile sets for upstreams. Raises ``Unavailable`` (503) for a missing secret."""
+    def headers(self, profile: Profile) -> list[tuple[str, str, str]]:
+        """Returns the headers that a profile sets for upstreams: name, value, and whose servers alone get it ("": all).
+
+        Those of one provider come last. Raises ``Unavailable`` (503) for a missing secret.
+        """
         found = []
-        for name, value in profile.rules.headers.items():
+        for key, value in profile.rules.headers.items():
             text = value.text if value.text is not None else self._secret(value)
             if text is None:
                 raise Unavailable(
                     "This request cannot be sent as the operator wants it: the secret of a header cannot be read.",
                     code="model_unavailable",
                 )
-            found.append((name, text))
-        return found
+            name, provider = header_parts(key)
+            found.append((name, text, provider))
+        return sorted(found, key=lambda header: header[2] != "")
 
     def _secret(self, value: HeaderValue) -> str | None:
         key = value.env, value.file
