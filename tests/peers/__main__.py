@@ -1,9 +1,12 @@
-"""OpenAI's own tests of its Python SDK, against a mock of its specification: directly, and through the gateway.
+"""OpenAI's own tests of its SDKs, against a mock of its specification: directly, and through the gateway.
 
 By hand, as it wants things from elsewhere: the source distribution of ``openai`` (its folder ``tests``), a Python with
 that package and pytest, the specification of its repository, and the mock server of its tests (``@stdy/cli`` of npm).
 
     python -m tests.peers --suite openai-3.3.1 --python venv/bin/python --spec openapi.yml --mock bin/steady
+
+Or, with ``--node`` in place of ``--python``, a checkout of openai-node with ``jest``, ``@swc/core``, ``@swc/jest``,
+``zod`` and ``ws`` in its ``node_modules``.
 
 First the suite runs directly; what it asks for is noted. Then the ids in these requests are made a tenant's, as if the
 gateway had given them out, and the suite runs through the gateway with that tenant's key. Prints a table by resource:
@@ -51,17 +54,23 @@ _LEFT_OUT = ("admin", "organization")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, text in (
-        ("suite", "the unpacked source distribution of openai"),
-        ("python", "a Python that has openai, pytest and its plugins asyncio, xdist and timeout"),
+        ("suite", "the unpacked source distribution of openai, or a checkout of openai-node"),
         ("spec", "the OpenAPI document of openai's repository"),
         ("mock", "the program steady of @stdy/cli"),
     ):
         parser.add_argument(f"--{name}", required=True, type=lambda text: Path(text).absolute(), help=text)
-    parser.add_argument("--only", nargs="*", default=["tests/api_resources"], help="files or folders of the suite")
+    runner = parser.add_mutually_exclusive_group(required=True)
+    text = "a Python that has openai, pytest and its plugins asyncio, xdist and timeout"
+    runner.add_argument("--python", type=lambda text: Path(text).absolute(), help=text)
+    runner.add_argument("--node", type=lambda text: Path(text).absolute(), help="a node, for openai-node's suite")
+    parser.add_argument("--only", nargs="*", default=[], help="files or folders of the suite")
     parser.add_argument("-k", default="", help="which tests, as pytest has it: 'not Async' is a third of them")
     parser.add_argument("--failures", action="store_true", help="list the tests that pass directly alone")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, _mock(asked.mock, asked.spec, Path(folder)) as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _mock(asked.mock, _told(asked.spec, Path(folder)), Path(folder)) as url,
+    ):
         home = Path(folder)
         direct = _run(asked, url, home / "direct.xml", {"PEERS_RECORD": str(home / "asked")})
         gateway = Gateway(home / "home", upstream=url)
@@ -81,6 +90,19 @@ def main() -> None:
         finally:
             gateway.close()
     _print(direct, through, failures=asked.failures)
+
+
+def _told(spec: Path, folder: Path) -> Path:
+    """Returns a copy of the specification in which a Response has no error beside its output.
+
+    The mock makes up both, and the gateway takes such an answer for a failure.
+    """
+    copy = folder / "openapi.yml"
+    copy.write_text(_RESPONSE_ERROR.sub("type: 'null'", spec.read_text()))
+    return copy
+
+
+_RESPONSE_ERROR = re.compile(r"\$ref: '#/components/schemas/\w*ResponseError'")
 
 
 @contextmanager
@@ -111,6 +133,42 @@ def _mock(program: Path, spec: Path, folder: Path) -> Iterator[str]:
 
 def _run(asked: argparse.Namespace, url: str, report: Path, environment: dict[str, str]) -> dict[str, bool]:
     """Returns of each test of the suite whether it passes."""
+    environment = {**os.environ, "PYTHONPATH": str(_HERE), "TEST_API_BASE_URL": url, **environment}
+    return (_pytest if asked.node is None else _jest)(asked, report, environment)
+
+
+def _jest(asked: argparse.Namespace, report: Path, environment: dict[str, str]) -> dict[str, bool]:
+    settings = {
+        "rootDir": str(asked.suite),
+        "testEnvironment": "node",
+        "testMatch": ["<rootDir>/tests/api-resources/**/*.test.ts"],
+        "testPathIgnorePatterns": [f"/{each}/" for each in _LEFT_OUT],
+        "setupFiles": [str(_HERE / "recorder.cjs"), "<rootDir>/scripts/jest-setup.ts"],
+        "transform": {r"^.+\\.(t|j)sx?$": ["@swc/jest", {}]},
+        "moduleNameMapper": {"^openai$": "<rootDir>/src/index.ts", "^openai/(.*)$": "<rootDir>/src/$1"},
+    }
+    program = asked.suite / "node_modules/jest/bin/jest.js"
+    command = [str(asked.node), str(program), "--config", json.dumps(settings), "-w", "1", "--testTimeout", "20000"]
+    command += ["-t", asked.k] if asked.k else []
+    subprocess.run(
+        [*command, "--json", f"--outputFile={report}", *asked.only],
+        cwd=asked.suite,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    found = {}
+    for file in json.loads(report.read_text())["testResults"]:
+        place = Path(file["name"]).relative_to(asked.suite / "tests/api-resources").as_posix().removesuffix(".test.ts")
+        for test in file["assertionResults"]:
+            if test["status"] in ("passed", "failed"):
+                name = f"{place.replace('/', '.')}.{test['title'].replace('.', ' ')}"
+                found[f"tests.api_resources.{name}.jest"] = test["status"] == "passed"
+    return found
+
+
+def _pytest(asked: argparse.Namespace, report: Path, environment: dict[str, str]) -> dict[str, bool]:
     command = [
         str(asked.python),
         "-m",
@@ -127,10 +185,8 @@ def _run(asked: argparse.Namespace, url: str, report: Path, environment: dict[st
         "-k",
         asked.k,
     ]
-    paths = {"PYTHONPATH": str(_HERE), "TEST_API_BASE_URL": url}
-    environment = {**os.environ, **paths, **environment}
     subprocess.run(
-        [*command, f"--junitxml={report}", *asked.only],
+        [*command, f"--junitxml={report}", *(asked.only or ["tests/api_resources"])],
         cwd=asked.suite,
         env=environment,
         stdout=subprocess.DEVNULL,
