@@ -144,7 +144,7 @@ def _jest(asked: argparse.Namespace, report: Path, environment: dict[str, str]) 
         "testMatch": ["<rootDir>/tests/api-resources/**/*.test.ts"],
         "testPathIgnorePatterns": [f"/{each}/" for each in _LEFT_OUT],
         "setupFiles": [str(_HERE / "recorder.cjs"), "<rootDir>/scripts/jest-setup.ts"],
-        "transform": {r"^.+\\.(t|j)sx?$": ["@swc/jest", {}]},
+        "transform": {r"\.ts$": ["@swc/jest", {"jsc": {"parser": {"syntax": "typescript"}, "target": "es2022"}}]},
         "moduleNameMapper": {"^openai$": "<rootDir>/src/index.ts", "^openai/(.*)$": "<rootDir>/src/$1"},
     }
     program = asked.suite / "node_modules/jest/bin/jest.js"

@@ -56,6 +56,8 @@ def alias_of(path: str) -> MeantPath | None:
 def _of_deployment(path: str) -> MeantPath | None:
     """Returns what a path in Azure's form stands for. A model's name may have slashes: up to a path that is served."""
     parts = path.split("/")
+    if not parts[0]:
+        return None
     for end in range(1, min(len(parts), _SEGMENTS_MOST)):
         meant = _without_slash("/v1/" + "/".join(parts[end:]))
         if _KNOWN.fullmatch(meant):
