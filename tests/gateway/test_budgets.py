@@ -111,17 +111,19 @@ def test_a_restart_under_a_clock_that_was_set_back_gives_nothing_anew(
     clock = ShiftedClock(tmp_path / "clock")
     gateway = make_gateway(upstream=upstream.api_url, environment=clock.environment, forked=False).start()
     budgeted, planned = sign_up(gateway), sign_up(gateway)
+    daily = sign_up(gateway)
     gateway.cli("budget", "add", "rolling", "--requests", "2", "--per", "30d", "--tenant", budgeted.name)
+    gateway.cli("budget", "add", "daily", "--requests", "2", "--per", "day", "--tenant", daily.name)
     gateway.cli("plan", "add", "two", "--like", "pro", "--requests-per-day", "2")
     gateway.cli("tenant", "set", planned.name, "--plan", "two")
-    tenants = (budgeted, planned)
-    assert [tenant.chat().status_code for tenant in tenants * 2] == [200] * 4
+    tenants = (budgeted, planned, daily)
+    assert [tenant.chat().status_code for tenant in tenants * 2] == [200] * 6
     gateway.kill()
     clock.shift(-3 * 86_400)
     gateway.start()
-    assert [tenant.chat().status_code for tenant in tenants] == [429, 429]
+    assert [tenant.chat().status_code for tenant in tenants] == [429] * 3
     clock.shift(0)
-    assert budgeted.chat().status_code == 429
+    assert [tenant.chat().status_code for tenant in tenants] == [429] * 3
     assert gateway.cli("doctor", "--books").returncode == 0
 
 

@@ -71,6 +71,7 @@ class BudgetCounter:
 
     __slots__ = (
         "amount",
+        "awaited",
         "cells",
         "held",
         "next_notice",
@@ -89,6 +90,8 @@ class BudgetCounter:
         self.tenant_id = tenant_id
         self.amount = amount
         self.cells: deque[UseCell] = deque()
+        #: What was used already in a cell that has not begun here: where it begins, and how much.
+        self.awaited: tuple[int, int] | None = None
         #: The sums over the cells.
         self.used = 0
         self.held = 0
@@ -127,6 +130,8 @@ class BudgetCounter:
     def turn(self, at_us: int) -> None:
         """Drop the cells that have ended."""
         cells = self.cells
+        if self.awaited is not None and self.awaited[0] <= at_us:
+            self._begin_awaited(at_us)
         if not cells or cells[0].end > at_us:
             return
         while cells and cells[0].end <= at_us:
@@ -142,6 +147,16 @@ class BudgetCounter:
             elif at_us >= self.noticed_us + span.length_us:
                 self.noticed = min(self.noticed, step_of(budget, self.amount, self.used))
             self.next_notice = next_step_at(budget, self.amount, self.noticed)
+
+    def _begin_awaited(self, at_us: int) -> None:
+        """The clock has jumped to the cell of a calendar span that it was in before."""
+        start, used = self.awaited or (0, 0)
+        self.awaited = None
+        cell = UseCell(self.of.span, start)
+        if cell.end > at_us:
+            cell.used = used
+            self.used += used
+            self.cells.append(cell)
 
     def _set_back(self, start: int) -> None:
         for cell in self.cells:

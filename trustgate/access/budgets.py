@@ -354,6 +354,22 @@ class Budgets:
             cell.used += use[counted.unit]
             counter.used += use[counted.unit]
 
+    def await_cell(self, budget_id: str, drawer: Drawer, use: tuple[int, int, int], start_us: int) -> None:
+        """Have the cell of a calendar span that begins at ``start_us`` begin with what receipts say was used in it.
+
+        The clock is behind: it was in that cell before the start, and may jump to it.
+        """
+        counted = self._counted.get(budget_id)
+        if counted is None:
+            return
+        budget = counted.budget
+        if applies(budget, drawer.tenant_id, drawer.key_id, drawer.plan) and covers(budget, drawer.models):
+            subject = _subject(budget, drawer)
+            if subject is not None:
+                counter = self._counter(counted, subject, drawer.tenant_id, start_us)
+                used = 0 if counter.awaited is None else counter.awaited[1]
+                counter.awaited = start_us, used + use[counted.unit]
+
     # what people look up
 
     def budgets(self) -> list[Budget]:

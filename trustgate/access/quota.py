@@ -175,6 +175,8 @@ class Quota:
         #: Those it was called for, by subject, window and unit.
         self._reached: set[tuple[str, int, int]] = set()
         self._counters: dict[str, _Counter] = {}
+        #: By window and its beginning: what subjects have used in one that has not begun here yet.
+        self._awaited: dict[tuple[int, int], dict[str, list[int]]] = {}
         self._windows = Windows((0, 0, 0), (0, 0, 0))
 
     # the request path
@@ -323,6 +325,15 @@ class Quota:
         used[_TOKENS] += tokens
         used[_COST] += cost_nano_usd
 
+    def await_window(self, window: int, start_us: int, subject_id: str, use: tuple[int, int, int]) -> None:
+        """Have a later ``window`` that begins at ``start_us`` begin with what receipts say was used in it already.
+
+        The clock is behind: it was in that window before the start, and may jump to it.
+        """
+        awaited = self._awaited.setdefault((window, start_us), {})
+        before = awaited.get(subject_id, [0, 0, 0])
+        awaited[subject_id] = [sum(pair) for pair in zip(before, use, strict=True)]
+
     def forget(self, subject_id: str) -> None:
         """Count a subject's use anew, from nothing."""
         self._counters.pop(subject_id, None)
@@ -409,6 +420,8 @@ class Quota:
                 for counter in self._counters.values():
                     counter.used[index] = [0, 0, 0]
                     counter.lasting[index] = [0, 0, 0]
+                for subject, used in self._awaited.pop((index, new), {}).items():
+                    self._counter(subject).used[index] = used
         if windows.starts[0] > self._windows.starts[0]:
             self._windows = windows
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from trustgate.access.budget_counter import BudgetStanding
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Directory
+from trustgate.access.spans import Span
 from trustgate.models.catalog import Catalog
 from trustgate.store import Store
 from trustgate.store.base import BudgetUseFilter
@@ -40,28 +41,49 @@ async def rebuild(
     what was used while the clock ran ahead, before it was set back to ``at_us``, counts as well.
     """
     groups: defaultdict[tuple[int, int, int], list[Budget]] = defaultdict(list)
+    spans: dict[tuple[int, int, int], Span] = {}
     for budget in wanted:
         span = budgets.span_of(budget.id)
-        groups[(*span.range(at_us), span.cell_us)].append(budget)
-    for (since_us, until_us, part_us), group in groups.items():
+        group = (*span.range(at_us), span.cell_us)
+        groups[group].append(budget)
+        spans[group] = span
+    for group, members in groups.items():
+        since_us, until_us, part_us = group
         ahead_us = await store.latest_ahead(since_us, at_us) if counts_ahead else 0
         query = BudgetUseFilter(
             since_us,
             max(until_us, ahead_us + 1),
             part_us,
-            by_model=any(not budget.covers_all_models for budget in group),
-            by_end_user=any(budget.each == "end_user" for budget in group),
+            by_model=any(not budget.covers_all_models for budget in members),
+            by_end_user=any(budget.each == "end_user" for budget in members),
             until_seq=until_seq,
         )
-        for number, use in enumerate(await store.budget_use(query)):
-            resolved = catalog.resolve(use.model) if use.model else None
-            names = () if not use.model else (use.model,) if resolved is None else resolved.all_names(use.model)
-            account_id, plan = directory.key_account_id(use.key_id), directory.plan_name_of(use.tenant_id)
-            drawer = Drawer(use.tenant_id, account_id, plan, names, use.end_user)
-            for budget in group:
-                budgets.restore(budget.id, drawer, (use.requests, use.tokens, use.cost_nano_usd), use.from_us)
-            if number % _SLICE == _SLICE - 1:
-                await asyncio.sleep(0)
+        await _count(query, members, budgets.restore, store, directory, catalog)
+        later_us = spans[group].start(ahead_us)
+        if later_us > since_us and not part_us:
+            # The clock may have been right before, and jump to where it was.
+            query = query._replace(since_us=later_us, until_us=spans[group].end(later_us))
+            await _count(query, members, budgets.await_cell, store, directory, catalog)
+
+
+async def _count(
+    query: BudgetUseFilter,
+    members: Sequence[Budget],
+    count: Callable[[str, Drawer, tuple[int, int, int], int], None],
+    store: Store,
+    directory: Directory,
+    catalog: Catalog,
+) -> None:
+    """Give each of ``members``, by ``count``, what it is to count of the sums of the query."""
+    for number, use in enumerate(await store.budget_use(query)):
+        resolved = catalog.resolve(use.model) if use.model else None
+        names = () if not use.model else (use.model,) if resolved is None else resolved.all_names(use.model)
+        account_id, plan = directory.key_account_id(use.key_id), directory.plan_name_of(use.tenant_id)
+        drawer = Drawer(use.tenant_id, account_id, plan, names, use.end_user)
+        for budget in members:
+            count(budget.id, drawer, (use.requests, use.tokens, use.cost_nano_usd), use.from_us)
+        if number % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
 
 
 async def count_anew(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
-from trustgate.access.quota import Quota
+from trustgate.access.quota import Quota, Windows
 from trustgate.admin.budget_counts import rebuild
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog
@@ -34,6 +34,13 @@ async def restore_counts(
         for used in await store.window_usage(since_us, max(until_us, ahead_us + 1)):
             for subject in (used.tenant_id, directory.key_account_id(used.key_id)):
                 quota.restore(window, subject, used.requests, used.tokens, used.cost_nano_usd)
+        later = Windows.at(ahead_us)
+        if later.starts[window] > since_us:
+            # The clock may have been right before, and jump to where it was.
+            start_us, end_us = later.starts[window], later.ends[window]
+            for used in await store.window_usage(start_us, end_us):
+                for subject in (used.tenant_id, directory.key_account_id(used.key_id)):
+                    quota.await_window(window, start_us, subject, (used.requests, used.tokens, used.cost_nano_usd))
     await rebuild(
         budgets,
         directory.budgets(),
