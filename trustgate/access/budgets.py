@@ -80,24 +80,20 @@ def hides_figures(budget: Budget) -> bool:
     return budget.each == "all" and (budget.everyone or bool(budget.plans))
 
 
-class Claim:
+class Claim(msgspec.Struct, eq=False):
     """What one request draws on budgets. Settled once, by ``post`` or ``void``; settling again does nothing."""
 
-    __slots__ = ("_at_us", "_budgets", "_drawer", "_generation", "_is_held", "_is_lasting", "_needs", "_parts")
-
-    def __init__(
-        self, budgets: Budgets, drawer: Drawer, needs: tuple[int, int, int], at_us: int, is_lasting: bool = False
-    ) -> None:
-        """``is_lasting``: of work that goes on after its request has ended."""
-        self._budgets = budgets
-        self._is_lasting = is_lasting
-        self._drawer = drawer
-        #: Of requests, tokens and money.
-        self._needs = needs
-        self._at_us = at_us
-        self._parts: list[tuple[BudgetCounter, UseCell]] = []
-        self._generation = budgets.generation
-        self._is_held = False
+    _budgets: Budgets
+    _drawer: Drawer
+    #: Of requests, tokens and money.
+    _needs: tuple[int, int, int]
+    _at_us: int
+    #: Of the budgets, when it was made.
+    _generation: int
+    #: Of work that goes on after its request has ended.
+    _is_lasting: bool = False
+    _parts: list[tuple[BudgetCounter, UseCell]] = []
+    _is_held: bool = False
 
     def add(self, counter: BudgetCounter, cell: UseCell) -> None:
         self._parts.append((counter, cell))
@@ -241,7 +237,7 @@ class Budgets:
         admitted before. Changes no counter.
         """
         needs = (1, tokens, cost_nano_usd)
-        claim = Claim(self, drawer, needs, at_us, is_lasting)
+        claim = Claim(self, drawer, needs, at_us, self.generation, is_lasting)
         for counter in self.counters_of(drawer, at_us):
             cell = counter.at(at_us, self.clock)
             need = needs[counter.of.unit]

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from trustgate.errors import UpstreamFailed
@@ -67,36 +68,27 @@ class Fields(Mapping[str, str]):
         return default if value is None else value.decode("utf-8", "surrogateescape")
 
 
-class Response:
+class Response(msgspec.Struct, eq=False):
     """A response that llhttp reads: its head, and its body as an iterator of the pieces that come."""
 
-    __slots__ = (
-        *("_connection", "_error", "_is_paused", "_loop", "_parts", "_silence_s", "_size", "_timer", "_waiter"),
-        *("_waits_since", "append", "headers", "is_whole", "status_code"),
-    )
-
-    def __init__(
-        self, status: int, headers: Fields, connection: Held, silence_s: float, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        """``silence_s``: how long the upstream may send nothing while it is waited for."""
-        self.status_code = status
-        self.headers = headers
-        self._connection = connection
-        self._silence_s = silence_s
-        self._loop = loop
-        self._parts: list[bytes] = []
-        #: Takes a piece of the body.
-        self.append = self._parts.append
-        #: How much came since something was taken, bytes.
-        self._size = 0
-        self._is_paused = False
-        #: The body has come to its end, all of it may not have been taken yet.
-        self.is_whole = False
-        self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
-        self._timer: asyncio.TimerHandle | None = None
-        self._waits_since: float | None = None
+    status_code: int
+    headers: Fields
+    _connection: Held
+    #: How long the upstream may send nothing while it is waited for.
+    _silence_s: float
+    _loop: asyncio.AbstractEventLoop
+    #: The pieces of the body that have come and were not taken yet.
+    parts: list[bytes] = []
+    #: How much came since something was taken, bytes.
+    _size: int = 0
+    _is_paused: bool = False
+    #: The body has come to its end, all of it may not have been taken yet.
+    is_whole: bool = False
+    _error: BaseException | None = None
+    _waiter: asyncio.Future[None] | None = None
+    #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
+    _timer: asyncio.TimerHandle | None = None
+    _waits_since: float | None = None
 
     # what the connection calls
 
@@ -132,7 +124,7 @@ class Response:
 
     def take(self) -> bytes:
         """Returns what has come of the body and was not taken yet."""
-        parts = self._parts
+        parts = self.parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self._size = 0
@@ -149,7 +141,7 @@ class Response:
         return self
 
     async def __anext__(self) -> bytes:
-        while not self._parts:
+        while not self.parts:
             if self.is_whole:
                 raise StopAsyncIteration
             if self._error is not None:
@@ -334,7 +326,7 @@ class Reader:
         if len(headers) != len(found) and sum(name.lower() in _FRAMING for name, _ in found) != 1:
             raise _NotOrdinary
         response = self._response = Response(status, headers, self._connection, self._silence_s, self._loop)
-        self._append = response.append
+        self._append = response.parts.append
 
     def on_body(self, data: bytes) -> None:
         self._append(data)
