@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol
@@ -408,10 +407,11 @@ class Account:
 
     def sent_whole(self, body: bytes, digest: hashlib._Hash | None) -> None:
         """All of an answer goes to the client. ``digest``: its SHA-256, where that is known."""
+        if self.first_ms is None:
+            self.first_ms = self.request.arrival.elapsed_ms()
         if digest is None:
-            self.sent(body)
+            self._answer.update(body)
         else:
-            self.sent(b"")
             self._answer = digest
 
     def close(self, finish: Finish, *, status: int, usage: Usage = _NOTHING) -> None:
@@ -431,7 +431,7 @@ class Account:
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
         total_ms = arrival.elapsed_ms()
         paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)
-        secret = os.urandom(32)
+        secret = arrival.secret
         committed = commitments(secret, digest(body), self._answer.digest())
         tseq, tprev = self._accounting.log.link(caller.tenant.id)
         receipt = Receipt(

@@ -22,7 +22,7 @@ from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.content_coding import check_coding
 from trustgate.http.parser import RequestHead
 from trustgate.http.sending import EXCHANGE, Headers
-from trustgate.ids import new_id, now_us, request_id_of
+from trustgate.ids import new_request, now_us
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
@@ -40,6 +40,8 @@ class Arrival(msgspec.Struct, frozen=True):
     started: float
     receipt_id: str
     request_id: bytes
+    #: Of the receipt: what its commitments are salted with, 32 bytes.
+    secret: bytes
     #: The last of each name; ``check_head`` refuses repeats of those that must be said once.
     headers: dict[bytes, bytes]
     #: As its connection read it, which has it again for the next request with the same; None: it did not.
@@ -61,9 +63,10 @@ class Arrival(msgspec.Struct, frozen=True):
     ) -> Arrival:
         """As ``of``. ``headers``: by name; kept as they are."""
         at_us = now_us()
-        receipt_id = new_id("rcpt", at_us)
-        request_id = (own_request_id(headers) if trusts_id else b"") or request_id_of(receipt_id).encode()
-        return cls(at_us, monotonic(), receipt_id, request_id, headers, head)
+        receipt_id, request_id, secret = new_request(at_us)
+        if trusts_id and b"x-request-id" in headers:
+            request_id = own_request_id(headers) or request_id
+        return cls(at_us, monotonic(), receipt_id, request_id, secret, headers, head)
 
     def elapsed_ms(self) -> int:
         return int((monotonic() - self.started) * 1000)

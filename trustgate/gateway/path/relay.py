@@ -8,7 +8,7 @@ the request is to be paid for, once the answer, or the first piece of it, is in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import msgspec
 
@@ -26,18 +26,17 @@ from trustgate.models.upstream.failures import failed_event, stream_error
 from trustgate.types import Usage
 
 
-async def relay(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> None:
+def relay(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> Awaitable[None]:
     """Give the answer to the client in the way that it came.
 
     Raises ``UpstreamFailed`` when the upstream breaks off, reports an error, or ends before its answer does; and what
     ``Delivery.pay`` raises, before anything was sent.
     """
     if answer.events is not None:
-        await _relay_events(answer, answer.events, delivery, objects)
-    elif answer.chunks is not None:
-        await _relay_raw(answer, answer.chunks, delivery)
-    else:
-        await _relay_whole(answer, delivery, objects)
+        return _relay_events(answer, answer.events, delivery, objects)
+    if answer.chunks is not None:
+        return _relay_raw(answer, answer.chunks, delivery)
+    return _relay_whole(answer, delivery, objects)
 
 
 async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccounting | None) -> None:
