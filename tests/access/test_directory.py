@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from trustgate.access.directory import Directory
-from trustgate.access.keys import MintedKey, mint
+from trustgate.access.keys import MintedKey, hash_secret, mint
 from trustgate.errors import AuthenticationFailed, NotFound
 from trustgate.store import State
 from trustgate.types import ApiKey, Limits, Plan, Tenant
@@ -55,6 +55,17 @@ def test_a_revoked_key_is_dead_at_once_although_it_was_just_used(world: World) -
     world.directory.put(msgspec.structs.replace(world.key, revoked_us=1))
     with pytest.raises(AuthenticationFailed, match="revoked"):
         world.authenticate()
+
+
+def test_a_key_whose_hash_is_known_is_asked_for_each_time(world: World) -> None:
+    digest = hash_secret(world.minted.secret.encode())
+    assert world.directory.known(digest, NOW) is None, "it has not called yet"
+    world.directory.put(msgspec.structs.replace(world.key, expires_us=NOW + 1))
+    world.authenticate()
+    assert world.directory.known(digest, NOW) is not None
+    assert world.directory.known(digest, NOW + 1) is None
+    world.directory.put(msgspec.structs.replace(world.key, revoked_us=1))
+    assert world.directory.known(digest, NOW) is None
 
 
 def test_a_clock_that_is_set_back_brings_no_revoked_key_back(world: World) -> None:

@@ -82,6 +82,11 @@ def test_names_said_once_are_in_order_however_the_body_is_written(value: dict[st
     assert misnamed(body, raw_members(body)) is None
 
 
+@pytest.mark.parametrize("body", [b"{}", b" { }", b"{}\n"])
+def test_an_object_without_members_names_nothing_twice(body: bytes) -> None:
+    assert misnamed(body, raw_members(body)) is None
+
+
 @given(members.filter(bool), st.sampled_from(styles), st.data())
 def test_whichever_name_comes_twice_is_found(value: dict[str, Any], style: dict[str, Any], data: st.DataObject) -> None:
     again = data.draw(st.sampled_from(sorted(value)))

@@ -196,6 +196,16 @@ def test_what_is_held_is_never_less_than_what_it_can_cost(
     assert table.cost_nano_usd(used, AT_US) <= table.worst_nano_usd(ask, AT_US, audio=True)
 
 
+@given(_prices, st.integers(0, 10**6), st.integers(0, 10**6))
+def test_what_is_held_for_tokens_alone_is_what_is_held_for_them_among_others(
+    prices: Prices, prompt: int, completion: int
+) -> None:
+    table = PriceTable(prices)
+    worst = table.worst_of_tokens(prompt, completion)
+    assert worst in (None, table.worst_nano_usd(Usage(prompt_tokens=prompt, completion_tokens=completion), AT_US))
+    assert worst is not None or prices.conditional
+
+
 def test_hashes_of_older_tables_are_what_they_were() -> None:
     """Computed by the program as it was when a price had no conditions."""
     older = {

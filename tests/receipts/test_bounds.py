@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
 from tests.support.entries import make_entry, make_receipt
-from trustgate.receipts.bounds import INTEGER_MOST, in_range
+from trustgate.receipts.bounds import INTEGER_MOST, fixed, in_range
 from trustgate.receipts.receipt import canonical, leaf_hash
 from trustgate.receipts.segment import MAX_RECORD_BYTES, RECORD_HEAD_BYTES, encode_entry
 from trustgate.store import ExportFilter, ReceiptFilter, UsageFilter, open_store
@@ -56,6 +56,7 @@ def test_what_is_in_range_fits_into_a_record_and_has_a_canonical_form(receipt: R
     told = json.loads(canonical(bounded))
     assert all(0 <= value <= INTEGER_MOST for value in told.values() if isinstance(value, int))
     assert in_range(bounded) is bounded or in_range(bounded) == bounded
+    assert fixed(receipt) == (bounded, canonical(bounded))
 
 
 def test_a_receipt_in_range_is_left_as_it_is() -> None:
@@ -64,6 +65,8 @@ def test_a_receipt_in_range_is_left_as_it_is() -> None:
     assert in_range(receipt) == receipt
     plain = make_receipt()
     assert in_range(plain) is plain
+    assert fixed(plain) == (plain, canonical(plain))
+    assert fixed(replace(plain, prompt_tokens=-1))[0].prompt_tokens == 0
 
 
 def test_usage_that_had_to_be_changed_is_marked_as_an_estimate() -> None:

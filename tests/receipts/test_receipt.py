@@ -11,7 +11,7 @@ from hypothesis import given
 from msgspec import UNSET
 
 from tests.support.entries import make_credit, make_receipt, receipts
-from trustgate.receipts.receipt import canonical, commitment, leaf_hash
+from trustgate.receipts.receipt import canonical, commitment, commitments, leaf_hash
 from trustgate.types import RECEIPT_END_USER_MEMBERS, RECEIPT_PAYMENT_MEMBERS, RECEIPT_PRICE_MEMBERS, Receipt
 
 
@@ -73,3 +73,5 @@ def test_a_commitment_can_be_opened_without_the_secret() -> None:
     assert commitment(secret, "request", digest) == hmac.new(salt, digest, "sha256").hexdigest()
     assert commitment(secret, "request", digest) != commitment(secret, "response", digest)
     assert commitment(secret, "request", digest) != commitment(bytes(32), "request", digest)
+    both = commitment(secret, "request", digest), commitment(secret, "response", bytes(32))
+    assert commitments(secret, digest, bytes(32)) == both
