@@ -55,6 +55,9 @@ class Full:
     def answer(self, head: RequestHead, reason: str, date: bytes) -> bytes:
         return whole_answer(*self.refusal(head, reason), date)
 
+    def spare(self) -> int:
+        return self.room
+
     def begun(self, head: RequestHead) -> None:
         self.began += 1
 
@@ -277,6 +280,22 @@ def test_one_that_waits_because_it_came_again_is_let_through_where_there_is_room
         connection.sendall(request())
         assert read_answer(connection)[0] == 503, "it was served: it may come again"
     assert (full.judged, full.refused, full.let_through, len(app.seen)) == (5, 3, 1, 1)
+
+
+@pytest.mark.usefixtures("everything_is_at_once")
+def test_one_that_came_again_does_not_wait_while_there_is_room(
+    app: App, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_HOLD_TICKS", (100_000,))  # a thousand seconds
+    judged = threading.Event()
+    with serving(app, shed=full) as server, server.connect() as connection:
+        refuse_until_known(connection)
+        full.on_judge = judged.set
+        connection.sendall(request())
+        assert judged.wait(PATIENCE_S)
+        full.room = 1
+        assert read_answer(connection)[0] == 200
+    assert (full.refused, full.let_through) == (2, 1)
 
 
 @pytest.mark.usefixtures("everything_is_at_once")

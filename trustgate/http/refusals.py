@@ -8,15 +8,17 @@ behind them. On a loop with little to do turns are short, and none of them waits
 
 A refusal says how long its client should wait (``retry-after``). One that sends the same request again at once is
 answered late: after 10 ms, then 20, 40 and from then on 80. It waits in its connection as the others do, is judged
-again at the end, and is let through where there is room by then. So a client in a tight loop has a dozen refusals a
-second of each of its connections and not a thousand. No other client waits with it, even one of a proxy that sends
-requests of several clients through the same connection: the next request there is another one.
+again at the end, and is let through where there is room by then, or earlier where there is room before. So a client in
+a tight loop has a dozen refusals a second of each of its connections and not a thousand. No other client waits with it,
+even one of a proxy that sends requests of several clients through the same connection: the next request there is
+another one. Of HTTP/2 no request waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from trustgate.http.parser import RequestHead
@@ -49,6 +51,9 @@ class Shed(Protocol):
         ``date``: the line of that field.
         """
 
+    def spare(self) -> int:
+        """Returns how many requests there is room for now, whoever's they are."""
+
     def begun(self, head: RequestHead) -> None:
         """The application begins with a request that was let through, or its client has gone before."""
 
@@ -63,8 +68,10 @@ class Waiting(Protocol):
 class Refusals:
     """The connections whose requests wait to be refused, or let through after all."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, spare: Callable[[], int] = int) -> None:
+        """``spare``: how many requests there is room for now."""
         self._loop = loop
+        self._spare = spare
         self._waiting: deque[Waiting] = deque()
         self._done = 0
         #: The next turn will be counted anew.
@@ -115,6 +122,11 @@ class Refusals:
     def _tick(self) -> None:
         due = self._held.popleft()
         self._held.append([])
+        spare = self._spare()
+        for held in self._held if spare > len(due) else ():
+            # Room is not left unused while they wait.
+            while held and len(due) < spare:
+                due.append(held.pop())
         self._timer = self._loop.call_later(_TICK_S, self._tick) if any(self._held) else None
         self._waiting += due
         if due and not self._is_counting:

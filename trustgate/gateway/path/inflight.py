@@ -156,6 +156,10 @@ class InFlight:
         """Returns whether ``admit`` refuses no request for want of room, once so many more have come."""
         return self._shares.has_room_for_all(coming)
 
+    def room_for_all(self, coming: int) -> int:
+        """Returns how many more ``admit`` surely admits, once so many have come."""
+        return 0 if self.draining else self._shares.room_for_all(coming)
+
     def admit(self, key_id: str, tenant_id: str) -> Cancellation:
         """Admit one more request.
 

@@ -109,6 +109,10 @@ class Shedding:
         head.passed = tenant_id
         return ""
 
+    def spare(self) -> int:
+        """Returns how many requests there is room for now, whoever's they are."""
+        return self._running.room_for_all(self._coming)
+
     def begun(self, head: RequestHead) -> None:
         """The path begins with a request that was let through, or its client has gone before."""
         tenant_id, head.passed = head.passed, None
