@@ -200,6 +200,26 @@ def test_a_file_that_would_lose_something_is_left_alone(tmp_path: Path, name: st
     assert (file.read_text(), list(tmp_path.iterdir())) == (text, [file])
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("claude-code", '{"env": {"ANTHROPIC_AUTH_TOKEN": "sk-ant-other"}}'),
+        ("aider", "openai-api-key: sk-other\n"),
+        ("cline", '{"providers": {"openai-compatible": {"settings": {"apiKey": "sk-other"}}}}'),
+    ],
+    ids=["claude-code", "aider", "cline"],
+)
+def test_the_key_of_another_server_is_not_sent_here(tmp_path: Path, name: str, text: str) -> None:
+    client = CLIENTS[name]
+    assert client.document is not None
+    file = tmp_path / "file"
+    file.write_text(text)
+    with pytest.raises(Conflict, match="would be sent to this gateway") as refused:
+        merge_file(file, client.format, client.document(TARGET), client.own_keys)
+    assert "sk-" not in refused.value.message
+    assert file.read_text() == text
+
+
 def test_an_empty_file_gets_what_a_new_one_has(tmp_path: Path) -> None:
     for client in CLIENTS.values():
         if client.document is not None:

@@ -101,7 +101,8 @@ def connect(
         from trustgate.cli.connecting.merging import merge_file
 
         assert connectable.document is not None
-        document["written"] = merge_file(cast(Path, path), connectable.format, connectable.document(target))
+        members = connectable.document(target)
+        document["written"] = merge_file(cast(Path, path), connectable.format, members, connectable.own_keys)
     if check:
         key = key or (_key_from_stdin() if key_stdin else read_secret_variable(target.variable))
         from trustgate.cli.connecting.trying import try_client

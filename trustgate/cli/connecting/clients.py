@@ -75,6 +75,8 @@ class Connectable(msgspec.Struct, frozen=True, kw_only=True):
     path: Callable[[], Path] | None = None
     format: FileFormat = "json"
     document: Callable[[ClientTarget], dict[str, Any]] | None = None
+    #: Members in which the program may have a key already: that would be sent to the gateway in place of its own.
+    own_keys: tuple[tuple[str, ...], ...] = ()
     #: Variables besides that of the key, with their values.
     variables: Callable[[ClientTarget], dict[str, str]] = _no_variables
     #: The variable from which the program reads the key; "": the one that the configuration names.
@@ -232,6 +234,7 @@ CLIENTS: Mapping[str, Connectable] = {
         api="messages",
         path=_in_folder("CLAUDE_CONFIG_DIR", "~/.claude", "settings.json"),
         document=_claude_code,
+        own_keys=(("env", "ANTHROPIC_AUTH_TOKEN"), ("env", "ANTHROPIC_API_KEY")),
         program="claude",
         trial=lambda target, folder, file: Trial(
             ("-p", PROMPT),
@@ -253,6 +256,7 @@ CLIENTS: Mapping[str, Connectable] = {
         path=_in_folder("HOME", "~", ".aider.conf.yml"),
         format="yaml",
         document=_aider,
+        own_keys=(("openai-api-key",),),
         key_variable="OPENAI_API_KEY",
         program="aider",
         trial=lambda target, folder, file: Trial(
@@ -267,6 +271,7 @@ CLIENTS: Mapping[str, Connectable] = {
         title="Cline CLI",
         path=_in_folder("HOME", "~", ".cline", "data", "settings", "providers.json"),
         document=_cline,
+        own_keys=(("providers", "openai-compatible", "settings", "apiKey"),),
         key_variable="OPENAI_API_KEY",
         program="cline",
         trial=lambda target, folder, file: Trial((PROMPT,), {"HOME": str(folder), "AI_SDK_LOG_WARNINGS": "false"}),

@@ -11,7 +11,7 @@ import json
 import re
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,25 @@ class FileChange(msgspec.Struct, frozen=True, kw_only=True):
     backup: str | None = None
 
 
-def merge_file(path: Path, file_format: FileFormat, members: Mapping[str, Any]) -> FileChange:
+def merge_file(
+    path: Path, file_format: FileFormat, members: Mapping[str, Any], own_keys: Iterable[tuple[str, ...]] = ()
+) -> FileChange:
     """Put ``members`` into the file, which is made where there is none.
 
-    Raises ``Conflict`` where the file cannot be changed without losing something, ``OperatorError`` where it cannot
-    be read or written.
+    ``own_keys``: members that hold a key of another server's, which this one must not get.
+    Raises ``Conflict`` where there is such a key, or where the file cannot be changed without losing something,
+    ``OperatorError`` where it cannot be read or written.
     """
     path = path.resolve()  # a link stays one
     before = _read(path)
     text = merged_text(before or "", file_format, members, path)
     old = _parsed(before or "", file_format, path)
+    for names in own_keys:
+        if _member(old, names):
+            raise Conflict(
+                f"{path} holds a key in {'.'.join(names)}, which would be sent to this gateway in place of its own.",
+                hint="Take that member out of the file first.",
+            )
     changes = tuple(_differences(old, _parsed(text, file_format, path)))
     if not changes:
         return FileChange(path=str(path), changed=False)
@@ -177,6 +186,12 @@ def _merged(old: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, Any
         else:
             whole[name] = value
     return whole
+
+
+def _member(document: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
 
 
 def _name_of(item: Any) -> Any:
