@@ -475,6 +475,14 @@ async def test_what_is_known_to_be_too_long_for_all_others_is_asked_of_the_large
     assert (caught.value.code, script.asked) == ("context_length_exceeded", ["large", "large"])
 
 
+async def test_a_model_for_prompts_that_are_too_long_does_not_answer_for_one_that_failed() -> None:
+    first = passport("a", fallbacks=(Fallback(passport="large", only_too_long=True),))
+    world = World(Script(a=[json_response(500)], large=[json_response()]), first, passport("large"), retries=0)
+    with pytest.raises(UpstreamFailed):
+        await world.fetch()
+    assert world.script.asked == ["a"]
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
