@@ -72,6 +72,8 @@ def test_results_end_a_loop_unless_a_call_is_required() -> None:
         ("<environment_context>\n/home\n</environment_context>\nHello", "Hello"),
         ("<system-reminder>a</system-reminder>", "<system-reminder>a</system-reminder>"),
         ("<b>bold</b> text", "<b>bold</b> text"),
+        ("<a-b>1</a-b>one <a-b>2</a-b><c_d>3 <a-b></c_d>two</a-b>", "one two</a-b>"),
+        ("<a-b>one</c-d> two", "<a-b>one</c-d> two"),
         ("", "(There was no text to repeat.)"),
     ],
 )
@@ -172,6 +174,38 @@ def test_a_value_is_valid_by_its_schema(schema: Mapping[str, Any], text: str) ->
     assert json.dumps(value_for(whole, text)) == json.dumps(value)
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """A schema of few words that asks for a value of 10 to the power of ``depth`` texts."""
+    return {"type": "array", "minItems": 10, "items": nested(depth - 1) if depth > 1 else {"type": "string"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "string", "pattern": "^(a+)+(?=c)"}, "a" * 60),
+        ({"type": "string", "pattern": "(a{1000}){1000}"}, ""),
+        ({"type": "string", "pattern": "^(a+)+b$", "minLength": 9_000, "maxLength": 9_000}, "a" * 60),
+        ({"type": "object", "minProperties": 10**12}, ""),
+        ({"type": "array", "minItems": 10**12}, ""),
+        ({"type": "array", "minItems": 1_000, "items": {"type": "string"}}, "x" * 10_000),
+        (nested(6), ""),
+    ],
+    ids=range(7),
+)
+def test_no_request_keeps_the_gateway_busy(schema: Any, text: str) -> None:
+    """Each of these would otherwise take hours or gigabytes."""
+    with pytest.raises(SchemaUnmet):
+        value_for(schema, text)
+
+
+def test_texts_with_many_tags_and_calls_are_read_in_one_pass() -> None:
+    tags = "".join(f"<a-{chr(97 + number % 26)}{'b' * (number % 40)}>" for number in range(100_000))
+    assert answer(EchoPrompt(user_text=tags)).text == tags
+    tools = [EchoTool(f"t{number}", {}) for number in range(2_000)]
+    called = answer(EchoPrompt(user_text="call t1\n" * 100_000, tools=tools)).calls
+    assert len(called) == 128
+
+
 def test_items_of_one_list_differ_where_they_must() -> None:
     for items in ({"type": "integer", "maximum": 1}, {"type": "string"}, {"enum": [1, 2, 3]}, True):
         made = value_for({"type": "array", "items": items, "minItems": 3, "uniqueItems": True}, "text")
@@ -197,6 +231,14 @@ def test_items_of_one_list_differ_where_they_must() -> None:
 def test_what_cannot_be_met_is_refused(schema: Any) -> None:
     with pytest.raises(SchemaUnmet):
         value_for({"type": "object", "properties": {"x": schema}, "required": ["x"], **schema}, "text")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^(?=.*x).{8}$", "\\bword", "(^a)", "a$b", "(?<!x)y", "[", "(a)(?(1)b|c)"], ids=range(7)
+)
+def test_a_pattern_for_which_nothing_is_made_is_refused(pattern: str) -> None:
+    with pytest.raises(SchemaUnmet, match="pattern"):
+        value_for({"type": "string", "pattern": pattern}, "text")
 
 
 def test_patterns_are_read_as_ecmascript_writes_them() -> None:

@@ -27,6 +27,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -39,7 +40,11 @@ from trustgate.models.metering.audio_length import audio_ms, estimate_ms
 #: The model's "tokens" for a limit on them: a word with the white space around it.
 _WORD = re.compile(r"\s*\S+\s*$|\s*\S+|\s+$")
 _SILENCE = "(There was no text to repeat.)"
-_TAGGED = re.compile(r"<([a-z]+[-_][a-z_-]+)>.*?</\1>\s*", re.DOTALL)
+_TAG = re.compile(r"<(/?)([a-z]{1,40}[-_][a-z_-]{1,40})>\s*")
+_CALL_LINE = re.compile(
+    r"^[ \t]*(?:call|use)[ \t]+[`'\"]?([^\s`'\"{:]{1,200})[`'\"]?[ \t:]*", re.MULTILINE | re.IGNORECASE
+)
+_MOST_CALLS = 128
 _AUDIO_MS_PER_TOKEN = 100
 _ANY_TEXT = "text"
 
@@ -143,12 +148,10 @@ def _calls(asked: EchoPrompt) -> list[EchoCall]:
 def _called_by_text(asked: EchoPrompt) -> list[EchoCall]:
     """Returns the calls that the lines of the user's last message ask for."""
     tools = {tool.name: tool for tool in asked.tools}
-    names = "|".join(re.escape(name) for name in sorted(tools, key=len, reverse=True) if name)
-    if not names:
-        return []
-    line = re.compile(rf"^[ \t]*(?:(?i:call|use))[ \t]+[`'\"]?({names})(?![\w-])[`'\"]?[ \t:]*", re.MULTILINE)
-    text = _TAGGED.sub("", asked.user_text)
-    return [_call(tools[found[1]], text[found.end() :], "tools") for found in line.finditer(text)]
+    text = _without_tagged(asked.user_text)
+    found = (line for line in _CALL_LINE.finditer(text) if line[1].rstrip(".,;!?") in tools)
+    lines = islice(found, _MOST_CALLS)
+    return [_call(tools[line[1].rstrip(".,;!?")], text[line.end() :], "tools") for line in lines]
 
 
 def _call(tool: EchoTool, rest: str, param: str) -> EchoCall:
@@ -175,9 +178,27 @@ def _text(asked: EchoPrompt) -> str:
 
 
 def _own_text(text: str) -> str:
-    """Returns the text without the blocks that a program put into it."""
-    own = _TAGGED.sub("", text)
+    """Returns the text without the blocks that a program put into it, unless there is nothing else."""
+    own = _without_tagged(text)
     return own if own.strip() else text
+
+
+def _without_tagged(text: str) -> str:
+    """Returns the text without blocks between tags, the white space behind each included, in one pass."""
+    tags = list(_TAG.finditer(text))
+    closing: dict[str, list[re.Match[str]]] = {}
+    for tag in reversed(tags):
+        if tag[1]:
+            closing.setdefault(tag[2], []).append(tag)
+    kept, at = [], 0
+    for tag in tags:
+        ends = closing.get(tag[2], [])
+        while ends and ends[-1].start() < max(at, tag.start()):
+            ends.pop()
+        if tag.start() >= at and not tag[1] and ends:
+            kept.append(text[at : tag.start()])
+            at = ends[-1].end()
+    return "".join([*kept, text[at:]])
 
 
 def _value(schema: Any, text: str, param: str) -> Any:

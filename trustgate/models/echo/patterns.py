@@ -1,7 +1,8 @@
 """A text that a regular expression finds: for the ``pattern`` of a JSON schema.
 
-Owns the choice: of alternatives the first, of repetitions the fewest, of sets of characters the first that is in one.
-What is found is tried before it is returned, so assertions that are not understood cost an answer, never a wrong one.
+Owns the choice: of alternatives the first that can be made, of repetitions the fewest, of sets of characters the first
+that is in one. No text is ever tried against a pattern: patterns come with requests, and a search can take for ever. So
+a text is right by its making, and what cannot be made so (assertions, boundaries, possessive repetitions) is given up.
 Source: JSON Schema, draft 2020-12, validation, section 6.3.3; ECMA-262, "Patterns".
 """
 
@@ -9,45 +10,60 @@ from __future__ import annotations
 
 import re
 import string
+import warnings
 from typing import Any
 
 #: What a wildcard or an excluding set may stand for, in this order.
 _ORDINARY = string.ascii_lowercase + string.digits + string.ascii_uppercase + " -_." + string.punctuation
-_CATEGORIES = {"CATEGORY_DIGIT": "0", "CATEGORY_SPACE": " ", "CATEGORY_WORD": "a"}
-_EXCLUDING = {"CATEGORY_NOT_DIGIT": "a", "CATEGORY_NOT_SPACE": "a", "CATEGORY_NOT_WORD": "-"}
-_REPEATED_MOST = 10_000
+_CATEGORIES = {
+    "CATEGORY_DIGIT": "0",
+    "CATEGORY_SPACE": " ",
+    "CATEGORY_WORD": "a",
+    "CATEGORY_NOT_DIGIT": "a",
+    "CATEGORY_NOT_SPACE": "a",
+    "CATEGORY_NOT_WORD": "-",
+}
+_PATTERN_MOST = 2_000
+_TEXT_MOST = 10_000
 #: ECMAScript's named groups and escapes of code points.
 _NAMED_GROUP = re.compile(r"\(\?<(?=[A-Za-z_])")
 _CODE_POINT = re.compile(r"\\u\{([0-9a-fA-F]{1,6})\}")
+_BEGINNINGS = frozenset({"AT_BEGINNING", "AT_BEGINNING_STRING"})
+_ENDS = frozenset({"AT_END", "AT_END_STRING"})
 
 
-def text_matching(pattern: str, text: str, least: int, most: float) -> str | None:
-    """Returns a text of ``least`` to ``most`` characters in which ``pattern`` is found; None where none is known.
-
-    ``text``: what is taken where it fits.
-    """
+def text_matching(pattern: str, least: int, most: float) -> str | None:
+    """Returns a text of ``least`` to ``most`` characters in which ``pattern`` is found; None where none is made."""
+    if len(pattern) > _PATTERN_MOST or least > _TEXT_MOST:
+        return None
     pattern = _NAMED_GROUP.sub("(?P<", pattern)
     pattern = _CODE_POINT.sub(lambda found: f"\\U{int(found[1], 16):08x}", pattern)
     try:
-        compiled = re.compile(pattern)
-        tried = [text, _made(pattern, 0)]
+        parts = _parsed(pattern)
+        begins = bool(parts) and str(parts[0][1]) in _BEGINNINGS
+        ends = bool(parts) and str(parts[-1][1]) in _ENDS
+        middle = parts[begins : len(parts) - ends]
+        made = [_Reader(0).text_of(middle)]
         # Repetitions without an upper bound may be what makes a text long enough.
-        tried += [_made(pattern, more) for more in (1, max(0, least - len(tried[1])), least)]
+        made += [_Reader(more).text_of(middle) for more in (1, max(0, least - len(made[0])), least)]
     except (re.error, RecursionError, OverflowError, _NotMade):
         return None
-    tried += [found + "a" * max(0, least - len(found)) for found in tried[:2]]
-    return next((found for found in tried if least <= len(found) <= most and compiled.search(found)), None)
+    if not ends:
+        made.append(made[0] + "a" * max(0, least - len(made[0])))
+    return next((text for text in made if least <= len(text) <= most), None)
 
 
 class _NotMade(Exception):
     """The pattern has something that no text is made for."""
 
 
-def _made(pattern: str, more: int) -> str:
+def _parsed(pattern: str) -> list[Any]:
     # What ``re`` itself compiles from; ``re`` has no public way to a pattern's parts.
     from re import _parser  # type: ignore[attr-defined]
 
-    return _Reader(more).text_of(_parser.parse(pattern))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(_parser.parse(pattern))
 
 
 class _Reader:
@@ -58,7 +74,10 @@ class _Reader:
         self._groups: dict[int, str] = {}
 
     def text_of(self, parts: Any) -> str:
-        return "".join(self._part(str(code), value) for code, value in parts)
+        text = "".join(self._part(str(code), value) for code, value in parts)
+        if len(text) > _TEXT_MOST:
+            raise _NotMade("too long")
+        return text
 
     def _part(self, code: str, value: Any) -> str:
         match code:
@@ -71,27 +90,34 @@ class _Reader:
             case "IN":
                 return self._one_of(value)
             case "BRANCH":
-                return self.text_of(value[1][0])
+                return self._first_of(value[1])
             case "SUBPATTERN":
                 made = self.text_of(value[3])
                 self._groups[value[0]] = made
                 return made
-            case "GROUPREF":
-                return self._groups.get(value, "")
-            case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
+            case "GROUPREF" if value in self._groups:
+                return self._groups[value]
+            case "MAX_REPEAT" | "MIN_REPEAT":
                 fewest, most, parts = value
-                times = min(int(most), int(fewest) + self._more, _REPEATED_MOST)
-                return self.text_of(parts) * times
-            case "ATOMIC_GROUP":
-                return self.text_of(value)
-            case "AT" | "ASSERT" | "ASSERT_NOT":
-                return ""
+                times = min(int(most), int(fewest) + self._more)
+                made = self.text_of(parts) if times else ""
+                if len(made) * times > _TEXT_MOST:
+                    raise _NotMade("too long")
+                return made * times
         raise _NotMade(code)
+
+    def _first_of(self, branches: Any) -> str:
+        for branch in branches:
+            try:
+                return self.text_of(branch)
+            except _NotMade:
+                continue
+        raise _NotMade("BRANCH")
 
     def _one_of(self, members: Any) -> str:
         first, *_ = members
         if str(first[0]) == "NEGATE":
-            taken = re.compile("|".join(filter(None, (_excluded(str(code), value) for code, value in members[1:]))))
+            taken = re.compile("|".join(_excluded(str(code), value) for code, value in members[1:]))
             found = next((each for each in _ORDINARY if not taken.fullmatch(each)), None)
             if found is None:
                 raise _NotMade("NEGATE")
@@ -101,7 +127,7 @@ class _Reader:
             return chr(value)
         if code == "RANGE":
             return chr(value[0])
-        made = {**_CATEGORIES, **_EXCLUDING}.get(str(value))
+        made = _CATEGORIES.get(str(value))
         if made is None:
             raise _NotMade(code)
         return made
@@ -114,4 +140,7 @@ def _excluded(code: str, value: Any) -> str:
     if code == "RANGE":
         return f"[{re.escape(chr(value[0]))}-{re.escape(chr(value[1]))}]"
     names = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w", "NOT_DIGIT": r"\D", "NOT_SPACE": r"\S", "NOT_WORD": r"\W"}
-    return names.get(str(value).removeprefix("CATEGORY_"), "")
+    found = names.get(str(value).removeprefix("CATEGORY_"))
+    if found is None:
+        raise _NotMade(code)
+    return found

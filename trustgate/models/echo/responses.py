@@ -41,7 +41,7 @@ _Item = dict[str, Any]
 class _Request(msgspec.Struct, kw_only=True):
     model: str
     input: str | list[_Item] | None = None
-    instructions: str | None = None
+    instructions: str | list[_Item] | None = None
     previous_response_id: str | None = None
     max_output_tokens: int | None = None
     stream: bool | None = None
@@ -152,9 +152,10 @@ def _with_id(item: _Item) -> _Item:
 
 def _read(request: _Request, items: list[_Item]) -> EchoPrompt:
     asked = EchoPrompt(tools_bytes=bytes_of(request.tools), limit=request.max_output_tokens)
-    if request.instructions:
-        asked.texts.append(request.instructions)
-        asked.messages += 1
+    for item in request.instructions if isinstance(request.instructions, list) else [{"content": request.instructions}]:
+        if text := _text(item.get("content"), asked):
+            asked.texts.append(text)
+            asked.messages += 1
     results: list[str] = []
     for item in items:
         kind = item.get("type", "message")

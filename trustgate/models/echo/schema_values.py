@@ -20,8 +20,9 @@ from trustgate.models.echo.patterns import text_matching
 #: At this depth lists stay empty where they may, and alternatives that end are taken first.
 _DEEP = 4
 _DEPTH_MOST = 100
-_VALUES_MOST = 20_000
-_TEXT_MOST = 100_000
+#: How much is made and looked at for one value: members of schemas, and characters of texts.
+_STEPS_MOST = 50_000
+_CHARACTERS_MOST = 1_000_000
 
 #: Texts of the formats that are known (validation, section 7.3).
 _FORMATS = {
@@ -64,17 +65,18 @@ class _Maker:
     def __init__(self, root: Any, text: str) -> None:
         self._root = root
         self._text = text
-        self._made = 0
+        self._steps = 0
+        self._characters = 0
 
     def make(self, schema: Any, depth: int, index: int) -> Any:
         """``index``: tells the items of one list apart."""
-        self._made += 1
-        if depth > _DEPTH_MOST or self._made > _VALUES_MOST:
-            raise SchemaUnmet("The JSON schema refers to itself without an end, or is too large.")
+        self._step(1)
+        if depth > _DEPTH_MOST:
+            raise SchemaUnmet("The JSON schema refers to itself without an end, or is nested too deeply.")
         if schema is False:
             raise SchemaUnmet("The JSON schema allows no value.")
         if not isinstance(schema, dict):
-            return self._text if index == 0 else f"{self._text} {index}"
+            return self._counted(self._text if index == 0 else f"{self._text} {index}")
         schema = self._flat(schema)
         if "const" in schema:
             return schema["const"]
@@ -88,9 +90,22 @@ class _Maker:
                 return self._first_of(schema, word, depth, index)
         return self._of_type(schema, depth, index)
 
+    def _step(self, number: int) -> None:
+        """Raise ``SchemaUnmet`` where a value takes too much work: schemas come with requests."""
+        self._steps += number
+        if self._steps > _STEPS_MOST:
+            raise SchemaUnmet("The JSON schema asks for too large a value.")
+
+    def _counted(self, text: str) -> str:
+        self._characters += len(text)
+        if self._characters > _CHARACTERS_MOST:
+            raise SchemaUnmet("The JSON schema asks for too large a value.")
+        return text
+
     def _flat(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Returns the schema with what ``$ref`` and ``allOf`` name put beside its own words."""
         for _ in range(_DEPTH_MOST):
+            self._step(_size(schema))
             if "$ref" in schema:
                 own = {word: value for word, value in schema.items() if word != "$ref"}
                 schema = _merged(self._found(schema["$ref"]), own)
@@ -146,12 +161,13 @@ class _Maker:
                 return index % 2 == 1
             case "null":
                 return None
-        return _fitted(schema, self._text, index)
+        return self._counted(_fitted(schema, self._text, index))
 
     def _object(self, schema: _Schema, depth: int) -> dict[str, Any]:
         properties = schema.get("properties") or {}
         names = list(dict.fromkeys(schema.get("required") or ()))
         least = schema.get("minProperties", 0)
+        self._step(max(least, len(names)))
         names += [name for name in properties if name not in names][: max(0, least - len(names))]
         further = schema.get("additionalProperties", True)
         # The counter begins behind all names, so that none is taken.
@@ -162,6 +178,7 @@ class _Maker:
         first = schema.get("prefixItems") or []
         rest = schema.get("items", True)
         least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
+        self._step(least)
         made = [self.make(each, depth + 1, 0) for each in first[: int(min(most, len(first)))]]
         while len(made) < least:
             made.append(self.make(rest, depth + 1, len(made)))
@@ -171,6 +188,12 @@ class _Maker:
             except SchemaUnmet:
                 return []
         return made
+
+
+def _size(schema: _Schema) -> int:
+    """Returns how many members are copied where the schema is merged with another."""
+    inner = (schema.get(word) for word in ("properties", "required"))
+    return 1 + len(schema) + sum(len(each) for each in inner if isinstance(each, dict | list))
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -246,14 +269,14 @@ def _plain(number: Fraction) -> int | float:
 def _fitted(schema: _Schema, text: str, index: int) -> str:
     """Returns a text of the schema's format, pattern and length."""
     least, most = int(schema.get("minLength", 0)), schema.get("maxLength", math.inf)
-    if least > _TEXT_MOST or least > most:
+    if least > _CHARACTERS_MOST or least > most:
         raise SchemaUnmet("The JSON schema wants a text that is too long.")
     known = _FORMATS.get(schema["format"]) if isinstance(schema.get("format"), str) else None
     if known is not None:
         return known
     pattern = schema.get("pattern")
     if isinstance(pattern, str):
-        found = text_matching(pattern, text, least, most)
+        found = text_matching(pattern, least, most)
         if found is None:
             raise SchemaUnmet(f"No text was found for the pattern {pattern[:100]!r} of the JSON schema.")
         return found
