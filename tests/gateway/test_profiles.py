@@ -223,6 +223,19 @@ def test_a_key_of_the_tenants_own_is_used_for_it_alone_and_a_fee_is_charged(
     assert stranger.chat(model="local").status_code == 200
 
 
+def test_embeddings_take_what_is_theirs_and_no_other_api_does(acme: Tenant, scripted: Upstream) -> None:
+    setting(acme, "--set", 'encoding_format="float"', "--default", "dimensions=256", "--cap", "dimensions=512")
+    setting(acme, "--set", "temperature=0")
+    for asked, dimensions in ((None, 256), (100, 100), (1024, 512)):
+        body = {"model": "local", "input": "Hello"} | ({} if asked is None else {"dimensions": asked})
+        scripted.script(Reply.json({"object": "list", "data": [], "model": "x", "usage": {"prompt_tokens": 1}}))
+        acme.http.post("/v1/embeddings", json=body)
+        got = sent(scripted).json()
+        assert (got["encoding_format"], got["dimensions"], "temperature" in got) == ("float", dimensions, False)
+    assert acme.chat(model="local").status_code == 200
+    assert sent(scripted).json().keys().isdisjoint({"dimensions", "encoding_format"})
+
+
 def test_without_its_secret_a_header_is_not_left_out(acme: Tenant, scripted: Upstream) -> None:
     setting(acme, "--header-env", "x-acme-secret=NO_SUCH_VARIABLE")
     asked = len(scripted.requests)

@@ -2,8 +2,9 @@
 are what the receipt commits to and what a payment is bound to.
 
 Owns how a rule is written into the body of each API: OpenAI's chat completions, completions and responses, and
-Anthropic's messages. A rule that an API has no member for is left out of its requests. Forms and embeddings take no
-parameters. A batch's lines go upstream as they are, so they must be as the rules would make them (``batch_lines``).
+Anthropic's messages, and of embeddings what they have. A rule that an API has no member for is left out of its
+requests. Forms take no parameters. A batch's lines go upstream as they are, so they must be as the rules would make
+them (``batch_lines``).
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from trustgate.types import Profile, ProfileRules
 
 _EFFORT = "reasoning_effort"
 _FORMAT = "response_format"
+#: What embeddings alone have (OpenAI API reference, "Create embeddings"), and what they take of a profile.
+_OF_EMBEDDINGS: Mapping[str, None] = dict.fromkeys(("dimensions", "encoding_format"))
+_TAKEN_BY_EMBEDDINGS = (*_OF_EMBEDDINGS, "user")
 #: What a parameter is called elsewhere than in chat completions; ``a.b`` is member b of the object a. None: nothing.
 _RENAMED: Mapping[str, Mapping[str, str | None]] = {
-    "chat.completions": {},
-    "completions": {_EFFORT: None, _FORMAT: None},
+    "chat.completions": _OF_EMBEDDINGS,
+    "completions": {_EFFORT: None, _FORMAT: None, **_OF_EMBEDDINGS},
     "responses": {
+        **_OF_EMBEDDINGS,
         _EFFORT: "reasoning.effort",
         _FORMAT: "text.format",
         "verbosity": "text.verbosity",
         **dict.fromkeys(("frequency_penalty", "presence_penalty", "seed", "stop", "logit_bias", "logprobs")),
     },
     "messages": {
+        **_OF_EMBEDDINGS,
         "stop": "stop_sequences",
         **dict.fromkeys((_EFFORT, _FORMAT, "verbosity", "seed", "logprobs", "top_logprobs", "logit_bias")),
         **dict.fromkeys(("frequency_penalty", "presence_penalty", "parallel_tool_calls")),
@@ -168,6 +174,8 @@ def _apply(rules: ProfileRules, endpoint: Endpoint, edit: _Edit) -> None:
     takes_default = endpoint.has_model and not endpoint.is_unmetered and not has_prompt
     if takes_default and rules.default_model is not None and _is_blank(edit.members.get("model")):
         edit.replace("model", _encode(rules.default_model))
+    if endpoint.name == "embeddings":
+        _apply_to_embeddings(rules, edit)
     renamed = _RENAMED.get(endpoint.name)
     if renamed is None or not (endpoint.generates or endpoint.counts):
         return
@@ -190,6 +198,17 @@ def _apply(rules: ProfileRules, endpoint: Endpoint, edit: _Edit) -> None:
         _bound_messages(rules, endpoint, edit)
     if rules.system is not None:
         _put_before(rules.system, endpoint, edit)
+
+
+def _apply_to_embeddings(rules: ProfileRules, edit: _Edit) -> None:
+    for name in _TAKEN_BY_EMBEDDINGS:
+        if name in rules.parameters:
+            edit.write(name, rules.parameters[name])
+        elif name in rules.defaults and edit.read(name) is None:
+            edit.write(name, rules.defaults[name])
+        asked = edit.read(name)
+        if name in rules.caps and name not in rules.parameters and asked is not None:
+            edit.write(name, _within(name, asked, rules.caps[name]))
 
 
 def _cap(endpoint: Endpoint, edit: _Edit, name: str, most: Any) -> None:
