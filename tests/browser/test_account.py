@@ -157,6 +157,32 @@ def test_without_scripts_it_says_how_to_read_the_figures(browser: Browser, accou
     assert browser.evaluate("document.querySelector('input')") is None, "no key can end up in an address"
 
 
+def tab_to(browser: Browser, what: str) -> None:
+    """Press Tab until ``what`` (an expression of ``e``) holds for what has the focus; the ring is seen all the way."""
+    for _ in range(40):
+        browser.key("Tab")
+        if browser.evaluate(f"((e) => Boolean({what}))(document.activeElement)"):
+            assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+            return
+    raise AssertionError(f"40 times Tab do not lead to {what}")
+
+
+def test_a_tenant_signs_in_and_asks_by_the_keyboard_alone(browser: Browser, account: Account) -> None:
+    show(browser, account.gateway.base_url)
+    browser.type(account.secret)
+    browser.key("Enter")
+    until(browser, "document.querySelector('.figures')")
+    tab_to(browser, "e.hash === '#playground'")
+    browser.key("Enter")
+    wait(browser, "#text")
+    tab_to(browser, "e.id === 'text'")
+    browser.type("Hello from the keyboard")
+    tab_to(browser, "e.id === 'send'")
+    browser.key("Space")
+    until(browser, "document.querySelectorAll('#talk .turn').length === 2")
+    assert "Hello from the keyboard" in text_of(browser, "#talk")
+
+
 def test_the_first_view_is_small_and_kept(browser: Browser, account: Account) -> None:
     show(browser, account.gateway.base_url)
     assert len(browser.requests) <= 6

@@ -286,6 +286,10 @@ _SECTIONS: Final = {
 }
 
 
+#: The sections of pages that are not in the navigation.
+_WITHIN: Final = {"end-users": "tenants", "profiles": "models"}
+
+
 def _section(here: str) -> str:
     """Returns the entry of the navigation that a page belongs to."""
     _, _, action = here.partition("/do/")
@@ -293,6 +297,9 @@ def _section(here: str) -> str:
         noun = action.partition(".")[0]
         plural = _SECTIONS.get(noun, f"{noun}s")
         here = f"{BASE}/{plural}"
+    for page, section in _WITHIN.items():
+        if here == f"{BASE}/{page}" or here.startswith(f"{BASE}/{page}/"):
+            return f"{BASE}/{section}"
     hrefs = [link.href for link in LINKS]
     return here if here in hrefs else next((href for href in hrefs[1:] if here.startswith(f"{href}/")), "")
 
@@ -308,7 +315,7 @@ def _entrance(code: str) -> Shown:
 
 
 def _search() -> Html:
-    field = {"type": "search", "name": "q", "aria-label": "Search everything", "placeholder": "Search everything"}
+    field = {"type": "search", "name": "q", "aria-label": "Search everything", "placeholder": "Search"}
     return tag(
         "form",
         {"method": "get", "action": f"{BASE}/find", "role": "search", "aria-label": "Everything"},

@@ -11,6 +11,7 @@ from trustgate.types import ProfileRules
 from trustgate.web.html import Html, join, tag
 from trustgate.web.parts import buttons, card, code, command, facts, heading
 
+_WITH = {"tenant": "with its plan's", "key": "with its tenant's and its plan's"}
 _PAGES = {"plan": "plans", "tenant": "tenants", "key": "keys"}
 
 
@@ -36,9 +37,7 @@ async def profile(view: View, kind: str, ref: str) -> Shown:
             "div",
             {"class": "cards"},
             card("Its own rules", _rules(found.rules, "none")),
-            card("What holds, with its tenant's and its plan's", _rules(merged.rules, "none"))
-            if kind != "plan"
-            else None,
+            card(f"What holds, {_WITH[kind]}", _rules(merged.rules, "none")) if kind != "plan" else None,
         ),
         tag("p", {"class": "soft"}, "Changed ", when(found.changed_us)) if has_rules else None,
         command(f"trustgate profile show --{kind} {shlex.quote(ref)}", "profile-line"),

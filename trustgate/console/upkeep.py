@@ -193,11 +193,12 @@ async def _back_up(admin: Admin, ordered: Any, given: Given, progress: Progress)
             progress.say(f"{size(written)} written")
 
         made: BackupMade = await admin.feed(ordered, write)
+    at = shlex.quote(str(path))
     told = f"Backed up {number(made.last_seq)} receipts of the log {made.origin}, {size(made.size_bytes)}, to {path}."
     left_out = f"Without {made.archives_left_out} archive files: back them up too." if made.archives_left_out else None
     return join(
         message("good", tag("p", None, told), tag("p", None, left_out) if left_out else None),
-        tag("p", None, "Try it: ", code(f"trustgate restore {shlex.quote(str(path))} --dry-run")),
+        tag("p", None, "Try it in an empty folder: ", code(f"trustgate --home FOLDER restore {at} --dry-run")),
     )
 
 
