@@ -476,6 +476,13 @@ def test_a_link_leads_where_the_console_is(
         assert console_url(settings, address) == url
 
 
+def test_of_several_workers_none_gives_a_link_that_another_one_would_refuse(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, serve=ServeSettings(workers=2), store=StoreSettings(url="postgres://db/x"))
+    with pytest.raises(Conflict) as refused:
+        console_url(settings, "http://127.0.0.1:4010")
+    assert "2 workers" in refused.value.message and "without --workers" in (refused.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("headers", "own"),
     [

@@ -176,8 +176,7 @@ class Console:
             await self._send(send, refusal(fault), session)
 
     def _signed_out(self, told: str = "") -> Shown:
-        settings = self._settings()
-        is_one_of_several = settings.serve.workers > 1 or bool(settings.store.url)
+        is_one_of_several = bool(self._settings().store.url)
         body = join(
             heading("Not signed in"),
             message("wary", tag("p", None, told)) if told else None,

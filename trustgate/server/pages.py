@@ -162,6 +162,12 @@ def console_url(settings: Settings, address: str) -> str:
             "The console is switched off.",
             hint='Set console = "loopback" under [serve] in trustgate.toml, then run trustgate reload.',
         )
+    if settings.serve.workers > 1:
+        # Its sessions and its work are one process's, and a browser's next connection may be another worker's.
+        raise Conflict(
+            f"The console is served by one process, and this server has {settings.serve.workers} workers.",
+            hint="Open it at a server of the same database that was started without --workers.",
+        )
     public = (settings.payment.public_url or "").rstrip("/")
     if mode == "network" and public.startswith("https://"):
         return public
