@@ -7,8 +7,6 @@ import re
 import shlex
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -272,13 +270,6 @@ def test_a_stream_ends_with_its_session_and_with_the_server(make_gateway: Gatewa
                     gateway.process.signal(signal.SIGTERM)
                 # Three lines an event, one event a second: a stream that went on would not fail by itself.
                 assert "event: end" in itertools.islice(lines, 60)
-
-
-def test_nothing_of_the_pages_is_loaded_before_one_is_asked_for() -> None:
-    script = "import sys, trustgate.server.run, trustgate.gateway.app; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    loaded = [name for name in done.stdout.split() if name.startswith(("trustgate.console", "trustgate.web"))]
-    assert "trustgate.server.pages" in done.stdout and loaded == []
 
 
 # forged forms
