@@ -6,6 +6,7 @@ import http.client
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def test_what_an_operator_changes_at_one_holds_at_all_when_the_command_returns(w
     again = first.gateway.cli("tenant", "add", "umbrella", check=False)
     assert again.returncode != 0
     assert "already exists" in again.stderr
+
+
+def test_of_two_commands_at_once_the_second_sees_what_the_first_has_done(world: Several) -> None:
+    with ThreadPoolExecutor() as pool:
+        tried = [pool.submit(machine.gateway.cli, "tenant", "add", "twin", check=False) for machine in world.machines]
+        done = [each.result() for each in tried]
+    assert sorted(each.returncode == 0 for each in done) == [False, False, True]
+    assert ["already exists" in each.stderr for each in done].count(True) == 2
+    names = [
+        {tenant["name"] for tenant in machine.gateway.cli_json("tenant", "list")["tenants"]}
+        for machine in world.machines
+    ]
+    assert all("twin" in each for each in names)
 
 
 class Hammer:

@@ -279,6 +279,8 @@ class Follower:
                 pass
             except (StoreDamaged, OSError) as error:
                 _logger.error("the log is not followed: %s", error)
+            except Exception:  # what is shown stays what it was, and requests go on
+                _logger.exception("the log is not followed")
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _keep(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_away
+from trustgate.cluster.database import DatabaseConnection, DatabaseSession, is_away
 from trustgate.observe.notices import Notice, Notices
 
 _logger = logging.getLogger("trustgate.cluster")
@@ -72,7 +72,10 @@ class NoticePassing:
                 try:
                     async with self._session.use() as connection:
                         await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, body)
-                except DatabaseAway:
+                except Exception as error:
+                    if not is_away(error):
+                        _logger.exception("a notice was not passed on")
+                        continue
                     _logger.warning("a notice is lost while the database is away: %s", notice.identity)
 
     async def hear(self) -> None:

@@ -34,8 +34,9 @@ _logger = logging.getLogger("trustgate.cluster")
 
 #: How long one look at the log, or one batch of the sequencer, may take.
 _LOG_TIMEOUT_S = 10.0
-#: How long a command waits for another process's, and how long it may take itself.
-_COMMAND_TIMEOUT_S = 60.0
+#: How long a command waits for another process's, and takes itself, at most. One that was stopped in the middle of a
+#: command keeps the others waiting for as long.
+_COMMAND_TIMEOUT_S = 120.0
 
 
 class Together:
@@ -71,9 +72,17 @@ class Together:
         Raises:
             DatabaseAway: the database cannot be reached, or others' commands took too long.
         """
-        async with one_at_a_time(self._commands, "command"):
-            await self.member.take_in_now()
-            yield
+        is_done = False
+        try:
+            async with one_at_a_time(self._commands, "command"):
+                await self.member.take_in_now()
+                yield
+                is_done = True
+        except DatabaseAway as error:
+            if not is_done:
+                raise
+            # The command is carried out; that others could begin meanwhile is all that was lost.
+            _logger.warning("%s", error.message)
 
     async def settle(self) -> None:
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
