@@ -77,9 +77,8 @@ def start(setup: Setup, upstream: str, folder: Path, postgres: Postgres, *, pinn
     environment: Mapping[str, str] = {"TRUSTGATE_STORE_URL": postgres.schema()} if setup.on_postgres else {}
     arguments = [] if setup.workers == 1 else ["--workers", str(setup.workers)]
     gateway = Gateway(folder, upstream=f"{upstream}/v1", arguments=arguments, environment=environment, forked=False)
-    gateway.make_home()
     if setup.quota is not None:
-        gateway.cli("plan", "create", "bounded", "--requests-per-day", str(setup.quota))
+        gateway.cli("plan", "add", "bounded", "--requests-per-day", str(setup.quota))
     secret = gateway.add_tenant("bench", plan="internal" if setup.quota is None else "bounded")
     gateway.start(timeout_s=120)
     pid = gateway.process.pid
