@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import GatewayFactory
 from tests.gateway.test_metrics import scrape, value
+from tests.support.gateway import Gateway
 from tests.support.processes import wait_until
 from trustgate.admin.commands import ServerStatus
 from trustgate.admin.findings import LOOP_LAG_MOST_MS, amiss_findings
@@ -65,8 +65,8 @@ def test_a_turn_that_is_long_is_seen() -> None:
     assert asyncio.run(stand()).worst_ms >= 300
 
 
-def test_it_is_in_metrics_and_in_top(make_gateway: GatewayFactory) -> None:
-    gateway = make_gateway(upstream="builtin:echo").start()
+def test_it_is_in_metrics_and_in_top(shared_gateway: Gateway) -> None:
+    gateway = shared_gateway
     name = "trustgate_event_loop_lag_seconds_count"
     wait_until(lambda: value(scrape(gateway), name) > 0, "a first lag")
     assert gateway.cli_json("top", "--once")["loop_lag_p99_ms"] >= 0
