@@ -144,7 +144,14 @@ def test_what_was_used_while_the_clock_ran_ahead_counts_after_a_restart_too(
     gateway.start()
     assert tenant.chat().status_code == 429
     assert standing(gateway, "rolling")["used"] == 3
+    # Behind, too, it serves some before the end.
+    clock.shift(-7_200)
+    assert other.chat().status_code == 200
+    gateway.kill()
+    gateway.start()
+    assert tenant.chat().status_code == 429
     clock.shift(3 * 86_400)
+    assert standing(gateway, "rolling")["used"] == 3
     assert gateway.cli("doctor", "--books").returncode == 0
 
 
