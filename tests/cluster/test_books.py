@@ -407,6 +407,9 @@ async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
         async def lost_before(*_: Any) -> None:
             raise ConnectionResetError("cut")
 
+        async def never(*_: Any) -> None:
+            """Nothing is written in one statement."""
+
         async def lost_after(lane: BatchLane, *batch: Any) -> Any:
             await commit(lane, *batch)
             keeper.opening._drop()
@@ -415,6 +418,7 @@ async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
         if committed:
             monkeypatch.setattr(BatchLane, "_commit", lost_after)
         else:
+            monkeypatch.setattr(BatchLane, "_swap", never)
             monkeypatch.setattr(lanes, "_write", lost_before)
         with pytest.raises(Unavailable):
             await keeper.ask(caller, Ask(100, 0))
@@ -426,3 +430,21 @@ async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
         await asyncio.wait_for(keeper.books.closing.flush(), PATIENCE_S)
         assert await keeper.ask(caller, Ask(1_000 - 11 + 1, 0)) is None
         assert await keeper.ask(caller, Ask(1_000 - 11, 0)) is not None
+
+
+async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_and_others_are_seen(url: str) -> None:
+    caller, use = make_caller(plan=Limits(tokens_per_day=1_000)), Use(7, 0)
+    async with bookkeepers(url, 2) as [one, two]:
+        for keeper, times in ((one, 5), (two, 1), (one, 5)):
+            for _ in range(times):
+                hold = await keeper.ask(caller, Ask(100, 0))
+                assert hold is not None
+                assert await keeper.close(hold, use) is not None
+        lanes_of_one = (one.books.opening, one.books.closing)
+        # Not the first, which has nothing to go by, nor that after the other's, nor the one that waits after that.
+        assert [lane.swapped for lane in lanes_of_one] == [4 + 3, 4 + 3]
+        assert await two.ask(caller, Ask(1_000 - 11 * 7 + 1, 0)) is None
+        assert await two.ask(caller, Ask(1_000 - 11 * 7, 0)) is not None
+    [chain] = (await stored_receipts(url)).values()
+    assert [receipt.tseq for receipt in chain] == list(range(1, 12))
+    assert [receipt.tprev for receipt in chain] == [FIRST_TPREV, *(leaf_hash(each).hex() for each in chain[:-1])]

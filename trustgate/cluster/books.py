@@ -97,6 +97,7 @@ class Books:
         self._last_node_id = ""
         #: Brings into memory what rows are to have that are missing; None: memory has it.
         self.restore: Restore | None = None
+        states: dict[str, str] = {}
         self.opening = BatchLane(
             _OPENS,
             opening,
@@ -106,6 +107,7 @@ class Books:
             on_lost=self._undo,
             on_connect=self._look_back,
             restore=self._restore,
+            states=states,
         )
         self.closing = BatchLane(
             "close",
@@ -115,6 +117,7 @@ class Books:
             persists=True,
             on_connect=self._look_back,
             restore=self._restore,
+            states=states,
         )
 
     async def run(self) -> None:

@@ -60,6 +60,33 @@ _WRITE = (
 Restore = Callable[[DatabaseConnection, Sequence[Row]], Awaitable[None]]
 
 
+#: Writes rows, and adds receipts, in one statement, if all the rows are as this process wrote them last. Rows that
+#: another transaction holds are waited for, and looked at as they are then.
+_SWAP = """WITH {alive}
+    wanted AS MATERIALIZED (
+        SELECT key, old, new FROM unnest($1::text[], $2::text[]::jsonb[], $3::text[]::jsonb[]) AS v (key, old, new)),
+    locked AS MATERIALIZED (
+        SELECT s.key FROM shared_state s JOIN wanted v ON v.key = s.key WHERE s.state = v.old {if_alive}
+        ORDER BY s.key FOR UPDATE OF s),
+    agreed AS MATERIALIZED (SELECT count(*) = cardinality($1::text[]) AS by_all FROM locked),
+    kept AS (
+        INSERT INTO waiting_receipts (receipt_id, entry)
+        SELECT r.receipt_id, r.entry
+        FROM agreed, unnest($4::text[], $5::bytea[]) WITH ORDINALITY AS r (receipt_id, entry, place)
+        WHERE agreed.by_all ORDER BY r.place),
+    written AS (
+        UPDATE shared_state s SET state = v.new FROM wanted v, agreed WHERE agreed.by_all AND s.key = v.key)
+    SELECT by_all, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS at_us FROM agreed"""
+_SWAP_ALL = _SWAP.format(alive="", if_alive="")
+_SWAP_ALIVE = _SWAP.format(
+    alive="alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = $6 FOR KEY SHARE),",
+    if_alive="AND EXISTS (SELECT 1 FROM alive)",
+)
+#: Batches for which no swap is tried after one has failed, doubled with each: others write the same rows.
+_PASSED_OVER_MOST = 64
+_STATES_MOST = 50_000
+
+
 class DatabaseClock:
     """The time that all processes decide by, microseconds UTC: the database's, as of the last transaction."""
 
@@ -132,6 +159,7 @@ class BatchLane:
         on_lost: Callable[[Any], None] | None = None,
         on_connect: Callable[[DatabaseConnection], Awaitable[None]] | None = None,
         restore: Restore | None = None,
+        states: dict[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -143,6 +171,7 @@ class BatchLane:
                 whether the node is alive or not. Otherwise they fail.
             on_connect: is called with every new connection, before it is used.
             restore: brings into memory what rows are to have that are missing; None: memory has it.
+            states: of rows, by key, what this process wrote last, whichever of its lanes did.
             on_lost: is called with each result of a batch that was committed, though its operations had failed.
         """
         self.name = name
@@ -153,6 +182,11 @@ class BatchLane:
         self._on_lost = on_lost
         self._on_connect = on_connect
         self._restore = restore
+        self._states = {} if states is None else states
+        #: How many batches are to pass before a swap is tried again, and how many after the next that fails.
+        self._passing, self._pass_next = 0, 1
+        #: Batches that were written in one statement.
+        self.swapped = 0
         self._connection: DatabaseConnection | None = None
         #: The number of the last batch that was committed.
         self.committed = 0
@@ -190,6 +224,7 @@ class BatchLane:
     def forget_rows(self) -> None:
         """Rows were removed: look anew which there are."""
         self._known.clear()
+        self._states.clear()
 
     async def flush(self) -> None:
         """Wait until nothing is to be done any more."""
@@ -279,12 +314,66 @@ class BatchLane:
         async with self._session.use() as connection:
             await self._greet(connection)
             await self._make(connection, needed)
+            swapped = await self._swap(connection, batch, done, number, needed)
+            if swapped is not None:
+                return swapped
             async with connection.transaction():
                 results, locked = await self._decide(connection, batch, done, number, needed)
-                self._granted = [each for each in results if each is not None and not isinstance(each, TrustGateError)]
-                if locked is not None:
-                    await _write(connection, locked)
+                self._granted = _granted(results)
+                contents = {} if locked is None else await _write(connection, locked)
+            self._note(contents)
         return results
+
+    async def _swap(
+        self, connection: DatabaseConnection, batch: list[_Waiting], done: DoneRow, number: int, needed: dict[str, Any]
+    ) -> list[Any] | None:
+        """Decide by what this process wrote last, and write in one statement if that is what the rows have.
+
+        Returns: each operation's result or refusal; None: nothing was written, since another may have changed a row.
+        """
+        if self._passing:
+            self._passing -= 1
+            return None
+        keys = sorted(needed)
+        old = [self._states.pop(key, None) for key in keys]
+        if None in old:
+            return None
+        at_us = self._clock()
+        for key, state in zip(keys, old, strict=True):
+            needed[key].take_in(state, at_us)
+        if done.last >= number:
+            return None
+        done.last = number
+        found = Batch(done.node_id, number, needed, at_us, [])
+        try:
+            results = [_result(waiting.operation, found) for waiting in batch]
+        except RowsChanged:
+            return None
+        self._granted = _granted(results)
+        contents = {key: needed[key].content().decode() for key in keys}
+        ids, entries = [receipt_id for receipt_id, _ in found.entries], [entry for _, entry in found.entries]
+        if self._persists:
+            swap = await connection.fetchrow(_SWAP_ALL, keys, old, list(contents.values()), ids, entries)
+        else:
+            swap = await connection.fetchrow(
+                _SWAP_ALIVE, keys, old, list(contents.values()), ids, entries, done.node_id
+            )
+        assert swap is not None, "it has one row"
+        self._clock.set(swap["at_us"])
+        if not swap["by_all"]:
+            done.last, self._granted = 0, []
+            self._passing, self._pass_next = self._pass_next, min(2 * self._pass_next, _PASSED_OVER_MOST)
+            return None
+        self._pass_next = 1
+        self.swapped += 1
+        self._note(contents)
+        return results
+
+    def _note(self, contents: dict[str, str]) -> None:
+        """Remember what was written and is committed."""
+        if len(self._states) + len(contents) > _STATES_MOST:
+            self._states.clear()
+        self._states.update(contents)
 
     async def _greet(self, connection: DatabaseConnection) -> None:
         """Read over a new connection whether the batch that was under way over the last one was committed."""
@@ -352,16 +441,22 @@ class BatchLane:
         return [_result(waiting.operation, locked) for waiting in batch], locked
 
 
-async def _write(connection: DatabaseConnection, batch: Batch) -> None:
+async def _write(connection: DatabaseConnection, batch: Batch) -> dict[str, str]:
+    """Returns what was written, by key."""
     # What memory has now: once this waits, another transaction may begin a new window.
-    contents = [row.content().decode() for row in batch.rows.values()]
+    contents = {key: row.content().decode() for key, row in batch.rows.items()}
     if batch.entries:
         await connection.execute(
             "INSERT INTO waiting_receipts (receipt_id, entry) SELECT * FROM unnest($1::text[], $2::bytea[])",
             [receipt_id for receipt_id, _ in batch.entries],
             [entry for _, entry in batch.entries],
         )
-    await connection.execute(_WRITE, list(batch.rows), contents)
+    await connection.execute(_WRITE, list(contents), list(contents.values()))
+    return contents
+
+
+def _granted(results: list[Any]) -> list[Any]:
+    return [each for each in results if each is not None and not isinstance(each, TrustGateError)]
 
 
 def _away() -> Unavailable:
