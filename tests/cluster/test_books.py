@@ -26,7 +26,7 @@ from trustgate.cluster import lanes
 from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.operations import SharedHold, Use
-from trustgate.errors import RateLimited, Unavailable
+from trustgate.errors import Conflict, RateLimited, Unavailable
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.types import Budget, Limits
 
@@ -448,3 +448,27 @@ async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_a
     [chain] = (await stored_receipts(url)).values()
     assert [receipt.tseq for receipt in chain] == list(range(1, 12))
     assert [receipt.tprev for receipt in chain] == [FIRST_TPREV, *(leaf_hash(each).hex() for each in chain[:-1])]
+
+
+async def test_a_close_is_not_given_up_for_a_failure_that_passes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was given up would be in the journal alone, and those after it not."""
+    caller = make_caller(plan=Limits(tokens_per_day=1_000))
+    monkeypatch.setattr(lanes, "_AWAY_FIRST_S", 0.001)
+    async with bookkeepers(url, 1) as [keeper]:
+        hold = await keeper.ask(caller, Ask(100, 0))
+        assert hold is not None
+        connect, failures = keeper.closing._connect, iter([RuntimeError("new"), Conflict("refused")])
+
+        async def failing() -> Any:
+            for failure in failures:
+                raise failure
+            return await connect()
+
+        await keeper.closing.close()
+        monkeypatch.setattr(keeper.closing, "_connect", failing)
+        # Its answer ends without waiting for it.
+        assert await keeper.close(hold, Use(7, 0)) is None
+        await asyncio.wait_for(keeper.books.closing.flush(), PATIENCE_S)
+        assert keeper.books.closing.fault is None
+    [chain] = (await stored_receipts(url)).values()
+    assert len(chain) == 1

@@ -16,6 +16,8 @@ from trustgate.errors import Unavailable
 
 #: Classes of SQLSTATE (PostgreSQL, appendix A): connection exceptions, out of resources, operator intervention.
 _AWAY = frozenset(("08", "53", "57"))
+#: What the driver raises of its own where the server ends a connection while it is being used, or opened.
+_LOST = frozenset(("InternalClientError", "ConnectionDoesNotExistError", "InterfaceError"))
 #: Serialization failure and deadlock.
 _RETRIED = frozenset(("40001", "40P01"))
 
@@ -53,6 +55,8 @@ class DatabaseAway(Unavailable):
 def is_away(error: BaseException) -> bool:
     """Returns whether the error means that the database is away, rather than that a statement is wrong."""
     if isinstance(error, OSError | Unavailable | EOFError):  # TimeoutError is an OSError
+        return True
+    if type(error).__name__ in _LOST:
         return True
     return _sqlstate(error)[:2] in _AWAY
 

@@ -276,6 +276,14 @@ class BatchLane:
                 if (isinstance(error, RowsChanged) or is_retried(error)) and (self._persists or attempts < _ATTEMPTS):
                     self.repeated += 1
                     continue
+                if self._persists and (attempts < _ATTEMPTS or isinstance(error, TrustGateError)):
+                    # What is given up is in the journal alone, and those after it are not: so not for what may pass.
+                    # A TrustGateError is of the connection: an operation's own refusal is its result.
+                    self.fault = str(error) if isinstance(error, TrustGateError) else type(error).__name__
+                    self._on_away(batch)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _AWAY_LAST_S)
+                    continue
                 await self._fail_alone(batch, error)
                 return
             else:

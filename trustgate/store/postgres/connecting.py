@@ -60,7 +60,7 @@ async def connect(address: PostgresAddress, role: str, **settings: str) -> async
             timeout=CONNECT_TIMEOUT_S,
             server_settings={"application_name": application_name(role), "timezone": "UTC"},
         )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+    except (*FAILURES, ValueError) as error:
         raise connect_failure(address, error) from error
     try:
         found = connection.get_server_version()
@@ -87,7 +87,7 @@ async def connect(address: PostgresAddress, role: str, **settings: str) -> async
         # Not as parameters of the start, which poolers refuse.
         for name, value in settings.items():
             await connection.execute(f"SET {name} = '{value}'")
-    except asyncpg.PostgresError as error:
+    except FAILURES as error:
         connection.terminate()
         raise translate(error) from error
     except BaseException:
