@@ -317,6 +317,7 @@ async def test_a_file_of_every_schema_there_was_opens_with_all_it_had(path: Path
             "mine-0123456789abcdef",
             "1" + "0" * 24,
         )
+        assert payment.node == ("" if version < 13 else "node_first")
         paid = await store.payment_receipt(payment)
         assert paid is not None
         assert (paid.seq, paid.receipt.v, paid.receipt.charged_nano_usd) == (701, 2, 5)
