@@ -165,9 +165,8 @@ class InFlight:
 
         Raises ``Unavailable`` (503) when the gateway is full or shutting down, or when the tenant has its share of it.
         """
-        reason = self.why_not(tenant_id)
-        if reason:
-            raise no_room(reason)
+        if self.draining or not self._shares.has_room(tenant_id, 1):
+            raise no_room(self.why_not(tenant_id))
         return Cancellation(self, key_id, tenant_id)
 
     def why_not(self, tenant_id: str, coming: int = 0, coming_of: int = 0) -> NoRoom:

@@ -58,7 +58,9 @@ class _CacheCreation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     ephemeral_1h_input_tokens: _Count = 0
 
 
-class _Ordinary(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class OrdinaryUsage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A ``usage`` with no other members than these, each of its usual type."""
+
     prompt_tokens: _Count | None = None
     completion_tokens: _Count | None = None
     total_tokens: _Count | None = None
@@ -76,7 +78,7 @@ class _Ordinary(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     inference_geo: msgspec.Raw = msgspec.Raw()
 
 
-_decode_ordinary = msgspec.json.Decoder(_Ordinary).decode
+_decode_ordinary = msgspec.json.Decoder(OrdinaryUsage).decode
 
 
 def ordinary_counts(usage: bytes, tier: str = "") -> Counts | None:
@@ -85,7 +87,7 @@ def ordinary_counts(usage: bytes, tier: str = "") -> Counts | None:
     ``tier``: what stands beside it.
     """
     try:
-        return _ordinary(_decode_ordinary(usage), tier)
+        return counts_of_ordinary(_decode_ordinary(usage), tier)
     except UNREADABLE:
         return None
 
@@ -95,7 +97,8 @@ def counts_of_json(usage: bytes) -> Counts | None:
     return ordinary_counts(usage) or counts_in(read_json(usage))
 
 
-def _ordinary(said: _Ordinary, tier: str) -> Counts | None:
+def counts_of_ordinary(said: OrdinaryUsage, tier: str) -> Counts | None:
+    """Returns the counts in a decoded ``usage``, if they add up; None if they need thinking about."""
     prompt, completion = said.prompt_tokens or said.input_tokens, said.completion_tokens or said.output_tokens
     total = said.total_tokens
     if (
@@ -140,7 +143,7 @@ def _ordinary(said: _Ordinary, tier: str) -> Counts | None:
     )
 
 
-def _anthropic(said: _Ordinary, prompt: int, completion: int, tier: str) -> Counts | None:
+def _anthropic(said: OrdinaryUsage, prompt: int, completion: int, tier: str) -> Counts | None:
     """Returns the counts of Anthropic's own servers, whose prompt leaves out what its cache served and took."""
     made = said.output_tokens_details
     if said.prompt_tokens or said.total_tokens is not None or said.input_tokens_details or said.completion_tokens:

@@ -15,10 +15,11 @@ import msgspec
 from trustgate.models.metering.answer import Failure, failure_in, failure_of, is_failed_text
 from trustgate.models.metering.counts import (
     Counts,
+    OrdinaryUsage,
     counts_of_answer,
+    counts_of_ordinary,
     filled,
     milliseconds,
-    ordinary_counts,
     plausible,
 )
 from trustgate.models.metering.generated import generated_tokens
@@ -76,7 +77,7 @@ class _Body(msgspec.Struct, gc=False):
     """The members of an answer that matter for an ordinary one."""
 
     model: str | None = None
-    usage: msgspec.Raw = msgspec.Raw()
+    usage: OrdinaryUsage | None = None
     error: msgspec.Raw = msgspec.Raw()
     service_tier: str | None = None
     object: str | None = None
@@ -100,12 +101,12 @@ def _ordinary(body: bytes) -> Reported | None:
         answer = _decode_body(body)
     except UNREADABLE:
         return None
-    usage = bytes(answer.usage)
-    if not usage or bytes(answer.error) not in _NO_ERROR or bytes(answer.base_resp):
+    usage = answer.usage
+    if usage is None or bytes(answer.error) not in _NO_ERROR or bytes(answer.base_resp):
         return None
     if answer.status not in _GOOD_STATUSES or answer.object == "error" or answer.type == "error":
         return None
-    counts = ordinary_counts(usage, answer.service_tier or "")
+    counts = counts_of_ordinary(usage, answer.service_tier or "")
     if counts is None or (answer.object != "response" and b'"error"' in body):
         return None
     return Reported(counts=counts, model=text_of(answer.model), body=body)
