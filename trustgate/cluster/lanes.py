@@ -471,7 +471,6 @@ def _away() -> Unavailable:
     return Unavailable(
         "The gateway's database cannot be reached: nothing can be admitted until it can.",
         code="store_unreachable",
-        code="store_unreachable",
         headers={"retry-after": _RETRY_AFTER_S},
     )
 
