@@ -123,6 +123,6 @@ def test_once_a_revocation_has_returned_no_request_passes_at_any_process(world: 
 def test_nothing_is_lost_or_doubled_while_processes_and_postgres_end(tmp_path: Path) -> None:
     world = Several(tmp_path, 7)
     try:
-        world.check(world.run(6))
+        world.check(world.run(4))
     finally:
         world.close()
