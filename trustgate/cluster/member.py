@@ -276,8 +276,11 @@ class Member:
         for role, (tenure, task) in list(self._held.items()):
             if task.done():
                 del self._held[role]
-                if not task.cancelled() and task.exception() is not None:
-                    _logger.error("the job of the %s ended", role, exc_info=task.exception())
+                error = None if task.cancelled() else task.exception()
+                if isinstance(error, Unavailable):  # the database went away; the role is taken anew when it is back
+                    _logger.warning("the job of the %s ended: %s", role, error.message)
+                elif error is not None:
+                    _logger.error("the job of the %s ended", role, exc_info=error)
                 async with self._session.use() as connection:
                     await roles.release(connection, tenure)
         wanted = [role for role in self._jobs if role not in self._held]
