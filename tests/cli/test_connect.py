@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -17,10 +18,11 @@ import yaml
 from tests.support.gateway import Gateway
 from tests.support.processes import clean_environment
 from tests.support.programs import require
+from trustgate.admin.new_file import new_file
 from trustgate.cli.connect import _described
 from trustgate.cli.connecting.clients import CLIENTS, ClientName, ClientTarget
 from trustgate.cli.connecting.merging import document_text, merge_file, merged_text, undo_file
-from trustgate.errors import Conflict
+from trustgate.errors import Conflict, OperatorError
 
 TARGET = ClientTarget("http://127.0.0.1:4010", "trustgate/echo", "TRUSTGATE_KEY")
 PARSERS: dict[str, Any] = {"toml": tomllib.loads, "json": json.loads, "yaml": yaml.safe_load}
@@ -187,6 +189,13 @@ def test_what_is_there_stays_and_can_be_put_back(tmp_path: Path, case: str) -> N
         ("aider", "model: [unclosed"),
         ("continue", "# mine\nmodels: [{name: Mine}]\n"),
         ("continue", "# mine\nmodels:\n  - name: TrustGate\n    model: old\n"),
+        ("continue", "# mine\nmodels: []\n"),
+        ("continue", "x: &x\n  y: *x\n"),
+        ("aider", '# mine\n"model": old\n'),
+        ("aider", "model: one\nmodel: two\n"),
+        ("claude-code", '{"env": {"A": "1"}, "env": {"B": "2"}}'),
+        ("claude-code", r'{"half": "\ud800"}'),
+        ("claude-code", '{"huge": 1e999}'),
     ],
 )
 def test_a_file_that_would_lose_something_is_left_alone(tmp_path: Path, name: str, text: str) -> None:
@@ -218,6 +227,54 @@ def test_the_key_of_another_server_is_not_sent_here(tmp_path: Path, name: str, t
         merge_file(file, client.format, client.document(TARGET), client.own_keys)
     assert "sk-" not in refused.value.message
     assert file.read_text() == text
+
+
+def test_it_is_put_back_byte_by_byte_and_lines_end_as_before(tmp_path: Path) -> None:
+    document = CLIENTS["codex"].document
+    assert document is not None
+    file = tmp_path / "config [1].toml"
+    first = b"\xef\xbb\xbf# mine\r\n\r\n[tui]\r\nx = 1\r\n"
+    file.write_bytes(first)
+    merge_file(file, "toml", document(TARGET))
+    second = file.read_bytes()
+    assert b"\n" not in second.replace(b"\r\n", b"")
+    merge_file(file, "toml", document(ClientTarget(TARGET.origin, "other", TARGET.variable)))
+    undo_file(file)
+    assert file.read_bytes() == second
+    undo_file(file)
+    assert file.read_bytes() == first
+
+
+def test_what_others_have_written_since_is_not_undone(tmp_path: Path) -> None:
+    document = CLIENTS["codex"].document
+    assert document is not None
+    file = tmp_path / "config.toml"
+    merge_file(file, "toml", document(TARGET))
+    with file.open("a") as more:
+        more.write("[projects.x]\ntrust_level = 'trusted'\n")
+    with pytest.raises(Conflict, match="changed since"):
+        undo_file(file)
+    assert "trust_level" in file.read_text()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to itself", "folder"])
+def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, kind: str) -> None:
+    document = CLIENTS["codex"].document
+    assert document is not None
+    place = tmp_path / "config.toml"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(place)
+    before = place.lstat()
+    with pytest.raises(OperatorError):
+        merge_file(place, "toml", document(TARGET))
+    if kind == "pipe":
+        with pytest.raises(OperatorError, match="not a file"), new_file(place, force=True):
+            pass
+    assert (place.lstat(), list(tmp_path.iterdir())) == (before, [place])
 
 
 def test_an_empty_file_gets_what_a_new_one_has(tmp_path: Path) -> None:
@@ -273,6 +330,20 @@ def test_the_program_is_run_with_the_configuration_and_a_new_key(place: tuple[Ga
     finally:
         program.unlink()
     assert not (user / ".claude").exists()
+
+
+def test_a_new_key_is_shown_whatever_fails_after_it(place: tuple[Gateway, Path, str]) -> None:
+    gateway, user, _ = place
+    keys = len(gateway.cli_json("key", "list", "acme")["keys"])
+    (user / "mine.json").write_text("// mine\n{}")
+    at = ("--file", str(user / "mine.json"))
+    refused = gateway.cli("connect", "claude-code", "--new-key", "acme", "--write", *at, check=False)
+    assert "is not JSON" in refused.stderr
+    assert len(gateway.cli_json("key", "list", "acme")["keys"]) == keys, "none was made"
+    away = ("--url", "http://127.0.0.1:9")
+    failed = gateway.cli("connect", "codex", "--new-key", "acme", "--check", "--json", *away, check=False)
+    assert failed.returncode == 1
+    assert json.loads(failed.stdout)["key"]["secret"].startswith("tgk_")
 
 
 def test_curls_command_works_and_has_no_key_among_its_arguments(place: tuple[Gateway, Path, str]) -> None:

@@ -16,7 +16,10 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
     """A path beside ``path`` to write to, mode 0600; it takes the place of ``path`` when the block ends well.
 
     Raises ``Conflict`` where there is such a file and not ``force``, ``OperatorError`` where it cannot be written.
+    A device, a socket or a folder is never replaced: ``force`` is for files.
     """
+    if path.exists() and not path.is_file():
+        raise OperatorError(f"{path} is not a file, so it is left alone.", hint="Choose another name.")
     if path.exists() and not force:
         raise Conflict(f"{path} already exists.", hint="Choose another name, or replace it with --force.")
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")

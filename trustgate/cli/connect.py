@@ -92,17 +92,18 @@ def connect(
         raise InvalidRequest("--key-stdin gives --check its key: it goes with it, and not with --new-key.")
     target = ClientTarget(_origin(context, url), model, _variable(connectable, key_variable))
     document |= _described(connectable, target, path)
-    key = ""
-    if new_key is not None:
-        made = execute(context, KeyCreate(tenant=new_key, name=client))
-        key = made.secret
-        document["key"] = {"id": made.key.id, "secret": made.secret}
     if write:
         from trustgate.cli.connecting.merging import merge_file
 
         assert connectable.document is not None
         members = connectable.document(target)
         document["written"] = merge_file(cast(Path, path), connectable.format, members, connectable.own_keys)
+    key = ""
+    if new_key is not None:
+        # After what may be refused: a key is shown only once.
+        made = execute(context, KeyCreate(tenant=new_key, name=client))
+        key = made.secret
+        document["key"] = {"id": made.key.id, "secret": made.secret}
     if check:
         key = key or (_key_from_stdin() if key_stdin else read_secret_variable(target.variable))
         from trustgate.cli.connecting.trying import try_client
@@ -110,8 +111,13 @@ def connect(
         if not json:
             # What was made is told before a check that may fail.
             _print(document, json)
-        with render.waiting(f"{connectable.title} is tried …", quiet=json):
-            document["check"] = try_client(connectable, target, key)
+        try:
+            with render.waiting(f"{connectable.title} is tried …", quiet=json):
+                document["check"] = try_client(connectable, target, key)
+        except BaseException:
+            if json and new_key is not None:
+                _print({**document, "check": None}, json)
+            raise
         if not json:
             _print_check(document["check"])
             return

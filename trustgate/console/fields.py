@@ -131,7 +131,12 @@ def read_lines(text: str) -> tuple[str, ...]:
 
 def read_path(text: str) -> str:
     """A place on the server's machine: where its process stands is not for people to know."""
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("There is no such user on the gateway's machine: give the whole path, from / on.") from None
+    if not text.isprintable():
+        raise ValueError("A path has no control characters here.")
     if not path.is_absolute():
         raise ValueError("Give the whole path, from / on: it is a place on the gateway's machine.")
     return str(path)

@@ -194,16 +194,21 @@ def _langchain(target: ClientTarget) -> str:
 print(ChatOpenAI(model={target.model!r}).invoke("Hello").content)"""
 
 
+def _quoted(text: str) -> str:
+    """Returns a string of JavaScript."""
+    return msgspec.json.encode(text).decode()
+
+
 def _vercel_ai(target: ClientTarget) -> str:
     return f"""import {{ createOpenAICompatible }} from "@ai-sdk/openai-compatible";
 import {{ generateText }} from "ai";
 
 const trustgate = createOpenAICompatible({{
   name: "trustgate",
-  baseURL: "{target.base_url}",
+  baseURL: {_quoted(target.base_url)},
   apiKey: process.env.{target.variable},
 }});
-const {{ text }} = await generateText({{ model: trustgate("{target.model}"), prompt: "Hello" }});
+const {{ text }} = await generateText({{ model: trustgate({_quoted(target.model)}), prompt: "Hello" }});
 console.log(text);"""
 
 

@@ -7,6 +7,8 @@ contents are kept beside the file, so that a change can be undone.
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import re
 import time
@@ -48,9 +50,13 @@ def merge_file(
     Raises ``Conflict`` where there is such a key, or where the file cannot be changed without losing something,
     ``OperatorError`` where it cannot be read or written.
     """
-    path = path.resolve()  # a link stays one
-    before = _read(path)
+    path = _resolved(path)
+    had = _read(path)
+    before = None if had is None else _decoded(had, path)
     text = merged_text(before or "", file_format, members, path)
+    if before is not None and "\r\n" in before:
+        text = text.replace("\r\n", "\n").replace("\n", "\r\n")
+    data = text.encode()
     old = _parsed(before or "", file_format, path)
     for names in own_keys:
         if _member(old, names):
@@ -66,22 +72,31 @@ def merge_file(
         mode = path.stat().st_mode & 0o777 if before is not None else 0o600
     except OSError as error:
         raise OperatorError(f"{path} cannot be written: {error.strerror}.", hint="Check its permissions.") from None
-    backup = _backup_path(path, exists=before is not None)
+    backup = _backup_path(path, data, exists=had is not None)
     with new_file(backup, force=False) as part:
-        part.write_bytes((before or "").encode())
+        part.write_bytes(had or b"")
     with new_file(path, force=True) as part:
-        part.write_bytes(text.encode())
+        part.write_bytes(data)
     path.chmod(mode)
     return FileChange(path=str(path), changed=True, is_new=before is None, changes=changes, backup=str(backup))
 
 
 def undo_file(path: Path) -> FileChange:
-    """Put back what the file was before the last change. Raises ``Conflict`` where nothing is kept of it."""
-    path = path.resolve()
-    kept = sorted(path.parent.glob(f"{path.name}.{_BACKUP}-*"))
+    """Put back what the file was before the last change.
+
+    Raises ``Conflict`` where nothing is kept of it, or where others have changed the file since: that would be lost.
+    """
+    path = _resolved(path)
+    kept = sorted(path.parent.glob(f"{glob.escape(path.name)}.{_BACKUP}-*"))
     if not kept:
         raise Conflict(f"There is no earlier content of {path} to put back.")
     backup = kept[-1]
+    now = _read(path)
+    if now is not None and f"-{_digest(now)}" not in backup.name:
+        raise Conflict(
+            f"{path} has been changed since it was written, and that would be lost.",
+            hint=f"Take what belongs to the gateway out of it by hand; what was there before is in {backup}.",
+        )
     try:
         if backup.suffix == f".{_NOT_THERE}":
             path.unlink(missing_ok=True)
@@ -98,12 +113,17 @@ def undo_file(path: Path) -> FileChange:
 def merged_text(text: str, file_format: FileFormat, members: Mapping[str, Any], path: Path) -> str:
     """Returns a file's text with ``members`` in it. Raises ``Conflict``."""
     old = _parsed(text, file_format, path)
-    wanted = _merged(old, members)
-    if wanted == old:
-        return text
     writers = {"toml": _toml_text, "json": _json_text, "yaml": _yaml_text}
-    made = writers[file_format](text, members, wanted)
-    if made is None or _parsed_or_none(made, file_format) != wanted:
+    try:
+        wanted = _merged(old, members)
+        if wanted == old:
+            return text
+        made = writers[file_format](text, members, wanted)
+        is_whole = made is not None and _parsed_or_none(made, file_format) == wanted and _is_text(made)
+    except (ValueError, RecursionError):
+        # YAML can hold itself; JSON can hold what is no text, or no number.
+        is_whole, made = False, None
+    if made is None or not is_whole:
         raise Conflict(
             f"{path} is written in a way that cannot be changed without losing something.",
             hint="Add what is printed without --write by hand.",
@@ -116,24 +136,46 @@ def document_text(file_format: FileFormat, members: Mapping[str, Any]) -> str:
     return merged_text("", file_format, members, Path("the file"))
 
 
-def _read(path: Path) -> str | None:
+def _resolved(path: Path) -> Path:
+    """Returns what a link leads to: the link stays one. Raises ``OperatorError`` for a link that leads to itself."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.resolve()
+    except (OSError, RuntimeError):  # the latter up to Python 3.12
+        message = f"{path} is a link that leads to itself."
+        raise OperatorError(message, hint="Remove it, or name another --file.") from None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        # A pipe would be waited for, and a device replaced.
+        if path.exists() and not path.is_file():
+            raise OperatorError(f"{path} is not a file.", hint="Name another --file.")
+        return path.read_bytes()
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError:
-        raise Conflict(f"{path} is not UTF-8.", hint="Add what is printed without --write by hand.") from None
     except OSError as error:
         raise OperatorError(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
 
 
-def _backup_path(path: Path, *, exists: bool) -> Path:
+def _decoded(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Conflict(f"{path} is not UTF-8.", hint="Add what is printed without --write by hand.") from None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _backup_path(path: Path, data: bytes, *, exists: bool) -> Path:
+    """Returns where to keep what is there. Its name has the hash of ``data``, which takes its place."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     for number in range(1, 1000):
-        name = f"{path.name}.{_BACKUP}-{stamp}-{number:03}"
-        found = path.with_name(name if exists else f"{name}.{_NOT_THERE}")
-        if not path.with_name(name).exists() and not path.with_name(f"{name}.{_NOT_THERE}").exists():
-            return found
+        begin = f"{path.name}.{_BACKUP}-{stamp}-{number:03}"
+        if not any(path.parent.glob(f"{glob.escape(begin)}*")):
+            name = f"{begin}-{_digest(data)}"
+            return path.with_name(name if exists else f"{name}.{_NOT_THERE}")
     raise Conflict(f"There are too many backups of {path}.", hint="Remove the older ones.")
 
 
@@ -143,9 +185,9 @@ def _backup_path(path: Path, *, exists: bool) -> Path:
 def _parsed(text: str, file_format: FileFormat, path: Path) -> dict[str, Any]:
     found = _parsed_or_none(text, file_format)
     if found is None:
-        comments = ", or has comments" if file_format == "json" else ""
+        more = {"json": ", has comments, or names something twice", "yaml": ", or names something twice", "toml": ""}
         raise Conflict(
-            f"{path} is not {file_format.upper()}{comments}, so it is left alone.",
+            f"{path} is not {file_format.upper()}{more[file_format]}, so it is left alone.",
             hint="Correct it, or add what is printed without --write by hand.",
         )
     return found
@@ -157,10 +199,11 @@ def _parsed_or_none(text: str, file_format: FileFormat) -> dict[str, Any] | None
         if file_format == "toml":
             return tomllib.loads(text)
         if file_format == "json":
-            value = json.loads(text) if text.strip() else {}
+            value = json.loads(text, object_pairs_hook=_once) if text.strip() else {}
         else:
             import yaml
 
+            _refuse_repeated(yaml.compose(text, yaml.SafeLoader))
             value = yaml.safe_load(text)
             value = {} if value is None else value
     except (ValueError, RecursionError):
@@ -171,6 +214,35 @@ def _parsed_or_none(text: str, file_format: FileFormat) -> dict[str, Any] | None
             raise
         return None
     return value if isinstance(value, dict) else None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the members of an object. Raises ``ValueError`` where a name is there twice: one would be lost."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError
+    return dict(pairs)
+
+
+def _refuse_repeated(document: Any) -> None:
+    """Raises ``ValueError`` where a YAML mapping has a name twice: programs refuse that, PyYAML takes the last one."""
+    nodes, seen = [document], set[int]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or id(node) in seen or isinstance(node.value, str):
+            continue
+        seen.add(id(node))
+        if node.id == "mapping":
+            names = [name.value for name, _ in node.value if isinstance(name.value, str)]
+            if len(set(names)) != len(names):
+                raise ValueError
+            nodes += [value for _, value in node.value]
+        else:
+            nodes += node.value
+
+
+def _is_text(made: str) -> bool:
+    """Returns whether it can be written: JSON can have halves of surrogate pairs."""
+    return made.isascii() or not any("\ud800" <= each <= "\udfff" for each in made)
 
 
 def _merged(old: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +288,7 @@ def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
 
 def _json_text(text: str, members: Mapping[str, Any], wanted: dict[str, Any]) -> str:
     indent = re.search(r'^([ \t]+)"', text, re.MULTILINE)
-    return json.dumps(wanted, indent=indent[1] if indent else 2, ensure_ascii=False) + "\n"
+    return json.dumps(wanted, indent=indent[1] if indent else 2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _toml_text(text: str, members: Mapping[str, Any], wanted: dict[str, Any]) -> str:
