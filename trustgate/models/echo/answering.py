@@ -1,6 +1,6 @@
 """What the built-in model answers: one rule for all of its APIs.
 
-Owns the rule. In order, the first that fits:
+Owns the rule. Of these the first that applies:
 
 1. Where ``tool_choice`` names a tool, that tool is called; where it requires one, the tool asked for by name, else the
    first.
@@ -67,7 +67,7 @@ class EchoCall(msgspec.Struct, frozen=True):
 
 
 class EchoPrompt(msgspec.Struct, kw_only=True):
-    """A request in any of the APIs, as far as the rule looks at it."""
+    """What the rule needs of a request in any of the APIs."""
 
     #: Every text of the prompt, and what it has besides.
     texts: list[str] = []
@@ -95,7 +95,9 @@ class EchoPrompt(msgspec.Struct, kw_only=True):
 
 
 class EchoAnswer(msgspec.Struct, frozen=True):
-    """``words``: the text, in the pieces it is streamed in; empty where tools are called."""
+    """An answer, before it has the form of an API. ``words``: the text, in the pieces it is streamed in; empty where
+    tools are called.
+    """
 
     words: list[str]
     calls: list[EchoCall]
@@ -113,7 +115,10 @@ class EchoAnswer(msgspec.Struct, frozen=True):
 
 
 def answer(asked: EchoPrompt) -> EchoAnswer:
-    """Returns the answer by the rule above. Raises ``EchoRefusal`` where a schema cannot be met."""
+    """Returns the answer by the rule of this module.
+
+    Raises EchoRefusal: ``tool_choice`` names a tool that is not there, or a schema cannot be met.
+    """
     calls = _calls(asked)
     if calls:
         return EchoAnswer([], calls, "tools")
@@ -146,7 +151,7 @@ def _calls(asked: EchoPrompt) -> list[EchoCall]:
 
 
 def _called_by_text(asked: EchoPrompt) -> list[EchoCall]:
-    """Returns the calls that the lines of the user's last message ask for."""
+    """Returns the calls that lines of the user's last message name."""
     tools = {tool.name: tool for tool in asked.tools}
     text = _without_tagged(asked.user_text)
     found = (line for line in _CALL_LINE.finditer(text) if line[1].rstrip(".,;!?") in tools)
@@ -206,11 +211,6 @@ def _value(schema: Any, text: str, param: str) -> Any:
         return value_for(schema, text)
     except SchemaUnmet as unmet:
         raise EchoRefusal(400, f"{unmet}", "invalid_json_schema", param) from None
-
-
-def split_words(text: str) -> list[str]:
-    """Returns a text in the pieces it is streamed in."""
-    return _WORD.findall(text)
 
 
 def audio_tokens(data: object) -> int:

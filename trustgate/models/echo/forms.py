@@ -1,4 +1,4 @@
-"""What the APIs of the built-in model share: reading a body, refusing it, JSON and streams of events as responses.
+"""What the APIs of the built-in model share: reading a body, refusing it, JSON and server-sent events as responses.
 
 Owns the forms of refusals: OpenAI's, and Anthropic's below ``/messages``. Sources: OpenAI API reference, "Error codes";
 Anthropic API reference, "Errors".
@@ -33,7 +33,7 @@ class EchoRefusal(Exception):
         self.param = param
 
     def response(self, *, is_messages: bool) -> httpx.Response:
-        """Returns the refusal in the form of the API that was asked."""
+        """Returns the refusal in OpenAI's form of an error, or in Anthropic's (``is_messages``)."""
         message = str(self)
         if is_messages:
             kind = _MESSAGES_TYPES.get(self.status, "invalid_request_error")
@@ -54,7 +54,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
 
 
 def check_model(model: str) -> None:
-    """Raise ``EchoRefusal`` unless the built-in model is asked for."""
+    """Raise ``EchoRefusal`` (404) unless ``model`` names the built-in model."""
     if model != ECHO_MODEL:
         message = f"The model {model!r} does not exist here; there is {ECHO_MODEL}."
         raise EchoRefusal(404, message, "model_not_found", "model")
@@ -102,5 +102,5 @@ class _EventFrames(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for frame in self._frames:
             yield frame
-            # A long answer lets others run, and can be cancelled between two words.
+            # Other requests run between two frames, and a long answer can be cancelled there.
             await asyncio.sleep(0)

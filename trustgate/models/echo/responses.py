@@ -70,7 +70,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class KeptResponses:
-    """Answers requests for Responses, and keeps what it answered."""
+    """Answers requests for Responses, and keeps the latest answers."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -147,7 +147,7 @@ def _with_id(item: _Item) -> _Item:
     return {"id": made_id("msg"), "type": "message", **item, **parts}
 
 
-# What is asked
+# Reading
 
 
 def _read(request: _Request, items: list[_Item]) -> EchoPrompt:
@@ -226,7 +226,7 @@ def _schema(text_format: Any) -> Any:
     return None
 
 
-# What is answered
+# Answering
 
 
 def _document(request: _Request, asked: EchoPrompt, answered: EchoAnswer) -> dict[str, Any]:

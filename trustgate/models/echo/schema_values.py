@@ -69,7 +69,7 @@ class _Maker:
         self._characters = 0
 
     def make(self, schema: Any, depth: int, index: int) -> Any:
-        """``index``: tells the items of one list apart."""
+        """Returns a value valid by ``schema``. ``index``: the item's place in its list, so that items can differ."""
         self._step(1)
         if depth > _DEPTH_MOST:
             raise SchemaUnmet("The JSON schema refers to itself without an end, or is nested too deeply.")

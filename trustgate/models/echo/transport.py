@@ -1,4 +1,4 @@
-"""The built-in model's server: which path is answered by what. It looks at nothing but the end of a path."""
+"""The built-in model's routes. A path is recognised by its end alone, so any prefix of a base URL works."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MADE_AT_S = 1735689600  # 2025-01-01
 
 
 class EchoTransport(httpx.AsyncBaseTransport):
-    """Answers the paths of the OpenAI API, whatever host and prefix they are asked under."""
+    """Answers requests for the paths of the OpenAI API and of Anthropic's Messages, under any host and prefix."""
 
     def __init__(self) -> None:
         self._kept = KeptResponses()
