@@ -118,7 +118,7 @@ complete -c trustgate -n '__trustgate_in \'trustgate connect\'' -l new-key -x -a
 complete -c trustgate -n '__trustgate_in \'trustgate connect\'' -l file -r -F -d 'Another file than the program\'s own'
 complete -c trustgate -n '__trustgate_in \'trustgate connect\'' -l write -d 'Put it into the program\'s file; what was there before is kept beside it'
 complete -c trustgate -n '__trustgate_in \'trustgate connect\'' -l undo -d 'Put back what the file was before the last --write'
-complete -c trustgate -n '__trustgate_in \'trustgate connect\'' -l check -d 'Ask one question with it: by the program itself in a folder of its own, or, where it is not installed, by the same request'
+complete -c trustgate -n '__trustgate_in \'trustgate connect\'' -l check -d 'Send a first request with it: by the program itself in a folder of its own, or, where it is not installed, by the same request'
 complete -c trustgate -n '__trustgate_in \'trustgate connect\'' -l json -d 'Print one JSON document, nothing else'
 complete -c trustgate -n '__trustgate_in \'trustgate connect\' 0' -a 'codex claude-code opencode aider cline continue open-webui litellm openai anthropic langchain vercel-ai curl'
 complete -c trustgate -n '__trustgate_in \'trustgate usage\'' -l help -s h -d 'Show this message and exit.'

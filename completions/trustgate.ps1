@@ -222,7 +222,7 @@ Register-ArgumentCompleter -Native -CommandName trustgate -ScriptBlock {
             '--file|file|Another file than the program''s own',
             '--write||Put it into the program''s file; what was there before is kept beside it',
             '--undo||Put back what the file was before the last --write',
-            '--check||Ask one question with it: by the program itself in a folder of its own, or, where it is not installed, by the same request',
+            '--check||Send a first request with it: by the program itself in a folder of its own, or, where it is not installed, by the same request',
             '--json||Print one JSON document, nothing else'
         )
         'trustgate usage' = @(

@@ -42,7 +42,7 @@ def connect(
             "--key-variable",
             metavar="NAME",
             help="The environment variable that holds the key: configurations name it, and never hold the key itself.  "
-            f"[default: {OWN_VARIABLE}, or what the program asks for]",
+            f"[default: {OWN_VARIABLE}, or the one that the program reads]",
         ),
     ] = None,
     key_stdin: Annotated[
@@ -62,7 +62,7 @@ def connect(
         bool,
         typer.Option(
             "--check",
-            help="Ask one question with it: by the program itself in a folder of its own, or, where it is not "
+            help="Send a first request with it: by the program itself in a folder of its own, or, where it is not "
             "installed, by the same request.",
         ),
     ] = False,
@@ -109,7 +109,7 @@ def connect(
         from trustgate.cli.connecting.trying import try_client
 
         if not json:
-            # What was made is told before a check that may fail.
+            # A new key is shown before the check, which may fail: it cannot be shown again.
             _print(document, json)
         try:
             with render.waiting(f"{connectable.title} is tried …", quiet=json):

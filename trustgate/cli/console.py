@@ -27,7 +27,7 @@ def console(
 
     Prints a link, which works once and for two minutes, and opens it. A session ends after half an hour without use,
     after twelve hours, or with the server; of several processes on one database, only the one that gave the link has
-    it. Who has the link can do what the command line can: pass it on to nobody.
+    it. The link gives what the command line gives: do not pass it on.
     """
     if end:
         ended = execute(context, ConsoleEnd())

@@ -117,7 +117,7 @@ def show(context: typer.Context, subscriber: SubscriberArgument, json: JsonOptio
             (render.instant(each.created_us), _state(each), str(each.attempts), each.message, each.detail)
             for each in found.deliveries
         ],
-        empty="Nothing was to be told yet.",
+        empty="No notice was sent yet.",
     )
 
 
@@ -128,7 +128,7 @@ def remove(context: typer.Context, subscriber: SubscriberArgument, json: JsonOpt
     if json:
         render.document(found)
         return
-    render.say(f"{found.name} is told of nothing any more.")
+    render.say(f"{found.name} gets no more notices.")
 
 
 @app.command("test")

@@ -1,1 +1,1 @@
-"""Configurations of client programs for a gateway: what each looks like, merged into files, and tried."""
+"""Configurations of client programs for a gateway: their contents, merged into files, and tried."""

@@ -1,4 +1,4 @@
-"""Which client programs can be connected, and what the configuration of each looks like.
+"""The client programs that can be connected: the configuration of each, and how it is tried.
 
 Owns that table. A configuration never holds a key: it names the environment variable that does. Sources: the
 documentation of each program; the formats of codex 0.171, claude-code 2.1, opencode 1.18, aider 0.86, cline 3.0 and
@@ -17,7 +17,7 @@ import msgspec
 from trustgate.settings.environment import named_folder
 
 FileFormat = Literal["toml", "json", "yaml"]
-#: What they are called on the command line.
+#: The programs, as the command line names them.
 ClientName = Literal[
     "codex",
     "claude-code",
@@ -33,12 +33,12 @@ ClientName = Literal[
     "vercel-ai",
     "curl",
 ]
-#: What a first request is made in.
+#: The API in which a program makes its requests.
 Api = Literal["chat", "responses", "messages"]
 
-#: The variable that a configuration names where the program does not ask for one of its own.
+#: The variable that a configuration names where the program has no fixed one.
 OWN_VARIABLE = "TRUSTGATE_KEY"
-#: The model that is asked unless another is named.
+#: The model of a configuration unless another is named.
 ECHO = "trustgate/echo"
 PROMPT = "Reply with one word: ready"
 
@@ -56,7 +56,7 @@ class ClientTarget(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """How the program itself asks one question: its arguments, and what it needs in its environment."""
+    """How the program is made to send one request: its arguments, and variables of its environment."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = {}
@@ -83,10 +83,10 @@ class Connectable(msgspec.Struct, frozen=True, kw_only=True):
     key_variable: str = ""
     #: Code or a command to copy.
     example: Callable[[ClientTarget], str] | None = None
-    #: What starts it, and how it is tried: given a folder of its own with the configuration in ``file``.
+    #: Its executable, and how it is tried: of the target, a folder to run in, and the configuration's file there.
     program: str = ""
     trial: Callable[[ClientTarget, Path, Path], Trial] | None = None
-    #: What else has to be known.
+    #: What is printed after the configuration; "": nothing.
     note: str = ""
 
 

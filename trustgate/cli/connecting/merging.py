@@ -1,8 +1,8 @@
 """Putting members into a TOML, JSON or YAML file without losing what is there.
 
-Owns how. What is there stays as it is, comments included, where the format can be changed line by line; the result is
-read again and compared with both documents merged, and a file that would come out otherwise is left alone. Earlier
-contents are kept beside the file, so that a change can be undone.
+Owns the rules of merging. What is there stays as it is, comments included, where the format can be changed line by
+line; the result is read again and compared with both documents merged, and a file that would come out otherwise is left
+alone. Earlier contents are kept beside the file, so that a change can be undone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trustgate.errors import Conflict, OperatorError
 
 _BACKUP = "before-trustgate"
 _NOT_THERE = "none"
-#: What tells the items of a list apart.
+#: Members by which items of a list are the same.
 _NAMES = ("model_name", "name")
 
 
@@ -46,9 +46,18 @@ def merge_file(
 ) -> FileChange:
     """Put ``members`` into the file, which is made where there is none.
 
-    ``own_keys``: members that hold a key of another server's, which this one must not get.
-    Raises ``Conflict`` where there is such a key, or where the file cannot be changed without losing something,
-    ``OperatorError`` where it cannot be read or written.
+    Args:
+        path: the file.
+        file_format: how it is written.
+        members: what is put into it.
+        own_keys: the names, from the top, of members that hold a key of another server, which this one must not get.
+
+    Returns:
+        What was changed.
+
+    Raises:
+        Conflict: there is such a key, or the file cannot be changed without losing something.
+        OperatorError: it cannot be read or written.
     """
     path = _resolved(path)
     had = _read(path)
@@ -84,7 +93,9 @@ def merge_file(
 def undo_file(path: Path) -> FileChange:
     """Put back what the file was before the last change.
 
-    Raises ``Conflict`` where nothing is kept of it, or where others have changed the file since: that would be lost.
+    Raises:
+        Conflict: no earlier content is kept, or the file was changed since, which would be lost.
+        OperatorError: the file cannot be written.
     """
     path = _resolved(path)
     kept = sorted(path.parent.glob(f"{glob.escape(path.name)}.{_BACKUP}-*"))
@@ -271,7 +282,7 @@ def _name_of(item: Any) -> Any:
 
 
 def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """Yields a line for each member that is new or another."""
+    """Yields a line for each member that is new or has another value."""
     for name, value in new.items():
         at = f"{place}{name}"
         if name not in old:

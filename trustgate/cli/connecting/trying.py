@@ -1,7 +1,7 @@
-"""Asking one question as a client would: with the program itself where it is installed, else with a request like its.
+"""A first request with a configuration: by the program itself where it is installed, else by one of the same form.
 
-Owns both. A program is run in a folder of its own with the configuration in it: what it is configured for otherwise
-neither counts nor changes. The key is in its environment, never among its arguments.
+Owns both. A program runs in a temporary folder that has the configuration; its own configuration is neither read nor
+changed. The key is in its environment, never among its arguments.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "message
 
 
 class FirstAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """``by``: the program's path, or the request that was made in its place."""
+    """A first answer. ``by``: the program's path, or the request that was made in its place."""
 
     by: str
     is_program: bool
@@ -36,10 +36,20 @@ class FirstAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def try_client(client: Connectable, target: ClientTarget, key: str) -> FirstAnswer:
-    """Ask one question, by a request and then, where it is installed, by the program.
+    """Send one request, and then, where the program is installed, run it.
 
-    Programs try again for minutes where they get an error, or exit as if nothing were wrong: so the request is first.
-    Raises ``OperatorError`` with what went wrong.
+    The request is first because programs retry for minutes where they get an error, or exit with 0.
+
+    Args:
+        client: the program.
+        target: what it is configured for.
+        key: the API key.
+
+    Returns:
+        The program's answer; where it is not installed, that of the request.
+
+    Raises:
+        OperatorError: the request or the program failed.
     """
     answered = _asked(client, target, key)
     program = shutil.which(client.program) if client.program else None
@@ -51,7 +61,7 @@ def _run(client: Connectable, target: ClientTarget, key: str, program: str) -> F
     assert client.document is not None
     assert client.trial is not None
     with tempfile.TemporaryDirectory(prefix="trustgate-connect-") as made:
-        # A program may take its folder's real path for another one.
+        # Programs that resolve links would else see another path than the one they were given.
         folder = Path(made).resolve()
         file = folder / _within_home(client.path())
         file.parent.mkdir(parents=True, exist_ok=True)
