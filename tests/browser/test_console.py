@@ -263,7 +263,7 @@ def test_a_webhook_is_added_tried_and_removed(console: Browser, pages_gateway: G
         assert "walked hook" in text_of(console) and "delivered" in text_of(console)
     console.open(f"{base}/do/notify.remove?subscriber=walked+hook")
     console.submit("#action", confirm=True)
-    assert "Nobody is told of anything yet" in text_of(console)
+    assert "There is no subscriber yet" in text_of(console)
 
 
 def test_what_takes_long_shows_how_it_stands_and_what_came_of_it(

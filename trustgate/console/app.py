@@ -143,7 +143,7 @@ class Console:
             raise HTTPException(404)
         path, method = scope["path"].removeprefix(BASE).removeprefix("/"), scope["method"]
         cookie = _cookie_name(scope, is_secure(scope, headers, self._settings()))
-        # What a page asks for by itself is no use of the session.
+        # What a page requests by itself does not keep the session alive.
         is_by_itself = path == "live" or (path.startswith("works/") and path.endswith("/state"))
         session = self._sessions.find(_cookie(headers, cookie), used=not is_by_itself)
         try:
@@ -359,7 +359,7 @@ def _pairs(encoded: bytes) -> dict[str, str]:
 
 
 def _ended(headers: Mapping[str, str], cookie: str, method: str) -> str:
-    """Returns what somebody reads who had been signed in; "" for a browser that never was."""
+    """Returns the notice for a browser whose session has ended; "" for one that has no cookie of a session."""
     if not _cookie(headers, cookie):
         return ""
     return "Your session has ended." + (" What you sent was not done." if method == "POST" else "")

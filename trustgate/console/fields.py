@@ -77,7 +77,7 @@ class Action(NamedTuple):
         build: makes the command of what was given.
         then: the parts of the address to go to, of the command's result.
         ask: the question before it is done; "" for what needs none.
-        note: what is to be known of it.
+        note: what is shown above its fields.
         run: does what takes longer than a page may; ``then`` is given None. None: the command is carried out.
     """
 
@@ -130,7 +130,10 @@ def read_lines(text: str) -> tuple[str, ...]:
 
 
 def read_path(text: str) -> str:
-    """A place on the server's machine: where its process stands is not for people to know."""
+    """Returns an absolute path on the server's machine: a relative one would depend on the server's working folder.
+
+    Raises ValueError: it is relative, or not a path there.
+    """
     try:
         path = Path(text).expanduser()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The pages of notices: who is told of conditions, and what was delivered."""
+"""The pages of notices: their subscribers, and what was delivered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ async def notices(view: View) -> Shown:
     body = join(
         heading("Notices", beside=do("Add a webhook", "notify.add")),
         tag(
-            "p", None, "Who is told of budgets, keys, upstreams, the log and the disk: once when it begins, once after."
+            "p",
+            None,
+            "Notices of budgets, keys, upstreams, the log and the disk go to them: when it begins, and when it ends.",
         ),
         buttons(do("Send a test to all", "notify.test")) if found else None,
         listing(
@@ -33,7 +35,7 @@ async def notices(view: View) -> Shown:
             found,
             columns,
             caption="Subscribers",
-            empty="Nobody is told of anything yet: add a webhook, or a program on the command line.",
+            empty="There is no subscriber yet: add a webhook, or a program on the command line.",
             text=lambda s: f"{s.name} {s.id} {_place(s)} {' '.join(s.kinds)}",
         ),
     )
@@ -76,7 +78,7 @@ async def notice(view: View, ref: str) -> Shown:
             "Deliveries",
             heads("Created", "State", "Message", ">Attempts", "Next attempt", "What came of it"),
             rows,
-            empty="Nothing was to be told yet.",
+            empty="No notice was sent yet.",
             hide_caption=True,
         ),
     )

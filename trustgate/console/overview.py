@@ -68,7 +68,7 @@ async def overview(view: View) -> Shown:
 
 
 def _first_steps(live: LiveStats) -> Html:
-    """Returns what a new gateway wants done."""
+    """Returns what is to be done with a new gateway."""
     steps = (
         (
             "Add a tenant: an app, a team or a customer. Its key is shown once.",
@@ -118,7 +118,7 @@ def now_figures(live: LiveStats) -> Html:
 
 def _findings(findings: Sequence[Finding], live: LiveStats) -> Html:
     wrong = [finding for finding in findings if finding.status != "ok"]
-    # An upstream that dies is looked at again later; that requests fail is known at once.
+    # Findings are looked for at an interval; requests that fail are counted at once.
     failures = {code: per_s for code, per_s in live.errors.items() if _is_failure(code)}
     failing = sum(failures.values()) > _FAILED_MOST * live.all.requests_per_s
     if not wrong and not failing:

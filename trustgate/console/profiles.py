@@ -1,4 +1,4 @@
-"""The page of a profile: the rules of a plan, a tenant or a key, and what holds with those that come before."""
+"""The page of a profile: the rules of a plan, a tenant or a key, and what is in effect with the profiles above it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def profile(view: View, kind: str, ref: str) -> Shown:
             "div",
             {"class": "cards"},
             card("Its own rules", _rules(found.rules, "none")),
-            card(f"What holds, {_WITH[kind]}", _rules(merged.rules, "none")) if kind != "plan" else None,
+            card(f"In effect, {_WITH[kind]}", _rules(merged.rules, "none")) if kind != "plan" else None,
         ),
         tag("p", {"class": "soft"}, "Changed ", when(found.changed_us)) if has_rules else None,
         command(f"trustgate profile show --{kind} {shlex.quote(ref)}", "profile-line"),

@@ -185,7 +185,7 @@ _OWNER = (
 
 
 def _owner(given: Given) -> dict[str, str]:
-    """Raises ``ValueError`` where it is not one."""
+    """Returns the one owner that was given. Raises ``ValueError`` where there are none or several."""
     found = {name: given[name] for name in ("plan", "tenant", "key") if name in given}
     if len(found) != 1:
         raise ValueError("A profile is a plan's, a tenant's or a key's: give one of the three.")

@@ -58,8 +58,8 @@ NOTICE_ACTIONS = {
             is_private="private" in given,
         ),
         lambda made: ("notices",),
-        note="Told once when a condition begins, once when it is over; what cannot be delivered is tried again for two "
-        "days. Messages are signed (Standard Webhooks); the secret to check them with is shown once. A program "
+        note="It gets one notice when a condition begins and one when it ends; what cannot be delivered is tried again "
+        "for two days. Messages are signed (Standard Webhooks); the secret to check them with is shown once. A program "
         "instead of a webhook is added on the command line: trustgate notify add --command PROGRAM.",
     ),
     "notify.remove": Action(
@@ -68,7 +68,7 @@ NOTICE_ACTIONS = {
         (_SUBSCRIBER,),
         lambda given: NotifyRemove(subscriber=given["subscriber"]),
         lambda state: ("notices",),
-        ask="It is told of nothing any more, and what waits for it is given up.",
+        ask="It gets no more notices, and what waits for it is given up.",
     ),
     "notify.test": Action(
         ("notify", "test"),
@@ -131,7 +131,7 @@ CHAIN_ACTIONS = {
         (),
         lambda given: PaymentReconcile(reconcile=new_id("reconcile", now_us())),
         lambda state: ("payments",),
-        note="The chains are asked. The gateway does this by itself, too.",
+        note="Looked up on their chains. The gateway does this by itself, too.",
         run=polled(lambda state: state.payments, _reconciled),
     ),
     "anchor.flush": Action(

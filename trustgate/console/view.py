@@ -49,7 +49,7 @@ class Shown(NamedTuple):
 
 
 class Redirect(NamedTuple):
-    """The address of the page that is meant."""
+    """An answer that leads to the page at ``address``."""
 
     address: str
 
@@ -110,7 +110,7 @@ def moment(at_us: int | None) -> Html | str:
 
 
 _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
-#: From then on a date says more.
+#: Beyond it a time is shown as a date.
 _DISTANCE_MOST_S = 60 * 86_400
 
 

@@ -13,7 +13,7 @@ from trustgate.web.parts import buttons, command, heading, link_button, message
 
 
 def work_page(work: LongWork) -> Shown:
-    """Returns how it stands; a script reloads the page when it is done, and without one a link does."""
+    """Returns the page of the work. A script reloads it when the work is done; without scripts a link does."""
     title = work.action.title
     if work.error is not None:
         hint = tag("p", None, work.error.hint) if work.error.hint else None
@@ -43,7 +43,7 @@ def work_page(work: LongWork) -> Shown:
 
 
 def work_state(work: LongWork) -> Download:
-    """Returns the same for the page's script."""
+    """Returns the stage, and whether it is done, as JSON for the page's script."""
     state = {"stage": work.progress.stage, "done": work.is_done}
     return Download("state.json", "application/json", msgspec.json.encode(state))
 

@@ -1,6 +1,6 @@
-"""Work that takes longer than a page may: begun by a form, looked at on a page of its own, with what came of it.
+"""Work that takes longer than a page may: begun by a form, shown with its outcome on a page of its own.
 
-In memory alone, as the sessions are: what a restart breaks off goes on when it is ordered again.
+Owns that work, in memory alone, as the sessions are: what a restart breaks off is begun again by the same form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _logger = logging.getLogger("trustgate.console")
 
 
 class LongWork:
-    """What an action does. ``result`` and ``error``: whichever it ended with."""
+    """An action under way, or ended: with a ``result`` or an ``error``."""
 
     def __init__(self, action: Action, line: str) -> None:
         self.id = secrets.token_urlsafe(9)
@@ -40,6 +40,7 @@ class LongWork:
         return self.result is not None or self.error is not None
 
     async def do(self, admin: Admin, run: Run, ordered: Any, given: Given) -> None:
+        """Carry it out. An error is kept, not raised: its page shows it."""
         try:
             self.result = await run(admin, ordered, given, self.progress)
         except TrustGateError as error:
@@ -50,11 +51,24 @@ class LongWork:
 
 
 class Works:
+    """The work that was begun in this process, the newest ``_MOST`` of it."""
+
     def __init__(self) -> None:
         self._works: dict[str, LongWork] = {}
 
     def begin(self, admin: Admin, action: Action, line: str, given: Given) -> LongWork:
-        """Raises ``ValueError`` as the action's ``build``, and ``Conflict`` where too many are under way."""
+        """Begin an action that has a ``run``.
+
+        Args:
+            admin: carries out its command.
+            action: what is done.
+            line: the line of the command line that does the same.
+            given: what the form was given.
+
+        Raises:
+            ValueError: what was given is wrong; see the action's ``build``.
+            Conflict: too much is under way.
+        """
         assert action.run is not None
         ordered = action.build(given)
         for each in [each for each in self._works.values() if each.is_done][: max(0, len(self._works) - _MOST + 1)]:
@@ -70,19 +84,19 @@ class Works:
         return work
 
     def find(self, work_id: str) -> LongWork:
-        """Raises ``NotFound``."""
+        """Returns the work of an id. Raises ``NotFound`` where there is none."""
         found = self._works.get(work_id)
         if found is None:
-            raise NotFound("This work is not known any more.", hint="See what came of it on its page.")
+            raise NotFound("This work is no longer kept here.", hint="See its outcome on the pages that it concerns.")
         return found
 
 
 def polled(outcome: Callable[[Any], Any], told: Callable[[Any], Html]) -> Run:
-    """Returns what orders the same command until it is done.
+    """Returns what repeats the same command until it is done.
 
     Args:
         outcome: of the command's answer; None while it is under way (the answer has its ``stage``).
-        told: what is shown of the outcome.
+        told: returns what is shown of the outcome.
     """
 
     async def run(admin: Admin, ordered: Any, given: Given, progress: Progress) -> Html:
@@ -97,7 +111,12 @@ def polled(outcome: Callable[[Any], Any], told: Callable[[Any], Html]) -> Run:
 
 
 def awaited(stage: str, told: Callable[[Any], Html]) -> Run:
-    """Returns what carries out a command that is answered when it is done. ``told``: what is shown of its answer."""
+    """Returns what carries out a command that returns when it is done.
+
+    Args:
+        stage: what is shown meanwhile.
+        told: returns what is shown of its answer.
+    """
 
     async def run(admin: Admin, ordered: Any, given: Given, progress: Progress) -> Html:
         progress.say(stage)

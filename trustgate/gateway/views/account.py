@@ -49,7 +49,7 @@ OnRefusal = Callable[[TrustGateError, str, str], None]
 
 
 def _unnoticed(error: TrustGateError, what: str, request_id: str) -> None:
-    """Nobody is told."""
+    """Do nothing with a refusal."""
 
 
 async def _is_fresh(*subject_ids: str) -> None:
