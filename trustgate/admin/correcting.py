@@ -22,6 +22,7 @@ from trustgate.errors import Conflict, InvalidRequest, NotFound
 from trustgate.models.passports import check_prices
 from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd
 from trustgate.payment.x402_wire import usd
+from trustgate.receipts.receipt import billed_of
 from trustgate.store import ReceiptFilter
 from trustgate.types import COUNTED, FACTOR_ONE_PPM, PAYMENT_VERSIONS, CreditNote, Entry, Receipt, Tenant, Usage
 
@@ -127,7 +128,7 @@ class _Sums:
         receipt = entry.receipt
         if receipt.finish not in COUNTED:
             return
-        was = receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
+        was = billed_of(receipt)
         if entry.seq in self._before:
             self._corrected += 1
             return

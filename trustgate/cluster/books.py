@@ -2,8 +2,8 @@
 
 Two moments of a request touch them. It is *opened*: its worst case is held on quota, budgets and balance; that need not
 outlive a crash of the database, for what is used is in receipts. It is *closed*: what it held is settled and its
-receipt linked to its tenant's last, in one transaction, and only then may the end of its answer leave. A caller whom
-nothing limits is opened in memory, without a word to the database.
+receipt linked to its tenant's last, in one transaction, and only then may the end of its answer leave. A caller without
+limits is opened in memory, without the database.
 
 Owns the two lanes, one for each moment, and what is given back where no request waits for it any more.
 """
@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller
@@ -50,6 +49,7 @@ from trustgate.cluster.rows import (
     quota_key,
 )
 from trustgate.errors import TrustGateError
+from trustgate.receipts.receipt import balance_change, billed_of
 from trustgate.types import COUNTED, Limits, Receipt
 
 _HELD = "SELECT key, state::text AS state FROM shared_state WHERE state->'nodes' ?| $1::text[] ORDER BY key FOR UPDATE"
@@ -57,8 +57,6 @@ _WRITE = (
     "UPDATE shared_state s SET state = v.state FROM unnest($1::text[], $2::text[]::jsonb[]) AS v (key, state)"
     " WHERE s.key = v.key"
 )
-
-
 _BALANCE = "SELECT key, state::text AS state FROM shared_state WHERE key = $1"
 _BALANCES = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'balance/' AND key < 'balance0'"
 _THESE = "SELECT key, state::text AS state FROM shared_state WHERE key = ANY($1::text[])"
@@ -88,7 +86,7 @@ class Books:
             opening: a connection on which commits do not wait for the disk (``synchronous_commit = off``).
             closing: one on which they do.
             node_id: this process's id as a node. Raises TrustGateError where it is none at the moment.
-            looking: one for looks at what others have counted; None: ``opening``.
+            looking: one that reads what others have counted; None: ``opening``.
         """
         self._counters = counters
         self.quota, self.budgets, self.balances = counters.quota, counters.budgets, counters.balances
@@ -216,13 +214,11 @@ class Books:
             receipt: Without its place in its tenant's chain.
             secret: The receipt's.
             draft: Where it is; None: what has it sees to it that it is put on record once.
-            who: Who used it; None: there are none any more, and what was used counts nowhere.
+            who: Who used it; None: tenant or key are gone, and what was used counts nowhere.
             credit_nano_usd: What it adds to its tenant's balance.
             on_commit: Is called once it is committed.
         """
-        billed = receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
-        charged = 0 if receipt.charged_nano_usd is UNSET else receipt.charged_nano_usd
-        use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed)
+        use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt))
         late = None if who is None else Late(who[1], self._subjects(who[0]))
         settled = Close(
             self._counters,
@@ -232,13 +228,13 @@ class Books:
             credit_nano_usd=credit_nano_usd,
             draft=draft,
             late=late,
-            # As its receipt says, which nobody can change any more.
-            late_charge_nano_usd=charged,
+            # The receipt has been written with this charge.
+            late_charge_nano_usd=balance_change(receipt)[0],
         )
         return self.closing.submit(settled, on_commit)
 
     def forget_rows(self) -> None:
-        """Rows were removed: look anew which there are."""
+        """Forget which rows there are, and what was in them: they were removed."""
         for lane in (self.opening, self.closing):
             lane.forget_rows()
 

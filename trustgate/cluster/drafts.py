@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from msgspec import UNSET
 
 from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller
@@ -26,13 +25,14 @@ from trustgate.cluster.operations import DRAFTS, Draft
 from trustgate.cluster.rows import done_key
 from trustgate.ids import new_id
 from trustgate.receipts.journal import Journal
+from trustgate.receipts.receipt import balance_change
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.cluster")
 
 
 def home_id(drafts: Path) -> str:
-    """Returns the id of a process's journal, made with it: by it the database knows what of it is closed."""
+    """Returns the id of a process's journal, made with it: under it the database has how far the journal is closed."""
     path = drafts.with_suffix(".id")
     try:
         return path.read_text().strip()
@@ -40,11 +40,6 @@ def home_id(drafts: Path) -> str:
         made = new_id("home")
         path.write_text(made)
         return made
-
-
-def credited(receipt: Receipt) -> int:
-    """Returns what a receipt adds to its tenant's balance, nano-USD."""
-    return 0 if receipt.credited_nano_usd is UNSET else receipt.credited_nano_usd
 
 
 class Drafts:
@@ -84,7 +79,7 @@ class Drafts:
         """Close what the process before left behind. Before the first request.
 
         Args:
-            who: returns whose a receipt is, by the directory as it is now; None where there are none any more.
+            who: returns whose a receipt is, by the directory as it is now; None where tenant or key are gone.
 
         Returns:
             How many there were.
@@ -95,7 +90,7 @@ class Drafts:
                 entry.secret,
                 Draft(self._home_id, entry.seq),
                 who=who(entry.receipt),
-                credit_nano_usd=credited(entry.receipt),
+                credit_nano_usd=balance_change(entry.receipt)[1],
                 on_commit=partial(self.journal.release, entry.seq),
             )
             for entry in self.journal.replay(self._closed)

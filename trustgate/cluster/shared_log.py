@@ -11,14 +11,13 @@ import asyncio
 import logging
 from typing import Protocol
 
-from msgspec import UNSET
-
 from trustgate.cluster.books import Books
 from trustgate.cluster.drafts import Drafts
 from trustgate.cluster.operations import Late, SharedHold, SharedMoney, UnheldMoney, Use
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.bounds import in_range
 from trustgate.receipts.log import Log
+from trustgate.receipts.receipt import balance_change
 from trustgate.receipts.tiles import Edge
 from trustgate.receipts.tree import Tree
 from trustgate.store import Store
@@ -35,13 +34,13 @@ class Following(Protocol):
 
     @property
     def last_seq(self) -> int:
-        """The place of the last receipt that is known here."""
+        """The place of the last receipt that this process has seen."""
         ...
 
     async def flush(self) -> None:
-        """Wait until everything that was closed before has its place, and is known here.
+        """Wait until every receipt that was closed before has its place, and this process has seen it.
 
-        Raises TrustGateError: it cannot be known now.
+        Raises TrustGateError: the database cannot be reached, or no process gives places now.
         """
         ...
 
@@ -55,7 +54,7 @@ class SharedLog(Log):
             store: the database that all have.
             books: where receipts are closed.
             drafts: this process's journal in front of them.
-            following: knows the log.
+            following: the log as the sequencer makes it.
         """
         self._journal_fault: str | None = None
         self.books = books
@@ -124,9 +123,9 @@ class SharedLog(Log):
             As ``Books.close``.
         """
         receipt = in_range(receipt)
-        credit = 0 if receipt.credited_nano_usd is UNSET else receipt.credited_nano_usd
-        if money is None and receipt.charged_nano_usd is not UNSET:
-            credit -= receipt.charged_nano_usd
+        charged, credit = balance_change(receipt)
+        if money is None:
+            credit -= charged
         try:
             done = self.drafts.close(
                 receipt, secret, hold=hold, money=money, use=use, late=late, credit_nano_usd=credit
@@ -165,7 +164,7 @@ class SharedLog(Log):
         return kept
 
     async def flush(self) -> None:
-        """Wait until everything that was appended here has its place in the log, and is known here.
+        """Wait until everything that was appended here has its place in the log, and this process has seen it.
 
         Raises TrustGateError: the database is away, or nothing gives places now.
         """

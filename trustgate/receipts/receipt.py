@@ -31,6 +31,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from trustgate.types import Receipt
 
@@ -40,6 +41,17 @@ if TYPE_CHECKING:
 _sorted_json = msgspec.json.Encoder(order="sorted")
 
 FIRST_TPREV = "0" * 64
+
+
+def billed_of(receipt: Receipt) -> int:
+    """Returns what the request was billed at, nano-USD; of versions before 3 that was its cost."""
+    return receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
+
+
+def balance_change(receipt: Receipt) -> tuple[int, int]:
+    """Returns what was charged to the tenant's balance and credited to it, nano-USD; 0 and 0 where it owes nothing."""
+    charged, credited = receipt.charged_nano_usd, receipt.credited_nano_usd
+    return 0 if charged is UNSET else charged, 0 if credited is UNSET else credited
 
 
 def canonical(receipt: Receipt) -> bytes:

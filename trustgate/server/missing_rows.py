@@ -1,14 +1,12 @@
 """Rows of the books that are missing: what they are to have, out of the receipts.
 
-A caller whom nothing limits has no row, and a budget that is new has none. From the moment at which all processes know
-of the limit they make the row with the first request that it concerns; what was used before that is in receipts.
+A caller without limits has no row, and a new budget has none. Once all processes have taken a limit in, the first
+request that it concerns makes the row; what was used before that is in receipts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-from msgspec import UNSET
 
 from trustgate.access.budget_counter import CountState
 from trustgate.access.budgets import Budgets, Drawer
@@ -19,6 +17,7 @@ from trustgate.admin.budget_counts import rebuild
 from trustgate.cluster.database import DatabaseConnection
 from trustgate.cluster.rows import BudgetRow, QuotaRow, Row, head_key
 from trustgate.models.catalog import Catalog
+from trustgate.receipts.receipt import billed_of
 from trustgate.receipts.segment import decode_entry
 from trustgate.store import Store
 from trustgate.store.rows import BILLED, IS_COUNTED
@@ -30,7 +29,7 @@ _USED = f"""SELECT count(*) AS requests, coalesce(sum(prompt_tokens + completion
     coalesce(sum({BILLED}), 0)::bigint AS cost FROM receipts
     WHERE tenant = $1 AND created_us >= $2 AND {IS_COUNTED} AND ($3::text[] IS NULL OR "key" = ANY($3::text[]))"""  # noqa: S608 - constants
 
-#: Whose a receipt is; None: there are none any more.
+#: Whose a receipt is; None: tenant or key are gone.
 FindOwner = Callable[[Receipt], tuple[Caller, Drawer] | None]
 
 
@@ -61,7 +60,7 @@ class MissingRows:
         self._quota = quota
         self._clock = clock
         self._who = who
-        #: What budgets had counted when they were first asked for: whoever uses one afterwards makes a row.
+        #: What budgets had counted when a row of them was first missing: later use makes rows.
         self._budgets: dict[Budget, dict[str, CountState]] = {}
 
     async def restore(self, connection: DatabaseConnection, rows: Sequence[Row]) -> None:
@@ -114,12 +113,15 @@ class MissingRows:
             row.counter.take_in(state)
 
 
+async def waiting_receipts(connection: DatabaseConnection) -> list[Receipt]:
+    """Returns the receipts that have no places in the log yet, in their order."""
+    return [decode_entry(row["entry"]).receipt for row in await connection.fetch(_WAITING)]
+
+
 async def _waiting(connection: DatabaseConnection) -> list[Receipt]:
-    """Returns the counted receipts that have no places yet."""
-    receipts = [decode_entry(row["entry"]).receipt for row in await connection.fetch(_WAITING)]
-    return [receipt for receipt in receipts if receipt.finish in COUNTED]
+    """Returns those of them that count."""
+    return [receipt for receipt in await waiting_receipts(connection) if receipt.finish in COUNTED]
 
 
 def _use(receipt: Receipt) -> tuple[int, int, int]:
-    billed = receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
-    return 1, receipt.prompt_tokens + receipt.completion_tokens, billed
+    return 1, receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt)

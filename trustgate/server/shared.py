@@ -1,10 +1,10 @@
 """The books that a server keeps with others on one Postgres: opened, begun, and closed with it.
 
-    the first of the processes that live   → receipts that wait get their places; all rows are written anew
-    every one                              → what the process before left in this journal is closed
+    the first process   → receipts that wait get their places; all rows are written anew
+    every process       → what the process before left in this journal is closed
 
-Owns when rows are written anew from the receipts: whenever no other process lives, and where they are not at the ends
-of the tenants' chains. So what adds receipts by itself (a server alone, a command, a move) need not know of them.
+Owns when rows are written anew from the receipts: whenever no other process has a lease, and where they are not at the
+ends of the tenants' chains. So what adds receipts by itself (a server alone, a command, a move) leaves rows alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trustgate.cluster import roles
 from trustgate.cluster.books import Books, give_back
 from trustgate.cluster.connections import closing_session, looking_session, opening_session
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
-from trustgate.cluster.drafts import Drafts, credited, home_id
+from trustgate.cluster.drafts import Drafts, home_id
 from trustgate.cluster.lanes import DatabaseClock
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury
@@ -46,10 +46,9 @@ from trustgate.models.catalog import Catalog
 from trustgate.payment.balance import Balances
 from trustgate.payment.paid_answers import Answers
 from trustgate.receipts.diverged import put_aside_left, remove_asides
-from trustgate.receipts.receipt import leaf_hash
-from trustgate.receipts.segment import decode_entry
+from trustgate.receipts.receipt import balance_change, leaf_hash
 from trustgate.server.counts import restore_counts
-from trustgate.server.missing_rows import FindOwner, MissingRows
+from trustgate.server.missing_rows import FindOwner, MissingRows, waiting_receipts
 from trustgate.server.parts import open_handles
 from trustgate.server.process import background
 from trustgate.settings import Settings
@@ -61,7 +60,6 @@ _logger = logging.getLogger("trustgate.server")
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' books', 0))"
 _OTHERS = "SELECT EXISTS (SELECT 1 FROM nodes WHERE node_id <> $1 AND lease_until > clock_timestamp())"
 _HEADS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'head/' AND key < 'head0'"
-_WAITING = "SELECT entry FROM waiting_receipts ORDER BY n"
 _COUNTED = (
     "SELECT key, state::text AS state FROM shared_state"
     " WHERE key >= 'balance/' AND key < 'balance0' OR key >= 'quota/' AND key < 'quota0'"
@@ -112,7 +110,7 @@ class SharedServing:
         self.object_ids = object_ids
         #: What payments and commands see of balances.
         self.balances: Balances = SharedBalances(log.books, log.books.balances)
-        #: Answers for whoever presents the same payment again, anywhere.
+        #: Answers for a payment that is presented again, to any process.
         self.answers: Answers = SharedAnswers(looking, most_bytes=settings.payment.kept_answers_bytes)
 
     async def begin(self, directory: Directory, catalog: Catalog) -> None:
@@ -132,12 +130,12 @@ class SharedServing:
 
         node_id = self.node_id()
         async with self._looking.use() as connection, connection.transaction():
-            # Those that begin take turns.
+            # One process at a time begins.
             await connection.execute(_LOCK)
             is_alone = not await connection.fetchval(_OTHERS, node_id)
             if is_alone:
                 await self._place_waiting(node_id)
-            # Until the end nobody else closes anything: one that hangs, and is not counted, neither.
+            # Until the end no other process closes anything, not even one that hangs and whose lease is over.
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
             waiting, heads = await self._heads(connection)
             found = {
@@ -157,7 +155,7 @@ class SharedServing:
         await self.object_ids.begin()
 
     async def _take_in_journal(self, who: FindOwner) -> None:
-        """Close what a process that served alone has left in this home's journal: it begins no place of its own."""
+        """Close what a process that served alone has left in this home's journal."""
         journal = self._settings.journal_folder
         left = await put_aside_left(journal, self._store)
         async with self._looking.use() as connection:
@@ -167,7 +165,11 @@ class SharedServing:
         entries = [entry for entry in left if entry.receipt.id not in closed]
         done = [
             self.log.books.close_late(
-                entry.receipt, entry.secret, None, who=who(entry.receipt), credit_nano_usd=credited(entry.receipt)
+                entry.receipt,
+                entry.secret,
+                None,
+                who=who(entry.receipt),
+                credit_nano_usd=balance_change(entry.receipt)[1],
             )
             for entry in entries
         ]
@@ -179,7 +181,7 @@ class SharedServing:
             _logger.info("closed %d receipts that a process that served alone had left in its journal", len(entries))
 
     async def _take_in_drafts(self, who: FindOwner) -> None:
-        """Close what workers have left that this home has no more: it was started with fewer."""
+        """Close what workers have left that this home was not started with again: it has fewer now."""
         settings = self._settings
         if settings.worker > 1:
             return
@@ -204,23 +206,21 @@ class SharedServing:
 
     def node_id(self) -> str:
         """Returns this process's id as a node. Raises ``Unavailable`` where it is none at the moment."""
-        if self._member.node_id is None:
-            raise Unavailable("This process has lost its lease.", headers={"retry-after": "2"})
-        return self._member.node_id
+        return _node_id(self._member)
 
     async def are_free(self, payments: Sequence[Payment]) -> list[Payment]:
-        """Returns those of the payments that no other living process's request has.
+        """Returns those of the payments that no request of another process with a lease has.
 
         A request ends in time: what it has left open after that is free, too. Raises ``Unavailable``.
         """
         node_id = self.node_id()
         async with self._looking.use() as connection:
-            living = {row["node_id"] for row in await connection.fetch("SELECT node_id FROM nodes")} - {node_id}
+            leased = {row["node_id"] for row in await connection.fetch("SELECT node_id FROM nodes")} - {node_id}
         ended_us = now_us() - int((self._settings.serve.request_timeout_s + _GRACE_S) * MICROSECONDS_PER_SECOND)
         return [
             payment
             for payment in payments
-            if payment.state == "unknown" or payment.node not in living or payment.updated_us < ended_us
+            if payment.state == "unknown" or payment.node not in leased or payment.updated_us < ended_us
         ]
 
     async def refresh_counts(self, *subject_ids: str) -> None:
@@ -252,9 +252,9 @@ class SharedServing:
         return BooksSnapshot(last_seq, balances.on_record(), quota.current_usage(at_us), accounts, counts_limited=True)
 
     async def _heads(self, connection: DatabaseConnection) -> tuple[bool, Heads]:
-        """Returns whether receipts wait for their places, and what all receipts say are the ends of the chains."""
+        """Returns whether receipts wait for their places, and the ends of the chains by all receipts."""
         # First those that wait: one that gets its place meanwhile is seen twice then, and not missed.
-        waiting = [decode_entry(row["entry"]).receipt for row in await connection.fetch(_WAITING)]
+        waiting = await waiting_receipts(connection)
         heads = {
             head.tenant_id: (head.entry.receipt.tseq, leaf_hash(head.entry.receipt).hex())
             for head in await self._store.load_heads()
@@ -267,7 +267,7 @@ class SharedServing:
     async def _write_anew(
         self, connection: DatabaseConnection, heads: Heads, directory: Directory, catalog: Catalog
     ) -> None:
-        """Write all rows as the receipts say: nothing is held, so that nothing of the dead is given back later."""
+        """Write all rows anew from the receipts. Nothing is held in them: no process that ended holds anything."""
         counted = SharedCounters(Quota(), Budgets(), Balances(await self._store.balances()))
         load_budgets(counted.budgets, directory, directory.budgets())
         await restore_counts(self._store, directory, catalog, counted.quota, counted.budgets)
@@ -307,7 +307,7 @@ async def shared_books(
         settings: of the server; they name a Postgres database.
         member: this process as a node; it has joined.
         store: the database.
-        following: knows the log.
+        following: the log as the sequencer makes it.
 
     Raises:
         Unavailable: the database cannot be reached.
@@ -321,15 +321,10 @@ async def shared_books(
     clock = DatabaseClock()
     counters = SharedCounters(Quota(clock), Budgets(clock), Balances())
 
-    def node_id() -> str:
-        if member.node_id is None:
-            raise Unavailable("The gateway has lost its database.", headers={"retry-after": "2"})
-        return member.node_id
-
     async with contextlib.AsyncExitStack() as stack:
         for session in (opening, closing, looking):
             stack.push_async_callback(session.close)
-        books = Books(counters, clock, opening, closing, node_id, looking=looking)
+        books = Books(counters, clock, opening, closing, lambda: _node_id(member), looking=looking)
         drafts = await Drafts.open(
             books,
             looking,
@@ -346,6 +341,12 @@ async def shared_books(
         yield SharedServing(settings, member, store, log, looking, object_ids)
 
 
+def _node_id(member: Member) -> str:
+    if member.node_id is None:
+        raise Unavailable("The gateway has lost its database.", headers={"retry-after": "2"})
+    return member.node_id
+
+
 def _books_session(settings: Settings) -> DatabaseSession:
     address = settings.postgres()
     assert address is not None, "the database is a file"
@@ -353,7 +354,7 @@ def _books_session(settings: Settings) -> DatabaseSession:
 
 
 def _who(receipt: Receipt, directory: Directory, catalog: Catalog) -> tuple[Caller, Drawer] | None:
-    """Returns whose a receipt is; None where there are none any more."""
+    """Returns whose a receipt is; None where tenant or key are gone."""
     owner = directory.owner(receipt.tenant, receipt.key)
     if owner is None:
         return None

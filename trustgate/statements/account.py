@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from trustgate.errors import Conflict
+from trustgate.receipts.receipt import balance_change, billed_of
 from trustgate.statements.months import Month
 from trustgate.types import COUNTED, FACTOR_ONE_PPM, Receipt
 
@@ -242,18 +243,6 @@ class _Sums:
 
     def group(self, name: str) -> AccountGroup:
         return AccountGroup(name=name, **self._values)
-
-
-def balance_change(receipt: Receipt) -> tuple[int, int]:
-    """Returns what the receipt charged to the tenant's balance and credited to it; 0 and 0 of one that owes nothing."""
-    charged, credited = receipt.charged_nano_usd, receipt.credited_nano_usd
-    return (charged if isinstance(charged, int) else 0, credited if isinstance(credited, int) else 0)
-
-
-def billed_of(receipt: Receipt) -> int:
-    """Returns what the request was billed at; of versions before 3 that was its cost."""
-    billed = receipt.billed_nano_usd
-    return billed if isinstance(billed, int) else receipt.cost_nano_usd
 
 
 def factor_ppm(receipt: Receipt) -> int:

@@ -23,9 +23,9 @@ from trustgate.receipts.bundle import receipt_of
 from trustgate.receipts.checkpoint import Checkpoint, open_checkpoint
 from trustgate.receipts.merkle import InvalidProof, verify_consistency
 from trustgate.receipts.note import VerifierKey, decode_base64
-from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.receipts.receipt import FIRST_TPREV, balance_change, billed_of, leaf_hash
 from trustgate.receipts.verify import Checked, Examination, examine_anchor
-from trustgate.statements.account import Adding, StatementAccount, balance_change, billed_of, factor_ppm
+from trustgate.statements.account import Adding, StatementAccount, factor_ppm
 from trustgate.statements.batch import batch_root
 from trustgate.statements.document import (
     StatementDocument,

@@ -34,7 +34,7 @@ from trustgate.models.upstream.targets import Target
 from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
 from trustgate.receipts.log import Log
-from trustgate.receipts.receipt import commitments
+from trustgate.receipts.receipt import billed_of, commitments
 from trustgate.types import COUNTED, Finish, PaymentTerms, Prices, Receipt, Usage
 
 #: The context of a model whose passport names none, tokens: with ``_RUNS`` no less than the largest that is sold.
@@ -265,11 +265,6 @@ class OwnKeeping:
         elif hold is not None:
             self._quota.void(hold)
         return self._log.committed(self._log.append(receipt, secret))
-
-
-def billed_of(receipt: Receipt) -> int:
-    """Returns what a receipt says is billed, nano-USD."""
-    return receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
 
 
 class Accounting:

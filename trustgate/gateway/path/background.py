@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from trustgate import __version__
 from trustgate.access.budgets import Drawer
@@ -39,6 +38,7 @@ from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
 from trustgate.payment.balance import BalanceHold, Balances
+from trustgate.receipts.receipt import billed_of
 from trustgate.types import Usage
 
 _logger = logging.getLogger("trustgate.gateway")
@@ -179,7 +179,7 @@ class BackgroundWork:
         receipt = account.receipt
         assert receipt is not None, "a closed account has a receipt"
         tokens = receipt.prompt_tokens + receipt.completion_tokens
-        billed = receipt.cost_nano_usd if receipt.billed_nano_usd is UNSET else receipt.billed_nano_usd
+        billed = billed_of(receipt)
         at_us = receipt.created_us
         self._accounting.quota.charge(owner.tenant.id, owner.key.account_id, tokens, billed, at_us)
         if owner.has_budgets:

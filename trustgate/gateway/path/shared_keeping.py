@@ -9,15 +9,14 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from msgspec import UNSET
-
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask
 from trustgate.cluster.operations import SharedHold, SharedSlot, Use
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.cluster.shared_log import SharedLog
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds
-from trustgate.gateway.path.accounting import AccountEnd, Request, billed_of
+from trustgate.gateway.path.accounting import AccountEnd, Request
+from trustgate.receipts.receipt import balance_change, billed_of
 
 
 class SharedEntry:
@@ -65,10 +64,9 @@ class SharedKeeping:
         request, receipt, secret, hold, counted, sale = outcome
         charging = None if sale is None else sale.charging
         money = charging.money if isinstance(charging, SharedBalanceHold) else None
-        charged = 0 if receipt.charged_nano_usd is UNSET else receipt.charged_nano_usd
         use = None
         if counted:
-            use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt), charged)
+            use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt), balance_change(receipt)[0])
         # Work that was admitted before, and is charged now that it has ended.
         late = self._books.late(request.caller, request.drawer) if counted and hold is None else None
         kept = self._log.kept(self._log.close(receipt, secret, hold=hold, money=money, use=use, late=late))
