@@ -351,7 +351,7 @@ class Budgets:
             counter.used += use[counted.unit]
 
     def await_cell(self, budget_id: str, drawer: Drawer, use: tuple[int, int, int], start_us: int) -> None:
-        """Have the cell of a calendar span that begins at ``start_us`` begin with what receipts say was used in it.
+        """Have the cell of a calendar span that begins at ``start_us`` begin with the use in it by receipts.
 
         The clock is behind: it was in that cell before the start, and may jump to it.
         """

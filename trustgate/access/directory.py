@@ -61,7 +61,7 @@ class Caller(msgspec.Struct, frozen=True):
     end_users: dict[str, EndUser] = {}
     #: The rules of its plan, tenant and key for models and their configuration, merged; None: there are none.
     profile: Profile | None = None
-    #: Plan and key bound neither what may be asked for nor its size.
+    #: Plan and key allow every endpoint, model and feature, in any size.
     is_unrestricted: bool = False
 
     def wants_price(self, models: tuple[str, ...]) -> bool:
@@ -120,7 +120,7 @@ class Directory:
     def known(self, digest: bytes, at_us: int) -> Caller | None:
         """Returns the caller whose secret has this hash, where it may call now and has called before; else None.
 
-        ``authenticate`` tells why not.
+        Where this returns None, ``authenticate`` raises the reason.
         """
         caller = self._callers.get(digest)
         if caller is None:
@@ -398,7 +398,7 @@ def _with_budgets(caller: Caller, budgets: list[Budget]) -> Caller:
 
 
 def _bounds_nothing(scope: Scope, limits: Limits) -> bool:
-    """Returns whether every endpoint, model and feature may be asked for, in any size."""
+    """Returns whether every endpoint, model and feature is allowed, in any size."""
     return (
         all("*" in globs for globs in (scope.models, scope.endpoints, scope.features))
         and limits.max_tokens is None

@@ -326,7 +326,7 @@ class Quota:
         used[_COST] += cost_nano_usd
 
     def await_window(self, window: int, start_us: int, subject_id: str, use: tuple[int, int, int]) -> None:
-        """Have a later ``window`` that begins at ``start_us`` begin with what receipts say was used in it already.
+        """Have a later ``window`` that begins at ``start_us`` begin with the use in it by receipts.
 
         The clock is behind: it was in that window before the start, and may jump to it.
         """

@@ -1,10 +1,9 @@
 """What a tenant's key may do with its tenant's keys: rules for the handlers of ``key.create``, ``.set``, ``.revoke``.
 
 Owns what keeps such a key from being a way around a limit. Only a key that the operator has made and that has no limits
-of its own makes others, as many as its plan says (``Plan.own_keys``); what it makes is narrower than the plan, lives no
-longer than it does, makes no keys itself, and dies with it. A key that has made others is not limited behind their
-backs: that is refused, and says what binds them all. Keys that the operator has made are changed by the operator
-alone.
+of its own makes others, as many as its plan says (``Plan.own_keys``); what it makes is narrower than the plan, is valid
+no longer than it is, makes no keys itself, and ends with it. A key that has made others cannot be limited later: that
+is refused, with a hint of what limits them all. Keys that the operator has made are changed by the operator alone.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _pairs(flag: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
 
 
 def rule_lines(rules: ProfileRules) -> list[tuple[str, str]]:
-    """Returns what the rules say, a line each entry: its title, and what it is."""
+    """Returns the rules, a line for each entry: its title, and its value."""
     lines: list[tuple[str, str]] = []
     for name, value in summed_up(rules):
         title = TITLES[name]

@@ -1,11 +1,11 @@
 """The log as every process shows it: tree, tiles and checkpoint, read from the database.
 
 One process gives receipts their places and signs (``cluster.sequencer``); what it has done stands in one row, with the
-border of the tree, so that nobody else hashes receipts a second time. The others look at that row, and wait on it where
-they need more than they have seen. A process without the log's key, or with another's, shows the same.
+border of the tree, so that no process hashes receipts again. The others read that row at an interval, and wait for it
+where they need more than they have seen. A process without the log's key, or with another's, shows the same.
 
-Owns what of the log a process believes: a checkpoint that it has seen is in a file of its own, and a database that
-knows less than that is noticed at the next start.
+Owns what a process has seen of the log: the last checkpoint is in a file of its own, and a database that has less than
+that is noticed at the next start.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _logger = logging.getLogger("trustgate.cluster")
 
 #: Wakes the sequencer: receipts, or a checkpoint, are waited for. All schemas of a database share it.
 CHANNEL = "trustgate_log"
-#: Between two looks where nobody waits.
+#: Between two reads of the row where nothing waits for it.
 _LOOK_EVERY_S = 0.5
 #: How often the row is looked at for receipts that have just been given their places.
 _FIRST_LOOKS = 5
@@ -127,7 +127,7 @@ async def identify(store: Store, key_file: Path, origin: str) -> LogIdentity:
 
 
 class Follower:
-    """The log in the eyes of one process. For an ``Archive`` it is what a ``Publisher`` is where one process signs."""
+    """The log as one process sees it. An ``Archive`` uses it as it uses a ``Publisher`` where one process signs."""
 
     def __init__(
         self, session: DatabaseSession, identity: LogIdentity, tree: Tree, checkpoint_file: Path, patience_s: float
@@ -214,7 +214,7 @@ class Follower:
         if row["size"] > self.tree.size:
             self.tree.adopt(decode_edge(row["size"], bytes(row["edge"])))
         note = bytes(row["note"])
-        if _name_of(note) == self.verifier.name and (row["signed_size"] > self.checkpoint.size or not self.note):
+        if log_name_of(note) == self.verifier.name and (row["signed_size"] > self.checkpoint.size or not self.note):
             try:
                 self.checkpoint = open_checkpoint(note, self.verifier)
             except VerificationFailed as error:
@@ -253,7 +253,7 @@ class Follower:
         return self.note
 
     async def _looks(self, what: str) -> AsyncIterator[None]:
-        """Yield for each look at the database, the sequencer having been woken. Raises ``Unavailable`` in the end."""
+        """Wake the sequencer, then yield before each read of the database. Raises ``Unavailable`` in the end."""
         until_s = time.monotonic() + self._patience_s
         pause_s = _FIRST_PAUSE_S
         async with self._session.use() as connection:
@@ -300,7 +300,7 @@ class Follower:
                 f"The log's checkpoint {path} cannot be read: {error.strerror}.",
                 hint=f"Give it to the user who runs TrustGate. See who owns it: ls -l {path}",
             ) from None
-        if _name_of(note) != self.verifier.name:
+        if log_name_of(note) != self.verifier.name:
             return
         try:
             seen = open_checkpoint(note, self.verifier)
@@ -324,7 +324,7 @@ class Follower:
             )
 
 
-def _name_of(note: bytes) -> str:
+def log_name_of(note: bytes) -> str:
     """Returns the name of the log that a signed note is of."""
     return note.partition(b"\n")[0].decode("utf-8", "replace")
 

@@ -55,13 +55,11 @@ _WRITE = (
     " WHERE s.key = v.key"
 )
 
-
 #: Brings into memory what rows are to have that are missing.
 Restore = Callable[[DatabaseConnection, Sequence[Row]], Awaitable[None]]
 
-
 #: Writes rows, and adds receipts, in one statement, if all the rows are as this process wrote them last. Rows that
-#: another transaction holds are waited for, and looked at as they are then.
+#: another transaction holds are waited for, and compared as they are then.
 _SWAP = """WITH {alive}
     wanted AS MATERIALIZED (
         SELECT key, old, new FROM unnest($1::text[], $2::text[]::jsonb[], $3::text[]::jsonb[]) AS v (key, old, new)),
@@ -222,7 +220,7 @@ class BatchLane:
         return done
 
     def forget_rows(self) -> None:
-        """Rows were removed: look anew which there are."""
+        """Forget which rows there are, and what was in them: they were removed."""
         self._known.clear()
         self._states.clear()
 
@@ -378,7 +376,7 @@ class BatchLane:
         return results
 
     def _note(self, contents: dict[str, str]) -> None:
-        """Remember what was written and is committed."""
+        """Keep what was written and is committed, for the next swap."""
         if len(self._states) + len(contents) > _STATES_MOST:
             self._states.clear()
         self._states.update(contents)

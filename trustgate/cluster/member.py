@@ -224,13 +224,14 @@ class Member:
         """Take in every change that is committed, and wait until all other nodes have, or may serve no more.
 
         Raises:
-            DatabaseAway: the database cannot be reached: the changes are made, and not known to hold everywhere."""
+            DatabaseAway: the database cannot be reached. The changes are made, and may not be in effect everywhere yet.
+        """
         try:
             await self.take_in_now()
             await changes.wait_until_taken_in(self._session, self._taken_in, _tell_waiting)
         except DatabaseAway as error:
             raise DatabaseAway(
-                "The change is made, but the database went away before every process was known to have taken it in.",
+                "The change is made, but the database went away before every process had taken it in.",
                 hint="Each takes it in, or serves no more, within the time of a lease. See: trustgate node list",
             ) from error
 

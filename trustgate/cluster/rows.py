@@ -1,9 +1,10 @@
 """The rows in which several processes count together, and how each is taken into memory and written back.
 
 A row is what one subject has used and holds: of quotas, of a budget, of its balance; or the end of a tenant's chain of
-receipts. Besides the figures that all share it has how much of them each node holds, so that what a dead node held can
-be given back. The figures are decided on by the counters in memory (``access.quota``, ``access.budgets``,
-``payment.balance``): a row's are put in place of theirs while it is locked, and theirs are written back.
+receipts. Besides the figures that all share it has how much of them each node holds, so that what a node without a
+lease held can be given back. The figures are decided on by the counters in memory (``access.quota``,
+``access.budgets``, ``payment.balance``): a row's are put in place of theirs while it is locked, and theirs are written
+back.
 
 Owns the keys. Rows are locked in the order of their keys (bytes), all that a transaction needs at once.
 """

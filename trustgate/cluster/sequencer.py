@@ -5,10 +5,10 @@ table. The one that holds the role takes them from there, in an order that keeps
 store with the tiles that they complete. It shows all processes how far it is in one row (``cluster.following``), and
 signs checkpoints of that.
 
-Owns that each is appended once. A receipt that is in the store already, because the last sequencer died between its
-append and its removal here, is known by its number in its tenant's chain. A sequencer that was stopped and wakes up has
-lost its role; until it has noticed, the store refuses a second entry of the same place, and the row a second
-checkpoint.
+Owns that each is appended once. A receipt that is in the store already, because the last sequencer was killed between
+its append and its removal here, is recognised by its number in its tenant's chain. A sequencer that was stopped and
+continues has lost its role; until it notices that, the store refuses a second entry of the same place, and the row a
+second checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import msgspec
 
 from trustgate.cluster.changes import trim
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
-from trustgate.cluster.following import show_edge
+from trustgate.cluster.following import log_name_of, show_edge
 from trustgate.cluster.roles import RoleLost, Tenure, check_tenure
 from trustgate.errors import StoreDamaged, TrustGateError, VerificationFailed
 from trustgate.formats.durable import write_durably
@@ -41,7 +41,7 @@ from trustgate.types import Entry
 _logger = logging.getLogger("trustgate.cluster")
 
 _MOST = 4_000
-#: Between two looks where nothing waits, and at most where they fail.
+#: The pause where nothing waits, and the longest after failures.
 _PAUSE_S = 0.1
 _RETRY_LAST_S = 10.0
 _TRIM_EVERY_S = 3_600.0
@@ -78,10 +78,10 @@ class Sequencer:
         """Use ``begin``."""
         self._session = session
         self._signing = signing
-        #: The store may have more than is known here: an append has failed, or its end was not seen.
+        #: The store may have more than is in memory: an append has failed, or its end was not seen.
         self._is_stale = False
         self._trim_at_s = 0.0
-        #: The last checkpoint has the log's name of before.
+        #: The last checkpoint has the log's former name.
         self._is_renamed = False
         self._store = store
         self._tenure = tenure
@@ -211,7 +211,7 @@ class Sequencer:
         async with self._session.use() as connection:
             note = await connection.fetchval("SELECT note FROM log_state")
         self._is_renamed = bool(note)
-        if not note or bytes(note).partition(b"\n")[0].decode("utf-8", "replace") != self._signing.key.name:
+        if not note or log_name_of(bytes(note)) != self._signing.key.name:
             return
         self._is_renamed = False
         try:
@@ -246,7 +246,7 @@ class Sequencer:
             entries.append(msgspec.structs.replace(entry, seq=last_seq))
         if entries:
             grown, tiles = await self.tree.extended([leaf_hash(entry.receipt) for entry in entries])
-            # A sequencer that has slept may have been overtaken: then the store has more than is known here.
+            # Of a sequencer that was stopped the role may be another's: then the store has more than is in memory.
             self._is_stale = True
             await self._store.append_entries(entries, tiles)
             self._is_stale = False

@@ -2,7 +2,7 @@
 
 A hold is a row's, taken in the books; what is charged and credited goes with a receipt, when that is closed. So what
 changes a balance here is only noted, until the receipt that it goes with takes it along. Figures that are read are
-those of the last look: ``refresh`` looks.
+those of the last ``refresh``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class SharedBalances(Balances):
         """Nothing: the receipt of it changes the balance."""
 
     def settled(self, tenant_id: str, nano_usd: int) -> None:
-        """Nothing: until its receipt is closed nobody draws on it."""
+        """Nothing: what was paid can be drawn on once its receipt is closed."""
 
     def recorded(self, tenant_id: str, nano_usd: int) -> None:
         """Nothing."""

@@ -40,7 +40,7 @@ from trustgate.observe.metrics import Metrics
 _SHOWN_PATH_CHARACTERS = 100
 _MODEL = "/v1/models/{id}"
 _RESPONSES = "/v1/responses"
-#: Where a client may ask for a WebSocket.
+#: Where a client may open a WebSocket.
 WEBSOCKET_PATHS = frozenset(path.encode() for path in (_RESPONSES, "/responses", "/openai/v1/responses"))
 #: As it is customary, and as it has been proposed.
 _WELL_KNOWN = ("/.well-known/x402", "/.well-known/x402.json")

@@ -264,7 +264,7 @@ class Connection(asyncio.Protocol):
             self.read_on()
 
     def _waits(self, head: RequestHead, body_size: int, *, has_place: bool) -> bool:
-        """Returns whether a request is refused later: it is told again then.
+        """Returns whether a request is refused later, when it is judged again.
 
         Many clients send their body in a packet of its own, right behind the head. Refused without it they would lose
         their connection, and come back with a new one. And one that was refused just now and comes again, the same and

@@ -1,4 +1,4 @@
-"""What is known of a connection's two ends, and of a request by its head alone: the scope that ASGI's applications get.
+"""What a connection's two ends and a request's head give: the scope that ASGI's applications get.
 
 Source of the scope: ASGI specification, "HTTP connection scope".
 """
@@ -43,8 +43,9 @@ def scope_of(
 
 
 def switches(head: RequestHead, websockets: Collection[bytes]) -> bool:
-    """Returns whether Hypercorn would change the protocol for this request; others are served as if they had not
-    asked. ``websockets``: the paths of which it makes a WebSocket.
+    """Returns whether Hypercorn would change the protocol for this request; a wish for another one is ignored.
+
+    ``websockets``: the paths of which it makes a WebSocket.
     """
     if head.version != "1.1":
         return False

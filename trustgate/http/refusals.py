@@ -6,7 +6,7 @@ the turn's number stays in its connection as bytes, to be looked at again in one
 for it by then. So refusals take a fifth or so of a busy loop's time and no more, and nothing that is to be served waits
 behind them. On a loop with little to do turns are short, and none of them waits.
 
-A refusal says how long its client should wait (``retry-after``). One that sends the same request again at once is
+A refusal has how long its client should wait (``retry-after``). One that sends the same request again at once is
 answered late: after 10 ms, then 20, 40 and from then on 80. It waits in its connection as the others do, is judged
 again at the end, and is let through where there is room by then, or earlier where there is room before. So a client in
 a tight loop has a dozen refusals a second of each of its connections and not a thousand. No other client waits with it,
@@ -52,7 +52,7 @@ class Shed(Protocol):
         """
 
     def spare(self) -> int:
-        """Returns how many requests there is room for now, whoever's they are."""
+        """Returns how many requests there is room for now, of any tenants."""
 
     def begun(self, head: RequestHead) -> None:
         """The application begins with a request that was let through, or its client has gone before."""

@@ -71,7 +71,7 @@ class Notifier:
         return self._queue.deliveries()
 
     def skip_published(self) -> None:
-        """Leave what was published until now to the process that has told it."""
+        """Leave what was published until now to the process that has sent it."""
         self._published.take_now()
 
     async def run(self) -> None:

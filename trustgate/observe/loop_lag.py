@@ -21,7 +21,7 @@ from trustgate.observe.metrics import Histogram, Metric
 #: Upper bounds of the buckets, milliseconds.
 BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
 EVERY_S: Final = 0.05
-#: How far back ``p99_ms`` and ``worst_ms`` look.
+#: The span of ``p99_ms`` and ``worst_ms``.
 RECENT_S: Final = 60
 _RECENT: Final = round(RECENT_S / EVERY_S)
 
@@ -37,7 +37,7 @@ class LoopLag:
         self._recent: deque[float] = deque(maxlen=_RECENT)
 
     async def run(self) -> None:
-        """For ever: measure."""
+        """Measure, for ever."""
         while True:
             due = self._clock() + EVERY_S
             await asyncio.sleep(EVERY_S)
@@ -46,7 +46,7 @@ class LoopLag:
     def note(self, lag_s: float) -> None:
         """Count one lag, and those of the timers that were due meanwhile."""
         lag_s = max(lag_s, 0.0)
-        # More than fill the last minute are not told apart: a machine that slept for a night was late once.
+        # At most as many as fill the last minute: a machine that was suspended for a night was late once.
         for _ in range(_RECENT):
             self.counts[bisect_left(BOUNDS_MS, lag_s * 1000)] += 1
             self.total_s += lag_s

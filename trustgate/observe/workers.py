@@ -1,4 +1,4 @@
-"""The metrics of several workers on one port: whichever of them is asked shows those of all, each with its number.
+"""The metrics of several workers on one port: each shows those of all, with their numbers.
 
 Each writes its own into a file of its folder, about once a second, so none waits for another. Sums over the label
 ``worker`` are the whole. The file of a worker that has ended is left out after some seconds.
@@ -54,7 +54,7 @@ class WorkerMetrics:
         self._collect = collect
 
     async def run(self) -> None:
-        """For ever: write this worker's metrics for the others."""
+        """Write this worker's metrics for the others, for ever."""
         path = self._folder / str(self._number) / FILE
         while True:
             data = msgspec.json.encode([_kept(metric) for metric in self._collect()])

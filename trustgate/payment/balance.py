@@ -103,13 +103,14 @@ class Balances:
     def charge_unheld(self, tenant_id: str, nano_usd: int) -> BalanceHold | None:
         """Take what a request used of which nothing was held, with the receipt that is being written.
 
-        Returns: what that receipt is to settle; None: it is done.
+        Returns:
+            What that receipt is to settle; None: it is done.
         """
         self.change(tenant_id, -nano_usd)
         return None
 
     async def refresh(self, tenant_id: str | None = None) -> None:
-        """Look what others have counted, of one tenant or (None) of all. Raises as ``reserve``."""
+        """Read what other processes have counted, of one tenant or (None) of all. Raises as ``reserve``."""
 
     def change(self, tenant_id: str, nano_usd: int) -> None:
         """Add what a payment or the operator credits; below zero: take."""

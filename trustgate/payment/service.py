@@ -95,13 +95,13 @@ class PaymentService:
     ) -> Self:
         """Returns the service, once the log is recovered: the store has every receipt. Raises as the store does.
 
-        ``others``: what several processes have together; None: this process is alone, and what was reserved is a dead
-        one's.
+        ``others``: what several processes have together; None: this process is alone, and what was reserved was left by
+        one that has ended.
         """
         balances = Balances(await store.balances()) if others is None else others.balances
         payment_service = cls(settings, store, log, balances, settings.payment.public_url or public_url, others)
         reconciler = payment_service.reconciler
-        # Among several one at a time looks at what others have left, while it runs.
+        # Among several it is a role to settle what others have left, while they run.
         left = await (reconciler.recover() if others is None else reconciler.unknown())
         payment_service.cashier.undecided(left)
         return payment_service

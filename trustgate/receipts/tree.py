@@ -56,7 +56,7 @@ class Tree:
 
     @property
     def edge(self) -> Edge:
-        """Its right border, to look at."""
+        """Its right border; not to be changed."""
         return self._edge
 
     @property

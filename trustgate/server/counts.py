@@ -14,11 +14,11 @@ from trustgate.store import Store
 async def restore_counts(
     store: Store, directory: Directory, catalog: Catalog, quota: Quota, budgets: Budgets, at_us: int | None = None
 ) -> None:
-    """Fill counters that count nothing yet with what the receipts of the running windows and spans say.
+    """Fill empty counters with the use in the receipts of the running windows and spans.
 
     Args:
         store: has the receipts.
-        directory: who keys and budgets are of.
+        directory: whose keys and budgets are.
         catalog: the models' names.
         quota: the counters of quotas.
         budgets: those of budgets, which have them all.

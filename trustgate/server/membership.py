@@ -2,7 +2,7 @@
 
 Where one process at a time serves a Postgres database, the database's lock alone does not make it so: a process that is
 cut off loses the lock without noticing, and serves on from memory. With a lease it stops by itself before another
-begins. Where several serve it, a lease is for how long one may serve without hearing what the others have changed.
+begins. Where several serve it, a lease is for how long one may serve without taking in what others have changed.
 """
 
 from __future__ import annotations

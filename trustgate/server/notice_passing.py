@@ -1,7 +1,7 @@
 """Notices of every process on their way to the one that sends them.
 
-Limits, budgets and upstreams are watched where requests pass, by each process; people hear of them from the one that
-holds the role of the notifier. A notice goes there as a note of the database (NOTIFY). One that is sent while no
+Limits, budgets and upstreams are watched where requests pass, by each process; notices of them are sent by the one that
+holds the role of the notifier. They go there as notes of the database (NOTIFY). One that is sent while no
 process holds the role is lost; conditions that last are published again.
 """
 
@@ -24,7 +24,7 @@ CHANNEL = "trustgate_notices"
 #: Postgres takes no longer payload than 8,000 bytes.
 _MOST_BYTES = 7_900
 _RETRY_S = 2.0
-#: How often the connection that hears is looked at.
+#: How often it is checked that the receiving connection is open.
 _CHECK_S = 5.0
 
 
@@ -49,7 +49,7 @@ class NoticePassing:
             notices: what is published in this process.
             store_id: of the database.
             session: to send over.
-            connect: opens another connection, to hear over.
+            connect: opens another connection, to receive over.
             is_notifier: whether this process sends notices itself now.
         """
         self._notices = notices
@@ -60,7 +60,7 @@ class NoticePassing:
         self._is_notifier = is_notifier
 
     async def pass_on(self) -> None:
-        """For ever: pass on what is published here while another process is the notifier."""
+        """Pass on what is published here while another process is the notifier, for ever."""
         while True:
             for notice in await self._published.take():
                 if self._is_notifier():
@@ -78,8 +78,8 @@ class NoticePassing:
                         continue
                     _logger.warning("a notice is lost while the database is away: %s", notice.identity)
 
-    async def hear(self) -> None:
-        """For ever: publish here what others pass on. The notifier's."""
+    async def receive(self) -> None:
+        """Publish here what others pass on, for ever. The notifier's."""
         while True:
             try:
                 connection = await self._connect()

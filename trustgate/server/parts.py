@@ -343,7 +343,11 @@ class Server:
             self._on_refusal(end.error, end.endpoint, end.arrival)
 
     def _count_shed(self, error: TrustGateError) -> bool:
-        """Count a request that was refused at the door, unless something wants to be told all of it."""
+        """Count a request that was refused at the door.
+
+        Returns:
+            Whether that is all; False where telemetry, the request log or an observer needs the request itself.
+        """
         if self.telemetry is not None or self.request_log.form is not None or self.observer is not None:
             return False
         self.counters.count_error(error)
@@ -591,7 +595,8 @@ async def _missing_handles(path: Path, store: Store) -> tuple[str, ...]:
 def open_handles(path: Path, open_file: Callable[[Path], Ids]) -> Ids:
     """Open the file of ids with ``open_file``.
 
-    Raises OperatorError: it cannot be used."""
+    Raises OperatorError: it cannot be used.
+    """
     try:
         return open_file(path)
     except OSError as error:

@@ -32,7 +32,7 @@ from trustgate.store import Store
 
 _logger = logging.getLogger("trustgate.cluster")
 
-#: How long one look at the log, or one batch of the sequencer, may take.
+#: How long one read of the log, or one batch of the sequencer, may take.
 _LOG_TIMEOUT_S = 10.0
 #: How long a command waits for another process's, and takes itself, at most. One that was stopped in the middle of a
 #: command keeps the others waiting for as long.
@@ -63,7 +63,7 @@ class Together:
         self._jobs: list[asyncio.Future[None]] = []
         self._commands = _session(settings, "commands", _COMMAND_TIMEOUT_S, _COMMAND_TIMEOUT_S)
 
-    # what commands ask (admin.context.OtherProcesses)
+    # of commands (admin.context.OtherProcesses)
 
     @contextlib.asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
@@ -185,9 +185,9 @@ class Together:
 
 
 async def _notify(notifier: Notifier, notices: NoticePassing) -> None:
-    """For ever: send the notices of all processes."""
+    """Send the notices of all processes, for ever."""
     notifier.skip_published()
-    async with background(notices.hear()):
+    async with background(notices.receive()):
         await notifier.run()
 
 

@@ -101,7 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def mark_folder(self) -> Path:
-        """The folder of the mark that is kept of a database on Postgres: the home knows of it by its first worker's."""
+        """The folder of the mark that is kept of a database on Postgres; the first worker's is the home's."""
         return self.home if self.worker <= 1 else self.worker_folder
 
     def tls_files(self) -> tuple[Path, Path] | None:

@@ -1,8 +1,8 @@
 """Ids of upstreams' objects where several processes give them out: a table of the database, and memory that follows it.
 
-What a process remembers it writes to the table before the answer's last byte leaves, and follows what others write; a
-request that names ids or lists them looks first (``catch_up``). So an id belongs to its tenant at every process, and is
-a stranger's to all others. The file in the process's folder has the same, for when it serves alone again.
+What a process keeps it writes to the table before the answer's last byte leaves, and follows what others write; a
+request that names ids or lists them looks first (``catch_up``). So an id belongs to its tenant at every process, and to
+no other tenant at any. The file in the process's folder has the same, for when it serves alone again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trustgate.gateway.api.object_ids import MOST_HANDLES, Kind, ObjectId, Objec
 _logger = logging.getLogger("trustgate.gateway")
 
 _CHANNEL = "trustgate_object_ids"
-#: Between two looks where no note comes.
+#: Between two reads of the table where no note comes.
 _LOOK_EVERY_S = 5.0
 _RETRY_S = 1.0
 

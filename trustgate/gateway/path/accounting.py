@@ -233,7 +233,8 @@ class Keeping(Protocol):
     def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
         """Settle what a request holds and keep its receipt. No await may stand between its ``Log.link`` and this.
 
-        Returns: what is done once the receipt cannot be lost any more; None: it cannot be lost already.
+        Returns:
+            What is done once the receipt cannot be lost any more; None: it cannot be lost already.
         """
         ...
 

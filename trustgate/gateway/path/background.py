@@ -1,11 +1,11 @@
 """Work that goes on upstream after its request has ended: batches, and responses in the background.
 
 What a batch may use at most stays held, on quota and balance, until its end is seen. Its client may never ask for it
-again; so the gateway itself looks after what is not settled, at an interval, with the credential of the target that has
-it, and charges what it cost when that is known. Such a charge has a receipt like any other.
+again; so the gateway itself checks what is not settled, at an interval, with the credential of the target that has it,
+and charges what it cost when that is known. Such a charge has a receipt like any other.
 
 Owns the holds (rebuilt at start from the ids that are written down), the interval, and how the use of a batch is read
-from its results where the upstream does not tell the sum of it.
+from its results where the upstream does not report the sum.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class BackgroundWork:
             self._accounting.budgets.count(drawer, tokens, billed, at_us)
 
     def _drawer(self, owner: Caller, handle: ObjectId) -> Drawer:
-        """Who draws on budgets with the work."""
+        """Returns who draws on budgets with the work."""
         resolved = self._catalog.resolve(handle.model, owner.profile) if handle.model else None
         models = () if resolved is None else resolved.all_names(handle.model)
         return Drawer(owner.tenant.id, owner.key.account_id, owner.plan.name, models, handle.end_user)

@@ -117,16 +117,16 @@ class LineJudge:
 
 
 async def judged_messages(body: bytes, call: Call, judge: LineJudge) -> Call:
-    """Returns the call of a batch of messages, with what its requests ask for: one model, and their worst case in all.
+    """Returns the call of a batch of messages, with the one model of its requests and their worst case in all.
 
-    ``body``: as ``Endpoint.peek`` has read it. Raises what the first of them that is refused is refused for.
+    ``body``: as ``Endpoint.peek`` has read it. Raises the refusal of the first request that is refused.
     """
     if call.invalid is not None:
         return call
     work, model = Work(), ""
     for number, raw in enumerate(msgspec.json.decode(body, type=MessageBatchRequest).requests):
         if number % _LINES_A_TURN == _LINES_A_TURN - 1:
-            await asyncio.sleep(0)  # the others' turn
+            await asyncio.sleep(0)  # other requests run
         try:
             line = _judged_message(bytes(raw), judge)
         except TrustGateError as refusal:

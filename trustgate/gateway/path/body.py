@@ -150,7 +150,7 @@ async def _read_json(receive: Receive, max_body_bytes: int, room: Room) -> bytes
 
 
 async def peek(endpoint: Endpoint, body: LargeBody) -> Call:
-    """Returns what a large body asks for. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
+    """Returns the call that a large body makes. Raises ``InvalidRequest`` when it is not a JSON object in UTF-8."""
     return await in_reader(endpoint.peek, body.skeleton)
 
 

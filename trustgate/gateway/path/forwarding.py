@@ -89,7 +89,7 @@ class Forwarding:
             merging = asking if target.takes_stream_options else merges
             is_as_read = is_named and target.model == call.model and not (lowered or defaults or merging)
             if is_as_read and isinstance(body, bytes):
-                return body  # as it was read it says all that there is to say
+                return body  # nothing in it changes
             changes = {"model": target.model, **lowered} if sets_model else lowered
             if isinstance(body, LargeBody):
                 return body.restored(outgoing(body.skeleton, changes, defaults, merging))

@@ -75,7 +75,7 @@ async def take_apart(body: bytes, *, drops_vectors: bool) -> LargeAnswer | None:
                 reader.feed(_without_vectors(piece) if drops_vectors else piece)
             except InvalidRequest:
                 reader = None
-        await asyncio.sleep(0)  # the others' turn
+        await asyncio.sleep(0)  # other requests run
     if reader is not None:
         return LargeAnswer(reader.finish().skeleton, digest)
     # The beginning of a document is none.

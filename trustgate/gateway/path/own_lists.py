@@ -73,7 +73,7 @@ class OwnList:
         path, _, query = outgoing.path.partition("?")
         self._path = path
         is_anthropic = path == "/messages/batches"
-        #: What says where a page begins, and what where it ends.
+        #: Members that set where a page begins, and where it ends.
         self._after, self._before = ("after_id", "before_id") if is_anthropic else ("after", "before")
         self._readdress = with_own_address if is_anthropic else bytes
         self._query = dict(parse_qsl(query, keep_blank_values=True))

@@ -1,11 +1,11 @@
 """The Responses API over a WebSocket: each ``response.create`` is a request of the path, each of its events a message.
 
-The upstream is asked over HTTP, as for any request: a client gains the connection that stays, and the gateway judges,
-holds, meters and receipts each response by itself (its receipt commits to the event without ``type``, with ``stream``
-set). Responses of one connection are made one after another. What a server remembers of a connection alone is not
-there: a response that is not stored cannot be built on.
+The upstream is called over HTTP, as for any request. The client keeps its connection, and the gateway judges, holds,
+meters and receipts each response by itself (its receipt commits to the event without ``type``, with ``stream``
+set). Responses of one connection are made one after another. A response that is not
+stored cannot be built on: what a server keeps of a connection alone is not there.
 
-Owns the messages both ways, how many may wait, and the end of a connection: the client's, a dead key, idleness, the
+Owns the messages both ways, how many may wait, and the end of a connection: the client's, a revoked key, idleness, the
 gateway's own. Sources: OpenAI API reference, "Responses", "WebSocket mode"; RFC 6455 sections 5.5 and 7.4.
 """
 
@@ -63,7 +63,7 @@ class ResponsesSockets:
         try:
             caller = self._pipeline.caller_of(scope)
         except AuthenticationFailed:
-            # As any request without a living key: refused, counted, logged.
+            # As any request without a valid key: refused, counted, logged.
             await self._pipeline.serve(self._endpoint, _request(self._endpoint, scope, b""), _nothing, _denying(send))
             return
         socket = _Socket(caller.key.id, caller.tenant.id, self._pipeline, self._endpoint, scope, receive, send)
@@ -104,7 +104,7 @@ class _Socket:
         self._waiting: deque[str] = deque()
         self._woken = asyncio.Event()
         self._gone = asyncio.Event()
-        #: What it is to be closed with: the code, and the error that is told before.
+        #: What it is to be closed with: the code, and the error that is sent before.
         self._ending: tuple[int, TrustGateError | None] | None = None
         #: The last event was an error: the response under way was ended for the same reason.
         self._has_told_error = False
@@ -132,11 +132,12 @@ class _Socket:
             self._woken.set()
 
     async def say(self, event: bytes) -> None:
+        """Send an event."""
         self._has_told_error = event.startswith(_ERROR)
         await self._send({"type": "websocket.send", "text": event.decode("utf-8", "replace")})
 
     async def disconnected(self) -> Message:
-        """Waits until the client has gone, and says so as to an application of HTTP."""
+        """Wait until the client has gone. Returns the message of that to an application of HTTP."""
         await self._gone.wait()
         return {"type": "http.disconnect"}
 

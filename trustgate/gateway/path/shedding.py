@@ -67,7 +67,7 @@ class Shedding:
         """
         Args:
             endpoints: of the path; those whose path is fixed are judged.
-            count: counts a refusal, and returns whether nothing else wants to be told of it.
+            count: counts a refusal, and returns whether nothing else needs it.
             on_end: is called for each request that is refused here, unless ``count`` was enough.
             trusts_id: whether a client's own request id is kept, as the settings have it now.
             has_cors: web pages may call.
@@ -110,7 +110,7 @@ class Shedding:
         return ""
 
     def spare(self) -> int:
-        """Returns how many requests there is room for now, whoever's they are."""
+        """Returns how many requests there is room for now, of any tenants."""
         return self._running.room_for_all(self._coming)
 
     def begun(self, head: RequestHead) -> None:
