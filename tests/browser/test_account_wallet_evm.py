@@ -135,6 +135,36 @@ def test_a_wallet_pays_and_the_facilitator_has_what_it_signed(
     assert len(browser.complaints) == 2 and all("402 (Payment Required)" in each for each in browser.complaints)
 
 
+#: Wallets that are not as the standards have them, and one more that is.
+_OTHERS = """
+  const announce = (info, provider) => dispatchEvent(
+    new CustomEvent("eip6963:announceProvider", { detail: { info, provider } }));
+  announce({ name: { toString() { throw new Error("hostile"); } } }, { request() {} });
+  announce({ name: "x".repeat(1e6) }, { request() {} });
+  announce(undefined, { request() {} });
+  dispatchEvent(new CustomEvent("wallet-standard:register-wallet", {
+    detail: (api) => api.register(null, {}, { name: 1 }) }));
+"""
+
+
+def test_while_a_payment_is_with_the_wallet_no_second_one_is_begun(
+    browser: Browser, pages_gateway: Gateway, facilitator: FacilitatorDouble, buyer: Buyer
+) -> None:
+    settles = len(facilitator.settles)
+    show_price(browser, pages_gateway, buyer)
+    press(browser, "#wallets button")
+    until(browser, "globalThis.asked")
+    # Others show themselves late; the form is sent once more.
+    browser.evaluate(f"(() => {{ {_OTHERS} document.querySelector('#add').requestSubmit(); }})()")
+    assert len(text_of(browser, "#wallets")) < 500
+    buttons = "[...document.querySelectorAll('#wallets button, #add button')].map((each) => each.disabled)"
+    assert browser.evaluate(buttons) == [True] * 5
+    sign(browser)
+    wait(browser, "#paid .message.good")
+    assert (len(facilitator.settles), balance_usd(pages_gateway, buyer)) == (settles + 1, 1_250_000_000)
+    until(browser, f"!{buttons}.includes(true)")
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [

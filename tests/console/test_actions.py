@@ -167,6 +167,9 @@ def test_what_destroys_asks() -> None:
         ("profile.set", {"tenant": "t", "plan": "p", "default_model": "m"}),
         ("profile.set", {"tenant": "t"}),
         ("archive", {"before": "2026-01", "to": "a/relative/folder"}),
+        ("archive", {"before": "2026-01", "to": "~no-such-user/folder"}),
+        ("backup", {"file": "/var/backups/a\0b"}),
+        ("profile.set", {"tenant": "t", "set": f"x={'[' * 9000}"}),
     ],
 )
 def test_what_the_command_line_refuses_is_refused(name: str, texts: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from trustgate.types import Fallback, HeaderValue, OwnCredential, Passport, Pric
         (ProfileRules(caps={"max_tokens": True}), "from 1 on"),
         (ProfileRules(caps={"temperature": "low"}), "is a number"),
         (ProfileRules(caps={"temperature": float("nan")}), "is a number"),
+        (ProfileRules(caps={"temperature": 10**400}), "is a number"),
         (ProfileRules(caps={"reasoning_effort": "most"}), "one of none"),
         (ProfileRules(system=""), "1 to"),
         (ProfileRules(providers=()), "one at least"),

@@ -172,6 +172,7 @@ async def test_another_token_is_asked_what_it_is(desk: Desk) -> None:
 
 async def test_what_is_wrong_on_base_is_refused_with_what_to_do(desk: Desk) -> None:
     for members, param, code in (
+        ({"decimals": 0}, "decimals", "bad_decimals"),  # a dollar would be a millionth of one
         ({"asset": TOKEN}, "asset", "no_contract"),
         ({"asset": desk.shop.token.mint}, "asset", "bad_address"),
         ({"pay_to": desk.shop.seller.address}, "pay_to", "bad_address"),

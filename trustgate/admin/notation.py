@@ -205,6 +205,7 @@ def parameters(texts: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{text!r} is not NAME=JSON, such as temperature=0.2.")
         try:
             found[name] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            raise ValueError(f"the value of {name} is not JSON: {value!r}. Text needs quotes: '{name}=\"…\"'") from None
+        except (msgspec.DecodeError, RecursionError):
+            shown = value if len(value) <= 100 else f"{value[:100]}…"
+            raise ValueError(f"the value of {name} is not JSON: {shown!r}. Text needs quotes: '{name}=\"…\"'") from None
     return found

@@ -5,7 +5,6 @@ Owns what makes the rules of a profile valid, and what a request with a tenant's
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -135,8 +134,8 @@ def _check_parameters(rules: ProfileRules) -> None:
         if name == "reasoning_effort":
             if most not in EFFORTS:
                 raise InvalidRequest(f"The most effort is one of {', '.join(EFFORTS)}.", param="caps")
-        elif isinstance(most, bool) or not isinstance(most, int | float) or not math.isfinite(most):
-            raise InvalidRequest(f"The most that {name} may be is a number.", param="caps")
+        elif isinstance(most, bool) or not isinstance(most, int | float) or not -(10**15) <= most <= 10**15:
+            raise InvalidRequest(f"The most that {name} may be is a number, below 10^15.", param="caps")
 
 
 def header_parts(key: str) -> tuple[str, str]:

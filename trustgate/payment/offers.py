@@ -87,15 +87,11 @@ async def make_offer(spec: OfferSpec, facilitators: Facilitators, nodes: Nodes) 
         )
     spec = spec._replace(asset=asset, pay_to=pay_to)
     if known is not None:
-        spec = spec._replace(
-            decimals=spec.decimals if spec.decimals is not None else known.decimals,
-            name=spec.name or known.name,
-            version=spec.version or known.version,
-        )
+        spec = spec._replace(name=spec.name or known.name, version=spec.version or known.version)
     if is_solana(network):
         token = await _solana_token(spec, network, nodes)
     else:
-        token = await _evm_token(spec, network, nodes, is_known=known is not None)
+        token = await _evm_token(spec, network, nodes, None if known is None else known.decimals)
     facilitators.check_key(facilitator)
     extra = token.extra | await extra_of(facilitators, facilitator, network)
     return Offer(
@@ -224,9 +220,9 @@ def _solders(account: AccountInfo) -> Any:
 # EVM
 
 
-async def _evm_token(spec: OfferSpec, network: str, nodes: Nodes, *, is_known: bool) -> _Token:
-    decimals = None
-    if not is_known:
+async def _evm_token(spec: OfferSpec, network: str, nodes: Nodes, decimals: int | None) -> _Token:
+    """``decimals``: of a well-known token; None: the contract is asked."""
+    if decimals is None:
         decimals, spec = await _ask_contract(spec, network, nodes)
     missing = [f"--asset-{part}" for part in ("name", "version") if not getattr(spec, part)]
     if missing:

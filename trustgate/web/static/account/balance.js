@@ -6,6 +6,14 @@ import { payWith, wallets } from "./wallets.js";
 
 const STATES = { delivered: "good", settled: "good", credited: "good", failed: "bad", unknown: "wary" };
 
+/** Whether a payment is with a wallet: a second one begun meanwhile would be paid too. */
+let isPaying = false;
+
+function setPaying(on) {
+  isPaying = on;
+  document.querySelectorAll("#add button, #wallets button").forEach((each) => { each.disabled = on; });
+}
+
 export async function show(place) {
   const card = h("div");
   const topUp = h("div");
@@ -54,11 +62,13 @@ function adding(credits, reload) {
     "form",
     { class: "line", id: "add" },
     field("Amount, USD", sum),
-    h("div", { class: "field" }, h("button", { class: "main" }, "Show what it costs")),
+    h("div", { class: "field" }, h("button", { class: "main", disabled: isPaying }, "Show what it costs")),
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    fill(offer, async () => offered(await priceOf(sum.value), sum.value, reload));
+    if (isPaying) return;
+    const amount = sum.value;
+    fill(offer, async () => offered(await priceOf(amount), amount, reload));
   });
   return h("section", { "aria-labelledby": "add-title" }, h("h2", { id: "add-title" }, "Add to the balance"), form, offer);
 }
@@ -82,7 +92,7 @@ function paying(accepts, amount, reload) {
   const draw = (wallets) => {
     const choices = wallets.flatMap((wallet) =>
       accepts.filter(wallet.takes).map((offer) =>
-        h("button", { type: "button", class: "main", onclick: () => pay(wallet, offer) },
+        h("button", { type: "button", class: "main", disabled: isPaying, onclick: () => pay(wallet, offer) },
           `Pay with ${name(wallet.name)} on ${networkName(offer.network)}`)),
     );
     place.replaceChildren(...(choices.length ? [h("div", { class: "buttons" }, choices)] : [
@@ -91,13 +101,17 @@ function paying(accepts, amount, reload) {
     ]));
   };
   async function pay(wallet, offer) {
-    place.querySelectorAll("button").forEach((each) => { each.disabled = true; });
-    await fill(told, async () => {
-      told.replaceChildren(h("p", null, "Confirm the payment in your wallet…"));
-      const after = await payWith(wallet, offer, amount);
-      return message("good", `Paid. The balance is ${usd(after.balance_nano_usd)} now.`);
-    });
-    place.querySelectorAll("button").forEach((each) => { each.disabled = false; });
+    if (isPaying) return;
+    setPaying(true);
+    try {
+      await fill(told, async () => {
+        told.replaceChildren(h("p", null, "Confirm the payment in your wallet…"));
+        const after = await payWith(wallet, offer, amount);
+        return message("good", `Paid. The balance is ${usd(after.balance_nano_usd)} now.`);
+      });
+    } finally {
+      setPaying(false);
+    }
     await reload();
   }
   wallets(draw);

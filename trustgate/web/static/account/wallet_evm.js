@@ -19,7 +19,8 @@ let changed = () => {};
 
 addEventListener("eip6963:announceProvider", ({ detail }) => {
   if (!detail?.provider?.request || found.some((each) => each.provider === detail.provider)) return;
-  found.push({ name: detail.info?.name ?? "a wallet", provider: detail.provider });
+  const name = detail.info?.name;
+  found.push({ name: typeof name === "string" && name.trim() ? name.trim().slice(0, 60) : "a wallet", provider: detail.provider });
   changed();
 });
 dispatchEvent(new Event("eip6963:requestProvider"));

@@ -11,7 +11,9 @@ let changed = () => {};
 
 const api = Object.freeze({
   register(...wallets) {
-    found.push(...wallets.filter((wallet) => !found.includes(wallet)));
+    // One that is not as the standard has it must not hide the others.
+    found.push(...wallets.filter((wallet) => typeof wallet?.name === "string" && Array.isArray(wallet.chains) &&
+      typeof wallet.features === "object" && wallet.features && !found.includes(wallet)));
     changed();
     return () => {};
   },
@@ -26,7 +28,7 @@ export function watch(told) {
 
 export function wallets() {
   return found.map((wallet) => ({
-    name: wallet.name,
+    name: wallet.name.slice(0, 60),
     takes: (offer) => takes(wallet, offer),
     payingFetch: (given) => payingFetch(wallet, given),
     worded: (error) => error?.message ?? String(error),
