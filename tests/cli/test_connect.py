@@ -277,6 +277,16 @@ def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, kind: str)
     assert (place.lstat(), list(tmp_path.iterdir())) == (before, [place])
 
 
+def test_opencodes_file_with_comments_goes_before_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = CLIENTS["opencode"].path
+    assert path is not None
+    assert path() == tmp_path / "opencode" / "opencode.json"
+    (tmp_path / "opencode").mkdir()
+    (tmp_path / "opencode" / "opencode.jsonc").write_text("{}")
+    assert path() == tmp_path / "opencode" / "opencode.jsonc"
+
+
 def test_an_empty_file_gets_what_a_new_one_has(tmp_path: Path) -> None:
     for client in CLIENTS.values():
         if client.document is not None:

@@ -113,6 +113,13 @@ def _claude_code(target: ClientTarget) -> dict[str, Any]:
     }
 
 
+def _opencode_file() -> Path:
+    """Returns the file that counts: opencode reads both, and what opencode.jsonc has goes before."""
+    folder = named_folder("XDG_CONFIG_HOME", "~/.config") / "opencode"
+    commented = folder / "opencode.jsonc"
+    return commented if commented.exists() else folder / "opencode.json"
+
+
 def _opencode(target: ClientTarget) -> dict[str, Any]:
     provider = {
         "npm": "@ai-sdk/openai-compatible",
@@ -245,11 +252,12 @@ CLIENTS: Mapping[str, Connectable] = {
             ("-p", PROMPT),
             {"CLAUDE_CONFIG_DIR": str(file.parent), "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"},
         ),
-        note="A sign-in of its own goes before apiKeyHelper where there is one: end it with /logout.",
+        note="A sign-in of its own goes before apiKeyHelper where there is one: end it with /logout. So do "
+        "ANTHROPIC_API_KEY and ANTHROPIC_AUTH_TOKEN: unset them, or their key is sent to this gateway.",
     ),
     "opencode": Connectable(
         title="opencode",
-        path=_in_folder("XDG_CONFIG_HOME", "~/.config", "opencode", "opencode.json"),
+        path=_opencode_file,
         document=_opencode,
         program="opencode",
         trial=lambda target, folder, file: Trial(
