@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
+import socket as sockets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -206,3 +210,92 @@ def test_the_end_of_the_gateway_does_not_wait_for_it(tenant: Tenant, socket: Cli
     finally:
         gateway.start()
     assert httpx.get(f"{gateway.base_url}/health", trust_env=False).status_code == 200
+
+
+@contextlib.contextmanager
+def raw_socket(tenant: Tenant, fields: bytes = b"", behind: bytes = b"") -> Iterator[sockets.socket]:
+    """A connection on which a handshake was sent, with these further fields and bytes."""
+    url = httpx.URL(tenant.gateway.base_url)
+    with sockets.create_connection((url.host, url.port or 80), PATIENCE_S) as raw:
+        raw.sendall(
+            b"GET /v1/responses HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Authorization: Bearer %b\r\n%b\r\n%b" % (tenant.secret.encode(), fields, behind)
+        )
+        yield raw
+
+
+def head_of(raw: sockets.socket) -> bytes:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += raw.recv(1)
+    return head
+
+
+def rest_of(raw: sockets.socket) -> bytes:
+    rest = b""
+    while more := raw.recv(65536):
+        rest += more
+    return rest
+
+
+def frame(first: int, payload: bytes = b"") -> bytes:
+    """A frame of a client. ``first``: its first byte: 0x80 for the last of a message, and its kind."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xff" + size.to_bytes(8)
+    return bytes([first]) + length + bytes(4) + payload
+
+
+_CLOSE = 0x88
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=x\r\n",
+        b"Sec-WebSocket-Extensions: \xff\r\nSec-WebSocket-Protocol: \xff\r\nConnection: \xff\r\n",
+    ],
+    ids=range(3),
+)
+def test_no_extension_is_agreed_to_and_no_handshake_fails(tenant: Tenant, fields: bytes) -> None:
+    with raw_socket(tenant, fields) as raw:
+        head = head_of(raw)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert b"deflate" not in head
+        raw.sendall(frame(0x89, b"x") + frame(_CLOSE, b"\x03\xe8"))
+        told = rest_of(raw)
+        assert told.endswith(b"\x8a\x01x\x88\x02\x03\xe8"), "a pong, and the end"
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"), [(frame(0x81, b"\xff"), 1007), (frame(0xC1, b"x"), 1002)], ids=["no UTF-8", "compressed"]
+)
+def test_what_is_no_websocket_is_told_so(tenant: Tenant, frames: bytes, code: int) -> None:
+    with raw_socket(tenant) as raw:
+        head_of(raw)
+        raw.sendall(frames)
+        assert rest_of(raw).endswith(b"\x88\x02" + code.to_bytes(2))
+
+
+def test_a_message_without_an_end_is_not_kept(tenant: Tenant) -> None:
+    megabyte = b"x" * 1024 * 1024
+    before = memory_of(tenant.gateway)
+    with raw_socket(tenant) as raw:
+        head_of(raw)
+        raw.sendall(frame(0x01, megabyte))
+        for _ in range(40):
+            raw.sendall(frame(0x00, megabyte))
+        raw.sendall(frame(_CLOSE, b"\x03\xf1"))
+        assert rest_of(raw).endswith(b"\x88\x02\x03\xf1")
+    assert memory_of(tenant.gateway) - before < 30 * 1024 * 1024
+
+
+def test_frames_before_the_handshakes_answer_end_the_connection(tenant: Tenant) -> None:
+    with raw_socket(tenant, behind=frame(0x81, b"{}")) as raw:
+        assert rest_of(raw).startswith(b"HTTP/1.1 400 ")
+
+
+def memory_of(gateway: Gateway) -> int:
+    """What its process has in memory, bytes."""
+    return int(Path(f"/proc/{gateway.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import struct
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -196,6 +198,62 @@ def test_no_request_keeps_the_gateway_busy(schema: Any, text: str) -> None:
     """Each of these would otherwise take hours or gigabytes."""
     with pytest.raises(SchemaUnmet):
         value_for(schema, text)
+
+
+def work_of(run: Callable[[], object]) -> int:
+    """How many functions it calls."""
+    count = 0
+
+    def called(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(called)
+    try:
+        with contextlib.suppress(SchemaUnmet, EchoRefusal):
+            run()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+NUMBERS = {"type": "array", "minItems": 4_000, "items": {"type": "integer", "minimum": 3}}
+LOOP = {"$ref": "#/$defs/" + "%25" * 1_000}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        NUMBERS,
+        {"type": "array", "minItems": 200, "items": {"pattern": "[^a-z]" * 300}},
+        {"allOf": [{"anyOf": [{"pattern": f"[^a-z{number}]" * 200 + r"\b"} for number in range(30)]}]},
+        {"$defs": {"%" * 1_000: {"type": "integer", "maximum": 0}}, "minItems": 2_000, "type": "array", "items": LOOP},
+        {"type": "integer", "minimum": 5, "maximum": 1, "anyOf": [{}] * 20_000},
+        {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}] * 2}}, "$ref": "#/$defs/a"},
+    ],
+    ids=range(6),
+)
+def test_a_value_takes_a_bounded_amount_of_work(schema: Any) -> None:
+    assert work_of(lambda: value_for(schema, "text")) < 120_000
+
+
+def test_all_calls_of_an_answer_share_one_bound() -> None:
+    numbers = {**NUMBERS, "minItems": 400}
+    tools = [EchoTool(f"t{number}", {"required": ["a"], "properties": {"a": numbers}}) for number in range(50)]
+    asked = EchoPrompt(user_text="".join(f"call {tool.name}\n" for tool in tools), tools=tools)
+    assert work_of(lambda: answer(asked)) < 120_000
+    with pytest.raises(EchoRefusal, match="too large"):
+        answer(asked)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"$ref": 5}, {"properties": [1], "required": ["a"]}, {"enum": {"a": 1}}],
+    ids=range(3),
+)
+def test_what_is_no_schema_is_refused(schema: Any) -> None:
+    with pytest.raises(SchemaUnmet, match="not valid"):
+        value_for(schema, "text")
 
 
 def test_texts_with_many_tags_and_calls_are_read_in_one_pass() -> None:

@@ -32,10 +32,16 @@ from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Body, Response, StreamClosed
+from hypercorn.protocol.events import Body, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import (
+    STREAM_ID,
+    H2CProtocolRequiredError,
+    H2ProtocolAssumedError,
+    H11Protocol,
+    H11WSConnection,
+)
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from priority.priority import PriorityError
@@ -47,6 +53,7 @@ from trustgate.http.hypercorn_config import make_config
 from trustgate.http.parser import RequestHead
 from trustgate.http.refusals import Shed
 from trustgate.http.timeouts import ConnectionTimeouts
+from trustgate.http.websockets import WebSocketStream
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -225,6 +232,28 @@ class _H11(H11Protocol):
             headers = [*event.headers, (b"connection", b"close")]
             event = Response(stream_id=event.stream_id, headers=headers, status_code=event.status_code)
         await super().stream_send(event)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if not any(name == b"upgrade" and value.strip().lower() == b"websocket" for name, value in request.headers):
+            await super()._create_stream(request)
+            return
+        connection = self.connection
+        assert isinstance(connection, h11.Connection), "it has spoken HTTP/1.1 so far"
+        self.stream = WebSocketStream(
+            *(self.app, self.config, self.context, self.task_group, self.ssl, self.client, self.server),
+            *(self.stream_send, STREAM_ID),
+        )
+        self.connection = H11WSConnection(connection)
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii"),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
 
 
 class _H2(H2Protocol):

@@ -33,7 +33,7 @@ from typing import Any, Literal
 import msgspec
 
 from trustgate.models.echo.forms import EchoRefusal, encode
-from trustgate.models.echo.schema_values import SchemaUnmet, value_for
+from trustgate.models.echo.schema_values import SchemaUnmet, SchemaWork, value_for
 from trustgate.models.estimate import estimate_chat, estimate_tokens
 from trustgate.models.metering.audio_length import audio_ms, estimate_ms
 
@@ -141,12 +141,12 @@ def _calls(asked: EchoPrompt) -> list[EchoCall]:
                 400, f"tool_choice names {asked.choice[1:]!r}, which is not among the tools.", None, "tool_choice"
             )
         wanted = [call for call in _called_by_text(asked) if call.name == named[0].name]
-        return wanted[:1] or [_call(named[0], "", "tool_choice")]
+        return wanted[:1] or [_call(named[0], SchemaWork(), "tool_choice")]
     if asked.choice != "required" and asked.results is not None:
         return []
     called = _called_by_text(asked)
     if not called and asked.choice == "required":
-        called = [_call(asked.tools[0], "", "tools")]
+        called = [_call(asked.tools[0], SchemaWork(), "tools")]
     return called if asked.parallel else called[:1]
 
 
@@ -156,21 +156,26 @@ def _called_by_text(asked: EchoPrompt) -> list[EchoCall]:
     text = _without_tagged(asked.user_text)
     found = (line for line in _CALL_LINE.finditer(text) if line[1].rstrip(".,;!?") in tools)
     lines = islice(found, _MOST_CALLS)
-    return [_call(tools[line[1].rstrip(".,;!?")], text[line.end() :], "tools") for line in lines]
+    work = SchemaWork()
+    return [_call(tools[line[1].rstrip(".,;!?")], work, "tools", text, line.end()) for line in lines]
 
 
-def _call(tool: EchoTool, rest: str, param: str) -> EchoCall:
-    """Returns a call of ``tool``. ``rest``: what follows its name in the user's text."""
+def _call(tool: EchoTool, work: SchemaWork, param: str, text: str = "", at: int = 0) -> EchoCall:
+    """Returns a call of ``tool``. ``at``: where in the user's ``text`` that begins which follows its name.
+
+    ``work``: of all calls of the answer.
+    """
     if tool.schema is None:
-        return EchoCall(tool.name, rest.partition("\n")[0].strip() or _ANY_TEXT, True)
-    if rest.startswith("{"):
+        end = text.find("\n", at)
+        return EchoCall(tool.name, text[at : len(text) if end < 0 else end].strip() or _ANY_TEXT, True)
+    if text.startswith("{", at):
         try:
-            value, _ = json.JSONDecoder().raw_decode(rest)
+            value, _ = json.JSONDecoder().raw_decode(text, at)
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict):
             return EchoCall(tool.name, json.dumps(value, separators=(",", ":"), ensure_ascii=False))
-    value = _value(tool.schema, _ANY_TEXT, param)
+    value = _value(tool.schema, _ANY_TEXT, param, work)
     return EchoCall(tool.name, encode(value if isinstance(value, dict) else {}).decode())
 
 
@@ -178,7 +183,11 @@ def _text(asked: EchoPrompt) -> str:
     text = _own_text(asked.user_text) if asked.results is None else "\n".join(asked.results)
     if asked.schema is None:
         return text if text.strip() else _SILENCE
-    value = {"text": text} if asked.schema == {} else _value(asked.schema, text or _ANY_TEXT, "response_format")
+    value = (
+        {"text": text}
+        if asked.schema == {}
+        else _value(asked.schema, text or _ANY_TEXT, "response_format", SchemaWork())
+    )
     return encode(value).decode()
 
 
@@ -206,9 +215,9 @@ def _without_tagged(text: str) -> str:
     return "".join([*kept, text[at:]])
 
 
-def _value(schema: Any, text: str, param: str) -> Any:
+def _value(schema: Any, text: str, param: str, work: SchemaWork) -> Any:
     try:
-        return value_for(schema, text)
+        return value_for(schema, text, work)
     except SchemaUnmet as unmet:
         raise EchoRefusal(400, f"{unmet}", "invalid_json_schema", param) from None
 

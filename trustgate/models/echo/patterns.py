@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import string
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 #: What a wildcard or an excluding set may stand for, in this order.
@@ -22,6 +23,16 @@ _CATEGORIES = {
     "CATEGORY_NOT_DIGIT": "a",
     "CATEGORY_NOT_SPACE": "a",
     "CATEGORY_NOT_WORD": "-",
+}
+_WORD = frozenset(string.ascii_letters + string.digits + "_")
+#: Of the ordinary characters those that are of a category.
+_OF_CATEGORY = {
+    "CATEGORY_DIGIT": frozenset(string.digits),
+    "CATEGORY_SPACE": frozenset(" "),
+    "CATEGORY_WORD": _WORD,
+    "CATEGORY_NOT_DIGIT": frozenset(_ORDINARY) - frozenset(string.digits),
+    "CATEGORY_NOT_SPACE": frozenset(_ORDINARY) - frozenset(" "),
+    "CATEGORY_NOT_WORD": frozenset(_ORDINARY) - _WORD,
 }
 _PATTERN_MOST = 2_000
 _TEXT_MOST = 10_000
@@ -43,14 +54,21 @@ def text_matching(pattern: str, least: int, most: float) -> str | None:
         begins = bool(parts) and str(parts[0][1]) in _BEGINNINGS
         ends = bool(parts) and str(parts[-1][1]) in _ENDS
         middle = parts[begins : len(parts) - ends]
-        made = [_Reader(0).text_of(middle)]
-        # Repetitions without an upper bound may be what makes a text long enough.
-        made += [_Reader(more).text_of(middle) for more in (1, max(0, least - len(made[0])), least)]
+        shortest = _Reader(0).text_of(middle)
+        made = [shortest]
+        if len(shortest) < least:
+            # Repetitions without an upper bound may be what makes a text long enough.
+            made += [_Reader(more).text_of(middle) for more in (1, least - len(shortest), least)]
     except (re.error, RecursionError, OverflowError, _NotMade):
         return None
     if not ends:
-        made.append(made[0] + "a" * max(0, least - len(made[0])))
+        made.append(shortest + "a" * max(0, least - len(shortest)))
     return next((text for text in made if least <= len(text) <= most), None)
+
+
+def work_of(pattern: str) -> int:
+    """Returns how much work a text for a pattern is, in members of schemas that are looked at."""
+    return min(len(pattern), _PATTERN_MOST)
 
 
 class _NotMade(Exception):
@@ -117,8 +135,8 @@ class _Reader:
     def _one_of(self, members: Any) -> str:
         first, *_ = members
         if str(first[0]) == "NEGATE":
-            taken = re.compile("|".join(_excluded(str(code), value) for code, value in members[1:]))
-            found = next((each for each in _ORDINARY if not taken.fullmatch(each)), None)
+            taken = frozenset[str]().union(*(_excluded(str(code), value) for code, value in members[1:]))
+            found = next((each for each in _ORDINARY if each not in taken), None)
             if found is None:
                 raise _NotMade("NEGATE")
             return found
@@ -133,14 +151,14 @@ class _Reader:
         return made
 
 
-def _excluded(code: str, value: Any) -> str:
-    """Returns a pattern of the characters of a set's member."""
+def _excluded(code: str, value: Any) -> Iterable[str]:
+    """Returns the characters of a set's member, as far as they are ordinary ones."""
     if code == "LITERAL":
-        return re.escape(chr(value))
+        return chr(value)
     if code == "RANGE":
-        return f"[{re.escape(chr(value[0]))}-{re.escape(chr(value[1]))}]"
-    names = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w", "NOT_DIGIT": r"\D", "NOT_SPACE": r"\S", "NOT_WORD": r"\W"}
-    found = names.get(str(value).removeprefix("CATEGORY_"))
+        first, last = chr(value[0]), chr(value[1])
+        return [each for each in _ORDINARY if first <= each <= last]
+    found = _OF_CATEGORY.get(str(value))
     if found is None:
         raise _NotMade(code)
     return found

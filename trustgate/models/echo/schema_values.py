@@ -15,14 +15,17 @@ from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
-from trustgate.models.echo.patterns import text_matching
+from trustgate.models.echo.patterns import text_matching, work_of
 
 #: At this depth lists stay empty where they may, and alternatives that end are taken first.
 _DEEP = 4
 _DEPTH_MOST = 100
-#: How much is made and looked at for one value: members of schemas, and characters of texts.
-_STEPS_MOST = 50_000
+#: How much is made and looked at for one answer: members of schemas (a few microseconds each), and characters of texts.
+_STEPS_MOST = 5_000
 _CHARACTERS_MOST = 1_000_000
+#: What else costs as much as so many members: a number within bounds; and how many characters of what is read do.
+_NUMBER_STEPS = 5
+_REFERENCE_CHARACTERS = 8
 
 #: Texts of the formats that are known (validation, section 7.3).
 _FORMATS = {
@@ -53,20 +56,56 @@ class SchemaUnmet(Exception):
     """No value was found that a schema allows."""
 
 
-def value_for(schema: Any, text: str) -> Any:
-    """Returns a value valid by ``schema``. ``text``: what texts are filled with. Raises ``SchemaUnmet``."""
+class SchemaTooLarge(SchemaUnmet):
+    """What is asked for takes too much work: no alternative is tried any more."""
+
+
+class SchemaWork:
+    """The work that has gone into the values of one answer. Schemas come with requests, so it has a bound."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._characters = 0
+
+    def step(self, number: int) -> None:
+        """Count what is about to be done, in members of schemas. Raises ``SchemaTooLarge``."""
+        self._steps += number
+        if self._steps > _STEPS_MOST:
+            raise _too_large()
+
+    def counted(self, text: str) -> str:
+        """Returns the text. Raises ``SchemaTooLarge``."""
+        self._characters += len(text)
+        if self._characters > _CHARACTERS_MOST:
+            raise _too_large()
+        return text
+
+
+def _too_large() -> SchemaTooLarge:
+    return SchemaTooLarge("The JSON schema asks for too large a value.")
+
+
+def value_for(schema: Any, text: str, work: SchemaWork | None = None) -> Any:
+    """Returns a value valid by ``schema``. Raises ``SchemaUnmet``.
+
+    ``text``: what texts are filled with. ``work``: of the same answer's values before; None: there were none.
+    """
     try:
-        return _Maker(schema, text).make(schema, 0, 0)
-    except (RecursionError, TypeError, ValueError, ArithmeticError):
+        return _Maker(schema, text, work or SchemaWork()).make(schema, 0, 0)
+    except (RecursionError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError):
         raise SchemaUnmet("The JSON schema is not valid, or nested too deeply.") from None
 
 
 class _Maker:
-    def __init__(self, root: Any, text: str) -> None:
+    def __init__(self, root: Any, text: str, work: SchemaWork) -> None:
         self._root = root
         self._text = text
-        self._steps = 0
-        self._characters = 0
+        self._work = work
+        self._step = work.step
+        self._counted = work.counted
+        #: What was found before: what references point at, and the texts of patterns by their lengths.
+        self._at: dict[str, dict[str, Any]] = {}
+        self._texts: dict[tuple[str, int, float], str] = {}
 
     def make(self, schema: Any, depth: int, index: int) -> Any:
         """Returns a value valid by ``schema``. ``index``: the item's place in its list, so that items can differ."""
@@ -90,18 +129,6 @@ class _Maker:
                 return self._first_of(schema, word, depth, index)
         return self._of_type(schema, depth, index)
 
-    def _step(self, number: int) -> None:
-        """Raise ``SchemaUnmet`` where a value takes too much work: schemas come with requests."""
-        self._steps += number
-        if self._steps > _STEPS_MOST:
-            raise SchemaUnmet("The JSON schema asks for too large a value.")
-
-    def _counted(self, text: str) -> str:
-        self._characters += len(text)
-        if self._characters > _CHARACTERS_MOST:
-            raise SchemaUnmet("The JSON schema asks for too large a value.")
-        return text
-
     def _flat(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Returns the schema with what ``$ref`` and ``allOf`` name put beside its own words."""
         for _ in range(_DEPTH_MOST):
@@ -122,6 +149,10 @@ class _Maker:
 
     def _found(self, reference: str) -> dict[str, Any]:
         """Returns what a reference within the schema points at (RFC 6901)."""
+        known = self._at.get(reference)
+        if known is not None:
+            return known
+        self._step(len(reference) // _REFERENCE_CHARACTERS)
         found = self._root
         if not reference.startswith("#"):
             raise SchemaUnmet(f"The JSON schema refers to {reference[:100]!r}, which is not within it.")
@@ -131,9 +162,11 @@ class _Maker:
                 found = found[int(name)] if isinstance(found, list) else found[name]
             except (LookupError, TypeError, ValueError):
                 raise SchemaUnmet(f"The JSON schema refers to {reference[:100]!r}, which it does not have.") from None
-        return found if isinstance(found, dict) else {}
+        self._at[reference] = found = found if isinstance(found, dict) else {}
+        return found
 
     def _first_of(self, schema: dict[str, Any], word: str, depth: int, index: int) -> Any:
+        self._step(len(schema[word]))
         rest = {name: value for name, value in schema.items() if name != word}
         options = [option if isinstance(option, dict) else {} for option in schema[word] if option is not False]
         if depth >= _DEEP:
@@ -142,6 +175,8 @@ class _Maker:
         for option in options:
             try:
                 return self.make(_merged(self._flat(option), rest), depth + 1, index)
+            except SchemaTooLarge:
+                raise
             except SchemaUnmet as error:
                 unmet = error
         raise unmet
@@ -156,19 +191,21 @@ class _Maker:
             case "array":
                 return self._array(schema, depth)
             case "integer" | "number":
+                self._step(_NUMBER_STEPS)
                 return _number(schema, index, whole=kind == "integer")
             case "boolean":
                 return index % 2 == 1
             case "null":
                 return None
-        return self._counted(_fitted(schema, self._text, index))
+        return self._counted(self._fitted(schema, index))
 
     def _object(self, schema: _Schema, depth: int) -> dict[str, Any]:
         properties = schema.get("properties") or {}
-        names = list(dict.fromkeys(schema.get("required") or ()))
+        names = list(dict.fromkeys(map(str, schema.get("required") or ())))
         least = schema.get("minProperties", 0)
         self._step(max(least, len(names)))
-        names += [name for name in properties if name not in names][: max(0, least - len(names))]
+        required = set(names)
+        names += [name for name in properties if name not in required][: max(0, least - len(names))]
         further = schema.get("additionalProperties", True)
         # The counter begins behind all names, so that none is taken.
         names += [f"property_{number}" for number in range(least - len(names))]
@@ -185,9 +222,40 @@ class _Maker:
         if not made and most >= 1 and depth < _DEEP and rest is not False:
             try:
                 return [self.make(rest, depth + 1, 0)]
+            except SchemaTooLarge:
+                raise
             except SchemaUnmet:
                 return []
         return made
+
+    def _fitted(self, schema: _Schema, index: int) -> str:
+        """Returns a text of the schema's format, pattern and length."""
+        least, most = int(schema.get("minLength", 0)), schema.get("maxLength", math.inf)
+        if least > _CHARACTERS_MOST or least > most:
+            raise SchemaUnmet("The JSON schema wants a text that is too long.")
+        known = _FORMATS.get(schema["format"]) if isinstance(schema.get("format"), str) else None
+        if known is not None:
+            return known
+        pattern = schema.get("pattern")
+        if isinstance(pattern, str):
+            return self._matching(pattern, least, most)
+        text = self._text
+        if index:
+            text = f"{index} {text}"
+        if len(text) < least:
+            text = (text or " ") * (least // max(1, len(text)) + 1)
+            return text[:least]
+        return text if len(text) <= most else text[: int(most)]
+
+    def _matching(self, pattern: str, least: int, most: float) -> str:
+        found = self._texts.get((pattern, least, most))
+        if found is None:
+            self._step(work_of(pattern))
+            found = text_matching(pattern, least, most)
+            if found is None:
+                raise SchemaUnmet(f"No text was found for the pattern {pattern[:100]!r} of the JSON schema.")
+            self._texts[pattern, least, most] = found
+        return found
 
 
 def _size(schema: _Schema) -> int:
@@ -264,25 +332,3 @@ def _number(schema: _Schema, index: int, *, whole: bool) -> int | float:
 
 def _plain(number: Fraction) -> int | float:
     return int(number) if number.denominator == 1 else float(number)
-
-
-def _fitted(schema: _Schema, text: str, index: int) -> str:
-    """Returns a text of the schema's format, pattern and length."""
-    least, most = int(schema.get("minLength", 0)), schema.get("maxLength", math.inf)
-    if least > _CHARACTERS_MOST or least > most:
-        raise SchemaUnmet("The JSON schema wants a text that is too long.")
-    known = _FORMATS.get(schema["format"]) if isinstance(schema.get("format"), str) else None
-    if known is not None:
-        return known
-    pattern = schema.get("pattern")
-    if isinstance(pattern, str):
-        found = text_matching(pattern, least, most)
-        if found is None:
-            raise SchemaUnmet(f"No text was found for the pattern {pattern[:100]!r} of the JSON schema.")
-        return found
-    if index:
-        text = f"{index} {text}"
-    if len(text) < least:
-        text = (text or " ") * (least // max(1, len(text)) + 1)
-        return text[:least]
-    return text if len(text) <= most else text[: int(most)]
