@@ -145,7 +145,7 @@ def amiss_findings(status: ServerStatus) -> Iterator[Finding]:
             "loop",
             f"requests waited up to {status.loop_lag_p99_ms} ms (p99) and {status.loop_lag_worst_ms} ms (worst) for "
             "their turn in the last minute",
-            "The machine is busy with something else, or too slow for what is asked of it: look with top, give the "
+            "The machine is busy with something else, or too slow for this load: look with top, give the "
             "gateway a core of its own, or lower serve.max_concurrent_requests.",
         )
 

@@ -34,7 +34,7 @@ _FLAGS = {
         "workers",
         int,
         "--workers",
-        help="How many processes serve the port. More than 1 want a database on Postgres.  [default: 1]",
+        help="How many processes serve the port. More than 1 need a database on Postgres.  [default: 1]",
     ),
     "serve.wait": option(
         "wait",

@@ -21,7 +21,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")] = 4010
     workers: Annotated[
         int,
-        Meta(ge=1, le=64, description="How many processes serve the port. More than 1 want a database on Postgres."),
+        Meta(ge=1, le=64, description="How many processes serve the port. More than 1 need a database on Postgres."),
     ] = 1
     wait: Annotated[
         bool,
@@ -414,7 +414,7 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotifySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[notify]``: when people are told of something. Who is told what is no setting (``trustgate notify add``)."""
+    """``[notify]``: when notices are sent. Their subscribers are no settings (``trustgate notify add``)."""
 
     check_every_s: Annotated[
         float, Meta(ge=0.05, le=86400, description="Time between two looks at what is worth telling, seconds.")

@@ -12,10 +12,11 @@
     10 receipt    journaled before the last byte leaves
     11 response   the upstream's bytes; a payment is settled before the first
 
-The body is read after the key is known, so that a stranger cannot make the gateway buffer anything (where requests are
-sold without a key, strangers share one tenant's part of that memory). No step touches
-a database, a file (but the journal) or a name server; each takes values and gives a value. The exception is a payment
-that a client presents: its steps are in the ledger before they are taken.
+The body is read after the key is checked, so that a stranger cannot make the gateway buffer anything (where requests are
+sold without a key, strangers share one tenant's part of that memory). No step touches a database, a file (but the
+journal) or a name server; each takes values and gives a value. There are two exceptions: a payment that a client
+presents, whose steps are in the ledger before they are taken; and where several processes serve one Postgres, the ids
+of upstreams (step 1), what is held (steps 3 and 5) and the receipt (step 10), which are rows there.
 """
 
 from __future__ import annotations

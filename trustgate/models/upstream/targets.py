@@ -397,7 +397,7 @@ def model_not_found(name: str) -> NotFound | InvalidRequest:
         prompt = name.removeprefix(PROMPT_PREFIX)
         return InvalidRequest(
             f"No model is named, and none is known here for the prompt {prompt!r}. Name one in 'model'; or the "
-            f"operator says which it is for: trustgate passport alias {shlex.quote(name)} SLUG",
+            f"operator names the one that it is for: trustgate passport alias {shlex.quote(name)} SLUG",
             code="missing_required_parameter",
             param="model",
         )
