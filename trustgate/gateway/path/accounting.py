@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -21,29 +21,24 @@ from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.errors import RateLimited, TrustGateError
-from trustgate.gateway.api import units
 from trustgate.gateway.api.endpoints import Call, Endpoint
-from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.reply import Reply
-from trustgate.models.catalog import Resolved
-from trustgate.models.estimate import with_margin
+from trustgate.gateway.path.worst_case import price_for, requests_in
 from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd, bounded
 from trustgate.models.upstream.targets import Target
 from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import billed_of, commitments
-from trustgate.types import COUNTED, Finish, PaymentTerms, Prices, Receipt, Usage
+from trustgate.types import COUNTED, Finish, PaymentTerms, Receipt, Usage
 
 #: The context of a model whose passport names none, tokens: with ``_RUNS`` no less than the largest that is sold.
 _CONTEXT_TOKENS = 2_500_000
 #: How often a server may run the model for one request, and how far off an estimate of a prompt may be.
 _RUNS = 4
 _ESTIMATES_OFF = 20
-#: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
-DEFAULT_COMPLETION_TOKENS = 4_096
 #: At most one refusal of a key in this time becomes a receipt, so that hammering a used-up quota cannot fill the disk.
 _REFUSAL_EVERY_US = 1_000_000
 
@@ -58,103 +53,6 @@ _NO_PRICE = PriceTable(NOT_PRICED)
 def receipt_header(receipt_id: str) -> tuple[bytes, bytes]:
     """Names the client's receipt."""
     return b"x-trustgate-receipt", receipt_id.encode()
-
-
-def completion_bound(call: Call, resolved: Resolved | None, cap: int | None) -> int:
-    """The most tokens that one completion may get: what is held for it, and sent along for those who are held to it.
-
-    ``cap``: the plan's and the key's bound.
-    """
-    bounds = [bound for bound in (call.max_tokens, cap) if bound is not None]
-    if resolved is not None:
-        passport = resolved.passport
-        if passport.max_output_tokens is not None:
-            bounds.append(passport.max_output_tokens)
-        if passport.default_parameters and not call.bounds:
-            defaults = largest(
-                (name, value) for name, value in passport.default_parameters.items() if _bounds(name, value)
-            )
-            if defaults is not None:
-                bounds.append(defaults)
-    return min(bounds, default=DEFAULT_COMPLETION_TOKENS)
-
-
-def _bounds(name: str, value: Any) -> bool:
-    return name in BOUNDS and isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def worst_case(
-    endpoint: Endpoint,
-    call: Call,
-    resolved: Resolved | None,
-    cap: int | None,
-    factor_ppm: int,
-    at_us: int,
-    fallbacks: Sequence[Resolved] = (),
-) -> Ask:
-    """Returns what to hold: the prompt's estimate with a margin, and the largest completion each choice may get.
-
-    Of a batch: the worst case of all of its lines. The money is what that costs at most by the price table of the
-    model, or of the dearest that may answer in its place (``fallbacks``), times
-    the factor that the caller is billed at.
-    """
-    if call.work is not None:
-        work = call.work
-        return Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
-    prompt_tokens = with_margin(call.prompt_tokens)
-    completion_tokens = completion_bound(call, resolved, cap) * call.choices if endpoint.generates else 0
-    if not fallbacks and resolved is not None and resolved.price.known:
-        price = _price_for(endpoint, resolved.price)
-        return _priced_ask(call, price, prompt_tokens, completion_tokens, factor_ppm, at_us)
-    worst = Ask(prompt_tokens + completion_tokens, 0)
-    for each in (resolved, *fallbacks):
-        if each is not None and each.price.known:
-            price = _price_for(endpoint, each.price)
-            ask = _priced_ask(call, price, prompt_tokens, completion_tokens, factor_ppm, at_us)
-            worst = Ask(max(worst.tokens, ask.tokens), max(worst.cost_nano_usd, ask.cost_nano_usd))
-    return worst
-
-
-def _priced_ask(
-    call: Call, price: PriceTable, prompt_tokens: int, completion_tokens: int, factor_ppm: int, at_us: int
-) -> Ask:
-    is_audio = "audio" in call.features
-    if not (is_audio or call.audio_ms or call.characters or call.images or call.service_tier):
-        # As nearly always: nothing but tokens.
-        cost_nano_usd = price.worst_of_tokens(prompt_tokens, completion_tokens)
-        if cost_nano_usd is not None:
-            return Ask(prompt_tokens + completion_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
-    heard, made = _unit_tokens(call, price.prices)
-    usage = Usage(
-        prompt_tokens=prompt_tokens + heard,
-        completion_tokens=completion_tokens + made,
-        images=call.images,
-        characters=call.characters,
-        audio_ms=call.audio_ms,
-        service_tier=call.service_tier,
-        image_size=call.image_size,
-        image_quality=call.image_quality,
-    )
-    cost_nano_usd = price.worst_nano_usd(usage, at_us, audio=is_audio)
-    return Ask(usage.total_tokens, billed_nano_usd(cost_nano_usd, factor_ppm))
-
-
-def _price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
-    """Returns the price of a request: one that only looks at what another has made is no call of its own."""
-    return price if endpoint.is_sold or endpoint.is_unmetered else price.without_call
-
-
-def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
-    """Prompt and completion tokens of what is heard, spoken or drawn, where the model is priced by tokens."""
-    if not (call.audio_ms or call.characters or call.images) or not (prices.input_pico_usd or prices.output_pico_usd):
-        return 0, 0
-    heard, written = units.transcription_tokens(call.audio_ms)
-    return heard, written + units.speech_tokens(call.characters) + units.image_tokens(call.images, call.image_quality)
-
-
-def requests_in(call: Call) -> int:
-    """Returns how many requests a call stands for: a batch has one a line."""
-    return 1 if call.work is None else call.work.lines
 
 
 class UsageMeter(Protocol):
@@ -421,7 +319,7 @@ class Account:
         usage = _priced_usage(usage, endpoint, call)
         if target is not None and finish in COUNTED:
             target.load.used(usage.total_tokens - call.prompt_tokens)
-        price = _price_for(endpoint, target.price) if target is not None else _NO_PRICE
+        price = price_for(endpoint, target.price) if target is not None else _NO_PRICE
         factor_ppm = caller.price_factor_ppm
         cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)

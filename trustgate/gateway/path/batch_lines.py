@@ -19,8 +19,8 @@ from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
 from trustgate.gateway.api.members import misnamed
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import BatchedMessage, MessageBatchRequest
-from trustgate.gateway.path.accounting import completion_bound, worst_case
 from trustgate.gateway.path.profiling import applied, bounds_completion
+from trustgate.gateway.path.worst_case import completion_bound, worst_case
 from trustgate.ids import now_us
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.profiles import MAX_TOKENS, summed_up

@@ -15,9 +15,10 @@ from trustgate.errors import PaymentRequired, PermissionDenied
 from trustgate.gateway.api.bazaar import bazaar
 from trustgate.gateway.api.endpoints import Endpoint
 from trustgate.gateway.api.uploads import Upload, digest
-from trustgate.gateway.path.accounting import Accounting, Request, requests_in
+from trustgate.gateway.path.accounting import Accounting, Request
 from trustgate.gateway.path.arrival import Arrival, bearer_token
 from trustgate.gateway.path.delivery import Delivery
+from trustgate.gateway.path.worst_case import requests_in
 from trustgate.models.catalog import Resolved
 from trustgate.payment.cashier import Cashier
 from trustgate.payment.order import Order

@@ -12,8 +12,8 @@
     10 receipt    journaled before the last byte leaves
     11 response   the upstream's bytes; a payment is settled before the first
 
-The body is read after the key is checked, so that a stranger cannot make the gateway buffer anything (where requests are
-sold without a key, strangers share one tenant's part of that memory). No step touches a database, a file (but the
+The body is read after the key is checked, so that a stranger cannot make the gateway buffer anything (where requests
+are sold without a key, strangers share one tenant's part of that memory). No step touches a database, a file (but the
 journal) or a name server; each takes values and gives a value. There are two exceptions: a payment that a client
 presents, whose steps are in the ledger before they are taken; and where several processes serve one Postgres, the ids
 of upstreams (step 1), what is held (steps 3 and 5) and the receipt (step 10), which are rows there.
@@ -42,7 +42,7 @@ from trustgate.gateway.api.aliases import MODEL_IN_PATH
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
-from trustgate.gateway.path.accounting import Account, Accounting, Request, completion_bound, receipt_header, worst_case
+from trustgate.gateway.path.accounting import Account, Accounting, Request, receipt_header
 from trustgate.gateway.path.arrival import Arrival, check_head, is_json
 from trustgate.gateway.path.batch_lines import LineJudge, judged_messages
 from trustgate.gateway.path.body import BodyMemory, Room, body_at_hand, end_user_of, peek, read_json
@@ -60,6 +60,7 @@ from trustgate.gateway.path.profiling import own_steering, under_profile, with_b
 from trustgate.gateway.path.relay import relay
 from trustgate.gateway.path.reply import Reply, rate_headers
 from trustgate.gateway.path.routing import Routing
+from trustgate.gateway.path.worst_case import completion_bound, worst_case
 from trustgate.http.sending import Headers
 from trustgate.models.catalog import Catalog
 from trustgate.models.stand_in import shown

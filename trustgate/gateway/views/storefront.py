@@ -14,7 +14,7 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import allows_model, completion_cap
 from trustgate.gateway.api.bazaar import SOLD_KEYLESS, bazaar, example
 from trustgate.gateway.api.endpoints import Endpoint
-from trustgate.gateway.path.accounting import worst_case
+from trustgate.gateway.path.worst_case import worst_case
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.published import published
