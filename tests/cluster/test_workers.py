@@ -12,7 +12,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -34,7 +36,8 @@ class Workers:
         command = [sys.executable, str(ROOT / "tests/cluster/own_homes.py"), str(home), str(count), "serve"]
         if url:
             command = [sys.executable, "-m", "trustgate", "--home", str(home), "serve", "--workers", str(count)]
-        environment = clean_environment({"PYTHONPATH": str(ROOT), **({"TRUSTGATE_STORE_URL": url} if url else {})})
+        self.environment = {"TRUSTGATE_STORE_URL": url} if url else {}
+        environment = clean_environment({"PYTHONPATH": str(ROOT), **self.environment})
         self.process = Process("the workers", command, home, environment, home / "log")
 
     def wait_ready(self) -> str:
@@ -167,6 +170,70 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
     assert log.wait() == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
+
+
+@pytest.mark.slow
+def test_one_link_opens_the_console_of_all_workers_and_signing_out_ends_it_at_all(shared: tuple[Workers, str]) -> None:
+    workers, key = shared
+    address = workers.wait_ready()
+    gateway = Gateway(workers.home, environment=workers.environment)
+    code = parse_qs(urlsplit(gateway.cli_json("console")["url"]).query)["code"][0]
+
+    def send(path: str, cookie: str = "", form: dict[str, str] | None = None) -> httpx.Response:
+        """On a connection of its own: the kernel chooses the worker."""
+        headers = {"origin": address, "cookie": cookie}
+        return httpx.request("GET" if form is None else "POST", f"{address}/console{path}", data=form, headers=headers)
+
+    with ThreadPoolExecutor(8) as at_once:
+        opened = list(at_once.map(lambda _: send("/open", form={"code": code}), range(8)))
+    assert sorted(answer.status_code for answer in opened) == [303, *[401] * 7], "it works once, whoever is asked"
+    cookie = next(answer for answer in opened if answer.status_code == 303).headers["set-cookie"].partition(";")[0]
+
+    def seen_by_each(look: Callable[[], httpx.Response]) -> dict[str, httpx.Response]:
+        """Look until both workers have shown their page."""
+        found: dict[str, httpx.Response] = {}
+
+        def look_again() -> bool:
+            page = look()
+            assert page.status_code == 200, page.text
+            name = re.search(r'id="live-process">(worker \d of 2)<', page.text)
+            assert name is not None
+            found[name[1]] = page
+            return len(found) == 2
+
+        wait_until(look_again, "both to be asked")
+        return found
+
+    pages = seen_by_each(lambda: send("", cookie))
+    tokens = {re.findall(r'name="form_token" value="([^"]+)"', page.text)[0] for page in pages.values()}
+    assert len(tokens) == 1, "a form of one is taken by the other"
+    # Numbers of the other one are about a second old.
+    wait_until(lambda: all(f">Worker {each}<" in send("", cookie).text for each in (1, 2)), "each its row")
+    # A request, at whichever worker: both show it.
+    chat = httpx.post(f"{address}/v1/chat/completions", json=CHAT, headers={"authorization": f"Bearer {key}"})
+    receipt = chat.headers["x-trustgate-receipt"]
+    for _ in range(8):
+        assert f'data-id="{receipt}"' in send("/requests", cookie).text
+    form = {"form_token": tokens.pop(), "form_id": "one", "name": "twice"}
+    with ThreadPoolExecutor(8) as at_once:
+        done = list(at_once.map(lambda _: send("/do/tenant.add", cookie, form).status_code, range(8)))
+    assert sorted(done) == [200, *[409] * 7]
+    # Work that one does is shown by both, and what it makes is given by both.
+    began = send("/do/statement.make", cookie, {"form_token": form["form_token"], "tenant": "acme", "month": "this"})
+    assert began.status_code == 303, began.text
+    work = began.headers["location"].removeprefix("/console")
+    wait_until(lambda: send(f"{work}/state", cookie).json()["done"], "the end of the work")
+    for _ in range(8):
+        page = send(work, cookie).text
+        assert "statement.json" in page, page
+    assert len({send(f"{work}/statement.json", cookie).content for _ in range(8)}) == 1
+    # One that is put in the place of another knows the session as well.
+    os.kill(workers.pids()[0], signal.SIGKILL)
+    wait_until(lambda: "is ready (process" in workers.process.stderr, "a new worker")
+    seen_by_each(lambda: send("", cookie))
+    assert send("/logout", cookie, {"form_token": form["form_token"]}).status_code == 401
+    assert {send("", cookie).status_code for _ in range(12)} == {401}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (workers.home / "console").rglob("*"))
 
 
 def test_workers_stop_with_their_supervisor_and_what_stops_the_first_one_stops_the_start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import shlex
@@ -14,18 +15,23 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import msgspec
 import pytest
 import typer
 
 from tests.conftest import GatewayFactory
 from tests.support.gateway import Gateway
 from trustgate import cli
+from trustgate.admin.consoling import ConsoleEnd
 from trustgate.console.access import is_allowed, is_own_form
 from trustgate.console.app import Console
+from trustgate.console.fields import Action, Progress
 from trustgate.console.sessions import CODE_S, IDLE_S, LIFE_S, Sessions
-from trustgate.errors import Conflict
+from trustgate.console.works import Works
+from trustgate.errors import Conflict, NotFound
 from trustgate.server.pages import console_url
 from trustgate.settings import PaymentSettings, ServeSettings, Settings, StoreSettings
+from trustgate.web.html import Html, tag
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +75,12 @@ def test_before_a_link_is_asked_for_there_is_no_console(make_gateway: GatewayFac
 
 
 @pytest.mark.parametrize(("url", "told"), [("postgres://db.example/trustgate", True), ("", False)])
-async def test_where_several_processes_may_serve_it_says_which_one_knows_a_session(
+async def test_where_several_servers_may_serve_it_says_which_one_knows_a_session(
     tmp_path: Path, url: str, told: bool
 ) -> None:
-    """Sessions are in memory; on a database that others may serve too, a browser may meet another process."""
+    """Sessions are in a home; on a database that others may serve too, a browser may meet another machine."""
     settings = Settings(home=tmp_path, store=StoreSettings(url=url or None))
-    console = Console(Nothing(), Sessions(), lambda: settings, recent=tuple, stopping=bool)
+    console = Console(Nothing(), Sessions(tmp_path), Works(tmp_path), lambda: settings, recent=tuple, stopping=bool)
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
@@ -84,7 +90,7 @@ async def test_where_several_processes_may_serve_it_says_which_one_knows_a_sessi
     near = {"client": ("127.0.0.1", 5), "server": ("127.0.0.1", 4010), "headers": [(b"host", b"127.0.0.1:4010")]}
     await console({**scope, **near}, _never, send)
     page = b"".join(message.get("body", b"") for message in sent).decode()
-    assert sent[0]["status"] == 401 and ("Several processes may serve this database" in page) is told
+    assert sent[0]["status"] == 401 and ("Several servers may serve this database" in page) is told
 
 
 class Nothing:
@@ -223,9 +229,9 @@ def test_ending_all_sessions_ends_links_too(served: Gateway, http: httpx.Client)
     assert redeem(http, code).status_code == 401
 
 
-def test_a_code_and_a_session_end_with_time() -> None:
+def test_a_code_and_a_session_end_with_time(tmp_path: Path) -> None:
     now = [1000.0]
-    sessions = Sessions(lambda: now[0])
+    sessions = Sessions(tmp_path, lambda: now[0])
     late, code = sessions.issue(), sessions.issue()
     now[0] += CODE_S - 1
     secret = sessions.redeem(code)
@@ -245,15 +251,66 @@ def test_a_code_and_a_session_end_with_time() -> None:
     assert sessions.find(again) is None, "used all the time, but too old"
 
 
-def test_codes_and_sessions_are_bounded_and_kept_as_hashes() -> None:
-    sessions = Sessions()
+def test_codes_and_sessions_are_bounded_and_kept_as_hashes(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path)
     secrets = [sessions.redeem(sessions.issue()) for _ in range(40)]
     alive = [secret for secret in secrets if secret is not None and sessions.find(secret) is not None]
     assert alive == secrets[-16:]
     codes = [sessions.issue() for _ in range(20)]
     assert [sessions.redeem(code) is not None for code in codes] == [False] * 12 + [True] * 8
-    kept = repr(vars(sessions))
-    assert not any(str(secret) in kept for secret in alive)
+    codes.append(sessions.issue())
+    found = [sessions.find(str(secret)) for secret in secrets]
+    tokens = [session.form_token for session in found if session is not None]
+    assert len(tokens) == 8, "those that were opened since have taken the others' places"
+    kept = "".join(f"{path}{path.read_text() if path.is_file() else ''}" for path in tmp_path.rglob("*"))
+    assert not any(secret in kept for secret in (*map(str, alive), *codes, *tokens))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 17 and {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+def test_a_session_holds_at_every_process_and_ends_at_all(tmp_path: Path) -> None:
+    one, two = Sessions(tmp_path), Sessions(tmp_path)
+    code = one.issue()
+    secret = two.redeem(code)
+    assert secret is not None and one.redeem(code) is None
+    here, there = one.find(secret), two.find(secret)
+    assert here is not None and there is not None and here.is_form_token(there.form_token)
+    assert [here.begin_form("a"), there.begin_form("a"), there.begin_form("b")] == [True, False, True]
+    here.release_form("a")
+    assert there.begin_form("a")
+    waiting = two.issue()
+    one.end(here)
+    assert two.find(secret) is None and not two.is_alive(there)
+    assert one.redeem(waiting) is not None
+    assert (two.end_all(), one.end_all()) == (1, 0)
+
+
+async def test_work_is_shown_by_every_process_and_ends_with_its_own(tmp_path: Path) -> None:
+    one, two = Works(tmp_path), Works(tmp_path)
+    go_on, said = asyncio.Event(), asyncio.Event()
+
+    async def run(_: object, __: object, ___: object, progress: Progress) -> Html:
+        progress.say("Half done")
+        said.set()
+        await go_on.wait()
+        progress.statement = b"{}"
+        return tag("p", None, "Made <it>")
+
+    action = Action(("backup",), "Back up", (), lambda _: ConsoleEnd(), lambda _: ("storage",), run=run)
+    work = one.begin(Nothing(), action, "trustgate backup", {})
+    await said.wait()
+    seen = two.find(work.id)
+    assert (seen.stage, seen.is_done, seen.title, seen.place) == ("Half done", False, "Back up", ("storage",))
+    go_on.set()
+    await asyncio.gather(*one.under_way())
+    ended = two.find(work.id)
+    assert (ended.result, two.statement(ended)) == ("<p>Made &lt;it&gt;</p>", b"{}")
+    # As a process leaves it that is killed: nobody holds its lock.
+    (tmp_path / "works" / f"{work.id}.json").write_bytes(msgspec.json.encode(seen))
+    broken = two.find(work.id)
+    assert broken.is_done and "has ended" in broken.problem and "again" in broken.hint
+    with pytest.raises(NotFound):
+        two.find("../" + work.id)
 
 
 def test_a_stream_ends_with_its_session_and_with_the_server(make_gateway: GatewayFactory) -> None:
@@ -465,13 +522,6 @@ def test_a_link_leads_where_the_console_is(
         assert refused.value.hint
     else:
         assert console_url(settings, address) == url
-
-
-def test_of_several_workers_none_gives_a_link_that_another_one_would_refuse(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, serve=ServeSettings(workers=2), store=StoreSettings(url="postgres://db/x"))
-    with pytest.raises(Conflict) as refused:
-        console_url(settings, "http://127.0.0.1:4010")
-    assert "2 workers" in refused.value.message and "without --workers" in (refused.value.hint or "")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from trustgate.errors import Conflict, NotFound, PermissionDenied, TrustGateErro
 from trustgate.gateway.api.uploads import ClientDisconnected
 from trustgate.gateway.path.arrival import read_body
 from trustgate.http.sending import send_body
+from trustgate.observe.metrics import Metric
 from trustgate.settings import Settings
 from trustgate.types import Receipt
 from trustgate.web.assets import Assets
@@ -45,22 +46,23 @@ Page = Callable[..., Awaitable[Shown | Download | Redirect]]
 
 
 async def _work(view: View, work_id: str) -> Shown:
-    return work_page(view.works.find(work_id))
+    work = view.works.find(work_id)
+    return work_page(work, view.works.statement(work))
 
 
 async def _work_state(view: View, work_id: str) -> Download:
     return work_state(view.works.find(work_id))
 
 
-#: Sessions are in memory: of several processes on one database only one has them.
-_ONE_PROCESS: Final = (
-    "Several processes may serve this database. A session is in the one alone that gave the link: behind a load "
-    "balancer, send /console to that machine, or open the console at its own address."
+#: Sessions are in a home: of several servers on one database only one has them.
+_ONE_HOME: Final = (
+    "Several servers may serve this database. A session is known on the machine alone that gave the link: behind a "
+    "load balancer, send /console to that machine, or open the console at its own address."
 )
 
 
 async def _work_statement(view: View, work_id: str, form: str) -> Download:
-    return work_statement(view.works.find(work_id), form)
+    return work_statement(view.works.statement(view.works.find(work_id)), form)
 
 
 #: The navigation.
@@ -117,25 +119,37 @@ PAGES: Final[tuple[tuple[re.Pattern[str], Page], ...]] = tuple(
 
 
 class Console:
-    """The console of one process."""
+    """The console, as one process serves it."""
 
     def __init__(
         self,
         admin: Admin,
         sessions: Sessions,
+        works: Works,
         settings: Callable[[], Settings],
         *,
         recent: Callable[[], Sequence[Receipt]],
         stopping: Callable[[], bool],
+        metrics: Callable[[], Sequence[Metric]] = tuple,
     ) -> None:
-        """``settings``: as they hold now. ``recent``: the last receipts, the newest at the end."""
+        """
+        Args:
+            admin: carries out the commands.
+            sessions: those of the home.
+            works: those of the home.
+            settings: as they hold now.
+            recent: the last receipts of this process, the newest at the end.
+            stopping: whether the server stops.
+            metrics: of each worker, by its number in the label ``worker``.
+        """
         self._admin = admin
         self._sessions = sessions
         self._settings = settings
         self._recent = recent
         self._assets = Assets()
-        self._works = Works()
-        self._live = Live(admin, sessions, recent, stopping)
+        self._works = works
+        self._metrics = metrics
+        self._live = Live(admin, sessions, settings, recent, stopping)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
@@ -182,12 +196,12 @@ class Console:
             message("wary", tag("p", None, told)) if told else None,
             tag("p", None, "The console is opened from the command line, on the machine of the gateway:"),
             command("trustgate console", "open-command"),
-            tag("p", {"class": "soft"}, _ONE_PROCESS) if is_one_of_several else None,
+            tag("p", {"class": "soft"}, _ONE_HOME) if is_one_of_several else None,
         )
         return Shown("Not signed in", body, status=401)
 
     def _view(self, session: ConsoleSession, query: Mapping[str, str]) -> View:
-        return View(self._admin, self._settings(), self._recent, session.form_token, query, self._works)
+        return View(self._admin, self._settings(), self._recent, session.form_token, query, self._works, self._metrics)
 
     async def _get(self, path: str, scope: Scope, session: ConsoleSession) -> Shown | Download | Redirect:
         query = _pairs(scope.get("query_string", b""))

@@ -33,9 +33,15 @@ class Progress:
         self.stage = "Begun"
         #: A statement that was made, as a document in JSON.
         self.statement = b""
+        #: Is given each other stage.
+        self.on_stage: Callable[[str], None] | None = None
 
     def say(self, stage: str) -> None:
+        if stage == self.stage:
+            return
         self.stage = stage
+        if self.on_stage is not None:
+            self.on_stage(stage)
 
 
 #: Does such work: of the command and what was given. Returns what came of it, to be shown.

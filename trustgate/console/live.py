@@ -2,21 +2,27 @@
 
 Nothing is measured for it on the path of a request: it reads the receipts that the counters keep for ``trustgate top``,
 once a second, and only while a page is open. All pages that are open share one look.
+
+Where several processes serve, the numbers are those of the process that serves the stream, and the requests are read
+from the database: those of all processes, as soon as their receipts have their places.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 from starlette.types import Receive, Send
 
-from trustgate.admin.commands import Admin, Look
+from trustgate.admin.commands import Admin, Look, ReceiptList
 from trustgate.console.sessions import ConsoleSession, Sessions
 from trustgate.console.view import tenant_names
+from trustgate.errors import Unavailable
 from trustgate.formats.written import instant, number, rate, usd
+from trustgate.settings import Settings
 from trustgate.types import Receipt
 
 _EVERY_S: Final = 1.0
@@ -32,17 +38,20 @@ class Live:
         self,
         admin: Admin,
         sessions: Sessions,
+        settings: Callable[[], Settings],
         recent: Callable[[], Sequence[Receipt]],
         stopping: Callable[[], bool],
     ) -> None:
         self._admin = admin
         self._sessions = sessions
+        self._settings = settings
         self._recent = recent
         self._stopping = stopping
         self._streams = 0
         self._names: dict[str, str] = {}
         self._looked_s = float("-inf")
         self._numbers: dict[str, str] = {}
+        self._latest: Sequence[Receipt] = ()
 
     @property
     def is_full(self) -> bool:
@@ -64,9 +73,10 @@ class Live:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while not gone.done() and not self._stopping() and self._sessions.is_alive(session):
-                receipts = _after(self._recent(), last)
+                await self._look()
+                receipts = _after(self._latest, last)
                 last = receipts[-1].id if receipts else last
-                data = {"numbers": await self._look(), "requests": await self._shown(receipts)}
+                data = {"numbers": self._numbers, "requests": await self._shown(receipts)}
                 await send(
                     {"type": "http.response.body", "body": b"data: " + _encode(data) + b"\n\n", "more_body": True}
                 )
@@ -78,11 +88,13 @@ class Live:
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
 
-    async def _look(self) -> Mapping[str, str]:
-        """Returns the numbers by the ids of their places on the page."""
+    async def _look(self) -> None:
+        """Have the last receipts, and the numbers by the ids of their places on the page."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._looked_s >= _EVERY_S * 0.9:
             self._looked_s = now_s
+            settings = self._settings()
+            self._latest = await latest(self._admin, settings, self._recent)
             live = await self._admin.execute(Look())
             load = live.all
             self._numbers = {
@@ -94,8 +106,8 @@ class Live:
                 "live-in-flight": number(live.in_flight),
                 "live-first": f"{load.first_p50_ms} / {load.first_p99_ms} ms",
                 "live-receipts": number(live.receipts),
+                "live-process": process_name(settings),
             }
-        return self._numbers
 
     async def _shown(self, receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
         if any(receipt.tenant not in self._names for receipt in receipts):
@@ -115,6 +127,26 @@ class Live:
             }
             for receipt in receipts
         ]
+
+
+async def latest(admin: Admin, settings: Settings, recent: Callable[[], Sequence[Receipt]]) -> Sequence[Receipt]:
+    """Returns the last receipts, the newest at the end: of all processes that serve the database.
+
+    Args:
+        admin: reads them where there are several.
+        settings: whether there may be.
+        recent: those of this process, which are what there is while the database is away.
+    """
+    if settings.several:
+        with contextlib.suppress(Unavailable):
+            found = await admin.execute(ReceiptList(limit=_REQUESTS_MOST))
+            return [detail.receipt for detail in reversed(found)]
+    return recent()
+
+
+def process_name(settings: Settings) -> str:
+    """Returns which of a server's workers this is; "" for the only process."""
+    return f"worker {settings.worker} of {settings.serve.workers}" if settings.worker else ""
 
 
 def _after(recent: Sequence[Receipt], last: str) -> Sequence[Receipt]:

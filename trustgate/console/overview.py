@@ -9,6 +9,7 @@ from trustgate.admin.findings import Finding, findings_of
 from trustgate.admin.money import PaymentList, PaymentTermsList
 from trustgate.console.storage import disk_card
 from trustgate.console.view import Shown, View, do, link, url, when, word
+from trustgate.console.workers import now_title, worker_table
 from trustgate.errors import TrustGateError
 from trustgate.formats.written import number, rate, usd
 from trustgate.ids import MICROSECONDS_PER_SECOND, iso_us, now_us
@@ -51,7 +52,7 @@ async def overview(view: View) -> Shown:
         heading("Overview", beside=tag("span", {"class": "soft"}, f"{live.address}, version {live.version}")),
         _findings(findings, live),
         _first_steps(live) if is_new else None,
-        tag("h2", None, f"Now (the last {live.window_s:.0f} s)"),
+        now_title(view, live.window_s),
         now_figures(live),
         tag(
             "div",
@@ -59,6 +60,7 @@ async def overview(view: View) -> Shown:
             card("Busiest tenants", _loads("Busiest tenants", live.tenants)),
             card("Busiest models", _loads("Busiest models", live.models)),
         ),
+        worker_table(view),
         tag("h2", None, f"The last {_DAYS} days"),
         usage_by_day(days, since_us),
         tag("p", None, link("Usage by model, tenant and key", "usage")),

@@ -11,6 +11,7 @@ from trustgate.admin.commands import (
     TenantList,
     UsageShow,
 )
+from trustgate.console.live import latest
 from trustgate.console.overview import day_charts
 from trustgate.console.view import Shown, View, link, tenant_names, url
 from trustgate.formats.written import instant, number, usd
@@ -124,7 +125,7 @@ def _usage_table(rows: Sequence[UsageRow], by: str, named: Mapping[str, str]) ->
 
 async def live(view: View) -> Shown:
     named = await tenant_names(view.admin)
-    latest = list(view.recent())[-100:][::-1]
+    newest = list(await latest(view.admin, view.settings, view.recent))[-100:][::-1]
     rows = [
         tag(
             "tr",
@@ -139,7 +140,7 @@ async def live(view: View) -> Shown:
             tag("td", {"class": "n"}, usd(receipt.cost_nano_usd)),
             tag("td", {"class": "n"}, number(receipt.latency_total_ms)),
         )
-        for receipt in latest
+        for receipt in newest
     ]
     numbers = {"Status", "Tokens", "Cost", "ms"}
     titles = ("Time", "Tenant", "Endpoint", "Model", "Status", "Ended", "Tokens", "Cost", "ms")

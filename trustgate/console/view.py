@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 from trustgate.admin.commands import Admin, TenantList
 from trustgate.formats.written import instant, names
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+from trustgate.observe.metrics import Metric
 from trustgate.settings import Settings
 from trustgate.types import Receipt
 from trustgate.web.html import Html, join, tag
@@ -25,7 +26,7 @@ class View(NamedTuple):
 
     admin: Admin
     settings: Settings
-    #: The last receipts, the newest at the end.
+    #: The last receipts of this process, the newest at the end.
     recent: Callable[[], Sequence[Receipt]]
     #: What its forms carry (CSRF).
     form_token: str
@@ -33,6 +34,8 @@ class View(NamedTuple):
     query: Mapping[str, str]
     #: What takes long and was begun here.
     works: Works
+    #: Those of each worker, by its number in the label ``worker``.
+    metrics: Callable[[], Sequence[Metric]] = tuple
 
     def get(self, name: str) -> str:
         """Returns a parameter without blanks around it; "" where it is not given."""

@@ -8,34 +8,39 @@ from trustgate.console.books import statement_file
 from trustgate.console.view import Download, Shown, link, url, word
 from trustgate.console.works import LongWork
 from trustgate.errors import NotFound
-from trustgate.web.html import Html, join, tag
+from trustgate.web.html import Html, join, raw, tag
 from trustgate.web.parts import buttons, command, heading, link_button, message
 
 
-def work_page(work: LongWork) -> Shown:
-    """Returns the page of the work. A script reloads it when the work is done; without scripts a link does."""
-    title = work.action.title
-    if work.error is not None:
-        hint = tag("p", None, work.error.hint) if work.error.hint else None
-        state, shown = word("failed"), message("bad", tag("p", None, work.error.message), hint)
+def work_page(work: LongWork, statement: bytes) -> Shown:
+    """Returns the page of the work. A script reloads it when the work is done; without scripts a link does.
+
+    Args:
+        work: under way, or ended.
+        statement: that was made; b"" for none.
+    """
+    title = work.title
+    if work.problem:
+        hint = tag("p", None, work.hint) if work.hint else None
+        state, shown = word("failed"), message("bad", tag("p", None, work.problem), hint)
     elif work.result is not None:
-        state, shown = word("done"), join(work.result, _made(work))
+        # Finished HTML: a process of this home has made it by ``tag`` and written it down.
+        state, shown = word("done"), join(raw(work.result), _made(work) if statement else None)
     else:
         state = word("under way")
         shown = join(
             tag(
                 "p",
                 {"id": "work-stage", "role": "status", "data-work": url("works", work.id, "state")},
-                work.progress.stage,
+                work.stage,
             ),
             tag("progress", {"aria-label": title}),
             tag("p", {"class": "soft"}, "It goes on if you leave this page. ", link("Look again", "works", work.id)),
         )
-    place = work.action.then(None)
     body = join(
         heading(title, beside=state),
         shown,
-        tag("p", None, link("Go on", *place)) if work.is_done else None,
+        tag("p", None, link("Go on", *work.place)) if work.is_done else None,
         tag("h2", None, "The same on the command line"),
         command(work.line, "action-line"),
     )
@@ -44,13 +49,11 @@ def work_page(work: LongWork) -> Shown:
 
 def work_state(work: LongWork) -> Download:
     """Returns the stage, and whether it is done, as JSON for the page's script."""
-    state = {"stage": work.progress.stage, "done": work.is_done}
+    state = {"stage": work.stage, "done": work.is_done}
     return Download("state.json", "application/json", msgspec.json.encode(state))
 
 
-def _made(work: LongWork) -> Html | None:
-    if not work.progress.statement:
-        return None
+def _made(work: LongWork) -> Html:
     links = [
         link_button(url("works", work.id, f"statement.{form}"), title)
         for form, title in (("html", "Page (HTML)"), ("json", "Data (JSON)"), ("csv", "Table (CSV)"))
@@ -58,8 +61,8 @@ def _made(work: LongWork) -> Html | None:
     return join(tag("p", None, "Download it:"), buttons(links))
 
 
-def work_statement(work: LongWork, form: str) -> Download:
+def work_statement(statement: bytes, form: str) -> Download:
     """Returns the statement that was made. Raises ``NotFound`` where it is kept no more."""
-    if not work.progress.statement:
+    if not statement:
         raise NotFound("This statement is kept no more.", hint="Make it again.")
-    return statement_file(work.progress.statement, form)
+    return statement_file(statement, form)

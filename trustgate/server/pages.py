@@ -3,6 +3,7 @@ before a page is asked for; of the console, before a link to it is."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from trustgate.access.directory import Directory
     from trustgate.admin.commands import Admin
     from trustgate.console.app import Console
-    from trustgate.console.sessions import Sessions
     from trustgate.gateway.views.wallet_node import SolanaNode
+    from trustgate.observe.metrics import Metric
     from trustgate.types import Receipt
 
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", "[::]"})
@@ -107,15 +108,27 @@ class ServedConsole:
         admin: Callable[[], Admin],
         recent: Callable[[], Sequence[Receipt]],
         stopping: Callable[[], bool],
+        metrics: Callable[[], Sequence[Metric]],
     ) -> None:
-        """``recent``: the last receipts, the newest at the end."""
+        """
+        Args:
+            settings: as they hold now.
+            address: where the server listens, with its scheme.
+            admin: carries out the commands.
+            recent: the last receipts, the newest at the end.
+            stopping: whether the server stops.
+            metrics: this process's, and other workers'.
+        """
         self._settings = settings
         self._address = address
         self._admin = admin
         self._recent = recent
         self._stopping = stopping
-        self._sessions: Sessions | None = None
+        self._metrics = metrics
+        self._folder = settings().console_folder
         self._console: Console | None = None
+        if not settings().worker:
+            forget_console(settings())
 
     def routes(self) -> list[BaseRoute]:
         methods = ["GET", "POST"]
@@ -123,7 +136,10 @@ class ServedConsole:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._console is None:
-            raise HTTPException(404)
+            if not self._folder.is_dir():
+                raise HTTPException(404)
+            # Another worker may have given the link.
+            self._console = self._make()
         await self._console(scope, receive, send)
 
     def open(self) -> ConsoleLink:
@@ -131,19 +147,37 @@ class ServedConsole:
         base = console_url(self._settings(), self._address)
         from trustgate.console.sessions import CODE_S, Sessions
 
-        if self._sessions is None:
-            from trustgate.console.app import Console
-
-            self._sessions = Sessions()
-            self._console = Console(
-                self._admin(), self._sessions, self._settings, recent=self._recent, stopping=self._stopping
-            )
+        code = Sessions(self._folder).issue()
         expires_us = now_us() + int(CODE_S * MICROSECONDS_PER_SECOND)
-        return ConsoleLink(url=f"{base}/console/open?code={self._sessions.issue()}", expires_us=expires_us)
+        return ConsoleLink(url=f"{base}/console/open?code={code}", expires_us=expires_us)
 
     def end_all(self) -> int:
         """See ``ConsoleDoor``."""
-        return 0 if self._sessions is None else self._sessions.end_all()
+        if not self._folder.is_dir():
+            return 0
+        from trustgate.console.sessions import Sessions
+
+        return Sessions(self._folder).end_all()
+
+    def _make(self) -> Console:
+        from trustgate.console.app import Console
+        from trustgate.console.sessions import Sessions
+        from trustgate.console.works import Works
+
+        return Console(
+            self._admin(),
+            Sessions(self._folder),
+            Works(self._folder),
+            self._settings,
+            recent=self._recent,
+            stopping=self._stopping,
+            metrics=self._metrics,
+        )
+
+
+def forget_console(settings: Settings) -> None:
+    """Remove what a server before has left of its console: sessions end with it."""
+    shutil.rmtree(settings.console_folder, ignore_errors=True)
 
 
 def console_url(settings: Settings, address: str) -> str:
@@ -161,12 +195,6 @@ def console_url(settings: Settings, address: str) -> str:
         raise Conflict(
             "The console is switched off.",
             hint='Set console = "loopback" under [serve] in trustgate.toml, then run trustgate reload.',
-        )
-    if settings.serve.workers > 1:
-        # Its sessions and its work are one process's, and a browser's next connection may be another worker's.
-        raise Conflict(
-            f"The console is served by one process, and this server has {settings.serve.workers} workers.",
-            hint="Open it at a server of the same database that was started without --workers.",
         )
     public = (settings.payment.public_url or "").rstrip("/")
     if mode == "network" and public.startswith("https://"):

@@ -215,6 +215,7 @@ class Server:
             admin=lambda: self.admin,
             recent=lambda: list(self.counters.recent),
             stopping=lambda: self.running.draining,
+            metrics=lambda: self.metrics.merge(self.metrics.collect()),
         )
         self.admin = LocalAdmin(
             AdminContext(

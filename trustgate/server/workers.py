@@ -18,6 +18,7 @@ import msgspec
 from trustgate.errors import SettingsError, TrustGateError
 from trustgate.http.sockets import address_of, listen_admin, listen_public
 from trustgate.observe.request_log import log_to_stderr
+from trustgate.server.pages import forget_console
 from trustgate.server.process import has_terminal, stop_on_signal
 from trustgate.server.reload import differences, is_reloaded
 from trustgate.server.run import Inherited, run_loop, serve
@@ -98,6 +99,8 @@ def run_workers(
         return bool(restart)
 
     with _sockets(settings) as inherited:
+        # Of a server before this one; a worker that is replaced leaves it alone.
+        forget_console(settings)
         scheme = "http" if settings.serve.tls_certificate is None else "https"
         address = address_of(settings.serve.host, inherited.public, scheme)
         count = settings.serve.workers

@@ -163,6 +163,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.home / "answers"
 
     @property
+    def console_folder(self) -> Path:
+        """The console's links, sessions and work, for all processes of this home while its server runs."""
+        return self.home / "console"
+
+    @property
     def localnet_folder(self) -> Path:
         return self.home / "localnet"
 
