@@ -249,6 +249,11 @@ def test_a_code_and_a_session_end_with_time(tmp_path: Path) -> None:
         assert sessions.find(again) is not None
     now[0] += IDLE_S / 2
     assert sessions.find(again) is None, "used all the time, but too old"
+    forgotten = sessions.redeem(sessions.issue())
+    assert forgotten is not None and sessions.find(forgotten) is not None
+    now[0] += IDLE_S
+    sessions.issue()
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1, "the new link alone"
 
 
 def test_codes_and_sessions_are_bounded_and_kept_as_hashes(tmp_path: Path) -> None:
@@ -327,6 +332,10 @@ def test_a_stream_ends_with_its_session_and_with_the_server(make_gateway: Gatewa
                     gateway.process.signal(signal.SIGTERM)
                 # Three lines an event, one event a second: a stream that went on would not fail by itself.
                 assert "event: end" in itertools.islice(lines, 60)
+    gateway.stop()
+    assert list((gateway.home / "console" / "sessions").iterdir()), "left by the server that has stopped"
+    gateway.start()
+    assert not (gateway.home / "console").exists(), "and ended by the next one"
 
 
 # forged forms

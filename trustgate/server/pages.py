@@ -127,8 +127,6 @@ class ServedConsole:
         self._metrics = metrics
         self._folder = settings().console_folder
         self._console: Console | None = None
-        if not settings().worker:
-            forget_console(settings())
 
     def routes(self) -> list[BaseRoute]:
         methods = ["GET", "POST"]

@@ -38,6 +38,7 @@ from trustgate.receipts.journal import Journal
 from trustgate.receipts.log import Log
 from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.tree import Tree
+from trustgate.server.pages import forget_console
 from trustgate.server.parts import Observer, Server
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
 from trustgate.settings import Settings
@@ -181,6 +182,9 @@ async def serve(
             server.telemetry.start(server.metrics.collect)
             stack.push_async_callback(server.telemetry.close)
         admin = stack.enter_context(listen_admin(settings.socket) if inherited is None else inherited.admin)
+        if inherited is None:
+            # The supervisor does it once for all of its workers.
+            forget_console(settings)
         stack.enter_context(on_hangup(stop, server.reload_or_tell))
         async with background(kept.upkeep(lambda: server.settings.receipts.checkpoint_every_s)):
             on_ready = None if inherited is None else inherited.on_ready
