@@ -6,14 +6,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from trustgate import __version__
 from trustgate.access.budgets import BudgetEvent, Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import LimitReached, Quota
-from trustgate.admin.audit import BooksSnapshot
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.admin.commands import Admin, ServerStatus, TargetStatus
 from trustgate.admin.context import AdminContext, new_pseudonym_key
@@ -21,7 +19,7 @@ from trustgate.admin.local import LocalAdmin
 from trustgate.admin.money import TenantCredit
 from trustgate.admin.prices import price_findings
 from trustgate.cluster.shared_log import SharedLog
-from trustgate.errors import OperatorError, TrustGateError
+from trustgate.errors import TrustGateError
 from trustgate.gateway.api.endpoints import ENDPOINTS, Endpoint
 from trustgate.gateway.api.object_ids import ObjectIds
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds
@@ -51,14 +49,14 @@ from trustgate.observe.loop_lag import LoopLag
 from trustgate.observe.metrics import Metric, Metrics
 from trustgate.observe.notices import Notices
 from trustgate.observe.request_log import RequestLog, use_format
-from trustgate.payment.balance import Balances
 from trustgate.payment.service import PaymentService
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
-from trustgate.receipts.tree import Tree
 from trustgate.server.counts import restore_counts
+from trustgate.server.handles import missing_handles, open_handles
 from trustgate.server.pages import ServedConsole, account_routes, asset_routes
 from trustgate.server.reload import SettingsReload
+from trustgate.server.running_books import RunningBooks
 from trustgate.settings import BUILTIN_SCHEME, Settings, UpstreamSettings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.store import Store
@@ -70,8 +68,6 @@ if TYPE_CHECKING:
 
     from trustgate.cluster.member import Member
     from trustgate.telemetry.hub import Telemetry
-
-Ids = TypeVar("Ids", bound=ObjectIds)
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -145,7 +141,7 @@ class Server:
         self._old_upstreams: list[UpstreamClient] = []
         self.probe_soon = asyncio.Event()
         self.reload = SettingsReload(settings, load, [self._apply_settings])
-        self.online = online = _Online(log, archive, payments)
+        self.online = online = RunningBooks(log, archive, payments)
         self.anchoring = Anchoring(settings, store, online.archive)
         self.payment_step = PaymentStep(payments.cashier, self.accounting, settings.serve)
         self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
@@ -286,7 +282,7 @@ class Server:
             subscribers=Subscribers(state.subscribers),
             certificate=certificate,
             object_ids=object_ids,
-            notes=await _missing_handles(settings.handles_file, store),
+            notes=await missing_handles(settings.handles_file, store),
         )
 
     @property
@@ -505,59 +501,6 @@ def _echo() -> httpx.AsyncBaseTransport:
     return EchoTransport()
 
 
-class SharedCounts(Protocol):
-    """What several processes count together."""
-
-    async def refresh_counts(self, *subject_ids: str) -> None:
-        """Have in memory what all have counted of these tenants and keys; of none: on budgets."""
-        ...
-
-    async def counted(self, directory: Directory) -> BooksSnapshot:
-        """Returns what all have counted at one moment."""
-        ...
-
-
-class _Online:
-    """The running server's books, for its commands. Closed by the caller that opened them."""
-
-    def __init__(self, log: Log, archive: Archive, payments: PaymentService) -> None:
-        self._log = log
-        self._archive = archive
-        self._payments = payments
-        #: What several processes count together; None: this one counts alone.
-        self.shared: SharedCounts | None = None
-
-    async def flush(self) -> None:
-        await self._log.flush()
-
-    async def archive(self) -> Archive:
-        await self._log.flush()
-        return self._archive
-
-    async def tree(self) -> Tree:
-        await self._log.flush()
-        return self._archive.tree
-
-    async def payment_service(self) -> PaymentService:
-        await self._payments.balances.refresh()
-        return self._payments
-
-    async def refresh_counts(self) -> None:
-        if self.shared is not None:
-            await self.shared.refresh_counts()
-
-    async def counted(self, directory: Directory) -> BooksSnapshot | None:
-        return None if self.shared is None else await self.shared.counted(directory)
-
-    async def balances(self) -> Balances:
-        balances = self._payments.balances
-        await balances.refresh()
-        return balances
-
-    async def close(self) -> None:
-        """Nothing: the server goes on."""
-
-
 def _telemetry(settings: Settings, address: str, instance_id: str) -> Telemetry | None:
     """None where nothing is to be sent anywhere: then nothing of it is loaded."""
     if not settings.otlp.endpoint:
@@ -577,30 +520,3 @@ def _upstream_client(upstream: UpstreamSettings) -> UpstreamClient:
         max_event_bytes=upstream.max_event_bytes,
         transports={BUILTIN_SCHEME: _echo},
     )
-
-
-async def _missing_handles(path: Path, store: Store) -> tuple[str, ...]:
-    """Told where the file of ids is missing although there have been requests."""
-    if path.exists():  # noqa: ASYNC240 - the server does not serve yet
-        return ()
-    if all(head.entry.receipt.finish == "credited" for head in await store.load_heads()):
-        return ()
-    note = (
-        f"The file {path.name} was missing: files, batches and responses that upstreams made before now are not found "
-        "any more. Put it back from a backup, with the server stopped, to find them."
-    )
-    _logger.warning("%s", note)
-    return (note,)
-
-
-def open_handles(path: Path, open_file: Callable[[Path], Ids]) -> Ids:
-    """Open the file of ids with ``open_file``.
-
-    Raises OperatorError: it cannot be used.
-    """
-    try:
-        return open_file(path)
-    except OSError as error:
-        raise OperatorError(
-            f"The file {path} cannot be used: {error.strerror}.", hint="Correct its permissions."
-        ) from None

@@ -48,8 +48,8 @@ from trustgate.payment.paid_answers import Answers
 from trustgate.receipts.diverged import put_aside_left, remove_asides
 from trustgate.receipts.receipt import balance_change, leaf_hash
 from trustgate.server.counts import restore_counts
+from trustgate.server.handles import open_handles
 from trustgate.server.missing_rows import FindOwner, MissingRows, waiting_receipts
-from trustgate.server.parts import open_handles
 from trustgate.server.process import background
 from trustgate.settings import Settings
 from trustgate.store import Store
