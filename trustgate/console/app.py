@@ -56,7 +56,7 @@ async def _work_state(view: View, work_id: str) -> Download:
 
 #: Sessions are in a home: of several servers on one database only one has them.
 _ONE_HOME: Final = (
-    "Several servers may serve this database. A session is known on the machine alone that gave the link: behind a "
+    "Several servers may serve this database. A session is valid only on the machine that gave the link: behind a "
     "load balancer, send /console to that machine, or open the console at its own address."
 )
 

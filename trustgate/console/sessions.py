@@ -1,9 +1,9 @@
-"""Who may use the console: one-time codes, and the sessions that they open; in files, for all processes of a home.
+"""The console's one-time codes, and the sessions that they open: in files, for all processes of a home.
 
 A code is 256 random bits, works once and for ``CODE_S`` seconds. A session is another 256 bits, made when the code is
 redeemed and at no other time, so none can be given to a browser beforehand (session fixation). Files are named by the
 SHA-256 of either, and hold when the link was made; a session's was last used when it was last modified. To redeem a
-code is to rename its file, which succeeds once, whichever process is asked.
+code is to rename its file, which succeeds once, in whichever process.
 
 Times are of a clock that starts with the machine, so what one server leaves, the next must not find: the server that
 starts removes the folder (``server.pages.forget_console``).
@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from trustgate.errors import Unavailable
 
-#: How long a link works, how long a session lives unused and, from its link on, in all, seconds.
+#: How long a link works, how long a session stays valid unused and, from its link on, in all, seconds.
 CODE_S: Final = 120.0
 IDLE_S: Final = 30 * 60.0
 LIFE_S: Final = 12 * 3600.0
@@ -70,6 +70,8 @@ class ConsoleSession:
 
 
 class Sessions:
+    """The codes and sessions of one home."""
+
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Args:

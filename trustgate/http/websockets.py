@@ -1,14 +1,14 @@
-"""One WebSocket, of Hypercorn's: what comes is bounded, takes its turns, and is answered in the protocol.
+"""One WebSocket, of Hypercorn's: what arrives is bounded, read in turns, and answered within the protocol.
 
 Owns what Hypercorn leaves open towards hostile clients (RFC 6455):
 
-    compression (RFC 7692)                              not agreed to: what comes would be bounded only once expanded
-    a message that is too long                          told so (1009), and dropped from there on, instead of kept
-    frames that are none, or text that is not UTF-8     told so (1002, 1007), instead of silence
-    thousands of small frames at once                   taken in between the turns of others
-    fields of the handshake that are not ASCII          read as if they were not there, instead of failing
+    compression (RFC 7692)                              not agreed to: a message would be bounded only once expanded
+    a message that is too long                          closed with 1009, and dropped from there on, instead of kept
+    frames that are none, or text that is not UTF-8     closed with 1002 or 1007, instead of silence
+    thousands of small frames at once                   read in turns, between which other requests run
+    fields of the handshake that are not ASCII          ignored, instead of failing
     pings to a client that has gone                     end with the connection, instead of keeping it for 20 s more
-    frames before the handshake is answered             refused, and its application told that the client has gone
+    frames before the handshake is answered             refused, and the application gets a disconnect
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from wsproto.frame_protocol import CloseReason
 _NOT_OFFERED: Final = frozenset((b"sec-websocket-extensions", b"sec-websocket-protocol"))
 #: How many frames are taken in at one turn of the loop; each takes some hundredths of a millisecond.
 _FRAMES_PER_TURN: Final = 64
-#: How long a client has to end its side after it was told that the connection ends, seconds.
+#: How long a client has to end its side after a close was sent, seconds.
 _CLOSING_S: Final = 5.0
 
 
 class WebSocketStream(WSStream):
-    """See the module."""
+    """A WebSocket with the module's bounds."""
 
-    #: The client was told that it ends: nothing that it sends is of use any more.
+    #: A close was sent: what the client still sends is dropped.
     _is_over = False
 
     async def handle(self, event: Event) -> None:
@@ -60,7 +60,7 @@ class WebSocketStream(WSStream):
         await super().handle(event)
 
     async def _refuse_early(self, event: Body | Data) -> None:
-        """Frames came before the handshake was answered: the client cannot know yet that this is a WebSocket."""
+        """Refuse frames that came before the handshake was answered: no client may send them yet (RFC 6455, 4.1)."""
         await super().handle(event)
         if self.app_put is not None:
             await self.app_put({"type": "websocket.disconnect", "code": int(CloseReason.ABNORMAL_CLOSURE)})

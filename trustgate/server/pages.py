@@ -174,7 +174,7 @@ class ServedConsole:
 
 
 def forget_console(settings: Settings) -> None:
-    """Remove what a server before has left of its console: sessions end with it."""
+    """Remove the console's files of an earlier server: its sessions ended with it."""
     shutil.rmtree(settings.console_folder, ignore_errors=True)
 
 
