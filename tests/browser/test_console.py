@@ -213,7 +213,11 @@ def test_a_profile_is_set_entry_by_entry_and_cleared(console: Browser, pages_gat
     console.submit("#action", cap="max_tokens=800")
     assert "Name my own\ntrustgate/echo" in text_of(console) and "Most of max_tokens\n800" in text_of(console)
     console.click("a[href*='profile.set']")
-    console.submit("#action", names="gpt-4=none")
+    console.submit("#action", names="gpt-4=none", header=f"x-{'long' * 15}=a")
+    assert "long" in text_of(console)
+    for width in (360, 900):
+        console.look(width=width)
+        assert console.evaluate("document.documentElement.scrollWidth") <= width
     rules = pages_gateway.cli_json("profile", "show", "--tenant", tenant)["profile"]["rules"]
     assert (rules["names"], rules["caps"]) == ({"my own": "trustgate/echo"}, {"max_tokens": 800})
     console.click("a[href*='profile.clear']")
