@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import httpx
 import pytest
 import yaml
 
 from tests.support.gateway import Gateway
-from tests.support.processes import clean_environment
+from tests.support.processes import clean_environment, wait_until
 from tests.support.programs import require
 from trustgate.admin.new_file import new_file
 from trustgate.cli.connect import _described
 from trustgate.cli.connecting.clients import CLIENTS, ClientName, ClientTarget
 from trustgate.cli.connecting.merging import document_text, merge_file, merged_text, undo_file
+from trustgate.cli.connecting.trying import try_client
 from trustgate.errors import Conflict, OperatorError
 
 TARGET = ClientTarget("http://127.0.0.1:4010", "trustgate/echo", "TRUSTGATE_KEY")
@@ -334,6 +336,13 @@ def test_the_program_is_run_with_the_configuration_and_a_new_key(place: tuple[Ga
         assert done["check"]["by"] == str(program)
         assert done["check"]["answer"] == "the program says Reply with one word: ready …", "the key is not shown"
         assert done["key"]["secret"].startswith("tgk_")
+        # What a program leaves behind is not waited for, and ends with it: it has the key.
+        os.mkfifo(pipe := user / "pipe")
+        with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as read:
+            program.write_text(f"#!/bin/sh\nexec 3>{pipe}\nsleep 600 &\necho ready\n")
+            tried = gateway.cli_json("connect", "claude-code", "--check", "--key-variable", "MY_KEY")
+            assert tried["check"]["answer"] == "ready"
+            wait_until(lambda: read.read() == b"", "nothing has it open any more", timeout_s=20)
         program.write_text(f"#!{sys.executable}\nprint('401')\n")
         failed = gateway.cli("connect", "claude-code", "--check", "--key-variable", "MY_KEY", check=False)
         assert (failed.returncode, "failed with exit code 0: 401" in failed.stderr) == (1, True)
@@ -354,6 +363,24 @@ def test_a_new_key_is_shown_whatever_fails_after_it(place: tuple[Gateway, Path, 
     failed = gateway.cli("connect", "codex", "--new-key", "acme", "--check", "--json", *away, check=False)
     assert failed.returncode == 1
     assert json.loads(failed.stdout)["key"]["secret"].startswith("tgk_")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"output": [1]}', b"[" * 100_000, b'{"choices": []}'])
+def test_what_answers_like_no_gateway_is_no_success(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    monkeypatch.setattr(httpx, "post", lambda url, **given: httpx.Response(200, content=body))
+    with pytest.raises(OperatorError, match="not as this API does"):
+        try_client(CLIENTS["openai"], TARGET, "tgk_key")
+
+
+def test_an_answer_that_repeats_the_key_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"choices": [{"message": {"content": "is it tgk_key"}}]}
+    monkeypatch.setattr(httpx, "post", lambda url, **given: httpx.Response(200, json=said))
+    assert try_client(CLIENTS["openai"], TARGET, "tgk_key").answer == "is it …"
+    monkeypatch.setattr(
+        httpx, "post", lambda url, **given: httpx.Response(401, json={"error": {"message": "no tgk_key"}})
+    )
+    with pytest.raises(OperatorError, match="no …"):
+        try_client(CLIENTS["openai"], TARGET, "tgk_key")
 
 
 def test_curls_command_works_and_has_no_key_among_its_arguments(place: tuple[Gateway, Path, str]) -> None:
@@ -378,6 +405,8 @@ def test_curls_command_works_and_has_no_key_among_its_arguments(place: tuple[Gat
         (("codex", "--check", "--key-variable", "NOT_SET"), "NOT_SET is not set"),
         (("codex", "--key-variable", "not a name"), "--key-variable"),
         (("codex", "--url", "ftp://x"), "--url"),
+        (("codex", "--model", ""), "--model"),
+        (("codex", "--model", "a\nb"), "--model"),
         (("codex", "--new-key", "nobody"), "nobody"),
     ],
 )

@@ -90,6 +90,8 @@ def connect(
         return
     if key_stdin and (new_key or not check):
         raise InvalidRequest("--key-stdin gives --check its key: it goes with it, and not with --new-key.")
+    if not model.strip() or not model.isprintable():
+        raise InvalidRequest("--model is not the name of a model.", hint="trustgate passport list")
     target = ClientTarget(_origin(context, url), model, _variable(connectable, key_variable))
     document |= _described(connectable, target, path)
     if write:

@@ -6,8 +6,11 @@ changed. The key is in its environment, never among its arguments.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -60,7 +63,7 @@ def _run(client: Connectable, target: ClientTarget, key: str, program: str) -> F
     assert client.path is not None
     assert client.document is not None
     assert client.trial is not None
-    with tempfile.TemporaryDirectory(prefix="trustgate-connect-") as made:
+    with tempfile.TemporaryDirectory(prefix="trustgate-connect-", ignore_cleanup_errors=True) as made:
         # Programs that resolve links would else see another path than the one they were given.
         folder = Path(made).resolve()
         file = folder / _within_home(client.path())
@@ -76,30 +79,48 @@ def _run(client: Connectable, target: ClientTarget, key: str, program: str) -> F
             (client.key_variable or target.variable): key,
             "NO_COLOR": "1",
         }
-        try:
-            done = subprocess.run(  # noqa: S603 - the operator's own program
-                [program, *trial.arguments],
-                cwd=work,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_PROGRAM_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            message = f"{program} did not answer within {_PROGRAM_TIMEOUT_S:.0f} s."
-            raise OperatorError(message, hint="The same request without the program was answered.") from None
-        except OSError as error:
-            raise OperatorError(f"{program} cannot be run: {error.strerror}.") from None
-    said = _tail(done.stdout, key)
+        returncode, output, complaints = _ran([program, *trial.arguments], work, environment)
+    said = _tail(output, key)
     # Some programs exit with 0 though their request failed. The built-in model repeats the prompt.
-    if done.returncode != 0 or not said or (target.model == ECHO and "ready" not in said):
-        what = _tail(done.stderr, key) or said or "It printed nothing."
+    if returncode != 0 or not said or (target.model == ECHO and "ready" not in said):
+        what = _tail(complaints, key) or said or "It printed nothing."
         raise OperatorError(
-            f"{program} failed with exit code {done.returncode}: {what}",
+            f"{program} failed with exit code {returncode}: {what}",
             hint="The same request without the program was answered: is this version of it too old, or too new?",
         )
     return FirstAnswer(by=program, is_program=True, answer=said)
+
+
+def _ran(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, bytes, bytes]:
+    """Returns the exit code, and what was printed. What the program has started ends with it: it has the key.
+
+    Its output goes to files: a pipe would be waited for until such a helper has closed it too.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
+        try:
+            started = subprocess.Popen(  # noqa: S603 - the operator's own program
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=complaints,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise OperatorError(f"{command[0]} cannot be run: {error.strerror}.") from None
+        try:
+            started.wait(_PROGRAM_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            message = f"{command[0]} did not answer within {_PROGRAM_TIMEOUT_S:.0f} s."
+            raise OperatorError(message, hint="The same request without the program was answered.") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+        output.seek(0)
+        complaints.seek(0)
+        return started.returncode, output.read(), complaints.read()
 
 
 def _within_home(path: Path) -> Path:
@@ -138,14 +159,21 @@ def _asked(client: Connectable, target: ClientTarget, key: str) -> FirstAnswer:
             hint="Start the gateway: trustgate serve. Or give its address: --url URL",
         ) from None
     if answer.status_code != 200:
-        raise OperatorError(f"{url} answered {answer.status_code}: {_message_of(answer)}", hint=_next(answer, target))
-    return FirstAnswer(by=f"POST {url}", is_program=False, answer=_text_of(answer)[-_SHOWN:])
+        message = _message_of(answer).replace(key, "…")
+        raise OperatorError(f"{url} answered {answer.status_code}: {message}", hint=_next(answer, target))
+    text = _text_of(answer)
+    if text is None:
+        raise OperatorError(
+            f"{url} answered 200, but not as this API does.",
+            hint="Is a gateway at this address? Give it with --url URL",
+        )
+    return FirstAnswer(by=f"POST {url}", is_program=False, answer=text.replace(key, "…")[-_SHOWN:])
 
 
 def _message_of(answer: Any) -> str:
     try:
         return str(answer.json()["error"]["message"])
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return str(answer.text[:_SHOWN])
 
 
@@ -160,17 +188,17 @@ def _next(answer: Any, target: ClientTarget) -> str:
     return "trustgate doctor"
 
 
-def _text_of(answer: Any) -> str:
-    """Returns the text of an answer in any of the APIs; "" where it has none."""
+def _text_of(answer: Any) -> str | None:
+    """Returns the text of an answer in any of the APIs; "" where it has none, None for what is no such answer."""
     try:
         match answer.json():
-            case {"choices": [{"message": {"content": str(text)}}, *_]}:
-                return text
-            case {"content": [{"text": str(text)}, *_]}:
-                return text
-            case {"output": [*items]}:
-                parts = (part for item in items for part in item.get("content") or ())
+            case {"choices": [{"message": {"content": text}}, *_]}:
+                return str(text or "")
+            case {"content": [*parts], "role": "assistant"}:
                 return "".join(part.get("text", "") for part in parts)
-    except (ValueError, TypeError, AttributeError):
+            case {"output": [*items]}:
+                found = (part for item in items for part in item.get("content") or ())
+                return "".join(part.get("text", "") for part in found)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         pass
-    return ""
+    return None
