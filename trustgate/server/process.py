@@ -90,7 +90,8 @@ async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run the jobs beside the block, and cancel them at its end.
 
     Raises:
-        ExceptionGroup: a job failed; the block is cancelled, for a server without one of its jobs is half alive."""
+        ExceptionGroup: a job failed; the block is cancelled, for a server must not go on without one of its jobs.
+    """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(job) for job in jobs]
         try:

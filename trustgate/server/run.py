@@ -3,7 +3,8 @@
     store (its lock decides who is the server) → journal → recovery → log (checked against what it has signed)
     → memory → tasks → listeners
 
-    where several processes serve: store → node → log (followed) → memory → journal → roles → listeners
+    among several processes: store → node → log (followed) → memory → journal → roles → listeners
+
     SIGTERM: stop accepting → let requests end (within ``serve.shutdown_grace_s``) → flush → close
 
 Owns the order. Two listeners run in one event loop: the public one over TCP, the admin socket beside the database.
@@ -83,7 +84,8 @@ def run_loop(main: Coroutine[Any, Any, R]) -> R:
     """Run a coroutine that serves, to its end, in the event loop of servers (uvloop where it is installed).
 
     Returns:
-        The coroutine's result."""
+        The coroutine's result.
+    """
     # The longest that the database's thread keeps the interpreter when the event loop wants it.
     sys.setswitchinterval(_SWITCH_S)
     try:
@@ -120,18 +122,10 @@ async def serve(
         inherited: of one worker among several; without it, the sockets are bound here.
 
     Raises:
-        OperatorError: it cannot start."""
+        OperatorError: it cannot start.
+    """
     settings.make_home()
-    # A missing key stops the start rather than fail the first request.
-    settings.upstream_key()
-    settings.admin_key()
-    settings.metrics_key()
-    settings.credit_secrets()
-    if settings.otlp.endpoint:
-        settings.otlp_headers()
-        from trustgate.telemetry import check_installed
-
-        check_installed()
+    _check_secrets(settings)
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
@@ -197,6 +191,19 @@ async def serve(
         if kept.together is None:
             await kept.log.flush()
             await kept.archive.renewed()
+
+
+def _check_secrets(settings: Settings) -> None:
+    """Read what the settings name: a missing key stops the start rather than fail the first request."""
+    settings.upstream_key()
+    settings.admin_key()
+    settings.metrics_key()
+    settings.credit_secrets()
+    if settings.otlp.endpoint:
+        settings.otlp_headers()
+        from trustgate.telemetry import check_installed
+
+        check_installed()
 
 
 class _Kept(NamedTuple):
@@ -315,44 +322,9 @@ async def _run_until(
     """Serve both listeners until ``stop``, then drain."""
     from trustgate.gateway.app import WEBSOCKET_PATHS
     from trustgate.http.listener import FIRST_REQUEST_S, listen
-    from trustgate.payment.facilitators.facts import look_again
-    from trustgate.server.offer_facts import follow_for_ever
 
     log = server.accounting.log
-    async with background(
-        log.run(),
-        log.sync_journal(settings.journal.sync_ms / 1000),
-        server.payments.facilitators.prepare(server.offers()),
-        follow_for_ever(
-            server.admin,
-            lambda: look_again(server.payments.facilitators, server.offers()),
-            server.payments.doubt,
-            settings.payment.facilitator_every_s,
-            server.notices,
-        ),
-        server.request_log.run(),
-        server.gateway_status.loop_lag.run(),
-        probe_for_ever(
-            server.targets,
-            lambda: server.upstream,
-            lambda: server.settings.upstream.health_interval_s,
-            server.probe_soon,
-        ),
-        server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
-        # Among several processes one has each of these as its role.
-        *(
-            ()
-            if together is not None
-            else (
-                server.anchoring.run(),
-                server.payments.reconciler.run(settings.payment.reconcile_every_s),
-                server.notifier.run(),
-                server.background.run(lambda: server.settings.upstream.background_interval_s),
-            )
-        ),
-        *(() if certificate is None else (certificate.look_for_ever(),)),
-        *(() if server.telemetry is None else (server.telemetry.run(),)),
-    ):
+    async with background(*_tasks(settings, server, certificate, is_alone=together is None)):
         grace_s = settings.serve.shutdown_grace_s
         serve = partial(
             listen,
@@ -397,6 +369,53 @@ async def _run_until(
         finally:
             draining.cancel()
             server.request_log.flush()
+
+
+def _tasks(
+    settings: Settings, server: Server, certificate: Certificate | None, *, is_alone: bool
+) -> tuple[Coroutine[Any, Any, Any], ...]:
+    """Returns what runs beside the listeners for as long as they do.
+
+    ``is_alone``: no other process serves the database. Among several, one process at a time anchors, reconciles, sends
+    notices and keeps batches, as its roles.
+    """
+    from trustgate.payment.facilitators.facts import look_again
+    from trustgate.server.offer_facts import follow_for_ever
+
+    log = server.accounting.log
+    return (
+        log.run(),
+        log.sync_journal(settings.journal.sync_ms / 1000),
+        server.payments.facilitators.prepare(server.offers()),
+        follow_for_ever(
+            server.admin,
+            lambda: look_again(server.payments.facilitators, server.offers()),
+            server.payments.doubt,
+            settings.payment.facilitator_every_s,
+            server.notices,
+        ),
+        server.request_log.run(),
+        server.gateway_status.loop_lag.run(),
+        probe_for_ever(
+            server.targets,
+            lambda: server.upstream,
+            lambda: server.settings.upstream.health_interval_s,
+            server.probe_soon,
+        ),
+        server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
+        *(
+            ()
+            if not is_alone
+            else (
+                server.anchoring.run(),
+                server.payments.reconciler.run(settings.payment.reconcile_every_s),
+                server.notifier.run(),
+                server.background.run(lambda: server.settings.upstream.background_interval_s),
+            )
+        ),
+        *(() if certificate is None else (certificate.look_for_ever(),)),
+        *(() if server.telemetry is None else (server.telemetry.run(),)),
+    )
 
 
 def _is_replaced(server: Server) -> bool:

@@ -151,9 +151,7 @@ class Routing:
     def _check_trained(self, model: str, asked: str, tenant_id: str) -> None:
         """Raise ``NotFound`` for an upstream's model, or a checkpoint of one, that was trained for a stranger.
 
-        ``model``: begins with ``_TRAINED``.
-
-        ``asked``: what the request calls it.
+        ``model``: begins with ``_TRAINED``. ``asked``: its name in the request.
         """
         if any(self._handles.is_strangers("model", name, tenant_id) for name in {model, _CHECKPOINT.sub("", model)}):
             raise model_not_found(asked)
