@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from tests.cluster.failover import CHAT, Machine
 from tests.cluster.several import Several
+from tests.support.gateway import Gateway
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,17 @@ def test_what_an_operator_changes_at_one_holds_at_all_when_the_command_returns(w
     again = first.gateway.cli("tenant", "add", "umbrella", check=False)
     assert again.returncode != 0
     assert "already exists" in again.stderr
+
+
+def test_a_copy_of_a_home_that_serves_does_not_serve(world: Several, tmp_path: Path) -> None:
+    """Each would take its own receipts for recorded where the other's of the same number are."""
+    served = world.machines[1]
+    home = tmp_path / "copy"
+    shutil.copytree(served.gateway.home, home, ignore=shutil.ignore_patterns("admin.sock", "node"))
+    copied = Gateway(home, environment={"TRUSTGATE_STORE_URL": world.url}).cli("serve", "--port", "0", check=False)
+    assert copied.returncode != 0
+    assert f"a copy of the home folder {home}" in copied.stderr
+    assert served.listens()
 
 
 def test_of_two_commands_at_once_the_second_sees_what_the_first_has_done(world: Several) -> None:

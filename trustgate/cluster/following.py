@@ -277,7 +277,7 @@ class Follower:
                 await self._keep()
             except DatabaseAway:
                 pass
-            except (StoreDamaged, OSError) as error:
+            except (StoreDamaged, HomeUnusable, OSError) as error:
                 _logger.error("the log is not followed: %s", error)
             except Exception:  # what is shown stays what it was, and requests go on
                 _logger.exception("the log is not followed")

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 
 from trustgate.admin.taking_in import SharedMemory, TakenIn
 from trustgate.cluster.database import Connect, DatabaseAway, DatabaseConnection, DatabaseSession
+from trustgate.cluster.drafts import home_id
 from trustgate.cluster.following import CHANNEL, Follower, identify, one_at_a_time
 from trustgate.cluster.member import Member
 from trustgate.cluster.roles import Role, RoleLost, Tenure
 from trustgate.cluster.sequencer import Sequencer, Signing
-from trustgate.errors import StoreDamaged, Unavailable
+from trustgate.errors import HomeUnusable, StoreDamaged, Unavailable
 from trustgate.notify.notifier import Notifier
 from trustgate.observe.workers import WorkerMetrics
 from trustgate.receipts.archive import Archive
@@ -37,6 +39,11 @@ _LOG_TIMEOUT_S = 10.0
 #: How long a command waits for another process's, and takes itself, at most. One that was stopped in the middle of a
 #: command keeps the others waiting for as long.
 _COMMAND_TIMEOUT_S = 120.0
+#: How long the connection of the process before is waited for: the database notices in time that its machine is gone.
+_CLAIM_PATIENCE_S, _CLAIM_PAUSE_S = 2.0, 0.1
+_CLAIM = "SELECT pg_try_advisory_lock(hashtextextended('trustgate home ' || $1, 0))"
+#: So that a machine that went down does not keep its home's lock.
+_KEEPALIVES = {"tcp_keepalives_idle": "3", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3"}
 
 
 class Together:
@@ -207,7 +214,18 @@ async def serving_together(
         OperatorError: the database cannot be reached, or the log is not what this home has seen of it.
     """
     memory = SharedMemory(store)
-    looking = _session(settings, "log", _LOG_TIMEOUT_S, settings.store.lease_s / 2)
+    open_looking = _opener(settings, "log", settings.store.lease_s / 2, **_KEEPALIVES)
+
+    async def open_claimed() -> DatabaseConnection:
+        connection = await open_looking()
+        try:
+            await _claim_home(connection, settings)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    looking = DatabaseSession(open_claimed, timeout_s=_LOG_TIMEOUT_S)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(looking.close)
         async with one_at_a_time(looking, "log name"):
@@ -227,12 +245,32 @@ async def serving_together(
         yield together
 
 
+async def _claim_home(connection: DatabaseConnection, settings: Settings) -> None:
+    """Be the only process with this journal's id, for as long as the connection lasts.
+
+    The database knows by the id what of the journal is closed: of two processes with one id, each would take its own
+    receipts for closed that the other has closed.
+
+    Raises HomeUnusable: another process has it.
+    """
+    until_s = time.monotonic() + _CLAIM_PATIENCE_S
+    while not await connection.fetchval(_CLAIM, home_id(settings.drafts_folder)):
+        if time.monotonic() > until_s:
+            folder = settings.worker_folder
+            raise HomeUnusable(
+                f"Another process serves with a copy of the home folder {folder}.",
+                hint="Give each process a home of its own, with log.key alone from the other one. If this is the copy, "
+                f"and its drafts folder is empty, remove drafts, drafts.id, drafts.mark and node from {folder}.",
+            )
+        await asyncio.sleep(_CLAIM_PAUSE_S)
+
+
 def _session(settings: Settings, role: str, timeout_s: float, idle_s: float) -> DatabaseSession:
     """Returns a connection that keeps no lock for longer than ``idle_s`` where its process is stopped."""
     return DatabaseSession(_opener(settings, role, idle_s), timeout_s=timeout_s)
 
 
-def _opener(settings: Settings, role: str, idle_s: float) -> Connect:
+def _opener(settings: Settings, role: str, idle_s: float, **more: str) -> Connect:
     postgres = settings.postgres()
     assert postgres is not None, "the database is a file"
     from trustgate.store.postgres.connecting import connect
@@ -240,7 +278,7 @@ def _opener(settings: Settings, role: str, idle_s: float) -> Connect:
     async def open_connection() -> DatabaseConnection:
         idle_ms = str(int(idle_s * 1_000))
         opened: DatabaseConnection = await connect(
-            postgres, role, synchronous_commit="on", idle_in_transaction_session_timeout=idle_ms
+            postgres, role, synchronous_commit="on", idle_in_transaction_session_timeout=idle_ms, **more
         )
         return opened
 
