@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from asyncpg import InsufficientPrivilegeError, ReadOnlySQLTransactionError
 
 from tests.cluster.bookkeeping import (
     ASK_NOTHING,
@@ -454,10 +455,13 @@ async def test_a_close_is_not_given_up_for_a_failure_that_passes(url: str, monke
     """One that was given up would be in the journal alone, and those after it not."""
     caller = make_caller(plan=Limits(tokens_per_day=1_000))
     monkeypatch.setattr(lanes, "_AWAY_FIRST_S", 0.001)
+    monkeypatch.setattr(lanes, "_AWAY_LAST_S", 0.001)
     async with bookkeepers(url, 1) as [keeper]:
         hold = await keeper.ask(caller, Ask(100, 0))
         assert hold is not None
-        connect, failures = keeper.closing._connect, iter([RuntimeError("new"), Conflict("refused")])
+        # A managed database whose disk is full only reads; an operator has taken rights back, for longer than a while.
+        lasting = [error("not now") for error in (ReadOnlySQLTransactionError, InsufficientPrivilegeError)] * 25
+        connect, failures = keeper.closing._connect, iter([RuntimeError("new"), Conflict("refused"), *lasting])
 
         async def failing() -> Any:
             for failure in failures:

@@ -14,8 +14,13 @@ from typing import Any, Protocol
 
 from trustgate.errors import Unavailable
 
-#: Classes of SQLSTATE (PostgreSQL, appendix A): connection exceptions, out of resources, operator intervention.
-_AWAY = frozenset(("08", "53", "57"))
+#: Classes of SQLSTATE (PostgreSQL, appendix A): connection exceptions, out of resources, operator intervention, errors
+#: of the server's system, such as of its disk.
+_AWAY = frozenset(("08", "53", "57", "58"))
+#: It only reads: it is a standby now, or its disk is full and it is managed. Another connection may find one that writes.
+_READ_ONLY = "25006"
+#: Classes of SQLSTATE that are of the values which a statement was given: it fails in the same way again.
+_OF_VALUES = frozenset(("22", "23"))
 #: What the driver raises of its own where the server ends a connection while it is being used, or opened.
 _LOST = frozenset(("InternalClientError", "ConnectionDoesNotExistError", "InterfaceError"))
 #: Serialization failure and deadlock.
@@ -58,7 +63,14 @@ def is_away(error: BaseException) -> bool:
         return True
     if type(error).__name__ in _LOST:
         return True
-    return _sqlstate(error)[:2] in _AWAY
+    state = _sqlstate(error)
+    return state[:2] in _AWAY or state == _READ_ONLY
+
+
+def may_pass(error: BaseException) -> bool:
+    """Returns whether what failed may succeed once the database is in order, such as when it has its rights again."""
+    state = _sqlstate(error)
+    return bool(state) and state[:2] not in _OF_VALUES
 
 
 def is_retried(error: BaseException) -> bool:

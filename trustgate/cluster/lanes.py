@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_retried
+from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_retried, may_pass
 from trustgate.cluster.rows import DoneRow, Row
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
@@ -274,7 +274,7 @@ class BatchLane:
                 if (isinstance(error, RowsChanged) or is_retried(error)) and (self._persists or attempts < _ATTEMPTS):
                     self.repeated += 1
                     continue
-                if self._persists and (attempts < _ATTEMPTS or isinstance(error, TrustGateError)):
+                if self._persists and (attempts < _ATTEMPTS or isinstance(error, TrustGateError) or may_pass(error)):
                     # What is given up is in the journal alone, and those after it are not: so not for what may pass.
                     # A TrustGateError is of the connection: an operation's own refusal is its result.
                     self.fault = str(error) if isinstance(error, TrustGateError) else type(error).__name__
