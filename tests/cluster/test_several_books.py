@@ -20,6 +20,7 @@ from tests.support.paying import HELLO, PRICE_NANO_USD, Market, market_environme
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import wait_until
 from tests.support.upstream import Gate, Reply, Upstream
+from trustgate.cluster.drafts import home_id
 from trustgate.receipts.journal import Journal
 from trustgate.types import Entry, Receipt
 
@@ -207,9 +208,17 @@ def test_what_a_gateway_that_served_alone_had_in_its_journal_is_taken_in_when_it
         receipt = msgspec.structs.replace(like, id=receipt_id, tseq=like.tseq + number)
         journal.append(Entry(seq=last_seq + number, receipt=receipt, secret=bytes(32)))
     journal.close()
+    # It served with --workers in between, and its first worker was killed while the database was away.
+    worker = third.gateway.home / "workers" / "1"
+    worker.mkdir(parents=True)
+    drafts = Journal.open(worker / "drafts", store_id=home_id(worker / "drafts"), last_seq=0, segment_bytes=64 * 1024)
+    left.append(f"{like.id[:-4]}{len(left):04x}")
+    draft = msgspec.structs.replace(like, id=left[-1], tseq=0, tprev="")
+    drafts.append(Entry(seq=1, receipt=draft, secret=bytes(32)))
+    drafts.close()
     third.start().wait()
     assert not folder.exists()
-    assert world.ask(key, 8, connections=2).ended() == Counter({200: 5, 429: 3})
+    assert world.ask(key, 8, connections=2).ended() == Counter({200: 4, 429: 4})
     found = [card["receipt"] for card in world.gateway.cli_json("receipt", "list", "--tenant", tenant)["receipts"]]
     assert [receipt["tseq"] for receipt in found] == list(range(len(found), 0, -1))
     assert {receipt["id"] for receipt in found} >= set(left)

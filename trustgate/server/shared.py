@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import logging
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -181,14 +182,11 @@ class SharedServing:
             _logger.info("closed %d receipts that a process that served alone had left in its journal", len(entries))
 
     async def _take_in_drafts(self, who: FindOwner) -> None:
-        """Close what workers have left that this home was not started with again: it has fewer now."""
+        """Close what processes of this home have left that this start does not have: it was one with other workers."""
         settings = self._settings
         if settings.worker > 1:
             return
-        for folder in settings.home.glob("workers/*/drafts"):
-            number = folder.parent.name
-            if not number.isdecimal() or int(number) <= settings.serve.workers:
-                continue
+        for folder in _drafts_of_others(settings):
             with contextlib.suppress(BlockingIOError), (folder.parent / "node").open("a") as node:
                 # Its process is gone.
                 fcntl.flock(node, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -345,6 +343,18 @@ def _node_id(member: Member) -> str:
     if member.node_id is None:
         raise Unavailable("The gateway has lost its database.", headers={"retry-after": "2"})
     return member.node_id
+
+
+def _drafts_of_others(settings: Settings) -> list[Path]:
+    """Returns the journals in this home of which this start has no process: they are looked at by its first."""
+    # Worker 0 is a process without others of its home.
+    is_alone = settings.worker == 0
+    found = [] if is_alone else [settings.home / "drafts"]
+    for folder in settings.home.glob("workers/*/drafts"):
+        number = folder.parent.name
+        if number.isdecimal() and (is_alone or int(number) > settings.serve.workers):
+            found.append(folder)
+    return [folder for folder in found if folder.is_dir()]
 
 
 def _books_session(settings: Settings) -> DatabaseSession:
