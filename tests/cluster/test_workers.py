@@ -32,7 +32,7 @@ class Workers:
     """A supervisor with its workers: on one Postgres, or each with a copy of the same home."""
 
     def __init__(self, home: Path, count: int, url: str = "") -> None:
-        self.home = home
+        self.home, self.url = home, url
         command = [sys.executable, str(ROOT / "tests/cluster/own_homes.py"), str(home), str(count), "serve"]
         if url:
             command = [sys.executable, "-m", "trustgate", "--home", str(home), "serve", "--workers", str(count)]
@@ -134,6 +134,12 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
     first = workers.pids()
     assert len(first) == 2
     assert httpx.get(f"{address}/health").status_code == 200
+    # Another server of this home is refused, and takes no socket from this one.
+    second_server = Gateway(workers.home, environment={"TRUSTGATE_STORE_URL": workers.url})
+    refused = second_server.cli("serve", "--workers", "2", check=False)
+    assert f"Another process serves with the home folder {workers.home}." in refused.stderr
+    assert len(second_server.cli_json("node", "list")["nodes"]) == 2
+    assert (workers.home / "admin.sock").exists()
     shown = 'process_start_time_seconds{worker="%d"}'
     wait_until(
         lambda: all(shown % number in httpx.get(f"{address}/metrics").text for number in (1, 2)), "both in the metrics"
@@ -166,6 +172,7 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
         wait_until(lambda: asking.count > reached + 5, "requests after all that")
     # What the killed worker had accepted is lost with it; all else was answered.
     assert len(asking.failures) <= 1, asking.failures
+    assert (workers.home / "admin.sock").exists()
     log.signal(signal.SIGTERM)
     assert log.wait() == 0
     with pytest.raises(httpx.ConnectError):

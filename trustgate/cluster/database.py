@@ -17,7 +17,7 @@ from trustgate.errors import Unavailable
 #: Classes of SQLSTATE (PostgreSQL, appendix A): connection exceptions, out of resources, operator intervention, errors
 #: of the server's system, such as of its disk.
 _AWAY = frozenset(("08", "53", "57", "58"))
-#: It only reads: it is a standby now, or its disk is full and it is managed. Another connection may find one that writes.
+#: It only reads: it is a standby now, or managed, and its disk is full. Another connection may find one that writes.
 _READ_ONLY = "25006"
 #: Classes of SQLSTATE that are of the values which a statement was given: it fails in the same way again.
 _OF_VALUES = frozenset(("22", "23"))

@@ -72,6 +72,7 @@ def _way_out(error: OSError, port: int) -> str:
 def listen_admin(path: Path) -> Iterator[socket.socket]:
     """The admin socket, for its owner alone. The caller holds the store, so an older socket is stale."""
     path.unlink(missing_ok=True)
+    binder = os.getpid()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener:
         umask = os.umask(0o177)
@@ -86,7 +87,9 @@ def listen_admin(path: Path) -> Iterator[socket.socket]:
         try:
             yield listener
         finally:
-            path.unlink(missing_ok=True)
+            # A worker that inherited it ends: it is the others' still.
+            if os.getpid() == binder:
+                path.unlink(missing_ok=True)
 
 
 def address_of(host: str, listener: socket.socket, scheme: str) -> str:

@@ -78,7 +78,7 @@ async def membership(
 
     session = DatabaseSession(open_connection, timeout_s=max(_LEAST_STATEMENT_S, settings.store.lease_s / 2))
     identity = Identity(socket.gethostname(), os.getpid(), __version__, address)
-    with _node_file(settings.worker_folder / "node") as file:
+    with node_file(settings.worker_folder / "node") as file:
         predecessor = os.pread(file, 100, 0).decode("ascii", "replace")
         member = Member(
             identity,
@@ -163,7 +163,7 @@ class Turn:
 
 
 @contextlib.contextmanager
-def _node_file(path: Path) -> Iterator[int]:
+def node_file(path: Path) -> Iterator[int]:
     """The file with the id of this home's node, held so that a node that it names is dead."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -258,8 +258,8 @@ async def _claim_home(connection: DatabaseConnection, settings: Settings) -> Non
         if time.monotonic() > until_s:
             folder = settings.worker_folder
             raise HomeUnusable(
-                f"Another process serves with a copy of the home folder {folder}.",
-                hint="Give each process a home of its own, with log.key alone from the other one. If this is the copy, "
+                f"Another process serves with the home folder {folder}, or with a copy of it.",
+                hint="Give each process a home of its own, with log.key alone from the other one. If this is a copy, "
                 f"and its drafts folder is empty, remove drafts, drafts.id, drafts.mark and node from {folder}.",
             )
         await asyncio.sleep(_CLAIM_PAUSE_S)

@@ -188,8 +188,9 @@ class SharedServing:
             return
         for folder in _drafts_of_others(settings):
             with contextlib.suppress(BlockingIOError), (folder.parent / "node").open("a") as node:
-                # Its process is gone.
-                fcntl.flock(node, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its process is gone. The home's own is where there are workers: their supervisor has the file.
+                if folder.parent != settings.home:
+                    fcntl.flock(node, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 drafts = await Drafts.open(
                     self.log.books,
                     self._looking,

@@ -18,6 +18,7 @@ import msgspec
 from trustgate.errors import SettingsError, TrustGateError
 from trustgate.http.sockets import address_of, listen_admin, listen_public
 from trustgate.observe.request_log import log_to_stderr
+from trustgate.server.membership import node_file
 from trustgate.server.pages import forget_console
 from trustgate.server.process import has_terminal, stop_on_signal
 from trustgate.server.reload import differences, is_reloaded
@@ -143,6 +144,8 @@ def _sockets(settings: Settings) -> Iterator[Inherited]:
     """The sockets that workers inherit. The file of the admin socket goes with the supervisor, not with a worker."""
     with contextlib.ExitStack() as stack:
         public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
+        # Before the admin socket takes the place of one that is there: it would be another server's of this home.
+        stack.enter_context(node_file(settings.home / "node"))
         binder = os.getpid()
         admin = stack.enter_context(listen_admin(settings.socket))
         try:
