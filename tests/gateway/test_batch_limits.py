@@ -393,3 +393,26 @@ def test_each_message_of_a_batch_is_judged(
     assert refused.status_code == status, refused.text
     assert said in refused.json()["error"]["message"]
     assert posted(server_upstream) == []
+
+
+def test_a_batch_of_messages_has_one_reading(place: Gateway, server_upstream: Upstream, sign_up: SignUp) -> None:
+    body = {"requests": [message()], "Requests": [message(max_tokens=9_000)]}
+    refused = sign_up(place, "--plan", "small").http.post("/v1/messages/batches", json=body)
+    assert (refused.status_code, "its spelling" in refused.json()["error"]["message"]) == (400, True)
+    assert posted(server_upstream) == []
+
+
+def test_a_blocked_end_users_messages_are_in_no_batch(
+    place: Gateway, server_upstream: Upstream, sign_up: SignUp
+) -> None:
+    tenant = sign_up(place)
+    place.cli("key", "set", tenant.key_id, "--end-users", "user")
+    place.cli("end-user", "block", tenant.name, "bob")
+    refused = batch_messages(tenant, message(metadata={"user_id": "ann"}), message(metadata={"user_id": "bob"}))
+    assert (refused.status_code, "requests.1 is refused: the end user" in refused.json()["error"]["message"]) == (
+        403,
+        True,
+    )
+    uploaded = upload(tenant, lines(MODEL, user="bob"))
+    assert (uploaded.status_code, error_of(uploaded)["code"]) == (403, "end_user_blocked")
+    assert posted(server_upstream) == []

@@ -230,7 +230,7 @@ _READ = frozenset(
         *("background", "conversation", "documents", "input", "messages", "metadata", "model", "previous_response_id"),
         *("prompt", "query", "stream", "stream_options", "tools", "functions", "completion_window", "endpoint"),
         *("input_file_id", "file_id", "container", "instructions", "system", "response_format", "modalities", "text"),
-        *("logprobs", "top_logprobs", "stream_format", "tool_choice"),
+        *("logprobs", "top_logprobs", "stream_format", "tool_choice", "requests"),
     )
 )
 _KNOWN_NAMES = COMMON | STEERING | BOUNDS | CHOICES | NESTED | _READ

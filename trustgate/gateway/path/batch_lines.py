@@ -12,7 +12,8 @@ from collections.abc import Callable
 import msgspec
 
 from trustgate.access.directory import Caller
-from trustgate.access.plans import check_plan, completion_cap
+from trustgate.access.end_users import BODY, name_in_body, pseudonym
+from trustgate.access.plans import check_end_user, check_plan, completion_cap
 from trustgate.errors import InvalidRequest, TrustGateError
 from trustgate.gateway.api.batch_files import JudgedLine, with_line
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call, Endpoint
@@ -75,6 +76,9 @@ class LineJudge:
                 self._check_shared(kind, object_id, self._caller.tenant.id)
         if call.inner_models:
             raise InvalidRequest("It names a model for a tool: leave that out in a batch.", code="invalid_batch_file")
+        if BODY in self._caller.end_user_sources:
+            name = name_in_body(body)
+            check_end_user(self._caller, pseudonym(self._caller.end_user_salt, name) if name else None)
         resolved = self._catalog.resolve(call.model, profile) if call.model else None
         check_plan(
             self._caller,
