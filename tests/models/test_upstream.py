@@ -475,6 +475,16 @@ async def test_what_is_known_to_be_too_long_for_all_others_is_asked_of_the_large
     assert (caught.value.code, script.asked) == ("context_length_exceeded", ["large", "large"])
 
 
+async def test_where_the_larger_model_alone_can_answer_it_is_asked_as_any_other() -> None:
+    """A conversation that is kept at its server goes on there."""
+    first = passport("a", fallbacks=(Fallback(passport="large", only_too_long=True),))
+    world = World(Script(large=[json_response(503), json_response()]), first, passport("large"), retries=1)
+    found = world.targets.route("a", world.catalog.resolve("a"), "responses")
+    larger = [target for target in found if target.only_too_long]
+    answer = await world.client.fetch(larger, outgoing("a"), deadline=None)
+    assert (world.script.asked, answer.target.passport.slug) == (["large", "large"], "large")
+
+
 async def test_a_model_for_prompts_that_are_too_long_does_not_answer_for_one_that_failed() -> None:
     first = passport("a", fallbacks=(Fallback(passport="large", only_too_long=True),))
     world = World(Script(a=[json_response(500)], large=[json_response()]), first, passport("large"), retries=0)

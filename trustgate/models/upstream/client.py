@@ -146,8 +146,9 @@ class UpstreamClient:
         (504), ``Unavailable`` (503, the upstream has been out of reach for a while).
         """
         verdict: FailedAttempt | None = None
-        #: The largest context that was too small for the prompt, and whether one was.
-        too_small, is_too_long = 0, False
+        #: The largest context that was too small for the prompt, and whether one was. (A conversation with a larger
+        #: model goes on there.)
+        too_small, is_too_long = 0, all(target.only_too_long for target in targets)
         waiting = list(targets)
         while waiting:
             target = waiting.pop(0)
