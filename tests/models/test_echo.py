@@ -211,3 +211,25 @@ async def test_the_sdk_raises_its_own_exceptions(client: openai.AsyncOpenAI) -> 
         await client.chat.completions.create(model="gpt-4o", messages=HELLO)
     with pytest.raises(openai.BadRequestError):
         await client.chat.completions.create(model=ECHO_MODEL, messages=[])
+
+
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        ("/responses", {"input": [{"type": {}, "role": "user", "content": "Hello"}]}),
+        (
+            "/responses",
+            {"input": [{"role": "user", "content": [{"type": []}, {"type": "input_text", "text": "Hello"}]}]},
+        ),
+        ("/responses", {"input": [{"role": "user", "content": [{"type": "input_audio", "input_audio": "AA"}]}]}),
+        (
+            "/messages",
+            {"messages": [{"role": "user", "content": "Hello"}], "tool_choice": {"type": []}, "max_tokens": 9},
+        ),
+    ],
+    ids=range(4),
+)
+async def test_values_of_another_type_are_no_failures(
+    http: httpx.AsyncClient, path: str, members: dict[str, Any]
+) -> None:
+    assert (await http.post(path, json={"model": ECHO_MODEL, **members})).status_code == 200

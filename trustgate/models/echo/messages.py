@@ -63,7 +63,7 @@ def message(body: bytes) -> httpx.Response:
     asked = _read(request)
     check_range("max_tokens", request.max_tokens, 0)
     choice = request.tool_choice or {}
-    kind = choice.get("type", "auto")
+    kind = str(choice.get("type", "auto"))
     asked.choice = f"={choice.get('name')}" if kind == "tool" else _CHOICES.get(kind, "auto")
     asked.parallel = choice.get("disable_parallel_tool_use") is not True
     asked.limit = request.max_tokens

@@ -158,7 +158,7 @@ def _read(request: _Request, items: list[_Item]) -> EchoPrompt:
             asked.messages += 1
     results: list[str] = []
     for item in items:
-        kind = item.get("type", "message")
+        kind = str(item.get("type", "message"))
         if kind in _RESULTS:
             results.append(_text(item.get("output"), asked))
             asked.texts.append(results[-1])
@@ -186,13 +186,14 @@ def _text(content: Any, asked: EchoPrompt) -> str:
         return content
     texts = []
     for part in content if isinstance(content, list) else ():
-        kind = part.get("type") if isinstance(part, dict) else None
+        kind = str(part.get("type")) if isinstance(part, dict) else None
         if kind in _TEXT_PARTS:
             texts.append(str(part.get("text", part.get("refusal", ""))))
         elif kind in ("input_image", "input_file"):
             asked.images += 1
         elif kind == "input_audio":
-            asked.audio_tokens += audio_tokens((part.get("input_audio") or {}).get("data"))
+            recording = part.get("input_audio")
+            asked.audio_tokens += audio_tokens(recording.get("data") if isinstance(recording, dict) else None)
     return "\n".join(texts)
 
 
