@@ -119,7 +119,8 @@ async def check_log_key(settings: Settings, store: Store) -> None:
     """Check that a home that is new to a database's log does not go on with it under another name by accident.
 
     Raises:
-        HomeUnusable: the log's key is missing here, or is another log's."""
+        HomeUnusable: the log's key is missing here, or is another log's.
+    """
     vkeys = [name.vkey for name in await store.log_names()]
     names = [vkey.partition("+")[0] for vkey in vkeys]
     origin = settings.receipts.origin

@@ -119,7 +119,8 @@ class Member:
         """Check that requests may be admitted now.
 
         Raises:
-            Unavailable: the database has not been reached for too long; with when to try again."""
+            Unavailable: the database has not been reached for too long; with when to try again.
+        """
         if self._clock() < self._until_s:
             return
         raise Unavailable(
@@ -155,7 +156,8 @@ class Member:
         """Become a node and load what operators decided.
 
         Raises:
-            DatabaseAway: the database cannot be reached."""
+            DatabaseAway: the database cannot be reached.
+        """
         sent_s = self._clock()
         async with self._session.use() as connection:
             if self._predecessor:
@@ -186,7 +188,8 @@ class Member:
     async def renew(self) -> None:
         """Do one turn of ``run``: join or renew the lease, take in changes, bury the dead, take roles.
 
-        A failure is logged, and serving goes on until the lease is over."""
+        A failure is logged, and serving goes on until the lease is over.
+        """
         try:
             await self._turn()
         except Unavailable as error:  # the memory's connection may be the one that was lost
@@ -214,7 +217,8 @@ class Member:
         """Take in every change that is committed, without waiting for the next turn.
 
         Raises:
-            DatabaseAway: the database cannot be reached."""
+            DatabaseAway: the database cannot be reached.
+        """
         async with self._taking_in:
             async with self._session.use() as connection:
                 found = await changes.read_after(connection, self._taken_in)

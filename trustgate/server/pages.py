@@ -1,5 +1,6 @@
 """The pages for people besides ``/``, and the files they need: where they are, and that nothing of them is loaded
-before a page is asked for; of the console, before a link to it is."""
+before a page is requested; of the console, before a link to it is.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def check_workers(settings: Settings) -> None:
     """Check that several processes may serve this database.
 
     Raises:
-        SettingsError: they may not, and why."""
+        SettingsError: they may not, and why.
+    """
     if not settings.store.url:
         raise SettingsError(
             f"{settings.serve.workers} workers cannot serve one DuckDB file: one process at a time can open it, and "
@@ -80,7 +81,8 @@ def run_workers(
         The exit code.
 
     Raises:
-        OperatorError: the port cannot be listened on; in a worker's process: the worker cannot start."""
+        OperatorError: the port cannot be listened on; in a worker's process: the worker cannot start.
+    """
     log_to_stderr(settings.log)
     now = [settings]
 

@@ -69,7 +69,7 @@ _TRANSCRIPTION: dict[str, Any] = {
 }
 
 
-#: What says that something is deleted may say nothing.
+#: The answer to a deletion may be empty.
 _DELETES: dict[str, Any] = {"method": "DELETE", "deletes": True, "answers": "any", "meter": whole.read_nothing_used}
 
 

@@ -181,7 +181,7 @@ class ObjectIds:
         return any(object_id in known for (_, each), known in self._known.items() if each == kind)
 
     def strangers_at(self, upstream: str, kind: Kind, object_ids: Iterable[str], tenant: str) -> frozenset[str]:
-        """Returns those of the ids that an upstream gave to another tenant, whoever has them from other upstreams."""
+        """Returns those of the ids that an upstream gave to another tenant; ids of other upstreams do not count."""
         owner = self._owners.get
         return frozenset(each for each in object_ids if owner((kind, upstream, each), tenant) != tenant)
 

@@ -340,7 +340,7 @@ _PARAM_OF: dict[Kind, Any] = {
 }
 #: What may lie with another server than the request goes to.
 _ANYWHERE = frozenset(("file", "item"))
-#: What the names of models that were trained for somebody begin with (OpenAI API reference, "Fine-tuning").
+#: What the names of models that were trained for a caller begin with (OpenAI API reference, "Fine-tuning").
 _TRAINED = "ft:"
 #: What the name of a model is followed by in those of the checkpoints of its training.
 _CHECKPOINT = re.compile(r":ckpt-step-[0-9]+$")

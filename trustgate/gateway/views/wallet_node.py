@@ -1,9 +1,9 @@
 """``POST /account/node/{network}``: the two questions that a wallet's payment asks of a Solana node, answered here.
 
-The account page may ask nobody but the gateway (its Content-Security-Policy), and an operator's node is not for
-everybody. Owns what is let through: the latest blockhash, and the accounts of tokens that are offered; each is asked of
-the node once in a while, however often it is asked for here. The client is x402's own, which sends JSON-RPC without the
-tenant's key.
+The account page may send requests to the gateway alone (its Content-Security-Policy), and an operator's node is not
+public. Owns what is let through: the latest blockhash, and the accounts of tokens that are offered; each is fetched
+from the node once in a while, however often it is requested here. The client is x402's own, which sends JSON-RPC
+without the tenant's key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_BODY_BYTES = 4_096
 _BODY_TIMEOUT_S = 10.0
 #: How long an answer is good for, seconds. A blockhash lives for a minute or more; what a token is does not change.
 _FRESH_S = {"getLatestBlockhash": 2.0, "getAccountInfo": 60.0}
-#: How long nobody asks again after a failure, seconds.
+#: How long the node is not called again after a failure, seconds.
 _FAILED_S = 2.0
 _CONFIRMED = {"commitment": "confirmed"}
 
