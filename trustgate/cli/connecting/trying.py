@@ -92,9 +92,12 @@ def _run(client: Connectable, target: ClientTarget, key: str, program: str) -> F
 
 
 def _ran(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, bytes, bytes]:
-    """Returns the exit code, and what was printed. What the program has started ends with it: it has the key.
+    """Run a program, and end the processes that it has started with it: they have the key.
 
-    Its output goes to files: a pipe would be waited for until such a helper has closed it too.
+    Its output goes to files: a pipe would stay open until such a process has closed it too.
+
+    Returns:
+        The exit code, the output and the error output.
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
         try:
