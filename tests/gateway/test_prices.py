@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway.conftest import Tenant
+from tests.gateway.conftest import HELLO, Tenant
 from tests.support.upstream import Reply, Upstream
 
 _numbers = itertools.count(1)
@@ -61,6 +61,13 @@ def test_a_limit_on_money_refuses_what_has_no_price(tenant: Tenant, scripted: Up
     assert tenant.chat(model=unpriced).status_code == 200
     receipt = tenant.receipts()[-1]
     assert (receipt["price_known"], receipt["cost_nano_usd"]) == (False, 0)
+
+
+def test_a_request_without_a_model_is_told_so_under_a_limit_on_money(tenant: Tenant, scripted: Upstream) -> None:
+    limited(tenant)
+    refused = tenant.http.post("/v1/chat/completions", json={"messages": HELLO})
+    assert (refused.status_code, code_of(refused)) == (400, "missing_required_parameter")
+    assert scripted.requests == []
 
 
 def test_a_key_with_a_limit_on_money_refuses_it_too(tenant: Tenant, scripted: Upstream) -> None:

@@ -220,7 +220,8 @@ class Pipeline:
                 )
                 for name in call.inner_models:
                     self._models.check_inner(caller, name)
-                if resolved is not None:
+                # Where the name of the model is missing, that is what is told.
+                if resolved is not None and (call.model or call.invalid is None):
                     slug = endpoint.service_slug or resolved.passport.slug
                     is_priced = resolved.price.known
                     check_priced(caller, call.model, slug, model.names, is_priced=is_priced)
