@@ -23,12 +23,13 @@ from tests.support.entries import make_receipt
 from tests.support.postgres import GivenPostgres, Postgres
 from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
-from trustgate.cluster import lanes
+from trustgate.cluster import connections, lanes
 from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.operations import SharedHold, Use
 from trustgate.errors import Conflict, RateLimited, Unavailable
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.settings import PostgresAddress
 from trustgate.types import Budget, Limits
 
 MANY = make_caller(plan=Limits(requests_per_day=10**9))
@@ -476,3 +477,25 @@ async def test_a_close_is_not_given_up_for_a_failure_that_passes(url: str, monke
         assert keeper.books.closing.fault is None
     [chain] = (await stored_receipts(url)).values()
     assert len(chain) == 1
+
+
+_WAITING_FOR_ROWS = """SELECT count(*) FROM pg_sleep(0.02), pg_locks
+    WHERE NOT granted AND relation = 'shared_state'::regclass"""
+
+
+async def test_a_statement_that_waits_for_a_strangers_lock_ends_with_its_connection(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that are given up and wait on would use up those that the database has."""
+    monkeypatch.setattr(connections, "_TIMEOUT_S", 0.3)
+    address = PostgresAddress(url)
+    stranger, given_up = connections.looking_session(address), connections.closing_session(address, 5.0)
+    async with stranger.use() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
+        with pytest.raises(DatabaseAway):
+            async with given_up.use() as waiting:
+                await waiting.execute("UPDATE shared_state SET state = state")
+        async with asyncio.timeout(PATIENCE_S):
+            while await connection.fetchval(_WAITING_FOR_ROWS):
+                pass
+    await stranger.close()

@@ -52,6 +52,9 @@ def _session(address: PostgresAddress, role: str, synchronous_commit: str, lease
             role,
             synchronous_commit=synchronous_commit,
             idle_in_transaction_session_timeout=str(idle_ms),
+            # A statement that waits for a stranger's lock is given up here, and a new connection opened: it must end
+            # there, too, or they become more and more.
+            statement_timeout=str(int(_TIMEOUT_S * 1_000)),
         )
 
     return DatabaseSession(connect, timeout_s=_TIMEOUT_S)
