@@ -29,6 +29,7 @@ _ON_THE_WAY = (
 _TO_COMMANDS = {
     *((404, f"{noun}_not_found") for noun in ("budget", "plan", "tenant")),
     (409, "conflict"),
+    (409, "made_keys_unbound"),
 }
 _CLASSES = {
     name: kind

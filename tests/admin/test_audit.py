@@ -171,9 +171,19 @@ async def test_quotas_are_held_against_the_receipts_of_their_windows(shop: Shop)
     assert records == {"quota of tenant_0", f"quota of {key}"}
 
 
-async def test_a_minute_that_the_clock_has_left_and_come_back_to_is_not_held_against_its_receipts(shop: Shop) -> None:
+@pytest.fixture
+def at_us(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The time of the audits of a test: no minute ends between its lines."""
+    stopped_us = now_us()
+    monkeypatch.setattr("trustgate.admin.audit.now_us", lambda: stopped_us)
+    return stopped_us
+
+
+async def test_a_minute_that_the_clock_has_left_and_come_back_to_is_not_held_against_its_receipts(
+    shop: Shop, at_us: int
+) -> None:
     """A server that starts while the clock is back counts such a minute anew when it comes again."""
-    quota, at_us = Quota(), now_us()
+    quota = Quota()
     quota.begin(at_us)
 
     async def windows() -> set[str]:
@@ -193,9 +203,8 @@ async def test_a_minute_that_the_clock_has_left_and_come_back_to_is_not_held_aga
     assert "month" in await windows() or at_us - 120_000_000 < quota.begin(at_us).starts[2]
 
 
-async def test_receipts_of_a_clock_that_ran_ahead_do_not_count_in_this_minute(shop: Shop) -> None:
+async def test_receipts_of_a_clock_that_ran_ahead_do_not_count_in_this_minute(shop: Shop, at_us: int) -> None:
     tseq, tprev = shop.log.link("tenant_9")
-    at_us = now_us()
     shop.log.append(make_receipt(tseq, tenant="tenant_9", tprev=tprev, created_us=at_us + 90_000_000), bytes(32))
     await shop.log.flush()
     quota = Quota()

@@ -24,6 +24,8 @@ EVERY_S: Final = 0.05
 #: The span of ``p99_ms`` and ``worst_ms``.
 RECENT_S: Final = 60
 _RECENT: Final = round(RECENT_S / EVERY_S)
+#: So many timers, those of ten seconds, before there is a ``p99_ms``: a server that starts holds up itself.
+_FEWEST: Final = 200
 
 
 class LoopLag:
@@ -57,9 +59,9 @@ class LoopLag:
 
     @property
     def p99_ms(self) -> float:
-        """What 99 of 100 timers of the last minute were not later than; 0 where there were none."""
+        """What 99 of 100 timers of the last minute were not later than; 0 in the first ten seconds of a server."""
         lags = sorted(self._recent)
-        return lags[math.ceil(len(lags) * 0.99) - 1] * 1000 if lags else 0.0
+        return lags[math.ceil(len(lags) * 0.99) - 1] * 1000 if len(lags) >= _FEWEST else 0.0
 
     @property
     def worst_ms(self) -> float:
