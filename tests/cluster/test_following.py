@@ -161,6 +161,15 @@ async def test_a_database_that_knows_less_than_a_home_has_seen_is_noticed(
             pass
 
 
+async def test_a_version_with_another_schema_waits_until_all_others_have_ended(
+    url: str, stores: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trustgate.store.postgres.session.is_latest", lambda connection: False)
+    with pytest.raises(StoreLocked, match="is older than this version's") as refused:
+        await open_store(Path("/nonexistent/trustgate.duckdb"), PostgresAddress(url), several=True)
+    assert "Stop every `trustgate serve`" in str(refused.value.hint)
+
+
 async def test_one_that_counts_in_memory_does_not_come_among_several(url: str, stores: list[Store]) -> None:
     with pytest.raises(StoreLocked):
         await open_store(Path("/nonexistent/trustgate.duckdb"), PostgresAddress(url))

@@ -132,7 +132,9 @@ class Writer(PostgresSession):
             if self.last_session is not None and self.last_session in [holder[1:] for holder in holders]:
                 connection.execute("SELECT pg_terminate_backend(?)", [self.last_session[0]])
             elif time.monotonic() > deadline:
-                raise locked(self._address, holders[0][0] if holders else "")
+                # Known only now: one process at a time is refused for the lock, whatever the schema is.
+                is_upgrade = self._several and not self._is_migrated and not is_latest(connection)
+                raise locked(self._address, holders[0][0] if holders else "", is_upgrade=is_upgrade)
             time.sleep(0.02)
 
     def _try_lock(self, connection: PostgresConnection) -> bool:
@@ -150,10 +152,20 @@ class Writer(PostgresSession):
         return bool(one_value(connection.execute(f"SELECT pg_try_advisory_lock_shared({_LOCK_KEY})")))
 
 
-def locked(address: PostgresAddress, holder: str) -> StoreLocked:
-    """Returns the error that another process has the database. ``holder``: its application_name."""
+def locked(address: PostgresAddress, holder: str, *, is_upgrade: bool = False) -> StoreLocked:
+    """Returns the error that another process has the database.
+
+    Args:
+        holder: Its application_name.
+        is_upgrade: Whether the schema of the database is older than this program's, so that all others have to end.
+    """
     words = holder.split()
     by = f"process {words[2]} on {words[3]}" if len(words) == 4 and words[0] == "trustgate" else "another process"
+    if is_upgrade:
+        return StoreLocked(
+            f"The schema of {place(address)} is older than this version's, and {by} is using it.",
+            hint="Stop every `trustgate serve` of this database, then start this version: it renews the schema.",
+        )
     return StoreLocked(
         f"The database {place(address)} is in use by {by}.",
         hint="If that is `trustgate serve`, leave it running and give commands the same --home: they go through it. "
