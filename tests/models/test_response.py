@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from tests.support.streams import serving
 from trustgate.errors import UpstreamFailed
 from trustgate.models.upstream.response import AHEAD_BYTES, AiohttpResponse, Response
 from trustgate.models.upstream.transport import Network, Unanswered
@@ -51,14 +52,12 @@ async def served(
     *answers: list[bytes], most: int = 10, silence_s: float = PATIENCE_S
 ) -> AsyncIterator[tuple[Server, Network]]:
     server = Server(list(answers))
-    listening = await asyncio.start_server(server.answer, "127.0.0.1", 0)
-    server.port = listening.sockets[0].getsockname()[1]
     network = Network(connect_timeout_s=PATIENCE_S, read_timeout_s=silence_s, max_connections=most)
-    try:
-        yield server, network
-    finally:
-        await network.close()
-        listening.close()
+    async with serving(server.answer) as server.port:
+        try:
+            yield server, network
+        finally:
+            await network.close()
 
 
 async def ask(server: Server, network: Network) -> Response | AiohttpResponse:
@@ -180,10 +179,8 @@ async def test_an_upstream_waits_for_what_is_not_read() -> None:
             await writer.drain()
         writer.close()
 
-    listening = await asyncio.start_server(answer, "127.0.0.1", 0)
     network = Network(connect_timeout_s=PATIENCE_S, read_timeout_s=PATIENCE_S, max_connections=1)
-    try:
-        port = listening.sockets[0].getsockname()[1]
+    async with serving(answer) as port:
         response = await network.send("GET", f"http://127.0.0.1:{port}", "/x", [], b"")
         assert isinstance(response, Response)
         before = -1
@@ -192,9 +189,7 @@ async def test_an_upstream_waits_for_what_is_not_read() -> None:
             await asyncio.sleep(0.05)
         assert written < size
         assert len(await read(response)) == size
-    finally:
         await network.close()
-        listening.close()
 
 
 async def test_where_no_more_connections_may_be_made_the_next_request_gets_the_one_that_is_free() -> None:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.processes import free_port
+from tests.support.streams import serving
 from tests.support.upstream import CLOSE, HANG, RESET, Recorded, Reply, Upstream
 from trustgate.errors import ChainError, RpcRejected, RpcUnavailable
 from trustgate.formats.solana_transaction import b58encode
@@ -226,12 +227,9 @@ async def test_a_node_that_drips() -> None:
             writer.write(b" ")
             with contextlib.suppress(TimeoutError, ConnectionError):
                 await asyncio.wait_for(reader.read(), 0.02)
-        writer.close()
         left.set()
 
-    server = await asyncio.start_server(drip, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, RpcClient(find_cluster(url), timeout_s=0.3) as rpc:
+    async with serving(drip) as port, RpcClient(find_cluster(f"http://127.0.0.1:{port}"), timeout_s=0.3) as rpc:
         assert "within 0.3 s" in (await unavailable(rpc)).message
         await left.wait()
 

@@ -23,6 +23,8 @@ from typing import Any, Literal, NamedTuple
 
 import aiohttp
 
+from tests.support.streams import serving
+
 Document = dict[str, Any]
 
 #: Every method that an anchor needs, in the order of the first calls.
@@ -134,7 +136,6 @@ class FaultyNode:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while await self._serve_one(reader, writer):
                 pass
-        writer.close()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request. Whether the connection lives on."""
@@ -174,12 +175,10 @@ class FaultyNode:
 async def faulty_node(chain_url: str) -> AsyncIterator[FaultyNode]:
     async with aiohttp.ClientSession() as session:
         node = FaultyNode(chain_url, session)
-        server = await asyncio.start_server(node.serve, "127.0.0.1", 0, backlog=256)
-        async with server:
-            node.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with serving(node.serve, backlog=256) as port:
+            node.address = f"http://127.0.0.1:{port}"
             node.stale = (await node.ask("getLatestBlockhash", {"commitment": "processed"}))["value"]
             yield node
-            server.close()
 
 
 def encoded(document: Document) -> Answer:
