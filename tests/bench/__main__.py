@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def _install_peers() -> None:
-    """Whoever cannot be installed is left out, and the table says so."""
+    """Install the peers; one that cannot be installed is left out, which the table shows."""
     if environments.find_litellm() is None:
         try:
             environments.litellm_python(Path(sys.executable))

@@ -28,14 +28,14 @@ from tests.environments import MAIN_LOCK, find_litellm, venvs_folder
 from tests.support.gateway import Gateway
 from tests.support.processes import clean_environment
 
-#: Whom which load is put on.
+#: Which peers each load is put on.
 _PLAN: dict[Load, tuple[str, ...]] = {
     C1: (DIRECT, "raw", "bare", OURS, *BELOW),
     C8: ("raw", "bare", "httpx", OURS, *BELOW, "litellm", "portkey"),
     C32: ("raw", "bare", "httpx", OURS, BIG, *BELOW, "litellm", "portkey"),
     STREAMS: ("raw", "bare", "httpx", OURS, *BELOW, "litellm", "portkey"),
 }
-#: Whoever answers some forty times a second is watched for longer, so that there is something to count.
+#: Peers that answer some forty times a second are watched for longer, so that there is something to count.
 _SLOW_PEERS = ("litellm",)
 _SLOW_PEERS_S = 8
 #: After so many requests memory is looked at again.

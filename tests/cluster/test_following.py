@@ -99,7 +99,7 @@ async def test_all_prove_what_one_has_signed(url: str, stores: list[Store], tmp_
             await roles.release(connection, tenure_of(sequencer))
         second = await sequence(keepers[1], stores[2], identity, tmp_path / "2/checkpoint")
         await second.take()
-        assert await second.sign() is False  # nobody waits for it, and the last one is younger than an hour
+        assert await second.sign() is False  # no process waits for it, and the last one is younger than an hour
         waiting = asyncio.ensure_future(follower.renew())
         while not await second.sign():
             pass

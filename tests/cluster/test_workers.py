@@ -193,7 +193,7 @@ def test_one_link_opens_the_console_of_all_workers_and_signing_out_ends_it_at_al
 
     with ThreadPoolExecutor(8) as at_once:
         opened = list(at_once.map(lambda _: send("/open", form={"code": code}), range(8)))
-    assert sorted(answer.status_code for answer in opened) == [303, *[401] * 7], "it works once, whoever is asked"
+    assert sorted(answer.status_code for answer in opened) == [303, *[401] * 7], "it works once, at one worker"
     cookie = next(answer for answer in opened if answer.status_code == 303).headers["set-cookie"].partition(";")[0]
 
     def seen_by_each(look: Callable[[], httpx.Response]) -> dict[str, httpx.Response]:

@@ -1,4 +1,4 @@
-"""What pages cost while nobody looks at them: nothing of them is loaded where they are off, nothing runs on the path.
+"""What pages cost while they are not looked at: nothing of them is loaded where they are off, nothing runs on the path.
 
 Calls are counted, not times: the gateway's interpreter notes each call, and each import, of the pages' code.
 """
@@ -84,7 +84,7 @@ def test_off_nothing_is_loaded_and_not_looked_at_nothing_runs(watched: Watched) 
         settings.unlink()
         gateway.cli("reload")
         ask()
-        assert watched.calls == [], "nobody has looked"
+        assert watched.calls == [], "no page was looked at"
         assert http.get("/account").status_code == http.get("/").status_code == 200
         link = gateway.cli_json("console")["url"]
         code = link.partition("code=")[2]

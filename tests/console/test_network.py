@@ -48,7 +48,7 @@ def open_console(gateway: Gateway, http: httpx.Client, host: str) -> httpx.Respo
 
 def test_over_tls_it_is_there_and_its_cookie_wants_tls(secure: Gateway, http: httpx.Client) -> None:
     link = secure.cli_json("console")["url"]
-    assert link.startswith("https://"), "a link without TLS would hand the code to whoever listens"
+    assert link.startswith("https://"), "a link without TLS would show the code to anyone on the network"
     entered = open_console(secure, http, ELSEWHERE)
     assert entered.status_code == 303
     name, *attributes = entered.headers["set-cookie"].split("; ")

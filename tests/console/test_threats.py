@@ -310,7 +310,7 @@ async def test_work_is_shown_by_every_process_and_ends_with_its_own(tmp_path: Pa
     await asyncio.gather(*one.under_way())
     ended = two.find(work.id)
     assert (ended.result, two.statement(ended)) == ("<p>Made &lt;it&gt;</p>", b"{}")
-    # As a process leaves it that is killed: nobody holds its lock.
+    # As a process leaves it that is killed: no process holds its lock.
     (tmp_path / "works" / f"{work.id}.json").write_bytes(msgspec.json.encode(seen))
     broken = two.find(work.id)
     assert broken.is_done and "has ended" in broken.problem and "again" in broken.hint

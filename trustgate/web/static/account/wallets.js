@@ -1,5 +1,5 @@
 // Wallets of the browser's that pay: those for chains as Solana's, and those for chains as Ethereum's. The payment itself
-// is the stock x402 client's (built from npm, one module for each kind), which is loaded when somebody pays. The wallet
+// is the stock x402 client's (built from npm, one module for each kind), which is loaded for a payment. The wallet
 // shows what it signs and asks first.
 
 import { Refusal, session } from "./common.js";
