@@ -226,9 +226,10 @@ class Failover:
         self.postgres.close()
 
 
-def main(seed: int, rounds: int) -> None:
+def by_hand(kind: type[Failover], seed: int, rounds: int) -> None:
+    """Run rounds in a world of this kind, check its promises and print what was done."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    world = Failover(Path(tempfile.mkdtemp()), seed)
+    world = kind(Path(tempfile.mkdtemp()), seed)
     try:
         started = time.monotonic()
         receipts = world.run(rounds)
@@ -240,4 +241,4 @@ def main(seed: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    by_hand(Failover, int(sys.argv[1]), int(sys.argv[2]))

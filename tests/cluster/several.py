@@ -6,18 +6,15 @@ client has the end of has its receipt in the log, once, all chains are whole, an
 
 from __future__ import annotations
 
-import logging
 import random
 import shutil
 import sys
-import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import httpx
 
-from tests.cluster.failover import Failover, Machine
+from tests.cluster.failover import Failover, Machine, by_hand
 from tests.support.postgres import Postgres
 from tests.support.processes import wait_until
 
@@ -71,18 +68,5 @@ class Several(Failover):
         super().check(receipts)
 
 
-def main(seed: int, rounds: int) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    world = Several(Path(tempfile.mkdtemp()), seed)
-    try:
-        started = time.monotonic()
-        receipts = world.run(rounds)
-        world.check(receipts)
-        print(f"seed {seed}: {rounds} rounds in {time.monotonic() - started:.0f} s, {len(receipts)} answers, none lost")
-        print(dict(world.faults))
-    finally:
-        world.close()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    by_hand(Several, int(sys.argv[1]), int(sys.argv[2]))

@@ -14,12 +14,10 @@ import msgspec
 import pytest
 
 from tests.cluster.side_by_side import SideBySide
-from tests.support.evmnode import EvmNode
-from tests.support.facilitator import FacilitatorDouble
-from tests.support.paying import HELLO, PRICE_NANO_USD, Market, market_environment
+from tests.support.paying import HELLO, PRICE_NANO_USD, Market, market_environment, market_surroundings
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import wait_until
-from tests.support.upstream import Gate, Reply, Upstream
+from tests.support.upstream import Gate, Reply
 from trustgate.cluster.drafts import home_id
 from trustgate.receipts.journal import Journal
 from trustgate.types import Entry, Receipt
@@ -39,12 +37,7 @@ class Town(SideBySide):
 
 @pytest.fixture(scope="module")
 def world(postgres: Postgres | GivenPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    with contextlib.ExitStack() as stack:
-        upstream, chain = Upstream().start(), Upstream().start()
-        stack.callback(upstream.stop)
-        stack.callback(chain.stop)
-        facilitator = stack.enter_context(FacilitatorDouble())
-        node = EvmNode(chain)
+    with market_surroundings() as (upstream, facilitator, node), contextlib.ExitStack() as stack:
         world = Town(
             tmp_path_factory.mktemp("several"), postgres.schema(), 3, upstream.api_url, market_environment(node)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
@@ -18,37 +17,28 @@ from x402.schemas import PaymentRequired
 from x402.schemas.v1 import PaymentRequirementsV1
 
 from tests.conftest import GatewayFactory
-from tests.support.evmnode import EvmNode
 from tests.support.facilitator import (
     CLOSES,
     HTML_502,
     SETTLE_FAULTS,
     SETTLES,
-    FacilitatorDouble,
     fails,
     held,
     invalid,
     moved,
 )
-from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Customer, Market, market_environment
+from tests.support.keyless import open_market
+from tests.support.paying import HELLO, PRICE_NANO_USD, PRICE_UNITS, Customer, Market
 from tests.support.payments import PAYER, SHOP
 from tests.support.processes import PATIENCE_S
-from tests.support.upstream import CLOSE, DONE, Gate, Recorded, Reply, Upstream, delta
+from tests.support.upstream import CLOSE, DONE, Gate, Recorded, Reply, delta
 from trustgate.admin.money import PaymentSet
 from trustgate.types import PaymentFlow
 
 
 @pytest.fixture(scope="module")
 def market(make_module_gateway: GatewayFactory) -> Iterator[Market]:
-    with contextlib.ExitStack() as stack:
-        upstream, chain = Upstream().start(), Upstream().start()
-        stack.callback(upstream.stop)
-        stack.callback(chain.stop)
-        facilitator = stack.enter_context(FacilitatorDouble())
-        node = EvmNode(chain)
-        gateway = make_module_gateway(upstream=upstream.api_url, environment=market_environment(node)).start()
-        market = Market(gateway, upstream, facilitator, node)
-        stack.callback(market.close)
+    with open_market(make_module_gateway) as market:
         yield market
 
 

@@ -9,21 +9,13 @@ from typing import Any
 import httpx
 
 from tests.conftest import GatewayFactory
-from tests.support.evmnode import EvmNode
-from tests.support.facilitator import FacilitatorDouble
-from tests.support.paying import HELLO, Customer, Market, market_environment
-from tests.support.upstream import Upstream
+from tests.support.paying import HELLO, Customer, Market, market_environment, market_surroundings
 
 
 @contextlib.contextmanager
 def open_market(make_gateway: GatewayFactory, **environment: str) -> Iterator[Market]:
     """A gateway, its upstream, a facilitator and a chain."""
-    with contextlib.ExitStack() as stack:
-        upstream, chain = Upstream().start(), Upstream().start()
-        stack.callback(upstream.stop)
-        stack.callback(chain.stop)
-        facilitator = stack.enter_context(FacilitatorDouble())
-        node = EvmNode(chain)
+    with market_surroundings() as (upstream, facilitator, node), contextlib.ExitStack() as stack:
         variables = market_environment(node) | environment
         gateway = make_gateway(upstream=upstream.api_url, environment=variables).start()
         market = Market(gateway, upstream, facilitator, node)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import httpx
@@ -155,6 +157,16 @@ _nonces = itertools.count(1_000)
 
 def _base64(value: Any) -> str:
     return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+@contextlib.contextmanager
+def market_surroundings() -> Iterator[tuple[Upstream, FacilitatorDouble, EvmNode]]:
+    """What a gateway that sells needs around it: an upstream, a facilitator, a chain."""
+    with contextlib.ExitStack() as stack:
+        upstream, chain = Upstream().start(), Upstream().start()
+        stack.callback(upstream.stop)
+        stack.callback(chain.stop)
+        yield upstream, stack.enter_context(FacilitatorDouble()), EvmNode(chain)
 
 
 def market_environment(node: EvmNode) -> dict[str, str]:
