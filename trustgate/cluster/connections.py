@@ -1,21 +1,46 @@
-"""The connections over which books are kept.
+"""The connections of the processes that serve one database.
 
-Owns what each is set to. A process that is stopped in the middle of a transaction must not keep its rows locked: the
-database ends a transaction that is idle for half a lease.
+Owns what each is set to. A process that is stopped in the middle of a transaction must not keep its rows and locks: the
+database ends a transaction that is idle for too long.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from trustgate.cluster.database import DatabaseSession
-from trustgate.settings import PostgresAddress
+from trustgate.cluster.database import Connect, DatabaseConnection, DatabaseSession
+from trustgate.settings import PostgresAddress, Settings
 from trustgate.store.postgres import connecting
 
 #: How long one batch may take before the database counts as away, seconds.
 _TIMEOUT_S = 10.0
-#: How long the first of several processes may read receipts for, while none serves, milliseconds.
-_START_MS = 600_000
+#: How long the first of several processes may read receipts for, while none serves, seconds.
+_START_S = 600.0
+
+
+def database_address(settings: Settings) -> PostgresAddress:
+    """Returns where the database is. ``settings`` name a Postgres database."""
+    address = settings.postgres()
+    assert address is not None, "the database is a file"
+    return address
+
+
+def opener(address: PostgresAddress, role: str, idle_s: float, **more: str) -> Connect:
+    """Returns what opens a connection.
+
+    Args:
+        address: of the database.
+        role: what it is for, in the connection's name.
+        idle_s: after so long without a statement the database ends its transaction, seconds.
+        more: settings of the session, by their names in Postgres.
+    """
+    idle_ms = str(int(idle_s * 1_000))
+
+    async def open_connection() -> DatabaseConnection:
+        opened: DatabaseConnection = await connecting.connect(
+            address, role, idle_in_transaction_session_timeout=idle_ms, **more
+        )
+        return opened
+
+    return open_connection
 
 
 def opening_session(address: PostgresAddress, lease_s: float) -> DatabaseSession:
@@ -36,25 +61,12 @@ def closing_session(address: PostgresAddress, lease_s: float) -> DatabaseSession
 
 def looking_session(address: PostgresAddress) -> DatabaseSession:
     """Returns what others' figures are looked at over, and held while a start reads the receipts."""
-
-    async def connect() -> Any:
-        return await connecting.connect(address, "books", idle_in_transaction_session_timeout=str(_START_MS))
-
-    return DatabaseSession(connect, timeout_s=_START_MS / 1_000)
+    return DatabaseSession(opener(address, "books", _START_S), timeout_s=_START_S)
 
 
 def _session(address: PostgresAddress, role: str, synchronous_commit: str, lease_s: float) -> DatabaseSession:
-    idle_ms = int(lease_s / 2 * 1_000)
-
-    async def connect() -> Any:
-        return await connecting.connect(
-            address,
-            role,
-            synchronous_commit=synchronous_commit,
-            idle_in_transaction_session_timeout=str(idle_ms),
-            # A statement that waits for a stranger's lock is given up here, and a new connection opened: it must end
-            # there, too, or they become more and more.
-            statement_timeout=str(int(_TIMEOUT_S * 1_000)),
-        )
-
+    # A statement that waits for a stranger's lock is given up here, and a new connection opened: it must end there,
+    # too, or they become more and more.
+    statement_ms = str(int(_TIMEOUT_S * 1_000))
+    connect = opener(address, role, lease_s / 2, synchronous_commit=synchronous_commit, statement_timeout=statement_ms)
     return DatabaseSession(connect, timeout_s=_TIMEOUT_S)

@@ -66,16 +66,10 @@ async def membership(
         Unavailable: the database cannot be reached.
         HomeUnusable: the file that names this home's node cannot be written, or another process has it.
     """
-    postgres = settings.postgres()
-    assert postgres is not None, "the database is a file"
-    from trustgate.store.postgres.connecting import connect
+    from trustgate.cluster.connections import database_address, opener
 
-    async def open_connection() -> DatabaseConnection:
-        # Stopped within a transaction it must not keep its row locked: it could not be buried.
-        idle_ms = int(settings.store.lease_s / 2 * 1_000)
-        opened: DatabaseConnection = await connect(postgres, "node", idle_in_transaction_session_timeout=str(idle_ms))
-        return opened
-
+    # Stopped within a transaction it must not keep its row locked: it could not be buried.
+    open_connection = opener(database_address(settings), "node", settings.store.lease_s / 2)
     session = DatabaseSession(open_connection, timeout_s=max(_LEAST_STATEMENT_S, settings.store.lease_s / 2))
     identity = Identity(socket.gethostname(), os.getpid(), __version__, address)
     with node_file(settings.worker_folder / "node") as file:
@@ -133,15 +127,14 @@ class Turn:
             return error.message
 
     async def _look(self) -> str:
+        from trustgate.cluster.connections import database_address
         from trustgate.store.postgres.connecting import connect
 
-        postgres = self._settings.postgres()
-        assert postgres is not None, "the database is a file"
         try:
             own = (self._settings.worker_folder / "node").read_text(errors="replace")
         except OSError:
             own = ""
-        connection: DatabaseConnection = await connect(postgres, "spare")
+        connection: DatabaseConnection = await connect(database_address(self._settings), "spare")
         try:
             if await connection.fetchval("SELECT to_regclass('nodes')") is None:
                 return ""

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 
 from trustgate.admin.taking_in import SharedMemory, TakenIn
+from trustgate.cluster.connections import database_address, opener
 from trustgate.cluster.database import Connect, DatabaseAway, DatabaseConnection, DatabaseSession
 from trustgate.cluster.drafts import home_id
 from trustgate.cluster.following import CHANNEL, Follower, identify, one_at_a_time
@@ -271,15 +272,4 @@ def _session(settings: Settings, role: str, timeout_s: float, idle_s: float) -> 
 
 
 def _opener(settings: Settings, role: str, idle_s: float, **more: str) -> Connect:
-    postgres = settings.postgres()
-    assert postgres is not None, "the database is a file"
-    from trustgate.store.postgres.connecting import connect
-
-    async def open_connection() -> DatabaseConnection:
-        idle_ms = str(int(idle_s * 1_000))
-        opened: DatabaseConnection = await connect(
-            postgres, role, synchronous_commit="on", idle_in_transaction_session_timeout=idle_ms, **more
-        )
-        return opened
-
-    return open_connection
+    return opener(database_address(settings), role, idle_s, synchronous_commit="on", **more)

@@ -27,7 +27,7 @@ from trustgate.admin.audit import BooksSnapshot
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.cluster import roles
 from trustgate.cluster.books import Books, give_back
-from trustgate.cluster.connections import closing_session, looking_session, opening_session
+from trustgate.cluster.connections import closing_session, database_address, looking_session, opening_session
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.drafts import Drafts, home_id
 from trustgate.cluster.lanes import DatabaseClock
@@ -278,7 +278,7 @@ class SharedServing:
 
     async def _place_waiting(self, node_id: str) -> None:
         """Give receipts their places that wait for them."""
-        session = _books_session(self._settings)
+        session = looking_session(database_address(self._settings))
         try:
             async with session.use() as connection:
                 if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts)"):
@@ -312,9 +312,7 @@ async def shared_books(
         Unavailable: the database cannot be reached.
         StoreDamaged, StoreIncomplete, HomeUnusable: see ``Journal.open``.
     """
-    address = settings.postgres()
-    assert address is not None, "the database is a file"
-    lease_s = settings.store.lease_s
+    address, lease_s = database_address(settings), settings.store.lease_s
     opening, closing = opening_session(address, lease_s), closing_session(address, lease_s)
     looking = looking_session(address)
     clock = DatabaseClock()
@@ -356,12 +354,6 @@ def _drafts_of_others(settings: Settings) -> list[Path]:
         if number.isdecimal() and (is_alone or int(number) > settings.serve.workers):
             found.append(folder)
     return [folder for folder in found if folder.is_dir()]
-
-
-def _books_session(settings: Settings) -> DatabaseSession:
-    address = settings.postgres()
-    assert address is not None, "the database is a file"
-    return looking_session(address)
 
 
 def _who(receipt: Receipt, directory: Directory, catalog: Catalog) -> tuple[Caller, Drawer] | None:
