@@ -122,13 +122,11 @@ class SharedObjectIds(ObjectIds):
                 self._unwritten = batch | self._unwritten
                 raise
             finally:
-                if written is not None and not written.done():
-                    written.set_result(None)
+                _end(written)
 
     def _end_waiting(self) -> None:
         written, self._written = self._written, None
-        if written is not None and not written.done():
-            written.set_result(None)
+        _end(written)
 
     def _append(self, handle: ObjectId) -> None:
         super()._append(handle)
@@ -137,6 +135,11 @@ class SharedObjectIds(ObjectIds):
             if self._written is None:
                 self._written = asyncio.get_running_loop().create_future()
             self._work.set()
+
+
+def _end(written: asyncio.Future[None] | None) -> None:
+    if written is not None and not written.done():
+        written.set_result(None)
 
 
 async def _write(connection: DatabaseConnection, statement: str, handles: Iterable[ObjectId]) -> None:
