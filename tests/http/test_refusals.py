@@ -247,6 +247,15 @@ def refuse_until_known(connection: socket.socket) -> None:
         assert read_answer(connection)[0] == 503
 
 
+def come_again(connection: socket.socket, full: Full) -> None:
+    """Send a request that is known once more, and wait until it was judged: it waits for its answer then."""
+    judged = threading.Event()
+    refuse_until_known(connection)
+    full.on_judge = judged.set
+    connection.sendall(request())
+    assert judged.wait(PATIENCE_S)
+
+
 @pytest.mark.usefixtures("everything_is_at_once")
 def test_one_that_comes_again_at_once_waits_longer_each_time(server: Server, full: Full) -> None:
     with server.connect() as connection:
@@ -287,12 +296,8 @@ def test_one_that_came_again_does_not_wait_while_there_is_room(
     app: App, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "_HOLD_TICKS", (100_000,))  # a thousand seconds
-    judged = threading.Event()
     with serving(app, shed=full) as server, server.connect() as connection:
-        refuse_until_known(connection)
-        full.on_judge = judged.set
-        connection.sendall(request())
-        assert judged.wait(PATIENCE_S)
+        come_again(connection, full)
         full.room = 1
         assert read_answer(connection)[0] == 200
     assert (full.refused, full.let_through) == (2, 1)
@@ -303,12 +308,8 @@ def test_one_that_waits_because_it_came_again_is_refused_when_its_client_says_no
     server: Server, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
-    judged = threading.Event()
     with server.connect() as connection:
-        refuse_until_known(connection)
-        full.on_judge = judged.set
-        connection.sendall(request())
-        assert judged.wait(PATIENCE_S)
+        come_again(connection, full)
         connection.shutdown(socket.SHUT_WR)
         assert read_all(connection).startswith(b"HTTP/1.1 503 ")
     assert full.refused == 3
@@ -319,12 +320,8 @@ def test_the_end_of_the_server_refuses_one_that_waits_because_it_came_again(
     app: App, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
-    judged = threading.Event()
     with serving(app, shed=full, grace_s=PATIENCE_S) as server, server.connect() as connection:
-        refuse_until_known(connection)
-        full.on_judge = judged.set
-        connection.sendall(request())
-        assert judged.wait(PATIENCE_S)
+        come_again(connection, full)
         server.stop()
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 503 ") and b"connection: close\r\n" in answer
