@@ -9,7 +9,7 @@ else: what sends thousands of requests a second is late itself, and would tell o
 is missed; ``--quick`` judges none but that it answers, refuses and recovers.
 
 A client that is refused and sends the same at once is answered up to 80 ms late (``http.refusals``), and an open loop
-does just that on its connections: what found none of them free is told as not sent, and was not asked of the gateway.
+does just that on its connections. Requests that found none of them free count as unsent; the gateway never had them.
 
 What the gateway, the upstream and the load use of processors stands beside it: where they share the cores (they do
 without ``--pin``), an answer fewer may be one that the load's own work has left no time for.

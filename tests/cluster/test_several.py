@@ -1,4 +1,4 @@
-"""Three gateways that serve one Postgres at once: what one is told holds at all, and all show one log."""
+"""Three gateways that serve one Postgres at once: a change at one holds at all, and all show one log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lag of the event loop: a standstill counts for all that it held up, and an operator is told of it."""
+"""The lag of the event loop: a standstill counts for all that it held up, and `doctor` warns of it."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ class Pipeline:
                 )
                 for name in call.inner_models:
                     self._models.check_inner(caller, name)
-                # Where the name of the model is missing, that is what is told.
+                # A missing name of a model is refused as that, before its price is looked for.
                 if resolved is not None and (call.model or call.invalid is None):
                     slug = endpoint.service_slug or resolved.passport.slug
                     is_priced = resolved.price.known
