@@ -7,7 +7,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -640,8 +641,14 @@ def test_a_wallet_that_holds_one_payment_has_few_answers_made_for_twenty(market:
     payments = [customer.pay(customer.chat(user=str(number))) for number in range(20)]
     before = len(market.upstream.requests)
     market.facilitator.on_settle(SETTLES, *[fails("insufficient_funds")] * 19)
+    # None that may wait ends before the others were refused: then one that came late might wait in its place.
+    gate = Gate()
+    market.upstream.script(*[Reply.chat().held(gate)] * 3)
     with ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(customer.chat, paying, user=str(number)) for number, paying in enumerate(payments)]
+        refused = list(islice(as_completed(asked, timeout=PATIENCE_S), 17))
+        assert all(answer.result().status_code == 402 for answer in refused)
+        gate.open()
         statuses = Counter(answer.result().status_code for answer in asked)
     assert statuses == {200: 1, 402: 19}
     assert len(market.upstream.requests) - before <= 3, "two that wait, and the one that paid"
