@@ -352,7 +352,7 @@ TestQuotaMachine = QuotaMachine.TestCase
 def test_what_the_gateway_did_by_itself_is_counted_and_what_goes_on_is_held() -> None:
     quota = Quota()
     quota.begin(NOON)
-    hold = quota.hold_work("ten_1", "key_1", Ask(500, 90), NOON)
+    hold = quota.hold_work(("ten_1", "key_1"), Ask(500, 90), NOON)
     for subject in ("ten_1", "key_1"):
         for window in quota.used(subject, NOON).values():
             assert window == {"requests": 0, "tokens": 500, "cost_nano_usd": 90}

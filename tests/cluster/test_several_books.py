@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import msgspec
-import pytest
 
-from tests.cluster.side_by_side import SideBySide
-from tests.support.paying import HELLO, PRICE_NANO_USD, Market, market_environment, market_surroundings
-from tests.support.postgres import GivenPostgres, Postgres, run_sql
+from tests.cluster.town import Town, name
+from tests.support.paying import HELLO, PRICE_NANO_USD
+from tests.support.postgres import run_sql
 from tests.support.processes import wait_until
 from tests.support.upstream import Gate, Reply
 from trustgate.cluster.drafts import home_id
@@ -27,30 +23,6 @@ _ECHO = (
     *("--input-price", "1", "--output-price", "2"),
 )
 _PREPAID = ("--mode", "prepaid", "--price", "0.01")
-
-
-class Town(SideBySide):
-    """Three gateways, and where what they ask for comes from and is paid."""
-
-    market: Market
-
-
-@pytest.fixture(scope="module")
-def world(postgres: Postgres | GivenPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    with market_surroundings() as (upstream, facilitator, node), contextlib.ExitStack() as stack:
-        world = Town(
-            tmp_path_factory.mktemp("several"), postgres.schema(), 3, upstream.api_url, market_environment(node)
-        )
-        stack.callback(world.close)
-        world.gateway.cli(*_ECHO)
-        world.market = Market(world.gateway, upstream, facilitator, node)
-        stack.callback(world.market.close)
-        yield world
-
-
-def name() -> str:
-    """A name for a tenant."""
-    return f"t-{uuid.uuid4().hex[:8]}"
 
 
 def test_of_a_thousand_at_once_over_three_gateways_exactly_the_quota_passes(world: Town) -> None:

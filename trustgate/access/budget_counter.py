@@ -127,6 +127,17 @@ class BudgetCounter:
             cells.append(UseCell(span, start))
         return cells[-1]
 
+    def hold(self, cell: UseCell, amount: int) -> None:
+        """Hold an amount in a cell; below zero: give it back."""
+        cell.held += amount
+        self.held += amount
+
+    def let_go(self, start_us: int, amount: int) -> None:
+        """Give back what is held in the cell that begins then; nothing where that has ended."""
+        cell = next((cell for cell in self.cells if cell.start == start_us), None)
+        if cell is not None:
+            self.hold(cell, -amount)
+
     def turn(self, at_us: int) -> None:
         """Drop the cells that have ended."""
         cells = self.cells

@@ -138,9 +138,7 @@ class Claim(msgspec.Struct, eq=False):
                 self._hold(counter, cell)
 
     def _hold(self, counter: BudgetCounter, cell: UseCell) -> None:
-        need = self._needs[counter.of.unit]
-        cell.held += need
-        counter.held += need
+        counter.hold(cell, self._needs[counter.of.unit])
 
     def post(self, tokens: int, cost_nano_usd: int) -> None:
         """Settle to what was really used."""
@@ -162,9 +160,7 @@ class Claim(msgspec.Struct, eq=False):
         self._budgets.held.discard(self)
         for counter, cell in self._parts:
             if cell.is_open:
-                need = self._needs[counter.of.unit]
-                cell.held -= need
-                counter.held -= need
+                counter.hold(cell, -self._needs[counter.of.unit])
 
     def count(self, use: tuple[int, int, int]) -> None:
         """Count what was used, where nothing is held any more."""

@@ -252,15 +252,15 @@ class Quota:
         hold.rates = (requests, of_tokens)
         return hold
 
-    def hold_work(self, tenant_id: str, key_account_id: str, ask: Ask, at_us: int, claim: Claim | None = None) -> Hold:
+    def hold_work(self, subject_ids: Sequence[str], ask: Ask, at_us: int, claim: Claim | None = None) -> Hold:
         """Hold what work may still use that goes on after its request has ended.
 
         It was admitted before, so no limit refuses it. ``void`` gives it back; ``charge`` counts what was used.
+        ``subject_ids``: the tenant that it is of, and the key.
         """
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
-        hold = Hold(ask, (self._counter(tenant_id), self._counter(key_account_id)), self._windows.starts, None)
-        hold.is_lasting = True
+        hold = self.held_work(subject_ids, ask, self._windows.starts)
         if claim is not None:
             claim.take()
             hold.claim = claim
@@ -269,6 +269,10 @@ class Quota:
                 figures[_TOKENS] += ask.tokens
                 figures[_COST] += ask.cost_nano_usd
         return hold
+
+    def held_work(self, subject_ids: Sequence[str], ask: Ask, starts: tuple[int, int, int]) -> Hold:
+        """Returns what ``hold_work`` took, here or in another process, when the windows began at ``starts``."""
+        return Hold(ask, tuple(self._counter(each) for each in subject_ids), starts, None, is_lasting=True)
 
     def charge(self, tenant_id: str, key_account_id: str, tokens: int, cost_nano_usd: int, at_us: int) -> None:
         """Count one request and what it used, of which nothing was held: the gateway's own, on a tenant's account."""

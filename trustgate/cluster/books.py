@@ -22,6 +22,7 @@ from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.lanes import BatchLane, DatabaseClock, Operation, Restore
+from trustgate.cluster.lasting_work import EndedWork, HoldWork, LastingWork
 from trustgate.cluster.operations import (
     Close,
     Draft,
@@ -162,6 +163,7 @@ class Books:
         credit_nano_usd: int = 0,
         draft: Draft | None = None,
         late: Late | None = None,
+        work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
     ) -> asyncio.Future[Receipt | None]:
         """Settle what a request holds and put its receipt on record, in one transaction.
@@ -176,6 +178,7 @@ class Books:
             credit_nano_usd: What the receipt adds to its tenant's balance; below zero: takes.
             draft: Where the receipt is until this is committed.
             late: Who used it, where nothing was held for it.
+            work: What goes on upstream, and the receipt charges: unless another has.
             on_commit: Is called then.
 
         Returns:
@@ -193,6 +196,7 @@ class Books:
             credit_nano_usd=credit_nano_usd,
             draft=draft,
             late=late,
+            work=work,
         )
         return self.closing.submit(settled, on_commit)
 
@@ -204,6 +208,7 @@ class Books:
         *,
         who: tuple[Caller, Drawer] | None,
         credit_nano_usd: int = 0,
+        work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
     ) -> asyncio.Future[Receipt | None]:
         """Put a receipt on record that a process left behind in its journal, unless that is done.
@@ -216,6 +221,7 @@ class Books:
             draft: Where it is; None: what has it sees to it that it is put on record once.
             who: Who used it; None: tenant or key are gone, and what was used counts nowhere.
             credit_nano_usd: What it adds to its tenant's balance.
+            work: What goes on upstream, and it charges: unless another has.
             on_commit: Is called once it is committed.
         """
         use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt))
@@ -230,8 +236,29 @@ class Books:
             late=late,
             # The receipt has been written with this charge.
             late_charge_nano_usd=balance_change(receipt)[0],
+            work=work,
         )
         return self.closing.submit(settled, on_commit)
+
+    def work_of(self, key: str, caller: Caller, drawer: Drawer, ask: Ask, money_nano_usd: int) -> LastingWork:
+        """Returns work of a caller that goes on upstream, with what counts it now.
+
+        Args:
+            key: Of its row: see ``lasting_work.work_key``.
+            caller: Whose it is.
+            drawer: Who draws on budgets with it.
+            ask: Its worst case.
+            money_nano_usd: What is to be held of its tenant's balance.
+        """
+        return LastingWork(key, drawer, self._subjects(caller), ask, money_nano_usd)
+
+    def hold_work(self, work: LastingWork) -> asyncio.Future[None]:
+        """Hold what work may still use, wherever it is not held yet. Nothing of work that is settled.
+
+        Returns:
+            What is done once that is committed, or the database is away, when it will be later.
+        """
+        return self.closing.submit(HoldWork(self._counters, work))
 
     def forget_rows(self) -> None:
         """Forget which rows there are, and what was in them: they were removed."""

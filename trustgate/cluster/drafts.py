@@ -21,6 +21,7 @@ from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller
 from trustgate.cluster.books import Books
 from trustgate.cluster.database import DatabaseSession
+from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.operations import DRAFTS, Draft
 from trustgate.cluster.rows import done_key
 from trustgate.ids import new_id
@@ -91,6 +92,7 @@ class Drafts:
                 Draft(self._home_id, entry.seq),
                 who=who(entry.receipt),
                 credit_nano_usd=balance_change(entry.receipt)[1],
+                work=EndedWork.of_mark(entry.receipt.tprev),
                 on_commit=partial(self.journal.release, entry.seq),
             )
             for entry in self.journal.replay(self._closed)
@@ -100,12 +102,22 @@ class Drafts:
             _logger.info("closed %d receipts that the process before had left in its journal", len(left))
         return len(left)
 
-    def close(self, receipt: Receipt, secret: bytes, **settled: Any) -> asyncio.Future[Receipt | None]:
+    def close(
+        self,
+        receipt: Receipt,
+        secret: bytes,
+        *,
+        work: EndedWork | None = None,
+        on_commit: Callable[[], None] | None = None,
+        **settled: Any,
+    ) -> asyncio.Future[Receipt | None]:
         """Journal a receipt and close its request.
 
         Args:
             receipt: Without its place in its tenant's chain.
             secret: The receipt's.
+            work: What goes on upstream, and it charges. The journal has that beside it.
+            on_commit: Is called once it is committed.
             settled: As for ``Books.close``.
 
         Returns:
@@ -114,14 +126,21 @@ class Drafts:
         Raises:
             Unavailable: it could not be journaled (``Journal.check_room`` was not asked, or the disk failed).
         """
-        entry = Entry(
-            seq=self.journal.last_seq + 1, receipt=msgspec.structs.replace(receipt, tseq=0, tprev=""), secret=secret
-        )
+        mark = "" if work is None else work.mark
+        draft = msgspec.structs.replace(receipt, tseq=0, tprev=mark)
+        entry = Entry(seq=self.journal.last_seq + 1, receipt=draft, secret=secret)
         self.journal.append(entry)
+
+        def committed() -> None:
+            self.journal.release(entry.seq)
+            if on_commit is not None:
+                on_commit()
+
         return self._books.close(
             receipt=entry.receipt,
             secret=secret,
             draft=Draft(self._home_id, entry.seq),
-            on_commit=partial(self.journal.release, entry.seq),
+            work=work,
+            on_commit=committed,
             **settled,
         )

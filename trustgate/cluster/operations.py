@@ -17,6 +17,7 @@ from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.lanes import Batch, RowsChanged
+from trustgate.cluster.lasting_work import EndedWork, SettleWork
 from trustgate.cluster.rows import (
     BalanceRow,
     BudgetRow,
@@ -41,6 +42,13 @@ from trustgate.types import Entry, Receipt
 
 #: The row that has the number of a home's last committed draft.
 DRAFTS = "drafts"
+#: The members of a receipt that say what was used, and what that costs.
+_USED = (
+    *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cache_write_tokens"),
+    *("cache_write_1h_tokens", "audio_prompt_tokens", "audio_completion_tokens", "image_prompt_tokens"),
+    *("image_completion_tokens", "images", "audio_ms", "characters", "searches", "cost_nano_usd"),
+    *("billed_nano_usd", "charged_nano_usd"),
+)
 
 
 class Grant(NamedTuple):
@@ -216,6 +224,12 @@ def _payment_of(receipt: Receipt | None) -> str:
     return "" if receipt is None or receipt.payment is UNSET else receipt.payment
 
 
+def _charging_nothing(receipt: Receipt) -> Receipt:
+    """Returns the receipt of a request that saw the end of work which another has charged."""
+    nothing = {name: 0 for name in _USED if isinstance(getattr(receipt, name), int)}
+    return msgspec.structs.replace(receipt, **nothing)
+
+
 class Close:
     """Settle what a request holds, and link its receipt to its tenant's last.
 
@@ -236,6 +250,7 @@ class Close:
         draft: Draft | None = None,
         late: Late | None = None,
         late_charge_nano_usd: int = 0,
+        work: EndedWork | None = None,
     ) -> None:
         """
         Args:
@@ -249,6 +264,7 @@ class Close:
             draft: Where the receipt is until this is committed. One that is committed is not closed again.
             late: Who used it, where the process that held for it is gone.
             late_charge_nano_usd: What is charged then, without a hold.
+            work: What goes on upstream, and the receipt charges: unless another has.
         """
         self._counters = counters
         self._hold = hold
@@ -263,6 +279,7 @@ class Close:
         #: The payment that it credits, which another may have credited since; "": none.
         self._paid = _payment_of(receipt) if credit_nano_usd > 0 else ""
         self._late_charge_nano_usd = late_charge_nano_usd
+        self._work = None if work is None else SettleWork(counters, work)
 
     def rows(self) -> Sequence[Row]:
         rows: list[Row] = []
@@ -285,21 +302,32 @@ class Close:
             rows += [BudgetRow(counter) for counter in budgets.counters_of(self._late.drawer, budgets.clock())]
         if self._draft is not None:
             rows.append(DoneRow(self._draft.home_id, DRAFTS))
+        if self._work is not None:
+            rows += self._work.rows()
         return rows
 
     def apply(self, batch: Batch) -> Receipt | None:
-        """Returns the receipt with its place in its tenant's chain."""
+        """Returns the receipt with its place in its tenant's chain; None where there is none to be written."""
+        late = self._late
+        if late is not None and self._use is not None:
+            self._check_rows(late, batch)
+        use, receipt = self._use, self._receipt
+        credit, late_charge = self._credit_nano_usd, self._late_charge_nano_usd
         if self._draft is not None:
             row = batch.rows[done_key(self._draft.home_id, DRAFTS)]
             if row.last >= self._draft.number:
                 return None
             row.last = self._draft.number
+        if self._work is not None and not self._work.apply(batch):
+            if self._work.ended.is_look:
+                return None
+            use, receipt = Use(0, 0), None if receipt is None else _charging_nothing(receipt)
+            credit, late_charge = max(credit, 0), 0
         self._settle_slot(batch)
-        if self._late is not None and self._use is not None:
-            self._charge_late(self._late, self._use, batch)
+        if late is not None and use is not None:
+            self._charge_late(late, use, batch)
         if self._hold is not None:
-            self._settle(self._hold, batch)
-        receipt, credit = self._receipt, self._credit_nano_usd
+            self._settle(self._hold, use, batch)
         if receipt is not None and self._paid:
             once = batch.rows[credited_key(self._paid)]
             if once.is_done:
@@ -310,9 +338,9 @@ class Close:
                     else msgspec.structs.replace(receipt, credited_nano_usd=0, **payment_members(None))
                 )
             once.is_done = True
-        if self._receipt is not None and (change := credit - self._late_charge_nano_usd):
+        if self._receipt is not None and (change := credit - late_charge):
             self._counters.balances.change(self._receipt.tenant, change)
-        charged = 0 if self._money is None else self._settle_money(self._money, batch)
+        charged = 0 if self._money is None else self._settle_money(self._money, use, batch)
         return None if receipt is None else self._link(receipt, charged, batch)
 
     def _settle_slot(self, batch: Batch) -> None:
@@ -325,8 +353,8 @@ class Close:
             for row in rows:
                 row.enter(slot.grant.node_id, -1)
 
-    def _settle(self, held: SharedHold, batch: Batch) -> None:
-        quota, node_id, use = self._counters.quota, held.grant.node_id, self._use
+    def _settle(self, held: SharedHold, use: Use | None, batch: Batch) -> None:
+        quota, node_id = self._counters.quota, held.grant.node_id
         hold = copy.copy(held.hold)
         # It was given back above, or with all that its node held.
         hold.slot = None
@@ -349,17 +377,20 @@ class Close:
             if claim is not None:
                 claim.count((1, use.tokens, use.billed_nano_usd))
 
+    def _check_rows(self, late: Late, batch: Batch) -> None:
+        """Raise RowsChanged where a budget has come meanwhile that counts it."""
+        for counter in self._counters.budgets.counters_of(late.drawer, batch.at_us):
+            if budget_key(counter.of.budget, counter.subject) not in batch.rows:
+                raise RowsChanged
+
     def _charge_late(self, late: Late, use: Use, batch: Batch) -> None:
         drawer, at_us = late.drawer, batch.at_us
         tokens, billed = use.tokens, use.billed_nano_usd
-        for counter in self._counters.budgets.counters_of(drawer, at_us):
-            if budget_key(counter.of.budget, counter.subject) not in batch.rows:
-                raise RowsChanged
         self._counters.quota.charge(drawer.tenant_id, drawer.key_id, tokens, billed, at_us)
         self._counters.budgets.count(drawer, tokens, billed, at_us)
 
-    def _settle_money(self, money: SharedMoney | UnheldMoney, batch: Batch) -> int:
-        charged = 0 if self._use is None else self._use.charged_nano_usd
+    def _settle_money(self, money: SharedMoney | UnheldMoney, use: Use | None, batch: Batch) -> int:
+        charged = 0 if use is None else use.charged_nano_usd
         if isinstance(money, UnheldMoney):
             if money.amount is not None:
                 return self._counters.balances.hold_at_least(money.tenant_id, money.amount).settle(charged)

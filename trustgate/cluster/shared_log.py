@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from trustgate.cluster.books import Books
 from trustgate.cluster.drafts import Drafts
+from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.operations import Late, SharedHold, SharedMoney, UnheldMoney, Use
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.bounds import in_range
@@ -108,6 +110,8 @@ class SharedLog(Log):
         money: SharedMoney | UnheldMoney | None = None,
         use: Use | None = None,
         late: Late | None = None,
+        work: EndedWork | None = None,
+        on_commit: Callable[[], None] | None = None,
     ) -> asyncio.Future[Receipt | None]:
         """Journal a receipt and close its request.
 
@@ -118,6 +122,8 @@ class SharedLog(Log):
             money: what it holds of its tenant's balance, or is charged without a hold.
             use: what it used; None: it was not served.
             late: who used it, where nothing was held for it.
+            work: what goes on upstream, and the receipt charges: unless another has.
+            on_commit: is called once it is committed.
 
         Returns:
             As ``Books.close``.
@@ -126,18 +132,16 @@ class SharedLog(Log):
         charged, credit = balance_change(receipt)
         if money is None:
             credit -= charged
+        settled: dict[str, Any] = {"hold": hold, "money": money, "use": use, "late": late, "credit_nano_usd": credit}
+        settled |= {"work": work, "on_commit": on_commit}
         try:
-            done = self.drafts.close(
-                receipt, secret, hold=hold, money=money, use=use, late=late, credit_nano_usd=credit
-            )
+            done = self.drafts.close(receipt, secret, **settled)
             self._journal_fault = None
         except (OSError, TrustGateError) as error:
             # The answer is already made: what can be kept of it is what the database takes.
             self.fault = f"the journal cannot be written: {error}"
             _logger.error("%s", self.fault)
-            done = self.books.close(
-                receipt=receipt, secret=secret, hold=hold, money=money, use=use, late=late, credit_nano_usd=credit
-            )
+            done = self.books.close(receipt=receipt, secret=secret, **settled)
         self._last_close = done
         self._dirty.set()
         if self.on_append is not None:

@@ -100,6 +100,10 @@ class Balances:
         """``hold_at_least`` for work that outlives its request. Raises as ``reserve``."""
         return self.hold_at_least(tenant_id, amount)
 
+    def let_go(self, tenant_id: str, amount: int) -> None:
+        """Give back what another process has held."""
+        self._of(tenant_id).held -= amount
+
     def charge_unheld(self, tenant_id: str, nano_usd: int) -> BalanceHold | None:
         """Take what a request used of which nothing was held, with the receipt that is being written.
 

@@ -31,8 +31,9 @@ from trustgate.gateway.path.inflight import InFlight
 from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.pipeline import Pipeline
 from trustgate.gateway.path.routing import Routing
-from trustgate.gateway.path.shared_keeping import SharedKeeping
+from trustgate.gateway.path.shared_keeping import SharedKeeping, SharedWorkHolds
 from trustgate.gateway.path.shedding import Shedding
+from trustgate.gateway.path.work_holds import OwnWorkHolds
 from trustgate.gateway.views.credits import Credits
 from trustgate.gateway.views.status import GatewayStatus
 from trustgate.http.tls import Certificate
@@ -126,7 +127,9 @@ class Server:
         budgets.on_event = self._on_budget
         quota.on_limit = self._on_limit
         self.handles = open_handles(settings.handles_file, ObjectIds) if object_ids is None else object_ids
-        keeping = SharedKeeping(log, object_ids) if isinstance(log, SharedLog) and object_ids is not None else None
+        keeping, holds = None, None
+        if isinstance(log, SharedLog) and object_ids is not None:
+            keeping, holds = SharedKeeping(log, object_ids), SharedWorkHolds(log)
         self.accounting = Accounting(quota, log, budgets, keeping)
         self.counters = Counters(catalog)
         self.notices = Notices()
@@ -146,13 +149,14 @@ class Server:
         self.payment_step = PaymentStep(payments.cashier, self.accounting, settings.serve)
         self.credits = Credits(directory, payments.cashier, self.running, settings.serve)
         self.telemetry = _telemetry(settings, address, store.store_id)
+        own_holds = OwnWorkHolds(self.handles, quota, budgets, payments.balances)
         self.background = BackgroundWork(
             self.handles,
             directory=directory,
             catalog=catalog,
             targets=self.targets,
             accounting=self.accounting,
-            balances=payments.balances,
+            holds=own_holds if holds is None else holds,
             payment_step=self.payment_step,
             upstream=lambda: self.upstream,
         )

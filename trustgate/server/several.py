@@ -102,6 +102,7 @@ class Together:
         """Take part, with a server's memory that was filled after this process had joined."""
         self._attach(server)
         await self.books.begin(server.directory, server.catalog)
+        await server.background.take_up()
         self._take_roles(server)
 
     def _attach(self, server: Server) -> None:

@@ -72,8 +72,11 @@ _CLOSED = "SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::te
 _LOOKS, _LOOK_S = 100, 0.05
 #: What a request may take beyond its deadline, seconds.
 _GRACE_S = 60.0
-#: All but how far the drafts of each home are closed, and which payments are credited.
-_FORGET = "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$' AND key !~ '^credited/'"
+#: All but how far the drafts of each home are closed, which payments are credited, and which work is charged.
+_FORGET = (
+    "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$' AND key !~ '^credited/'"
+    " AND NOT (key ~ '^work/' AND state @> '{\"settled\": true}')"
+)
 _PUT = "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
 
 #: By tenant, the number and the leaf hash (hex) of its last receipt.

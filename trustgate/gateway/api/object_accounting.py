@@ -61,7 +61,7 @@ class Lasting(Protocol):
         ...
 
     def end(self, handle: ObjectId) -> None:
-        """Give it back: what was used is being charged."""
+        """Give it back, and owe nothing more: what was used is being charged, by the request that sees this end."""
         ...
 
     def look_soon(self) -> None:
@@ -94,6 +94,8 @@ class ObjectAccounting:
         self._handle = handle
         self._batch = batch
         self._child = child
+        #: The work whose end this request has seen, and which it charges.
+        self.ended: ObjectId | None = None
 
     def whole(self, body: bytes, usage: Usage, target: Target) -> tuple[bytes, Usage]:
         """Returns the answer as its tenant may see it, and what is to be charged for it."""
@@ -173,7 +175,7 @@ class ObjectAccounting:
         if handle.kind in BATCHES and (handle.kind == "message_batch" or not tells_all(usage)):
             self._lasting.look_soon()
             return _NOTHING
-        self._keep_owed(handle, -1)
+        self.ended = handle
         self._lasting.end(handle)
         return less(usage, handle.owed)
 

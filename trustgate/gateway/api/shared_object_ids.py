@@ -67,13 +67,26 @@ class SharedObjectIds(ObjectIds):
 
     async def begin(self) -> None:
         """Bring what the file has into the table, and what that has into memory. Raises Unavailable."""
+        own = self._all()
         async with self._session.use() as connection:
-            await _write(connection, _ADD, self._all())
+            await _write(connection, _ADD, own)
         await self.catch_up()
+        for handle in own:
+            if handle.owed < 0:
+                # Charged by this process while it served alone, which the table does not know.
+                now = self.current(handle)
+                if now is not None and now.owed >= 0:
+                    self.settle(now)
 
     def written(self) -> asyncio.Future[None] | None:
         """Returns what is done once all that was kept up to now is in the table, or it is away; None: it is there."""
         return self._written
+
+    def settle(self, handle: ObjectId) -> None:
+        """Note that the work of this id is charged, by this process or another."""
+        now = self.current(handle)
+        if now is not None:
+            self.keep(msgspec.structs.replace(now, owed=-1))
 
     async def catch_up(self) -> None:
         """Take in what other processes have kept and forgotten. Raises Unavailable."""

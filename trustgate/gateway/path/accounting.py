@@ -22,6 +22,7 @@ from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.errors import RateLimited, TrustGateError
 from trustgate.gateway.api.endpoints import Call, Endpoint
+from trustgate.gateway.api.object_ids import ObjectId
 from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.reply import Reply
@@ -111,6 +112,8 @@ class AccountEnd(NamedTuple):
     #: Whether what it used counts.
     counted: bool
     sale: Sale | None
+    #: Work that went on upstream, whose end was seen, and which the receipt charges; None: none.
+    work: ObjectId | None = None
 
 
 class Keeping(Protocol):
@@ -158,11 +161,18 @@ class OwnKeeping:
         self._quota.void(hold)
 
     def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
-        _, receipt, secret, hold, counted, _ = outcome
+        request, receipt, secret, hold, counted = outcome[:5]
+        tokens, billed = receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt)
         if hold is not None and counted:
-            self._quota.post(hold, receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt))
+            self._quota.post(hold, tokens, billed)
         elif hold is not None:
             self._quota.void(hold)
+        elif counted:
+            # Work that was admitted before, and is charged now that it has ended.
+            tenant, key, at_us = request.caller.tenant, request.caller.key, receipt.created_us
+            self._quota.charge(tenant.id, key.account_id, tokens, billed, at_us)
+            if request.caller.has_budgets:
+                self._budgets.count(request.drawer, tokens, billed, at_us)
         return self._log.committed(self._log.append(receipt, secret))
 
 
@@ -234,6 +244,7 @@ class Account:
         "target",
         "upstream_model",
         "usage_so_far",
+        "work",
     )
 
     def __init__(self, accounting: Accounting, request: Request, hold: RequestHold | None, sale: Sale | None) -> None:
@@ -249,6 +260,8 @@ class Account:
         #: What was used up to now: the prompt's estimate, until a meter knows better.
         self.usage_so_far: Callable[[], Usage] = self._prompt_estimate
         self.closed = False
+        #: Work that went on upstream, whose end it has seen, and which it charges.
+        self.work: ObjectId | None = None
         #: What it came to, once it is closed.
         self.receipt: Receipt | None = None
         self._keeping: asyncio.Future[None] | None = None
@@ -378,7 +391,7 @@ class Account:
             receipt = replace(receipt, **paid)
         self.receipt = receipt
         self._keeping = self._accounting.keeping.close(
-            AccountEnd(self.request, receipt, secret, self._hold, counted, self.sale)
+            AccountEnd(self.request, receipt, secret, self._hold, counted, self.sale, self.work)
         )
 
     async def kept(self) -> None:

@@ -2,15 +2,16 @@
 
 What a batch may use at most stays held, on quota and balance, until its end is seen. Its client may never ask for it
 again; so the gateway itself checks what is not settled, at an interval, with the credential of the target that has it,
-and charges what it cost when that is known. Such a charge has a receipt like any other.
+and charges what it cost when that is known. Such a charge has a receipt like any other. What is held, and that the end
+is charged once, is ``path.work_holds``'s.
 
-Owns the holds (rebuilt at start from the ids that are written down), the interval, and how the use of a batch is read
-from its results where the upstream does not report the sum.
+Owns the interval, and how the use of a batch is read from its results where the upstream does not report the sum.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -20,7 +21,6 @@ import msgspec
 from trustgate import __version__
 from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller, Directory
-from trustgate.access.quota import Ask, Hold
 from trustgate.errors import TrustGateError, Unavailable, UpstreamRefused
 from trustgate.gateway.api.endpoints import ENDPOINTS, Call
 from trustgate.gateway.api.object_accounting import GOES_ON, less, result_files, tells_all
@@ -29,7 +29,7 @@ from trustgate.gateway.path.accounting import Account, Accounting, Request
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.forwarding import ANTHROPIC_VERSION
 from trustgate.gateway.path.payment_step import PaymentStep
-from trustgate.ids import now_us
+from trustgate.gateway.path.work_holds import WorkHolds, WorkOwner
 from trustgate.models.catalog import Catalog
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.events import read_object
@@ -37,8 +37,6 @@ from trustgate.models.metering.whole import read_answer, read_nothing_used
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
-from trustgate.payment.balance import BalanceHold, Balances
-from trustgate.receipts.receipt import billed_of
 from trustgate.types import Usage
 
 _logger = logging.getLogger("trustgate.gateway")
@@ -65,52 +63,45 @@ class BackgroundWork:
         catalog: Catalog,
         targets: Targets,
         accounting: Accounting,
-        balances: Balances,
+        holds: WorkHolds,
         payment_step: PaymentStep,
         upstream: Callable[[], UpstreamClient],
     ) -> None:
-        """Takes up the holds of what is not settled from before. ``upstream``: the client of now."""
+        """``upstream``: the client of now."""
         self._handles = handles
         self._directory = directory
         self._catalog = catalog
         self._targets = targets
         self._accounting = accounting
-        self._balances = balances
+        self._holds = holds
         self._payment_step = payment_step
         self._upstream = upstream
-        self._holds: dict[tuple[Kind, str, str], tuple[Hold, BalanceHold | None]] = {}
         self._soon = asyncio.Event()
-        for kind in BATCHES:
-            for handle in handles.unsettled(kind):
-                self.begin(handle)
+        if holds.begins_anew:
+            self._hold_all()
 
     # holds
 
+    async def take_up(self) -> None:
+        """Hold what is not settled from before, whichever process began it."""
+        await asyncio.gather(*self._hold_all())
+
+    def _hold_all(self) -> list[asyncio.Future[None]]:
+        held = [self._hold(handle) for kind in BATCHES for handle in self._handles.unsettled(kind)]
+        return [each for each in held if each is not None]
+
     def begin(self, handle: ObjectId) -> None:
         """Hold what the work may still use."""
-        work = handle.work
-        if work is None or handle.place in self._holds:
-            return
-        ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
-        owner, at_us = self._directory.owner(handle.tenant, handle.key), now_us()
-        claim = None
-        if owner is not None:
-            drawer = self._drawer(owner, handle)
-            claim = self._accounting.budgets.claim_work(drawer, ask.tokens, ask.cost_nano_usd, at_us)
-        account_id = self._directory.key_account_id(handle.key)
-        hold = self._accounting.quota.hold_work(handle.tenant, account_id, ask, at_us, claim)
-        # At a price for each request all of it was charged when it was made.
-        pays = owner is not None and owner.terms is not None and owner.terms.price_nano_usd is None
-        money = self._balances.hold_at_least(handle.tenant, work.cost_nano_usd) if pays else None
-        self._holds[handle.place] = (hold, money)
+        _ = self._hold(handle)
+
+    def _hold(self, handle: ObjectId) -> asyncio.Future[None] | None:
+        owner = self._directory.owner(handle.tenant, handle.key)
+        drawer = None if owner is None else self._drawer(owner, handle)
+        return self._holds.begin(handle, WorkOwner(owner, self._directory.key_account_id(handle.key), drawer))
 
     def end(self, handle: ObjectId) -> None:
         """Give it back: what was used is being charged."""
-        hold, money = self._holds.pop(handle.place, (None, None))
-        if hold is not None:
-            self._accounting.quota.void(hold)
-        if money is not None:
-            money.settle(0)
+        self._holds.end(handle)
 
     def look_soon(self) -> None:
         self._soon.set()
@@ -130,6 +121,9 @@ class BackgroundWork:
                 await self._handles.compact()
             except OSError as error:
                 _logger.warning("the file of ids cannot be written anew: %s", error.strerror)
+            # On limits, too, that have come since.
+            with contextlib.suppress(TrustGateError):
+                await self.take_up()
             for kind in _LOOKED_AFTER:
                 for handle in self._handles.unsettled(kind):
                     try:
@@ -159,31 +153,23 @@ class BackgroundWork:
         except (TrustGateError, TimeoutError) as error:
             _logger.info("the %s of tenant %s cannot be looked at: %s", handle.kind, handle.tenant, error)
             return
-        self._charge(handle, target, body, usage)
+        await self._charge(handle, target, body, usage)
 
-    def _charge(self, handle: ObjectId, target: Target, body: bytes, usage: Usage) -> None:
+    async def _charge(self, handle: ObjectId, target: Target, body: bytes, usage: Usage) -> None:
         """Settle it, unless a request has done so meanwhile: hold back, quota and balance charged, receipt written."""
         now = self._handles.current(handle)
         owner = self._directory.owner(handle.tenant, handle.key)
         if now is None or now.owed < 0 or owner is None:
             return
-        self._handles.keep(msgspec.structs.replace(now, owed=-1))
         self.end(now)
         call = Call(model=now.model, choices=0, end_user=now.end_user)
         drawer = self._drawer(owner, now)
         request = Request(Arrival.of({"headers": ()}), _LOOKS[now.kind], owner, call, b"", drawer.models)
         account = Account(self._accounting, request, None, self._payment_step.owing(request))
-        account.target = target
+        account.target, account.work = target, now
         account.sent(body)
         account.close("complete", status=200, usage=less(usage, now.owed))
-        receipt = account.receipt
-        assert receipt is not None, "a closed account has a receipt"
-        tokens = receipt.prompt_tokens + receipt.completion_tokens
-        billed = billed_of(receipt)
-        at_us = receipt.created_us
-        self._accounting.quota.charge(owner.tenant.id, owner.key.account_id, tokens, billed, at_us)
-        if owner.has_budgets:
-            self._accounting.budgets.count(drawer, tokens, billed, at_us)
+        await account.kept()
 
     def _drawer(self, owner: Caller, handle: ObjectId) -> Drawer:
         """Returns who draws on budgets with the work."""

@@ -47,8 +47,10 @@ async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccoun
     usage = with_units(account.usage_of(reported), account)
     if objects is not None and apart is not None:
         _, usage = objects.whole(apart.skeleton, usage, answer.target)
+        account.work = objects.ended
     elif objects is not None:
         body, usage = objects.whole(body, usage, answer.target)
+        account.work = objects.ended
     account.upstream_model = reported.model
     content_type = answer.content_type.encode("latin-1", "replace")
     try:
@@ -189,7 +191,9 @@ class _EventRelay:
         """Returns what of the usage is to be charged now."""
         if self._objects is None or not isinstance(self.meter, EventMeter):
             return usage
-        return self._objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
+        usage = self._objects.settle(self.meter.object_id, self.meter.status, usage, self._answer.target)
+        self._account.work = self._objects.ended
+        return usage
 
     async def close(self) -> None:
         """Account for the answer, before its last byte leaves."""

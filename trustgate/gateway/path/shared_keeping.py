@@ -6,16 +6,20 @@ Owns which of a request's moments is which operation on the books (``cluster.boo
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask
+from trustgate.cluster.lasting_work import EndedWork, LastingWork, work_key
 from trustgate.cluster.operations import SharedHold, SharedSlot, Use
 from trustgate.cluster.shared_balances import SharedBalanceHold
 from trustgate.cluster.shared_log import SharedLog
+from trustgate.gateway.api.object_ids import Kind, ObjectId
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds
 from trustgate.gateway.path.accounting import AccountEnd, Request
+from trustgate.gateway.path.work_holds import WorkOwner
 from trustgate.receipts.receipt import balance_change, billed_of
 
 
@@ -61,7 +65,7 @@ class SharedKeeping:
         _ = self._books.close(hold=hold)
 
     def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
-        request, receipt, secret, hold, counted, sale = outcome
+        request, receipt, secret, hold, counted, sale, work = outcome
         charging = None if sale is None else sale.charging
         money = charging.money if isinstance(charging, SharedBalanceHold) else None
         use = None
@@ -69,9 +73,48 @@ class SharedKeeping:
             use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt), balance_change(receipt)[0])
         # Work that was admitted before, and is charged now that it has ended.
         late = self._books.late(request.caller, request.drawer) if counted and hold is None else None
-        kept = self._log.kept(self._log.close(receipt, secret, hold=hold, money=money, use=use, late=late))
+        settled: dict[str, Any] = {"hold": hold, "money": money, "use": use, "late": late}
+        if work is not None:
+            settled["work"] = EndedWork(_key_of(work), is_look=hold is None)
+            settled["on_commit"] = partial(self._object_ids.settle, work)
+        kept = self._log.kept(self._log.close(receipt, secret, **settled))
         written = self._object_ids.written()
         return kept if written is None else _both(written, kept)
+
+
+class SharedWorkHolds:
+    """Holds in the rows that all processes count in. See ``work_holds.WorkHolds``."""
+
+    begins_anew = False
+
+    def __init__(self, log: SharedLog) -> None:
+        self._books = log.books
+        #: What this process has had held, so that it is not written again.
+        self._held: dict[tuple[Kind, str, str], tuple[tuple[int, LastingWork], asyncio.Future[None]]] = {}
+
+    def begin(self, handle: ObjectId, owner: WorkOwner) -> asyncio.Future[None] | None:
+        work = handle.work
+        if work is None or owner.caller is None or owner.drawer is None:
+            return None
+        ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
+        money_nano_usd = ask.cost_nano_usd if owner.pays else 0
+        work_now = self._books.work_of(_key_of(handle), owner.caller, owner.drawer, ask, money_nano_usd)
+        # Budgets that have come since hold it, too.
+        wanted = self._books.budgets.generation, work_now
+        held = self._held.get(handle.place)
+        if held is not None and held[0] == wanted and not (held[1].done() and held[1].exception()):
+            return held[1]
+        done = self._books.hold_work(work_now)
+        self._held[handle.place] = wanted, done
+        return done
+
+    def end(self, handle: ObjectId) -> None:
+        """Nothing: the receipt that charges it gives it back, in its transaction."""
+        self._held.pop(handle.place, None)
+
+
+def _key_of(handle: ObjectId) -> str:
+    return work_key(*handle.place)
 
 
 def _both(first: asyncio.Future[None], second: asyncio.Future[None] | None) -> asyncio.Future[None]:

@@ -1,0 +1,202 @@
+"""What goes on upstream after its request has ended, as several processes count it: held once, and charged once.
+
+Its worst case is held in the rows of its tenant, its key, their budgets and their balance, as in one process alone. The
+hold is the work's own and no node's: it outlives the process that made it. The work has a row itself, which says what
+is held, and where, until it is settled. Whoever sees the end of it settles that row in the transaction that charges it,
+so of all processes that see the end one charges.
+
+Owns the row, and which receipt it is that charges work while that is in a process's journal alone (``EndedWork.mark``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.quota import Ask, Quota
+from trustgate.cluster.lanes import Batch, RowsChanged
+from trustgate.cluster.rows import BalanceRow, BudgetRow, QuotaRow, Row, budget_key
+from trustgate.payment.balance import Balances
+
+#: Marks the receipt of a look that the gateway has made by itself: where another has charged the work, it is none.
+_LOOK = "look "
+
+
+class LastingCounters(Protocol):
+    """The counters in memory that rows are taken into."""
+
+    @property
+    def quota(self) -> Quota: ...
+    @property
+    def budgets(self) -> Budgets: ...
+    @property
+    def balances(self) -> Balances: ...
+
+
+class LastingWork(NamedTuple):
+    """Work that goes on, and what it may still use."""
+
+    #: Of its row.
+    key: str
+    drawer: Drawer
+    #: Those of its tenant and its key that anything limits.
+    subjects: tuple[str, ...]
+    ask: Ask
+    #: What is held of its tenant's balance, nano-USD.
+    money_nano_usd: int
+
+
+class EndedWork(NamedTuple):
+    """Work whose end was seen, and which a receipt charges."""
+
+    key: str
+    #: The gateway has looked by itself; otherwise it was a request that saw the end.
+    is_look: bool
+
+    @property
+    def mark(self) -> str:
+        """What a receipt in a journal has in place of ``tprev``, which it has not yet."""
+        return _LOOK * self.is_look + self.key
+
+    @classmethod
+    def of_mark(cls, mark: str) -> EndedWork | None:
+        """Returns the work that a receipt in a journal charges; None: it charges none."""
+        return cls(mark.removeprefix(_LOOK), mark.startswith(_LOOK)) if mark else None
+
+
+def work_key(kind: str, upstream: str, object_id: str) -> str:
+    """Returns the key of the row of an upstream's object that goes on."""
+    return f"work/{kind}/{hashlib.sha256(f'{upstream} {object_id}'.encode()).hexdigest()[:40]}"
+
+
+class _Held(msgspec.Struct):
+    tokens: int
+    cost_nano_usd: int
+    #: By subject, when the windows began in which it is held.
+    windows: dict[str, tuple[int, int, int]] = {}
+    #: By the budget's row: its id, whose it is, its tenant, where the cell begins, how much.
+    budgets: dict[str, tuple[str, str, str, int, int]] = {}
+    tenant_id: str = ""
+    money_nano_usd: int = 0
+
+
+class _WorkState(msgspec.Struct):
+    held: _Held | None = None
+    settled: bool = False
+
+
+class WorkRow:
+    """What one piece of work holds; or that it is settled."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.state = _WorkState()
+
+    def take_in(self, content: str, at_us: int) -> None:
+        self.state = msgspec.json.decode(content, type=_WorkState)
+
+    def content(self) -> bytes:
+        return msgspec.json.encode(self.state)
+
+
+class HoldWork:
+    """Hold what work may still use, wherever it is not held yet. Nothing of work that is settled."""
+
+    def __init__(self, counters: LastingCounters, work: LastingWork) -> None:
+        self._counters = counters
+        self._work = work
+
+    def rows(self) -> Sequence[Row]:
+        counters, work = self._counters, self._work
+        rows: list[Row] = [WorkRow(work.key), *(QuotaRow(counters.quota, each) for each in work.subjects)]
+        rows += [BudgetRow(each) for each in counters.budgets.counters_of(work.drawer, counters.budgets.clock())]
+        if work.money_nano_usd:
+            rows.append(BalanceRow(counters.balances, work.drawer.tenant_id))
+        return rows
+
+    def apply(self, batch: Batch) -> None:
+        counters, work, at_us = self._counters, self._work, batch.at_us
+        state: _WorkState = batch.rows[work.key].state
+        if state.settled:
+            return
+        found = counters.budgets.counters_of(work.drawer, at_us)
+        keys = [budget_key(counter.of.budget, counter.subject) for counter in found]
+        if any(key not in batch.rows or batch.rows[key].counter is not of for key, of in zip(keys, found, strict=True)):
+            raise RowsChanged
+        held = state.held
+        if held is None:
+            state.held = held = _Held(work.ask.tokens, work.ask.cost_nano_usd)
+        ask = Ask(held.tokens, held.cost_nano_usd)
+        for subject in work.subjects:
+            if subject not in held.windows:
+                held.windows[subject] = counters.quota.hold_work((subject,), ask, at_us).starts
+        needs = (1, ask.tokens, ask.cost_nano_usd)
+        for key, counter in zip(keys, found, strict=True):
+            if key not in held.budgets:
+                cell, need, budget_id = (
+                    counter.at(at_us, counters.budgets.clock),
+                    needs[counter.of.unit],
+                    key.split("/")[1],
+                )
+                counter.hold(cell, need)
+                held.budgets[key] = budget_id, counter.subject, counter.tenant_id, cell.start, need
+        if work.money_nano_usd and not held.money_nano_usd:
+            held.tenant_id, held.money_nano_usd = work.drawer.tenant_id, work.money_nano_usd
+            counters.balances.hold_at_least(held.tenant_id, held.money_nano_usd)
+
+
+class SettleWork:
+    """The part of a receipt's closing that settles work: what is held is given back, once."""
+
+    def __init__(self, counters: LastingCounters, ended: EndedWork) -> None:
+        self._counters = counters
+        self.ended = ended
+        #: What the work's row has named, when it was seen last.
+        self._named: list[Row] = []
+
+    def rows(self) -> Sequence[Row]:
+        return [WorkRow(self.ended.key), *self._named]
+
+    def apply(self, batch: Batch) -> bool:
+        """Returns whether the receipt charges the work; another has, where not.
+
+        Raises RowsChanged, where what is held is in rows that the batch has not.
+        """
+        state: _WorkState = batch.rows[self.ended.key].state
+        if state.settled:
+            return False
+        if state.held is not None:
+            self._give_back(state.held, batch)
+        state.held, state.settled = None, True
+        return True
+
+    def _give_back(self, held: _Held, batch: Batch) -> None:
+        quota, balances = self._counters.quota, self._counters.balances
+        found = [QuotaRow(quota, subject) for subject in held.windows]
+        budgets = self._budget_rows(held, batch.at_us)
+        named: list[Row] = [*found, *(row for row, _, _ in budgets)]
+        if held.money_nano_usd:
+            named.append(BalanceRow(balances, held.tenant_id))
+        if any(row.key not in batch.rows for row in named):
+            self._named = named
+            raise RowsChanged
+        ask = Ask(held.tokens, held.cost_nano_usd)
+        for subject, starts in held.windows.items():
+            quota.void(quota.held_work((subject,), ask, starts))
+        for row, start_us, amount in budgets:
+            row.counter.let_go(start_us, amount)
+        if held.money_nano_usd:
+            balances.let_go(held.tenant_id, held.money_nano_usd)
+
+    def _budget_rows(self, held: _Held, at_us: int) -> list[tuple[BudgetRow, int, int]]:
+        """Returns the rows of budgets, where what is held begins, and how much; without budgets that count no more."""
+        found = []
+        for key, (budget_id, subject, tenant_id, start_us, amount) in held.budgets.items():
+            counter = self._counters.budgets.counter_of(budget_id, subject, tenant_id, at_us)
+            if counter is not None and budget_key(counter.of.budget, subject) == key:
+                found.append((BudgetRow(counter), start_us, amount))
+        return found

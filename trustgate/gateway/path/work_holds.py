@@ -1,0 +1,88 @@
+"""What batches may still use: held on quota, budgets and balance until their end is charged.
+
+Owns what is held in a process that counts alone. The holds are in memory, and taken anew at a start for every batch
+that is not settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.directory import Caller
+from trustgate.access.quota import Ask, Hold, Quota
+from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
+from trustgate.ids import now_us
+from trustgate.payment.balance import BalanceHold, Balances
+
+
+class WorkOwner(NamedTuple):
+    """Whose a batch is; its caller is None where tenant or key are gone."""
+
+    caller: Caller | None
+    #: What the key's use is counted under (``ApiKey.account_id``).
+    account_id: str
+    drawer: Drawer | None
+
+    @property
+    def pays(self) -> bool:
+        """Whether it pays when the batch has ended. At a price for each request all is charged at the beginning."""
+        terms = None if self.caller is None else self.caller.terms
+        return terms is not None and terms.price_nano_usd is None
+
+
+class WorkHolds(Protocol):
+    """Where what batches may use is held."""
+
+    #: Whether a process holds at its start what the one before held.
+    begins_anew: bool
+
+    def begin(self, handle: ObjectId, owner: WorkOwner) -> asyncio.Future[None] | None:
+        """Hold what a batch may still use, wherever that is not held yet.
+
+        Returns:
+            What is done once it is held; None: it is.
+        """
+        ...
+
+    def end(self, handle: ObjectId) -> None:
+        """The receipt that is written next charges the work: what is held is given back, once."""
+        ...
+
+
+class OwnWorkHolds:
+    """Holds in the memory of this process, which counts alone."""
+
+    begins_anew = True
+
+    def __init__(self, handles: ObjectIds, quota: Quota, budgets: Budgets, balances: Balances) -> None:
+        self._handles = handles
+        self._quota = quota
+        self._budgets = budgets
+        self._balances = balances
+        self._held: dict[tuple[Kind, str, str], tuple[Hold, BalanceHold | None]] = {}
+
+    def begin(self, handle: ObjectId, owner: WorkOwner) -> None:
+        work = handle.work
+        if work is None or handle.place in self._held:
+            return
+        ask, at_us = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd), now_us()
+        claim = None
+        if owner.drawer is not None:
+            claim = self._budgets.claim_work(owner.drawer, ask.tokens, ask.cost_nano_usd, at_us)
+        hold = self._quota.hold_work((handle.tenant, owner.account_id), ask, at_us, claim)
+        money = self._balances.hold_at_least(handle.tenant, work.cost_nano_usd) if owner.pays else None
+        self._held[handle.place] = (hold, money)
+
+    def end(self, handle: ObjectId) -> None:
+        now = self._handles.current(handle)
+        if now is not None:
+            self._handles.keep(msgspec.structs.replace(now, owed=-1))
+        hold, money = self._held.pop(handle.place, (None, None))
+        if hold is not None:
+            self._quota.void(hold)
+        if money is not None:
+            money.settle(0)
