@@ -135,6 +135,49 @@ def test_a_limit_that_comes_later_counts_what_was_used_at_every_gateway_before(w
     world.books()
 
 
+def test_a_budget_that_comes_while_requests_run_counts_each_of_them_once(world: Town) -> None:
+    tenant = name()
+    key = world.gateway.add_tenant(tenant, plan="internal")
+    answers = world.ask(key, 600, connections=12)
+    wait_until(lambda: answers.statuses[200] > 100, "requests to run at all gateways")
+    world.gateway.cli("budget", "add", f"of-{tenant}", "--requests", "9000", "--per", "total", "--tenant", tenant)
+    assert answers.ended() == Counter({200: 600})
+    [budget] = world.gateway.cli_json("budget", tenant)["budgets"]
+    assert (budget["used"], budget["held"]) == (600, 0)
+    world.books()
+    run_sql(
+        world.url,
+        "UPDATE shared_state SET state = jsonb_set(state, '{figures,0,0,1}', '599'::jsonb)"
+        f" WHERE key LIKE 'budget/{budget['budget']}/%'",
+    )
+    found = world.gateway.cli("doctor", "--books", check=False)
+    assert found.returncode == 1 and f"budget of-{tenant}: 599 counted, by the receipts 600" in found.stdout
+    world.gateway.cli("budget", "set", f"of-{tenant}", "--requests", "9001")
+    world.books()
+
+
+def test_a_tenant_that_comes_onto_a_plan_brings_its_use_to_every_gateway(world: Town) -> None:
+    before, after = name(), name()
+    for plan, per in ((before, "each"), (after, "all")):
+        world.gateway.cli("plan", "add", plan)
+        each = ("--each", "tenant") if per == "each" else ()
+        world.gateway.cli("budget", "add", plan, "--requests", "50", "--per", "month", "--plan", plan, *each)
+    tenant = name()
+    key = world.gateway.add_tenant(tenant, plan=before)
+    assert world.ask(key, 30, connections=6).ended() == Counter({200: 30})
+    world.gateway.cli("tenant", "set", tenant, "--plan", after)
+    world.books()
+    assert world.ask(key, 30, connections=6).ended() == Counter({200: 20, 429: 10})
+    [budget] = world.gateway.cli_json("budget", tenant)["budgets"]
+    assert (budget["name"], budget["used"], budget["held"]) == (after, 50, 0)
+    world.gateway.cli("tenant", "set", tenant, "--plan", before)
+    [budget] = world.gateway.cli_json("budget", tenant)["budgets"]
+    assert (budget["name"], budget["used"]) == (before, 50)
+    world.books()
+    for plan in (before, after):
+        world.gateway.cli("budget", "remove", plan)
+
+
 def test_what_an_upstream_keeps_is_its_tenants_at_every_gateway_and_nobody_elses(world: Town) -> None:
     own, stranger = world.gateway.add_tenant(name()), world.gateway.add_tenant(name())
 

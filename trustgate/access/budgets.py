@@ -367,6 +367,10 @@ class Budgets:
     def budgets(self) -> list[Budget]:
         return [counted.budget for counted in self._counted.values()]
 
+    def find(self, budget_id: str) -> Budget | None:
+        counted = self._counted.get(budget_id)
+        return None if counted is None else counted.budget
+
     def counter_of(self, budget_id: str, subject: str, tenant_id: str, at_us: int) -> BudgetCounter | None:
         """Returns a subject's counter of a budget; None where there is no such budget."""
         counted = self._counted.get(budget_id)

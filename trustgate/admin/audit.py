@@ -21,6 +21,7 @@ from typing import NamedTuple
 from msgspec import UnsetType
 from msgspec.structs import replace
 
+from trustgate.access.budget_counter import BudgetStanding
 from trustgate.access.quota import Quota, QuotaUsage
 from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.money import BooksReport, Difference
@@ -70,6 +71,9 @@ class BooksSnapshot(NamedTuple):
     key_accounts: dict[str, str]
     #: Whether the quotas of those alone are counted who have limits.
     counts_limited: bool = False
+    #: Where budgets stood, and when that was, microseconds UTC; of one process's memory they are read beside it.
+    standings: tuple[BudgetStanding, ...] = ()
+    at_us: int = 0
 
     @classmethod
     def take(cls, last_seq: int, balances: Balances, quota: Quota | None, keys: Iterable[ApiKey] = ()) -> BooksSnapshot:

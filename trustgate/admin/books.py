@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from trustgate import __version__
+from trustgate.access.budget_counter import BudgetStanding
 from trustgate.admin.audit import BooksAuditor, BooksSnapshot
 from trustgate.admin.background_work import ReportProgress
 from trustgate.admin.budget_counts import budget_differences
@@ -160,11 +162,13 @@ async def _audit(context: AdminContext, report_progress: ReportProgress) -> Book
         balances, last_seq = payment_service.balances, payment_service.log.last_seq
     at_us = now_us()
     shared = await context.books.counted(context.directory)
-    if shared is None:
-        moment = BooksSnapshot.take(last_seq, balances, context.quota, context.directory.keys())
-        standings = () if moment.quota is None or context.budgets is None else context.budgets.standings(at_us)
+    standings: Sequence[BudgetStanding] = ()
+    if shared is not None:
+        moment, standings, at_us = shared, shared.standings, shared.at_us
     else:
-        moment, standings = shared, ()
+        moment = BooksSnapshot.take(last_seq, balances, context.quota, context.directory.keys())
+        if moment.quota is not None and context.budgets is not None:
+            standings = context.budgets.standings(at_us)
     await context.flush()
     if problem is None:
         try:

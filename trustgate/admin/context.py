@@ -103,6 +103,10 @@ class OtherProcesses(Protocol):
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
         ...
 
+    async def count_anew(self, budgets: Sequence[Budget]) -> None:
+        """Have all processes count on these budgets what receipts say, and go on from there. Raises Unavailable."""
+        ...
+
 
 class ConsoleDoor(Protocol):
     """The console of a running server: links to it, and its sessions."""
@@ -169,12 +173,15 @@ class AdminContext:
     async def keep(self, *records: Record | PriceChange | PriceList | PseudonymKey) -> None:
         if self.directory.pseudonym_key is None and any(_names_end_users(record) for record in records):
             records = (*records, new_pseudonym_key())
+        budgets = self.budgets
+        moved = () if budgets is None else self._budgets_of_moved(records)
         if self.others is not None:
             await self.store.put(*records)
             await self.others.settle()
+            counted = [record for record in records if isinstance(record, Budget) and record.removed_us is None]
+            if counted or moved:
+                await self.others.count_anew([*counted, *moved])
             return
-        budgets = self.budgets
-        moved = () if budgets is None else self._budgets_of_moved(records)
         counts_anew = budgets is not None and (bool(moved) or any(isinstance(record, Budget) for record in records))
         service = await self.books.payment_service() if counts_anew else None
         await self.store.put(*records)

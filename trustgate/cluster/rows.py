@@ -304,11 +304,35 @@ def budget_key(budget: Budget, subject: str) -> str:
 def look_at_budget(budgets: Budgets, key: str, content: str, at_us: int) -> None:
     """Take a budget's row into memory, where what it counts is what the budget counts now."""
     _, budget_id, digest, subject = key.split("/", 3)
+    budget = budgets.find(budget_id)
+    if budget is None or _reach_digest(budget) != digest:
+        return
     found = msgspec.json.decode(content, type=_BudgetContent)
     counter = budgets.counter_of(budget_id, subject, found.tenant, at_us)
-    if counter is not None and _reach_digest(counter.of.budget) == digest:
+    if counter is not None:
         counter.take_in(found.figures)
         counter.turn(at_us)
+
+
+def counted_anew(budgets: Budgets, found: Mapping[str, str]) -> dict[str, str]:
+    """Returns the rows of budgets that are counted anew: with what was used as the counters have it, and what is held.
+
+    Args:
+        budgets: have counted what was used.
+        found: the rows as they are, by key, of these and other budgets.
+    """
+    counters = {budget_key(counter.of.budget, counter.subject): counter for counter in budgets.counters()}
+    rows = {key: BudgetRow(counter).content().decode() for key, counter in counters.items()}
+    digests = {(budget.id, _reach_digest(budget)) for budget in budgets.budgets()}
+    for key, content in found.items():
+        if tuple(key.split("/", 3)[1:3]) not in digests:
+            continue
+        was, counter = msgspec.json.decode(content, type=_BudgetContent), counters.get(key)
+        used = {} if counter is None else {cell.start: cell.used for cell in counter.cells}
+        held = {start: amount for start, _, amount in was.figures.cells}
+        was.figures.cells = [(start, used.get(start, 0), held.get(start, 0)) for start in sorted(used.keys() | held)]
+        rows[key] = msgspec.json.encode(was).decode()
+    return rows
 
 
 @functools.lru_cache(maxsize=4_096)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from trustgate.admin.taking_in import SharedMemory, TakenIn
 from trustgate.cluster.connections import database_address, opener
@@ -32,6 +32,7 @@ from trustgate.server.process import background
 from trustgate.server.shared import SharedServing, shared_books
 from trustgate.settings import Settings
 from trustgate.store import Store
+from trustgate.types import Budget
 
 _logger = logging.getLogger("trustgate.cluster")
 
@@ -69,6 +70,7 @@ class Together:
         self.archive = Archive(store, follower.tree, follower)
         self._notes = _session(settings, "notes", _LOG_TIMEOUT_S, _LOG_TIMEOUT_S)
         self._jobs: list[asyncio.Future[None]] = []
+        self._server: Server | None = None
         self._commands = _session(settings, "commands", _COMMAND_TIMEOUT_S, _COMMAND_TIMEOUT_S)
 
     # of commands (admin.context.OtherProcesses)
@@ -95,6 +97,11 @@ class Together:
     async def settle(self) -> None:
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
         await self.member.settle()
+
+    async def count_anew(self, budgets: Sequence[Budget]) -> None:
+        """Have all count on these budgets what receipts say. Raises Unavailable."""
+        if self._server is not None:
+            await self.books.count_anew(budgets, self._server.directory, self._server.catalog)
 
     # its life
 
@@ -127,6 +134,7 @@ class Together:
             shown = WorkerMetrics(self._settings.worker_folder.parent, self._settings.worker, server.metrics.collect)
             server.metrics.merge = shown.merged
             self._jobs.append(asyncio.ensure_future(shown.run()))
+        self._server = server
         server.member = self.member
         server.accounting.check_serving = self.member.check_serving
         server.gateway_status.may_serve = self.member.may_serve

@@ -24,6 +24,7 @@ from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.audit import BooksSnapshot
+from trustgate.admin.budget_counts import count_anew
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.cluster import roles
 from trustgate.cluster.books import Books, give_back
@@ -35,7 +36,7 @@ from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury
 from trustgate.cluster.operations import SharedCounters
 from trustgate.cluster.roles import Role
-from trustgate.cluster.rows import BalanceRow, QuotaRow, written_anew
+from trustgate.cluster.rows import BalanceRow, QuotaRow, counted_anew, look_at_budget, written_anew
 from trustgate.cluster.sequencer import Sequencer
 from trustgate.cluster.shared_answers import SharedAnswers
 from trustgate.cluster.shared_balances import SharedBalances
@@ -54,7 +55,7 @@ from trustgate.server.missing_rows import FindOwner, MissingRows, waiting_receip
 from trustgate.server.process import background
 from trustgate.settings import Settings
 from trustgate.store import Store
-from trustgate.types import Payment, Receipt
+from trustgate.types import Budget, Payment, Receipt
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -62,9 +63,10 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' boo
 _OTHERS = "SELECT EXISTS (SELECT 1 FROM nodes WHERE node_id <> $1 AND lease_until > clock_timestamp())"
 _HEADS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'head/' AND key < 'head0'"
 _COUNTED = (
-    "SELECT key, state::text AS state FROM shared_state"
-    " WHERE key >= 'balance/' AND key < 'balance0' OR key >= 'quota/' AND key < 'quota0'"
+    "SELECT key, state::text AS state FROM shared_state WHERE key >= 'balance/' AND key < 'balance0'"
+    " OR key >= 'quota/' AND key < 'quota0' OR key >= 'budget/' AND key < 'budget0'"
 )
+_BUDGETS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'budget/' AND key < 'budget0'"
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM receipts"
 _CLOSED = "SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::text[])"
@@ -76,6 +78,10 @@ _GRACE_S = 60.0
 _FORGET = (
     "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$' AND key !~ '^credited/'"
     " AND NOT (key ~ '^work/' AND state @> '{\"settled\": true}')"
+)
+_REPLACE = (
+    "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
+    " ON CONFLICT (key) DO UPDATE SET state = excluded.state"
 )
 _PUT = "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
 
@@ -241,17 +247,51 @@ class SharedServing:
             rows = await connection.fetch(_COUNTED)
             at_us: int = await connection.fetchval(_NOW)
             last_seq: int = await connection.fetchval(_LAST_SEQ)
-        quota, balances = Quota(), Balances()
+        quota, balances, budgets = Quota(), Balances(), Budgets(lambda: at_us)
         quota.begin(at_us)
+        load_budgets(budgets, directory, directory.budgets())
         for row in rows:
             kind, _, subject = row["key"].partition("/")
             if kind == "balance":
                 BalanceRow(balances, subject).take_in(row["state"], at_us)
+            elif kind == "budget":
+                look_at_budget(budgets, row["key"], row["state"], at_us)
             elif subject in limited:
                 QuotaRow(quota, subject).take_in(row["state"], at_us)
         keys = directory.keys()
         accounts = {key.id: key.account_id for key in keys if key.origin_id}
-        return BooksSnapshot(last_seq, balances.on_record(), quota.current_usage(at_us), accounts, counts_limited=True)
+        return BooksSnapshot(
+            last_seq,
+            balances.on_record(),
+            quota.current_usage(at_us),
+            accounts,
+            counts_limited=True,
+            standings=tuple(counter.standing(at_us) for counter in budgets.counters()),
+            at_us=at_us,
+        )
+
+    async def count_anew(self, wanted: Sequence[Budget], directory: Directory, catalog: Catalog) -> None:
+        """Have all count on these budgets what receipts say, with what is held now. All wait meanwhile.
+
+        To be called once every process has taken in what changes the budgets. Raises Unavailable: receipts get no
+        places now.
+        """
+        async with self._looking.use() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
+            await _all_placed(connection)
+            at_us: int = await connection.fetchval(_NOW)
+            last_seq: int = await connection.fetchval(_LAST_SEQ)
+            budgets = await count_anew(
+                store=self._store,
+                directory=directory,
+                catalog=catalog,
+                at_us=at_us,
+                wanted=wanted,
+                until_seq=last_seq,
+            )
+            found = {row["key"]: row["state"] for row in await connection.fetch(_BUDGETS)}
+            rows = counted_anew(budgets, found)
+            await connection.execute(_REPLACE, list(rows), list(rows.values()))
 
     async def _heads(self, connection: DatabaseConnection) -> tuple[bool, Heads]:
         """Returns whether receipts wait for their places, and the ends of the chains by all receipts."""
