@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import h2.config
 import h2.connection
@@ -33,19 +33,40 @@ class Full:
     """Has no room, but for ``/hold`` and for as many as the test says; counts what it was asked."""
 
     def __init__(self) -> None:
-        self.room = 0
+        self._room = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_room: Callable[[], object] = int
         self.judged = self.refused = self.let_through = self.began = 0
         #: Is called at each judgement, on the server's loop.
         self.on_judge: Callable[[], object] = int
 
-    def judge(self, head: RequestHead) -> str:
+    @property
+    def room(self) -> int:
+        return self._room
+
+    @room.setter
+    def room(self, room: int) -> None:
+        self._room = room
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._on_room)
+
+    def judge(self, head: RequestHead, queue: Collection[str] = ()) -> str:
         self.judged += 1
         self.on_judge()
-        if head.path == b"/hold" or self.room > 0:
-            self.room -= head.path != b"/hold"
+        if head.path == b"/hold" or (self._room > 0 and "" not in queue):
+            self._room -= head.path != b"/hold"
             self.let_through += 1
             return ""
         return "full"
+
+    def waits_for(self, head: RequestHead, reason: str) -> str:
+        return ""
+
+    def has_room(self, tenant_id: str) -> bool:
+        return self._room > 0
+
+    def on_room(self, call: Callable[[], None]) -> None:
+        self._loop, self._on_room = asyncio.get_running_loop(), call
 
     def refusal(self, head: RequestHead, reason: str) -> Refusal:
         assert reason == "full"
@@ -54,9 +75,6 @@ class Full:
 
     def answer(self, head: RequestHead, reason: str, date: bytes) -> bytes:
         return whole_answer(*self.refusal(head, reason), date)
-
-    def spare(self) -> int:
-        return self.room
 
     def begun(self, head: RequestHead) -> None:
         self.began += 1
@@ -129,25 +147,37 @@ def test_each_of_many_that_come_at_once_is_refused_once(server: Server, app: App
         assert [read_answer(connection)[0] for connection in connections] == [503] * many
     assert not app.seen
     assert full.refused == many
-    assert full.judged > many, "none had to wait for its turn: nothing was shown"
+    assert full.judged == 2 * many, "when it came and when it was refused"
 
 
-def test_one_that_waits_to_be_refused_is_let_through_where_there_is_room_by_then(
-    server: Server, app: App, full: Full
+def judged(full: Full, times: int) -> None:
+    wait_until(lambda: full.judged == times, f"request {times} was judged")
+
+
+def never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that waits is refused before its client or the server ends."""
+    monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
+
+
+def test_what_waits_is_let_through_in_its_order_as_room_comes(
+    server: Server, app: App, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = 2 * MAX_REFUSED_PER_TURN
+    never(monkeypatch)
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(server.connect()) for _ in range(many)]
-        go = standstill(server)
-        for connection in connections:
-            connection.sendall(request())
-        go.set()
-        wait_until(lambda: full.refused > 0, "the first refusal")
-        full.room = many
-        statuses = [read_answer(connection)[0] for connection in connections]
-    assert set(statuses) <= {200, 503}
-    assert statuses.count(200) == full.let_through == full.began == len(app.seen)
-    assert statuses.count(503) == full.refused
+        connections = [stack.enter_context(server.connect()) for _ in range(7)]
+        for number, connection in enumerate(connections, 1):
+            connection.sendall(request(b"/v1/%d" % number))
+            judged(full, number)
+        full.room = 4
+        assert [read_answer(connection)[0] for connection in connections[:4]] == [200] * 4
+        full.room = 1
+        assert read_answer(connections[4])[0] == 200
+        connections[5].close()
+        wait_until(lambda: full.refused == 1, "the server knows that it has gone")
+        full.room = 1
+        assert read_answer(connections[6])[0] == 200
+    assert [seen.path for seen in app.seen] == [f"/v1/{number}" for number in (1, 2, 3, 4, 5, 7)]
+    assert (full.refused, full.let_through, full.began) == (1, 6, 6)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +246,9 @@ def test_a_client_that_says_no_more_gets_its_refusal(server: Server, full: Full)
 def test_the_end_of_the_server_refuses_those_that_wait(app: App, full: Full) -> None:
     with serving(app, shed=full, grace_s=PATIENCE_S) as server, contextlib.ExitStack() as stack:
         connections = [stack.enter_context(server.connect()) for _ in range(6 * MAX_REFUSED_PER_TURN)]
-        for connection in connections:  # each is known by now
+        for connection in connections:
             connection.sendall(request())
+        for connection in connections:  # each is known by now
             assert read_answer(connection)[0] == 503
         held = stack.enter_context(server.connect())  # keeps the server until all is read
         held.sendall(request(b"/hold"))
@@ -234,12 +265,6 @@ def test_the_end_of_the_server_refuses_those_that_wait(app: App, full: Full) -> 
     assert sum(bool(answer) for answer in answers) == full.refused - len(connections)
 
 
-@pytest.fixture
-def everything_is_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow this machine is, a request that is sent right after a refusal comes at once."""
-    monkeypatch.setattr(http1, "IMPATIENT_S", 3600.0)
-
-
 def refuse_until_known(connection: socket.socket) -> None:
     """From its second time on a request is recognised when it comes again."""
     for _ in range(2):
@@ -247,100 +272,90 @@ def refuse_until_known(connection: socket.socket) -> None:
         assert read_answer(connection)[0] == 503
 
 
-def come_again(connection: socket.socket, full: Full) -> None:
-    """Send a request that is known once more, and wait until it was judged: it waits for its answer then."""
-    judged = threading.Event()
-    refuse_until_known(connection)
-    full.on_judge = judged.set
-    connection.sendall(request())
-    assert judged.wait(PATIENCE_S)
+@pytest.fixture
+def everything_is_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, a request that is sent right after a refusal comes at once."""
+    monkeypatch.setattr(http1, "AT_ONCE_S", 3600.0)
 
 
 @pytest.mark.usefixtures("everything_is_at_once")
-def test_one_that_comes_again_at_once_waits_longer_each_time(server: Server, full: Full) -> None:
-    with server.connect() as connection:
-        refuse_until_known(connection)
-        began = time.monotonic()
-        for repeats in range(1, 6):
-            connection.sendall(request())
-            assert read_answer(connection)[0] == 503
-            assert (full.refused, full.judged) == (2 + repeats, 2 + 2 * repeats), "judged when it came and at its end"
-        # 10, 20, 40, 80 and 80 ms, each at most a tick less.
-        assert time.monotonic() - began >= 0.180
-        connection.sendall(request(b"/v1/y"))
-        assert read_answer(connection)[0] == 503
-        assert (full.refused, full.judged) == (8, 13), "another request, of another client perhaps, did not wait"
-
-
-@pytest.mark.usefixtures("everything_is_at_once")
-def test_one_that_waits_because_it_came_again_is_let_through_where_there_is_room_by_then(
-    server: Server, app: App, full: Full
-) -> None:
-    with server.connect() as connection:
-        refuse_until_known(connection)
-
-        def make_room() -> None:
-            full.on_judge = lambda: setattr(full, "room", 1)
-
-        full.on_judge = make_room  # at the first judgement there is none yet
-        connection.sendall(request())
-        assert read_answer(connection)[0] == 200
-        full.on_judge, full.room = int, 0
-        connection.sendall(request())
-        assert read_answer(connection)[0] == 503, "it was served: it may come again"
-    assert (full.judged, full.refused, full.let_through, len(app.seen)) == (5, 3, 1, 1)
-
-
-@pytest.mark.usefixtures("everything_is_at_once")
-def test_one_that_came_again_does_not_wait_while_there_is_room(
-    app: App, full: Full, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(refusals, "_HOLD_TICKS", (100_000,))  # a thousand seconds
-    with serving(app, shed=full) as server, server.connect() as connection:
-        come_again(connection, full)
-        full.room = 1
-        assert read_answer(connection)[0] == 200
-    assert (full.refused, full.let_through) == (2, 1)
-
-
-@pytest.mark.usefixtures("everything_is_at_once")
-def test_one_that_waits_because_it_came_again_is_refused_when_its_client_says_no_more(
+def test_one_that_comes_again_at_once_waits_for_longer_and_no_other_client_with_it(
     server: Server, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
+    monkeypatch.setattr(refusals, "HOLD_AT_ONCE_S", 3600.0)
+    monkeypatch.setattr(refusals, "MOST_AT_ONCE_S", 3600.0)
+    with server.connect() as connection, server.connect() as other:
+        refuse_until_known(connection)
+        connection.sendall(request(b"/v1/y"))
+        assert read_answer(connection)[0] == 503, "another request, of another client perhaps, did not wait"
+        connection.sendall(request())
+        assert read_answer(connection)[0] == 503, "it comes after another one"
+        connection.sendall(request())
+        judged(full, 9)
+        other.sendall(request())
+        assert read_answer(other)[0] == 503
+        assert (full.refused, full.judged) == (5, 11), "the other one has gone behind it"
+        full.room = 1
+        assert read_answer(connection)[0] == 200, "it is let through as soon as there is room"
+        connection.sendall(request())
+        assert read_answer(connection)[0] == 503, "it was served: it may come again"
+    assert (full.refused, full.let_through) == (6, 1)
+
+
+def test_one_that_waits_is_refused_when_its_client_says_no_more(
+    server: Server, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch)
     with server.connect() as connection:
-        come_again(connection, full)
+        connection.sendall(request())
+        judged(full, 1)
         connection.shutdown(socket.SHUT_WR)
         assert read_all(connection).startswith(b"HTTP/1.1 503 ")
-    assert full.refused == 3
+    assert full.refused == 1
 
 
-@pytest.mark.usefixtures("everything_is_at_once")
-def test_the_end_of_the_server_refuses_one_that_waits_because_it_came_again(
-    app: App, full: Full, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
+def test_the_end_of_the_server_refuses_one_that_waits(app: App, full: Full, monkeypatch: pytest.MonkeyPatch) -> None:
+    never(monkeypatch)
     with serving(app, shed=full, grace_s=PATIENCE_S) as server, server.connect() as connection:
-        come_again(connection, full)
+        connection.sendall(request())
+        judged(full, 1)
         server.stop()
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 503 ") and b"connection: close\r\n" in answer
 
 
-@pytest.mark.usefixtures("everything_is_at_once")
 def test_what_is_pipelined_behind_one_that_waits_is_answered_in_order(
     server: Server, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refusals, "_TICK_S", 3600.0)
+    never(monkeypatch)
     with server.connect() as connection:
-        refuse_until_known(connection)
         connection.sendall(request())
-        wait_until(lambda: full.judged == 3, "the third was judged")
+        judged(full, 1)
         connection.sendall(request() * 2)
         connection.shutdown(socket.SHUT_WR)
         data = read_all(connection)
     numbers = [int(part.partition(b"\r\n")[0]) for part in data.split(b"x-number: ")[1:]]
-    assert numbers == [3, 4, 5]
+    assert numbers == [1, 2, 3]
+
+
+def test_what_waits_holds_a_bounded_number_of_bytes(
+    server: Server, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch)
+    monkeypatch.setattr(refusals, "MAX_HELD_BYTES", 10_000)
+    with server.connect() as connection, server.connect() as other:
+        connection.sendall(request(body=b"y" * 6_000))
+        judged(full, 1)
+        other.sendall(request(body=b"y" * 6_000))
+        assert read_answer(other)[0] == 503, "there was no space for it to wait"
+        next_one = request(body=b"y" * 6_000)
+        connection.sendall(next_one[:5_000])
+        assert read_answer(connection)[0] == 503, "what came behind it was too much"
+        judged(full, 5)
+        full.room = 1
+        connection.sendall(next_one[5_000:])
+        assert read_answer(connection)[0] == 200
+    assert (full.refused, full.let_through) == (2, 1)
 
 
 def test_requests_of_http2_are_refused_at_the_door_too(server: Server, app: App, full: Full) -> None:

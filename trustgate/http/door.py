@@ -57,7 +57,7 @@ class Door:
         self.loop = asyncio.get_running_loop()
         self.tasks: set[asyncio.Task[None]] = set()
         self._starts = Starts(self.loop, self._run)
-        self.refusals = Refusals(self.loop) if shed is None else Refusals(self.loop, shed.spare)
+        self.refusals = Refusals(self.loop, shed)
         self.connections: set[Connected] = set()
         self.closing = False
         self._date = b""

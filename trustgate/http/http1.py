@@ -29,13 +29,11 @@ from trustgate.http.parser import (
     read_head,
 )
 from trustgate.http.peers import address_of, is_reset, scope_of, switches
-from trustgate.http.refusals import IMPATIENT_S
+from trustgate.http.refusals import AT_ONCE_S, Wait
 from trustgate.http.sending import error_body
 
 #: What is read ahead of the application, bytes; the client waits beyond it.
 AHEAD_BYTES = 64 * 1024
-#: How many turns of the loop a request that is to be refused waits for its body: one reads what is there by then.
-_LOOKS_FOR_BODY = 2
 #: How soon, and from then on at most how often, a client is looked after that has said all it will ever say.
 _FIRST_LOOK_S = 0.01
 _LOOK_EVERY_S = 1.0
@@ -61,16 +59,15 @@ class Connection(asyncio.Protocol):
         self._refused_head: RequestHead | None = None
         self._refused: KnownHead | None = None
         self._refused_at = 0.0
-        #: How often in a row it came again at once; the next one has waited for that.
-        self._repeats = 0
-        self._has_waited = False
         self._exchange: Exchange | None = None
         self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
         #: Its next request has no room, and has not been refused yet.
-        self._waits_at_door = False
-        #: How often it was looked at for its body.
-        self._looks = 0
+        self._wait: Wait | None = None
+        #: The head of that request, and its size in bytes.
+        self._waiting: tuple[RequestHead, int] | None = None
+        #: One of its requests is being refused, and the next came with it.
+        self._follows = False
         #: No request has come through it.
         self._is_new = True
         #: The client has said that it sends no more.
@@ -99,7 +96,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         refused = self._refused
         if refused is not None:
-            if not self._waits_at_door and refused.is_request(data):
+            if self._wait is None and refused.is_request(data):
                 self._ask_door(refused.head, data, refused.size)
                 return
             self._refused = None
@@ -112,9 +109,12 @@ class Connection(asyncio.Protocol):
             self._ahead = self._ahead + data if self._ahead else data
         if self._has_left:
             return
-        if self._exchange is None and not self._waits_at_door:
+        if self._exchange is None and self._wait is None:
             self._read_request()
-        elif self._is_reading and self._is_ahead():
+            return
+        if self._wait is not None:
+            self._door.refusals.grow(self._wait, len(data))
+        if self._is_reading and self._is_ahead():
             self._is_reading = False
             self.transport.pause_reading()
 
@@ -123,10 +123,8 @@ class Connection(asyncio.Protocol):
 
         Both look the same until something is sent to it: one that has gone answers with a reset.
         """
-        while self._waits_at_door and not self.lost:
+        while self._wait is not None and not self.lost:
             # Nothing more will come of it, and each request that is here gets its answer.
-            self._has_waited = True
-            self._looks = _LOOKS_FOR_BODY
             self.look_again()
         exchange = self._exchange
         if self._has_left or self._scheme == "https" or exchange is None or not exchange.is_whole:
@@ -153,11 +151,8 @@ class Connection(asyncio.Protocol):
 
     # reading
 
-    def _read_request(self, *, has_place: bool = False) -> None:
-        """Read the next head, if it is whole, and run the application on its request.
-
-        ``has_place``: where it is refused, it is one of those that are at this turn of the loop.
-        """
+    def _read_request(self) -> None:
+        """Read the next head, if it is whole, and run the application on its request."""
         data = self._ahead
         if data[:2] == _CRLF and not self._has_skipped_line:
             # One empty line may come before a request (RFC 9112 section 2.2).
@@ -193,22 +188,32 @@ class Connection(asyncio.Protocol):
         if self._door.shed is None:
             self._start(head, data, size)
         else:
-            self._ask_door(head, data, size, has_place=has_place)
+            self._ask_door(head, data, size)
 
-    def _ask_door(self, head: RequestHead, data: bytes, size: int, *, has_place: bool = False) -> None:
-        """Run the application on a request where there is room for it; else refuse it, now or soon.
+    def _ask_door(self, head: RequestHead, data: bytes, size: int) -> None:
+        """Run the application on a request where there is room for it; else have it wait.
 
-        ``data`` begins with its head, of ``size`` bytes. ``has_place``: as ``_read_request``.
+        ``data`` begins with its head, of ``size`` bytes.
         """
-        shed = self._door.shed
+        door = self._door
+        shed = door.shed
         assert shed is not None, "there is a door"
-        reason = shed.judge(head)
-        if reason:
-            self._refuse_at_door(head, data, size, reason, has_place=has_place)
-        else:
-            self._refused = self._refused_head = None
-            self._has_waited = False
-            self._start(head, data, size)
+        tenant_id = head.judged_as
+        if tenant_id is None or tenant_id not in door.refusals.queues:
+            reason = shed.judge(head, door.refusals.queues)
+            if not reason:
+                self._refused = self._refused_head = None
+                self._start(head, data, size)
+                return
+            tenant_id = shed.waits_for(head, reason)
+        self._is_new = False
+        self._ahead = data
+        self._waiting = (head, size)
+        at_once = head is self._refused_head and door.loop.time() - self._refused_at < AT_ONCE_S
+        follows = self._follows and len(data) - size >= head.length
+        self._wait = door.refusals.wait(
+            self, None if door.closing else tenant_id, len(data), at_once=at_once, follows=follows
+        )
 
     def _start(self, head: RequestHead, data: bytes, size: int) -> None:
         is_first, self._is_new = self._is_new, False
@@ -234,26 +239,17 @@ class Connection(asyncio.Protocol):
         self._known = None if last is None or self._last is None else KnownHead(data, head)
         return head
 
-    def _refuse_at_door(self, head: RequestHead, data: bytes, size: int, reason: Any, *, has_place: bool) -> None:
-        """Answer with a refusal before anything is begun, in this turn of the loop or later.
-
-        ``has_place``: it is one of those that are refused at this turn.
-        """
+    def _refuse_at_door(self, head: RequestHead, data: bytes, size: int, reason: Any) -> None:
+        """Answer with a refusal before anything is begun."""
         door, shed = self._door, self._door.shed
         assert shed is not None, "a request was judged"
-        self._is_new = False
-        body_size = len(data) - size
-        if not door.closing and self._waits(head, body_size, has_place=has_place):
-            self._ahead = data
-            self._waits_at_door = True
-            return
-        self._has_waited = False
-        self._looks = 0
-        is_whole = body_size == head.length and KnownHead.may_be(head)
+        is_whole = len(data) - size == head.length and KnownHead.may_be(head)
         if not is_whole or not head.keeps_alive or self._has_input_ended or door.closing or self._drained is not None:
             exchange = self._begin(head, data, size)
             if not exchange.is_done:
+                self._follows = True
                 exchange.answer(*shed.refusal(head, reason))
+                self._follows = False
             return
         self._refused_head = head
         self._refused_at = self._idle_since = door.loop.time()
@@ -263,41 +259,25 @@ class Connection(asyncio.Protocol):
         if not self._is_reading:
             self.read_on()
 
-    def _waits(self, head: RequestHead, body_size: int, *, has_place: bool) -> bool:
-        """Returns whether a request is refused later, when it is judged again.
-
-        Many clients send their body in a packet of its own, right behind the head. Refused without it they would lose
-        their connection, and come back with a new one. And one that was refused just now and comes again, the same and
-        at once, waits for its answer: it would come a third time, and a thousand times.
-        """
-        refusals = self._door.refusals
-        if body_size < head.length <= AHEAD_BYTES and self._looks < _LOOKS_FOR_BODY:
-            self._looks += 1
-            refusals.add(self)
-            return True
-        if not self._has_waited:
-            if head is self._refused_head and self._door.loop.time() - self._refused_at < IMPATIENT_S:
-                refusals.hold(self, self._repeats)
-                self._repeats += 1
-                self._has_waited = True
-                return True
-            self._repeats = 0
-        if has_place or refusals.take_place():
-            return False
-        refusals.add(self)
-        return True
-
     def look_again(self) -> None:
-        """It is the turn of a request that waits to be refused, if one still does."""
-        waits, self._waits_at_door = self._waits_at_door, False
-        if not waits or self.lost:
+        """A request that waits at the door, if one does, is let through or refused."""
+        wait, self._wait = self._wait, None
+        if wait is None:
             return
-        refused = self._refused
-        if refused is not None:
-            data, self._ahead = self._ahead, b""
-            self._ask_door(refused.head, data, refused.size, has_place=True)
+        wait.leave()
+        if self.lost:
+            return
+        shed = self._door.shed
+        assert shed is not None, "there is a door"
+        assert self._waiting is not None, "a request waits at it"
+        head, size = self._waiting
+        data, self._ahead = self._ahead, b""
+        reason = shed.judge(head)
+        if reason:
+            self._refuse_at_door(head, data, size, reason)
         else:
-            self._read_request(has_place=True)
+            self._refused = self._refused_head = None
+            self._start(head, data, size)
 
     def _wait_for_head(self, size: int) -> None:
         self._looked_at = size
@@ -373,7 +353,7 @@ class Connection(asyncio.Protocol):
 
     def _is_busy(self) -> bool:
         """Returns whether a request is being answered, or waits to be refused."""
-        return self._exchange is not None or self._waits_at_door
+        return self._exchange is not None or self._wait is not None
 
     def refuse(self, error: InvalidHttp) -> None:
         """Answer what cannot be read, and end the connection."""
@@ -418,6 +398,7 @@ class Connection(asyncio.Protocol):
 
     def _gone(self) -> None:
         self.lost = True
+        self.look_again()
         self.resume_writing()
         if self._exchange is not None:
             self._exchange.wake()

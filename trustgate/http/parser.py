@@ -79,7 +79,7 @@ class RequestHead:
 
     __slots__ = (
         *("expects_continue", "fields", "headers", "is_chunked", "is_usual", "keeps_alive", "key_hash", "length"),
-        *("method", "noted", "passed", "path", "query", "target", "upgrade", "version"),
+        *("judged_as", "method", "noted", "passed", "path", "query", "target", "upgrade", "version"),
     )
 
     def __init__(self, method: str, target: bytes, version: str) -> None:
@@ -104,6 +104,8 @@ class RequestHead:
         #: was let through, until its request is begun.
         self.noted: Any = None
         self.passed: str | None = None
+        #: The tenant as whose it was judged when there was no room.
+        self.judged_as: str | None = None
         #: For the path, which reads a head once however often a connection repeats it: the fields by name, the last of
         #: each; the hash of the key in them; whether nothing in them is refused for requests with JSON but the length.
         self.fields: dict[bytes, bytes] | None = None
@@ -117,6 +119,7 @@ class RequestHead:
         head.length = int(digits)
         head.keeps_alive = self.keeps_alive
         head.noted = self.noted
+        head.judged_as = self.judged_as
         head.key_hash = self.key_hash
         head.is_usual = self.is_usual
         return head

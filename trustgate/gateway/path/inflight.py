@@ -132,6 +132,8 @@ class InFlight:
         self._sockets: set[OpenSocket] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        #: Are called whenever there may be more room than before.
+        self.on_room: list[Callable[[], None]] = []
         self.draining = False
 
     @property
@@ -151,14 +153,16 @@ class InFlight:
     @most.setter
     def most(self, most: int) -> None:
         self._shares.most = most
+        self.room_came()
 
     def has_room_for_all(self, coming: int) -> bool:
         """Returns whether ``admit`` refuses no request for want of room, once so many more have come."""
         return self._shares.has_room_for_all(coming)
 
-    def room_for_all(self, coming: int) -> int:
-        """Returns how many more ``admit`` surely admits, once so many have come."""
-        return 0 if self.draining else self._shares.room_for_all(coming)
+    def room_came(self) -> None:
+        """There may be more room than before."""
+        for call in self.on_room:
+            call()
 
     def admit(self, key_id: str, tenant_id: str) -> Cancellation:
         """Admit one more request.
@@ -190,6 +194,7 @@ class InFlight:
         self._cancellations.discard(cancellation)
         if not self._cancellations:
             self._empty.set()
+        self.room_came()
 
     def __len__(self) -> int:
         return len(self._cancellations)

@@ -36,10 +36,6 @@ class Shares:
         """
         return (self.total + coming) * (FREE_MULTIPLE + 1) < self.most * FREE_MULTIPLE
 
-    def room_for_all(self, coming: int = 0) -> int:
-        """Returns how many more every tenant may hold, whatever it holds, one by one; ``coming`` as above."""
-        return max(0, -(-self.most * FREE_MULTIPLE // (FREE_MULTIPLE + 1)) - self.total - coming)
-
     def held(self, tenant_id: str) -> int:
         """Returns what a tenant holds."""
         return self._held.get(tenant_id, 0)

@@ -18,7 +18,7 @@ is good, and whether there is room, is checked each time. Of a refusal all is ma
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from trustgate.access.directory import Directory
@@ -88,10 +88,13 @@ class Shedding:
         #: No record has the id of a request that is refused here: numbers do, from a random one on.
         self._number = int.from_bytes(os.urandom(9))
 
-    def judge(self, head: RequestHead) -> NoRoom:
-        """Returns why a request has no room; "": it goes the path, and ``begun`` is called then."""
+    def judge(self, head: RequestHead, queue: Collection[str] = ()) -> NoRoom:
+        """Returns why a request has no room; "": it goes the path, and ``begun`` is called then.
+
+        ``queue``: the tenants that have requests waiting; one more of theirs has no room before those.
+        """
         tenant_id = ""
-        if not self._running.has_room_for_all(self._coming):
+        if queue or not self._running.has_room_for_all(self._coming):
             noted = head.noted
             if noted is None:
                 noted = head.noted = self._note(head)
@@ -102,16 +105,27 @@ class Shedding:
             except AuthenticationFailed:
                 return ""
             reason = self._running.why_not(tenant_id, self._coming, self._coming_of.get(tenant_id, 0))
+            if not reason and tenant_id in queue:
+                reason = "share"
             if reason:
+                head.judged_as = tenant_id
                 return reason
             self._coming_of[tenant_id] = self._coming_of.get(tenant_id, 0) + 1
         self._coming += 1
         head.passed = tenant_id
         return ""
 
-    def spare(self) -> int:
-        """Returns how many requests there is room for now, of any tenants."""
-        return self._running.room_for_all(self._coming)
+    def waits_for(self, head: RequestHead, reason: NoRoom) -> str | None:
+        """Returns the tenant for whose room a request waits that was judged; None: no room will come."""
+        return None if reason == "draining" else head.judged_as
+
+    def has_room(self, tenant_id: str) -> bool:
+        """Returns whether one more request of the tenant is let through."""
+        return not self._running.why_not(tenant_id, self._coming, self._coming_of.get(tenant_id, 0))
+
+    def on_room(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called whenever there may be more room than before."""
+        self._running.on_room.append(call)
 
     def begun(self, head: RequestHead) -> None:
         """The path begins with a request that was let through, or its client has gone before."""
@@ -125,6 +139,7 @@ class Shedding:
                 self._coming_of[tenant_id] = left
             else:
                 del self._coming_of[tenant_id]
+        self._running.room_came()  # it may not take its place: its key is no good, or its client has gone
 
     def _note(self, head: RequestHead) -> _Noted | tuple[()]:
         """Returns what is known from a head; an empty tuple where its request goes the whole path."""
