@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -40,7 +40,8 @@ class Machine:
     program: tuple[str, ...] = (sys.executable, "-m", "trustgate")
     flags: tuple[str, ...] = ("--wait",)
 
-    def __init__(self, folder: Path, name: str, url: str) -> None:
+    def __init__(self, folder: Path, name: str, url: str, environment: Mapping[str, str] | None = None) -> None:
+        """``environment``: what its gateway gets besides."""
         self.folder = folder
         self.name = name
         self.port = free_port()
@@ -51,6 +52,7 @@ class Machine:
                 "TRUSTGATE_STORE_LEASE_S": str(LEASE_S),
                 "PYTHONPATH": str(ROOT),
                 "TRUSTGATE_DEBUG": "1",
+                **(environment or {}),
             }
         )
         self.process: Process | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -67,7 +68,8 @@ async def _make_store(url: str) -> None:
 class Postgres(_Schemas):
     """A cluster of the tests' own, with ``fsync``. It can be stopped, killed and started again on the same port."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
+        """``data``: an empty folder for its files, such as a disk that can be filled up."""
         programs = find_programs()
         assert programs is not None, "Postgres is missing (apt-get install postgresql)"
         self._programs = programs
@@ -75,14 +77,14 @@ class Postgres(_Schemas):
         self.folder = Path(tempfile.mkdtemp(prefix="tgpg"))
         #: A server refuses to run as root.
         self._user = _SYSTEM_USER if os.geteuid() == 0 else None
+        self._data = self.folder / "data" if data is None else data / "data"
         if self._user is not None:
-            shutil.chown(self.folder, self._user, self._user)
+            for folder in (self.folder, self._data.parent):
+                shutil.chown(folder, self._user, self._user)
         self.port = free_port()
         self.url = f"postgresql://trustgate@127.0.0.1:{self.port}/postgres"
         self._process: subprocess.Popen[bytes] | None = None
-        self._run(
-            "initdb", "-D", str(self.folder / "data"), "-U", "trustgate", "-A", "trust", "--no-sync", "-E", "UTF8"
-        )
+        self._run("initdb", "-D", str(self._data), "-U", "trustgate", "-A", "trust", "--no-sync", "-E", "UTF8")
 
     @property
     def pid(self) -> int:
@@ -94,7 +96,7 @@ class Postgres(_Schemas):
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(str(self._programs / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)),
+                    *(str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port)),
                     *("-k", str(self.folder), "-h", "127.0.0.1", "-c", "max_connections=200"),
                     *("-c", "shared_buffers=32MB"),
                 ],
@@ -114,6 +116,30 @@ class Postgres(_Schemas):
         if process is not None:
             process.send_signal(number)
             process.wait(PATIENCE_S)
+
+    def backends(self) -> list[int]:
+        """The processes that the server has started: of connections, and of its own."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    def kill(self) -> None:
+        """``kill -9``, of the server and of all that it has started."""
+        found = self.backends()
+        self.stop(signal.SIGKILL)
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # A new one refuses to start while any of them is attached to the memory that they shared.
+        wait_until(lambda: not any(_runs(pid) for pid in found), "the server's processes to end")
+
+    def send(self, number: int) -> None:
+        """Send a signal to the server and to all that it has started: SIGSTOP makes it a server that hangs."""
+        for pid in (self.pid, *self.backends()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is None or self._process.poll() is not None
 
     def close(self) -> None:
         self.stop(signal.SIGQUIT)
@@ -137,6 +163,14 @@ class Postgres(_Schemas):
             extra_groups=None if self._user is None else [],
         )
         assert done.returncode == 0, f"{program}: {done.stderr}"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 class GivenPostgres(_Schemas):

@@ -337,7 +337,15 @@ def counted_anew(budgets: Budgets, found: Mapping[str, str]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4_096)
 def _reach_digest(budget: Budget) -> str:
-    return hashlib.sha256(msgspec.json.encode(reach_of(budget))).hexdigest()[:8]
+    # By value. msgspec leaves out a default only where it is the same object, and a process that has read the budget
+    # from the database has another tuple than one that was told of it.
+    reach = reach_of(budget)
+    said = {
+        field.name: value
+        for field in msgspec.structs.fields(Budget)
+        if (value := getattr(reach, field.name)) != field.default
+    }
+    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:8]
 
 
 def balance_key(tenant_id: str) -> str:

@@ -1,0 +1,643 @@
+"""Three gateways on one Postgres through every fault of processes, of the database, of its disk and of the network.
+
+``python -m tests.cluster.faults SEED ROUNDS [FAULT]`` runs rounds, prints what each did, and ends with the figures. In
+each round clients ask while one fault happens; then all is still, and every promise is looked at: each answer that a
+client had the end of has its receipt, once; no chain and no place has a gap; all show one log, which continues each
+checkpoint that was shown; quota, budget and balance are drawn to their end, to the unit; ``doctor --books`` is clean;
+no state of the log is anchored twice; no answer took longer than ``BOUND_S``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import http.client
+import json
+import logging
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from tests.cluster.failover import _CUT, CHAT, LEASE_S, Machine
+from tests.cluster.several import Beside
+from tests.support.disks import fill, mounted_disk
+from tests.support.links import BOTH, Link
+from tests.support.postgres import Postgres, run_sql
+from tests.support.processes import wait_until
+from trustgate.admin import commands, money
+from trustgate.admin.remote import RemoteAdmin
+from trustgate.errors import TrustGateError
+from trustgate.localnet import running_localnet
+from trustgate.receipts.merkle import root_of
+from trustgate.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+#: How long an answer may take, whatever happens to the database or to the network before it (processes.md).
+BOUND_S = 15.0
+#: What each round's tenants may have.
+QUOTA, BUDGET, PAID = 40, 30, 25
+_CENT = 10_000_000
+_DISK_BYTES = 400 * 2**20
+_PATIENCE_S = 60.0
+_COUNTED = ("complete", "client_gone", "upstream_cut", "cut")
+
+
+class Asked(NamedTuple):
+    """A tenant of a round."""
+
+    name: str
+    tenant_id: str
+    key: str
+    #: How many requests it gets.
+    most: int
+    #: The status of the one after.
+    refusal: int
+
+
+class Load:
+    """Threads that ask all machines for all tenants, and keep what they were answered."""
+
+    def __init__(self, machines: list[Machine], seed: int, count: int = 4) -> None:
+        self._machines = machines
+        self._go, self._end = threading.Event(), threading.Event()
+        self._under_way: set[int] = set()
+        self.keys: list[str] = []
+        #: Receipts of answers that were read to their end.
+        self.receipts: list[str] = []
+        self.statuses: Counter[int] = Counter()
+        #: Machines that are asleep now: how long their answers take says nothing.
+        self.asleep: set[str] = set()
+        #: Answers that took too long: seconds, status, machine.
+        self.late: list[tuple[float, int, str]] = []
+        self.slowest_s = 0.0
+        self.unexpected: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._ask, args=(number, random.Random(f"{seed} {number}")), daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, number: int, chance: random.Random) -> None:
+        while not self._end.is_set():
+            if not self._go.wait(0.1):
+                continue
+            self._under_way.add(number)
+            if self._go.is_set():
+                status = self.ask(chance.choice(self._machines), chance.choice(self.keys))
+                if status in (0, 503):
+                    time.sleep(0.05)
+            self._under_way.discard(number)
+
+    def ask(self, machine: Machine, key: str) -> int:
+        """One request; its status, 0 where the connection was lost."""
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", machine.port, timeout=60)
+        began = time.monotonic()
+        was_asleep = machine.name in self.asleep
+        status = 0
+        try:
+            connection.request("POST", "/v1/chat/completions", CHAT, headers)
+            answer = connection.getresponse()
+            status, receipt = answer.status, answer.headers.get("x-trustgate-receipt")
+            text = answer.read()
+            if status == 200 and receipt is not None:
+                self.receipts.append(receipt)
+            elif status not in (402, 429, 503):
+                self.unexpected.append(f"{status} {text[:300]!r}")
+            elif status == 503 and answer.headers.get("retry-after") is None:
+                self.unexpected.append(f"503 without Retry-After: {text[:300]!r}")
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        took_s = time.monotonic() - began
+        self.statuses[status] += 1
+        if not was_asleep and machine.name not in self.asleep:
+            self.slowest_s = max(self.slowest_s, took_s)
+            if took_s > BOUND_S:
+                self.late.append((took_s, status, machine.name))
+        return status
+
+    def go(self) -> None:
+        self._go.set()
+
+    def rest(self) -> None:
+        """Begin no more requests, and wait for those that run."""
+        self._go.clear()
+        time.sleep(0.02)
+        wait_until(lambda: not self._under_way, "the clients to have their answers", _PATIENCE_S)
+
+    def close(self) -> None:
+        self._end.set()
+        self._go.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Faulty:
+    """The world of one run; each fault is a method."""
+
+    def __init__(self, folder: Path, disk: Path | None, seed: int, chain: str, count: int = 3) -> None:
+        """``disk``: for the database, so that it can be filled up. ``chain``: a Solana node's URL; "": no anchors."""
+        self.folder, self.disk, self.chain = folder, disk, chain
+        self.random = random.Random(seed)
+        self.postgres = Postgres(disk).start()
+        self.url = self.postgres.schema()
+        self.links = [Link(self.postgres.port) for _ in range(count)]
+        environment = {"TRUSTGATE_ANCHOR_RPC": chain, "TRUSTGATE_ANCHOR_AFTER_RECEIPTS": "25"} if chain else {}
+        self.machines: list[Machine] = [
+            Beside(
+                folder,
+                f"gateway{number}",
+                self.url.replace(f":{self.postgres.port}/", f":{link.port}/"),
+                {**environment, "TRUSTGATE_RECEIPTS_CHECKPOINT_EVERY_S": "1"},
+            )
+            for number, link in enumerate(self.links, start=1)
+        ]
+        first = self.machines[0]
+        first.gateway.cli("plan", "add", "forty", "--requests-per-day", str(QUOTA), "--parallel-requests", "20")
+        if chain:
+            first.gateway.cli("anchor", "keygen")
+        first.start()
+        wait_until(first.is_ready, "the first to serve")
+        for other in self.machines[1:]:
+            other.gateway.home.mkdir(mode=0o700)
+            for name in ("log.key", "anchor.json"):
+                if (first.gateway.home / name).exists():
+                    shutil.copy(first.gateway.home / name, other.gateway.home)
+            other.start()
+        for machine in self.machines:
+            wait_until(machine.is_ready, f"{machine.name} to serve")
+        self.faults: Counter[str] = Counter()
+        self.load = Load(self.machines, seed)
+        self.free = self._tenant("free", "internal", 0, 0)
+        #: Checkpoints that were shown: by size, the root.
+        self.shown: dict[int, str] = {}
+        #: What gateways answered that were not ready.
+        self.unready: list[str] = []
+
+    def close(self) -> None:
+        self.load.close()
+        for machine in self.machines:
+            machine.send(signal.SIGCONT)
+            machine.end(signal.SIGKILL)
+        for link in self.links:
+            link.close()
+        self.postgres.close()
+
+    # tenants
+
+    def execute(self, command: commands.Command[Any], machine: Machine | None = None) -> Any:
+        """A command of the operator's at a machine, the first unless one is named."""
+        home = (machine or self.machines[0]).gateway.home
+        return asyncio.run(RemoteAdmin.over_socket(Settings(home=home).socket).execute(command))
+
+    def _tenant(self, name: str, plan: str, most: int, refusal: int) -> Asked:
+        added = self.execute(commands.TenantAdd(name=name, plan=plan), self.random.choice(self.machines))
+        return Asked(name, added.tenant.id, added.secret, most, refusal)
+
+    def _tenants(self, number: int) -> list[Asked]:
+        """Three for a round: by a quota, by a budget, by money."""
+        quota = self._tenant(f"quota{number}", "forty", QUOTA, 429)
+        budget = self._tenant(f"budget{number}", "internal", BUDGET, 429)
+        first = self.machines[0].gateway
+        first.cli("budget", "add", f"of{number}", "--requests", str(BUDGET), "--per", "total", "--tenant", budget.name)
+        paying = self._tenant(f"paying{number}", "internal", PAID, 402)
+        self.execute(money.PaymentSet(tenant=paying.name, mode="prepaid", price_nano_usd=_CENT))
+        self.execute(money.TenantCredit(tenant=paying.name, add_nano_usd=PAID * _CENT + _CENT // 2))
+        return [quota, budget, paying]
+
+    # faults of processes
+
+    def kill(self) -> None:
+        """``kill -9`` of a gateway."""
+        self._any().end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM for a gateway, with the database there or hardly there."""
+        link = self.links[self.machines.index(machine := self._any())]
+        link.delay_s["there"] = self.random.choice((0.0, 0.05))
+        machine.end()
+
+    def sleep(self) -> None:
+        """A gateway is stopped for about a lease, or for 20 s, and wakes up."""
+        machine = self._any()
+        with self._asleep(machine):
+            time.sleep(self.random.choice((0.3, LEASE_S, 1.3 * LEASE_S, 3 * LEASE_S, 20)))
+
+    def sleep_of_the_signer(self) -> None:
+        """The gateway with most roles is stopped until others have them."""
+        holder = self._holder("sequencer") or self._any()
+        with self._asleep(holder):
+            time.sleep(self.random.uniform(1, 4) * LEASE_S)
+
+    def kill_of_the_signer(self) -> None:
+        (self._holder(self.random.choice(("sequencer", "anchorer"))) or self._any()).end(signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def _asleep(self, machine: Machine) -> Iterator[None]:
+        self.load.asleep.add(machine.name)
+        machine.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            machine.send(signal.SIGCONT)
+            time.sleep(1.0)
+            self.load.asleep.discard(machine.name)
+
+    def _any(self) -> Machine:
+        return self.random.choice(self.machines)
+
+    def _holder(self, role: str) -> Machine | None:
+        found = run_sql(self.url, f"SELECT n.address FROM roles r JOIN nodes n USING (node_id) WHERE role = '{role}'")
+        ports = {int(address.rpartition(":")[2]) for (address,) in found}
+        return next((machine for machine in self.machines if machine.port in ports), None)
+
+    # faults of the database
+
+    def cut(self) -> None:
+        """Every session ends."""
+        run_sql(self.url, _CUT)
+
+    def restart_postgres(self) -> None:
+        self.postgres.stop(self.random.choice((signal.SIGINT, signal.SIGQUIT)))
+        self._pause()
+        self.postgres.start()
+
+    def kill_postgres(self) -> None:
+        """``kill -9`` of the server and all of its processes: what was not on the disk is gone."""
+        self.postgres.kill()
+        self._pause()
+        self.postgres.start()
+
+    def kill_backend(self) -> None:
+        """``kill -9`` of one session: the server ends all of them, and recovers."""
+        found = run_sql(self.url, "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'trustgate %'")
+        with contextlib.suppress(ProcessLookupError):
+            if found:
+                signal.pidfd_send_signal(_pidfd(self.random.choice(found)[0]), signal.SIGKILL)
+        wait_until(self._database_answers, "Postgres to have recovered")
+
+    def hang_postgres(self) -> None:
+        """The server is there and answers nothing, as on a machine that swaps; for less than others wait, or more."""
+        self.postgres.send(signal.SIGSTOP)
+        time.sleep(self.random.choice((1, 3, 14)))
+        self.postgres.send(signal.SIGCONT)
+
+    def slow_postgres(self) -> None:
+        """Each commit of receipts takes a while."""
+        pause_s = self.random.choice((0.1, 0.5, 2, 12))
+        run_sql(
+            self.url,
+            "CREATE OR REPLACE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            f" PERFORM pg_sleep({pause_s}); RETURN NULL; END $$;",
+        )
+        run_sql(
+            self.url,
+            "CREATE OR REPLACE TRIGGER dawdle BEFORE INSERT ON waiting_receipts FOR EACH STATEMENT"
+            " EXECUTE FUNCTION dawdle();",
+        )
+        time.sleep(max(4.0, pause_s + 2))
+        wait_until(self._drop_trigger, "the trigger to be removed", _PATIENCE_S)
+
+    def _drop_trigger(self) -> bool:
+        import asyncpg
+
+        try:
+            run_sql(self.url, "SET lock_timeout = '500ms'; DROP TRIGGER IF EXISTS dawdle ON waiting_receipts;")
+        except asyncpg.PostgresError:
+            return False
+        return True
+
+    def lock_tables(self) -> None:
+        """A stranger holds a table for a while."""
+        held_s = self.random.choice((2, 13))
+        run_sql(self.url, f"BEGIN; LOCK TABLE shared_state IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({held_s}); COMMIT;")
+
+    def read_only(self) -> None:
+        """Nothing can be written, as at a hoster whose disk is full."""
+        for value in ("on", "off"):
+            run_sql(
+                self.url,
+                "SET default_transaction_read_only = off",
+                f"ALTER SYSTEM SET default_transaction_read_only = {value}",
+                "SELECT pg_reload_conf()",
+            )
+            time.sleep(self.random.uniform(0.5, 4) if value == "on" else 0)
+
+    def fill_disk(self) -> None:
+        """Its disk is full until some of it is freed; it may have ended by then, and is started again."""
+        assert self.disk is not None, "its disk can be filled up"
+        filler = fill(self.disk)
+        time.sleep(self.random.uniform(2, 8))
+        filler.unlink()
+        wait_until(self._database_is_back, "Postgres to be back")
+
+    def _database_is_back(self) -> bool:
+        if self.postgres.has_ended():
+            self.postgres.stop()
+            with contextlib.suppress(AssertionError):
+                self.postgres.start()
+        return self._database_answers()
+
+    def kill_all(self) -> None:
+        """The database and two of the gateways at once."""
+        for machine in self.random.sample(self.machines, 2):
+            machine.end(signal.SIGKILL)
+        self.kill_postgres()
+
+    def _pause(self) -> None:
+        time.sleep(self.random.choice((0, 0.3, LEASE_S, 3 * LEASE_S)))
+
+    def _database_answers(self) -> bool:
+        try:
+            return run_sql(self.url, "SELECT 1") == [(1,)]
+        except Exception:  # noqa: BLE001 - whatever the driver raises of one that starts
+            return False
+
+    # faults of the network between a gateway and the database
+
+    def reset(self) -> None:
+        """All connections of one are cut with RST."""
+        self._link().reset()
+
+    def cut_in_message(self) -> None:
+        """A message arrives in part, and its connection is cut."""
+        for _ in range(self.random.randint(1, 4)):
+            self._link().cut_in_message(self.random.choice(BOTH))
+            time.sleep(0.3)
+
+    def delay(self) -> None:
+        """A way to the database as long as around the world, or worse; in one direction or both."""
+        link = self._link()
+        for direction in self.random.choice((BOTH, ("there",), ("back",))):
+            link.delay_s[direction] = self.random.choice((0.02, 0.1, 0.4))
+        time.sleep(self.random.uniform(3, 6))
+
+    def throttle(self) -> None:
+        """So little passes that everything waits."""
+        self._link().rate = self.random.choice((20_000, 100_000))
+        time.sleep(self.random.uniform(3, 6))
+
+    def swallow(self) -> None:
+        """Nothing arrives any more, in one direction or both; later all of it does, or nothing."""
+        link = self._link()
+        link.swallow(*self.random.choice((BOTH, ("there",), ("back",))))
+        time.sleep(self.random.choice((0.5, LEASE_S, 3 * LEASE_S, 13)))
+        link.mend(late=self.random.random() < 0.7)
+
+    def swallow_all(self) -> None:
+        """No gateway reaches the database; each comes back by itself."""
+        for link in self.links:
+            link.swallow()
+        time.sleep(self.random.choice((2 * LEASE_S, 12)))
+        for link in self.links:
+            link.mend(late=self.random.random() < 0.5)
+            time.sleep(self.random.uniform(0, 2))
+
+    def swallow_and_kill(self) -> None:
+        """A gateway is killed while it is cut off; what it had sent arrives after its death."""
+        machine = self._any()
+        link = self.links[self.machines.index(machine)]
+        link.swallow()
+        time.sleep(self.random.uniform(0.2, 2 * LEASE_S))
+        machine.end(signal.SIGKILL)
+        machine.start()
+        time.sleep(self.random.uniform(0, 2 * LEASE_S))
+        link.mend()
+
+    def _link(self) -> Link:
+        return self.random.choice(self.links)
+
+    # the anchors
+
+    def flush(self) -> None:
+        """Operators ask two gateways at once for an anchor."""
+        threads = [
+            threading.Thread(target=self._flush, args=(machine,)) for machine in self.random.sample(self.machines, 2)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(self.random.uniform(0, 1))
+        if self.random.random() < 0.5:
+            self.random.choice(self.machines).end(signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+
+    def _flush(self, machine: Machine) -> None:
+        machine.gateway.cli("anchor", "flush", check=False)
+
+    # rounds
+
+    def choices(self) -> list[Callable[[], None]]:
+        found: list[Callable[[], None]] = [
+            *(self.kill, self.stop, self.sleep, self.sleep_of_the_signer, self.kill_of_the_signer),
+            *(self.cut, self.restart_postgres, self.kill_postgres, self.kill_backend, self.hang_postgres),
+            *(self.slow_postgres, self.lock_tables, self.read_only, self.kill_all),
+            *(self.reset, self.cut_in_message, self.delay, self.throttle),
+            *(self.swallow, self.swallow, self.swallow_all, self.swallow_and_kill),
+        ]
+        if self.disk is not None:
+            found.append(self.fill_disk)
+        if self.chain:
+            found.append(self.flush)
+        return found
+
+    def round(self, number: int, only: str = "") -> None:
+        """One fault under load, then every promise."""
+        fault = getattr(self, only) if only else self.random.choice(self.choices())
+        self.faults[fault.__name__] += 1
+        began, before = time.monotonic(), len(self.load.receipts)
+        tenants = self._tenants(number)
+        self.load.keys = [self.free.key, *(tenant.key for tenant in tenants)]
+        self.load.slowest_s = 0.0
+        self.load.go()
+        wait_until(lambda: len(self.load.receipts) >= before + 10, "answers before a fault", _PATIENCE_S)
+        fault()
+        for link in self.links:
+            if fault.__name__ in ("delay", "throttle", "stop", "cut_in_message"):
+                link.mend()
+        for machine in self.machines:
+            if not machine.is_running():
+                machine.start()
+        after = len(self.load.receipts)
+        wait_until(lambda: len(self.load.receipts) >= after + 10, "answers after a fault", _PATIENCE_S)
+        self.load.rest()
+        slowest_s = self.load.slowest_s
+        self.check(tenants)
+        _logger.info(
+            "round %d: %s, %d answers, the slowest %.1f s, %.0f s in all",
+            *(number, fault.__name__, len(self.load.receipts) - before, slowest_s, time.monotonic() - began),
+        )
+
+    def check(self, tenants: list[Asked]) -> None:
+        """Every promise."""
+        try:
+            wait_until(self._all_serve, "all to serve", _PATIENCE_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.unready}") from None
+        for tenant in tenants:
+            self._draw_to_the_end(tenant)
+        wait_until(
+            lambda: run_sql(self.url, "SELECT count(*) FROM waiting_receipts") == [(0,)], "all to have places"
+        )
+        rows = run_sql(self.url, "SELECT id, seq, tenant, tseq, finish FROM receipts ORDER BY seq")
+        kept = Counter(row[0] for row in rows)
+        assert max(kept.values()) == 1, "a receipt is in the log twice"
+        missing = [receipt for receipt in self.load.receipts if receipt not in kept]
+        assert not missing, f"{len(missing)} of {len(self.load.receipts)} receipts are missing: {missing[:5]}"
+        assert [row[1] for row in rows] == list(range(1, len(rows) + 1)), "the log has a gap"
+        chains: dict[str, list[int]] = defaultdict(list)
+        served: Counter[str] = Counter()
+        for _, _, tenant_id, tseq, finish in rows:
+            chains[tenant_id].append(tseq)
+            served[tenant_id] += finish in _COUNTED
+        for tenant_id, numbers in chains.items():
+            assert numbers == list(range(1, len(numbers) + 1)), f"the chain of {tenant_id} has a gap"
+        for tenant in tenants:
+            assert served[tenant.tenant_id] == tenant.most, (
+                f"{tenant.name} has got {served[tenant.tenant_id]} of {tenant.most}: {self._rows_of(tenant)}"
+            )
+        self._check_one_log()
+        books = self.machines[0].gateway.cli("doctor", "--books", check=False)
+        assert books.returncode == 0, books.stdout
+        assert not self.load.late, f"late: {self.load.late[:5]}"
+        assert not self.load.unexpected, self.load.unexpected[:5]
+
+    def _rows_of(self, tenant: Asked) -> list[Any]:
+        """What the database has of what it may still use."""
+        query = "SELECT key, state::text FROM shared_state WHERE key ~ '^(budget|quota|balance)/' AND key !~ '/key_'"
+        return [row for row in run_sql(self.url, query) if tenant.tenant_id in row[0] or row[0].startswith("budget/")]
+
+    def _draw_to_the_end(self, tenant: Asked) -> None:
+        """Ask until it is refused, once what dead processes held is given back."""
+        served = 0
+
+        def all_drawn() -> bool:
+            nonlocal served
+            machine = self.random.choice(self.machines)
+            while (status := self.load.ask(machine, tenant.key)) == 200:
+                pass
+            if status == 503:
+                return False
+            assert status == tenant.refusal, f"{tenant.name} was answered with {status}"
+            [[served]] = run_sql(
+                self.url,
+                f"SELECT (SELECT count(*) FROM receipts WHERE tenant = '{tenant.tenant_id}' AND finish IN {_COUNTED})",
+            )
+            return served >= tenant.most
+
+        try:
+            wait_until(all_drawn, f"{tenant.name} to get all {tenant.most}", 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it has got {served}") from None
+
+    def _check_one_log(self) -> None:
+        wait_until(lambda: len(self._checkpoints()) == 1, "all to show one checkpoint")
+        [note] = self._checkpoints()
+        _, size, root = note.split("\n")[:3]
+        assert self.shown.setdefault(int(size), root) == root, f"two logs of {size} receipts"
+
+    def _checkpoints(self) -> set[str]:
+        return {httpx.get(f"http://127.0.0.1:{each.port}/log/checkpoint").text for each in self.machines}
+
+    def _all_serve(self) -> bool:
+        for machine in self.machines:
+            if not machine.is_running():
+                machine.start()
+        if not all(machine.listens() for machine in self.machines):
+            return False
+        found = [httpx.get(f"http://127.0.0.1:{machine.port}/ready", timeout=30) for machine in self.machines]
+        # "upstream" is for one that can fail.
+        self.unready = [answer.text for answer in found if answer.text.count('"ok"') < 2]
+        return not self.unready
+
+    def check_history(self) -> None:
+        """Check what takes long: the chains' hashes, every checkpoint that was shown, the anchors on the chain."""
+        wait_until(lambda: run_sql(self.url, "SELECT count(*) FROM waiting_receipts") == [(0,)], "no receipt to wait")
+        exported = self.machines[0].gateway.cli("export", "receipts", "--format", "jsonl").stdout
+        receipts = [json.loads(line) for line in exported.splitlines()]
+        receipts.sort(key=lambda receipt: receipt["seq"])
+        _logger.info("%d receipts, %d checkpoints", len(receipts), len(self.shown))
+        if self.chain:
+            self._check_anchors()
+        for machine in self.machines:
+            for log in machine.folder.glob(f"{machine.name}.*.log"):
+                assert "Traceback" not in log.read_text(), f"{log}: {log.read_text()[-3000:]}"
+
+    def _check_anchors(self) -> None:
+        def verified() -> bool:
+            nonlocal audit
+            done = self.machines[0].gateway.cli("anchor", "verify", "--rpc", self.chain, "--json", check=False)
+            audit = json.loads(done.stdout) if done.returncode == 0 else {}
+            return bool(audit)
+
+        audit: dict[str, Any] = {}
+        wait_until(verified, "the anchors to be read")
+        sizes = [finding["tree_size"] for finding in audit["findings"]]
+        assert audit["ok"], audit
+        assert len(set(sizes)) == len(sizes), f"anchored twice: {sizes}"
+        recorded = [anchor for anchor in self.execute(commands.AnchorList()) if anchor.state == "anchored"]
+        assert len(recorded) == len(sizes), f"{len(recorded)} anchors in the book, {len(sizes)} on the chain"
+        _logger.info("%d anchors", len(sizes))
+
+
+def _pidfd(pid: int) -> int:
+    import os
+
+    return os.pidfd_open(pid)
+
+
+@contextlib.contextmanager
+def chain() -> Iterator[str]:
+    """A local Solana; its URL."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    stack = contextlib.AsyncExitStack()
+    net = asyncio.run_coroutine_threadsafe(
+        stack.enter_async_context(running_localnet(slot_ms=100, finality_slots=4)), loop
+    ).result()
+    try:
+        yield net.url
+    finally:
+        asyncio.run_coroutine_threadsafe(stack.aclose(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+def main(seed: int, rounds: int, only: str = "") -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    folder = Path(tempfile.mkdtemp(prefix="faults"))
+    print(folder, flush=True)
+    with contextlib.ExitStack() as stack:
+        disk, why = stack.enter_context(mounted_disk(Path(tempfile.mkdtemp(prefix="disk")), _DISK_BYTES))
+        if disk is None:
+            print(f"the disk is not filled up: {why}")
+        world = Faulty(folder, disk, seed, stack.enter_context(chain()))
+        stack.callback(world.close)
+        began = time.monotonic()
+        for number in range(1, rounds + 1):
+            world.round(number, only)
+        world.check_history()
+        took_s = time.monotonic() - began
+        print(f"seed {seed}: {rounds} rounds in {took_s:.0f} s, {len(world.load.receipts)} answers, none lost")
+        print(dict(world.faults), dict(world.load.statuses))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
