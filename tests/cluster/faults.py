@@ -10,8 +10,8 @@ no state of the log is anchored twice; no answer took longer than ``BOUND_S``.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-import hashlib
 import http.client
 import json
 import logging
@@ -37,15 +37,20 @@ from tests.support.postgres import Postgres, run_sql
 from tests.support.processes import wait_until
 from trustgate.admin import commands, money
 from trustgate.admin.remote import RemoteAdmin
-from trustgate.errors import TrustGateError
 from trustgate.localnet import running_localnet
 from trustgate.receipts.merkle import root_of
-from trustgate.settings import Settings
+from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.settings import PostgresAddress, Settings
+from trustgate.store import open_store
+from trustgate.store.base import ReceiptFilter
+from trustgate.types import Entry
 
 _logger = logging.getLogger(__name__)
 
 #: How long an answer may take, whatever happens to the database or to the network before it (processes.md).
 BOUND_S = 15.0
+#: The same of what is read from the database.
+LOOK_BOUND_S = 45.0
 #: What each round's tenants may have.
 QUOTA, BUDGET, PAID = 40, 30, 25
 _CENT = 10_000_000
@@ -96,12 +101,18 @@ class Load:
                 continue
             self._under_way.add(number)
             if self._go.is_set():
-                status = self.ask(chance.choice(self._machines), chance.choice(self.keys))
+                machine = chance.choice(self._machines)
+                if self.receipts and chance.random() < 0.1:
+                    # Read from the database, as a client looks something up.
+                    path = chance.choice(("/v1/usage", f"/v1/receipts/{self.receipts[-1]}"))
+                    status = self.ask(machine, chance.choice(self.keys), path, None)
+                else:
+                    status = self.ask(machine, chance.choice(self.keys))
                 if status in (0, 503):
                     time.sleep(0.05)
             self._under_way.discard(number)
 
-    def ask(self, machine: Machine, key: str) -> int:
+    def ask(self, machine: Machine, key: str, path: str = "/v1/chat/completions", body: str | None = CHAT) -> int:
         """One request; its status, 0 where the connection was lost."""
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         connection = http.client.HTTPConnection("127.0.0.1", machine.port, timeout=60)
@@ -109,12 +120,14 @@ class Load:
         was_asleep = machine.name in self.asleep
         status = 0
         try:
-            connection.request("POST", "/v1/chat/completions", CHAT, headers)
+            connection.request("GET" if body is None else "POST", path, body, headers)
             answer = connection.getresponse()
             status, receipt = answer.status, answer.headers.get("x-trustgate-receipt")
             text = answer.read()
-            if status == 200 and receipt is not None:
+            if status == 200 and body is not None and receipt is not None:
                 self.receipts.append(receipt)
+            elif body is None and status in (200, 404):
+                pass
             elif status not in (402, 429, 503):
                 self.unexpected.append(f"{status} {text[:300]!r}")
             elif status == 503 and answer.headers.get("retry-after") is None:
@@ -127,7 +140,7 @@ class Load:
         self.statuses[status] += 1
         if not was_asleep and machine.name not in self.asleep:
             self.slowest_s = max(self.slowest_s, took_s)
-            if took_s > BOUND_S:
+            if took_s > (LOOK_BOUND_S if body is None else BOUND_S):
                 self.late.append((took_s, status, machine.name))
         return status
 
@@ -184,6 +197,8 @@ class Faulty:
         self.faults: Counter[str] = Counter()
         self.load = Load(self.machines, seed)
         self.free = self._tenant("free", "internal", 0, 0)
+        #: Requests that were charged though nothing was left, of gateways that were killed.
+        self.beyond = 0
         #: Checkpoints that were shown: by size, the root.
         self.shown: dict[int, str] = {}
         #: What gateways answered that were not ready.
@@ -246,6 +261,21 @@ class Faulty:
 
     def kill_of_the_signer(self) -> None:
         (self._holder(self.random.choice(("sequencer", "anchorer"))) or self._any()).end(signal.SIGKILL)
+
+    def sleep_at_the_start(self) -> None:
+        """One is stopped, or cut off, in the middle of its start; the others serve on."""
+        machine = self._any()
+        link = self.links[self.machines.index(machine)]
+        machine.end()
+        machine.start()
+        time.sleep(self.random.uniform(0.5, 2))
+        with self._asleep(machine):
+            if self.random.random() < 0.5:
+                link.swallow()
+            before = len(self.load.receipts)
+            wait_until(lambda: len(self.load.receipts) >= before + 20, "the others to serve on")
+            time.sleep(self.random.choice((0, 12)))
+        link.mend()
 
     @contextlib.contextmanager
     def _asleep(self, machine: Machine) -> Iterator[None]:
@@ -325,7 +355,8 @@ class Faulty:
     def lock_tables(self) -> None:
         """A stranger holds a table for a while."""
         held_s = self.random.choice((2, 13))
-        run_sql(self.url, f"BEGIN; LOCK TABLE shared_state IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({held_s}); COMMIT;")
+        lock = "LOCK TABLE shared_state IN ACCESS EXCLUSIVE MODE"
+        run_sql(self.url, f"BEGIN; {lock}; SELECT pg_sleep({held_s}); COMMIT;")
 
     def read_only(self) -> None:
         """Nothing can be written, as at a hoster whose disk is full."""
@@ -444,7 +475,8 @@ class Faulty:
 
     def choices(self) -> list[Callable[[], None]]:
         found: list[Callable[[], None]] = [
-            *(self.kill, self.stop, self.sleep, self.sleep_of_the_signer, self.kill_of_the_signer),
+            *(self.kill, self.stop, self.sleep, self.sleep_of_the_signer, self.sleep_at_the_start),
+            self.kill_of_the_signer,
             *(self.cut, self.restart_postgres, self.kill_postgres, self.kill_backend, self.hang_postgres),
             *(self.slow_postgres, self.lock_tables, self.read_only, self.kill_all),
             *(self.reset, self.cut_in_message, self.delay, self.throttle),
@@ -461,11 +493,13 @@ class Faulty:
         fault = getattr(self, only) if only else self.random.choice(self.choices())
         self.faults[fault.__name__] += 1
         began, before = time.monotonic(), len(self.load.receipts)
+        starts = sum(machine.count for machine in self.machines)
         tenants = self._tenants(number)
         self.load.keys = [self.free.key, *(tenant.key for tenant in tenants)]
         self.load.slowest_s = 0.0
         self.load.go()
         wait_until(lambda: len(self.load.receipts) >= before + 10, "answers before a fault", _PATIENCE_S)
+        _logger.info("%s", fault.__name__)
         fault()
         for link in self.links:
             if fault.__name__ in ("delay", "throttle", "stop", "cut_in_message"):
@@ -477,23 +511,21 @@ class Faulty:
         wait_until(lambda: len(self.load.receipts) >= after + 10, "answers after a fault", _PATIENCE_S)
         self.load.rest()
         slowest_s = self.load.slowest_s
-        self.check(tenants)
+        self.check(tenants, was_killed=sum(machine.count for machine in self.machines) > starts)
         _logger.info(
             "round %d: %s, %d answers, the slowest %.1f s, %.0f s in all",
             *(number, fault.__name__, len(self.load.receipts) - before, slowest_s, time.monotonic() - began),
         )
 
-    def check(self, tenants: list[Asked]) -> None:
-        """Every promise."""
+    def check(self, tenants: list[Asked], *, was_killed: bool) -> None:
+        """Every promise. ``was_killed``: a gateway ended, perhaps with receipts in its journal alone."""
         try:
             wait_until(self._all_serve, "all to serve", _PATIENCE_S)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.unready}") from None
         for tenant in tenants:
             self._draw_to_the_end(tenant)
-        wait_until(
-            lambda: run_sql(self.url, "SELECT count(*) FROM waiting_receipts") == [(0,)], "all to have places"
-        )
+        wait_until(lambda: run_sql(self.url, "SELECT count(*) FROM waiting_receipts") == [(0,)], "all to have places")
         rows = run_sql(self.url, "SELECT id, seq, tenant, tseq, finish FROM receipts ORDER BY seq")
         kept = Counter(row[0] for row in rows)
         assert max(kept.values()) == 1, "a receipt is in the log twice"
@@ -501,16 +533,20 @@ class Faulty:
         assert not missing, f"{len(missing)} of {len(self.load.receipts)} receipts are missing: {missing[:5]}"
         assert [row[1] for row in rows] == list(range(1, len(rows) + 1)), "the log has a gap"
         chains: dict[str, list[int]] = defaultdict(list)
-        served: Counter[str] = Counter()
-        for _, _, tenant_id, tseq, finish in rows:
+        for _, _, tenant_id, tseq, _ in rows:
             chains[tenant_id].append(tseq)
-            served[tenant_id] += finish in _COUNTED
         for tenant_id, numbers in chains.items():
             assert numbers == list(range(1, len(numbers) + 1)), f"the chain of {tenant_id} has a gap"
+        acknowledged = set(self.load.receipts)
         for tenant in tenants:
-            assert served[tenant.tenant_id] == tenant.most, (
-                f"{tenant.name} has got {served[tenant.tenant_id]} of {tenant.most}: {self._rows_of(tenant)}"
+            ended = [row[0] for row in rows if row[2] == tenant.tenant_id and row[4] in _COUNTED]
+            # What a gateway that was killed held is given back; answers whose end it sent to no client, and that are in
+            # its journal, are charged at its next start.
+            late = [receipt for receipt in ended if was_killed and receipt not in acknowledged]
+            assert tenant.most <= len(ended) <= tenant.most + len(late), (
+                f"{tenant.name} has got {len(ended)} of {tenant.most}: {self._rows_of(tenant)}"
             )
+            self.beyond += len(ended) - tenant.most
         self._check_one_log()
         books = self.machines[0].gateway.cli("doctor", "--books", check=False)
         assert books.returncode == 0, books.stdout
@@ -536,9 +572,9 @@ class Faulty:
             assert status == tenant.refusal, f"{tenant.name} was answered with {status}"
             [[served]] = run_sql(
                 self.url,
-                f"SELECT (SELECT count(*) FROM receipts WHERE tenant = '{tenant.tenant_id}' AND finish IN {_COUNTED})",
+                f"SELECT count(*) FROM receipts WHERE tenant = '{tenant.tenant_id}' AND finish IN {_COUNTED}",
             )
-            return served >= tenant.most
+            return int(served) >= tenant.most
 
         try:
             wait_until(all_drawn, f"{tenant.name} to get all {tenant.most}", 30)
@@ -546,13 +582,16 @@ class Faulty:
             raise AssertionError(f"{error}; it has got {served}") from None
 
     def _check_one_log(self) -> None:
-        wait_until(lambda: len(self._checkpoints()) == 1, "all to show one checkpoint")
-        [note] = self._checkpoints()
-        _, size, root = note.split("\n")[:3]
-        assert self.shown.setdefault(int(size), root) == root, f"two logs of {size} receipts"
+        found: set[str] = set()
 
-    def _checkpoints(self) -> set[str]:
-        return {httpx.get(f"http://127.0.0.1:{each.port}/log/checkpoint").text for each in self.machines}
+        def is_one() -> bool:
+            nonlocal found
+            found = {httpx.get(f"http://127.0.0.1:{each.port}/log/checkpoint").text for each in self.machines}
+            return len(found) == 1
+
+        wait_until(is_one, "all to show one checkpoint")
+        _, size, root = found.pop().split("\n")[:3]
+        assert self.shown.setdefault(int(size), root) == root, f"two logs of {size} receipts"
 
     def _all_serve(self) -> bool:
         for machine in self.machines:
@@ -568,25 +607,41 @@ class Faulty:
     def check_history(self) -> None:
         """Check what takes long: the chains' hashes, every checkpoint that was shown, the anchors on the chain."""
         wait_until(lambda: run_sql(self.url, "SELECT count(*) FROM waiting_receipts") == [(0,)], "no receipt to wait")
-        exported = self.machines[0].gateway.cli("export", "receipts", "--format", "jsonl").stdout
-        receipts = [json.loads(line) for line in exported.splitlines()]
-        receipts.sort(key=lambda receipt: receipt["seq"])
-        _logger.info("%d receipts, %d checkpoints", len(receipts), len(self.shown))
+        asyncio.run(self._check_tree())
         if self.chain:
             self._check_anchors()
         for machine in self.machines:
             for log in machine.folder.glob(f"{machine.name}.*.log"):
                 assert "Traceback" not in log.read_text(), f"{log}: {log.read_text()[-3000:]}"
 
+    async def _check_tree(self) -> None:
+        """Each checkpoint that was shown is of the receipts as they are now, and each chain links to its last."""
+        with tempfile.TemporaryDirectory() as home:
+            store = await open_store(Path(home) / "none", PostgresAddress(self.url), several=True)
+            entries: list[Entry] = []
+            while found := await store.entries(ReceiptFilter(after_seq=len(entries), limit=1_000, oldest_first=True)):
+                entries += found
+            await store.close()
+        leaves = [leaf_hash(entry.receipt) for entry in entries]
+        for size, root in self.shown.items():
+            found_root = base64.b64encode(root_of(leaves[:size])).decode()
+            assert found_root == root, f"the checkpoint of {size} is of another log"
+        ends: dict[str, str] = {}
+        for entry, leaf in zip(entries, leaves, strict=True):
+            receipt = entry.receipt
+            assert ends.get(receipt.tenant, FIRST_TPREV) == receipt.tprev, f"{receipt.id} follows another receipt"
+            ends[receipt.tenant] = leaf.hex()
+        _logger.info("%d receipts, %d checkpoints", len(entries), len(self.shown))
+
     def _check_anchors(self) -> None:
-        def verified() -> bool:
-            nonlocal audit
+        audit: dict[str, Any] = {}
+
+        def is_verified() -> bool:
             done = self.machines[0].gateway.cli("anchor", "verify", "--rpc", self.chain, "--json", check=False)
-            audit = json.loads(done.stdout) if done.returncode == 0 else {}
+            audit.update(json.loads(done.stdout) if done.returncode == 0 else {})
             return bool(audit)
 
-        audit: dict[str, Any] = {}
-        wait_until(verified, "the anchors to be read")
+        wait_until(is_verified, "the anchors to be read")
         sizes = [finding["tree_size"] for finding in audit["findings"]]
         assert audit["ok"], audit
         assert len(set(sizes)) == len(sizes), f"anchored twice: {sizes}"
@@ -636,7 +691,7 @@ def main(seed: int, rounds: int, only: str = "") -> None:
         world.check_history()
         took_s = time.monotonic() - began
         print(f"seed {seed}: {rounds} rounds in {took_s:.0f} s, {len(world.load.receipts)} answers, none lost")
-        print(dict(world.faults), dict(world.load.statuses))
+        print(dict(world.faults), dict(world.load.statuses), f"{world.beyond} charged beyond a limit after a kill")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from asyncpg import InsufficientPrivilegeError, ReadOnlySQLTransactionError
@@ -20,8 +22,9 @@ from tests.cluster.bookkeeping import (
     stored_receipts,
 )
 from tests.support.entries import make_receipt
-from tests.support.postgres import GivenPostgres, Postgres
-from tests.support.processes import PATIENCE_S
+from tests.support.links import Link
+from tests.support.postgres import GivenPostgres, Postgres, run_sql
+from tests.support.processes import PATIENCE_S, wait_until
 from trustgate.access.quota import Ask
 from trustgate.cluster import connections, lanes
 from trustgate.cluster.database import DatabaseAway
@@ -432,6 +435,39 @@ async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
         await asyncio.wait_for(keeper.books.closing.flush(), PATIENCE_S)
         assert await keeper.ask(caller, Ask(1_000 - 11 + 1, 0)) is None
         assert await keeper.ask(caller, Ask(1_000 - 11, 0)) is not None
+
+
+async def test_a_statement_that_arrives_when_it_was_given_up_holds_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that is mended delivers what it held back, to a server that takes it for new."""
+    monkeypatch.setattr(connections, "_TIMEOUT_S", 1.0)
+    parts = urlsplit(url)
+    assert parts.port is not None
+    caller = make_caller(plan=Limits(tokens_per_day=1_000))
+    with Link(parts.port) as link:
+        through = url.replace(f":{parts.port}/", f":{link.port}/")
+        async with bookkeepers(through, 1) as [keeper]:
+            for _ in range(2):  # the second in one statement, as the next
+                assert await keeper.ask(caller, Ask(1, 0)) is not None
+            link.swallow("there", lets_new_through=True)
+            with pytest.raises(Unavailable):
+                await keeper.ask(caller, Ask(100, 0))
+            assert link.swallowed > 0
+            await asyncio.wait_for(keeper.books.opening.flush(), PATIENCE_S)
+            link.mend()
+            await keeper.own.close()
+            # The server has taken what was late once the session that it came over has ended.
+            await asyncio.to_thread(wait_until, lambda: _sessions(url) <= 2, "the session to end")
+            assert await keeper.ask(caller, Ask(1_000 - 2 + 1, 0)) is None
+            assert await keeper.ask(caller, Ask(1_000 - 2, 0)) is not None
+
+
+def _sessions(url: str) -> int:
+    """Connections of this process to the database, without the one that asks."""
+    own = f"application_name LIKE 'trustgate % {os.getpid()} %' AND pid <> pg_backend_pid()"
+    [[found]] = run_sql(url, f"SELECT count(*) FROM pg_stat_activity WHERE {own}")
+    return int(found)
 
 
 async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_and_others_are_seen(url: str) -> None:

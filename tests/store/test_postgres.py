@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from tests.support.entries import make_entries
+from tests.support.links import Link
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from trustgate.errors import OperatorError, SettingsError, StoreLocked, StoreTooNew, StoreUnusable, Unavailable
 from trustgate.settings import PostgresAddress
 from trustgate.store import ReceiptFilter, Store, open_store
 from trustgate.store.entries import load_identity
+from trustgate.store.postgres import connecting, session
 from trustgate.store.postgres.connecting import connect
 from trustgate.store.postgres.session import Writer
 from trustgate.types import Tenant
 
 _CUT = """SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
     WHERE application_name LIKE 'trustgate %' AND pid <> pg_backend_pid()"""
+
+
+_END_READERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ 'trustgate reader'"
 
 
 @pytest.fixture
@@ -49,6 +55,33 @@ async def test_sessions_that_are_cut_are_opened_again(url: str, tmp_path: Path) 
     assert [tenant.name for tenant in (await store.load_state()).tenants] == ["a", "b"]
     assert await store.entries(ReceiptFilter(oldest_first=True)) == entries
     await store.close()
+
+
+async def test_a_network_that_swallows_everything_is_noticed_and_what_waited_fails_with_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = urlsplit(url)
+    assert parts.port is not None
+    with Link(parts.port) as link:
+        address = PostgresAddress(url.replace(f":{parts.port}/", f":{link.port}/"))
+        store = await open_store(tmp_path / "none", address)
+        await store.append_entries(make_entries(1, 3))
+        monkeypatch.setattr(session, "_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(session, "_LONG_S", 0.2)
+        monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_S", 2.0)
+        await store.entries(ReceiptFilter())
+        await asyncio.to_thread(run_sql, url, _END_READERS)
+        await store.entries(ReceiptFilter())  # over a connection with the times of now
+        link.swallow()
+        opened = link.opened
+        looks = [store.entries(ReceiptFilter()) for _ in range(20)]
+        found = await asyncio.gather(*looks, return_exceptions=True)
+        assert [type(each) for each in found] == [Unavailable] * 20
+        # Not each of them has tried in its turn.
+        assert link.opened - opened < 10
+        link.mend(late=False)
+        assert len(await store.entries(ReceiptFilter())) == 3
+        await store.close()
 
 
 async def test_one_gateway_has_the_database(url: str, tmp_path: Path) -> None:

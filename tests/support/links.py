@@ -34,6 +34,8 @@ class Link:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_whole: dict[Direction, asyncio.Event] = {}
+        #: The same of connections that are open; those to come have ``_is_whole``.
+        self._gates: list[dict[Direction, asyncio.Event]] = []
         #: How long each piece takes, seconds.
         self.delay_s: dict[Direction, float] = {"there": 0.0, "back": 0.0}
         #: Bytes a second, either way; None: as fast as they come.
@@ -41,6 +43,8 @@ class Link:
         self._cut_at: Direction | None = None
         #: Pieces that came while nothing was let through.
         self.swallowed = 0
+        #: Connections that were opened.
+        self.opened = 0
         self.port: int = self._run(self._listen())
 
     def __enter__(self) -> Self:
@@ -61,12 +65,15 @@ class Link:
 
         self._call(order)
 
-    def swallow(self, *directions: Direction) -> None:
-        """Let nothing through any more, in these directions."""
+    def swallow(self, *directions: Direction, lets_new_through: bool = False) -> None:
+        """Let nothing through any more, in these directions. ``lets_new_through``: over connections that are open."""
 
         def order() -> None:
             for direction in directions or BOTH:
-                self._is_whole[direction].clear()
+                for gates in self._gates:
+                    gates[direction].clear()
+                if not lets_new_through:
+                    self._is_whole[direction].clear()
 
         self._call(order)
 
@@ -78,8 +85,9 @@ class Link:
             self.rate = self._cut_at = None
             if not late:
                 await self._reset()
-            for event in self._is_whole.values():
-                event.set()
+            for gates in (self._is_whole, *self._gates):
+                for event in gates.values():
+                    event.set()
 
         self._run(order())
 
@@ -109,6 +117,7 @@ class Link:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.opened += 1
         self._tasks.add(task)
         self._writers.add(writer)
         try:
@@ -125,16 +134,23 @@ class Link:
             self._writers.discard(writer)
         pair = (writer, back)
         self._writers.update(pair)
+        gates = {direction: asyncio.Event() for direction in BOTH}
+        for direction, gate in gates.items():
+            if self._is_whole[direction].is_set():
+                gate.set()
+        self._gates.append(gates)
         copies = [
-            asyncio.ensure_future(self._copy(reader, back, "there", pair)),
-            asyncio.ensure_future(self._copy(there, writer, "back", pair)),
+            asyncio.ensure_future(self._copy(reader, back, "there", gates["there"], pair)),
+            asyncio.ensure_future(self._copy(there, writer, "back", gates["back"], pair)),
         ]
         self._tasks.update(copies)
         try:
-            await asyncio.gather(*copies)
+            # Cancelled at the end, which the streams of Python 3.11 would log.
+            await asyncio.gather(*copies, return_exceptions=True)
         finally:
             self._tasks.difference_update(copies)
             self._writers.difference_update(pair)
+            self._gates.remove(gates)
             for each in pair:
                 each.close()
 
@@ -143,13 +159,14 @@ class Link:
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
         direction: Direction,
+        gate: asyncio.Event,
         pair: tuple[asyncio.StreamWriter, ...],
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65_536):
-                if not self._is_whole[direction].is_set():
+                if not gate.is_set():
                     self.swallowed += 1
-                    await self._is_whole[direction].wait()
+                    await gate.wait()
                 if self.delay_s[direction]:
                     await asyncio.sleep(self.delay_s[direction])
                 if self.rate is not None:
@@ -165,7 +182,7 @@ class Link:
                 await target.drain()
         # Its end comes behind all that was sent.
         with contextlib.suppress(OSError):
-            await self._is_whole[direction].wait()
+            await gate.wait()
             target.close()
 
     async def _reset(self) -> None:

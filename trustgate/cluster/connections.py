@@ -12,8 +12,9 @@ from trustgate.store.postgres import connecting
 
 #: How long one batch may take before the database counts as away, seconds.
 _TIMEOUT_S = 10.0
-#: How long the first of several processes may read receipts for, while none serves, seconds.
-_START_S = 600.0
+#: How long the first of several processes may read receipts for, while none serves, and a look at all books may take;
+#: seconds.
+LENGTHY_S = 600.0
 
 
 def database_address(settings: Settings) -> PostgresAddress:
@@ -60,8 +61,14 @@ def closing_session(address: PostgresAddress, lease_s: float) -> DatabaseSession
 
 
 def looking_session(address: PostgresAddress) -> DatabaseSession:
-    """Returns what others' figures are looked at over, and held while a start reads the receipts."""
-    return DatabaseSession(opener(address, "books", _START_S), timeout_s=_START_S)
+    """Returns what requests and commands look at others' figures and answers over."""
+    statement_ms = str(int(_TIMEOUT_S * 1_000))
+    return DatabaseSession(opener(address, "books", _TIMEOUT_S, statement_timeout=statement_ms), timeout_s=_TIMEOUT_S)
+
+
+def lengthy_session(address: PostgresAddress) -> DatabaseSession:
+    """Returns what is held while a start reads the receipts, or all books are looked at; no request waits for it."""
+    return DatabaseSession(opener(address, "start", LENGTHY_S), timeout_s=LENGTHY_S)
 
 
 def _session(address: PostgresAddress, role: str, synchronous_commit: str, lease_s: float) -> DatabaseSession:

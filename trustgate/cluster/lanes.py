@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_retried, may_pass
@@ -33,6 +33,8 @@ _KNOWN_MOST = 200_000
 _AWAY_FIRST_S = 0.05
 _AWAY_LAST_S = 2.0
 _RETRY_AFTER_S = "2"
+#: A failure that took longer is of a database that does not answer, rather than of one that has ended a connection.
+_LONG_S = 2.0
 
 #: The node must be alive until the transaction ends: a burial waits for it. Where it is not, no row is found.
 _ALIVE = "WITH alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = $2 FOR KEY SHARE) "
@@ -46,6 +48,7 @@ _LOCK_ALIVE = _ALIVE + _LOCK.format(alive=" AND EXISTS (SELECT 1 FROM alive)")
 _LOCK_ALL = _LOCK.format(alive="")
 _THERE = "SELECT key FROM shared_state WHERE key = ANY($1::text[])"
 _LAST = "SELECT state::text FROM shared_state WHERE key = $1 FOR UPDATE"
+_RENUMBER = "UPDATE shared_state SET state = $2::text::jsonb WHERE key = $1"
 _MAKE = (
     "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
     " ON CONFLICT (key) DO NOTHING"
@@ -257,12 +260,14 @@ class BatchLane:
         row = DoneRow(node_id, self.name)
         pause_s, attempts = _AWAY_FIRST_S, 0
         while True:
+            began_s = asyncio.get_running_loop().time()
             try:
                 results = await self._commit(batch, row, number)
             except DatabaseAway as error:
                 self.fault = error.message
                 if not self._persists:
                     _fail(batch, _away())
+                    self._refuse_waiting(began_s)
                     if self._granted:
                         self._uncertain = row.key, number, self._granted
                     return
@@ -304,6 +309,12 @@ class BatchLane:
             self.fault = f"an operation failed ({type(error).__name__})"
             error = TrustGateError("The gateway failed. The error is in its log.")
         _fail(batch, error)
+
+    def _refuse_waiting(self, began_s: float) -> None:
+        """The database is away. Where that took long, what came meanwhile has waited as long, and would again."""
+        if asyncio.get_running_loop().time() - began_s > _LONG_S:
+            _fail(self._queue, _away())
+            self._queue.clear()
 
     def _on_away(self, batch: list[_Waiting]) -> None:
         """The database is away: what waits is done when it is back, and no request is kept waiting for that."""
@@ -389,8 +400,13 @@ class BatchLane:
             await self._on_connect(connection)
         if self._uncertain is not None:
             key, number, granted = self._uncertain
-            # Its transaction had the row locked when it was to commit: this waits until it has, or has not.
-            last = await connection.fetchval(_LAST, key)
+            async with connection.transaction():
+                # Its transaction had the row locked when it was to commit: this waits until it has, or has not.
+                last = await connection.fetchval(_LAST, key)
+                if last is not None and int(last) < number:
+                    # What a network holds back arrives when it is mended, though its sender is gone: what was sent in
+                    # one statement finds another number then, and writes nothing.
+                    await connection.execute(_RENUMBER, key, str(number))
             if last is not None and int(last) >= number and self._on_lost is not None:
                 for each in granted:
                     self._on_lost(each)
@@ -399,11 +415,13 @@ class BatchLane:
 
     async def _settle_uncertain(self) -> None:
         """Read whether the last batch was committed, where no other batch follows that would."""
+        began_s = asyncio.get_running_loop().time()
         try:
             async with self._session.use() as connection:
                 await self._greet(connection)
         except TrustGateError as error:
             self.fault = error.message
+            self._refuse_waiting(began_s)
 
     async def _make(self, connection: DatabaseConnection, needed: dict[str, Any]) -> None:
         """Make the rows that are missing, with what memory has; by themselves, so that they are locked in order."""
@@ -491,6 +509,6 @@ def _resolve(done: asyncio.Future[Any], result: Any) -> None:
         done.set_result(result)
 
 
-def _fail(batch: Sequence[_Waiting], error: TrustGateError) -> None:
+def _fail(batch: Iterable[_Waiting], error: TrustGateError) -> None:
     for waiting in batch:
         _resolve(waiting.done, error)

@@ -28,7 +28,14 @@ from trustgate.admin.budget_counts import count_anew
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.cluster import roles
 from trustgate.cluster.books import Books, give_back
-from trustgate.cluster.connections import closing_session, database_address, looking_session, opening_session
+from trustgate.cluster.connections import (
+    LENGTHY_S,
+    closing_session,
+    database_address,
+    lengthy_session,
+    looking_session,
+    opening_session,
+)
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.drafts import Drafts, home_id
 from trustgate.cluster.lanes import DatabaseClock
@@ -70,6 +77,10 @@ _BUDGETS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'bud
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM receipts"
 _CLOSED = "SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::text[])"
+#: For this transaction alone.
+_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
+#: How long the others wait for one that begins and has stopped, seconds.
+_OTHERS_WAIT_S = 5.0
 #: How often, and after how many seconds each time, it is looked whether all receipts have their places.
 _LOOKS, _LOOK_S = 100, 0.05
 #: What a request may take beyond its deadline, seconds.
@@ -110,12 +121,14 @@ class SharedServing:
         store: Store,
         log: SharedLog,
         looking: DatabaseSession,
+        lengthy: DatabaseSession,
         object_ids: SharedObjectIds,
     ) -> None:
         self._settings = settings
         self._member = member
         self._store = store
         self._looking = looking
+        self._lengthy = lengthy
         self.log = log
         self.object_ids = object_ids
         #: What payments and commands see of balances.
@@ -139,10 +152,12 @@ class SharedServing:
             return _who(receipt, directory, catalog)
 
         node_id = self.node_id()
-        async with self._looking.use() as connection, connection.transaction():
+        async with self._lengthy.use() as connection, connection.transaction():
             # One process at a time begins.
             await connection.execute(_LOCK)
             is_alone = not await connection.fetchval(_OTHERS, node_id)
+            # They wait for this one, which may be stopped, or cut off, in the middle.
+            await connection.execute(_IDLE, f"{LENGTHY_S if is_alone else _OTHERS_WAIT_S:g}s")
             if is_alone:
                 await self._place_waiting(node_id)
             # Until the end no other process closes anything, not even one that hangs and whose lease is over.
@@ -155,6 +170,7 @@ class SharedServing:
             if is_alone or found != heads:
                 if waiting:
                     raise Unavailable("Receipts wait for their places in the log: start again in some seconds.")
+                await connection.execute(_IDLE, f"{LENGTHY_S:g}s")
                 await self._write_anew(connection, heads, directory, catalog)
         self.log.books.restore = MissingRows(
             self._store, directory, catalog, self.log.books.quota, self.log.books.budgets.clock, who
@@ -163,12 +179,13 @@ class SharedServing:
         await self._take_in_journal(who)
         await self._take_in_drafts(who)
         await self.object_ids.begin()
+        await self._lengthy.close()
 
     async def _take_in_journal(self, who: FindOwner) -> None:
         """Close what a process that served alone has left in this home's journal."""
         journal = self._settings.journal_folder
         left = await put_aside_left(journal, self._store)
-        async with self._looking.use() as connection:
+        async with self._lengthy.use() as connection:
             # Closed by a start that was killed.
             ids = [entry.receipt.id for entry in left]
             closed = {row["receipt_id"] for row in await connection.fetch(_CLOSED, ids)}
@@ -202,7 +219,7 @@ class SharedServing:
                     fcntl.flock(node, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 drafts = await Drafts.open(
                     self.log.books,
-                    self._looking,
+                    self._lengthy,
                     folder,
                     home_id=home_id(folder),
                     segment_bytes=settings.journal.segment_bytes,
@@ -241,7 +258,7 @@ class SharedServing:
         Raises Unavailable: receipts get no places now.
         """
         limited = directory.limited()
-        async with self._looking.use() as connection, connection.transaction():
+        async with self._lengthy.use() as connection, connection.transaction():
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
             await _all_placed(connection)
             rows = await connection.fetch(_COUNTED)
@@ -321,7 +338,7 @@ class SharedServing:
 
     async def _place_waiting(self, node_id: str) -> None:
         """Give receipts their places that wait for them."""
-        session = looking_session(database_address(self._settings))
+        session = lengthy_session(database_address(self._settings))
         try:
             async with session.use() as connection:
                 if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM waiting_receipts)"):
@@ -357,17 +374,17 @@ async def shared_books(
     """
     address, lease_s = database_address(settings), settings.store.lease_s
     opening, closing = opening_session(address, lease_s), closing_session(address, lease_s)
-    looking = looking_session(address)
+    looking, lengthy = looking_session(address), lengthy_session(address)
     clock = DatabaseClock()
     counters = SharedCounters(Quota(clock), Budgets(clock), Balances())
 
     async with contextlib.AsyncExitStack() as stack:
-        for session in (opening, closing, looking):
+        for session in (opening, closing, looking, lengthy):
             stack.push_async_callback(session.close)
         books = Books(counters, clock, opening, closing, lambda: _node_id(member), looking=looking)
         drafts = await Drafts.open(
             books,
-            looking,
+            lengthy,
             settings.drafts_folder,
             home_id=home_id(settings.drafts_folder),
             segment_bytes=settings.journal.segment_bytes,
@@ -378,7 +395,7 @@ async def shared_books(
         object_ids = open_handles(settings.handles_file, lambda path: SharedObjectIds(path, ids_session))
         await stack.enter_async_context(background(books.run(), object_ids.run()))
         log = SharedLog(store, books, drafts, following)
-        yield SharedServing(settings, member, store, log, looking, object_ids)
+        yield SharedServing(settings, member, store, log, looking, lengthy, object_ids)
 
 
 def _node_id(member: Member) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from trustgate.errors import StoreLocked
+from trustgate.errors import StoreLocked, Unavailable
 from trustgate.ids import now_us
 from trustgate.settings import PostgresAddress
 from trustgate.store.postgres.connecting import FAILURES, SERIALIZATION, connect, is_away, place, translate
@@ -31,8 +31,12 @@ R = TypeVar("R")
 
 #: How often work is done again that another transaction was in the way of, or whose connection was lost.
 _ATTEMPTS = 5
-#: How long one statement that writes may take before the connection counts as lost.
-_WRITE_TIMEOUT_S = 30.0
+#: How long one statement may take before the connection counts as lost: a network that is cut raises no error.
+_TIMEOUT_S = 30.0
+#: The same where receipts are read from the first to the last.
+_LENGTHY_S = 600.0
+#: A failure that took longer is of a database that does not answer, rather than of one that has ended a connection.
+_LONG_S = 2.0
 #: The server notices within milliseconds that a process has died; its lock goes with its session.
 _LOCK_PATIENCE_S = 1.0
 _LOCK_KEY = "hashtextextended('trustgate ' || current_schema(), 0)"
@@ -53,14 +57,32 @@ class PostgresSession(Worker[PostgresConnection]):
         self._role = role
         self._loop = asyncio.new_event_loop()
         self._connection: PostgresConnection | None = None
+        #: When the database was given up that gave no answer.
+        self._given_up_s = float("-inf")
         super().__init__(f"trustgate-{role}")
+
+    async def _submit(self, work: Callable[[], R]) -> R:
+        submitted_s = time.monotonic()
+
+        def in_turn() -> R:
+            if submitted_s < self._given_up_s:
+                # It has waited as long as those before it, and would again.
+                raise translate(TimeoutError())
+            return work()
+
+        return await super()._submit(in_turn)
 
     def _attempt(self, work: Callable[Concatenate[PostgresConnection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         attempt = 0
         while True:
             attempt += 1
+            began_s = time.monotonic()
             if self._connection is None or self._connection.is_closed:
-                self._connection = self._connect()
+                try:
+                    self._connection = self._connect()
+                except Unavailable:
+                    self._give_up(began_s)
+                    raise
             connection = self._connection
             connection.in_doubt = False
             before = connection.committed
@@ -71,15 +93,23 @@ class PostgresSession(Worker[PostgresConnection]):
                 if is_away(error):
                     logger.warning("The connection to the database was lost: %s", type(error).__name__)
                     connection.terminate()
+                    self._give_up(began_s)
                     again = again and attempt == 1 and not connection.in_doubt
                 elif not isinstance(error, SERIALIZATION):
                     again = False
                 if not again:
                     raise translate(error) from error
 
+    def _give_up(self, began_s: float) -> None:
+        now_s = time.monotonic()
+        if now_s - began_s > _LONG_S:
+            self._given_up_s = now_s
+
     def _connect(self, **settings: str) -> PostgresConnection:
         connecting = connect(self._address, self._role, **settings)
-        return PostgresConnection(self._loop, self._loop.run_until_complete(connecting))
+        connection = PostgresConnection(self._loop, self._loop.run_until_complete(connecting))
+        connection.timeout_s = _TIMEOUT_S
+        return connection
 
     def _end(self) -> None:
         if self._connection is not None:
@@ -87,6 +117,19 @@ class PostgresSession(Worker[PostgresConnection]):
                 self._connection.close()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+
+def lengthy(work: Callable[Concatenate[PostgresConnection, P], R]) -> Callable[Concatenate[PostgresConnection, P], R]:
+    """Returns the work with more time for its statements, which read all receipts."""
+
+    def at_length(connection: PostgresConnection, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        before_s, connection.timeout_s = connection.timeout_s, _LENGTHY_S
+        try:
+            return work(connection, *args, **kwargs)
+        finally:
+            connection.timeout_s = before_s
+
+    return at_length
 
 
 class Writer(PostgresSession):
@@ -105,6 +148,8 @@ class Writer(PostgresSession):
         settings = {"idle_in_transaction_session_timeout": "5s", "tcp_keepalives_idle": "10"}
         settings |= {"tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
         connection = super()._connect(**settings)
+        # Migrations rewrite tables.
+        connection.timeout_s = None
         try:
             session = connection.execute(_SESSION).fetchone()
             self._lock(connection)
@@ -121,7 +166,7 @@ class Writer(PostgresSession):
             connection.close()
             raise
         self.last_session = session
-        connection.timeout_s = _WRITE_TIMEOUT_S
+        connection.timeout_s = _TIMEOUT_S
         return connection
 
     def _lock(self, connection: PostgresConnection) -> None:

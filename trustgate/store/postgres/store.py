@@ -20,6 +20,7 @@ from trustgate.store.aside import commit_entries, load_aside
 from trustgate.store.base import (
     ArchiveFile,
     ArchiveProblem,
+    Balance,
     Compacted,
     Copied,
     DamagedRow,
@@ -27,8 +28,9 @@ from trustgate.store.base import (
     ReceiptFilter,
     StoredTile,
     StoreInfo,
+    TenantHead,
 )
-from trustgate.store.entries import load_entries, load_identity
+from trustgate.store.entries import load_entries, load_heads, load_identity
 from trustgate.store.fitting import fitting
 from trustgate.store.marks import Mark
 from trustgate.store.postgres.changes import apply_next_change, broken_changes, open_mark
@@ -44,10 +46,10 @@ from trustgate.store.postgres.moves import (
     end_arrival,
     load_move,
 )
-from trustgate.store.postgres.session import PostgresSession, Writer
+from trustgate.store.postgres.session import PostgresSession, Writer, lengthy
 from trustgate.store.records import damaged_rows
 from trustgate.store.sql import in_transaction, one_value
-from trustgate.store.sums import Sources
+from trustgate.store.sums import Sources, sum_balances
 from trustgate.store.verbs import Verbs
 from trustgate.types import Alias, Entry, Plan
 
@@ -161,7 +163,14 @@ class PostgresStore(Verbs[PostgresConnection]):
         def look(connection: PostgresConnection) -> tuple[DamagedRow, ...]:
             return (*damaged_rows(connection), *broken_changes(connection))
 
-        return await self._reading.run(look)
+        return await self._reading.run(lengthy(look))
+
+    async def load_heads(self) -> list[TenantHead]:
+        entries = await self._reading.run(lengthy(load_heads))
+        return [TenantHead(entry.receipt.tenant, entry) for entry in self._as_journaled(entries)]
+
+    async def balances(self) -> list[Balance]:
+        return await self._reading.run(lengthy(sum_balances))
 
     async def close(self) -> None:
         await asyncio.gather(self._engine.close(), self._reading.close())
@@ -298,7 +307,7 @@ class _TableReader:
     async def read_sums(
         self, span: ReadRange, work: Callable[[PostgresConnection, Sources], R], *, whole: bool = True
     ) -> R:
-        return await self._session.run(lambda connection: work(connection, Sources("receipts")))
+        return await self._session.run(lengthy(lambda connection: work(connection, Sources("receipts"))))
 
     async def entries(self, query: ReceiptFilter) -> list[Entry]:
         return await self._session.run(load_entries, "receipts", query)
