@@ -525,7 +525,7 @@ async def test_a_statement_that_waits_for_a_strangers_lock_ends_with_its_connect
     """Connections that are given up and wait on would use up those that the database has."""
     monkeypatch.setattr(connections, "_TIMEOUT_S", 0.3)
     address = PostgresAddress(url)
-    stranger, given_up = connections.looking_session(address), connections.closing_session(address, 5.0)
+    stranger, given_up = connections.lengthy_session(address), connections.closing_session(address, 5.0)
     async with stranger.use() as connection, connection.transaction():
         await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
         with pytest.raises(DatabaseAway):

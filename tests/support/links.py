@@ -126,7 +126,8 @@ class Link:
             if writer.transport.is_closing():
                 return
             there, back = await asyncio.open_connection("127.0.0.1", self._server_port)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
+            # Cancelled at the end, which the streams of Python 3.11 would log.
             self._abort(writer)
             return
         finally:
@@ -145,7 +146,6 @@ class Link:
         ]
         self._tasks.update(copies)
         try:
-            # Cancelled at the end, which the streams of Python 3.11 would log.
             await asyncio.gather(*copies, return_exceptions=True)
         finally:
             self._tasks.difference_update(copies)
