@@ -154,12 +154,13 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
         # A setting that a reload changes: the same processes go on.
         config = workers.home / "trustgate.toml"
         config.write_text(config.read_text() + "[anchor]\nevery = '1h'\n")
-        log.signal(signal.SIGHUP)
+        assert second_server.cli_json("reload") == {"changed": ["anchor.every"], "restart": [], "replacing": []}
         wait_until(lambda: log.stderr.count("settings reloaded: changed anchor.every") == 2, "both to reload")
         assert workers.pids() == second
         # One that wants a restart: all are replaced, one after the other.
         config.write_text(config.read_text() + "[journal]\nsync_ms = 77\n")
-        log.signal(signal.SIGHUP)
+        done = second_server.cli_json("reload")
+        assert done == {"changed": [], "restart": [], "replacing": ["journal.sync_ms"]}
         wait_until(lambda: not set(second) & set(workers.pids()) and len(workers.pids()) == 2, "two new workers")
         third = workers.pids()
         wait_until(lambda: log.stderr.count("is ready (process") == 3, "both to be ready")
@@ -241,6 +242,22 @@ def test_one_link_opens_the_console_of_all_workers_and_signing_out_ends_it_at_al
     assert send("/logout", cookie, {"form_token": form["form_token"]}).status_code == 401
     assert {send("", cookie).status_code for _ in range(12)} == {401}
     assert all(path.stat().st_mode & 0o077 == 0 for path in (workers.home / "console").rglob("*"))
+
+
+def test_settings_that_change_while_workers_start_hold_at_all_of_them(
+    start: Callable[[int], tuple[Workers, str]],
+) -> None:
+    workers, _ = start(2)
+    workers.process.wait_until(lambda: bool(workers.pids()))
+    (first,) = workers.pids()
+    config = workers.home / "trustgate.toml"
+    config.write_text(config.read_text() + "[journal]\nsync_ms = 77\n")
+    workers.process.signal(signal.SIGHUP)
+    # Its successor, and the second worker's where that had started before, have the new file.
+    workers.wait_ready()
+    wait_until(lambda: f"replacing worker 1 (process {first})" in workers.process.stderr, "the first to be replaced")
+    wait_until(lambda: workers.process.stderr.count("is ready (process") == 2, "both to be replaced")
+    assert first not in workers.pids()
 
 
 def test_workers_stop_with_their_supervisor_and_what_stops_the_first_one_stops_the_start(

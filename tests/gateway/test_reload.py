@@ -70,7 +70,7 @@ def test_what_is_reloaded_holds_from_the_next_request_on(gateway: Gateway, upstr
         assert [request.header("x-allowed") for request in other.requests if request.method == "POST"] == ["yes"]
         assert tenant.chat(user="x" * 3000).status_code == 413
         assert gateway.cli_json("anchor", "status")["schedule"].startswith("every 7h")
-        assert gateway.cli_json("reload") == {"changed": [], "restart": ["journal.sync_ms"]}
+        assert gateway.cli_json("reload") == {"changed": [], "restart": ["journal.sync_ms"], "replacing": []}
     finally:
         other.stop()
 

@@ -137,8 +137,7 @@ async def reload(context: AdminContext, command: Reload) -> Reloaded:
             hint="trustgate serve",
             code="no_server",
         )
-    changed, restart = await context.reload()
-    return Reloaded(changed=tuple(changed), restart=tuple(restart))
+    return await context.reload()
 
 
 async def books_audit(context: AdminContext, command: BooksAudit) -> AuditState:

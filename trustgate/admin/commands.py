@@ -584,6 +584,8 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
 
     changed: tuple[str, ...]
     restart: tuple[str, ...]
+    #: Those that hold once each worker has been replaced, one after the other, which begins now.
+    replacing: tuple[str, ...] = ()
 
 
 class Reload(Command[Reloaded], frozen=True, kw_only=True, tag="reload"):

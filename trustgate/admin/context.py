@@ -16,7 +16,7 @@ from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
 from trustgate.admin.background_work import Watched
-from trustgate.admin.commands import ArchiveReport, ServerStatus
+from trustgate.admin.commands import ArchiveReport, Reloaded, ServerStatus
 from trustgate.admin.consoling import ConsoleLink
 from trustgate.admin.flushing import Flushing
 from trustgate.admin.money import BooksReport, Reconciled
@@ -135,7 +135,7 @@ class AdminContext:
         budgets: Budgets | None = None,
         on_keys_revoked: Callable[[Collection[str]], None] | None = None,
         status: Callable[[], ServerStatus] | None = None,
-        reload: Callable[[], Awaitable[tuple[list[str], list[str]]]] | None = None,
+        reload: Callable[[], Awaitable[Reloaded]] | None = None,
         pulse: Callable[[], LiveStats] | None = None,
         deliveries: Callable[[], Sequence[NoticeDelivery]] | None = None,
         console: ConsoleDoor | None = None,

@@ -98,12 +98,15 @@ def reload(context: typer.Context, json: JsonOption = False) -> None:
     """Reload trustgate.toml in the running server, as SIGHUP does.
 
     An invalid file is refused, and the old settings stay. Prints which settings are in effect from the next request on,
-    and which need a restart.
+    and which need a restart. Of several workers all reload; for what needs a restart they are replaced one by one.
     """
     done = execute(context, Reload())
     if json:
         render.document(done)
         return
     render.say("Changed, in effect from the next request on: " + render.names(done.changed, nothing="nothing") + ".")
+    if done.replacing:
+        say = "Changed, in effect as the workers are replaced, one after the other from now on: "
+        render.say(say + render.names(done.replacing) + ".")
     if done.restart:
         render.say("Changed, in effect after a restart: " + render.names(done.restart) + ".")

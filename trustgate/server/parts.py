@@ -229,7 +229,7 @@ class Server:
                 budgets=budgets,
                 on_keys_revoked=self.running.cut_keys,
                 status=self.status,
-                reload=self.reload.reload,
+                reload=self.reload.reload_all,
                 pulse=self.gateway_status.pulse,
                 subscribers=subscribers,
                 deliveries=self.notifier.deliveries,

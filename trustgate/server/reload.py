@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from trustgate.admin.commands import Reloaded
 from trustgate.errors import Conflict
 from trustgate.settings import Settings
 
@@ -26,6 +29,10 @@ RELOADED = frozenset(
         *("upstream.*", "anchor.*", "metrics.*", "notify.*", "credit.*", "receipts.checkpoint_every_s", "log.*"),
     )
 )
+
+
+#: Those of the sockets, which are bound once, by the supervisor where there are several workers.
+BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
 
 
 def is_reloaded(name: str) -> bool:
@@ -70,6 +77,7 @@ class SettingsReload:
         self._load = load
         self._apply_settings = apply_settings
         self._one_at_a_time = asyncio.Lock()
+        self._supervisor = os.getppid() if settings.worker else None
 
     async def reload(self) -> tuple[list[str], list[str]]:
         """Read the settings anew and apply those that a reload may change.
@@ -97,3 +105,19 @@ class SettingsReload:
         if waits:
             _logger.warning("these settings want a restart: %s", ", ".join(waits))
         return holds, waits
+
+    async def reload_all(self) -> Reloaded:
+        """Reload as ``reload`` does, and where this is one of several workers have the others do so, too.
+
+        Their supervisor reads the settings as at SIGHUP, and replaces the workers for what wants a restart.
+        """
+        holds, waits = await self.reload()
+        # A worker whose supervisor is gone is about to stop.
+        if self._supervisor is None or self._supervisor != os.getppid():
+            return Reloaded(changed=tuple(holds), restart=tuple(waits))
+        os.kill(self._supervisor, signal.SIGHUP)
+        return Reloaded(
+            changed=tuple(holds),
+            restart=tuple(name for name in waits if name in BOUND),
+            replacing=tuple(name for name in waits if name not in BOUND),
+        )

@@ -90,6 +90,8 @@ class Supervisor:
         self._replacing: int | None = None
         self._is_stopping = False
         self._was_ready = False
+        #: Settings that want a restart were changed before all workers had started.
+        self._is_outdated = False
         self._exit_code = 0
 
     def run(self) -> int:
@@ -186,6 +188,8 @@ class Supervisor:
         elif not self._was_ready:
             self._was_ready = True
             self._on_ready()
+            if self._is_outdated:
+                self._replace_all()
         else:
             _logger.info("worker %d is ready (process %d)", worker.number, worker.pid)
         if self._replacing == worker.number:
@@ -223,7 +227,11 @@ class Supervisor:
             _send(worker.pid, number)
 
     def _replace_all(self) -> None:
-        if self._is_stopping or not self._was_ready:
+        if self._is_stopping:
+            return
+        if not self._was_ready:
+            # Those that have started have the old settings; the port is served by them until the others are there.
+            self._is_outdated = True
             return
         self._to_replace = list(range(self._count, 0, -1))
         if self._replacing is None:

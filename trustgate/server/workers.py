@@ -21,15 +21,12 @@ from trustgate.observe.request_log import log_to_stderr
 from trustgate.server.membership import node_file
 from trustgate.server.pages import forget_console
 from trustgate.server.process import has_terminal, stop_on_signal
-from trustgate.server.reload import differences, is_reloaded
+from trustgate.server.reload import BOUND, differences, is_reloaded
 from trustgate.server.run import Inherited, run_loop, serve
 from trustgate.server.supervisor import Place, Supervisor
 from trustgate.settings import Settings
 
 _logger = logging.getLogger("trustgate.server")
-
-#: Of the sockets, which the supervisor has bound.
-_BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
 
 
 def check_workers(settings: Settings) -> None:
@@ -95,9 +92,9 @@ def run_workers(
             _logger.error("the settings were not reloaded: %s", error.message)
             return False
         changed = differences(now[0], new)
-        for name in _BOUND.intersection(changed):
+        for name in BOUND.intersection(changed):
             _logger.warning("%s wants a restart of the whole server", name)
-        restart = [name for name in changed if not is_reloaded(name) and name not in _BOUND]
+        restart = [name for name in changed if not is_reloaded(name) and name not in BOUND]
         now[0] = new
         return bool(restart)
 
