@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from trustgate.errors import Unavailable
+from trustgate.errors import TrustGateError, Unavailable
 
 #: Classes of SQLSTATE (PostgreSQL, appendix A): connection exceptions, out of resources, operator intervention, errors
 #: of the server's system, such as of its disk.
@@ -83,6 +83,15 @@ def _sqlstate(error: BaseException) -> str:
     return found if isinstance(found, str) else ""
 
 
+def _sentence(error: BaseException) -> str:
+    """Returns what is wrong, for people: what the connection was refused with already begins with that."""
+    if isinstance(error, TrustGateError):
+        return error.message
+    if isinstance(error, TimeoutError):
+        return "The database did not answer in time."
+    return f"The connection to the database was lost: {(str(error) or type(error).__name__).rstrip('.')}."
+
+
 class DatabaseSession:
     """One connection, for one user at a time, opened when it is wanted and opened anew after it was lost."""
 
@@ -121,7 +130,7 @@ class DatabaseSession:
             if not is_lost:
                 raise
             self._drop()
-            raise DatabaseAway(f"The database is away: {str(error) or type(error).__name__}.") from error
+            raise error if isinstance(error, DatabaseAway) else DatabaseAway(_sentence(error)) from error
         except BaseException:
             # Cancelled in the middle of a statement: what the connection would answer next is another's.
             self._drop()
