@@ -100,9 +100,13 @@ class SideBySide:
     """So many gateways; the first one's command line."""
 
     def __init__(self, folder: Path, url: str, count: int, upstream: str, environment: dict[str, str]) -> None:
-        self.url = url
+        self.begin(folder, [url] * count, upstream, environment)
+
+    def begin(self, folder: Path, urls: list[str], upstream: str, environment: dict[str, str]) -> None:
+        """Start a gateway for each of the ways to the database."""
+        self.url = urls[0]
         self.neighbours = [
-            Neighbour(folder, f"gateway{number}", url, upstream, environment) for number in range(1, count + 1)
+            Neighbour(folder, f"gateway{number}", url, upstream, environment) for number, url in enumerate(urls, 1)
         ]
         first = self.neighbours[0]
         first.start().wait()

@@ -96,6 +96,8 @@ class Member:
         self._clock = clock
         #: Until when it may serve, by ``clock``.
         self._until_s = float("-inf")
+        #: Until when it might serve the last time that it might.
+        self._served_until_s = float("inf")
         self._taken_in = 0
         #: The newest change it has seen the number of.
         self._seen = 0
@@ -132,6 +134,10 @@ class Member:
     def left_s(self) -> float:
         """Returns how long it may serve without a renewal, seconds."""
         return max(0.0, self._until_s - self._clock())
+
+    def lapsed_s(self) -> float:
+        """Returns how long ago it lost its right to serve, seconds; 0.0: it has it, or has not had it yet."""
+        return max(0.0, self._clock() - self._served_until_s)
 
     # roles
 
@@ -300,6 +306,7 @@ class Member:
 
     async def _lose(self) -> None:
         self.node_id = None
+        self._served_until_s = min(self._until_s, self._clock())
         self._until_s = float("-inf")
         await self._end_jobs()
         self.is_ended = not self._joins_anew
@@ -312,7 +319,7 @@ class Member:
         await asyncio.gather(*(task for _, task in held.values()), return_exceptions=True)
 
     def _may_serve_from(self, sent_s: float) -> None:
-        self._until_s = sent_s + self._lease_s * (1 - _MARGIN)
+        self._until_s = self._served_until_s = sent_s + self._lease_s * (1 - _MARGIN)
 
 
 def _tell_waiting(addresses: list[str]) -> None:

@@ -405,6 +405,11 @@ def _tasks(
         server.running.cut_stalled(lambda: server.settings.serve.stall_timeout_s),
         *(
             ()
+            if server.member is None
+            else (server.running.cut_unchecked(server.member.lapsed_s, lambda: settings.store.finish_s),)
+        ),
+        *(
+            ()
             if not is_alone
             else (
                 server.anchoring.run(),

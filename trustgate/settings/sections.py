@@ -468,6 +468,15 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
             "another may take its place after it. The same for all processes of a database.",
         ),
     ] = 10.0
+    finish_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="For how long running answers go on at such a process once it serves no new requests, seconds; "
+            "then they are cut, since their keys may have been revoked. 0: they are cut at once.",
+        ),
+    ] = 60.0
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

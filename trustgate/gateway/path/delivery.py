@@ -161,4 +161,10 @@ def cancellation_error(reason: Reason) -> TrustGateError:
         return AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
     if reason == "deadline":
         return UpstreamTimeout("The request took longer than the gateway allows.", code="request_deadline")
+    if reason == "database_away":
+        return Unavailable(
+            "The gateway has lost its database, and cannot see whether the API key still holds.",
+            code="store_unreachable",
+            headers={"retry-after": "5"},
+        )
     return Unavailable("The gateway is shutting down.", code="shutting_down", headers={"retry-after": "5"})

@@ -22,9 +22,12 @@ from trustgate.gateway.path.shares import Shares
 _MOST_SOCKETS = 1_024
 _MOST_SOCKETS_OF_A_TENANT = 64
 
+#: How often it is looked whether requests may go on that began while the database was there.
+_LOOK_EVERY_S = 0.5
+
 #: Why a request is not admitted; "": it is.
 NoRoom = Literal["", "draining", "full", "share"]
-Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "unpaid", "shutdown"]
+Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "unpaid", "database_away", "shutdown"]
 
 
 class RequestCancelled(Exception):
@@ -226,6 +229,18 @@ class InFlight:
                 if reply is not None and reply.waiting_since is not None and reply.waiting_since < before:
                     reply.gone = True
                     cancellation.cancel("client_stalled")
+
+    async def cut_unchecked(self, lapsed_s: Callable[[], float], after_s: Callable[[], float]) -> None:
+        """For ever: cut everything once nothing was heard of its keys for too long; some may have been revoked.
+
+        ``lapsed_s`` returns how long ago the right to serve was lost, seconds (0: it is not), ``after_s`` how long
+        what runs then may go on.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if self._cancellations and (lapsed := lapsed_s()) and lapsed >= after_s():
+                for cancellation in list(self._cancellations):
+                    cancellation.cancel("database_away")
 
     async def drain(self, grace_s: float) -> None:
         """Admit no request, wait for those that run, and cut what is left after ``grace_s`` seconds."""

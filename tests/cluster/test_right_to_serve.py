@@ -1,0 +1,96 @@
+"""Gateways of which one is cut off from Postgres: what it may still do, and what it does when it is back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.cluster.side_by_side import Neighbour, SideBySide, chat
+from tests.support.links import Link
+from tests.support.postgres import GivenPostgres, Postgres, run_sql
+from tests.support.processes import wait_until
+from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
+
+STREAM = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 10}
+#: So short that a test need not wait for long until the right to serve is lost.
+LEASE = {"TRUSTGATE_STORE_LEASE_S": "2", "TRUSTGATE_STORE_FINISH_S": "1"}
+
+
+class World(SideBySide):
+    """Two gateways; the second one's way to Postgres can be cut."""
+
+    upstream: Upstream
+    link: Link
+
+    @property
+    def far(self) -> Neighbour:
+        return self.neighbours[1]
+
+    def cut(self) -> None:
+        """Nothing comes through any more, and Postgres sees the second one's connections end."""
+        self.link.swallow()
+        self.link.reset()
+
+
+@pytest.fixture(scope="module")
+def world(postgres: Postgres | GivenPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        url = postgres.schema()
+        link = stack.enter_context(Link(urlsplit(url).port or 5432))
+        upstream = Upstream().start()
+        stack.callback(upstream.stop)
+        folder = tmp_path_factory.mktemp("cut")
+        world = World.__new__(World)
+        far = url.replace(f":{urlsplit(url).port}/", f":{link.port}/")
+        world.begin(folder, [url, far], upstream.api_url, LEASE)
+        stack.callback(world.close)
+        world.upstream, world.link = upstream, link
+        world.gateway.add_tenant("acme", plan="internal")
+        yield world
+
+
+@contextlib.contextmanager
+def streaming(world: World, gateway: Neighbour, key: str) -> Iterator[tuple[Gate, httpx.Response, Iterator[str]]]:
+    """A stream of which the first piece has come, and the rest comes once the gate is open."""
+    gate = Gate()
+    world.upstream.script(Reply.sse([delta("a"), gate, delta(None, finish_reason="stop"), DONE]))
+    url, headers = f"http://127.0.0.1:{gateway.port}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+    with httpx.stream("POST", url, json=STREAM, headers=headers, timeout=60) as response:
+        assert response.status_code == 200, response.read()
+        lines = response.iter_lines()
+        assert next(lines)
+        yield gate, response, lines
+        gate.open()
+
+
+def status(gateway: Neighbour, key: str) -> int:
+    """What a request with this key is answered."""
+    url, headers = f"http://127.0.0.1:{gateway.port}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+    return httpx.post(url, content=chat("gpt-4o"), headers=headers, timeout=60).status_code
+
+
+def finish_of(world: World, receipt: str) -> list[str]:
+    return [row[0] for row in run_sql(world.url, f"SELECT finish FROM receipts WHERE id = '{receipt}'")]
+
+
+def test_a_stream_whose_key_cannot_be_looked_at_is_cut_and_the_revocation_holds_when_the_database_is_back(
+    world: World,
+) -> None:
+    made = world.gateway.cli_json("key", "create", "acme")["key"]
+    with streaming(world, world.far, made["secret"]) as (_, response, lines):
+        world.cut()
+        world.gateway.cli("key", "revoke", made["id"])  # it waits until the other serves nothing new
+        assert status(world.far, made["secret"]) == 503
+        rest = [line for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "store_unreachable"
+    world.link.mend(late=False)
+    wait_until(lambda: status(world.far, made["secret"]) == 401, "the revocation to be taken in")
+    receipt = response.headers["x-trustgate-receipt"]
+    wait_until(lambda: finish_of(world, receipt) == ["cut"], "its receipt")
+    world.books()
