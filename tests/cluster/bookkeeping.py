@@ -69,6 +69,9 @@ class Bookkeeper:
             closing_session(address, _LEASE_S),
         )
         self.books = Books(self.counters, self.clock, self.opening, self.closing, self._as_node)
+        #: Set where another process has gone on with its journal's home: it closes nothing more.
+        self.taken = asyncio.Event()
+        self.books.closing.on_taken = self.taken.set
 
     def _as_node(self) -> str:
         if not self.node_id:
@@ -140,7 +143,8 @@ async def bookkeepers(url: str, count: int, *budgets: Budget) -> AsyncIterator[l
             await each.join()
         yield found
         for each in found:
-            await asyncio.wait_for(each.books.closing.flush(), _TIMEOUT_S)
+            if not each.taken.is_set():
+                await asyncio.wait_for(each.books.closing.flush(), _TIMEOUT_S)
     finally:
         for task in tasks:
             task.cancel()

@@ -66,6 +66,16 @@ class Neighbour:
         assert process is not None
         process.wait_until(lambda: "ready at " in process.stdout, PATIENCE_S)
 
+    def exit_code(self) -> int:
+        """Wait until it has ended by itself."""
+        assert self._process is not None
+        return self._process.wait()
+
+    def said(self) -> str:
+        """What its process has written to stderr."""
+        assert self._process is not None
+        return self._process.stderr
+
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         assert self._process is not None

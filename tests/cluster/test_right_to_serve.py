@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -79,6 +80,11 @@ def finish_of(world: World, receipt: str) -> list[str]:
     return [row[0] for row in run_sql(world.url, f"SELECT finish FROM receipts WHERE id = '{receipt}'")]
 
 
+def is_journaled(gateway: Neighbour, receipt: str) -> bool:
+    files = (gateway.gateway.home / "drafts").glob("*.journal")
+    return any(receipt.encode() in file.read_bytes() for file in files)
+
+
 def test_a_stream_whose_key_cannot_be_looked_at_is_cut_and_the_revocation_holds_when_the_database_is_back(
     world: World,
 ) -> None:
@@ -94,3 +100,39 @@ def test_a_stream_whose_key_cannot_be_looked_at_is_cut_and_the_revocation_holds_
     receipt = response.headers["x-trustgate-receipt"]
     wait_until(lambda: finish_of(world, receipt) == ["cut"], "its receipt")
     world.books()
+
+
+def test_a_copy_that_serves_while_the_original_is_cut_off_ends_its_life_and_no_receipt_is_lost_or_doubled(
+    world: World, tmp_path: Path
+) -> None:
+    """Receipts that both have in their journals are on record once, and so is one that the original alone has."""
+    key = world.gateway.cli_json("key", "create", "acme")["key"]["secret"]
+    original = world.far
+    home = tmp_path / "copy"
+    with streaming(world, original, key) as (gate, both, _), streaming(world, original, key) as (late, one, _):
+        receipts = [answer.headers["x-trustgate-receipt"] for answer in (both, one)]
+        world.cut()
+        gate.open()
+        wait_until(lambda: is_journaled(original, receipts[0]), "the first one's receipt in the journal")
+        shutil.copytree(original.gateway.home, home, ignore=shutil.ignore_patterns("admin.sock"))
+        late.open()
+        wait_until(lambda: is_journaled(original, receipts[1]), "the second one's")
+    copy = Neighbour(tmp_path, "copy", world.url, world.upstream.api_url, LEASE)
+    copy.start().wait()
+    try:
+        wait_until(lambda: len(finish_of(world, receipts[0])) == 1, "what the copy has of the original's receipts")
+        assert [status(copy, key) for _ in range(3)] == [200] * 3
+        world.link.mend(late=False)
+        assert original.exit_code() == 1
+        said = original.said()
+        assert f"has gone on with a copy of the home folder {original.gateway.home}" in said
+        assert "Start it again: it goes on as a home of its own" in said
+        original.start().wait()
+        wait_until(lambda: len(finish_of(world, receipts[1])) == 1, "what the original alone has")
+        assert len(finish_of(world, receipts[0])) == 1
+        assert [status(gateway, key) for gateway in (original, copy)] == [200] * 2
+        ids = {(folder / "drafts.id").read_text() for folder in (home, original.gateway.home)}
+        assert len(ids) == 2
+        world.books()
+    finally:
+        copy.close()

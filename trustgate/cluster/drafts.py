@@ -20,16 +20,22 @@ import msgspec
 from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller
 from trustgate.cluster.books import Books
-from trustgate.cluster.database import DatabaseSession
+from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.lasting_work import EndedWork
-from trustgate.cluster.operations import DRAFTS, Draft
-from trustgate.cluster.rows import done_key
+from trustgate.cluster.operations import Draft
+from trustgate.cluster.rows import DRAFTS, HomeTaken, decode_drafts, done_key, encode_drafts
+from trustgate.formats.durable import write_durably
 from trustgate.ids import new_id
+from trustgate.receipts.diverged import set_aside_drafts
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import balance_change
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.cluster")
+
+_CLOSED_UP_TO = "SELECT state::text FROM shared_state WHERE key = $1"
+_FIRST_LIFE = "INSERT INTO shared_state (key, state) VALUES ($1, $2::text::jsonb) ON CONFLICT (key) DO NOTHING"
+_NEXT_LIFE = "UPDATE shared_state SET state = $2::text::jsonb WHERE key = $1 AND state = $3::text::jsonb"
 
 
 def home_id(drafts: Path) -> str:
@@ -43,13 +49,57 @@ def home_id(drafts: Path) -> str:
         return made
 
 
+async def part_from_copy(connection: DatabaseConnection, drafts: Path) -> bool:
+    """Make a home of its own of one whose journal's id another process has gone on with, in a copy of it.
+
+    What its journal has is put aside, to be put on record by the receipts' ids (``receipts.diverged``).
+
+    Args:
+        connection: to the database.
+        drafts: the folder of the home's journal. No process uses it.
+
+    Returns:
+        Whether another has.
+    """
+    path = drafts.with_suffix(".id")
+    if not path.exists():
+        return False
+    own_id = home_id(drafts)
+    found = await connection.fetchval(_CLOSED_UP_TO, done_key(own_id, DRAFTS))
+    life = "" if found is None else decode_drafts(found)[1]
+    if not life or life in _own_lives(drafts):
+        return False
+    await asyncio.to_thread(set_aside_drafts, drafts, own_id)
+    path.unlink()
+    _lives_path(drafts).unlink(missing_ok=True)
+    _logger.warning(
+        "%s: another process has gone on with a copy of this home, so this one goes on as a home of its own, and puts "
+        "on record what waits in its journal",
+        drafts.parent,
+    )
+    return True
+
+
+def _lives_path(drafts: Path) -> Path:
+    return drafts.with_suffix(".life")
+
+
+def _own_lives(drafts: Path) -> list[str]:
+    """Returns the last two lives of the home: where a start was killed, the last one may not have begun."""
+    try:
+        return _lives_path(drafts).read_text().split()
+    except FileNotFoundError:
+        return []
+
+
 class Drafts:
     """The journal of one home, and what of it is yet to be closed."""
 
-    def __init__(self, books: Books, journal: Journal, home_id: str, closed: int) -> None:
+    def __init__(self, books: Books, journal: Journal, home_id: str, closed: int, life: str) -> None:
         """Use ``open``. ``closed``: how many of the home's drafts are closed."""
         self._books = books
         self._home_id = home_id
+        self._life = life
         self._closed = closed
         self.journal = journal
 
@@ -57,7 +107,7 @@ class Drafts:
     async def open(
         cls, books: Books, session: DatabaseSession, folder: Path, *, home_id: str, segment_bytes: int
     ) -> Self:
-        """Open a home's journal.
+        """Open a home's journal, and begin a new life of the home.
 
         Args:
             books: where drafts are closed.
@@ -66,15 +116,28 @@ class Drafts:
             home_id: the home's own, and no other's.
             segment_bytes: see ``Journal.open``.
 
-        Raises what ``Journal.open`` raises: among others where the journal lacks what was appended to it.
+        Raises HomeTaken, and what ``Journal.open`` raises: among others where the journal lacks what was appended to
+        it.
         """
+        key, life = done_key(home_id, DRAFTS), new_id("life")
         async with session.use() as connection:
-            found = await connection.fetchval(
-                "SELECT state::text FROM shared_state WHERE key = $1", done_key(home_id, DRAFTS)
-            )
-        closed = 0 if found is None else int(found)
-        journal = Journal.open(folder, store_id=home_id, last_seq=closed, segment_bytes=segment_bytes)
-        return cls(books, journal, home_id, closed)
+            found = await connection.fetchval(_CLOSED_UP_TO, key)
+            closed, before = (0, "") if found is None else decode_drafts(found)
+            # The file first: a life that has begun and is in no file would be another's.
+            await asyncio.to_thread(write_durably, _lives_path(folder), f"{before} {life}".encode())
+            journal = Journal.open(folder, store_id=home_id, last_seq=closed, segment_bytes=segment_bytes)
+            try:
+                await _begin_life(connection, key, found, encode_drafts(closed, life).decode())
+            except BaseException:
+                journal.close()
+                raise
+        return cls(books, journal, home_id, closed, life)
+
+    async def check_life(self, connection: DatabaseConnection) -> None:
+        """Raises HomeTaken: another process has gone on with a copy of this home."""
+        found = await connection.fetchval(_CLOSED_UP_TO, done_key(self._home_id, DRAFTS))
+        if found is not None and decode_drafts(found)[1] != self._life:
+            raise HomeTaken("Another process has gone on with a copy of this home.")
 
     async def recover(self, who: Callable[[Receipt], tuple[Caller, Drawer] | None]) -> int:
         """Close what the process before left behind. Before the first request.
@@ -89,7 +152,7 @@ class Drafts:
             self._books.close_late(
                 entry.receipt,
                 entry.secret,
-                Draft(self._home_id, entry.seq),
+                Draft(self._home_id, entry.seq, self._life),
                 who=who(entry.receipt),
                 credit_nano_usd=balance_change(entry.receipt)[1],
                 work=EndedWork.of_mark(entry.receipt.tprev),
@@ -139,8 +202,18 @@ class Drafts:
         return self._books.close(
             receipt=entry.receipt,
             secret=secret,
-            draft=Draft(self._home_id, entry.seq),
+            draft=Draft(self._home_id, entry.seq, self._life),
             work=work,
             on_commit=committed,
             **settled,
         )
+
+
+async def _begin_life(connection: DatabaseConnection, key: str, before: str | None, content: str) -> None:
+    """Write a home's row; where it is not what it was, another process has come between. Raises HomeTaken."""
+    if before is None:
+        done = await connection.execute(_FIRST_LIFE, key, content)
+    else:
+        done = await connection.execute(_NEXT_LIFE, key, content, before)
+    if done.rpartition(" ")[2] != "1":
+        raise HomeTaken("Another process begins with this home, or with a copy of it, at the same time.")

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_retried, may_pass
-from trustgate.cluster.rows import DoneRow, Row
+from trustgate.cluster.rows import DoneRow, HomeTaken, Row
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 
@@ -201,6 +201,8 @@ class BatchLane:
         self._granted: list[Any] = []
         #: The batch whose outcome is unknown: the key of its row, its number, what it granted.
         self._uncertain: tuple[str, int, list[Any]] | None = None
+        #: Called where nothing of this home may be committed any more.
+        self.on_taken: Callable[[], object] = lambda: None
         #: Why nothing is committed, while that lasts.
         self.fault: str | None = None
         #: Transactions that met another and were done again.
@@ -282,6 +284,8 @@ class BatchLane:
                 if self._persists and (attempts < _ATTEMPTS or isinstance(error, TrustGateError) or may_pass(error)):
                     # What is given up is in the journal alone, and those after it are not: so not for what may pass.
                     # A TrustGateError is of the connection: an operation's own refusal is its result.
+                    if isinstance(error, HomeTaken):
+                        self.on_taken()
                     self.fault = str(error) if isinstance(error, TrustGateError) else type(error).__name__
                     self._on_away(batch)
                     await asyncio.sleep(pause_s)

@@ -19,9 +19,10 @@ from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.lanes import Batch, RowsChanged
 from trustgate.cluster.lasting_work import EndedWork, SettleWork
 from trustgate.cluster.rows import (
+    DRAFTS,
     BalanceRow,
     BudgetRow,
-    DoneRow,
+    DraftsRow,
     HeadRow,
     OnceRow,
     QuotaRow,
@@ -40,8 +41,6 @@ from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import encode_entry
 from trustgate.types import Entry, Receipt
 
-#: The row that has the number of a home's last committed draft.
-DRAFTS = "drafts"
 #: The members of a receipt that say what was used, and what that costs.
 _USED = (
     *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cache_write_tokens"),
@@ -136,6 +135,8 @@ class Draft(NamedTuple):
     #: The home whose journal it is in, and its number there.
     home_id: str
     number: int
+    #: That of the home's lives which closes it.
+    life: str = ""
 
 
 class Enter:
@@ -301,7 +302,7 @@ class Close:
             budgets = self._counters.budgets
             rows += [BudgetRow(counter) for counter in budgets.counters_of(self._late.drawer, budgets.clock())]
         if self._draft is not None:
-            rows.append(DoneRow(self._draft.home_id, DRAFTS))
+            rows.append(DraftsRow(self._draft.home_id, self._draft.life))
         if self._work is not None:
             rows += self._work.rows()
         return rows

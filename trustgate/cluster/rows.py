@@ -21,11 +21,15 @@ import msgspec
 from trustgate.access.budget_counter import BudgetCounter, CountState
 from trustgate.access.budgets import Budgets, reach_of
 from trustgate.access.quota import CounterState, Hold, Quota
+from trustgate.errors import HomeUnusable
 from trustgate.payment.balance import Balances, BalanceState
 from trustgate.receipts.receipt import FIRST_TPREV
 from trustgate.types import Budget
 
 S = TypeVar("S")
+
+#: The lane of the row that has the number of a home's last committed draft.
+DRAFTS = "drafts"
 
 
 class QuotaShare(msgspec.Struct, array_like=True):
@@ -224,6 +228,49 @@ class DoneRow:
 
     def content(self) -> bytes:
         return msgspec.json.encode(self.last)
+
+
+class HomeTaken(HomeUnusable):
+    """Another process has gone on with a copy of this home, under its journal's id: this one may close nothing more.
+
+    What waits in its journal is not on record under the numbers that it has there.
+    """
+
+    code = "home_taken"
+
+
+class DraftsRow:
+    """How far the journal of a home is closed, and which life of the home may close more of it.
+
+    A process that starts in a home begins a new life of it (``cluster.drafts``); one that works on a copy ends that of
+    the other.
+    """
+
+    def __init__(self, home_id: str, life: str) -> None:
+        """``life``: "" of a journal that has none, which was written by an earlier version."""
+        self.key = done_key(home_id, DRAFTS)
+        self._life = life
+        self.last = 0
+
+    def take_in(self, content: str, at_us: int) -> None:
+        """Raises ``HomeTaken``: it is another life's."""
+        self.last, life = decode_drafts(content)
+        if life != self._life:
+            raise HomeTaken("Another process has gone on with a copy of this home.")
+
+    def content(self) -> bytes:
+        return encode_drafts(self.last, self._life)
+
+
+def decode_drafts(content: str) -> tuple[int, str]:
+    """Returns how far a home's journal is closed, and its life ("": it has none)."""
+    found = msgspec.json.decode(content, type=int | tuple[int, str])
+    return (found, "") if isinstance(found, int) else found
+
+
+def encode_drafts(last: int, life: str) -> bytes:
+    """Returns the content of the row of a home's journal."""
+    return msgspec.json.encode((last, life) if life else last)
 
 
 def given_back(key: str, content: str, node_ids: Iterable[str]) -> bytes:

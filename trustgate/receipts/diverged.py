@@ -24,6 +24,8 @@ from trustgate.store import Store
 from trustgate.types import Entry
 
 _SUFFIX = ".diverged-"
+#: In a journal that was put aside: under which id it was written, where that is not the store's.
+_ID_NAME = "id"
 
 _logger = logging.getLogger("trustgate.receipts")
 
@@ -77,6 +79,24 @@ async def put_aside_left(journal: Path, store: Store) -> list[Entry]:
     """
     if await _missing(journal, store):
         await asyncio.to_thread(_set_aside, journal)
+    return await left_aside(journal, store)
+
+
+def set_aside_drafts(drafts: Path, home_id: str) -> None:
+    """Put the journal of a process among several aside, whose id is another's now; nothing where there is none."""
+    if drafts.is_dir():
+        (drafts / _ID_NAME).write_text(home_id)
+        _set_aside(drafts)
+    mark_path(drafts).unlink(missing_ok=True)
+
+
+def has_asides(journal: Path) -> bool:
+    """Returns whether journals in this one's place were put aside."""
+    return bool(_put_aside(journal))
+
+
+async def left_aside(journal: Path, store: Store) -> list[Entry]:
+    """Returns what the database lacks of the journals that were put aside."""
     return [entry for aside in _put_aside(journal) for entry in await _missing(aside, store)]
 
 
@@ -126,8 +146,10 @@ def _segments(journal: Path) -> list[Segment]:
 async def _missing(journal: Path, store: Store, journal_id: str = "") -> list[Entry]:
     """Returns the entries at the journal's end that the database lacks. Entries come into it in order.
 
-    ``journal_id``: "": it is the store's.
+    ``journal_id``: "": it is the one that lies in it, else the store's.
     """
+    if not journal_id and (journal / _ID_NAME).exists():
+        journal_id = (journal / _ID_NAME).read_text()
     missing: list[Entry] = []
     for segment in reversed(await asyncio.to_thread(_segments, journal)):
         data = segment.path.read_bytes()

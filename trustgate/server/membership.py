@@ -73,7 +73,7 @@ async def membership(
     session = DatabaseSession(open_connection, timeout_s=max(_LEAST_STATEMENT_S, settings.store.lease_s / 2))
     identity = Identity(socket.gethostname(), os.getpid(), __version__, address)
     with node_file(settings.worker_folder / "node") as file:
-        predecessor = os.pread(file, 100, 0).decode("ascii", "replace")
+        predecessor = _node_in(file)
         member = Member(
             identity,
             session,
@@ -86,7 +86,7 @@ async def membership(
 
         def write_id(node_id: str) -> None:
             os.ftruncate(file, 0)
-            os.pwrite(file, node_id.encode(), 0)
+            os.pwrite(file, f"{node_id} {_mark_of(file)}".encode(), 0)
 
         try:
             if memory is not None:
@@ -131,7 +131,8 @@ class Turn:
         from trustgate.store.postgres.connecting import connect
 
         try:
-            own = (self._settings.worker_folder / "node").read_text(errors="replace")
+            with (self._settings.worker_folder / "node").open("rb") as file:
+                own = _node_in(file.fileno())
         except OSError:
             own = ""
         connection: DatabaseConnection = await connect(database_address(self._settings), "spare")
@@ -176,6 +177,21 @@ def node_file(path: Path) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
+
+
+def _node_in(file: int) -> str:
+    """Returns the node that the file names; "" where it is a copy, since the node that it names may be alive then."""
+    node_id, _, mark = os.pread(file, 200, 0).decode("ascii", "replace").partition(" ")
+    return node_id if mark == _mark_of(file) else ""
+
+
+def _mark_of(file: int) -> str:
+    """Returns what a copy of the file has otherwise: its number in its file system, on a machine since its start."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = socket.gethostname()
+    return f"{os.fstat(file).st_ino} {boot}"
 
 
 async def _stay(member: Member, stop: asyncio.Event) -> None:

@@ -191,6 +191,9 @@ async def serve(
         if kept.together is None:
             await kept.log.flush()
             await kept.archive.renewed()
+    # Not within the jobs that run beside it: they would make a group of it.
+    if kept.together is not None:
+        kept.together.check_home()
 
 
 def _check_secrets(settings: Settings) -> None:
@@ -244,7 +247,8 @@ async def _keep_alone(
         await append_diverged(settings.journal_folder, store, log)
         from trustgate.cluster.drafts import home_id
 
-        for drafts in (settings.drafts_folder, *settings.home.glob("workers/*/drafts")):
+        for drafts in (settings.home / "drafts", *(worker / "drafts" for worker in settings.home.glob("workers/*"))):
+            await append_diverged(drafts, store, log)
             if drafts.is_dir():
                 await append_drafts(drafts, home_id(drafts), store, log)
     publisher = await Publisher.open(

@@ -16,11 +16,13 @@ from collections.abc import AsyncIterator, Sequence
 from trustgate.admin.taking_in import SharedMemory, TakenIn
 from trustgate.cluster.connections import database_address, opener
 from trustgate.cluster.database import Connect, DatabaseAway, DatabaseConnection, DatabaseSession
-from trustgate.cluster.drafts import home_id
+from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
 from trustgate.cluster.following import CHANNEL, Follower, identify, one_at_a_time
 from trustgate.cluster.member import Member
 from trustgate.cluster.roles import Role, RoleLost, Tenure
+from trustgate.cluster.rows import HomeTaken
 from trustgate.cluster.sequencer import Sequencer, Signing
+from trustgate.cluster.shared_log import SharedLog
 from trustgate.errors import HomeUnusable, StoreDamaged, Unavailable
 from trustgate.notify.notifier import Notifier
 from trustgate.observe.workers import WorkerMetrics
@@ -59,8 +61,10 @@ class Together:
         member: Member,
         follower: Follower,
         books: SharedServing,
+        home: _Home,
     ) -> None:
         """Use ``serving_together``."""
+        self._home = home
         self._settings = settings
         self._store = store
         self._memory = memory
@@ -185,11 +189,18 @@ class Together:
 
     async def leave_nothing(self) -> None:
         """Wait until what this process has on record has its place, where a process gives places."""
+        if self._home.taken is not None:
+            return
         try:
             await self.follower.flush()
             await self.follower.renew()
         except Unavailable as error:
             _logger.warning("%s", error.message)
+
+    def check_home(self) -> None:
+        """Raises HomeTaken: this process has stopped because another has gone on with a copy of its home."""
+        if self._home.taken is not None:
+            raise self._home.taken
 
     async def close(self) -> None:
         """Close the connections of commands and notices."""
@@ -224,20 +235,11 @@ async def serving_together(
         OperatorError: the database cannot be reached, or the log is not what this home has seen of it.
     """
     memory = SharedMemory(store)
-    open_looking = _opener(settings, "log", settings.store.lease_s / 2, **_KEEPALIVES)
-
-    async def open_claimed() -> DatabaseConnection:
-        connection = await open_looking()
-        try:
-            await _claim_home(connection, settings)
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
-
-    looking = DatabaseSession(open_claimed, timeout_s=_LOG_TIMEOUT_S)
+    home = _Home(settings, stop)
+    looking = DatabaseSession(home.open_claimed, timeout_s=_LOG_TIMEOUT_S)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(looking.close)
+        await home.be_its_own()
         async with one_at_a_time(looking, "log name"):
             identity = await identify(store, settings.log_key, settings.receipts.origin)
         member = await stack.enter_async_context(membership(settings, address, stop, memory=memory))
@@ -250,16 +252,73 @@ async def serving_together(
             lease_s=settings.store.lease_s,
         )
         books = await stack.enter_async_context(shared_books(settings, member, store, follower))
-        together = Together(settings, store, memory, member, follower, books)
+        home.guard(books.log)
+        together = Together(settings, store, memory, member, follower, books, home)
         stack.push_async_callback(together.close)
         yield together
 
 
+class _Home:
+    """The home that this process serves with, which no other may, nor a copy of it.
+
+    The database knows by the journal's id what of the journal is closed: of two processes with one id, each would take
+    its own receipts for closed that the other has closed. While this process is connected, it alone has the id. A copy
+    that begins while it is not ends its life (``cluster.drafts``): then this one closes nothing more, and stops.
+    """
+
+    def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
+        """``stop`` is set where another process has gone on with a copy."""
+        self._settings = settings
+        self._stop = stop
+        self._open = _opener(settings, "log", settings.store.lease_s / 2, **_KEEPALIVES)
+        self._drafts: Drafts | None = None
+        #: Why this process has to stop.
+        self.taken: HomeTaken | None = None
+
+    async def be_its_own(self) -> None:
+        """Part from a copy that another process has gone on with. Before anything else. Raises ``Unavailable``."""
+        connection = await self._open()
+        try:
+            await part_from_copy(connection, self._settings.drafts_folder)
+        finally:
+            connection.terminate()
+
+    def guard(self, log: SharedLog) -> None:
+        """Stop where its receipts can be closed no more."""
+        self._drafts = log.drafts
+        log.books.closing.on_taken = self._be_taken
+
+    async def open_claimed(self) -> DatabaseConnection:
+        """Returns a connection that has the home for as long as it lasts. Raises HomeUnusable: another has it."""
+        connection = await self._open()
+        try:
+            if self._drafts is not None:
+                await self._drafts.check_life(connection)
+            await _claim_home(connection, self._settings)
+        except HomeTaken:
+            connection.terminate()
+            raise self._be_taken() from None
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    def _be_taken(self) -> HomeTaken:
+        if self.taken is None:
+            folder = self._settings.worker_folder
+            self.taken = HomeTaken(
+                f"Another process has gone on with a copy of the home folder {folder} while this one did not reach "
+                "the database: this one stops, and keeps its last receipts in its journal.",
+                hint="Start it again: it goes on as a home of its own, and puts those receipts on record. To add a "
+                "process, give it a new home with log.key alone.",
+            )
+            _logger.error("%s", self.taken.message)
+            self._stop.set()
+        return self.taken
+
+
 async def _claim_home(connection: DatabaseConnection, settings: Settings) -> None:
     """Be the only process with this journal's id, for as long as the connection lasts.
-
-    The database knows by the id what of the journal is closed: of two processes with one id, each would take its own
-    receipts for closed that the other has closed.
 
     Raises HomeUnusable: another process has it.
     """
@@ -270,7 +329,7 @@ async def _claim_home(connection: DatabaseConnection, settings: Settings) -> Non
             raise HomeUnusable(
                 f"Another process serves with the home folder {folder}, or with a copy of it.",
                 hint="Give each process a home of its own, with log.key alone from the other one. If this is a copy, "
-                f"and its drafts folder is empty, remove drafts, drafts.id, drafts.mark and node from {folder}.",
+                f"remove {folder / 'drafts.life'}: it goes on as a home of its own then.",
             )
         await asyncio.sleep(_CLAIM_PAUSE_S)
 

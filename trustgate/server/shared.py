@@ -37,8 +37,9 @@ from trustgate.cluster.connections import (
     opening_session,
 )
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
-from trustgate.cluster.drafts import Drafts, home_id
+from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
 from trustgate.cluster.lanes import DatabaseClock
+from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury
 from trustgate.cluster.operations import SharedCounters
@@ -54,7 +55,7 @@ from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog
 from trustgate.payment.balance import Balances
 from trustgate.payment.paid_answers import Answers
-from trustgate.receipts.diverged import put_aside_left, remove_asides
+from trustgate.receipts.diverged import has_asides, left_aside, put_aside_left, remove_asides
 from trustgate.receipts.receipt import balance_change, leaf_hash
 from trustgate.server.counts import restore_counts
 from trustgate.server.handles import open_handles
@@ -62,7 +63,7 @@ from trustgate.server.missing_rows import FindOwner, MissingRows, waiting_receip
 from trustgate.server.process import background
 from trustgate.settings import Settings
 from trustgate.store import Store
-from trustgate.types import Budget, Payment, Receipt
+from trustgate.types import Budget, Entry, Payment, Receipt
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -184,7 +185,13 @@ class SharedServing:
     async def _take_in_journal(self, who: FindOwner) -> None:
         """Close what a process that served alone has left in this home's journal."""
         journal = self._settings.journal_folder
-        left = await put_aside_left(journal, self._store)
+        await self._close_left(await put_aside_left(journal, self._store), journal, who)
+        # Of a home that another process has gone on with, in a copy of it.
+        drafts = self._settings.drafts_folder
+        await self._close_left(await left_aside(drafts, self._store), drafts, who, are_drafts=True)
+
+    async def _close_left(self, left: list[Entry], journal: Path, who: FindOwner, *, are_drafts: bool = False) -> None:
+        """Close what journals that were put aside have left, and remove them."""
         async with self._lengthy.use() as connection:
             # Closed by a start that was killed.
             ids = [entry.receipt.id for entry in left]
@@ -197,6 +204,7 @@ class SharedServing:
                 None,
                 who=who(entry.receipt),
                 credit_nano_usd=balance_change(entry.receipt)[1],
+                work=EndedWork.of_mark(entry.receipt.tprev) if are_drafts else None,
             )
             for entry in entries
         ]
@@ -205,7 +213,7 @@ class SharedServing:
             raise Unavailable("The database is away.", code="store_unreachable", hint="Start again when it is back.")
         await remove_asides(journal)
         if entries:
-            _logger.info("closed %d receipts that a process that served alone had left in its journal", len(entries))
+            _logger.info("closed %d receipts that a journal that was put aside had left", len(entries))
 
     async def _take_in_drafts(self, who: FindOwner) -> None:
         """Close what processes of this home have left that this start does not have: it was one with other workers."""
@@ -217,6 +225,11 @@ class SharedServing:
                 # Its process is gone. The home's own is where there are workers: their supervisor has the file.
                 if folder.parent != settings.home:
                     fcntl.flock(node, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                async with self._lengthy.use() as connection:
+                    await part_from_copy(connection, folder)
+                await self._close_left(await left_aside(folder, self._store), folder, who, are_drafts=True)
+                if not folder.is_dir():
+                    continue
                 drafts = await Drafts.open(
                     self.log.books,
                     self._lengthy,
@@ -409,11 +422,12 @@ def _drafts_of_others(settings: Settings) -> list[Path]:
     # Worker 0 is a process without others of its home.
     is_alone = settings.worker == 0
     found = [] if is_alone else [settings.home / "drafts"]
-    for folder in settings.home.glob("workers/*/drafts"):
-        number = folder.parent.name
-        if number.isdecimal() and (is_alone or int(number) > settings.serve.workers):
-            found.append(folder)
-    return [folder for folder in found if folder.is_dir()]
+    found += [
+        worker / "drafts"
+        for worker in settings.home.glob("workers/*")
+        if worker.name.isdecimal() and (is_alone or int(worker.name) > settings.serve.workers)
+    ]
+    return [folder for folder in found if folder.is_dir() or has_asides(folder)]
 
 
 def _who(receipt: Receipt, directory: Directory, catalog: Catalog) -> tuple[Caller, Drawer] | None:
