@@ -15,6 +15,7 @@ from trustgate.admin.commands import Command
 from trustgate.admin.context import AdminContext
 from trustgate.cluster import sequencer
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
+from trustgate.cluster.node_files import read_node
 from trustgate.cluster.nodes import ClusterNode, list_nodes, node_findings
 from trustgate.errors import HomeUnusable, StoreLocked
 from trustgate.receipts.logkey import load_log_key
@@ -108,10 +109,10 @@ def _dead_nodes(settings: Settings) -> set[str]:
 def _dead_node(path: Path) -> str:
     """Returns the id of this home's last node, which has ended; "" where there is none, or it lives."""
     try:
-        with path.open() as file:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return file.read(100)
-    except (OSError, UnicodeDecodeError):
+            return read_node(file.fileno())
+    except OSError:
         return ""
 
 

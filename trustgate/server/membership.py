@@ -22,6 +22,7 @@ from trustgate.cluster.books import give_back
 from trustgate.cluster.changes import Announced
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_away
 from trustgate.cluster.member import Member, Memory, nothing_held
+from trustgate.cluster.node_files import read_node, write_node
 from trustgate.cluster.nodes import Identity, depose, list_nodes
 from trustgate.errors import HomeUnusable, Unavailable
 from trustgate.settings import Settings
@@ -73,7 +74,7 @@ async def membership(
     session = DatabaseSession(open_connection, timeout_s=max(_LEAST_STATEMENT_S, settings.store.lease_s / 2))
     identity = Identity(socket.gethostname(), os.getpid(), __version__, address)
     with node_file(settings.worker_folder / "node") as file:
-        predecessor = _node_in(file)
+        predecessor = read_node(file)
         member = Member(
             identity,
             session,
@@ -85,8 +86,7 @@ async def membership(
         )
 
         def write_id(node_id: str) -> None:
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"{node_id} {_mark_of(file)}".encode(), 0)
+            write_node(file, node_id)
 
         try:
             if memory is not None:
@@ -132,7 +132,7 @@ class Turn:
 
         try:
             with (self._settings.worker_folder / "node").open("rb") as file:
-                own = _node_in(file.fileno())
+                own = read_node(file.fileno())
         except OSError:
             own = ""
         connection: DatabaseConnection = await connect(database_address(self._settings), "spare")
@@ -177,21 +177,6 @@ def node_file(path: Path) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
-
-
-def _node_in(file: int) -> str:
-    """Returns the node that the file names; "" where it is a copy, since the node that it names may be alive then."""
-    node_id, _, mark = os.pread(file, 200, 0).decode("ascii", "replace").partition(" ")
-    return node_id if mark == _mark_of(file) else ""
-
-
-def _mark_of(file: int) -> str:
-    """Returns what a copy of the file has otherwise: its number in its file system, on a machine since its start."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = socket.gethostname()
-    return f"{os.fstat(file).st_ino} {boot}"
 
 
 async def _stay(member: Member, stop: asyncio.Event) -> None:
