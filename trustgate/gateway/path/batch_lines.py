@@ -96,8 +96,9 @@ class LineJudge:
         is_bounded = self._caller.is_metered or (profile is not None and bounds_completion(profile.rules))
         if is_bounded and endpoint.generates:
             self._check_bounded(endpoint, call, resolved)
-        ask = worst_case(endpoint, call, resolved, self._cap, self._caller.price_factor_ppm, now_us())
-        completion_tokens = completion_bound(call, resolved, self._cap) * call.choices if endpoint.generates else 0
+        bound = completion_bound(call, resolved, self._cap)
+        ask = worst_case(endpoint, call, resolved, bound, self._caller.price_factor_ppm, now_us())
+        completion_tokens = bound * call.choices if endpoint.generates else 0
         return JudgedLine(
             endpoint=endpoint.name,
             model=call.model,

@@ -7,33 +7,41 @@ import asyncio
 import msgspec
 from starlette.types import Receive
 
-from trustgate.deadlines import Deadlines
+from trustgate.gateway.api.uploads import Payload, Upload
 from trustgate.gateway.path.inflight import Cancellation
 from trustgate.gateway.path.reply import Reply
 
-#: A client that hangs up sooner is noticed when the answer is sent; watching earlier would cost every quick request.
-WATCH_AFTER_S = 0.05
-
 
 class ClientWatch(msgspec.Struct, eq=False):
-    """Notices that the client hung up, once its request runs for longer than a moment.
+    """Notices that the client hung up, once its request runs for longer than a moment (``inflight.SLOW_AFTER_S``).
 
-    Pulls the cancellation, unless the plan wants the upstream read to its end: then the reply just falls silent.
+    One that hangs up sooner is noticed when the answer is sent: watching earlier would cost every quick request. Pulls
+    the cancellation, unless the plan wants the upstream read to its end: then the reply just falls silent.
     """
 
     receive: Receive
     reply: Reply
     cancellation: Cancellation
-    #: Of ``WATCH_AFTER_S``, shared by all requests.
-    deadlines: Deadlines
-    drain: bool
+    drain: bool = False
     task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """The request has arrived whole: the client's next message is its disconnect."""
-        self.deadlines.set(self._start)
+    def begin_behind(self, body: Payload, *, drain: bool) -> None:
+        """Watch from the end of the request's body on, which may still arrive. ``drain``: as the plan says."""
+        self.drain = drain
+        if isinstance(body, Upload) and not body.is_whole:
+            body.on_end = self._begin
+            body.on_gone = self._gone
+        else:
+            self._begin()
 
-    def gone(self) -> None:
+    def _begin(self) -> None:
+        """The request has arrived whole: the client's next message is its disconnect."""
+        if self.cancellation.is_slow:
+            self._start()
+        else:
+            self.cancellation.on_slow = self._start
+
+    def _gone(self) -> None:
         """The client hung up before its request had arrived whole."""
         self.reply.gone = True
         self.cancellation.cancel("client_gone")
@@ -49,6 +57,7 @@ class ClientWatch(msgspec.Struct, eq=False):
             self.cancellation.cancel("client_gone")
 
     def stop(self) -> None:
-        self.deadlines.discard(self._start)
+        """Watch no longer."""
+        self.cancellation.on_slow = None
         if self.task is not None:
             self.task.cancel()

@@ -32,7 +32,6 @@ from starlette.types import Receive, Scope, Send
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_end_user, check_plan, check_priced
 from trustgate.access.quota import Ask, ParallelSlot
-from trustgate.deadlines import Deadlines
 from trustgate.errors import (
     InvalidRequest,
     RateLimited,
@@ -46,8 +45,8 @@ from trustgate.gateway.path.accounting import Account, Accounting, Request, rece
 from trustgate.gateway.path.arrival import Arrival, check_head, is_json
 from trustgate.gateway.path.batch_lines import LineJudge, judged_messages
 from trustgate.gateway.path.body import BodyMemory, Room, body_at_hand, end_user_of, peek, read_json
-from trustgate.gateway.path.caller_models import CallerModels
-from trustgate.gateway.path.client_watch import WATCH_AFTER_S, ClientWatch
+from trustgate.gateway.path.caller_models import CallerModel, CallerModels
+from trustgate.gateway.path.client_watch import ClientWatch
 from trustgate.gateway.path.content_coding import undone
 from trustgate.gateway.path.delivery import Delivery, OnEnd
 from trustgate.gateway.path.forwarding import Forwarding
@@ -59,19 +58,32 @@ from trustgate.gateway.path.payment_step import PaymentStep
 from trustgate.gateway.path.profiling import own_steering, under_profile, with_bound
 from trustgate.gateway.path.relay import relay
 from trustgate.gateway.path.reply import Reply, rate_headers
-from trustgate.gateway.path.routing import Routing
+from trustgate.gateway.path.routing import Route, Routing
 from trustgate.gateway.path.worst_case import completion_bound, worst_case
 from trustgate.http.sending import Headers
 from trustgate.models.catalog import Catalog
 from trustgate.models.stand_in import shown
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import UpstreamClient
+from trustgate.models.upstream.targets import Target
 from trustgate.observe.traces import Tracing
 from trustgate.payment.paid_answers import Recorded
 from trustgate.payment.sale import Sale
 from trustgate.settings import Settings
 
 _logger = logging.getLogger("trustgate.gateway")
+
+
+class _Asked(msgspec.Struct, frozen=True, eq=False):
+    """What a request asks for, and what it may use."""
+
+    request: Request
+    route: Route
+    model: CallerModel
+    #: Its worst case.
+    ask: Ask
+    #: The most tokens of one completion, where that is sent along; None: the upstream is told no bound.
+    bound: int | None
 
 
 class Pipeline:
@@ -105,7 +117,6 @@ class Pipeline:
         self._payment_step = payment_step
         self._forwarding = Forwarding(settings.upstream.forward_headers, tracing)
         self._memory = BodyMemory(settings.serve)
-        self._watching = Deadlines(WATCH_AFTER_S)
 
     def apply_settings(self, settings: Settings, upstream: UpstreamClient) -> None:
         """Go by these from the next request on."""
@@ -152,6 +163,7 @@ class Pipeline:
     async def _walk(
         self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, delivery: Delivery
     ) -> None:
+        """Steps 1 to 3, and ``_fulfil`` for the rest."""
         limits, reply = self._settings.serve, delivery.reply
 
         # 1 request: its head
@@ -185,89 +197,112 @@ class Pipeline:
                 )
             if caller.end_user_sources:
                 call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
-            profile = caller.profile
-            await self._routing.catch_up(endpoint, call)
-            route = self._routing.begin(endpoint, call, body, scope, caller.key, profile)
+            if self._routing.looks_up_ids(endpoint, call):
+                await self._routing.catch_up()
+            route = self._routing.begin(endpoint, call, body, scope, caller.key, caller.profile)
             call = route.call
 
             # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
             model = self._models.find(caller, None if route.is_modelless else call.model)
             if endpoint.is_unmetered:
                 model = self._models.priced_by_call(model, endpoint, is_asked=route.asks_model)
-            resolved, cap = model.resolved, model.completion_cap
             request = Request(arrival, endpoint, caller, call, body, model.names, sent)
-            bound = completion_bound(call, resolved, cap) if model.is_bounded else None
-            ask = worst_case(endpoint, call, resolved, cap, caller.price_factor_ppm, arrival.at_us, model.fallbacks)
+            bound = completion_bound(call, model.resolved, model.completion_cap)
+            ask = worst_case(
+                endpoint, call, model.resolved, bound, caller.price_factor_ppm, arrival.at_us, model.fallbacks
+            )
+            asked = _Asked(request, route, model, ask, bound if model.is_bounded else None)
 
             # 3 payment
-            sale = await self._payment_step.admit(request, resolved, ask, delivery)
+            if caller.terms is None:
+                await self._fulfil(asked, None, slot, ClientWatch(receive, reply, cancellation), delivery)
+                return
+            sale = await self._payment_step.admit(request, model.resolved, ask, delivery)
             if isinstance(sale, Recorded):
                 await reply.replay(*sale)
                 return
             async with sale or _OWES_NOTHING:
-                # 4 plan
-                check_end_user(caller, call.end_user)
-                check_plan(
-                    caller,
-                    endpoint=endpoint.name,
-                    model=call.model,
-                    model_names=model.plan_names,
-                    features=call.features,
-                    max_tokens=call.max_tokens,
-                    prompt_tokens=call.prompt_tokens,
-                    steering=call.steering,
-                    lines_for=call.work.endpoints if call.work is not None else (),
-                )
-                for name in call.inner_models:
-                    self._models.check_inner(caller, name)
-                # A missing name of a model is refused as that, before its price is looked for.
-                if resolved is not None and (call.model or call.invalid is None):
-                    slug = endpoint.service_slug or resolved.passport.slug
-                    is_priced = resolved.price.known
-                    check_priced(caller, call.model, slug, model.names, is_priced=is_priced)
+                await self._fulfil(asked, sale, slot, ClientWatch(receive, reply, cancellation), delivery)
 
-                # 5 quota
-                with await self._open_account(request, ask, sale, slot, delivery) as account:
-                    # 6 validation
-                    if call.invalid is not None:
-                        raise call.invalid
+    async def _fulfil(
+        self, asked: _Asked, sale: Sale | None, slot: ParallelSlot, watch: ClientWatch, delivery: Delivery
+    ) -> None:
+        """Steps 4 to 11 of a request that is paid for, or owes nothing."""
+        request, route, model, resolved = asked.request, asked.route, asked.model, asked.model.resolved
+        call, caller = request.call, request.caller
 
-                    # 7 passport
-                    targets = self._routing.targets(route, resolved, profile)
-                    if model.wants_price:  # no fallback is free because nothing is known of it
-                        targets = [target for target in targets if target.price.known] or targets[:1]
+        # 4 plan
+        self._check_plan(asked)
 
-                    # 8 fetch, 9 metering, 10 receipt, 11 response
-                    reply.headers.append(receipt_header(arrival.receipt_id))
-                    drain = caller.plan.on_disconnect == "drain"
-                    watch = ClientWatch(receive, reply, cancellation, self._watching, drain=drain)
-                    try:
-                        _watch_from_its_end(body, watch)
-                        outgoing = self._forwarding.outgoing(request, route.path, bound, self._routing.headers(profile))
-                        deadline = arrival.started + limits.request_timeout_s
-                        await delivery.pay_upfront(cancellation)
-                        if route.own is None:
-                            answer = await self._upstream.fetch(targets, outgoing, deadline=deadline)
-                        else:
-                            answer = await OwnList(self._upstream, outgoing, route.own, deadline, route.hidden).page(
-                                targets
-                            )
-                        try:
-                            account.target = answer.target
-                            if self._settings.upstream.forward_response_headers:
-                                reply.headers += self._passed_on(answer)
-                            await relay(answer, delivery, route.objects)
-                        finally:
-                            await answer.close()
-                    except TrustGateError as error:
-                        delivery.failed(error)
-                        raise
-                    except asyncio.CancelledError:
-                        account.target = account.target or targets[0]
-                        delivery.cancelled(cancellation.reason or "shutdown")
-                        raise
-                    finally:
-                        watch.stop()
+        # 5 quota
+        with await self._open_account(request, asked.ask, sale, slot, delivery) as account:
+            # 6 validation
+            if call.invalid is not None:
+                raise call.invalid
+
+            # 7 passport
+            targets = self._routing.targets(route, resolved, caller.profile)
+            if model.wants_price:  # no fallback is free because nothing is known of it
+                targets = [target for target in targets if target.price.known] or targets[:1]
+
+            # 8 fetch, 9 metering, 10 receipt, 11 response
+            delivery.reply.headers.append(receipt_header(request.arrival.receipt_id))
+            try:
+                watch.begin_behind(request.body, drain=caller.plan.on_disconnect == "drain")
+                answer = await self._fetch(asked, targets, watch, delivery)
+                try:
+                    account.target = answer.target
+                    if self._settings.upstream.forward_response_headers:
+                        delivery.reply.headers += self._passed_on(answer)
+                    await relay(answer, delivery, route.objects)
+                finally:
+                    await answer.close()
+            except TrustGateError as error:
+                delivery.failed(error)
+                raise
+            except asyncio.CancelledError:
+                account.target = account.target or targets[0]
+                delivery.cancelled(watch.cancellation.reason or "shutdown")
+                raise
+            finally:
+                watch.stop()
+
+    def _check_plan(self, asked: _Asked) -> None:
+        """Step 4: raise what ``access.plans`` raises."""
+        request, model = asked.request, asked.model
+        endpoint, caller, call, resolved = request.endpoint, request.caller, request.call, asked.model.resolved
+        if call.end_user:
+            check_end_user(caller, call.end_user)
+        if not caller.is_unrestricted or call.steering:
+            check_plan(
+                caller,
+                endpoint=endpoint.name,
+                model=call.model,
+                model_names=model.plan_names,
+                features=call.features,
+                max_tokens=call.max_tokens,
+                prompt_tokens=call.prompt_tokens,
+                steering=call.steering,
+                lines_for=call.work.endpoints if call.work is not None else (),
+            )
+        for name in call.inner_models:
+            self._models.check_inner(caller, name)
+        # A missing name of a model is refused as that, before its price is looked for.
+        if resolved is not None and not resolved.price.known and (call.model or call.invalid is None):
+            slug = endpoint.service_slug or resolved.passport.slug
+            check_priced(caller, call.model, slug, model.names, is_priced=False)
+
+    async def _fetch(self, asked: _Asked, targets: list[Target], watch: ClientWatch, delivery: Delivery) -> Answer:
+        """Step 8: the answer of the first target that gives one; of a list, what all of them have of the caller's."""
+        request, route = asked.request, asked.route
+        headers = self._routing.headers(request.caller.profile)
+        outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
+        deadline = request.arrival.started + self._settings.serve.request_timeout_s
+        if delivery.admitted.sale is not None:
+            await delivery.pay_upfront(watch.cancellation)
+        if route.own is None:
+            return await self._upstream.fetch(targets, outgoing, deadline=deadline)
+        return await OwnList(self._upstream, outgoing, route.own, deadline, route.hidden).page(targets)
 
     async def _read(
         self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, caller: Caller, room: Room
@@ -358,12 +393,3 @@ def with_model(body: bytes | LargeBody, model: str) -> bytes | LargeBody:
 
 
 _OWES_NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
-
-
-def _watch_from_its_end(body: Payload, watch: ClientWatch) -> None:
-    """ClientWatch for the client's hanging up once its request is here whole."""
-    if isinstance(body, Upload) and not body.is_whole:
-        body.on_end = watch.begin
-        body.on_gone = watch.gone
-    else:
-        watch.begin()

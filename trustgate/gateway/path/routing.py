@@ -62,13 +62,13 @@ class Routing:
         self._handles = handles
         self._lasting = lasting
 
-    async def catch_up(self, endpoint: Endpoint, call: Call) -> None:
-        """Have every id in memory that a request may name or list, whichever process gave it out. Raises Unavailable.
+    def looks_up_ids(self, endpoint: Endpoint, call: Call) -> bool:
+        """Returns whether a request may name or list ids of upstreams, which ``catch_up`` is to have in memory then."""
+        return bool(call.uses or call.shared or endpoint.names is not None or endpoint.lists is not None)
 
-        Cheap for a request that names none.
-        """
-        if endpoint.names is not None or endpoint.lists is not None or call.uses or call.shared:
-            await self._handles.catch_up()
+    async def catch_up(self) -> None:
+        """Have every id in memory, whichever process gave it out. Raises ``Unavailable``."""
+        await self._handles.catch_up()
 
     def begin(
         self, endpoint: Endpoint, call: Call, body: Payload, scope: Scope, key: ApiKey, profile: Profile | None = None

@@ -26,18 +26,17 @@ def completion_bound(call: Call, resolved: Resolved | None, cap: int | None) -> 
 
     ``cap``: the plan's and the key's bound.
     """
-    bounds = [bound for bound in (call.max_tokens, cap) if bound is not None]
+    most = call.max_tokens if cap is None or (call.max_tokens is not None and call.max_tokens < cap) else cap
     if resolved is not None:
         passport = resolved.passport
-        if passport.max_output_tokens is not None:
-            bounds.append(passport.max_output_tokens)
+        if passport.max_output_tokens is not None and (most is None or passport.max_output_tokens < most):
+            most = passport.max_output_tokens
         if passport.default_parameters and not call.bounds:
-            defaults = largest(
-                (name, value) for name, value in passport.default_parameters.items() if _bounds(name, value)
-            )
-            if defaults is not None:
-                bounds.append(defaults)
-    return min(bounds, default=DEFAULT_COMPLETION_TOKENS)
+            bounds = [(name, value) for name, value in passport.default_parameters.items() if _bounds(name, value)]
+            defaults = largest(bounds)
+            if defaults is not None and (most is None or defaults < most):
+                most = defaults
+    return DEFAULT_COMPLETION_TOKENS if most is None else most
 
 
 def _bounds(name: str, value: Any) -> bool:
@@ -48,7 +47,7 @@ def worst_case(
     endpoint: Endpoint,
     call: Call,
     resolved: Resolved | None,
-    cap: int | None,
+    bound: int,
     factor_ppm: int,
     at_us: int,
     fallbacks: Sequence[Resolved] = (),
@@ -57,13 +56,13 @@ def worst_case(
 
     Of a batch: the worst case of all of its lines. The money is what that costs at most by the price table of the
     model, or of the dearest that may answer in its place (``fallbacks``), times the factor that the caller is billed
-    at.
+    at. ``bound``: the most that one completion may get, in tokens (``completion_bound``).
     """
     if call.work is not None:
         work = call.work
         return Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
     prompt_tokens = with_margin(call.prompt_tokens)
-    completion_tokens = completion_bound(call, resolved, cap) * call.choices if endpoint.generates else 0
+    completion_tokens = bound * call.choices if endpoint.generates else 0
     if not fallbacks and resolved is not None and resolved.price.known:
         price = price_for(endpoint, resolved.price)
         return _priced_ask(call, price, prompt_tokens, completion_tokens, factor_ppm, at_us)

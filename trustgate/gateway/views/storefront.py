@@ -14,7 +14,7 @@ from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import allows_model, completion_cap
 from trustgate.gateway.api.bazaar import SOLD_KEYLESS, bazaar, example
 from trustgate.gateway.api.endpoints import Endpoint
-from trustgate.gateway.path.worst_case import worst_case
+from trustgate.gateway.path.worst_case import completion_bound, worst_case
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.models.catalog import Catalog, Resolved
 from trustgate.models.published import published
@@ -158,9 +158,8 @@ class Storefront:
         resolved = model.resolved
         call = endpoint.peek(_ENCODE(example(endpoint, model.name)))
         others = self._catalog.fallbacks(resolved.passport, caller.profile) if resolved.passport.fallbacks else ()
-        return worst_case(
-            endpoint, call, resolved, completion_cap(caller), caller.price_factor_ppm, now_us(), others
-        ).cost_nano_usd
+        bound = completion_bound(call, resolved, completion_cap(caller))
+        return worst_case(endpoint, call, resolved, bound, caller.price_factor_ppm, now_us(), others).cost_nano_usd
 
 
 def _serves(model: Model, endpoint: Endpoint) -> bool:
