@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 MICROSECONDS_PER_SECOND = 1_000_000
 
@@ -30,21 +29,16 @@ def new_id(prefix: str, at_us: int | None = None) -> str:
     return f"{prefix}_{at_ms:012x}{os.urandom(10).hex()}"
 
 
-class RequestIds(NamedTuple):
-    """What is drawn for a request when it comes, in one call of the system."""
+def new_request(at_us: int) -> tuple[str, bytes, bytes]:
+    """Draws, in one call of the system, for a request that has come at this time.
 
-    receipt_id: str
-    #: Of a request that brings none of its own: it leads to the request's receipt (``receipt_of_request``).
-    request_id: bytes
-    #: Of its receipt, 32 bytes.
-    secret: bytes
-
-
-def new_request(at_us: int) -> RequestIds:
-    """Returns the ids of a request that has come at this time, and the secret of its receipt."""
+    Returns:
+        The id of its receipt; its own, for one that brings none, which leads to the receipt (``receipt_of_request``);
+        and the secret of its receipt, 32 bytes.
+    """
     drawn = os.urandom(42)
-    digits = f"{at_us // 1000:012x}{drawn[:10].hex()}"
-    return RequestIds(f"rcpt_{digits}", b"req_" + digits.encode(), drawn[10:])
+    digits = ((at_us // 1000).to_bytes(6, "big") + drawn[:10]).hex()
+    return "rcpt_" + digits, b"req_" + digits.encode(), drawn[10:]
 
 
 def receipt_of_request(request_id: str) -> str | None:

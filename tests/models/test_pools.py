@@ -74,11 +74,11 @@ def test_a_minutes_limits_are_of_that_minute() -> None:
     pool = Pool(requests_per_minute=2, tokens_per_minute=100)
     for _ in range(2):
         assert load.has_room(pool)
-        load.sent(10)
+        load.sent(pool, 10)
     assert not load.has_room(pool) and load.wait_s(pool) == 60.0
     assert load.has_room(Pool(tokens_per_minute=21))
-    load.used(5)
-    load.used(-5)
+    load.used(pool, 5)
+    load.used(pool, -5)
     assert not load.has_room(Pool(tokens_per_minute=25)) and load.has_room(Pool(tokens_per_minute=26))
     now = 180.0
     assert load.has_room(pool)

@@ -78,8 +78,8 @@ class RequestHead:
     """The head of a request."""
 
     __slots__ = (
-        *("expects_continue", "fields", "headers", "is_chunked", "is_usual", "keeps_alive", "key_hash", "length"),
-        *("judged_as", "method", "noted", "passed", "path", "query", "target", "upgrade", "version"),
+        *("expects_continue", "fields", "forwarded", "headers", "is_chunked", "is_usual", "judged_as", "keeps_alive"),
+        *("key_hash", "length", "method", "noted", "passed", "path", "query", "target", "upgrade", "version"),
     )
 
     def __init__(self, method: str, target: bytes, version: str) -> None:
@@ -107,10 +107,12 @@ class RequestHead:
         #: The tenant as whose it was judged when there was no room.
         self.judged_as: str | None = None
         #: For the path, which reads a head once however often a connection repeats it: the fields by name, the last of
-        #: each; the hash of the key in them; whether nothing in them is refused for requests with JSON but the length.
+        #: each; the hash of the key in them; whether nothing in them is refused for requests with JSON but the length;
+        #: what travels on of them, and for what that was worked out.
         self.fields: dict[bytes, bytes] | None = None
         self.key_hash: bytes | None = None
         self.is_usual: bool | None = None
+        self.forwarded: tuple[object, Any] | None = None
 
     def with_length(self, digits: bytes) -> RequestHead:
         """Returns the same head of a request whose body has another length."""
@@ -122,6 +124,7 @@ class RequestHead:
         head.judged_as = self.judged_as
         head.key_hash = self.key_hash
         head.is_usual = self.is_usual
+        head.forwarded = self.forwarded
         return head
 
     def by_name(self) -> dict[bytes, bytes]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
+import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -48,6 +49,7 @@ _NAME_MOST = 256
 _TIER_MOST = 32
 
 _NOTHING = Usage()
+_NO_ANSWER = hashlib.sha256().digest()
 _NO_PRICE = PriceTable(NOT_PRICED)
 
 
@@ -64,7 +66,7 @@ class UsageMeter(Protocol):
     ) -> Usage: ...
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True, eq=False):
     """A request whose caller is known: who asks what, of which endpoint, with which body."""
 
     arrival: Arrival
@@ -76,10 +78,14 @@ class Request(NamedTuple):
     models: tuple[str, ...] = ()
     #: The body as the caller's profile has it; None: as it is.
     sent: Payload | None = None
+    #: Who draws on budgets with it, where that is known already.
+    known_drawer: Drawer | None = None
 
     @property
     def drawer(self) -> Drawer:
         """Who draws on budgets with it."""
+        if self.known_drawer is not None:
+            return self.known_drawer
         caller = self.caller
         return Drawer(caller.tenant.id, caller.key.account_id, caller.plan.name, self.models, self.call.end_user)
 
@@ -101,7 +107,7 @@ class RequestHold(Protocol):
         ...
 
 
-class AccountEnd(NamedTuple):
+class AccountEnd(msgspec.Struct, frozen=True, eq=False):
     """What a request came to: its receipt, and what that settles."""
 
     request: Request
@@ -119,12 +125,18 @@ class AccountEnd(NamedTuple):
 class Keeping(Protocol):
     """Where what requests hold and use is counted, and their receipts kept."""
 
-    async def enter(self, caller: Caller) -> AbstractContextManager[Any]:
-        """Take one of the caller's parallel requests, for a block. Raises ``RateLimited``, ``Unavailable``."""
+    def enter(self, caller: Caller) -> ParallelSlot | Awaitable[AbstractContextManager[Any]]:
+        """Take one of the caller's parallel requests, for a block; at once, as ``open``.
+
+        Raises ``RateLimited``, ``Unavailable``.
+        """
         ...
 
-    async def open(self, request: Request, ask: Ask, slot: Any) -> RequestHold:
-        """Hold the worst case. ``slot``: what ``enter`` gave. Raises ``RateLimited``, ``Unavailable``."""
+    def open(self, request: Request, ask: Ask, slot: Any) -> Hold | Awaitable[RequestHold]:
+        """Hold the worst case: at once where this process counts alone. ``slot``: what ``enter`` gave.
+
+        Raises ``RateLimited``, ``Unavailable``.
+        """
         ...
 
     def void(self, hold: Any) -> None:
@@ -148,10 +160,10 @@ class OwnKeeping:
         self._budgets = budgets
         self._log = log
 
-    async def enter(self, caller: Caller) -> ParallelSlot:
+    def enter(self, caller: Caller) -> ParallelSlot:
         return self._quota.enter(caller.tenant, caller.plan, caller.key)
 
-    async def open(self, request: Request, ask: Ask, slot: ParallelSlot | None) -> Hold:
+    def open(self, request: Request, ask: Ask, slot: ParallelSlot | None) -> Hold:
         caller, at_us = request.caller, request.arrival.at_us
         # Where there is no budget, too: one that is added meanwhile counts what is under way.
         claim = self._budgets.claim(request.drawer, ask.tokens, ask.cost_nano_usd, at_us)
@@ -161,7 +173,7 @@ class OwnKeeping:
         self._quota.void(hold)
 
     def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
-        request, receipt, secret, hold, counted = outcome[:5]
+        request, receipt, hold, counted = outcome.request, outcome.receipt, outcome.hold, outcome.counted
         tokens, billed = receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt)
         if hold is not None and counted:
             self._quota.post(hold, tokens, billed)
@@ -173,7 +185,7 @@ class OwnKeeping:
             self._quota.charge(tenant.id, key.account_id, tokens, billed, at_us)
             if request.caller.has_budgets:
                 self._budgets.count(request.drawer, tokens, billed, at_us)
-        return self._log.committed(self._log.append(receipt, secret))
+        return self._log.committed(self._log.append(receipt, outcome.secret))
 
 
 class Accounting:
@@ -198,7 +210,8 @@ class Accounting:
         """
         self.check_serving()
         try:
-            return await self.keeping.enter(caller)
+            slot = self.keeping.enter(caller)
+            return slot if isinstance(slot, ParallelSlot) else await slot
         except RateLimited as refusal:
             # Its body has not been read: the receipt commits to none.
             account = self.refuse(Request(arrival, endpoint, caller, _NOT_READ, b""), refusal, reply)
@@ -208,7 +221,8 @@ class Accounting:
 
     async def open(self, request: Request, ask: Ask, sale: Sale | None, slot: Any = None) -> Account:
         """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
-        return Account(self, request, await self.keeping.open(request, ask, slot), sale)
+        hold = self.keeping.open(request, ask, slot)
+        return Account(self, request, hold if isinstance(hold, Hold) else await hold, sale)
 
     def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> Account | None:
         """Write a receipt of a refusal, so that it can be proven too, and name it in the reply's headers.
@@ -250,7 +264,8 @@ class Account:
     def __init__(self, accounting: Accounting, request: Request, hold: RequestHold | None, sale: Sale | None) -> None:
         self._accounting = accounting
         self.request = request
-        self._answer = hashlib.sha256()
+        #: The hash of what was sent, still open; None: nothing was.
+        self._answer: hashlib._Hash | None = None
         self._hold = hold
         #: What the request is paid by; None: it owes nothing.
         self.sale = sale
@@ -310,28 +325,26 @@ class Account:
         """Bytes of the answer that go to the client: they are what the receipt commits to."""
         if self.first_ms is None:
             self.first_ms = self.request.arrival.elapsed_ms()
-        self._answer.update(data)
+        if self._answer is None:
+            self._answer = hashlib.sha256(data)
+        else:
+            self._answer.update(data)
 
     def sent_whole(self, body: bytes, digest: hashlib._Hash | None) -> None:
-        """All of an answer goes to the client. ``digest``: its SHA-256, where that is known."""
-        if self.first_ms is None:
-            self.first_ms = self.request.arrival.elapsed_ms()
-        if digest is None:
-            self._answer.update(body)
-        else:
-            self._answer = digest
+        """All of an answer goes to the client at once. ``digest``: its SHA-256, where that is known."""
+        self._answer = hashlib.sha256(body) if digest is None else digest
 
     def close(self, finish: Finish, *, status: int, usage: Usage = _NOTHING) -> None:
         """Settle the hold and write the receipt. Does nothing when the account is closed already."""
         if self.closed:
             return
         self.closed = True
-        arrival, endpoint, caller, call, body = self.request[:5]
-        target = self.target
-        counted = finish in COUNTED and target is not None
+        request, target = self.request, self.target
+        arrival, endpoint, caller, call = request.arrival, request.endpoint, request.caller, request.call
         usage = _priced_usage(usage, endpoint, call)
-        if target is not None and finish in COUNTED:
-            target.load.used(usage.total_tokens - call.prompt_tokens)
+        counted = finish in COUNTED and target is not None
+        if counted and target is not None:
+            target.load.used(target.passport.pool, usage.total_tokens - call.prompt_tokens)
         price = price_for(endpoint, target.price) if target is not None else _NO_PRICE
         factor_ppm = caller.price_factor_ppm
         cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0
@@ -339,7 +352,8 @@ class Account:
         total_ms = arrival.elapsed_ms()
         paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)
         secret = arrival.secret
-        committed = commitments(secret, digest(body), self._answer.digest())
+        answered = _NO_ANSWER if self._answer is None else self._answer.digest()
+        committed = commitments(secret, digest(request.body), answered)
         tseq, tprev = self._accounting.log.link(caller.tenant.id)
         receipt = Receipt(
             v=_version(caller, call),
@@ -391,8 +405,13 @@ class Account:
             receipt = replace(receipt, **paid)
         self.receipt = receipt
         self._keeping = self._accounting.keeping.close(
-            AccountEnd(self.request, receipt, secret, self._hold, counted, self.sale, self.work)
+            AccountEnd(request, receipt, secret, self._hold, counted, self.sale, self.work)
         )
+
+    @property
+    def is_keeping(self) -> bool:
+        """Whether ``kept`` waits for anything."""
+        return self._keeping is not None
 
     async def kept(self) -> None:
         """Wait until the receipt of a closed account cannot be lost: before the answer's last byte leaves.

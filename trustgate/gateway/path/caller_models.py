@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.plans import allows_model, completion_cap
 from trustgate.errors import InvalidRequest, PermissionDenied
@@ -45,6 +46,8 @@ class CallerModel(msgspec.Struct, frozen=True, eq=False):
     completion_cap: int | None
     #: A bound on the completion is sent along: what it uses is limited, or its profile has one.
     is_bounded: bool
+    #: Who draws on budgets with a request for it that names no end user.
+    drawer: Drawer
     #: The model has to have a price, since a limit on money would not bind it otherwise.
     wants_price: bool
 
@@ -124,5 +127,6 @@ class CallerModels:
             names=names,
             completion_cap=completion_cap(caller),
             is_bounded=caller.is_metered or (profile is not None and bounds_completion(profile.rules)),
+            drawer=Drawer(caller.tenant.id, caller.key.account_id, caller.plan.name, names),
             wants_price=caller.wants_price(names),
         )

@@ -62,7 +62,7 @@ class Forwarding:
             headers: further ones, in place of the client's of the same names: name, value, and the provider whose
                 servers alone get it ("": all).
         """
-        arrival, endpoint, caller, call = request[:4]
+        arrival, endpoint, caller, call = request.arrival, request.endpoint, request.caller, request.call
         body = request.body if request.sent is None else request.sent
         merges: dict[str, dict[str, Any]] = {}
         lowered: dict[str, Any] = {}
@@ -73,8 +73,12 @@ class Forwarding:
         asking = {**merges, "stream_options": {"include_usage": True}} if asks_usage else merges
         # What ``call.model`` is was read in these bytes.
         is_named = endpoint.is_plain and "model" in endpoint.needed
+        #: Where a target calls the model as the client does and adds nothing, the body is sent as it came.
+        plain = body if is_named and isinstance(body, bytes) and not (asks_usage or bounded is not None) else None
 
         def body_for(target: Target) -> bytes | tuple[bytes, ...] | AsyncIterator[bytes]:
+            if plain is not None and target.model == call.model and not target.passport.default_parameters:
+                return plain
             if isinstance(body, Upload):
                 return body.outgoing(target.model if endpoint.has_model else "")
             if endpoint.body == "none":
@@ -95,11 +99,15 @@ class Forwarding:
                 return body.restored(outgoing(body.skeleton, changes, defaults, merging))
             return outgoing(body, changes, defaults, merging)
 
-        own = self._headers(endpoint, arrival, body)
+        own = self._kept_headers(endpoint, arrival, body)
+        request_id = arrival.request_id.decode()
+        if headers:
+            own = (*own, ("x-request-id", request_id))  # which a profile may set to something else
         made = replace(
             self._of_endpoint(endpoint),
             path=path,
             headers=_for_provider("", own, headers) if headers else own,
+            request_id="" if headers else request_id,
             body_for=body_for,
             caller=caller.tenant.id,
             model=call.model,
@@ -119,12 +127,24 @@ class Forwarding:
             known = self._known[id(endpoint)] = endpoint, _outgoing_of(endpoint)
         return known[1]
 
-    def _headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> list[tuple[str, str]]:
-        headers = [
-            ("accept-encoding", "identity"),
-            ("user-agent", f"trustgate/{__version__}"),
-            ("x-request-id", arrival.request_id.decode()),
-        ]
+    def _kept_headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> tuple[tuple[str, str], ...]:
+        """As ``_headers``: of a head that comes again, those that were made of it before."""
+        head = arrival.head
+        if head is None or self._tracing is not None or isinstance(body, Upload):
+            return self._headers(endpoint, arrival, body)
+        kept = head.forwarded
+        if kept is not None and kept[0] is self:
+            of_endpoint, headers = kept[1]
+            if of_endpoint is endpoint:
+                made: tuple[tuple[str, str], ...] = headers
+                return made
+        made = self._headers(endpoint, arrival, body)
+        head.forwarded = self, (endpoint, made)
+        return made
+
+    def _headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> tuple[tuple[str, str], ...]:
+        """Returns the headers of a request but for its id."""
+        headers = [("accept-encoding", "identity"), ("user-agent", f"trustgate/{__version__}")]
         if isinstance(body, Upload):
             headers.append(("content-type", body.content_type.decode("latin-1")))
         elif endpoint.body == "json":
@@ -144,7 +164,7 @@ class Forwarding:
                     headers.append((name.decode(), value.decode("latin-1")))
             if b"anthropic-version" not in arrival.headers:
                 headers.append(("anthropic-version", ANTHROPIC_VERSION))
-        return headers
+        return tuple(headers)
 
 
 def _outgoing_of(endpoint: Endpoint) -> Outgoing:
@@ -173,15 +193,15 @@ def _nothing_for(target: Target) -> bytes:
 
 
 def _for_provider(
-    provider: str, own: list[tuple[str, str]], further: Sequence[tuple[str, str, str]]
-) -> list[tuple[str, str]]:
+    provider: str, own: tuple[tuple[str, str], ...], further: Sequence[tuple[str, str, str]]
+) -> tuple[tuple[str, str], ...]:
     """Returns the headers for the servers of one provider ("": for any)."""
     return _with(own, [(name, value) for name, value, whose in further if whose in ("", provider.lower())])
 
 
-def _with(own: list[tuple[str, str]], further: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def _with(own: tuple[tuple[str, str], ...], further: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     named = dict(further)
-    return [*(header for header in own if header[0] not in named), *named.items()] if named else own
+    return (*(header for header in own if header[0] not in named), *named.items()) if named else own
 
 
 def _length_for(arrival: Arrival, body: Payload, endpoint: Endpoint) -> Any:

@@ -49,7 +49,7 @@ class PaymentStep:
         Raises what ``Cashier.admit`` raises, ``InvalidRequest`` for a payment header that is none, and
         ``PermissionDenied`` for a model without a price. That a presented payment does not do is put on record.
         """
-        arrival, endpoint, caller, _, body = request[:5]
+        arrival, endpoint, caller, body = request.arrival, request.endpoint, request.caller, request.body
         terms = caller.terms
         if terms is None:
             return None
@@ -115,7 +115,7 @@ def _order(
     request: Request, terms: PaymentTerms, price_nano_usd: int, presented: Presented | None, key: bytes = b""
 ) -> Order:
     """``key``: what the kept answer is encrypted with."""
-    arrival, endpoint, caller, _, body = request[:5]
+    arrival, endpoint, caller, body = request.arrival, request.endpoint, request.caller, request.body
     return Order(
         tenant_id=caller.tenant.id,
         key_id=caller.key.id,

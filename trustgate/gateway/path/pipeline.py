@@ -206,7 +206,8 @@ class Pipeline:
             model = self._models.find(caller, None if route.is_modelless else call.model)
             if endpoint.is_unmetered:
                 model = self._models.priced_by_call(model, endpoint, is_asked=route.asks_model)
-            request = Request(arrival, endpoint, caller, call, body, model.names, sent)
+            drawer = model.drawer if call.end_user is None else None
+            request = Request(arrival, endpoint, caller, call, body, model.names, sent, drawer)
             bound = completion_bound(call, model.resolved, model.completion_cap)
             ask = worst_case(
                 endpoint, call, model.resolved, bound, caller.price_factor_ppm, arrival.at_us, model.fallbacks

@@ -53,20 +53,22 @@ async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccoun
         account.work = objects.ended
     account.upstream_model = reported.model
     content_type = answer.content_type.encode("latin-1", "replace")
-    try:
-        await delivery.pay()
-    except asyncio.CancelledError:
-        sale = account.sale
-        if sale is not None and sale.is_settled:
-            # The client left while it paid for this answer: it is kept, and a retry with the same payment gets it.
-            account.sent_whole(body, None if apart is None else apart.hash)
-            delivery.close("client_gone", status=answer.status, usage=usage)
-            reply.headers += sale.headers
-            reply.record(answer.status, content_type, body)
-        raise
+    if account.sale is not None:
+        try:
+            await delivery.pay()
+        except asyncio.CancelledError:
+            sale = account.sale
+            if sale.is_settled:
+                # The client left while it paid for this answer: it is kept, and a retry with the same payment gets it.
+                account.sent_whole(body, None if apart is None else apart.hash)
+                delivery.close("client_gone", status=answer.status, usage=usage)
+                reply.headers += sale.headers
+                reply.record(answer.status, content_type, body)
+            raise
     account.sent_whole(body, None if apart is None else apart.hash)
     delivery.close("complete", status=answer.status, usage=usage)
-    await account.kept()
+    if account.is_keeping:
+        await account.kept()
     await reply.whole(answer.status, content_type, body)
 
 

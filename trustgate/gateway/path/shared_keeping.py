@@ -65,19 +65,20 @@ class SharedKeeping:
         _ = self._books.close(hold=hold)
 
     def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
-        request, receipt, secret, hold, counted, sale, work = outcome
+        request, receipt, hold, sale = outcome.request, outcome.receipt, outcome.hold, outcome.sale
+        work = outcome.work
         charging = None if sale is None else sale.charging
         money = charging.money if isinstance(charging, SharedBalanceHold) else None
         use = None
-        if counted:
+        if outcome.counted:
             use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt), balance_change(receipt)[0])
         # Work that was admitted before, and is charged now that it has ended.
-        late = self._books.late(request.caller, request.drawer) if counted and hold is None else None
+        late = self._books.late(request.caller, request.drawer) if outcome.counted and hold is None else None
         settled: dict[str, Any] = {"hold": hold, "money": money, "use": use, "late": late}
         if work is not None:
             settled["work"] = EndedWork(_key_of(work), is_look=hold is None)
             settled["on_commit"] = partial(self._object_ids.settle, work)
-        kept = self._log.kept(self._log.close(receipt, secret, **settled))
+        kept = self._log.kept(self._log.close(receipt, outcome.secret, **settled))
         written = self._object_ids.written()
         return kept if written is None else _both(written, kept)
 

@@ -52,6 +52,7 @@ _ENDING_BYTES = 64
 
 #: The body of a request: whole, whole in pieces, or still arriving.
 Body = bytes | tuple[bytes, ...] | AsyncIterator[bytes]
+_WHOLE = bytes, tuple
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +63,9 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     at_root: bool = False
     headers: Sequence[tuple[str, str]]
-    #: The same, where not every target gets all of them.
+    #: The value of ``x-request-id``, in which no character needs a look; "": it is among ``headers``, or is not sent.
+    request_id: str = ""
+    #: The headers, where not every target gets all of them.
     headers_for: Callable[[Target], Sequence[tuple[str, str]]] | None = None
     #: The body as a target wants it. One that is not whole yet can be sent once only.
     body_for: Callable[[Target], Body]
@@ -148,7 +151,8 @@ class UpstreamClient:
         verdict: FailedAttempt | None = None
         #: The largest context that was too small for the prompt, and whether one was. (A conversation with a larger
         #: model goes on there.)
-        too_small, is_too_long = 0, all(target.only_too_long for target in targets)
+        too_small = 0
+        is_too_long = targets[0].only_too_long and all(target.only_too_long for target in targets)
         waiting = list(targets)
         while waiting:
             target = waiting.pop(0)
@@ -246,9 +250,9 @@ class UpstreamClient:
     async def _attempt(self, target: Target, outgoing: Outgoing) -> Answer | FailedAttempt:
         """One try. What its body could not be sent twice for is not tried again, here or elsewhere."""
         body = outgoing.body_for(target)
-        target.load.sent(outgoing.prompt_tokens)
+        target.load.sent(target.passport.pool, outgoing.prompt_tokens)
         sent: _Sent | None = None
-        if not isinstance(body, bytes | tuple):
+        if not isinstance(body, _WHOLE):
             sent = _Sent(body)
             body = aiter(sent)
         try:
@@ -256,6 +260,9 @@ class UpstreamClient:
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets an error of ours
             verdict = not_answered(error)
         else:
+            plain = _plain_answer(target, outgoing, response)
+            if plain is not None:
+                return plain
             try:
                 outcome = await self._read(target, outgoing, response)
             except Exception as error:  # noqa: BLE001 - as above
@@ -278,16 +285,18 @@ class UpstreamClient:
         if outgoing.at_root:
             base_url = base_url.removesuffix("/v1")
         sent = outgoing.headers if outgoing.headers_for is None else outgoing.headers_for(target)
-        headers = [*sent, *_credentials(target, anthropic=outgoing.anthropic)]
+        headers = (*sent, *_credentials(target, anthropic=outgoing.anthropic))
         transport = self._transport(base_url)
         if transport is None:
-            if isinstance(body, bytes | tuple):
-                return self._network.send(outgoing.method, base_url, outgoing.path, headers, body)
+            if isinstance(body, _WHOLE):
+                return self._network.send(outgoing.method, base_url, outgoing.path, headers, body, outgoing.request_id)
             transport = self._network.transport(base_url)
         import httpx
 
+        if outgoing.request_id:
+            headers = (*headers, ("x-request-id", outgoing.request_id))
         if outgoing.length_for is not None:
-            headers.append(("content-length", str(outgoing.length_for(target))))
+            headers = (*headers, ("content-length", str(outgoing.length_for(target))))
         request = httpx.Request(
             outgoing.method,
             base_url + outgoing.path,
@@ -472,6 +481,34 @@ class _Sent:
         self.has_begun = True
         async for chunk in self._body:
             yield chunk
+
+
+def _plain_answer(target: Target, outgoing: Outgoing, response: AnyResponse) -> Answer | None:
+    """Returns the answer of a response that is as nearly all are: one JSON object, here with its head, and a good one.
+
+    None where it has to be looked at more closely (``UpstreamClient._read``); nothing of it is taken then.
+    """
+    if not isinstance(response, Response) or not response.is_whole or len(response.parts) != 1:
+        return None
+    if response.status_code != 200 or outgoing.stream or outgoing.takes_any:
+        return None
+    headers, body = response.headers, response.parts[0]
+    content_type = _PLAIN_TYPES.get(headers.line(b"content-type"))
+    if content_type is None or headers.line(b"content-encoding") is not None:
+        return None
+    if body[:1] != b"{" or body[-1:] != b"}" or len(body) > outgoing.plain_bytes:
+        return None
+    reported = outgoing.meter(body)
+    if reported.failure is not None:
+        return None
+    return Answer(target, response, body=response.take(), reported=reported, content_type=content_type)
+
+
+#: What servers call JSON, nearly always.
+_PLAIN_TYPES: Mapping[bytes | None, str] = {
+    text.encode(): text
+    for text in ("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8")
+}
 
 
 def _in_time(pause_s: float, deadline: float | None) -> bool:

@@ -63,16 +63,21 @@ class TargetLoad:
         """Its answer is over, or there was none."""
         self.in_flight -= 1
 
-    def sent(self, tokens: int) -> None:
-        """A request was sent, again where it was tried before. ``tokens``: the estimate of its prompt."""
-        self._turn()
-        self._requests += 1
-        self._tokens += tokens
+    def sent(self, pool: Pool, tokens: int) -> None:
+        """A request was sent, again where it was tried before. ``tokens``: the estimate of its prompt.
 
-    def used(self, tokens: int) -> None:
-        """What an answer used beyond the estimate of its prompt."""
-        self._turn()
-        self._tokens += max(0, tokens)
+        Counted where the pool has a limit by the minute: one that is given to it counts from then on.
+        """
+        if pool.requests_per_minute is not None or pool.tokens_per_minute is not None:
+            self._turn()
+            self._requests += 1
+            self._tokens += tokens
+
+    def used(self, pool: Pool, tokens: int) -> None:
+        """What an answer used beyond the estimate of its prompt; counted as ``sent`` is."""
+        if pool.tokens_per_minute is not None:
+            self._turn()
+            self._tokens += max(0, tokens)
 
     def _turn(self) -> None:
         minute = int(self._clock() // _MINUTE_S)

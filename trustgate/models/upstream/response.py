@@ -54,6 +54,10 @@ class Fields(Mapping[str, str]):
         """Content-Length and Transfer-Encoding."""
         return self._values.get(b"content-length"), self._values.get(b"transfer-encoding")
 
+    def line(self, name: bytes) -> bytes | None:
+        """Returns the value of the field with a lower-case name as it came; None where there is none."""
+        return self._values.get(name)
+
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower().encode("latin-1", "replace")].decode("utf-8", "surrogateescape")
 

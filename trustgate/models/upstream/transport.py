@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from trustgate.models.upstream.protocol import UpstreamProtocol
 
 _KEEP_ALIVE_S = 60.0
+#: Of a host, so many heads of requests are kept, of so many bytes at most: clients choose what is in them.
+_HEADS_MOST = 256
+_HEAD_MOST_BYTES = 2048
 
 
 class NotConnected(Exception):
@@ -171,7 +174,7 @@ class _Pool:
 class _Host:
     """What is the same for every request to a base URL, and the connections that are kept for it."""
 
-    __slots__ = ("dial", "host", "idle", "pool", "prefix")
+    __slots__ = ("dial", "heads", "host", "idle", "pool", "prefix")
 
     def __init__(self, base_url: str, pool: _Pool) -> None:
         from aiohttp import ClientRequest
@@ -183,6 +186,8 @@ class _Host:
         self.host = self.dial.headers["host"]
         self.prefix = url.raw_path.rstrip("/")
         self.pool = pool
+        #: The heads of requests as far as they are the same again and again: by method, path and headers.
+        self.heads: dict[tuple[str, str, Sequence[tuple[str, str]]], bytes] = {}
         #: The one that was used last stands last.
         self.idle: list[_Lease] = []
         pool.hosts.append(self)
@@ -206,8 +211,11 @@ class Network:
         path: str,
         headers: Sequence[tuple[str, str]],
         body: bytes | tuple[bytes, ...],
+        request_id: str = "",
     ) -> Response | AiohttpResponse:
         """Send a request whose body is in hand; gives the answer when its head is here.
+
+        ``request_id``: what ``x-request-id`` says besides, in which no character needs a look.
 
         Raises ``NotConnected``; ``Unanswered``; ``UpstreamFailed`` for a head that makes no sense; and for what happens
         later what aiohttp and the system raise.
@@ -215,10 +223,10 @@ class Network:
         host = self._hosts.get(base_url) or self._host(base_url)
         rest: Sequence[bytes] = ()
         if isinstance(body, bytes):
-            data = _request_bytes(method, host, path, headers, body)
+            data = _request_bytes(method, host, path, headers, request_id, body)
         else:
             first, *rest = body or (b"",)
-            data = _request_bytes(method, host, path, headers, first, sum(map(len, rest)))
+            data = _request_bytes(method, host, path, headers, request_id, first, sum(map(len, rest)))
         lease = host.pool.kept(host) or await self._connect(host)
         protocol = lease.protocol
         begun = protocol.expect_response(self._read_timeout_s)
@@ -345,16 +353,38 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _request_bytes(
-    method: str, host: _Host, path: str, headers: Sequence[tuple[str, str]], body: bytes, more_bytes: int = 0
+    method: str,
+    host: _Host,
+    path: str,
+    headers: Sequence[tuple[str, str]],
+    request_id: str,
+    body: bytes,
+    more_bytes: int = 0,
 ) -> bytes:
     """Returns a request in HTTP/1.1, but for the last ``more_bytes`` of its body.
 
     Raises ``ValueError`` for a header or a path that would say something else.
     """
+    which = method, path, headers if isinstance(headers, tuple) else tuple(headers)
+    head = host.heads.get(which)
+    if head is None:
+        head = _head(method, host, path, headers)
+        if len(head) <= _HEAD_MOST_BYTES:
+            if len(host.heads) >= _HEADS_MOST:
+                host.heads.clear()
+            host.heads[which] = head
+    if request_id:
+        head += b"x-request-id: %b\r\n" % request_id.encode()
+    if body or method == "POST":
+        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body) + more_bytes, body)
+    return head + b"\r\n"
+
+
+def _head(method: str, host: _Host, path: str, headers: Sequence[tuple[str, str]]) -> bytes:
+    """Returns the head of a request up to its last fields. Raises as ``_request_bytes``."""
     fields = "\r\n".join(map(": ".join, headers)) + "\r\n" if headers else ""
-    length = f"content-length: {len(body) + more_bytes}\r\n" if body or method == "POST" else ""
-    text = f"{method} {host.prefix}{path} HTTP/1.1\r\nhost: {host.host}\r\n{fields}{length}\r\n"
-    lines = len(headers) + 3 + (length != "")
+    text = f"{method} {host.prefix}{path} HTTP/1.1\r\nhost: {host.host}\r\n{fields}"
+    lines = len(headers) + 2
     if text.count("\n") != lines or text.count("\r") != lines or "\0" in text or " " in path or not path.isascii():
         raise ValueError("a header or the path of the request to the upstream holds what it must not")
-    return text.encode("latin-1") + body
+    return text.encode("latin-1")
