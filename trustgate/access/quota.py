@@ -60,16 +60,42 @@ class _Limit(msgspec.Struct, frozen=True):
 class _Counter:
     """One subject's use in each running window, and its requests in flight."""
 
-    __slots__ = ("active", "lasting", "limits", "parallel", "used")
+    __slots__ = ("_used", "active", "cost_nano_usd", "lasting", "limits", "parallel", "requests", "tokens")
 
     def __init__(self) -> None:
         #: The limits that were asked for last, and those of them that are set: they change seldom.
         self.limits: Limits | None = None
         self.active: tuple[_Limit, ...] = ()
-        self.used = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
+        self._used = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
+        #: What counts in all windows alike and is not in ``_used`` yet: nearly every use is added to all of them.
+        self.requests = 0
+        self.tokens = 0
+        self.cost_nano_usd = 0
         #: The part of ``used`` that is held for work whose request has ended (``hold_work``).
         self.lasting = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
         self.parallel = 0
+
+    @property
+    def used(self) -> list[list[int]]:
+        """The use in each window: requests, tokens and cost."""
+        if self.requests or self.tokens or self.cost_nano_usd:
+            for figures in self._used:
+                figures[_REQUESTS] += self.requests
+                figures[_TOKENS] += self.tokens
+                figures[_COST] += self.cost_nano_usd
+            self.requests = self.tokens = self.cost_nano_usd = 0
+        return self._used
+
+    @used.setter
+    def used(self, used: list[list[int]]) -> None:
+        self._used = used
+        self.requests = self.tokens = self.cost_nano_usd = 0
+
+    def add(self, requests: int, tokens: int, cost_nano_usd: int) -> None:
+        """Count in all windows."""
+        self.requests += requests
+        self.tokens += tokens
+        self.cost_nano_usd += cost_nano_usd
 
 
 class CounterState(msgspec.Struct, array_like=True):
@@ -219,25 +245,16 @@ class Quota:
         subjects = subjects or (self._counter(tenant.id), self._counter(key.account_id))
         by_tenant, by_key = subjects
         tokens, cost_nano_usd = ask.tokens, ask.cost_nano_usd
-        demand = (1, tokens, cost_nano_usd)
         of_tenant = by_tenant.active if by_tenant.limits is plan.limits else self._active(by_tenant, plan.limits)
         of_key = by_key.active if by_key.limits is key.limits else self._active(by_key, key.limits)
-        for counter, active in ((by_tenant, of_tenant), (by_key, of_key)):
-            for limit in active:
-                used, need = counter.used[limit.window][limit.unit], demand[limit.unit]
-                # A request that needs none of a unit (a free model, under a limit on money) is not refused for it. One
-                # larger than the whole limit may run only where nothing at all limits it: refuse it too.
-                if need and used + need > limit.most:
-                    owner = f"plan {plan.name!r}" if counter is by_tenant else "this API key"
-                    if self.on_limit is not None and limit.window and need <= limit.most:
-                        self._tell(limit, tenant.id, "" if counter is by_tenant else key.id, at_us)
-                    raise self._refusal(limit, used, need, owner, at_us)
+        if of_tenant or of_key:
+            demand = (1, tokens, cost_nano_usd)
+            self._check(by_tenant, of_tenant, demand, f"plan {plan.name!r}", (tenant.id, ""), at_us)
+            self._check(by_key, of_key, demand, "this API key", (tenant.id, key.id), at_us)
         slot = slot or self.enter(tenant, plan, key)
         hold = Hold(ask, subjects, self._windows.starts, slot)
-        for figures in (*by_tenant.used, *by_key.used):
-            figures[_REQUESTS] += 1
-            figures[_TOKENS] += tokens
-            figures[_COST] += cost_nano_usd
+        by_tenant.add(1, tokens, cost_nano_usd)
+        by_key.add(1, tokens, cost_nano_usd)
         if claim is not None:
             claim.take()
             hold.claim = claim
@@ -251,6 +268,27 @@ class Quota:
             of_tokens = _tighter(of_tokens, claim.rate("tokens", at_us))
         hold.rates = (requests, of_tokens)
         return hold
+
+    def _check(
+        self,
+        counter: _Counter,
+        limits: Sequence[_Limit],
+        demand: tuple[int, int, int],
+        owner: str,
+        subject: tuple[str, str],
+        at_us: int,
+    ) -> None:
+        """Raise ``RateLimited`` where a limit has no room. ``subject``: the tenant, and the key whose limits they are.
+
+        A request that needs none of a unit (a free model, under a limit on money) is not refused for it. One larger
+        than the whole limit may run only where nothing at all limits it: it is refused too.
+        """
+        for limit in limits:
+            used, need = counter.used[limit.window][limit.unit], demand[limit.unit]
+            if need and used + need > limit.most:
+                if self.on_limit is not None and limit.window and need <= limit.most:
+                    self._tell(limit, *subject, at_us)
+                raise self._refusal(limit, used, need, owner, at_us)
 
     def hold_work(self, subject_ids: Sequence[str], ask: Ask, at_us: int, claim: Claim | None = None) -> Hold:
         """Hold what work may still use that goes on after its request has ended.
@@ -279,10 +317,7 @@ class Quota:
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
         for counter in (self._counter(tenant_id), self._counter(key_account_id)):
-            for used in counter.used:
-                used[_REQUESTS] += 1
-                used[_TOKENS] += tokens
-                used[_COST] += cost_nano_usd
+            counter.add(1, tokens, cost_nano_usd)
 
     def post(self, hold: Hold, tokens: int, cost_nano_usd: int) -> None:
         """Settle a hold to what was really used."""
@@ -305,12 +340,7 @@ class Quota:
         if hold.starts is self._windows.starts and not hold.is_lasting:
             # As nearly always: no window has ended since.
             for counter in hold.counters:
-                for figures in counter.used:
-                    if requests:
-                        figures[_REQUESTS] += requests
-                    figures[_TOKENS] += tokens
-                    if cost_nano_usd:
-                        figures[_COST] += cost_nano_usd
+                counter.add(requests, tokens, cost_nano_usd)
             return
         for counter in hold.counters:
             for window, start in enumerate(hold.starts):

@@ -219,11 +219,6 @@ class Accounting:
                 await account.kept()
             raise
 
-    async def open(self, request: Request, ask: Ask, sale: Sale | None, slot: Any = None) -> Account:
-        """Hold the worst case. Raises ``RateLimited`` (429), or ``Unavailable`` when no receipt could be kept."""
-        hold = self.keeping.open(request, ask, slot)
-        return Account(self, request, hold if isinstance(hold, Hold) else await hold, sale)
-
     def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> Account | None:
         """Write a receipt of a refusal, so that it can be proven too, and name it in the reply's headers.
 
@@ -262,6 +257,7 @@ class Account:
     )
 
     def __init__(self, accounting: Accounting, request: Request, hold: RequestHold | None, sale: Sale | None) -> None:
+        """``hold``: what its request holds (``Keeping.open``); None: it is refused, or was admitted before."""
         self._accounting = accounting
         self.request = request
         #: The hash of what was sent, still open; None: nothing was.

@@ -95,13 +95,13 @@ def body_at_hand(scope: Scope, declared: int, max_body_bytes: int, room: Room) -
     None where it has to be read (``read_json``). ``declared``: its length as in the head, bytes; 0 without. Raises
     ``Unavailable`` (503) where there is no memory for it.
     """
-    room.expect(declared)
     if 0 < declared <= DIRECT_BYTES and declared <= max_body_bytes:
-        exchange = scope.get("extensions", {}).get(EXCHANGE)
+        exchange = scope["extensions"].get(EXCHANGE) if "extensions" in scope else None
         body: bytes | None = None if exchange is None else exchange.take_whole()
         if body is not None:
             room.take(len(body))
             return body
+    room.expect(declared)
     return None
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+
+import msgspec
 
 from trustgate.errors import AuthenticationFailed, PaymentRequired, TrustGateError, Unavailable, UpstreamTimeout
 from trustgate.gateway.api.endpoints import Endpoint
@@ -28,7 +29,7 @@ _CLIENT_CLOSED_REQUEST = 499
 _LEFT: frozenset[Reason] = frozenset({"client_gone", "client_stalled"})
 
 
-class RequestOutcome(NamedTuple):
+class RequestOutcome(msgspec.Struct, frozen=True, eq=False):
     """How a request ended."""
 
     endpoint: Endpoint

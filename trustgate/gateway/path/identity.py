@@ -28,15 +28,15 @@ def identify(directory: Directory, arrival: Arrival, *, takes_keyless: bool = Fa
     Raises:
         AuthenticationFailed: the key is missing, wrong or dead.
     """
-    if takes_keyless and _is_without_key(arrival):
-        caller = directory.keyless(arrival.at_us)
-        if caller is not None:
-            return caller
     head = arrival.head
     if head is not None and head.key_hash is not None:
         known = directory.known(head.key_hash, arrival.at_us)
         if known is not None:
             return known
+    if takes_keyless and _is_without_key(arrival):
+        caller = directory.keyless(arrival.at_us)
+        if caller is not None:
+            return caller
     token = bearer_token(arrival)
     caller = directory.authenticate(token, arrival.at_us)
     if head is not None:

@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_end_user, check_plan, check_priced
-from trustgate.access.quota import Ask, ParallelSlot
+from trustgate.access.quota import Ask, Hold, ParallelSlot
 from trustgate.errors import (
     InvalidRequest,
     RateLimited,
@@ -41,7 +41,7 @@ from trustgate.gateway.api.aliases import MODEL_IN_PATH
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.large_body import DIRECT_BYTES, LargeBody
 from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
-from trustgate.gateway.path.accounting import Account, Accounting, Request, receipt_header
+from trustgate.gateway.path.accounting import Account, Accounting, Request, RequestHold, receipt_header
 from trustgate.gateway.path.arrival import Arrival, check_head, is_json
 from trustgate.gateway.path.batch_lines import LineJudge, judged_messages
 from trustgate.gateway.path.body import BodyMemory, Room, body_at_hand, end_user_of, peek, read_json
@@ -364,13 +364,16 @@ class Pipeline:
     async def _open_account(
         self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery
     ) -> Account:
-        """Take the hold. A refusal is put on record too."""
+        """Hold the worst case. Raises ``RateLimited`` (429), which is put on record too, or ``Unavailable``."""
         try:
-            account = delivery.account = await self._accounting.open(request, ask, sale, slot)
+            opened = self._accounting.keeping.open(request, ask, slot)
+            hold: RequestHold = opened if isinstance(opened, Hold) else await opened
         except RateLimited as refusal:
             delivery.account = self._accounting.refuse(request, refusal, delivery.reply)
             raise
-        delivery.reply.headers += rate_headers(account.rates)
+        account = delivery.account = Account(self._accounting, request, hold, sale)
+        if hold.rates != _NO_RATES:
+            delivery.reply.headers += rate_headers(hold.rates)
         return account
 
     def _passed_on(self, answer: Answer) -> Headers:
@@ -393,4 +396,5 @@ def with_model(body: bytes | LargeBody, model: str) -> bytes | LargeBody:
         return body
 
 
+_NO_RATES = (None, None)
 _OWES_NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()

@@ -38,6 +38,8 @@ class Route(msgspec.Struct, eq=False):
     service: str
     #: The body names a model.
     asks_model: bool
+    #: Its endpoint names no ids and gives none out.
+    is_plain: bool = False
     is_unmetered: bool = False
     #: What the path names, and what the body builds on.
     handle: ObjectId | None = None
@@ -78,7 +80,7 @@ class Routing:
         Raises ``NotFound`` for one that is not its tenant's, ``Conflict`` where what is to be deleted is not paid yet.
         """
         tenant_id = key.tenant_id
-        route = Route(call, endpoint.upstream_path, body, tenant_id, endpoint.name, bool(call.model))
+        route = Route(call, endpoint.upstream_path, body, tenant_id, endpoint.name, bool(call.model), endpoint.is_plain)
         if call.uses or call.shared:
             self._use(route, endpoint, tenant_id)
             call = route.call
@@ -212,8 +214,14 @@ class Routing:
         None of it has another tenant's object under an id that the request names. Raises ``NotFound`` (404),
         ``InvalidRequest`` (400) and ``Unavailable`` (503).
         """
+        call = route.call
+        if route.is_plain and resolved is not None and not (resolved.passport.fallbacks or call.uses or call.shared):
+            # As nearly always: one place serves it, whoever asks.
+            if resolved.upstream_model.startswith(_TRAINED):
+                self._check_trained(resolved.upstream_model, call.model, route.tenant_id)
+            return self._targets.route(call.model, resolved, route.service)
         found = self._targets_of(route, resolved, profile)
-        if not route.call.uses and not route.call.shared:
+        if not call.uses and not call.shared:
             return found
         named = (*route.call.uses, *((kind, object_id) for kind, object_id, _ in route.call.shared))
         for kind, object_id in named:
