@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +43,7 @@ from trustgate.types import Receipt
 
 #: How the head of the floor's streams ends, which looks like the end of a body.
 _HEAD_OF_STREAM = b"rcpt_0\r\n\r\n"
+_TURNS_APART = 2
 #: Requests in a spell, whose shortest time counts: a few milliseconds, in which others seldom disturb.
 _SPELL = 40
 
@@ -119,14 +120,25 @@ class Clients:
         await self._done
 
 
-def _upstream_lines(protocol: asyncio.Protocol, answer: list[bytes]) -> Line:
+def _upstream_lines(protocol: asyncio.Protocol, answer: list[bytes], *, apart: bool) -> Line:
+    """``apart``: each piece of an answer comes some turns of the loop behind the one before, as a model's do."""
     loop = asyncio.get_running_loop()
 
-    def hear(data: bytes) -> None:
+    def hear_all(data: bytes) -> None:
         for piece in answer:
             loop.call_soon(protocol.data_received, piece)
 
-    return Line(hear)
+    def hear(data: bytes) -> None:
+        loop.call_soon(step, iter(answer), 0)
+
+    def step(pieces: Iterator[bytes], turns: int) -> None:
+        if turns:
+            loop.call_soon(step, pieces, turns - 1)
+        elif (piece := next(pieces, None)) is not None:
+            protocol.data_received(piece)
+            loop.call_soon(step, pieces, _TURNS_APART)
+
+    return Line(hear if apart else hear_all)
 
 
 class _Lease(upstream_transport._Lease):
@@ -222,12 +234,12 @@ async def _measure(clients: Clients, options: argparse.Namespace) -> Figures:
     return figures
 
 
-def _no_connection(loop: asyncio.AbstractEventLoop, answer: list[bytes]) -> Any:
+def _no_connection(loop: asyncio.AbstractEventLoop, answer: list[bytes], *, apart: bool) -> Any:
     """Returns what stands in for ``Network._connect``: a connection to an upstream that answers at once."""
 
     async def connect(network: Any, host: Any) -> Any:
         protocol = UpstreamProtocol(loop)
-        protocol.connection_made(cast("asyncio.BaseTransport", _upstream_lines(protocol, answer)))
+        protocol.connection_made(cast("asyncio.BaseTransport", _upstream_lines(protocol, answer, apart=apart)))
         unconnected: Any = _Unconnected(protocol)
         return _Lease(unconnected, host)
 
@@ -244,7 +256,7 @@ async def measure_gateway(home: Path, options: argparse.Namespace) -> Figures:
         await stop.wait()
 
     network: Any = upstream_transport.Network
-    network._connect = _no_connection(loop, _answer(stream=options.stream))
+    network._connect = _no_connection(loop, _answer(stream=options.stream), apart=options.apart)
     of_listeners: Any = listener
     of_listeners.listen = listen
     settings = load_settings(
@@ -275,7 +287,7 @@ async def measure_floor(options: argparse.Namespace) -> Figures:
     server = floor.Floor("http://127.0.0.1:1")
     for _ in range(options.connections):
         upstream = floor._Upstream(server)
-        line = _upstream_lines(upstream, _answer(stream=options.stream))
+        line = _upstream_lines(upstream, _answer(stream=options.stream), apart=options.apart)
         upstream.connection_made(cast("asyncio.BaseTransport", line))
         server.idle.append(upstream)
     request = _request("sk-tg-0123456789abcdef0123456789abcdef0123456789abcdef", stream=options.stream)
@@ -288,6 +300,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a round takes (default: 2)")
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--stream", action="store_true", help="streams of a hundred frames")
+    parser.add_argument("--apart", action="store_true", help="each frame comes by itself")
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="show the N functions that cost most")
     parser.add_argument("--requests", type=int, default=0, metavar="N", help="send N alone, for a tool that counts")
     parser.add_argument("--sort", default="tottime", help="by what they are sorted: tottime, ncalls, …")

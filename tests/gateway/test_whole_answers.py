@@ -33,6 +33,9 @@ class _Connection:
         self.keeps: list[bool] = []
         self.transport: Any = _Transport(self)
 
+    def write_at_once(self, data: bytes) -> bool:
+        return False
+
     async def write(self, data: bytes) -> None:
         self.written += data
 

@@ -37,6 +37,7 @@ class Carrier(Protocol):
     lost: bool
 
     async def write(self, data: bytes) -> None: ...
+    def write_at_once(self, data: bytes) -> bool: ...
     def read_on(self) -> None: ...
     def ended(self, *, keeps: bool) -> None: ...
     def linger(self) -> None: ...
@@ -224,6 +225,15 @@ class Exchange:
             await self._end(head + body)
         elif head or body:
             await self._connection.write(head + body)
+
+    def send_at_once(self, body: bytes) -> bool:
+        """Send a piece of a body that comes in chunks and has begun: what ``send`` does, without a wait.
+
+        Returns False, and has sent nothing, where the piece has to wait, or is no such.
+        """
+        if not self._is_chunked or self.is_done or not body:
+            return False
+        return self._connection.write_at_once(b"%x\r\n%b\r\n" % (len(body), body))
 
     async def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole answer: what ``send`` does with the messages of its head and its body."""

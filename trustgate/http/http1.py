@@ -428,6 +428,13 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
         self._idle_timer = self._head_timer = None
 
+    def write_at_once(self, data: bytes) -> bool:
+        """Write where the client takes in what it is given. Returns False, and has written nothing, where not."""
+        if self.lost or self._drained is not None:
+            return False
+        self.transport.write(data)
+        return True
+
     async def write(self, data: bytes) -> None:
         """Write, and wait while the client takes in less than it is given."""
         if self.lost:

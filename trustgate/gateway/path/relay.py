@@ -102,7 +102,7 @@ async def _relay_events(
 ) -> None:
     """Relay the frames as they arrive, without the usage chunk that only the gateway asked for."""
     stream = _EventRelay(answer, events, delivery, objects)
-    async for frames in events.batches():
+    async for frames in events.batches(stream.pass_at_once):
         await stream.pass_on(frames)
         if stream.failed:
             break
@@ -112,6 +112,10 @@ async def _relay_events(
     if not delivery.reply.started:
         await delivery.begin(answer)
     await delivery.reply.write(b"", last=True)
+
+
+#: What is passed on as it is.
+_PLAIN_KINDS = frozenset({FrameKind.CONTENT, FrameKind.NOTHING, FrameKind.END})
 
 
 class _EventRelay:
@@ -133,6 +137,24 @@ class _EventRelay:
         #: ``[DONE]`` was passed on.
         self._is_over = False
         account.usage_so_far = lambda: self._charged(with_units(account.usage_of(self.meter), account))
+
+    def pass_at_once(self, frames: list[Frame]) -> bool:
+        """Send frames in the moment in which they come, where there is nothing else to be done about them.
+
+        Returns False, and has done nothing, where they are to be ``pass_on``'s.
+        """
+        if self._objects is not None or self._is_over or self.failed:
+            return False
+        for kind, _ in frames:
+            if kind not in _PLAIN_KINDS:
+                return False
+        body = frames[0][1] if len(frames) == 1 else b"".join([frame for _, frame in frames])
+        if not self._reply.write_at_once(body):
+            return False
+        self._account.sent(body)
+        if self.meter.model:
+            self._account.upstream_model = self.meter.model
+        return True
 
     async def pass_on(self, frames: list[Frame]) -> None:
         """Send the frames in one piece, without what is the gateway's own."""

@@ -34,7 +34,7 @@ class Reply:
     connected."""
 
     __slots__ = (
-        *("_dialect", "_send", "_send_whole", "gone", "headers", "is_raw"),
+        *("_dialect", "_send", "_send_at_once", "_send_whole", "gone", "headers", "is_raw"),
         *("recorder", "request_id", "sequence", "started", "waiting_since"),
     )
 
@@ -46,8 +46,11 @@ class Reply:
         exchange = extensions.get(EXCHANGE)
         #: Sends a whole answer, unless what is sent is to be seen by others first (CORS).
         self._send_whole: SendWhole | None = None
+        #: Sends a piece of a stream where it need not wait, unless as above.
+        self._send_at_once: Callable[[bytes], bool] | None = None
         if exchange is not None and send == exchange.send:
             self._send_whole = exchange.send_whole
+            self._send_at_once = exchange.send_at_once
         self._dialect = dialect
         self.request_id = request_id
         self.headers: Headers = [(b"x-request-id", request_id)]
@@ -102,6 +105,11 @@ class Reply:
             self.waiting_since = monotonic()
             await self._send({"type": "http.response.body", "body": body, "more_body": not last})
             self.waiting_since = None
+
+    def write_at_once(self, body: bytes) -> bool:
+        """As ``write``, where the client takes in what it is given; else returns False, and nothing is sent."""
+        send = self._send_at_once
+        return send is not None and self.started and not self.gone and self.recorder is None and send(body)
 
     def last_words(self, error: TrustGateError) -> bytes:
         """Returns the bytes with which ``refuse`` will end this reply: a JSON body, or an event of the stream."""

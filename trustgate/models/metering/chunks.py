@@ -139,8 +139,9 @@ class StreamMeter:
             chunk = _decode_chunk(data)
         except UNREADABLE:
             return self._feed_any(data)
-        has_usage = bool(chunk.usage) and bytes(chunk.usage) != b"null"
-        if chunk.choices is None and not has_usage:
+        usage, choices = chunk.usage, chunk.choices
+        has_usage = bool(usage) and bytes(usage) != b"null"
+        if choices is None and not has_usage:
             return self._feed_any(data)
         if chunk.error and bytes(chunk.error) not in NO_ERROR and (failure := failure_in(read_json(data))) is not None:
             return self._fail(failure)
@@ -151,7 +152,7 @@ class StreamMeter:
         if chunk.x_groq or chunk.timings:
             self._elsewhere = data
         has_text = is_end = False
-        for choice in chunk.choices or ():
+        for choice in choices or ():
             if choice.finish_reason:
                 if choice.finish_reason == "error":
                     return self._feed_any(data)
@@ -166,7 +167,7 @@ class StreamMeter:
         if has_text:
             self._stale = True
         if has_usage:
-            self._note(counts_of_json(bytes(chunk.usage)))
+            self._note(counts_of_json(bytes(usage)))
         if has_text:
             return FrameKind.CONTENT
         return self._kind(data, is_end=is_end, has_usage=has_usage)

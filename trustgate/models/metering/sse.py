@@ -62,6 +62,15 @@ class SseScanner:
             frames.append(tail)
         return self._keep_tail(frames, len(chunk))
 
+    def only_frame(self, chunk: bytes) -> bytes | None:
+        """Returns the payload of a chunk that is one frame of one line of data, as most are: it is fed with that.
+
+        None for every other one, which ``feed`` takes.
+        """
+        if chunk[:6] != b"data: " or chunk[-2:] != b"\n\n" or self._pending or len(chunk) > self._limit:
+            return None
+        return chunk[6:-2] if chunk.find(b"\n") == len(chunk) - 2 and b"\r" not in chunk else None
+
     def _feed_after_pending(self, chunk: bytes) -> list[bytes]:
         """``feed`` while an unfinished frame is kept: joins it only once its end has come."""
         self._pending.append(chunk)

@@ -7,8 +7,9 @@ a short time. Until then the answer can still become something else: an error wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trustgate.errors import UpstreamFailed
@@ -84,7 +85,7 @@ class EventStream:
                 frames = self._read_tail()
             else:
                 size += len(chunk)
-                frames = self._read(self._scanner.feed(chunk))
+                frames = self._frames(chunk)
             self._held += frames
             for kind, _ in frames:
                 if kind is FrameKind.DONE and not self.meter.finished:
@@ -124,8 +125,11 @@ class EventStream:
         self._is_over = chunk is None
         return chunk
 
-    async def batches(self) -> AsyncIterator[list[Frame]]:
+    async def batches(self, at_once: Callable[[list[Frame]], bool] | None = None) -> AsyncIterator[list[Frame]]:
         """The frames, those that were held first, in the pieces in which they arrive.
+
+        ``at_once``: gets the frames of a piece in the moment in which it comes, while this waits for it; they are left
+        out here where it returns True. To resume a task for each costs as much as to relay it.
 
         Raises ``UpstreamFailed`` when the stream breaks off or falls silent, or sends an event that is too large.
         """
@@ -141,10 +145,17 @@ class EventStream:
                 if chunk is None:
                     self._is_over = True
                 else:
-                    yield self._read(self._scanner.feed(chunk))
+                    yield self._frames(chunk)
             if not self._is_over:
-                async for each in self._chunks:
-                    yield self._read(self._scanner.feed(each))
+                chunks = self._chunks
+                if at_once is not None and isinstance(chunks, Response):
+                    chunks.on_piece = partial(self._pass_at_once, at_once)
+                async for each in chunks:
+                    if self._held:
+                        held, self._held = self._held, []
+                        yield held
+                    if each:
+                        yield self._frames(each)
         except (GeneratorExit, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -152,6 +163,19 @@ class EventStream:
         last = self._read_tail()
         if last:
             yield last
+
+    def _frames(self, chunk: bytes) -> list[Frame]:
+        """Returns the frames that a chunk completes, metered."""
+        data = self._scanner.only_frame(chunk)
+        return self._read(self._scanner.feed(chunk)) if data is None else [(self.meter.feed(data), chunk)]
+
+    def _pass_at_once(self, at_once: Callable[[list[Frame]], bool], chunk: bytes) -> bool:
+        """Returns whether a piece is dealt with; its frames are held where not."""
+        frames = self._frames(chunk)
+        if not frames or at_once(frames):
+            return True
+        self._held = frames
+        return False
 
     def _read_tail(self) -> list[Frame]:
         """Returns the last frame where it lacks its blank line.

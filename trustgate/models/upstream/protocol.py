@@ -46,7 +46,7 @@ class UpstreamProtocol(ResponseHandler):
         self._head: bytes | None = None
         self._poll: select.poll | None = None
         self._reader: Reader | None = None
-        #: The response that llhttp reads, until it is whole.
+        #: The response that llhttp reads (``_reader`` has read its head), until it is whole.
         self._response: Response | None = None
         self._begun: asyncio.Future[Response | None] | None = None
         self._silence_s = 0.0
@@ -93,8 +93,12 @@ class UpstreamProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         response = self._response
-        if response is not None:
-            self._read_on(response, data)
+        reader = self._reader
+        if response is not None and reader is not None:
+            reader.feed(data)
+            if response.is_whole:
+                self._response = None
+                self.on_whole()
             return
         if not data or self._head is None or self.upgraded:
             super().data_received(data)
@@ -154,13 +158,6 @@ class UpstreamProtocol(ResponseHandler):
         if not begun.done():
             begun.set_result(response)
         return response is None
-
-    def _read_on(self, response: Response, data: bytes) -> None:
-        assert self._reader is not None, "it has read the head"
-        self._reader.feed(data)
-        if response.is_whole:
-            self._response = None
-            self.on_whole()
 
     @property
     def may_go_on(self) -> bool:

@@ -84,24 +84,41 @@ class Response(msgspec.Struct, eq=False):
     #: The pieces of the body that have come and were not taken yet.
     parts: list[bytes] = []
     #: How much came since something was taken, bytes.
-    _size: int = 0
+    size: int = 0
     _is_paused: bool = False
     #: The body has come to its end, all of it may not have been taken yet.
     is_whole: bool = False
     _error: BaseException | None = None
-    _waiter: asyncio.Future[None] | None = None
+    #: Is given what comes while it is waited for; returns False where what waits is to go on.
+    on_piece: Callable[[bytes], bool] | None = None
+    #: What waits for a piece.
+    waiter: asyncio.Future[None] | None = None
     #: One timer for the whole answer: to set one for every piece costs as much as to relay it.
     _timer: asyncio.TimerHandle | None = None
     _waits_since: float | None = None
 
     # what the connection calls
 
-    def has_come(self, size: int) -> None:
-        """So many bytes have come, and what they hold of the body was taken in."""
-        self._size += size
-        if self._size > AHEAD_BYTES and not self._is_paused:
+    def wait_for_taking(self) -> None:
+        """More has come than is read ahead: read on when it is taken."""
+        if not self._is_paused:
             self._is_paused = True
             self._connection.hold_back()
+
+    def pass_piece(self) -> bool:
+        """Give what has come to ``on_piece``. Returns whether what waits may go on waiting."""
+        on_piece = self.on_piece
+        if on_piece is None or not self.parts:
+            return self._error is None
+        self._waits_since = self._loop.time()
+        try:
+            is_done = on_piece(self.take())
+        except Exception as error:  # noqa: BLE001 - it is raised where the piece is waited for
+            self.fail(error)
+            return False
+        if not is_done:
+            self.parts.append(b"")
+        return is_done
 
     def end(self) -> None:
         """The body has come to its end."""
@@ -116,7 +133,7 @@ class Response(msgspec.Struct, eq=False):
 
     def wake(self) -> None:
         """Have what waits for a piece look again."""
-        waiter, self._waiter = self._waiter, None
+        waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -131,7 +148,7 @@ class Response(msgspec.Struct, eq=False):
         parts = self.parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
-        self._size = 0
+        self.size = 0
         if self._is_paused:
             self._resume()
         return data
@@ -153,8 +170,8 @@ class Response(msgspec.Struct, eq=False):
             self._waits_since = self._loop.time()
             if self._timer is None:
                 self._timer = self._loop.call_later(self._silence_s, self._look_whether_silent)
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            waiter = self.waiter = self._loop.create_future()
+            await waiter
             self._waits_since = None
         return self.take()
 
@@ -288,8 +305,16 @@ class Reader:
             self._has_more = True
             response.fail(UpstreamFailed("The upstream's response is not valid HTTP/1.1."))
         if not response.is_whole:
-            response.has_come(len(data))
-        response.wake()
+            response.size += len(data)
+            if response.size > AHEAD_BYTES:
+                response.wait_for_taking()
+        waiter = response.waiter
+        if waiter is None:
+            return
+        # One that was cancelled wants nothing any more.
+        is_wanted = response.on_piece is not None and not response.is_whole and not waiter.done()
+        if not is_wanted or not response.pass_piece():
+            response.wake()
 
     def _drop(self, data: bytes) -> None:
         """Take in what belongs to no response."""
