@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import shutil
 import threading
 import time
@@ -17,6 +18,8 @@ import pytest
 from tests.cluster.failover import CHAT, Machine
 from tests.cluster.several import Several
 from tests.support.gateway import Gateway
+from tests.support.postgres import run_sql
+from tests.support.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,27 @@ def test_a_receipt_and_its_proof_are_found_at_every_process(world: Several) -> N
             assert proof.status_code == 200, proof.text
     assert len(seqs) == len(receipts)
     assert len(world.checkpoints()) == 1
+
+
+def test_what_one_process_has_set_aside_is_known_to_all_until_it_is_mended(world: Several) -> None:
+    answer = ask(world.machines[0], world.key)
+    receipt = answer.headers["x-trustgate-receipt"]
+    wait_until(lambda: run_sql(world.url, f"SELECT 1 FROM receipts WHERE id = '{receipt}'") != [], "its place")
+    [kept] = world.machines[0].gateway.cli_json("receipt", "list", "--limit", "1")["receipts"]
+    body = json.dumps(kept["receipt"]).encode().hex()
+    run_sql(
+        world.url,
+        f"INSERT INTO set_aside SELECT seq, decode('{body}', 'hex'), secret, 'too long', 0, false"
+        f" FROM receipts WHERE id = '{receipt}'",
+    )
+
+    def warnings() -> list[bool]:
+        pages = [httpx.get(f"http://127.0.0.1:{machine.port}/ready").text for machine in world.machines]
+        return ["set aside: 1" in page for page in pages]
+
+    wait_until(lambda: warnings() == [True] * 3, "all to know of it")
+    world.machines[2].gateway.cli("receipt", "mend")
+    wait_until(lambda: warnings() == [False] * 3, "all to know that it is mended")
 
 
 def test_what_an_operator_changes_at_one_holds_at_all_when_the_command_returns(world: Several) -> None:

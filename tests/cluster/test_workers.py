@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -126,6 +127,12 @@ class Asking:
         self._thread.join(60)
 
 
+def are_sums(live: dict[str, Any]) -> bool:
+    """Whether both workers have answered something, and all of them together is their sum."""
+    rates = [worker["requests_per_s"] for worker in live["workers"]]
+    return len(rates) == 2 and min(rates) > 0 and abs(sum(rates) - live["all"]["requests_per_s"]) < 0.01
+
+
 @pytest.mark.slow
 def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(shared: tuple[Workers, str]) -> None:
     workers, key = shared
@@ -145,6 +152,11 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
         lambda: all(shown % number in httpx.get(f"{address}/metrics").text for number in (1, 2)), "both in the metrics"
     )
     with Asking(address, key) as asking:
+        # Each shows the whole: rates of now, and each worker's.
+        wait_until(lambda: are_sums(second_server.cli_json("top")), "both workers to have been asked")
+        assert "Worker" in second_server.cli("top", "--once").stdout
+        told = second_server.cli("doctor", check=False).stdout
+        assert f"2 workers ({first[0]}, {first[1]})" in told or f"2 workers ({first[1]}, {first[0]})" in told
         # One dies: the other goes on, and a new one takes its place.
         os.kill(first[0], signal.SIGKILL)
         wait_until(lambda: "is ready (process" in log.stderr, "a new worker")
@@ -204,7 +216,7 @@ def test_one_link_opens_the_console_of_all_workers_and_signing_out_ends_it_at_al
         def look_again() -> bool:
             page = look()
             assert page.status_code == 200, page.text
-            name = re.search(r'id="live-process">(worker \d of 2)<', page.text)
+            name = re.search(r'id="live-process">of all workers, by (worker \d of 2)<', page.text)
             assert name is not None
             found[name[1]] = page
             return len(found) == 2

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from trustgate.models.passports import ImportedPassport, PassportFields
-from trustgate.observe.live_stats import LiveStats
+from trustgate.observe.live_stats import LiveStats, WorkerLoad
 from trustgate.solana.reports import AnchorAudit, FlushOutcome
 from trustgate.store import ArchiveFile, Compacted, UsageRow
 from trustgate.store.base import UsageGroup
@@ -103,6 +103,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: What was missing or damaged at the start and could be mended.
     notes: tuple[str, ...] = ()
     targets: tuple[TargetStatus, ...] = ()
+    #: Where there are several workers, each; ``pid`` is that of the one which answers, figures are of all together.
+    workers: tuple[WorkerLoad, ...] = ()
 
 
 class TargetStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -183,7 +183,10 @@ def _running(settings: Settings) -> Iterator[Finding]:
 
 def _server(status: ServerStatus) -> Finding:
     since = render.instant_utc(status.started_us)
-    message = f"runs at {status.address} as process {status.pid} since {since}, {status.active_requests} requests now"
+    processes = f"process {status.pid}"
+    if status.workers:
+        processes = f"{len(status.workers)} workers ({render.names([str(each.pid) for each in status.workers])})"
+    message = f"runs at {status.address} as {processes} since {since}, {status.active_requests} requests now"
     mine = versions()["trustgate"]
     if status.version != mine:
         return warn("server", f"{message}; its version is {status.version}, this one {mine}", "Restart the server.")

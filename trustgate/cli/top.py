@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from trustgate.admin.commands import Admin, Look
 from trustgate.cli import render
 from trustgate.cli.context import JsonOption, with_admin
 from trustgate.formats.written import rate
-from trustgate.observe.live_stats import LiveStats, Load
+from trustgate.observe.live_stats import LiveStats, Load, WorkerLoad
 
 _SPARK_LOOKS = 40
 _SHOWN = 8
@@ -31,7 +32,8 @@ def top(
 ) -> None:
     """Watch the running gateway: rates, latencies, errors, tenants, models, the log and its anchors. Ctrl-C stops it.
 
-    Rates and latencies are those of the last ten seconds.
+    Rates and latencies are those of the last ten seconds. Of a server with --workers they are those of all workers
+    together, and each has a row of its own.
     """
 
     import asyncio  # with the command: `trustgate --help` has no use for it
@@ -58,6 +60,7 @@ def top(
 
 def _screen(pulse: LiveStats, history: list[float]) -> list[render.Part]:
     everything = pulse.all
+    workers: list[render.Part] = [[""], _workers(pulse.workers)] if pulse.workers else []
     parts: list[render.Part] = [
         [
             render.Styled(f"TrustGate {pulse.version}", "bold"),
@@ -78,6 +81,7 @@ def _screen(pulse: LiveStats, history: list[float]) -> list[render.Part]:
         _queues(pulse),
         _log(pulse),
         _errors(pulse),
+        *workers,
         [""],
         _grid("Tenant", pulse.tenants),
         [""],
@@ -121,6 +125,25 @@ def _errors(pulse: LiveStats) -> list[render.Cell]:
     if not pulse.errors:
         return [render.Styled("no errors", "green")]
     return [render.Styled(f"{code} {rate(per_s)}/s", "yellow") for code, per_s in pulse.errors.items()]
+
+
+def _workers(workers: Sequence[WorkerLoad]) -> render.Grid:
+    heads = ("process", "req/s", "p50 ms", "p99 ms", "failed", "in flight", "waiting", "late ms")
+    rows: list[list[render.Cell]] = [
+        [
+            str(worker.number),
+            str(worker.pid),
+            rate(worker.requests_per_s),
+            render.number(worker.total_p50_ms),
+            render.number(worker.total_p99_ms),
+            render.Styled(f"{worker.failed:.1%}", "yellow" if worker.failed else ""),
+            render.number(worker.in_flight),
+            render.number(worker.pending),
+            render.number(worker.loop_lag_p99_ms),
+        ]
+        for worker in workers
+    ]
+    return render.Grid(["Worker", *map(render.right, heads)], rows)
 
 
 def _grid(what: str, loads: tuple[Load, ...]) -> render.Grid:

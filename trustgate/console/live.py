@@ -145,8 +145,8 @@ async def latest(admin: Admin, settings: Settings, recent: Callable[[], Sequence
 
 
 def process_name(settings: Settings) -> str:
-    """Returns which of a server's workers this is; "" for the only process."""
-    return f"worker {settings.worker} of {settings.serve.workers}" if settings.worker else ""
+    """Returns which of a server's workers has put the numbers of all together; "" for the only process."""
+    return f"of all workers, by worker {settings.worker} of {settings.serve.workers}" if settings.worker else ""
 
 
 def _after(recent: Sequence[Receipt], last: str) -> Sequence[Receipt]:

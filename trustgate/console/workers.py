@@ -18,10 +18,10 @@ _SUMS = ("trustgate.requests", "trustgate.errors", "trustgate.tokens", "trustgat
 
 
 def now_title(view: View, window_s: float) -> Html:
-    """Returns the heading of the numbers of now; of several workers they are one's."""
+    """Returns the heading of the numbers of now; of several workers they are those of all."""
     name = process_name(view.settings)
     # The stream may be another worker's than the page: then its numbers come with its name.
-    which = join(" at ", tag("span", {"id": "live-process"}, name)) if name else None
+    which = join(" ", tag("span", {"id": "live-process"}, name)) if name else None
     return tag("h2", None, f"Now (the last {window_s:.0f} s)", which)
 
 

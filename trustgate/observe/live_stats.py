@@ -35,6 +35,21 @@ class UpstreamPulse(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several workers."""
+
+    number: int
+    pid: int
+    started_us: int
+    requests_per_s: float
+    failed: float
+    total_p50_ms: int
+    total_p99_ms: int
+    in_flight: int
+    pending: int
+    loop_lag_p99_ms: int
+
+
 class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
     """One look. ``window_s``: how far back the rates and latencies look."""
 
@@ -63,6 +78,8 @@ class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
     log_problem: str = ""
     anchor_problem: str = ""
     upstreams: tuple[UpstreamPulse, ...] = ()
+    #: Where there are several workers, each; all else is theirs together.
+    workers: tuple[WorkerLoad, ...] = ()
 
 
 def ended_us(receipt: Receipt) -> int:

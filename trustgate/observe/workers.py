@@ -1,4 +1,4 @@
-"""The metrics of several workers on one port: each shows those of all, with their numbers.
+"""The numbers of several workers on one port, metrics and live statistics: each shows those of all.
 
 Each writes its own into a file of its folder, about once a second, so none waits for another. Sums over the label
 ``worker`` are the whole. The file of a worker that has ended is left out after some seconds.
@@ -7,19 +7,21 @@ Each writes its own into a file of its folder, about once a second, so none wait
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
+from trustgate.observe.live_stats import LiveStats
 from trustgate.observe.metrics import FRESH_S, Histogram, Labels, Metric, MetricKind
+from trustgate.observe.worker_pulse import WorkerPulse, whole
 
 _logger = logging.getLogger("trustgate.server")
 
-FILE: Final = "metrics.json"
+_METRICS, _PULSE = "metrics.json", "pulse.json"
 #: An older file is of a worker that has ended, or hangs.
 _OLD_S = 10.0
 
@@ -39,27 +41,71 @@ class _Kept(msgspec.Struct, array_like=True):
     series: list[_Series]
 
 
-class WorkerMetrics:
-    """What one worker shows."""
+_decode_metrics = msgspec.json.Decoder(list[_Kept]).decode
+_decode_pulse = msgspec.json.Decoder(WorkerPulse).decode
 
-    def __init__(self, folder: Path, number: int, collect: Callable[[], Sequence[Metric]]) -> None:
+
+class WorkerFile:
+    """What a worker shows the others of itself, in a file of its folder."""
+
+    def __init__(self, folder: Path, number: int, name: str) -> None:
+        """
+        Args:
+            folder: has a folder for each worker, named by its number.
+            number: this worker's.
+            name: of the file.
+        """
+        self._folder = folder
+        self.number = number
+        self._name = name
+
+    def write(self, data: bytes) -> None:
+        """Show this. Raises OSError."""
+        path = self._folder / str(self.number) / self._name
+        new = path.with_name(f"{path.name}.new")
+        new.write_bytes(data)
+        new.rename(path)
+
+    def others(self) -> Iterator[tuple[int, bytes]]:
+        """Yields what the other workers show, each with its number; not of one that has ended, or hangs."""
+        for path in sorted(self._folder.glob(f"*/{self._name}")):
+            number = path.parent.name
+            if number == str(self.number) or not number.isdecimal():
+                continue
+            try:
+                if time.time() - path.stat().st_mtime <= _OLD_S:
+                    yield int(number), path.read_bytes()
+            except OSError:
+                continue  # it ends just now
+
+
+class WorkerMetrics:
+    """What one worker shows: its metrics, and its live statistics."""
+
+    def __init__(
+        self, folder: Path, number: int, collect: Callable[[], Sequence[Metric]], pulse: Callable[[], WorkerPulse]
+    ) -> None:
         """
         Args:
             folder: has a folder for each worker, named by its number.
             number: this worker's.
             collect: returns this worker's metrics as of now.
+            pulse: returns this worker's live statistics as of now.
         """
-        self._folder = folder
+        self._metrics = WorkerFile(folder, number, _METRICS)
+        self._pulses = WorkerFile(folder, number, _PULSE)
         self._number = number
         self._collect = collect
+        self._pulse = pulse
 
     async def run(self) -> None:
-        """Write this worker's metrics for the others, for ever."""
-        path = self._folder / str(self._number) / FILE
+        """Write this worker's numbers for the others, for ever."""
         while True:
-            data = msgspec.json.encode([_kept(metric) for metric in self._collect()])
+            metrics = msgspec.json.encode([_kept(metric) for metric in self._collect()])
+            pulse = msgspec.json.encode(self._pulse())
             try:
-                await asyncio.to_thread(_replace, path, data)
+                await asyncio.to_thread(self._metrics.write, metrics)
+                await asyncio.to_thread(self._pulses.write, pulse)
             except OSError as error:
                 _logger.warning("the metrics cannot be shown to the other workers: %s", error.strerror)
             await asyncio.sleep(FRESH_S)
@@ -68,18 +114,22 @@ class WorkerMetrics:
         """Returns this worker's metrics and, as they were about a second ago, those of the others."""
         found: dict[str, Metric] = {}
         _add(found, own, self._number)
-        for path in sorted(self._folder.glob(f"*/{FILE}")):
-            number = path.parent.name
-            if number == str(self._number) or not number.isdecimal():
-                continue
-            try:
-                if time.time() - path.stat().st_mtime > _OLD_S:
-                    continue
-                kept = msgspec.json.decode(path.read_bytes(), type=list[_Kept])
-            except (OSError, msgspec.DecodeError):
-                continue  # it ends just now, or was written by another version
-            _add(found, (_metric(each) for each in kept), int(number))
+        for number, data in self._metrics.others():
+            # Another version's are left out.
+            with contextlib.suppress(msgspec.DecodeError):
+                _add(found, (_metric(each) for each in _decode_metrics(data)), number)
         return list(found.values())
+
+    def live(self, most: int) -> LiveStats:
+        """Returns the live statistics of all, the others' as they were about a second ago.
+
+        ``most``: tenants, and models, at most.
+        """
+        pulses = {self._number: self._pulse()}
+        for number, data in self._pulses.others():
+            with contextlib.suppress(msgspec.DecodeError):
+                pulses[number] = _decode_pulse(data)
+        return whole(self._number, pulses, most)
 
 
 def _add(found: dict[str, Metric], metrics: Iterable[Metric], number: int) -> None:
@@ -107,9 +157,3 @@ def _metric(kept: _Kept) -> Metric:
         for each in kept.series
     }
     return Metric(kept.name, kept.kind, kept.help, series, kept.unit)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    new = path.with_name(f"{path.name}.new")
-    new.write_bytes(data)
-    new.rename(path)

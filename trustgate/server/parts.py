@@ -474,17 +474,20 @@ class Server:
         return Starlette(routes=admin_routes(self.admin, key=None))
 
     def status(self) -> ServerStatus:
+        live = self.gateway_status.pulse()
+        lag = self.gateway_status.loop_lag
         return ServerStatus(
             version=__version__,
             pid=os.getpid(),
             address=self.address,
-            started_us=self.gateway_status.started_us,
+            started_us=live.started_us,
             store_id=self.store.store_id,
             last_seq=self.accounting.log.last_seq,
-            pending=self.accounting.log.pending,
-            active_requests=len(self.running),
-            loop_lag_p99_ms=round(self.gateway_status.loop_lag.p99_ms),
-            loop_lag_worst_ms=round(self.gateway_status.loop_lag.worst_ms),
+            pending=live.pending,
+            active_requests=live.in_flight,
+            loop_lag_p99_ms=live.loop_lag_p99_ms,
+            loop_lag_worst_ms=max(round(lag.worst_ms), live.loop_lag_p99_ms),
+            workers=live.workers,
             set_aside=self.gateway_status.set_aside(),
             notes=self.gateway_status.mended,
             targets=tuple(

@@ -46,6 +46,8 @@ _COMMAND_TIMEOUT_S = 120.0
 #: How long the connection of the process before is waited for: the database notices in time that its machine is gone.
 _CLAIM_PATIENCE_S, _CLAIM_PAUSE_S = 2.0, 0.1
 _CLAIM = "SELECT pg_try_advisory_lock(hashtextextended('trustgate home ' || $1, 0))"
+#: How often it is looked for receipts that another process has set aside.
+_SET_ASIDE_EVERY_S = 2.0
 #: So that a machine that went down does not keep its home's lock.
 _KEEPALIVES = {"tcp_keepalives_idle": "3", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3"}
 
@@ -135,10 +137,17 @@ class Together:
             )
         )
         if self._settings.worker:
-            shown = WorkerMetrics(self._settings.worker_folder.parent, self._settings.worker, server.metrics.collect)
+            shown = WorkerMetrics(
+                self._settings.worker_folder.parent,
+                self._settings.worker,
+                server.metrics.collect,
+                server.gateway_status.worker_pulse,
+            )
             server.metrics.merge = shown.merged
+            server.gateway_status.whole_pulse = shown.live
             self._jobs.append(asyncio.ensure_future(shown.run()))
         self._server = server
+        self._jobs.append(asyncio.ensure_future(self._look_at_set_aside()))
         server.member = self.member
         server.accounting.check_serving = self.member.check_serving
         server.gateway_status.may_serve = self.member.may_serve
@@ -186,6 +195,17 @@ class Together:
         finally:
             with contextlib.suppress(DatabaseAway):
                 await session.close()
+
+    async def _look_at_set_aside(self) -> None:
+        """For ever: see what the sequencer could not store. Proofs of it are made of what was set aside."""
+        while True:
+            try:
+                await self._store.look_at_set_aside()
+            except Unavailable:
+                pass
+            except Exception:
+                _logger.exception("what was set aside is not known")
+            await asyncio.sleep(_SET_ASIDE_EVERY_S)
 
     async def leave_nothing(self) -> None:
         """Wait until what this process has on record has its place, where a process gives places."""

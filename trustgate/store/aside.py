@@ -166,6 +166,13 @@ def load_aside(connection: SqlConnection) -> dict[int, SetAside]:
         ) from error
 
 
+def load_changed_aside(connection: SqlConnection, known: Sequence[tuple[int, bool]]) -> dict[int, SetAside] | None:
+    """Returns all that is set aside; None where that is what is known: the numbers, in order, and whether accepted."""
+    if connection.execute("SELECT seq, accepted FROM set_aside ORDER BY seq").fetchall() == list(known):
+        return None
+    return load_aside(connection)
+
+
 def _row_of(connection: SqlConnection, seq: int, receipt: bytes) -> Receipt:
     """Returns what stands in the receipt's place.
 

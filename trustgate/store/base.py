@@ -402,6 +402,10 @@ class Store(Protocol):
         """The receipts that the database could not hold as they are, in the log's order. Read from memory."""
         ...
 
+    async def look_at_set_aside(self) -> None:
+        """Have in memory what other processes of the database have set aside, stored or accepted since."""
+        ...
+
     async def mend_set_aside(self, *, accept: bool) -> tuple[SetAside, ...]:
         """Store what was set aside and fits by now, with ``accept`` mark the rest as seen; gives that rest."""
         ...

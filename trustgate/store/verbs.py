@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from trustgate.store.archives import ReadRange
-from trustgate.store.aside import load_aside, mend_aside
+from trustgate.store.aside import load_aside, load_changed_aside, mend_aside
 from trustgate.store.base import (
     Balance,
     BudgetUse,
@@ -107,7 +107,14 @@ class Verbs(Generic[C]):
     def set_aside(self) -> tuple[SetAside, ...]:
         return tuple(self._aside.values())
 
+    async def look_at_set_aside(self) -> None:
+        known = [(seq, aside.accepted) for seq, aside in self._aside.items()]
+        found = await self._reading.run(load_changed_aside, known)
+        if found is not None:
+            self._aside = found
+
     async def mend_set_aside(self, *, accept: bool) -> tuple[SetAside, ...]:
+        await self.look_at_set_aside()
         if self._aside:
             await self._engine.run(in_transaction, lambda connection: mend_aside(connection, accept=accept))
             self._aside = await self._engine.run(load_aside)

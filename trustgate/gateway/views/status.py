@@ -5,6 +5,7 @@ Owns the content of each. All but the last are public: no address, no path, no n
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,12 +21,14 @@ from trustgate.observe.counters import Counters
 from trustgate.observe.live_stats import LiveStats, UpstreamPulse, in_window, load_of, loads_by
 from trustgate.observe.loop_lag import LoopLag
 from trustgate.observe.metrics import Labels, Metric
+from trustgate.observe.worker_pulse import WorkerPulse, spread_of, spreads_by
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.log import Log
 from trustgate.settings import BUILTIN_SCHEME, Settings
 from trustgate.solana.anchoring import Anchoring
 from trustgate.solana.clusters import cluster_name, explorer_url
 from trustgate.store import Store
+from trustgate.types import Receipt
 
 #: How far back ``top`` looks, and how many tenants and models it shows.
 _PULSE_WINDOW_S = 10.0
@@ -66,6 +69,8 @@ class GatewayStatus:
         self.started_us = now_us()
         #: Whether requests may be admitted; of a process whose database is reached.
         self.may_serve: Callable[[], bool] = lambda: True
+        #: Of one of several workers: returns the live statistics of all, with at most so many tenants and models.
+        self.whole_pulse: Callable[[int], LiveStats] | None = None
 
     def check(self) -> dict[str, str]:
         """Returns the content of ``/ready``: no addresses, no paths."""
@@ -164,12 +169,27 @@ class GatewayStatus:
         )
 
     def pulse(self) -> LiveStats:
-        """Returns what ``trustgate top`` shows."""
+        """Returns what ``trustgate top`` shows: of all workers, where there are several."""
+        return self.own_pulse()[0] if self.whole_pulse is None else self.whole_pulse(_PULSE_GROUPS)
+
+    def worker_pulse(self) -> WorkerPulse:
+        """Returns what this one of several workers shows the others."""
+        live, recent = self.own_pulse()
+        return WorkerPulse(
+            pid=os.getpid(),
+            live=live,
+            all=spread_of(recent),
+            tenants=spreads_by(recent, lambda receipt: self.tenant_name(receipt.tenant), live.tenants),
+            models=spreads_by(recent, self._counters.model_of, live.models),
+        )
+
+    def own_pulse(self) -> tuple[LiveStats, list[Receipt]]:
+        """Returns this process's live statistics, and the receipts that they are of."""
         log, archive, anchoring, counters = self._log, self._archive, self._anchoring, self._counters
         at_us, now_s = now_us(), time.monotonic()
         recent, window_s = in_window(list(counters.recent), at_us, _PULSE_WINDOW_S)
         errors = Counter(code for at_s, code in counters.recent_errors if at_s >= now_s - _PULSE_WINDOW_S)
-        return LiveStats(
+        live = LiveStats(
             at_us=at_us,
             started_us=self.started_us,
             version=__version__,
@@ -195,6 +215,7 @@ class GatewayStatus:
                 for _, upstream in self._targets.upstreams()
             ),
         )
+        return live, recent
 
     def tenant_name(self, tenant_id: str) -> str:
         try:
