@@ -357,7 +357,7 @@ def test_what_the_gateway_did_by_itself_is_counted_and_what_goes_on_is_held() ->
         for window in quota.used(subject, NOON).values():
             assert window == {"requests": 0, "tokens": 500, "cost_nano_usd": 90}
     quota.void(hold)
-    quota.charge("ten_1", "key_1", 320, 70, NOON)
+    quota.charge(("ten_1", "key_1"), 320, 70, NOON)
     for subject in ("ten_1", "key_1"):
         for window in quota.used(subject, NOON).values():
             assert window == {"requests": 1, "tokens": 320, "cost_nano_usd": 70}

@@ -135,23 +135,26 @@ def test_a_limit_that_comes_later_counts_what_was_used_at_every_gateway_before(w
     world.books()
 
 
-def test_a_budget_that_comes_while_requests_run_counts_each_of_them_once(world: Town) -> None:
+def test_a_limit_that_comes_while_requests_run_counts_each_of_them_once(world: Town) -> None:
     tenant = name()
+    world.gateway.cli("plan", "add", "thousands", "--requests-per-month", "9000")
     key = world.gateway.add_tenant(tenant, plan="internal")
-    answers = world.ask(key, 600, connections=12)
-    wait_until(lambda: answers.statuses[200] > 100, "requests to run at all gateways")
+    answers = world.ask(key, 800, connections=12)
+    wait_until(lambda: answers.statuses[200] > 50, "requests to run at all gateways")
     world.gateway.cli("budget", "add", f"of-{tenant}", "--requests", "9000", "--per", "total", "--tenant", tenant)
-    assert answers.ended() == Counter({200: 600})
+    world.gateway.cli("tenant", "set", tenant, "--plan", "thousands")
+    assert answers.ended() == Counter({200: 800})
     [budget] = world.gateway.cli_json("budget", tenant)["budgets"]
-    assert (budget["used"], budget["held"]) == (600, 0)
+    assert (budget["used"], budget["held"]) == (800, 0)
+    assert world.request(1, "GET", "/usage", key).json()["current"]["tenant"]["month"]["requests"] == 800
     world.books()
     run_sql(
         world.url,
-        "UPDATE shared_state SET state = jsonb_set(state, '{figures,0,0,1}', '599'::jsonb)"
+        "UPDATE shared_state SET state = jsonb_set(state, '{figures,0,0,1}', '799'::jsonb)"
         f" WHERE key LIKE 'budget/{budget['budget']}/%'",
     )
     found = world.gateway.cli("doctor", "--books", check=False)
-    assert found.returncode == 1 and f"budget of-{tenant}: 599 counted, by the receipts 600" in found.stdout
+    assert found.returncode == 1 and f"budget of-{tenant}: 799 counted, by the receipts 800" in found.stdout
     world.gateway.cli("budget", "set", f"of-{tenant}", "--requests", "9001")
     world.books()
 

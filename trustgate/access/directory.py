@@ -164,6 +164,10 @@ class Directory:
         self._callers[digest] = caller
         return caller
 
+    def is_current(self, caller: Caller) -> bool:
+        """Returns whether nothing has changed of a caller since it was authenticated."""
+        return caller is self._keyless or self._callers.get(bytes.fromhex(caller.key.secret_sha256)) is caller
+
     def keyless(self, at_us: int) -> Caller | None:
         """Returns the caller that a request without a key is taken for: one of the tenant that sells without a key.
 
@@ -208,6 +212,10 @@ class Directory:
         plans = {plan.name for plan in self._plans.values() if plan.limits != Limits()}
         found = {tenant.id for tenant in self._tenants.values() if tenant.plan in plans}
         return found | {key.account_id for key in self._keys.values() if key.limits != Limits()}
+
+    def subjects(self) -> set[str]:
+        """Returns the ids of tenants and the account ids of keys that there are."""
+        return self._tenants.keys() | {key.account_id for key in self._keys.values()}
 
     def owner(self, tenant_id: str, key_id: str) -> Caller | None:
         """Whose account work of before is on, whatever has become of the key; None where nothing is known of them."""

@@ -17,7 +17,7 @@ these: no caller waits longer than a window lasts, and none gets a window for no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -310,13 +310,20 @@ class Quota:
 
     def held_work(self, subject_ids: Sequence[str], ask: Ask, starts: tuple[int, int, int]) -> Hold:
         """Returns what ``hold_work`` took, here or in another process, when the windows began at ``starts``."""
-        return Hold(ask, tuple(self._counter(each) for each in subject_ids), starts, None, is_lasting=True)
+        return Hold(ask, self.counters_of(subject_ids), starts, None, is_lasting=True)
 
-    def charge(self, tenant_id: str, key_account_id: str, tokens: int, cost_nano_usd: int, at_us: int) -> None:
-        """Count one request and what it used, of which nothing was held: the gateway's own, on a tenant's account."""
+    def counters_of(self, subject_ids: Iterable[str]) -> tuple[_Counter, ...]:
+        """Returns what the use of these tenants and keys is counted in, as ``Hold`` has it."""
+        return tuple(self._counter(each) for each in subject_ids)
+
+    def charge(self, subject_ids: Sequence[str], tokens: int, cost_nano_usd: int, at_us: int) -> None:
+        """Count one request and what it used, of which nothing was held: the gateway's own, on a tenant's account.
+
+        ``subject_ids``: the tenant and the key.
+        """
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
-        for counter in (self._counter(tenant_id), self._counter(key_account_id)):
+        for counter in self.counters_of(subject_ids):
             counter.add(1, tokens, cost_nano_usd)
 
     def post(self, hold: Hold, tokens: int, cost_nano_usd: int) -> None:

@@ -103,8 +103,13 @@ class OtherProcesses(Protocol):
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
         ...
 
-    async def count_anew(self, budgets: Sequence[Budget]) -> None:
-        """Have all processes count on these budgets what receipts say, and go on from there. Raises Unavailable."""
+    async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
+        """Have all processes count what receipts say, and go on from there. Raises Unavailable.
+
+        Args:
+            budgets: these budgets.
+            subjects: the quotas of these tenants and keys.
+        """
         ...
 
 
@@ -176,11 +181,7 @@ class AdminContext:
         budgets = self.budgets
         moved = () if budgets is None else self._budgets_of_moved(records)
         if self.others is not None:
-            await self.store.put(*records)
-            await self.others.settle()
-            counted = [record for record in records if isinstance(record, Budget) and record.removed_us is None]
-            if counted or moved:
-                await self.others.count_anew([*counted, *moved])
+            await self._keep_with(self.others, moved, *records)
             return
         counts_anew = budgets is not None and (bool(moved) or any(isinstance(record, Budget) for record in records))
         service = await self.books.payment_service() if counts_anew else None
@@ -204,6 +205,24 @@ class AdminContext:
                 budgets.forget_counts(budget.id)
             if anew or moved:
                 await self._rebuild(budgets, [*anew, *moved], service.log.last_seq)
+
+    async def _keep_with(
+        self,
+        others: OtherProcesses,
+        moved: Sequence[Budget],
+        *records: Record | PriceChange | PriceList | PseudonymKey,
+    ) -> None:
+        """Have every process take records in, and count on what they limit; ``moved``: as ``_budgets_of_moved``."""
+        known: set[str] = set()
+        if any(isinstance(record, Tenant | ApiKey | Plan) for record in records):
+            # Who was limited is counted already, and who was not there has used nothing.
+            known = self.directory.subjects() - self.directory.limited()
+        await self.store.put(*records)
+        await others.settle()
+        budgets = [record for record in records if isinstance(record, Budget) and record.removed_us is None]
+        limited = known & self.directory.limited() if known else known
+        if budgets or moved or limited:
+            await others.count_anew([*budgets, *moved], limited)
 
     def _budgets_of_moved(
         self, records: Sequence[Record | PriceChange | PriceList | PseudonymKey]

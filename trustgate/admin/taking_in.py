@@ -6,7 +6,9 @@ A change is made durable by one process and taken in by all, that one included, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -26,6 +28,7 @@ from trustgate.types import (
     EndUser,
     LogName,
     Passport,
+    Plan,
     PriceChange,
     PriceList,
     Subscriber,
@@ -33,6 +36,11 @@ from trustgate.types import (
 )
 
 _decode = msgspec.json.Decoder(Change).decode
+
+#: What changes who counts where.
+_LIMITS = Tenant | ApiKey | Plan | Budget
+#: How long a change of those waits for what is being counted: a fraction of a lease.
+_PASS_ON_S = 0.5
 
 
 class TakenIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +54,8 @@ class TakenIn(msgspec.Struct, frozen=True, kw_only=True):
     cut: Callable[[Collection[str]], None]
     #: Called with the budgets that are new or count others than before, when memory has them.
     on_budgets: Callable[[Sequence[Budget]], None] = lambda _: None
+    #: Waits until nothing is counted any more by limits that were there before.
+    pass_on: Callable[[], Awaitable[None]] | None = None
     #: Called when an anchor was changed.
     on_anchor: Callable[[], None] = lambda: None
 
@@ -75,8 +85,12 @@ class SharedMemory:
         if self._memory is None:
             self._early += found
             return
-        for change in found:
-            _apply(self._memory, _decode(change.body))
+        changes = [_decode(change.body) for change in found]
+        for change in changes:
+            _apply(self._memory, change)
+        if self._memory.pass_on is not None and any(isinstance(each, _LIMITS) for c in changes for each in c.put):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._memory.pass_on(), _PASS_ON_S)
 
 
 def _apply(memory: TakenIn, change: Change) -> None:

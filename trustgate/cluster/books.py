@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from trustgate.access.budgets import Drawer
-from trustgate.access.directory import Caller
+from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.lanes import BatchLane, DatabaseClock, Operation, Restore
@@ -94,6 +94,8 @@ class Books:
         self._looking = opening if looking is None else looking
         self._node_id = node_id
         self._last_node_id = ""
+        #: Knows the limits of now; None: those of a request's beginning hold to its end.
+        self.directory: Directory | None = None
         #: Brings into memory what rows are to have that are missing; None: memory has it.
         self.restore: Restore | None = None
         states: dict[str, str] = {}
@@ -137,13 +139,16 @@ class Books:
 
     async def open(self, caller: Caller, drawer: Drawer, ask: Ask, slot: SharedSlot | None = None) -> SharedHold:
         """Hold the worst case of a request. Raises ``RateLimited``, or ``Unavailable`` while the database is away."""
-        counters, subjects = self._counters, self._subjects(caller)
+        counters, subjects = self._counters, self._counting(caller)
         at_us = counters.budgets.clock()
         if not subjects and not counters.budgets.counters_of(drawer, at_us):
             unlimited = ParallelSlot(())
-            hold = counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, unlimited)
+            claim = counters.budgets.claim(drawer, ask.tokens, ask.cost_nano_usd, at_us)
+            hold = counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, unlimited, claim)
+            # Budgets that come meanwhile count what is used of it when it is settled.
+            counters.budgets.held.discard(claim)
             return SharedHold(Grant("", 0), caller, drawer, (), hold, slot)
-        held: SharedHold = await self._open(Open(counters, caller, drawer, ask, subjects, slot))
+        held: SharedHold = await self._open(Open(counters, caller, drawer, ask, self._counting, slot))
         return held
 
     async def hold_money(self, tenant_id: str, amount: int, *, must: bool = False) -> SharedMoney | None:
@@ -197,6 +202,7 @@ class Books:
             draft=draft,
             late=late,
             work=work,
+            find_subjects=self._counting,
         )
         return self.closing.submit(settled, on_commit)
 
@@ -299,6 +305,16 @@ class Books:
     def late(self, caller: Caller, drawer: Drawer) -> Late:
         """Returns who used what is charged now without a hold."""
         return Late(drawer, self._subjects(caller))
+
+    def _counting(self, caller: Caller) -> tuple[str, ...]:
+        """Returns those of a caller's tenant and key that count in rows: limits of now, or of its request, are set."""
+        subjects, directory = self._subjects(caller), self.directory
+        if directory is None or directory.is_current(caller):
+            return subjects
+        owner = directory.owner(caller.tenant.id, caller.key.id)
+        if owner is None or owner.key.id != caller.key.id:
+            return subjects
+        return tuple(dict.fromkeys((*subjects, *self._subjects(owner))))
 
     def _subjects(self, caller: Caller) -> tuple[str, ...]:
         """Returns those of a caller's tenant and key that anything limits: they are counted in rows."""

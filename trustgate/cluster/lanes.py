@@ -203,6 +203,8 @@ class BatchLane:
         self._uncertain: tuple[str, int, list[Any]] | None = None
         #: Called where nothing of this home may be committed any more.
         self.on_taken: Callable[[], object] = lambda: None
+        #: Is done when the attempt at a batch that is under way has ended.
+        self._attempt: asyncio.Future[None] | None = None
         #: Why nothing is committed, while that lasts.
         self.fault: str | None = None
         #: Transactions that met another and were done again.
@@ -228,6 +230,11 @@ class BatchLane:
         """Forget which rows there are, and what was in them: they were removed."""
         self._known.clear()
         self._states.clear()
+
+    async def pass_on(self) -> None:
+        """Wait until what is written is decided by memory as it is now, and nothing by what was there before."""
+        if self._attempt is not None:
+            await asyncio.shield(self._attempt)
 
     async def flush(self) -> None:
         """Wait until nothing is to be done any more."""
@@ -264,7 +271,7 @@ class BatchLane:
         while True:
             began_s = asyncio.get_running_loop().time()
             try:
-                results = await self._commit(batch, row, number)
+                results = await self._try(batch, row, number)
             except DatabaseAway as error:
                 self.fault = error.message
                 if not self._persists:
@@ -325,8 +332,15 @@ class BatchLane:
         for waiting in (*batch, *self._queue):
             _resolve(waiting.done, None)
 
-    async def _commit(self, batch: list[_Waiting], done: DoneRow, number: int) -> list[Any]:
+    async def _try(self, batch: list[_Waiting], done: DoneRow, number: int) -> list[Any]:
         """Returns each operation's result or refusal."""
+        self._attempt = attempt = asyncio.get_running_loop().create_future()
+        try:
+            return await self._commit(batch, done, number)
+        finally:
+            attempt.set_result(None)
+
+    async def _commit(self, batch: list[_Waiting], done: DoneRow, number: int) -> list[Any]:
         done.last, self._granted = 0, []
         needed: dict[str, Any] = {done.key: done}
         for waiting in batch:

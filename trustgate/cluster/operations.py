@@ -7,7 +7,7 @@ and settled on copies, so that a transaction that is done again begins anew.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -48,6 +48,10 @@ _USED = (
     *("image_completion_tokens", "images", "audio_ms", "characters", "searches", "cost_nano_usd"),
     *("billed_nano_usd", "charged_nano_usd"),
 )
+
+
+#: Returns those of a caller's tenant and key that count in rows.
+FindSubjects = Callable[[Caller], tuple[str, ...]]
 
 
 class Grant(NamedTuple):
@@ -167,18 +171,21 @@ class Open:
         caller: Caller,
         drawer: Drawer,
         ask: Ask,
-        subjects: tuple[str, ...],
+        find_subjects: FindSubjects,
         slot: SharedSlot | None,
     ) -> None:
+        """``find_subjects``: returns who of a caller counts in rows, as it is when the batch is sent."""
         self._counters = counters
         self._caller = caller
         self._drawer = drawer
         self._ask = ask
-        self._subjects = subjects
+        self._find_subjects = find_subjects
+        self._subjects: tuple[str, ...] = ()
         self._slot = slot
 
     def rows(self) -> Sequence[Row]:
         quota, budgets = self._counters.quota, self._counters.budgets
+        self._subjects = self._find_subjects(self._caller)
         rows: list[Row] = [QuotaRow(quota, subject) for subject in self._subjects]
         rows += [BudgetRow(counter) for counter in budgets.counters_of(self._drawer, budgets.clock())]
         return rows
@@ -198,7 +205,8 @@ class Open:
             batch.rows[quota_key(subject)].hold(batch.node_id, hold)
         for counter, start_us, amount in claim.parts():
             batch.rows[budget_key(counter.of.budget, counter.subject)].hold(batch.node_id, start_us, amount)
-        return SharedHold(Grant(batch.node_id, batch.number), caller, self._drawer, self._subjects, hold, self._slot)
+        grant = Grant(batch.node_id, batch.number)
+        return SharedHold(grant, caller, self._drawer, self._subjects, hold, self._slot)
 
 
 class HoldMoney:
@@ -219,6 +227,10 @@ class HoldMoney:
             return None
         batch.rows[balance_key(self._tenant_id)].hold(batch.node_id, self._amount)
         return SharedMoney(Grant(batch.node_id, batch.number), self._tenant_id, hold)
+
+
+def _both_subjects(caller: Caller) -> tuple[str, str]:
+    return caller.tenant.id, caller.key.account_id
 
 
 def _payment_of(receipt: Receipt | None) -> str:
@@ -252,6 +264,7 @@ class Close:
         late: Late | None = None,
         late_charge_nano_usd: int = 0,
         work: EndedWork | None = None,
+        find_subjects: FindSubjects | None = None,
     ) -> None:
         """
         Args:
@@ -266,7 +279,11 @@ class Close:
             late: Who used it, where the process that held for it is gone.
             late_charge_nano_usd: What is charged then, without a hold.
             work: What goes on upstream, and the receipt charges: unless another has.
+            find_subjects: As ``Open``'s; None: who counted it when it was opened.
         """
+        self._find_subjects = find_subjects
+        #: Who counts it now, and did not when it was opened.
+        self._later: tuple[str, ...] = ()
         self._counters = counters
         self._hold = hold
         self._slot = hold.slot if hold is not None else slot
@@ -287,6 +304,9 @@ class Close:
         held = self._hold
         subjects = {*(held.subjects if held is not None else ()), *(self._slot.subjects if self._slot else ())}
         rows += [QuotaRow(self._counters.quota, subject) for subject in subjects]
+        if held is not None and self._use is not None and self._find_subjects is not None:
+            self._later = tuple(each for each in self._find_subjects(held.caller) if each not in held.subjects)
+            rows += [QuotaRow(self._counters.quota, subject) for subject in self._later]
         if held is not None and held.hold.claim is not None:
             rows += [BudgetRow(counter) for counter in held.hold.claim.counters()]
         if self._money is not None:
@@ -359,6 +379,8 @@ class Close:
         hold = copy.copy(held.hold)
         # It was given back above, or with all that its node held.
         hold.slot = None
+        # Those of now: what was held in memory alone may be counted anew since.
+        hold.counters = quota.counters_of(each for each in _both_subjects(held.caller) if each not in self._later)
         claim = hold.claim = copy.copy(held.hold.claim)
         rows = [batch.rows[quota_key(subject)] for subject in held.subjects]
         parts = [] if claim is None else claim.parts()
@@ -370,11 +392,11 @@ class Close:
                 row.hold(node_id, start_us, -amount)
             if use is None:
                 quota.void(hold)
-            else:
-                quota.post(hold, use.tokens, use.billed_nano_usd)
+                return
+            quota.charge(self._later, use.tokens, use.billed_nano_usd, batch.at_us)
+            quota.post(hold, use.tokens, use.billed_nano_usd)
         elif use is not None:
-            caller, at_us = held.caller, batch.at_us
-            quota.charge(caller.tenant.id, caller.key.account_id, use.tokens, use.billed_nano_usd, at_us)
+            quota.charge(_both_subjects(held.caller), use.tokens, use.billed_nano_usd, batch.at_us)
             if claim is not None:
                 claim.count((1, use.tokens, use.billed_nano_usd))
 
@@ -387,7 +409,7 @@ class Close:
     def _charge_late(self, late: Late, use: Use, batch: Batch) -> None:
         drawer, at_us = late.drawer, batch.at_us
         tokens, billed = use.tokens, use.billed_nano_usd
-        self._counters.quota.charge(drawer.tenant_id, drawer.key_id, tokens, billed, at_us)
+        self._counters.quota.charge((drawer.tenant_id, drawer.key_id), tokens, billed, at_us)
         self._counters.budgets.count(drawer, tokens, billed, at_us)
 
     def _settle_money(self, money: SharedMoney | UnheldMoney, use: Use | None, batch: Batch) -> int:

@@ -97,6 +97,13 @@ class QuotaRow:
     def content(self) -> bytes:
         return msgspec.json.encode(_QuotaContent(self._quota.state(self._subject_id), self._nodes))
 
+    def count_anew(self, used: list[list[int]]) -> None:
+        """Count as used what receipts say, by window; what is held stays."""
+        state = self._quota.state(self._subject_id)
+        for window, figures in enumerate(state.used):
+            held = [state.lasting[window], *(share.held[window] for share in self._nodes.values())]
+            figures[:] = [of + sum(each) for of, *each in zip(used[window], *held, strict=True)]
+
     def has(self, node_id: str) -> bool:
         """Returns whether what the node holds is held still."""
         return node_id in self._nodes
@@ -359,6 +366,27 @@ def look_at_budget(budgets: Budgets, key: str, content: str, at_us: int) -> None
     if counter is not None:
         counter.take_in(found.figures)
         counter.turn(at_us)
+
+
+def quotas_anew(counted: Quota, subjects: Iterable[str], found: Mapping[str, str], at_us: int) -> dict[str, str]:
+    """Returns the rows of quotas that are counted anew: with what was used as ``counted`` has it, and what is held.
+
+    Args:
+        counted: has counted what was used.
+        subjects: whose quotas.
+        found: the rows as they are, by key.
+        at_us: the database's time, microseconds UTC.
+    """
+    rows: dict[str, str] = {}
+    quota = Quota()
+    quota.begin(at_us)
+    for subject in subjects:
+        row = QuotaRow(quota, subject)
+        if row.key in found:
+            row.take_in(found[row.key], at_us)
+        row.count_anew(counted.state(subject).used)
+        rows[row.key] = row.content().decode()
+    return rows
 
 
 def counted_anew(budgets: Budgets, found: Mapping[str, str]) -> dict[str, str]:

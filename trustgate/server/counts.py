@@ -24,9 +24,23 @@ async def restore_counts(
         budgets: those of budgets, which have them all.
         at_us: the time, microseconds UTC; None: now.
     """
+    at_us = now_us() if at_us is None else at_us
+    await restore_quotas(store, directory, quota, at_us)
+    await rebuild(
+        budgets,
+        directory.budgets(),
+        store=store,
+        directory=directory,
+        catalog=catalog,
+        at_us=at_us,
+        counts_ahead=True,
+    )
+
+
+async def restore_quotas(store: Store, directory: Directory, quota: Quota, at_us: int) -> None:
+    """Fill empty counters of quotas with the use in the receipts of the running windows; arguments as above."""
     # Where the clock was set back, what was used since counts now, as it would have without a restart. What a clock
     # that ran ahead dated before the window began does not.
-    at_us = now_us() if at_us is None else at_us
     windows = quota.begin(at_us)
     for window, (since_us, until_us) in enumerate(zip(windows.starts, windows.ends, strict=True)):
         ahead_us = await store.latest_ahead(since_us, at_us)
@@ -41,12 +55,3 @@ async def restore_counts(
             for used in await store.window_usage(start_us, end_us):
                 for subject in (used.tenant_id, directory.key_account_id(used.key_id)):
                     quota.await_window(window, start_us, subject, (used.requests, used.tokens, used.cost_nano_usd))
-    await rebuild(
-        budgets,
-        directory.budgets(),
-        store=store,
-        directory=directory,
-        catalog=catalog,
-        at_us=at_us,
-        counts_ahead=True,
-    )

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from trustgate.admin.taking_in import SharedMemory, TakenIn
 from trustgate.cluster.connections import database_address, opener
@@ -104,10 +104,10 @@ class Together:
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
         await self.member.settle()
 
-    async def count_anew(self, budgets: Sequence[Budget]) -> None:
-        """Have all count on these budgets what receipts say. Raises Unavailable."""
+    async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
+        """Have all count what receipts say: on these budgets, and these subjects' quotas. Raises Unavailable."""
         if self._server is not None:
-            await self.books.count_anew(budgets, self._server.directory, self._server.catalog)
+            await self.books.count_anew(budgets, subjects, self._server.directory, self._server.catalog)
 
     # its life
 
@@ -133,6 +133,7 @@ class Together:
                 subscribers=server.subscribers,
                 budgets=server.budgets,
                 cut=server.running.cut_keys,
+                pass_on=self.books.log.books.closing.pass_on,
                 on_anchor=on_anchor,
             )
         )

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury
 from trustgate.cluster.operations import SharedCounters
 from trustgate.cluster.roles import Role
-from trustgate.cluster.rows import BalanceRow, QuotaRow, counted_anew, look_at_budget, written_anew
+from trustgate.cluster.rows import BalanceRow, QuotaRow, counted_anew, look_at_budget, quotas_anew, written_anew
 from trustgate.cluster.sequencer import Sequencer
 from trustgate.cluster.shared_answers import SharedAnswers
 from trustgate.cluster.shared_balances import SharedBalances
@@ -57,7 +57,7 @@ from trustgate.payment.balance import Balances
 from trustgate.payment.paid_answers import Answers
 from trustgate.receipts.diverged import has_asides, left_aside, put_aside_left, remove_asides
 from trustgate.receipts.receipt import balance_change, leaf_hash
-from trustgate.server.counts import restore_counts
+from trustgate.server.counts import restore_counts, restore_quotas
 from trustgate.server.handles import open_handles
 from trustgate.server.missing_rows import FindOwner, MissingRows, waiting_receipts
 from trustgate.server.process import background
@@ -74,7 +74,10 @@ _COUNTED = (
     "SELECT key, state::text AS state FROM shared_state WHERE key >= 'balance/' AND key < 'balance0'"
     " OR key >= 'quota/' AND key < 'quota0' OR key >= 'budget/' AND key < 'budget0'"
 )
-_BUDGETS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'budget/' AND key < 'budget0'"
+_LIMITED = (
+    "SELECT key, state::text AS state FROM shared_state"
+    " WHERE key >= 'budget/' AND key < 'budget0' OR key >= 'quota/' AND key < 'quota0'"
+)
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM receipts"
 _CLOSED = "SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::text[])"
@@ -173,6 +176,7 @@ class SharedServing:
                     raise Unavailable("Receipts wait for their places in the log: start again in some seconds.")
                 await connection.execute(_IDLE, f"{LENGTHY_S:g}s")
                 await self._write_anew(connection, heads, directory, catalog)
+        self.log.books.directory = directory
         self.log.books.restore = MissingRows(
             self._store, directory, catalog, self.log.books.quota, self.log.books.budgets.clock, who
         ).restore
@@ -300,11 +304,19 @@ class SharedServing:
             at_us=at_us,
         )
 
-    async def count_anew(self, wanted: Sequence[Budget], directory: Directory, catalog: Catalog) -> None:
-        """Have all count on these budgets what receipts say, with what is held now. All wait meanwhile.
+    async def count_anew(
+        self, wanted: Sequence[Budget], subjects: Collection[str], directory: Directory, catalog: Catalog
+    ) -> None:
+        """Have all count what receipts say, with what is held now. All wait meanwhile.
 
-        To be called once every process has taken in what changes the budgets. Raises Unavailable: receipts get no
-        places now.
+        Args:
+            wanted: on these budgets.
+            subjects: on the quotas of these tenants and keys.
+            directory: of the server. Every process has taken in what it has.
+            catalog: of the server.
+
+        Raises:
+            Unavailable: receipts get no places now.
         """
         async with self._looking.use() as connection, connection.transaction():
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
@@ -319,8 +331,12 @@ class SharedServing:
                 wanted=wanted,
                 until_seq=last_seq,
             )
-            found = {row["key"]: row["state"] for row in await connection.fetch(_BUDGETS)}
+            found = {row["key"]: row["state"] for row in await connection.fetch(_LIMITED)}
             rows = counted_anew(budgets, found)
+            if subjects:
+                quota = Quota()
+                await restore_quotas(self._store, directory, quota, at_us)
+                rows |= quotas_anew(quota, subjects, found, at_us)
             await connection.execute(_REPLACE, list(rows), list(rows.values()))
 
     async def _heads(self, connection: DatabaseConnection) -> tuple[bool, Heads]:

@@ -182,7 +182,7 @@ class OwnKeeping:
         elif counted:
             # Work that was admitted before, and is charged now that it has ended.
             tenant, key, at_us = request.caller.tenant, request.caller.key, receipt.created_us
-            self._quota.charge(tenant.id, key.account_id, tokens, billed, at_us)
+            self._quota.charge((tenant.id, key.account_id), tokens, billed, at_us)
             if request.caller.has_budgets:
                 self._budgets.count(request.drawer, tokens, billed, at_us)
         return self._log.committed(self._log.append(receipt, outcome.secret))
