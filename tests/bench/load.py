@@ -12,7 +12,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -88,10 +90,14 @@ def wrk(server: Running, load: Load, seconds: int, folder: Path) -> Sample:
 
 @dataclass(frozen=True)
 class Slow:
-    """Of many slow streams at once: complete ones, and the chunks' delays from the upstream's hand to the client's."""
+    """Of many slow streams at once: complete ones, and the chunks' delays from the upstream's hand to the client's.
+
+    ``at_once``: the most that had begun and not ended at the same time.
+    """
 
     streams: int
     complete: int
+    at_once: int
     p50_ms: float
     p99_ms: float
 
@@ -110,8 +116,11 @@ _STAMP = re.compile(rb"<<(\d+)>>")
 class _Stream(asyncio.Protocol):
     """One stream of the client: notes when each chunk, which holds the time of its sending, has come."""
 
-    def __init__(self, request: bytes, delays_ms: list[float], ended: asyncio.Future[bool]) -> None:
+    def __init__(
+        self, request: bytes, delays_ms: list[float], ended: asyncio.Future[bool], begun: Callable[[], object]
+    ) -> None:
         self._request = request
+        self._begun: Callable[[], object] | None = begun
         self._delays_ms = delays_ms
         self._ended = ended
         self._tail = b""
@@ -121,6 +130,9 @@ class _Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now_ns = time.monotonic_ns()
+        if self._begun is not None:
+            self._begun()
+            self._begun = None
         data = self._tail + data
         end = 0
         for stamp in _STAMP.finditer(data):
@@ -149,10 +161,22 @@ async def _ask_slowly(url: str, streams: int, chunks: int, key: str) -> Slow:
     )
     delays_ms: list[float] = []
     endings = [loop.create_future() for _ in range(streams)]
+    running = at_once = 0
+
+    def begun(ended: asyncio.Future[bool]) -> None:
+        nonlocal running, at_once
+        running += 1
+        at_once = max(at_once, running)
+        ended.add_done_callback(over)
+
+    def over(_: asyncio.Future[bool]) -> None:
+        nonlocal running
+        running -= 1
+
     transports = []
     for ended in endings:
         transport, _ = await loop.create_connection(
-            lambda ended=ended: _Stream(request, delays_ms, ended),  # type: ignore[misc]
+            lambda ended=ended: _Stream(request, delays_ms, ended, partial(begun, ended)),  # type: ignore[misc]
             place.hostname or "127.0.0.1",
             place.port or 80,
         )
@@ -163,7 +187,7 @@ async def _ask_slowly(url: str, streams: int, chunks: int, key: str) -> Slow:
     delays_ms.sort()
     assert len(delays_ms) >= complete * chunks * 0.9, f"only {len(delays_ms)} chunks were seen"
     p50_ms, p99_ms = (delays_ms[int(len(delays_ms) * share)] for share in (0.5, 0.99))
-    return Slow(streams, complete, p50_ms, p99_ms)
+    return Slow(streams, complete, at_once, p50_ms, p99_ms)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from tests.support.gateway import Gateway
 from tests.support.processes import PATIENCE_S, wait_until
 from tests.support.upstream import Upstream
 from trustgate.gateway.path.shares import FREE_MULTIPLE, Shares
+from trustgate.settings import load_settings
 
 BODY = json.dumps({"model": "gpt-4o", "messages": HELLO}).encode()
 
@@ -218,6 +220,15 @@ def test_tenants_that_want_everything_get_the_same_and_leave_a_share_free(tenant
     assert max(held) - min(held) <= FREE_MULTIPLE
     assert most - shares.total >= most // (1 + FREE_MULTIPLE * tenants)
     assert shares.has_room("a newcomer", 1)
+
+
+def test_one_tenant_alone_has_room_for_a_thousand_streams_and_others_for_theirs(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path)
+    shares = Shares(settings.serve.max_concurrent_requests)
+    while shares.has_room("alone", 1):
+        shares.take("alone", 1)
+    assert shares.held("alone") == 1_000 and shares.has_room("another", 200)
+    assert settings.upstream.max_connections >= settings.serve.max_concurrent_requests, "they wait for connections"
 
 
 @given(st.integers(1, 60), st.lists(st.integers(0, 3), max_size=80))

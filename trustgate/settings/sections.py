@@ -94,9 +94,10 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Requests in flight, at most four fifths of them one tenant's; more are refused with 503.",
+            description="Requests in flight, at most four fifths of them one tenant's (1,000 of 1,250); more are "
+            "refused with 503.",
         ),
-    ] = 1000
+    ] = 1250
     request_timeout_s: Annotated[
         float, Meta(gt=0, le=86400, description="How long one request may take in all, streams included, seconds.")
     ] = 600.0
@@ -126,8 +127,14 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 300.0
     retries: Annotated[int, Meta(ge=0, le=10, description="Retries per upstream before the first byte.")] = 2
     max_connections: Annotated[
-        int, Meta(ge=1, le=100_000, description="Connections kept to upstreams at the same time.")
-    ] = 512
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Connections to upstreams at the same time. Each request in flight needs one, and waits where "
+            "all are in use.",
+        ),
+    ] = 1500
     hold_s: Annotated[
         float,
         Meta(
