@@ -9,9 +9,6 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterator
 
-import h2.config
-import h2.connection
-import h2.events
 import pytest
 
 from tests.http.serving import PATIENCE_S, App, Server, read_all, serving
@@ -356,46 +353,3 @@ def test_what_waits_holds_a_bounded_number_of_bytes(
         connection.sendall(next_one[5_000:])
         assert read_answer(connection)[0] == 200
     assert (full.refused, full.let_through) == (2, 1)
-
-
-def test_requests_of_http2_are_refused_at_the_door_too(server: Server, app: App, full: Full) -> None:
-    with server.connect() as connection:
-        wire = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-        wire.initiate_connection()
-        fields = [(":method", "POST"), (":path", "/v1/x"), (":scheme", "http"), (":authority", "x")]
-        for stream in (1, 3):
-            wire.send_headers(stream, fields)
-            wire.send_data(stream, BODY, end_stream=True)
-        connection.sendall(wire.data_to_send())
-        heads, bodies = _read_streams(connection, wire, {1, 3})
-        assert [heads[stream][b":status"] for stream in (1, 3)] == [b"503", b"503"]
-        assert bodies == {1: b'{"no": "room"}', 3: b'{"no": "room"}'}
-        full.room = 1
-        wire.send_headers(5, fields)
-        wire.send_data(5, BODY, end_stream=True)
-        connection.sendall(wire.data_to_send())
-        heads, bodies = _read_streams(connection, wire, {5})
-        assert heads[5][b":status"] == b"200"
-    assert (full.refused, full.let_through, full.began, len(app.seen)) == (2, 1, 1, 1)
-
-
-def _read_streams(
-    connection: socket.socket, wire: h2.connection.H2Connection, wanted: set[int]
-) -> tuple[dict[int, dict[bytes, bytes]], dict[int, bytes]]:
-    heads: dict[int, dict[bytes, bytes]] = {}
-    bodies: dict[int, bytes] = {}
-    ended: set[int] = set()
-    while not wanted <= ended:
-        data = connection.recv(65536)
-        assert data, f"the connection ended after {heads}"
-        for event in wire.receive_data(data):
-            if isinstance(event, h2.events.ResponseReceived):
-                heads[event.stream_id or 0] = {bytes(name): bytes(value) for name, value in event.headers or ()}
-            elif isinstance(event, h2.events.DataReceived):
-                bodies[event.stream_id or 0] = bodies.get(event.stream_id or 0, b"") + (event.data or b"")
-            elif isinstance(event, h2.events.StreamEnded):
-                ended.add(event.stream_id or 0)
-            else:
-                assert not isinstance(event, h2.events.ConnectionTerminated | h2.events.StreamReset), event
-        connection.sendall(wire.data_to_send())
-    return heads, bodies

@@ -50,8 +50,9 @@ async def listen(
     which one may be asked for; elsewhere that is an ordinary request.
     """
     _allow_many_connections()
-    others = _Others(app, timeouts, shed)
+    others = _Others(app, timeouts)
     door = Door(app, others.take, timeouts, shed, websockets)
+    others.door = door
     acceptor = Acceptor(listener, partial(Connection, door), tls=tls, handshake_timeout_s=_HANDSHAKE_S)
     try:
         await stop.wait()
@@ -67,9 +68,11 @@ async def listen(
 class _Others:
     """Where connections go that speak something else than HTTP/1.1."""
 
-    def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts, shed: Shed | None) -> None:
+    #: Where requests of HTTP/2 wait too.
+    door: Door
+
+    def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts) -> None:
         self._app = app
-        self._shed = shed
         self._timeouts = timeouts
         self._protocols: Protocols | None = None
         self._making: asyncio.Task[Protocols] | None = None
@@ -95,7 +98,7 @@ class _Others:
         await asyncio.to_thread(_import_protocols)
         from trustgate.http.hypercorn_adapter import Protocols
 
-        self._protocols = Protocols(self._app, self._timeouts, self._shed)
+        self._protocols = Protocols(self._app, self._timeouts, self.door.shed, self.door.refusals)
         return self._protocols
 
     async def close(self, grace_s: float) -> None:

@@ -1,0 +1,125 @@
+"""Requests of HTTP/2 that have no room: they wait as those of HTTP/1.1 do, and no other stream with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.http.serving import PATIENCE_S, App, Server, serving
+from tests.http.test_http2 import Client
+from tests.http.test_refusals import BODY, Full, judged, never
+from trustgate.http import refusals, waiting_streams
+
+_REFUSED = b'{"no": "room"}'
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    app = App()
+    yield app
+    app.open()
+
+
+@pytest.fixture
+def full() -> Full:
+    return Full()
+
+
+@pytest.fixture
+def server(app: App, full: Full) -> Iterator[Server]:
+    with serving(app, shed=full, grace_s=PATIENCE_S) as server:
+        yield server
+        app.open()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    client = Client(server)
+    with client.socket:
+        yield client
+
+
+def status(client: Client, stream: int) -> int:
+    return int(client.heads[stream][b":status"])
+
+
+def test_they_are_refused_at_the_door_and_their_connection_goes_on(client: Client, app: App, full: Full) -> None:
+    streams = [client.request("/v1/x", BODY) for _ in range(2)]
+    client.read_until_ended(*streams)
+    assert [status(client, stream) for stream in streams] == [503, 503]
+    assert [client.bodies[stream] for stream in streams] == [_REFUSED] * 2
+    full.room = 1
+    stream = client.request("/v1/x", BODY)
+    client.read_until_ended(stream)
+    assert status(client, stream) == 200
+    assert (full.refused, full.let_through, full.began, len(app.seen)) == (2, 1, 1, 1)
+
+
+def test_one_that_waits_has_its_whole_body_when_there_is_room_and_holds_up_no_other(
+    client: Client, app: App, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch)
+    waits = client.request("/v1/x", None)
+    client.wire.send_data(waits, b"y" * 16_000)
+    client.flush()
+    judged(full, 1)
+    app.open()
+    other = client.request("/hold", BODY)  # it has room
+    client.read_until_ended(other)
+    assert status(client, other) == 200 and waits not in client.heads
+    for size in (15_000, 14_000):
+        client.wire.send_data(waits, b"y" * size, end_stream=size == 14_000)
+    client.flush()
+    full.room = 1
+    client.read_until_ended(waits)
+    assert status(client, waits) == 200 and json.loads(client.bodies[waits])["body"] == 45_000
+    assert (full.refused, full.let_through, full.began) == (0, 2, 2)
+
+
+def test_one_whose_client_changes_its_mind_is_never_begun_and_leaves_nothing_behind(
+    client: Client, app: App, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch)
+    for _ in range(80):  # more than a connection may have sent without its being read
+        stream = client.request("/v1/x", None)
+        for _ in range(4):
+            client.wire.send_data(stream, b"y" * 15_000)
+        client.wire.reset_stream(stream)
+        client.flush()
+        while client.wire.outbound_flow_control_window < 65_536:
+            assert client.read(), "the connection ended"
+    judged(full, 80)
+    stream = client.request("/v1/x", BODY)
+    judged(full, 81)
+    full.room = 1
+    client.read_until_ended(stream)
+    assert status(client, stream) == 200
+    assert (full.refused, full.let_through, len(app.seen)) == (0, 1, 1)
+
+
+def test_the_end_of_the_server_refuses_one_that_waits(
+    server: Server, client: Client, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch)
+    stream = client.request("/v1/x", BODY)
+    judged(full, 1)
+    server.stop()
+    client.read_until_ended(stream)
+    assert (status(client, stream), client.bodies[stream], full.refused) == (503, _REFUSED, 1)
+
+
+def test_one_that_comes_again_at_once_waits_for_longer_and_no_other_client_with_it(
+    client: Client, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_streams, "AT_ONCE_S", 3600.0)
+    for name in ("HOLD_AT_ONCE_S", "MOST_AT_ONCE_S"):
+        monkeypatch.setattr(refusals, name, 3600.0)
+    client.read_until_ended(client.request("/v1/x", BODY))
+    again, other = client.request("/v1/x", BODY), client.request("/v1/y", BODY)
+    client.read_until_ended(other)
+    assert (status(client, other), full.refused) == (503, 2) and again not in client.heads
+    full.room = 1
+    client.read_until_ended(again)
+    assert status(client, again) == 200

@@ -1,0 +1,333 @@
+"""HTTP/2 as Hypercorn speaks it, and what is added to it: see ``hypercorn_adapter`` for the list."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import h2.events
+import h2.exceptions
+import h11
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, Updated
+from hypercorn.protocol.events import Body, Response, StreamClosed
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h2 import H2Protocol
+from priority.priority import PriorityError
+from starlette.types import Message
+
+from trustgate.http.exchange import render_fields
+from trustgate.http.parser import RequestHead
+from trustgate.http.refusals import Refusals, Shed
+from trustgate.http.waiting_streams import GONE, WaitingStream, WaitingStreams
+
+_logger = logging.getLogger("trustgate.server")
+
+# RFC 9113 section 7
+_INTERNAL_ERROR = 2
+_ENHANCE_YOUR_CALM = 11
+_HTTP_1_1_REQUIRED = 13
+#: Resets of requests, in a second, that no client has a reason for (CVE-2023-44487).
+_MAX_RESETS_PER_S = 200
+#: What all streams of a connection may have sent without its having been read; each may have 64 KiB.
+_CONNECTION_WINDOW_BYTES = 4 * 1024 * 1024
+#: What is the other side's doing.
+PEER_FAULTS = (OSError, h2.exceptions.H2Error, h11.ProtocolError, PriorityError)
+
+
+class Http2Door:
+    """What the connections of HTTP/2 share of the listener's door."""
+
+    def __init__(self, shed: Shed, refusals: Refusals) -> None:
+        self.shed = shed
+        self.refusals = refusals
+        #: Of each connection; and what gives those of them their answers that have waited.
+        self.waiting: set[WaitingStreams] = set()
+        self.answers: set[asyncio.Task[None]] = set()
+
+
+class Http2(H2Protocol):
+    """HTTP/2. Its streams do not disturb each other, whatever one of them does."""
+
+    task_group: Tasks
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._resets = 0
+        self._resets_since = 0.0
+        self._door: Http2Door | None = None
+        self._waiting: WaitingStreams | None = None
+
+    def ask(self, door: Http2Door) -> None:
+        """Have requests judged before anything is begun for them."""
+        self._door = door
+        self._waiting = WaitingStreams(door.shed, door.refusals, self._decided)
+        door.waiting.add(self._waiting)
+
+    async def initiate(self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None) -> None:
+        await super().initiate(headers, settings)
+        window = self.connection.inbound_flow_control_window
+        self.connection.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - window)
+        await self._flush()
+
+    def leave_door(self) -> None:
+        """Nothing waits any more: the connection has gone."""
+        if self._door is not None and self._waiting is not None:
+            self._waiting.clear()
+            self._door.waiting.discard(self._waiting)
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            self.leave_door()
+            # Nothing is sent any more: answers that wait for it need not.
+            for buffer in list(self.stream_buffers.values()):
+                await buffer.close()
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            if isinstance(event, h2.events.StreamReset) and self._is_flooded():
+                self.connection.close_connection(_ENHANCE_YOUR_CALM)
+                await self._flush()
+                await self.send(Closed())
+                return
+            if self._waiting is None or not self._waiting.take(event):
+                await self._handle_event(event)
+        await self._flush()
+
+    async def _handle_event(self, event: h2.events.Event) -> None:
+        try:
+            if isinstance(event, h2.events.DataReceived):
+                await self._take(event)
+            elif self._is_welcome(event):
+                if isinstance(event, h2.events.RequestReceived) and self._has_to_wait(event):
+                    await self.send(Updated(idle=False))
+                else:
+                    await super()._handle_events([event])
+        except (*PEER_FAULTS, KeyError) as error:
+            # Its stream, or the connection, has gone on to a state in which the event means nothing any more.
+            _logger.debug("an HTTP/2 event was dropped: %r", error)
+
+    async def _take(self, event: h2.events.DataReceived) -> None:
+        """Keep data for its request's application. It counts against the stream's window until it is read."""
+        stream = self.streams.get(event.stream_id)
+        data = event.data or b""
+        counted = event.flow_controlled_length or 0
+        if stream is None:
+            # The request was answered already: what still comes counts for the connection's flow alone.
+            self._acknowledge(event.stream_id, counted)
+            return
+        self._acknowledge(event.stream_id, counted - len(data))  # padding
+        if data:
+            await stream.handle(Body(stream_id=event.stream_id, data=data))
+
+    def _acknowledge(self, stream_id: int, size: int) -> None:
+        if size:
+            with contextlib.suppress(h2.exceptions.H2Error):
+                self.connection.acknowledge_received_data(size, stream_id)
+
+    async def _was_read(self, stream_id: int, size: int) -> None:
+        self._acknowledge(stream_id, size)
+        await self._flush()
+
+    def _is_flooded(self) -> bool:
+        """Returns whether resets come quicker than from a client that only changes its mind."""
+        now = asyncio.get_running_loop().time()
+        if now - self._resets_since > 1:
+            self._resets_since, self._resets = now, 0
+        self._resets += 1
+        return self._resets > _MAX_RESETS_PER_S
+
+    def _is_welcome(self, event: h2.events.Event) -> bool:
+        """Returns whether Hypercorn is to have an event."""
+        if isinstance(event, h2.events.RequestReceived):
+            pseudo = {bytes(name): bytes(value) for name, value in event.headers or () if bytes(name)[:1] == b":"}
+            if pseudo.get(b":method") == b"CONNECT" or b":path" not in pseudo:
+                self._reset(event.stream_id, _HTTP_1_1_REQUIRED)
+                return False
+            if not all(value.isascii() for value in pseudo.values()):
+                self._reset(event.stream_id, _INTERNAL_ERROR)
+                return False
+        return not isinstance(event, h2.events.PriorityUpdated)
+
+    def _has_to_wait(self, event: h2.events.RequestReceived) -> bool:
+        """Returns whether a request waits at the door; it is begun or refused later then."""
+        if self._door is None or self._waiting is None or self.context.terminated.is_set():
+            return False
+        head = _head(event)
+        if not self._waiting.judge(event, head):
+            return True
+        self._door.shed.begun(head)  # its application runs from the next turn of the loop on
+        return False
+
+    def _decided(self, stream: WaitingStream, reason: Any) -> None:
+        door = self._door
+        assert door is not None, "something has waited at it"
+        task = self.task_group.spawn_task(self._go_on(stream, reason))
+        door.answers.add(task)
+
+        def is_done(task: asyncio.Task[None]) -> None:
+            door.answers.discard(task)
+            if not reason:
+                door.shed.begun(stream.head)  # its application's first step came before, where there is one
+
+        task.add_done_callback(is_done)
+
+    async def _go_on(self, stream: WaitingStream, reason: Any) -> None:
+        """Begin with a request that has waited, or refuse it."""
+        assert self._waiting is not None, "something has waited"
+        if not reason:
+            try:
+                await super()._handle_events([stream.request])
+            except (*PEER_FAULTS, KeyError) as error:
+                _logger.debug("an HTTP/2 request was dropped: %r", error)
+        while stream.events:
+            event = stream.events.popleft()
+            if not reason or isinstance(event, h2.events.DataReceived):
+                await self._handle_event(event)
+        self._waiting.over(stream)
+        if reason and reason is not GONE:
+            with contextlib.suppress(*PEER_FAULTS, KeyError):
+                self._refuse(stream, reason)
+            await self.send(Updated(idle=not self.streams))
+        await self._flush()
+
+    def _refuse(self, stream: WaitingStream, reason: Any) -> None:
+        assert self._door is not None, "it was judged"
+        status, headers, body = self._door.shed.refusal(stream.head, reason)
+        render_fields(headers)
+        if self.connection.local_flow_control_window(stream.stream_id) < len(body):
+            body = b""  # its client has said that it takes in nothing
+        fields = [(b":status", b"%d" % status), *headers, (b"content-length", b"%d" % len(body))]
+        self.connection.send_headers(stream.stream_id, fields, end_stream=not body)
+        if body:
+            self.connection.send_data(stream.stream_id, body, end_stream=True)
+
+    def _reset(self, stream_id: int, code: int) -> None:
+        with contextlib.suppress(h2.exceptions.H2Error):
+            self.connection.reset_stream(stream_id, code)
+
+    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        self.task_group.on_read = partial(self._was_read, request.stream_id)
+        await super()._create_stream(request)
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if self.closed and not isinstance(event, StreamClosed):
+            return
+        if isinstance(event, Response):
+            render_fields(event.headers)
+        elif isinstance(event, StreamClosed):
+            buffer = self.stream_buffers.get(event.stream_id)
+            # Its application has ended without ending its answer.
+            if buffer is not None and not buffer._complete:  # noqa: SLF001 - it has no other way to ask
+                self._reset(event.stream_id, _INTERNAL_ERROR)
+                await self._flush()
+                await buffer.close()
+        await super().stream_send(event)
+
+    async def _send_data(self, stream_id: int) -> None:
+        try:
+            await super()._send_data(stream_id)
+        except (*PEER_FAULTS, KeyError):
+            # The stream has gone between two steps of sending.
+            buffer = self.stream_buffers.pop(stream_id, None)
+            if buffer is not None:
+                await buffer.close()
+            with contextlib.suppress(PriorityError):
+                self.priority.remove_stream(stream_id)
+
+
+def _head(event: h2.events.RequestReceived) -> RequestHead:
+    """Returns the head of a request of HTTP/2 as one of HTTP/1.1 is; its method and path were seen to be there."""
+    fields = [(bytes(name), bytes(value)) for name, value in event.headers or ()]
+    pseudo = dict(field for field in fields if field[0][:1] == b":")
+    path = pseudo[b":path"]
+    is_path = path[:1] == b"/" and b"#" not in path
+    head = RequestHead(pseudo[b":method"].decode().upper(), path if is_path else b"/", "2")
+    head.headers = [field for field in fields if field[0][:1] != b":"]
+    return head
+
+
+class Tasks(TaskGroup):
+    """Applications whose unread requests hold up no others."""
+
+    def spawn_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._task_group.create_task(coroutine)
+
+    #: Is told how many bytes of a body were read, for the request that is begun next.
+    on_read: Callable[[int], Awaitable[None]] | None = None
+
+    async def spawn_app(
+        self, app: Any, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
+    ) -> Callable[[Any], Awaitable[None]]:
+        events = _Events(self.on_read)
+
+        async def run() -> None:
+            # Cancelled, it goes with its whole connection, and what sends for it: nothing can be ended then.
+            try:
+                await app(scope, events.get, send, None, None)
+            except Exception:
+                _logger.exception("internal error in a request")
+            await events.close()
+            await send(None)
+
+        self.spawn(run)
+        return events.put
+
+
+class _Events:
+    """What a request's application is told. Its bound is the stream's window: what was not read is not given back."""
+
+    def __init__(self, on_read: Callable[[int], Awaitable[None]] | None) -> None:
+        self._on_read = on_read
+        self._body = bytearray()
+        self._is_whole = False
+        self._is_told = False
+        self._is_gone = False
+        self._is_closed = False
+        self._others: deque[Message] = deque()
+        self._woken = asyncio.Event()
+
+    async def put(self, message: Message) -> None:
+        if message["type"] == "http.request":
+            if self._is_closed:
+                await self._read(len(message["body"]))
+                return
+            self._body += message["body"]
+            self._is_whole = not message["more_body"]
+        elif message["type"] == "http.disconnect":
+            self._is_gone = True
+        else:
+            self._others.append(message)
+        self._woken.set()
+
+    async def get(self) -> Message:
+        while True:
+            if self._others:
+                return self._others.popleft()
+            if self._is_gone:
+                return {"type": "http.disconnect"}
+            if self._body or (self._is_whole and not self._is_told):
+                body, self._body = bytes(self._body), bytearray()
+                self._is_told = self._is_whole
+                await self._read(len(body))
+                return {"type": "http.request", "body": body, "more_body": not self._is_told}
+            self._woken.clear()
+            await self._woken.wait()
+
+    async def close(self) -> None:
+        """Its application has ended: nothing is kept any more."""
+        self._is_closed = True
+        size = len(self._body)
+        self._body.clear()
+        await self._read(size)
+
+    async def _read(self, size: int) -> None:
+        if size and self._on_read is not None:
+            await self._on_read(size)
