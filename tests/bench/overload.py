@@ -8,9 +8,9 @@ reached again. How long they took is measured by a client of its own that asks a
 else: what sends thousands of requests a second is late itself, and would tell of its own queue. Exit code 1 when a goal
 is missed; ``--quick`` judges none but that it answers, refuses and recovers.
 
-What has no room waits for a moment, and where its client was refused just before for longer, so that refusals take no
-more than their share of the loop's time (``http.refusals``); an open loop sends at once on connections that were just
-refused. Requests that found none of its connections free count as unsent: the gateway never had them.
+What has no room waits for a moment, and where its client had an answer just before for longer, so that refusals take
+no more than their share of the loop's time (``http.refusals``); an open loop sends at once on connections that have
+just become free. Requests that found none of them free count as unsent: the gateway never had them.
 
 What the gateway, the upstream and the load use of processors stands beside it: where they share the cores (they do
 without ``--pin``), an answer fewer may be one that the load's own work has left no time for.

@@ -55,10 +55,9 @@ class Connection(asyncio.Protocol):
         #: The last head and its bytes, and how it is recognised, once it has come twice.
         self._last: tuple[bytes, RequestHead] | None = None
         self._known: KnownHead | None = None
-        #: The head of the last request, where that was refused at the door; and how the whole request is recognised.
-        self._refused_head: RequestHead | None = None
+        #: The head of the last request; and how the whole request is recognised, where it was refused at the door.
+        self._asked: RequestHead | None = None
         self._refused: KnownHead | None = None
-        self._refused_at = 0.0
         self._exchange: Exchange | None = None
         self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
@@ -202,14 +201,16 @@ class Connection(asyncio.Protocol):
         if tenant_id is None or tenant_id not in door.refusals.queues:
             reason = shed.judge(head, door.refusals.queues)
             if not reason:
-                self._refused = self._refused_head = None
+                self._refused = None
+                self._asked = head
                 self._start(head, data, size)
                 return
             tenant_id = shed.waits_for(head, reason)
         self._is_new = False
         self._ahead = data
         self._waiting = (head, size)
-        at_once = head is self._refused_head and door.loop.time() - self._refused_at < AT_ONCE_S
+        at_once = head is self._asked and door.loop.time() - self._idle_since < AT_ONCE_S
+        self._asked = head
         follows = self._follows and len(data) - size >= head.length
         self._wait = door.refusals.wait(
             self, None if door.closing else tenant_id, len(data), at_once=at_once, follows=follows
@@ -251,8 +252,7 @@ class Connection(asyncio.Protocol):
                 exchange.answer(*shed.refusal(head, reason))
                 self._follows = False
             return
-        self._refused_head = head
-        self._refused_at = self._idle_since = door.loop.time()
+        self._idle_since = door.loop.time()
         known = self._known
         self._refused = known if known is not None and known.head is head else None
         self.transport.write(shed.answer(head, reason, door.date()))
@@ -276,7 +276,7 @@ class Connection(asyncio.Protocol):
         if reason:
             self._refuse_at_door(head, data, size, reason)
         else:
-            self._refused = self._refused_head = None
+            self._refused = None
             self._start(head, data, size)
 
     def _wait_for_head(self, size: int) -> None:

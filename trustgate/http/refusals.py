@@ -10,11 +10,11 @@ no task. What is promised:
 - A request that has found no room is refused after ``HOLD_S`` while refusals have taken less than their share of the
   time, ``TIME_SHARE``, and after ``MOST_S`` whatever they have taken: all of that in one of the next turns, of which
   each refuses at most ``MAX_REFUSED_PER_TURN``.
-- A refusal has how long its client should wait (``retry-after``: a second). One that sends the same request again at
-  once (``AT_ONCE_S``) waits for longer, ``HOLD_AT_ONCE_S`` and at most ``MOST_AT_ONCE_S``, and has room as soon as one
-  that came first and is due at the same time. So a client in a tight loop has a dozen refusals a second of each of its
-  connections, and fewer where there are thousands of them. No other client waits with it, even one of a proxy that
-  sends requests of several clients through the same connection: with other fields it is another request.
+- A client in a loop waits for longer. A request that comes at once (``AT_ONCE_S``) after the answer or the refusal of
+  the same one before it is refused after ``HOLD_AT_ONCE_S`` and at most ``MOST_AT_ONCE_S``: as long as a refusal says
+  that its client should wait (``retry-after``). So of each connection there are one or two refusals a second, and as
+  long as room comes for all connections in that time there are none. No other client waits with it, even one of a proxy
+  that sends requests of several clients through the same connection: with other fields it is another request.
 - Requests that were sent in one piece are refused one after another, and not after a wait for each, while refusals have
   time left.
 - What waits holds at most ``MAX_HELD_BYTES`` in all and the piece that was read last; a request beyond that is refused
@@ -37,14 +37,14 @@ from trustgate.http.sending import Headers
 #: A refusal takes some hundredths of a millisecond.
 MAX_REFUSED_PER_TURN: Final = 64
 #: What refusals may take of the loop's time, before they have to wait for ``MOST_S``.
-TIME_SHARE: Final = 0.08
+TIME_SHARE: Final = 0.05
 #: How long a request without room waits before it is refused: where there is time for that, and at most; seconds.
 HOLD_S: Final = 0.025
 MOST_S: Final = 0.04
-#: How soon after its refusal a request comes again "at once", and how long it waits then, seconds.
+#: How soon after the end of the last one a request comes again "at once", and how long it waits then, seconds.
 AT_ONCE_S: Final = 0.025
-HOLD_AT_ONCE_S: Final = 0.2
-MOST_AT_ONCE_S: Final = 0.5
+HOLD_AT_ONCE_S: Final = 0.5
+MOST_AT_ONCE_S: Final = 1.0
 #: Of all requests that wait.
 MAX_HELD_BYTES: Final = 16 * 1024 * 1024
 #: How many tenants are asked for at one turn whether they have room.
@@ -135,7 +135,7 @@ class _Line(deque[Wait]):
 
 
 class _Queue:
-    """What waits of one tenant: those that came first, and those that came again at once."""
+    """What waits of one tenant: requests, and those that came again at once."""
 
     __slots__ = ("_refusals", "_tenant_id", "lines", "waits")
 
@@ -150,7 +150,7 @@ class _Queue:
         """Returns the wait with the earliest deadline; there is one."""
         line, at_once = self.lines
         first, other = line.first(), at_once.first()
-        if first is None or (other is not None and other.since + HOLD_AT_ONCE_S < first.since + HOLD_S):
+        if first is None or (other is not None and other.since + MOST_AT_ONCE_S < first.since + MOST_S):
             assert other is not None, "one of the tenant's requests waits"
             return other
         return first
@@ -198,7 +198,7 @@ class Refusals:
             waiting: has the request.
             tenant_id: whose it is; None: no room will come.
             size: how many bytes of it are held.
-            at_once: it was refused just now, and came again.
+            at_once: its client had the answer or the refusal of the same request just now.
             follows: it came, whole, together with one that was refused just now, and has waited as long.
         """
         if tenant_id is None or (follows and self._time_left() > 0) or self._held_bytes + size > MAX_HELD_BYTES:
