@@ -93,6 +93,7 @@ async def test_one_gateway_has_the_database(url: str, tmp_path: Path) -> None:
 
 
 async def test_a_newer_schema_is_left_alone(url: str, tmp_path: Path) -> None:
+    await asyncio.to_thread(run_sql, url, "UPDATE postgres_schema SET oldest = oldest + 1")
     for table, column in (("meta", "schema_version"), ("postgres_schema", "step")):
         await asyncio.to_thread(run_sql, url, f"UPDATE {table} SET {column} = {column} + 1")
         with pytest.raises(StoreTooNew):

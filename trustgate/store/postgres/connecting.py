@@ -13,7 +13,15 @@ from typing import Any
 
 import asyncpg
 
-from trustgate.errors import OperatorError, SettingsError, StoreDamaged, StoreUnusable, TrustGateError, Unavailable
+from trustgate.errors import (
+    OperatorError,
+    SettingsError,
+    StoreDamaged,
+    StoreLocked,
+    StoreUnusable,
+    TrustGateError,
+    Unavailable,
+)
 from trustgate.settings import PostgresAddress
 
 #: What ``INSERT … ON CONFLICT``, ``unnest`` and the views that are read here need is there since long; older versions
@@ -187,6 +195,10 @@ def translate(error: BaseException) -> TrustGateError:
         )
     if is_away(error):
         return Unavailable("The database server does not answer.", code="store_unreachable", hint="See the log.")
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        return StoreLocked(
+            "A table of the database is in use by a query that takes long.", hint="Try again when it has ended."
+        )
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return _refused("the user may not do this", "Make the user the owner of its database or schema.")
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError):

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trustgate.errors import StoreTooNew
-from trustgate.store.migrations import LATEST, migrate, schema_version
+from trustgate.store.migrations import LATEST, MIGRATIONS, migrate, schema_version
 from trustgate.store.sql import SqlConnection, in_transaction, one_value
+
+Step = Callable[[SqlConnection], None]
 
 
 def _indexes_and_changes(connection: SqlConnection) -> None:
@@ -131,8 +133,13 @@ def _object_ids(connection: SqlConnection) -> None:
         connection.execute(statement)
 
 
+def _oldest_program(connection: SqlConnection) -> None:
+    """The least level (``_level``) of a program that may serve the database."""
+    connection.execute("ALTER TABLE postgres_schema ADD COLUMN oldest BIGINT NOT NULL DEFAULT 0")
+
+
 #: Step N brings what Postgres alone has from N-1 to N.
-STEPS: tuple[Callable[[SqlConnection], None], ...] = (
+STEPS: tuple[Step, ...] = (
     _indexes_and_changes,
     _nodes_and_roles,
     _shared_books,
@@ -140,7 +147,14 @@ STEPS: tuple[Callable[[SqlConnection], None], ...] = (
     _log_state,
     _kept_answers,
     _object_ids,
+    _oldest_program,
 )
+
+#: The steps, those of ``MIGRATIONS`` too, that a program without them survives: it serves on beside those that have
+#: them, and starts beside them. So they add what it does not look at, and take nothing away; a column that they add has
+#: a default, and its table is never read as a whole (``SELECT *``) or written by position. They take locks for a moment
+#: only. Processes with all other steps begin when those without them have ended.
+SURVIVED: frozenset[Step] = frozenset((_oldest_program,))
 
 
 def is_latest(connection: SqlConnection) -> bool:
@@ -148,20 +162,23 @@ def is_latest(connection: SqlConnection) -> bool:
 
     Raises StoreDamaged if it is another program's database.
     """
-    if (
-        schema_version(connection) < LATEST
-        or one_value(connection.execute("SELECT to_regclass('postgres_schema')")) is None
-    ):
-        return False
-    rows = connection.execute("SELECT step FROM postgres_schema").fetchall()
-    return bool(rows) and rows[0][0] >= len(STEPS)
+    return not _missing(connection)
+
+
+def comes_beside(connection: SqlConnection) -> bool:
+    """Returns whether programs that serve the database survive what it is to be brought up to date with."""
+    return SURVIVED.issuperset(_missing(connection))
 
 
 def migrate_postgres(connection: SqlConnection, now_us: int) -> None:
-    """Bring the database to the latest schema; fill a new one with the seeds.
+    """Bring the database to the latest schema; fill a new one with the seeds. One of a newer program that this one
+    survives is left as it is.
 
     The caller holds the lock that only one process has. Raises StoreTooNew, StoreDamaged.
     """
+    if _survives(connection):
+        return
+    is_new_era = not comes_beside(connection)
     migrate(connection, now_us)
 
     def bring_up(connection: SqlConnection) -> None:
@@ -176,8 +193,36 @@ def migrate_postgres(connection: SqlConnection, now_us: int) -> None:
         for step in STEPS[done:]:
             step(connection)
         if not rows:
-            connection.execute("INSERT INTO postgres_schema VALUES (?)", [len(STEPS)])
+            connection.execute("INSERT INTO postgres_schema (step) VALUES (?)", [len(STEPS)])
         elif done < len(STEPS):
             connection.execute("UPDATE postgres_schema SET step = ?", [len(STEPS)])
+        if is_new_era:
+            connection.execute("UPDATE postgres_schema SET oldest = ?", [_level(LATEST, len(STEPS))])
 
     in_transaction(connection, bring_up)
+
+
+def _level(version: int, step: int) -> int:
+    """Returns how far a schema, or a program, is: both lists only grow."""
+    return version + step
+
+
+def _missing(connection: SqlConnection) -> list[Step]:
+    """Returns the steps that the database has not got of this program's."""
+    return [*MIGRATIONS[schema_version(connection) :], *STEPS[_state(connection)[0] :]]
+
+
+def _survives(connection: SqlConnection) -> bool:
+    """Returns whether the schema is a newer program's, and this one may serve it all the same."""
+    step, oldest = _state(connection)
+    own = _level(LATEST, len(STEPS))
+    return oldest is not None and oldest <= own < _level(schema_version(connection), step)
+
+
+def _state(connection: SqlConnection) -> tuple[int, int | None]:
+    """Returns the last step that the database has got, and the oldest program that may serve it (None: not kept)."""
+    if one_value(connection.execute("SELECT to_regclass('postgres_schema')")) is None:
+        return 0, None
+    # The column may not be there.
+    rows = connection.execute("SELECT step, (to_jsonb(s) ->> 'oldest')::bigint FROM postgres_schema s").fetchall()
+    return (int(rows[0][0]), rows[0][1]) if rows else (0, None)

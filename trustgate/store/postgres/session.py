@@ -20,7 +20,7 @@ from trustgate.ids import now_us
 from trustgate.settings import PostgresAddress
 from trustgate.store.postgres.connecting import FAILURES, SERIALIZATION, connect, is_away, place, translate
 from trustgate.store.postgres.dialect import PostgresConnection
-from trustgate.store.postgres.migrations import is_latest, migrate_postgres
+from trustgate.store.postgres.migrations import comes_beside, is_latest, migrate_postgres
 from trustgate.store.sql import one_value
 from trustgate.store.worker import Worker
 
@@ -40,6 +40,9 @@ _LONG_S = 2.0
 #: The server notices within milliseconds that a process has died; its lock goes with its session.
 _LOCK_PATIENCE_S = 1.0
 _LOCK_KEY = "hashtextextended('trustgate ' || current_schema(), 0)"
+_SCHEMA_KEY = "hashtextextended('trustgate schema ' || current_schema(), 0)"
+#: How long a step of the schema may wait for a table while others serve.
+_SCHEMA_LOCK_S = 3
 #: Numbers of the server's processes are given again, after its restart above all; with its start it is one session.
 _SESSION = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _HOLDER = f"""SELECT a.application_name, a.pid, a.backend_start::text
@@ -178,7 +181,7 @@ class Writer(PostgresSession):
                 connection.execute("SELECT pg_terminate_backend(?)", [self.last_session[0]])
             elif time.monotonic() > deadline:
                 # Known only now: one process at a time is refused for the lock, whatever the schema is.
-                is_upgrade = self._several and not self._is_migrated and not is_latest(connection)
+                is_upgrade = self._several and not self._is_migrated and not comes_beside(connection)
                 raise locked(self._address, holders[0][0] if holders else "", is_upgrade=is_upgrade)
             time.sleep(0.02)
 
@@ -187,14 +190,32 @@ class Writer(PostgresSession):
 
     def _share(self, connection: PostgresConnection) -> bool:
         """Take a share of the lock, having brought the schema up to date alone. Returns False where it is taken."""
-        if not self._is_migrated and not is_latest(connection):
+        if not self._is_migrated and not comes_beside(connection):
             if not self._try_lock(connection):
                 return False
             migrate_postgres(connection, now_us())
             connection.execute(f"SELECT pg_advisory_lock_shared({_LOCK_KEY})")
             connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY})")
             return True
-        return bool(one_value(connection.execute(f"SELECT pg_try_advisory_lock_shared({_LOCK_KEY})")))
+        if not one_value(connection.execute(f"SELECT pg_try_advisory_lock_shared({_LOCK_KEY})")):
+            return False
+        if not self._is_migrated and not is_latest(connection):
+            self._migrate_beside(connection)
+        return True
+
+    def _migrate_beside(self, connection: PostgresConnection) -> None:
+        """Bring the schema up to date while others serve, which survive that; one process at a time.
+
+        A table that a lengthy query reads is not waited for: what comes after would wait for both.
+        """
+        connection.execute(f"SET lock_timeout = '{_SCHEMA_LOCK_S}s'")
+        connection.execute(f"SELECT pg_advisory_lock({_SCHEMA_KEY})")
+        try:
+            migrate_postgres(connection, now_us())
+        finally:
+            if not connection.is_closed:
+                connection.execute(f"SELECT pg_advisory_unlock({_SCHEMA_KEY})")
+                connection.execute("RESET lock_timeout")
 
 
 def locked(address: PostgresAddress, holder: str, *, is_upgrade: bool = False) -> StoreLocked:
