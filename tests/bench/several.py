@@ -3,7 +3,8 @@
 Prints requests a second at 32 connections, latency at one connection (median and 99th percentile), and the CPU time of
 gateway and database for each request, which does not depend on what else the machine does. A tenant without limits and
 one with a quota are measured apart: only the second is admitted by the database. ``--pin`` keeps each process of the
-gateway on one core.
+gateway on one core. ``--share PERCENT`` limits each to that part of a core, and compares one, two and three on Postgres
+by what each brings: load, upstream and database then have room on a machine of few cores, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.cores import pin
-from tests.bench.load import Load, wrk
+from tests.bench.load import Load, Sample, wrk
 from tests.bench.peers import Running, start_server
+from tests.bench.shares import Shares, SharesMissing
 from tests.support.gateway import Gateway
 from tests.support.postgres import Postgres
 
@@ -49,6 +50,10 @@ class Family(Running):
     def cpu_s(self) -> float:
         return family_cpu_s(self.pid)
 
+    def processes(self) -> list[int]:
+        """Returns those that serve."""
+        return children(self.pid) or [self.pid]
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -72,60 +77,118 @@ SETUPS = [
 ]
 
 
-def start(setup: Setup, upstream: str, folder: Path, postgres: Postgres, *, pinned: bool) -> Family:
-    """Start the gateway with a tenant of the setup's own."""
-    environment: Mapping[str, str] = {"TRUSTGATE_STORE_URL": postgres.schema()} if setup.on_postgres else {}
-    arguments = [] if setup.workers == 1 else ["--workers", str(setup.workers)]
-    gateway = Gateway(folder, upstream=f"{upstream}/v1", arguments=arguments, environment=environment, forked=False)
-    if setup.quota is not None:
-        gateway.cli("plan", "add", "bounded", "--requests-per-day", str(setup.quota))
-    secret = gateway.add_tenant("bench", plan="internal" if setup.quota is None else "bounded")
-    gateway.start(timeout_s=120)
-    pid = gateway.process.pid
-    if pinned:
-        cores = sorted(os.sched_getaffinity(0))
-        for index, each in enumerate(children(pid) if setup.workers > 1 else [pid]):
-            pin(each, frozenset((cores[index % len(cores)],)))
-    headers = {"authorization": f"Bearer {secret}"}
-    return Family(gateway.base_url, pid, gateway.ready_after_s, gateway.close, headers)
+class Comparison:
+    """One run: the upstream and the database that all measurements share."""
+
+    def __init__(self, stack: ExitStack, *, seconds: int, connections: int) -> None:
+        """
+        Args:
+            stack: ends what this starts.
+            seconds: of each measurement.
+            connections: that ask at once.
+        """
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self._postgres = Postgres().start()
+        stack.callback(self._postgres.close)
+        upstream = start_server("upstream", self._folder)
+        stack.callback(upstream.stop)
+        self._upstream = upstream.url
+        self._seconds = seconds
+        self._load = Load(connections, stream=False)
+
+    def of_stores(self, *, pinned: bool) -> Table:
+        """Returns one process on DuckDB, one on Postgres and two on Postgres, each with what it can."""
+        heads = ("p50 ms c=1", "p99 ms c=1", "CPU us a request", "Postgres us a request", "errors")
+        table = self._table("setup", *heads)
+        for setup in SETUPS:
+            gateway = self._start(setup)
+            try:
+                if pinned:
+                    cores = sorted(os.sched_getaffinity(0))
+                    for index, pid in enumerate(gateway.processes()):
+                        pin(pid, frozenset((cores[index % len(cores)],)))
+                busy, postgres_us = self._measure(gateway)
+                alone = wrk(gateway, Load(1, stream=False), self._seconds, self._folder)
+            finally:
+                gateway.stop()
+            cells = (busy.rps, alone.p50_ms, alone.p99_ms, busy.cpu_us, postgres_us)
+            table.add_row(setup.name, *(f"{cell:,.2f}" for cell in cells), str(busy.errors + alone.errors))
+        return table
+
+    def of_counts(self, shares: Shares, processes: int) -> Table:
+        """Returns one process on Postgres and more, up to so many, each limited to its share of a core."""
+        heads = ("÷ one", "p50 ms", "CPU us a request", "Postgres us a request", "share used up", "errors")
+        table = self._table("processes", *heads)
+        for quota in (None, 10**9):
+            one_rps = 0.0
+            for count in range(1, processes + 1):
+                setup = Setup(f"{count}, {'a quota' if quota else 'no limit'}", True, count, quota)
+                gateway = self._start(setup)
+                try:
+                    for pid in gateway.processes():
+                        shares.limit(pid)
+                    busy, postgres_us = self._measure(gateway)
+                    used_up = " ".join(f"{bounded / max(1, ran):.0%}" for ran, bounded in shares.bounded())
+                finally:
+                    gateway.stop()
+                    shares.release()
+                one_rps = one_rps or busy.rps
+                cells = (f"{busy.rps / max(1.0, one_rps):.2f}", f"{busy.p50_ms:.1f}", f"{busy.cpu_us:.0f}")
+                more = (f"{postgres_us:.0f}", used_up, str(busy.errors))
+                table.add_row(setup.name, f"{busy.rps:,.0f}", *cells, *more)
+        return table
+
+    def _table(self, first: str, *heads: str) -> Table:
+        rate = f"requests/s c={self._load.connections}"
+        return Table(first, rate, *heads, title=f"{os.cpu_count()} cores, {self._seconds} s each")
+
+    def _start(self, setup: Setup) -> Family:
+        """Start the gateway with a tenant of the setup's own."""
+        environment = {"TRUSTGATE_STORE_URL": self._postgres.schema()} if setup.on_postgres else {}
+        arguments = [] if setup.workers == 1 else ["--workers", str(setup.workers)]
+        home = Path(tempfile.mkdtemp(dir=self._folder))
+        gateway = Gateway(
+            home, upstream=f"{self._upstream}/v1", arguments=arguments, environment=environment, forked=False
+        )
+        if setup.quota is not None:
+            gateway.cli("plan", "add", "bounded", "--requests-per-day", str(setup.quota))
+        secret = gateway.add_tenant("bench", plan="internal" if setup.quota is None else "bounded")
+        gateway.start(timeout_s=120)
+        headers = {"authorization": f"Bearer {secret}"}
+        return Family(gateway.base_url, gateway.process.pid, gateway.ready_after_s, gateway.close, headers)
+
+    def _measure(self, gateway: Family) -> tuple[Sample, float]:
+        """Returns what all connections get, and the CPU time of the database for a request, microseconds."""
+        wrk(gateway, Load(8, stream=False), 2, self._folder)
+        before_s = family_cpu_s(self._postgres.pid)
+        busy = wrk(gateway, self._load, self._seconds, self._folder)
+        used_s = family_cpu_s(self._postgres.pid) - before_s
+        return busy, used_s / max(1.0, busy.rps * self._seconds) * 1e6
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 tests/bench several", description=__doc__)
     parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
+    parser.add_argument("--connections", type=int, default=32, help="that ask at once")
     parser.add_argument("--pin", action="store_true", help="each process of the gateway on one core")
-    options = parser.parse_args()
-    table = Table(
-        *(
-            "setup",
-            "requests/s c=32",
-            "p50 ms c=1",
-            "p99 ms c=1",
-            "CPU us a request",
-            "Postgres us a request",
-            "errors",
-        ),
-        title=f"{os.cpu_count()} cores, {options.seconds} s each",
+    parser.add_argument(
+        "--share", type=int, metavar="PERCENT", help="each process of the gateway limited to this part of a core"
     )
+    parser.add_argument("--processes", type=int, default=3, metavar="N", help="with --share: up to so many")
+    options = parser.parse_args()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        postgres = Postgres().start()
-        stack.callback(postgres.close)
-        upstream = start_server("upstream", folder)
-        stack.callback(upstream.stop)
-        for index, setup in enumerate(SETUPS):
-            gateway = start(setup, upstream.url, folder / f"home{index}", postgres, pinned=options.pin)
+        shares = None
+        if options.share is not None:
             try:
-                wrk(gateway, Load(8, stream=False), 2, folder)
-                before_s = family_cpu_s(postgres.pid)
-                busy = wrk(gateway, Load(32, stream=False), options.seconds, folder)
-                postgres_s = family_cpu_s(postgres.pid) - before_s
-                alone = wrk(gateway, Load(1, stream=False), options.seconds, folder)
-            finally:
-                gateway.stop()
-            postgres_us = postgres_s / max(1.0, busy.rps * options.seconds) * 1e6
-            cells = (busy.rps, alone.p50_ms, alone.p99_ms, busy.cpu_us, postgres_us)
-            table.add_row(setup.name, *(f"{cell:,.2f}" for cell in cells), str(busy.errors + alone.errors))
+                shares = stack.enter_context(Shares.open(options.share))
+            except SharesMissing as error:
+                raise SystemExit(f"--share: {error}. Without it, see the CPU time of a request.") from None
+        comparison = Comparison(stack, seconds=options.seconds, connections=options.connections)
+        if shares is None:
+            table = comparison.of_stores(pinned=options.pin)
+        else:
+            table = comparison.of_counts(shares, options.processes)
+            table.title = f"{options.share} % of a core for each process, {table.title}"
     Console(width=140).print(table)
     return 0
 

@@ -19,10 +19,10 @@ from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import nodes
+from trustgate.cluster.batches import DatabaseClock
 from trustgate.cluster.books import Books, give_back
 from trustgate.cluster.connections import closing_session, opening_session
 from trustgate.cluster.drafts import Drafts
-from trustgate.cluster.lanes import DatabaseClock
 from trustgate.cluster.operations import SharedCounters, SharedHold, Use
 from trustgate.errors import RateLimited, Unavailable
 from trustgate.payment.balance import Balances

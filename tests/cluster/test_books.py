@@ -26,7 +26,8 @@ from tests.support.links import Link
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import PATIENCE_S, wait_until
 from trustgate.access.quota import Ask
-from trustgate.cluster import connections, lanes
+from trustgate.cluster import batches, connections, lanes
+from trustgate.cluster.batches import BatchWriter
 from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.operations import SharedHold, Use
@@ -407,7 +408,7 @@ async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
     caller = make_caller(plan=Limits(tokens_per_day=1_000))
     async with bookkeepers(url, 1) as [keeper]:
         assert await keeper.ask(caller, Ask(1, 0)) is not None
-        write, commit = lanes._write, BatchLane._commit
+        write, swap, commit = batches._write, BatchWriter._swap, BatchLane._commit
 
         async def lost_before(*_: Any) -> None:
             raise ConnectionResetError("cut")
@@ -415,20 +416,21 @@ async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
         async def never(*_: Any) -> None:
             """Nothing is written in one statement."""
 
-        async def lost_after(lane: BatchLane, *batch: Any) -> Any:
-            await commit(lane, *batch)
+        async def lost_after(lane: BatchLane, *batch: Any, grows: bool) -> Any:
+            await commit(lane, *batch, grows=grows)
             keeper.opening._drop()
             raise DatabaseAway("cut")
 
         if committed:
             monkeypatch.setattr(BatchLane, "_commit", lost_after)
         else:
-            monkeypatch.setattr(BatchLane, "_swap", never)
-            monkeypatch.setattr(lanes, "_write", lost_before)
+            monkeypatch.setattr(BatchWriter, "_swap", never)
+            monkeypatch.setattr(batches, "_write", lost_before)
         with pytest.raises(Unavailable):
             await keeper.ask(caller, Ask(100, 0))
         monkeypatch.setattr(BatchLane, "_commit", commit)
-        monkeypatch.setattr(lanes, "_write", write)
+        monkeypatch.setattr(BatchWriter, "_swap", swap)
+        monkeypatch.setattr(batches, "_write", write)
         # One that comes after it is committed before it is known what became of the first.
         assert await keeper.ask(caller, Ask(10, 0)) is not None
         await asyncio.wait_for(keeper.books.opening.flush(), PATIENCE_S)

@@ -5,7 +5,8 @@ outlive a crash of the database, for what is used is in receipts. It is *closed*
 receipt linked to its tenant's last, in one transaction, and only then may the end of its answer leave. A caller without
 limits is opened in memory, without the database.
 
-Owns the two lanes, one for each moment, and what is given back where no request waits for it any more.
+Owns the two lanes, one for each moment, which of them an open takes, and what is given back where no request waits for
+it any more.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import msgspec
 from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, ParallelSlot
+from trustgate.cluster.batches import DatabaseClock, Operation, Restore, RowStates
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
-from trustgate.cluster.lanes import BatchLane, DatabaseClock, Operation, Restore
+from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.lasting_work import EndedWork, HoldWork, LastingWork
 from trustgate.cluster.operations import (
     Close,
@@ -98,7 +100,7 @@ class Books:
         self.directory: Directory | None = None
         #: Brings into memory what rows are to have that are missing; None: memory has it.
         self.restore: Restore | None = None
-        states: dict[str, str] = {}
+        states = RowStates()
         self.opening = BatchLane(
             _OPENS,
             opening,
@@ -116,6 +118,7 @@ class Books:
             self._known_node_id,
             clock,
             persists=True,
+            on_lost=self._undo,
             on_connect=self._look_back,
             restore=self._restore,
             states=states,
@@ -326,7 +329,11 @@ class Books:
         return limits.parallel_requests is not None or self._counters.quota.has_limits(limits, subject_id)
 
     async def _open(self, operation: Operation) -> Any:
-        done = self.opening.submit(operation)
+        if self.closing.is_contended and self.closing.is_busy:
+            # Rows that other processes write, too, are waited for once, with what ends meanwhile.
+            done = self.closing.submit(operation, persists=False)
+        else:
+            done = self.opening.submit(operation)
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
@@ -363,9 +370,11 @@ class Books:
         if after < committed:
             gone.append((after, committed))
 
-    def _undo(self, granted: SharedSlot | SharedHold | SharedMoney) -> None:
-        """Give back what was granted to a request that was refused all the same, or is gone."""
+    def _undo(self, granted: SharedSlot | SharedHold | SharedMoney | Receipt) -> None:
+        """Give back what was granted to a request that was refused all the same, or is gone. A receipt stays."""
         hold = slot = money = None
+        if isinstance(granted, Receipt):
+            return
         if isinstance(granted, SharedHold):
             # Its slot is the request's to give back.
             hold = msgspec.structs.replace(granted, slot=None)

@@ -18,7 +18,7 @@ import msgspec
 
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.quota import Ask, Quota
-from trustgate.cluster.lanes import Batch, RowsChanged
+from trustgate.cluster.batches import Batch, RowsChanged
 from trustgate.cluster.rows import BalanceRow, BudgetRow, QuotaRow, Row, budget_key
 from trustgate.payment.balance import Balances
 

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
-from trustgate.cluster.lanes import Batch, RowsChanged
+from trustgate.cluster.batches import Batch, RowsChanged
 from trustgate.cluster.lasting_work import EndedWork, SettleWork
 from trustgate.cluster.rows import (
     DRAFTS,

@@ -34,7 +34,7 @@ FindOwner = Callable[[Receipt], tuple[Caller, Drawer] | None]
 
 
 class MissingRows:
-    """See ``cluster.lanes.Restore``."""
+    """See ``cluster.batches.Restore``."""
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from trustgate.admin.audit import BooksSnapshot
 from trustgate.admin.budget_counts import count_anew
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.cluster import roles
+from trustgate.cluster.batches import DatabaseClock
 from trustgate.cluster.books import Books, give_back
 from trustgate.cluster.connections import (
     LENGTHY_S,
@@ -38,7 +39,6 @@ from trustgate.cluster.connections import (
 )
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
-from trustgate.cluster.lanes import DatabaseClock
 from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury

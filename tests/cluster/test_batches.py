@@ -1,0 +1,218 @@
+"""Batches of rows that several processes write: what joins one while it waits, and what becomes of it when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.bookkeeping import Bookkeeper, bookkeepers, bury, make_caller, stored_receipts
+from tests.support.postgres import GivenPostgres, Postgres
+from tests.support.processes import PATIENCE_S
+from trustgate.access.quota import Ask
+from trustgate.cluster import batches
+from trustgate.cluster.batches import BatchWriter, RowStates
+from trustgate.cluster.database import DatabaseAway
+from trustgate.cluster.lanes import BatchLane
+from trustgate.cluster.operations import SharedHold, Use
+from trustgate.errors import Unavailable
+from trustgate.types import Limits
+
+CALLER = make_caller(plan=Limits(requests_per_day=1_000, tokens_per_day=100_000))
+
+
+@pytest.fixture
+def url(postgres: Postgres | GivenPostgres) -> str:
+    return postgres.clean()
+
+
+async def open_one(keeper: Bookkeeper) -> SharedHold:
+    hold = await keeper.ask(CALLER, Ask(10, 0))
+    assert hold is not None
+    return hold
+
+
+@contextlib.asynccontextmanager
+async def rows_held(keeper: Bookkeeper) -> AsyncIterator[Any]:
+    """A stranger's transaction has all rows locked, for the block; gives what waits until another waits for them."""
+    async with keeper.own.use() as connection, connection.transaction():
+        await connection.execute("SELECT 1 FROM shared_state FOR UPDATE")
+        own: int = await connection.fetchval("SELECT pg_backend_pid()")
+
+        async def another_waits() -> None:
+            blocked = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid)))"
+            async with asyncio.timeout(PATIENCE_S):
+                while not await connection.fetchval(blocked, own):
+                    pass
+
+        yield another_waits
+
+
+async def contend(one: Bookkeeper, two: Bookkeeper) -> None:
+    """Have both write the same rows in turns, until the first knows that another does."""
+    for _ in range(3):
+        for keeper in (one, two):
+            await keeper.close(await open_one(keeper), Use(1, 0))
+    assert one.books.closing.is_contended
+
+
+async def test_what_comes_while_rows_are_waited_for_joins_the_batch(url: str) -> None:
+    async with bookkeepers(url, 2) as [one, two]:
+        await contend(one, two)
+        hold = await open_one(one)
+        before = one.books.closing.committed
+        async with rows_held(two) as another_waits:
+            first = asyncio.ensure_future(one.close(hold, Use(1, 0)))
+            await another_waits()
+            # Opens, too, while other processes write the rows.
+            opening = [asyncio.ensure_future(open_one(one)) for _ in range(20)]
+            await asyncio.sleep(0)
+        holds = await asyncio.gather(*opening)
+        assert await first is not None
+        assert one.books.closing.committed == before + 1
+        assert {hold.grant.number for hold in holds} == {0}
+        receipts = await asyncio.gather(*(one.close(hold, Use(1, 0)) for hold in holds))
+        assert None not in receipts
+        used = one.counters.quota.used("ten_1", one.clock())["day"]
+        assert (used["requests"], used["tokens"]) == (6 + 21, 6 + 21)
+
+
+async def test_what_comes_after_a_commit_of_unknown_outcome_is_not_taken_for_committed(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in no batch that the database has: to take it for committed would lose its receipt."""
+    async with bookkeepers(url, 1) as [keeper]:
+        holds = [await open_one(keeper) for _ in range(10)]
+        commit, committed, may_go_on = BatchLane._commit, asyncio.Event(), asyncio.Event()
+
+        async def lost(lane: BatchLane, *batch: Any, grows: bool) -> Any:
+            monkeypatch.setattr(BatchLane, "_commit", commit)
+            await commit(lane, *batch, grows=grows)
+            keeper.closing._drop()
+            committed.set()
+            await may_go_on.wait()
+            raise DatabaseAway("cut")
+
+        monkeypatch.setattr(BatchLane, "_commit", lost)
+        first = asyncio.ensure_future(keeper.close(holds[0], Use(1, 0)))
+        await asyncio.wait_for(committed.wait(), PATIENCE_S)
+        others = [asyncio.ensure_future(keeper.close(hold, Use(1, 0))) for hold in holds[1:]]
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await asyncio.wait_for(asyncio.gather(first, *others), PATIENCE_S)
+        await asyncio.wait_for(keeper.books.closing.flush(), PATIENCE_S)
+    [chain] = (await stored_receipts(url)).values()
+    assert [receipt.tseq for receipt in chain] == list(range(1, 11))
+
+
+async def test_opens_that_go_with_closes_are_refused_where_the_node_was_taken_for_dead(url: str) -> None:
+    async with bookkeepers(url, 2) as [one, two]:
+        await contend(one, two)
+        hold = await open_one(one)
+        await bury(two, one)
+        async with rows_held(two) as another_waits:
+            first = asyncio.ensure_future(one.close(hold, Use(1, 0)))
+            await another_waits()
+            opening = asyncio.ensure_future(open_one(one))
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable) as refused:
+            await opening
+        assert "retry-after" in refused.value.headers
+        # What it had begun is closed all the same.
+        assert await first is not None
+        await two.close(await open_one(two), Use(1, 0))
+        used = two.counters.quota.used("ten_1", two.clock())["day"]
+        assert used["requests"] == 6 + 1 + 1
+
+
+@pytest.mark.parametrize("lost", ["before", "while", "after"])
+async def test_opens_that_go_with_closes_hold_nothing_after_a_commit_of_unknown_outcome(
+    lost: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost before anything is decided, before that is written, or after it is committed."""
+    async with bookkeepers(url, 2) as [one, two]:
+        await contend(one, two)
+        hold = await open_one(one)
+        write, commit, begun, may_go_on = batches._write, BatchLane._commit, asyncio.Event(), asyncio.Event()
+
+        async def cut(*_: Any) -> None:
+            monkeypatch.setattr(batches, "_write", write)
+            raise ConnectionResetError("cut")
+
+        async def losing(lane: BatchLane, *batch: Any, grows: bool) -> Any:
+            begun.set()
+            await may_go_on.wait()
+            monkeypatch.setattr(BatchLane, "_commit", commit)
+            if lost == "while":
+                monkeypatch.setattr(batches, "_write", cut)
+            if lost != "before":
+                await commit(lane, *batch, grows=grows)
+            one.closing._drop()
+            raise DatabaseAway("cut")
+
+        monkeypatch.setattr(BatchLane, "_commit", losing)
+        first = asyncio.ensure_future(one.close(hold, Use(1, 0)))
+        await asyncio.wait_for(begun.wait(), PATIENCE_S)
+        opening = asyncio.ensure_future(open_one(one))
+        await asyncio.sleep(0)
+        may_go_on.set()
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(opening, PATIENCE_S)
+        assert await first is None
+        await asyncio.wait_for(one.books.closing.flush(), PATIENCE_S)
+        # Whatever was granted is given back, so that the receipts alone count.
+        await one.close(await open_one(one), Use(1, 0))
+        used = one.counters.quota.used("ten_1", one.clock())["day"]
+        assert (used["requests"], used["tokens"]) == (6 + 2, 6 + 2)
+    [chain] = (await stored_receipts(url)).values()
+    assert [receipt.tseq for receipt in chain] == list(range(1, 6 + 2 + 1))
+
+
+async def test_rows_are_had_in_the_order_in_which_they_were_asked_for() -> None:
+    states, order = RowStates(), list[str]()
+
+    async def use(name: str, *keys: str) -> None:
+        async with states.own(keys):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    async with states.own(("a", "b")):
+        waiting = [asyncio.ensure_future(use(*each)) for each in (("1", "b", "c"), ("2", "c"), ("3", "a"), ("4", "d"))]
+        await asyncio.sleep(0)
+        waiting[2].cancel()
+        await asyncio.sleep(0)
+        assert order == []
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert order == ["1", "2", "4"]
+    # One that was cancelled as it came to its turn keeps nothing.
+    async with states.own(("a",)):
+        given_up = asyncio.ensure_future(use("5", "a"))
+        await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE_S), states.own(("a", "b", "c", "d")):
+        pass
+
+
+async def test_a_transaction_that_failed_is_ended_before_the_next(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bookkeepers(url, 2) as [one, two]:
+        await contend(one, two)
+        hold = await open_one(one)
+        lock, failures = BatchWriter._lock_and_write, ["SELECT 1 / 0"]
+
+        async def failing(writer: BatchWriter, connection: Any, *what: Any) -> Any:
+            result = await lock(writer, connection, *what)
+            while failures:
+                await connection.execute(failures.pop())
+            return result
+
+        monkeypatch.setattr(BatchWriter, "_lock_and_write", failing)
+        _ = await asyncio.wait_for(one.close(hold, Use(1, 0)), PATIENCE_S)
+        await asyncio.wait_for(one.books.closing.flush(), PATIENCE_S)
+        assert not failures
+        assert await asyncio.wait_for(one.close(await open_one(one), Use(1, 0)), PATIENCE_S) is not None
+    [chain] = (await stored_receipts(url)).values()
+    assert [receipt.tseq for receipt in chain] == list(range(1, 6 + 2 + 1))

@@ -1,0 +1,444 @@
+"""How one batch of operations is decided and committed.
+
+Where the rows are as this process wrote them last, the batch is decided by that and written in one statement, which
+compares. Where another process writes them, too, a transaction locks them in the order of their keys, has each
+operation decided in memory in the order in which they came, and writes the rows back. What has come meanwhile and needs
+no other rows joins the batch: the longer rows are waited for, the more is done with them at once.
+
+Owns what this process wrote last, by row, and which of its batches has a row to itself: one that waited for a row in
+the database instead could not know what it will find there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from trustgate.cluster.database import DatabaseConnection
+from trustgate.cluster.rows import DoneRow, Row
+from trustgate.errors import TrustGateError, Unavailable
+from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
+
+#: Keys that are remembered to have a row.
+_KNOWN_MOST = 200_000
+_RETRY_AFTER_S = "2"
+
+#: The node must be alive until the transaction ends: a burial waits for it. Where it is not, no row is found.
+_ALIVE = "WITH alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = $2 FOR KEY SHARE) "
+#: The time is read once a row is locked: that of the last is no earlier than any time by which a row was written.
+_LOCK = (
+    "SELECT l.key, l.state, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS at_us FROM ("
+    "SELECT s.key, s.state::text AS state FROM shared_state s WHERE s.key = ANY($1::text[]){alive}"
+    " ORDER BY s.key FOR UPDATE OF s) l"
+)
+_LOCK_ALIVE = _ALIVE + _LOCK.format(alive=" AND EXISTS (SELECT 1 FROM alive)")
+_LOCK_ALL = _LOCK.format(alive="")
+_THERE = "SELECT key FROM shared_state WHERE key = ANY($1::text[])"
+_MAKE = (
+    "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
+    " ON CONFLICT (key) DO NOTHING"
+)
+_WRITE = """{added}UPDATE shared_state s SET state = v.state
+    FROM unnest($1::text[], $2::text[]::jsonb[]) AS v (key, state) WHERE s.key = v.key"""
+_WRITE_ROWS = _WRITE.format(added="")
+_WRITE_AND_ADD = _WRITE.format(
+    added="""WITH added AS (
+        INSERT INTO waiting_receipts (receipt_id, entry)
+        SELECT r.receipt_id, r.entry
+        FROM unnest($3::text[], $4::bytea[]) WITH ORDINALITY AS r (receipt_id, entry, place) ORDER BY r.place)
+    """
+)
+
+#: Writes rows, and adds receipts, in one statement, if all the rows are as this process wrote them last. Rows that
+#: another transaction holds are waited for, and compared as they are then.
+_SWAP = """WITH {alive}
+    wanted AS MATERIALIZED (
+        SELECT key, old, new FROM unnest($1::text[], $2::text[]::jsonb[], $3::text[]::jsonb[]) AS v (key, old, new)),
+    locked AS MATERIALIZED (
+        SELECT s.key FROM shared_state s JOIN wanted v ON v.key = s.key WHERE s.state = v.old {if_alive}
+        ORDER BY s.key FOR UPDATE OF s),
+    agreed AS MATERIALIZED (SELECT count(*) = cardinality($1::text[]) AS by_all FROM locked),
+    kept AS (
+        INSERT INTO waiting_receipts (receipt_id, entry)
+        SELECT r.receipt_id, r.entry
+        FROM agreed, unnest($4::text[], $5::bytea[]) WITH ORDINALITY AS r (receipt_id, entry, place)
+        WHERE agreed.by_all ORDER BY r.place),
+    written AS (
+        UPDATE shared_state s SET state = v.new FROM wanted v, agreed WHERE agreed.by_all AND s.key = v.key)
+    SELECT by_all, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS at_us FROM agreed"""
+_SWAP_ALL = _SWAP.format(alive="", if_alive="")
+_SWAP_ALIVE = _SWAP.format(
+    alive="alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = $6 FOR KEY SHARE),",
+    if_alive="AND EXISTS (SELECT 1 FROM alive)",
+)
+#: Batches for which no swap is tried after one has failed, doubled with each: others write the same rows.
+_PASSED_OVER_MOST = 64
+_STATES_MOST = 50_000
+
+#: Brings into memory what rows are to have that are missing.
+Restore = Callable[[DatabaseConnection, Sequence[Row]], Awaitable[None]]
+
+
+class DatabaseClock:
+    """The time that all processes decide by, microseconds UTC: the database's, as of the last transaction."""
+
+    def __init__(self, clock: Callable[[], int] = now_us) -> None:
+        """``clock``: this process's, for the time between two transactions."""
+        self._clock = clock
+        self._ahead_us = 0
+        self._last_us = 0
+
+    def __call__(self) -> int:
+        return self._clock() + self._ahead_us
+
+    def set(self, at_us: int) -> int:
+        """Take the database's time, and return it: never earlier than before, unless it was set back by a second."""
+        if 0 < self._last_us - at_us < MICROSECONDS_PER_SECOND:
+            at_us = self._last_us
+        self._last_us = at_us
+        self._ahead_us = at_us - self._clock()
+        return at_us
+
+
+class RowsChanged(Exception):
+    """An operation needs other rows than when its batch was sent."""
+
+
+class NotAlive(Exception):
+    """The node is not alive, as the database has it."""
+
+
+class Batch(NamedTuple):
+    """The rows of a transaction, locked, and what is to be written with them."""
+
+    node_id: str
+    #: The batch's in its lane; 0: a crash of the database does not lose it.
+    number: int
+    rows: dict[str, Any]
+    at_us: int
+    #: Receipts, in their order: id, and the entry without its place in the log.
+    entries: list[tuple[str, bytes]]
+
+
+class Operation(Protocol):
+    """Something to be decided once the rows that it needs are locked."""
+
+    def rows(self) -> Sequence[Row]:
+        """Returns the rows that it needs, as far as is known now."""
+        ...
+
+    def apply(self, batch: Batch) -> Any:
+        """Decide and change the rows. It may be called again where the transaction was not committed.
+
+        Raises TrustGateError: a refusal, which changes nothing; RowsChanged.
+        """
+        ...
+
+
+class Gathering(Protocol):
+    """The operations of a batch, which others may still join."""
+
+    def needs_life(self) -> bool:
+        """Returns whether one of them is carried out only while the node is alive."""
+        ...
+
+    def join(self, keys: Collection[str], *, is_alive: bool) -> list[Operation]:
+        """Returns the batch's operations, with those that wait, come next and need no rows but those named.
+
+        ``is_alive``: it is looked at whether the node is.
+        """
+        ...
+
+    def has_followers(self) -> bool:
+        """Returns whether another batch follows at once."""
+        ...
+
+
+class RowStates:
+    """What this process wrote last, by row, and which rows one of its batches has to itself."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] = {}
+        self._owned: set[str] = set()
+        self._waiting: deque[tuple[Collection[str], asyncio.Future[None]]] = deque()
+
+    @contextlib.asynccontextmanager
+    async def own(self, keys: Collection[str]) -> AsyncIterator[None]:
+        """Have the rows to itself within this process, for the block; in the order in which they were asked for."""
+        if self._waiting or not self._owned.isdisjoint(keys):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((keys, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.cancelled():
+                    self._waiting.remove((keys, turn))
+                    self._pass_on()
+                else:
+                    self._let_go(keys)
+                raise
+        else:
+            self._owned.update(keys)
+        try:
+            yield
+        finally:
+            self._let_go(keys)
+
+    def _let_go(self, keys: Collection[str]) -> None:
+        self._owned.difference_update(keys)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._waiting and self._owned.isdisjoint(self._waiting[0][0]):
+            keys, turn = self._waiting.popleft()
+            self._owned.update(keys)
+            turn.set_result(None)
+
+    def take(self, keys: Sequence[str]) -> list[str] | None:
+        """Returns what the rows had, and forgets it; None where it is not known of all."""
+        found = [self._states.pop(key, None) for key in keys]
+        known = [state for state in found if state is not None]
+        return known if len(known) == len(keys) else None
+
+    def note(self, contents: Mapping[str, str]) -> None:
+        """Keep what was written and is committed."""
+        if len(self._states) + len(contents) > _STATES_MOST:
+            self._states.clear()
+        self._states.update(contents)
+
+    def forget(self) -> None:
+        """Forget what was in the rows: they were removed."""
+        self._states.clear()
+
+
+class BatchWriter:
+    """Commits the batches of one lane."""
+
+    def __init__(self, clock: DatabaseClock, states: RowStates, *, is_durable: bool, restore: Restore | None) -> None:
+        """
+        Args:
+            clock: is set by every transaction.
+            states: of this process's rows, for all of its lanes.
+            is_durable: whether a crash of the database loses nothing that was committed.
+            restore: brings into memory what rows are to have that are missing; None: memory has it.
+        """
+        self._clock = clock
+        self._states = states
+        self._is_durable = is_durable
+        self._restore = restore
+        self._known: set[str] = set()
+        #: How many batches are to pass before a swap is tried again, and how many after the next that fails.
+        self._passing, self._pass_next = 0, 1
+        #: The connection on which the next transaction has begun already.
+        self._begun: DatabaseConnection | None = None
+        #: Batches that were written in one statement.
+        self.swapped = 0
+        #: What the batch under way has granted, where it may have been committed.
+        self.granted: list[Any] = []
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether other processes write the same rows."""
+        return self._pass_next > 1
+
+    def forget_rows(self) -> None:
+        """Forget which rows there are, and what was in them: they were removed."""
+        self._known.clear()
+        self._states.forget()
+
+    async def write(
+        self, connection: DatabaseConnection, gathering: Gathering, done: DoneRow, number: int
+    ) -> list[Any]:
+        """Decide a batch and commit it.
+
+        Args:
+            connection: for this alone.
+            gathering: the batch's operations.
+            done: the row of the lane's last batch.
+            number: the batch's.
+
+        Returns:
+            Each operation's result or refusal, of those that joined, too.
+
+        Raises:
+            RowsChanged: to be done again.
+            NotAlive: one of the operations needs a node that is.
+        """
+        done.last, self.granted = 0, []
+        needed: dict[str, Any] = {done.key: done}
+        for operation in gathering.join((), is_alive=True):
+            for row in operation.rows():
+                needed.setdefault(row.key, row)
+        await self._make(connection, needed)
+        async with self._states.own(needed.keys()):
+            results = await self._swap(connection, gathering, done, number, needed)
+            if results is None:
+                async with self._transaction(connection, gathering):
+                    results, contents = await self._lock_and_write(connection, gathering, done, number, needed)
+                self._states.note(contents)
+        return results
+
+    async def _swap(
+        self,
+        connection: DatabaseConnection,
+        gathering: Gathering,
+        done: DoneRow,
+        number: int,
+        needed: dict[str, Any],
+    ) -> list[Any] | None:
+        """Decide by what this process wrote last, and write in one statement if that is what the rows have.
+
+        Returns: each operation's result or refusal; None: nothing was written, since another may have changed a row.
+        """
+        if self._passing:
+            self._passing -= 1
+            return None
+        keys = sorted(needed)
+        old = self._states.take(keys)
+        if old is None:
+            return None
+        at_us = self._clock()
+        for key, state in zip(keys, old, strict=True):
+            needed[key].take_in(state, at_us)
+        if done.last >= number:
+            return None
+        done.last = number
+        found = self._batch(done, number, needed, at_us)
+        try:
+            results = [_result(operation, found) for operation in gathering.join(needed, is_alive=True)]
+        except RowsChanged:
+            return None
+        await self._end_begun(connection)
+        self.granted = _granted(results)
+        contents = {key: needed[key].content().decode() for key in keys}
+        written = (keys, old, list(contents.values()), *_apart(found.entries))
+        if gathering.needs_life():
+            swap = await connection.fetchrow(_SWAP_ALIVE, *written, done.node_id)
+        else:
+            swap = await connection.fetchrow(_SWAP_ALL, *written)
+        assert swap is not None, "it has one row"
+        self._clock.set(swap["at_us"])
+        if not swap["by_all"]:
+            done.last, self.granted = 0, []
+            self._passing, self._pass_next = self._pass_next, min(2 * self._pass_next, _PASSED_OVER_MOST)
+            return None
+        self._pass_next = 1
+        self.swapped += 1
+        self._states.note(contents)
+        return results
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, connection: DatabaseConnection, gathering: Gathering) -> AsyncIterator[None]:
+        """A transaction, for the block. Where another batch follows, its own is begun with this one's commit."""
+        if self._begun is not connection:
+            await connection.execute("BEGIN")
+        self._begun = None
+        try:
+            yield
+        except Exception:
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        follows = gathering.has_followers()
+        await connection.execute("COMMIT AND CHAIN" if follows else "COMMIT")
+        self._begun = connection if follows else None
+
+    async def _end_begun(self, connection: DatabaseConnection) -> None:
+        """End the transaction that was begun with the last commit: what follows needs none, or its own."""
+        if self._begun is connection:
+            self._begun = None
+            await connection.execute("ROLLBACK")
+
+    async def _make(self, connection: DatabaseConnection, needed: dict[str, Any]) -> None:
+        """Make the rows that are missing, with what memory has; by themselves, so that they are locked in order."""
+        missing = sorted(needed.keys() - self._known)
+        if missing:
+            await self._end_begun(connection)
+            if self._restore is not None:
+                found = {record["key"] for record in await connection.fetch(_THERE, missing)}
+                absent = [needed[key] for key in missing if key not in found]
+                if absent:
+                    await self._restore(connection, absent)
+            contents = [needed[key].content().decode() for key in missing]
+            async with connection.transaction():
+                # A crash of the database must not lose it: what is held is known from the row alone.
+                await connection.execute("SET LOCAL synchronous_commit = on")
+                await connection.execute(_MAKE, missing, contents)
+            if len(self._known) + len(missing) > _KNOWN_MOST:
+                self._known.clear()
+            self._known.update(missing)
+
+    async def _lock_and_write(
+        self,
+        connection: DatabaseConnection,
+        gathering: Gathering,
+        done: DoneRow,
+        number: int,
+        needed: dict[str, Any],
+    ) -> tuple[list[Any], dict[str, str]]:
+        """Returns each operation's result or refusal, and what was written, by key."""
+        keys = sorted(needed)
+        # What needs it may join a batch that does not.
+        found = await connection.fetch(_LOCK_ALIVE, keys, done.node_id)
+        is_alive = bool(found)
+        if not is_alive:
+            if gathering.needs_life():
+                raise NotAlive
+            found = await connection.fetch(_LOCK_ALL, keys)
+        if len(found) < len(keys):
+            self._known.difference_update(keys)
+            raise RowsChanged
+        at_us = self._clock.set(max(record["at_us"] for record in found))
+        for record in found:
+            needed[record["key"]].take_in(record["state"], at_us)
+        operations = gathering.join(needed, is_alive=is_alive)
+        if done.last >= number:
+            # It was committed when the connection was lost.
+            return [None] * len(operations), {}
+        done.last = number
+        locked = self._batch(done, number, needed, at_us)
+        results = [_result(operation, locked) for operation in operations]
+        self.granted = _granted(results)
+        return results, await _write(connection, locked)
+
+    def _batch(self, done: DoneRow, number: int, rows: dict[str, Any], at_us: int) -> Batch:
+        return Batch(done.node_id, 0 if self._is_durable else number, rows, at_us, [])
+
+
+async def _write(connection: DatabaseConnection, batch: Batch) -> dict[str, str]:
+    """Returns what was written, by key."""
+    # What memory has now: once this waits, another transaction may begin a new window.
+    contents = {key: row.content().decode() for key, row in batch.rows.items()}
+    written = list(contents), list(contents.values())
+    if batch.entries:
+        await connection.execute(_WRITE_AND_ADD, *written, *_apart(batch.entries))
+    else:
+        await connection.execute(_WRITE_ROWS, *written)
+    return contents
+
+
+def _apart(entries: Iterable[tuple[str, bytes]]) -> tuple[list[str], list[bytes]]:
+    return [receipt_id for receipt_id, _ in entries], [entry for _, entry in entries]
+
+
+def _granted(results: list[Any]) -> list[Any]:
+    return [each for each in results if each is not None and not isinstance(each, TrustGateError)]
+
+
+def _result(operation: Operation, batch: Batch) -> Any:
+    try:
+        return operation.apply(batch)
+    except TrustGateError as refusal:
+        return refusal
+
+
+def unreachable() -> Unavailable:
+    """Returns the refusal of what the database would have to admit, while it is away."""
+    return Unavailable(
+        "The gateway's database cannot be reached: nothing can be admitted until it can.",
+        code="store_unreachable",
+        headers={"retry-after": _RETRY_AFTER_S},
+    )
