@@ -416,3 +416,17 @@ def test_a_blocked_end_users_messages_are_in_no_batch(
     uploaded = upload(tenant, lines(MODEL, user="bob"))
     assert (uploaded.status_code, error_of(uploaded)["code"]) == (403, "end_user_blocked")
     assert posted(server_upstream) == []
+
+
+@pytest.mark.parametrize("kind", ["files", "messages"])
+def test_at_a_price_for_each_call_a_batch_is_as_many_as_it_has_lines(
+    place: Gateway, server: BatchServer, sign_up: SignUp, kind: str
+) -> None:
+    tenant, model = sign_up(place), f"by-call-{kind}"
+    place.cli("passport", "add", model, "--call-price", "0.01")
+    if kind == "files":
+        made = start(tenant, lines(*[model] * 3, max_tokens=5))
+    else:
+        made = batch_messages(tenant, *(message(each, model=model) for each in "abc"))
+    assert made.status_code == 200, made.text
+    assert tenant.receipts()[-1]["cost_nano_usd"] == 3 * 10_000_000

@@ -438,9 +438,16 @@ def test_a_plan_can_have_the_upstream_read_to_its_end(
     assert (receipt["prompt_tokens"], receipt["completion_tokens"]) == (11, 22)
 
 
-@pytest.mark.parametrize("how", [("key", "revoke"), ("tenant", "suspend"), ("tenant", "remove", "--yes")])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        (("key", "revoke"), "api_key_revoked"),
+        (("tenant", "suspend"), "account_inactive"),
+        (("tenant", "remove", "--yes"), "api_key_revoked"),
+    ],
+)
 def test_a_dead_keys_streams_are_cut_and_its_next_request_fails(
-    tenant: Tenant, scripted: Upstream, how: tuple[str, ...]
+    tenant: Tenant, scripted: Upstream, how: tuple[str, ...], code: str
 ) -> None:
     gate = Gate()
     scripted.script(Reply.sse([delta("a"), gate, DONE]))
@@ -449,7 +456,7 @@ def test_a_dead_keys_streams_are_cut_and_its_next_request_fails(
         assert next(lines)
         tenant.gateway.cli(*how, tenant.key_id if how[0] == "key" else tenant.name)
         rest = list(lines)
-    assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "api_key_revoked"
+    assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == code
     scripted.requests[0].wait_aborted()
     refused = tenant.chat()
     assert refused.status_code == 401

@@ -154,19 +154,27 @@ def test_who_hangs_up_is_accounted_for_and_the_upstream_aborted(
     assert receipt["completion_tokens"] > 0
 
 
-@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
-def test_a_revoked_key_cuts_it(tenant: Tenant, scripted: Upstream, socket: ClientConnection, is_busy: bool) -> None:
+@pytest.mark.parametrize(
+    ("is_busy", "code"),
+    [(False, "api_key_revoked"), (True, "api_key_revoked"), (False, "account_inactive"), (True, "account_inactive")],
+)
+def test_a_dead_key_cuts_it_and_is_told_why(
+    tenant: Tenant, scripted: Upstream, socket: ClientConnection, is_busy: bool, code: str
+) -> None:
     if is_busy:
         frames = response_stream(object_id="resp_cut")
         scripted.script(Reply.sse([*frames[:-1], Gate(), frames[-1]]))
         create(socket)
         while received(socket)["type"] != "response.output_text.delta":
             pass
-    tenant.gateway.cli("key", "revoke", tenant.key_id)
+    if code == "api_key_revoked":
+        tenant.gateway.cli("key", "revoke", tenant.key_id)
+    else:
+        tenant.gateway.cli("tenant", "suspend", tenant.name)
     event = received(socket)
     while event["type"] != "error":
         event = received(socket)
-    assert event["error"]["code"] == "api_key_revoked"
+    assert event["error"]["code"] == code
     with pytest.raises(ConnectionClosed) as closed:
         socket.recv(PATIENCE_S)
     assert closed.value.rcvd is not None

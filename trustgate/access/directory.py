@@ -164,6 +164,10 @@ class Directory:
         self._callers[digest] = caller
         return caller
 
+    def is_revoked(self, key_id: str) -> bool:
+        key = self._keys.get(key_id)
+        return key is None or key.revoked_us is not None
+
     def is_current(self, caller: Caller) -> bool:
         """Returns whether nothing has changed of a caller since it was authenticated."""
         return caller is self._keyless or self._callers.get(bytes.fromhex(caller.key.secret_sha256)) is caller

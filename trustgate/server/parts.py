@@ -138,6 +138,7 @@ class Server:
         self.archive = archive
         self.payments = payments
         self.running = InFlight(settings.serve.max_concurrent_requests, settings.serve.request_timeout_s)
+        self.running.is_revoked = directory.is_revoked
         self.targets = Targets(catalog, upstream.url, settings.read_credential)
         self.upstream, self._upstream_settings = _upstream_client(upstream), upstream
         #: Of settings that no longer hold: requests that began under them may still use them.

@@ -27,7 +27,7 @@ from trustgate.gateway.api.object_ids import ObjectId
 from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.reply import Reply
-from trustgate.gateway.path.worst_case import price_for, requests_in
+from trustgate.gateway.path.worst_case import cost_of, price_for, requests_in
 from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd, bounded
 from trustgate.models.upstream.targets import Target
 from trustgate.payment.credit import payment_members
@@ -343,7 +343,7 @@ class Account:
             target.load.used(target.passport.pool, usage.total_tokens - call.prompt_tokens)
         price = price_for(endpoint, target.price) if target is not None else _NO_PRICE
         factor_ppm = caller.price_factor_ppm
-        cost_nano_usd = price.cost_nano_usd(usage, arrival.at_us) if counted else 0
+        cost_nano_usd = cost_of(call, price, usage, arrival.at_us) if counted else 0
         billed = billed_nano_usd(cost_nano_usd, factor_ppm)
         total_ms = arrival.elapsed_ms()
         paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)

@@ -160,6 +160,8 @@ def cancellation_error(reason: Reason) -> TrustGateError:
     """Returns what a client gets whose request was ended early."""
     if reason == "key_revoked":
         return AuthenticationFailed("The API key has been revoked.", code="api_key_revoked")
+    if reason == "account_inactive":
+        return AuthenticationFailed("The account of this API key is not active.", code="account_inactive")
     if reason == "deadline":
         return UpstreamTimeout("The request took longer than the gateway allows.", code="request_deadline")
     if reason == "database_away":

@@ -30,7 +30,16 @@ SLOW_AFTER_S = 0.05
 
 #: Why a request is not admitted; "": it is.
 NoRoom = Literal["", "draining", "full", "share"]
-Reason = Literal["client_gone", "client_stalled", "key_revoked", "deadline", "unpaid", "database_away", "shutdown"]
+Reason = Literal[
+    "client_gone",
+    "client_stalled",
+    "key_revoked",
+    "account_inactive",
+    "deadline",
+    "unpaid",
+    "database_away",
+    "shutdown",
+]
 
 
 class RequestCancelled(Exception):
@@ -150,6 +159,8 @@ class InFlight:
         self._shares = Shares(most)
         self._cancellations: set[Cancellation] = set()
         self._sockets: set[OpenSocket] = set()
+        #: Whether a key whose requests are cut is revoked itself; else its tenant is suspended.
+        self.is_revoked: Callable[[str], bool] = lambda _: True
         #: Are called whenever there may be more room than before.
         self.on_room: list[Callable[[], None]] = []
         #: Is set when the last request has ended; None: nothing waits for that.
@@ -246,9 +257,12 @@ class InFlight:
 
     def cut_keys(self, key_ids: Collection[str]) -> None:
         for socket in [socket for socket in self._sockets if socket.key_id in key_ids]:
-            socket.end("key_revoked")
+            socket.end(self._why_dead(socket.key_id))
         for cancellation in [cancellation for cancellation in self._cancellations if cancellation.key_id in key_ids]:
-            cancellation.cancel("key_revoked")
+            cancellation.cancel(self._why_dead(cancellation.key_id))
+
+    def _why_dead(self, key_id: str) -> Reason:
+        return "key_revoked" if self.is_revoked(key_id) else "account_inactive"
 
     async def cut_stalled(self, after_s: Callable[[], float]) -> None:
         """For ever: cut what waits for a client that has taken in nothing for so long."""

@@ -81,6 +81,10 @@ class ResponsesSockets:
             running.close_socket(socket)
 
 
+#: What ends a connection because of its key.
+_OF_KEYS = frozenset({"key_revoked", "account_inactive"})
+
+
 class _Socket:
     """One connection."""
 
@@ -128,7 +132,7 @@ class _Socket:
     def end(self, reason: Reason) -> None:
         """Close it once the response that is under way, if one is, has ended."""
         if self._ending is None:
-            self._ending = (_POLICY if reason == "key_revoked" else _GOING_AWAY), cancellation_error(reason)
+            self._ending = (_POLICY if reason in _OF_KEYS else _GOING_AWAY), cancellation_error(reason)
             self._woken.set()
 
     async def say(self, event: bytes) -> None:

@@ -14,7 +14,7 @@ from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.members import BOUNDS, largest
 from trustgate.models.catalog import Resolved
 from trustgate.models.estimate import with_margin
-from trustgate.models.pricing import PriceTable, billed_nano_usd
+from trustgate.models.pricing import MAX_COST_NANO_USD, PriceTable, billed_nano_usd
 from trustgate.types import Prices, Usage
 
 #: The completion that is held for a request when neither it, its plan nor its passport bounds one, in tokens.
@@ -102,6 +102,15 @@ def _priced_ask(
 def price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
     """Returns the price of a request: one that only looks at what another has made is no call of its own."""
     return price if endpoint.is_sold or endpoint.is_unmetered else price.without_call
+
+
+def cost_of(call: Call, price: PriceTable, usage: Usage, at_us: int) -> int:
+    """Returns what a call cost, nano-USD: what it used, and what a call costs by itself, once for each that it is."""
+    cost_nano_usd, more = price.cost_nano_usd(usage, at_us), requests_in(call) - 1
+    if more > 0:
+        by_itself = price.cost_nano_usd(Usage(service_tier=usage.service_tier), at_us)
+        cost_nano_usd = min(cost_nano_usd + more * by_itself, MAX_COST_NANO_USD)
+    return cost_nano_usd
 
 
 def _unit_tokens(call: Call, prices: Prices) -> tuple[int, int]:
