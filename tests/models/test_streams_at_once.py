@@ -41,8 +41,8 @@ def _chunk(data: bytes) -> bytes:
 class _Stream:
     """A stream whose bytes come when ``come`` is called, and its frames as they were passed on."""
 
-    def __init__(self) -> None:
-        self.reader = Reader(_Connection(), 60.0)
+    def __init__(self, silence_s: float = 60.0) -> None:
+        self.reader = Reader(_Connection(), silence_s)
         response = self.reader.begin(_HEAD)
         assert isinstance(response, Response)
         self.response = response
@@ -120,3 +120,32 @@ async def test_a_fault_in_what_is_passed_on_at_once_is_raised_where_it_is_waited
     stream.reader.feed(_chunk(b"data: " + b"x" * 2_000 + b"\n\n"))
     with pytest.raises(UpstreamFailed, match="longer than 1000 bytes"):
         await relaying
+
+
+async def test_a_stream_is_held_back_until_its_content_and_no_longer_than_it_may() -> None:
+    stream = _Stream()
+    stream.reader.feed(_chunk(b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'))
+    assert await asyncio.wait_for(stream.events.hold(0.01), 10) is None, "the time is over"
+    relaying = asyncio.create_task(stream.relay())
+    await stream.come(_chunk(_FRAMES[0]), takes=True)
+    assert [frame for _, frame in stream.passed][1:] == [_FRAMES[0]]
+    relaying.cancel()
+
+    stream = _Stream()
+    stream.reader.feed(_chunk(b": a comment\n\n"))
+    holding = asyncio.create_task(stream.events.hold(60.0))
+    await _turns()
+    assert not holding.done()
+    stream.reader.feed(_chunk(_FRAMES[0][:20]))
+    await _turns()
+    assert not holding.done()
+    stream.reader.feed(_chunk(_FRAMES[0][20:]))
+    assert await asyncio.wait_for(holding, 10) is None
+    assert stream.response.waiter is None or stream.response.waiter.done()
+
+
+async def test_silence_ends_a_stream_that_is_held_back() -> None:
+    stream = _Stream(silence_s=0.01)
+    stream.reader.feed(_chunk(b": a comment\n\n"))
+    with pytest.raises(TimeoutError, match="fell silent"):
+        await asyncio.wait_for(stream.events.hold(60.0), 10)

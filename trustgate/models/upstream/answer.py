@@ -106,11 +106,16 @@ class EventStream:
         if self._first:
             first, self._first = self._first, b""
             return first
+        chunks = self._chunks
+        if until is not None and isinstance(chunks, Response):
+            if not await chunks.wait_until(until):
+                return None
+            until = None
         if until is None:
-            chunk = await anext(self._chunks, None)
+            chunk = await anext(chunks, None)
             self._is_over = chunk is None
             return chunk
-        waiting = asyncio.ensure_future(_next(self._chunks))
+        waiting = asyncio.ensure_future(_next(chunks))
         try:
             await asyncio.wait([waiting], timeout=until - asyncio.get_running_loop().time())
         except BaseException:

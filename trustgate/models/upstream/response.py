@@ -107,12 +107,16 @@ class Response(msgspec.Struct, eq=False):
 
     def pass_piece(self) -> bool:
         """Give what has come to ``on_piece``. Returns whether what waits may go on waiting."""
-        on_piece = self.on_piece
-        if on_piece is None or not self.parts:
+        on_piece, parts = self.on_piece, self.parts
+        if on_piece is None or not parts:
             return self._error is None
         self._waits_since = self._loop.time()
         try:
-            is_done = on_piece(self.take())
+            if len(parts) == 1 and not self._is_paused:
+                self.size = 0
+                is_done = on_piece(parts.pop())
+            else:
+                is_done = on_piece(self.take())
         except Exception as error:  # noqa: BLE001 - it is raised where the piece is waited for
             self.fail(error)
             return False
@@ -167,13 +171,28 @@ class Response(msgspec.Struct, eq=False):
                 raise StopAsyncIteration
             if self._error is not None:
                 raise self._error
-            self._waits_since = self._loop.time()
-            if self._timer is None:
-                self._timer = self._loop.call_later(self._silence_s, self._look_whether_silent)
-            waiter = self.waiter = self._loop.create_future()
-            await waiter
-            self._waits_since = None
+            await self._wait()
         return self.take()
+
+    async def _wait(self) -> None:
+        self._waits_since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._silence_s, self._look_whether_silent)
+        waiter = self.waiter = self._loop.create_future()
+        await waiter
+        self._waits_since = None
+
+    async def wait_until(self, until: float) -> bool:
+        """Wait for a piece, or the end, until a time of the event loop. Returns whether there is one."""
+        timer = self._loop.call_at(until, self.wake)
+        try:
+            while not (self.parts or self.is_whole or self._error is not None):
+                if self._loop.time() >= until:
+                    return False
+                await self._wait()
+        finally:
+            timer.cancel()
+        return True
 
     def _look_whether_silent(self) -> None:
         now = self._loop.time()
