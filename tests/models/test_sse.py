@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustgate.errors import UpstreamFailed
-from trustgate.models.metering.sse import DONE, SseScanner, frame_data, frame_event
+from trustgate.models.metering.sse import DONE, SseScanner, frame_data, frame_event, frame_parts
 
 PIECES = [
     b"\n",
@@ -24,6 +24,7 @@ PIECES = [
     b"\xef\xbb\xbf",
     b"\xf0\x9f",
 ]
+LINES = [b"data: {}\n", b"data: {}\n\n", b"event: e\n", b"event: \xff\n", b"data:y\n", b"event:e\n", b"id: 1\n", b"\n"]
 #: Streams with every kind of line end at every place, besides arbitrary bytes.
 streams = st.one_of(st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join), st.binary(max_size=60))
 
@@ -44,6 +45,24 @@ def test_any_split_gives_the_same_frames(stream: bytes, places: list[int]) -> No
     whole = scan([stream])
     assert scan(cut(stream, places)) == whole
     assert scan([bytes([byte]) for byte in stream]) == whole
+
+
+@given(st.one_of(streams, st.lists(st.sampled_from(PIECES + LINES), max_size=6).map(b"".join)))
+def test_a_frames_parts_are_its_payload_and_its_events_name(frame: bytes) -> None:
+    assert frame_parts(frame) == (frame_data(frame) or b"", frame_event(frame))
+    parts = SseScanner().only_frame(frame)
+    if parts is not None:
+        assert (scan([frame]), parts) == (([frame], b""), frame_parts(frame))
+
+
+@pytest.mark.parametrize("frame", [b"data: {}\n\n", b"event: e\ndata: {}\n\n"])
+def test_a_usual_frame_is_known_for_one_unless_it_goes_on_with_another(frame: bytes) -> None:
+    scanner = SseScanner(len(frame))
+    assert scanner.only_frame(frame) == (b"{}", "e" if frame.startswith(b"event") else None)
+    assert SseScanner(len(frame) - 1).only_frame(frame) is None
+    assert scanner.only_frame(frame * 2) is None
+    scanner.feed(b"data: ")
+    assert scanner.only_frame(frame) is None
 
 
 @given(streams)

@@ -62,14 +62,12 @@ class SseScanner:
             frames.append(tail)
         return self._keep_tail(frames, len(chunk))
 
-    def only_frame(self, chunk: bytes) -> bytes | None:
-        """Returns the payload of a chunk that is one frame of one line of data, as most are: it is fed with that.
+    def only_frame(self, chunk: bytes) -> tuple[bytes, str | None] | None:
+        """Returns the ``frame_parts`` of a chunk that is one usual frame, as most are: it is fed with that.
 
         None for every other one, which ``feed`` takes.
         """
-        if chunk[:6] != b"data: " or chunk[-2:] != b"\n\n" or self._pending or len(chunk) > self._limit:
-            return None
-        return chunk[6:-2] if chunk.find(b"\n") == len(chunk) - 2 and b"\r" not in chunk else None
+        return None if self._pending or len(chunk) > self._limit else _usual_parts(chunk)
 
     def _feed_after_pending(self, chunk: bytes) -> list[bytes]:
         """``feed`` while an unfinished frame is kept: joins it only once its end has come."""
@@ -120,10 +118,24 @@ def frame_data(frame: bytes) -> bytes | None:
 
 def frame_parts(frame: bytes) -> tuple[bytes, str | None]:
     """Returns the payload of a frame (``frame_data``), b"" where it has none, and the name of its event."""
-    if frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2 and b"\r" not in frame:
-        # The usual case: one line of data, ended by a blank line.
-        return frame[6:-2], None
-    return frame_data(frame) or b"", frame_event(frame)
+    return _usual_parts(frame) or (frame_data(frame) or b"", frame_event(frame))
+
+
+def _usual_parts(frame: bytes) -> tuple[bytes, str | None] | None:
+    """Returns the parts of a frame that is one line of data, behind one with its event's name or by itself.
+
+    None for every other one.
+    """
+    if frame[-2:] != b"\n\n" or b"\r" in frame:
+        return None
+    line_end = frame.find(b"\n")
+    if frame[:6] == b"data: ":
+        return (frame[6:-2], None) if line_end == len(frame) - 2 else None
+    if frame[:7] != b"event: " or frame[line_end + 1 : line_end + 7] != b"data: ":
+        return None
+    if frame.find(b"\n", line_end + 1) != len(frame) - 2:
+        return None
+    return frame[line_end + 7 : -2], frame[7:line_end].decode("utf-8", "replace")
 
 
 def frame_event(frame: bytes) -> str | None:

@@ -171,8 +171,8 @@ class EventStream:
 
     def _frames(self, chunk: bytes) -> list[Frame]:
         """Returns the frames that a chunk completes, metered."""
-        data = self._scanner.only_frame(chunk)
-        return self._read(self._scanner.feed(chunk)) if data is None else [(self.meter.feed(data), chunk)]
+        parts = self._scanner.only_frame(chunk)
+        return self._read(self._scanner.feed(chunk)) if parts is None else [(self.meter.feed(*parts), chunk)]
 
     def _pass_at_once(self, at_once: Callable[[list[Frame]], bool], chunk: bytes) -> bool:
         """Returns whether a piece is dealt with; its frames are held where not."""
