@@ -20,7 +20,7 @@ from trustgate.gateway.path.accounting import Account
 from trustgate.gateway.path.delivery import Delivery
 from trustgate.models.metering.chunks import FrameKind
 from trustgate.models.metering.events import EventMeter, TranscriptTextMeter
-from trustgate.models.metering.sse import frame_data
+from trustgate.models.metering.sse import frame_data, frame_parts
 from trustgate.models.upstream.answer import Answer, EventStream, Frame
 from trustgate.models.upstream.failures import failed_event, stream_error
 from trustgate.types import Usage
@@ -141,14 +141,18 @@ class _EventRelay:
     def pass_at_once(self, frames: list[Frame]) -> bool:
         """Send frames in the moment in which they come, where there is nothing else to be done about them.
 
-        Returns False, and has done nothing, where they are to be ``pass_on``'s.
+        Returns False, and has sent nothing, where they are to be ``pass_on``'s.
         """
-        if self._objects is not None or self._is_over or self.failed:
+        if self._is_over or self.failed:
             return False
         for kind, _ in frames:
             # The usual one first: to hash a member of an enumeration costs as much as the rest.
             if kind is not FrameKind.CONTENT and kind not in _PLAIN_KINDS:
                 return False
+        if self._objects is not None:
+            for _, frame in frames:
+                self._learn(self._objects, frame)
+            self._note_id(self._objects)
         body = frames[0][1] if len(frames) == 1 else b"".join([frame for _, frame in frames])
         if not self._reply.write_at_once(body):
             return False
@@ -201,10 +205,16 @@ class _EventRelay:
                 self.failed = True
                 break
             else:
-                if self._objects is not None and (data := frame_data(frame)) is not None:
-                    self._objects.learn(data, self._answer.target)
+                if self._objects is not None:
+                    self._learn(self._objects, frame)
                 kept.append(frame)
         return kept, None
+
+    def _learn(self, objects: ObjectAccounting, frame: bytes) -> None:
+        """Remember the ids in a frame; to do so twice changes nothing."""
+        data, _ = frame_parts(frame)
+        if data:
+            objects.learn(data, self._answer.target)
 
     def _note_id(self, objects: ObjectAccounting) -> None:
         """An id is remembered before the client sees it."""
