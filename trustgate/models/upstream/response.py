@@ -46,13 +46,9 @@ class Fields(Mapping[str, str]):
 
     __slots__ = ("_values",)
 
-    def __init__(self, found: list[tuple[bytes, bytes]]) -> None:
-        self._values = {name.lower(): value for name, value in reversed(found)}
-
-    @property
-    def framing(self) -> tuple[bytes | None, bytes | None]:
-        """Content-Length and Transfer-Encoding."""
-        return self._values.get(b"content-length"), self._values.get(b"transfer-encoding")
+    def __init__(self, values: dict[bytes, bytes]) -> None:
+        """``values``: by name in lower case."""
+        self._values = values
 
     def line(self, name: bytes) -> bytes | None:
         """Returns the value of the field with a lower-case name as it came; None where there is none."""
@@ -275,8 +271,10 @@ class Reader:
     __slots__ = (
         "_append",
         "_connection",
+        "_fields_read",
         "_found",
         "_has_more",
+        "_is_framed_twice",
         "_keeps_alive",
         "_loop",
         "_parser",
@@ -289,7 +287,11 @@ class Reader:
         self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
         self._parser = self._new_parser()
-        self._found: list[tuple[bytes, bytes]] = []
+        #: The fields of a head by their names in lower case, of a name that is repeated the first; how many were read;
+        #: and whether one that tells the length of the body was repeated.
+        self._found: dict[bytes, bytes] = {}
+        self._fields_read = 0
+        self._is_framed_twice = False
         self._response: Response | None = None
         self._append: Callable[[bytes], None] = self._drop
         #: Something came behind the end of the response.
@@ -354,26 +356,32 @@ class Reader:
     def on_message_begin(self) -> None:
         if self._response is not None:
             self._has_more = True
-        self._found = []
+        self._found = {}
+        self._fields_read = 0
+        self._is_framed_twice = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._found.append((name, value))
+        self._fields_read += 1
+        name = name.lower()
+        if name not in self._found:
+            self._found[name] = value
+        elif name in _FRAMING:
+            self._is_framed_twice = True
 
     def on_headers_complete(self) -> None:
         found, status = self._found, self._parser.get_status_code()
-        if self._response is not None or status in _BODILESS or len(found) > MAX_HEADERS:
+        if self._response is not None or status in _BODILESS or self._fields_read > MAX_HEADERS:
             raise _NotOrdinary
-        headers = Fields(found)
-        length, coding = headers.framing
+        length, coding = found.get(b"content-length"), found.get(b"transfer-encoding")
         if (length is None) == (coding is None):
             raise _NotOrdinary
         if coding is not None and coding.lower() != b"chunked":
             raise _NotOrdinary
         if length is not None and not length.isdigit():
             raise _NotOrdinary
-        if len(headers) != len(found) and sum(name.lower() in _FRAMING for name, _ in found) != 1:
+        if self._is_framed_twice:
             raise _NotOrdinary
-        response = self._response = Response(status, headers, self._connection, self._silence_s, self._loop)
+        response = self._response = Response(status, Fields(found), self._connection, self._silence_s, self._loop)
         self._append = response.parts.append
 
     def on_body(self, data: bytes) -> None:
