@@ -99,6 +99,8 @@ class Reply:
             await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.headers]})
 
     async def write(self, body: bytes, *, last: bool = False) -> None:
+        if not last and self.write_at_once(body):
+            return
         if self.recorder is not None:
             self.recorder.write(body, last=last)
         if not self.gone:
