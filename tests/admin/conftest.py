@@ -48,6 +48,10 @@ STATUS = ServerStatus(
 )
 
 
+async def _status() -> ServerStatus:
+    return STATUS
+
+
 class Plane:
     """A server's control plane without the server: what it works on, and what it told the request path."""
 
@@ -82,7 +86,7 @@ class Plane:
             quota=self.quota,
             budgets=self.budgets,
             on_keys_revoked=self._on_keys_revoked,
-            status=lambda: STATUS,
+            status=_status,
         )
         self.admin = LocalAdmin(self.context)
 

@@ -45,7 +45,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 def test_the_numbers_for_scripts(busy: Gateway) -> None:
     pulse = busy.cli_json("top", "--once")
     assert pulse["receipts"] == 7
-    assert (pulse["in_flight"], pulse["in_flight_limit"]) == (0, 1000)
+    assert (pulse["in_flight"], pulse["in_flight_limit"]) == (0, 1250)
     assert {(up["name"], up["healthy"]) for up in pulse["upstreams"]} == {("builtin:echo", True)}
     assert pulse["address"] == busy.base_url
     assert pulse["window_s"] <= 10

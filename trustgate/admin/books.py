@@ -127,7 +127,7 @@ async def look(context: AdminContext, command: Look) -> LiveStats:
             hint="trustgate serve",
             code="no_server",
         )
-    return context.pulse()
+    return await context.pulse()
 
 
 async def reload(context: AdminContext, command: Reload) -> Reloaded:
@@ -194,7 +194,7 @@ async def _audit(context: AdminContext, report_progress: ReportProgress) -> Book
 async def status(context: AdminContext, command: Status) -> ServerStatus:
     """Returns the running server's, or, where the command line works on the file itself, that there is none."""
     if context.status is not None:
-        return context.status()
+        return await context.status()
     return ServerStatus(
         version=__version__,
         pid=os.getpid(),

@@ -63,7 +63,7 @@ async def notify_test(context: AdminContext, command: NotifyTest) -> tuple[Trial
     if not found:
         raise NotFound("There is no subscriber yet.", hint="Add one: trustgate notify add URL")
     status = context.status
-    gateway = context.settings.payment.public_url or ("" if status is None else status().address)
+    gateway = context.settings.payment.public_url or ("" if status is None else (await status()).address)
     body = trial_body(now_us(), gateway)
     timeout_s = context.settings.notify.timeout_s
     outcomes = await asyncio.gather(*(attempt_delivery(each, new_id("msg"), body, timeout_s) for each in found))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,14 @@ _logger = logging.getLogger("trustgate.server")
 _METRICS, _PULSE = "metrics.json", "pulse.json"
 #: An older file is of a worker that has ended, or hangs.
 _OLD_S = 10.0
+#: Of one whose file is older no live statistics are waited for, or shown.
+_ENDED_S = 4.0
+#: Its time is that of the last look at live statistics, at whichever worker.
+_LOOKED = "looked"
+#: They are shown for so long after one, and it is looked so often whether there was one.
+_LOOKING_S, _NOTICED_S = 10.0, 0.5
+#: How long the first look waits for the others at most.
+_FIRST_LOOK_S = 3.0
 
 
 class _Series(msgspec.Struct, array_like=True):
@@ -58,32 +66,38 @@ class WorkerFile:
         self._folder = folder
         self.number = number
         self._name = name
+        self._path = folder / str(number) / name
 
     def write(self, data: bytes) -> None:
         """Show this. Raises OSError."""
-        path = self._folder / str(self.number) / self._name
-        new = path.with_name(f"{path.name}.new")
+        new = self._path.with_name(f"{self._path.name}.new")
         new.write_bytes(data)
-        new.rename(path)
+        new.rename(self._path)
 
-    def others(self) -> Iterator[tuple[int, bytes]]:
-        """Yields what the other workers show, each with its number; not of one that has ended, or hangs."""
+    def others(self, old_s: float = _OLD_S) -> Iterator[tuple[int, bytes]]:
+        """Yields what the other workers show, each with its number; not what is older than ``old_s``: that is of one
+        that has ended, or hangs.
+        """
         for path in sorted(self._folder.glob(f"*/{self._name}")):
             number = path.parent.name
             if number == str(self.number) or not number.isdecimal():
                 continue
             try:
-                if time.time() - path.stat().st_mtime <= _OLD_S:
+                if time.time() - path.stat().st_mtime <= old_s:
                     yield int(number), path.read_bytes()
             except OSError:
                 continue  # it ends just now
 
 
 class WorkerMetrics:
-    """What one worker shows: its metrics, and its live statistics."""
+    """What one worker shows: its metrics, and while anybody looks its live statistics."""
 
     def __init__(
-        self, folder: Path, number: int, collect: Callable[[], Sequence[Metric]], pulse: Callable[[], WorkerPulse]
+        self,
+        folder: Path,
+        number: int,
+        collect: Callable[[], Sequence[Metric]],
+        pulse: Callable[[], Awaitable[WorkerPulse]],
     ) -> None:
         """
         Args:
@@ -94,21 +108,38 @@ class WorkerMetrics:
         """
         self._metrics = WorkerFile(folder, number, _METRICS)
         self._pulses = WorkerFile(folder, number, _PULSE)
+        self._looked = folder / _LOOKED
         self._number = number
         self._collect = collect
         self._pulse = pulse
 
     async def run(self) -> None:
         """Write this worker's numbers for the others, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._show_metrics())
+            group.create_task(self._show_pulse())
+
+    async def _show_metrics(self) -> None:
         while True:
-            metrics = msgspec.json.encode([_kept(metric) for metric in self._collect()])
-            pulse = msgspec.json.encode(self._pulse())
-            try:
-                await asyncio.to_thread(self._metrics.write, metrics)
-                await asyncio.to_thread(self._pulses.write, pulse)
-            except OSError as error:
-                _logger.warning("the metrics cannot be shown to the other workers: %s", error.strerror)
+            data = msgspec.json.encode([_kept(metric) for metric in self._collect()])
+            await self._write(self._metrics, data)
             await asyncio.sleep(FRESH_S)
+
+    async def _show_pulse(self) -> None:
+        shown_s = 0.0
+        while True:
+            with contextlib.suppress(OSError):
+                now_s = time.time()
+                if now_s - self._looked.stat().st_mtime < _LOOKING_S and now_s - shown_s > FRESH_S * 0.9:
+                    shown_s = now_s
+                    await self._write(self._pulses, msgspec.json.encode(await self._pulse()))
+            await asyncio.sleep(_NOTICED_S)
+
+    async def _write(self, file: WorkerFile, data: bytes) -> None:
+        try:
+            await asyncio.to_thread(file.write, data)
+        except OSError as error:
+            _logger.warning("numbers cannot be shown to the other workers: %s", error.strerror)
 
     def merged(self, own: Iterable[Metric]) -> list[Metric]:
         """Returns this worker's metrics and, as they were about a second ago, those of the others."""
@@ -120,16 +151,25 @@ class WorkerMetrics:
                 _add(found, (_metric(each) for each in _decode_metrics(data)), number)
         return list(found.values())
 
-    def live(self, most: int) -> LiveStats:
+    async def live(self, most: int) -> LiveStats:
         """Returns the live statistics of all, the others' as they were about a second ago.
+
+        The others show theirs while anybody looks: the first look waits for them.
 
         ``most``: tenants, and models, at most.
         """
-        pulses = {self._number: self._pulse()}
-        for number, data in self._pulses.others():
-            with contextlib.suppress(msgspec.DecodeError):
-                pulses[number] = _decode_pulse(data)
-        return whole(self._number, pulses, most)
+        with contextlib.suppress(OSError):
+            self._looked.touch()
+        pulses = {self._number: await self._pulse()}
+        living = {number for number, _ in self._metrics.others(_ENDED_S)}
+        until_s = time.monotonic() + _FIRST_LOOK_S
+        while True:
+            for number, data in self._pulses.others(_ENDED_S):
+                with contextlib.suppress(msgspec.DecodeError):
+                    pulses[number] = _decode_pulse(data)
+            if living <= pulses.keys() or time.monotonic() > until_s:
+                return whole(self._number, pulses, most)
+            await asyncio.sleep(_NOTICED_S / 4)
 
 
 def _add(found: dict[str, Metric], metrics: Iterable[Metric], number: int) -> None:

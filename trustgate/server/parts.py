@@ -474,8 +474,8 @@ class Server:
 
         return Starlette(routes=admin_routes(self.admin, key=None))
 
-    def status(self) -> ServerStatus:
-        live = self.gateway_status.pulse()
+    async def status(self) -> ServerStatus:
+        live = await self.gateway_status.pulse()
         lag = self.gateway_status.loop_lag
         return ServerStatus(
             version=__version__,

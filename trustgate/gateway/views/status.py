@@ -5,10 +5,11 @@ Owns the content of each. All but the last are public: no address, no path, no n
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from trustgate import __version__
 from trustgate.access.directory import Directory
@@ -70,7 +71,7 @@ class GatewayStatus:
         #: Whether requests may be admitted; of a process whose database is reached.
         self.may_serve: Callable[[], bool] = lambda: True
         #: Of one of several workers: returns the live statistics of all, with at most so many tenants and models.
-        self.whole_pulse: Callable[[int], LiveStats] | None = None
+        self.whole_pulse: Callable[[int], Awaitable[LiveStats]] | None = None
 
     def check(self) -> dict[str, str]:
         """Returns the content of ``/ready``: no addresses, no paths."""
@@ -168,13 +169,18 @@ class GatewayStatus:
             "trustgate.upstream.up", "gauge", "Whether an upstream can be reached, by one of its passports.", up
         )
 
-    def pulse(self) -> LiveStats:
+    async def pulse(self) -> LiveStats:
         """Returns what ``trustgate top`` shows: of all workers, where there are several."""
-        return self.own_pulse()[0] if self.whole_pulse is None else self.whole_pulse(_PULSE_GROUPS)
+        if self.whole_pulse is not None:
+            return await self.whole_pulse(_PULSE_GROUPS)
+        return self._own_pulse(*self._lately())[0]
 
-    def worker_pulse(self) -> WorkerPulse:
-        """Returns what this one of several workers shows the others."""
-        live, recent = self.own_pulse()
+    async def worker_pulse(self) -> WorkerPulse:
+        """Returns what this one of several workers shows the others: made beside the event loop."""
+        return await asyncio.to_thread(self._worker_pulse, *self._lately())
+
+    def _worker_pulse(self, receipts: list[Receipt], refused: list[tuple[float, str]]) -> WorkerPulse:
+        live, recent = self._own_pulse(receipts, refused)
         return WorkerPulse(
             pid=os.getpid(),
             live=live,
@@ -183,12 +189,16 @@ class GatewayStatus:
             models=spreads_by(recent, self._counters.model_of, live.models),
         )
 
-    def own_pulse(self) -> tuple[LiveStats, list[Receipt]]:
+    def _lately(self) -> tuple[list[Receipt], list[tuple[float, str]]]:
+        """Returns the last receipts, and the last refusals and failures with their times."""
+        return list(self._counters.recent), list(self._counters.recent_errors)
+
+    def _own_pulse(self, receipts: list[Receipt], refused: list[tuple[float, str]]) -> tuple[LiveStats, list[Receipt]]:
         """Returns this process's live statistics, and the receipts that they are of."""
         log, archive, anchoring, counters = self._log, self._archive, self._anchoring, self._counters
         at_us, now_s = now_us(), time.monotonic()
-        recent, window_s = in_window(list(counters.recent), at_us, _PULSE_WINDOW_S)
-        errors = Counter(code for at_s, code in counters.recent_errors if at_s >= now_s - _PULSE_WINDOW_S)
+        recent, window_s = in_window(receipts, at_us, _PULSE_WINDOW_S)
+        errors = Counter(code for at_s, code in refused if at_s >= now_s - _PULSE_WINDOW_S)
         live = LiveStats(
             at_us=at_us,
             started_us=self.started_us,
