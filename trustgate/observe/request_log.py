@@ -8,10 +8,13 @@ delays no response; where it does not keep up, lines are dropped and counted.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from operator import attrgetter
+from typing import Any, Literal
 
 import msgspec
 
@@ -113,12 +116,14 @@ class RequestLog:
         self._dropped = 0
         #: Lines that stderr did not take, until it takes some again.
         self._lost = 0
+        #: By version of receipts, whose members are the same in each: what a line has, and what reads its values.
+        self._lines_of: dict[int, tuple[Callable[..., msgspec.Struct], attrgetter[tuple[Any, ...]]]] = {}
 
     def request(self, receipt: Receipt) -> None:
         """Called for every receipt as it is written."""
         if self.form == "json":
-            members = {name: value for name in _MEMBERS if (value := getattr(receipt, name)) is not msgspec.UNSET}
-            self._put(_encode({"time": _time(now_us()), "event": "request", "receipt": receipt.id, **members}))
+            line, values_of = self._lines_of.get(receipt.v) or self._line_of(receipt)
+            self._put(_encode(line(_time(now_us()), "request", receipt.id, *values_of(receipt))))
         elif self.form == "text":
             what = f"{receipt.endpoint} {_word(receipt.model)}: {receipt.status} {receipt.finish}"
             tokens = f"{receipt.prompt_tokens}+{receipt.completion_tokens} tokens"
@@ -133,6 +138,12 @@ class RequestLog:
             self._put(_encode({"time": _time(now_us()), "event": "refusal", **members, **told}))
         elif self.form == "text":
             self._put(f"{_time(now_us())} REFUSAL {endpoint}: {error.status} {error.code}, {receipt_id}".encode())
+
+    def _line_of(self, receipt: Receipt) -> tuple[Callable[..., msgspec.Struct], attrgetter[tuple[Any, ...]]]:
+        """Returns the form of lines for receipts of this one's version, and keeps it: a dict would cost four times."""
+        names = tuple(name for name in _MEMBERS if getattr(receipt, name) is not msgspec.UNSET)
+        line = msgspec.defstruct("RequestLine", ["time", "event", "receipt", *names], gc=False)
+        return self._lines_of.setdefault(receipt.v, (line, attrgetter(*names)))
 
     def _put(self, line: bytes) -> None:
         if len(self._lines) >= _LINES_MOST:
@@ -160,9 +171,18 @@ class RequestLog:
 
 
 def _time(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Returns a moment in RFC 3339, with milliseconds."""
+    second, us = divmod(at_us, 1_000_000)
+    return f"{_second(second)}.{us // 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=4)
+def _second(at_s: int) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _word(text: str) -> str:
     """Returns a name that a caller chose, on one line."""
-    return "".join(c if c.isprintable() else "�" for c in text) or "-"
+    if text.isprintable():
+        return text or "-"
+    return "".join(c if c.isprintable() else "�" for c in text)
