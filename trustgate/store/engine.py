@@ -278,6 +278,10 @@ def _connect(path: Path, allowed: Collection[Path] = ()) -> duckdb.DuckDBPyConne
             config={
                 "memory_limit": f"{memory_limit_bytes(path)}B",
                 "threads": 2,
+                # Else there are eight, for files that are read over a network; of ours there is none.
+                "async_threads": 1,
+                # A checkpoint frees tens of megabytes; without it they go back to the system with a later one.
+                "allocator_background_threads": True,
                 "temp_directory": str(beside(path, ".tmp")),
                 "checkpoint_threshold": CHECKPOINT_THRESHOLD,
                 "autoinstall_known_extensions": False,
