@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.http.serving import PATIENCE_S, App, Server, serving
 from tests.support.processes import wait_until
+from trustgate.http import accepting
 from trustgate.http.accepting import MAX_PER_TURN, Acceptor
 
 
@@ -65,6 +66,45 @@ def test_the_whole_queue_is_accepted_within_a_few_turns_of_the_loop(clients: lis
         clients += [socket.create_connection(listener.getsockname()) for _ in range(MAX_PER_TURN)]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             assert runner.run(run(listener)) < 20
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_while_requests_wait_connections_do_but_for_no_longer_than_they_may(
+    clients: list[socket.socket], monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    monkeypatch.setattr(accepting, "MOST_LATE_S", -1.0 if is_late else 3600.0)
+    asked = asyncio.Event()
+    made = list[asyncio.BaseTransport]()
+    are_waiting = True
+
+    def waiting() -> int:
+        """Each connection brings a request that waits."""
+        asked.set()
+        return accepting.MAX_WAITING - 3 + len(made) if are_waiting else 0
+
+    async def run(listener: socket.socket) -> None:
+        nonlocal are_waiting
+        all_made = asyncio.Event()
+        acceptor = Acceptor(listener, lambda: _Made(all_made, len(clients), made), waiting=waiting)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                if not is_late:
+                    for _ in range(5):
+                        asked.clear()
+                        await asked.wait()
+                        await asyncio.sleep(0)
+                    assert len(made) == 3, "as many as may wait"
+                    are_waiting = False
+                await all_made.wait()
+        finally:
+            acceptor.close()
+            for transport in made:
+                transport.close()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        clients += [socket.create_connection(listener.getsockname()) for _ in range(40)]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(listener))
 
 
 class _Told(asyncio.Protocol):

@@ -2,6 +2,11 @@
 
 uvloop's own servers accept one connection a turn. With hundreds of busy connections a turn takes milliseconds, and a
 new client, a health check too, would wait in the queue for seconds.
+
+While requests wait for room (``refusals``) connections are accepted as these become fewer: most of them would bring one
+more, to be refused, and a client that connects for each request has its turn as well when it waits in the kernel's
+queue. What is in that queue is accepted within ``MOST_LATE_S``, whatever waits, and what comes meanwhile within as long
+again: a tenant that has room, or a health check, waits for no longer behind connections of others.
 """
 
 from __future__ import annotations
@@ -11,12 +16,22 @@ import errno
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 
 _logger = logging.getLogger("trustgate.server")
 
 #: At one turn, so that a flood of new connections does not hold up those that are there.
 MAX_PER_TURN = 256
+#: So many requests may wait before connections do, and how often it is looked whether they have become fewer.
+MAX_WAITING = 128
+_LOOK_S = 0.005
+#: How long what is in the kernel's queue may wait, seconds.
+MOST_LATE_S = 0.1
+#: Where the system does not give the length of its queue, it is so many.
+_QUEUE = 1024
+#: Where Linux has the length of a listener's queue in ``struct tcp_info`` (``tcpi_unacked``; tcp(7)).
+_UNACKED = slice(24, 28)
 #: What the system runs out of, and how long it gets to have some again.
 _OUT_OF = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _WAIT_S = 0.5
@@ -32,12 +47,14 @@ class Acceptor:
         *,
         tls: ssl.SSLContext | None = None,
         handshake_timeout_s: float = 10.0,
+        waiting: Callable[[], int] = int,
     ) -> None:
         """
         Args:
             listener: bound and listening; it stays its owner's to close, after ``close``.
             make_protocol: makes the protocol of one connection.
             tls: where given, connections begin with a handshake, for at most ``handshake_timeout_s``.
+            waiting: how many requests wait for room.
         """
         self._listener = listener
         self._make_protocol = make_protocol
@@ -45,7 +62,11 @@ class Acceptor:
         self._handshake_timeout_s = handshake_timeout_s if tls is not None else None
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
-        self._waiting: asyncio.TimerHandle | None = None
+        self._count_waiting = waiting
+        #: How many connections of those are in the kernel's queue that were there when its length was asked for.
+        self._owed = 0
+        self._owed_since = 0.0
+        self._paused: asyncio.TimerHandle | None = None
         self._is_open = True
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept)
@@ -60,8 +81,8 @@ class Acceptor:
         if not self._is_open:
             return
         self._is_open = False
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._paused is not None:
+            self._paused.cancel()
         else:
             self._loop.remove_reader(self._listener)
 
@@ -72,18 +93,36 @@ class Acceptor:
             task.cancel()
 
     def _accept(self) -> None:
-        for _ in range(MAX_PER_TURN):
+        """Accept what is in the queue, as far as it may be at this turn."""
+        waiting = self._count_waiting()
+        if not waiting:
+            self._owed = 0
+            self._accept_some(MAX_PER_TURN)
+            return
+        if self._owed <= 0:
+            self._owed, self._owed_since = _queue_length(self._listener), self._loop.time()
+        is_late = self._loop.time() - self._owed_since > MOST_LATE_S
+        self._accept_some(min(self._owed, MAX_PER_TURN) if is_late else MAX_WAITING - waiting)
+        if self._paused is None:
+            self._pause(_LOOK_S)
+
+    def _accept_some(self, most: int) -> None:
+        for _ in range(most):
             try:
                 connection, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError):
+                self._owed = 0
                 return
             except ConnectionError:
                 continue  # it has gone before it was accepted
             except OSError as error:
                 if error.errno not in _OUT_OF:
                     raise
-                self._wait(error)
+                # Nothing can be accepted now: clients wait in the queue, and the loop does not spin.
+                _logger.warning("cannot accept connections: %s. Trying again in %g s", error.strerror, _WAIT_S)
+                self._pause(_WAIT_S)
                 return
+            self._owed -= 1
             connection.setblocking(False)
             if connection.family != socket.AF_UNIX:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -104,14 +143,21 @@ class Acceptor:
             # The transport has gone without a word to its protocol, which may have begun with a request.
             protocol.connection_lost(None)
 
-    def _wait(self, error: OSError) -> None:
-        """Nothing can be accepted now: clients wait in the queue, and the loop does not spin."""
-        _logger.warning("cannot accept connections: %s. Trying again in %g s", error.strerror, _WAIT_S)
+    def _pause(self, for_s: float) -> None:
         self._loop.remove_reader(self._listener)
-        self._waiting = self._loop.call_later(_WAIT_S, self._go_on)
+        self._paused = self._loop.call_later(for_s, self._go_on)
 
     def _go_on(self) -> None:
-        self._waiting = None
+        self._paused = None
         if self._is_open:
             self._loop.add_reader(self._listener, self._accept)
             self._accept()
+
+
+def _queue_length(listener: socket.socket) -> int:
+    """Returns how many connections wait to be accepted."""
+    if sys.platform != "linux" or listener.family == socket.AF_UNIX:
+        return _QUEUE
+    return int.from_bytes(
+        listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)[_UNACKED], sys.byteorder
+    )

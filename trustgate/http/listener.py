@@ -53,7 +53,12 @@ async def listen(
     others = _Others(app, timeouts)
     door = Door(app, others.take, timeouts, shed, websockets)
     others.door = door
-    acceptor = Acceptor(listener, partial(Connection, door), tls=tls, handshake_timeout_s=_HANDSHAKE_S)
+    acceptor = Acceptor(
+        *(listener, partial(Connection, door)),
+        tls=tls,
+        handshake_timeout_s=_HANDSHAKE_S,
+        waiting=lambda: door.refusals.waiting,
+    )
     try:
         await stop.wait()
         await acceptor.stop(FIRST_REQUEST_S)

@@ -175,6 +175,8 @@ class Refusals:
         #: Of all tenants, as in each queue.
         self._lines = (_Line(), _Line())
         self._held_bytes = 0
+        #: How many requests wait.
+        self.waiting = 0
         #: The time that refusals have left of their share, seconds, and when that was.
         self._left_s = _MOST_SAVED_S
         self._left_at = clock()
@@ -206,6 +208,7 @@ class Refusals:
             self._loop.call_soon(self._end, wait)
             return wait
         self._held_bytes += size
+        self.waiting += 1
         queue = self.queues.get(tenant_id)
         if queue is None:
             queue = self.queues[tenant_id] = _Queue(self, tenant_id)
@@ -221,6 +224,7 @@ class Refusals:
     def left(self, last_of: str | None, size: int) -> None:
         """A wait is over. ``last_of``: its tenant, where no other request of that waits."""
         self._held_bytes -= size
+        self.waiting -= 1
         if last_of is not None:
             del self.queues[last_of]
 
