@@ -130,8 +130,8 @@ class Load:
                 pass
             elif status not in (402, 429, 503):
                 self.unexpected.append(f"{status} {text[:300]!r}")
-            elif status == 503 and answer.headers.get("retry-after") is None:
-                self.unexpected.append(f"503 without Retry-After: {text[:300]!r}")
+            elif status == 503 and (answer.headers.get("retry-after") is None or b"postgresql:" in text):
+                self.unexpected.append(f"503 without Retry-After, or with too much: {text[:300]!r}")
         except (OSError, http.client.HTTPException):
             pass
         finally:

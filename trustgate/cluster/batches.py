@@ -17,14 +17,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from trustgate.cluster.database import DatabaseConnection
+from trustgate.cluster.database import RETRY_AFTER_S, DatabaseConnection
 from trustgate.cluster.rows import DoneRow, Row
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 
 #: Keys that are remembered to have a row.
 _KNOWN_MOST = 200_000
-_RETRY_AFTER_S = "2"
 
 #: The node must be alive until the transaction ends: a burial waits for it. Where it is not, no row is found.
 _ALIVE = "WITH alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = $2 FOR KEY SHARE) "
@@ -440,5 +439,5 @@ def unreachable() -> Unavailable:
     return Unavailable(
         "The gateway's database cannot be reached: nothing can be admitted until it can.",
         code="store_unreachable",
-        headers={"retry-after": _RETRY_AFTER_S},
+        headers={"retry-after": RETRY_AFTER_S},
     )

@@ -53,8 +53,17 @@ class DatabaseConnection(Protocol):
 Connect = Callable[[], Awaitable[DatabaseConnection]]
 
 
+#: When a client may ask again of what the database is needed for, seconds.
+RETRY_AFTER_S = "2"
+
+
 class DatabaseAway(Unavailable):
     """The database cannot be reached, or did not answer in time."""
+
+    def __init__(self, message: str, *, hint: str | None = None, why: str = "") -> None:
+        """``why``: for the operator; it may name the server, which is not for clients."""
+        super().__init__(message, hint=hint, headers={"retry-after": RETRY_AFTER_S}, code="store_unreachable")
+        self.why = why or message
 
 
 def is_away(error: BaseException) -> bool:
@@ -130,7 +139,9 @@ class DatabaseSession:
             if not is_lost:
                 raise
             self._drop()
-            raise error if isinstance(error, DatabaseAway) else DatabaseAway(_sentence(error)) from error
+            if isinstance(error, DatabaseAway):
+                raise
+            raise DatabaseAway("The database is away.", why=_sentence(error)) from error
         except BaseException:
             # Cancelled in the middle of a statement: what the connection would answer next is another's.
             self._drop()

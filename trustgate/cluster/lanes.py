@@ -218,7 +218,7 @@ class BatchLane:
             except NotAlive:
                 _refuse(batch)
             except DatabaseAway as error:
-                self.fault = error.message
+                self.fault = error.why
                 if self._writer.granted:
                     self._uncertain = row.key, self._number, self._writer.granted
                 self._on_away(batch)

@@ -199,7 +199,8 @@ class Member:
         try:
             await self._turn()
         except Unavailable as error:  # the memory's connection may be the one that was lost
-            _logger.warning("%s Serving goes on for %.1f s", error.message, self.left_s())
+            why = error.why if isinstance(error, DatabaseAway) else error.message
+            _logger.warning("%s Serving goes on for %.1f s", why, self.left_s())
         except NodeBuried as error:
             _logger.warning("%s", error.message)
             await self._lose()

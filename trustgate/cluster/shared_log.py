@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from trustgate.cluster.books import Books
+from trustgate.cluster.database import RETRY_AFTER_S
 from trustgate.cluster.drafts import Drafts
 from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.operations import Late, SharedHold, SharedMoney, UnheldMoney, Use
@@ -175,7 +176,11 @@ class SharedLog(Log):
         if self._last_close is not None:
             await asyncio.shield(self._last_close)
         if self.books.closing.fault is not None:
-            raise Unavailable(f"Receipts wait in the journal: {self.books.closing.fault}.", code="store_unreachable")
+            raise Unavailable(
+                "The newest receipts wait in the gateway's journal: its database is away.",
+                code="store_unreachable",
+                headers={"retry-after": RETRY_AFTER_S},
+            )
         await self._following.flush()
 
     async def run(self) -> None:

@@ -166,6 +166,7 @@ def connect_failure(address: PostgresAddress, error: Exception) -> TrustGateErro
             f"The database server {where} does not answer ({_why(error)}).",
             code="store_unreachable",
             hint="Start it, or correct store.url.",
+            headers={"retry-after": "2"},
         )
     return translate(error)
 
@@ -192,9 +193,13 @@ def translate(error: BaseException) -> TrustGateError:
             "The disk of the database server is full: nothing more can be recorded.",
             code="storage_full",
             hint="Free some space there; nothing recorded is lost and no restart is needed.",
+            headers={"retry-after": "30"},
         )
+    retry = {"retry-after": "2"}
     if is_away(error):
-        return Unavailable("The database server does not answer.", code="store_unreachable", hint="See the log.")
+        return Unavailable(
+            "The database server does not answer.", code="store_unreachable", hint="See the log.", headers=retry
+        )
     if isinstance(error, asyncpg.LockNotAvailableError):
         return StoreLocked(
             "A table of the database is in use by a query that takes long.", hint="Try again when it has ended."
@@ -207,7 +212,9 @@ def translate(error: BaseException) -> TrustGateError:
         return StoreDamaged(
             "Postgres reports that the database is damaged.", hint="See its server's log; restore a backup."
         )
-    return Unavailable(f"The database failed ({type(error).__name__}).", code="store_failed", hint="See the log.")
+    return Unavailable(
+        f"The database failed ({type(error).__name__}).", code="store_failed", hint="See the log.", headers=retry
+    )
 
 
 def _mixes_sessions() -> OperatorError:

@@ -60,6 +60,7 @@ class PostgresSession(Worker[PostgresConnection]):
         self._role = role
         self._loop = asyncio.new_event_loop()
         self._connection: PostgresConnection | None = None
+        self._was_connected = False
         #: When the database was given up that gave no answer.
         self._given_up_s = float("-inf")
         super().__init__(f"trustgate-{role}")
@@ -83,9 +84,13 @@ class PostgresSession(Worker[PostgresConnection]):
             if self._connection is None or self._connection.is_closed:
                 try:
                     self._connection = self._connect()
-                except Unavailable:
+                except Unavailable as error:
                     self._give_up(began_s)
-                    raise
+                    if not self._was_connected:
+                        raise
+                    logger.warning("%s", error.message)
+                    # Where the database is, is for the operator alone.
+                    raise translate(OSError()) from error
             connection = self._connection
             connection.in_doubt = False
             before = connection.committed
@@ -112,6 +117,7 @@ class PostgresSession(Worker[PostgresConnection]):
         connecting = connect(self._address, self._role, **settings)
         connection = PostgresConnection(self._loop, self._loop.run_until_complete(connecting))
         connection.timeout_s = _TIMEOUT_S
+        self._was_connected = True
         return connection
 
     def _end(self) -> None:
