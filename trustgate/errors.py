@@ -11,6 +11,7 @@ the server to the command line without loss.
     │   ├── NotFound                      404  exit 4
     │   ├── MethodNotAllowed              405
     │   └── Conflict                      409  exit 5   it exists already, or is in use
+    │       └── AnchorsChanged                          another process anchors the log, too
     ├── VerificationFailed                400  exit 7   a receipt, proof, checkpoint or anchor does not hold
     ├── AuthenticationFailed              401  exit 3
     ├── PaymentRequired                   402           nothing paid, or nothing that pays for this
@@ -131,6 +132,10 @@ class Conflict(InvalidRequest):
     status = 409
     code = "conflict"
     exit_code = 5
+
+
+class AnchorsChanged(Conflict):
+    """Another process has recorded something of an anchor meanwhile."""
 
 
 class UnsupportedMediaType(InvalidRequest):

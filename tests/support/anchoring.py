@@ -14,7 +14,7 @@ from tests.support.chain import (
 from tests.support.flush_driver import payer_key, target_of
 from trustgate.formats.solana_transaction import Transaction, read_transaction
 from trustgate.localnet import Localnet, running_localnet
-from trustgate.solana.anchors import Anchorer, AnchorTarget, FlushProgress, FlushResult, RetryTiming
+from trustgate.solana.anchors import AnchorBook, Anchorer, AnchorTarget, FlushProgress, FlushResult, RetryTiming
 from trustgate.solana.clusters import Cluster, find_cluster
 from trustgate.solana.keypair import PayerKey
 from trustgate.solana.memo import Fee, sign_memo
@@ -70,7 +70,7 @@ class World:
         self,
         size: int,
         *wrongs: Wrong,
-        book: Book | None = None,
+        book: AnchorBook | None = None,
         key: PayerKey | None = None,
         timing: RetryTiming = TIMING,
         cluster: str = "custom",

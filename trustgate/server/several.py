@@ -119,6 +119,9 @@ class Together:
         self._take_roles(server)
 
     def _attach(self, server: Server) -> None:
+        from trustgate.store.postgres.anchors import SharedAnchorBook
+        from trustgate.store.postgres.store import PostgresStore
+
         anchors: set[asyncio.Task[None]] = set()
 
         def on_anchor() -> None:
@@ -149,6 +152,8 @@ class Together:
             self._jobs.append(asyncio.ensure_future(shown.run()))
         self._server = server
         self._jobs.append(asyncio.ensure_future(self._look_at_set_aside()))
+        assert isinstance(self._store, PostgresStore), "several processes have no file"
+        server.anchoring.book = SharedAnchorBook(self._store)
         server.member = self.member
         server.accounting.check_serving = self.member.check_serving
         server.gateway_status.may_serve = self.member.may_serve

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from trustgate.errors import TrustGateError
+from trustgate.errors import AnchorsChanged, TrustGateError
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.receipts.archive import Archive
 from trustgate.settings import Settings
@@ -22,12 +23,14 @@ from trustgate.store import Store
 from trustgate.types import Anchor
 
 if TYPE_CHECKING:
-    from trustgate.solana.anchors import Anchorer, AnchorTarget, FlushResult
+    from trustgate.solana.anchors import AnchorBook, Anchorer, AnchorTarget, FlushResult
     from trustgate.solana.rpc import RpcClient
 
 _logger = logging.getLogger("trustgate.anchor")
 
 _LOOK_EVERY_S = 1.0
+#: How often a flush begins anew that other processes disturb.
+_DISTURBED_MOST = 20
 _BACKOFF_FIRST_S = 30.0
 _BACKOFF_LAST_S = 3600.0
 #: A local chain that is started for one command moves quicker than a real one, so that commands do not wait for
@@ -51,6 +54,8 @@ class Anchoring:
         """``archive`` gives the log with everything that was acknowledged."""
         self._settings = settings
         self._store = store
+        #: Where flushes read and record anchors; another one where other processes anchor, too.
+        self.book: AnchorBook = store
         self._archive = archive
         self._anchorer: Anchorer | None = None
         #: Failed tries of the schedule in a row, and what the last one said.
@@ -135,26 +140,47 @@ class Anchoring:
 
         key = load_keypair(order.keypair)
         if self._anchorer is None:
-            self._anchorer = Anchorer(self._store)
+            self._anchorer = Anchorer(self.book)
+
+        anchorer = self._anchorer
 
         def progress(at: FlushProgress) -> None:
             report(at.text)
 
         async with open_rpc(order.rpc, self._settings.localnet_folder) as rpc:
-            result = await self._anchorer.flush(
-                rpc,
-                key,
-                await self._target(),
-                max_fee_lamports=order.max_fee_lamports,
-                commitment=order.commitment,
-                allow_mainnet=order.mainnet,
-                dry_run=order.dry_run,
-                progress=progress,
+            result = await self._until_undisturbed(
+                lambda target: anchorer.flush(
+                    rpc,
+                    key,
+                    target,
+                    max_fee_lamports=order.max_fee_lamports,
+                    commitment=order.commitment,
+                    allow_mainnet=order.mainnet,
+                    dry_run=order.dry_run,
+                    progress=progress,
+                ),
+                report,
             )
         if order.rpc == self._settings.anchor.rpc:
             self._genesis = result.genesis
         await self.load()
         return _outcome(result)
+
+    async def _until_undisturbed(
+        self, flush: Callable[[AnchorTarget], Awaitable[FlushResult]], report: Callable[[str], None]
+    ) -> FlushResult:
+        """Flush; again, where another process has recorded an anchor meanwhile: it goes on with that one then."""
+        left = _DISTURBED_MOST
+        while True:
+            try:
+                return await flush(await self._target())
+            except AnchorsChanged as error:
+                left -= 1
+                if not left:
+                    raise
+                report(error.message.rstrip("."))
+                # Two that disturb each other do not go on in step.
+                await asyncio.sleep(random.uniform(0, _LOOK_EVERY_S))  # noqa: S311 - no secret
 
     async def verify(self, rpc: str, keypair: Path) -> AnchorAudit:
         """Check every anchor of the key's address from chain data. Raises ``ChainError``, ``SettingsError``."""
