@@ -53,6 +53,7 @@ PROGRAMS: dict[str, Program] = {
     "npm": Program(("npm",), "npm", "the packages of clients in JavaScript"),
     "openssl": Program(("openssl",), "openssl", "certificates"),
     "pg_ctlcluster": Program(("pg_ctlcluster", "initdb"), "postgresql", "the store on Postgres"),
+    "pgbouncer": Program(("pgbouncer",), "pgbouncer", "a pooler in front of Postgres"),
     "systemd-analyze": Program(("systemd-analyze",), "systemd", "the unit files of the deployment example"),
     "zsh": Program(("zsh",), "zsh", "completions"),
 }

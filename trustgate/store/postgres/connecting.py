@@ -97,6 +97,10 @@ async def connect(address: PostgresAddress, role: str, **settings: str) -> async
             await connection.execute(f"SET {name} = '{value}'")
     except FAILURES as error:
         connection.terminate()
+        # What a pooler says as it ends the connection stands behind the end.
+        for refusal in (error, error.__cause__):
+            if isinstance(refusal, asyncpg.ProtocolViolationError):
+                raise _refused_by_pooler(place(address), refusal) from error
         raise translate(error) from error
     except BaseException:
         connection.terminate()
@@ -157,10 +161,7 @@ def connect_failure(address: PostgresAddress, error: Exception) -> TrustGateErro
     if isinstance(error, ValueError | asyncpg.ClientConfigurationError):
         return SettingsError(f"store.url cannot be used: {error}.", hint="It looks like postgresql://user@host/name")
     if isinstance(error, asyncpg.ProtocolViolationError):
-        return StoreUnusable(
-            f"The pooler at {where} refuses: {error}.",
-            hint="Set it for the user instead (ALTER ROLE name SET search_path = name), or name the server itself.",
-        )
+        return _refused_by_pooler(where, error)
     if is_away(error):
         return Unavailable(
             f"The database server {where} does not answer ({_why(error)}).",
@@ -169,6 +170,25 @@ def connect_failure(address: PostgresAddress, error: Exception) -> TrustGateErro
             headers={"retry-after": "2"},
         )
     return translate(error)
+
+
+def _refused_by_pooler(where: str, error: asyncpg.ProtocolViolationError) -> TrustGateError:
+    """Returns what it means that a pooler answers in the server's place (texts of PgBouncer)."""
+    text = str(error)
+    if "pooling mode" in text:
+        return _mixes_sessions()
+    if "startup parameter" in text:
+        return StoreUnusable(
+            f"The pooler at {where} refuses: {text}.",
+            hint="Set it for the user instead (ALTER ROLE name SET search_path = name), or name the server itself.",
+        )
+    return Unavailable(
+        f"The pooler at {where} gives no connection: {text}.",
+        code="store_unreachable",
+        hint="Let it have connections for all processes (PgBouncer: default_pool_size and max_client_conn); each "
+        "process holds up to 12.",
+        headers={"retry-after": "2"},
+    )
 
 
 def _why(error: Exception) -> str:
