@@ -427,14 +427,14 @@ class Faulty:
         """Nothing arrives any more, in one direction or both; later all of it does, or nothing."""
         link = self._link()
         link.swallow(*self.random.choice((BOTH, ("there",), ("back",))))
-        time.sleep(self.random.choice((0.5, LEASE_S, 3 * LEASE_S, 13)))
+        time.sleep(self.random.choice((0.5, LEASE_S, 3 * LEASE_S, 13, 25)))
         link.mend(late=self.random.random() < 0.7)
 
     def swallow_all(self) -> None:
         """No gateway reaches the database; each comes back by itself."""
         for link in self.links:
             link.swallow()
-        time.sleep(self.random.choice((2 * LEASE_S, 12)))
+        time.sleep(self.random.choice((2 * LEASE_S, 12, 25)))
         for link in self.links:
             link.mend(late=self.random.random() < 0.5)
             time.sleep(self.random.uniform(0, 2))
