@@ -465,6 +465,35 @@ async def test_a_statement_that_arrives_when_it_was_given_up_holds_nothing(
             assert await keeper.ask(caller, Ask(1_000 - 2, 0)) is not None
 
 
+async def test_a_transaction_in_a_network_that_swallows_everything_is_given_up(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rollback, too, would wait for an answer."""
+    monkeypatch.setattr(connections, "_TIMEOUT_S", 1.0)
+    parts = urlsplit(url)
+    assert parts.port is not None
+    with Link(parts.port) as link:
+        address = PostgresAddress(url.replace(f":{parts.port}/", f":{link.port}/"))
+        session = connections.closing_session(address, 5.0)
+
+        async def work() -> None:
+            async with session.use() as connection, connection.transaction():
+                await connection.fetchval("SELECT 1")
+                link.swallow()
+                await connection.fetchval("SELECT 2")
+
+        async def wait() -> None:
+            async with session.use():
+                """It never has the connection, or another one that does not answer."""
+
+        found = asyncio.gather(work(), wait(), wait(), return_exceptions=True)
+        assert [type(each) for each in await asyncio.wait_for(found, PATIENCE_S / 2)] == [DatabaseAway] * 3
+        link.mend()
+        async with session.use() as connection:
+            assert await connection.fetchval("SELECT 3") == 3
+        await session.close()
+
+
 def _sessions(url: str) -> int:
     """Connections of this process to the database, without the one that asks."""
     own = f"application_name LIKE 'trustgate % {os.getpid()} %' AND pid <> pg_backend_pid()"

@@ -125,13 +125,23 @@ class DatabaseSession:
         """The connection, for the block.
 
         Raises:
-            DatabaseAway: it cannot be reached, was lost, or the block took longer than ``timeout_s``. What the block
-                did may have been committed all the same.
+            DatabaseAway: it cannot be reached, was lost, or the block took longer than ``timeout_s``, or others' blocks
+                before it did. What the block did may have been committed all the same.
         """
-        connection: DatabaseConnection | None = None
+        loop = asyncio.get_running_loop()
         try:
-            async with self._in_use, asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s):
+                await self._in_use.acquire()
+        except TimeoutError:
+            raise DatabaseAway("The database is away.", why="The database did not answer others in time.") from None
+        connection: DatabaseConnection | None = None
+        ending: asyncio.TimerHandle | None = None
+        try:
+            until_s = loop.time() + self._timeout_s
+            async with asyncio.timeout_at(until_s):
                 connection = await self._opened()
+                # The rollback of what is broken off would wait for an answer, and not be broken off.
+                ending = loop.call_at(until_s, connection.terminate)
                 yield connection
         except Exception as error:
             # A connection that its server ended while it stood idle may fail with an error of the driver's own.
@@ -146,6 +156,10 @@ class DatabaseSession:
             # Cancelled in the middle of a statement: what the connection would answer next is another's.
             self._drop()
             raise
+        finally:
+            if ending is not None:
+                ending.cancel()
+            self._in_use.release()
 
     async def _opened(self) -> DatabaseConnection:
         if self._connection is not None and self._connection.is_closed():

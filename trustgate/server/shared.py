@@ -318,7 +318,7 @@ class SharedServing:
         Raises:
             Unavailable: receipts get no places now.
         """
-        async with self._looking.use() as connection, connection.transaction():
+        async with self._lengthy.use() as connection, connection.transaction():
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
             await _all_placed(connection)
             at_us: int = await connection.fetchval(_NOW)

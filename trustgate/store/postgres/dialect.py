@@ -244,4 +244,9 @@ class PostgresConnection:
         return result
 
     def _run(self, statement: Any) -> Any:
-        return self._loop.run_until_complete(statement)
+        try:
+            return self._loop.run_until_complete(statement)
+        except TimeoutError:
+            # The next statement, such as a rollback, would wait for the end of this one.
+            self._connection.terminate()
+            raise
