@@ -401,14 +401,23 @@ async def test_what_a_crash_of_the_database_forgets_is_charged_once(url: str) ->
 
 
 @pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("is_cut_again", [True, False])
 async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
-    committed: bool, url: str, monkeypatch: pytest.MonkeyPatch
+    committed: bool, is_cut_again: bool, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection is lost while they commit: they were refused, whether they are in the database or not."""
     caller = make_caller(plan=Limits(tokens_per_day=1_000))
     async with bookkeepers(url, 1) as [keeper]:
         assert await keeper.ask(caller, Ask(1, 0)) is not None
-        write, swap, commit = batches._write, BatchWriter._swap, BatchLane._commit
+        write, swap = batches._write, BatchWriter._swap
+        commit, greet = BatchLane._commit, BatchLane._greet
+
+        async def found_out_in_vain(lane: BatchLane, connection: Any) -> None:
+            uncertain, on_lost = lane._uncertain, lane._on_lost
+            lane._on_lost = None
+            await greet(lane, connection)
+            lane._uncertain, lane._on_lost = uncertain, on_lost
+            raise ConnectionResetError("cut")
 
         async def lost_before(*_: Any) -> None:
             raise ConnectionResetError("cut")
@@ -431,6 +440,12 @@ async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
         monkeypatch.setattr(BatchLane, "_commit", commit)
         monkeypatch.setattr(BatchWriter, "_swap", swap)
         monkeypatch.setattr(batches, "_write", write)
+        if is_cut_again:
+            # As it is found out, too; and what that found is found out once more.
+            monkeypatch.setattr(BatchLane, "_greet", found_out_in_vain)
+            with pytest.raises(Unavailable):
+                await keeper.ask(caller, Ask(100, 0))
+            monkeypatch.setattr(BatchLane, "_greet", greet)
         # One that comes after it is committed before it is known what became of the first.
         assert await keeper.ask(caller, Ask(10, 0)) is not None
         await asyncio.wait_for(keeper.books.opening.flush(), PATIENCE_S)

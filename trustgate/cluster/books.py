@@ -364,7 +364,7 @@ class Books:
         found = await connection.fetchval(
             "SELECT state::text FROM shared_state WHERE key = $1", done_key(node_id, _OPENS)
         )
-        last = 0 if found is None else int(found)
+        last = 0 if found is None else abs(int(found))
         gone = self._counters.forgotten.setdefault(node_id, [])
         after = max(last, gone[-1][1] if gone else 0)
         if after < committed:

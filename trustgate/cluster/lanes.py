@@ -302,15 +302,13 @@ class BatchLane:
             key, number, granted = self._uncertain
             async with connection.transaction():
                 # Its transaction had the row locked when it was to commit: this waits until it has, or has not.
-                last = await connection.fetchval(_LAST, key)
-                if last is not None and int(last) < number:
+                found = await connection.fetchval(_LAST, key)
+                last = 0 if found is None else int(found)
+                if found is not None and last < number and last != -number:
                     # What a network holds back arrives when it is mended, though its sender is gone: what was sent in
-                    # one statement finds another number then, and writes nothing.
-                    await connection.execute(_RENUMBER, key, str(number))
-                    if number == self._number:
-                        # It is tried again, and is not to be taken for committed then.
-                        self._number += 1
-            if last is not None and int(last) >= number and self._on_lost is not None:
+                    # one statement finds another number then, and writes nothing. Below zero: it was not committed.
+                    await connection.execute(_RENUMBER, key, str(-number))
+            if last >= number and self._on_lost is not None:
                 for each in granted:
                     self._on_lost(each)
             self._uncertain = None
