@@ -39,7 +39,7 @@ class Shares:
     @classmethod
     @contextlib.contextmanager
     def open(cls, percent: int) -> Iterator[Self]:
-        """Make a group for the groups, for the block.
+        """Make the groups, for the block, and take this process and what it starts into one without a limit.
 
         Args:
             percent: of one core, for each process.
@@ -54,14 +54,22 @@ class Shares:
         except OSError as error:
             raise SharesMissing(f"{folder} cannot be made ({error.strerror}): control groups need root") from None
         shares = cls(folder, percent, is_second=is_second)
+        home, rest = _own_group(is_second=is_second), folder / "rest"
         try:
             if is_second:
                 _write(folder / "cgroup.subtree_control", "+cpu")
-            # Whatever else runs on the machine, the share can be had.
+            # Whatever else runs on the machine: the shares can be had, and what is measured with them does not wait.
             _write(folder / ("cpu.weight" if is_second else "cpu.shares"), "10000" if is_second else "102400")
+            rest.mkdir()
+            _write(rest / "cgroup.procs", str(os.getpid()))
             yield shares
         finally:
             shares.release()
+            if rest.exists():
+                # What starts others for the tests ends after this process.
+                for pid in (rest / "cgroup.procs").read_text().split():
+                    _write(home / "cgroup.procs", pid)
+                _remove(rest)
             folder.rmdir()
 
     def limit(self, pid: int) -> None:
@@ -83,17 +91,31 @@ class Shares:
 
     def release(self) -> None:
         """Remove the groups: their processes have ended."""
-        until_s = time.monotonic() + _LEAVE_S
         for group in self._groups:
-            while True:
-                try:
-                    group.rmdir()
-                    break
-                except OSError:
-                    if time.monotonic() > until_s:
-                        raise
-                    time.sleep(0.05)
+            _remove(group)
         self._groups.clear()
+
+
+def _own_group(*, is_second: bool) -> Path:
+    """Returns the group that this process is in."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == ("" if is_second else "cpu"):
+            return (_ROOT if is_second else _ROOT / "cpu") / path.lstrip("/")
+    raise SharesMissing("this process is in no control group for processors")
+
+
+def _remove(group: Path) -> None:
+    until_s = time.monotonic() + _LEAVE_S
+    while True:
+        try:
+            group.rmdir()
+        except OSError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _periods(group: Path) -> tuple[int, int]:
