@@ -23,7 +23,6 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from trustgate.admin.clustering import check_log_key, place_waiting
 from trustgate.admin.staged import clean_up
 from trustgate.errors import StoreLocked
 from trustgate.gateway.path.inflight import InFlight
@@ -33,12 +32,7 @@ from trustgate.http.tls import Certificate
 from trustgate.models.upstream.probe import probe_for_ever
 from trustgate.observe.request_log import log_to_stderr
 from trustgate.payment.service import PaymentService
-from trustgate.receipts.archive import Archive
-from trustgate.receipts.diverged import append_diverged, append_drafts, set_aside_diverged
-from trustgate.receipts.journal import Journal
-from trustgate.receipts.log import Log
-from trustgate.receipts.publisher import Publisher
-from trustgate.receipts.tree import Tree
+from trustgate.server.keeping import Kept, keep_receipts
 from trustgate.server.pages import forget_console
 from trustgate.server.parts import Observer, Server
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
@@ -46,7 +40,6 @@ from trustgate.settings import Settings
 from trustgate.store import Store, open_store
 
 if TYPE_CHECKING:
-    from trustgate.cluster.member import Member
     from trustgate.server.several import Together
 
 R = TypeVar("R")
@@ -139,42 +132,8 @@ async def serve(
         else:
             public = stack.enter_context(inherited.public)
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
-        if settings.several:
-            kept = await _keep_together(settings, store, address, stop, stack)
-        else:
-            kept = await _keep_alone(settings, store, address, stop, stack)
-        payments = await PaymentService.open(
-            settings,
-            store,
-            kept.log,
-            public_url=address,
-            others=None if kept.together is None else kept.together.books,
-        )
-        stack.push_async_callback(payments.close)
-        server = await Server.build(
-            settings,
-            store,
-            kept.log,
-            kept.archive,
-            payments,
-            address,
-            load,
-            observer,
-            certificate,
-            None if kept.together is None else kept.together.books.object_ids,
-        )
-        stack.push_async_callback(server.close_upstreams)
-        stack.callback(server.handles.close)
-        if kept.together is not None:
-            await kept.together.begin(server)
-        elif kept.member is not None:
-            server.member = kept.member
-            kept.log.commits_first = True
-            server.accounting.check_serving = kept.member.check_serving
-            server.gateway_status.may_serve = kept.member.may_serve
-        if server.telemetry is not None:
-            server.telemetry.start(server.metrics.collect)
-            stack.push_async_callback(server.telemetry.close)
+        kept = await keep_receipts(settings, store, address, stop, stack)
+        server = await _build(settings, store, kept, address, load, observer, certificate, stack)
         admin = stack.enter_context(listen_admin(settings.socket) if inherited is None else inherited.admin)
         if inherited is None:
             # The supervisor does it once for all of its workers.
@@ -196,6 +155,52 @@ async def serve(
         kept.together.check_home()
 
 
+async def _build(
+    settings: Settings,
+    store: Store,
+    kept: Kept,
+    address: str,
+    load: Callable[[], Settings] | None,
+    observer: Observer | None,
+    certificate: Certificate | None,
+    stack: contextlib.AsyncExitStack,
+) -> Server:
+    """Fill the memory from what is kept, and begin what it takes part in with other processes."""
+    payments = await PaymentService.open(
+        settings,
+        store,
+        kept.log,
+        public_url=address,
+        others=None if kept.together is None else kept.together.books,
+    )
+    stack.push_async_callback(payments.close)
+    server = await Server.build(
+        settings,
+        store,
+        kept.log,
+        kept.archive,
+        payments,
+        address,
+        load,
+        observer,
+        certificate,
+        None if kept.together is None else kept.together.books.object_ids,
+    )
+    stack.push_async_callback(server.close_upstreams)
+    stack.callback(server.handles.close)
+    if kept.together is not None:
+        await kept.together.begin(server)
+    elif kept.member is not None:
+        server.member = kept.member
+        kept.log.commits_first = True
+        server.accounting.check_serving = kept.member.check_serving
+        server.gateway_status.may_serve = kept.member.may_serve
+    if server.telemetry is not None:
+        server.telemetry.start(server.metrics.collect)
+        stack.push_async_callback(server.telemetry.close)
+    return server
+
+
 def _check_secrets(settings: Settings) -> None:
     """Read what the settings name: a missing key stops the start rather than fail the first request."""
     settings.upstream_key()
@@ -207,74 +212,6 @@ def _check_secrets(settings: Settings) -> None:
         from trustgate.telemetry import check_installed
 
         check_installed()
-
-
-class _Kept(NamedTuple):
-    """Where receipts go."""
-
-    log: Log
-    archive: Archive
-    #: For ever: signs the log's state, or sees what another process has signed. It is given how often, seconds.
-    upkeep: Callable[[Callable[[], float]], Coroutine[Any, Any, None]]
-    #: This process among the nodes of its database; None where that is a file.
-    member: Member | None
-    #: It among others that serve the database at the same time; None: it serves alone.
-    together: Together | None = None
-
-
-async def _keep_alone(
-    settings: Settings, store: Store, address: str, stop: asyncio.Event, stack: contextlib.AsyncExitStack
-) -> _Kept:
-    """Recover the log, which this process alone appends to."""
-    member = None
-    if settings.store.url:
-        from trustgate.server.membership import membership
-
-        await check_log_key(settings, store)
-        await place_waiting(settings, store)
-        member = await stack.enter_async_context(membership(settings, address, stop))
-        await set_aside_diverged(settings.journal_folder, store)
-    journal = Journal.open(
-        settings.journal_folder,
-        store_id=store.store_id,
-        last_seq=await store.last_seq(),
-        segment_bytes=settings.journal.segment_bytes,
-    )
-    stack.callback(journal.close)
-    tree = await Tree.open(store)
-    log = await Log.recover(store, journal, tree)
-    if member is not None:
-        await append_diverged(settings.journal_folder, store, log)
-        from trustgate.cluster.drafts import home_id
-
-        for drafts in (settings.home / "drafts", *(worker / "drafts" for worker in settings.home.glob("workers/*"))):
-            await append_diverged(drafts, store, log)
-            if drafts.is_dir():
-                await append_drafts(drafts, home_id(drafts), store, log)
-    publisher = await Publisher.open(
-        store,
-        tree,
-        key_file=settings.log_key,
-        checkpoint_file=settings.checkpoint,
-        origin=settings.receipts.origin,
-    )
-    return _Kept(log, Archive(store, tree, publisher), publisher.run, member)
-
-
-async def _keep_together(
-    settings: Settings, store: Store, address: str, stop: asyncio.Event, stack: contextlib.AsyncExitStack
-) -> _Kept:
-    """Join the processes that append to the log."""
-    from trustgate.server.several import serving_together
-
-    together = await stack.enter_async_context(serving_together(settings, store, address, stop))
-    return _Kept(
-        together.books.log,
-        together.archive,
-        lambda _: together.follower.run(),
-        together.member,
-        together,
-    )
 
 
 async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
