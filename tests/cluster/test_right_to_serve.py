@@ -93,6 +93,8 @@ def test_a_stream_whose_key_cannot_be_looked_at_is_cut_and_the_revocation_holds_
         world.cut()
         world.gateway.cli("key", "revoke", made["id"])  # it waits until the other serves nothing new
         assert status(world.far, made["secret"]) == 503
+        headers = {"authorization": f"Bearer {made['secret']}"}
+        assert httpx.get(f"http://127.0.0.1:{world.far.port}/v1/models", headers=headers).status_code == 503
         rest = [line for line in lines if line]
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "store_unreachable"
     world.link.mend(late=False)

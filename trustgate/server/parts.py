@@ -418,6 +418,7 @@ class Server:
             archive=self.archive,
         )
         reads.on_refusal = self._on_unserved
+        reads.check_serving = self.accounting.check_serving
         if self.online.shared is not None:
             reads.refresh_counts = self.online.shared.refresh_counts
         url = (settings.payment.public_url or self.address).rstrip("/")

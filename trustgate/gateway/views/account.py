@@ -56,6 +56,10 @@ async def _is_fresh(*subject_ids: str) -> None:
     """Nothing: this process counts everything itself."""
 
 
+def _is_served() -> None:
+    """Always: one process has the database."""
+
+
 class Reads:
     def __init__(
         self,
@@ -79,12 +83,17 @@ class Reads:
         self._archive = archive
         #: Has in memory what several processes have counted of subjects, and on budgets.
         self.refresh_counts: Callable[..., Awaitable[None]] = _is_fresh
+        #: Raises ``Unavailable`` where this process cannot know at the moment which keys hold.
+        self.check_serving: Callable[[], None] = _is_served
         #: Is called with each refusal, what was asked (method and path) and the request's id.
         self.on_refusal: OnRefusal = _unnoticed
 
     def app(self, handler: Handler, *, takes_keyless: bool = False) -> _Read:
         """``takes_keyless``: whether callers without a key may ask, where something is sold to them."""
-        return _Read(self._directory, handler, self._refused, takes_keyless=takes_keyless)
+        return _Read(self._directory, handler, self._refused, self._check, takes_keyless=takes_keyless)
+
+    def _check(self) -> None:
+        self.check_serving()
 
     def _refused(self, error: TrustGateError, what: str, request_id: str) -> None:
         self.on_refusal(error, what, request_id)
@@ -308,8 +317,17 @@ def receipt_card(entry: Entry) -> dict[str, Any]:
 class _Read:
     """The ASGI application of one reading endpoint: authenticate, ask, answer in JSON."""
 
-    def __init__(self, directory: Directory, handler: Handler, on_refusal: OnRefusal, *, takes_keyless: bool) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        handler: Handler,
+        on_refusal: OnRefusal,
+        check_serving: Callable[[], None],
+        *,
+        takes_keyless: bool,
+    ) -> None:
         self._directory = directory
+        self._check_serving = check_serving
         self._handler = handler
         self._takes_keyless = takes_keyless
         self._on_refusal = on_refusal
@@ -320,6 +338,7 @@ class _Read:
         # for with a key in another header than Authorization (RFC 9111, section 3.5).
         headers = [(b"x-request-id", arrival.request_id), (b"cache-control", b"no-store")]
         try:
+            self._check_serving()
             caller = identify(self._directory, arrival, takes_keyless=self._takes_keyless)
             answer = await self._handler(caller, scope)
         except TrustGateError as error:
