@@ -11,9 +11,9 @@ import pytest
 from tests.conftest import GatewayFactory
 from tests.gateway.conftest import HELLO, SignUp, Tenant
 from tests.gateway.test_path import only_receipt, receipt_of
-from tests.support.answers import MESSAGE_USAGE, event, message, message_stream
+from tests.support.answers import MESSAGE_USAGE, event, message, message_stream, response_stream
 from tests.support.gateway import Gateway
-from tests.support.upstream import CLOSE, Reply, Upstream
+from tests.support.upstream import CLOSE, Gate, Reply, Upstream
 
 
 def ask(tenant: Tenant, **members: Any) -> httpx.Response:
@@ -226,3 +226,25 @@ def test_a_models_tokenizer_is_asked_beside_the_api_at_no_cost(
     assert tenant.used()["day"] == {"requests": 1, "tokens": 0, "cost_nano_usd": 0}
     without = tenant.http.request(method, path.partition("?")[0], json=body)
     assert (without.status_code, without.json()["error"]["param"]) == (400, "model")
+
+
+@pytest.mark.parametrize("endpoint", ["messages", "responses"])
+def test_the_last_event_leaves_behind_its_receipt_though_the_stream_has_not_ended(
+    tenant: Tenant, scripted: Upstream, endpoint: str
+) -> None:
+    *events, last = message_stream() if endpoint == "messages" else response_stream()
+    more, end = Gate(), Gate()
+    scripted.script(Reply.sse([*events, more, last, end]))
+    body = {"model": "m", "max_tokens": 64, "messages": HELLO, "input": "Hello", "stream": True}
+    with tenant.http.stream("POST", f"/v1/{endpoint}", json=body) as response:
+        pieces, got = response.iter_raw(), b""
+        more.wait_reached()
+        while not got.endswith(events[-1]):
+            got += next(pieces)
+        more.open()
+        while not got.endswith(last):
+            got += next(pieces)
+        # Here clients hang up: for them the answer is whole.
+    receipt = only_receipt(tenant)
+    end.open()
+    assert (receipt["finish"], receipt["status"]) == ("complete", 200)

@@ -143,8 +143,8 @@ class _EventRelay:
 
         Returns False, and has sent nothing, where they are to be ``pass_on``'s.
         """
-        if self._is_over or self.failed:
-            return False
+        if self._is_over or self.failed or self.meter.done:
+            return False  # behind the last event, and it itself: its receipt comes before it
         for kind, _ in frames:
             # The usual one first: to hash a member of an enumeration costs as much as the rest.
             if kind is not FrameKind.CONTENT and kind not in _PLAIN_KINDS:
