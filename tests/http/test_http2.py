@@ -45,12 +45,17 @@ class Client:
 
     def request(self, path: str, body: bytes | None = b"", **pseudo: str) -> int:
         """Ask; without an end where ``body`` is None."""
+        stream = self.write_request(path, body, **pseudo)
+        self.flush()
+        return stream
+
+    def write_request(self, path: str, body: bytes | None = b"", **pseudo: str) -> int:
+        """As ``request``, but it is sent with the next ``flush``."""
         stream: int = self.wire.get_next_available_stream_id()
         fields = {"method": "POST", "path": path, "scheme": "http", "authority": "x", **pseudo}
         self.wire.send_headers(stream, [(f":{name}", value) for name, value in fields.items()])
         if body is not None:
             self.wire.send_data(stream, body, end_stream=True)
-        self.flush()
         return stream
 
     def read(self) -> bool:

@@ -57,6 +57,16 @@ def test_they_are_refused_at_the_door_and_their_connection_goes_on(client: Clien
     assert (full.refused, full.let_through, full.began, len(app.seen)) == (2, 1, 1, 1)
 
 
+def test_those_of_one_packet_count_as_on_their_way_until_they_are_begun(client: Client, full: Full) -> None:
+    full.room, began = 2, []
+    full.on_judge = lambda: began.append(full.began)
+    streams = [client.write_request("/v1/x", BODY) for _ in range(2)]
+    client.flush()
+    client.read_until_ended(*streams)
+    assert [status(client, stream) for stream in streams] == [200, 200]
+    assert (began, full.began) == ([0, 0], 2)
+
+
 def test_one_that_waits_has_its_whole_body_when_there_is_room_and_holds_up_no_other(
     client: Client, app: App, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:

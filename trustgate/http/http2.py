@@ -106,8 +106,8 @@ class Http2(H2Protocol):
             if isinstance(event, h2.events.DataReceived):
                 await self._take(event)
             elif self._is_welcome(event):
-                if isinstance(event, h2.events.RequestReceived) and self._has_to_wait(event):
-                    await self.send(Updated(idle=False))
+                if isinstance(event, h2.events.RequestReceived):
+                    await self._receive(event)
                 else:
                     await super()._handle_events([event])
         except (*PEER_FAULTS, KeyError) as error:
@@ -156,15 +156,22 @@ class Http2(H2Protocol):
                 return False
         return not isinstance(event, h2.events.PriorityUpdated)
 
-    def _has_to_wait(self, event: h2.events.RequestReceived) -> bool:
-        """Returns whether a request waits at the door; it is begun or refused later then."""
-        if self._door is None or self._waiting is None or self.context.terminated.is_set():
-            return False
-        head = _head(event)
-        if not self._waiting.judge(event, head):
-            return True
-        self._door.shed.begun(head)  # its application runs from the next turn of the loop on
-        return False
+    async def _receive(self, request: h2.events.RequestReceived) -> None:
+        """Begin with a request, or have it wait at the door: it is begun or refused later then."""
+        door = self._door
+        if door is None or self._waiting is None or self.context.terminated.is_set():
+            await super()._handle_events([request])
+            return
+        head = _head(request)
+        if not self._waiting.judge(request, head):
+            await self.send(Updated(idle=False))
+            return
+        try:
+            await super()._handle_events([request])
+        finally:
+            # Not before its application has taken its first step, in the next turn of the loop: until then it counts
+            # as on its way, and those that came in the same packet find one place less.
+            asyncio.get_running_loop().call_soon(door.shed.begun, head)
 
     def _decided(self, stream: WaitingStream, reason: Any) -> None:
         door = self._door
