@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.processes import PATIENCE_S
 from trustgate.errors import UpstreamFailed
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.upstream.answer import EventStream, Frame
 from trustgate.models.upstream.response import Reader, Response
+from trustgate.server.process import loop_factory
 
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _FRAMES = tuple(b'data: {"choices":[{"delta":{"content":"%d"}}]}\n\n' % n for n in range(12))
@@ -64,6 +66,17 @@ class _Stream:
         self.reader.feed(data)
         if is_waited_for:
             await _turns()
+
+
+def test_what_is_waited_for_until_a_time_is_not_waited_for_any_longer() -> None:
+    """Timers of the servers' loop end before its clock says so, one in four times."""
+
+    async def wait() -> list[bool]:
+        response, loop = _Stream().response, asyncio.get_running_loop()
+        return [await asyncio.wait_for(response.wait_until(loop.time() + 0.01), PATIENCE_S) for _ in range(50)]
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        assert not any(runner.run(wait()))
 
 
 async def _turns() -> None:

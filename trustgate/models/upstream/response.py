@@ -180,10 +180,18 @@ class Response(msgspec.Struct, eq=False):
 
     async def wait_until(self, until: float) -> bool:
         """Wait for a piece, or the end, until a time of the event loop. Returns whether there is one."""
-        timer = self._loop.call_at(until, self.wake)
+        is_over = False
+
+        def end() -> None:
+            # The loop's clock may be a fraction of a millisecond behind its timers (uvloop's is): it is not asked.
+            nonlocal is_over
+            is_over = True
+            self.wake()
+
+        timer = self._loop.call_at(until, end)
         try:
             while not (self.parts or self.is_whole or self._error is not None):
-                if self._loop.time() >= until:
+                if is_over:
                     return False
                 await self._wait()
         finally:
