@@ -9,6 +9,7 @@ import sys
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from asyncpg import InsufficientPrivilegeError, ReadOnlySQLTransactionError
 
@@ -32,6 +33,7 @@ from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.operations import SharedHold, Use
 from trustgate.errors import Conflict, RateLimited, Unavailable
+from trustgate.payment.credit import payment_members
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.settings import PostgresAddress
 from trustgate.types import Budget, Limits
@@ -112,6 +114,18 @@ async def test_a_balance_is_not_spent_twice(url: str) -> None:
         )
         assert [receipt and receipt.charged_nano_usd for receipt in receipts] == [7] * 100
         assert sum([await keepers[1].books.hold_money("ten_1", 10) is not None for _ in range(40)]) == 30
+
+
+async def test_a_credit_whose_receipt_two_processes_write_counts_once(url: str) -> None:
+    """One was killed with it in its journal; another found that it lacked."""
+    credit = make_receipt(tenant="ten_1", v=2, finish="credited", credited_nano_usd=1_000, charged_nano_usd=0)
+    credit = msgspec.structs.replace(credit, **payment_members(None))
+    async with bookkeepers(url, 2) as keepers:
+        for keeper in (*keepers, keepers[0]):
+            await keeper.books.close_late(credit, bytes(32), None, who=None, credit_nano_usd=1_000)
+        await keepers[1].books.refresh_balances("ten_1")
+        assert keepers[1].books.balances.balance("ten_1") == 1_000
+        assert [receipt.id for receipt in (await stored_receipts(url))["ten_1"]] == [credit.id]
 
 
 async def test_parallel_requests_are_counted_over_all(url: str) -> None:

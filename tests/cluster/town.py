@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ import httpx
 
 from tests.cluster.side_by_side import SideBySide
 from tests.support.paying import Market, market_environment, market_surroundings
+
+#: The secret of a bank's script (Standard Webhooks), which reports payments to any gateway.
+BANK = "whsec_" + base64.b64encode(b"the bank script's own secret").decode()
 
 _ECHO = (
     *("passport", "add", "echo", "--base-url", "builtin:echo", "--api-model-id", "trustgate/echo"),
@@ -40,7 +44,12 @@ class Town(SideBySide):
 def town(folder: Path, url: str) -> Iterator[Town]:
     """Build them, for the block."""
     with market_surroundings() as (upstream, facilitator, node), contextlib.ExitStack() as stack:
-        environment = {**market_environment(node), "TRUSTGATE_UPSTREAM_BACKGROUND_INTERVAL_S": "0.1"}
+        environment = {
+            **market_environment(node),
+            "TRUSTGATE_UPSTREAM_BACKGROUND_INTERVAL_S": "0.1",
+            "TRUSTGATE_CREDIT_WEBHOOK_SECRET_ENV": "BANK",
+            "BANK": BANK,
+        }
         built = Town(folder, url, 3, upstream.api_url, environment)
         stack.callback(built.close)
         built.gateway.cli(*_ECHO)

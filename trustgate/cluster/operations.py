@@ -233,8 +233,15 @@ def _both_subjects(caller: Caller) -> tuple[str, str]:
     return caller.tenant.id, caller.key.account_id
 
 
-def _payment_of(receipt: Receipt | None) -> str:
-    return "" if receipt is None or receipt.payment is UNSET else receipt.payment
+def _credited_as(receipt: Receipt | None) -> str:
+    """Returns what a receipt's credit is known by: its payment, or itself where the operator added it; else "".
+
+    Whoever finds that a credit lacks its receipt writes that anew, and the one that began it may have it in a journal.
+    """
+    if receipt is None:
+        return ""
+    payment = "" if receipt.payment is UNSET else receipt.payment
+    return payment or (receipt.id if receipt.finish == "credited" else "")
 
 
 def _charging_nothing(receipt: Receipt) -> Receipt:
@@ -294,8 +301,8 @@ class Close:
         self._credit_nano_usd = credit_nano_usd
         self._draft = draft
         self._late = late
-        #: The payment that it credits, which another may have credited since; "": none.
-        self._paid = _payment_of(receipt) if credit_nano_usd > 0 else ""
+        #: What the credit is known by that it adds, which another may have added since; "": none.
+        self._paid = _credited_as(receipt) if credit_nano_usd > 0 else ""
         self._late_charge_nano_usd = late_charge_nano_usd
         self._work = None if work is None else SettleWork(counters, work)
 

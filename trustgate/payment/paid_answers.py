@@ -1,8 +1,9 @@
 """The answers of paid requests, kept for a while so that a retry with the same payment gets the one it paid for.
 
 Kept on disk, so that they survive the process, and there only as their payer can read them: each file is encrypted with
-a key that follows from the API key of the request, which is nowhere on disk. Bounded in bytes, all together, and in
-time: the oldest go first. Answers to callers without an API key are kept in memory alone, within the same bound.
+a key that follows from the API key of the request, or, where it has none, from its body; neither is anywhere on disk.
+Who has the file and can guess every byte of such a body can read its answer. Bounded in bytes, all together, and in
+time: the oldest go first.
 
 Owns the files: ``ID`` with an answer, ``ID.large`` for one that was too large, mode 0600, whole or not there.
 """
@@ -227,12 +228,13 @@ class Answers:
         self.sweep()
 
 
-def answer_key(token: bytes) -> bytes:
-    """Returns what the answers to an API key are encrypted with; b"" for a request without one.
+def answer_key(known_by: bytes) -> bytes:
+    """Returns what an answer is encrypted with; b"" for none: it stays in memory.
 
-    The key's own SHA-256 is in the database: what encrypts must not follow from that.
+    ``known_by``: the API key, or the SHA-256 of the body of a request without one. The key's own SHA-256 is in the
+    database, and one over the body's and the path: what encrypts must not follow from those.
     """
-    return hmac.digest(token, b"TrustGate: kept answers", "sha256") if token else b""
+    return hmac.digest(known_by, b"TrustGate: kept answers", "sha256") if known_by else b""
 
 
 def sealed_answer(recorded: Recorded, key: bytes, payment_id: str) -> bytes:

@@ -66,8 +66,9 @@ class PaymentStep:
                 code="model_not_sold",
                 param="model",
             )
-        token = b"" if caller.is_keyless else bearer_token(arrival)
-        order = _order(request, terms, price_nano_usd, presented, answer_key(token))
+        # Without a key who asks again is known by the payment and by all that it asked, which nobody else has.
+        known_by = digest(body) if caller.is_keyless else bearer_token(arrival)
+        order = _order(request, terms, price_nano_usd, presented, answer_key(known_by))
         try:
             admitted = await self._cashier.admit(order)
         except PaymentRequired as refusal:

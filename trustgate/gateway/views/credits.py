@@ -97,6 +97,9 @@ class Credits:
         reply.headers += await sale.settle()
         if sale.payment is not None:
             entry = sale.credit()
+            kept = self._cashier.log.committed(entry)
+            if kept is not None:
+                await kept
             reply.headers.append(receipt_header(entry.receipt.id))
 
 
