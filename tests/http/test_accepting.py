@@ -107,6 +107,41 @@ def test_while_requests_wait_connections_do_but_for_no_longer_than_they_may(
             runner.run(run(listener))
 
 
+def test_of_several_that_accept_on_one_socket_none_takes_all_that_come_at_once(clients: list[socket.socket]) -> None:
+    async def run(listener: socket.socket) -> tuple[int, int]:
+        all_made = asyncio.Event()
+        first, second = list[asyncio.BaseTransport](), list[asyncio.BaseTransport]()
+
+        class Counted(asyncio.Protocol):
+            def __init__(self, made: list[asyncio.BaseTransport]) -> None:
+                self._made = made
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self._made.append(transport)
+                if len(first) + len(second) == len(clients):
+                    all_made.set()
+
+        with listener.dup() as other:
+            acceptors = [
+                Acceptor(each, lambda made=made: Counted(made), processes=2)  # type: ignore[misc]
+                for each, made in ((listener, first), (other, second))
+            ]
+            async with asyncio.timeout(PATIENCE_S):
+                await all_made.wait()
+            for acceptor in acceptors:
+                acceptor.close()
+        for transport in (*first, *second):
+            transport.close()
+        return len(first), len(second)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        clients += [socket.create_connection(listener.getsockname()) for _ in range(40)]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            counts = runner.run(run(listener))
+    assert sum(counts) == 40
+    assert min(counts) >= 12, counts
+
+
 class _Told(asyncio.Protocol):
     """Closes the acceptor as soon as it is connected, and knows what it was told."""
 

@@ -7,6 +7,9 @@ While requests wait for room (``refusals``) connections are accepted as these be
 more, to be refused, and a client that connects for each request has its turn as well when it waits in the kernel's
 queue. What is in that queue is accepted within ``MOST_LATE_S``, whatever waits, and what comes meanwhile within as long
 again: a tenant that has room, or a health check, waits for no longer behind connections of others.
+
+Where several processes accept on one socket, each takes a part of the queue at a turn: connections are kept for long,
+and the first to wake would have all that come at once.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ MOST_LATE_S = 0.1
 _QUEUE = 1024
 #: Where Linux has the length of a listener's queue in ``struct tcp_info`` (``tcpi_unacked``; tcp(7)).
 _UNACKED = slice(24, 28)
+#: How many times as many turns as without others a process takes for its part of the queue, so that others have theirs.
+_TURNS = 4
 #: What the system runs out of, and how long it gets to have some again.
 _OUT_OF = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _WAIT_S = 0.5
@@ -48,6 +53,7 @@ class Acceptor:
         tls: ssl.SSLContext | None = None,
         handshake_timeout_s: float = 10.0,
         waiting: Callable[[], int] = int,
+        processes: int = 1,
     ) -> None:
         """
         Args:
@@ -55,6 +61,7 @@ class Acceptor:
             make_protocol: makes the protocol of one connection.
             tls: where given, connections begin with a handshake, for at most ``handshake_timeout_s``.
             waiting: how many requests wait for room.
+            processes: how many accept on the socket, with this one.
         """
         self._listener = listener
         self._make_protocol = make_protocol
@@ -63,6 +70,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._count_waiting = waiting
+        self._processes = processes
         #: How many connections of those are in the kernel's queue that were there when its length was asked for.
         self._owed = 0
         self._owed_since = 0.0
@@ -97,7 +105,7 @@ class Acceptor:
         waiting = self._count_waiting()
         if not waiting:
             self._owed = 0
-            self._accept_some(MAX_PER_TURN)
+            self._accept_some(MAX_PER_TURN if self._processes == 1 else self._part_of_queue())
             return
         if self._owed <= 0:
             self._owed, self._owed_since = _queue_length(self._listener), self._loop.time()
@@ -105,6 +113,10 @@ class Acceptor:
         self._accept_some(min(self._owed, MAX_PER_TURN) if is_late else MAX_WAITING - waiting)
         if self._paused is None:
             self._pause(_LOOK_S)
+
+    def _part_of_queue(self) -> int:
+        """Returns how many to accept at this turn, beside other processes."""
+        return max(1, min(MAX_PER_TURN, _queue_length(self._listener) // (_TURNS * self._processes)))
 
     def _accept_some(self, most: int) -> None:
         for _ in range(most):

@@ -43,11 +43,12 @@ async def listen(
     tls: ssl.SSLContext | None = None,
     shed: Shed | None = None,
     websockets: Collection[bytes] = (),
+    processes: int = 1,
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end.
 
     ``shed`` may answer a request in the place of ``app``, before anything is begun for it. ``websockets``: the paths on
-    which one may be asked for; elsewhere that is an ordinary request.
+    which one may be asked for; elsewhere that is an ordinary request. ``processes``: how many serve on the socket.
     """
     _allow_many_connections()
     others = _Others(app, timeouts)
@@ -58,6 +59,7 @@ async def listen(
         tls=tls,
         handshake_timeout_s=_HANDSHAKE_S,
         waiting=lambda: door.refusals.waiting,
+        processes=processes,
     )
     try:
         await stop.wait()

@@ -283,6 +283,7 @@ async def _run_until(
                 tls=None if certificate is None else certificate.context,
                 shed=server.shedding(settings),
                 websockets=WEBSOCKET_PATHS,
+                processes=settings.serve.workers if settings.worker else 1,
             ),
             serve(server.admin_app(), admin),
         )
