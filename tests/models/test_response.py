@@ -27,13 +27,16 @@ class Server:
         self._answers = answers
         self.connections = 0
         self.port = 0
+        #: The heads of the requests that came.
+        self.heads: list[bytes] = []
         #: One is taken before each piece but the first, where it is set.
         self.gate: asyncio.Semaphore | None = None
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
-            while await reader.readuntil(b"\r\n\r\n"):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                self.heads.append(head)
                 for number, piece in enumerate(self._answers.pop(0)):
                     if number and self.gate is not None:
                         await self.gate.acquire()
@@ -224,3 +227,25 @@ async def test_a_request_that_is_cancelled_leaves_nothing_behind() -> None:
         server.gate.release()
         assert await read(await ask(server, network)) == b"hello"
         assert server.connections == 2
+
+
+async def test_a_head_that_was_made_before_is_sent_to_those_alone_whose_it_is() -> None:
+    """The same headers, others, another path and another method, each twice, with an id of each request's own."""
+    asked = [
+        ("GET", "/x", (("accept", "a"), ("authorization", "Bearer 1"))),
+        ("GET", "/x", (("accept", "b"), ("authorization", "Bearer 1"))),
+        ("GET", "/x", (("accept", "a"), ("authorization", "Bearer 2"))),
+        ("GET", "/y", (("accept", "a"), ("authorization", "Bearer 1"))),
+        ("PUT", "/x", (("accept", "a"), ("authorization", "Bearer 1"))),
+        ("GET", "/x", (("accept", "a" * 4_000), ("authorization", "Bearer 1"))),
+    ]
+    answers = [[b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"] for _ in range(2 * len(asked))]
+    async with served(*answers) as (server, network):
+        for number, (method, path, headers) in enumerate((*asked, *asked)):
+            url = f"http://127.0.0.1:{server.port}/v1"
+            response = await network.send(method, url, path, headers, b"", f"req_{number}")
+            assert await read(response) == b"{}"
+            lines = [f"{method} /v1{path} HTTP/1.1", f"host: 127.0.0.1:{server.port}", *map(": ".join, headers)]
+            assert server.heads[-1].decode() == "\r\n".join([*lines, f"x-request-id: req_{number}", "", ""])
+        with pytest.raises(ValueError, match="holds what it must not"):
+            await network.send("GET", url, "/x", (("accept", "a\r\nx: y"),), b"")
