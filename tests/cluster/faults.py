@@ -4,16 +4,13 @@
 each round clients ask while one fault happens; then all is still, and every promise is looked at: each answer that a
 client had the end of has its receipt, once; no chain and no place has a gap; all show one log, which continues each
 checkpoint that was shown; quota, budget and balance are drawn to their end, to the unit; ``doctor --books`` is clean;
-no state of the log is anchored twice; no answer took longer than ``BOUND_S``.
+no state of the log is anchored twice; no answer took longer than ``load.BOUND_S``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import http.client
-import json
 import logging
 import random
 import shutil
@@ -22,156 +19,41 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import httpx
-
-from tests.cluster.failover import _CUT, CHAT, LEASE_S, Machine
+from tests.cluster.failover import _CUT, LEASE_S, Machine
+from tests.cluster.load import Load
+from tests.cluster.promises import Asked, Promises
 from tests.cluster.several import Beside
 from tests.support.disks import fill, mounted_disk
 from tests.support.links import BOTH, Link
 from tests.support.postgres import Postgres, run_sql
 from tests.support.processes import wait_until
 from trustgate.admin import commands, money
-from trustgate.admin.remote import RemoteAdmin
 from trustgate.localnet import running_localnet
-from trustgate.receipts.merkle import root_of
-from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
-from trustgate.settings import PostgresAddress, Settings
-from trustgate.store import open_store
-from trustgate.store.base import ReceiptFilter
-from trustgate.types import Entry
 
 _logger = logging.getLogger(__name__)
 
-#: How long an answer may take, whatever happens to the database or to the network before it (processes.md).
-BOUND_S = 15.0
-#: The same of what is read from the database.
-LOOK_BOUND_S = 45.0
 #: What each round's tenants may have.
 QUOTA, BUDGET, PAID = 40, 30, 25
 _CENT = 10_000_000
 _DISK_BYTES = 400 * 2**20
 _PATIENCE_S = 60.0
-_COUNTED = ("complete", "client_gone", "upstream_cut", "cut")
 
 
-class Asked(NamedTuple):
-    """A tenant of a round."""
-
-    name: str
-    tenant_id: str
-    key: str
-    #: How many requests it gets.
-    most: int
-    #: The status of the one after.
-    refusal: int
-
-
-class Load:
-    """Threads that ask all machines for all tenants, and keep what they were answered."""
-
-    def __init__(self, machines: list[Machine], seed: int, count: int = 4) -> None:
-        self._machines = machines
-        self._go, self._end = threading.Event(), threading.Event()
-        self._under_way: set[int] = set()
-        self.keys: list[str] = []
-        #: Receipts of answers that were read to their end.
-        self.receipts: list[str] = []
-        self.statuses: Counter[int] = Counter()
-        #: Machines that are asleep now: how long their answers take says nothing.
-        self.asleep: set[str] = set()
-        #: Answers that took too long: seconds, status, machine.
-        self.late: list[tuple[float, int, str]] = []
-        self.slowest_s = 0.0
-        self.unexpected: list[str] = []
-        self._threads = [
-            threading.Thread(target=self._ask, args=(number, random.Random(f"{seed} {number}")), daemon=True)
-            for number in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _ask(self, number: int, chance: random.Random) -> None:
-        while not self._end.is_set():
-            if not self._go.wait(0.1):
-                continue
-            self._under_way.add(number)
-            if self._go.is_set():
-                machine = chance.choice(self._machines)
-                if self.receipts and chance.random() < 0.1:
-                    # Read from the database, as a client looks something up.
-                    path = chance.choice(("/v1/usage", f"/v1/receipts/{self.receipts[-1]}"))
-                    status = self.ask(machine, chance.choice(self.keys), path, None)
-                else:
-                    status = self.ask(machine, chance.choice(self.keys))
-                if status in (0, 503):
-                    time.sleep(0.05)
-            self._under_way.discard(number)
-
-    def ask(self, machine: Machine, key: str, path: str = "/v1/chat/completions", body: str | None = CHAT) -> int:
-        """One request; its status, 0 where the connection was lost."""
-        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        connection = http.client.HTTPConnection("127.0.0.1", machine.port, timeout=60)
-        began = time.monotonic()
-        was_asleep = machine.name in self.asleep
-        status = 0
-        try:
-            connection.request("GET" if body is None else "POST", path, body, headers)
-            answer = connection.getresponse()
-            status, receipt = answer.status, answer.headers.get("x-trustgate-receipt")
-            text = answer.read()
-            if status == 200 and body is not None and receipt is not None:
-                self.receipts.append(receipt)
-            elif body is None and status in (200, 404):
-                pass
-            elif status not in (402, 429, 503):
-                self.unexpected.append(f"{status} {text[:300]!r}")
-            elif status == 503 and (answer.headers.get("retry-after") is None or b"postgresql:" in text):
-                self.unexpected.append(f"503 without Retry-After, or with too much: {text[:300]!r}")
-        except (OSError, http.client.HTTPException):
-            pass
-        finally:
-            connection.close()
-        took_s = time.monotonic() - began
-        self.statuses[status] += 1
-        if not was_asleep and machine.name not in self.asleep:
-            self.slowest_s = max(self.slowest_s, took_s)
-            if took_s > (LOOK_BOUND_S if body is None else BOUND_S):
-                self.late.append((took_s, status, machine.name))
-        return status
-
-    def go(self) -> None:
-        self._go.set()
-
-    def rest(self) -> None:
-        """Begin no more requests, and wait for those that run."""
-        self._go.clear()
-        time.sleep(0.02)
-        wait_until(lambda: not self._under_way, "the clients to have their answers", _PATIENCE_S)
-
-    def close(self) -> None:
-        self._end.set()
-        self._go.set()
-        for thread in self._threads:
-            thread.join()
-
-
-class Faulty:
+class Faulty(Promises):
     """The world of one run; each fault is a method."""
 
     def __init__(self, folder: Path, disk: Path | None, seed: int, chain: str, count: int = 3) -> None:
         """``disk``: for the database, so that it can be filled up. ``chain``: a Solana node's URL; "": no anchors."""
-        self.folder, self.disk, self.chain = folder, disk, chain
-        self.random = random.Random(seed)
+        self.folder, self.disk = folder, disk
         self.postgres = Postgres(disk).start()
-        self.url = self.postgres.schema()
+        super().__init__(self.postgres.schema(), chain, random.Random(seed))
         self.links = [Link(self.postgres.port) for _ in range(count)]
         environment = {"TRUSTGATE_ANCHOR_RPC": chain, "TRUSTGATE_ANCHOR_AFTER_RECEIPTS": "25"} if chain else {}
-        self.machines: list[Machine] = [
+        self.machines = [
             Beside(
                 folder,
                 f"gateway{number}",
@@ -197,12 +79,6 @@ class Faulty:
         self.faults: Counter[str] = Counter()
         self.load = Load(self.machines, seed)
         self.free = self._tenant("free", "internal", 0, 0)
-        #: Requests that were charged though nothing was left, of gateways that were killed.
-        self.beyond = 0
-        #: Checkpoints that were shown: by size, the root.
-        self.shown: dict[int, str] = {}
-        #: What gateways answered that were not ready.
-        self.unready: list[str] = []
 
     def close(self) -> None:
         self.load.close()
@@ -214,11 +90,6 @@ class Faulty:
         self.postgres.close()
 
     # tenants
-
-    def execute(self, command: commands.Command[Any], machine: Machine | None = None) -> Any:
-        """A command of the operator's at a machine, the first unless one is named."""
-        home = (machine or self.machines[0]).gateway.home
-        return asyncio.run(RemoteAdmin.over_socket(Settings(home=home).socket).execute(command))
 
     def _tenant(self, name: str, plan: str, most: int, refusal: int) -> Asked:
         added = self.execute(commands.TenantAdd(name=name, plan=plan), self.random.choice(self.machines))
@@ -516,156 +387,6 @@ class Faulty:
             "round %d: %s, %d answers, the slowest %.1f s, %.0f s in all",
             *(number, fault.__name__, len(self.load.receipts) - before, slowest_s, time.monotonic() - began),
         )
-
-    def check(self, tenants: list[Asked], *, was_killed: bool) -> None:
-        """Every promise. ``was_killed``: a gateway ended, perhaps with receipts in its journal alone."""
-        try:
-            wait_until(self._all_serve, "all to serve", _PATIENCE_S)
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {self.unready}") from None
-        for tenant in tenants:
-            self._draw_to_the_end(tenant)
-        wait_until(lambda: run_sql(self.url, "SELECT count(*) FROM waiting_receipts") == [(0,)], "all to have places")
-        rows = run_sql(self.url, "SELECT id, seq, tenant, tseq, finish FROM receipts ORDER BY seq")
-        kept = Counter(row[0] for row in rows)
-        assert max(kept.values()) == 1, "a receipt is in the log twice"
-        missing = [receipt for receipt in self.load.receipts if receipt not in kept]
-        assert not missing, f"{len(missing)} of {len(self.load.receipts)} receipts are missing: {missing[:5]}"
-        assert [row[1] for row in rows] == list(range(1, len(rows) + 1)), "the log has a gap"
-        chains: dict[str, list[int]] = defaultdict(list)
-        for _, _, tenant_id, tseq, _ in rows:
-            chains[tenant_id].append(tseq)
-        for tenant_id, numbers in chains.items():
-            assert numbers == list(range(1, len(numbers) + 1)), f"the chain of {tenant_id} has a gap"
-        acknowledged = set(self.load.receipts)
-        for tenant in tenants:
-            ended = [row[0] for row in rows if row[2] == tenant.tenant_id and row[4] in _COUNTED]
-            # What a gateway that was killed held is given back; answers whose end it sent to no client, and that are in
-            # its journal, are charged at its next start.
-            late = [receipt for receipt in ended if was_killed and receipt not in acknowledged]
-            assert tenant.most <= len(ended) <= tenant.most + len(late), (
-                f"{tenant.name} has got {len(ended)} of {tenant.most}: {self._rows_of(tenant)}"
-            )
-            self.beyond += len(ended) - tenant.most
-        self._check_one_log()
-        books = self.machines[0].gateway.cli("doctor", "--books", check=False)
-        assert books.returncode == 0, books.stdout
-        assert not self.load.late, f"late: {self.load.late[:5]}"
-        assert not self.load.unexpected, self.load.unexpected[:5]
-
-    def _rows_of(self, tenant: Asked) -> list[Any]:
-        """What the database has of what it may still use."""
-        query = "SELECT key, state::text FROM shared_state WHERE key ~ '^(budget|quota|balance)/' AND key !~ '/key_'"
-        return [row for row in run_sql(self.url, query) if tenant.tenant_id in row[0] or row[0].startswith("budget/")]
-
-    def _draw_to_the_end(self, tenant: Asked) -> None:
-        """Ask until it is refused, once what dead processes held is given back."""
-        served = 0
-
-        def all_drawn() -> bool:
-            nonlocal served
-            machine = self.random.choice(self.machines)
-            while (status := self.load.ask(machine, tenant.key)) == 200:
-                pass
-            if status == 503:
-                return False
-            assert status == tenant.refusal, f"{tenant.name} was answered with {status}"
-            [[served]] = run_sql(
-                self.url,
-                f"SELECT count(*) FROM receipts WHERE tenant = '{tenant.tenant_id}' AND finish IN {_COUNTED}",
-            )
-            return int(served) >= tenant.most
-
-        try:
-            wait_until(all_drawn, f"{tenant.name} to get all {tenant.most}", 30)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it has got {served}") from None
-
-    def _check_one_log(self) -> None:
-        found: set[str] = set()
-
-        def is_one() -> bool:
-            nonlocal found
-            found = {_get(each, "/log/checkpoint") for each in self.machines}
-            return len(found) == 1 and "" not in found
-
-        wait_until(is_one, "all to show one checkpoint")
-        _, size, root = found.pop().split("\n")[:3]
-        assert self.shown.setdefault(int(size), root) == root, f"two logs of {size} receipts"
-
-    def _all_serve(self) -> bool:
-        for machine in self.machines:
-            if not machine.is_running():
-                machine.start()
-        if not all(machine.listens() for machine in self.machines):
-            return False
-        found = [_get(machine, "/ready") for machine in self.machines]
-        # "upstream" is for one that can fail.
-        self.unready = [text for text in found if text.count('"ok"') < 2]
-        return not self.unready
-
-    def check_history(self) -> None:
-        """Check what takes long: the chains' hashes, every checkpoint that was shown, the anchors on the chain."""
-        wait_until(lambda: run_sql(self.url, "SELECT count(*) FROM waiting_receipts") == [(0,)], "no receipt to wait")
-        asyncio.run(self._check_tree())
-        if self.chain:
-            self._check_anchors()
-        for machine in self.machines:
-            for log in machine.folder.glob(f"{machine.name}.*.log"):
-                assert "Traceback" not in log.read_text(), f"{log}: {log.read_text()[-3000:]}"
-
-    async def _check_tree(self) -> None:
-        """Each checkpoint that was shown is of the receipts as they are now, and each chain links to its last."""
-        with tempfile.TemporaryDirectory() as home:
-            store = await open_store(Path(home) / "none", PostgresAddress(self.url), several=True)
-            entries: list[Entry] = []
-            while found := await store.entries(ReceiptFilter(after_seq=len(entries), limit=1_000, oldest_first=True)):
-                entries += found
-            await store.close()
-        leaves = [leaf_hash(entry.receipt) for entry in entries]
-        for size, root in self.shown.items():
-            found_root = base64.b64encode(root_of(leaves[:size])).decode()
-            assert found_root == root, f"the checkpoint of {size} is of another log"
-        ends: dict[str, str] = {}
-        for entry, leaf in zip(entries, leaves, strict=True):
-            receipt = entry.receipt
-            assert ends.get(receipt.tenant, FIRST_TPREV) == receipt.tprev, f"{receipt.id} follows another receipt"
-            ends[receipt.tenant] = leaf.hex()
-        _logger.info("%d receipts, %d checkpoints", len(entries), len(self.shown))
-
-    def _check_anchors(self) -> None:
-        """One that was sent when its process was killed, or lost the database, is recorded by the next flush."""
-        sizes: list[int] = []
-        recorded: list[int] = []
-
-        def is_settled() -> bool:
-            gateway = self.machines[0].gateway
-            if gateway.cli("anchor", "flush", check=False).returncode:
-                return False
-            done = gateway.cli("anchor", "verify", "--rpc", self.chain, "--json", check=False)
-            if done.returncode:
-                return False
-            audit = json.loads(done.stdout)
-            assert audit["ok"], audit
-            sizes[:] = sorted(finding["tree_size"] for finding in audit["findings"])
-            assert len(set(sizes)) == len(sizes), f"anchored twice: {sizes}"
-            anchors = self.execute(commands.AnchorList())
-            recorded[:] = sorted(anchor.tree_size for anchor in anchors if anchor.state == "anchored")
-            return sizes == recorded
-
-        try:
-            wait_until(is_settled, "the anchors of the book to be those of the chain")
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {recorded} in the book, {sizes} on the chain") from None
-        _logger.info("%d anchors", len(sizes))
-
-
-def _get(machine: Machine, path: str) -> str:
-    """What a machine shows; "" where it cannot be reached."""
-    try:
-        return httpx.get(f"http://127.0.0.1:{machine.port}{path}", timeout=30).text
-    except httpx.TransportError:
-        return ""
 
 
 def _pidfd(pid: int) -> int:

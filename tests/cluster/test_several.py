@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ import httpx
 import pytest
 
 from tests.cluster.failover import CHAT, Machine
+from tests.cluster.faults import Faulty
 from tests.cluster.several import Several
+from tests.support.disks import mounted_disk
 from tests.support.gateway import Gateway
 from tests.support.postgres import run_sql
 from tests.support.processes import wait_until
@@ -158,8 +161,14 @@ def test_once_a_revocation_has_returned_no_request_passes_at_any_process(world: 
 
 @pytest.mark.slow
 def test_nothing_is_lost_or_doubled_while_processes_and_postgres_end(tmp_path: Path) -> None:
-    world = Several(tmp_path, 7)
-    try:
-        world.check(world.run(4))
-    finally:
-        world.close()
+    """Some of the faults that ``python -m tests.cluster.faults`` has, each of a kind of its own."""
+    # Not below pytest's folder, which is root's alone.
+    with tempfile.TemporaryDirectory() as below, mounted_disk(Path(below), 400 * 2**20) as (disk, _):
+        world = Faulty(tmp_path, disk, 7, "")
+        try:
+            faults = ["swallow_and_kill", "kill_postgres", "cut_in_message", "sleep_of_the_signer"]
+            for number, fault in enumerate([*faults, "read_only" if disk is None else "fill_disk"], start=1):
+                world.round(number, fault)
+            world.check_history()
+        finally:
+            world.close()

@@ -53,6 +53,8 @@ class DatabaseConnection(Protocol):
 Connect = Callable[[], Awaitable[DatabaseConnection]]
 
 
+#: How long the database is waited for at the end, which it need not hear of, seconds.
+_CLOSE_S = 5.0
 #: When a client may ask again of what the database is needed for, seconds.
 RETRY_AFTER_S = "2"
 
@@ -188,7 +190,7 @@ class DatabaseSession:
         if connection is None:
             return
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(min(self._timeout_s, _CLOSE_S)):
                 await connection.close()
         except Exception as error:
             connection.terminate()
