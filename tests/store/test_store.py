@@ -21,6 +21,7 @@ from trustgate.errors import TrustGateError, Unavailable
 from trustgate.receipts.receipt import canonical
 from trustgate.settings import PostgresAddress
 from trustgate.store import ReceiptFilter, Store, StoredTile, UsageFilter, UsageRow, migrations, open_store
+from trustgate.store import entries as entries_module
 from trustgate.store.base import UsageGroup
 from trustgate.types import (
     COUNTED,
@@ -346,7 +347,9 @@ async def test_no_entries_are_no_work(store: Store) -> None:
     assert await store.last_seq() == 0
 
 
-async def test_heads_are_each_tenants_last_entry(store: Store) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 1_000])  # three tenants: a page each, two pages, one
+async def test_heads_are_each_tenants_last_entry(store: Store, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(entries_module, "_ROWS", rows)
     entries = [make_entry(seq, tenant=f"tenant_{seq % 3}") for seq in range(1, 12)]
     await store.append_entries(entries)
 

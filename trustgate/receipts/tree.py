@@ -30,7 +30,8 @@ from trustgate.store import ReceiptFilter, Store, StoredTile
 
 #: Leaves hashed into the tree before the event loop gets its turn (some 0.2 ms).
 _SLICE_LEAVES = 64
-_BATCH_ENTRIES = 10_000
+#: Receipts that are read together.
+_BATCH_ENTRIES = 2_048
 #: Full tiles kept in memory, 8 KiB each.
 _CACHED_TILES = 512
 
@@ -48,7 +49,9 @@ class Tree:
         tree = cls(store, await _resume(store, await store.tile_count(0)))
         last_seq = await store.last_seq()
         while tree.size < last_seq:
-            entries = await store.entries(ReceiptFilter(after_seq=tree.size, oldest_first=True, limit=_BATCH_ENTRIES))
+            until_seq = tree.size + _BATCH_ENTRIES
+            page = ReceiptFilter(after_seq=tree.size, until_seq=until_seq, oldest_first=True, limit=_BATCH_ENTRIES)
+            entries = await store.entries(page)
             grown, tiles = await tree.extended([leaf_hash(entry.receipt) for entry in entries])
             await store.append_entries((), tiles)
             tree.adopt(grown)

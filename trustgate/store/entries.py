@@ -6,8 +6,9 @@ Owns the SQL that appends and finds them. Each function runs on the writer threa
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from trustgate.errors import StoreDamaged
 from trustgate.store.archives import archived_last_seq
@@ -17,6 +18,8 @@ from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, entry_from_row, en
 from trustgate.store.sql import SqlConnection, dialect_of, one_value, where_clause
 from trustgate.types import Entry
 
+#: Whole rows that are read together.
+_ROWS = 1_000
 _TILE_COLUMNS = ("level", "position", "hashes")
 _RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
 
@@ -69,11 +72,28 @@ def load_tiles(connection: SqlConnection, level: int, positions: Sequence[int]) 
 
 
 def load_heads(connection: SqlConnection) -> list[Entry]:
-    rows = connection.execute(
-        f"""SELECT {ENTRY_SELECT} FROM receipts WHERE seq IN (SELECT max(seq) FROM receipts GROUP BY tenant)
-            UNION ALL SELECT {ENTRY_SELECT} FROM archived_heads WHERE tenant NOT IN (SELECT tenant FROM receipts)"""  # noqa: S608
-    ).fetchall()
-    return [entry_from_row(row) for row in rows]
+    """Returns the last entry of each tenant.
+
+    A thousand rows at a time: every column of ten thousand at once takes more memory than a small database has.
+    """
+    last = "SELECT max(seq) FROM receipts GROUP BY tenant"
+    archived = "SELECT seq FROM archived_heads WHERE tenant NOT IN (SELECT tenant FROM receipts)"
+    return [
+        entry_from_row(row)
+        for table, query in (("receipts", last), ("archived_heads", archived))
+        for row in _rows_of(connection, table, sorted(seq for (seq,) in connection.execute(query).fetchall()))
+    ]
+
+
+def _rows_of(connection: SqlConnection, table: str, seqs: Sequence[int]) -> Iterator[Sequence[Any]]:
+    """Returns the rows with those numbers, which are in order."""
+    for start in range(0, len(seqs), _ROWS):
+        page = seqs[start : start + _ROWS]
+        marks = ", ".join("?" * len(page))
+        yield from connection.execute(
+            f"SELECT {ENTRY_SELECT} FROM {table} WHERE seq BETWEEN ? AND ? AND seq IN ({marks})",  # noqa: S608 - bound
+            [page[0], page[-1], *page],
+        ).fetchall()
 
 
 def load_entries(connection: SqlConnection, source: str, query: ReceiptFilter) -> list[Entry]:

@@ -45,7 +45,8 @@ async def copy_receipts(source: SqlStore, target: SqlStore, report: Callable[[in
             hint="Move to an empty database or schema.",
         )
     while last < end:
-        page = await source.entries(ReceiptFilter(after_seq=last, oldest_first=True, limit=_RECEIPTS))
+        wanted = ReceiptFilter(after_seq=last, until_seq=last + _RECEIPTS, oldest_first=True, limit=_RECEIPTS)
+        page = await source.entries(wanted)
         await target.append_entries(page)
         last = page[-1].seq
         report(last, end)
