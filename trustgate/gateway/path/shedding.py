@@ -93,7 +93,7 @@ class Shedding:
 
         ``queue``: the tenants that have requests waiting; one more of theirs has no room before those.
         """
-        tenant_id = ""
+        tenant_id = head.judged_as or ""
         if queue or not self._running.has_room_for_all(self._coming):
             noted = head.noted
             if noted is None:
@@ -110,6 +110,7 @@ class Shedding:
             if reason:
                 head.judged_as = tenant_id
                 return reason
+        if tenant_id:
             self._coming_of[tenant_id] = self._coming_of.get(tenant_id, 0) + 1
         self._coming += 1
         head.passed = tenant_id
