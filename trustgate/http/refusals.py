@@ -270,8 +270,10 @@ class Refusals:
             if not self._to_look or not queues:
                 return
             tenant_id = next(iter(queues))
-            queue = queues.pop(tenant_id)
-            queues[tenant_id] = queue  # the last one now
+            queue = queues[tenant_id]
+            if len(queues) > 1:
+                del queues[tenant_id]
+                queues[tenant_id] = queue  # the last one now
             if shed.has_room(tenant_id):
                 queue.next().waiting.look_again()
                 self._to_look = len(queues)

@@ -206,6 +206,10 @@ class InFlight:
         """Returns whether ``admit`` refuses no request for want of room, once so many more have come."""
         return self._shares.has_room_for_all(coming)
 
+    def has_room(self, tenant_id: str, coming: int = 0, coming_of: int = 0) -> bool:
+        """Returns whether a request of the tenant is admitted; ``coming`` and ``coming_of`` as in ``why_not``."""
+        return not self.draining and self._shares.has_room(tenant_id, 1, coming, coming_of)
+
     def room_came(self) -> None:
         """There may be more room than before."""
         for call in self.on_room:

@@ -122,7 +122,7 @@ class Shedding:
 
     def has_room(self, tenant_id: str) -> bool:
         """Returns whether one more request of the tenant is let through."""
-        return not self._running.why_not(tenant_id, self._coming, self._coming_of.get(tenant_id, 0))
+        return self._running.has_room(tenant_id, self._coming, self._coming_of.get(tenant_id, 0))
 
     def on_room(self, call: Callable[[], None]) -> None:
         """Have ``call`` called whenever there may be more room than before."""
