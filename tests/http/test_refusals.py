@@ -16,7 +16,7 @@ from tests.support.processes import wait_until
 from trustgate.http import http1, refusals
 from trustgate.http.exchange import whole_answer
 from trustgate.http.parser import RequestHead
-from trustgate.http.refusals import MAX_REFUSED_PER_TURN, Refusal
+from trustgate.http.refusals import Refusal
 
 BODY = b'{"x": 1}'
 _REQUEST = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n%b"
@@ -134,7 +134,7 @@ def test_a_connection_goes_on_after_refusals(server: Server, app: App, full: Ful
 
 
 def test_each_of_many_that_come_at_once_is_refused_once(server: Server, app: App, full: Full) -> None:
-    many = 3 * MAX_REFUSED_PER_TURN
+    many = 300
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(server.connect()) for _ in range(many)]
         go = standstill(server)
@@ -220,7 +220,7 @@ def test_a_body_that_comes_right_behind_its_head_is_waited_for(server: Server, a
 
 
 def test_pipelined_requests_are_refused_in_their_order(server: Server, full: Full) -> None:
-    many = 2 * MAX_REFUSED_PER_TURN + 1
+    many = 300
     with server.connect() as connection:
         connection.sendall(request() * many)
         connection.shutdown(socket.SHUT_WR)
@@ -231,7 +231,7 @@ def test_pipelined_requests_are_refused_in_their_order(server: Server, full: Ful
 
 def test_a_client_that_says_no_more_gets_its_refusal(server: Server, full: Full) -> None:
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(server.connect()) for _ in range(2 * MAX_REFUSED_PER_TURN)]
+        connections = [stack.enter_context(server.connect()) for _ in range(200)]
         go = standstill(server)
         for connection in connections:
             connection.sendall(request())
@@ -242,7 +242,7 @@ def test_a_client_that_says_no_more_gets_its_refusal(server: Server, full: Full)
 
 def test_the_end_of_the_server_refuses_those_that_wait(app: App, full: Full) -> None:
     with serving(app, shed=full, grace_s=PATIENCE_S) as server, contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(server.connect()) for _ in range(6 * MAX_REFUSED_PER_TURN)]
+        connections = [stack.enter_context(server.connect()) for _ in range(400)]
         for connection in connections:
             connection.sendall(request())
         for connection in connections:  # each is known by now

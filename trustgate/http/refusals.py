@@ -35,7 +35,7 @@ from trustgate.http.parser import RequestHead
 from trustgate.http.sending import Headers
 
 #: A refusal takes some hundredths of a millisecond.
-MAX_REFUSED_PER_TURN: Final = 64
+MAX_REFUSED_PER_TURN: Final = 256
 #: What refusals may take of the loop's time, before they have to wait for ``MOST_S``.
 TIME_SHARE: Final = 0.05
 #: How long a request without room waits before it is refused: where there is time for that, and at most; seconds.
