@@ -83,6 +83,10 @@ class SharedKeeping:
         return kept if written is None else _both(written, kept)
 
 
+#: Batches that a process remembers to have held.
+_HELD_MOST = 10_000
+
+
 class SharedWorkHolds:
     """Holds in the rows that all processes count in. See ``work_holds.WorkHolds``."""
 
@@ -105,6 +109,9 @@ class SharedWorkHolds:
         held = self._held.get(handle.place)
         if held is not None and held[0] == wanted and not (held[1].done() and held[1].exception()):
             return held[1]
+        if len(self._held) >= _HELD_MOST:
+            # Of those that another process has charged, too. What is held is not held again.
+            self._held.clear()
         done = self._books.hold_work(work_now)
         self._held[handle.place] = wanted, done
         return done
