@@ -266,3 +266,12 @@ def test_tenants_take_turns_for_room_that_any_of_them_may_have() -> None:
         call()
     door.pass_turns(1)
     assert [request.tenant_id for request in door.let_through] == ["a", "b", "c"]
+
+
+def test_what_comes_of_one_that_is_refused_in_the_next_turn_is_not_counted_as_held() -> None:
+    door = Door()
+    request = Request("a", at_once=False, since=door.loop.now, door=door)
+    request.wait = door.refusals.wait(request, None, 100)
+    door.refusals.grow(request.wait, 900)
+    door.pass_turns(1)
+    assert (request.outcome, door.refusals._held_bytes) == ("refused", 0)

@@ -111,6 +111,11 @@ class Wait:
         self._queue = queue
         self._line = line
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its bytes count: not those of what only waits for the next turn."""
+        return self._queue is not None and not self.is_over
+
     def leave(self) -> None:
         """It waits no more."""
         if not self.is_over:
@@ -230,7 +235,7 @@ class Refusals:
 
     def grow(self, wait: Wait, size: int) -> None:
         """So many bytes more are held of what waits; where that is too much, it is refused in the next turn."""
-        if not wait.is_over and self._held_bytes + size <= MAX_HELD_BYTES:
+        if wait.is_held and self._held_bytes + size <= MAX_HELD_BYTES:
             wait.size += size
             self._held_bytes += size
         else:
