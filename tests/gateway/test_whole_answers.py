@@ -113,3 +113,17 @@ async def test_no_header_can_hold_a_line_end() -> None:
     with pytest.raises(ValueError, match="line end"):
         await exchange.send_whole(200, [(b"x", b"a\r\nb: c")], b"")
     assert connection.written == b""
+
+
+@pytest.mark.parametrize("came", [100_000, 99_999])
+async def test_a_connection_goes_on_behind_an_answer_to_a_body_that_was_not_read_if_all_of_it_has_come(
+    came: int,
+) -> None:
+    exchange, connection = _exchange()
+    head = exchange.head
+    head.length = 100_000
+    exchange = Exchange(connection, _Door(asyncio.get_running_loop()), head)
+    exchange.feed(b"x" * came)
+    exchange.answer(503, [], b"{}")
+    assert connection.keeps == [came == 100_000]
+    assert (b"connection: close" in connection.written) == (came < 100_000)

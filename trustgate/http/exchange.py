@@ -26,8 +26,6 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phr
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: A larger body is sent beside its head: to put both together would copy it.
 _JOINED_BYTES = 256 * 1024
-#: What a client may go on sending behind an answer that was given without reading its body.
-_UNREAD_BYTES = 64 * 1024
 
 
 class Carrier(Protocol):
@@ -294,7 +292,7 @@ class Exchange:
         if self._left:
             _logger.error("an answer was %d bytes shorter than it said", self._left)
             connection.ended(keeps=False)
-        elif not self.is_whole or self.unread > _UNREAD_BYTES:
+        elif not self.is_whole:
             connection.linger()
         else:
             connection.ended(keeps=self._keeps and not self._door.closing)
