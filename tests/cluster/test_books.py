@@ -26,16 +26,20 @@ from tests.support.entries import make_receipt
 from tests.support.links import Link
 from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import PATIENCE_S, wait_until
-from trustgate.access.quota import Ask
+from trustgate.access.budgets import Budgets
+from trustgate.access.directory import Directory
+from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import batches, connections, lanes
 from trustgate.cluster.batches import BatchWriter
 from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.operations import SharedHold, Use
+from trustgate.cluster.rows import counted_anew, quotas_anew
 from trustgate.errors import Conflict, RateLimited, Unavailable
 from trustgate.payment.credit import payment_members
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.settings import PostgresAddress
+from trustgate.store import State
 from trustgate.types import Budget, Limits
 
 MANY = make_caller(plan=Limits(requests_per_day=10**9))
@@ -594,4 +598,37 @@ async def test_a_statement_that_waits_for_a_strangers_lock_ends_with_its_connect
         async with asyncio.timeout(PATIENCE_S):
             while await connection.fetchval(_WAITING_FOR_ROWS):
                 pass
+    await stranger.close()
+
+
+async def test_a_limit_that_comes_while_a_close_waits_for_its_rows_counts_it(url: str) -> None:
+    """All are counted anew for a new limit; what had not locked its rows by then is not among the receipts."""
+    caller = make_caller()
+    directory = Directory(
+        State(plans=(caller.plan,), tenants=(caller.tenant,), keys=(caller.key,), passports=(), aliases=())
+    )
+    stranger = connections.lengthy_session(PostgresAddress(url))
+    async with bookkeepers(url, 1) as [keeper]:
+        keeper.books.directory = directory
+        hold = await keeper.ask(caller, Ask(100, 0))
+        assert hold is not None
+        async with stranger.use() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
+            closing = asyncio.ensure_future(keeper.close(hold, Use(7, 0)))
+            async with asyncio.timeout(PATIENCE_S):
+                while not await connection.fetchval(_WAITING_FOR_ROWS):
+                    pass
+            directory.put(msgspec.structs.replace(caller.plan, limits=Limits(tokens_per_day=1_000)))
+            keeper.counters.budgets.put(budget("tokens", 1_000))
+            # Counted anew: nothing was used.
+            at_us, budgets = keeper.clock(), Budgets(keeper.clock)
+            budgets.put(budget("tokens", 1_000))
+            counted = quotas_anew(Quota(), ["ten_1"], {}, at_us) | counted_anew(budgets, {})
+            for key, state in counted.items():
+                await connection.execute("INSERT INTO shared_state VALUES ($1, $2::text::jsonb)", key, state)
+        assert await closing is not None
+        await keeper.books.refresh_counts("ten_1")
+        assert keeper.counters.quota.used("ten_1", keeper.clock())["day"]["tokens"] == 7
+        [standing] = keeper.counters.budgets.standings(keeper.clock())
+        assert (standing.used, standing.held) == (7, 0)
     await stranger.close()

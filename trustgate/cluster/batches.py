@@ -299,6 +299,8 @@ class BatchWriter:
         old = self._states.take(keys)
         if old is None:
             return None
+        # Before the decision: from that to its statement nothing waits, so that it is by the limits of now.
+        await self._end_begun(connection)
         at_us = self._clock()
         for key, state in zip(keys, old, strict=True):
             needed[key].take_in(state, at_us)
@@ -310,7 +312,6 @@ class BatchWriter:
             results = [_result(operation, found) for operation in gathering.join(needed, is_alive=True)]
         except RowsChanged:
             return None
-        await self._end_begun(connection)
         self.granted = _granted(results)
         contents = {key: needed[key].content().decode() for key in keys}
         written = (keys, old, list(contents.values()), *_apart(found.entries))

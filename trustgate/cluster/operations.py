@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.budgets import BudgetCounter, Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.batches import Batch, RowsChanged
@@ -311,9 +311,8 @@ class Close:
         held = self._hold
         subjects = {*(held.subjects if held is not None else ()), *(self._slot.subjects if self._slot else ())}
         rows += [QuotaRow(self._counters.quota, subject) for subject in subjects]
-        if held is not None and self._use is not None and self._find_subjects is not None:
-            self._later = tuple(each for each in self._find_subjects(held.caller) if each not in held.subjects)
-            rows += [QuotaRow(self._counters.quota, subject) for subject in self._later]
+        self._later = self._find_later()
+        rows += [QuotaRow(self._counters.quota, subject) for subject in self._later]
         if held is not None and held.hold.claim is not None:
             rows += [BudgetRow(counter) for counter in held.hold.claim.counters()]
         if self._money is not None:
@@ -337,8 +336,8 @@ class Close:
     def apply(self, batch: Batch) -> Receipt | None:
         """Returns the receipt with its place in its tenant's chain; None where there is none to be written."""
         late = self._late
-        if late is not None and self._use is not None:
-            self._check_rows(late, batch)
+        if self._use is not None:
+            self._check_rows(batch)
         use, receipt = self._use, self._receipt
         credit, late_charge = self._credit_nano_usd, self._late_charge_nano_usd
         if self._draft is not None:
@@ -407,11 +406,27 @@ class Close:
             if claim is not None:
                 claim.count((1, use.tokens, use.billed_nano_usd))
 
-    def _check_rows(self, late: Late, batch: Batch) -> None:
-        """Raise RowsChanged where a budget has come meanwhile that counts it."""
-        for counter in self._counters.budgets.counters_of(late.drawer, batch.at_us):
-            if budget_key(counter.of.budget, counter.subject) not in batch.rows:
-                raise RowsChanged
+    def _find_later(self) -> tuple[str, ...]:
+        """Returns who counts it by the limits of now, and did not when it was opened."""
+        held = self._hold
+        if held is None or self._use is None or self._find_subjects is None:
+            return ()
+        return tuple(each for each in self._find_subjects(held.caller) if each not in held.subjects)
+
+    def _check_rows(self, batch: Batch) -> None:
+        """Raise RowsChanged where a limit has come meanwhile that counts it.
+
+        While this waited for its rows, all may have been counted anew for that limit, without this.
+        """
+        if self._later != self._find_later():
+            raise RowsChanged
+        counters: list[BudgetCounter] = []
+        if self._late is not None:
+            counters += self._counters.budgets.counters_of(self._late.drawer, batch.at_us)
+        if self._hold is not None and self._hold.hold.claim is not None:
+            counters += self._hold.hold.claim.counters()
+        if any(budget_key(counter.of.budget, counter.subject) not in batch.rows for counter in counters):
+            raise RowsChanged
 
     def _charge_late(self, late: Late, use: Use, batch: Batch) -> None:
         drawer, at_us = late.drawer, batch.at_us
