@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from trustgate.access.budgets import BudgetCounter, Budgets, Drawer
+from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.batches import Batch, RowsChanged
@@ -420,11 +420,10 @@ class Close:
         """
         if self._later != self._find_later():
             raise RowsChanged
-        counters: list[BudgetCounter] = []
-        if self._late is not None:
-            counters += self._counters.budgets.counters_of(self._late.drawer, batch.at_us)
-        if self._hold is not None and self._hold.hold.claim is not None:
-            counters += self._hold.hold.claim.counters()
+        held, late = self._hold, self._late
+        counters = [] if late is None else self._counters.budgets.counters_of(late.drawer, batch.at_us)
+        if held is not None and held.hold.claim is not None:
+            counters += held.hold.claim.counters()
         if any(budget_key(counter.of.budget, counter.subject) not in batch.rows for counter in counters):
             raise RowsChanged
 
