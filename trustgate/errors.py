@@ -135,7 +135,7 @@ class Conflict(InvalidRequest):
 
 
 class AnchorsChanged(Conflict):
-    """Another process has recorded something of an anchor meanwhile."""
+    """Another process has changed the record of anchors meanwhile."""
 
 
 class UnsupportedMediaType(InvalidRequest):

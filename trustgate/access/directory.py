@@ -169,7 +169,7 @@ class Directory:
         return key is None or key.revoked_us is not None
 
     def is_current(self, caller: Caller) -> bool:
-        """Returns whether nothing has changed of a caller since it was authenticated."""
+        """Returns whether a caller is as it was when it was authenticated: no record of it has changed since."""
         return caller is self._keyless or self._callers.get(bytes.fromhex(caller.key.secret_sha256)) is caller
 
     def keyless(self, at_us: int) -> Caller | None:
@@ -218,7 +218,7 @@ class Directory:
         return found | {key.account_id for key in self._keys.values() if key.limits != Limits()}
 
     def subjects(self) -> set[str]:
-        """Returns the ids of tenants and the account ids of keys that there are."""
+        """Returns the ids of all tenants and the account ids of all keys."""
         return self._tenants.keys() | {key.account_id for key in self._keys.values()}
 
     def owner(self, tenant_id: str, key_id: str) -> Caller | None:

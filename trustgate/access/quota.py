@@ -67,7 +67,7 @@ class _Counter:
         self.limits: Limits | None = None
         self.active: tuple[_Limit, ...] = ()
         self._used = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
-        #: What counts in all windows alike and is not in ``_used`` yet: nearly every use is added to all of them.
+        #: Use that counts in all windows, as nearly all does, and is not in ``_used`` yet.
         self.requests = 0
         self.tokens = 0
         self.cost_nano_usd = 0
@@ -92,7 +92,7 @@ class _Counter:
         self.requests = self.tokens = self.cost_nano_usd = 0
 
     def add(self, requests: int, tokens: int, cost_nano_usd: int) -> None:
-        """Count in all windows."""
+        """Count use in all windows; below zero: give it back."""
         self.requests += requests
         self.tokens += tokens
         self.cost_nano_usd += cost_nano_usd
@@ -278,7 +278,9 @@ class Quota:
         subject: tuple[str, str],
         at_us: int,
     ) -> None:
-        """Raise ``RateLimited`` where a limit has no room. ``subject``: the tenant, and the key whose limits they are.
+        """Raise ``RateLimited`` where a limit has no room.
+
+        ``subject``: the ids of the tenant and of the key that the limits are of ("": they are the tenant's).
 
         A request that needs none of a unit (a free model, under a limit on money) is not refused for it. One larger
         than the whole limit may run only where nothing at all limits it: it is refused too.
@@ -294,7 +296,7 @@ class Quota:
         """Hold what work may still use that goes on after its request has ended.
 
         It was admitted before, so no limit refuses it. ``void`` gives it back; ``charge`` counts what was used.
-        ``subject_ids``: the tenant that it is of, and the key.
+        ``subject_ids``: those of its tenant and its key.
         """
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
@@ -309,17 +311,17 @@ class Quota:
         return hold
 
     def held_work(self, subject_ids: Sequence[str], ask: Ask, starts: tuple[int, int, int]) -> Hold:
-        """Returns what ``hold_work`` took, here or in another process, when the windows began at ``starts``."""
+        """Returns the hold that ``hold_work`` made, in any process, when the windows began at ``starts``."""
         return Hold(ask, self.counters_of(subject_ids), starts, None, is_lasting=True)
 
     def counters_of(self, subject_ids: Iterable[str]) -> tuple[_Counter, ...]:
-        """Returns what the use of these tenants and keys is counted in, as ``Hold`` has it."""
+        """Returns the counters of these tenants and keys, for ``Hold.counters``."""
         return tuple(self._counter(each) for each in subject_ids)
 
     def charge(self, subject_ids: Sequence[str], tokens: int, cost_nano_usd: int, at_us: int) -> None:
         """Count one request and what it used, of which nothing was held: the gateway's own, on a tenant's account.
 
-        ``subject_ids``: the tenant and the key.
+        ``subject_ids``: those of the tenant and the key.
         """
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)

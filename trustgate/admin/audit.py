@@ -71,7 +71,7 @@ class BooksSnapshot(NamedTuple):
     key_accounts: dict[str, str]
     #: Whether the quotas of those alone are counted who have limits.
     counts_limited: bool = False
-    #: Where budgets stood, and when that was, microseconds UTC; of one process's memory they are read beside it.
+    #: Where budgets stood, and when, microseconds UTC; with one process they are read from its memory instead.
     standings: tuple[BudgetStanding, ...] = ()
     at_us: int = 0
 

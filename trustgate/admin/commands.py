@@ -103,7 +103,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: What was missing or damaged at the start and could be mended.
     notes: tuple[str, ...] = ()
     targets: tuple[TargetStatus, ...] = ()
-    #: Where there are several workers, each; ``pid`` is that of the one which answers, figures are of all together.
+    #: Each worker, where there are several; ``pid`` is that of the one that answers, all figures are of all together.
     workers: tuple[WorkerLoad, ...] = ()
 
 
@@ -582,11 +582,11 @@ class ArchiveList(Command[tuple[ArchiveFound, ...]], frozen=True, kw_only=True, 
 
 
 class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """The names of the settings that have changed: those that hold from now on, and those that want a restart."""
+    """The names of the settings that have changed: those in effect from now on, and those that need a restart."""
 
     changed: tuple[str, ...]
     restart: tuple[str, ...]
-    #: Those that hold once each worker has been replaced, one after the other, which begins now.
+    #: Those in effect once every worker is replaced, one after the other; that begins now.
     replacing: tuple[str, ...] = ()
 
 

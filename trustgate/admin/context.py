@@ -104,11 +104,11 @@ class OtherProcesses(Protocol):
         ...
 
     async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
-        """Have all processes count what receipts say, and go on from there. Raises Unavailable.
+        """Count anew from the receipts, for all processes. Raises Unavailable.
 
         Args:
-            budgets: these budgets.
-            subjects: the quotas of these tenants and keys.
+            budgets: The budgets to count.
+            subjects: The tenants and keys whose quotas to count.
         """
         ...
 
@@ -212,10 +212,13 @@ class AdminContext:
         moved: Sequence[Budget],
         *records: Record | PriceChange | PriceList | PseudonymKey,
     ) -> None:
-        """Have every process take records in, and count on what they limit; ``moved``: as ``_budgets_of_moved``."""
+        """Store records, have every process take them in, and count anew what they limit.
+
+        ``moved``: see ``_budgets_of_moved``.
+        """
         known: set[str] = set()
         if any(isinstance(record, Tenant | ApiKey | Plan) for record in records):
-            # Who was limited is counted already, and who was not there has used nothing.
+            # A subject with limits is counted already, and a new one has used nothing.
             known = self.directory.subjects() - self.directory.limited()
         await self.store.put(*records)
         await others.settle()

@@ -37,9 +37,9 @@ from trustgate.types import (
 
 _decode = msgspec.json.Decoder(Change).decode
 
-#: What changes who counts where.
+#: Records that change which limits count whose requests.
 _LIMITS = Tenant | ApiKey | Plan | Budget
-#: How long a change of those waits for what is being counted: a fraction of a lease.
+#: How long a change of those waits for the batch under way, seconds: a fraction of a lease.
 _PASS_ON_S = 0.5
 
 
@@ -54,7 +54,7 @@ class TakenIn(msgspec.Struct, frozen=True, kw_only=True):
     cut: Callable[[Collection[str]], None]
     #: Called with the budgets that are new or count others than before, when memory has them.
     on_budgets: Callable[[Sequence[Budget]], None] = lambda _: None
-    #: Waits until nothing is counted any more by limits that were there before.
+    #: Waits until nothing more is counted by the limits from before the change.
     pass_on: Callable[[], Awaitable[None]] | None = None
     #: Called when an anchor was changed.
     on_anchor: Callable[[], None] = lambda: None

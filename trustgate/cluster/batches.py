@@ -1,12 +1,12 @@
 """How one batch of operations is decided and committed.
 
-Where the rows are as this process wrote them last, the batch is decided by that and written in one statement, which
-compares. Where another process writes them, too, a transaction locks them in the order of their keys, has each
-operation decided in memory in the order in which they came, and writes the rows back. What has come meanwhile and needs
-no other rows joins the batch: the longer rows are waited for, the more is done with them at once.
+Where this process was the last to write the rows, the batch is decided from what it wrote, and written in one statement
+that compares the rows with that (a swap). Where other processes write them, too, a transaction locks the rows in the
+order of their keys, decides each operation in memory in the order in which they came, and writes the rows back. What
+has come meanwhile and needs no other rows joins the batch: the longer the wait for the rows, the more is done at once.
 
-Owns what this process wrote last, by row, and which of its batches has a row to itself: one that waited for a row in
-the database instead could not know what it will find there.
+Owns what this process wrote last, by row, and which of its batches has a row to itself. A batch that waited for a row
+of another one in the database instead would be decided from what the row had before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 #: Keys that are remembered to have a row.
 _KNOWN_MOST = 200_000
 
-#: The node must be alive until the transaction ends: a burial waits for it. Where it is not, no row is found.
+#: The node must be alive until the transaction ends: a burial waits for it. Where it is dead, no row is found.
 _ALIVE = "WITH alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = $2 FOR KEY SHARE) "
 #: The time is read once a row is locked: that of the last is no earlier than any time by which a row was written.
 _LOCK = (
@@ -77,7 +77,7 @@ _SWAP_ALIVE = _SWAP.format(
 _PASSED_OVER_MOST = 64
 _STATES_MOST = 50_000
 
-#: Brings into memory what rows are to have that are missing.
+#: Counts in memory what the rows that are missing are to be made with.
 Restore = Callable[[DatabaseConnection, Sequence[Row]], Awaitable[None]]
 
 
@@ -107,14 +107,14 @@ class RowsChanged(Exception):
 
 
 class NotAlive(Exception):
-    """The node is not alive, as the database has it."""
+    """The node is dead, as the database has it."""
 
 
 class Batch(NamedTuple):
     """The rows of a transaction, locked, and what is to be written with them."""
 
     node_id: str
-    #: The batch's in its lane; 0: a crash of the database does not lose it.
+    #: Of the batch in its lane; 0: a crash of the database does not lose it.
     number: int
     rows: dict[str, Any]
     at_us: int
@@ -123,31 +123,41 @@ class Batch(NamedTuple):
 
 
 class Operation(Protocol):
-    """Something to be decided once the rows that it needs are locked."""
+    """A change of rows, decided once they are locked."""
 
     def rows(self) -> Sequence[Row]:
         """Returns the rows that it needs, as far as is known now."""
         ...
 
     def apply(self, batch: Batch) -> Any:
-        """Decide and change the rows. It may be called again where the transaction was not committed.
+        """Decide, and change the rows. Is called again where the transaction was not committed.
 
-        Raises TrustGateError: a refusal, which changes nothing; RowsChanged.
+        Returns:
+            The operation's result.
+
+        Raises:
+            TrustGateError: A refusal, which changes nothing.
+            RowsChanged: It needs other rows than those of the batch.
         """
         ...
 
 
 class Gathering(Protocol):
-    """The operations of a batch, which others may still join."""
+    """The operations of a batch that others may still join."""
 
-    def needs_life(self) -> bool:
+    def needs_live_node(self) -> bool:
         """Returns whether one of them is carried out only while the node is alive."""
         ...
 
     def join(self, keys: Collection[str], *, is_alive: bool) -> list[Operation]:
-        """Returns the batch's operations, with those that wait, come next and need no rows but those named.
+        """Let those join that come next and need no other rows.
 
-        ``is_alive``: it is looked at whether the node is.
+        Args:
+            keys: Of the rows that the batch has.
+            is_alive: Whether operations may join that are carried out only while the node is alive.
+
+        Returns:
+            The batch's operations, with those that joined.
         """
         ...
 
@@ -157,7 +167,7 @@ class Gathering(Protocol):
 
 
 class RowStates:
-    """What this process wrote last, by row, and which rows one of its batches has to itself."""
+    """What this process wrote last, by row, and which rows a batch of its has to itself."""
 
     def __init__(self) -> None:
         self._states: dict[str, str] = {}
@@ -166,7 +176,7 @@ class RowStates:
 
     @contextlib.asynccontextmanager
     async def own(self, keys: Collection[str]) -> AsyncIterator[None]:
-        """Have the rows to itself within this process, for the block; in the order in which they were asked for."""
+        """Have rows to itself within this process, for the block. Waits for those that came before."""
         if self._waiting or not self._owned.isdisjoint(keys):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((keys, turn))
@@ -197,13 +207,13 @@ class RowStates:
             turn.set_result(None)
 
     def take(self, keys: Sequence[str]) -> list[str] | None:
-        """Returns what the rows had, and forgets it; None where it is not known of all."""
+        """Remove and return what this process wrote last; None where that is missing for one of the rows."""
         found = [self._states.pop(key, None) for key in keys]
         known = [state for state in found if state is not None]
         return known if len(known) == len(keys) else None
 
     def note(self, contents: Mapping[str, str]) -> None:
-        """Keep what was written and is committed."""
+        """Keep what was written and committed, by key."""
         if len(self._states) + len(contents) > _STATES_MOST:
             self._states.clear()
         self._states.update(contents)
@@ -219,23 +229,23 @@ class BatchWriter:
     def __init__(self, clock: DatabaseClock, states: RowStates, *, is_durable: bool, restore: Restore | None) -> None:
         """
         Args:
-            clock: is set by every transaction.
-            states: of this process's rows, for all of its lanes.
-            is_durable: whether a crash of the database loses nothing that was committed.
-            restore: brings into memory what rows are to have that are missing; None: memory has it.
+            clock: Set by every transaction.
+            states: What this process wrote last; one for all of its lanes.
+            is_durable: Whether a crash of the database loses nothing that was committed.
+            restore: Counts in memory what missing rows are to be made with; None: memory has it.
         """
         self._clock = clock
         self._states = states
         self._is_durable = is_durable
         self._restore = restore
         self._known: set[str] = set()
-        #: How many batches are to pass before a swap is tried again, and how many after the next that fails.
+        #: How many batches go without a swap before one is tried again, and how many after the next that fails.
         self._passing, self._pass_next = 0, 1
         #: The connection on which the next transaction has begun already.
         self._begun: DatabaseConnection | None = None
         #: Batches that were written in one statement.
         self.swapped = 0
-        #: What the batch under way has granted, where it may have been committed.
+        #: The results of the batch under way that hold something, once it may have been committed.
         self.granted: list[Any] = []
 
     @property
@@ -254,17 +264,17 @@ class BatchWriter:
         """Decide a batch and commit it.
 
         Args:
-            connection: for this alone.
-            gathering: the batch's operations.
-            done: the row of the lane's last batch.
-            number: the batch's.
+            connection: Used for nothing else meanwhile.
+            gathering: The batch's operations.
+            done: The row of the lane's last batch.
+            number: Of this batch.
 
         Returns:
-            Each operation's result or refusal, of those that joined, too.
+            The result or refusal of each operation, of those that joined, too.
 
         Raises:
-            RowsChanged: to be done again.
-            NotAlive: one of the operations needs a node that is.
+            RowsChanged: To be done again.
+            NotAlive: The node is dead, and an operation is carried out only while it is alive.
         """
         done.last, self.granted = 0, []
         needed: dict[str, Any] = {done.key: done}
@@ -288,9 +298,11 @@ class BatchWriter:
         number: int,
         needed: dict[str, Any],
     ) -> list[Any] | None:
-        """Decide by what this process wrote last, and write in one statement if that is what the rows have.
+        """Decide from what this process wrote last, and write in one statement if the rows still have that.
 
-        Returns: each operation's result or refusal; None: nothing was written, since another may have changed a row.
+        Returns:
+            The result or refusal of each operation; None: nothing was written, since another process may have changed
+            a row.
         """
         if self._passing:
             self._passing -= 1
@@ -315,7 +327,7 @@ class BatchWriter:
         self.granted = _granted(results)
         contents = {key: needed[key].content().decode() for key in keys}
         written = (keys, old, list(contents.values()), *_apart(found.entries))
-        if gathering.needs_life():
+        if gathering.needs_live_node():
             swap = await connection.fetchrow(_SWAP_ALIVE, *written, done.node_id)
         else:
             swap = await connection.fetchrow(_SWAP_ALL, *written)
@@ -332,7 +344,7 @@ class BatchWriter:
 
     @contextlib.asynccontextmanager
     async def _transaction(self, connection: DatabaseConnection, gathering: Gathering) -> AsyncIterator[None]:
-        """A transaction, for the block. Where another batch follows, its own is begun with this one's commit."""
+        """A transaction, for the block. Its commit begins the next one where another batch follows."""
         if self._begun is not connection:
             await connection.execute("BEGIN")
         self._begun = None
@@ -347,13 +359,13 @@ class BatchWriter:
         self._begun = connection if follows else None
 
     async def _end_begun(self, connection: DatabaseConnection) -> None:
-        """End the transaction that was begun with the last commit: what follows needs none, or its own."""
+        """End the transaction that the last commit began: what follows needs none, or its own."""
         if self._begun is connection:
             self._begun = None
             await connection.execute("ROLLBACK")
 
     async def _make(self, connection: DatabaseConnection, needed: dict[str, Any]) -> None:
-        """Make the rows that are missing, with what memory has; by themselves, so that they are locked in order."""
+        """Make the missing rows, with what memory has; in a transaction of its own: locks are taken in order."""
         missing = sorted(needed.keys() - self._known)
         if missing:
             await self._end_begun(connection)
@@ -364,7 +376,7 @@ class BatchWriter:
                     await self._restore(connection, absent)
             contents = [needed[key].content().decode() for key in missing]
             async with connection.transaction():
-                # A crash of the database must not lose it: what is held is known from the row alone.
+                # A crash of the database must not lose it: what is held is in the row alone.
                 await connection.execute("SET LOCAL synchronous_commit = on")
                 await connection.execute(_MAKE, missing, contents)
             if len(self._known) + len(missing) > _KNOWN_MOST:
@@ -381,11 +393,11 @@ class BatchWriter:
     ) -> tuple[list[Any], dict[str, str]]:
         """Returns each operation's result or refusal, and what was written, by key."""
         keys = sorted(needed)
-        # What needs it may join a batch that does not.
+        # Operations that need a live node may join a batch that does not.
         found = await connection.fetch(_LOCK_ALIVE, keys, done.node_id)
         is_alive = bool(found)
         if not is_alive:
-            if gathering.needs_life():
+            if gathering.needs_live_node():
                 raise NotAlive
             found = await connection.fetch(_LOCK_ALL, keys)
         if len(found) < len(keys):

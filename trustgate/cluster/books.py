@@ -96,7 +96,7 @@ class Books:
         self._looking = opening if looking is None else looking
         self._node_id = node_id
         self._last_node_id = ""
-        #: Knows the limits of now; None: those of a request's beginning hold to its end.
+        #: Has the limits as they are now; None: those of a request's beginning hold to its end.
         self.directory: Directory | None = None
         #: Brings into memory what rows are to have that are missing; None: memory has it.
         self.restore: Restore | None = None
@@ -148,7 +148,7 @@ class Books:
             unlimited = ParallelSlot(())
             claim = counters.budgets.claim(drawer, ask.tokens, ask.cost_nano_usd, at_us)
             hold = counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, unlimited, claim)
-            # Budgets that come meanwhile count what is used of it when it is settled.
+            # Budgets that are made meanwhile count what it used when it is settled.
             counters.budgets.held.discard(claim)
             return SharedHold(Grant("", 0), caller, drawer, (), hold, slot)
         held: SharedHold = await self._open(Open(counters, caller, drawer, ask, self._counting, slot))
@@ -186,7 +186,7 @@ class Books:
             credit_nano_usd: What the receipt adds to its tenant's balance; below zero: takes.
             draft: Where the receipt is until this is committed.
             late: Who used it, where nothing was held for it.
-            work: What goes on upstream, and the receipt charges: unless another has.
+            work: Work upstream that the receipt charges, unless another receipt has.
             on_commit: Is called then.
 
         Returns:
@@ -230,7 +230,7 @@ class Books:
             draft: Where it is; None: what has it sees to it that it is put on record once.
             who: Who used it; None: tenant or key are gone, and what was used counts nowhere.
             credit_nano_usd: What it adds to its tenant's balance.
-            work: What goes on upstream, and it charges: unless another has.
+            work: Work upstream that the receipt charges, unless another receipt has.
             on_commit: Is called once it is committed.
         """
         use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt))
@@ -250,22 +250,22 @@ class Books:
         return self.closing.submit(settled, on_commit)
 
     def work_of(self, key: str, caller: Caller, drawer: Drawer, ask: Ask, money_nano_usd: int) -> LastingWork:
-        """Returns work of a caller that goes on upstream, with what counts it now.
+        """Returns a caller's work that goes on upstream, with the subjects that count it now.
 
         Args:
-            key: Of its row: see ``lasting_work.work_key``.
+            key: Of its row (``lasting_work.work_key``).
             caller: Whose it is.
             drawer: Who draws on budgets with it.
             ask: Its worst case.
-            money_nano_usd: What is to be held of its tenant's balance.
+            money_nano_usd: What is to be held of its tenant's balance, nano-USD.
         """
         return LastingWork(key, drawer, self._subjects(caller), ask, money_nano_usd)
 
     def hold_work(self, work: LastingWork) -> asyncio.Future[None]:
-        """Hold what work may still use, wherever it is not held yet. Nothing of work that is settled.
+        """Hold what work may still use, wherever it is not held yet; nothing for work that is settled.
 
         Returns:
-            What is done once that is committed, or the database is away, when it will be later.
+            A future, done once that is committed, or once the database is away: it is committed later then.
         """
         return self.closing.submit(HoldWork(self._counters, work))
 
@@ -310,7 +310,9 @@ class Books:
         return Late(drawer, self._subjects(caller))
 
     def _counting(self, caller: Caller) -> tuple[str, ...]:
-        """Returns those of a caller's tenant and key that count in rows: limits of now, or of its request, are set."""
+        """Returns the ids of a caller's tenant and key that are counted in rows: those with limits now, or when its
+        request began.
+        """
         subjects, directory = self._subjects(caller), self.directory
         if directory is None or directory.is_current(caller):
             return subjects
@@ -330,7 +332,7 @@ class Books:
 
     async def _open(self, operation: Operation) -> Any:
         if self.closing.is_contended and self.closing.is_busy:
-            # Rows that other processes write, too, are waited for once, with what ends meanwhile.
+            # Where other processes write the rows, too, opens and closes wait for them once, in one batch.
             done = self.closing.submit(operation, persists=False)
         else:
             done = self.opening.submit(operation)

@@ -12,8 +12,7 @@ from trustgate.store.postgres import connecting
 
 #: How long one batch may take before the database counts as away, seconds.
 _TIMEOUT_S = 10.0
-#: How long the first of several processes may read receipts for, while none serves, and a look at all books may take;
-#: seconds.
+#: How long it may take to read all receipts at the first process's start, or to look at all books, seconds.
 LENGTHY_S = 600.0
 
 
@@ -61,13 +60,15 @@ def closing_session(address: PostgresAddress, lease_s: float) -> DatabaseSession
 
 
 def looking_session(address: PostgresAddress) -> DatabaseSession:
-    """Returns what requests and commands look at others' figures and answers over."""
+    """Returns the session over which requests and commands read what other processes have counted and answered."""
     statement_ms = str(int(_TIMEOUT_S * 1_000))
     return DatabaseSession(opener(address, "books", _TIMEOUT_S, statement_timeout=statement_ms), timeout_s=_TIMEOUT_S)
 
 
 def lengthy_session(address: PostgresAddress) -> DatabaseSession:
-    """Returns what is held while a start reads the receipts, or all books are looked at; no request waits for it."""
+    """Returns the session for what takes long: a start that reads the receipts, a look at all books. No request waits
+    for it.
+    """
     return DatabaseSession(opener(address, "start", LENGTHY_S), timeout_s=LENGTHY_S)
 
 

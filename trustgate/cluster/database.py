@@ -53,9 +53,9 @@ class DatabaseConnection(Protocol):
 Connect = Callable[[], Awaitable[DatabaseConnection]]
 
 
-#: How long the database is waited for at the end, which it need not hear of, seconds.
+#: How long closing a connection may take, seconds: the server notices its end all the same.
 _CLOSE_S = 5.0
-#: When a client may ask again of what the database is needed for, seconds.
+#: ``Retry-After`` of what is refused while the database is away, seconds.
 RETRY_AFTER_S = "2"
 
 
@@ -63,7 +63,7 @@ class DatabaseAway(Unavailable):
     """The database cannot be reached, or did not answer in time."""
 
     def __init__(self, message: str, *, hint: str | None = None, why: str = "") -> None:
-        """``why``: for the operator; it may name the server, which is not for clients."""
+        """``why``: the same for the operator. It may name the server, which clients are not shown."""
         super().__init__(message, hint=hint, headers={"retry-after": RETRY_AFTER_S}, code="store_unreachable")
         self.why = why or message
 
@@ -95,7 +95,7 @@ def _sqlstate(error: BaseException) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    """Returns what is wrong, for people: what the connection was refused with already begins with that."""
+    """Returns what is wrong, as a sentence for operators."""
     if isinstance(error, TrustGateError):
         return error.message
     if isinstance(error, TimeoutError):
@@ -127,22 +127,24 @@ class DatabaseSession:
         """The connection, for the block.
 
         Raises:
-            DatabaseAway: it cannot be reached, was lost, or the block took longer than ``timeout_s``, or others' blocks
-                before it did. What the block did may have been committed all the same.
+            DatabaseAway: it cannot be reached, was lost, or this block or those that it waited for took longer than
+                ``timeout_s``. What the block did may have been committed all the same.
         """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._in_use.acquire()
         except TimeoutError:
-            raise DatabaseAway("The database is away.", why="The database did not answer others in time.") from None
+            raise DatabaseAway(
+                "The database is away.", why="The database did not answer earlier requests in time."
+            ) from None
         connection: DatabaseConnection | None = None
         ending: asyncio.TimerHandle | None = None
         try:
             until_s = loop.time() + self._timeout_s
             async with asyncio.timeout_at(until_s):
                 connection = await self._opened()
-                # The rollback of what is broken off would wait for an answer, and not be broken off.
+                # Else the rollback after the timeout would wait for an answer, with no timeout of its own.
                 ending = loop.call_at(until_s, connection.terminate)
                 yield connection
         except Exception as error:

@@ -50,16 +50,16 @@ def home_id(drafts: Path) -> str:
 
 
 async def part_from_copy(connection: DatabaseConnection, drafts: Path) -> bool:
-    """Make a home of its own of one whose journal's id another process has gone on with, in a copy of it.
+    """Give a home a new id where another process has used a copy of the home, with its id, since.
 
-    What its journal has is put aside, to be put on record by the receipts' ids (``receipts.diverged``).
+    What the home's journal has is put aside, to be recorded by the receipts' ids (``receipts.diverged``).
 
     Args:
-        connection: to the database.
-        drafts: the folder of the home's journal. No process uses it.
+        connection: To the database.
+        drafts: The folder of the home's journal, which no process uses now.
 
     Returns:
-        Whether another has.
+        Whether another process has.
     """
     path = drafts.with_suffix(".id")
     if not path.exists():
@@ -85,7 +85,7 @@ def _lives_path(drafts: Path) -> Path:
 
 
 def _own_lives(drafts: Path) -> list[str]:
-    """Returns the last two lives of the home: where a start was killed, the last one may not have begun."""
+    """Returns the last two lives of the home: the last one has not begun where a start was killed before that."""
     try:
         return _lives_path(drafts).read_text().split()
     except FileNotFoundError:
@@ -107,7 +107,7 @@ class Drafts:
     async def open(
         cls, books: Books, session: DatabaseSession, folder: Path, *, home_id: str, segment_bytes: int
     ) -> Self:
-        """Open a home's journal, and begin a new life of the home.
+        """Open a home's journal, and begin a new life of the home: from now on only this process closes its drafts.
 
         Args:
             books: where drafts are closed.
@@ -116,14 +116,14 @@ class Drafts:
             home_id: the home's own, and no other's.
             segment_bytes: see ``Journal.open``.
 
-        Raises HomeTaken, and what ``Journal.open`` raises: among others where the journal lacks what was appended to
+        Raises HomeTaken, and what ``Journal.open`` raises, among others where the journal lacks what was appended to
         it.
         """
         key, life = done_key(home_id, DRAFTS), new_id("life")
         async with session.use() as connection:
             found = await connection.fetchval(_CLOSED_UP_TO, key)
             closed, before = (0, "") if found is None else decode_drafts(found)
-            # The file first: a life that has begun and is in no file would be another's.
+            # The file first: a life that has begun and is in no file would be taken for another process's.
             await asyncio.to_thread(write_durably, _lives_path(folder), f"{before} {life}".encode())
             journal = Journal.open(folder, store_id=home_id, last_seq=closed, segment_bytes=segment_bytes)
             try:
@@ -179,7 +179,7 @@ class Drafts:
         Args:
             receipt: Without its place in its tenant's chain.
             secret: The receipt's.
-            work: What goes on upstream, and it charges. The journal has that beside it.
+            work: Work upstream that the receipt charges. The journal keeps that with the receipt.
             on_commit: Is called once it is committed.
             settled: As for ``Books.close``.
 
@@ -210,7 +210,7 @@ class Drafts:
 
 
 async def _begin_life(connection: DatabaseConnection, key: str, before: str | None, content: str) -> None:
-    """Write a home's row; where it is not what it was, another process has come between. Raises HomeTaken."""
+    """Write a home's row, if it is as it was read. Raises HomeTaken where another process has changed it since."""
     if before is None:
         done = await connection.execute(_FIRST_LIFE, key, content)
     else:

@@ -37,7 +37,7 @@ _MOST = 256
 _ATTEMPTS = 20
 _AWAY_FIRST_S = 0.05
 _AWAY_LAST_S = 2.0
-#: A failure that took longer is of a database that does not answer, rather than of one that has ended a connection.
+#: A failure that took longer comes from a database that does not answer, not from a connection that it ended; seconds.
 _LONG_S = 2.0
 
 _LAST = "SELECT state::text FROM shared_state WHERE key = $1 FOR UPDATE"
@@ -62,7 +62,7 @@ class _Gathering:
         self.batch = batch
         self._queue = queue
 
-    def needs_life(self) -> bool:
+    def needs_live_node(self) -> bool:
         return not all(waiting.persists for waiting in self.batch)
 
     def join(self, keys: Collection[str], *, is_alive: bool) -> list[Operation]:
@@ -99,11 +99,12 @@ class BatchLane:
             session: a connection for this lane alone.
             node_id: the node as it is now. Raises TrustGateError where it is none.
             clock: is set by every transaction.
-            persists: whether operations are tried until they are carried out, while the database is away too, and
-                whether the node is alive or not. Otherwise they fail. What it commits no crash of the database loses.
+            persists: whether operations are tried until they are carried out, while the database is away, too, and
+                whether the node is alive or not; otherwise they fail. A crash of the database loses nothing that such
+                a lane has committed.
             on_connect: is called with every new connection, before it is used.
             restore: brings into memory what rows are to have that are missing; None: memory has it.
-            states: of this process's rows, for all of its lanes; None: it has one.
+            states: what this process wrote last; one for all of its lanes. None: the lane has its own.
             on_lost: is called with each result of a batch that was committed, though its operations may have failed.
         """
         self.name = name
@@ -120,13 +121,13 @@ class BatchLane:
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        #: Of the batch under way, or the last.
+        #: Of the batch under way, or of the last one.
         self._number = 0
         #: The batch whose outcome is unknown: the key of its row, its number, what it granted.
         self._uncertain: tuple[str, int, list[Any]] | None = None
-        #: Called where nothing of this home may be committed any more.
+        #: Called when nothing of this home may be committed any more (``HomeTaken``).
         self.on_taken: Callable[[], object] = lambda: None
-        #: Is done when the attempt at a batch that is under way has ended.
+        #: Done when the attempt at a batch that is under way has ended.
         self._attempt: asyncio.Future[None] | None = None
         #: Why nothing is committed, while that lasts.
         self.fault: str | None = None
@@ -141,7 +142,7 @@ class BatchLane:
         Args:
             operation: it.
             on_commit: is called once it is committed, however long that takes.
-            persists: whether it is tried until it is carried out; None: as the lane does.
+            persists: whether it is tried until it is carried out; None: as the lane's operations are.
 
         Returns:
             What will have its result, or its refusal; None where the database is away and it is done later.
@@ -172,7 +173,7 @@ class BatchLane:
         return self._writer.swapped
 
     async def pass_on(self) -> None:
-        """Wait until what is written is decided by memory as it is now, and nothing by what was there before."""
+        """Wait for the attempt under way, so that all that is written later is decided from memory as it is now."""
         if self._attempt is not None:
             await asyncio.shield(self._attempt)
 
@@ -200,7 +201,7 @@ class BatchLane:
                 self._idle.set()
 
     async def _carry_out(self, batch: list[_Waiting], *, may_grow: bool = True) -> None:
-        """Carry out a batch. What joins it is added, if it ``may_grow``."""
+        """Carry out a batch. ``may_grow``: whether others may join it."""
         self._number += 1
         try:
             node_id = self._node_id()
@@ -212,7 +213,7 @@ class BatchLane:
         while batch:
             began_s = asyncio.get_running_loop().time()
             try:
-                # It has its number from the first attempt on: what would join later may not be in what was committed.
+                # It keeps the number of its first attempt, which may have been committed without what joined later.
                 grows, may_grow = may_grow, False
                 results = await self._try(batch, row, grows=grows)
             except NotAlive:
@@ -264,12 +265,12 @@ class BatchLane:
         _fail(batch, error)
 
     def _refuse_waiting(self, began_s: float) -> None:
-        """The database is away. Where that took long, what came meanwhile has waited as long, and would again."""
+        """Refuse what came during a long wait for a database that is away: it would wait as long again."""
         if asyncio.get_running_loop().time() - began_s > _LONG_S:
             _refuse(self._queue)
 
     def _on_away(self, batch: list[_Waiting]) -> None:
-        """The database is away: what waits is done when it is back, or refused; no request is kept waiting."""
+        """Keep no request waiting for a database that is away: refuse it, or carry it out when it is back."""
         _refuse(batch)
         if self._persists:
             _refuse(self._queue)
@@ -305,8 +306,8 @@ class BatchLane:
                 found = await connection.fetchval(_LAST, key)
                 last = 0 if found is None else int(found)
                 if found is not None and last < number and last != -number:
-                    # What a network holds back arrives when it is mended, though its sender is gone: what was sent in
-                    # one statement finds another number then, and writes nothing. Below zero: it was not committed.
+                    # A network may hold a statement back and deliver it after its sender has given up: a swap then
+                    # finds another number here, and writes nothing. A number below zero: that batch was not committed.
                     await connection.execute(_RENUMBER, key, str(-number))
             if last >= number and self._on_lost is not None:
                 for each in granted:
@@ -342,7 +343,7 @@ def _fail(batch: Iterable[_Waiting], error: TrustGateError) -> None:
 
 
 def _refuse(queue: MutableSequence[_Waiting]) -> None:
-    """Take those out that are not tried until they are carried out."""
+    """Refuse those that are not tried until they are carried out, and take them out of the queue."""
     kept = [waiting for waiting in queue if waiting.persists]
     if len(kept) < len(queue):
         _fail((waiting for waiting in queue if not waiting.persists), unreachable())

@@ -1,11 +1,11 @@
-"""What goes on upstream after its request has ended, as several processes count it: held once, and charged once.
+"""Work that goes on upstream after its request has ended (batches, background responses), counted by several processes.
 
-Its worst case is held in the rows of its tenant, its key, their budgets and their balance, as in one process alone. The
-hold is the work's own and no node's: it outlives the process that made it. The work has a row itself, which says what
-is held, and where, until it is settled. Whoever sees the end of it settles that row in the transaction that charges it,
-so of all processes that see the end one charges.
+It is held once and charged once. Its worst case is held in the rows of its tenant, its key, their budgets and their
+balance, as in one process alone. The hold belongs to the work and to no node: it outlives the process that made it. The
+work has a row of its own with what is held, and where, until it is settled. A process that sees the end settles that
+row in the transaction that charges the work, so of all processes that see the end one charges.
 
-Owns the row, and which receipt it is that charges work while that is in a process's journal alone (``EndedWork.mark``).
+Owns the row, and which receipt charges work while that receipt is in a process's journal alone (``EndedWork.mark``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trustgate.cluster.batches import Batch, RowsChanged
 from trustgate.cluster.rows import BalanceRow, BudgetRow, QuotaRow, Row, budget_key
 from trustgate.payment.balance import Balances
 
-#: Marks the receipt of a look that the gateway has made by itself: where another has charged the work, it is none.
+#: Marks a receipt of the gateway's own look at the work: it is dropped where another receipt has charged the work.
 _LOOK = "look "
 
 
@@ -40,10 +40,10 @@ class LastingCounters(Protocol):
 class LastingWork(NamedTuple):
     """Work that goes on, and what it may still use."""
 
-    #: Of its row.
+    #: Of its row (``work_key``).
     key: str
     drawer: Drawer
-    #: Those of its tenant and its key that anything limits.
+    #: The ids of its tenant and its key that anything limits.
     subjects: tuple[str, ...]
     ask: Ask
     #: What is held of its tenant's balance, nano-USD.
@@ -51,34 +51,41 @@ class LastingWork(NamedTuple):
 
 
 class EndedWork(NamedTuple):
-    """Work whose end was seen, and which a receipt charges."""
+    """Work whose end was seen, to be charged by a receipt."""
 
     key: str
-    #: The gateway has looked by itself; otherwise it was a request that saw the end.
+    #: Whether the gateway saw the end when it looked by itself; otherwise a request did.
     is_look: bool
 
     @property
     def mark(self) -> str:
-        """What a receipt in a journal has in place of ``tprev``, which it has not yet."""
+        """What a receipt in a journal has as its ``tprev``, which is set only when it is closed."""
         return _LOOK * self.is_look + self.key
 
     @classmethod
     def of_mark(cls, mark: str) -> EndedWork | None:
-        """Returns the work that a receipt in a journal charges; None: it charges none."""
+        """Returns the work that a receipt in a journal charges, from its ``tprev``; None: it charges none."""
         return cls(mark.removeprefix(_LOOK), mark.startswith(_LOOK)) if mark else None
 
 
 def work_key(kind: str, upstream: str, object_id: str) -> str:
-    """Returns the key of the row of an upstream's object that goes on."""
+    """Returns the key of a work's row.
+
+    Args:
+        kind: of the object upstream, such as ``batch``.
+        upstream: its name.
+        object_id: the upstream's.
+    """
     return f"work/{kind}/{hashlib.sha256(f'{upstream} {object_id}'.encode()).hexdigest()[:40]}"
 
 
 class _Held(msgspec.Struct):
     tokens: int
     cost_nano_usd: int
-    #: By subject, when the windows began in which it is held.
+    #: By subject, when the windows in which it is held began, microseconds UTC.
     windows: dict[str, tuple[int, int, int]] = {}
-    #: By the budget's row: its id, whose it is, its tenant, where the cell begins, how much.
+    #: By the key of a budget's row: the budget's id, its subject, its tenant, when the cell begins (microseconds UTC),
+    #: and the amount.
     budgets: dict[str, tuple[str, str, str, int, int]] = {}
     tenant_id: str = ""
     money_nano_usd: int = 0
@@ -90,7 +97,7 @@ class _WorkState(msgspec.Struct):
 
 
 class WorkRow:
-    """What one piece of work holds; or that it is settled."""
+    """The row of one piece of work: what it holds, or that it is settled."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -104,7 +111,7 @@ class WorkRow:
 
 
 class HoldWork:
-    """Hold what work may still use, wherever it is not held yet. Nothing of work that is settled."""
+    """Hold what work may still use, wherever it is not held yet; nothing for work that is settled."""
 
     def __init__(self, counters: LastingCounters, work: LastingWork) -> None:
         self._counters = counters
@@ -137,13 +144,9 @@ class HoldWork:
         needs = (1, ask.tokens, ask.cost_nano_usd)
         for key, counter in zip(keys, found, strict=True):
             if key not in held.budgets:
-                cell, need, budget_id = (
-                    counter.at(at_us, counters.budgets.clock),
-                    needs[counter.of.unit],
-                    key.split("/")[1],
-                )
+                cell, need = counter.at(at_us, counters.budgets.clock), needs[counter.of.unit]
                 counter.hold(cell, need)
-                held.budgets[key] = budget_id, counter.subject, counter.tenant_id, cell.start, need
+                held.budgets[key] = counter.of.budget.id, counter.subject, counter.tenant_id, cell.start, need
         if work.money_nano_usd and not held.money_nano_usd:
             held.tenant_id, held.money_nano_usd = work.drawer.tenant_id, work.money_nano_usd
             counters.balances.hold_at_least(held.tenant_id, held.money_nano_usd)
@@ -155,16 +158,16 @@ class SettleWork:
     def __init__(self, counters: LastingCounters, ended: EndedWork) -> None:
         self._counters = counters
         self.ended = ended
-        #: What the work's row has named, when it was seen last.
+        #: The rows in which the work is held, as its own row had them last.
         self._named: list[Row] = []
 
     def rows(self) -> Sequence[Row]:
         return [WorkRow(self.ended.key), *self._named]
 
     def apply(self, batch: Batch) -> bool:
-        """Returns whether the receipt charges the work; another has, where not.
+        """Returns whether the receipt charges the work; False: another receipt has.
 
-        Raises RowsChanged, where what is held is in rows that the batch has not.
+        Raises RowsChanged where the work is held in rows that the batch lacks.
         """
         state: _WorkState = batch.rows[self.ended.key].state
         if state.settled:
@@ -193,7 +196,7 @@ class SettleWork:
             balances.let_go(held.tenant_id, held.money_nano_usd)
 
     def _budget_rows(self, held: _Held, at_us: int) -> list[tuple[BudgetRow, int, int]]:
-        """Returns the rows of budgets, where what is held begins, and how much; without budgets that count no more."""
+        """Returns, for each budget that still counts: its row, when the cell begins in which it holds, the amount."""
         found = []
         for key, (budget_id, subject, tenant_id, start_us, amount) in held.budgets.items():
             counter = self._counters.budgets.counter_of(budget_id, subject, tenant_id, at_us)

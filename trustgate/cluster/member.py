@@ -96,7 +96,7 @@ class Member:
         self._clock = clock
         #: Until when it may serve, by ``clock``.
         self._until_s = float("-inf")
-        #: Until when it might serve the last time that it might.
+        #: Until when it might serve, by ``clock``; kept when it loses that right.
         self._served_until_s = float("inf")
         self._taken_in = 0
         #: The newest change it has seen the number of.
@@ -136,7 +136,7 @@ class Member:
         return max(0.0, self._until_s - self._clock())
 
     def lapsed_s(self) -> float:
-        """Returns how long ago it lost its right to serve, seconds; 0.0: it has it, or has not had it yet."""
+        """Returns for how long it has not had the right to serve, seconds; 0.0: it has it, or never had it."""
         return max(0.0, self._clock() - self._served_until_s)
 
     # roles

@@ -41,7 +41,7 @@ from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import encode_entry
 from trustgate.types import Entry, Receipt
 
-#: The members of a receipt that say what was used, and what that costs.
+#: The members of a receipt with what was used, and what that costs.
 _USED = (
     *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cache_write_tokens"),
     *("cache_write_1h_tokens", "audio_prompt_tokens", "audio_completion_tokens", "image_prompt_tokens"),
@@ -50,7 +50,7 @@ _USED = (
 )
 
 
-#: Returns those of a caller's tenant and key that count in rows.
+#: Returns the ids of a caller's tenant and key that are counted in rows.
 FindSubjects = Callable[[Caller], tuple[str, ...]]
 
 
@@ -139,7 +139,7 @@ class Draft(NamedTuple):
     #: The home whose journal it is in, and its number there.
     home_id: str
     number: int
-    #: That of the home's lives which closes it.
+    #: The life of the home that closes it (``rows.DraftsRow``); "": none.
     life: str = ""
 
 
@@ -174,7 +174,7 @@ class Open:
         find_subjects: FindSubjects,
         slot: SharedSlot | None,
     ) -> None:
-        """``find_subjects``: returns who of a caller counts in rows, as it is when the batch is sent."""
+        """``find_subjects``: is called when the batch is sent, for the subjects that are counted in rows then."""
         self._counters = counters
         self._caller = caller
         self._drawer = drawer
@@ -234,9 +234,10 @@ def _both_subjects(caller: Caller) -> tuple[str, str]:
 
 
 def _credited_as(receipt: Receipt | None) -> str:
-    """Returns what a receipt's credit is known by: its payment, or itself where the operator added it; else "".
+    """Returns the id under which a receipt's credit counts once: its payment's, the receipt's where the operator added
+    the credit; else "".
 
-    Whoever finds that a credit lacks its receipt writes that anew, and the one that began it may have it in a journal.
+    A process that finds a credit without its receipt writes another one, while the first may be in another's journal.
     """
     if receipt is None:
         return ""
@@ -245,7 +246,7 @@ def _credited_as(receipt: Receipt | None) -> str:
 
 
 def _charging_nothing(receipt: Receipt) -> Receipt:
-    """Returns the receipt of a request that saw the end of work which another has charged."""
+    """Returns the receipt with nothing used: its request saw the end of work that another receipt has charged."""
     nothing = {name: 0 for name in _USED if isinstance(getattr(receipt, name), int)}
     return msgspec.structs.replace(receipt, **nothing)
 
@@ -285,11 +286,11 @@ class Close:
             draft: Where the receipt is until this is committed. One that is committed is not closed again.
             late: Who used it, where the process that held for it is gone.
             late_charge_nano_usd: What is charged then, without a hold.
-            work: What goes on upstream, and the receipt charges: unless another has.
-            find_subjects: As ``Open``'s; None: who counted it when it was opened.
+            work: Work upstream that the receipt charges, unless another receipt has.
+            find_subjects: As for ``Open``; None: the subjects are those of the opening.
         """
         self._find_subjects = find_subjects
-        #: Who counts it now, and did not when it was opened.
+        #: Subjects that are counted in rows now, and were not when it was opened.
         self._later: tuple[str, ...] = ()
         self._counters = counters
         self._hold = hold
@@ -301,7 +302,7 @@ class Close:
         self._credit_nano_usd = credit_nano_usd
         self._draft = draft
         self._late = late
-        #: What the credit is known by that it adds, which another may have added since; "": none.
+        #: The id under which the credit that it adds counts once (``_credited_as``); "": it adds none.
         self._paid = _credited_as(receipt) if credit_nano_usd > 0 else ""
         self._late_charge_nano_usd = late_charge_nano_usd
         self._work = None if work is None else SettleWork(counters, work)
@@ -334,7 +335,7 @@ class Close:
         return rows
 
     def apply(self, batch: Batch) -> Receipt | None:
-        """Returns the receipt with its place in its tenant's chain; None where there is none to be written."""
+        """Returns the receipt with its place in its tenant's chain; None: no receipt is written."""
         late = self._late
         if self._use is not None:
             self._check_rows(batch)
@@ -385,7 +386,7 @@ class Close:
         hold = copy.copy(held.hold)
         # It was given back above, or with all that its node held.
         hold.slot = None
-        # Those of now: what was held in memory alone may be counted anew since.
+        # The counters of now: what was held in memory alone may have been counted anew since.
         hold.counters = quota.counters_of(each for each in _both_subjects(held.caller) if each not in self._later)
         claim = hold.claim = copy.copy(held.hold.claim)
         rows = [batch.rows[quota_key(subject)] for subject in held.subjects]
@@ -407,16 +408,16 @@ class Close:
                 claim.count((1, use.tokens, use.billed_nano_usd))
 
     def _find_later(self) -> tuple[str, ...]:
-        """Returns who counts it by the limits of now, and did not when it was opened."""
+        """Returns the subjects that are counted in rows by the limits of now, and were not when it was opened."""
         held = self._hold
         if held is None or self._use is None or self._find_subjects is None:
             return ()
         return tuple(each for each in self._find_subjects(held.caller) if each not in held.subjects)
 
     def _check_rows(self, batch: Batch) -> None:
-        """Raise RowsChanged where a limit has come meanwhile that counts it.
+        """Raise RowsChanged where a limit that was set meanwhile counts it.
 
-        While this waited for its rows, all may have been counted anew for that limit, without this.
+        While this waited for its rows, everything may have been counted anew for that limit, without this use.
         """
         if self._later != self._find_later():
             raise RowsChanged

@@ -98,7 +98,7 @@ class QuotaRow:
         return msgspec.json.encode(_QuotaContent(self._quota.state(self._subject_id), self._nodes))
 
     def count_anew(self, used: list[list[int]]) -> None:
-        """Count as used what receipts say, by window; what is held stays."""
+        """Set what is used, by window: what the receipts have, and what is held, which stays so."""
         state = self._quota.state(self._subject_id)
         for window, figures in enumerate(state.used):
             held = [state.lasting[window], *(share.held[window] for share in self._nodes.values())]
@@ -238,9 +238,9 @@ class DoneRow:
 
 
 class HomeTaken(HomeUnusable):
-    """Another process has gone on with a copy of this home, under its journal's id: this one may close nothing more.
+    """Another process has used a copy of this home, under its journal's id: this process may close no drafts any more.
 
-    What waits in its journal is not on record under the numbers that it has there.
+    What waits in its journal is not recorded under the numbers that it has there.
     """
 
     code = "home_taken"
@@ -249,18 +249,18 @@ class HomeTaken(HomeUnusable):
 class DraftsRow:
     """How far the journal of a home is closed, and which life of the home may close more of it.
 
-    A process that starts in a home begins a new life of it (``cluster.drafts``); one that works on a copy ends that of
-    the other.
+    A life lasts from one process's start in the home to the next one's (``cluster.drafts``), and is a fencing token: a
+    process that starts in a copy of the home ends the life in the original, which then closes nothing more.
     """
 
     def __init__(self, home_id: str, life: str) -> None:
-        """``life``: "" of a journal that has none, which was written by an earlier version."""
+        """``life``: "" for a journal written by a version without lives."""
         self.key = done_key(home_id, DRAFTS)
         self._life = life
         self.last = 0
 
     def take_in(self, content: str, at_us: int) -> None:
-        """Raises ``HomeTaken``: it is another life's."""
+        """Take the row in. Raises ``HomeTaken`` where it is another life's."""
         self.last, life = decode_drafts(content)
         if life != self._life:
             raise HomeTaken("Another process has gone on with a copy of this home.")
@@ -270,7 +270,7 @@ class DraftsRow:
 
 
 def decode_drafts(content: str) -> tuple[int, str]:
-    """Returns how far a home's journal is closed, and its life ("": it has none)."""
+    """Returns how far a home's journal is closed, and the home's life ("": none)."""
     found = msgspec.json.decode(content, type=int | tuple[int, str])
     return (found, "") if isinstance(found, int) else found
 
@@ -369,13 +369,13 @@ def look_at_budget(budgets: Budgets, key: str, content: str, at_us: int) -> None
 
 
 def quotas_anew(counted: Quota, subjects: Iterable[str], found: Mapping[str, str], at_us: int) -> dict[str, str]:
-    """Returns the rows of quotas that are counted anew: with what was used as ``counted`` has it, and what is held.
+    """Returns the rows of quotas counted anew, by key: what was used as ``counted`` has it, and what is held.
 
     Args:
-        counted: has counted what was used.
-        subjects: whose quotas.
-        found: the rows as they are, by key.
-        at_us: the database's time, microseconds UTC.
+        counted: Has counted what was used.
+        subjects: The tenants and keys whose quotas they are.
+        found: The rows as they are, by key.
+        at_us: The database's time, microseconds UTC.
     """
     rows: dict[str, str] = {}
     quota = Quota()
@@ -390,11 +390,11 @@ def quotas_anew(counted: Quota, subjects: Iterable[str], found: Mapping[str, str
 
 
 def counted_anew(budgets: Budgets, found: Mapping[str, str]) -> dict[str, str]:
-    """Returns the rows of budgets that are counted anew: with what was used as the counters have it, and what is held.
+    """Returns the rows of budgets counted anew, by key: what was used as the counters have it, and what is held.
 
     Args:
-        budgets: have counted what was used.
-        found: the rows as they are, by key, of these and other budgets.
+        budgets: Have counted what was used.
+        found: The rows as they are, by key, of these and other budgets.
     """
     counters = {budget_key(counter.of.budget, counter.subject): counter for counter in budgets.counters()}
     rows = {key: BudgetRow(counter).content().decode() for key, counter in counters.items()}
@@ -412,15 +412,15 @@ def counted_anew(budgets: Budgets, found: Mapping[str, str]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4_096)
 def _reach_digest(budget: Budget) -> str:
-    # By value. msgspec leaves out a default only where it is the same object, and a process that has read the budget
-    # from the database has another tuple than one that was told of it.
+    # Compared by value: msgspec leaves out a default only where it is the same object, and a budget that was read from
+    # the database has another (equal) tuple than one that came with a command.
     reach = reach_of(budget)
-    said = {
+    members = {
         field.name: value
         for field in msgspec.structs.fields(Budget)
         if (value := getattr(reach, field.name)) != field.default
     }
-    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:8]
+    return hashlib.sha256(msgspec.json.encode(members, order="sorted")).hexdigest()[:8]
 
 
 def balance_key(tenant_id: str) -> str:

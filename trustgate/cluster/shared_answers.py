@@ -1,7 +1,7 @@
 """Answers of paid requests where a retry may arrive at another process: kept in the database, besides in memory.
 
-As on one machine each is encrypted with a key that follows from the API key of the request, or from the body of one
-without, and is kept for a while.
+As on one machine each is encrypted with a key derived from the API key of the request, or from the body of a request
+without one, and is kept for a while.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class SharedLog(Log):
             money: what it holds of its tenant's balance, or is charged without a hold.
             use: what it used; None: it was not served.
             late: who used it, where nothing was held for it.
-            work: what goes on upstream, and the receipt charges: unless another has.
+            work: work upstream that the receipt charges, unless another receipt has.
             on_commit: is called once it is committed.
 
         Returns:

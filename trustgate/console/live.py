@@ -145,7 +145,7 @@ async def latest(admin: Admin, settings: Settings, recent: Callable[[], Sequence
 
 
 def process_name(settings: Settings) -> str:
-    """Returns which of a server's workers has put the numbers of all together; "" for the only process."""
+    """Returns that numbers are of all workers, and which of them made them; "" for the only process."""
     return f"of all workers, by worker {settings.worker} of {settings.serve.workers}" if settings.worker else ""
 
 

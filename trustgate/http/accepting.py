@@ -3,13 +3,13 @@
 uvloop's own servers accept one connection a turn. With hundreds of busy connections a turn takes milliseconds, and a
 new client, a health check too, would wait in the queue for seconds.
 
-While requests wait for room (``refusals``) connections are accepted as these become fewer: most of them would bring one
-more, to be refused, and a client that connects for each request has its turn as well when it waits in the kernel's
-queue. What is in that queue is accepted within ``MOST_LATE_S``, whatever waits, and what comes meanwhile within as long
-again: a tenant that has room, or a health check, waits for no longer behind connections of others.
+While requests wait for room (``refusals``), connections are accepted as fewer wait: most of them would bring another
+request to refuse, and a client that connects for each request can as well wait in the kernel's queue. A connection in
+that queue is accepted within ``MOST_LATE_S`` whatever waits, one that comes meanwhile within as long again: that bounds
+how long a tenant with room, or a health check, waits behind connections of others.
 
-Where several processes accept on one socket, each takes a part of the queue at a turn: connections are kept for long,
-and the first to wake would have all that come at once.
+Where several processes accept on one socket, each takes a part of the queue at a turn: connections live long, and the
+first process to wake would take all that come at once.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _logger = logging.getLogger("trustgate.server")
 
 #: At one turn, so that a flood of new connections does not hold up those that are there.
 MAX_PER_TURN = 256
-#: So many requests may wait before connections do, and how often it is looked whether they have become fewer.
+#: How many requests may wait before connections do; how often it is looked whether fewer wait, seconds.
 MAX_WAITING = 128
 _LOOK_S = 0.005
 #: How long what is in the kernel's queue may wait, seconds.
 MOST_LATE_S = 0.1
-#: Where the system does not give the length of its queue, it is so many.
+#: The length of the kernel's queue, where the system does not report it.
 _QUEUE = 1024
 #: Where Linux has the length of a listener's queue in ``struct tcp_info`` (``tcpi_unacked``; tcp(7)).
 _UNACKED = slice(24, 28)
-#: How many times as many turns as without others a process takes for its part of the queue, so that others have theirs.
+#: Beside other processes a process takes so many times as many turns for the queue, so that they have theirs between.
 _TURNS = 4
 #: What the system runs out of, and how long it gets to have some again.
 _OUT_OF = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -60,8 +60,8 @@ class Acceptor:
             listener: bound and listening; it stays its owner's to close, after ``close``.
             make_protocol: makes the protocol of one connection.
             tls: where given, connections begin with a handshake, for at most ``handshake_timeout_s``.
-            waiting: how many requests wait for room.
-            processes: how many accept on the socket, with this one.
+            waiting: returns how many requests wait for room.
+            processes: how many processes accept on the socket, this one among them.
         """
         self._listener = listener
         self._make_protocol = make_protocol
@@ -71,7 +71,7 @@ class Acceptor:
         self._opening: set[asyncio.Task[None]] = set()
         self._count_waiting = waiting
         self._processes = processes
-        #: How many connections of those are in the kernel's queue that were there when its length was asked for.
+        #: Of the connections that were in the kernel's queue when its length was read, those that are left.
         self._owed = 0
         self._owed_since = 0.0
         self._paused: asyncio.TimerHandle | None = None
@@ -101,7 +101,7 @@ class Acceptor:
             task.cancel()
 
     def _accept(self) -> None:
-        """Accept what is in the queue, as far as it may be at this turn."""
+        """Accept as many connections as this turn may."""
         waiting = self._count_waiting()
         if not waiting:
             self._owed = 0

@@ -225,9 +225,9 @@ class Exchange:
             await self._connection.write(head + body)
 
     def send_at_once(self, body: bytes) -> bool:
-        """Send a piece of a body that comes in chunks and has begun: what ``send`` does, without a wait.
+        """Send a piece of a chunked body that has begun, as ``send`` does, if that need not wait.
 
-        Returns False, and has sent nothing, where the piece has to wait, or is no such.
+        Returns False, and has sent nothing, where it must wait, or where the body is another.
         """
         if not self._is_chunked or self.is_done or not body:
             return False

@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         #: The last head and its bytes, and how it is recognised, once it has come twice.
         self._last: tuple[bytes, RequestHead] | None = None
         self._known: KnownHead | None = None
-        #: The head of the last request; and how the whole request is recognised, where it was refused at the door.
+        #: The head of the last request; what the whole request is recognised by where it was refused at the door.
         self._asked: RequestHead | None = None
         self._refused: KnownHead | None = None
         self._exchange: Exchange | None = None
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
             self._ask_door(head, data, size)
 
     def _ask_door(self, head: RequestHead, data: bytes, size: int) -> None:
-        """Run the application on a request where there is room for it; else have it wait.
+        """Run the application on a request if there is room for it; else let it wait.
 
         ``data`` begins with its head, of ``size`` bytes.
         """
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
         return head
 
     def _refuse_at_door(self, head: RequestHead, data: bytes, size: int, reason: Any) -> None:
-        """Answer with a refusal before anything is begun."""
+        """Answer with a refusal; no application is run."""
         door, shed = self._door, self._door.shed
         assert shed is not None, "a request was judged"
         is_whole = len(data) - size == head.length and KnownHead.may_be(head)
@@ -260,7 +260,7 @@ class Connection(asyncio.Protocol):
             self.read_on()
 
     def look_again(self) -> None:
-        """A request that waits at the door, if one does, is let through or refused."""
+        """Judge the request that waits at the door, if one does, anew: let it through or refuse it."""
         wait, self._wait = self._wait, None
         if wait is None:
             return
@@ -429,7 +429,7 @@ class Connection(asyncio.Protocol):
         self._idle_timer = self._head_timer = None
 
     def write_at_once(self, data: bytes) -> bool:
-        """Write where the client takes in what it is given. Returns False, and has written nothing, where not."""
+        """Write if that need not wait for the client. Returns False, and has written nothing, where it must."""
         if self.lost or self._drained is not None:
             return False
         self.transport.write(data)

@@ -1,4 +1,4 @@
-"""HTTP/2 as Hypercorn speaks it, and what is added to it: see ``hypercorn_adapter`` for the list."""
+"""Hypercorn's HTTP/2 with what is added to it; ``hypercorn_adapter`` has the list."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ _ENHANCE_YOUR_CALM = 11
 _HTTP_1_1_REQUIRED = 13
 #: Resets of requests, in a second, that no client has a reason for (CVE-2023-44487).
 _MAX_RESETS_PER_S = 200
-#: What all streams of a connection may have sent without its having been read; each may have 64 KiB.
+#: How many bytes of all streams of a connection may be unread; of each stream it is 64 KiB.
 _CONNECTION_WINDOW_BYTES = 4 * 1024 * 1024
-#: What is the other side's doing.
+#: Exceptions whose cause is the client.
 PEER_FAULTS = (OSError, h2.exceptions.H2Error, h11.ProtocolError, PriorityError)
 
 
 class Http2Door:
-    """What the connections of HTTP/2 share of the listener's door."""
+    """What the HTTP/2 connections of a listener share for judging requests before they begin."""
 
     def __init__(self, shed: Shed, refusals: Refusals) -> None:
         self.shed = shed
         self.refusals = refusals
-        #: Of each connection; and what gives those of them their answers that have waited.
+        #: The waiting streams of each connection, and the tasks that answer those that have waited.
         self.waiting: set[WaitingStreams] = set()
         self.answers: set[asyncio.Task[None]] = set()
 
 
 class Http2(H2Protocol):
-    """HTTP/2. Its streams do not disturb each other, whatever one of them does."""
+    """A connection of HTTP/2 whose streams do not hold each other up."""
 
     task_group: Tasks
 
@@ -65,7 +65,7 @@ class Http2(H2Protocol):
         self._waiting: WaitingStreams | None = None
 
     def ask(self, door: Http2Door) -> None:
-        """Have requests judged before anything is begun for them."""
+        """Have requests judged by a door before anything is begun for them. Called once, before the first request."""
         self._door = door
         self._waiting = WaitingStreams(door.shed, door.refusals, self._decided)
         door.waiting.add(self._waiting)
@@ -77,7 +77,7 @@ class Http2(H2Protocol):
         await self._flush()
 
     def leave_door(self) -> None:
-        """Nothing waits any more: the connection has gone."""
+        """Drop the requests that wait: the connection has gone."""
         if self._door is not None and self._waiting is not None:
             self._waiting.clear()
             self._door.waiting.discard(self._waiting)
@@ -86,7 +86,7 @@ class Http2(H2Protocol):
         await super().handle(event)
         if isinstance(event, Closed):
             self.leave_door()
-            # Nothing is sent any more: answers that wait for it need not.
+            # Nothing is sent any more: no answer has to wait for room in a buffer.
             for buffer in list(self.stream_buffers.values()):
                 await buffer.close()
 
@@ -111,7 +111,7 @@ class Http2(H2Protocol):
                 else:
                     await super()._handle_events([event])
         except (*PEER_FAULTS, KeyError) as error:
-            # Its stream, or the connection, has gone on to a state in which the event means nothing any more.
+            # Its stream, or the connection, is in a state by now in which the event has no meaning.
             _logger.debug("an HTTP/2 event was dropped: %r", error)
 
     async def _take(self, event: h2.events.DataReceived) -> None:
@@ -120,7 +120,7 @@ class Http2(H2Protocol):
         data = event.data or b""
         counted = event.flow_controlled_length or 0
         if stream is None:
-            # The request was answered already: what still comes counts for the connection's flow alone.
+            # The request has been answered: what still comes counts for the connection's flow control alone.
             self._acknowledge(event.stream_id, counted)
             return
         self._acknowledge(event.stream_id, counted - len(data))  # padding
@@ -137,7 +137,7 @@ class Http2(H2Protocol):
         await self._flush()
 
     def _is_flooded(self) -> bool:
-        """Returns whether resets come quicker than from a client that only changes its mind."""
+        """Returns whether resets come faster than a client has a reason for (``_MAX_RESETS_PER_S``)."""
         now = asyncio.get_running_loop().time()
         if now - self._resets_since > 1:
             self._resets_since, self._resets = now, 0
@@ -145,7 +145,7 @@ class Http2(H2Protocol):
         return self._resets > _MAX_RESETS_PER_S
 
     def _is_welcome(self, event: h2.events.Event) -> bool:
-        """Returns whether Hypercorn is to have an event."""
+        """Returns whether an event is passed to Hypercorn."""
         if isinstance(event, h2.events.RequestReceived):
             pseudo = {bytes(name): bytes(value) for name, value in event.headers or () if bytes(name)[:1] == b":"}
             if pseudo.get(b":method") == b"CONNECT" or b":path" not in pseudo:
@@ -157,7 +157,7 @@ class Http2(H2Protocol):
         return not isinstance(event, h2.events.PriorityUpdated)
 
     async def _receive(self, request: h2.events.RequestReceived) -> None:
-        """Begin with a request, or have it wait at the door: it is begun or refused later then."""
+        """Begin a request, or let it wait at the door: then it is begun or refused later."""
         door = self._door
         if door is None or self._waiting is None or self.context.terminated.is_set():
             await super()._handle_events([request])
@@ -187,7 +187,7 @@ class Http2(H2Protocol):
         task.add_done_callback(is_done)
 
     async def _go_on(self, stream: WaitingStream, reason: Any) -> None:
-        """Begin with a request that has waited, or refuse it."""
+        """Begin a request that has waited, or refuse it (``reason``)."""
         assert self._waiting is not None, "something has waited"
         if not reason:
             try:
@@ -210,7 +210,7 @@ class Http2(H2Protocol):
         status, headers, body = self._door.shed.refusal(stream.head, reason)
         render_fields(headers)
         if self.connection.local_flow_control_window(stream.stream_id) < len(body):
-            body = b""  # its client has said that it takes in nothing
+            body = b""  # the client's flow-control window has no room for it
         fields = [(b":status", b"%d" % status), *headers, (b"content-length", b"%d" % len(body))]
         self.connection.send_headers(stream.stream_id, fields, end_stream=not body)
         if body:
@@ -251,7 +251,7 @@ class Http2(H2Protocol):
 
 
 def _head(event: h2.events.RequestReceived) -> RequestHead:
-    """Returns the head of a request of HTTP/2 as one of HTTP/1.1 is; its method and path were seen to be there."""
+    """Returns the head of an HTTP/2 request in the form of HTTP/1.1's. The request has a method and a path."""
     fields = [(bytes(name), bytes(value)) for name, value in event.headers or ()]
     pseudo = dict(field for field in fields if field[0][:1] == b":")
     path = pseudo[b":path"]
@@ -262,12 +262,12 @@ def _head(event: h2.events.RequestReceived) -> RequestHead:
 
 
 class Tasks(TaskGroup):
-    """Applications whose unread requests hold up no others."""
+    """Runs the applications of a connection. A request that one leaves unread holds up no other stream."""
 
     def spawn_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return self._task_group.create_task(coroutine)
 
-    #: Is told how many bytes of a body were read, for the request that is begun next.
+    #: Called with how many bytes of its body were read, for the request that is begun next.
     on_read: Callable[[int], Awaitable[None]] | None = None
 
     async def spawn_app(
@@ -276,7 +276,7 @@ class Tasks(TaskGroup):
         events = _Events(self.on_read)
 
         async def run() -> None:
-            # Cancelled, it goes with its whole connection, and what sends for it: nothing can be ended then.
+            # It is cancelled only together with its whole connection: then there is nothing to end.
             try:
                 await app(scope, events.get, send, None, None)
             except Exception:
@@ -289,7 +289,7 @@ class Tasks(TaskGroup):
 
 
 class _Events:
-    """What a request's application is told. Its bound is the stream's window: what was not read is not given back."""
+    """The ASGI events of a request. Their bound is the stream's window: what is unread is not acknowledged."""
 
     def __init__(self, on_read: Callable[[int], Awaitable[None]] | None) -> None:
         self._on_read = on_read
@@ -329,7 +329,7 @@ class _Events:
             await self._woken.wait()
 
     async def close(self) -> None:
-        """Its application has ended: nothing is kept any more."""
+        """Drop what is unread: the application has ended."""
         self._is_closed = True
         size = len(self._body)
         self._body.clear()

@@ -75,7 +75,7 @@ async def listen(
 class _Others:
     """Where connections go that speak something else than HTTP/1.1."""
 
-    #: Where requests of HTTP/2 wait too.
+    #: Where requests of HTTP/2 wait for room, too.
     door: Door
 
     def __init__(self, app: ASGIApp, timeouts: ConnectionTimeouts) -> None:

@@ -104,7 +104,7 @@ class RequestHead:
         #: was let through, until its request is begun.
         self.noted: Any = None
         self.passed: str | None = None
-        #: The tenant as whose it was judged when there was no room.
+        #: The tenant that it was judged as when there was no room.
         self.judged_as: str | None = None
         #: For the path, which reads a head once however often a connection repeats it: the fields by name, the last of
         #: each; the hash of the key in them; whether nothing in them is refused for requests with JSON but the length;

@@ -11,8 +11,8 @@ no task. What is promised:
   time, ``TIME_SHARE``, and after ``MOST_S`` whatever they have taken: all of that in one of the next turns, of which
   each refuses at most ``MAX_REFUSED_PER_TURN``.
 - A client in a loop waits for longer. A request that comes at once (``AT_ONCE_S``) after the answer or the refusal of
-  the same one before it is refused after ``HOLD_AT_ONCE_S`` and at most ``MOST_AT_ONCE_S``: as long as a refusal says
-  that its client should wait (``retry-after``). So of each connection there are one or two refusals a second, and as
+  the same one before it is refused after ``HOLD_AT_ONCE_S`` and at most ``MOST_AT_ONCE_S``, the time that a refusal's
+  ``retry-after`` has. So of each connection there are one or two refusals a second, and as
   long as room comes for all connections in that time there are none. No other client waits with it, even one of a proxy
   that sends requests of several clients through the same connection: with other fields it is another request.
 - Requests that were sent in one piece are refused one after another, and not after a wait for each, while refusals have
@@ -45,9 +45,9 @@ MOST_S: Final = 0.04
 AT_ONCE_S: Final = 0.025
 HOLD_AT_ONCE_S: Final = 0.5
 MOST_AT_ONCE_S: Final = 1.0
-#: Of all requests that wait.
+#: The bytes that all requests which wait may hold together.
 MAX_HELD_BYTES: Final = 16 * 1024 * 1024
-#: How many tenants are asked for at one turn whether they have room.
+#: For how many tenants a turn looks whether they have room.
 _MAX_LOOKS_PER_TURN: Final = 64
 _TICK_S: Final = 0.005
 #: How much of their share refusals may save up, and owe, seconds.
@@ -90,7 +90,7 @@ class Shed(Protocol):
 
 
 class Waiting(Protocol):
-    """What has a request that waits: a connection, or a stream of one."""
+    """A connection, or a stream of one, with a request that waits."""
 
     def look_again(self) -> None:
         """Judge the request anew: let it through or refuse it. Calls ``Wait.leave`` first."""
@@ -117,7 +117,7 @@ class Wait:
         return self._queue is not None and not self.is_over
 
     def leave(self) -> None:
-        """It waits no more."""
+        """End the wait: the request is let through, refused or gone."""
         if not self.is_over:
             self.is_over = True
             if self._queue is not None and self._line is not None:
@@ -140,7 +140,7 @@ class _Line(deque[Wait]):
 
 
 class _Queue:
-    """What waits of one tenant: requests, and those that came again at once."""
+    """The requests of one tenant that wait: those that came again at once in a line of their own."""
 
     __slots__ = ("_refusals", "_tenant_id", "lines", "waits")
 
@@ -148,7 +148,7 @@ class _Queue:
         self._refusals = refusals
         self._tenant_id = tenant_id
         self.lines = (_Line(), _Line())
-        #: How many of them are not over.
+        #: How many of its waits are not over.
         self.waits = 0
 
     def next(self) -> Wait:
@@ -175,7 +175,7 @@ class Refusals:
         self._loop = loop
         self._shed = shed
         self._clock = clock
-        #: By tenant; those of which something waits.
+        #: By tenant, of those with requests that wait.
         self.queues: dict[str, _Queue] = {}
         #: Of all tenants, as in each queue.
         self._lines = (_Line(), _Line())
@@ -227,14 +227,14 @@ class Refusals:
         return wait
 
     def left(self, last_of: str | None, size: int) -> None:
-        """A wait is over. ``last_of``: its tenant, where no other request of that waits."""
+        """Note that a wait is over. ``last_of``: its tenant where none of its requests waits any more; else None."""
         self._held_bytes -= size
         self.waiting -= 1
         if last_of is not None:
             del self.queues[last_of]
 
     def grow(self, wait: Wait, size: int) -> None:
-        """So many bytes more are held of what waits; where that is too much, it is refused in the next turn."""
+        """Note that a request holds so many bytes more; beyond ``MAX_HELD_BYTES`` it is refused in the next turn."""
         if wait.is_held and self._held_bytes + size <= MAX_HELD_BYTES:
             wait.size += size
             self._held_bytes += size

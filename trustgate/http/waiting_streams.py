@@ -1,6 +1,6 @@
-"""Requests of HTTP/2 that wait at the door (``refusals``), each with what came of its stream meanwhile.
+"""Requests of HTTP/2 that wait at the door (``refusals``), each with the events of its stream since.
 
-Of one that waits nothing is begun: no stream of Hypercorn's, no task. Its data count against the stream's window and
+For one that waits nothing is begun: no stream of Hypercorn's, no task. Its data count against the stream's window and
 the bytes that may wait in all. The other streams of its connection go on.
 """
 
@@ -16,21 +16,21 @@ import h2.events
 from trustgate.http.parser import RequestHead
 from trustgate.http.refusals import AT_ONCE_S, Refusals, Shed, Wait
 
-#: Of how many requests a connection remembers that they were refused just now.
+#: How many requests that were refused last are kept for each connection, to recognise them when they come again.
 _MOST_REFUSED: Final = 32
-#: What a head takes beside its fields, bytes.
+#: What a head takes in memory beside its fields, bytes.
 _HEAD_BYTES: Final = 256
-#: In the place of a reason: its client has reset the stream.
+#: In place of a reason for a refusal: the client has reset the stream.
 GONE: Final = object()
 
 
 class WaitingStream:
-    """One request that waits, or that was let through and whose events are still to be handed on."""
+    """A request that waits, or was let through while events of its stream are still to be passed on."""
 
     def __init__(self, request: h2.events.RequestReceived, head: RequestHead, streams: WaitingStreams) -> None:
         self.request = request
         self.head = head
-        #: What came of its stream since, in its order.
+        #: The events of its stream since, in order.
         self.events: deque[h2.events.Event] = deque()
         self._streams = streams
         self.wait: Wait
@@ -45,10 +45,10 @@ class WaitingStream:
 
 
 class WaitingStreams:
-    """Those of a connection."""
+    """The waiting streams of a connection."""
 
     def __init__(self, shed: Shed, refusals: Refusals, decided: Callable[[WaitingStream, Any], None]) -> None:
-        """``decided`` is called once for each: why it is refused, ``GONE``, or something empty: it is let through."""
+        """``decided`` is called once for each stream, with why it is refused, ``GONE``, or "" (it is let through)."""
         self._shed = shed
         self._refusals = refusals
         self._decided = decided
@@ -92,23 +92,23 @@ class WaitingStreams:
         self._decided(stream, reason)
 
     def over(self, stream: WaitingStream) -> None:
-        """The events of a stream come to where they came before."""
+        """Keep no more events of a stream: they are handled as they come again."""
         self._streams.pop(stream.stream_id, None)
 
     def refuse(self) -> None:
-        """Nothing waits any more: where there is no room now, it is refused."""
+        """Decide on all that wait now: what has no room is refused."""
         for stream in list(self._streams.values()):
             if not stream.wait.is_over:
                 stream.look_again()
 
     def clear(self) -> None:
-        """The connection has gone."""
+        """Drop all that wait: the connection has gone."""
         for stream in self._streams.values():
             stream.wait.leave()
         self._streams.clear()
 
 
 def _fields(head: RequestHead) -> tuple[bytes, ...]:
-    """Returns what requests of one client have in common: all but the length of their body."""
+    """Returns what a request is recognised by when it comes again: its fields without its body's length."""
     fields = [part for name, value in head.headers if name != b"content-length" for part in (name, value)]
     return (head.method.encode(), head.target, *fields)

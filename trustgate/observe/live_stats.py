@@ -36,7 +36,7 @@ class UpstreamPulse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """One of several workers."""
+    """One of several workers; its rates and latencies are those of the same window as ``LiveStats``."""
 
     number: int
     pid: int
@@ -78,7 +78,7 @@ class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
     log_problem: str = ""
     anchor_problem: str = ""
     upstreams: tuple[UpstreamPulse, ...] = ()
-    #: Where there are several workers, each; all else is theirs together.
+    #: Each worker, where there are several; all other members are of all of them together.
     workers: tuple[WorkerLoad, ...] = ()
 
 

@@ -116,7 +116,7 @@ class RequestLog:
         self._dropped = 0
         #: Lines that stderr did not take, until it takes some again.
         self._lost = 0
-        #: By version of receipts, whose members are the same in each: what a line has, and what reads its values.
+        #: By version of receipts, all of which have the same members: the form of a line, and what reads its values.
         self._lines_of: dict[int, tuple[Callable[..., msgspec.Struct], attrgetter[tuple[Any, ...]]]] = {}
 
     def request(self, receipt: Receipt) -> None:
@@ -140,7 +140,7 @@ class RequestLog:
             self._put(f"{_time(now_us())} REFUSAL {endpoint}: {error.status} {error.code}, {receipt_id}".encode())
 
     def _line_of(self, receipt: Receipt) -> tuple[Callable[..., msgspec.Struct], attrgetter[tuple[Any, ...]]]:
-        """Returns the form of lines for receipts of this one's version, and keeps it: a dict would cost four times."""
+        """Returns the form of a line for this receipt's version: a line made from a dict takes four times as long."""
         names = tuple(name for name in _MEMBERS if getattr(receipt, name) is not msgspec.UNSET)
         line = msgspec.defstruct("RequestLine", ["time", "event", "receipt", *names], gc=False)
         return self._lines_of.setdefault(receipt.v, (line, attrgetter(*names)))

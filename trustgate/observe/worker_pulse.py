@@ -1,7 +1,7 @@
-"""Live statistics of several workers together: the whole, as one worker puts it together from what each shows.
+"""Live statistics of several workers together, as one worker makes them from those of each.
 
-Each shows its own about once a second (``observe.workers``). Rates are added up. Latencies are quantiles, which cannot
-be: so each group comes with some of its latencies in their order, of up to ``_POINTS`` requests all of them.
+Each worker shows its own about once a second (``observe.workers``). Rates are added up. Quantiles of latencies cannot
+be, so each group comes with a sample of its latencies in order: at most ``_POINTS``, of fewer requests all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _POINTS = 64
 
 
 class Spread(msgspec.Struct, frozen=True, array_like=True):
-    """How the latencies of so many answered requests are spread: some of them, in their order, milliseconds."""
+    """The latencies of ``count`` answered requests: a sample of them in order, milliseconds."""
 
     count: int
     first_ms: Sequence[int] = ()
@@ -26,7 +26,7 @@ class Spread(msgspec.Struct, frozen=True, array_like=True):
 
 
 class WorkerPulse(msgspec.Struct, frozen=True):
-    """What one worker shows of itself."""
+    """The live statistics that one worker shows the others."""
 
     pid: int
     live: LiveStats
@@ -61,9 +61,9 @@ def whole(own: int, pulses: Mapping[int, WorkerPulse], most: int) -> LiveStats:
     """Returns the live statistics of all workers.
 
     Args:
-        own: the number of the worker that puts them together; what is the same at all is as it has it.
+        own: the number of the worker that makes them; what all have alike is taken from it.
         pulses: by the workers' numbers.
-        most: tenants, and models, at most.
+        most: how many tenants, and models, to return at most.
     """
     live = pulses[own].live
     ordered = sorted(pulses.items())
@@ -136,9 +136,9 @@ def _together(name: str, parts: Sequence[tuple[Load, Spread]]) -> Load:
 
 
 def _quantile(parts: Iterable[tuple[int, Sequence[int]]], share: float) -> int:
-    """Returns the smallest value that so large a share of all does not exceed; 0 of nothing.
+    """Returns the smallest value that is at least as great as ``share`` of all values; 0 where there are none.
 
-    ``parts``: how many values each has, and some of them, in their order, which stand for equally many.
+    ``parts``: of each how many values it has, and a sample of them in order, each of which stands for equally many.
     """
     weighted = sorted((value, count / len(values)) for count, values in parts for value in values)
     left = share * sum(weight for _, weight in weighted) - 1e-9
@@ -150,7 +150,7 @@ def _quantile(parts: Iterable[tuple[int, Sequence[int]]], share: float) -> int:
 
 
 def _some(ordered: Sequence[int]) -> Sequence[int]:
-    """Returns at most ``_POINTS`` of the values, evenly taken, the greatest of them among these."""
+    """Returns an even sample of at most ``_POINTS`` values, the greatest among them."""
     count = len(ordered)
     if count <= _POINTS:
         return ordered
@@ -158,7 +158,7 @@ def _some(ordered: Sequence[int]) -> Sequence[int]:
 
 
 def _upstreams(found: Sequence[tuple[int, Sequence[UpstreamPulse]]]) -> tuple[UpstreamPulse, ...]:
-    """Returns each upstream as the worker has it that sees it worst."""
+    """Returns each upstream in the worst state that a worker has for it."""
     worst: dict[str, UpstreamPulse] = {}
     for number, upstreams in found:
         for upstream in upstreams:

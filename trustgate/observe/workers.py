@@ -24,13 +24,13 @@ _logger = logging.getLogger("trustgate.server")
 _METRICS, _PULSE = "metrics.json", "pulse.json"
 #: An older file is of a worker that has ended, or hangs.
 _OLD_S = 10.0
-#: Of one whose file is older no live statistics are waited for, or shown.
+#: The live statistics of a worker whose file is older are neither waited for nor shown.
 _ENDED_S = 4.0
-#: Its time is that of the last look at live statistics, at whichever worker.
+#: The file whose time is that of the last look at live statistics, at any worker.
 _LOOKED = "looked"
-#: They are shown for so long after one, and it is looked so often whether there was one.
+#: How long they are shown after a look, and how often a worker looks whether there was one, seconds.
 _LOOKING_S, _NOTICED_S = 10.0, 0.5
-#: How long the first look waits for the others at most.
+#: How long the first look waits for the others at most, seconds.
 _FIRST_LOOK_S = 3.0
 
 
@@ -54,7 +54,7 @@ _decode_pulse = msgspec.json.Decoder(WorkerPulse).decode
 
 
 class WorkerFile:
-    """What a worker shows the others of itself, in a file of its folder."""
+    """A file in a worker's folder that the other workers read."""
 
     def __init__(self, folder: Path, number: int, name: str) -> None:
         """
@@ -69,14 +69,14 @@ class WorkerFile:
         self._path = folder / str(number) / name
 
     def write(self, data: bytes) -> None:
-        """Show this. Raises OSError."""
+        """Replace the file's content, in one step. Raises OSError."""
         new = self._path.with_name(f"{self._path.name}.new")
         new.write_bytes(data)
         new.rename(self._path)
 
     def others(self, old_s: float = _OLD_S) -> Iterator[tuple[int, bytes]]:
-        """Yields what the other workers show, each with its number; not what is older than ``old_s``: that is of one
-        that has ended, or hangs.
+        """Yields the other workers' numbers and the content of their files, without files older than ``old_s``
+        (seconds), whose workers have ended or hang.
         """
         for path in sorted(self._folder.glob(f"*/{self._name}")):
             number = path.parent.name
@@ -90,7 +90,7 @@ class WorkerFile:
 
 
 class WorkerMetrics:
-    """What one worker shows: its metrics, and while anybody looks its live statistics."""
+    """What one worker shows the others: its metrics, and its live statistics while they are looked at."""
 
     def __init__(
         self,
@@ -152,11 +152,11 @@ class WorkerMetrics:
         return list(found.values())
 
     async def live(self, most: int) -> LiveStats:
-        """Returns the live statistics of all, the others' as they were about a second ago.
+        """Returns the live statistics of all workers, the others' as of about a second ago.
 
-        The others show theirs while anybody looks: the first look waits for them.
+        The others show theirs only while they are looked at: the first look waits for them, up to ``_FIRST_LOOK_S``.
 
-        ``most``: tenants, and models, at most.
+        ``most``: how many tenants, and models, to return at most.
         """
         with contextlib.suppress(OSError):
             self._looked.touch()

@@ -101,7 +101,7 @@ class Balances:
         return self.hold_at_least(tenant_id, amount)
 
     def let_go(self, tenant_id: str, amount: int) -> None:
-        """Give back what another process has held."""
+        """Give back what is held of a balance, by whichever process, nano-USD."""
         self._of(tenant_id).held -= amount
 
     def charge_unheld(self, tenant_id: str, nano_usd: int) -> BalanceHold | None:

@@ -1,9 +1,9 @@
 """The answers of paid requests, kept for a while so that a retry with the same payment gets the one it paid for.
 
 Kept on disk, so that they survive the process, and there only as their payer can read them: each file is encrypted with
-a key that follows from the API key of the request, or, where it has none, from its body; neither is anywhere on disk.
-Who has the file and can guess every byte of such a body can read its answer. Bounded in bytes, all together, and in
-time: the oldest go first.
+a key derived from the API key of the request, or, where it has none, from its body; neither is anywhere on disk. An
+answer to a request without a key can be read with the file and a guess of every byte of that body. Bounded in bytes,
+all together, and in time: the oldest go first.
 
 Owns the files: ``ID`` with an answer, ``ID.large`` for one that was too large, mode 0600, whole or not there.
 """
@@ -229,10 +229,10 @@ class Answers:
 
 
 def answer_key(known_by: bytes) -> bytes:
-    """Returns what an answer is encrypted with; b"" for none: it stays in memory.
+    """Returns the key that an answer is encrypted with; b"" for none: it stays in memory.
 
-    ``known_by``: the API key, or the SHA-256 of the body of a request without one. The key's own SHA-256 is in the
-    database, and one over the body's and the path: what encrypts must not follow from those.
+    ``known_by``: the API key, or the SHA-256 of the body of a request without one. The database has the API key's own
+    SHA-256, and one over the body's and the path: the key must not be derivable from those.
     """
     return hmac.digest(known_by, b"TrustGate: kept answers", "sha256") if known_by else b""
 

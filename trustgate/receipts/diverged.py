@@ -24,7 +24,7 @@ from trustgate.store import Store
 from trustgate.types import Entry
 
 _SUFFIX = ".diverged-"
-#: In a journal that was put aside: under which id it was written, where that is not the store's.
+#: The file in a journal that was put aside with the id under which it was written, where that is not the store's.
 _ID_NAME = "id"
 
 _logger = logging.getLogger("trustgate.receipts")
@@ -83,7 +83,12 @@ async def put_aside_left(journal: Path, store: Store) -> list[Entry]:
 
 
 def set_aside_drafts(drafts: Path, home_id: str) -> None:
-    """Put the journal of a process among several aside, whose id is another's now; nothing where there is none."""
+    """Put aside the journal of a process among several whose id another process uses now.
+
+    Args:
+        drafts: The journal's folder; it may be missing.
+        home_id: The id under which the journal was written.
+    """
     if drafts.is_dir():
         (drafts / _ID_NAME).write_text(home_id)
         _set_aside(drafts)
@@ -91,12 +96,12 @@ def set_aside_drafts(drafts: Path, home_id: str) -> None:
 
 
 def has_asides(journal: Path) -> bool:
-    """Returns whether journals in this one's place were put aside."""
+    """Returns whether there are journals that were put aside from this one's place."""
     return bool(_put_aside(journal))
 
 
 async def left_aside(journal: Path, store: Store) -> list[Entry]:
-    """Returns what the database lacks of the journals that were put aside."""
+    """Returns the entries of journals that were put aside which the database lacks."""
     return [entry for aside in _put_aside(journal) for entry in await _missing(aside, store)]
 
 
@@ -146,7 +151,7 @@ def _segments(journal: Path) -> list[Segment]:
 async def _missing(journal: Path, store: Store, journal_id: str = "") -> list[Entry]:
     """Returns the entries at the journal's end that the database lacks. Entries come into it in order.
 
-    ``journal_id``: "": it is the one that lies in it, else the store's.
+    ``journal_id``: the id under which the journal was written; "": the one in its file ``id``, else the store's.
     """
     if not journal_id and (journal / _ID_NAME).exists():
         journal_id = (journal / _ID_NAME).read_text()

@@ -30,7 +30,7 @@ from trustgate.store import ReceiptFilter, Store, StoredTile
 
 #: Leaves hashed into the tree before the event loop gets its turn (some 0.2 ms).
 _SLICE_LEAVES = 64
-#: Receipts that are read together.
+#: How many receipts are read at a time.
 _BATCH_ENTRIES = 2_048
 #: Full tiles kept in memory, 8 KiB each.
 _CACHED_TILES = 512

@@ -31,11 +31,12 @@ class Kept(NamedTuple):
 
     log: Log
     archive: Archive
-    #: For ever: signs the log's state, or sees what another process has signed. It is given how often, seconds.
+    #: Runs for ever: signs the log's state, or reads what another process has signed. Its argument returns how often,
+    #: seconds.
     upkeep: Callable[[Callable[[], float]], Coroutine[Any, Any, None]]
     #: This process among the nodes of its database; None where that is a file.
     member: Member | None
-    #: It among others that serve the database at the same time; None: it serves alone.
+    #: This process among those that serve the database at the same time; None: it serves alone.
     together: Together | None = None
 
 
@@ -45,14 +46,17 @@ async def keep_receipts(
     """Recover what the process before has left, and keep receipts until ``stack`` is closed.
 
     Args:
-        settings: of the server.
-        store: open.
-        address: under which the server is reached.
-        stop: set where this process can serve no more.
-        stack: closes what this opens.
+        settings: Of the server.
+        store: The open store.
+        address: Where the server is reached.
+        stop: Set when this process cannot serve any more.
+        stack: Closes what this opens.
+
+    Returns:
+        The log, and what goes with it.
 
     Raises:
-        OperatorError: it cannot be recovered.
+        OperatorError: What the process before has left cannot be recovered.
     """
     return await (_keep_together if settings.several else _keep_alone)(settings, store, address, stop, stack)
 

@@ -34,7 +34,7 @@ FindOwner = Callable[[Receipt], tuple[Caller, Drawer] | None]
 
 
 class MissingRows:
-    """See ``cluster.batches.Restore``."""
+    """Counts in memory what rows that are missing are to be made with (``cluster.batches.Restore``)."""
 
     def __init__(
         self,

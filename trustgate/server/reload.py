@@ -31,7 +31,7 @@ RELOADED = frozenset(
 )
 
 
-#: Those of the sockets, which are bound once, by the supervisor where there are several workers.
+#: Settings of the sockets, which are bound once; by the supervisor where there are several workers.
 BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
 
 
@@ -107,9 +107,9 @@ class SettingsReload:
         return holds, waits
 
     async def reload_all(self) -> Reloaded:
-        """Reload as ``reload`` does, and where this is one of several workers have the others do so, too.
+        """Reload as ``reload`` does; where this is one of several workers, the others reload, too.
 
-        Their supervisor reads the settings as at SIGHUP, and replaces the workers for what wants a restart.
+        Their supervisor gets SIGHUP. It replaces the workers for settings that need a restart.
         """
         holds, waits = await self.reload()
         # A worker whose supervisor is gone is about to stop.

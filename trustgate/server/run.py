@@ -150,7 +150,7 @@ async def serve(
         if kept.together is None:
             await kept.log.flush()
             await kept.archive.renewed()
-    # Not within the jobs that run beside it: they would make a group of it.
+    # Not within the task group of the jobs, which would raise it as an exception group.
     if kept.together is not None:
         kept.together.check_home()
 
@@ -165,7 +165,7 @@ async def _build(
     certificate: Certificate | None,
     stack: contextlib.AsyncExitStack,
 ) -> Server:
-    """Fill the memory from what is kept, and begin what it takes part in with other processes."""
+    """Fill the memory from the store, and begin what this process does together with others."""
     payments = await PaymentService.open(
         settings,
         store,

@@ -46,7 +46,7 @@ _COMMAND_TIMEOUT_S = 120.0
 #: How long the connection of the process before is waited for: the database notices in time that its machine is gone.
 _CLAIM_PATIENCE_S, _CLAIM_PAUSE_S = 2.0, 0.1
 _CLAIM = "SELECT pg_try_advisory_lock(hashtextextended('trustgate home ' || $1, 0))"
-#: How often it is looked for receipts that another process has set aside.
+#: How often a process looks for receipts that another one has set aside, seconds.
 _SET_ASIDE_EVERY_S = 2.0
 #: So that a machine that went down does not keep its home's lock.
 _KEEPALIVES = {"tcp_keepalives_idle": "3", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3"}
@@ -105,7 +105,7 @@ class Together:
         await self.member.settle()
 
     async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
-        """Have all count what receipts say: on these budgets, and these subjects' quotas. Raises Unavailable."""
+        """Count budgets and subjects' quotas anew from the receipts, for all processes. Raises Unavailable."""
         if self._server is not None:
             await self.books.count_anew(budgets, subjects, self._server.directory, self._server.catalog)
 
@@ -203,7 +203,7 @@ class Together:
                 await session.close()
 
     async def _look_at_set_aside(self) -> None:
-        """For ever: see what the sequencer could not store. Proofs of it are made of what was set aside."""
+        """For ever: read what the sequencer has set aside, which proofs of those receipts are made of."""
         while True:
             try:
                 await self._store.look_at_set_aside()
@@ -224,7 +224,7 @@ class Together:
             _logger.warning("%s", error.message)
 
     def check_home(self) -> None:
-        """Raises HomeTaken: this process has stopped because another has gone on with a copy of its home."""
+        """Raise HomeTaken if this process has stopped because another one has used a copy of its home."""
         if self._home.taken is not None:
             raise self._home.taken
 
@@ -285,15 +285,16 @@ async def serving_together(
 
 
 class _Home:
-    """The home that this process serves with, which no other may, nor a copy of it.
+    """The home of this process, which no other process may serve with, nor with a copy of it.
 
-    The database knows by the journal's id what of the journal is closed: of two processes with one id, each would take
-    its own receipts for closed that the other has closed. While this process is connected, it alone has the id. A copy
-    that begins while it is not ends its life (``cluster.drafts``): then this one closes nothing more, and stops.
+    The database has, by the journal's id, how far the journal is closed: of two processes with one id, each would take
+    receipts of its own for closed because the other has closed as many. While this process is connected, it alone has
+    the id. A process that starts in a copy while this one is cut off ends the home's life here (``cluster.drafts``):
+    then this process closes nothing more, and stops.
     """
 
     def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
-        """``stop`` is set where another process has gone on with a copy."""
+        """``stop`` is set when another process has used a copy of the home."""
         self._settings = settings
         self._stop = stop
         self._open = _opener(settings, "log", settings.store.lease_s / 2, **_KEEPALIVES)
@@ -302,7 +303,7 @@ class _Home:
         self.taken: HomeTaken | None = None
 
     async def be_its_own(self) -> None:
-        """Part from a copy that another process has gone on with. Before anything else. Raises ``Unavailable``."""
+        """Take a new id if another process has used a copy of the home. Called first. Raises ``Unavailable``."""
         connection = await self._open()
         try:
             await part_from_copy(connection, self._settings.drafts_folder)
@@ -310,12 +311,12 @@ class _Home:
             connection.terminate()
 
     def guard(self, log: SharedLog) -> None:
-        """Stop where its receipts can be closed no more."""
+        """Have this process stop when its receipts cannot be closed any more."""
         self._drafts = log.drafts
         log.books.closing.on_taken = self._be_taken
 
     async def open_claimed(self) -> DatabaseConnection:
-        """Returns a connection that has the home for as long as it lasts. Raises HomeUnusable: another has it."""
+        """Returns a connection that holds the home while it lasts. Raises HomeUnusable where another process has it."""
         connection = await self._open()
         try:
             if self._drafts is not None:

@@ -81,9 +81,9 @@ _LIMITED = (
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM receipts"
 _CLOSED = "SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::text[])"
-#: For this transaction alone.
+#: Set for this transaction alone.
 _IDLE = "SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
-#: How long the others wait for one that begins and has stopped, seconds.
+#: How long other processes wait for one that stops in the middle of its start, seconds.
 _OTHERS_WAIT_S = 5.0
 #: How often, and after how many seconds each time, it is looked whether all receipts have their places.
 _LOOKS, _LOOK_S = 100, 0.05
@@ -160,7 +160,7 @@ class SharedServing:
             # One process at a time begins.
             await connection.execute(_LOCK)
             is_alone = not await connection.fetchval(_OTHERS, node_id)
-            # They wait for this one, which may be stopped, or cut off, in the middle.
+            # The others wait for this process, which may be stopped or cut off in the middle.
             await connection.execute(_IDLE, f"{LENGTHY_S if is_alone else _OTHERS_WAIT_S:g}s")
             if is_alone:
                 await self._place_waiting(node_id)
@@ -195,7 +195,7 @@ class SharedServing:
         await self._close_left(await left_aside(drafts, self._store), drafts, who, are_drafts=True)
 
     async def _close_left(self, left: list[Entry], journal: Path, who: FindOwner, *, are_drafts: bool = False) -> None:
-        """Close what journals that were put aside have left, and remove them."""
+        """Close the receipts that journals have which were put aside, and remove those journals."""
         async with self._lengthy.use() as connection:
             # Closed by a start that was killed.
             ids = [entry.receipt.id for entry in left]
@@ -307,16 +307,16 @@ class SharedServing:
     async def count_anew(
         self, wanted: Sequence[Budget], subjects: Collection[str], directory: Directory, catalog: Catalog
     ) -> None:
-        """Have all count what receipts say, with what is held now. All wait meanwhile.
+        """Write rows anew, with what receipts have as used and what is held now. All processes wait meanwhile.
 
         Args:
-            wanted: on these budgets.
-            subjects: on the quotas of these tenants and keys.
-            directory: of the server. Every process has taken in what it has.
-            catalog: of the server.
+            wanted: Budgets whose rows are written.
+            subjects: Tenants and keys whose quotas' rows are written.
+            directory: The server's; every process has taken in what it has.
+            catalog: The server's.
 
         Raises:
-            Unavailable: receipts get no places now.
+            Unavailable: Receipts get no places now, or the database is away.
         """
         async with self._lengthy.use() as connection, connection.transaction():
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")

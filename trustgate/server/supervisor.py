@@ -90,7 +90,7 @@ class Supervisor:
         self._replacing: int | None = None
         self._is_stopping = False
         self._was_ready = False
-        #: Settings that want a restart were changed before all workers had started.
+        #: Whether settings that need a restart were changed before all workers had started.
         self._is_outdated = False
         self._exit_code = 0
 
@@ -230,7 +230,7 @@ class Supervisor:
         if self._is_stopping:
             return
         if not self._was_ready:
-            # Those that have started have the old settings; the port is served by them until the others are there.
+            # Workers that have started have the old settings, and serve the port until the others have started.
             self._is_outdated = True
             return
         self._to_replace = list(range(self._count, 0, -1))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("trustgate.anchor")
 
 _LOOK_EVERY_S = 1.0
-#: How often a flush begins anew that other processes disturb.
+#: How many times a flush is begun where other processes record anchors meanwhile.
 _DISTURBED_MOST = 20
 _BACKOFF_FIRST_S = 30.0
 _BACKOFF_LAST_S = 3600.0
@@ -54,7 +54,7 @@ class Anchoring:
         """``archive`` gives the log with everything that was acknowledged."""
         self._settings = settings
         self._store = store
-        #: Where flushes read and record anchors; another one where other processes anchor, too.
+        #: Where flushes read and record anchors; a ``SharedAnchorBook`` where several processes may anchor.
         self.book: AnchorBook = store
         self._archive = archive
         self._anchorer: Anchorer | None = None
@@ -169,7 +169,10 @@ class Anchoring:
     async def _until_undisturbed(
         self, flush: Callable[[AnchorTarget], Awaitable[FlushResult]], report: Callable[[str], None]
     ) -> FlushResult:
-        """Flush; again, where another process has recorded an anchor meanwhile: it goes on with that one then."""
+        """Flush, and begin anew from the recorded anchors where another process has recorded one meanwhile.
+
+        Raises AnchorsChanged after ``_DISTURBED_MOST`` times, and what ``flush`` raises.
+        """
         left = _DISTURBED_MOST
         while True:
             try:
@@ -179,7 +182,7 @@ class Anchoring:
                 if not left:
                     raise
                 report(error.message.rstrip("."))
-                # Two that disturb each other do not go on in step.
+                # A random pause, so that two processes do not begin anew in step.
                 await asyncio.sleep(random.uniform(0, _LOOK_EVERY_S))  # noqa: S311 - no secret
 
     async def verify(self, rpc: str, keypair: Path) -> AnchorAudit:

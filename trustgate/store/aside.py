@@ -167,7 +167,10 @@ def load_aside(connection: SqlConnection) -> dict[int, SetAside]:
 
 
 def load_changed_aside(connection: SqlConnection, known: Sequence[tuple[int, bool]]) -> dict[int, SetAside] | None:
-    """Returns all that is set aside; None where that is what is known: the numbers, in order, and whether accepted."""
+    """Returns all that is set aside; None where nothing has changed.
+
+    ``known``: the numbers of what was set aside, in order, and whether each is accepted.
+    """
     if connection.execute("SELECT seq, accepted FROM set_aside ORDER BY seq").fetchall() == list(known):
         return None
     return load_aside(connection)

@@ -403,7 +403,7 @@ class Store(Protocol):
         ...
 
     async def look_at_set_aside(self) -> None:
-        """Have in memory what other processes of the database have set aside, stored or accepted since."""
+        """Read into memory what other processes of the database have set aside, stored or accepted since."""
         ...
 
     async def mend_set_aside(self, *, accept: bool) -> tuple[SetAside, ...]:

@@ -278,9 +278,9 @@ def _connect(path: Path, allowed: Collection[Path] = ()) -> duckdb.DuckDBPyConne
             config={
                 "memory_limit": f"{memory_limit_bytes(path)}B",
                 "threads": 2,
-                # Else there are eight, for files that are read over a network; of ours there is none.
+                # DuckDB starts eight by default, for files read over a network; there are none here.
                 "async_threads": 1,
-                # A checkpoint frees tens of megabytes; without it they go back to the system with a later one.
+                # A checkpoint frees tens of megabytes; without these threads they return to the system at a later one.
                 "allocator_background_threads": True,
                 "temp_directory": str(beside(path, ".tmp")),
                 "checkpoint_threshold": CHECKPOINT_THRESHOLD,

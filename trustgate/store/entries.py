@@ -18,7 +18,7 @@ from trustgate.store.rows import ENTRY_COLUMNS, ENTRY_SELECT, entry_from_row, en
 from trustgate.store.sql import SqlConnection, dialect_of, one_value, where_clause
 from trustgate.types import Entry
 
-#: Whole rows that are read together.
+#: How many whole rows are read at a time.
 _ROWS = 1_000
 _TILE_COLUMNS = ("level", "position", "hashes")
 _RECEIPT_ID = re.compile(r"rcpt_([0-9a-f]{12})[0-9a-f]{20}")
@@ -74,7 +74,7 @@ def load_tiles(connection: SqlConnection, level: int, positions: Sequence[int]) 
 def load_heads(connection: SqlConnection) -> list[Entry]:
     """Returns the last entry of each tenant.
 
-    A thousand rows at a time: every column of ten thousand at once takes more memory than a small database has.
+    A thousand rows at a time: all columns of ten thousand take more memory than the limit of a small database.
     """
     last = "SELECT max(seq) FROM receipts GROUP BY tenant"
     archived = "SELECT seq FROM archived_heads WHERE tenant NOT IN (SELECT tenant FROM receipts)"
@@ -86,7 +86,7 @@ def load_heads(connection: SqlConnection) -> list[Entry]:
 
 
 def _rows_of(connection: SqlConnection, table: str, seqs: Sequence[int]) -> Iterator[Sequence[Any]]:
-    """Returns the rows with those numbers, which are in order."""
+    """Yields the rows with those numbers, which are in ascending order."""
     for start in range(0, len(seqs), _ROWS):
         page = seqs[start : start + _ROWS]
         marks = ", ".join("?" * len(page))

@@ -61,7 +61,7 @@ class Lasting(Protocol):
         ...
 
     def end(self, handle: ObjectId) -> None:
-        """Give it back, and owe nothing more: what was used is being charged, by the request that sees this end."""
+        """Give back what is held, and owe nothing more: the request that sees this end charges what was used."""
         ...
 
     def look_soon(self) -> None:

@@ -2,8 +2,8 @@
 
 What a batch may use at most stays held, on quota and balance, until its end is seen. Its client may never ask for it
 again; so the gateway itself checks what is not settled, at an interval, with the credential of the target that has it,
-and charges what it cost when that is known. Such a charge has a receipt like any other. What is held, and that the end
-is charged once, is ``path.work_holds``'s.
+and charges what it cost when that is known. Such a charge has a receipt like any other. ``path.work_holds`` holds what
+they may use, and has the end charged once.
 
 Owns the interval, and how the use of a batch is read from its results where the upstream does not report the sum.
 """
@@ -67,7 +67,7 @@ class BackgroundWork:
         payment_step: PaymentStep,
         upstream: Callable[[], UpstreamClient],
     ) -> None:
-        """``upstream``: the client of now."""
+        """``upstream``: returns the client, which a reload replaces."""
         self._handles = handles
         self._directory = directory
         self._catalog = catalog
@@ -83,7 +83,7 @@ class BackgroundWork:
     # holds
 
     async def take_up(self) -> None:
-        """Hold what is not settled from before, whichever process began it."""
+        """Hold what is not settled yet, whichever process began it: at the start."""
         await asyncio.gather(*self._hold_all())
 
     def _hold_all(self) -> list[asyncio.Future[None]]:

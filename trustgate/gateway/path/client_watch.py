@@ -15,8 +15,9 @@ from trustgate.gateway.path.reply import Reply
 class ClientWatch(msgspec.Struct, eq=False):
     """Notices that the client hung up, once its request runs for longer than a moment (``inflight.SLOW_AFTER_S``).
 
-    One that hangs up sooner is noticed when the answer is sent: watching earlier would cost every quick request. Pulls
-    the cancellation, unless the plan wants the upstream read to its end: then the reply just falls silent.
+    A client that hangs up sooner is noticed when the answer is sent: watching earlier would cost every quick request.
+    The request is cancelled then. Where the plan has the upstream read to its end (``drain``), it goes on, and nothing
+    more is sent.
     """
 
     receive: Receive
@@ -26,7 +27,7 @@ class ClientWatch(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
 
     def begin_behind(self, body: Payload, *, drain: bool) -> None:
-        """Watch from the end of the request's body on, which may still arrive. ``drain``: as the plan says."""
+        """Watch from the end of the request's body on, which may still arrive. ``drain``: the plan's."""
         self.drain = drain
         if isinstance(body, Upload) and not body.is_whole:
             body.on_end = self._begin
@@ -57,7 +58,7 @@ class ClientWatch(msgspec.Struct, eq=False):
             self.cancellation.cancel("client_gone")
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self.cancellation.on_slow = None
         if self.task is not None:
             self.task.cancel()

@@ -128,7 +128,7 @@ class Forwarding:
         return known[1]
 
     def _kept_headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> tuple[tuple[str, str], ...]:
-        """As ``_headers``: of a head that comes again, those that were made of it before."""
+        """Returns ``_headers``; those made before where the request's head is the same object as an earlier one's."""
         head = arrival.head
         if head is None or self._tracing is not None or isinstance(body, Upload):
             return self._headers(endpoint, arrival, body)
@@ -143,7 +143,7 @@ class Forwarding:
         return made
 
     def _headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> tuple[tuple[str, str], ...]:
-        """Returns the headers of a request but for its id."""
+        """Returns the headers of a request without its id."""
         headers = [("accept-encoding", "identity"), ("user-agent", f"trustgate/{__version__}")]
         if isinstance(body, Upload):
             headers.append(("content-type", body.content_type.decode("latin-1")))

@@ -24,8 +24,8 @@ _MOST_SOCKETS_OF_A_TENANT = 64
 
 #: How often it is looked whether requests may go on that began while the database was there.
 _LOOK_EVERY_S = 0.5
-#: A request that runs for longer is looked after: its deadline is set, and its client watched. Nearly all are over
-#: before, and cost one timer instead of two.
+#: When a request's deadline is set and its client watched from, seconds. Nearly all requests end before, and cost one
+#: timer instead of two.
 SLOW_AFTER_S = 0.05
 
 #: Why a request is not admitted; "": it is.
@@ -92,7 +92,7 @@ class Cancellation(msgspec.Struct, eq=False):
     reason: Reason | None = None
     #: What its client is given, once there is something.
     reply: Sending | None = None
-    #: It runs for longer than ``SLOW_AFTER_S``; and what is called then.
+    #: Whether it has run for longer than ``SLOW_AFTER_S``, and what is called when it has.
     is_slow: bool = False
     on_slow: Callable[[], None] | None = None
     _task: asyncio.Task[object] | None = None
@@ -161,9 +161,9 @@ class InFlight:
         self._sockets: set[OpenSocket] = set()
         #: Whether a key whose requests are cut is revoked itself; else its tenant is suspended.
         self.is_revoked: Callable[[str], bool] = lambda _: True
-        #: Are called whenever there may be more room than before.
+        #: Called whenever there may be more room than before.
         self.on_room: list[Callable[[], None]] = []
-        #: Is set when the last request has ended; None: nothing waits for that.
+        #: Set when the last request has ended; None: nothing waits for that.
         self._emptied: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._set_timeout(timeout_s)
@@ -171,7 +171,7 @@ class InFlight:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The running one, of the first call: asking for it costs a system call in Python 3.11."""
+        """The running loop, kept from the first call: ``get_running_loop`` makes a system call in Python 3.11."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         return self._loop
@@ -211,7 +211,7 @@ class InFlight:
         return not self.draining and self._shares.has_room(tenant_id, 1, coming, coming_of)
 
     def room_came(self) -> None:
-        """There may be more room than before."""
+        """Call what waits for room: there may be more than before."""
         for call in self.on_room:
             call()
 
@@ -281,10 +281,11 @@ class InFlight:
                     cancellation.cancel("client_stalled")
 
     async def cut_unchecked(self, lapsed_s: Callable[[], float], after_s: Callable[[], float]) -> None:
-        """For ever: cut everything once nothing was heard of its keys for too long; some may have been revoked.
+        """For ever: cut all requests some time after the right to serve was lost; their keys may have been revoked.
 
-        ``lapsed_s`` returns how long ago the right to serve was lost, seconds (0: it is not), ``after_s`` how long
-        what runs then may go on.
+        Args:
+            lapsed_s: Returns how long ago the right to serve was lost, seconds; 0: it was not.
+            after_s: Returns for how long requests that run then may go on, seconds.
         """
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)

@@ -66,7 +66,7 @@ class PaymentStep:
                 code="model_not_sold",
                 param="model",
             )
-        # Without a key who asks again is known by the payment and by all that it asked, which nobody else has.
+        # Without a key a retry is known by its payment and its whole body, which only the payer has.
         known_by = digest(body) if caller.is_keyless else bearer_token(arrival)
         order = _order(request, terms, price_nano_usd, presented, answer_key(known_by))
         try:

@@ -75,14 +75,14 @@ _logger = logging.getLogger("trustgate.gateway")
 
 
 class _Asked(msgspec.Struct, frozen=True, eq=False):
-    """What a request asks for, and what it may use."""
+    """A request with its route and its model, and what it may use."""
 
     request: Request
     route: Route
     model: CallerModel
     #: Its worst case.
     ask: Ask
-    #: The most tokens of one completion, where that is sent along; None: the upstream is told no bound.
+    #: The most tokens of one completion, as it is sent to the upstream; None: no bound is sent.
     bound: int | None
 
 
@@ -243,7 +243,7 @@ class Pipeline:
 
             # 7 passport
             targets = self._routing.targets(route, resolved, caller.profile)
-            if model.wants_price:  # no fallback is free because nothing is known of it
+            if model.wants_price:  # a fallback of unknown price is not served for nothing
                 targets = [target for target in targets if target.price.known] or targets[:1]
 
             # 8 fetch, 9 metering, 10 receipt, 11 response
@@ -269,7 +269,7 @@ class Pipeline:
                 watch.stop()
 
     def _check_plan(self, asked: _Asked) -> None:
-        """Step 4: raise what ``access.plans`` raises."""
+        """Step 4. Raises what ``access.plans`` raises: the plan does not allow the request."""
         request, model = asked.request, asked.model
         endpoint, caller, call, resolved = request.endpoint, request.caller, request.call, asked.model.resolved
         if call.end_user:
@@ -288,13 +288,13 @@ class Pipeline:
             )
         for name in call.inner_models:
             self._models.check_inner(caller, name)
-        # A missing name of a model is refused as that, before its price is looked for.
+        # A request that names no model is refused for that, before a price is looked for.
         if resolved is not None and not resolved.price.known and (call.model or call.invalid is None):
             slug = endpoint.service_slug or resolved.passport.slug
             check_priced(caller, call.model, slug, model.names, is_priced=False)
 
     async def _fetch(self, asked: _Asked, targets: list[Target], watch: ClientWatch, delivery: Delivery) -> Answer:
-        """Step 8: the answer of the first target that gives one; of a list, what all of them have of the caller's."""
+        """Step 8. Returns the answer of the first target that gives one; for a list, the caller's objects at all."""
         request, route = asked.request, asked.route
         headers = self._routing.headers(request.caller.profile)
         outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
@@ -364,7 +364,7 @@ class Pipeline:
     async def _open_account(
         self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery
     ) -> Account:
-        """Hold the worst case. Raises ``RateLimited`` (429), which is put on record too, or ``Unavailable``."""
+        """Hold the worst case. Raises ``RateLimited`` (429), which gets a receipt, too, or ``Unavailable``."""
         try:
             opened = self._accounting.keeping.open(request, ask, slot)
             hold: RequestHold = opened if isinstance(opened, Hold) else await opened

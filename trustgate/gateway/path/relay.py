@@ -139,14 +139,15 @@ class _EventRelay:
         account.usage_so_far = lambda: self._charged(with_units(account.usage_of(self.meter), account))
 
     def pass_at_once(self, frames: list[Frame]) -> bool:
-        """Send frames in the moment in which they come, where there is nothing else to be done about them.
+        """Send frames as they come, without a turn of the task that relays them.
 
-        Returns False, and has sent nothing, where they are to be ``pass_on``'s.
+        Returns:
+            Whether they were sent; False: nothing was, and ``pass_on`` is to send them.
         """
         if self._is_over or self.failed or self.meter.done:
-            return False  # behind the last event, and it itself: its receipt comes before it
+            return False  # the last event, or behind it: the receipt is kept before the last event is sent
         for kind, _ in frames:
-            # The usual one first: to hash a member of an enumeration costs as much as the rest.
+            # The usual one first: hashing a member of an enumeration costs as much as all the rest.
             if kind is not FrameKind.CONTENT and kind not in _PLAIN_KINDS:
                 return False
         if self._objects is not None:

@@ -109,7 +109,7 @@ class Reply:
             self.waiting_since = None
 
     def write_at_once(self, body: bytes) -> bool:
-        """As ``write``, where the client takes in what it is given; else returns False, and nothing is sent."""
+        """Do as ``write`` if that need not wait for the client. Returns False, and has sent nothing, where it must."""
         send = self._send_at_once
         return send is not None and self.started and not self.gone and self.recorder is None and send(body)
 

@@ -81,7 +81,7 @@ class ResponsesSockets:
             running.close_socket(socket)
 
 
-#: What ends a connection because of its key.
+#: The reasons of a cancellation that end a connection because of its key.
 _OF_KEYS = frozenset({"key_revoked", "account_inactive"})
 
 

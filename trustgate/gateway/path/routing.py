@@ -38,7 +38,7 @@ class Route(msgspec.Struct, eq=False):
     service: str
     #: The body names a model.
     asks_model: bool
-    #: Its endpoint names no ids and gives none out.
+    #: The endpoint neither takes ids of upstreams nor gives them out.
     is_plain: bool = False
     is_unmetered: bool = False
     #: What the path names, and what the body builds on.
@@ -69,7 +69,7 @@ class Routing:
         return bool(call.uses or call.shared or endpoint.names is not None or endpoint.lists is not None)
 
     async def catch_up(self) -> None:
-        """Have every id in memory, whichever process gave it out. Raises ``Unavailable``."""
+        """Read into memory the ids that other processes have given out. Raises ``Unavailable``."""
         await self._handles.catch_up()
 
     def begin(
@@ -216,7 +216,7 @@ class Routing:
         """
         call = route.call
         if route.is_plain and resolved is not None and not (resolved.passport.fallbacks or call.uses or call.shared):
-            # As nearly always: one place serves it, whoever asks.
+            # The usual case: one place serves it, for every caller.
             if resolved.upstream_model.startswith(_TRAINED):
                 self._check_trained(resolved.upstream_model, call.model, route.tenant_id)
             return self._targets.route(call.model, resolved, route.service)

@@ -94,7 +94,7 @@ class SharedWorkHolds:
 
     def __init__(self, log: SharedLog) -> None:
         self._books = log.books
-        #: What this process has had held, so that it is not written again.
+        #: By work: what this process has held for it, and when that is committed. It is not written again.
         self._held: dict[tuple[Kind, str, str], tuple[tuple[int, LastingWork], asyncio.Future[None]]] = {}
 
     def begin(self, handle: ObjectId, owner: WorkOwner) -> asyncio.Future[None] | None:
@@ -104,20 +104,20 @@ class SharedWorkHolds:
         ask = Ask(work.prompt_tokens + work.completion_tokens, work.cost_nano_usd)
         money_nano_usd = ask.cost_nano_usd if owner.pays else 0
         work_now = self._books.work_of(_key_of(handle), owner.caller, owner.drawer, ask, money_nano_usd)
-        # Budgets that have come since hold it, too.
+        # A budget that was made since holds it, too.
         wanted = self._books.budgets.generation, work_now
         held = self._held.get(handle.place)
         if held is not None and held[0] == wanted and not (held[1].done() and held[1].exception()):
             return held[1]
         if len(self._held) >= _HELD_MOST:
-            # Of those that another process has charged, too. What is held is not held again.
+            # It has batches that other processes have charged, too. To hold one again changes nothing.
             self._held.clear()
         done = self._books.hold_work(work_now)
         self._held[handle.place] = wanted, done
         return done
 
     def end(self, handle: ObjectId) -> None:
-        """Nothing: the receipt that charges it gives it back, in its transaction."""
+        """Do nothing in the rows: the receipt that charges the work gives it back, in its transaction."""
         self._held.pop(handle.place, None)
 
 

@@ -89,9 +89,9 @@ class Shedding:
         self._number = int.from_bytes(os.urandom(9))
 
     def judge(self, head: RequestHead, queue: Collection[str] = ()) -> NoRoom:
-        """Returns why a request has no room; "": it goes the path, and ``begun`` is called then.
+        """Returns why a request has no room; "": it is let through, and ``begun`` is called then.
 
-        ``queue``: the tenants that have requests waiting; one more of theirs has no room before those.
+        ``queue``: the tenants with requests that wait; another one of theirs has no room before those.
         """
         tenant_id = head.judged_as or ""
         if queue or not self._running.has_room_for_all(self._coming):

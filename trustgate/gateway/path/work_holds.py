@@ -20,7 +20,7 @@ from trustgate.payment.balance import BalanceHold, Balances
 
 
 class WorkOwner(NamedTuple):
-    """Whose a batch is; its caller is None where tenant or key are gone."""
+    """The owner of a batch; ``caller`` is None where the tenant or the key is gone."""
 
     caller: Caller | None
     #: What the key's use is counted under (``ApiKey.account_id``).
@@ -29,7 +29,7 @@ class WorkOwner(NamedTuple):
 
     @property
     def pays(self) -> bool:
-        """Whether it pays when the batch has ended. At a price for each request all is charged at the beginning."""
+        """Whether it pays when the batch has ended. With a price for each request, all is charged when it begins."""
         terms = None if self.caller is None else self.caller.terms
         return terms is not None and terms.price_nano_usd is None
 
@@ -37,19 +37,19 @@ class WorkOwner(NamedTuple):
 class WorkHolds(Protocol):
     """Where what batches may use is held."""
 
-    #: Whether a process holds at its start what the one before held.
+    #: Whether a process has to hold anew, at its start, what the process before it held.
     begins_anew: bool
 
     def begin(self, handle: ObjectId, owner: WorkOwner) -> asyncio.Future[None] | None:
         """Hold what a batch may still use, wherever that is not held yet.
 
         Returns:
-            What is done once it is held; None: it is.
+            A future, done once it is held; None: it is held.
         """
         ...
 
     def end(self, handle: ObjectId) -> None:
-        """The receipt that is written next charges the work: what is held is given back, once."""
+        """Give back what is held, once: the receipt that is written next charges the work."""
         ...
 
 

@@ -105,7 +105,7 @@ def price_for(endpoint: Endpoint, price: PriceTable) -> PriceTable:
 
 
 def cost_of(call: Call, price: PriceTable, usage: Usage, at_us: int) -> int:
-    """Returns what a call cost, nano-USD: what it used, and what a call costs by itself, once for each that it is."""
+    """Returns the cost of a call, nano-USD: of what it used, and the price of each request in it (a batch has many)."""
     cost_nano_usd, more = price.cost_nano_usd(usage, at_us), requests_in(call) - 1
     if more > 0:
         by_itself = price.cost_nano_usd(Usage(service_tier=usage.service_tier), at_us)

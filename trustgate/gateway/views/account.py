@@ -53,11 +53,11 @@ def _unnoticed(error: TrustGateError, what: str, request_id: str) -> None:
 
 
 async def _is_fresh(*subject_ids: str) -> None:
-    """Nothing: this process counts everything itself."""
+    """Do nothing: this process counts everything itself."""
 
 
 def _is_served() -> None:
-    """Always: one process has the database."""
+    """Raise nothing: one process has the database."""
 
 
 class Reads:
@@ -81,9 +81,9 @@ class Reads:
         self._log = log
         self._store = store
         self._archive = archive
-        #: Has in memory what several processes have counted of subjects, and on budgets.
+        #: Reads into memory what several processes have counted, of subjects and on budgets.
         self.refresh_counts: Callable[..., Awaitable[None]] = _is_fresh
-        #: Raises ``Unavailable`` where this process cannot know at the moment which keys hold.
+        #: Raises ``Unavailable`` while this process cannot look at which keys are valid.
         self.check_serving: Callable[[], None] = _is_served
         #: Is called with each refusal, what was asked (method and path) and the request's id.
         self.on_refusal: OnRefusal = _unnoticed

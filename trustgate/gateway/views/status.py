@@ -70,7 +70,7 @@ class GatewayStatus:
         self.started_us = now_us()
         #: Whether requests may be admitted; of a process whose database is reached.
         self.may_serve: Callable[[], bool] = lambda: True
-        #: Of one of several workers: returns the live statistics of all, with at most so many tenants and models.
+        #: Returns the live statistics of all workers, with at most so many tenants and models; None: there is one.
         self.whole_pulse: Callable[[int], Awaitable[LiveStats]] | None = None
 
     def check(self) -> dict[str, str]:
@@ -176,7 +176,7 @@ class GatewayStatus:
         return self._own_pulse(*self._lately())[0]
 
     async def worker_pulse(self) -> WorkerPulse:
-        """Returns what this one of several workers shows the others: made beside the event loop."""
+        """Returns what this worker shows the others. Worked out in a thread, beside the event loop."""
         return await asyncio.to_thread(self._worker_pulse, *self._lately())
 
     def _worker_pulse(self, receipts: list[Receipt], refused: list[tuple[float, str]]) -> WorkerPulse:

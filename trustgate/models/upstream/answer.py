@@ -175,7 +175,7 @@ class EventStream:
         return self._read(self._scanner.feed(chunk)) if parts is None else [(self.meter.feed(*parts), chunk)]
 
     def _pass_at_once(self, at_once: Callable[[list[Frame]], bool], chunk: bytes) -> bool:
-        """Returns whether a piece is dealt with; its frames are held where not."""
+        """Returns whether a piece was passed on; else its frames are kept for ``batches``."""
         frames = self._frames(chunk)
         if not frames or at_once(frames):
             return True

@@ -63,7 +63,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     at_root: bool = False
     headers: Sequence[tuple[str, str]]
-    #: The value of ``x-request-id``, in which no character needs a look; "": it is among ``headers``, or is not sent.
+    #: The value of ``x-request-id``, which needs no check of its characters; "": it is in ``headers``, or is not sent.
     request_id: str = ""
     #: The headers, where not every target gets all of them.
     headers_for: Callable[[Target], Sequence[tuple[str, str]]] | None = None
@@ -484,9 +484,9 @@ class _Sent:
 
 
 def _plain_answer(target: Target, outgoing: Outgoing, response: AnyResponse) -> Answer | None:
-    """Returns the answer of a response that is as nearly all are: one JSON object, here with its head, and a good one.
+    """Returns the answer of a usual response: status 200 and one JSON object that came whole with its head.
 
-    None where it has to be looked at more closely (``UpstreamClient._read``); nothing of it is taken then.
+    None for every other one, which ``UpstreamClient._read`` reads; nothing of it is taken here.
     """
     if not isinstance(response, Response) or not response.is_whole or len(response.parts) != 1:
         return None
@@ -504,7 +504,7 @@ def _plain_answer(target: Target, outgoing: Outgoing, response: AnyResponse) -> 
     return Answer(target, response, body=response.take(), reported=reported, content_type=content_type)
 
 
-#: What servers call JSON, nearly always.
+#: The usual values of ``content-type`` for JSON.
 _PLAIN_TYPES: Mapping[bytes | None, str] = {
     text.encode(): text
     for text in ("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8")

@@ -64,7 +64,7 @@ class TargetLoad:
         self.in_flight -= 1
 
     def sent(self, pool: Pool, tokens: int) -> None:
-        """A request was sent, again where it was tried before. ``tokens``: the estimate of its prompt.
+        """Count a request that was sent, and each time that it is tried again. ``tokens``: the estimate of its prompt.
 
         Counted where the pool has a limit by the minute: one that is given to it counts from then on.
         """
@@ -74,7 +74,7 @@ class TargetLoad:
             self._tokens += tokens
 
     def used(self, pool: Pool, tokens: int) -> None:
-        """What an answer used beyond the estimate of its prompt; counted as ``sent`` is."""
+        """Count what an answer used beyond the estimate of its prompt, as ``sent`` does."""
         if pool.tokens_per_minute is not None:
             self._turn()
             self._tokens += max(0, tokens)

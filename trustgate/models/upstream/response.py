@@ -85,7 +85,7 @@ class Response(msgspec.Struct, eq=False):
     #: The body has come to its end, all of it may not have been taken yet.
     is_whole: bool = False
     _error: BaseException | None = None
-    #: Is given what comes while it is waited for; returns False where what waits is to go on.
+    #: Called with what comes while a reader waits; returns False where the reader is to go on.
     on_piece: Callable[[bytes], bool] | None = None
     #: What waits for a piece.
     waiter: asyncio.Future[None] | None = None
@@ -96,13 +96,13 @@ class Response(msgspec.Struct, eq=False):
     # what the connection calls
 
     def wait_for_taking(self) -> None:
-        """More has come than is read ahead: read on when it is taken."""
+        """Stop reading from the connection until what has come is taken: it is more than is read ahead."""
         if not self._is_paused:
             self._is_paused = True
             self._connection.hold_back()
 
     def pass_piece(self) -> bool:
-        """Give what has come to ``on_piece``. Returns whether what waits may go on waiting."""
+        """Call ``on_piece`` with what has come. Returns whether the reader is to wait on."""
         on_piece, parts = self.on_piece, self.parts
         if on_piece is None or not parts:
             return self._error is None
@@ -183,7 +183,7 @@ class Response(msgspec.Struct, eq=False):
         is_over = False
 
         def end() -> None:
-            # The loop's clock may be a fraction of a millisecond behind its timers (uvloop's is): it is not asked.
+            # Not compared with the loop's clock, which may be a fraction of a millisecond behind its timers (uvloop).
             nonlocal is_over
             is_over = True
             self.wake()
@@ -295,8 +295,8 @@ class Reader:
         self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
         self._parser = self._new_parser()
-        #: The fields of a head by their names in lower case, of a name that is repeated the first; how many were read;
-        #: and whether one that tells the length of the body was repeated.
+        #: The fields of a head by their names in lower case (the first of a repeated name), how many were read, and
+        #: whether one that has the length of the body was repeated.
         self._found: dict[bytes, bytes] = {}
         self._fields_read = 0
         self._is_framed_twice = False
@@ -340,7 +340,7 @@ class Reader:
         waiter = response.waiter
         if waiter is None:
             return
-        # One that was cancelled wants nothing any more.
+        # Where the reader was cancelled, nothing is passed on.
         is_wanted = response.on_piece is not None and not response.is_whole and not waiter.done()
         if not is_wanted or not response.pass_piece():
             response.wake()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trustgate.models.upstream.protocol import UpstreamProtocol
 
 _KEEP_ALIVE_S = 60.0
-#: Of a host, so many heads of requests are kept, of so many bytes at most: clients choose what is in them.
+#: How many heads of requests are kept for a host, and the most bytes of one: clients choose what is in them.
 _HEADS_MOST = 256
 _HEAD_MOST_BYTES = 2048
 
@@ -215,7 +215,7 @@ class Network:
     ) -> Response | AiohttpResponse:
         """Send a request whose body is in hand; gives the answer when its head is here.
 
-        ``request_id``: what ``x-request-id`` says besides, in which no character needs a look.
+        ``request_id``: sent as ``x-request-id`` besides, without a check of its characters; "": not sent.
 
         Raises ``NotConnected``; ``Unanswered``; ``UpstreamFailed`` for a head that makes no sense; and for what happens
         later what aiohttp and the system raise.

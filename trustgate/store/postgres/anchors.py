@@ -1,8 +1,8 @@
-"""The book of anchors where several processes may anchor at once: a change is kept only by who has seen the last one.
+"""The book of anchors where several processes may anchor at once (optimistic concurrency control).
 
-A flush reads the book, signs a transaction, records it and sends it (``solana.anchors``). Two that do so at once, or
-one that was stopped in between and goes on when another has anchored meanwhile, would post two anchors. So what a flush
-records is kept only while all anchors are as it has read or recorded them itself; else it has to begin anew.
+A flush reads the book, signs a transaction, records it and sends it (``solana.anchors``). Two flushes at once, or one
+that was stopped in between and goes on after another has anchored, would post two anchors. So what a flush records is
+kept only while all anchors are as the flush has read or recorded them; else it has to begin anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trustgate.store.rows import ANCHORS
 from trustgate.store.sql import in_transaction, one_value
 from trustgate.types import Anchor
 
-#: As ``apply_next_change`` does: one change at a time, of all processes.
+#: Locks the row that ``apply_next_change`` locks: one change at a time, of all processes.
 _LOCK = "SELECT changes FROM progress FOR UPDATE"
 _DIGEST = "SELECT md5(coalesce(string_agg(a::text, ',' ORDER BY a.id), '')) FROM anchors a"
 
@@ -25,12 +25,12 @@ class SharedAnchorBook:
     """See ``solana.log_status.AnchorBook``. For one flush at a time."""
 
     def __init__(self, store: PostgresStore) -> None:
-        """``store``: the database that all have."""
+        """``store``: the database that all processes share."""
         self._store = store
         self._seen = ""
 
     async def anchors(self) -> list[Anchor]:
-        """Returns all of them, the oldest first. What is put afterwards is put on these."""
+        """Returns all anchors, the oldest first. ``put`` compares with them."""
 
         def load(connection: PostgresConnection) -> tuple[list[Anchor], str]:
             connection.execute(_LOCK).fetchone()
@@ -43,7 +43,7 @@ class SharedAnchorBook:
         """Add or replace it, by its id.
 
         Raises:
-            AnchorsChanged: an anchor is not as it was read or put here last. Nothing is kept.
+            AnchorsChanged: Another process has changed the anchors since they were read or put here. Nothing is kept.
         """
         seen = self._seen
 

@@ -52,7 +52,7 @@ def apply_next_change(connection: SqlConnection, put: Sequence[Kept], removed: S
 def broken_changes(connection: SqlConnection) -> Iterator[DamagedRow]:
     """Returns the changes that are not what was written, or do not follow each other."""
     last, digest = 0, None
-    # Others may add some meanwhile.
+    # Other processes may add changes meanwhile.
     least = progress(connection).changes
     while rows := connection.execute(
         "SELECT number, before, digest, body FROM changes WHERE number > ? ORDER BY number LIMIT ?", [last, _PAGE]

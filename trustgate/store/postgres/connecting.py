@@ -97,7 +97,7 @@ async def connect(address: PostgresAddress, role: str, **settings: str) -> async
             await connection.execute(f"SET {name} = '{value}'")
     except FAILURES as error:
         connection.terminate()
-        # What a pooler says as it ends the connection stands behind the end.
+        # A pooler's refusal is the cause of the error that the end of the connection raises.
         for refusal in (error, error.__cause__):
             if isinstance(refusal, asyncpg.ProtocolViolationError):
                 raise _refused_by_pooler(place(address), refusal) from error
@@ -173,7 +173,7 @@ def connect_failure(address: PostgresAddress, error: Exception) -> TrustGateErro
 
 
 def _refused_by_pooler(where: str, error: asyncpg.ProtocolViolationError) -> TrustGateError:
-    """Returns what it means that a pooler answers in the server's place (texts of PgBouncer)."""
+    """Returns the error for a pooler's refusal, by its text (PgBouncer's)."""
     text = str(error)
     if "pooling mode" in text:
         return _mixes_sessions()

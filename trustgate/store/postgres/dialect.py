@@ -247,6 +247,6 @@ class PostgresConnection:
         try:
             return self._loop.run_until_complete(statement)
         except TimeoutError:
-            # The next statement, such as a rollback, would wait for the end of this one.
+            # The next statement, such as a rollback, would wait until this one ends.
             self._connection.terminate()
             raise

@@ -134,7 +134,7 @@ def _object_ids(connection: SqlConnection) -> None:
 
 
 def _oldest_program(connection: SqlConnection) -> None:
-    """The least level (``_level``) of a program that may serve the database."""
+    """Add the least level (``_level``) that a program must have to serve the database."""
     connection.execute("ALTER TABLE postgres_schema ADD COLUMN oldest BIGINT NOT NULL DEFAULT 0")
 
 
@@ -150,10 +150,10 @@ STEPS: tuple[Step, ...] = (
     _oldest_program,
 )
 
-#: The steps, those of ``MIGRATIONS`` too, that a program without them survives: it serves on beside those that have
-#: them, and starts beside them. So they add what it does not look at, and take nothing away; a column that they add has
-#: a default, and its table is never read as a whole (``SELECT *``) or written by position. They take locks for a moment
-#: only. Processes with all other steps begin when those without them have ended.
+#: The steps, of ``MIGRATIONS``, too, that a program without them survives: it goes on serving, and can be started,
+#: beside programs that have them. So such a step only adds what older programs do not read; a column that it adds has a
+#: default, and its table is never read as a whole (``SELECT *``) or written by position. It takes locks for a moment
+#: only. A program with any other new step starts when all programs without it have ended.
 SURVIVED: frozenset[Step] = frozenset((_oldest_program,))
 
 
@@ -166,13 +166,14 @@ def is_latest(connection: SqlConnection) -> bool:
 
 
 def comes_beside(connection: SqlConnection) -> bool:
-    """Returns whether programs that serve the database survive what it is to be brought up to date with."""
+    """Returns whether programs that serve the database survive all steps that it lacks."""
     return SURVIVED.issuperset(_missing(connection))
 
 
 def migrate_postgres(connection: SqlConnection, now_us: int) -> None:
-    """Bring the database to the latest schema; fill a new one with the seeds. One of a newer program that this one
-    survives is left as it is.
+    """Bring the database to the latest schema; fill a new one with the seeds.
+
+    The schema of a newer program that this one survives is left as it is.
 
     The caller holds the lock that only one process has. Raises StoreTooNew, StoreDamaged.
     """
@@ -203,12 +204,12 @@ def migrate_postgres(connection: SqlConnection, now_us: int) -> None:
 
 
 def _level(version: int, step: int) -> int:
-    """Returns how far a schema, or a program, is: both lists only grow."""
+    """Returns the level of a schema or a program, which grows with every step of both lists."""
     return version + step
 
 
 def _missing(connection: SqlConnection) -> list[Step]:
-    """Returns the steps that the database has not got of this program's."""
+    """Returns this program's steps that the database lacks."""
     return [*MIGRATIONS[schema_version(connection) :], *STEPS[_state(connection)[0] :]]
 
 
@@ -220,9 +221,9 @@ def _survives(connection: SqlConnection) -> bool:
 
 
 def _state(connection: SqlConnection) -> tuple[int, int | None]:
-    """Returns the last step that the database has got, and the oldest program that may serve it (None: not kept)."""
+    """Returns the database's last step, and the least level of a program that may serve it (None: not recorded)."""
     if one_value(connection.execute("SELECT to_regclass('postgres_schema')")) is None:
         return 0, None
-    # The column may not be there.
+    # The column may be missing.
     rows = connection.execute("SELECT step, (to_jsonb(s) ->> 'oldest')::bigint FROM postgres_schema s").fetchall()
     return (int(rows[0][0]), rows[0][1]) if rows else (0, None)

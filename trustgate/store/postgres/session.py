@@ -31,11 +31,11 @@ R = TypeVar("R")
 
 #: How often work is done again that another transaction was in the way of, or whose connection was lost.
 _ATTEMPTS = 5
-#: How long one statement may take before the connection counts as lost: a network that is cut raises no error.
+#: How long one statement may take before the connection counts as lost, seconds: a cut network raises no error.
 _TIMEOUT_S = 30.0
-#: The same where receipts are read from the first to the last.
+#: The same for statements that read all receipts, seconds.
 _LENGTHY_S = 600.0
-#: A failure that took longer is of a database that does not answer, rather than of one that has ended a connection.
+#: A failure that took longer comes from a database that does not answer, not from a connection that it ended; seconds.
 _LONG_S = 2.0
 #: The server notices within milliseconds that a process has died; its lock goes with its session.
 _LOCK_PATIENCE_S = 1.0
@@ -61,7 +61,7 @@ class PostgresSession(Worker[PostgresConnection]):
         self._loop = asyncio.new_event_loop()
         self._connection: PostgresConnection | None = None
         self._was_connected = False
-        #: When the database was given up that gave no answer.
+        #: When the session last gave up a database that did not answer (``time.monotonic``).
         self._given_up_s = float("-inf")
         super().__init__(f"trustgate-{role}")
 
@@ -70,7 +70,7 @@ class PostgresSession(Worker[PostgresConnection]):
 
         def in_turn() -> R:
             if submitted_s < self._given_up_s:
-                # It has waited as long as those before it, and would again.
+                # It has waited for as long as the work before it, and would wait as long again.
                 raise translate(TimeoutError())
             return work()
 
@@ -89,7 +89,7 @@ class PostgresSession(Worker[PostgresConnection]):
                     if not self._was_connected:
                         raise
                     logger.warning("%s", error.message)
-                    # Where the database is, is for the operator alone.
+                    # The database's address is for the operator alone.
                     raise translate(OSError()) from error
             connection = self._connection
             connection.in_doubt = False
@@ -129,7 +129,7 @@ class PostgresSession(Worker[PostgresConnection]):
 
 
 def lengthy(work: Callable[Concatenate[PostgresConnection, P], R]) -> Callable[Concatenate[PostgresConnection, P], R]:
-    """Returns the work with more time for its statements, which read all receipts."""
+    """Returns work whose statements may take ``_LENGTHY_S``: it reads all receipts."""
 
     def at_length(connection: PostgresConnection, /, *args: P.args, **kwargs: P.kwargs) -> R:
         before_s, connection.timeout_s = connection.timeout_s, _LENGTHY_S
@@ -210,9 +210,9 @@ class Writer(PostgresSession):
         return True
 
     def _migrate_beside(self, connection: PostgresConnection) -> None:
-        """Bring the schema up to date while others serve, which survive that; one process at a time.
+        """Bring the schema up to date while programs serve that survive that; one process at a time.
 
-        A table that a lengthy query reads is not waited for: what comes after would wait for both.
+        Waits at most ``_SCHEMA_LOCK_S`` for a table that a lengthy query reads: other work would wait behind it.
         """
         connection.execute(f"SET lock_timeout = '{_SCHEMA_LOCK_S}s'")
         connection.execute(f"SELECT pg_advisory_lock({_SCHEMA_KEY})")
