@@ -19,8 +19,9 @@ from trustgate.cluster import nodes
 from trustgate.cluster.books import give_back
 from trustgate.cluster.drafts import Drafts
 from trustgate.cluster.operations import Use
+from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
-from trustgate.types import Budget
+from trustgate.types import Budget, Entry
 
 
 @pytest.fixture
@@ -142,6 +143,53 @@ async def test_what_only_the_journal_has_is_closed_by_the_next_process_once(url:
         [standing] = living.counters.budgets.standings(living.clock())
         assert (standing.used, standing.held) == (35, 1)
     [chain] = (await stored_receipts(url)).values()
+    assert [receipt.tseq for receipt in chain] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("first", ["the home", "its copy", "both"])
+async def test_a_home_and_its_copy_put_on_record_once_what_both_have_in_their_journals(
+    first: str, url: str, tmp_path: Path
+) -> None:
+    """The copy goes on under the id, and the home parts from it, while one of them is killed or both are at it."""
+    home = tmp_path / "home_1"
+    home.mkdir()
+    left = [
+        Entry(
+            seq=number,
+            receipt=make_receipt(
+                number, tenant="ten_1", tseq=0, tprev="", prompt_tokens=5, completion_tokens=2, cost_nano_usd=3
+            ),
+            secret=bytes(32),
+        )
+        for number in range(1, 6)
+    ]
+    journal = Journal.open(home / "journal", store_id=home.name, last_seq=0, segment_bytes=SEGMENT_BYTES)
+    for entry in left:
+        journal.append(entry)
+    journal.close()
+    who = WORKER, drawer_of(WORKER)
+    async with bookkeepers(url, 2) as [one, two]:
+
+        async def take_in_aside() -> None:
+            """As ``server.shared`` does where the home has parted from its copy."""
+            await asyncio.gather(*(one.books.close_late(each.receipt, each.secret, None, who=who) for each in left))
+
+        async def go_on() -> None:
+            drafts = await _open(two, home)
+            assert await drafts.recover(lambda _: who) == 5
+            assert drafts.journal.pending == 0
+            drafts.journal.close()
+
+        if first == "both":
+            await asyncio.gather(take_in_aside(), go_on())
+        else:
+            for take_in in (take_in_aside, go_on) if first == "the home" else (go_on, take_in_aside):
+                await take_in()
+        assert await one.ask(WORKER, Ask(1, 1)) is not None
+        used = one.counters.quota.used("ten_1", one.clock())["day"]
+        assert used == {"requests": 6, "tokens": 36, "cost_nano_usd": 16}
+    [chain] = (await stored_receipts(url)).values()
+    assert sorted(receipt.id for receipt in chain) == sorted(each.receipt.id for each in left)
     assert [receipt.tseq for receipt in chain] == [1, 2, 3, 4, 5]
 
 

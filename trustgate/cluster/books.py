@@ -220,14 +220,14 @@ class Books:
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
     ) -> asyncio.Future[Receipt | None]:
-        """Put a receipt on record that a process left behind in its journal, unless that is done.
+        """Put a receipt on record that a process left behind in its journal, unless that is done, by whichever process.
 
         What the process held was given back; what was used is charged.
 
         Args:
             receipt: Without its place in its tenant's chain.
             secret: The receipt's.
-            draft: Where it is; None: what has it sees to it that it is put on record once.
+            draft: Where it is; None: in no journal of this home's id.
             who: Who used it; None: tenant or key are gone, and what was used counts nowhere.
             credit_nano_usd: What it adds to its tenant's balance.
             work: Work upstream that the receipt charges, unless another receipt has.
@@ -246,6 +246,7 @@ class Books:
             # The receipt has been written with this charge.
             late_charge_nano_usd=balance_change(receipt)[0],
             work=work,
+            was_left=True,
         )
         return self.closing.submit(settled, on_commit)
 

@@ -33,6 +33,7 @@ from trustgate.cluster.rows import (
     done_key,
     head_key,
     quota_key,
+    recorded_key,
 )
 from trustgate.payment.balance import BalanceHold, Balances
 from trustgate.payment.credit import payment_members
@@ -273,6 +274,7 @@ class Close:
         late_charge_nano_usd: int = 0,
         work: EndedWork | None = None,
         find_subjects: FindSubjects | None = None,
+        was_left: bool = False,
     ) -> None:
         """
         Args:
@@ -288,6 +290,8 @@ class Close:
             late_charge_nano_usd: What is charged then, without a hold.
             work: Work upstream that the receipt charges, unless another receipt has.
             find_subjects: As for ``Open``; None: the subjects are those of the opening.
+            was_left: Whether the receipt was left in a journal: nothing is done where another process, which has a copy
+                of that journal, has put it on record.
         """
         self._find_subjects = find_subjects
         #: Subjects that are counted in rows now, and were not when it was opened.
@@ -306,6 +310,8 @@ class Close:
         self._paid = _credited_as(receipt) if credit_nano_usd > 0 else ""
         self._late_charge_nano_usd = late_charge_nano_usd
         self._work = None if work is None else SettleWork(counters, work)
+        #: The key of whether it is on record; "": it has no other.
+        self._left = recorded_key(receipt.id) if was_left and receipt is not None else ""
 
     def rows(self) -> Sequence[Row]:
         rows: list[Row] = []
@@ -321,7 +327,7 @@ class Close:
         if self._receipt is not None:
             rows.append(HeadRow(self._receipt.tenant))
             if self._paid:
-                rows.append(OnceRow(self._paid))
+                rows.append(OnceRow(credited_key(self._paid)))
             if self._credit_nano_usd or self._late_charge_nano_usd:
                 rows.append(BalanceRow(self._counters.balances, self._receipt.tenant))
         if self._late is not None:
@@ -330,6 +336,8 @@ class Close:
             rows += [BudgetRow(counter) for counter in budgets.counters_of(self._late.drawer, budgets.clock())]
         if self._draft is not None:
             rows.append(DraftsRow(self._draft.home_id, self._draft.life))
+        if self._left:
+            rows.append(OnceRow(self._left))
         if self._work is not None:
             rows += self._work.rows()
         return rows
@@ -346,6 +354,10 @@ class Close:
             if row.last >= self._draft.number:
                 return None
             row.last = self._draft.number
+        if self._left:
+            if batch.rows[self._left].is_done:
+                return None
+            batch.rows[self._left].is_done = True
         if self._work is not None and not self._work.apply(batch):
             if self._work.ended.is_look:
                 return None

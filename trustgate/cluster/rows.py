@@ -306,10 +306,11 @@ def _removed(shares: dict[str, S], node_ids: Iterable[str]) -> list[S]:
 
 
 class OnceRow:
-    """Whether something was done that is done once: a payment was credited to its tenant's balance."""
+    """Whether something was done that is done once."""
 
-    def __init__(self, payment_id: str) -> None:
-        self.key = credited_key(payment_id)
+    def __init__(self, key: str) -> None:
+        """``key``: of ``credited_key`` or ``recorded_key``."""
+        self.key = key
         self.is_done = False
 
     def take_in(self, content: str, at_us: int) -> None:
@@ -436,6 +437,14 @@ def head_key(tenant_id: str) -> str:
 def credited_key(payment_id: str) -> str:
     """Returns the key of whether a payment was credited to its tenant's balance."""
     return f"credited/{payment_id}"
+
+
+def recorded_key(receipt_id: str) -> str:
+    """Returns the key of whether a receipt is on record that a process had left in its journal.
+
+    A copy of its home has it, too.
+    """
+    return f"recorded/{receipt_id}"
 
 
 def done_key(node_id: str, lane: str) -> str:

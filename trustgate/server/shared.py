@@ -89,9 +89,10 @@ _OTHERS_WAIT_S = 5.0
 _LOOKS, _LOOK_S = 100, 0.05
 #: What a request may take beyond its deadline, seconds.
 _GRACE_S = 60.0
-#: All but how far the drafts of each home are closed, which payments are credited, and which work is charged.
+#: All but how far the drafts of each home are closed, which of them were put on record late, which payments are
+#: credited, and which work is charged.
 _FORGET = (
-    "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$' AND key !~ '^credited/'"
+    "DELETE FROM shared_state WHERE key !~ '^done/.*/drafts$' AND key !~ '^(credited|recorded)/'"
     " AND NOT (key ~ '^work/' AND state @> '{\"settled\": true}')"
 )
 _REPLACE = (
