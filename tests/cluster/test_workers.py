@@ -155,8 +155,18 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
         # Each shows the whole: rates of now, and each worker's.
         wait_until(lambda: are_sums(second_server.cli_json("top")), "both workers to have been asked")
         assert "Worker" in second_server.cli("top", "--once").stdout
-        told = second_server.cli("doctor", check=False).stdout
+
+        def doctor() -> list[str]:
+            return second_server.cli("doctor", check=False).stdout.splitlines()
+
+        told = "".join(doctor())
         assert f"2 workers ({first[0]}, {first[1]})" in told or f"2 workers ({first[1]}, {first[0]})" in told
+        # One is stopped. What it has shown is old then: at once here, by the files' times.
+        os.kill(first[0], signal.SIGSTOP)
+        for number in (1, 2):
+            os.utime(workers.home / "workers" / str(number) / "pulse.json", (0, 0))
+        [found] = [line for line in doctor() if line.split()[1:2] == ["server"]]
+        assert found.startswith("warn") and f"as 1 of 2 workers ({first[1]})" in found
         # One dies: the other goes on, and a new one takes its place.
         os.kill(first[0], signal.SIGKILL)
         wait_until(lambda: "is ready (process" in log.stderr, "a new worker")

@@ -47,6 +47,7 @@ def test_to_postgres_and_back(
 
     refused = gateway.cli("usage", check=False)
     assert "was moved to Postgres" in refused.stderr
+    assert "was moved to Postgres" in gateway.cli("doctor", check=False).stdout
     (gateway.home / "trustgate.toml").write_text(f'[store]\nurl = "{url}"\n')
     assert _everything(gateway) == before
     gateway.start()

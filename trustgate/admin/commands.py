@@ -105,6 +105,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[TargetStatus, ...] = ()
     #: Each worker, where there are several; ``pid`` is that of the one that answers, all figures are of all together.
     workers: tuple[WorkerLoad, ...] = ()
+    #: How many workers there are to be; 0: one process serves by itself.
+    workers_wanted: int = 0
 
 
 class TargetStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -185,11 +185,20 @@ def _server(status: ServerStatus) -> Finding:
     since = render.instant_utc(status.started_us)
     processes = f"process {status.pid}"
     if status.workers:
-        processes = f"{len(status.workers)} workers ({render.names([str(each.pid) for each in status.workers])})"
+        ids, wanted = [str(each.pid) for each in status.workers], max(status.workers_wanted, len(status.workers))
+        count = str(wanted) if len(ids) == wanted else f"{len(ids)} of {wanted}"
+        processes = f"{count} workers ({render.names(ids)})"
     message = f"runs at {status.address} as {processes} since {since}, {status.active_requests} requests now"
     mine = versions()["trustgate"]
     if status.version != mine:
         return warn("server", f"{message}; its version is {status.version}, this one {mine}", "Restart the server.")
+    if len(status.workers) < status.workers_wanted:
+        return warn(
+            "server",
+            message,
+            "Others begin to serve in a moment. Where this lasts, one is stopped (state T in ps), and connections that "
+            "it has hang: kill -9 it, and it is replaced.",
+        )
     return ok("server", message)
 
 

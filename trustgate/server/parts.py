@@ -490,6 +490,7 @@ class Server:
             loop_lag_p99_ms=live.loop_lag_p99_ms,
             loop_lag_worst_ms=max(round(lag.worst_ms), live.loop_lag_p99_ms),
             workers=live.workers,
+            workers_wanted=self.settings.serve.workers if self.settings.worker else 0,
             set_aside=self.gateway_status.set_aside(),
             notes=self.gateway_status.mended,
             targets=tuple(

@@ -91,8 +91,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def may_have_database(self) -> bool:
-        """Whether there is a database file, or Postgres in its place, which is not asked."""
-        return bool(self.store.url) or self.database.exists()
+        """Whether there is a database file, or one that was moved to Postgres, or Postgres, which is not asked."""
+        # To open one that was moved tells so.
+        moved = self.database.with_name(f"{self.database.name}.moved")
+        return bool(self.store.url) or self.database.exists() or moved.exists()
 
     @property
     def worker_folder(self) -> Path:
