@@ -35,6 +35,9 @@ NO_LIMITS = Limits()
 ASK_NOTHING = Ask(0, 0)
 _TIMEOUT_S = 20.0
 _LEASE_S = 600.0
+#: How many statements wait for a lock of the table; read after a pause, so that a loop of it spins no core.
+WAITING_FOR_ROWS = """SELECT count(*) FROM pg_sleep(0.02), pg_locks
+    WHERE NOT granted AND relation = 'shared_state'::regclass"""
 
 
 def make_caller(
@@ -51,6 +54,17 @@ def make_caller(
         True,
         False,
     )
+
+
+def shared_budget(unit: Any, amount: int, **members: Any) -> Budget:
+    """Returns a budget of everyone's."""
+    return Budget(id="bud_1", name="shared", unit=unit, amount=amount, span="total", everyone=True, **members)
+
+
+async def ask_all(keepers: list[Bookkeeper], asks: int, caller: Any, ask: Ask = ASK_NOTHING) -> list[SharedHold]:
+    """Ask all at once, of each in turn. Gives what was admitted."""
+    found = await asyncio.gather(*(keepers[number % len(keepers)].ask(caller, ask) for number in range(asks)))
+    return [hold for hold in found if hold is not None]
 
 
 class Bookkeeper:

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from trustgate.access.budgets import Claim
+from trustgate.access.quota_counter import COST, REQUESTS, TOKENS, CounterState, QuotaCounter, QuotaLimit
 from trustgate.errors import RateLimited
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits, Plan, Tenant
@@ -30,7 +31,6 @@ from trustgate.types import NANO_USD_PER_USD, ApiKey, Limits, Plan, Tenant
 _MINUTE_US: Final = 60 * MICROSECONDS_PER_SECOND
 _DAY_US: Final = 86_400 * MICROSECONDS_PER_SECOND
 _WINDOWS: Final = ("minute", "day", "month")
-_REQUESTS, _TOKENS, _COST = range(3)
 _UNITS: Final = ("requests", "tokens", "cost_nano_usd")
 #: Beyond this many seconds a client should not wait in its retry loop but tell its user.
 _RETRY_WORTH_S: Final = 60
@@ -51,69 +51,12 @@ class Rate(msgspec.Struct, frozen=True, gc=False):
     reset_s: float
 
 
-class _Limit(msgspec.Struct, frozen=True):
-    window: int
-    unit: int
-    most: int
-
-
-class _Counter:
-    """One subject's use in each running window, and its requests in flight."""
-
-    __slots__ = ("_used", "active", "cost_nano_usd", "lasting", "limits", "parallel", "requests", "tokens")
-
-    def __init__(self) -> None:
-        #: The limits that were asked for last, and those of them that are set: they change seldom.
-        self.limits: Limits | None = None
-        self.active: tuple[_Limit, ...] = ()
-        self._used = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
-        #: Use that counts in all windows, as nearly all does, and is not in ``_used`` yet.
-        self.requests = 0
-        self.tokens = 0
-        self.cost_nano_usd = 0
-        #: The part of ``used`` that is held for work whose request has ended (``hold_work``).
-        self.lasting = [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
-        self.parallel = 0
-
-    @property
-    def used(self) -> list[list[int]]:
-        """The use in each window: requests, tokens and cost."""
-        if self.requests or self.tokens or self.cost_nano_usd:
-            for figures in self._used:
-                figures[_REQUESTS] += self.requests
-                figures[_TOKENS] += self.tokens
-                figures[_COST] += self.cost_nano_usd
-            self.requests = self.tokens = self.cost_nano_usd = 0
-        return self._used
-
-    @used.setter
-    def used(self, used: list[list[int]]) -> None:
-        self._used = used
-        self.requests = self.tokens = self.cost_nano_usd = 0
-
-    def add(self, requests: int, tokens: int, cost_nano_usd: int) -> None:
-        """Count use in all windows; below zero: give it back."""
-        self.requests += requests
-        self.tokens += tokens
-        self.cost_nano_usd += cost_nano_usd
-
-
-class CounterState(msgspec.Struct, array_like=True):
-    """A subject's use, to be kept where several processes count it. Each window has requests, tokens and cost."""
-
-    #: When the windows began, microseconds UTC.
-    starts: list[int]
-    used: list[list[int]]
-    lasting: list[list[int]]
-    parallel: int = 0
-
-
 class ParallelSlot:
     """One of the parallel requests of a tenant and a key. Given back once, by ``release`` or the end of its block."""
 
     __slots__ = ("_counters", "subjects")
 
-    def __init__(self, counters: tuple[_Counter, ...]) -> None:
+    def __init__(self, counters: tuple[QuotaCounter, ...]) -> None:
         #: The counters of its tenant and of its key; none of a slot that counts nowhere.
         self.subjects = counters
         self._counters = counters
@@ -136,7 +79,7 @@ class Hold(msgspec.Struct, eq=False):
     """A reservation. Settled once, by ``post`` or ``void``; settling again does nothing."""
 
     ask: Ask
-    counters: tuple[_Counter, ...]
+    counters: tuple[QuotaCounter, ...]
     starts: tuple[int, int, int]
     #: Given back when the hold is settled; None: the work is not a request in flight.
     slot: ParallelSlot | None
@@ -200,7 +143,7 @@ class Quota:
         self.on_limit: Callable[[LimitReached], None] | None = None
         #: Those it was called for, by subject, window and unit.
         self._reached: set[tuple[str, int, int]] = set()
-        self._counters: dict[str, _Counter] = {}
+        self._counters: dict[str, QuotaCounter] = {}
         #: By window and its beginning: what subjects have used in one that has not begun here yet.
         self._awaited: dict[tuple[int, int], dict[str, list[int]]] = {}
         self._windows = Windows((0, 0, 0), (0, 0, 0))
@@ -262,7 +205,7 @@ class Quota:
         if not of_tenant and not of_key and claim is None:
             return hold
         limited = ((by_tenant, of_tenant), (by_key, of_key))
-        requests, of_tokens = self._rate(limited, _REQUESTS, at_us), self._rate(limited, _TOKENS, at_us)
+        requests, of_tokens = self._rate(limited, REQUESTS, at_us), self._rate(limited, TOKENS, at_us)
         if claim is not None:
             requests = _tighter(requests, claim.rate("requests", at_us))
             of_tokens = _tighter(of_tokens, claim.rate("tokens", at_us))
@@ -271,8 +214,8 @@ class Quota:
 
     def _check(
         self,
-        counter: _Counter,
-        limits: Sequence[_Limit],
+        counter: QuotaCounter,
+        limits: Sequence[QuotaLimit],
         demand: tuple[int, int, int],
         owner: str,
         subject: tuple[str, str],
@@ -306,15 +249,15 @@ class Quota:
             hold.claim = claim
         for counter in hold.counters:
             for figures in (*counter.used, *counter.lasting):
-                figures[_TOKENS] += ask.tokens
-                figures[_COST] += ask.cost_nano_usd
+                figures[TOKENS] += ask.tokens
+                figures[COST] += ask.cost_nano_usd
         return hold
 
     def held_work(self, subject_ids: Sequence[str], ask: Ask, starts: tuple[int, int, int]) -> Hold:
         """Returns the hold that ``hold_work`` made, in any process, when the windows began at ``starts``."""
         return Hold(ask, self.counters_of(subject_ids), starts, None, is_lasting=True)
 
-    def counters_of(self, subject_ids: Iterable[str]) -> tuple[_Counter, ...]:
+    def counters_of(self, subject_ids: Iterable[str]) -> tuple[QuotaCounter, ...]:
         """Returns the counters of these tenants and keys, for ``Hold.counters``."""
         return tuple(self._counter(each) for each in subject_ids)
 
@@ -355,18 +298,18 @@ class Quota:
             for window, start in enumerate(hold.starts):
                 if start == self._windows.starts[window]:
                     for figures in (counter.used[window], counter.lasting[window])[: 1 + hold.is_lasting]:
-                        figures[_REQUESTS] += requests
-                        figures[_TOKENS] += tokens
-                        figures[_COST] += cost_nano_usd
+                        figures[REQUESTS] += requests
+                        figures[TOKENS] += tokens
+                        figures[COST] += cost_nano_usd
 
     # start
 
     def restore(self, window: int, subject_id: str, requests: int, tokens: int, cost_nano_usd: int) -> None:
         """Add what the receipts of the running ``window`` (0 minute, 1 day, 2 month) say a subject used."""
         used = self._counter(subject_id).used[window]
-        used[_REQUESTS] += requests
-        used[_TOKENS] += tokens
-        used[_COST] += cost_nano_usd
+        used[REQUESTS] += requests
+        used[TOKENS] += tokens
+        used[COST] += cost_nano_usd
 
     def await_window(self, window: int, start_us: int, subject_id: str, use: tuple[int, int, int]) -> None:
         """Have a later ``window`` that begins at ``start_us`` begin with the use in it by receipts.
@@ -429,7 +372,7 @@ class Quota:
         """Returns what a tenant or key has used in each running window, holds included: {window: {unit: n}}."""
         if at_us >= self._windows.ends[0]:
             self._turn(at_us)
-        counter = self._counters.get(subject_id) or _Counter()
+        counter = self._counters.get(subject_id) or QuotaCounter()
         return {
             window: dict(zip(_UNITS, used, strict=True)) for window, used in zip(_WINDOWS, counter.used, strict=True)
         }
@@ -448,11 +391,11 @@ class Quota:
 
     # inside
 
-    def _counter(self, subject_id: str) -> _Counter:
+    def _counter(self, subject_id: str) -> QuotaCounter:
         try:
             return self._counters[subject_id]
         except KeyError:
-            return self._counters.setdefault(subject_id, _Counter())
+            return self._counters.setdefault(subject_id, QuotaCounter())
 
     def _turn(self, at_us: int) -> None:
         """Begin the windows of ``at_us``; a clock that was set back keeps the later windows."""
@@ -475,19 +418,21 @@ class Quota:
             self._windows = windows
             self.was_set_back = True
 
-    def _active(self, counter: _Counter, limits: Limits) -> tuple[_Limit, ...]:
+    def _active(self, counter: QuotaCounter, limits: Limits) -> tuple[QuotaLimit, ...]:
         """Returns those of a subject's limits that are set."""
         if counter.limits is not limits:
             counter.limits = limits
             counter.active = tuple(
-                _Limit(window, unit, most)
+                QuotaLimit(window, unit, most)
                 for window, window_name in enumerate(_WINDOWS)
                 for unit, unit_name in enumerate(_UNITS)
                 if (most := getattr(limits, f"{unit_name}_per_{window_name}")) is not None
             )
         return counter.active
 
-    def _rate(self, subjects: Sequence[tuple[_Counter, Sequence[_Limit]]], unit: int, at_us: int) -> Rate | None:
+    def _rate(
+        self, subjects: Sequence[tuple[QuotaCounter, Sequence[QuotaLimit]]], unit: int, at_us: int
+    ) -> Rate | None:
         tightest = None
         for counter, active in subjects:
             for limit in active:
@@ -498,7 +443,7 @@ class Quota:
                         tightest = Rate(limit.most, remaining, max(0, reset_us) / MICROSECONDS_PER_SECOND)
         return tightest
 
-    def _tell(self, limit: _Limit, tenant_id: str, key_id: str, at_us: int) -> None:
+    def _tell(self, limit: QuotaLimit, tenant_id: str, key_id: str, at_us: int) -> None:
         which = (key_id or tenant_id, limit.window, limit.unit)
         if which in self._reached or self.on_limit is None:
             return
@@ -507,17 +452,17 @@ class Quota:
         window, unit = _WINDOWS[limit.window], _UNITS[limit.unit]
         self.on_limit(LimitReached(tenant_id, key_id, window, unit, limit.most, at_us, until_us))
 
-    def _refusal(self, limit: _Limit, used: int, demand: int, owner: str, at_us: int) -> RateLimited:
+    def _refusal(self, limit: QuotaLimit, used: int, demand: int, owner: str, at_us: int) -> RateLimited:
         window, unit = _WINDOWS[limit.window], _UNITS[limit.unit]
         retry_after_s = max(1, -(-(self._windows.ends[limit.window] - at_us) // MICROSECONDS_PER_SECOND))
         most, left, need = (_show(limit.unit, n) for n in (limit.most, max(0, limit.most - used), demand))
-        what = "USD" if limit.unit == _COST else unit
+        what = "USD" if limit.unit == COST else unit
         hopeless = demand > limit.most
         return RateLimited(
             f"Rate limit reached on {what} per {window} for {owner}: limit {most}, left {left}, this request "
             f"needs {need}. " + ("It can never pass." if hopeless else f"Please try again in {retry_after_s} s."),
-            type="insufficient_quota" if limit.unit == _COST else unit,
-            code="insufficient_quota" if limit.unit == _COST else "rate_limit_exceeded",
+            type="insufficient_quota" if limit.unit == COST else unit,
+            code="insufficient_quota" if limit.unit == COST else "rate_limit_exceeded",
             headers={"retry-after": str(retry_after_s)},
             retryable=not hopeless and retry_after_s <= _RETRY_WORTH_S,
         )
@@ -535,7 +480,7 @@ def _without(used: list[list[int]], lasting: list[list[int]]) -> tuple[tuple[int
 
 
 def _show(unit: int, amount: int) -> str:
-    if unit != _COST:
+    if unit != COST:
         return str(amount)
     return f"{amount // NANO_USD_PER_USD}.{amount % NANO_USD_PER_USD:09d}"
 

@@ -20,7 +20,8 @@ import msgspec
 
 from trustgate.access.budget_counter import BudgetCounter, CountState
 from trustgate.access.budgets import Budgets, reach_of
-from trustgate.access.quota import CounterState, Hold, Quota
+from trustgate.access.quota import Hold, Quota
+from trustgate.access.quota_counter import CounterState
 from trustgate.errors import HomeUnusable
 from trustgate.payment.balance import Balances, BalanceState
 from trustgate.receipts.receipt import FIRST_TPREV

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
@@ -22,9 +22,20 @@ from trustgate.models.metering.answer import Failure, failure_of
 from trustgate.models.metering.chunks import StreamMeter
 from trustgate.models.metering.events import read_object
 from trustgate.models.metering.lenient import read_json
-from trustgate.models.metering.sse import SseScanner, frame_data, frame_event
 from trustgate.models.metering.whole import Reported
 from trustgate.models.upstream.answer import FAILED, Answer, Apart, EventStream, translated
+from trustgate.models.upstream.bodies import (
+    bare_document,
+    continued,
+    event_frames,
+    first_byte,
+    first_bytes,
+    is_event_stream,
+    is_json,
+    looks_like_events,
+    read_whole,
+    single,
+)
 from trustgate.models.upstream.encoding import decoded
 from trustgate.models.upstream.failures import FailedAttempt, broken, not_answered, refused, told, translate
 from trustgate.models.upstream.from_events import as_document
@@ -38,16 +49,11 @@ if TYPE_CHECKING:
 
     AnyResponse = httpx.Response | Response | AiohttpResponse
 
-#: The largest answer that is read whole (a stream has no such bound).
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
 #: So much of an answer without frames is looked at for a failure told in JSON.
 _JSON_FAILURE_BYTES = 64 * 1024
 _PROBE_S = 10.0
 #: What a member that is not known is refused with.
 _OF_A_MEMBER = frozenset({400, 422})
-_BOM = b"\xef\xbb\xbf"
-#: Blanks before an answer and behind it are looked for in so many bytes first.
-_ENDING_BYTES = 64
 
 
 #: The body of a request: whole, whole in pieces, or still arriving.
@@ -316,7 +322,7 @@ class UpstreamClient:
             if coding is not None:
                 chunks = decoded(chunks, coding)
             if response.status_code >= 300:
-                whole = await _read_whole(chunks)
+                whole = await read_whole(chunks)
                 return refused(response.status_code, headers, whole, target, outgoing.model)
             outcome = await self._classify(target, outgoing, response, chunks)
             is_kept = isinstance(outcome, Answer)
@@ -334,32 +340,32 @@ class UpstreamClient:
         Where its form is known, its bytes tell it; else its header.
         """
         content_type = response.headers.get("content-type", "")
-        says_events = _is_event_stream(content_type)
+        says_events = is_event_stream(content_type)
         # What an upstream keeps may be a document about failures, and is none of them.
         is_kept = outgoing.is_look and outgoing.method == "GET"
-        if outgoing.takes_any and not says_events and (is_kept or not _is_json(content_type)):
+        if outgoing.takes_any and not says_events and (is_kept or not is_json(content_type)):
             return await self._bytes(target, outgoing, response, chunks)
         if outgoing.stream or (says_events and not outgoing.form):
-            first = await _first(chunks)
-            if _looks_like_events(first) or (says_events and first.lstrip()[:1] != b"{"):
+            first = await first_bytes(chunks)
+            if looks_like_events(first) or (says_events and first.lstrip()[:1] != b"{"):
                 return await self._hold(target, outgoing, response, chunks, first)
-            chunks = _after(first, chunks)
+            chunks = continued(first, chunks)
         # As it nearly always is: all of it came with its head.
         if isinstance(chunks, Response) and chunks.is_whole:
             whole = chunks.take()
         else:
-            whole = await _read_whole(chunks)
+            whole = await read_whole(chunks)
         content_type = "application/json" if says_events or not content_type else content_type
         is_object = whole[:1] == b"{" and whole[-1:] == b"}"
         if is_object:
             pass  # as it nearly always is: there is nothing to look for before it or behind it
-        elif outgoing.form and (says_events or _looks_like_events(whole)) and _first_byte(whole) != b"{":
+        elif outgoing.form and (says_events or looks_like_events(whole)) and first_byte(whole) != b"{":
             put_together = self._put_together(target, outgoing, whole)
             if isinstance(put_together, FailedAttempt):
                 return put_together
             whole, content_type = put_together, "application/json"
-        whole = whole if is_object else _document(whole)
-        if not is_object and _first_byte(whole) not in (b"{", b"[") and not outgoing.takes_any:
+        whole = whole if is_object else bare_document(whole)
+        if not is_object and first_byte(whole) not in (b"{", b"[") and not outgoing.takes_any:
             raise UpstreamFailed("The upstream answered with something that is not a JSON object.", retryable=False)
         take_apart = outgoing.take_apart if len(whole) > outgoing.plain_bytes else None
         apart = None if take_apart is None else await take_apart(whole)
@@ -371,14 +377,14 @@ class UpstreamClient:
                 raise UpstreamFailed("The upstream answered with something that is not valid JSON.", retryable=False)
             return told(reported.failure, target, outgoing.model)
         if outgoing.stream and (events := as_events(outgoing.form, whole)) is not None:
-            return await self._hold(target, outgoing, response, _one(events))
+            return await self._hold(target, outgoing, response, single(events))
         return Answer(target, response, body=whole, apart=apart, reported=reported, content_type=content_type)
 
     def _put_together(self, target: Target, outgoing: Outgoing, body: bytes) -> bytes | FailedAttempt:
         """Returns the document that an unwanted stream adds up to. Raises ``UpstreamFailed`` where it does not end."""
         meter = outgoing.stream_meter()
         payloads = []
-        for data, event in _frames(body, self._max_event_bytes):
+        for data, event in event_frames(body, self._max_event_bytes):
             if meter.feed(data, event) in FAILED:
                 return told(meter.failure or Failure(), target, outgoing.model)
             payloads.append(data)
@@ -409,7 +415,7 @@ class UpstreamClient:
             target,
             response,
             events=events,
-            content_type=content_type if _is_event_stream(content_type) else "text/event-stream",
+            content_type=content_type if is_event_stream(content_type) else "text/event-stream",
         )
 
     async def _bytes(
@@ -428,7 +434,7 @@ class UpstreamClient:
             failure = failure_of(first) if len(first) <= _JSON_FAILURE_BYTES else None
             if failure is not None:
                 return told(failure, target, outgoing.model)
-        return Answer(target, response, chunks=translated(_after(first, chunks)))
+        return Answer(target, response, chunks=translated(continued(first, chunks)))
 
     async def probe(self, base_url: str, credential: str | None) -> tuple[int, bytes]:
         """GET the upstream's model list: (status, body). Raises ``UpstreamFailed`` when there is no answer."""
@@ -441,7 +447,7 @@ class UpstreamClient:
                 try:
                     encoding = response.headers.get("content-encoding")
                     chunks = decoded(response.stream.__aiter__(), encoding)  # type: ignore[union-attr]
-                    return response.status_code, await _read_whole(chunks)
+                    return response.status_code, await read_whole(chunks)
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]
         except Exception as error:
@@ -528,72 +534,3 @@ def _credentials(target: Target, *, anthropic: bool) -> list[tuple[str, str]]:
         return [bearer]
     own = ("x-api-key", credential)
     return [own] if ".anthropic.com" in target.upstream.base_url else [own, bearer]
-
-
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or kind.endswith("+json")
-
-
-def _is_event_stream(content_type: str) -> bool:
-    return content_type[:17].lower() == "text/event-stream"
-
-
-async def _read_whole(chunks: AsyncIterator[bytes]) -> bytes:
-    if isinstance(chunks, Response) and chunks.is_whole:
-        return chunks.take()
-    parts = []
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            raise UpstreamFailed("The upstream's answer is too large.", retryable=False)
-        parts.append(chunk)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _first(chunks: AsyncIterator[bytes]) -> bytes:
-    """Returns the first bytes that are not blank, with those before them; b"" for a body that is empty."""
-    first = b""
-    async for chunk in chunks:
-        first += chunk
-        if first.removeprefix(_BOM).strip():
-            break
-    return first
-
-
-async def _after(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if first:
-        yield first
-    async for chunk in chunks:
-        yield chunk
-
-
-async def _one(chunk: bytes) -> AsyncIterator[bytes]:
-    yield chunk
-
-
-def _looks_like_events(body: bytes) -> bool:
-    return body[:64].removeprefix(_BOM).lstrip().startswith((b"data:", b"event:", b":", b"id:", b"retry:"))
-
-
-def _first_byte(body: bytes) -> bytes:
-    """Returns the first byte that is not blank, without a copy of what may be many megabytes."""
-    return body[:_ENDING_BYTES].lstrip()[:1] or body.lstrip()[:1]
-
-
-def _document(body: bytes) -> bytes:
-    """Returns a JSON document without a byte order mark before it and without a stream's end behind it."""
-    body = body.removeprefix(_BOM)
-    if body[-_ENDING_BYTES:].rstrip().endswith(b"[DONE]") and _first_byte(body) == b"{":
-        return body.rstrip()[:-6].rstrip().removesuffix(b"data:").rstrip()
-    return body
-
-
-def _frames(body: bytes, max_event_bytes: int) -> Iterator[tuple[bytes, str | None]]:
-    """The payloads of a stream that was read whole, and the names of their events."""
-    scanner = SseScanner(max_event_bytes)
-    for frame in (*scanner.feed(body), scanner.tail()):
-        data = frame_data(frame)
-        if data is not None:
-            yield data, frame_event(frame)
