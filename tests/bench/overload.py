@@ -1,10 +1,10 @@
 """``python3 tests/bench overload``: what the gateway does when more is asked of it than it can serve.
 
 First its peak: as many clients as it has slots for a tenant, each with one request after the other. Then three times as
-much, in three ways: a closed loop (three times the clients; one that is refused waits a moment and asks again), an
+much, in three ways: a closed loop (three times the clients; one that is refused waits a moment and sends again), an
 open loop (three times the requests a second, sent at their time whatever has become of those before), and a crowd of
 clients that open a connection for each request and come again at once whatever they got; beside that stands the peak
-of such clients, as a connection is work too. Told for each:
+of such clients, as a connection is work too. Printed for each:
 goodput (answers a second) beside the peak, how long refusals and ``/health`` took, memory; at last, whether the peak is
 reached again. How long they took is measured by a client of its own that asks a few times a second and does nothing
 else: what sends thousands of requests a second is late itself, and would tell of its own queue. Exit code 1 when a goal

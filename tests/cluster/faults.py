@@ -119,7 +119,7 @@ class Faulty(Promises):
         machine.end()
 
     def sleep(self) -> None:
-        """A gateway is stopped for about a lease, or for 20 s, and wakes up."""
+        """A gateway is stopped for about a lease, or for 20 s, and continued (SIGSTOP, SIGCONT)."""
         machine = self._any()
         with self._asleep(machine):
             time.sleep(self.random.choice((0.3, LEASE_S, 1.3 * LEASE_S, 3 * LEASE_S, 20)))
@@ -224,7 +224,7 @@ class Faulty(Promises):
         return True
 
     def lock_tables(self) -> None:
-        """A stranger holds a table for a while."""
+        """Another session holds a lock of a table for a while."""
         held_s = self.random.choice((2, 13))
         lock = "LOCK TABLE shared_state IN ACCESS EXCLUSIVE MODE"
         run_sql(self.url, f"BEGIN; {lock}; SELECT pg_sleep({held_s}); COMMIT;")

@@ -30,7 +30,7 @@ class Load:
         #: Receipts of answers that were read to their end.
         self.receipts: list[str] = []
         self.statuses: Counter[int] = Counter()
-        #: Machines that are asleep now: how long their answers take says nothing.
+        #: Machines that are stopped now: the time that their answers take is not looked at.
         self.asleep: set[str] = set()
         #: Answers that took too long: seconds, status, machine.
         self.late: list[tuple[float, int, str]] = []

@@ -35,7 +35,7 @@ class Several(Failover):
         self.url = self.postgres.schema()
         self.machines = [Beside(folder, f"gateway{number}", self.url) for number in range(1, count + 1)]
         first = self.machines[0]
-        # Of one without limits the database hears at the end of a request; of one with a quota, at its beginning, too.
+        # A request without limits reaches the database at its end; one with a quota at its beginning, too.
         plan = "internal"
         if seed % 2 == 0:
             plan = "bounded"

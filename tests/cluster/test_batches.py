@@ -37,7 +37,7 @@ async def open_one(keeper: Bookkeeper) -> SharedHold:
 
 @contextlib.asynccontextmanager
 async def rows_held(keeper: Bookkeeper) -> AsyncIterator[Any]:
-    """A stranger's transaction has all rows locked, for the block; gives what waits until another waits for them."""
+    """Another session has all rows locked, for the block; gives a call that waits until a statement waits for them."""
     async with keeper.own.use() as connection, connection.transaction():
         await connection.execute("SELECT 1 FROM shared_state FOR UPDATE")
         own: int = await connection.fetchval("SELECT pg_backend_pid()")

@@ -44,7 +44,7 @@ def url(postgres: Postgres | GivenPostgres) -> str:
 
 @pytest.mark.parametrize("side", ["opening", "closing"])
 async def test_connections_that_are_cut_lose_and_double_nothing(side: str, url: str) -> None:
-    """Cut in the middle of transactions, again and again: who was refused holds nothing, what was used counts once."""
+    """Cut in the middle of transactions, again and again: a refused one holds nothing, what was used counts once."""
     caller = make_caller(plan=Limits(requests_per_day=10**6, tokens_per_day=10**9))
     closed = 0
     async with bookkeepers(url, 3, shared_budget("tokens", 10**9)) as keepers:
@@ -211,7 +211,7 @@ async def test_opens_of_unknown_outcome_hold_nothing_whatever_comes_after(
 async def test_a_statement_that_arrives_when_it_was_given_up_holds_nothing(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network that is mended delivers what it held back, to a server that takes it for new."""
+    """A network that is mended delivers what it held back, and the server carries it out."""
     monkeypatch.setattr(connections, "_TIMEOUT_S", 1.0)
     parts = urlsplit(url)
     assert parts.port is not None
@@ -237,7 +237,7 @@ async def test_a_statement_that_arrives_when_it_was_given_up_holds_nothing(
 async def test_a_transaction_in_a_network_that_swallows_everything_is_given_up(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rollback, too, would wait for an answer."""
+    """Without a timeout of its own its rollback would wait for an answer, too."""
     monkeypatch.setattr(connections, "_TIMEOUT_S", 1.0)
     parts = urlsplit(url)
     assert parts.port is not None
@@ -264,14 +264,14 @@ async def test_a_transaction_in_a_network_that_swallows_everything_is_given_up(
 
 
 def _sessions(url: str) -> int:
-    """Connections of this process to the database, without the one that asks."""
+    """Returns how many connections this process has to the database, without the one that counts."""
     own = f"application_name LIKE 'trustgate % {os.getpid()} %' AND pid <> pg_backend_pid()"
     [[found]] = run_sql(url, f"SELECT count(*) FROM pg_stat_activity WHERE {own}")
     return int(found)
 
 
 async def test_a_close_is_not_given_up_for_a_failure_that_passes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was given up would be in the journal alone, and those after it not."""
+    """A close that was given up would be in the journal alone, and those after it would not."""
     caller = make_caller(plan=Limits(tokens_per_day=1_000))
     monkeypatch.setattr(lanes, "_AWAY_FIRST_S", 0.001)
     monkeypatch.setattr(lanes, "_AWAY_LAST_S", 0.001)

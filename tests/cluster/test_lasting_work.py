@@ -1,4 +1,4 @@
-"""Work that goes on after its request: held by itself and not by a process, and charged once, whoever sees its end."""
+"""Work that goes on after its request: held by itself and by no process, and charged once, however many see its end."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_of_all_that_see_the_end_at_once_one_charges(url: str) -> None:
         assert sum(receipt.prompt_tokens == 100 for receipt in receipts) == 8
         assert await figures(keepers[0]) == (800, 800, 0, 0)
         assert keepers[0].books.balances.balance("ten_1") == -8 * 30
-        # Of a request there is a receipt whoever charged; of a look only where it did.
+        # A request has its receipt in any case; a look has one only where it charged.
         lost = [receipt for receipt in receipts if not receipt.prompt_tokens]
         assert all((receipt.charged_nano_usd, receipt.cost_nano_usd) == (0, 0) for receipt in lost)
         assert 8 * 2 <= len(lost) <= 8 * 3
@@ -144,7 +144,7 @@ async def test_what_a_killed_process_had_in_its_journal_is_charged_unless_anothe
 async def test_what_a_process_charged_while_it_served_alone_is_not_charged_beside_others(
     url: str, tmp_path: Path
 ) -> None:
-    """Of that the table that all follow knows nothing; the process's own file does."""
+    """That charge is in the process's own file, and not in the table that all processes follow."""
     batch = ObjectId("batch", "batch_1", "ten_1", "pas_1", "m", "m", owed=0)
     address = PostgresAddress(url)
 

@@ -1,4 +1,4 @@
-"""Money that comes in at gateways which serve one Postgres: whichever is told, and however often, it counts once."""
+"""Money that comes in at gateways which serve one Postgres: at any of them, and however often, it counts once."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _ECHO = (
 
 
 class Town(SideBySide):
-    """Three gateways, and where what they ask for comes from and is paid."""
+    """Three gateways with their upstream, facilitator and chain."""
 
     market: Market
 

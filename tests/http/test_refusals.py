@@ -170,7 +170,7 @@ def test_what_waits_is_let_through_in_its_order_as_room_comes(
         full.room = 1
         assert read_answer(connections[4])[0] == 200
         connections[5].close()
-        wait_until(lambda: full.refused == 1, "the server knows that it has gone")
+        wait_until(lambda: full.refused == 1, "the server to notice that the client has gone")
         full.room = 1
         assert read_answer(connections[6])[0] == 200
     assert [seen.path for seen in app.seen] == [f"/v1/{number}" for number in (1, 2, 3, 4, 5, 7)]
@@ -301,7 +301,7 @@ def test_one_that_comes_again_at_once_waits_for_longer_and_no_other_client_with_
     assert (full.refused, full.let_through) == (5, 2)
 
 
-def test_one_that_waits_is_refused_when_its_client_says_no_more(
+def test_one_that_waits_is_refused_when_its_client_has_ended_its_side(
     server: Server, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never(monkeypatch)

@@ -88,7 +88,7 @@ def test_one_that_waits_has_its_whole_body_when_there_is_room_and_holds_up_no_ot
     assert (full.refused, full.let_through, full.began) == (0, 2, 2)
 
 
-def test_one_whose_client_changes_its_mind_is_never_begun_and_leaves_nothing_behind(
+def test_one_whose_client_resets_it_is_never_begun_and_leaves_nothing_behind(
     client: Client, app: App, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never(monkeypatch)

@@ -92,7 +92,7 @@ Piece = tuple[int, bool, bool]
     pieces=st.lists(st.tuples(st.integers(1, 150), st.booleans(), st.booleans()), min_size=1, max_size=30),
     is_apart=st.booleans(),
 )
-async def test_frames_are_passed_on_in_order_whoever_passes_them(pieces: list[Piece], is_apart: bool) -> None:
+async def test_frames_are_passed_on_in_order_at_once_and_by_the_task(pieces: list[Piece], is_apart: bool) -> None:
     """``pieces``: how many bytes come, whether they can be passed on at once, and whether they are waited for."""
     stream = _Stream()
     relaying = asyncio.create_task(stream.relay())

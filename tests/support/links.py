@@ -121,7 +121,7 @@ class Link:
         self._tasks.add(task)
         self._writers.add(writer)
         try:
-            # Of one that is given up meanwhile the server hears afterwards, if ever.
+            # A connection that is given up meanwhile reaches the server afterwards, if at all.
             await self._is_whole["there"].wait()
             if writer.transport.is_closing():
                 return
