@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests.cluster.bookkeeping import Bookkeeper, bookkeepers, make_caller
 from tests.support.postgres import GivenPostgres, Postgres
 from trustgate.cluster import roles
+from trustgate.cluster import sequencer as sequencing
 from trustgate.cluster.operations import Use
 from trustgate.cluster.roles import Role, RoleLost, Tenure
 from trustgate.cluster.sequencer import Sequencer
@@ -81,6 +83,38 @@ async def test_what_several_link_becomes_one_log(url: str, store: Store) -> None
         assert await sequencer.take() == 0
     check_log(await entries_of(store), 400)
     assert sequencer.tree.size == 400
+
+
+async def test_others_have_their_turns_while_many_get_their_places(
+    url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, done = 0, Counter[tuple[str, int]]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def counted(name: str) -> Callable[..., Any]:
+        work = getattr(sequencing, name)
+
+        def do(given: Any) -> Any:
+            done[name, turns] += 1
+            return work(given)
+
+        return do
+
+    async with bookkeepers(url, 1) as [keeper]:
+        await close_some([keeper], 200)
+        sequencer = await Sequencer.begin(keeper.own, store, await take_role(keeper))
+        for name in ("decode_entry", "leaf_hash"):
+            monkeypatch.setattr(sequencing, name, counted(name))
+        running = asyncio.ensure_future(others())
+        assert await sequencer.take() == 200
+        running.cancel()
+    assert done.total() == 400
+    assert max(done.values()) <= 50
 
 
 async def test_one_that_dies_after_its_append_leaves_nothing_twice(
