@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -22,14 +24,14 @@ from tests.cluster.bookkeeping import (
     stored_receipts,
 )
 from tests.support.entries import make_receipt
-from tests.support.postgres import GivenPostgres, Postgres
+from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import PATIENCE_S
 from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import connections
 from trustgate.cluster.operations import Use
-from trustgate.cluster.rows import counted_anew, quotas_anew
+from trustgate.cluster.rows import BudgetRow, counted_anew, quotas_anew
 from trustgate.errors import RateLimited, Unavailable
 from trustgate.payment.credit import payment_members
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
@@ -287,6 +289,49 @@ async def test_what_was_granted_to_a_request_that_is_gone_comes_back(url: str) -
         await keeper.ask(make_caller("ten_2", plan=Limits(requests_per_day=3)))
         await keeper.books.closing.flush()
         assert len(await ask_all([keeper], 5, caller)) == 3
+
+
+class _ReadBefore:
+    """A connection whose answers were read a while ago."""
+
+    def __init__(self, rows: list[dict[str, str]]) -> None:
+        self._rows = rows
+
+    @contextlib.asynccontextmanager
+    async def use(self) -> AsyncIterator[_ReadBefore]:
+        yield self
+
+    async def fetch(self, *_: Any) -> list[dict[str, str]]:
+        return self._rows
+
+
+async def budget_figures(url: str, key: str) -> tuple[int, int]:
+    """What the database has of a budget: used and held."""
+    [[state]] = await asyncio.to_thread(run_sql, url, f"SELECT state::text FROM shared_state WHERE key = '{key}'")
+    cells = json.loads(state)["figures"][0]
+    return sum(used for _, used, _ in cells), sum(held for _, _, held in cells)
+
+
+@pytest.mark.parametrize("by", ["a look", "rows written anew"])
+async def test_what_is_used_counts_though_memory_has_seen_its_budget_without_it(by: str, url: str) -> None:
+    """Usage is looked up while the first request of a budget's cell is opened; or a start took all for dead."""
+    caller, shared = make_caller(), shared_budget("requests", 3)
+    async with bookkeepers(url, 1, shared) as [keeper]:
+        [counter] = keeper.counters.budgets.counters_of(drawer_of(caller), 0)
+        row, before = BudgetRow(counter), BudgetRow(counter).content().decode()
+        [first] = await ask_all([keeper], 1, caller)
+        if by == "a look":
+            keeper.books._looking = _ReadBefore([{"key": row.key, "state": before}])  # type: ignore[assignment]
+            await keeper.books.refresh_counts()
+        else:
+            undo = f"UPDATE shared_state SET state = '{before}' WHERE key = '{row.key}'"
+            await asyncio.to_thread(run_sql, url, undo)
+        holds = [first, *await ask_all([keeper], 2, caller)]
+        assert await budget_figures(url, row.key) == (0, 3 if by == "a look" else 2)
+        for hold in holds:
+            await keeper.close(hold, Use(0, 0))
+        assert await keeper.ask(caller) is None
+        assert (await budget_figures(url, row.key))[0] == 3
 
 
 async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_and_others_are_seen(url: str) -> None:

@@ -138,6 +138,16 @@ class BudgetCounter:
         if cell is not None:
             self.hold(cell, -amount)
 
+    def begun_at(self, start_us: int, at_us: int, clock: Callable[[], int]) -> UseCell | None:
+        """Returns the cell that begins at ``start_us``; None where it has ended by ``at_us``.
+
+        It is made anew where what others counted, or what a crash left of that, has it not.
+        """
+        found = next((cell for cell in self.cells if cell.start == start_us), None)
+        if found is None and self.of.span.end(start_us) > at_us:
+            found = self.at(start_us, clock)
+        return found
+
     def turn(self, at_us: int) -> None:
         """Drop the cells that have ended."""
         cells = self.cells

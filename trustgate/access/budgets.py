@@ -104,18 +104,16 @@ class Claim(msgspec.Struct, eq=False):
         return not self._parts
 
     def parts(self) -> list[tuple[BudgetCounter, int, int]]:
-        """Returns each counter that it holds of, where the cell begins, microseconds UTC, and how much it holds.
+        """Returns each counter that it was held of, where the cell begins, microseconds UTC, and how much was held.
 
         Of cells that have ended nothing is held any more.
         """
-        return [(of, cell.start, self._needs[of.of.unit]) for of, cell in self._parts if cell.is_open]
+        return [(of, cell.start, self._needs[of.of.unit]) for of, cell in self._parts]
 
-    def counters(self) -> list[BudgetCounter]:
-        """Returns the counters that change where it is settled now."""
-        found = [counter for counter, _ in self._parts]
-        if self._generation != self._budgets.generation:
-            found += self._budgets.counters_of(self._drawer, self._at_us)
-        return found
+    @property
+    def at_us(self) -> int:
+        """When it was made, microseconds UTC."""
+        return self._at_us
 
     def take(self) -> None:
         """Hold the worst case, on the budgets found, and on those that come before it is settled."""
@@ -174,12 +172,7 @@ class Claim(msgspec.Struct, eq=False):
                 for counter in budgets.counters_of(self._drawer, self._at_us)
             ]
         for counter, cell in parts:
-            if cell.is_open:
-                amount = use[counter.of.unit]
-                cell.used += amount
-                counter.used += amount
-                if counter.used >= counter.next_notice:
-                    budgets.give_notice(counter)
+            budgets.add_use(counter, cell, use)
 
     def rate(self, unit: BudgetUnit, at_us: int) -> tuple[int, int, float] | None:
         """Returns limit, remaining and seconds until it resets, of the tightest hard budget of this unit."""
@@ -252,6 +245,15 @@ class Budgets:
         claim = self.claim(drawer, 0, 0, at_us, refuses=False)
         claim.take()
         claim.post(tokens, cost_nano_usd)
+
+    def add_use(self, counter: BudgetCounter, cell: UseCell, use: tuple[int, int, int]) -> None:
+        """Count requests, tokens and nano-USD in a cell; nowhere where it has ended."""
+        if cell.is_open:
+            amount = use[counter.of.unit]
+            cell.used += amount
+            counter.used += amount
+            if counter.used >= counter.next_notice:
+                self.give_notice(counter)
 
     def counters_of(self, drawer: Drawer, at_us: int) -> list[BudgetCounter]:
         """Returns the counters that a request draws on, budget by budget."""

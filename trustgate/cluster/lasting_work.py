@@ -191,7 +191,7 @@ class SettleWork:
         for subject, starts in held.windows.items():
             quota.void(quota.held_work((subject,), ask, starts))
         for row, start_us, amount in budgets:
-            row.counter.let_go(start_us, amount)
+            batch.rows[row.key].counter.let_go(start_us, amount)
         if held.money_nano_usd:
             balances.let_go(held.tenant_id, held.money_nano_usd)
 

@@ -17,6 +17,7 @@ from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.batches import Batch, RowsChanged
+from trustgate.cluster.claimed_budgets import check_rows, claimed_parts, claimed_rows, count_use
 from trustgate.cluster.lasting_work import EndedWork, SettleWork
 from trustgate.cluster.rows import (
     DRAFTS,
@@ -193,10 +194,7 @@ class Open:
 
     def apply(self, batch: Batch) -> SharedHold:
         budgets, caller, ask, at_us = self._counters.budgets, self._caller, self._ask, batch.at_us
-        for counter in budgets.counters_of(self._drawer, at_us):
-            row = batch.rows.get(budget_key(counter.of.budget, counter.subject))
-            if row is None or row.counter is not counter:
-                raise RowsChanged
+        check_rows(budgets, self._drawer, batch)
         claim = budgets.claim(self._drawer, ask.tokens, ask.cost_nano_usd, at_us)
         slot = copy.copy(self._slot.inner) if self._slot is not None else ParallelSlot(())
         hold = self._counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, slot, claim)
@@ -320,8 +318,8 @@ class Close:
         rows += [QuotaRow(self._counters.quota, subject) for subject in subjects]
         self._later = self._find_later()
         rows += [QuotaRow(self._counters.quota, subject) for subject in self._later]
-        if held is not None and held.hold.claim is not None:
-            rows += [BudgetRow(counter) for counter in held.hold.claim.counters()]
+        if held is not None:
+            rows += claimed_rows(self._counters.budgets, held.drawer, held.hold.claim)
         if self._money is not None:
             rows.append(BalanceRow(self._counters.balances, self._money.tenant_id))
         if self._receipt is not None:
@@ -400,15 +398,14 @@ class Close:
         hold.slot = None
         # The counters of now: what was held in memory alone may have been counted anew since.
         hold.counters = quota.counters_of(each for each in _both_subjects(held.caller) if each not in self._later)
-        claim = hold.claim = copy.copy(held.hold.claim)
+        claim, hold.claim = held.hold.claim, None
         rows = [batch.rows[quota_key(subject)] for subject in held.subjects]
-        parts = [] if claim is None else claim.parts()
-        budget_rows = [batch.rows[budget_key(counter.of.budget, counter.subject)] for counter, _, _ in parts]
-        if self._counters.holds(held.grant, (*rows, *budget_rows)):
+        parts = claimed_parts(claim)
+        if self._counters.holds(held.grant, (*rows, *(batch.rows[key] for key in parts))):
             for row in rows:
                 row.let_go(node_id, hold)
-            for (_, start_us, amount), row in zip(parts, budget_rows, strict=True):
-                row.hold(node_id, start_us, -amount)
+            for key, (start_us, amount) in parts.items():
+                batch.rows[key].let_go(node_id, start_us, amount)
             if use is None:
                 quota.void(hold)
                 return
@@ -416,8 +413,9 @@ class Close:
             quota.post(hold, use.tokens, use.billed_nano_usd)
         elif use is not None:
             quota.charge(_both_subjects(held.caller), use.tokens, use.billed_nano_usd, batch.at_us)
-            if claim is not None:
-                claim.count((1, use.tokens, use.billed_nano_usd))
+        if use is not None and claim is not None:
+            amounts = (1, use.tokens, use.billed_nano_usd)
+            count_use(self._counters.budgets, held.drawer, claim, amounts, batch)
 
     def _find_later(self) -> tuple[str, ...]:
         """Returns the subjects that are counted in rows by the limits of now, and were not when it was opened."""
@@ -427,18 +425,15 @@ class Close:
         return tuple(each for each in self._find_subjects(held.caller) if each not in held.subjects)
 
     def _check_rows(self, batch: Batch) -> None:
-        """Raise RowsChanged where a limit that was set meanwhile counts it.
+        """Raise RowsChanged where a limit or a budget that was set meanwhile counts it.
 
-        While this waited for its rows, everything may have been counted anew for that limit, without this use.
+        While this waited for its rows, everything may have been counted anew for that, without this use.
         """
         if self._later != self._find_later():
             raise RowsChanged
-        held, late = self._hold, self._late
-        counters = [] if late is None else self._counters.budgets.counters_of(late.drawer, batch.at_us)
-        if held is not None and held.hold.claim is not None:
-            counters += held.hold.claim.counters()
-        if any(budget_key(counter.of.budget, counter.subject) not in batch.rows for counter in counters):
-            raise RowsChanged
+        for each in (self._hold, self._late):
+            if each is not None:
+                check_rows(self._counters.budgets, each.drawer, batch)
 
     def _charge_late(self, late: Late, use: Use, batch: Batch) -> None:
         drawer, at_us = late.drawer, batch.at_us

@@ -165,6 +165,13 @@ class BudgetRow:
         share = self._nodes.setdefault(node_id, {})
         share[start_us] = share.get(start_us, 0) + amount
 
+    def let_go(self, node_id: str, start_us: int, amount: int) -> None:
+        """Give back what the node holds of a cell: no more than it does, where the row was written anew since."""
+        share = self._nodes[node_id]
+        amount = min(amount, share.get(start_us, 0))
+        share[start_us] = share.get(start_us, 0) - amount
+        self.counter.let_go(start_us, amount)
+
 
 class BalanceRow:
     """A tenant's balance, and what of it is held."""

@@ -108,9 +108,7 @@ class MissingRows:
                 if owner is not None:
                     counted.restore(budget.id, owner[1], _use(receipt), receipt.created_us)
             counts = self._budgets[budget] = {counter.subject: counter.state() for counter in counted.counters()}
-        state = counts.get(row.counter.subject)
-        if state is not None:
-            row.counter.take_in(state)
+        row.counter.take_in(counts.get(row.counter.subject) or CountState([]))
 
 
 async def waiting_receipts(connection: DatabaseConnection) -> list[Receipt]:
