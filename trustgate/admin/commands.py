@@ -105,7 +105,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[TargetStatus, ...] = ()
     #: Each worker, where there are several; ``pid`` is that of the one that answers, all figures are of all together.
     workers: tuple[WorkerLoad, ...] = ()
-    #: How many workers there are to be; 0: one process serves by itself.
+    #: How many workers the settings want; 0: one process serves by itself.
     workers_wanted: int = 0
 
 

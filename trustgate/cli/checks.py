@@ -196,8 +196,8 @@ def _server(status: ServerStatus) -> Finding:
         return warn(
             "server",
             message,
-            "Others begin to serve in a moment. Where this lasts, one is stopped (state T in ps), and connections that "
-            "it has hang: kill -9 it, and it is replaced.",
+            "Wait a moment: workers may be starting. If this lasts, a worker is stopped (state T in ps), and its "
+            "connections hang: end it with kill -9, and it is replaced.",
         )
     return ok("server", message)
 

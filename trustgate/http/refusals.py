@@ -1,24 +1,24 @@
 """The requests that have no room: they wait at the door for a moment, and are refused where none comes.
 
-Under overload most requests are refused, and what that costs is taken from those that are served. So refusals get a
-share of the event loop's time, which is measured, and what has no room waits as bytes in its connection: no exchange,
+Under overload most requests are refused, and the time that this takes is missing for those that are served. So refusals
+get a measured share of the event loop's time, and a request without room waits as bytes in its connection: no exchange,
 no task. What is promised:
 
 - Room is given at once. A request of a tenant that has room, and none of whose requests wait, does not wait. Room that
   comes while requests wait goes to those of a tenant that may have it, in the order of their deadlines, in the next
   turn of the loop; tenants take turns. No request waits behind those of another tenant.
 - A request that has found no room is refused after ``HOLD_S`` while refusals have taken less than their share of the
-  time, ``TIME_SHARE``, and after ``MOST_S`` whatever they have taken: all of that in one of the next turns, of which
-  each refuses at most ``MAX_REFUSED_PER_TURN``.
+  time, ``TIME_SHARE``, and after ``MOST_S`` whatever they have taken; both in one of the next turns of the loop,
+  each of which refuses at most ``MAX_REFUSED_PER_TURN``.
 - A client in a loop waits for longer. A request that comes at once (``AT_ONCE_S``) after the answer or the refusal of
-  the same one before it is refused after ``HOLD_AT_ONCE_S`` and at most ``MOST_AT_ONCE_S``, the time that a refusal's
-  ``retry-after`` has. So of each connection there are one or two refusals a second, and as
-  long as room comes for all connections in that time there are none. No other client waits with it, even one of a proxy
-  that sends requests of several clients through the same connection: with other fields it is another request.
-- Requests that were sent in one piece are refused one after another, and not after a wait for each, while refusals have
+  the same request is refused after ``HOLD_AT_ONCE_S``, and after ``MOST_AT_ONCE_S`` at most, which is a refusal's
+  ``retry-after``. So a connection gets one or two refusals a second, and none while room comes for all connections in
+  that time. No other client waits with it, even where a proxy sends requests of several clients through one connection:
+  a request with other fields is another request.
+- Requests that came together in one piece are refused one after another, without a wait for each, while refusals have
   time left.
-- What waits holds at most ``MAX_HELD_BYTES`` in all and the piece that was read last; a request beyond that is refused
-  in the next turn.
+- Requests that wait hold at most ``MAX_HELD_BYTES`` in all, besides the piece that was read last; a request beyond that
+  is refused in the next turn.
 
 A request of HTTP/2 waits as one of HTTP/1.1 does, and no other stream of its connection waits with it.
 """
@@ -113,7 +113,7 @@ class Wait:
 
     @property
     def is_held(self) -> bool:
-        """Whether its bytes count: not those of what only waits for the next turn."""
+        """Whether its bytes count as held; they do not where it is refused in the next turn."""
         return self._queue is not None and not self.is_over
 
     def leave(self) -> None:

@@ -129,7 +129,7 @@ class Shedding:
         self._running.on_room.append(call)
 
     def begun(self, head: RequestHead) -> None:
-        """The path begins with a request that was let through, or its client has gone before."""
+        """Note that a request which was let through has begun, or that its client has gone before."""
         tenant_id, head.passed = head.passed, None
         if tenant_id is None:
             return
