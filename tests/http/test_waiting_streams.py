@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from tests.http.serving import PATIENCE_S, App, Server, serving
 from tests.http.test_http2 import Client
 from tests.http.test_refusals import BODY, Full, judged, never
+from tests.support.processes import wait_until
 from trustgate.http import refusals, waiting_streams
+from trustgate.http.http2 import Http2
 
 _REFUSED = b'{"no": "room"}'
 
@@ -65,6 +69,30 @@ def test_those_of_one_packet_count_as_on_their_way_until_they_are_begun(client: 
     client.read_until_ended(*streams)
     assert [status(client, stream) for stream in streams] == [200, 200]
     assert (began, full.began) == ([0, 0], 2)
+
+
+def test_one_is_begun_though_its_client_takes_in_nothing(
+    client: Client, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its place then, and must not count as on its way besides."""
+    never(monkeypatch)
+    stream = client.request("/v1/x", BODY)
+    judged(full, 1)
+    takes, flush = threading.Event(), Http2._flush
+
+    async def when_it_takes(connection: Http2) -> None:
+        while not takes.is_set():
+            await asyncio.sleep(0.001)
+        await flush(connection)
+
+    monkeypatch.setattr(Http2, "_flush", when_it_takes)
+    full.room = 1
+    try:
+        wait_until(lambda: full.began == 1, "it is begun")
+    finally:
+        takes.set()
+    client.read_until_ended(stream)
+    assert status(client, stream) == 200
 
 
 def test_one_that_waits_has_its_whole_body_when_there_is_room_and_holds_up_no_other(

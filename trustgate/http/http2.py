@@ -63,6 +63,8 @@ class Http2(H2Protocol):
         self._resets_since = 0.0
         self._door: Http2Door | None = None
         self._waiting: WaitingStreams | None = None
+        #: The heads of requests that were let through, by their streams, until they are begun.
+        self._let_through: dict[int, RequestHead] = {}
 
     def ask(self, door: Http2Door) -> None:
         """Have requests judged by a door before anything is begun for them. Called once, before the first request."""
@@ -166,23 +168,35 @@ class Http2(H2Protocol):
         if not self._waiting.judge(request, head):
             await self.send(Updated(idle=False))
             return
+        await self._begin(request, head)
+
+    async def _begin(self, request: h2.events.RequestReceived, head: RequestHead) -> None:
+        """Have the application begin with a request that was let through."""
+        self._let_through[request.stream_id] = head
         try:
             await super()._handle_events([request])
         finally:
-            # Not before its application has taken its first step, in the next turn of the loop: until then it counts
-            # as on its way, and those that came in the same packet find one place less.
-            asyncio.get_running_loop().call_soon(door.shed.begun, head)
+            self._has_begun(request.stream_id)
+
+    def _has_begun(self, stream_id: int) -> None:
+        """A request that was let through is no more on its way, or never was: once its application has taken its first
+        step, in the next turn of the loop. Those that come with it in one packet find one place less until then.
+        """
+        head = self._let_through.pop(stream_id, None)
+        if head is not None and self._door is not None:
+            asyncio.get_running_loop().call_soon(self._door.shed.begun, head)
 
     def _decided(self, stream: WaitingStream, reason: Any) -> None:
         door = self._door
         assert door is not None, "something has waited at it"
+        if not reason:
+            self._let_through[stream.stream_id] = stream.head
         task = self.task_group.spawn_task(self._go_on(stream, reason))
         door.answers.add(task)
 
         def is_done(task: asyncio.Task[None]) -> None:
             door.answers.discard(task)
-            if not reason:
-                door.shed.begun(stream.head)  # its application's first step came before, where there is one
+            self._has_begun(stream.stream_id)  # where it was ended before it could
 
         task.add_done_callback(is_done)
 
@@ -191,7 +205,7 @@ class Http2(H2Protocol):
         assert self._waiting is not None, "something has waited"
         if not reason:
             try:
-                await super()._handle_events([stream.request])
+                await self._begin(stream.request, stream.head)
             except (*PEER_FAULTS, KeyError) as error:
                 _logger.debug("an HTTP/2 request was dropped: %r", error)
         while stream.events:
@@ -223,6 +237,7 @@ class Http2(H2Protocol):
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         self.task_group.on_read = partial(self._was_read, request.stream_id)
         await super()._create_stream(request)
+        self._has_begun(request.stream_id)  # not later: what follows may wait for the client
 
     async def stream_send(self, event: StreamEvent) -> None:
         if self.closed and not isinstance(event, StreamClosed):
