@@ -78,7 +78,7 @@ def shared_gateway(make_module_gateway: GatewayFactory, shared_upstream: Upstrea
         environment={
             "UPSTREAM_KEY": "sk-upstream-secret",
             "TRUSTGATE_UPSTREAM_KEY_ENV": "UPSTREAM_KEY",
-            "TRUSTGATE_UPSTREAM_FORWARD_HEADERS": "x-allowed",
+            "TRUSTGATE_UPSTREAM_FORWARD_HEADERS": "x-allowed,accept,user-agent,x-request-id",
             "TRUSTGATE_UPSTREAM_FORWARD_RESPONSE_HEADERS": "x-upstream-note",
             "TRUSTGATE_SERVE_MAX_BODY_BYTES": "100000",
             "TRUSTGATE_SERVE_BODY_TIMEOUT_S": "0.5",

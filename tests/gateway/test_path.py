@@ -67,12 +67,15 @@ def test_only_what_may_travel_does(tenant: Tenant, scripted: Upstream) -> None:
             "x-allowed": "2",
             "x-request-id": "my-id",
             "proxy-authorization": "x",
+            "user-agent": "Mine/1",
         },
     )
+    names = [name.lower() for name, _ in scripted.requests[0].headers]
+    assert len(names) == len(set(names)), "each is told once"
     sent = {name.lower(): value for name, value in scripted.requests[0].headers}
     assert sent["authorization"] == "Bearer sk-upstream-secret"
     assert sent["x-request-id"] == response.headers["x-request-id"] == "my-id"
-    assert sent["x-allowed"] == "2"
+    assert (sent["x-allowed"], sent["user-agent"]) == ("2", "Mine/1")
     assert sent["accept-encoding"] == "identity"
     assert not {"cookie", "x-secret", "proxy-authorization"} & sent.keys()
     assert tenant.secret not in str(sent)

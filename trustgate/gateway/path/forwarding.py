@@ -45,7 +45,9 @@ _NEVER_EMPTY = frozenset({"audio.speech"})
 class Forwarding:
     def __init__(self, further_headers: Iterable[str], tracing: Tracing | None = None) -> None:
         """``tracing``: where it is given and ``traceparent`` travels on, it names this gateway's span as the parent."""
-        self._forwarded = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
+        named = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
+        #: Each once. The request's id is told in any case.
+        self._forwarded = tuple(name for name in dict.fromkeys(named) if name != b"x-request-id")
         self._tracing = tracing if b"traceparent" in self._forwarded else None
         #: What is the same for every request of an endpoint, by its identity: to hash one costs more than the rest.
         self._known: dict[int, tuple[Endpoint, Outgoing]] = {}
@@ -144,7 +146,9 @@ class Forwarding:
 
     def _headers(self, endpoint: Endpoint, arrival: Arrival, body: Payload) -> tuple[tuple[str, str], ...]:
         """Returns the headers of a request without its id."""
-        headers = [("accept-encoding", "identity"), ("user-agent", f"trustgate/{__version__}")]
+        headers = [("accept-encoding", "identity")]
+        if b"user-agent" not in self._forwarded or b"user-agent" not in arrival.headers:
+            headers.append(("user-agent", f"trustgate/{__version__}"))
         if isinstance(body, Upload):
             headers.append(("content-type", body.content_type.decode("latin-1")))
         elif endpoint.body == "json":
@@ -160,7 +164,7 @@ class Forwarding:
         if endpoint.dialect is ANTHROPIC:
             for name in _ANTHROPIC_FORWARDED:
                 value = arrival.headers.get(name)
-                if value is not None:
+                if value is not None and name not in self._forwarded:
                     headers.append((name.decode(), value.decode("latin-1")))
             if b"anthropic-version" not in arrival.headers:
                 headers.append(("anthropic-version", ANTHROPIC_VERSION))
