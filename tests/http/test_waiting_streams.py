@@ -81,8 +81,7 @@ def test_one_is_begun_though_its_client_takes_in_nothing(
     takes, flush = threading.Event(), Http2._flush
 
     async def when_it_takes(connection: Http2) -> None:
-        while not takes.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(takes.wait, PATIENCE_S)
         await flush(connection)
 
     monkeypatch.setattr(Http2, "_flush", when_it_takes)
