@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.bookkeeping import SEGMENT_BYTES, WORKER, Bookkeeper, bookkeepers, bury, drawer_of, stored_receipts
 from tests.support.entries import make_receipt
-from tests.support.postgres import GivenPostgres, Postgres
+from tests.support.postgres import GivenPostgres, Postgres, run_sql
 from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
 from trustgate.cluster import nodes
@@ -21,6 +21,7 @@ from trustgate.cluster.drafts import Drafts
 from trustgate.cluster.operations import Use
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
+from trustgate.server.missing_rows import MissingRows
 from trustgate.types import Budget, Entry
 
 
@@ -146,11 +147,14 @@ async def test_what_only_the_journal_has_is_closed_by_the_next_process_once(url:
     assert [receipt.tseq for receipt in chain] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("first", ["the home", "its copy", "both"])
+@pytest.mark.parametrize("first", ["the home", "its copy", "both", "alone"])
 async def test_a_home_and_its_copy_put_on_record_once_what_both_have_in_their_journals(
     first: str, url: str, tmp_path: Path
 ) -> None:
-    """The copy goes on under the id, and the home parts from it, while one of them is killed or both are at it."""
+    """The copy goes on under the id, and the home parts from it, while one of them is killed or both are at it.
+
+    "alone": what the home has put on record is known from the receipts alone, as that of a process that serves alone.
+    """
     home = tmp_path / "home_1"
     home.mkdir()
     left = [
@@ -180,7 +184,13 @@ async def test_a_home_and_its_copy_put_on_record_once_what_both_have_in_their_jo
             assert drafts.journal.pending == 0
             drafts.journal.close()
 
-        if first == "both":
+        if first == "alone":
+            await take_in_aside()
+            await asyncio.to_thread(run_sql, url, "DELETE FROM shared_state WHERE key ~ '^recorded/'")
+            nothing: Any = None
+            two.books.restore = MissingRows(nothing, nothing, nothing, two.counters.quota, two.clock, nothing).restore
+            await go_on()
+        elif first == "both":
             await asyncio.gather(take_in_aside(), go_on())
         else:
             for take_in in (take_in_aside, go_on) if first == "the home" else (go_on, take_in_aside):

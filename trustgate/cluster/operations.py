@@ -27,6 +27,7 @@ from trustgate.cluster.rows import (
     HeadRow,
     OnceRow,
     QuotaRow,
+    RecordedRow,
     Row,
     balance_key,
     budget_key,
@@ -308,8 +309,8 @@ class Close:
         self._paid = _credited_as(receipt) if credit_nano_usd > 0 else ""
         self._late_charge_nano_usd = late_charge_nano_usd
         self._work = None if work is None else SettleWork(counters, work)
-        #: The key of whether it is on record; "": it has no other.
-        self._left = recorded_key(receipt.id) if was_left and receipt is not None else ""
+        #: The id of a receipt that was left in a journal; "": it was not.
+        self._left = receipt.id if was_left and receipt is not None else ""
 
     def rows(self) -> Sequence[Row]:
         rows: list[Row] = []
@@ -325,7 +326,7 @@ class Close:
         if self._receipt is not None:
             rows.append(HeadRow(self._receipt.tenant))
             if self._paid:
-                rows.append(OnceRow(credited_key(self._paid)))
+                rows.append(OnceRow(self._paid))
             if self._credit_nano_usd or self._late_charge_nano_usd:
                 rows.append(BalanceRow(self._counters.balances, self._receipt.tenant))
         if self._late is not None:
@@ -335,7 +336,7 @@ class Close:
         if self._draft is not None:
             rows.append(DraftsRow(self._draft.home_id, self._draft.life))
         if self._left:
-            rows.append(OnceRow(self._left))
+            rows.append(RecordedRow(self._left))
         if self._work is not None:
             rows += self._work.rows()
         return rows
@@ -353,9 +354,10 @@ class Close:
                 return None
             row.last = self._draft.number
         if self._left:
-            if batch.rows[self._left].is_done:
+            recorded = batch.rows[recorded_key(self._left)]
+            if recorded.is_done:
                 return None
-            batch.rows[self._left].is_done = True
+            recorded.is_done = True
         if self._work is not None and not self._work.apply(batch):
             if self._work.ended.is_look:
                 return None

@@ -314,11 +314,10 @@ def _removed(shares: dict[str, S], node_ids: Iterable[str]) -> list[S]:
 
 
 class OnceRow:
-    """Whether something was done that is done once."""
+    """Whether something was done that is done once: a payment was credited to its tenant's balance."""
 
-    def __init__(self, key: str) -> None:
-        """``key``: of ``credited_key`` or ``recorded_key``."""
-        self.key = key
+    def __init__(self, payment_id: str) -> None:
+        self.key = credited_key(payment_id)
         self.is_done = False
 
     def take_in(self, content: str, at_us: int) -> None:
@@ -326,6 +325,15 @@ class OnceRow:
 
     def content(self) -> bytes:
         return msgspec.json.encode(self.is_done)
+
+
+class RecordedRow(OnceRow):
+    """Whether a receipt is on record that a process had left in its journal. A copy of its home has it, too."""
+
+    def __init__(self, receipt_id: str) -> None:
+        self.key = recorded_key(receipt_id)
+        self.receipt_id = receipt_id
+        self.is_done = False
 
 
 def written_anew(
@@ -448,10 +456,7 @@ def credited_key(payment_id: str) -> str:
 
 
 def recorded_key(receipt_id: str) -> str:
-    """Returns the key of whether a receipt is on record that a process had left in its journal.
-
-    A copy of its home has it, too.
-    """
+    """Returns the key of whether a receipt is on record that a process had left in its journal."""
     return f"recorded/{receipt_id}"
 
 

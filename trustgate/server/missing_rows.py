@@ -6,7 +6,7 @@ request that it concerns makes the row; what was used before that is in receipts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trustgate.access.budget_counter import CountState
 from trustgate.access.budgets import Budgets, Drawer
@@ -15,11 +15,12 @@ from trustgate.access.quota import Quota
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.admin.budget_counts import rebuild
 from trustgate.cluster.database import DatabaseConnection
-from trustgate.cluster.rows import BudgetRow, QuotaRow, Row, head_key
+from trustgate.cluster.rows import BudgetRow, QuotaRow, RecordedRow, Row, head_key
 from trustgate.models.catalog import Catalog
 from trustgate.receipts.receipt import billed_of
 from trustgate.receipts.segment import decode_entry
 from trustgate.store import Store
+from trustgate.store.entries import made_us
 from trustgate.store.rows import BILLED, IS_COUNTED
 from trustgate.types import COUNTED, Budget, Receipt
 
@@ -28,6 +29,9 @@ _WAITING = "SELECT entry FROM waiting_receipts ORDER BY n"
 _USED = f"""SELECT count(*) AS requests, coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint AS tokens,
     coalesce(sum({BILLED}), 0)::bigint AS cost FROM receipts
     WHERE tenant = $1 AND created_us >= $2 AND {IS_COUNTED} AND ($3::text[] IS NULL OR "key" = ANY($3::text[]))"""  # noqa: S608 - constants
+
+_ON_RECORD = """SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::text[])
+    UNION ALL SELECT id FROM receipts WHERE id = ANY($1::text[]) AND created_us BETWEEN $2 AND $3"""
 
 #: Whose a receipt is; None: tenant or key are gone.
 FindOwner = Callable[[Receipt], tuple[Caller, Drawer] | None]
@@ -65,6 +69,7 @@ class MissingRows:
 
     async def restore(self, connection: DatabaseConnection, rows: Sequence[Row]) -> None:
         """Bring into memory what missing rows are to have."""
+        await _restore_recorded(connection, {row.receipt_id: row for row in rows if isinstance(row, RecordedRow)})
         for row in rows:
             if isinstance(row, QuotaRow):
                 await self._restore_quota(connection, row.subject_id)
@@ -109,6 +114,15 @@ class MissingRows:
                     counted.restore(budget.id, owner[1], _use(receipt), receipt.created_us)
             counts = self._budgets[budget] = {counter.subject: counter.state() for counter in counted.counters()}
         row.counter.take_in(counts.get(row.counter.subject) or CountState([]))
+
+
+async def _restore_recorded(connection: DatabaseConnection, rows: Mapping[str, RecordedRow]) -> None:
+    """Set of each receipt whether it is on record, by a process that served alone, for example."""
+    made = [made_us(receipt_id) or 0 for receipt_id in rows]
+    if made:
+        # The time in an id has milliseconds.
+        for record in await connection.fetch(_ON_RECORD, list(rows), min(made), max(made) + 1000):
+            rows[record["receipt_id"]].is_done = True
 
 
 async def waiting_receipts(connection: DatabaseConnection) -> list[Receipt]:
