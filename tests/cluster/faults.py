@@ -57,7 +57,7 @@ class Faulty(Promises):
             Beside(
                 folder,
                 f"gateway{number}",
-                self.url.replace(f":{self.postgres.port}/", f":{link.port}/"),
+                link.over(self.url),
                 {**environment, "TRUSTGATE_RECEIPTS_CHECKPOINT_EVERY_S": "1"},
             )
             for number, link in enumerate(self.links, start=1)

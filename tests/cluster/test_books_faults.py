@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from asyncpg import InsufficientPrivilegeError, ReadOnlySQLTransactionError
@@ -213,12 +212,9 @@ async def test_a_statement_that_arrives_when_it_was_given_up_holds_nothing(
 ) -> None:
     """A network that is mended delivers what it held back, and the server carries it out."""
     monkeypatch.setattr(connections, "_TIMEOUT_S", 1.0)
-    parts = urlsplit(url)
-    assert parts.port is not None
     caller = make_caller(plan=Limits(tokens_per_day=1_000))
-    with Link(parts.port) as link:
-        through = url.replace(f":{parts.port}/", f":{link.port}/")
-        async with bookkeepers(through, 1) as [keeper]:
+    with Link.to(url) as link:
+        async with bookkeepers(link.over(url), 1) as [keeper]:
             for _ in range(2):  # the second in one statement, as the next
                 assert await keeper.ask(caller, Ask(1, 0)) is not None
             link.swallow("there", lets_new_through=True)
@@ -239,10 +235,8 @@ async def test_a_transaction_in_a_network_that_swallows_everything_is_given_up(
 ) -> None:
     """Without a timeout of its own its rollback would wait for an answer, too."""
     monkeypatch.setattr(connections, "_TIMEOUT_S", 1.0)
-    parts = urlsplit(url)
-    assert parts.port is not None
-    with Link(parts.port) as link:
-        address = PostgresAddress(url.replace(f":{parts.port}/", f":{link.port}/"))
+    with Link.to(url) as link:
+        address = PostgresAddress(link.over(url))
         session = connections.closing_session(address, 5.0)
 
         async def work() -> None:

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -43,12 +42,12 @@ class World(SideBySide):
 def world(postgres: Postgres | GivenPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         url = postgres.schema()
-        link = stack.enter_context(Link(urlsplit(url).port or 5432))
+        link = stack.enter_context(Link.to(url))
         upstream = Upstream().start()
         stack.callback(upstream.stop)
         folder = tmp_path_factory.mktemp("cut")
         world = World.__new__(World)
-        far = url.replace(f":{urlsplit(url).port}/", f":{link.port}/")
+        far = link.over(url)
         world.begin(folder, [url, far], upstream.api_url, LEASE)
         stack.callback(world.close)
         world.upstream, world.link = upstream, link

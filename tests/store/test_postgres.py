@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -60,10 +59,8 @@ async def test_sessions_that_are_cut_are_opened_again(url: str, tmp_path: Path) 
 async def test_a_network_that_swallows_everything_is_noticed_and_what_waited_fails_with_it(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = urlsplit(url)
-    assert parts.port is not None
-    with Link(parts.port) as link:
-        address = PostgresAddress(url.replace(f":{parts.port}/", f":{link.port}/"))
+    with Link.to(url) as link:
+        address = PostgresAddress(link.over(url))
         store = await open_store(tmp_path / "none", address)
         await store.append_entries(make_entries(1, 3))
         monkeypatch.setattr(session, "_TIMEOUT_S", 0.5)

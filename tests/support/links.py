@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from tests.support.processes import PATIENCE_S
 
@@ -46,6 +47,15 @@ class Link:
         #: Connections that were opened.
         self.opened = 0
         self.port: int = self._run(self._listen())
+
+    @classmethod
+    def to(cls, url: str) -> Self:
+        """Returns a way to the server that a URL names; see ``over``."""
+        return cls(urlsplit(url).port or 5432)
+
+    def over(self, url: str) -> str:
+        """Returns a URL of the server with this way's port in place of the server's."""
+        return url.replace(f":{self._server_port}/", f":{self.port}/")
 
     def __enter__(self) -> Self:
         return self

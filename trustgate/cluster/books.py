@@ -220,14 +220,14 @@ class Books:
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
     ) -> asyncio.Future[Receipt | None]:
-        """Put a receipt on record that a process left behind in its journal, unless that is done, by whichever process.
+        """Put a receipt on record that a process left behind in its journal, unless a process has done so.
 
         What the process held was given back; what was used is charged.
 
         Args:
             receipt: Without its place in its tenant's chain.
             secret: The receipt's.
-            draft: Where it is; None: in no journal of this home's id.
+            draft: Its place in the journal of this home's id; None: it is in another journal.
             who: Who used it; None: tenant or key are gone, and what was used counts nowhere.
             credit_nano_usd: What it adds to its tenant's balance.
             work: Work upstream that the receipt charges, unless another receipt has.

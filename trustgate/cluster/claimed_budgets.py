@@ -1,7 +1,8 @@
 """What requests claim of budgets, in the rows in which several processes count it.
 
-A claim is settled by the keys of rows and the beginnings of cells, not by the counters and cells that memory had when
-it was made: memory takes in other states of a row in between, of a look, or of a start that has written it anew.
+A claim is settled by the keys of rows and the times at which cells begin, not by the counters and cells that were in
+memory when it was made: memory takes in other states of a row in between, from a look at it, or where it was written
+anew.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[
     found: dict[str, Row] = {}
     for counter in counters:
         row = BudgetRow(counter)
-        # One that changed, and back, has other counters than then, and the same rows.
+        # A budget that was changed, and changed back, has new counters and the same rows.
         found.setdefault(row.key, row)
     return list(found.values())
 
 
 def claimed_parts(claim: Claim | None) -> dict[str, tuple[int, int]]:
-    """Returns by row where the cell begins that holds a claim, microseconds UTC, and how much it holds."""
+    """Returns, by the key of the row, when the cell that holds a claim begins (microseconds UTC), and the amount."""
     if claim is None:
         return {}
     return {budget_key(of.of.budget, of.subject): (start_us, amount) for of, start_us, amount in claim.parts()}
 
 
 def check_rows(budgets: Budgets, drawer: Drawer, batch: Batch) -> None:
-    """Raise RowsChanged where a budget has come since the batch was sent that counts a request."""
+    """Raise RowsChanged where a budget that was made since the batch was sent counts the request."""
     for counter in budgets.counters_of(drawer, batch.at_us):
         row = batch.rows.get(budget_key(counter.of.budget, counter.subject))
         if row is None or row.counter is not counter:
@@ -41,8 +42,9 @@ def check_rows(budgets: Budgets, drawer: Drawer, batch: Batch) -> None:
 
 
 def count_use(budgets: Budgets, drawer: Drawer, claim: Claim, use: tuple[int, int, int], batch: Batch) -> None:
-    """Count requests, tokens and nano-USD on the budgets of now: in the cells that held them, or those of the claim's
-    time.
+    """Count requests, tokens and nano-USD on the budgets of now.
+
+    They count in the cells that held them; on a budget that did not hold them, in the cell of the claim's time.
     """
     parts = claimed_parts(claim)
     for counter in budgets.counters_of(drawer, batch.at_us):

@@ -289,8 +289,8 @@ class Close:
             late_charge_nano_usd: What is charged then, without a hold.
             work: Work upstream that the receipt charges, unless another receipt has.
             find_subjects: As for ``Open``; None: the subjects are those of the opening.
-            was_left: Whether the receipt was left in a journal: nothing is done where another process, which has a copy
-                of that journal, has put it on record.
+            was_left: Whether the receipt was left in a journal. Then nothing is done if another process, with a copy of
+                that journal, has put it on record.
         """
         self._find_subjects = find_subjects
         #: Subjects that are counted in rows now, and were not when it was opened.

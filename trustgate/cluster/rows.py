@@ -166,7 +166,7 @@ class BudgetRow:
         share[start_us] = share.get(start_us, 0) + amount
 
     def let_go(self, node_id: str, start_us: int, amount: int) -> None:
-        """Give back what the node holds of a cell: no more than it does, where the row was written anew since."""
+        """Give back what the node holds of a cell; if the row was written anew since, no more than is held there."""
         share = self._nodes[node_id]
         amount = min(amount, share.get(start_us, 0))
         share[start_us] = share.get(start_us, 0) - amount
@@ -314,7 +314,7 @@ def _removed(shares: dict[str, S], node_ids: Iterable[str]) -> list[S]:
 
 
 class OnceRow:
-    """Whether something was done that is done once: a payment was credited to its tenant's balance."""
+    """The row of something that is done once: whether a payment was credited to its tenant's balance."""
 
     def __init__(self, payment_id: str) -> None:
         self.key = credited_key(payment_id)
@@ -456,7 +456,7 @@ def credited_key(payment_id: str) -> str:
 
 
 def recorded_key(receipt_id: str) -> str:
-    """Returns the key of whether a receipt is on record that a process had left in its journal."""
+    """Returns the key of the row with whether a receipt that was left in a journal is on record."""
     return f"recorded/{receipt_id}"
 
 

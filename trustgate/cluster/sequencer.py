@@ -282,7 +282,7 @@ async def place_waiting(session: DatabaseSession, store: Store) -> None:
 
 
 async def _by_turns(of: Callable[[T], U], found: Sequence[T]) -> list[U]:
-    """Returns what a function makes of each; the event loop gets its turn in between, so that no answer waits."""
+    """Returns what a function returns for each; after every ``_SLICE`` of them the event loop gets its turn."""
     made: list[U] = []
     for start in range(0, len(found), _SLICE):
         made += map(of, found[start : start + _SLICE])

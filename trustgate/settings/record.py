@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def may_have_database(self) -> bool:
         """Whether there is a database file, or one that was moved to Postgres, or Postgres, which is not asked."""
-        # To open one that was moved tells so.
+        # Opening a file that was moved raises an error that names the move.
         moved = self.database.with_name(f"{self.database.name}.moved")
         return bool(self.store.url) or self.database.exists() or moved.exists()
 
