@@ -328,7 +328,7 @@ class OnceRow:
 
 
 class RecordedRow(OnceRow):
-    """Whether a receipt is on record that a process had left in its journal. A copy of its home has it, too."""
+    """The row with whether a receipt that was left in a journal is on record. A copy of that journal has it, too."""
 
     def __init__(self, receipt_id: str) -> None:
         self.key = recorded_key(receipt_id)

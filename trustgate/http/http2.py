@@ -171,7 +171,7 @@ class Http2(H2Protocol):
         await self._begin(request, head)
 
     async def _begin(self, request: h2.events.RequestReceived, head: RequestHead) -> None:
-        """Have the application begin with a request that was let through."""
+        """Run the application on a request that was let through."""
         self._let_through[request.stream_id] = head
         try:
             await super()._handle_events([request])
@@ -179,8 +179,10 @@ class Http2(H2Protocol):
             self._has_begun(request.stream_id)
 
     def _has_begun(self, stream_id: int) -> None:
-        """A request that was let through is no more on its way, or never was: once its application has taken its first
-        step, in the next turn of the loop. Those that come with it in one packet find one place less until then.
+        """Note that a request which was let through has begun, or has gone before it could.
+
+        That counts from the next turn of the loop on, when its application has taken its first step: until then those
+        that came in the same packet find one place less.
         """
         head = self._let_through.pop(stream_id, None)
         if head is not None and self._door is not None:
@@ -196,7 +198,7 @@ class Http2(H2Protocol):
 
         def is_done(task: asyncio.Task[None]) -> None:
             door.answers.discard(task)
-            self._has_begun(stream.stream_id)  # where it was ended before it could
+            self._has_begun(stream.stream_id)  # where it has gone before it could
 
         task.add_done_callback(is_done)
 
@@ -237,7 +239,7 @@ class Http2(H2Protocol):
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         self.task_group.on_read = partial(self._was_read, request.stream_id)
         await super()._create_stream(request)
-        self._has_begun(request.stream_id)  # not later: what follows may wait for the client
+        self._has_begun(request.stream_id)  # now, since what follows may wait for the client
 
     async def stream_send(self, event: StreamEvent) -> None:
         if self.closed and not isinstance(event, StreamClosed):

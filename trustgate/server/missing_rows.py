@@ -117,10 +117,10 @@ class MissingRows:
 
 
 async def _restore_recorded(connection: DatabaseConnection, rows: Mapping[str, RecordedRow]) -> None:
-    """Set of each receipt whether it is on record, by a process that served alone, for example."""
+    """Note which receipts are on record, for example by a process that served alone."""
     made = [made_us(receipt_id) or 0 for receipt_id in rows]
     if made:
-        # The time in an id has milliseconds.
+        # The time in an id is in milliseconds: up to one of them is missing.
         for record in await connection.fetch(_ON_RECORD, list(rows), min(made), max(made) + 1000):
             rows[record["receipt_id"]].is_done = True
 

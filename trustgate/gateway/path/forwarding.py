@@ -46,7 +46,7 @@ class Forwarding:
     def __init__(self, further_headers: Iterable[str], tracing: Tracing | None = None) -> None:
         """``tracing``: where it is given and ``traceparent`` travels on, it names this gateway's span as the parent."""
         named = (*_FORWARDED, *(name.lower().encode() for name in further_headers))
-        #: Each once. The request's id is told in any case.
+        #: Each once, without the request's id, which is sent in any case.
         self._forwarded = tuple(name for name in dict.fromkeys(named) if name != b"x-request-id")
         self._tracing = tracing if b"traceparent" in self._forwarded else None
         #: What is the same for every request of an endpoint, by its identity: to hash one costs more than the rest.
