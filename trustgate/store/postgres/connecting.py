@@ -111,7 +111,7 @@ async def connect(address: PostgresAddress, role: str, **settings: str) -> async
 async def _check_pooler(address: PostgresAddress, connection: asyncpg.Connection[Any]) -> None:
     """Check that a pooler gives this connection one session of the server's, as long as it is open.
 
-    Where it gives one to each transaction, a lock of the session keeps nobody out, and stays when its taker is gone.
+    Where it gives one to each transaction, a session's lock keeps no other process out, and outlives its taker.
     """
     other = await asyncpg.connect(
         address.url, password=address.password, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0
