@@ -26,6 +26,7 @@ the server to the command line without loss.
         ├── SettingsError                      exit 2   a flag, a variable or trustgate.toml
         ├── ExtraMissing                       exit 2   this needs packages that are installed on request alone
         ├── HomeUnusable                                the home folder cannot be used
+        │   └── HomeTaken                               a copy of it serves in its place
         ├── StoreLocked                        exit 6   another process holds the database
         ├── StoreUnusable                               a database server refuses, or lacks what is needed
         ├── StoreTooNew                                 written by a newer TrustGate

@@ -68,9 +68,25 @@ def test_the_whole_queue_is_accepted_within_a_few_turns_of_the_loop(clients: lis
             assert runner.run(run(listener)) < 20
 
 
+class _Silent(socket.socket):
+    """A listener of a system that has no length of the queue to report, or refuses to."""
+
+    refuses = False
+
+    def getsockopt(self, *_: Any) -> Any:
+        if self.refuses:
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+        return bytes(28)
+
+
+class _Refusing(_Silent):
+    refuses = True
+
+
+@pytest.mark.parametrize("kind", [socket.socket, _Silent, _Refusing])
 @pytest.mark.parametrize("is_late", [False, True])
 def test_while_requests_wait_connections_do_but_for_no_longer_than_they_may(
-    clients: list[socket.socket], monkeypatch: pytest.MonkeyPatch, is_late: bool
+    clients: list[socket.socket], monkeypatch: pytest.MonkeyPatch, is_late: bool, kind: type[socket.socket]
 ) -> None:
     monkeypatch.setattr(accepting, "MOST_LATE_S", -1.0 if is_late else 3600.0)
     asked = asyncio.Event()
@@ -101,7 +117,7 @@ def test_while_requests_wait_connections_do_but_for_no_longer_than_they_may(
             for transport in made:
                 transport.close()
 
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+    with kind(fileno=socket.create_server(("127.0.0.1", 0), backlog=1024).detach()) as listener:
         clients += [socket.create_connection(listener.getsockname()) for _ in range(40)]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(listener))

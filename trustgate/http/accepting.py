@@ -163,13 +163,17 @@ class Acceptor:
         self._paused = None
         if self._is_open:
             self._loop.add_reader(self._listener, self._accept)
-            self._accept()
 
 
 def _queue_length(listener: socket.socket) -> int:
-    """Returns how many connections wait to be accepted."""
+    """Returns how many connections wait to be accepted on a socket that has some.
+
+    None is not believed: there is one, and some sandboxes' kernels have the field and leave it empty.
+    """
     if sys.platform != "linux" or listener.family == socket.AF_UNIX:
         return _QUEUE
-    return int.from_bytes(
-        listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)[_UNACKED], sys.byteorder
-    )
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)
+    except OSError:
+        return _QUEUE
+    return int.from_bytes(info[_UNACKED], sys.byteorder) or _QUEUE
