@@ -66,10 +66,10 @@ class Neighbour:
         assert process is not None
         process.wait_until(lambda: "ready at " in process.stdout, PATIENCE_S)
 
-    def exit_code(self) -> int:
+    def exit_code(self, within_s: float = PATIENCE_S) -> int:
         """Wait until it has ended by itself."""
         assert self._process is not None
-        return self._process.wait()
+        return self._process.wait(within_s)
 
     def said(self) -> str:
         """What its process has written to stderr."""

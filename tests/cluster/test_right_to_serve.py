@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from tests.support.upstream import DONE, Gate, Reply, Upstream, delta
 STREAM = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 10}
 #: So short that a test need not wait for long until the right to serve is lost.
 LEASE = {"TRUSTGATE_STORE_LEASE_S": "2", "TRUSTGATE_STORE_FINISH_S": "1"}
+#: How long a stop lets requests run, and what it takes at most when no answer of the database comes any more; seconds.
+GRACE_S, STOP_S = 2, 30
 
 
 class World(SideBySide):
@@ -48,7 +51,7 @@ def world(postgres: Postgres | GivenPostgres, tmp_path_factory: pytest.TempPathF
         folder = tmp_path_factory.mktemp("cut")
         world = World.__new__(World)
         far = link.over(url)
-        world.begin(folder, [url, far], upstream.api_url, LEASE)
+        world.begin(folder, [url, far], upstream.api_url, {**LEASE, "TRUSTGATE_SERVE_SHUTDOWN_GRACE_S": str(GRACE_S)})
         stack.callback(world.close)
         world.upstream, world.link = upstream, link
         world.gateway.add_tenant("acme", plan="internal")
@@ -137,3 +140,19 @@ def test_a_copy_that_serves_while_the_original_is_cut_off_ends_its_life_and_no_r
         world.books()
     finally:
         copy.close()
+
+
+def test_a_stop_ends_in_time_where_the_database_gives_no_answer_any_more_and_its_receipts_are_kept(
+    world: World,
+) -> None:
+    key = world.gateway.cli_json("key", "create", "acme")["key"]["secret"]
+    with streaming(world, world.far, key) as (_, response, _lines):
+        world.link.swallow()
+        world.far.signal(signal.SIGTERM)
+        assert world.far.exit_code(GRACE_S + STOP_S) == 0
+    receipt = response.headers["x-trustgate-receipt"]
+    assert is_journaled(world.far, receipt)
+    world.link.mend(late=False)
+    world.far.start().wait()
+    wait_until(lambda: finish_of(world, receipt) == ["cut"], "its receipt")
+    world.books()

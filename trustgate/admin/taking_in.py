@@ -90,7 +90,8 @@ class SharedMemory:
             _apply(self._memory, change)
         if self._memory.pass_on is not None and any(isinstance(each, _LIMITS) for c in changes for each in c.put):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._memory.pass_on(), _PASS_ON_S)
+                async with asyncio.timeout(_PASS_ON_S):
+                    await self._memory.pass_on()
 
 
 def _apply(memory: TakenIn, change: Change) -> None:

@@ -54,7 +54,7 @@ Connect = Callable[[], Awaitable[DatabaseConnection]]
 
 
 #: How long closing a connection may take, seconds: the server notices its end all the same.
-_CLOSE_S = 5.0
+_CLOSE_S = 1.0
 #: ``Retry-After`` of what is refused while the database is away, seconds.
 RETRY_AFTER_S = "2"
 
@@ -130,7 +130,8 @@ class DatabaseSession:
             DatabaseAway: it cannot be reached, was lost, or this block or those that it waited for took longer than
                 ``timeout_s``. What the block did may have been committed all the same.
         """
-        loop = asyncio.get_running_loop()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        cancelling = 0 if task is None else task.cancelling()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._in_use.acquire()
@@ -148,6 +149,10 @@ class DatabaseSession:
                 ending = loop.call_at(until_s, connection.terminate)
                 yield connection
         except Exception as error:
+            if task is not None and task.cancelling() > cancelling:
+                # An error of the rollback has taken its place: who waits for the task's end would wait for ever.
+                self._drop()
+                raise asyncio.CancelledError from error
             # A connection that its server ended while it stood idle may fail with an error of the driver's own.
             is_lost = is_away(error) or (connection is not None and connection.is_closed())
             if not is_lost:

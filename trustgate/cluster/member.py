@@ -22,6 +22,7 @@ from trustgate.cluster.database import DatabaseAway, DatabaseConnection, Databas
 from trustgate.cluster.nodes import GiveBack, Identity, NodeBuried
 from trustgate.cluster.roles import Role, Tenure
 from trustgate.errors import Unavailable
+from trustgate.tasks import end_tasks, wait_at_most
 
 _logger = logging.getLogger("trustgate.cluster")
 
@@ -187,8 +188,7 @@ class Member:
             await self.renew()
             if self.is_ended:
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._noted.wait(), self._lease_s / RENEWALS)
+            await wait_at_most(self._noted, self._lease_s / RENEWALS)
             self._noted.clear()
 
     async def renew(self) -> None:
@@ -315,9 +315,7 @@ class Member:
 
     async def _end_jobs(self) -> None:
         held, self._held = self._held, {}
-        for _, task in held.values():
-            task.cancel()
-        await asyncio.gather(*(task for _, task in held.values()), return_exceptions=True)
+        await end_tasks(task for _, task in held.values())
 
     def _may_serve_from(self, sent_s: float) -> None:
         self._until_s = self._served_until_s = sent_s + self._lease_s * (1 - _MARGIN)

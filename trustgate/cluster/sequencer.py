@@ -14,7 +14,6 @@ second checkpoint.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import decode_entry
 from trustgate.receipts.tree import Tree
 from trustgate.store import Store
+from trustgate.tasks import wait_at_most
 from trustgate.types import Entry
 
 T = TypeVar("T")
@@ -140,8 +140,7 @@ class Sequencer:
                 retry_s = min(2 * retry_s, _RETRY_LAST_S)
                 taken = 0
             if taken < _MOST:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.wakeup.wait(), retry_s)
+                await wait_at_most(self.wakeup, retry_s)
                 self.wakeup.clear()
 
     async def take(self) -> int:

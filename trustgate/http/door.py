@@ -15,6 +15,7 @@ from trustgate.http.parser import RequestHead
 from trustgate.http.refusals import Refusals, Shed
 from trustgate.http.starts import Starts
 from trustgate.http.timeouts import ConnectionTimeouts
+from trustgate.tasks import end_tasks
 
 #: How long the end of a listener waits for the first request of a connection.
 FIRST_REQUEST_S = 0.5
@@ -115,10 +116,7 @@ class Door:
                 await asyncio.sleep(0)
         self._starts.clear()
         self.refusals.clear()
-        late = list(self.tasks)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await end_tasks(self.tasks)
         for connection in list(self.connections):
             connection.close()
         # Closing flushes what is still to be sent: only a client that does not read is cut.

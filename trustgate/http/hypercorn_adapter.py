@@ -48,6 +48,7 @@ from trustgate.http.hypercorn_config import make_config
 from trustgate.http.refusals import Refusals, Shed
 from trustgate.http.timeouts import ConnectionTimeouts
 from trustgate.http.websockets import WebSocketStream
+from trustgate.tasks import end_tasks
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -94,9 +95,7 @@ class Protocols:
         await self._context.terminated.set()
         if self._connections:
             _, late = await asyncio.wait(self._connections, timeout=grace_s)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await end_tasks(late)
 
 
 class _Connection(TCPServer):

@@ -26,6 +26,7 @@ from trustgate.cluster.node_files import read_node, write_node
 from trustgate.cluster.nodes import Identity, depose, list_nodes
 from trustgate.errors import HomeUnusable, Unavailable
 from trustgate.settings import Settings
+from trustgate.tasks import end_tasks
 
 _logger = logging.getLogger("trustgate.cluster")
 
@@ -99,8 +100,7 @@ async def membership(
             try:
                 yield member
             finally:
-                staying.cancel()
-                await asyncio.gather(staying, return_exceptions=True)
+                await end_tasks([staying])
         finally:
             await member.leave()
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 from trustgate.signals import take_held_hangup
+from trustgate.tasks import end_tasks
 
 #: The exit code of a process that SIGINT ended, as shells have it.
 _INTERRUPTED = 130
@@ -97,5 +98,4 @@ async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
+            await end_tasks(tasks)

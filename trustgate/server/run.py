@@ -47,6 +47,8 @@ R = TypeVar("R")
 _SWITCH_S = 0.001
 #: How often a spare looks whether the database is free.
 _LOOK_EVERY_S = 1.0
+#: How long the stop of one of several processes waits for commands under way.
+_COMMANDS_S = 5.0
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -301,7 +303,10 @@ async def _run_until(
             await listeners
             await draining
             # No new command can come now; the store is still open for those under way.
-            await server.admin.settle()
+            if together is None:
+                await server.admin.settle()
+            else:
+                await _settle_in_time(server)
             # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
             # a second time.
             if together is not None:
@@ -363,6 +368,15 @@ def _tasks(
         *(() if certificate is None else (certificate.look_for_ever(),)),
         *(() if server.telemetry is None else (server.telemetry.run(),)),
     )
+
+
+async def _settle_in_time(server: Server) -> None:
+    """Let commands under way end, but not wait for other processes for long: it is as if this one were killed then."""
+    try:
+        async with asyncio.timeout(_COMMANDS_S):
+            await server.admin.settle()
+    except TimeoutError:
+        _logger.warning("stopping: commands that wait for other processes, or for the database, are broken off")
 
 
 def _is_replaced(server: Server) -> bool:

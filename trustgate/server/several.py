@@ -34,6 +34,7 @@ from trustgate.server.process import background
 from trustgate.server.shared import SharedServing, shared_books
 from trustgate.settings import Settings
 from trustgate.store import Store
+from trustgate.tasks import end_tasks
 from trustgate.types import Budget
 
 _logger = logging.getLogger("trustgate.cluster")
@@ -46,6 +47,8 @@ _COMMAND_TIMEOUT_S = 120.0
 #: How long the connection of the process before is waited for: the database notices in time that its machine is gone.
 _CLAIM_PATIENCE_S, _CLAIM_PAUSE_S = 2.0, 0.1
 _CLAIM = "SELECT pg_try_advisory_lock(hashtextextended('trustgate home ' || $1, 0))"
+#: How long a stop waits for the places of its last receipts, which are on record, and get them at any time; seconds.
+_PLACES_S = 5.0
 #: How often a process looks for receipts that another one has set aside, seconds.
 _SET_ASIDE_EVERY_S = 2.0
 #: So that a machine that went down does not keep its home's lock.
@@ -214,14 +217,17 @@ class Together:
             await asyncio.sleep(_SET_ASIDE_EVERY_S)
 
     async def leave_nothing(self) -> None:
-        """Wait until what this process has on record has its place, where a process gives places."""
+        """Wait until what this process has on record has its place, where a process gives places; for some seconds."""
         if self._home.taken is not None:
             return
         try:
-            await self.follower.flush()
-            await self.follower.renew()
+            async with asyncio.timeout(_PLACES_S):
+                await self.follower.flush()
+                await self.follower.renew()
         except Unavailable as error:
             _logger.warning("%s", error.message)
+        except TimeoutError:
+            _logger.warning("The last receipts get their places in the log later: no process gives them in time.")
 
     def check_home(self) -> None:
         """Raise HomeTaken if this process has stopped because another one has used a copy of its home."""
@@ -230,12 +236,8 @@ class Together:
 
     async def close(self) -> None:
         """Close the connections of commands and notices."""
-        for job in self._jobs:
-            job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
-        for session in (self._commands, self._notes):
-            with contextlib.suppress(DatabaseAway):
-                await session.close()
+        await end_tasks(self._jobs)
+        await asyncio.gather(self._commands.close(), self._notes.close())
 
 
 async def _notify(notifier: Notifier, notices: NoticePassing) -> None:

@@ -409,8 +409,8 @@ async def shared_books(
     counters = SharedCounters(Quota(clock), Budgets(clock), Balances())
 
     async with contextlib.AsyncExitStack() as stack:
-        for session in (opening, closing, looking, lengthy):
-            stack.push_async_callback(session.close)
+        ids_session = closing_session(address, lease_s)
+        stack.push_async_callback(_close_all, opening, closing, looking, lengthy, ids_session)
         books = Books(counters, clock, opening, closing, lambda: _node_id(member), looking=looking)
         drafts = await Drafts.open(
             books,
@@ -420,12 +420,15 @@ async def shared_books(
             segment_bytes=settings.journal.segment_bytes,
         )
         stack.callback(drafts.journal.close)
-        ids_session = closing_session(address, lease_s)
-        stack.push_async_callback(ids_session.close)
         object_ids = open_handles(settings.handles_file, lambda path: SharedObjectIds(path, ids_session))
         await stack.enter_async_context(background(books.run(), object_ids.run()))
         log = SharedLog(store, books, drafts, following)
         yield SharedServing(settings, member, store, log, looking, lengthy, object_ids)
+
+
+async def _close_all(*sessions: DatabaseSession) -> None:
+    """Close them at once: a database that does not answer is waited for once."""
+    await asyncio.gather(*(session.close() for session in sessions))
 
 
 def _node_id(member: Member) -> str:

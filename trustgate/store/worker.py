@@ -91,7 +91,11 @@ class Worker(ABC, Generic[C]):
         if not self._closing:
             self._closing = True
             self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        """Wait for the thread's end."""
+        self._thread.join()
 
     # On the thread from here on.
 

@@ -8,7 +8,6 @@ no other tenant at any. The file in the process's folder has the same, for when 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.errors import TrustGateError
 from trustgate.gateway.api.object_ids import MOST_HANDLES, Kind, ObjectId, ObjectIds
+from trustgate.tasks import wait_at_most
 
 _logger = logging.getLogger("trustgate.gateway")
 
@@ -112,8 +112,7 @@ class SharedObjectIds(ObjectIds):
     async def run(self) -> None:
         """Write what was kept and follow what others keep, for ever."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), _LOOK_EVERY_S)
+            await wait_at_most(self._work, _LOOK_EVERY_S)
             self._work.clear()
             try:
                 await self._write_out()

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from trustgate.errors import StoreLocked, Unavailable
 from trustgate.ids import now_us
@@ -35,6 +35,8 @@ _ATTEMPTS = 5
 _TIMEOUT_S = 30.0
 #: The same for statements that read all receipts, seconds.
 _LENGTHY_S = 600.0
+#: How long a close waits for the database before what it was asked last is broken off, and after that, seconds.
+_CLOSE_S = 3.0
 #: A failure that took longer comes from a database that does not answer, not from a connection that it ended; seconds.
 _LONG_S = 2.0
 #: The server notices within milliseconds that a process has died; its lock goes with its session.
@@ -61,8 +63,10 @@ class PostgresSession(Worker[PostgresConnection]):
         self._loop = asyncio.new_event_loop()
         self._connection: PostgresConnection | None = None
         self._was_connected = False
-        #: When the session last gave up a database that did not answer (``time.monotonic``).
+        #: When the session last gave up a database that did not answer (``time.monotonic``); inf: for
+        #: ever, at the end.
         self._given_up_s = float("-inf")
+        self._connecting: asyncio.Task[Any] | None = None
         super().__init__(f"trustgate-{role}")
 
     async def _submit(self, work: Callable[[], R]) -> R:
@@ -111,14 +115,40 @@ class PostgresSession(Worker[PostgresConnection]):
     def _give_up(self, began_s: float) -> None:
         now_s = time.monotonic()
         if now_s - began_s > _LONG_S:
-            self._given_up_s = now_s
+            self._given_up_s = max(self._given_up_s, now_s)
 
     def _connect(self, **settings: str) -> PostgresConnection:
-        connecting = connect(self._address, self._role, **settings)
-        connection = PostgresConnection(self._loop, self._loop.run_until_complete(connecting))
+        if self._given_up_s == float("inf"):
+            raise translate(TimeoutError())
+        self._connecting = self._loop.create_task(connect(self._address, self._role, **settings))
+        try:
+            opened = self._loop.run_until_complete(self._connecting)
+        except asyncio.CancelledError:
+            raise translate(TimeoutError()) from None
+        finally:
+            self._connecting = None
+        connection = PostgresConnection(self._loop, opened)
         connection.timeout_s = _TIMEOUT_S
         self._was_connected = True
         return connection
+
+    def _join(self) -> None:
+        """Wait for the thread's end, but not for a database that does not answer: nothing waits for its work."""
+        self._thread.join(_CLOSE_S)
+        if not self._thread.is_alive():
+            return
+        logger.warning("The database server does not answer: what it was asked last is given up.")
+        with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+            self._loop.call_soon_threadsafe(self._break_off)
+        self._thread.join(_CLOSE_S)
+
+    def _break_off(self) -> None:
+        """On the thread, while it waits: end what it waits for, and what waits behind that."""
+        self._given_up_s = float("inf")
+        if self._connection is not None and not self._connection.is_closed:
+            self._connection.terminate()
+        elif self._connecting is not None:
+            self._connecting.cancel()
 
     def _end(self) -> None:
         if self._connection is not None:
