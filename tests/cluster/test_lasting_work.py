@@ -21,13 +21,15 @@ from tests.support.entries import make_receipt
 from tests.support.postgres import GivenPostgres, Postgres
 from trustgate.access.quota import Ask
 from trustgate.cluster.connections import closing_session
+from trustgate.cluster.counted_once import counted_by_others
 from trustgate.cluster.drafts import Drafts
 from trustgate.cluster.lasting_work import EndedWork, work_key
 from trustgate.cluster.operations import UnheldMoney, Use
+from trustgate.cluster.rows import credited_key
 from trustgate.gateway.api.object_ids import ObjectId, ObjectIds
 from trustgate.gateway.api.shared_object_ids import SharedObjectIds
 from trustgate.settings import PostgresAddress
-from trustgate.types import Budget, Limits, Receipt
+from trustgate.types import Budget, Entry, Limits, Receipt
 
 CALLER = make_caller(plan=Limits(tokens_per_day=1_000))
 DRAWER = drawer_of(CALLER)
@@ -57,6 +59,10 @@ def charging(number: int) -> Receipt:
     used = {"prompt_tokens": 100, "completion_tokens": 0, "cost_nano_usd": 30, "charged_nano_usd": 30}
     used |= {"credited_nano_usd": 0}
     return make_receipt(number, tenant="ten_1", v=2, **used)
+
+
+def left_in_journal(receipt: Receipt, mark: str = "") -> Entry:
+    return Entry(seq=1, receipt=msgspec.structs.replace(receipt, tseq=0, tprev=mark), secret=bytes(32))
 
 
 async def charge(keeper: Bookkeeper, number: int, key: str = KEY, *, is_look: bool) -> Receipt | None:
@@ -131,6 +137,17 @@ async def test_what_a_killed_process_had_in_its_journal_is_charged_unless_anothe
         await bury(keepers[0], killed)
         for number, key in enumerate(keys[:2]):
             await charge(keepers[1], 10 + number, key, is_look=True)
+        # Where the next process serves alone.
+        left = [
+            left_in_journal(charging(number), EndedWork(key, is_look=number == 1).mark)
+            for number, key in enumerate(keys)
+        ]
+        async with keepers[0].own.use() as connection:
+            kept = [entry.receipt for entry in await counted_by_others(connection, left)]
+        assert [(receipt.id, receipt.prompt_tokens, receipt.charged_nano_usd) for receipt in kept] == [
+            (left[0].receipt.id, 0, 0),
+            (left[2].receipt.id, 100, 30),
+        ]
         drafts = await opened(keepers[0])
         assert await drafts.recover(lambda _: (CALLER, DRAWER)) == 3
         drafts.journal.close()
@@ -139,6 +156,18 @@ async def test_what_a_killed_process_had_in_its_journal_is_charged_unless_anothe
         assert keepers[0].books.balances.balance("ten_1") == -3 * 30
         # Of the request whose work another had charged there is a receipt of nothing, of the look none.
         assert [receipt.prompt_tokens for receipt in (await stored_receipts(url))["ten_1"]] == [100, 100, 0, 100]
+
+
+async def test_a_credit_that_is_on_record_is_not_added_by_a_receipt_that_was_left_in_a_journal(url: str) -> None:
+    credit = {"tenant": "ten_1", "v": 2, "credited_nano_usd": 700}
+    added = make_receipt(1, finish="credited", payment="", **credit)
+    paying, other = (make_receipt(number, payment=f"pay_{number}", **credit) for number in (2, 3))
+    async with bookkeepers(url, 1) as (keeper,), keeper.own.use() as connection:
+        for counted in (added.id, "pay_2"):
+            await connection.execute("INSERT INTO shared_state VALUES ($1, 'true')", credited_key(counted))
+        left = [left_in_journal(receipt) for receipt in (added, paying, other)]
+        kept = [entry.receipt for entry in await counted_by_others(connection, left)]
+    assert [(receipt.id, receipt.credited_nano_usd) for receipt in kept] == [(paying.id, 0), (other.id, 700)]
 
 
 async def test_what_a_process_charged_while_it_served_alone_is_not_charged_beside_others(

@@ -121,12 +121,19 @@ async def test_a_process_that_serves_alone_appends_what_one_among_several_had_in
     closed = [append(log), append(log, "tenant_2")]
     await log.flush()
     left = Journal.open(drafts, store_id="home_1", last_seq=0, segment_bytes=64 * 1024)
-    ids = [*closed, "rcpt_left_1", "rcpt_left_2"]
-    for number, receipt_id in enumerate(ids, start=1):
+    left_ids = ["rcpt_left_1", "rcpt_left_2"]
+    ids = [*closed, *left_ids]
+    for number, receipt_id in enumerate([*ids, "rcpt_of_others"], start=1):
         receipt = make_receipt(number, id=receipt_id, tenant="tenant_2", tseq=0, tprev="")
         left.append(Entry(seq=number, receipt=receipt, secret=bytes(32)))
     left.close()
-    assert await append_drafts(drafts, "home_1", store, log) == 2
+
+    async def settle(entries: list[Entry]) -> list[Entry]:
+        """Of the third one another process has put the same on record."""
+        assert [entry.receipt.id for entry in entries] == [*left_ids, "rcpt_of_others"]
+        return entries[:2]
+
+    assert await append_drafts(drafts, "home_1", store, log, settle) == 3
     journal.close()
     assert [entry.receipt.id for entry in await store.entries(ReceiptFilter(oldest_first=True))] == ids
     assert [entry.receipt.tseq for entry in await store.entries(ReceiptFilter(oldest_first=True))] == [1, 1, 2, 3]

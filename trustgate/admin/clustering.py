@@ -6,14 +6,16 @@ Owns what a command or a server may not do on a database that another home's pro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from trustgate.admin.commands import Command
 from trustgate.admin.context import AdminContext
-from trustgate.cluster import sequencer
+from trustgate.cluster import counted_once, sequencer
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.node_files import read_node
 from trustgate.cluster.nodes import ClusterNode, list_nodes, node_findings
@@ -21,6 +23,7 @@ from trustgate.errors import HomeUnusable, StoreLocked
 from trustgate.receipts.logkey import load_log_key
 from trustgate.settings import Settings
 from trustgate.store import Store
+from trustgate.types import Entry
 
 #: How long some thousands of receipts may take.
 _PLACING_TIMEOUT_S = 60.0
@@ -85,8 +88,26 @@ async def check_alone(settings: Settings) -> None:
 
 async def place_waiting(settings: Settings, store: Store) -> None:
     """Give every receipt its place that several processes have left waiting. The store is this process's alone."""
+    async with _session(settings) as session:
+        if session is not None:
+            await sequencer.place_waiting(session, store)
+
+
+async def counted_by_others(settings: Settings, entries: Sequence[Entry]) -> list[Entry]:
+    """Leave out of receipts, which a journal alone has, what others have put on record (``cluster.counted_once``)."""
+    async with _session(settings) as session:
+        if session is None or not entries:
+            return list(entries)
+        async with session.use() as connection:
+            return await counted_once.counted_by_others(connection, entries)
+
+
+@contextlib.asynccontextmanager
+async def _session(settings: Settings) -> AsyncIterator[DatabaseSession | None]:
+    """A session for work that may take long; None without Postgres."""
     postgres = settings.postgres()
     if postgres is None:
+        yield None
         return
     from trustgate.store.postgres.connecting import connect
 
@@ -96,7 +117,7 @@ async def place_waiting(settings: Settings, store: Store) -> None:
 
     session = DatabaseSession(open_connection, timeout_s=_PLACING_TIMEOUT_S)
     try:
-        await sequencer.place_waiting(session, store)
+        yield session
     finally:
         await session.close()
 

@@ -96,6 +96,11 @@ class _WorkState(msgspec.Struct):
     settled: bool = False
 
 
+def is_settled(state: str) -> bool:
+    """Returns whether a row of work, whose content this is, is settled: a receipt has charged the work."""
+    return msgspec.json.decode(state, type=_WorkState).settled
+
+
 class WorkRow:
     """The row of one piece of work: what it holds, or that it is settled."""
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import UNSET
 
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
 from trustgate.cluster.batches import Batch, RowsChanged
 from trustgate.cluster.claimed_budgets import check_rows, claimed_parts, claimed_rows, count_use
+from trustgate.cluster.counted_once import charging_nothing, credited_as, without_credit
 from trustgate.cluster.lasting_work import EndedWork, SettleWork
 from trustgate.cluster.rows import (
     DRAFTS,
@@ -38,20 +38,10 @@ from trustgate.cluster.rows import (
     recorded_key,
 )
 from trustgate.payment.balance import BalanceHold, Balances
-from trustgate.payment.credit import payment_members
 from trustgate.receipts.bounds import in_range
 from trustgate.receipts.receipt import leaf_hash
 from trustgate.receipts.segment import encode_entry
 from trustgate.types import Entry, Receipt
-
-#: The members of a receipt with what was used, and what that costs.
-_USED = (
-    *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cache_write_tokens"),
-    *("cache_write_1h_tokens", "audio_prompt_tokens", "audio_completion_tokens", "image_prompt_tokens"),
-    *("image_completion_tokens", "images", "audio_ms", "characters", "searches", "cost_nano_usd"),
-    *("billed_nano_usd", "charged_nano_usd"),
-)
-
 
 #: Returns the ids of a caller's tenant and key that are counted in rows.
 FindSubjects = Callable[[Caller], tuple[str, ...]]
@@ -233,24 +223,6 @@ def _both_subjects(caller: Caller) -> tuple[str, str]:
     return caller.tenant.id, caller.key.account_id
 
 
-def _credited_as(receipt: Receipt | None) -> str:
-    """Returns the id under which a receipt's credit counts once: its payment's, the receipt's where the operator added
-    the credit; else "".
-
-    A process that finds a credit without its receipt writes another one, while the first may be in another's journal.
-    """
-    if receipt is None:
-        return ""
-    payment = "" if receipt.payment is UNSET else receipt.payment
-    return payment or (receipt.id if receipt.finish == "credited" else "")
-
-
-def _charging_nothing(receipt: Receipt) -> Receipt:
-    """Returns the receipt with nothing used: its request saw the end of work that another receipt has charged."""
-    nothing = {name: 0 for name in _USED if isinstance(getattr(receipt, name), int)}
-    return msgspec.structs.replace(receipt, **nothing)
-
-
 class Close:
     """Settle what a request holds, and link its receipt to its tenant's last.
 
@@ -305,8 +277,8 @@ class Close:
         self._credit_nano_usd = credit_nano_usd
         self._draft = draft
         self._late = late
-        #: The id under which the credit that it adds counts once (``_credited_as``); "": it adds none.
-        self._paid = _credited_as(receipt) if credit_nano_usd > 0 else ""
+        #: The id under which the credit that it adds counts once (``credited_as``); "": it adds none.
+        self._paid = credited_as(receipt) if credit_nano_usd > 0 else ""
         self._late_charge_nano_usd = late_charge_nano_usd
         self._work = None if work is None else SettleWork(counters, work)
         #: The id of a receipt that was left in a journal; "": it was not.
@@ -361,7 +333,7 @@ class Close:
         if self._work is not None and not self._work.apply(batch):
             if self._work.ended.is_look:
                 return None
-            use, receipt = Use(0, 0), None if receipt is None else _charging_nothing(receipt)
+            use, receipt = Use(0, 0), None if receipt is None else charging_nothing(receipt)
             credit, late_charge = max(credit, 0), 0
         self._settle_slot(batch)
         if late is not None and use is not None:
@@ -372,11 +344,7 @@ class Close:
             once = batch.rows[credited_key(self._paid)]
             if once.is_done:
                 credit = 0
-                receipt = (
-                    None
-                    if receipt.finish == "credited"
-                    else msgspec.structs.replace(receipt, credited_nano_usd=0, **payment_members(None))
-                )
+                receipt = without_credit(receipt)
             once.is_done = True
         if self._receipt is not None and (change := credit - late_charge):
             self._counters.balances.change(self._receipt.tenant, change)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,9 @@ from trustgate.types import Entry
 _SUFFIX = ".diverged-"
 #: The file in a journal that was put aside with the id under which it was written, where that is not the store's.
 _ID_NAME = "id"
+
+#: Returns those of the receipts that are to be appended, without what other receipts have of the same things.
+Settle = Callable[[list[Entry]], Awaitable[list[Entry]]]
 
 _logger = logging.getLogger("trustgate.receipts")
 
@@ -49,8 +53,14 @@ def _set_aside(journal: Path) -> None:
     journal.rename(journal.with_name(f"{journal.name}{_SUFFIX}{last + 1}"))
 
 
-async def append_diverged(journal: Path, store: Store, log: Log) -> int:
+async def append_diverged(journal: Path, store: Store, log: Log, settle: Settle | None = None) -> int:
     """Append the receipts of a journal that was put aside, and remove it.
+
+    Args:
+        journal: the folder that was put aside.
+        store: has what was put on record since.
+        log: of the process that serves alone.
+        settle: given where the journal is of a process among several.
 
     Returns:
         How many they were.
@@ -59,10 +69,7 @@ async def append_diverged(journal: Path, store: Store, log: Log) -> int:
     asides = await asyncio.to_thread(_put_aside, journal)
     for aside in asides:
         missing = await _missing(aside, store)
-        for entry in missing:
-            tseq, tprev = log.link(entry.receipt.tenant)
-            log.append(msgspec.structs.replace(entry.receipt, tseq=tseq, tprev=tprev), entry.secret)
-        await log.flush()
+        await _append(missing if settle is None else await settle(missing), log)
         count += len(missing)
     for aside in asides:
         await asyncio.to_thread(shutil.rmtree, aside)
@@ -111,7 +118,7 @@ async def remove_asides(journal: Path) -> None:
         await asyncio.to_thread(shutil.rmtree, aside)
 
 
-async def append_drafts(drafts: Path, home_id: str, store: Store, log: Log) -> int:
+async def append_drafts(drafts: Path, home_id: str, store: Store, log: Log, settle: Settle) -> int:
     """Append what a process among several had in its journal alone, now that one process serves; remove that journal.
 
     Args:
@@ -119,19 +126,25 @@ async def append_drafts(drafts: Path, home_id: str, store: Store, log: Log) -> i
         home_id: the journal's.
         store: has everything that several processes had closed.
         log: of the process that serves alone.
+        settle: leaves out what other processes have put on record of the same things.
 
     Returns:
         How many they were.
     """
     missing = await _missing(drafts, store, home_id)
-    for entry in missing:
-        tseq, tprev = log.link(entry.receipt.tenant)
-        log.append(msgspec.structs.replace(entry.receipt, tseq=tseq, tprev=tprev), entry.secret)
-    await log.flush()
+    await _append(await settle(missing), log)
     # The mark first: one without its journal would mean that the journal is lost.
     mark_path(drafts).unlink(missing_ok=True)
     await asyncio.to_thread(shutil.rmtree, drafts)
     return len(missing)
+
+
+async def _append(entries: list[Entry], log: Log) -> None:
+    """Append receipts at the ends of the log and of their tenants' chains, and wait until the database has them."""
+    for entry in entries:
+        tseq, tprev = log.link(entry.receipt.tenant)
+        log.append(msgspec.structs.replace(entry.receipt, tseq=tseq, tprev=tprev), entry.secret)
+    await log.flush()
 
 
 def _put_aside(journal: Path) -> list[Path]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trustgate.admin.clustering import check_log_key, place_waiting
+from trustgate.admin.clustering import check_log_key, counted_by_others, place_waiting
 from trustgate.receipts.archive import Archive
 from trustgate.receipts.diverged import append_diverged, append_drafts, set_aside_diverged
 from trustgate.receipts.journal import Journal
@@ -86,10 +87,11 @@ async def _keep_alone(
         await append_diverged(settings.journal_folder, store, log)
         from trustgate.cluster.drafts import home_id
 
+        settle = partial(counted_by_others, settings)
         for drafts in (settings.home / "drafts", *(worker / "drafts" for worker in settings.home.glob("workers/*"))):
-            await append_diverged(drafts, store, log)
+            await append_diverged(drafts, store, log, settle)
             if drafts.is_dir():
-                await append_drafts(drafts, home_id(drafts), store, log)
+                await append_drafts(drafts, home_id(drafts), store, log, settle)
     publisher = await Publisher.open(
         store,
         tree,
