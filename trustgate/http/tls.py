@@ -81,7 +81,9 @@ class Certificate:
     async def look_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            await asyncio.to_thread(self.look)
+            if await asyncio.to_thread(self._stamp) != self._seen or self.fault is not None:
+                # On the loop, as handshakes are: one beside it would find the certificate of one pair, the key of another.
+                self.look()
 
 
 def _expiry_us(path: Path) -> int | None:
