@@ -178,8 +178,8 @@ class World:
         await asyncio.to_thread(self.gateway.start)
 
     async def kill(self) -> None:
-        """kill -9. Nothing where none runs."""
-        if self.gateway.is_running:
+        """kill -9. Nothing where none was started; one that a fault has killed since is over with it."""
+        if self.gateway.is_started:
             await asyncio.to_thread(self.gateway.kill)
 
     async def heal(self) -> None:

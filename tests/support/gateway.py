@@ -98,6 +98,11 @@ class Gateway:
         return self._process is not None and self._process.exit_code is None
 
     @property
+    def is_started(self) -> bool:
+        """It was started, and neither stopped nor killed by us; it may have ended by itself."""
+        return self._process is not None
+
+    @property
     def process(self) -> Process:
         assert self._process is not None, "the gateway does not run"
         return self._process
