@@ -82,7 +82,7 @@ class Certificate:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             if await asyncio.to_thread(self._stamp) != self._seen or self.fault is not None:
-                # On the loop, as handshakes are: one beside it would find the certificate of one pair, the key of another.
+                # On the loop, as handshakes are: one beside it would find one pair's certificate, another's key.
                 self.look()
 
 
