@@ -94,7 +94,7 @@ async def test_while_the_database_is_away_answers_end_and_nothing_is_admitted(ur
 
         async def away() -> Any:
             if not back.is_set():
-                raise ConnectionRefusedError("nobody listens")
+                raise ConnectionRefusedError("nothing listens there")
             return await there()
 
         for session in (keeper.opening, keeper.closing):

@@ -112,7 +112,7 @@ async def test_what_only_the_journal_has_is_closed_by_the_next_process_once(url:
         holds = [await dead.ask(WORKER, Ask(100, 10)) for _ in range(5)]
 
         async def away() -> Any:
-            raise ConnectionRefusedError("nobody listens")
+            raise ConnectionRefusedError("nothing listens there")
 
         there, dead.closing._connect = dead.closing._connect, away
         await dead.closing.close()

@@ -71,7 +71,7 @@ def test_only_what_may_travel_does(tenant: Tenant, scripted: Upstream) -> None:
         },
     )
     names = [name.lower() for name, _ in scripted.requests[0].headers]
-    assert len(names) == len(set(names)), "each is told once"
+    assert len(names) == len(set(names)), "each is listed once"
     sent = {name.lower(): value for name, value in scripted.requests[0].headers}
     assert sent["authorization"] == "Bearer sk-upstream-secret"
     assert sent["x-request-id"] == response.headers["x-request-id"] == "my-id"

@@ -69,7 +69,7 @@ class _Stream:
 
 
 def test_what_is_waited_for_until_a_time_is_not_waited_for_any_longer() -> None:
-    """Timers of the servers' loop end before its clock says so, one in four times."""
+    """A timer of the servers' loop may end before the loop's clock has reached its time: one in four does."""
 
     async def wait() -> list[bool]:
         response, loop = _Stream().response, asyncio.get_running_loop()
