@@ -94,9 +94,13 @@ def shared(postgres: Postgres | GivenPostgres, tmp_path: Path) -> Iterator[tuple
 
 
 class Asking:
-    """Asks on a new connection each time, until it is told to stop; every failure is kept."""
+    """Asks until it is told to stop, on a new connection each time or on one that is kept while the server does.
 
-    def __init__(self, address: str, key: str) -> None:
+    Every failure is kept.
+    """
+
+    def __init__(self, address: str, key: str, *, keeps: bool = False) -> None:
+        self._keeps = keeps
         self.count = 0
         self.failures: list[object] = []
         self._end = threading.Event()
@@ -104,8 +108,8 @@ class Asking:
 
     def _ask(self, address: str, key: str) -> None:
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
         while not self._end.is_set():
-            connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
             try:
                 connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), headers)
                 answer = connection.getresponse()
@@ -114,9 +118,11 @@ class Asking:
                     self.failures.append(said)
             except (http.client.HTTPException, OSError) as error:
                 self.failures.append(error)
-            finally:
+                connection.close()
+            if not self._keeps:
                 connection.close()
             self.count += 1
+        connection.close()
 
     def __enter__(self) -> Asking:
         self._thread.start()
@@ -181,11 +187,15 @@ def test_workers_are_replaced_reloaded_and_stopped_and_no_connection_is_refused(
         assert workers.pids() == second
         # One that wants a restart: all are replaced, one after the other.
         config.write_text(config.read_text() + "[journal]\nsync_ms = 77\n")
-        done = second_server.cli_json("reload")
-        assert done == {"changed": [], "restart": [], "replacing": ["journal.sync_ms"]}
-        wait_until(lambda: not set(second) & set(workers.pids()) and len(workers.pids()) == 2, "two new workers")
-        third = workers.pids()
-        wait_until(lambda: log.stderr.count("is ready (process") == 3, "both to be ready")
+        with contextlib.ExitStack() as stack:
+            keeping = [stack.enter_context(Asking(address, key, keeps=True)) for _ in range(3)]
+            wait_until(lambda: all(each.count > 5 for each in keeping), "answers on kept connections")
+            done = second_server.cli_json("reload")
+            assert done == {"changed": [], "restart": [], "replacing": ["journal.sync_ms"]}
+            wait_until(lambda: not set(second) & set(workers.pids()) and len(workers.pids()) == 2, "two new workers")
+            third = workers.pids()
+            wait_until(lambda: log.stderr.count("is ready (process") == 3, "both to be ready")
+        assert [failure for each in keeping for failure in each.failures] == []
         # A broken file changes nothing.
         config.write_text("serve = nonsense")
         log.signal(signal.SIGHUP)

@@ -193,7 +193,6 @@ def test_of_two_that_serve_one_dies_and_no_request_that_begins_afterwards_is_los
         first.start()
         # At a stop what runs ends first, and what comes is given to the other.
         assert second.stop() == 0
-        ended = time.monotonic()
         for caller in callers:
             wait_until(partial(_is_served, caller, len(caller.answers) + 20), "answers of the first")
     finally:
@@ -203,12 +202,10 @@ def test_of_two_that_serve_one_dies_and_no_request_that_begins_afterwards_is_los
             proxy.process.signal(signal.SIGTERM)
             proxy.process.wait()
     for caller in callers[3:]:
-        # Behind nginx what ran at the machine that was killed, or came to it as it was being killed, is lost, no more.
+        # Behind nginx what ran at the machine that was killed, or came to it as it was being killed, is lost, no more:
+        # one that is stopped loses nothing.
         lost = [(round(began - killed, 3), status) for began, status in caller.answers if status != 200]
-        # One may be on its way on a kept connection as the machine that is stopped closes that.
-        at_stop = [began_s for began_s, _ in lost if began_s >= 0]
-        assert len(at_stop) <= 1, lost
-        assert all(began_s <= ended - killed for began_s in at_stop), (lost, ended - killed)
+        assert all(began_s < 0 for began_s, _ in lost), lost
     assert first.cli("doctor", "--books").returncode == 0
 
 

@@ -33,6 +33,8 @@ _LOOK_S = 0.005
 MOST_LATE_S = 0.1
 #: The length of the kernel's queue, where the system does not report it.
 _QUEUE = 1024
+#: More than a queue holds (``net.core.somaxconn``).
+_LAST = 65_536
 #: Where Linux has the length of a listener's queue in ``struct tcp_info`` (``tcpi_unacked``; tcp(7)).
 _UNACKED = slice(24, 28)
 #: Beside other processes a process takes so many times as many turns for the queue, so that they have theirs between.
@@ -79,9 +81,17 @@ class Acceptor:
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept)
 
-    async def stop(self, within_s: float) -> None:
-        """Accept no more; wait for handshakes under way, at most ``within_s`` seconds."""
-        self._leave_listener()
+    def stop(self) -> None:
+        """Accept what has connected by now, and no more.
+
+        Who connects later is refused once the listener is closed; what waits in its queue then is reset.
+        """
+        if self._is_open:
+            self._leave_listener()
+            self._accept_some(_LAST)
+
+    async def opened(self, within_s: float) -> None:
+        """Wait for handshakes under way, at most ``within_s`` seconds."""
         if self._opening:
             await asyncio.wait(set(self._opening), timeout=within_s)
 
@@ -132,7 +142,8 @@ class Acceptor:
                     raise
                 # Nothing can be accepted now: clients wait in the queue, and the loop does not spin.
                 _logger.warning("cannot accept connections: %s. Trying again in %g s", error.strerror, _WAIT_S)
-                self._pause(_WAIT_S)
+                if self._is_open:
+                    self._pause(_WAIT_S)
                 return
             self._owed -= 1
             connection.setblocking(False)

@@ -17,8 +17,10 @@ from trustgate.http.starts import Starts
 from trustgate.http.timeouts import ConnectionTimeouts
 from trustgate.tasks import end_tasks
 
-#: How long the end of a listener waits for the first request of a connection.
-FIRST_REQUEST_S = 0.5
+#: How long a connection is kept for its next request, or its first, once the listener ends; from its last answer on.
+KEPT_S = 0.5
+#: How often it is looked which connections have ended.
+_LOOK_S = 0.02
 
 
 class Connected(Protocol):
@@ -28,7 +30,7 @@ class Connected(Protocol):
 
     @property
     def is_new(self) -> bool: ...
-    def end_when_idle(self) -> None: ...
+    def end_when_idle(self, kept_s: float) -> bool: ...
     def close(self) -> None: ...
 
 
@@ -60,7 +62,11 @@ class Door:
         self._starts = Starts(self.loop, self._run)
         self.refusals = Refusals(self.loop, shed)
         self.connections: set[Connected] = set()
+        #: Whether the listener ends: each answer is the last one of its connection. Since when, in the loop's time.
         self.closing = False
+        self.closing_since = 0.0
+        #: Set when no connection is kept for its first request any more.
+        self.settled = asyncio.Event()
         self._date = b""
         self._date_s = 0
 
@@ -92,28 +98,31 @@ class Door:
         self.tasks.add(task)
         return True
 
-    async def close(self, grace_s: float) -> None:
-        """End idle connections at once, others with their request, and after ``grace_s`` seconds all.
+    def begin_closing(self) -> None:
+        """From now on each answer says that its connection ends with it."""
+        if not self.closing:
+            self.closing = True
+            self.closing_since = self.loop.time()
 
-        A connection without a request yet is given a moment: its client is about to send one, and where several
-        processes share the port it would be refused by the one that ends.
+    async def close(self, grace_s: float) -> None:
+        """End each connection with its next answer, or once it has been idle for ``KEPT_S``; after ``grace_s`` all.
+
+        A client, or the pool of a proxy, may be about to send a request on a connection that is kept: closed at once,
+        it would be lost. One that has been idle for longer when this begins is closed at once.
         """
-        self.closing = True
-        new_until = self.loop.time() + min(grace_s, FIRST_REQUEST_S)
-        while any(connection.is_new for connection in self.connections) and self.loop.time() < new_until:
-            for connection in list(self.connections):
-                if not connection.is_new:
-                    connection.end_when_idle()
-            await asyncio.sleep(0.02)
-        for connection in list(self.connections):
-            connection.end_when_idle()
+        self.begin_closing()
         until = self.loop.time() + grace_s
-        while (self.tasks or self._starts.are_waiting or self.refusals.are_waiting) and self.loop.time() < until:
+        while self.loop.time() < until:
             self.tasks -= {task for task in self.tasks if task.done()}
-            if self.tasks:
-                await asyncio.wait(set(self.tasks), timeout=until - self.loop.time())
-            else:
-                await asyncio.sleep(0)
+            kept = [connection for connection in list(self.connections) if connection.end_when_idle(KEPT_S)]
+            if not any(connection.is_new for connection in kept):
+                self.settled.set()
+            if not (kept or self.tasks or self._starts.are_waiting or self.refusals.are_waiting):
+                break
+            await asyncio.sleep(_LOOK_S)
+        self.settled.set()
+        for connection in list(self.connections):
+            connection.end_when_idle(0.0)
         self._starts.clear()
         self.refusals.clear()
         await end_tasks(self.tasks)

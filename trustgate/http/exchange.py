@@ -262,7 +262,7 @@ class Exchange:
         if not self.is_done:
             self.is_done = True
             self.wake()
-            connection.ended(keeps=not self._door.closing)
+            connection.ended(keeps=True)
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Give the whole answer at once, in the place of the application, which has not begun."""
@@ -295,7 +295,7 @@ class Exchange:
         elif not self.is_whole:
             connection.linger()
         else:
-            connection.ended(keeps=self._keeps and not self._door.closing)
+            connection.ended(keeps=self._keeps)
 
     def begin_early(self) -> None:
         """Write what the answer goes on with in any case, if that is known: whether it arrives is of interest."""

@@ -391,10 +391,18 @@ class Connection(asyncio.Protocol):
         """Whether no request of it was read yet."""
         return self._is_new and not self._has_left
 
-    def end_when_idle(self) -> None:
+    def end_when_idle(self, kept_s: float) -> bool:
+        """Close it if it has been idle for ``kept_s`` seconds. Returns whether it goes on: a request may come of it."""
+        if self._has_left or self._discards or self.lost or self.transport.is_closing():
+            return False
         self.look_again()
-        if self._exchange is None:
-            self.close()
+        if self._exchange is not None:
+            return True
+        since = self._idle_since if self._head_timer is None else max(self._idle_since, self._door.closing_since)
+        if self._door.loop.time() - since < kept_s:
+            return True
+        self.close()
+        return False
 
     def _gone(self) -> None:
         self.lost = True

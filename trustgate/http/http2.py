@@ -15,10 +15,11 @@ import h2.exceptions
 import h11
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Body, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
+from hyperframe.frame import GoAwayFrame
 from priority.priority import PriorityError
 from starlette.types import Message
 
@@ -31,8 +32,12 @@ _logger = logging.getLogger("trustgate.server")
 
 # RFC 9113 section 7
 _INTERNAL_ERROR = 2
+_REFUSED_STREAM = 7
 _ENHANCE_YOUR_CALM = 11
 _HTTP_1_1_REQUIRED = 13
+#: The last stream of a GOAWAY that announces another one, and what its PING brings back (section 6.8).
+_NO_LAST_STREAM = 2**31 - 1
+_END_PING = b"the end."
 #: Resets of requests, in a second, that no client has a reason for (CVE-2023-44487).
 _MAX_RESETS_PER_S = 200
 #: How many bytes of all streams of a connection may be unread; of each stream it is 64 KiB.
@@ -65,6 +70,12 @@ class Http2(H2Protocol):
         self._waiting: WaitingStreams | None = None
         #: The heads of requests that were let through, by their streams, until they are begun.
         self._let_through: dict[int, RequestHead] = {}
+        #: Set while no request runs, and when the client knows that the connection ends.
+        self.is_idle = asyncio.Event()
+        self.is_idle.set()
+        self._is_told = asyncio.Event()
+        #: The last stream that is answered; None: there is no last one yet.
+        self._last_stream: int | None = None
 
     def ask(self, door: Http2Door) -> None:
         """Have requests judged by a door before anything is begun for them. Called once, before the first request."""
@@ -78,6 +89,28 @@ class Http2(H2Protocol):
         self.connection.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - window)
         await self._flush()
 
+    async def tell_end(self) -> None:
+        """Have the client begin no request any more; those that are on their way are answered (RFC 9113 section 6.8).
+
+        The first GOAWAY names no last stream. The answer to the PING behind it comes after all requests that the client
+        has sent before it knew; then the second one names the last.
+        """
+        await self._flush()
+        await self.send(RawData(GoAwayFrame(last_stream_id=_NO_LAST_STREAM).serialize()))
+        with contextlib.suppress(h2.exceptions.H2Error):
+            self.connection.ping(_END_PING)
+            await self._flush()
+            await self._is_told.wait()
+        await self.say_last()
+
+    async def say_last(self) -> None:
+        """Send the GOAWAY with the last stream that is answered, once."""
+        if self._last_stream is not None or self.closed:
+            return
+        self._last_stream = last = self.connection.highest_inbound_stream_id
+        await self._flush()
+        await self.send(RawData(GoAwayFrame(last_stream_id=last).serialize()))
+
     def leave_door(self) -> None:
         """Drop the requests that wait: the connection has gone."""
         if self._door is not None and self._waiting is not None:
@@ -87,6 +120,8 @@ class Http2(H2Protocol):
     async def handle(self, event: Event) -> None:
         await super().handle(event)
         if isinstance(event, Closed):
+            self._is_told.set()
+            self.is_idle.set()
             self.leave_door()
             # Nothing is sent any more: no answer has to wait for room in a buffer.
             for buffer in list(self.stream_buffers.values()):
@@ -99,6 +134,8 @@ class Http2(H2Protocol):
                 await self._flush()
                 await self.send(Closed())
                 return
+            if isinstance(event, h2.events.PingAckReceived) and event.ping_data == _END_PING:
+                self._is_told.set()
             if self._waiting is None or not self._waiting.take(event):
                 await self._handle_event(event)
         await self._flush()
@@ -160,8 +197,12 @@ class Http2(H2Protocol):
 
     async def _receive(self, request: h2.events.RequestReceived) -> None:
         """Begin a request, or let it wait at the door: then it is begun or refused later."""
+        if self._last_stream is not None or self.context.terminated.is_set():
+            # Sent again elsewhere, it is not carried out twice.
+            self._reset(request.stream_id, _REFUSED_STREAM)
+            return
         door = self._door
-        if door is None or self._waiting is None or self.context.terminated.is_set():
+        if door is None or self._waiting is None:
             await super()._handle_events([request])
             return
         head = _head(request)
@@ -236,7 +277,13 @@ class Http2(H2Protocol):
         with contextlib.suppress(h2.exceptions.H2Error):
             self.connection.reset_stream(stream_id, code)
 
+    async def _close_stream(self, stream_id: int) -> None:
+        await super()._close_stream(stream_id)
+        if not self.streams:
+            self.is_idle.set()
+
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        self.is_idle.clear()
         self.task_group.on_read = partial(self._was_read, request.stream_id)
         await super()._create_stream(request)
         self._has_begun(request.stream_id)  # now, since what follows may wait for the client

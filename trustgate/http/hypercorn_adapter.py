@@ -11,6 +11,7 @@ Owns what Hypercorn leaves open towards hostile or unlucky clients:
     HTTP/2: priorities (RFC 9113 section 5.3)                       ignored, instead of kept without end
     HTTP/2: requests that are made and reset, one after another     the end of the connection
     HTTP/2: a request without room                                  waits or is refused, and no stream is made for it
+    HTTP/2: the end of a connection from here                       said before it (GOAWAY), so that no request is lost
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ from trustgate.http.hypercorn_config import make_config
 from trustgate.http.refusals import Refusals, Shed
 from trustgate.http.timeouts import ConnectionTimeouts
 from trustgate.http.websockets import WebSocketStream
-from trustgate.tasks import end_tasks
+from trustgate.tasks import end_tasks, wait_at_most
 
 _logger = logging.getLogger("trustgate.server")
+
+#: How long a client of HTTP/2 gets to take notice that its connection ends, seconds.
+_TOLD_S = 1.0
 
 
 class Protocols:
@@ -67,10 +71,9 @@ class Protocols:
         self._door = None if shed is None or refusals is None else Http2Door(shed, refusals)
         self._loop = asyncio.get_running_loop()
         self._config = make_config(timeouts)
-        self._context = WorkerContext(None)
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]
         self._timeouts = timeouts
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
 
     def adopt(self, connection: Connection) -> None:
         """Take over a connection, from what it has not read."""
@@ -80,22 +83,29 @@ class Protocols:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None, "a connection has a task"
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-        with contextlib.suppress(asyncio.CancelledError):
-            parts = (self._app, self._loop, self._config, self._context, reader, writer)
-            await _Connection(*parts, self._timeouts, self._door).run()
+        parts = (self._app, self._loop, self._config, WorkerContext(None), reader, writer)
+        connection = self._connections[task] = _Connection(*parts, self._timeouts, self._door)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await connection.run()
+        finally:
+            del self._connections[task]
 
     async def close(self, grace_s: float) -> None:
-        """End idle connections at once, others with their request, and after ``grace_s`` seconds all."""
+        """End each connection when it is idle, and after ``grace_s`` seconds all.
+
+        Clients of HTTP/2 are told first, and what they send before they know it is answered. They are told when none of
+        their requests runs, at the latest after half of the time: some (httpcore) give up what runs when they are told.
+        """
         if self._door is not None:
             for streams in list(self._door.waiting):
                 streams.refuse()
             await asyncio.gather(*self._door.answers, return_exceptions=True)
-        await self._context.terminated.set()
-        if self._connections:
-            _, late = await asyncio.wait(self._connections, timeout=grace_s)
-            await end_tasks(late)
+        if not self._connections:
+            return
+        ends = [asyncio.ensure_future(each.end_when_idle(grace_s / 2)) for each in self._connections.values()]
+        _, late = await asyncio.wait(set(self._connections), timeout=grace_s)
+        await end_tasks((*ends, *late))
 
 
 class _Connection(TCPServer):
@@ -156,6 +166,30 @@ class _Connection(TCPServer):
                 protocol.leave_door()
             await self._close()
 
+    async def end_when_idle(self, told_after_s: float) -> None:
+        """Have the connection end when no request runs, once its client has been told: ``told_after_s`` at the latest.
+
+        HTTP/1.1's clients are not told.
+        """
+        if (http2 := self._http2) is not None:
+            await wait_at_most(http2.is_idle, told_after_s)
+            try:
+                async with asyncio.timeout(_TOLD_S):
+                    await http2.tell_end()
+            except TimeoutError:
+                await http2.say_last()
+        await self.context.terminated.set()
+
+    @property
+    def _http2(self) -> Http2 | None:
+        protocol = getattr(self, "protocol", None)
+        return protocol.http2 if isinstance(protocol, _Protocol) else None
+
+    async def _initiate_server_close(self) -> None:
+        if (http2 := self._http2) is not None:
+            await http2.say_last()
+        await super()._initiate_server_close()
+
     async def _read_data(self) -> None:
         while not self.reader.at_eof():
             try:
@@ -201,6 +235,10 @@ class _Protocol:
         if self._door is not None:
             protocol.ask(self._door)
         return protocol
+
+    @property
+    def http2(self) -> Http2 | None:
+        return self.protocol if isinstance(self.protocol, Http2) else None
 
     async def initiate(self) -> None:
         await self.protocol.initiate()

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from trustgate.http.accepting import Acceptor
-from trustgate.http.door import FIRST_REQUEST_S, Door
+from trustgate.http.door import KEPT_S, Door
 from trustgate.http.http1 import Connection
 from trustgate.http.refusals import Shed
 from trustgate.http.timeouts import ConnectionTimeouts
 
 if TYPE_CHECKING:
     from trustgate.http.hypercorn_adapter import Protocols
-
-__all__ = ["FIRST_REQUEST_S", "listen"]
 
 _HANDSHAKE_S = 10.0
 _MOST_FILES = 65_536
@@ -47,6 +45,8 @@ async def listen(
 ) -> None:
     """Serve ``app`` on a bound socket until ``stop``; then close it; connections get ``grace_s`` seconds to end.
 
+    Each ends with its next answer, which says so, or once it has been idle for ``door.KEPT_S`` seconds.
+
     ``shed`` may answer a request in the place of ``app``, before anything is begun for it. ``websockets``: the paths on
     which one may be asked for; elsewhere that is an ordinary request. ``processes``: how many serve on the socket.
     """
@@ -63,11 +63,14 @@ async def listen(
     )
     try:
         await stop.wait()
-        await acceptor.stop(FIRST_REQUEST_S)
     finally:
-        acceptor.close()
-        # As long as any descriptor of it is open, clients get a connection that is never answered.
+        door.begin_closing()
+        acceptor.stop()
+        # As long as any descriptor of it is open, clients get a connection that is never answered. Refused, they can
+        # go to another server at once.
         listener.close()
+        await acceptor.opened(KEPT_S)
+        acceptor.close()
         grace_s += timeouts.closing_s
         await asyncio.gather(door.close(grace_s), others.close(grace_s))
 
@@ -109,6 +112,8 @@ class _Others:
         return self._protocols
 
     async def close(self, grace_s: float) -> None:
+        # What has connected may turn out to speak something else with its first request.
+        await self.door.settled.wait()
         await asyncio.gather(*self._coming, return_exceptions=True)
         if self._protocols is not None:
             await self._protocols.close(grace_s)

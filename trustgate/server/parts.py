@@ -215,7 +215,7 @@ class Server:
             address,
             admin=lambda: self.admin,
             recent=lambda: list(self.counters.recent),
-            stopping=lambda: self.running.draining,
+            stopping=lambda: self.running.stopping,
             metrics=lambda: self.metrics.merge(self.metrics.collect()),
         )
         self.admin = LocalAdmin(

@@ -19,6 +19,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -97,6 +98,11 @@ class Inherited(NamedTuple):
     public: socket.socket
     admin: socket.socket
     on_ready: Callable[[], None]
+
+    def close(self) -> None:
+        """Listen no more in this process: while any has a socket open, clients wait in its queue."""
+        self.public.close()
+        self.admin.close()
 
 
 async def serve(
@@ -264,7 +270,7 @@ async def _run_until(
 ) -> None:
     """Serve both listeners until ``stop``, then drain."""
     from trustgate.gateway.app import WEBSOCKET_PATHS
-    from trustgate.http.listener import FIRST_REQUEST_S, listen
+    from trustgate.http.listener import listen
 
     log = server.accounting.log
     async with background(*_tasks(settings, server, certificate, is_alone=together is None)):
@@ -296,9 +302,7 @@ async def _run_until(
             on_ready()
         else:
             _say(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})\n")
-        # A worker answers what its connections still bring; those that come anew are the other workers'.
-        late_s = 0.0 if on_ready is None else FIRST_REQUEST_S
-        draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s, late_s))
+        draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s, listeners))
         try:
             await listeners
             await draining
@@ -398,9 +402,11 @@ def _settle() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-async def _drain_on(stop: asyncio.Event, running: InFlight, grace_s: float, late_s: float) -> None:
-    """Refuse requests from ``late_s`` seconds after ``stop`` on, and end those that run within ``grace_s``."""
+async def _drain_on(stop: asyncio.Event, running: InFlight, grace_s: float, listeners: asyncio.Future[Any]) -> None:
+    """End requests within ``grace_s`` seconds of ``stop``, those that connections still bring among them."""
     await stop.wait()
-    await asyncio.sleep(late_s)
+    until_s = time.monotonic() + grace_s
+    running.begin_stop()
     _logger.info("stopping: %d requests have %g s to end", len(running), grace_s)
-    await running.drain(grace_s)
+    await asyncio.wait((listeners,), timeout=grace_s)
+    await running.drain(max(0.0, until_s - time.monotonic()))

@@ -66,6 +66,7 @@ class Supervisor:
         *,
         on_ready: Callable[[], None],
         on_hangup: Callable[[], bool],
+        on_stop: Callable[[], None] = lambda: None,
         terminal_gone: Callable[[], bool] = lambda: False,
     ) -> None:
         """
@@ -74,12 +75,14 @@ class Supervisor:
             work: what a worker does, in a process of its own; returns its exit code.
             on_ready: called once, when all workers are.
             on_hangup: reads the settings anew at SIGHUP; returns whether the workers have to be replaced for them.
+            on_stop: called once, before the workers are told to stop: closes what is listened on.
             terminal_gone: returns whether the terminal is gone that the program was started in.
         """
         self._count = count
         self._work = work
         self._on_ready = on_ready
         self._on_hangup = on_hangup
+        self._on_stop = on_stop
         self._terminal_gone = terminal_gone
         self._workers: dict[int, _Worker] = {}
         #: When to start a worker again, by number, and how long the next pause would be.
@@ -220,6 +223,7 @@ class Supervisor:
         self._is_stopping = True
         self._due_s.clear()
         self._to_replace.clear()
+        self._on_stop()
         self._send_all(signal.SIGTERM)
 
     def _send_all(self, number: int) -> None:

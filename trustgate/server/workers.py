@@ -111,6 +111,7 @@ def run_workers(
             lambda place: _work(settings_of(now[0], place.number), load, settings_of, inherited, place),
             on_ready=partial(_say, ready),
             on_hangup=on_hangup,
+            on_stop=inherited.close,
             terminal_gone=lambda: had_terminal and not has_terminal(),
         )
         return supervisor.run()

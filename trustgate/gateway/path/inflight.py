@@ -8,6 +8,7 @@ flight, by key, with the bound on how many there may be, in all and of one tenan
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Literal, Protocol
@@ -17,6 +18,9 @@ import msgspec
 from trustgate.deadlines import Deadlines
 from trustgate.errors import Unavailable
 from trustgate.gateway.path.shares import Shares
+from trustgate.tasks import wait_at_most
+
+_logger = logging.getLogger("trustgate.server")
 
 #: The connections that stay: in all, and of one tenant.
 _MOST_SOCKETS = 1_024
@@ -27,6 +31,8 @@ _LOOK_EVERY_S = 0.5
 #: When a request's deadline is set and its client watched from, seconds. Nearly all requests end before, and cost one
 #: timer instead of two.
 SLOW_AFTER_S = 0.05
+#: How long requests that were cut at the end get to be accounted for, seconds.
+_CUT_S = 5.0
 
 #: Why a request is not admitted; "": it is.
 NoRoom = Literal["", "draining", "full", "share"]
@@ -167,6 +173,9 @@ class InFlight:
         self._emptied: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._set_timeout(timeout_s)
+        #: The end has begun: connections that stay are closed, requests that come all the same are still admitted.
+        self.stopping = False
+        #: No request is admitted any more.
         self.draining = False
 
     @property
@@ -252,8 +261,8 @@ class InFlight:
     def open_socket(self, socket: OpenSocket) -> None:
         """Keep a connection that stays. Raises ``Unavailable`` (503) where there are too many, or the end has come."""
         of_tenant = sum(each.tenant_id == socket.tenant_id for each in self._sockets)
-        if self.draining or len(self._sockets) >= _MOST_SOCKETS or of_tenant >= _MOST_SOCKETS_OF_A_TENANT:
-            raise no_room("draining" if self.draining else "share" if len(self._sockets) < _MOST_SOCKETS else "full")
+        if self.stopping or len(self._sockets) >= _MOST_SOCKETS or of_tenant >= _MOST_SOCKETS_OF_A_TENANT:
+            raise no_room("draining" if self.stopping else "share" if len(self._sockets) < _MOST_SOCKETS else "full")
         self._sockets.add(socket)
 
     def close_socket(self, socket: OpenSocket) -> None:
@@ -293,11 +302,20 @@ class InFlight:
                 for cancellation in list(self._cancellations):
                     cancellation.cancel("database_away")
 
-    async def drain(self, grace_s: float) -> None:
-        """Admit no request, wait for those that run, and cut what is left after ``grace_s`` seconds."""
-        self.draining = True
+    def begin_stop(self) -> None:
+        """Close connections that stay: each request that still comes is the last one of its connection."""
+        self.stopping = True
         for socket in list(self._sockets):
             socket.end("shutdown")
+
+    async def drain(self, grace_s: float) -> None:
+        """Admit no request, wait for those that run, and cut what is left after ``grace_s`` seconds.
+
+        What was cut has ``_CUT_S`` seconds to be accounted for; what takes longer is in the journal, or as if this
+        process were killed now.
+        """
+        self.begin_stop()
+        self.draining = True
         emptied = self._emptied = asyncio.Event()
         if not self._cancellations:
             return
@@ -306,4 +324,6 @@ class InFlight:
         except TimeoutError:
             for cancellation in list(self._cancellations):
                 cancellation.cancel("shutdown")
-            await emptied.wait()
+            await wait_at_most(emptied, _CUT_S)
+            if self._cancellations:
+                _logger.warning("stopping: %d requests that were cut are not waited for any more", len(self))
