@@ -21,6 +21,7 @@ from trustgate.access.quota import Ask, Quota
 from trustgate.cluster import nodes
 from trustgate.cluster.batches import DatabaseClock
 from trustgate.cluster.books import Books, give_back
+from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.connections import closing_session, opening_session
 from trustgate.cluster.drafts import Drafts
 from trustgate.cluster.operations import SharedCounters, SharedHold, Use
@@ -70,19 +71,25 @@ async def ask_all(keepers: list[Bookkeeper], asks: int, caller: Any, ask: Ask = 
 class Bookkeeper:
     """A process that keeps books with others."""
 
-    def __init__(self, url: str, budgets: list[Budget]) -> None:
+    def __init__(self, url: str, budgets: list[Budget], *, is_fenced: bool = False) -> None:
+        """``is_fenced``: whether it decides by operators' changes, which it may be behind (``KnownChanges``)."""
         self.clock = DatabaseClock()
         self.counters = SharedCounters(Quota(self.clock), Budgets(self.clock), Balances())
         for budget in budgets:
             self.counters.budgets.put(budget)
         self.node_id = ""
+        #: Of the last of the operators' changes that it has.
+        self.last_change = 0
         address = PostgresAddress(url)
         self.opening, self.closing, self.own = (
             opening_session(address, _LEASE_S),
             closing_session(address, _LEASE_S),
             closing_session(address, _LEASE_S),
         )
-        self.books = Books(self.counters, self.clock, self.opening, self.closing, self._as_node)
+        known_changes = self._known_changes if is_fenced else None
+        self.books = Books(
+            self.counters, self.clock, self.opening, self.closing, self._as_node, known_changes=known_changes
+        )
         #: Set where another process has gone on with its journal's home: it closes nothing more.
         self.taken = asyncio.Event()
         self.books.closing.on_taken = self.taken.set
@@ -92,10 +99,13 @@ class Bookkeeper:
             raise Unavailable("This process has no lease.")
         return self.node_id
 
+    def _known_changes(self) -> KnownChanges | None:
+        return KnownChanges(self.node_id, self.last_change) if self.node_id else None
+
     async def join(self, lease_s: float = _LEASE_S) -> None:
         """Become a node, another one each time."""
         async with self.own.use() as connection:
-            self.node_id = (await nodes.join(connection, nodes.Identity("h", 1, "v", "a"), lease_s)).node_id
+            self.node_id, self.last_change = await nodes.join(connection, nodes.Identity("h", 1, "v", "a"), lease_s)
 
     async def ask(self, caller: Caller, ask: Ask = ASK_NOTHING, **drawer: Any) -> SharedHold | None:
         """Open a request; None where it is refused."""
@@ -148,9 +158,11 @@ async def stored_receipts(url: str) -> dict[str, list[Receipt]]:
 
 
 @contextlib.asynccontextmanager
-async def bookkeepers(url: str, count: int, *budgets: Budget) -> AsyncIterator[list[Bookkeeper]]:
-    """So many processes that keep books together."""
-    found = [Bookkeeper(url, list(budgets)) for _ in range(count)]
+async def bookkeepers(
+    url: str, count: int, *budgets: Budget, is_fenced: bool = False
+) -> AsyncIterator[list[Bookkeeper]]:
+    """So many processes that keep books together. ``is_fenced``: as ``Bookkeeper`` has it."""
+    found = [Bookkeeper(url, list(budgets), is_fenced=is_fenced) for _ in range(count)]
     tasks = [asyncio.ensure_future(each.books.run()) for each in found]
     try:
         for each in found:

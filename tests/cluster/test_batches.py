@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.bookkeeping import Bookkeeper, bookkeepers, bury, make_caller, stored_receipts
+from tests.cluster.bookkeeping import (
+    Bookkeeper,
+    bookkeepers,
+    bury,
+    make_caller,
+    shared_budget,
+    stored_receipts,
+)
 from tests.support.postgres import GivenPostgres, Postgres
 from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
@@ -126,6 +133,42 @@ async def test_opens_that_go_with_closes_are_refused_where_the_node_was_taken_fo
         await two.close(await open_one(two), Use(1, 0))
         used = two.counters.quota.used("ten_1", two.clock())["day"]
         assert used["requests"] == 6 + 1 + 1
+
+
+@pytest.mark.parametrize("others_write", [False, True])
+@pytest.mark.parametrize("how", ["behind", "buried"])
+async def test_nothing_is_put_on_record_by_what_was_known_before_a_change(
+    how: str, others_write: bool, url: str
+) -> None:
+    """A budget that came while this process was away may have been counted from the receipts: without this one."""
+    async with bookkeepers(url, 2, is_fenced=True) as [one, two]:
+        if others_write:
+            await contend(one, two)
+        hold = await open_one(one)
+        before = await stored_receipts(url)
+        if how == "buried":
+            await bury(two, one)
+        else:
+            async with two.own.use() as connection:
+                await connection.execute("UPDATE nodes SET taken_in = taken_in + 1 WHERE node_id = $1", one.node_id)
+        assert await asyncio.wait_for(one.close(hold, Use(1, 0)), PATIENCE_S) is None
+        if how == "buried":
+            one.node_id = ""
+            # One that comes now waits, too.
+            assert await asyncio.wait_for(one.close(hold, None), PATIENCE_S) is None
+        assert await stored_receipts(url) == before
+        budget = shared_budget("requests", 100)
+        one.counters.budgets.put(budget)
+        if how == "buried":
+            await one.join()
+        else:
+            one.last_change += 1
+        await asyncio.wait_for(one.books.closing.flush(), PATIENCE_S)
+        assert one.books.closing.fault is None
+        [standing] = one.counters.budgets.standings(one.clock())
+        assert standing.used == 1
+    [chain] = (await stored_receipts(url)).values()
+    assert len(chain) == len(before.get("ten_1", ())) + 1
 
 
 @pytest.mark.parametrize("lost", ["before", "while", "after"])

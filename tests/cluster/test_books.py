@@ -352,8 +352,12 @@ async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_a
     assert [receipt.tprev for receipt in chain] == [FIRST_TPREV, *(leaf_hash(each).hex() for each in chain[:-1])]
 
 
-async def test_a_limit_that_comes_while_a_close_waits_for_its_rows_counts_it(url: str) -> None:
-    """All are counted anew for a new limit; what had not locked its rows by then is not among the receipts."""
+@pytest.mark.parametrize("was_held", [True, False])
+async def test_a_limit_that_comes_while_a_close_waits_for_its_rows_counts_it(was_held: bool, url: str) -> None:
+    """All are counted anew for a new limit; what had not locked its rows by then is not among the receipts.
+
+    ``was_held``: False: work whose end is seen later, for which nothing is held.
+    """
     caller = make_caller()
     directory = Directory(
         State(plans=(caller.plan,), tenants=(caller.tenant,), keys=(caller.key,), passports=(), aliases=())
@@ -365,7 +369,10 @@ async def test_a_limit_that_comes_while_a_close_waits_for_its_rows_counts_it(url
         assert hold is not None
         async with stranger.use() as connection, connection.transaction():
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
-            closing = asyncio.ensure_future(keeper.close(hold, Use(7, 0)))
+            late = keeper.books.late(caller, drawer_of(caller))
+            receipt = make_receipt(tenant="ten_1", tseq=0, tprev="")
+            ended: dict[str, Any] = {"hold": hold} if was_held else {"late": late}
+            closing = keeper.books.close(**ended, use=Use(7, 0), receipt=receipt, secret=bytes(32))
             async with asyncio.timeout(PATIENCE_S):
                 while not await connection.fetchval(WAITING_FOR_ROWS):
                     pass

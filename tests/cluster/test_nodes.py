@@ -59,6 +59,10 @@ async def announce(connection: Any, body: bytes) -> int:
     return int(number)
 
 
+async def bury(connection: Any) -> None:
+    await nodes.bury(connection, no_holds)
+
+
 async def no_holds(connection: Any, node_ids: Sequence[str]) -> None:
     """Nothing to give back."""
 
@@ -254,7 +258,7 @@ async def test_versions_are_in_the_order_of_commits_and_reach_every_node(url: st
     assert sorted(versions) == list(range(before + 1, before + 41))
     asking = session(url)
     async with asyncio.timeout(20):
-        await changes.wait_until_taken_in(asking, before + 40)
+        await changes.wait_until_taken_in(asking, before + 40, bury)
     found = [each.body for each in await changes.read_after(connections[0], before)]
     assert memories[0].bodies == memories[1].bodies == found
     for task in running:
@@ -286,12 +290,14 @@ async def test_a_command_waits_for_a_node_that_has_not_heard_until_its_lease_is_
     version = await announce(one, b"revoked")
     asking = session(url)
     waited_for: asyncio.Queue[list[str]] = asyncio.Queue()
-    waiting = asyncio.ensure_future(changes.wait_until_taken_in(asking, version, waited_for.put_nowait))
+    waiting = asyncio.ensure_future(changes.wait_until_taken_in(asking, version, bury, waited_for.put_nowait))
     assert await waited_for.get() == ["http://deaf"]
     assert not waiting.done()
     await one.execute(RUN_OUT, deaf.node_id)
     async with asyncio.timeout(10):
         await waiting
+    # It is no node any more: what it decides by what it knows cannot be put on record.
+    assert await list_nodes(one) == []
     await asking.close()
     await one.close()
     await deaf.leave()

@@ -106,6 +106,26 @@ def test_a_stream_whose_key_cannot_be_looked_at_is_cut_and_the_revocation_holds_
     world.books()
 
 
+def test_what_waits_at_one_that_was_cut_off_counts_on_limits_that_came_meanwhile(world: World) -> None:
+    """It takes changes in before it closes anything: the budget's row has been written without this use."""
+    made = world.gateway.cli_json("tenant", "add", "meanwhile", "--plan", "internal")
+    key = made["key"]["secret"]
+    waiting: list[str] = []
+    with contextlib.ExitStack() as streams:
+        running = [streams.enter_context(streaming(world, world.far, key)) for _ in range(3)]
+        world.cut()
+        for gate, response, _ in running:
+            gate.open()
+            waiting.append(response.headers["x-trustgate-receipt"])
+        wait_until(lambda: all(is_journaled(world.far, each) for each in waiting), "the receipts in the journal")
+    world.gateway.cli("budget", "add", "came", "--requests", "100", "--per", "day", "--tenant", "meanwhile")
+    world.gateway.cli("key", "set", made["key"]["id"], "--requests-per-day", "50")
+    assert status(world.neighbours[0], key) == 200
+    world.link.mend(late=False)
+    wait_until(lambda: all(finish_of(world, each) for each in waiting), "the receipts")
+    world.books()
+
+
 def test_a_copy_that_serves_while_the_original_is_cut_off_ends_its_life_and_no_receipt_is_lost_or_doubled(
     world: World, tmp_path: Path
 ) -> None:

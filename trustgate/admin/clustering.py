@@ -16,17 +16,14 @@ import msgspec
 from trustgate.admin.commands import Command
 from trustgate.admin.context import AdminContext
 from trustgate.cluster import counted_once, sequencer
-from trustgate.cluster.database import DatabaseConnection, DatabaseSession
+from trustgate.cluster.database import DatabaseSession
 from trustgate.cluster.node_files import read_node
-from trustgate.cluster.nodes import ClusterNode, list_nodes, node_findings
+from trustgate.cluster.nodes import ClusterNode, bury, list_nodes, node_findings
 from trustgate.errors import HomeUnusable, StoreLocked
 from trustgate.receipts.logkey import load_log_key
 from trustgate.settings import Settings
 from trustgate.store import Store
 from trustgate.types import Entry
-
-#: How long some thousands of receipts may take.
-_PLACING_TIMEOUT_S = 60.0
 
 
 class NodesFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,22 +58,21 @@ async def check_alone(settings: Settings) -> None:
     """Check that no other home's gateway serves the database, for a command that is carried out without a server.
 
     A gateway that has lost its sessions holds no lock before it writes again, and serves on from its memory until its
-    lease is over: what is changed meanwhile it would not hear of.
+    lease is over: what is changed meanwhile it would not hear of. One whose lease is over is buried, so that it loads
+    that before it puts anything on record.
 
     Raises:
         StoreLocked: one may serve; the message names it.
     """
-    postgres = settings.postgres()
-    if postgres is None:
-        return
-    from trustgate.store.postgres.connecting import connect
+    async with _session(settings) as session:
+        if session is None:
+            return
+        from trustgate.cluster.books import give_back
 
-    own = await asyncio.to_thread(_dead_nodes, settings)
-    connection = await connect(postgres, "command")
-    try:
-        nodes = await list_nodes(connection)
-    finally:
-        connection.terminate()
+        own = await asyncio.to_thread(_dead_nodes, settings)
+        async with session.use() as connection:
+            await bury(connection, give_back)
+            nodes = await list_nodes(connection)
     for node in nodes:
         if node.lease_left_s > 0 and node.id not in own:
             raise StoreLocked(
@@ -104,18 +100,14 @@ async def counted_by_others(settings: Settings, entries: Sequence[Entry]) -> lis
 
 @contextlib.asynccontextmanager
 async def _session(settings: Settings) -> AsyncIterator[DatabaseSession | None]:
-    """A session for work that may take long; None without Postgres."""
+    """A session of a command that is carried out without a server; None without Postgres."""
     postgres = settings.postgres()
     if postgres is None:
         yield None
         return
-    from trustgate.store.postgres.connecting import connect
+    from trustgate.cluster.connections import command_session
 
-    async def open_connection() -> DatabaseConnection:
-        opened: DatabaseConnection = await connect(postgres, "sequencer")
-        return opened
-
-    session = DatabaseSession(open_connection, timeout_s=_PLACING_TIMEOUT_S)
+    session = command_session(postgres)
     try:
         yield session
     finally:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import RETRY_AFTER_S, DatabaseConnection
 from trustgate.cluster.rows import DoneRow, Row
 from trustgate.errors import TrustGateError, Unavailable
@@ -26,15 +27,23 @@ from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
 _KNOWN_MOST = 200_000
 
 #: The node must be alive until the transaction ends: a burial waits for it. Where it is dead, no row is found.
-_ALIVE = "WITH alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = $2 FOR KEY SHARE) "
+_ALIVE = "alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = ${node} FOR KEY SHARE)"
+_IF_ALIVE = " AND EXISTS (SELECT 1 FROM alive)"
+#: The node is not buried, and has reported no change that the batch is decided without (``KnownChanges``). A burial
+#: does not wait for it: a command that counts anew locks the table first, and so waits for what this has let through.
+_IF_CURRENT = " AND EXISTS (SELECT 1 FROM nodes WHERE node_id = ${node} AND taken_in <= ${number})"
 #: The time is read once a row is locked: that of the last is no earlier than any time by which a row was written.
 _LOCK = (
-    "SELECT l.key, l.state, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS at_us FROM ("
-    "SELECT s.key, s.state::text AS state FROM shared_state s WHERE s.key = ANY($1::text[]){alive}"
+    "{alive}SELECT l.key, l.state, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS at_us FROM ("
+    "SELECT s.key, s.state::text AS state FROM shared_state s WHERE s.key = ANY($1::text[]){if_alive}"
     " ORDER BY s.key FOR UPDATE OF s) l"
 )
-_LOCK_ALIVE = _ALIVE + _LOCK.format(alive=" AND EXISTS (SELECT 1 FROM alive)")
-_LOCK_ALL = _LOCK.format(alive="")
+_LOCK_ALL = _LOCK.format(alive="", if_alive="")
+_LOCK_ALIVE = _LOCK.format(alive=f"WITH {_ALIVE.format(node=2)} ", if_alive=_IF_ALIVE)
+_LOCK_CURRENT = _LOCK.format(
+    alive=f"WITH {_ALIVE.format(node=2)} ", if_alive=_IF_ALIVE + _IF_CURRENT.format(node=2, number=3)
+)
+_LAST = "SELECT state::text FROM shared_state WHERE key = $1"
 _THERE = "SELECT key FROM shared_state WHERE key = ANY($1::text[])"
 _MAKE = (
     "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
@@ -69,9 +78,10 @@ _SWAP = """WITH {alive}
         UPDATE shared_state s SET state = v.new FROM wanted v, agreed WHERE agreed.by_all AND s.key = v.key)
     SELECT by_all, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS at_us FROM agreed"""
 _SWAP_ALL = _SWAP.format(alive="", if_alive="")
-_SWAP_ALIVE = _SWAP.format(
-    alive="alive AS MATERIALIZED (SELECT 1 FROM nodes WHERE node_id = $6 FOR KEY SHARE),",
-    if_alive="AND EXISTS (SELECT 1 FROM alive)",
+_SWAP_CURRENT = _SWAP.format(alive="", if_alive=_IF_CURRENT.format(node=6, number=7))
+_SWAP_ALIVE = _SWAP.format(alive=f"{_ALIVE.format(node=6)},", if_alive=_IF_ALIVE)
+_SWAP_ALIVE_CURRENT = _SWAP.format(
+    alive=f"{_ALIVE.format(node=6)},", if_alive=_IF_ALIVE + _IF_CURRENT.format(node=6, number=7)
 )
 #: Batches for which no swap is tried after one has failed, doubled with each: others write the same rows.
 _PASSED_OVER_MOST = 64
@@ -108,6 +118,10 @@ class RowsChanged(Exception):
 
 class NotAlive(Exception):
     """The node is dead, as the database has it."""
+
+
+class MemoryBehind(Exception):
+    """This process is no node at the moment, or was buried: what it knows of the operators' changes may be old."""
 
 
 class Batch(NamedTuple):
@@ -226,15 +240,26 @@ class RowStates:
 class BatchWriter:
     """Commits the batches of one lane."""
 
-    def __init__(self, clock: DatabaseClock, states: RowStates, *, is_durable: bool, restore: Restore | None) -> None:
+    def __init__(
+        self,
+        clock: DatabaseClock,
+        states: RowStates,
+        *,
+        is_durable: bool,
+        restore: Restore | None,
+        known_changes: Callable[[], KnownChanges | None] | None = None,
+    ) -> None:
         """
         Args:
             clock: Set by every transaction.
             states: What this process wrote last; one for all of its lanes.
             is_durable: Whether a crash of the database loses nothing that was committed.
             restore: Counts in memory what missing rows are to be made with; None: memory has it.
+            known_changes: What memory decides by now; gives None where it may be behind. None: no operator changes
+                anything.
         """
         self._clock = clock
+        self._known_changes = known_changes
         self._states = states
         self._is_durable = is_durable
         self._restore = restore
@@ -275,8 +300,10 @@ class BatchWriter:
         Raises:
             RowsChanged: To be done again.
             NotAlive: The node is dead, and an operation is carried out only while it is alive.
+            MemoryBehind: Nothing was written; to be done again.
         """
         done.last, self.granted = 0, []
+        self._current()
         needed: dict[str, Any] = {done.key: done}
         for operation in gathering.join((), is_alive=True):
             for row in operation.rows():
@@ -313,6 +340,7 @@ class BatchWriter:
             return None
         # Before the decision: from that to its statement nothing waits, so that it is by the limits of now.
         await self._end_begun(connection)
+        known = self._current()
         at_us = self._clock()
         for key, state in zip(keys, old, strict=True):
             needed[key].take_in(state, at_us)
@@ -327,7 +355,12 @@ class BatchWriter:
         self.granted = _granted(results)
         contents = {key: needed[key].content().decode() for key in keys}
         written = (keys, old, list(contents.values()), *_apart(found.entries))
-        if gathering.needs_live_node():
+        is_alive = gathering.needs_live_node()
+        if is_alive and known is not None and known.node_id != done.node_id:
+            raise NotAlive
+        if known is not None:
+            swap = await connection.fetchrow(_SWAP_ALIVE_CURRENT if is_alive else _SWAP_CURRENT, *written, *known)
+        elif is_alive:
             swap = await connection.fetchrow(_SWAP_ALIVE, *written, done.node_id)
         else:
             swap = await connection.fetchrow(_SWAP_ALL, *written)
@@ -393,12 +426,18 @@ class BatchWriter:
     ) -> tuple[list[Any], dict[str, str]]:
         """Returns each operation's result or refusal, and what was written, by key."""
         keys = sorted(needed)
+        known = self._current()
         # Operations that need a live node may join a batch that does not.
-        found = await connection.fetch(_LOCK_ALIVE, keys, done.node_id)
-        is_alive = bool(found)
-        if not is_alive:
-            if gathering.needs_live_node():
-                raise NotAlive
+        if known is None:
+            found = await connection.fetch(_LOCK_ALIVE, keys, done.node_id)
+        else:
+            found = await connection.fetch(_LOCK_CURRENT, keys, *known)
+        is_alive = bool(found) and (known is None or known.node_id == done.node_id)
+        if not is_alive and gathering.needs_live_node() and (found or known == self._current()):
+            raise NotAlive
+        if not found and known is not None:
+            return await self._not_current(connection, gathering, done, number, known), {}
+        if not found:
             found = await connection.fetch(_LOCK_ALL, keys)
         if len(found) < len(keys):
             self._known.difference_update(keys)
@@ -415,6 +454,28 @@ class BatchWriter:
         results = [_result(operation, locked) for operation in operations]
         self.granted = _granted(results)
         return results, await _write(connection, locked)
+
+    def _current(self) -> KnownChanges | None:
+        """Returns what memory decides by; None: no operator changes anything. Raises ``MemoryBehind``."""
+        if self._known_changes is None:
+            return None
+        known = self._known_changes()
+        if known is None:
+            raise MemoryBehind
+        return known
+
+    async def _not_current(
+        self, connection: DatabaseConnection, gathering: Gathering, done: DoneRow, number: int, known: KnownChanges
+    ) -> list[Any]:
+        """Returns no results where the batch is committed already. Raises ``RowsChanged`` or ``MemoryBehind``."""
+        last = await connection.fetchval(_LAST, done.key)
+        if last is not None and int(last) >= number:
+            return [None] * len(gathering.join((), is_alive=True))
+        # Rows may have been removed, too.
+        self._known.clear()
+        if known != self._current():
+            raise RowsChanged
+        raise MemoryBehind
 
     def _batch(self, done: DoneRow, number: int, rows: dict[str, Any], at_us: int) -> Batch:
         return Batch(done.node_id, 0 if self._is_durable else number, rows, at_us, [])

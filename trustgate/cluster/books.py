@@ -22,6 +22,7 @@ from trustgate.access.budgets import Drawer
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.quota import Ask, ParallelSlot
 from trustgate.cluster.batches import DatabaseClock, Operation, Restore, RowStates
+from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.lanes import BatchLane
 from trustgate.cluster.lasting_work import EndedWork, HoldWork, LastingWork
@@ -81,6 +82,7 @@ class Books:
         node_id: Callable[[], str],
         *,
         looking: DatabaseSession | None = None,
+        known_changes: Callable[[], KnownChanges | None] | None = None,
     ) -> None:
         """
         Args:
@@ -90,6 +92,8 @@ class Books:
             closing: one on which they do.
             node_id: this process's id as a node. Raises TrustGateError where it is none at the moment.
             looking: one that reads what others have counted; None: ``opening``.
+            known_changes: which of the operators' changes memory has; gives None where it may be behind. None: no
+                operator changes anything.
         """
         self._counters = counters
         self.quota, self.budgets, self.balances = counters.quota, counters.budgets, counters.balances
@@ -122,6 +126,7 @@ class Books:
             on_connect=self._look_back,
             restore=self._restore,
             states=states,
+            known_changes=known_changes,
         )
 
     async def run(self) -> None:
@@ -234,7 +239,7 @@ class Books:
             on_commit: Is called once it is committed.
         """
         use = Use(receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt))
-        late = None if who is None else Late(who[1], self._subjects(who[0]))
+        late = None if who is None else Late(who[1], who[0])
         settled = Close(
             self._counters,
             use=use if receipt.finish in COUNTED else None,
@@ -246,6 +251,7 @@ class Books:
             # The receipt has been written with this charge.
             late_charge_nano_usd=balance_change(receipt)[0],
             work=work,
+            find_subjects=self._counting,
             was_left=True,
         )
         return self.closing.submit(settled, on_commit)
@@ -308,7 +314,7 @@ class Books:
 
     def late(self, caller: Caller, drawer: Drawer) -> Late:
         """Returns who used what is charged now without a hold."""
-        return Late(drawer, self._subjects(caller))
+        return Late(drawer, caller)
 
     def _counting(self, caller: Caller) -> tuple[str, ...]:
         """Returns the ids of a caller's tenant and key that are counted in rows: those with limits now, or when its

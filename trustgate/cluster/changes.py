@@ -9,7 +9,7 @@ has taken its change in, or has lost its lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
@@ -50,17 +50,33 @@ async def report(connection: DatabaseConnection, node_id: str, number: int) -> N
     await connection.execute("UPDATE nodes SET taken_in = $2 WHERE node_id = $1 AND taken_in < $2", node_id, number)
 
 
-async def wait_until_taken_in(
-    session: DatabaseSession, number: int, on_waiting: Callable[[list[str]], None] = lambda _: None
-) -> None:
-    """Wait until each node has taken in the change, or its lease is over: it serves no more then.
+class KnownChanges(NamedTuple):
+    """Which of the operators' changes a process decides by: a fencing token of what it puts on record.
 
-    A node whose lease ran out serves again only after it has taken in what it missed (member.py), so that its lease
-    alone is waited for. It takes at most the length of a lease.
+    A node that is behind a change is waited for, or buried. So what is decided without a change that each node has
+    taken in names a node that is buried, or a smaller number than its node has reported, and is not carried out.
+    """
+
+    node_id: str
+    #: Of the last change that its memory has.
+    number: int
+
+
+async def wait_until_taken_in(
+    session: DatabaseSession,
+    number: int,
+    bury: Callable[[DatabaseConnection], Awaitable[object]],
+    on_waiting: Callable[[list[str]], None] = lambda _: None,
+) -> None:
+    """Wait until no node is behind the change: each has taken it in, or was buried since its lease is over.
+
+    One that was buried puts nothing on record before it has joined anew and loaded everything (``KnownChanges``). It
+    takes at most the length of a lease.
 
     Args:
         session: to ask with; free between two looks.
         number: of the change.
+        bury: buries the nodes whose leases are over.
         on_waiting: called with the addresses of the nodes that are waited for, when those change.
     """
     pause_s = _FIRST_LOOK_S
@@ -68,14 +84,17 @@ async def wait_until_taken_in(
     while True:
         async with session.use() as connection:
             rows = await connection.fetch(
-                "SELECT address FROM nodes WHERE taken_in < $1 AND lease_until > clock_timestamp() ORDER BY address",
+                "SELECT address, lease_until > clock_timestamp() AS is_alive FROM nodes WHERE taken_in < $1"
+                " ORDER BY address",
                 number,
             )
-        waited_for = [row["address"] for row in rows]
+            if not all(row["is_alive"] for row in rows):
+                await bury(connection)
+        waited_for = [row["address"] for row in rows if row["is_alive"]]
         if waited_for != before:
             before = waited_for
             on_waiting(waited_for)
-        if not waited_for:
+        if not rows:
             return
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_LOOK_S)

@@ -12,6 +12,8 @@ from trustgate.store.postgres import connecting
 
 #: How long one batch may take before the database counts as away, seconds.
 _TIMEOUT_S = 10.0
+#: How long some thousands of receipts may take to get their places, seconds.
+_COMMAND_TIMEOUT_S = 60.0
 #: How long it may take to read all receipts at the first process's start, or to look at all books, seconds.
 LENGTHY_S = 600.0
 
@@ -63,6 +65,11 @@ def looking_session(address: PostgresAddress) -> DatabaseSession:
     """Returns the session over which requests and commands read what other processes have counted and answered."""
     statement_ms = str(int(_TIMEOUT_S * 1_000))
     return DatabaseSession(opener(address, "books", _TIMEOUT_S, statement_timeout=statement_ms), timeout_s=_TIMEOUT_S)
+
+
+def command_session(address: PostgresAddress) -> DatabaseSession:
+    """Returns the session of a command that is carried out without a server: it may give receipts their places."""
+    return DatabaseSession(opener(address, "command", _COMMAND_TIMEOUT_S), timeout_s=_COMMAND_TIMEOUT_S)
 
 
 def lengthy_session(address: PostgresAddress) -> DatabaseSession:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from trustgate.cluster.batches import (
     BatchWriter,
     DatabaseClock,
+    MemoryBehind,
     NotAlive,
     Operation,
     Restore,
@@ -25,6 +26,7 @@ from trustgate.cluster.batches import (
     RowStates,
     unreachable,
 )
+from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_retried, may_pass
 from trustgate.cluster.rows import DoneRow, HomeTaken
 from trustgate.errors import TrustGateError
@@ -92,6 +94,7 @@ class BatchLane:
         on_connect: Callable[[DatabaseConnection], Awaitable[None]] | None = None,
         restore: Restore | None = None,
         states: RowStates | None = None,
+        known_changes: Callable[[], KnownChanges | None] | None = None,
     ) -> None:
         """
         Args:
@@ -105,6 +108,7 @@ class BatchLane:
             on_connect: is called with every new connection, before it is used.
             restore: brings into memory what rows are to have that are missing; None: memory has it.
             states: what this process wrote last; one for all of its lanes. None: the lane has its own.
+            known_changes: see ``BatchWriter``.
             on_lost: is called with each result of a batch that was committed, though its operations may have failed.
         """
         self.name = name
@@ -113,7 +117,9 @@ class BatchLane:
         self._persists = persists
         self._on_lost = on_lost
         self._on_connect = on_connect
-        self._writer = BatchWriter(clock, states or RowStates(), is_durable=persists, restore=restore)
+        self._writer = BatchWriter(
+            clock, states or RowStates(), is_durable=persists, restore=restore, known_changes=known_changes
+        )
         self._connection: DatabaseConnection | None = None
         #: The number of the last batch that was committed.
         self.committed = 0
@@ -218,6 +224,13 @@ class BatchLane:
                 results = await self._try(batch, row, grows=grows)
             except NotAlive:
                 _refuse(batch)
+            except MemoryBehind:
+                # It is a node again soon, and has loaded everything then.
+                self.fault = "this process's lease was over, and it has not loaded the operators' changes yet"
+                self._on_away(batch)
+                if batch:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _AWAY_LAST_S)
             except DatabaseAway as error:
                 self.fault = error.why
                 if self._writer.granted:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from trustgate.cluster import changes, nodes, roles
-from trustgate.cluster.changes import Announced
+from trustgate.cluster.changes import Announced, KnownChanges
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession
 from trustgate.cluster.nodes import GiveBack, Identity, NodeBuried
 from trustgate.cluster.roles import Role, Tenure
@@ -132,6 +132,10 @@ class Member:
             headers={"retry-after": str(max(1, round(self._lease_s / RENEWALS)))},
         )
 
+    def known_changes(self) -> KnownChanges | None:
+        """Returns what this process may decide by; None: it is no node at the moment, and its memory may be behind."""
+        return None if self.node_id is None else KnownChanges(self.node_id, self._taken_in)
+
     def left_s(self) -> float:
         """Returns how long it may serve without a renewal, seconds."""
         return max(0.0, self._until_s - self._clock())
@@ -232,14 +236,14 @@ class Member:
             await self._take_in(found)
 
     async def settle(self) -> None:
-        """Take in every change that is committed, and wait until all other nodes have, or may serve no more.
+        """Take in every change that is committed, and wait until all other nodes have, or are buried.
 
         Raises:
             DatabaseAway: the database cannot be reached. The changes are made, and may not be in effect everywhere yet.
         """
         try:
             await self.take_in_now()
-            await changes.wait_until_taken_in(self._session, self._taken_in, _tell_waiting)
+            await changes.wait_until_taken_in(self._session, self._taken_in, self._bury, _tell_waiting)
         except DatabaseAway as error:
             raise DatabaseAway(
                 "The change is made, but the database went away before every process had taken it in.",
@@ -252,10 +256,12 @@ class Member:
         else:
             await self._renew_lease(self.node_id)
         async with self._session.use() as connection:
-            buried = await nodes.bury(connection, self._give_back)
-        for node_id in buried:
-            _logger.warning("buried %s: it did not renew its lease", node_id)
+            await self._bury(connection)
         await self._take_roles()
+
+    async def _bury(self, connection: DatabaseConnection) -> None:
+        for node_id in await nodes.bury(connection, self._give_back):
+            _logger.warning("buried %s: it did not renew its lease", node_id)
 
     async def _renew_lease(self, node_id: str) -> None:
         """Take in what is known to be there, then renew the lease, then take in what the renewal found."""

@@ -112,10 +112,10 @@ class UnheldMoney(msgspec.Struct, frozen=True):
 
 
 class Late(msgspec.Struct, frozen=True):
-    """Who used what counts without a hold, and in which subjects' rows."""
+    """Who used what counts without a hold."""
 
     drawer: Drawer
-    subjects: tuple[str, ...]
+    caller: Caller
 
 
 class Use(msgspec.Struct, frozen=True):
@@ -260,12 +260,12 @@ class Close:
             late: Who used it, where the process that held for it is gone.
             late_charge_nano_usd: What is charged then, without a hold.
             work: Work upstream that the receipt charges, unless another receipt has.
-            find_subjects: As for ``Open``; None: the subjects are those of the opening.
+            find_subjects: As for ``Open``; None: the subjects are those of the opening, and none of who is late.
             was_left: Whether the receipt was left in a journal. Then nothing is done if another process, with a copy of
                 that journal, has put it on record.
         """
         self._find_subjects = find_subjects
-        #: Subjects that are counted in rows now, and were not when it was opened.
+        #: Subjects that are counted in rows now, and were not when it was opened, or for which nothing was held.
         self._later: tuple[str, ...] = ()
         self._counters = counters
         self._hold = hold
@@ -302,7 +302,6 @@ class Close:
             if self._credit_nano_usd or self._late_charge_nano_usd:
                 rows.append(BalanceRow(self._counters.balances, self._receipt.tenant))
         if self._late is not None:
-            rows += [QuotaRow(self._counters.quota, subject) for subject in self._late.subjects]
             budgets = self._counters.budgets
             rows += [BudgetRow(counter) for counter in budgets.counters_of(self._late.drawer, budgets.clock())]
         if self._draft is not None:
@@ -389,10 +388,12 @@ class Close:
 
     def _find_later(self) -> tuple[str, ...]:
         """Returns the subjects that are counted in rows by the limits of now, and were not when it was opened."""
-        held = self._hold
-        if held is None or self._use is None or self._find_subjects is None:
+        held, late = self._hold, self._late
+        if self._use is None or self._find_subjects is None:
             return ()
-        return tuple(each for each in self._find_subjects(held.caller) if each not in held.subjects)
+        if held is not None:
+            return tuple(each for each in self._find_subjects(held.caller) if each not in held.subjects)
+        return () if late is None else self._find_subjects(late.caller)
 
     def _check_rows(self, batch: Batch) -> None:
         """Raise RowsChanged where a limit or a budget that was set meanwhile counts it.

@@ -164,6 +164,7 @@ class SharedServing:
             # The others wait for this process, which may be stopped or cut off in the middle.
             await connection.execute(_IDLE, f"{LENGTHY_S if is_alone else _OTHERS_WAIT_S:g}s")
             if is_alone:
+                await bury(connection, give_back)
                 await self._place_waiting(node_id)
             # Until the end no other process closes anything, not even one that hangs and whose lease is over.
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
@@ -411,7 +412,15 @@ async def shared_books(
     async with contextlib.AsyncExitStack() as stack:
         ids_session = closing_session(address, lease_s)
         stack.push_async_callback(_close_all, opening, closing, looking, lengthy, ids_session)
-        books = Books(counters, clock, opening, closing, lambda: _node_id(member), looking=looking)
+        books = Books(
+            counters,
+            clock,
+            opening,
+            closing,
+            lambda: _node_id(member),
+            looking=looking,
+            known_changes=member.known_changes,
+        )
         drafts = await Drafts.open(
             books,
             lengthy,
