@@ -78,9 +78,9 @@ class Ready:
 
 
 @contextlib.asynccontextmanager
-async def serving(home: Path) -> AsyncIterator[tuple[str, Admin]]:
-    """A gateway in this process, on a port of its own, with the built-in model server as upstream."""
-    settings = load_settings(home, {"serve.port": 0, "upstream.url": "builtin:echo"})
+async def serving(home: Path, upstream: str = "builtin:echo") -> AsyncIterator[tuple[str, Admin]]:
+    """A gateway in this process, on a port of its own; unless told otherwise the built-in model is its upstream."""
+    settings = load_settings(home, {"serve.port": 0, "upstream.url": upstream})
     ready, stop = Ready(), asyncio.Event()
     server = asyncio.ensure_future(serve(settings, stop=stop, observer=ready))
     # A server that cannot start ends the wait as well.

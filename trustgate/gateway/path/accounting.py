@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -269,16 +270,13 @@ class Account:
         self.upstream_model = ""
         self.first_ms: int | None = None
         #: What was used up to now: the prompt's estimate, until a meter knows better.
-        self.usage_so_far: Callable[[], Usage] = self._prompt_estimate
+        self.usage_so_far: Callable[[], Usage] = partial(_prompt_estimate, request.call)
         self.closed = False
         #: Work that went on upstream, whose end it has seen, and which it charges.
         self.work: ObjectId | None = None
         #: What it came to, once it is closed.
         self.receipt: Receipt | None = None
         self._keeping: asyncio.Future[None] | None = None
-
-    def _prompt_estimate(self) -> Usage:
-        return Usage(prompt_tokens=self.request.call.prompt_tokens, estimated=True)
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:
@@ -335,6 +333,8 @@ class Account:
         if self.closed:
             return
         self.closed = True
+        # It holds the account itself: let go of, or a request's objects are a cycle that the collector has to find.
+        self.usage_so_far = _nothing_more
         request, target = self.request, self.target
         arrival, endpoint, caller, call = request.arrival, request.endpoint, request.caller, request.call
         usage = _priced_usage(usage, endpoint, call)
@@ -430,6 +430,14 @@ class Account:
         elif terms.price_nano_usd is not None:
             billed = terms.price_nano_usd * requests_in(self.request.call) if self.request.endpoint.is_sold else 0
         return self.sale.close(billed, delivered=delivered)
+
+
+def _prompt_estimate(call: Call) -> Usage:
+    return Usage(prompt_tokens=call.prompt_tokens, estimated=True)
+
+
+def _nothing_more() -> Usage:
+    return _NOTHING
 
 
 def _version(caller: Caller, call: Call) -> Literal[3, 4, 5, 6]:

@@ -60,5 +60,6 @@ class ClientWatch(msgspec.Struct, eq=False):
     def stop(self) -> None:
         """Stop watching."""
         self.cancellation.on_slow = None
-        if self.task is not None:
-            self.task.cancel()
+        task, self.task = self.task, None  # its frames hold this
+        if task is not None:
+            task.cancel()

@@ -165,6 +165,9 @@ class EventStream:
             raise
         except Exception as error:
             raise translate(error) from error
+        finally:
+            if isinstance(self._chunks, Response):
+                self._chunks.on_piece = None  # it holds this stream, which holds the response
         last = self._read_tail()
         if last:
             yield last
