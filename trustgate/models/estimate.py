@@ -88,7 +88,8 @@ def estimate_milli(text: str | bytes) -> int:
     """Returns an estimate of the tokens in ``text`` in thousandths, with those of what stand-ins in it stand for."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     milli = 0
-    if MARK in data:
+    # A stand-in ends in a semicolon, and a single byte is found much faster than several.
+    if b";" in data and MARK in data:
         milli = sum(int(found[2]) for found in STAND_IN.finditer(data))
         data = STAND_IN.sub(b"", data)
     if not data.isascii():

@@ -16,7 +16,7 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.batch_files import BatchFile
-from trustgate.gateway.api.body_ids import ALL_MARKS, ANTHROPIC_MARKS, OPENAI_MARKS, RESPONSES_MARKS
+from trustgate.gateway.api.body_ids import ALL_MARKS, ANTHROPIC_MARKS, OPENAI_MARKS, RESPONSES_MARKS, Marks
 from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from trustgate.gateway.api.members import BOUNDS, COMMON
 from trustgate.gateway.api.object_ids import BATCHES, Kind
@@ -142,7 +142,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return frozenset(self.wire.__struct_fields__) & {"model", "stream", "n", "purpose", "file_id"}
 
     @cached_property
-    def _marks(self) -> tuple[bytes, ...]:
+    def _marks(self) -> Marks:
         return ALL_MARKS if self.is_unmetered else _MARKS.get(self.dialect, OPENAI_MARKS)
 
     def is_bounded_by(self, bounds: Iterable[tuple[str, float]]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from trustgate.errors import InvalidRequest
-from trustgate.gateway.api.body_ids import NOTHING, items_named, named_in
+from trustgate.gateway.api.body_ids import NOTHING, Marks, items_named, named_in
 from trustgate.gateway.api.members import JudgedMembers, Members, judge, largest, misnamed, misnamed_inside
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import (
@@ -101,11 +101,12 @@ def estimate_tokens_of_bytes(size_bytes: int) -> int:
 
 
 def read_chat(request: ChatRequest) -> Call:
+    messages = request.messages
     texts: list[str] = []
-    images = 0
-    features = []
+    images = tools_bytes = 0
+    features: list[str] = []
     part_types: set[str] = set()
-    for message in request.messages:
+    for message in messages:
         content = message.content
         if isinstance(content, str):
             texts.append(content)
@@ -116,13 +117,11 @@ def read_chat(request: ChatRequest) -> Call:
                     texts.append(part.text)
                 elif part.type in _VISION_PARTS:
                     images += 1
-    tools_bytes = 0
-    if request.tools or request.functions:
-        features.append("tools")
-        tools_bytes = _size((*(request.tools or ()), *(request.functions or ())))
-    for message in request.messages:
         if message.tool_calls:
             tools_bytes += _size(message.tool_calls)
+    if request.tools or request.functions:
+        features.append("tools")
+        tools_bytes += _size((*(request.tools or ()), *(request.functions or ())))
     if part_types:
         features += _features_of(part_types)
     if request.modalities and "audio" in request.modalities and "audio" not in features:
@@ -131,14 +130,20 @@ def read_chat(request: ChatRequest) -> Call:
         features.append("structured_outputs")
     if request.logprobs:
         features.append("logprobs")
-    prompt_tokens = estimate_chat(texts, messages=len(request.messages), images=images, tools_bytes=tools_bytes)
+    prompt_tokens = estimate_chat(texts, messages=len(messages), images=images, tools_bytes=tools_bytes)
     bounds = _NO_BOUNDS
     if request.max_tokens is not None or request.max_completion_tokens is not None:
         bounds = _given(max_tokens=request.max_tokens, max_completion_tokens=request.max_completion_tokens)
-    call = _generation(request, features, bounds, prompt_tokens, int(request.n or 1), len(request.messages))
-    if request.store:
-        call = msgspec.structs.replace(call, stored=True)
-    return msgspec.structs.replace(call, has_parts=True) if part_types else call
+    return _generation(
+        request,
+        features,
+        bounds,
+        prompt_tokens,
+        int(request.n or 1),
+        messages=len(messages),
+        has_parts=bool(part_types),
+        stored=bool(request.store),
+    )
 
 
 Bounds = tuple[tuple[str, float], ...]
@@ -169,7 +174,10 @@ def _generation(
     bounds: Bounds,
     prompt_tokens: int,
     choices: int,
+    *,
     messages: int = 0,
+    has_parts: bool = False,
+    stored: bool = False,
 ) -> Call:
     stream = request.stream is True
     if stream:
@@ -184,6 +192,8 @@ def _generation(
         bounds=bounds,
         choices=choices,
         messages=messages,
+        has_parts=has_parts,
+        stored=stored,
         prompt_tokens=prompt_tokens,
         features=tuple(features),
         include_usage=options is not None and options.include_usage is True,
@@ -463,7 +473,7 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
 _UNREMARKABLE = JudgedMembers()
 
 
-def with_ids(call: Call, body: bytes, marks: tuple[bytes, ...], *, models: bool = False) -> Call:
+def with_ids(call: Call, body: bytes, marks: Marks, *, models: bool = False) -> Call:
     """Returns the call with the upstreams' ids that its body names, wherever in it they stand (``api.body_ids``).
 
     ``models``: whether the models that it names at any depth count too.
