@@ -54,7 +54,7 @@ def shed(running: InFlight) -> Shedding:
     )
 
 
-def test_a_tenants_request_waits_behind_those_of_its_own_and_no_others(running: InFlight, shed: Shedding) -> None:
+async def test_a_tenants_request_waits_behind_those_of_its_own_and_no_others(running: InFlight, shed: Shedding) -> None:
     calls: list[bool] = []
     shed.on_room(lambda: calls.append(shed.has_room("a")))
     held = hold(running, 8)
@@ -69,7 +69,7 @@ def test_a_tenants_request_waits_behind_those_of_its_own_and_no_others(running: 
     assert [shed.judge(head) for head in waiting] == ["", "share"], "its turn has come, and there was room for one"
 
 
-def test_a_request_that_does_not_take_its_place_gives_it_back(running: InFlight, shed: Shedding) -> None:
+async def test_a_request_that_does_not_take_its_place_gives_it_back(running: InFlight, shed: Shedding) -> None:
     calls: list[bool] = []
     held = hold(running, 8)
     comes = head_of("a")
@@ -84,7 +84,7 @@ def test_a_request_that_does_not_take_its_place_gives_it_back(running: InFlight,
     assert calls == [True, True]
 
 
-def test_while_the_gateway_shuts_down_nothing_waits(running: InFlight, shed: Shedding) -> None:
+async def test_while_the_gateway_shuts_down_nothing_waits(running: InFlight, shed: Shedding) -> None:
     hold(running, 8)
     running.draining = True
     late = head_of("a")

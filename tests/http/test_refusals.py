@@ -65,6 +65,9 @@ class Full:
     def on_room(self, call: Callable[[], None]) -> None:
         self._loop, self._on_room = asyncio.get_running_loop(), call
 
+    def off_room(self, call: Callable[[], None]) -> None:
+        self._on_room = int
+
     def refusal(self, head: RequestHead, reason: str) -> Refusal:
         assert reason == "full"
         self.refused += 1

@@ -129,6 +129,9 @@ class Door:
     def on_room(self, call: Callable[[], None]) -> None:
         self.calls.append(call)
 
+    def off_room(self, call: Callable[[], None]) -> None:
+        self.calls.remove(call)
+
     def come(self, tenant_id: str, *, at_once: bool = False) -> Request:
         """A request comes: as a connection has it, it is let through at once where it may be."""
         request = Request(tenant_id, at_once, self.loop.now, self)

@@ -74,7 +74,10 @@ class Shed(Protocol):
         """Returns whether one more request of the tenant is let through."""
 
     def on_room(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called whenever there may be more room than before."""
+        """Have ``call`` called whenever there may be more room than before, until ``off_room`` takes it back."""
+
+    def off_room(self, call: Callable[[], None]) -> None:
+        """Have it called no more."""
 
     def refusal(self, head: RequestHead, reason: Any) -> Refusal:
         """Returns the answer to a request that is refused now; it is counted and logged."""
@@ -189,8 +192,6 @@ class Refusals:
         #: How many tenants have not been looked at since room came, and whether a turn will do that.
         self._to_look = 0
         self._is_looking = False
-        if shed is not None:
-            shed.on_room(self._room_came)
 
     @property
     def are_waiting(self) -> bool:
@@ -216,6 +217,8 @@ class Refusals:
         self.waiting += 1
         queue = self.queues.get(tenant_id)
         if queue is None:
+            if not self.queues and self._shed is not None:
+                self._shed.on_room(self._room_came)
             queue = self.queues[tenant_id] = _Queue(self, tenant_id)
         line = queue.lines[at_once]
         wait = Wait(waiting, queue, line, self._loop.time(), size)
@@ -232,6 +235,8 @@ class Refusals:
         self.waiting -= 1
         if last_of is not None:
             del self.queues[last_of]
+            if not self.queues and self._shed is not None:
+                self._shed.off_room(self._room_came)
 
     def grow(self, wait: Wait, size: int) -> None:
         """Note that a request holds so many bytes more; beyond ``MAX_HELD_BYTES`` it is refused in the next turn."""

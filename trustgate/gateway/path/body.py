@@ -63,19 +63,19 @@ class Room(msgspec.Struct, eq=False):
 
     def take(self, size: int) -> None:
         """Room for bytes that have come. Raises ``Unavailable`` (503) where there is none, with ``Retry-After``."""
-        known = min(size, self._told)
-        self._told -= known
-        size -= known
-        if not size:
-            return
-        if not self._shares.has_room(self._tenant_id, size):
+        if self._told:
+            known = min(size, self._told)
+            self._told -= known
+            size -= known
+            if not size:
+                return
+        if not self._shares.take_if_room(self._tenant_id, size):
             raise Unavailable(
                 "The gateway has no memory for this body now: others are being read.",
                 code="overloaded",
                 headers={"retry-after": "1", "connection": "close"},
                 retryable=True,
             )
-        self._shares.take(self._tenant_id, size)
         self._size += size
 
     def __enter__(self) -> Room:

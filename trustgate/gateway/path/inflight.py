@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Literal, Protocol
 
@@ -98,7 +98,7 @@ class Cancellation(msgspec.Struct, eq=False):
     reason: Reason | None = None
     #: What its client is given, once there is something.
     reply: Sending | None = None
-    #: Whether it has run for longer than ``SLOW_AFTER_S``, and what is called when it has.
+    #: Whether it has run for longer than ``SLOW_AFTER_S`` (``InFlight`` finds that out), and what is called when it has.
     is_slow: bool = False
     on_slow: Callable[[], None] | None = None
     _task: asyncio.Task[object] | None = None
@@ -111,9 +111,8 @@ class Cancellation(msgspec.Struct, eq=False):
             self.reason = reason
             self._task.cancel()
 
-    def _is_slow(self) -> None:
-        if self._task is None:
-            return  # it has ended, and was set before the time limit changed
+    def turn_slow(self) -> None:
+        """It has run for longer than ``SLOW_AFTER_S``: set its deadline, and have its client watched."""
         self.is_slow = True
         deadlines = self.running.deadlines
         if deadlines is not None:
@@ -132,17 +131,13 @@ class Cancellation(msgspec.Struct, eq=False):
         self._task = task
         self._cancelling = task.cancelling()
         running.add(self)
-        running.slow.set(self._is_slow)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running = self.running
-        running.discard(self)
-        if not self.is_slow:
-            running.slow.discard(self._is_slow)
-        elif self._deadlines is not None:
+        self.running.discard(self)
+        if self._deadlines is not None:
             self._deadlines.discard(self._is_late)
         task, self._task = self._task, None
         # Cancelled by ``cancel`` alone, not by another caller as well (compare asyncio.Timeout).
@@ -162,8 +157,13 @@ class InFlight:
     """
 
     def __init__(self, most: int, timeout_s: float) -> None:
-        self._shares = Shares(most)
-        self._cancellations: set[Cancellation] = set()
+        self.shares = Shares(most)
+        #: The requests in flight in the order in which they came, with when each counts as slow, in the loop's time.
+        #: Those that do stand in ``_slow`` instead.
+        self._quick: dict[Cancellation, float] = {}
+        self._slow: set[Cancellation] = set()
+        #: Set while there are quick ones: nearly all end before it, so that one timer does for all of them.
+        self._timer: asyncio.TimerHandle | None = None
         self._sockets: set[OpenSocket] = set()
         #: Whether a key whose requests are cut is revoked itself; else its tenant is suspended.
         self.is_revoked: Callable[[str], bool] = lambda _: True
@@ -197,27 +197,22 @@ class InFlight:
 
     def _set_timeout(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        slow_s = min(SLOW_AFTER_S, timeout_s) if timeout_s else SLOW_AFTER_S
-        #: When a request counts as slow, and from then on when it is late (None: never).
-        self.slow = Deadlines(slow_s)
+        self._slow_s = slow_s = min(SLOW_AFTER_S, timeout_s) if timeout_s else SLOW_AFTER_S
+        #: When a request is late, from when it counts as slow on; None: never.
         self.deadlines = Deadlines(timeout_s - slow_s) if timeout_s else None
 
     @property
     def most(self) -> int:
-        return self._shares.most
+        return self.shares.most
 
     @most.setter
     def most(self, most: int) -> None:
-        self._shares.most = most
+        self.shares.most = most
         self.room_came()
-
-    def has_room_for_all(self, coming: int) -> bool:
-        """Returns whether ``admit`` refuses no request for want of room, once so many more have come."""
-        return self._shares.has_room_for_all(coming)
 
     def has_room(self, tenant_id: str, coming: int = 0, coming_of: int = 0) -> bool:
         """Returns whether a request of the tenant is admitted; ``coming`` and ``coming_of`` as in ``why_not``."""
-        return not self.draining and self._shares.has_room(tenant_id, 1, coming, coming_of)
+        return not self.draining and self.shares.has_room(tenant_id, 1, coming, coming_of)
 
     def room_came(self) -> None:
         """Call what waits for room: there may be more than before."""
@@ -229,7 +224,7 @@ class InFlight:
 
         Raises ``Unavailable`` (503) when the gateway is full or shutting down, or when the tenant has its share of it.
         """
-        if self.draining or not self._shares.has_room(tenant_id, 1):
+        if self.draining or not self.shares.has_room(tenant_id, 1):
             raise no_room(self.why_not(tenant_id))
         return Cancellation(self, key_id, tenant_id)
 
@@ -240,23 +235,48 @@ class InFlight:
         """
         if self.draining:
             return "draining"
-        if self._shares.has_room(tenant_id, 1, coming, coming_of):
+        if self.shares.has_room(tenant_id, 1, coming, coming_of):
             return ""
-        return "full" if self._shares.is_full else "share"
+        return "full" if self.shares.is_full else "share"
 
     def add(self, cancellation: Cancellation) -> None:
-        self._shares.take(cancellation.tenant_id, 1)
-        self._cancellations.add(cancellation)
+        self.shares.take(cancellation.tenant_id, 1)
+        loop = self.loop
+        self._quick[cancellation] = at = loop.time() + self._slow_s
+        if self._timer is None:
+            self._timer = loop.call_at(at, self._look)
 
     def discard(self, cancellation: Cancellation) -> None:
-        self._shares.give_back(cancellation.tenant_id, 1)
-        self._cancellations.discard(cancellation)
-        if self._emptied is not None and not self._cancellations:
+        self.shares.give_back(cancellation.tenant_id, 1)
+        if self._quick.pop(cancellation, None) is None:
+            self._slow.discard(cancellation)
+        if self._emptied is not None and not len(self):
             self._emptied.set()
-        self.room_came()
+        if self.on_room:
+            self.room_came()
+
+    def _look(self) -> None:
+        """Find the requests that count as slow by now."""
+        self._timer = None
+        now = self.loop.time()
+        late = []
+        for cancellation, at in self._quick.items():
+            if at > now:
+                break
+            late.append(cancellation)
+        for cancellation in late:
+            del self._quick[cancellation]
+            self._slow.add(cancellation)
+            cancellation.turn_slow()
+        if self._quick:
+            self._timer = self.loop.call_at(next(iter(self._quick.values())), self._look)
+
+    def __iter__(self) -> Iterator[Cancellation]:
+        """The requests in flight; they may end meanwhile."""
+        return iter([*self._quick, *self._slow])
 
     def __len__(self) -> int:
-        return len(self._cancellations)
+        return len(self._quick) + len(self._slow)
 
     def open_socket(self, socket: OpenSocket) -> None:
         """Keep a connection that stays. Raises ``Unavailable`` (503) where there are too many, or the end has come."""
@@ -271,8 +291,9 @@ class InFlight:
     def cut_keys(self, key_ids: Collection[str]) -> None:
         for socket in [socket for socket in self._sockets if socket.key_id in key_ids]:
             socket.end(self._why_dead(socket.key_id))
-        for cancellation in [cancellation for cancellation in self._cancellations if cancellation.key_id in key_ids]:
-            cancellation.cancel(self._why_dead(cancellation.key_id))
+        for cancellation in self:
+            if cancellation.key_id in key_ids:
+                cancellation.cancel(self._why_dead(cancellation.key_id))
 
     def _why_dead(self, key_id: str) -> Reason:
         return "key_revoked" if self.is_revoked(key_id) else "account_inactive"
@@ -283,7 +304,7 @@ class InFlight:
         while True:
             await asyncio.sleep(min(1.0, after_s() / 4))
             before = loop.time() - after_s()
-            for cancellation in list(self._cancellations):
+            for cancellation in self:
                 reply = cancellation.reply
                 if reply is not None and reply.waiting_since is not None and reply.waiting_since < before:
                     reply.gone = True
@@ -298,8 +319,8 @@ class InFlight:
         """
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            if self._cancellations and (lapsed := lapsed_s()) and lapsed >= after_s():
-                for cancellation in list(self._cancellations):
+            if len(self) and (lapsed := lapsed_s()) and lapsed >= after_s():
+                for cancellation in self:
                     cancellation.cancel("database_away")
 
     def begin_stop(self) -> None:
@@ -317,13 +338,13 @@ class InFlight:
         self.begin_stop()
         self.draining = True
         emptied = self._emptied = asyncio.Event()
-        if not self._cancellations:
+        if not len(self):
             return
         try:
             await asyncio.wait_for(emptied.wait(), grace_s)
         except TimeoutError:
-            for cancellation in list(self._cancellations):
+            for cancellation in self:
                 cancellation.cancel("shutdown")
             await wait_at_most(emptied, _CUT_S)
-            if self._cancellations:
+            if len(self):
                 _logger.warning("stopping: %d requests that were cut are not waited for any more", len(self))

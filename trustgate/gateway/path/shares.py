@@ -52,6 +52,18 @@ class Shares:
         held = self._held.get(tenant_id, 0) + coming_of
         return held == 0 or held + amount <= FREE_MULTIPLE * free
 
+    def take_if_room(self, tenant_id: str, amount: int) -> bool:
+        """Hold ``amount`` more where the tenant may (``has_room``). Returns whether it does."""
+        free = self.most - self.total
+        if amount > free:
+            return False
+        held = self._held.get(tenant_id, 0)
+        if held and held + amount > FREE_MULTIPLE * free:
+            return False
+        self.total += amount
+        self._held[tenant_id] = held + amount
+        return True
+
     def take(self, tenant_id: str, amount: int) -> None:
         """Hold ``amount`` more, whether there is room or not."""
         self.total += amount

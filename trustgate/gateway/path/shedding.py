@@ -94,7 +94,7 @@ class Shedding:
         ``queue``: the tenants with requests that wait; another one of theirs has no room before those.
         """
         tenant_id = head.judged_as or ""
-        if queue or not self._running.has_room_for_all(self._coming):
+        if queue or not self._running.shares.has_room_for_all(self._coming):
             noted = head.noted
             if noted is None:
                 noted = head.noted = self._note(head)
@@ -128,6 +128,10 @@ class Shedding:
         """Have ``call`` called whenever there may be more room than before."""
         self._running.on_room.append(call)
 
+    def off_room(self, call: Callable[[], None]) -> None:
+        """Have it called no more."""
+        self._running.on_room.remove(call)
+
     def begun(self, head: RequestHead) -> None:
         """Note that a request which was let through has begun, or that its client has gone before."""
         tenant_id, head.passed = head.passed, None
@@ -140,7 +144,8 @@ class Shedding:
                 self._coming_of[tenant_id] = left
             else:
                 del self._coming_of[tenant_id]
-        self._running.room_came()  # it may not take its place: its key is no good, or its client has gone
+        if self._running.on_room:
+            self._running.room_came()  # it may not take its place: its key is no good, or its client has gone
 
     def _note(self, head: RequestHead) -> _Noted | tuple[()]:
         """Returns what is known from a head; an empty tuple where its request goes the whole path."""
