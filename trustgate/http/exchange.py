@@ -145,7 +145,8 @@ class Exchange:
         if part:
             self._parts.append(part)
             self.unread += len(part)
-        self.wake()
+        if self._woken is not None:
+            self.wake()
         return rest
 
     def _break_off(self, error: InvalidHttp) -> None:

@@ -79,7 +79,7 @@ class RequestHead:
 
     __slots__ = (
         *("expects_continue", "fields", "forwarded", "headers", "is_chunked", "is_usual", "judged_as", "keeps_alive"),
-        *("key_hash", "length", "method", "noted", "passed", "path", "query", "target", "upgrade", "version"),
+        *("key_hash", "length", "method", "noted", "passed", "path", "query", "scope", "target", "upgrade", "version"),
     )
 
     def __init__(self, method: str, target: bytes, version: str) -> None:
@@ -113,6 +113,8 @@ class RequestHead:
         self.key_hash: bytes | None = None
         self.is_usual: bool | None = None
         self.forwarded: tuple[object, Any] | None = None
+        #: The scope of its connection's requests with this head, but for what each has of its own.
+        self.scope: dict[str, Any] | None = None
 
     def with_length(self, digits: bytes) -> RequestHead:
         """Returns the same head of a request whose body has another length."""
@@ -125,6 +127,8 @@ class RequestHead:
         head.key_hash = self.key_hash
         head.is_usual = self.is_usual
         head.forwarded = self.forwarded
+        if self.scope is not None:
+            head.scope = {**self.scope, "headers": head.headers}
         return head
 
     def by_name(self) -> dict[bytes, bytes]:

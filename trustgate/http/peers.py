@@ -22,7 +22,22 @@ _WEBSOCKET, _H2C = b"websocket", b"h2c"
 def scope_of(
     head: RequestHead, exchange: object, *, scheme: str, client: tuple[str, int] | None, server: tuple[str, int] | None
 ) -> Scope:
-    """Returns the scope of a request of HTTP/1.1. ``exchange``: what gives and takes a whole body at once."""
+    """Returns the scope of a request of HTTP/1.1. ``exchange``: what gives and takes a whole body at once.
+
+    ``scheme``, ``client`` and ``server`` are those of the connection to which the head belongs.
+    """
+    known = head.scope
+    if known is None:
+        known = head.scope = _scope_of(head, scheme, client, server)
+    scope = known.copy()
+    scope["state"] = {}
+    scope["extensions"] = {EXCHANGE: exchange}
+    return scope
+
+
+def _scope_of(
+    head: RequestHead, scheme: str, client: tuple[str, int] | None, server: tuple[str, int] | None
+) -> dict[str, Any]:
     path = head.path.decode("ascii")
     return {
         "type": "http",
@@ -37,8 +52,6 @@ def scope_of(
         "headers": head.headers,
         "client": client,
         "server": server,
-        "state": {},
-        "extensions": {EXCHANGE: exchange},
     }
 
 

@@ -40,7 +40,7 @@ class Starts(Generic[Request]):
 
     def add(self, request: Request, *, is_first: bool) -> None:
         """Start a request, or let it wait for one of the next turns."""
-        if self._started < self._most and not self.are_waiting:
+        if self._started < self._most and not (self._first or self._later):
             # Counted first: answered at once, it may bring the next request of its connection here.
             self._started += 1
             self._started -= not self._start(request)

@@ -20,8 +20,8 @@ from trustgate.gateway.api.object_ids import Kind
 #: What a body without such ids does not contain: cheaper to look for than to decode it. Each time one part, and marks
 #: of which none counts in a body without that part. A single byte is found much faster than two.
 Marks = tuple[tuple[bytes, tuple[bytes, ...]], ...]
-#: In OpenAI's and Anthropic's own words; what is in escapes may be any of them. An ``audio`` or a ``voice`` counts where
-#: it is an object with an ``id``.
+#: In OpenAI's and Anthropic's own words; what is in escapes may be any of them. An ``audio`` or a ``voice`` counts
+#: where it is an object with an ``id``.
 OPENAI_MARKS: Marks = ((b"_", (b"file_id", b"store_id", b"litellm_proxy")), (b'"id"', (b'"audio"', b'"voice"')))
 RESPONSES_MARKS: Marks = (
     (b"_", (b"file_id", b"store_id", b"skill_id", b"litellm_proxy")),

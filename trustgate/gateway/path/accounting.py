@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -202,23 +202,36 @@ class Accounting:
         self.check_serving: Callable[[], None] = _always
         self._last_refusal_us: dict[str, int] = {}
 
-    async def enter(
+    def enter(
         self, arrival: Arrival, endpoint: Endpoint, caller: Caller, reply: Reply
-    ) -> AbstractContextManager[Any]:
-        """Take one of the caller's parallel requests.
+    ) -> ParallelSlot | Awaitable[AbstractContextManager[Any]]:
+        """Take one of the caller's parallel requests: at once where this process counts alone and it may have one.
 
         Raises ``RateLimited`` (429), which is put on record too, or ``Unavailable`` where none may be admitted now.
         """
         self.check_serving()
         try:
             slot = self.keeping.enter(caller)
-            return slot if isinstance(slot, ParallelSlot) else await slot
         except RateLimited as refusal:
-            # Its body has not been read: the receipt commits to none.
-            account = self.refuse(Request(arrival, endpoint, caller, _NOT_READ, b""), refusal, reply)
-            if account is not None:
-                await account.kept()
-            raise
+            return self._refuse_entry(Request(arrival, endpoint, caller, _NOT_READ, b""), refusal, reply)
+        if isinstance(slot, ParallelSlot):
+            return slot
+        return self._enter_shared(slot, Request(arrival, endpoint, caller, _NOT_READ, b""), reply)
+
+    async def _enter_shared(
+        self, entering: Awaitable[AbstractContextManager[Any]], request: Request, reply: Reply
+    ) -> AbstractContextManager[Any]:
+        try:
+            return await entering
+        except RateLimited as refusal:
+            return await self._refuse_entry(request, refusal, reply)
+
+    async def _refuse_entry(self, request: Request, refusal: RateLimited, reply: Reply) -> NoReturn:
+        """Put a refusal on record and raise it. The body has not been read: the receipt commits to none."""
+        account = self.refuse(request, refusal, reply)
+        if account is not None:
+            await account.kept()
+        raise refusal
 
     def refuse(self, request: Request, refusal: TrustGateError, reply: Reply) -> Account | None:
         """Write a receipt of a refusal, so that it can be proven too, and name it in the reply's headers.

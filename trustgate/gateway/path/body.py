@@ -89,7 +89,7 @@ class Room(msgspec.Struct, eq=False):
             self._size = 0
 
 
-def body_at_hand(scope: Scope, declared: int, max_body_bytes: int, room: Room) -> bytes | None:
+def whole_body(scope: Scope, declared: int, max_body_bytes: int, room: Room) -> bytes | None:
     """Returns the whole body of a request that has JSON, where it came with its head, as it nearly always does.
 
     None where it has to be read (``read_json``). ``declared``: its length as in the head, bytes; 0 without. Raises
@@ -101,12 +101,11 @@ def body_at_hand(scope: Scope, declared: int, max_body_bytes: int, room: Room) -
         if body is not None:
             room.take(len(body))
             return body
-    room.expect(declared)
     return None
 
 
 async def read_json(receive: Receive, max_body_bytes: int, timeout_s: float, room: Room) -> bytes | LargeBody:
-    """Returns the whole body of a request that has JSON or nothing, of which ``body_at_hand`` gave none.
+    """Returns the whole body of a request that has JSON or nothing, of which ``whole_body`` gave none.
 
     Raises ``RequestTooLarge`` (413), ``RequestTimeout`` (408), ``Unavailable`` (503) where there is no memory for it,
     ``InvalidRequest`` or ``ClientDisconnected``.

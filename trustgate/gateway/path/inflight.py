@@ -98,7 +98,7 @@ class Cancellation(msgspec.Struct, eq=False):
     reason: Reason | None = None
     #: What its client is given, once there is something.
     reply: Sending | None = None
-    #: Whether it has run for longer than ``SLOW_AFTER_S`` (``InFlight`` finds that out), and what is called when it has.
+    #: Whether it has run for longer than ``SLOW_AFTER_S``, as ``InFlight`` finds out, and what is called when it has.
     is_slow: bool = False
     on_slow: Callable[[], None] | None = None
     _task: asyncio.Task[object] | None = None

@@ -24,6 +24,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -44,7 +46,7 @@ from trustgate.gateway.api.uploads import ClientDisconnected, Payload, Upload
 from trustgate.gateway.path.accounting import Account, Accounting, Request, RequestHold, receipt_header
 from trustgate.gateway.path.arrival import Arrival, check_head, is_json
 from trustgate.gateway.path.batch_lines import LineJudge, judged_messages
-from trustgate.gateway.path.body import BodyMemory, Room, body_at_hand, end_user_of, peek, read_json
+from trustgate.gateway.path.body import BodyMemory, Room, end_user_of, peek, read_json, whole_body
 from trustgate.gateway.path.caller_models import CallerModel, CallerModels
 from trustgate.gateway.path.client_watch import ClientWatch
 from trustgate.gateway.path.content_coding import undone
@@ -64,7 +66,7 @@ from trustgate.http.sending import Headers
 from trustgate.models.catalog import Catalog
 from trustgate.models.stand_in import shown
 from trustgate.models.upstream.answer import Answer
-from trustgate.models.upstream.client import UpstreamClient
+from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target
 from trustgate.observe.traces import Tracing
 from trustgate.payment.paid_answers import Recorded
@@ -165,6 +167,8 @@ class Pipeline:
     ) -> None:
         """Steps 1 to 3, and ``_fulfil`` for the rest."""
         limits, reply = self._settings.serve, delivery.reply
+        body: Payload
+        sent: Payload
 
         # 1 request: its head
         max_bytes = limits.max_upload_bytes if endpoint.body == "form" else limits.max_body_bytes
@@ -174,56 +178,63 @@ class Pipeline:
         caller = identify(self._directory, arrival, takes_keyless=endpoint.sells_keyless)
 
         # A share of the gateway, and one of the caller's own parallel requests: asked for before anything is read.
-        with (
-            self._running.admit(caller.key.id, caller.tenant.id) as cancellation,
-            await self._accounting.enter(arrival, endpoint, caller, reply) as slot,
-            self._memory.room_for(caller.tenant.id) as room,
-        ):
-            cancellation.reply = reply
-            # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
-            self._accounting.log.check_room(len(self._running))
-            try:
-                body, sent, call = await self._read(endpoint, arrival, scope, receive, caller, room)
-            except InvalidRequest as error:
-                # Who sends nothing yet wants to know what it costs: directories of paid services ask so.
-                if caller.is_keyless and error.code == "invalid_json":
-                    self._payment_step.tell_price(endpoint, caller, arrival)
-                raise
-            if caller.is_keyless and (call.uses or call.shared):
-                # What is of the tenant that sells is not of those who buy.
-                raise InvalidRequest(
-                    "Without an API key a request cannot name what an upstream keeps: send the content itself.",
-                    code="unsupported_parameter",
-                )
-            if caller.end_user_sources:
-                call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
-            if self._routing.looks_up_ids(endpoint, call):
-                await self._routing.catch_up()
-            route = self._routing.begin(endpoint, call, body, scope, caller.key, caller.profile)
-            call = route.call
+        with self._running.admit(caller.key.id, caller.tenant.id) as cancellation:
+            entered = self._accounting.enter(arrival, endpoint, caller, reply)
+            slot: Any = entered if isinstance(entered, ParallelSlot) else await entered
+            with slot, self._memory.room_for(caller.tenant.id) as room:
+                cancellation.reply = reply
+                # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
+                self._accounting.log.check_room(len(self._running))
+                try:
+                    whole = self._body_at_hand(endpoint, arrival, scope, caller, room)
+                    if whole is not None:
+                        body, sent, call = whole, whole, endpoint.peek(whole)
+                    else:
+                        body, sent, call = await self._read(endpoint, arrival, scope, receive, caller, room)
+                except InvalidRequest as error:
+                    # Who sends nothing yet wants to know what it costs: directories of paid services ask so.
+                    if caller.is_keyless and error.code == "invalid_json":
+                        self._payment_step.tell_price(endpoint, caller, arrival)
+                    raise
+                if caller.is_keyless and (call.uses or call.shared):
+                    # What is of the tenant that sells is not of those who buy.
+                    raise InvalidRequest(
+                        "Without an API key a request cannot name what an upstream keeps: send the content itself.",
+                        code="unsupported_parameter",
+                    )
+                if caller.end_user_sources:
+                    call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
+                if self._routing.looks_up_ids(endpoint, call):
+                    await self._routing.catch_up()
+                route = self._routing.begin(endpoint, call, body, scope, caller.key, caller.profile)
+                asked = self._ask(arrival, endpoint, caller, route, sent)
 
-            # What the name means, and what the request may use at most. (That it means nothing is told at step 7.)
-            model = self._models.find(caller, None if route.is_modelless else call.model)
-            if endpoint.is_unmetered:
-                model = self._models.priced_by_call(model, endpoint, is_asked=route.asks_model)
-            drawer = model.drawer if call.end_user is None else None
-            request = Request(arrival, endpoint, caller, call, body, model.names, sent, drawer)
-            bound = completion_bound(call, model.resolved, model.completion_cap)
-            ask = worst_case(
-                endpoint, call, model.resolved, bound, caller.price_factor_ppm, arrival.at_us, model.fallbacks
-            )
-            asked = _Asked(request, route, model, ask, bound if model.is_bounded else None)
+                # 3 payment
+                watch = ClientWatch(receive, reply, cancellation)
+                if caller.terms is None:
+                    await self._fulfil(asked, None, slot, watch, delivery)
+                    return
+                sale = await self._payment_step.admit(asked.request, asked.model.resolved, asked.ask, delivery)
+                if isinstance(sale, Recorded):
+                    await reply.replay(*sale)
+                    return
+                async with sale or _OWES_NOTHING:
+                    await self._fulfil(asked, sale, slot, watch, delivery)
 
-            # 3 payment
-            if caller.terms is None:
-                await self._fulfil(asked, None, slot, ClientWatch(receive, reply, cancellation), delivery)
-                return
-            sale = await self._payment_step.admit(request, model.resolved, ask, delivery)
-            if isinstance(sale, Recorded):
-                await reply.replay(*sale)
-                return
-            async with sale or _OWES_NOTHING:
-                await self._fulfil(asked, sale, slot, ClientWatch(receive, reply, cancellation), delivery)
+    def _ask(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, route: Route, sent: Payload) -> _Asked:
+        """Returns what the model's name means, and what the request may use at most.
+
+        That a name means nothing is told at step 7. ``sent``: the body as it goes upstream.
+        """
+        call = route.call
+        model = self._models.find(caller, None if route.is_modelless else call.model)
+        if endpoint.is_unmetered:
+            model = self._models.priced_by_call(model, endpoint, is_asked=route.asks_model)
+        drawer = model.drawer if call.end_user is None else None
+        request = Request(arrival, endpoint, caller, call, route.body, model.names, sent, drawer)
+        bound = completion_bound(call, model.resolved, model.completion_cap)
+        ask = worst_case(endpoint, call, model.resolved, bound, caller.price_factor_ppm, arrival.at_us, model.fallbacks)
+        return _Asked(request, route, model, ask, bound if model.is_bounded else None)
 
     async def _fulfil(
         self, asked: _Asked, sale: Sale | None, slot: ParallelSlot, watch: ClientWatch, delivery: Delivery
@@ -236,7 +247,8 @@ class Pipeline:
         self._check_plan(asked)
 
         # 5 quota
-        with await self._open_account(request, asked.ask, sale, slot, delivery) as account:
+        opened = self._open_account(request, asked.ask, sale, slot, delivery)
+        with opened if isinstance(opened, Account) else await opened as account:
             # 6 validation
             if call.invalid is not None:
                 raise call.invalid
@@ -293,17 +305,46 @@ class Pipeline:
             slug = endpoint.service_slug or resolved.passport.slug
             check_priced(caller, call.model, slug, model.names, is_priced=False)
 
-    async def _fetch(self, asked: _Asked, targets: list[Target], watch: ClientWatch, delivery: Delivery) -> Answer:
-        """Step 8. Returns the answer of the first target that gives one; for a list, the caller's objects at all."""
+    def _fetch(self, asked: _Asked, targets: list[Target], watch: ClientWatch, delivery: Delivery) -> Awaitable[Answer]:
+        """Step 8. Gives the answer of the first target that gives one; for a list, the caller's objects at all."""
         request, route = asked.request, asked.route
         headers = self._routing.headers(request.caller.profile)
         outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
         deadline = request.arrival.started + self._settings.serve.request_timeout_s
+        if route.own is None and delivery.admitted.sale is None:
+            return self._upstream.fetch(targets, outgoing, deadline=deadline)
+        return self._fetch_unusual(route, targets, outgoing, deadline, watch, delivery)
+
+    async def _fetch_unusual(
+        self,
+        route: Route,
+        targets: list[Target],
+        outgoing: Outgoing,
+        deadline: float,
+        watch: ClientWatch,
+        delivery: Delivery,
+    ) -> Answer:
+        """As ``_fetch``, of a list, or once what is to be paid beforehand is."""
         if delivery.admitted.sale is not None:
             await delivery.pay_upfront(watch.cancellation)
         if route.own is None:
             return await self._upstream.fetch(targets, outgoing, deadline=deadline)
         return await OwnList(self._upstream, outgoing, route.own, deadline, route.hidden).page(targets)
+
+    def _body_at_hand(
+        self, endpoint: Endpoint, arrival: Arrival, scope: Scope, caller: Caller, room: Room
+    ) -> bytes | None:
+        """Returns the body of a request that goes upstream as it is, where all of it came with its head.
+
+        As it nearly always is; None where ``_read`` is to read it, or to change it. Raises ``Unavailable`` (503) where
+        there is no memory for it.
+        """
+        head = arrival.head
+        if head is None or not head.is_usual or endpoint.body != "json" or caller.profile is not None:
+            return None
+        if MODEL_IN_PATH in scope or endpoint.makes == "message_batch":
+            return None
+        return whole_body(scope, head.length, self._settings.serve.max_body_bytes, room)
 
     async def _read(
         self, endpoint: Endpoint, arrival: Arrival, scope: Scope, receive: Receive, caller: Caller, room: Room
@@ -321,8 +362,10 @@ class Pipeline:
             if coding is not None and endpoint.body == "json":
                 # Its length is not told: what counts is the content.
                 scope, receive, declared = {}, undone(receive, coding, max_bytes), None
-            body: bytes | LargeBody | None = body_at_hand(scope, int(declared or b"0"), max_bytes, room)
+            length = int(declared or b"0")
+            body: bytes | LargeBody | None = whole_body(scope, length, max_bytes, room)
             if body is None:
+                room.expect(length)
                 body = await read_json(receive, max_bytes, limits.body_timeout_s, room)
             sent = body if model is None else with_model(body, model)
             profile = caller.profile
@@ -361,16 +404,33 @@ class Pipeline:
         call = endpoint.peek_form(fields, upload.batch, audio_ms)
         return upload, upload, call if model is None else replace(call, place=model)
 
-    async def _open_account(
+    def _open_account(
         self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery
-    ) -> Account:
-        """Hold the worst case. Raises ``RateLimited`` (429), which gets a receipt, too, or ``Unavailable``."""
+    ) -> Account | Awaitable[Account]:
+        """Hold the worst case: at once where this process counts alone.
+
+        Raises ``RateLimited`` (429), which gets a receipt, too, or ``Unavailable``.
+        """
         try:
-            opened = self._accounting.keeping.open(request, ask, slot)
-            hold: RequestHold = opened if isinstance(opened, Hold) else await opened
+            hold = self._accounting.keeping.open(request, ask, slot)
         except RateLimited as refusal:
             delivery.account = self._accounting.refuse(request, refusal, delivery.reply)
             raise
+        if isinstance(hold, Hold):
+            return self._admit(request, hold, sale, delivery)
+        return self._open_shared(request, hold, sale, delivery)
+
+    async def _open_shared(
+        self, request: Request, opening: Awaitable[RequestHold], sale: Sale | None, delivery: Delivery
+    ) -> Account:
+        """As ``_open_account``, where several processes count."""
+        try:
+            return self._admit(request, await opening, sale, delivery)
+        except RateLimited as refusal:
+            delivery.account = self._accounting.refuse(request, refusal, delivery.reply)
+            raise
+
+    def _admit(self, request: Request, hold: RequestHold, sale: Sale | None, delivery: Delivery) -> Account:
         account = delivery.account = Account(self._accounting, request, hold, sale)
         if hold.rates != _NO_RATES:
             delivery.reply.headers += rate_headers(hold.rates)
