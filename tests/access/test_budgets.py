@@ -80,6 +80,24 @@ def test_a_refusal_names_the_budget_its_unit_and_when_there_is_room() -> None:
     assert caught.value.to_openai()["error"]["code"] == "insufficient_quota"
 
 
+def test_a_claim_knows_what_is_left_of_the_tightest_budget_and_until_when() -> None:
+    budgets = having(
+        budget(100, "day", "tokens", id="budget_1"),
+        budget(90, "month", "tokens", id="budget_2"),
+        budget(90, "day", "tokens", id="budget_3"),
+        budget(10, "day", "tokens", id="soft", hard=False),
+        budget(20, "day", "tokens", id="of strangers", tenants=(), everyone=True),
+        budget(30, "total", "tokens", id="never anew"),
+        budget(7, "3600s", "requests", id="rolling"),
+    )
+    claim = take(budgets, tokens=8)
+    noon_to_june = 14 * 86_400 + 12 * 3_600
+    assert claim.rate("tokens", NOON) == (90, 82, noon_to_june), "the last to begin anew of two with equally much left"
+    requests = claim.rate("requests", NOON)
+    assert requests is not None and requests[:2] == (7, 6)
+    assert claim.rate("cost_nano_usd", NOON) is None
+
+
 def test_a_total_does_not_begin_anew() -> None:
     budgets = having(budget(1, "total"))
     take(budgets)

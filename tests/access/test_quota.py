@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from msgspec.structs import replace
 
-from trustgate.access.quota import Ask, Hold, Quota, Windows
+from trustgate.access.budgets import Budgets, Drawer
+from trustgate.access.quota import Ask, Hold, LimitReached, Quota, Windows
 from trustgate.errors import RateLimited
-from trustgate.types import ApiKey, Limits, Plan, Tenant
+from trustgate.types import ApiKey, Budget, Limits, Plan, Tenant
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -63,7 +65,12 @@ def test_the_refusal_says_when_to_come_back() -> None:
     assert caught.value.status == 429
     assert caught.value.headers == {"retry-after": "42", "x-should-retry": "true"}
     assert caught.value.to_openai()["error"]["type"] == "requests"
-    reserve(quota, limited, now=now + 42 * SECOND)
+    assert "limit 1, left 0, this request needs 1" in caught.value.message
+    hold = reserve(quota, limited, now=now + 42 * SECOND)
+    assert hold.rates[0] is not None and hold.rates[0].remaining == 0
+    with pytest.raises(RateLimited) as caught:
+        reserve(quota, limited, now=now + 42 * SECOND)
+    assert caught.value.headers == {"retry-after": "60", "x-should-retry": "true"}
 
 
 def test_a_clock_that_ran_ahead_and_came_back_locks_nobody_out() -> None:
@@ -83,6 +90,19 @@ def test_a_clock_that_ran_ahead_and_came_back_locks_nobody_out() -> None:
     with pytest.raises(RateLimited) as caught:
         reserve(quota, limited, now=clock[0])
     assert int(caught.value.headers["retry-after"]) <= DAY // SECOND
+
+
+def test_a_clock_set_back_by_minutes_is_followed_and_the_days_use_counts() -> None:
+    clock = [NOON + 3 * MINUTE]
+    quota, limited = Quota(lambda: clock[0]), plan(requests_per_minute=1, requests_per_day=2)
+    reserve(quota, limited, now=clock[0])
+    clock[0] = NOON
+    with pytest.raises(RateLimited):
+        reserve(quota, limited, now=NOON)
+    # Of the day's two one is left; the minute is one of before.
+    reserve(quota, limited, now=NOON + MINUTE)
+    with pytest.raises(RateLimited):
+        reserve(quota, limited, now=NOON + 2 * MINUTE)
 
 
 def test_a_request_that_waited_does_not_turn_the_windows_back() -> None:
@@ -133,6 +153,15 @@ def test_a_void_hold_leaves_no_trace() -> None:
     quota.void(reserve(quota, limited, tokens=100))
     assert quota.used("ten_1", NOON)["day"] == {"requests": 0, "tokens": 0, "cost_nano_usd": 0}
     reserve(quota, limited, tokens=100)
+
+
+def test_a_hold_that_is_void_in_the_next_minute_is_given_back_to_the_day() -> None:
+    quota = Quota()
+    hold = reserve(quota, plan(), tokens=100, cost=9)
+    reserve(quota, plan(), tokens=10, now=NOON + MINUTE)
+    quota.void(hold)
+    used = quota.used("ten_1", NOON + MINUTE)
+    assert used["minute"] == used["day"] == used["month"] == {"requests": 1, "tokens": 10, "cost_nano_usd": 0}
 
 
 def test_a_settled_hold_frees_what_was_not_used() -> None:
@@ -255,16 +284,99 @@ def test_a_hold_knows_what_is_left_of_the_tightest_limits_and_until_when() -> No
     assert reserve(quota, plan()).rates == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("of_plan", "of_key"),
+    [
+        ({"requests_per_minute": 5, "requests_per_day": 5}, {}),
+        ({"requests_per_day": 5}, {"requests_per_minute": 5}),
+        ({"requests_per_minute": 5}, {"requests_per_day": 5}),
+    ],
+)
+def test_of_limits_equally_tight_a_hold_knows_the_one_that_resets_last(
+    of_plan: dict[str, int], of_key: dict[str, int]
+) -> None:
+    requests, _ = reserve(Quota(), plan(**of_plan), key(**of_key)).rates
+    assert requests is not None
+    assert (requests.remaining, requests.reset_s) == (4, 12 * 3_600)
+
+
+def test_a_hold_knows_the_rate_of_a_budget_that_is_tighter_or_resets_later() -> None:
+    budgets = Budgets(lambda: NOON)
+    budgets.put(Budget(id="budget_1", name="b", unit="tokens", amount=100, span="day", tenants=("ten_1",)))
+
+    def tokens(**limits: int) -> tuple[int, float]:
+        claim = budgets.claim(Drawer("ten_1", "key_1", "p", ("m",)), 10, 0, NOON)
+        hold = Quota().reserve(TENANT, plan(**limits), key(), Ask(10, 0), NOON, claim=claim)
+        claim.void()
+        rate = hold.rates[1]
+        assert rate is not None
+        return rate.limit, rate.reset_s
+
+    of_budget = (100, 12 * 3_600.0)
+    assert tokens() == of_budget
+    assert tokens(tokens_per_minute=100) == of_budget
+    assert tokens(tokens_per_month=101) == of_budget
+    assert tokens(tokens_per_minute=99) == (99, 60.0)
+    assert tokens(tokens_per_month=100) == (100, 14 * 86_400 + 12 * 3_600)
+
+
+def test_a_key_has_its_own_parallel_requests() -> None:
+    quota, limited = Quota(), key(parallel_requests=1)
+    slot = quota.enter(TENANT, plan(), limited)
+    with pytest.raises(RateLimited, match="this API key"):
+        quota.enter(TENANT, plan(), limited)
+    assert quota.parallel("ten_1") == quota.parallel("key_1") == 1
+    hold = quota.reserve(TENANT, plan(), limited, Ask(0, 0), NOON, slot)
+    assert quota.parallel("ten_1") == quota.parallel("key_1") == 1, "the request has its slot already"
+    quota.void(hold)
+    assert quota.parallel("key_1") == quota.parallel("key_2") == 0
+    quota.enter(TENANT, plan(), limited)
+
+
+def test_a_limit_that_refuses_is_told_of_once_for_each_subject_and_window() -> None:
+    quota, told = Quota(), list[LimitReached]()
+    quota.on_limit = told.append
+    keys = [replace(key(requests_per_day=1), id=f"key_{number}", origin_id="") for number in (1, 2)]
+    for _ in range(3):
+        for each in keys:
+            with contextlib.suppress(RateLimited):
+                reserve(quota, plan(requests_per_month=9), each)
+    midnight = at(2026, 5, 18)
+    assert told == [LimitReached("ten_1", each.id, "day", "requests", 1, NOON, midnight) for each in keys]
+    for most in (9, 9, 4, 4):
+        for each in keys:
+            with contextlib.suppress(RateLimited):
+                reserve(quota, plan(requests_per_month=most), each, now=midnight)
+    assert [reached[:3] for reached in told[2:]] == [
+        ("ten_1", "key_1", "day"),
+        ("ten_1", "key_2", "day"),
+        ("ten_1", "", "month"),
+    ]
+    with pytest.raises(RateLimited):
+        reserve(quota, plan(requests_per_month=4), now=midnight + DAY)
+    assert len(told) == 5, "the day has begun anew, the month has not"
+
+
+def test_what_no_window_could_pass_and_what_a_minute_refuses_is_not_told_of() -> None:
+    quota, told = Quota(), list[LimitReached]()
+    quota.on_limit = told.append
+    for limited, tokens in ((plan(tokens_per_day=10), 11), (plan(tokens_per_minute=10), 10)):
+        for _ in range(2):
+            with contextlib.suppress(RateLimited):
+                reserve(quota, limited, tokens=tokens)
+    assert not told
+
+
 def test_what_was_used_is_of_the_windows_of_the_moment() -> None:
     quota = Quota()
     quota.post(reserve(quota, plan(requests_per_minute=9), tokens=100), 60, 7)
     last = NOON + MINUTE - 1
     assert quota.used("ten_1", last)["minute"] == {"requests": 1, "tokens": 60, "cost_nano_usd": 7}
     assert quota.current_usage(last).windows.starts[0] == NOON
+    assert quota.current_usage(NOON + MINUTE).windows.starts[0] == NOON + MINUTE
     following = quota.used("ten_1", NOON + MINUTE)
     assert following["minute"] == {"requests": 0, "tokens": 0, "cost_nano_usd": 0}
     assert following["day"] == following["month"] == {"requests": 1, "tokens": 60, "cost_nano_usd": 7}
-    assert quota.current_usage(NOON + MINUTE).windows.starts[0] == NOON + MINUTE
 
 
 class QuotaMachine(RuleBasedStateMachine):
@@ -361,6 +473,27 @@ def test_what_the_gateway_did_by_itself_is_counted_and_what_goes_on_is_held() ->
     for subject in ("ten_1", "key_1"):
         for window in quota.used(subject, NOON).values():
             assert window == {"requests": 1, "tokens": 320, "cost_nano_usd": 70}
+    quota.charge(("ten_1",), 5, 1, NOON + MINUTE)
+    assert quota.used("ten_1", NOON + MINUTE)["minute"] == {"requests": 1, "tokens": 5, "cost_nano_usd": 1}
+    assert quota.used("ten_1", NOON + MINUTE)["day"] == {"requests": 2, "tokens": 325, "cost_nano_usd": 71}
+
+
+def test_what_goes_on_is_held_in_the_windows_of_now_and_no_use_of_the_audits() -> None:
+    quota, budgets = Quota(), Budgets(lambda: NOON + MINUTE)
+    budgets.put(Budget(id="budget_1", name="b", unit="tokens", amount=900, span="day", everyone=True))
+    quota.post(reserve(quota, plan(), tokens=100), 60, 7)
+    drawer = Drawer("ten_1", "key_1", "p", ("m",), None)
+    claim = budgets.claim_work(drawer, 500, 90, NOON + MINUTE)
+    hold = quota.hold_work(("ten_1", "key_1"), Ask(500, 90), NOON + MINUTE, claim)
+
+    assert quota.used("ten_1", NOON + MINUTE)["minute"] == {"requests": 0, "tokens": 500, "cost_nano_usd": 90}
+    assert [standing.held for standing in budgets.standings(NOON + MINUTE)] == [500]
+    reserve(quota, plan(), tokens=10)
+    assert quota.current_usage(NOON + MINUTE).counters["ten_1"] == (1, ((1, 10, 0), (2, 70, 7), (2, 70, 7)))
+    quota.void(hold)
+    assert [standing.held for standing in budgets.standings(NOON + MINUTE)] == [0]
+    assert quota.used("ten_1", NOON + MINUTE)["minute"] == {"requests": 1, "tokens": 10, "cost_nano_usd": 0}
+    assert quota.current_usage(NOON + MINUTE).counters["ten_1"] == (1, ((1, 10, 0), (2, 70, 7), (2, 70, 7)))
 
 
 def test_what_another_process_counted_counts_here_in_the_windows_that_run() -> None:
@@ -368,14 +501,18 @@ def test_what_another_process_counted_counts_here_in_the_windows_that_run() -> N
     limited = plan(requests_per_minute=5, requests_per_day=8)
     for _ in range(5):
         reserve(first, limited, tokens=10)
+    first.hold_work(("ten_1",), Ask(100, 7), NOON)
     second.begin(NOON)
     assert second.take_in("ten_1", first.state("ten_1"), NOON + SECOND) == [True, True, True]
     with pytest.raises(RateLimited):
         reserve(second, limited, now=NOON + SECOND)
+    assert second.parallel("ten_1") == 5
+    assert second.current_usage(NOON).counters["ten_1"] == (5, ((5, 50, 0),) * 3), "without what goes on"
     # A minute later the minute is over; the day is not.
     later = NOON + MINUTE
     assert second.take_in("ten_1", first.state("ten_1"), later) == [False, True, True]
     assert second.used("ten_1", later)["minute"]["tokens"] == 0
+    assert second.current_usage(later).counters["ten_1"] == (5, ((0, 0, 0), (5, 50, 0), (5, 50, 0)))
     for _ in range(3):
         reserve(second, limited, now=later)
     with pytest.raises(RateLimited):

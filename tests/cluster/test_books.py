@@ -334,6 +334,21 @@ async def test_what_is_used_counts_though_memory_has_seen_its_budget_without_it(
         assert (await budget_figures(url, row.key))[0] == 3
 
 
+async def test_what_a_budget_holds_that_changes_its_models_and_back_is_given_back(url: str) -> None:
+    caller, first = make_caller(), shared_budget("tokens", 100)
+    async with bookkeepers(url, 1, first) as [keeper]:
+        budgets = keeper.counters.budgets
+        key = BudgetRow(budgets.counters_of(drawer_of(caller), 0)[0]).key
+        hold = await keeper.ask(caller, Ask(60, 0))
+        assert hold is not None and await budget_figures(url, key) == (0, 60)
+        budgets.put(msgspec.structs.replace(first, models=("other",)))
+        await keeper.close(hold, Use(10, 0))
+        assert await budget_figures(url, key) == (0, 0), "the model is no longer the budget's"
+        budgets.put(first)
+        assert await keeper.ask(caller, Ask(101, 0)) is None
+        assert await keeper.ask(caller, Ask(100, 0)) is not None
+
+
 async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_and_others_are_seen(url: str) -> None:
     caller, use = make_caller(plan=Limits(tokens_per_day=1_000)), Use(7, 0)
     async with bookkeepers(url, 2) as [one, two]:
@@ -352,8 +367,9 @@ async def test_rows_that_one_process_alone_writes_are_written_in_one_statement_a
     assert [receipt.tprev for receipt in chain] == [FIRST_TPREV, *(leaf_hash(each).hex() for each in chain[:-1])]
 
 
+@pytest.mark.parametrize("of", ["plan", "budget"])
 @pytest.mark.parametrize("was_held", [True, False])
-async def test_a_limit_that_comes_while_a_close_waits_for_its_rows_counts_it(was_held: bool, url: str) -> None:
+async def test_a_limit_that_comes_while_a_close_waits_for_its_rows_counts_it(was_held: bool, of: str, url: str) -> None:
     """All are counted anew for a new limit; what had not locked its rows by then is not among the receipts.
 
     ``was_held``: False: work whose end is seen later, for which nothing is held.
@@ -376,17 +392,25 @@ async def test_a_limit_that_comes_while_a_close_waits_for_its_rows_counts_it(was
             async with asyncio.timeout(PATIENCE_S):
                 while not await connection.fetchval(WAITING_FOR_ROWS):
                     pass
-            directory.put(msgspec.structs.replace(caller.plan, limits=Limits(tokens_per_day=1_000)))
-            keeper.counters.budgets.put(shared_budget("tokens", 1_000))
             # Counted anew: nothing was used.
-            at_us, budgets = keeper.clock(), Budgets(keeper.clock)
-            budgets.put(shared_budget("tokens", 1_000))
-            counted = quotas_anew(Quota(), ["ten_1"], {}, at_us) | counted_anew(budgets, {})
+            if of == "plan":
+                directory.put(msgspec.structs.replace(caller.plan, limits=Limits(tokens_per_day=1_000)))
+                counted = quotas_anew(Quota(), ["ten_1"], {}, keeper.clock())
+            else:
+                keeper.counters.budgets.put(shared_budget("tokens", 1_000))
+                budgets = Budgets(keeper.clock)
+                budgets.put(shared_budget("tokens", 1_000))
+                budgets.count(drawer_of(caller), 0, 0, keeper.clock())
+                counted = counted_anew(budgets, {})
+                assert counted
             for key, state in counted.items():
                 await connection.execute("INSERT INTO shared_state VALUES ($1, $2::text::jsonb)", key, state)
         assert await closing is not None
         await keeper.books.refresh_counts("ten_1")
-        assert keeper.counters.quota.used("ten_1", keeper.clock())["day"]["tokens"] == 7
-        [standing] = keeper.counters.budgets.standings(keeper.clock())
-        assert (standing.used, standing.held) == (7, 0)
+        standings = [(each.used, each.held) for each in keeper.counters.budgets.standings(keeper.clock())]
+        assert standings == ([] if of == "plan" else [(7, 0)])
+        # Counted in the row, not in memory alone.
+        limited = make_caller(plan=Limits(tokens_per_day=1_000)) if of == "plan" else caller
+        assert await keeper.ask(limited, Ask(994, 0)) is None
+        assert await keeper.ask(limited, Ask(993, 0)) is not None
     await stranger.close()

@@ -13,6 +13,9 @@ one fails. Prints a line for each survivor and a table; the exit code is 0 whate
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
 import random
 import shutil
 import subprocess
@@ -23,14 +26,22 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from tests.environments import ROOT
 from tests.mutation.mutants import Mutant, mutants_of
 
+_METERING = (
+    "tests/models/test_counts.py",
+    "tests/models/test_events.py",
+    "tests/models/test_sse.py",
+    "tests/models/test_failures.py",
+    "tests/models/test_streams_at_once.py",
+)
 #: The files that hold the promises, and the tests that should notice a change in them, the quickest first.
 TESTS: dict[str, tuple[str, ...]] = {
     "access/quota.py": ("tests/access/test_quota.py",),
+    "access/quota_counter.py": ("tests/access/test_quota.py",),
     "access/budgets.py": ("tests/access/test_budgets.py",),
     "access/budget_counter.py": ("tests/access/test_budgets.py",),
     "access/spans.py": ("tests/access/test_budgets.py",),
@@ -40,6 +51,43 @@ TESTS: dict[str, tuple[str, ...]] = {
     "receipts/log.py": ("tests/receipts/test_log.py", "tests/gateway/test_order.py", "tests/gateway/test_log.py"),
     "receipts/journal.py": ("tests/receipts/test_journal.py",),
     "receipts/segment.py": ("tests/receipts/test_journal.py",),
+    "receipts/bounds.py": ("tests/receipts/test_bounds.py",),
+    "receipts/tree.py": (
+        "tests/receipts/test_tree.py",
+        "tests/receipts/test_log.py",
+        "tests/receipts/test_publisher.py",
+    ),
+    "cluster/operations.py": (
+        "tests/cluster/test_books.py",
+        "tests/cluster/test_lasting_work.py",
+        "tests/cluster/test_against_model.py",
+        "tests/cluster/test_drafts.py",
+    ),
+    "cluster/claimed_budgets.py": ("tests/cluster/test_books.py", "tests/cluster/test_against_model.py"),
+    "cluster/counted_once.py": ("tests/cluster/test_lasting_work.py", "tests/cluster/test_books.py"),
+    "cluster/lasting_work.py": ("tests/cluster/test_lasting_work.py",),
+    "cluster/rows.py": (
+        "tests/cluster/test_rows.py",
+        "tests/cluster/test_lasting_work.py",
+        "tests/cluster/test_books.py",
+        "tests/cluster/test_against_model.py",
+    ),
+    "cluster/books.py": (
+        "tests/cluster/test_lasting_work.py",
+        "tests/cluster/test_books.py",
+        "tests/cluster/test_drafts.py",
+    ),
+    "cluster/lanes.py": (
+        "tests/cluster/test_batches.py",
+        "tests/cluster/test_books.py",
+        "tests/cluster/test_books_faults.py",
+    ),
+    "cluster/batches.py": (
+        "tests/cluster/test_batches.py",
+        "tests/cluster/test_books.py",
+        "tests/cluster/test_books_faults.py",
+    ),
+    "cluster/drafts.py": ("tests/cluster/test_drafts.py", "tests/cluster/test_sequencer.py"),
     "payment/balance.py": ("tests/payment/test_balance.py", "tests/payment/test_cashier.py"),
     "payment/cashier.py": ("tests/payment/test_cashier.py", "tests/payment/test_money.py"),
     "payment/ledger.py": ("tests/payment/test_cashier.py", "tests/payment/test_money.py"),
@@ -49,6 +97,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/payment/test_cashier.py",
         "tests/payment/test_lifetime.py",
     ),
+    "payment/reconciler.py": ("tests/payment/test_settling.py", "tests/payment/test_cashier.py"),
     "payment/shop_events.py": ("tests/gateway/test_credit_webhooks.py",),
     "statements/account.py": ("tests/statements/test_statements.py",),
     "statements/making.py": ("tests/statements/test_statements.py", "tests/statements/test_endpoint.py"),
@@ -66,12 +115,31 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "models/upstream/response.py": ("tests/models/test_response.py", "tests/gateway/test_answers.py"),
     "models/upstream/transport.py": ("tests/models/test_response.py", "tests/gateway/test_media.py"),
+    "models/pricing.py": (
+        "tests/models/test_pricing.py",
+        "tests/models/test_pricelist.py",
+        "tests/models/test_litellm_prices.py",
+        "tests/models/test_published.py",
+    ),
+    "models/metering/answer.py": _METERING,
+    "models/metering/chunks.py": _METERING,
+    "models/metering/counts.py": _METERING,
+    "models/metering/events.py": _METERING,
+    "models/metering/generated.py": _METERING,
+    "models/metering/lenient.py": _METERING,
+    "models/metering/sse.py": _METERING,
+    "models/metering/whole.py": _METERING,
+    "tasks.py": ("tests/cluster/test_ending.py",),
     "deadlines.py": ("tests/test_deadlines.py", "tests/gateway/test_inflight.py"),
     "gateway/path/accounting.py": (
         "tests/gateway/test_order.py",
         "tests/gateway/test_path.py",
         "tests/gateway/test_payments.py",
     ),
+    "gateway/path/shares.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
+    "gateway/path/shedding.py": ("tests/gateway/test_shedding.py", "tests/gateway/test_fairness.py"),
+    "gateway/path/work_holds.py": ("tests/gateway/test_batch_limits.py",),
+    "gateway/path/shared_keeping.py": ("tests/cluster/test_several_books.py",),
     "gateway/path/relay.py": (
         "tests/gateway/test_order.py",
         "tests/gateway/test_path.py",
@@ -83,10 +151,14 @@ TESTS: dict[str, tuple[str, ...]] = {
     "http/exchange.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
     "http/http1.py": ("tests/http/test_connection.py", "tests/http/test_smuggling.py"),
     "http/accepting.py": ("tests/http/test_accepting.py",),
+    "http/refusals.py": ("tests/http/test_refusals.py", "tests/http/test_waiting.py"),
+    "http/waiting_streams.py": ("tests/http/test_waiting_streams.py",),
     "http/starts.py": ("tests/http/test_accepting.py",),
 }
 _COPIED = ("trustgate", "tests", "examples", "completions", "README.md", "pyproject.toml", ".ci", "LICENSE")
 _TIMEOUT_S = 300.0
+#: By pytest's exit code; None: they did not end in time.
+_OUTCOMES = {0: "survived", None: "timeout"}
 
 
 class Result(NamedTuple):
@@ -105,14 +177,14 @@ def main(arguments: Sequence[str]) -> int:
         for file, mutant in chosen:
             print(_line(file, mutant))
         return 0
-    with tempfile.TemporaryDirectory(prefix="trustgate-mutation-") as temporary:
-        folders: SimpleQueue[Path] = SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="trustgate-mutation-") as temporary, contextlib.ExitStack() as running:
+        copies: SimpleQueue[_Copy] = SimpleQueue()
         for number in range(options.jobs):
-            folders.put(_copy(Path(temporary, str(number))))
-        if not _passes_unchanged(folders, sorted({file for file, _ in chosen})):
+            copies.put(running.enter_context(_Copy(Path(temporary, str(number)))))
+        if not _passes_unchanged(copies, sorted({file for file, _ in chosen})):
             return 2
         with ThreadPoolExecutor(options.jobs) as pool:
-            results = list(pool.map(lambda one: _try(folders, *one), chosen))
+            results = list(pool.map(lambda one: _try(copies, *one), chosen))
     _report(results)
     return 0
 
@@ -139,54 +211,69 @@ def _choose(options: argparse.Namespace) -> list[tuple[str, Mutant]]:
     return chosen
 
 
-def _copy(folder: Path) -> Path:
-    folder.mkdir()
-    for name in _COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
-    return folder
+class _Copy:
+    """A copy of the checkout, and the process that runs tests in it (``tests.mutation.forked``)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in _COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder / name)
+        # The copy comes before the installed checkout.
+        environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutation.forked"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(self, tests: Sequence[str]) -> tuple[str, str]:
+        """Returns the outcome of the tests, as in ``Result``, and the end of their output."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"tests": tests, "timeout_s": _TIMEOUT_S}) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return _OUTCOMES.get(answer["code"], "killed"), answer["output"]
 
 
-def _passes_unchanged(folders: SimpleQueue[Path], files: list[str]) -> bool:
-    folder = folders.get()
-    tests = sorted({test for file in files for test in TESTS[file]})
-    outcome, output = _run(folder, tests)
-    folders.put(folder)
+def _passes_unchanged(copies: SimpleQueue[_Copy], files: list[str]) -> bool:
+    copy = copies.get()
+    outcome, output = copy.run(sorted({test for file in files for test in TESTS[file]}))
+    copies.put(copy)
     if outcome != "survived":
-        print(f"the tests fail without any mutant:\n{output[-4000:]}", file=sys.stderr)
+        print(f"the tests fail without any mutant:\n{output}", file=sys.stderr)
     return outcome == "survived"
 
 
-def _try(folders: SimpleQueue[Path], file: str, mutant: Mutant) -> Result:
-    folder = folders.get()
-    path = folder / "trustgate" / file
+def _try(copies: SimpleQueue[_Copy], file: str, mutant: Mutant) -> Result:
+    copy = copies.get()
+    path = copy.folder / "trustgate" / file
     source = path.read_text()
     started = time.monotonic()
     try:
         path.write_text(mutant.apply(source))
-        outcome, _ = _run(folder, TESTS[file])
+        outcome, _ = copy.run(TESTS[file])
     finally:
         path.write_text(source)
-        folders.put(folder)
+        copies.put(copy)
     result = Result(file, mutant, outcome, time.monotonic() - started)
     if outcome == "survived":
         print(f"SURVIVED  {_line(file, mutant)}", flush=True)
     return result
-
-
-def _run(folder: Path, tests: Sequence[str]) -> tuple[str, str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *tests]
-    # Without the test folder's own settings of coverage or processes; the copy comes before the installed checkout.
-    environment = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return "timeout", ""
-    return ("survived" if done.returncode == 0 else "killed"), done.stdout + done.stderr
 
 
 def _line(file: str, mutant: Mutant) -> str:

@@ -94,8 +94,8 @@ def _is_out_of_sight(node: ast.AST) -> bool:
         if isinstance(node.value, ast.Constant):
             return True
         return ast.unparse(node).startswith(("_logger.", "self._say("))
-    # What an error says is prose.
-    return isinstance(node, ast.keyword) and node.arg in {"hint", "code", "headers"}
+    # What an error says is prose; ``zip``'s ``strict`` is an assertion.
+    return isinstance(node, ast.keyword) and node.arg in {"hint", "code", "headers", "strict"}
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:

@@ -182,9 +182,11 @@ class Claim(msgspec.Struct, eq=False):
             if budget.unit == unit and budget.hard and not hides_figures(budget):
                 remaining = max(0, counter.amount - counter.used - counter.held)
                 resets_us = counter.resets_us(at_us)
-                if resets_us is not None and (tightest is None or remaining < tightest[1]):
+                if resets_us is not None and (tightest is None or remaining <= tightest[1]):
                     reset_s = max(0, resets_us - at_us) / MICROSECONDS_PER_SECOND
-                    tightest = counter.amount, remaining, reset_s
+                    # Of those that have equally much left, the one that resets last (``access.quota.Rate``).
+                    if tightest is None or remaining < tightest[1] or reset_s > tightest[2]:
+                        tightest = counter.amount, remaining, reset_s
         return tightest
 
 

@@ -44,7 +44,10 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rate(msgspec.Struct, frozen=True, gc=False):
-    """The state of the tightest limit on one unit, for the ``x-ratelimit-*`` headers."""
+    """The state of the tightest limit on one unit, for the ``x-ratelimit-*`` headers.
+
+    Of limits that have equally much left it is the one that resets last: a client that waits for it has waited enough.
+    """
 
     limit: int
     remaining: int
@@ -438,9 +441,10 @@ class Quota:
             for limit in active:
                 if limit.unit == unit:
                     remaining = max(0, limit.most - counter.used[limit.window][unit])
-                    if tightest is None or remaining < tightest.remaining:
-                        reset_us = self._windows.ends[limit.window] - at_us
-                        tightest = Rate(limit.most, remaining, max(0, reset_us) / MICROSECONDS_PER_SECOND)
+                    if tightest is None or remaining <= tightest.remaining:
+                        reset_s = max(0, self._windows.ends[limit.window] - at_us) / MICROSECONDS_PER_SECOND
+                        if tightest is None or remaining < tightest.remaining or reset_s > tightest.reset_s:
+                            tightest = Rate(limit.most, remaining, reset_s)
         return tightest
 
     def _tell(self, limit: QuotaLimit, tenant_id: str, key_id: str, at_us: int) -> None:
@@ -469,7 +473,10 @@ class Quota:
 
 
 def _tighter(rate: Rate | None, of_budget: tuple[int, int, float] | None) -> Rate | None:
-    if of_budget is None or (rate is not None and rate.remaining <= of_budget[1]):
+    if of_budget is None:
+        return rate
+    _, remaining, reset_s = of_budget
+    if rate is not None and (rate.remaining, -rate.reset_s) <= (remaining, -reset_s):
         return rate
     return Rate(*of_budget)
 
