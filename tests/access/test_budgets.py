@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -98,6 +99,137 @@ def test_a_claim_knows_what_is_left_of_the_tightest_budget_and_until_when() -> N
     assert claim.rate("cost_nano_usd", NOON) is None
 
 
+def test_what_was_not_held_counts_though_the_budget_is_reached() -> None:
+    budgets = having(budget(1))
+    for _ in range(2):
+        budgets.count(drawer(), 5, 5, NOON)
+    assert used(budgets) == [(2, 0)]
+
+
+def test_a_tenant_sees_the_budgets_that_any_of_its_keys_draws_on() -> None:
+    budgets = having(
+        budget(9, id="shared", tenants=(), plans=("pro",)),
+        budget(8, id="of a key", tenants=(), keys=("key_2",), each="key"),
+        budget(7, id="each", tenants=("ten_1", "ten_2"), each="tenant"),
+        budget(6, "month", id="each unused", each="tenant", models=("other",)),
+        budget(5, id="users", each="end_user"),
+        budget(4, id="of another", tenants=("ten_9",)),
+        budget(3, id="of another's key", tenants=(), keys=("key_9",)),
+    )
+    for who in (drawer(key="key_2"), drawer("ten_2")):
+        take(budgets, who)
+
+    def seen(tenant_id: str, *keys: str) -> list[tuple[str, str, int]]:
+        found = budgets.standings_of(tenant_id, keys, "pro", NOON)
+        return [(standing.budget, standing.subject, standing.held) for standing in found]
+
+    assert seen("ten_1", "key_1", "key_2") == [
+        ("shared", "", 2),
+        ("of a key", "key_2", 1),
+        ("each", "ten_1", 1),
+        ("each unused", "ten_1", 0),
+    ]
+    assert seen("ten_2", "key_1") == [("shared", "", 2), ("each", "ten_2", 1)]
+    of_key = budgets.standing_of(drawer(end_user="eu_1"), NOON)
+    assert [(standing.budget, standing.held) for standing in of_key] == [
+        ("shared", 2),
+        ("each", 1),
+        ("each unused", 0),
+        ("users", 0),
+    ]
+
+
+def test_a_span_begins_with_what_receipts_have_of_it_where_the_clock_is_behind() -> None:
+    now = [NOON - MINUTE]
+    budgets = having(budget(5, "hour", "tokens"), clock=lambda: now[0])
+    for _ in range(2):
+        budgets.await_cell("budget_1", drawer(), (1, 2, 9), NOON)
+    budgets.await_cell("budget_1", drawer("ten_2"), (1, 2, 9), NOON)
+    budgets.await_cell("removed", drawer(), (1, 2, 9), NOON)
+    take(budgets, tokens=5, now=now[0]).post(5, 0)
+    now[0] = NOON
+    with pytest.raises(RateLimited, match="left 1"):
+        take(budgets, tokens=2, now=NOON)
+    take(budgets, tokens=1, now=NOON)
+    assert used(budgets) == [(4, 1)]
+
+
+def test_of_a_budget_that_is_overdrawn_nothing_is_left() -> None:
+    budgets = having(budget(10, unit="tokens"))
+    over, under_way = take(budgets, tokens=3), take(budgets, tokens=4)
+    assert [(each.used, each.held, each.left) for each in budgets.standings(NOON)] == [(0, 7, 3)]
+    over.post(15, 0)
+    assert [(each.used, each.held, each.left) for each in budgets.standings(NOON)] == [(15, 4, 0)]
+    assert under_way.rate("tokens", NOON) == (10, 0, 12 * 3_600)
+    with pytest.raises(RateLimited, match="left 0, this"):
+        take(budgets, tokens=1)
+
+
+def test_a_budget_that_is_removed_limits_nobody_and_one_that_changes_keeps_its_use() -> None:
+    budgets = having(budget(1))
+    take(budgets).post(1, 1)
+    assert not budgets.put(budget(1, hard=False)), "nothing has to be rebuilt"
+    take(budgets).post(1, 1)
+    assert not budgets.put(budget(3))
+    take(budgets)
+    with pytest.raises(RateLimited):
+        take(budgets)
+    assert used(budgets) == [(2, 1)]
+    assert not budgets.put(budget(3, removed_us=NOON))
+    assert take(budgets).is_empty and budgets.find("budget_1") is None and budgets.standings(NOON) == []
+
+
+def test_an_amount_that_grows_has_its_steps_told_again() -> None:
+    events: list[BudgetEvent] = []
+    budgets = having(budget(10, notice_at_percent=(50,)), events=events)
+    for _ in range(6):
+        take(budgets).post(1, 1)
+    budgets.put(budget(14, notice_at_percent=(50,)))
+    take(budgets).post(1, 1)
+    assert [(event.standing.amount, event.standing.used) for event in events] == [(10, 5), (14, 7)]
+
+
+def test_receipts_of_others_and_of_ended_spans_restore_nothing() -> None:
+    budgets = having(budget(9, models=("gpt-4o",)), budget(9, "3600s", id="rolling"))
+    use = (1, 5, 5)
+    take(budgets).post(1, 1)
+    for budget_id in ("budget_1", "rolling"):
+        for who in (drawer("ten_2"), drawer("ten_2", models=("other",)), drawer()):
+            budgets.restore(budget_id, who, use, NOON)
+        budgets.restore(budget_id, drawer(), use, NOON - DAY if budget_id == "budget_1" else NOON - 5 * MINUTE)
+    budgets.restore("budget_1", drawer(models=("other",)), use, NOON)
+    budgets.restore("unknown", drawer(), use, NOON)
+    assert used(budgets) == [(2, 0), (3, 0)]
+
+
+def test_a_request_that_waited_counts_in_the_part_of_a_rolling_span_in_which_it_came() -> None:
+    budgets = having(budget(9, "3600s"), clock=lambda: NOON + 10 * MINUTE)
+    for seconds in (600, 120, 600, 300, 301, 120, 0):
+        take(budgets, now=NOON + seconds * SECOND)
+    [counter] = budgets.counters()
+    counts = {0: 1, 120: 2, 300: 2, 600: 2}
+    assert counter.state().cells == [(NOON + seconds * SECOND, 0, held) for seconds, held in counts.items()]
+
+
+def test_what_others_counted_is_put_in_place_of_what_is_counted_here() -> None:
+    budgets, others = having(budget(9, "minute", "tokens")), having(budget(9, "minute", "tokens"))
+    early, late = take(others, tokens=3), take(others, tokens=2)
+    early.post(1, 1)
+    ended, lasting = take(budgets, tokens=4, now=NOON - MINUTE), take(budgets, tokens=2)
+    [counter], [theirs] = budgets.counters(), others.counters()
+    counter.take_in(theirs.state())
+    assert counter.state() == theirs.state()
+    assert used(budgets) == [(1, 2)]
+    ended.post(4, 4)
+    counter.let_go(NOON - MINUTE, 4)
+    assert used(budgets) == [(1, 2)], "that span is over"
+    lasting.post(3, 3)
+    assert used(budgets) == [(4, 0)]
+    assert counter.begun_at(NOON - MINUTE, NOON, budgets.clock) is None
+    late.void()
+    assert used(others) == [(1, 0)]
+
+
 def test_a_total_does_not_begin_anew() -> None:
     budgets = having(budget(1, "total"))
     take(budgets)
@@ -171,13 +303,19 @@ def test_an_end_user_may_have_another_amount() -> None:
 
 def test_more_end_users_than_are_counted_share_one_more() -> None:
     budgets = Budgets(lambda: NOON, end_users_most=2)
-    budgets.put(budget(1, each="end_user"))
+    budgets.put(budget(1, each="end_user", everyone=True))
     for number in range(3):
         take(budgets, drawer(end_user=f"eu_{number}"))
     with pytest.raises(RateLimited):
         take(budgets, drawer(end_user="eu_9"))
     assert len(budgets.standings(NOON)) == 3
-    take(budgets, drawer(end_user="eu_9"), now=NOON + DAY)  # who used nothing today is forgotten
+    take(budgets, drawer(end_user="eu_9"), now=NOON + DAY)
+    assert [counter.subject for counter in budgets.counters()] == ["eu_9"], "who used nothing today is forgotten"
+    take(budgets, drawer("ten_2", end_user="eu_a"), now=NOON + DAY)
+    for end_user in ("eu_10", "eu_11", "eu_12"):
+        with contextlib.suppress(RateLimited):
+            take(budgets, drawer(end_user=end_user), now=NOON + DAY)
+    assert [counter.subject for counter in budgets.counters()] == ["eu_9", "eu_a", "eu_10", "ten_1/others"]
 
 
 def test_a_rolling_budget_at_its_edges() -> None:
@@ -349,6 +487,16 @@ def test_what_was_admitted_before_midnight_counts_before_midnight() -> None:
     assert used(budgets, now[0]) == [(0, 0)]
 
 
+def test_what_was_settled_without_a_budget_counts_in_none_that_comes_later() -> None:
+    budgets = Budgets(lambda: NOON)
+    claim = take(budgets)
+    claim.post(1, 1)
+    budgets.put(budget(10))
+    claim.post(1, 1)
+    claim.void()
+    assert used(budgets) == [(0, 0)]
+
+
 def test_settling_twice_counts_once() -> None:
     budgets = having(budget(9, unit="tokens"))
     hold = take(budgets, tokens=4)
@@ -367,6 +515,24 @@ def test_what_is_no_span_is_refused(span: str) -> None:
 # against a model that knows dates and sums, and nothing of cells
 
 moments = st.integers(at(2024, 1, 1), at(2027, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("month", "month"), ("total", "total"), ("21600s", "6h"), ("2592000s", "30d"), ("300s", "5m"), ("90s", "90s")],
+)
+def test_a_span_is_named_by_its_largest_unit(text: str, name: str) -> None:
+    assert str(read_span(text)) == name
+
+
+@pytest.mark.parametrize("name", ["2s", "3600s", "3601s", "minute", "month"])
+@pytest.mark.parametrize("after_us", [0, 1, 29 * SECOND, 60 * SECOND - 1])
+def test_a_budget_is_rebuilt_from_all_cells_that_count(name: str, after_us: int) -> None:
+    span, moment = read_span(name), NOON + after_us
+    cells = {span.start(NOON + seconds * SECOND) for seconds in range(-2 * 3_600, 61)}
+    counting = [start for start in cells if start <= moment < span.end(start)]
+    newest = max(counting)
+    assert span.range(moment) == (min(counting), newest + span.cell_us if span.is_rolling else span.end(newest))
 
 
 def _calendar_start(span: str, moment: datetime) -> datetime:

@@ -442,7 +442,7 @@ class Quota:
                 if limit.unit == unit:
                     remaining = max(0, limit.most - counter.used[limit.window][unit])
                     if tightest is None or remaining <= tightest.remaining:
-                        reset_s = max(0, self._windows.ends[limit.window] - at_us) / MICROSECONDS_PER_SECOND
+                        reset_s = (self._windows.ends[limit.window] - at_us) / MICROSECONDS_PER_SECOND
                         if tightest is None or remaining < tightest.remaining or reset_s > tightest.reset_s:
                             tightest = Rate(limit.most, remaining, reset_s)
         return tightest
