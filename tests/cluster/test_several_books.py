@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import asyncpg
 import httpx
 import msgspec
 
+from tests.cluster.bookkeeping import WAITING_FOR_ROWS
 from tests.cluster.town import Town, name
 from tests.support.paying import HELLO, PRICE_NANO_USD
 from tests.support.postgres import run_sql
@@ -177,6 +183,45 @@ def test_a_tenant_that_comes_onto_a_plan_brings_its_use_to_every_gateway(world: 
     [budget] = world.gateway.cli_json("budget", tenant)["budgets"]
     assert (budget["name"], budget["used"]) == (before, 50)
     world.books()
+    for plan in (before, after):
+        world.gateway.cli("budget", "remove", plan)
+
+
+@contextlib.contextmanager
+def counting_stopped(url: str) -> Iterator[Callable[[], None]]:
+    """No command counts anything anew, for the block; gives a call that waits until one is about to."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(url))
+        # Requests go on beside this lock.
+        runner.run(connection.execute("BEGIN; LOCK TABLE shared_state IN ROW SHARE MODE"))
+        waits = lambda: runner.run(connection.fetchval(WAITING_FOR_ROWS)) > 0  # noqa: E731
+        yield lambda: wait_until(waits, "a command to count")
+        runner.run(connection.close())
+
+
+def test_a_command_that_is_killed_before_it_has_counted_is_finished_by_others(world: Town) -> None:
+    before, after, tenant = name(), name(), name()
+    for plan, amount in ((before, "90"), (after, "50")):
+        world.gateway.cli("plan", "add", plan)
+        world.gateway.cli("budget", "add", plan, "--requests", amount, "--per", "month", "--plan", plan)
+    key = world.gateway.add_tenant(tenant, plan=before)
+    third = world.neighbours[2]
+    assert world.ask(key, 20, connections=6).ended() == Counter({200: 20})
+    # Its row is there already, and lacks what the tenant brings.
+    other = world.gateway.add_tenant(name(), plan=after)
+    assert world.ask(other, 5, connections=5).ended() == Counter({200: 5})
+    with counting_stopped(world.url) as wait_for_count:
+        moving = threading.Thread(
+            target=lambda: third.gateway.cli("tenant", "set", tenant, "--plan", after, check=False)
+        )
+        moving.start()
+        wait_for_count()
+        third.kill()
+        moving.join()
+    wait_until(lambda: not run_sql(world.url, "SELECT 1 FROM shared_state WHERE key = 'count'"), "it to be finished")
+    world.books()
+    third.start().wait()
+    assert world.ask(key, 40, connections=6).ended() == Counter({200: 25, 429: 15})
     for plan in (before, after):
         world.gateway.cli("budget", "remove", plan)
 

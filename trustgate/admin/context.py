@@ -103,8 +103,15 @@ class OtherProcesses(Protocol):
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
         ...
 
+    async def note_count(self) -> None:
+        """Note that everything is to be counted anew unless ``count_anew`` follows. Raises Unavailable.
+
+        Where this process ends in between, or loses the database, another process does it.
+        """
+        ...
+
     async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
-        """Count anew from the receipts, for all processes. Raises Unavailable.
+        """Count anew from the receipts, for all processes, and strike out the note. Raises Unavailable.
 
         Args:
             budgets: The budgets to count.
@@ -220,12 +227,14 @@ class AdminContext:
         if any(isinstance(record, Tenant | ApiKey | Plan) for record in records):
             # A subject with limits is counted already, and a new one has used nothing.
             known = self.directory.subjects() - self.directory.limited()
+        budgets = [record for record in records if isinstance(record, Budget) and record.removed_us is None]
+        may_count = bool(budgets or moved or known)
+        if may_count:
+            await others.note_count()
         await self.store.put(*records)
         await others.settle()
-        budgets = [record for record in records if isinstance(record, Budget) and record.removed_us is None]
-        limited = known & self.directory.limited() if known else known
-        if budgets or moved or limited:
-            await others.count_anew([*budgets, *moved], limited)
+        if may_count:
+            await others.count_anew([*budgets, *moved], known & self.directory.limited())
 
     def _budgets_of_moved(
         self, records: Sequence[Record | PriceChange | PriceList | PseudonymKey]

@@ -1,4 +1,4 @@
-"""What one process at a time does for all: sequencing the log, anchoring, reconciling, batches, notices.
+"""What one process at a time does for all: sequencing the log, anchoring, reconciling, batches, books, notices.
 
 A role is a row: the node that holds it and an epoch, one more at each taking. It is free again when its holder leaves
 or is buried (nodes.py), never before: a holder that sleeps keeps it until its lease has run out. Every write of a role
@@ -27,6 +27,8 @@ class Role(StrEnum):
     RECONCILER = "reconciler"
     #: Follows batches and responses that run at the upstream.
     BATCH_KEEPER = "batch keeper"
+    #: Finishes what a command has left undone whose process has ended.
+    BOOKKEEPER = "bookkeeper"
     #: Watches conditions and sends notices.
     NOTIFIER = "notifier"
 

@@ -51,6 +51,8 @@ _CLAIM = "SELECT pg_try_advisory_lock(hashtextextended('trustgate home ' || $1, 
 _PLACES_S = 5.0
 #: How often a process looks for receipts that another one has set aside, seconds.
 _SET_ASIDE_EVERY_S = 2.0
+#: How often it is looked for commands that have ended too early, seconds.
+_COMMANDS_EVERY_S = 2.0
 #: So that a machine that went down does not keep its home's lock.
 _KEEPALIVES = {"tcp_keepalives_idle": "3", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3"}
 
@@ -95,6 +97,7 @@ class Together:
         try:
             async with one_at_a_time(self._commands, "command"):
                 await self.member.take_in_now()
+                await self._finish_count()
                 yield
                 is_done = True
         except DatabaseAway as error:
@@ -107,10 +110,35 @@ class Together:
         """Take every change into memory, and wait until all processes have, or serve no more. Raises Unavailable."""
         await self.member.settle()
 
+    async def note_count(self) -> None:
+        """See ``OtherProcesses``."""
+        await self.books.note_count()
+
     async def count_anew(self, budgets: Sequence[Budget], subjects: Collection[str]) -> None:
-        """Count budgets and subjects' quotas anew from the receipts, for all processes. Raises Unavailable."""
+        """See ``OtherProcesses``."""
         if self._server is not None:
             await self.books.count_anew(budgets, subjects, self._server.directory, self._server.catalog)
+
+    async def _finish_count(self) -> None:
+        """Count everything anew where a command has ended before it did. No command runs meanwhile."""
+        if self._server is None or not await self.books.is_count_noted():
+            return
+        _logger.info("a command has ended before its change was counted: everything is counted anew")
+        await self.settle()
+        directory = self._server.directory
+        await self.count_anew(directory.budgets(), directory.limited())
+
+    async def _look_at_commands(self) -> None:
+        """For ever: finish what a command of a process that has ended has left undone."""
+        while True:
+            await asyncio.sleep(_COMMANDS_EVERY_S)
+            try:
+                if await self.books.is_count_noted():
+                    # Once the command that has made the note is over, if it still runs.
+                    async with self.exclusive():
+                        pass
+            except Unavailable as error:
+                _logger.warning("%s", error.message)
 
     # its life
 
@@ -178,6 +206,7 @@ class Together:
         payment = self._settings.payment
         self.member.while_holding(Role.RECONCILER, lambda _: server.payments.reconciler.run(payment.reconcile_every_s))
         interval_s = self._settings.upstream.background_interval_s
+        self.member.while_holding(Role.BOOKKEEPER, lambda _: self._look_at_commands())
         self.member.while_holding(Role.BATCH_KEEPER, lambda _: server.background.run(lambda: interval_s))
         notices = NoticePassing(
             server.notices,

@@ -101,6 +101,12 @@ _REPLACE = (
 )
 _PUT = "INSERT INTO shared_state (key, state) SELECT * FROM unnest($1::text[], $2::text[]::jsonb[])"
 
+#: The row that is there while a change of limits is not counted yet.
+_COUNT_KEY = "count"
+_NOTE_COUNT = "INSERT INTO shared_state (key, state) VALUES ($1, 'true') ON CONFLICT (key) DO NOTHING"
+_IS_NOTED = "SELECT EXISTS (SELECT 1 FROM shared_state WHERE key = $1)"
+_STRIKE_OUT = "DELETE FROM shared_state WHERE key = $1"
+
 #: By tenant, the number and the leaf hash (hex) of its last receipt.
 Heads = dict[str, tuple[int, str]]
 
@@ -306,10 +312,22 @@ class SharedServing:
             at_us=at_us,
         )
 
+    async def note_count(self) -> None:
+        """Note that everything is to be counted anew, unless ``count_anew`` follows. Raises ``Unavailable``."""
+        async with self._lengthy.use() as connection:
+            await connection.execute(_NOTE_COUNT, _COUNT_KEY)
+
+    async def is_count_noted(self) -> bool:
+        """Returns whether that is noted. Raises ``Unavailable``."""
+        async with self._looking.use() as connection:
+            return bool(await connection.fetchval(_IS_NOTED, _COUNT_KEY))
+
     async def count_anew(
         self, wanted: Sequence[Budget], subjects: Collection[str], directory: Directory, catalog: Catalog
     ) -> None:
         """Write rows anew, with what receipts have as used and what is held now. All processes wait meanwhile.
+
+        The note that it is to be done is removed in the same transaction.
 
         Args:
             wanted: Budgets whose rows are written.
@@ -320,6 +338,10 @@ class SharedServing:
         Raises:
             Unavailable: Receipts get no places now, or the database is away.
         """
+        if not wanted and not subjects:
+            async with self._lengthy.use() as connection:
+                await connection.execute(_STRIKE_OUT, _COUNT_KEY)
+            return
         async with self._lengthy.use() as connection, connection.transaction():
             await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
             await _all_placed(connection)
@@ -340,6 +362,7 @@ class SharedServing:
                 await restore_quotas(self._store, directory, quota, at_us)
                 rows |= quotas_anew(quota, subjects, found, at_us)
             await connection.execute(_REPLACE, list(rows), list(rows.values()))
+            await connection.execute(_STRIKE_OUT, _COUNT_KEY)
 
     async def _heads(self, connection: DatabaseConnection) -> tuple[bool, Heads]:
         """Returns whether receipts wait for their places, and the ends of the chains by all receipts."""
