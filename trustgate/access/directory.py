@@ -342,6 +342,10 @@ class Directory:
         """Returns the budgets that hold, in the order in which they were added."""
         return [budget for budget in self._budgets.values() if budget.removed_us is None]
 
+    def removed_budgets(self) -> list[Budget]:
+        """Returns the budgets that were removed."""
+        return [budget for budget in self._budgets.values() if budget.removed_us is not None]
+
     def budget(self, ref: str) -> Budget:
         """Returns the budget of this id or name. Raises ``NotFound``, for a removed one too."""
         found = next((budget for budget in self.budgets() if ref in (budget.id, budget.name)), None)

@@ -94,6 +94,8 @@ class _Held(msgspec.Struct):
 class _WorkState(msgspec.Struct):
     held: _Held | None = None
     settled: bool = False
+    #: When, microseconds UTC; 0: it is not, or a version that did not write it down has settled it.
+    settled_us: int = 0
 
 
 def is_settled(state: str) -> bool:
@@ -179,7 +181,7 @@ class SettleWork:
             return False
         if state.held is not None:
             self._give_back(state.held, batch)
-        state.held, state.settled = None, True
+        state.held, state.settled, state.settled_us = None, True, batch.at_us
         return True
 
     def _give_back(self, held: _Held, batch: Batch) -> None:

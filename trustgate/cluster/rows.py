@@ -22,6 +22,7 @@ from trustgate.access.budget_counter import BudgetCounter, CountState
 from trustgate.access.budgets import Budgets, reach_of
 from trustgate.access.quota import Hold, Quota
 from trustgate.access.quota_counter import CounterState
+from trustgate.access.spans import Span
 from trustgate.errors import HomeUnusable
 from trustgate.payment.balance import Balances, BalanceState
 from trustgate.receipts.receipt import FIRST_TPREV
@@ -317,7 +318,9 @@ class OnceRow:
     """The row of something that is done once: whether a payment was credited to its tenant's balance."""
 
     def __init__(self, payment_id: str) -> None:
+        """``payment_id``: or the id of the receipt of an operator's credit."""
         self.key = credited_key(payment_id)
+        self.id = payment_id
         self.is_done = False
 
     def take_in(self, content: str, at_us: int) -> None:
@@ -332,7 +335,7 @@ class RecordedRow(OnceRow):
 
     def __init__(self, receipt_id: str) -> None:
         self.key = recorded_key(receipt_id)
-        self.receipt_id = receipt_id
+        self.id = receipt_id
         self.is_done = False
 
 
@@ -383,6 +386,17 @@ def look_at_budget(budgets: Budgets, key: str, content: str, at_us: int) -> None
     if counter is not None:
         counter.take_in(found.figures)
         counter.turn(at_us)
+
+
+def budget_ends(content: str, span: Span) -> int | None:
+    """Returns when the last use that a budget's row has ends to count, microseconds UTC; 0 where it has none.
+
+    None: it has none, and a process may hold something of a time that has ended.
+    """
+    found = msgspec.json.decode(content, type=_BudgetContent)
+    if not found.figures.cells and found.nodes:
+        return None
+    return max((span.end(start) for start, _, _ in found.figures.cells), default=0)
 
 
 def quotas_anew(counted: Quota, subjects: Iterable[str], found: Mapping[str, str], at_us: int) -> dict[str, str]:

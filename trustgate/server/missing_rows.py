@@ -6,7 +6,7 @@ request that it concerns makes the row; what was used before that is in receipts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from trustgate.access.budget_counter import CountState
 from trustgate.access.budgets import Budgets, Drawer
@@ -15,7 +15,7 @@ from trustgate.access.quota import Quota
 from trustgate.admin.budget_counts import load as load_budgets
 from trustgate.admin.budget_counts import rebuild
 from trustgate.cluster.database import DatabaseConnection
-from trustgate.cluster.rows import BudgetRow, QuotaRow, RecordedRow, Row, head_key
+from trustgate.cluster.rows import BudgetRow, OnceRow, QuotaRow, Row, head_key
 from trustgate.models.catalog import Catalog
 from trustgate.receipts.receipt import billed_of
 from trustgate.receipts.segment import decode_entry
@@ -32,6 +32,8 @@ _USED = f"""SELECT count(*) AS requests, coalesce(sum(prompt_tokens + completion
 
 _ON_RECORD = """SELECT receipt_id FROM waiting_receipts WHERE receipt_id = ANY($1::text[])
     UNION ALL SELECT id FROM receipts WHERE id = ANY($1::text[]) AND created_us BETWEEN $2 AND $3"""
+
+_CREDITED = "SELECT payment FROM receipts WHERE payment = ANY($1::text[]) AND credited_nano_usd > 0"
 
 #: Whose a receipt is; None: tenant or key are gone.
 FindOwner = Callable[[Receipt], tuple[Caller, Drawer] | None]
@@ -69,7 +71,7 @@ class MissingRows:
 
     async def restore(self, connection: DatabaseConnection, rows: Sequence[Row]) -> None:
         """Bring into memory what missing rows are to have."""
-        await _restore_recorded(connection, {row.receipt_id: row for row in rows if isinstance(row, RecordedRow)})
+        await restore_done_once(connection, [row for row in rows if isinstance(row, OnceRow)])
         for row in rows:
             if isinstance(row, QuotaRow):
                 await self._restore_quota(connection, row.subject_id)
@@ -116,13 +118,24 @@ class MissingRows:
         row.counter.take_in(counts.get(row.counter.subject) or CountState([]))
 
 
-async def _restore_recorded(connection: DatabaseConnection, rows: Mapping[str, RecordedRow]) -> None:
-    """Note which receipts are on record, for example by a process that served alone."""
-    made = [made_us(receipt_id) or 0 for receipt_id in rows]
-    if made:
+async def restore_done_once(connection: DatabaseConnection, rows: Sequence[OnceRow]) -> None:
+    """Note which receipts are on record, and which payments are credited, by those of processes that served alone.
+
+    Or of so long ago that the rows were removed (``cluster.old_rows``).
+    """
+    receipts, payments = set[str](), set[str]()
+    for row in rows:
+        (receipts if row.id.startswith("rcpt_") else payments).add(row.id)
+    done = set[str]()
+    if receipts:
+        made = [made_us(receipt_id) or 0 for receipt_id in receipts]
         # The time in an id is in milliseconds: up to one of them is missing.
-        for record in await connection.fetch(_ON_RECORD, list(rows), min(made), max(made) + 1000):
-            rows[record["receipt_id"]].is_done = True
+        found = await connection.fetch(_ON_RECORD, list(receipts), min(made), max(made) + 1000)
+        done = {record["receipt_id"] for record in found}
+    if payments:
+        done |= {record["payment"] for record in await connection.fetch(_CREDITED, list(payments))}
+    for row in rows:
+        row.is_done = row.id in done
 
 
 async def waiting_receipts(connection: DatabaseConnection) -> list[Receipt]:

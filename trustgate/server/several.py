@@ -53,6 +53,8 @@ _PLACES_S = 5.0
 _SET_ASIDE_EVERY_S = 2.0
 #: How often it is looked for commands that have ended too early, seconds.
 _COMMANDS_EVERY_S = 2.0
+#: How often rows that can no longer matter are removed, seconds.
+_REMOVE_EVERY_S = 3600.0
 #: So that a machine that went down does not keep its home's lock.
 _KEEPALIVES = {"tcp_keepalives_idle": "3", "tcp_keepalives_interval": "1", "tcp_keepalives_count": "3"}
 
@@ -128,8 +130,9 @@ class Together:
         directory = self._server.directory
         await self.count_anew(directory.budgets(), directory.limited())
 
-    async def _look_at_commands(self) -> None:
-        """For ever: finish what a command of a process that has ended has left undone."""
+    async def _keep_books(self) -> None:
+        """For ever: finish what a command of a process that has ended has left undone, and remove old rows."""
+        remove_at_s = time.monotonic()
         while True:
             await asyncio.sleep(_COMMANDS_EVERY_S)
             try:
@@ -137,6 +140,9 @@ class Together:
                     # Once the command that has made the note is over, if it still runs.
                     async with self.exclusive():
                         pass
+                if self._server is not None and time.monotonic() >= remove_at_s:
+                    remove_at_s = time.monotonic() + _REMOVE_EVERY_S
+                    await self.books.remove_old(self._server.directory)
             except Unavailable as error:
                 _logger.warning("%s", error.message)
 
@@ -206,7 +212,7 @@ class Together:
         payment = self._settings.payment
         self.member.while_holding(Role.RECONCILER, lambda _: server.payments.reconciler.run(payment.reconcile_every_s))
         interval_s = self._settings.upstream.background_interval_s
-        self.member.while_holding(Role.BOOKKEEPER, lambda _: self._look_at_commands())
+        self.member.while_holding(Role.BOOKKEEPER, lambda _: self._keep_books())
         self.member.while_holding(Role.BATCH_KEEPER, lambda _: server.background.run(lambda: interval_s))
         notices = NoticePassing(
             server.notices,

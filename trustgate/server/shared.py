@@ -42,6 +42,7 @@ from trustgate.cluster.drafts import Drafts, home_id, part_from_copy
 from trustgate.cluster.lasting_work import EndedWork
 from trustgate.cluster.member import Member
 from trustgate.cluster.nodes import bury
+from trustgate.cluster.old_rows import remove_old_rows
 from trustgate.cluster.operations import SharedCounters
 from trustgate.cluster.roles import Role
 from trustgate.cluster.rows import BalanceRow, QuotaRow, counted_anew, look_at_budget, quotas_anew, written_anew
@@ -363,6 +364,15 @@ class SharedServing:
                 rows |= quotas_anew(quota, subjects, found, at_us)
             await connection.execute(_REPLACE, list(rows), list(rows.values()))
             await connection.execute(_STRIKE_OUT, _COUNT_KEY)
+
+    async def remove_old(self, directory: Directory) -> None:
+        """Remove rows and ids that can no longer matter (``cluster.old_rows``). Raises Unavailable."""
+        async with self._lengthy.use() as connection:
+            at_us: int = await connection.fetchval(_NOW)
+            count = await remove_old_rows(connection, directory.budgets(), directory.removed_budgets(), at_us)
+        if count:
+            _logger.info("removed %d rows of the books that can no longer matter", count)
+        await self.object_ids.remove_old()
 
     async def _heads(self, connection: DatabaseConnection) -> tuple[bool, Heads]:
         """Returns whether receipts wait for their places, and the ends of the chains by all receipts."""

@@ -38,6 +38,11 @@ _NEW = (
 _PUT = _NEW + ("UPDATE SET n = excluded.n, handle = excluded.handle WHERE object_ids.tenant = excluded.tenant")
 _ADD = _NEW + "NOTHING"
 _AFTER = "SELECT n, handle FROM object_ids WHERE n > $1 ORDER BY n"
+#: Those of one statement.
+_OLDEST_MOST = 1_000
+_OLDEST = """SELECT n, handle FROM object_ids
+    WHERE n > $1 AND n <= (SELECT n FROM object_ids ORDER BY n DESC OFFSET $2 LIMIT 1) ORDER BY n LIMIT $3"""
+_REMOVE = "DELETE FROM object_ids WHERE n = ANY($1::bigint[])"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ObjectId).decode
@@ -100,6 +105,21 @@ class SharedObjectIds(ObjectIds):
         finally:
             self._is_taking_in = False
 
+    async def remove_old(self) -> None:
+        """Remove from the table what is more than a process remembers, the longest unchanged first. Raises Unavailable.
+
+        Work that goes on upstream stays: it is still to be charged.
+        """
+        after = 0
+        while True:
+            async with self._session.use() as connection:
+                rows = await connection.fetch(_OLDEST, after, self._most, _OLDEST_MOST)
+                old = [row["n"] for row in rows if not _is_owed(_decode(row["handle"]))]
+                await connection.execute(_REMOVE, old)
+            if len(rows) < _OLDEST_MOST:
+                return
+            after = rows[-1]["n"]
+
     def _take_in(self, handle: ObjectId) -> None:
         if handle.place in self._unwritten or handle == self.current(handle):
             return
@@ -147,6 +167,10 @@ class SharedObjectIds(ObjectIds):
             if self._written is None:
                 self._written = asyncio.get_running_loop().create_future()
             self._work.set()
+
+
+def _is_owed(handle: ObjectId) -> bool:
+    return handle.alive and handle.owed >= 0
 
 
 def _end(written: asyncio.Future[None] | None) -> None:
