@@ -54,6 +54,7 @@ from trustgate.cluster.rows import (
 )
 from trustgate.errors import TrustGateError
 from trustgate.receipts.receipt import balance_change, billed_of
+from trustgate.tasks import Outcome
 from trustgate.types import COUNTED, Limits, Receipt
 
 _HELD = "SELECT key, state::text AS state FROM shared_state WHERE state->'nodes' ?| $1::text[] ORDER BY key FOR UPDATE"
@@ -68,6 +69,8 @@ _BUDGETS = "SELECT key, state::text AS state FROM shared_state WHERE key >= 'bud
 
 #: The lane of opens.
 _OPENS = "open"
+#: Callers of which it is remembered what limits count of them.
+_CALLERS_MOST = 10_000
 
 
 class Books:
@@ -100,6 +103,8 @@ class Books:
         self._looking = opening if looking is None else looking
         self._node_id = node_id
         self._last_node_id = ""
+        #: Of callers, by their address in memory, what limits count of them.
+        self._limited: dict[int, tuple[Caller, tuple[str, ...]]] = {}
         #: Has the limits as they are now; None: those of a request's beginning hold to its end.
         self.directory: Directory | None = None
         #: Brings into memory what rows are to have that are missing; None: memory has it.
@@ -178,7 +183,7 @@ class Books:
         late: Late | None = None,
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
-    ) -> asyncio.Future[Receipt | None]:
+    ) -> Outcome[Receipt | None]:
         """Settle what a request holds and put its receipt on record, in one transaction.
 
         Args:
@@ -224,7 +229,7 @@ class Books:
         credit_nano_usd: int = 0,
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
-    ) -> asyncio.Future[Receipt | None]:
+    ) -> Outcome[Receipt | None]:
         """Put a receipt on record that a process left behind in its journal, unless a process has done so.
 
         What the process held was given back; what was used is charged.
@@ -268,11 +273,11 @@ class Books:
         """
         return LastingWork(key, drawer, self._subjects(caller), ask, money_nano_usd)
 
-    def hold_work(self, work: LastingWork) -> asyncio.Future[None]:
+    def hold_work(self, work: LastingWork) -> Outcome[None]:
         """Hold what work may still use, wherever it is not held yet; nothing for work that is settled.
 
         Returns:
-            A future, done once that is committed, or once the database is away: it is committed later then.
+            What ends once that is committed, or once the database is away: it is committed later then.
         """
         return self.closing.submit(HoldWork(self._counters, work))
 
@@ -330,9 +335,17 @@ class Books:
 
     def _subjects(self, caller: Caller) -> tuple[str, ...]:
         """Returns those of a caller's tenant and key that anything limits: they are counted in rows."""
+        found = self._limited.get(id(caller))
+        # A caller does not change: where anything of it does, another one takes its place.
+        if found is not None and found[0] is caller:
+            return found[1]
         tenant_id, key_id = caller.tenant.id, caller.key.account_id
         pairs = ((tenant_id, caller.plan.limits), (key_id, caller.key.limits))
-        return tuple(subject for subject, limits in pairs if self._is_limited(subject, limits))
+        subjects = tuple(subject for subject, limits in pairs if self._is_limited(subject, limits))
+        if len(self._limited) >= _CALLERS_MOST:
+            self._limited.clear()
+        self._limited[id(caller)] = caller, subjects
+        return subjects
 
     def _is_limited(self, subject_id: str, limits: Limits) -> bool:
         return limits.parallel_requests is not None or self._counters.quota.has_limits(limits, subject_id)
@@ -344,15 +357,15 @@ class Books:
         else:
             done = self.opening.submit(operation)
         try:
-            return await asyncio.shield(done)
+            return await done
         except asyncio.CancelledError:
-            done.add_done_callback(self._give_up)
+            done.on_end(self._give_up)
             raise
 
-    def _give_up(self, done: asyncio.Future[Any]) -> None:
+    def _give_up(self, done: Outcome[Any]) -> None:
         """Give back what was granted to a request that is gone."""
-        if not done.cancelled() and done.exception() is None and done.result() is not None:
-            self._undo(done.result())
+        if done.granted is not None:
+            self._undo(done.granted)
 
     def _known_node_id(self) -> str:
         """Returns this process's id as a node; the last one that it had, where it is none: what it began it may end."""

@@ -29,6 +29,7 @@ from trustgate.ids import new_id
 from trustgate.receipts.diverged import set_aside_drafts
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import balance_change
+from trustgate.tasks import Outcome
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.cluster")
@@ -160,7 +161,8 @@ class Drafts:
             )
             for entry in self.journal.replay(self._closed)
         ]
-        await asyncio.gather(*left)
+        for each in left:
+            await each
         if left:
             _logger.info("closed %d receipts that the process before had left in its journal", len(left))
         return len(left)
@@ -173,7 +175,7 @@ class Drafts:
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
         **settled: Any,
-    ) -> asyncio.Future[Receipt | None]:
+    ) -> Outcome[Receipt | None]:
         """Journal a receipt and close its request.
 
         Args:
@@ -190,8 +192,9 @@ class Drafts:
             Unavailable: it could not be journaled (``Journal.check_room`` was not asked, or the disk failed).
         """
         mark = "" if work is None else work.mark
-        draft = msgspec.structs.replace(receipt, tseq=0, tprev=mark)
-        entry = Entry(seq=self.journal.last_seq + 1, receipt=draft, secret=secret)
+        if receipt.tseq or receipt.tprev != mark:
+            receipt = msgspec.structs.replace(receipt, tseq=0, tprev=mark)
+        entry = Entry(seq=self.journal.last_seq + 1, receipt=receipt, secret=secret)
         self.journal.append(entry)
 
         def committed() -> None:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableSequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from trustgate.cluster.batches import (
     BatchWriter,
@@ -30,6 +30,7 @@ from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_retried, may_pass
 from trustgate.cluster.rows import DoneRow, HomeTaken
 from trustgate.errors import TrustGateError
+from trustgate.tasks import Outcome
 
 _logger = logging.getLogger("trustgate.cluster")
 
@@ -46,12 +47,23 @@ _LAST = "SELECT state::text FROM shared_state WHERE key = $1 FOR UPDATE"
 _RENUMBER = "UPDATE shared_state SET state = $2::text::jsonb WHERE key = $1"
 
 
-class _Waiting(NamedTuple):
-    operation: Operation
-    done: asyncio.Future[Any]
-    on_commit: Callable[[], None] | None
-    #: See ``BatchLane.submit``.
-    persists: bool
+class _Waiting(Outcome[Any]):
+    """An operation that was submitted, and what becomes of it."""
+
+    __slots__ = ("on_commit", "operation", "persists")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        operation: Operation,
+        on_commit: Callable[[], None] | None,
+        persists: bool,
+    ) -> None:
+        """See ``BatchLane.submit``."""
+        super().__init__(loop)
+        self.operation = operation
+        self.on_commit = on_commit
+        self.persists = persists
 
 
 _NO_QUEUE: deque[_Waiting] = deque()
@@ -121,6 +133,7 @@ class BatchLane:
             clock, states or RowStates(), is_durable=persists, restore=restore, known_changes=known_changes
         )
         self._connection: DatabaseConnection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         #: The number of the last batch that was committed.
         self.committed = 0
         self._queue: deque[_Waiting] = deque()
@@ -142,7 +155,7 @@ class BatchLane:
 
     def submit(
         self, operation: Operation, on_commit: Callable[[], None] | None = None, *, persists: bool | None = None
-    ) -> asyncio.Future[Any]:
+    ) -> Outcome[Any]:
         """Have an operation carried out, after those that were submitted before.
 
         Args:
@@ -153,11 +166,13 @@ class BatchLane:
         Returns:
             What will have its result, or its refusal; None where the database is away and it is done later.
         """
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(operation, done, on_commit, self._persists if persists is None else persists))
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        waiting = _Waiting(self._loop, operation, on_commit, self._persists if persists is None else persists)
+        self._queue.append(waiting)
         self._idle.clear()
         self._work.set()
-        return done
+        return waiting
 
     def forget_rows(self) -> None:
         """Forget which rows there are, and what was in them: they were removed."""
@@ -260,7 +275,7 @@ class BatchLane:
             else:
                 self.fault, self.committed = None, self._number
                 for waiting, result in zip(batch, results, strict=True):
-                    _resolve(waiting.done, result)
+                    _resolve(waiting, result)
                     if waiting.on_commit is not None:
                         waiting.on_commit()
                 return
@@ -288,7 +303,7 @@ class BatchLane:
         if self._persists:
             _refuse(self._queue)
             for waiting in (*batch, *self._queue):
-                _resolve(waiting.done, None)
+                waiting.succeed(None)
 
     async def _try(self, batch: list[_Waiting], done: DoneRow, *, grows: bool) -> list[Any]:
         """Returns each operation's result or refusal."""
@@ -339,20 +354,16 @@ class BatchLane:
             self._refuse_waiting(began_s)
 
 
-def _resolve(done: asyncio.Future[Any], result: Any) -> None:
-    if done.done():
-        return
+def _resolve(waiting: _Waiting, result: Any) -> None:
     if isinstance(result, TrustGateError):
-        done.set_exception(result)
-        # The request may be gone.
-        done.exception()
+        waiting.fail(result)
     else:
-        done.set_result(result)
+        waiting.succeed(result)
 
 
 def _fail(batch: Iterable[_Waiting], error: TrustGateError) -> None:
     for waiting in batch:
-        _resolve(waiting.done, error)
+        waiting.fail(error)
 
 
 def _refuse(queue: MutableSequence[_Waiting]) -> None:

@@ -24,6 +24,7 @@ from trustgate.receipts.receipt import balance_change
 from trustgate.receipts.tiles import Edge
 from trustgate.receipts.tree import Tree
 from trustgate.store import Store
+from trustgate.tasks import Outcome
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.cluster")
@@ -65,7 +66,7 @@ class SharedLog(Log):
         self.commits_first = True
         self.drafts = drafts
         self._following = following
-        self._last_close: asyncio.Future[Receipt | None] | None = None
+        self._last_close: Outcome[Receipt | None] | None = None
 
     @property
     def fault(self) -> str | None:
@@ -113,7 +114,7 @@ class SharedLog(Log):
         late: Late | None = None,
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
-    ) -> asyncio.Future[Receipt | None]:
+    ) -> Outcome[Receipt | None]:
         """Journal a receipt and close its request.
 
         Args:
@@ -149,24 +150,13 @@ class SharedLog(Log):
             self.on_append(receipt)
         return done
 
-    def committed(self, entry: Entry) -> asyncio.Future[None] | None:
+    def committed(self, entry: Entry) -> Outcome[Any] | None:
         """See ``Log.committed``; of the entry that was appended last."""
         return None if self._last_close is None else self.kept(self._last_close)
 
-    def kept(self, done: asyncio.Future[Receipt | None]) -> asyncio.Future[None] | None:
-        """Returns what is done once what ``close`` gave is committed, or the database is away; None: it is away now."""
-        if self.fault is not None:
-            return None
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def end(done: asyncio.Future[Receipt | None]) -> None:
-            if not done.cancelled() and done.exception() is not None:
-                _logger.error("a receipt waits in the journal: %s", done.exception())
-            if not kept.done():
-                kept.set_result(None)
-
-        done.add_done_callback(end)
-        return kept
+    def kept(self, done: Outcome[Receipt | None]) -> Outcome[Any] | None:
+        """Returns what ends once what ``close`` gave is committed, or the database is away; None: it is away now."""
+        return None if self.fault is not None else done
 
     async def flush(self) -> None:
         """Wait until everything that was appended here has its place in the log, and this process has seen it.
@@ -174,7 +164,7 @@ class SharedLog(Log):
         Raises TrustGateError: the database is away, or nothing gives places now.
         """
         if self._last_close is not None:
-            await asyncio.shield(self._last_close)
+            await self._last_close
         if self.books.closing.fault is not None:
             raise Unavailable(
                 "The newest receipts wait in the gateway's journal: its database is away.",

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from trustgate.deadlines import Deadlines
 from trustgate.errors import TrustGateError, Unavailable
@@ -23,6 +24,7 @@ from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash, leaf_hash_of
 from trustgate.receipts.tree import Tree
 from trustgate.store import Store
+from trustgate.tasks import Outcome
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.receipts")
@@ -66,7 +68,7 @@ class Log:
         #: Whether answers wait until their receipts are committed: another machine may have to go on from the database.
         self.commits_first = False
         #: What waits for the commit of an entry, by its number; the oldest first.
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, Outcome[None]]] = deque()
         self._late = Deadlines(_COMMIT_PATIENCE_S)
 
     @classmethod
@@ -152,8 +154,8 @@ class Log:
             self.on_append(receipt)
         return entry
 
-    def committed(self, entry: Entry) -> asyncio.Future[None] | None:
-        """Returns what is done when the entry is committed in the store, or the store is away; None: nothing waits.
+    def committed(self, entry: Entry) -> Outcome[Any] | None:
+        """Returns what ends when the entry is committed in the store, or the store is away; None: nothing waits.
 
         A store that is away is waited for ``_COMMIT_PATIENCE_S`` seconds by the first, and by those that follow not at
         all: the journal has their receipts.
@@ -162,17 +164,15 @@ class Log:
             return None
         if not self._waiting:
             self._late.set(self._wait_no_longer)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((entry.seq, future))
-        return future
+        committed: Outcome[None] = Outcome(asyncio.get_running_loop())
+        self._waiting.append((entry.seq, committed))
+        return committed
 
     def _let_go(self, last_seq: int | None = None) -> None:
         """End the waiting for entries up to ``last_seq``; None: for all."""
         waiting = self._waiting
         while waiting and (last_seq is None or waiting[0][0] <= last_seq):
-            future = waiting.popleft()[1]
-            if not future.done():
-                future.set_result(None)
+            waiting.popleft()[1].succeed(None)
         self._late.discard(self._wait_no_longer)
         if waiting:
             self._late.set(self._wait_no_longer)

@@ -221,7 +221,8 @@ class SharedServing:
             )
             for entry in entries
         ]
-        await asyncio.gather(*done)
+        for each in done:
+            await each
         if self.log.books.closing.fault is not None:
             raise Unavailable("The database is away.", code="store_unreachable", hint="Start again when it is back.")
         await remove_asides(journal)

@@ -8,7 +8,6 @@ the journal alone does not keep a receipt, the account says what to wait for (``
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -35,6 +34,7 @@ from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import billed_of, commitments
+from trustgate.tasks import Outcome
 from trustgate.types import COUNTED, Finish, PaymentTerms, Receipt, Usage
 
 #: The context of a model whose passport names none, tokens: with ``_RUNS`` no less than the largest that is sold.
@@ -144,11 +144,11 @@ class Keeping(Protocol):
         """Give back what ``open`` gave."""
         ...
 
-    def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
+    def close(self, outcome: AccountEnd) -> Outcome[Any] | None:
         """Settle what a request holds and keep its receipt. No await may stand between its ``Log.link`` and this.
 
         Returns:
-            What is done once the receipt cannot be lost any more; None: it cannot be lost already.
+            What ends once the receipt cannot be lost any more; None: it cannot be lost already.
         """
         ...
 
@@ -173,7 +173,7 @@ class OwnKeeping:
     def void(self, hold: Hold) -> None:
         self._quota.void(hold)
 
-    def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
+    def close(self, outcome: AccountEnd) -> Outcome[Any] | None:
         request, receipt, hold, counted = outcome.request, outcome.receipt, outcome.hold, outcome.counted
         tokens, billed = receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt)
         if hold is not None and counted:
@@ -289,7 +289,7 @@ class Account:
         self.work: ObjectId | None = None
         #: What it came to, once it is closed.
         self.receipt: Receipt | None = None
-        self._keeping: asyncio.Future[None] | None = None
+        self._keeping: Outcome[Any] | None = None
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:
@@ -428,7 +428,7 @@ class Account:
         A caller that is cancelled meanwhile does not stop the keeping.
         """
         if self._keeping is not None:
-            await asyncio.shield(self._keeping)
+            await self._keeping.ended()
 
     def _paid(self, terms: PaymentTerms, finish: Finish, billed: int) -> dict[str, Any]:
         """What the tenant is charged: what the request is billed at, or its terms' price for each that was answered.

@@ -37,6 +37,7 @@ from trustgate.models.metering.whole import read_answer, read_nothing_used
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
+from trustgate.tasks import Outcome
 from trustgate.types import Usage
 
 _logger = logging.getLogger("trustgate.gateway")
@@ -84,9 +85,10 @@ class BackgroundWork:
 
     async def take_up(self) -> None:
         """Hold what is not settled yet, whichever process began it: at the start."""
-        await asyncio.gather(*self._hold_all())
+        for held in self._hold_all():
+            await held
 
-    def _hold_all(self) -> list[asyncio.Future[None]]:
+    def _hold_all(self) -> list[Outcome[None]]:
         held = [self._hold(handle) for kind in BATCHES for handle in self._handles.unsettled(kind)]
         return [each for each in held if each is not None]
 
@@ -94,7 +96,7 @@ class BackgroundWork:
         """Hold what the work may still use."""
         _ = self._hold(handle)
 
-    def _hold(self, handle: ObjectId) -> asyncio.Future[None] | None:
+    def _hold(self, handle: ObjectId) -> Outcome[None] | None:
         owner = self._directory.owner(handle.tenant, handle.key)
         drawer = None if owner is None else self._drawer(owner, handle)
         return self._holds.begin(handle, WorkOwner(owner, self._directory.key_account_id(handle.key), drawer))

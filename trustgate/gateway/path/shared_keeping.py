@@ -21,6 +21,7 @@ from trustgate.gateway.api.shared_object_ids import SharedObjectIds
 from trustgate.gateway.path.accounting import AccountEnd, Request
 from trustgate.gateway.path.work_holds import WorkOwner
 from trustgate.receipts.receipt import balance_change, billed_of
+from trustgate.tasks import Outcome
 
 
 class SharedEntry:
@@ -64,7 +65,7 @@ class SharedKeeping:
     def void(self, hold: SharedHold) -> None:
         _ = self._books.close(hold=hold)
 
-    def close(self, outcome: AccountEnd) -> asyncio.Future[None] | None:
+    def close(self, outcome: AccountEnd) -> Outcome[Any] | None:
         request, receipt, hold, sale = outcome.request, outcome.receipt, outcome.hold, outcome.sale
         work = outcome.work
         charging = None if sale is None else sale.charging
@@ -80,7 +81,7 @@ class SharedKeeping:
             settled["on_commit"] = partial(self._object_ids.settle, work)
         kept = self._log.kept(self._log.close(receipt, outcome.secret, **settled))
         written = self._object_ids.written()
-        return kept if written is None else _both(written, kept)
+        return kept if written is None else _after(written, kept)
 
 
 #: Batches that a process remembers to have held.
@@ -95,9 +96,9 @@ class SharedWorkHolds:
     def __init__(self, log: SharedLog) -> None:
         self._books = log.books
         #: By work: what this process has held for it, and when that is committed. It is not written again.
-        self._held: dict[tuple[Kind, str, str], tuple[tuple[int, LastingWork], asyncio.Future[None]]] = {}
+        self._held: dict[tuple[Kind, str, str], tuple[tuple[int, LastingWork], Outcome[None]]] = {}
 
-    def begin(self, handle: ObjectId, owner: WorkOwner) -> asyncio.Future[None] | None:
+    def begin(self, handle: ObjectId, owner: WorkOwner) -> Outcome[None] | None:
         work = handle.work
         if work is None or owner.caller is None or owner.drawer is None:
             return None
@@ -107,7 +108,7 @@ class SharedWorkHolds:
         # A budget that was made since holds it, too.
         wanted = self._books.budgets.generation, work_now
         held = self._held.get(handle.place)
-        if held is not None and held[0] == wanted and not (held[1].done() and held[1].exception()):
+        if held is not None and held[0] == wanted and held[1].error is None:
             return held[1]
         if len(self._held) >= _HELD_MOST:
             # It has batches that other processes have charged, too. To hold one again changes nothing.
@@ -125,16 +126,15 @@ def _key_of(handle: ObjectId) -> str:
     return work_key(*handle.place)
 
 
-def _both(first: asyncio.Future[None], second: asyncio.Future[None] | None) -> asyncio.Future[None]:
-    """Returns what is done once both are."""
-    if second is None:
-        return first
-    both: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+def _after(written: asyncio.Future[None], kept: Outcome[Any] | None) -> Outcome[Any]:
+    """Returns what ends once both have."""
+    both: Outcome[None] = Outcome(asyncio.get_running_loop())
 
-    def end(_: asyncio.Future[None]) -> None:
-        if first.done() and second.done() and not both.done():
-            both.set_result(None)
+    def end(_: object) -> None:
+        if written.done() and (kept is None or kept.done()):
+            both.succeed(None)
 
-    first.add_done_callback(end)
-    second.add_done_callback(end)
+    written.add_done_callback(end)
+    if kept is not None:
+        kept.on_end(end)
     return both

@@ -6,7 +6,6 @@ that is not settled.
 
 from __future__ import annotations
 
-import asyncio
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -17,6 +16,7 @@ from trustgate.access.quota import Ask, Hold, Quota
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
 from trustgate.ids import now_us
 from trustgate.payment.balance import BalanceHold, Balances
+from trustgate.tasks import Outcome
 
 
 class WorkOwner(NamedTuple):
@@ -40,11 +40,11 @@ class WorkHolds(Protocol):
     #: Whether a process has to hold anew, at its start, what the process before it held.
     begins_anew: bool
 
-    def begin(self, handle: ObjectId, owner: WorkOwner) -> asyncio.Future[None] | None:
+    def begin(self, handle: ObjectId, owner: WorkOwner) -> Outcome[None] | None:
         """Hold what a batch may still use, wherever that is not held yet.
 
         Returns:
-            A future, done once it is held; None: it is held.
+            What ends once it is held; None: it is held.
         """
         ...
 

@@ -99,7 +99,7 @@ class Credits:
             entry = sale.credit()
             kept = self._cashier.log.committed(entry)
             if kept is not None:
-                await kept
+                await kept.ended()
             reply.headers.append(receipt_header(entry.receipt.id))
 
 
