@@ -20,7 +20,7 @@ from tests.cluster.bookkeeping import (
 from tests.support.postgres import GivenPostgres, Postgres
 from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
-from trustgate.cluster import batches
+from trustgate.cluster import batches, lanes
 from trustgate.cluster.batches import BatchWriter, RowStates
 from trustgate.cluster.database import DatabaseAway
 from trustgate.cluster.lanes import BatchLane
@@ -85,6 +85,46 @@ async def test_what_comes_while_rows_are_waited_for_joins_the_batch(url: str) ->
         assert None not in receipts
         used = one.counters.quota.used("ten_1", one.clock())["day"]
         assert (used["requests"], used["tokens"]) == (6 + 21, 6 + 21)
+
+
+async def test_under_load_opens_are_in_one_batch_with_closes(url: str) -> None:
+    async with bookkeepers(url, 1) as [keeper]:
+        holds = [await open_one(keeper) for _ in range(8)]
+        assert all(hold.grant.number for hold in holds)
+        await asyncio.gather(*(keeper.close(hold, Use(1, 0)) for hold in holds))
+        before = keeper.books.opening.committed, keeper.books.closing.committed
+        holds = await asyncio.gather(*(open_one(keeper) for _ in range(8)))
+        assert {hold.grant.number for hold in holds} == {0}
+        assert (keeper.books.opening.committed, keeper.books.closing.committed) == (before[0], before[1] + 1)
+        for hold in holds:
+            await keeper.close(hold, Use(1, 0))
+        # One at a time again: nothing waits for the disk before it is admitted.
+        assert (await open_one(keeper)).grant.number == before[0] + 1
+
+
+async def test_under_load_a_batch_begins_when_nothing_else_is_to_be_done(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three turns of the event loop have other work to do, and what comes in them joins; the fourth has none."""
+    turns_s = [0.0, *(lanes._IDLE_TURN_S * 2 * turn for turn in range(1, 4)), lanes._IDLE_TURN_S * 6.5]
+
+    class Turns:
+        def monotonic(self) -> float:
+            return turns_s.pop(0) if len(turns_s) > 1 else turns_s[0]
+
+    async with bookkeepers(url, 1) as [keeper]:
+        holds = [await open_one(keeper) for _ in range(12)]
+        await asyncio.gather(*(keeper.close(hold, Use(1, 0)) for hold in holds[:8]))
+        before = keeper.books.closing.committed
+        keeper.books.closing._begun_s = 0.0
+        monkeypatch.setattr(lanes, "time", Turns())
+        closing = []
+        for hold in holds[8:]:
+            closing.append(asyncio.ensure_future(keeper.close(hold, Use(1, 0))))
+            await asyncio.sleep(0)
+        await asyncio.gather(*closing)
+        assert turns_s == [lanes._IDLE_TURN_S * 6.5]
+        assert keeper.books.closing.committed == before + 1
 
 
 async def test_what_comes_after_a_commit_of_unknown_outcome_is_not_taken_for_committed(

@@ -351,8 +351,8 @@ class Books:
         return limits.parallel_requests is not None or self._counters.quota.has_limits(limits, subject_id)
 
     async def _open(self, operation: Operation) -> Any:
-        if self.closing.is_contended and self.closing.is_busy:
-            # Where other processes write the rows, too, opens and closes wait for them once, in one batch.
+        if self.closing.fault is None and (self.closing.is_busy or self.closing.is_loaded):
+            # A batch costs as much as some operations: under load opens and closes are in one.
             done = self.closing.submit(operation, persists=False)
         else:
             done = self.opening.submit(operation)

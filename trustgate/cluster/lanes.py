@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableSequence
 from typing import Any
@@ -36,6 +37,12 @@ _logger = logging.getLogger("trustgate.cluster")
 
 #: Operations of one batch at most.
 _MOST = 256
+#: So many operations in a batch are several.
+_SEVERAL = 4
+#: How long after the last one began a batch waits for others to join, and how short a turn of the event loop is that
+#: had nothing else to do, seconds.
+_GATHERED_S = 0.004
+_IDLE_TURN_S = 0.000_05
 #: How often a transaction that met another is done again before its operations fail.
 _ATTEMPTS = 20
 _AWAY_FIRST_S = 0.05
@@ -134,6 +141,10 @@ class BatchLane:
         )
         self._connection: DatabaseConnection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: When the last batch began (``time.monotonic``).
+        self._begun_s = 0.0
+        #: Whether many are submitted at once: the last batch had several operations.
+        self.is_loaded = False
         #: The number of the last batch that was committed.
         self.committed = 0
         self._queue: deque[_Waiting] = deque()
@@ -166,9 +177,8 @@ class BatchLane:
         Returns:
             What will have its result, or its refusal; None where the database is away and it is done later.
         """
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        waiting = _Waiting(self._loop, operation, on_commit, self._persists if persists is None else persists)
+        persists = self._persists if persists is None else persists
+        waiting = _Waiting(self._running_loop(), operation, on_commit, persists)
         self._queue.append(waiting)
         self._idle.clear()
         self._work.set()
@@ -193,6 +203,11 @@ class BatchLane:
         """Batches that were written in one statement."""
         return self._writer.swapped
 
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
     async def pass_on(self) -> None:
         """Wait for the attempt under way, so that all that is written later is decided from memory as it is now."""
         if self._attempt is not None:
@@ -214,12 +229,28 @@ class BatchLane:
             else:
                 await self._work.wait()
                 pause_s = _AWAY_FIRST_S
+            if self.is_loaded:
+                await self._gather()
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MOST))]
             if batch:
+                self._begun_s = time.monotonic()
                 await self._carry_out(batch)
+                self.is_loaded = len(batch) >= _SEVERAL
             if not self._queue and self._uncertain is None:
                 self._work.clear()
                 self._idle.set()
+
+    async def _gather(self) -> None:
+        """Wait for others to join while the event loop has other work to do: a batch costs as much as some receipts."""
+        until_s = self._begun_s + _GATHERED_S
+        # The loop's own time is to the millisecond (uvloop).
+        turn_s = time.monotonic()
+        while turn_s < until_s:
+            began_s = turn_s
+            await asyncio.sleep(0)
+            turn_s = time.monotonic()
+            if turn_s - began_s < _IDLE_TURN_S:
+                return
 
     async def _carry_out(self, batch: list[_Waiting], *, may_grow: bool = True) -> None:
         """Carry out a batch. ``may_grow``: whether others may join it."""
@@ -232,7 +263,7 @@ class BatchLane:
         row = DoneRow(node_id, self.name)
         pause_s, attempts = _AWAY_FIRST_S, 0
         while batch:
-            began_s = asyncio.get_running_loop().time()
+            began_s = self._running_loop().time()
             try:
                 # It keeps the number of its first attempt, which may have been committed without what joined later.
                 grows, may_grow = may_grow, False
@@ -294,7 +325,7 @@ class BatchLane:
 
     def _refuse_waiting(self, began_s: float) -> None:
         """Refuse what came during a long wait for a database that is away: it would wait as long again."""
-        if asyncio.get_running_loop().time() - began_s > _LONG_S:
+        if self._running_loop().time() - began_s > _LONG_S:
             _refuse(self._queue)
 
     def _on_away(self, batch: list[_Waiting]) -> None:
@@ -307,7 +338,7 @@ class BatchLane:
 
     async def _try(self, batch: list[_Waiting], done: DoneRow, *, grows: bool) -> list[Any]:
         """Returns each operation's result or refusal."""
-        self._attempt = attempt = asyncio.get_running_loop().create_future()
+        self._attempt = attempt = self._running_loop().create_future()
         try:
             return await self._commit(batch, done, grows=grows)
         finally:
@@ -345,7 +376,7 @@ class BatchLane:
 
     async def _settle_uncertain(self) -> None:
         """Read whether the last batch was committed, where no other batch follows that would."""
-        began_s = asyncio.get_running_loop().time()
+        began_s = self._running_loop().time()
         try:
             async with self._session.use() as connection:
                 await self._greet(connection)
