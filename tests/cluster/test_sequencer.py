@@ -85,6 +85,32 @@ async def test_what_several_link_becomes_one_log(url: str, store: Store) -> None
     assert sequencer.tree.size == 400
 
 
+async def test_what_the_sequencers_process_has_linked_is_not_read_again(
+    url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes; what the first one has linked before it was the sequencer is read, too."""
+    decoded: list[str] = []
+    decode = sequencing.decode_entry
+
+    def counted(text: bytes) -> Entry:
+        entry = decode(text)
+        decoded.append(entry.receipt.id)
+        return entry
+
+    monkeypatch.setattr(sequencing, "decode_entry", counted)
+    async with bookkeepers(url, 2) as keepers:
+        await close_some(keepers[:1], 10)
+        with keepers[0].books.closing.linked.wanted() as linked:
+            sequencer = await Sequencer.begin(keepers[0].own, store, await take_role(keepers[0]), None, linked)
+            await close_some(keepers, 100)
+            assert await sequencer.take() == 110
+            await close_some(keepers[:1], 40)
+            assert await sequencer.take() == 40
+    check_log(await entries_of(store), 150)
+    assert len(decoded) == 10 + 50
+    assert all(linked.take(receipt_id) is None for receipt_id in decoded)
+
+
 async def test_others_have_their_turns_while_many_get_their_places(
     url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

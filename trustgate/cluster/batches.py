@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import RETRY_AFTER_S, DatabaseConnection
+from trustgate.cluster.linked_receipts import LinkedReceipt, LinkedReceipts
 from trustgate.cluster.rows import DoneRow, Row
 from trustgate.errors import TrustGateError, Unavailable
 from trustgate.ids import MICROSECONDS_PER_SECOND, now_us
@@ -132,8 +133,8 @@ class Batch(NamedTuple):
     number: int
     rows: dict[str, Any]
     at_us: int
-    #: Receipts, in their order: id, and the entry without its place in the log.
-    entries: list[tuple[str, bytes]]
+    #: Receipts, in their order.
+    entries: list[LinkedReceipt]
 
 
 class Operation(Protocol):
@@ -261,6 +262,10 @@ class BatchWriter:
         self._clock = clock
         self._known_changes = known_changes
         self._states = states
+        #: What the batch under way has linked.
+        self._linking: list[LinkedReceipt] = []
+        #: What is linked and committed.
+        self.linked = LinkedReceipts()
         self._is_durable = is_durable
         self._restore = restore
         self._known: set[str] = set()
@@ -302,7 +307,7 @@ class BatchWriter:
             NotAlive: The node is dead, and an operation is carried out only while it is alive.
             MemoryBehind: Nothing was written; to be done again.
         """
-        done.last, self.granted = 0, []
+        done.last, self.granted, self._linking = 0, [], []
         self._current()
         needed: dict[str, Any] = {done.key: done}
         for operation in gathering.join((), is_alive=True):
@@ -315,6 +320,7 @@ class BatchWriter:
                 async with self._transaction(connection, gathering):
                     results, contents = await self._lock_and_write(connection, gathering, done, number, needed)
                 self._states.note(contents)
+            self.linked.note(self._linking)
         return results
 
     async def _swap(
@@ -367,7 +373,7 @@ class BatchWriter:
         assert swap is not None, "it has one row"
         self._clock.set(swap["at_us"])
         if not swap["by_all"]:
-            done.last, self.granted = 0, []
+            done.last, self.granted, self._linking = 0, [], []
             self._passing, self._pass_next = self._pass_next, min(2 * self._pass_next, _PASSED_OVER_MOST)
             return None
         self._pass_next = 1
@@ -478,7 +484,8 @@ class BatchWriter:
         raise MemoryBehind
 
     def _batch(self, done: DoneRow, number: int, rows: dict[str, Any], at_us: int) -> Batch:
-        return Batch(done.node_id, 0 if self._is_durable else number, rows, at_us, [])
+        self._linking = []
+        return Batch(done.node_id, 0 if self._is_durable else number, rows, at_us, self._linking)
 
 
 async def _write(connection: DatabaseConnection, batch: Batch) -> dict[str, str]:
@@ -493,8 +500,8 @@ async def _write(connection: DatabaseConnection, batch: Batch) -> dict[str, str]
     return contents
 
 
-def _apart(entries: Iterable[tuple[str, bytes]]) -> tuple[list[str], list[bytes]]:
-    return [receipt_id for receipt_id, _ in entries], [entry for _, entry in entries]
+def _apart(entries: Iterable[LinkedReceipt]) -> tuple[list[str], list[bytes]]:
+    return [linked.entry.receipt.id for linked in entries], [linked.encoded for linked in entries]
 
 
 def _granted(results: list[Any]) -> list[Any]:

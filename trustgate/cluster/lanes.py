@@ -29,6 +29,7 @@ from trustgate.cluster.batches import (
 )
 from trustgate.cluster.changes import KnownChanges
 from trustgate.cluster.database import DatabaseAway, DatabaseConnection, DatabaseSession, is_retried, may_pass
+from trustgate.cluster.linked_receipts import LinkedReceipts
 from trustgate.cluster.rows import DoneRow, HomeTaken
 from trustgate.errors import TrustGateError
 from trustgate.tasks import Outcome
@@ -202,6 +203,11 @@ class BatchLane:
     def swapped(self) -> int:
         """Batches that were written in one statement."""
         return self._writer.swapped
+
+    @property
+    def linked(self) -> LinkedReceipts:
+        """Receipts that it has linked and committed."""
+        return self._writer.linked
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:

@@ -19,6 +19,7 @@ from trustgate.cluster.batches import Batch, RowsChanged
 from trustgate.cluster.claimed_budgets import check_rows, claimed_parts, claimed_rows, count_use
 from trustgate.cluster.counted_once import charging_nothing, credited_as, without_credit
 from trustgate.cluster.lasting_work import EndedWork, SettleWork
+from trustgate.cluster.linked_receipts import LinkedReceipt
 from trustgate.cluster.rows import (
     DRAFTS,
     BalanceRow,
@@ -38,8 +39,8 @@ from trustgate.cluster.rows import (
     recorded_key,
 )
 from trustgate.payment.balance import BalanceHold, Balances
-from trustgate.receipts.bounds import in_range
-from trustgate.receipts.receipt import leaf_hash
+from trustgate.receipts.bounds import fixed
+from trustgate.receipts.receipt import leaf_hash_of
 from trustgate.receipts.segment import encode_entry
 from trustgate.types import Entry, Receipt
 
@@ -430,7 +431,9 @@ class Close:
         head = batch.rows[head_key(draft.tenant)]
         tseq, tprev = head.link()
         members: dict[str, Any] = {} if self._money is None else {"charged_nano_usd": charged}
-        receipt = in_range(msgspec.structs.replace(draft, tseq=tseq, tprev=tprev, **members))
-        head.advance(tseq, leaf_hash(receipt).hex())
-        batch.entries.append((receipt.id, encode_entry(Entry(seq=0, receipt=receipt, secret=self._secret))))
+        receipt, form = fixed(msgspec.structs.replace(draft, tseq=tseq, tprev=tprev, **members))
+        leaf = leaf_hash_of(form)
+        head.advance(tseq, leaf.hex())
+        entry = Entry(seq=0, receipt=receipt, secret=self._secret)
+        batch.entries.append(LinkedReceipt(entry, leaf, encode_entry(entry)))
         return receipt

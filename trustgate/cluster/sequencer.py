@@ -16,15 +16,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from trustgate.cluster.changes import trim
 from trustgate.cluster.database import DatabaseConnection, DatabaseSession
 from trustgate.cluster.following import log_name_of, show_edge
+from trustgate.cluster.linked_receipts import LinkedReceipts
 from trustgate.cluster.roles import RoleLost, Tenure, check_tenure
 from trustgate.errors import StoreDamaged, TrustGateError, VerificationFailed
 from trustgate.formats.durable import write_durably
@@ -52,8 +53,11 @@ _RETRY_LAST_S = 10.0
 _TRIM_EVERY_S = 3_600.0
 _CHANGES_KEPT_US = 86_400 * MICROSECONDS_PER_SECOND
 
-_WAITING = "SELECT n, entry FROM waiting_receipts ORDER BY n LIMIT $1"
-_TAKEN = "DELETE FROM waiting_receipts WHERE n = ANY($1::bigint[])"
+#: They are removed once the transaction is committed, after they were appended.
+_TAKE = (
+    "WITH taken AS (DELETE FROM waiting_receipts WHERE n IN (SELECT n FROM waiting_receipts ORDER BY n LIMIT $1)"
+    " RETURNING n, receipt_id, entry) SELECT receipt_id, entry FROM taken ORDER BY n"
+)
 _SIGNED = "SELECT size, signed_size, signed_us, wanted FROM log_state"
 _SIGN = "UPDATE log_state SET signed_size = $1, note = $2, signed_us = $3 WHERE signed_size = $4 RETURNING 1"
 
@@ -79,9 +83,11 @@ class Sequencer:
         heads: dict[str, int],
         tenure: Tenure | None,
         signing: Signing | None,
+        linked: LinkedReceipts | None,
     ) -> None:
         """Use ``begin``."""
         self._session = session
+        self._linked = linked
         self._signing = signing
         #: The store may have more than is in memory: an append has failed, or its end was not seen.
         self._is_stale = False
@@ -99,7 +105,12 @@ class Sequencer:
 
     @classmethod
     async def begin(
-        cls, session: DatabaseSession, store: Store, tenure: Tenure | None, signing: Signing | None = None
+        cls,
+        session: DatabaseSession,
+        store: Store,
+        tenure: Tenure | None,
+        signing: Signing | None = None,
+        linked: LinkedReceipts | None = None,
     ) -> Sequencer:
         """Go on where the log ends.
 
@@ -108,12 +119,13 @@ class Sequencer:
             store: as it is now: opened, or brought up to date, after the role was taken.
             tenure: the role; None: no other process has the database open.
             signing: how checkpoints are signed; None: they are not.
+            linked: what this process has linked itself; None: all is read from the database.
 
         Raises:
             StoreDamaged: the log does not continue the checkpoint that was signed last.
             TrustGateError: the database or the store failed.
         """
-        sequencer = cls(session, store, await Tree.open(store), await _last_numbers(store), tenure, signing)
+        sequencer = cls(session, store, await Tree.open(store), await _last_numbers(store), tenure, signing, linked)
         await sequencer._check_signed()
         async with session.use() as connection, connection.transaction():
             await sequencer._check(connection)
@@ -157,10 +169,9 @@ class Sequencer:
         async with self._session.use() as connection, connection.transaction():
             # Until the transaction ends the role is kept.
             await self._check(connection)
-            rows = await connection.fetch(_WAITING, _MOST)
+            rows = await connection.fetch(_TAKE, _MOST)
             if rows:
-                await self._append(await _by_turns(lambda row: decode_entry(row["entry"]), rows))
-                await connection.execute(_TAKEN, [row["n"] for row in rows])
+                await self._append(await _by_turns(self._found, rows))
                 await show_edge(connection, self.tree.edge)
         return len(rows)
 
@@ -229,14 +240,19 @@ class Sequencer:
                 hint="Put back a copy of the database that has them.",
             )
 
-    async def _append(self, waiting: list[Entry]) -> None:
+    def _found(self, row: Mapping[str, Any]) -> tuple[Entry, bytes]:
+        """Returns the entry of a row, without its place, and its leaf hash; b"": it is not known yet."""
+        linked = None if self._linked is None else self._linked.take(row["receipt_id"])
+        return (decode_entry(row["entry"]), b"") if linked is None else linked[:2]
+
+    async def _append(self, waiting: list[tuple[Entry, bytes]]) -> None:
         if self._is_stale:
             self._heads, self.tree = await _last_numbers(self._store), await Tree.open(self._store)
             self._is_stale = False
         heads: dict[str, int] = {}
         last_seq = self.tree.size
-        entries: list[Entry] = []
-        for entry in waiting:
+        entries: list[tuple[Entry, bytes]] = []
+        for entry, leaf in waiting:
             tenant, tseq = entry.receipt.tenant, entry.receipt.tseq
             head = heads.get(tenant) or self._heads.get(tenant, 0)
             if tseq <= head:
@@ -248,13 +264,13 @@ class Sequencer:
                 )
             heads[tenant] = tseq
             last_seq += 1
-            entries.append(msgspec.structs.replace(entry, seq=last_seq))
+            entries.append((msgspec.structs.replace(entry, seq=last_seq), leaf))
         if entries:
-            leaves = await _by_turns(lambda entry: leaf_hash(entry.receipt), entries)
+            leaves = await _by_turns(lambda found: found[1] or leaf_hash(found[0].receipt), entries)
             grown, tiles = await self.tree.extended(leaves)
             # Of a sequencer that was stopped the role may be another's: then the store has more than is in memory.
             self._is_stale = True
-            await self._store.append_entries(entries, tiles)
+            await self._store.append_entries([entry for entry, _ in entries], tiles)
             self._is_stale = False
             self.tree.adopt(grown)
             self._heads |= heads

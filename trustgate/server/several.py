@@ -229,9 +229,10 @@ class Together:
         wakeup = asyncio.Event()
         session.on_note(CHANNEL, wakeup.set)
         try:
-            sequencer = await Sequencer.begin(session, self._store, tenure, signing)
-            sequencer.wakeup = wakeup
-            await sequencer.run()
+            with self.books.log.books.closing.linked.wanted() as linked:
+                sequencer = await Sequencer.begin(session, self._store, tenure, signing, linked)
+                sequencer.wakeup = wakeup
+                await sequencer.run()
         except RoleLost as error:
             _logger.info("%s", error.message)
         except StoreDamaged as error:
