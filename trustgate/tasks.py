@@ -35,8 +35,8 @@ async def wait_at_most(event: asyncio.Event, timeout_s: float) -> None:
         return
 
 
-class Outcome(Generic[R]):
-    """What something that is under way comes to: ``await`` gives its result, or raises its error.
+class Deferred(Generic[R]):
+    """The result of something that is under way: ``await`` gives it, or raises its error.
 
     Any number of tasks may wait, and one that is cancelled ends its own waiting alone. A future would be cancelled with
     the task that waits for it, and a second one that shields it costs three turns of the event loop.
@@ -51,7 +51,7 @@ class Outcome(Generic[R]):
         self._result: R | None = None
         self._error: BaseException | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
-        self._calls: list[Callable[[Outcome[R]], object]] | None = None
+        self._calls: list[Callable[[Deferred[R]], object]] | None = None
 
     def __await__(self) -> Generator[Any, None, R]:
         if not self._is_done:
@@ -79,7 +79,7 @@ class Outcome(Generic[R]):
         """What it failed with, if it did."""
         return self._error
 
-    def on_end(self, call: Callable[[Outcome[R]], object]) -> None:
+    def on_end(self, call: Callable[[Deferred[R]], object]) -> None:
         """Call ``call`` with this once it is known; at once where it is known already."""
         if self._is_done:
             call(self)

@@ -54,7 +54,7 @@ from trustgate.cluster.rows import (
 )
 from trustgate.errors import TrustGateError
 from trustgate.receipts.receipt import balance_change, billed_of
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 from trustgate.types import COUNTED, Limits, Receipt
 
 _HELD = "SELECT key, state::text AS state FROM shared_state WHERE state->'nodes' ?| $1::text[] ORDER BY key FOR UPDATE"
@@ -183,7 +183,7 @@ class Books:
         late: Late | None = None,
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
-    ) -> Outcome[Receipt | None]:
+    ) -> Deferred[Receipt | None]:
         """Settle what a request holds and put its receipt on record, in one transaction.
 
         Args:
@@ -229,7 +229,7 @@ class Books:
         credit_nano_usd: int = 0,
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
-    ) -> Outcome[Receipt | None]:
+    ) -> Deferred[Receipt | None]:
         """Put a receipt on record that a process left behind in its journal, unless a process has done so.
 
         What the process held was given back; what was used is charged.
@@ -273,7 +273,7 @@ class Books:
         """
         return LastingWork(key, drawer, self._subjects(caller), ask, money_nano_usd)
 
-    def hold_work(self, work: LastingWork) -> Outcome[None]:
+    def hold_work(self, work: LastingWork) -> Deferred[None]:
         """Hold what work may still use, wherever it is not held yet; nothing for work that is settled.
 
         Returns:
@@ -362,7 +362,7 @@ class Books:
             done.on_end(self._give_up)
             raise
 
-    def _give_up(self, done: Outcome[Any]) -> None:
+    def _give_up(self, done: Deferred[Any]) -> None:
         """Give back what was granted to a request that is gone."""
         if done.granted is not None:
             self._undo(done.granted)

@@ -29,7 +29,7 @@ from trustgate.ids import new_id
 from trustgate.receipts.diverged import set_aside_drafts
 from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import balance_change
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.cluster")
@@ -175,7 +175,7 @@ class Drafts:
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
         **settled: Any,
-    ) -> Outcome[Receipt | None]:
+    ) -> Deferred[Receipt | None]:
         """Journal a receipt and close its request.
 
         Args:

@@ -32,7 +32,7 @@ from trustgate.cluster.database import DatabaseAway, DatabaseConnection, Databas
 from trustgate.cluster.linked_receipts import LinkedReceipts
 from trustgate.cluster.rows import DoneRow, HomeTaken
 from trustgate.errors import TrustGateError
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 
 _logger = logging.getLogger("trustgate.cluster")
 
@@ -55,7 +55,7 @@ _LAST = "SELECT state::text FROM shared_state WHERE key = $1 FOR UPDATE"
 _RENUMBER = "UPDATE shared_state SET state = $2::text::jsonb WHERE key = $1"
 
 
-class _Waiting(Outcome[Any]):
+class _Waiting(Deferred[Any]):
     """An operation that was submitted, and what becomes of it."""
 
     __slots__ = ("on_commit", "operation", "persists")
@@ -167,7 +167,7 @@ class BatchLane:
 
     def submit(
         self, operation: Operation, on_commit: Callable[[], None] | None = None, *, persists: bool | None = None
-    ) -> Outcome[Any]:
+    ) -> Deferred[Any]:
         """Have an operation carried out, after those that were submitted before.
 
         Args:

@@ -24,7 +24,7 @@ from trustgate.receipts.receipt import balance_change
 from trustgate.receipts.tiles import Edge
 from trustgate.receipts.tree import Tree
 from trustgate.store import Store
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.cluster")
@@ -66,7 +66,7 @@ class SharedLog(Log):
         self.commits_first = True
         self.drafts = drafts
         self._following = following
-        self._last_close: Outcome[Receipt | None] | None = None
+        self._last_close: Deferred[Receipt | None] | None = None
 
     @property
     def fault(self) -> str | None:
@@ -114,7 +114,7 @@ class SharedLog(Log):
         late: Late | None = None,
         work: EndedWork | None = None,
         on_commit: Callable[[], None] | None = None,
-    ) -> Outcome[Receipt | None]:
+    ) -> Deferred[Receipt | None]:
         """Journal a receipt and close its request.
 
         Args:
@@ -150,11 +150,11 @@ class SharedLog(Log):
             self.on_append(receipt)
         return done
 
-    def committed(self, entry: Entry) -> Outcome[Any] | None:
+    def committed(self, entry: Entry) -> Deferred[Any] | None:
         """See ``Log.committed``; of the entry that was appended last."""
         return None if self._last_close is None else self.kept(self._last_close)
 
-    def kept(self, done: Outcome[Receipt | None]) -> Outcome[Any] | None:
+    def kept(self, done: Deferred[Receipt | None]) -> Deferred[Any] | None:
         """Returns what ends once what ``close`` gave is committed, or the database is away; None: it is away now."""
         return None if self.fault is not None else done
 

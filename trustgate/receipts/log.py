@@ -24,7 +24,7 @@ from trustgate.receipts.journal import Journal
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash, leaf_hash_of
 from trustgate.receipts.tree import Tree
 from trustgate.store import Store
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 from trustgate.types import Entry, Receipt
 
 _logger = logging.getLogger("trustgate.receipts")
@@ -68,7 +68,7 @@ class Log:
         #: Whether answers wait until their receipts are committed: another machine may have to go on from the database.
         self.commits_first = False
         #: What waits for the commit of an entry, by its number; the oldest first.
-        self._waiting: deque[tuple[int, Outcome[None]]] = deque()
+        self._waiting: deque[tuple[int, Deferred[None]]] = deque()
         self._late = Deadlines(_COMMIT_PATIENCE_S)
 
     @classmethod
@@ -154,7 +154,7 @@ class Log:
             self.on_append(receipt)
         return entry
 
-    def committed(self, entry: Entry) -> Outcome[Any] | None:
+    def committed(self, entry: Entry) -> Deferred[Any] | None:
         """Returns what ends when the entry is committed in the store, or the store is away; None: nothing waits.
 
         A store that is away is waited for ``_COMMIT_PATIENCE_S`` seconds by the first, and by those that follow not at
@@ -164,7 +164,7 @@ class Log:
             return None
         if not self._waiting:
             self._late.set(self._wait_no_longer)
-        committed: Outcome[None] = Outcome(asyncio.get_running_loop())
+        committed: Deferred[None] = Deferred(asyncio.get_running_loop())
         self._waiting.append((entry.seq, committed))
         return committed
 

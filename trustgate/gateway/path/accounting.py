@@ -34,7 +34,7 @@ from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import billed_of, commitments
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 from trustgate.types import COUNTED, Finish, PaymentTerms, Receipt, Usage
 
 #: The context of a model whose passport names none, tokens: with ``_RUNS`` no less than the largest that is sold.
@@ -144,7 +144,7 @@ class Keeping(Protocol):
         """Give back what ``open`` gave."""
         ...
 
-    def close(self, outcome: AccountEnd) -> Outcome[Any] | None:
+    def close(self, outcome: AccountEnd) -> Deferred[Any] | None:
         """Settle what a request holds and keep its receipt. No await may stand between its ``Log.link`` and this.
 
         Returns:
@@ -173,7 +173,7 @@ class OwnKeeping:
     def void(self, hold: Hold) -> None:
         self._quota.void(hold)
 
-    def close(self, outcome: AccountEnd) -> Outcome[Any] | None:
+    def close(self, outcome: AccountEnd) -> Deferred[Any] | None:
         request, receipt, hold, counted = outcome.request, outcome.receipt, outcome.hold, outcome.counted
         tokens, billed = receipt.prompt_tokens + receipt.completion_tokens, billed_of(receipt)
         if hold is not None and counted:
@@ -289,7 +289,7 @@ class Account:
         self.work: ObjectId | None = None
         #: What it came to, once it is closed.
         self.receipt: Receipt | None = None
-        self._keeping: Outcome[Any] | None = None
+        self._keeping: Deferred[Any] | None = None
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:

@@ -37,7 +37,7 @@ from trustgate.models.metering.whole import read_answer, read_nothing_used
 from trustgate.models.upstream.answer import Answer
 from trustgate.models.upstream.client import Outgoing, UpstreamClient
 from trustgate.models.upstream.targets import Target, Targets
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 from trustgate.types import Usage
 
 _logger = logging.getLogger("trustgate.gateway")
@@ -88,7 +88,7 @@ class BackgroundWork:
         for held in self._hold_all():
             await held
 
-    def _hold_all(self) -> list[Outcome[None]]:
+    def _hold_all(self) -> list[Deferred[None]]:
         held = [self._hold(handle) for kind in BATCHES for handle in self._handles.unsettled(kind)]
         return [each for each in held if each is not None]
 
@@ -96,7 +96,7 @@ class BackgroundWork:
         """Hold what the work may still use."""
         _ = self._hold(handle)
 
-    def _hold(self, handle: ObjectId) -> Outcome[None] | None:
+    def _hold(self, handle: ObjectId) -> Deferred[None] | None:
         owner = self._directory.owner(handle.tenant, handle.key)
         drawer = None if owner is None else self._drawer(owner, handle)
         return self._holds.begin(handle, WorkOwner(owner, self._directory.key_account_id(handle.key), drawer))

@@ -21,7 +21,7 @@ from trustgate.gateway.api.shared_object_ids import SharedObjectIds
 from trustgate.gateway.path.accounting import AccountEnd, Request
 from trustgate.gateway.path.work_holds import WorkOwner
 from trustgate.receipts.receipt import balance_change, billed_of
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 
 
 class SharedEntry:
@@ -65,7 +65,7 @@ class SharedKeeping:
     def void(self, hold: SharedHold) -> None:
         _ = self._books.close(hold=hold)
 
-    def close(self, outcome: AccountEnd) -> Outcome[Any] | None:
+    def close(self, outcome: AccountEnd) -> Deferred[Any] | None:
         request, receipt, hold, sale = outcome.request, outcome.receipt, outcome.hold, outcome.sale
         work = outcome.work
         charging = None if sale is None else sale.charging
@@ -96,9 +96,9 @@ class SharedWorkHolds:
     def __init__(self, log: SharedLog) -> None:
         self._books = log.books
         #: By work: what this process has held for it, and when that is committed. It is not written again.
-        self._held: dict[tuple[Kind, str, str], tuple[tuple[int, LastingWork], Outcome[None]]] = {}
+        self._held: dict[tuple[Kind, str, str], tuple[tuple[int, LastingWork], Deferred[None]]] = {}
 
-    def begin(self, handle: ObjectId, owner: WorkOwner) -> Outcome[None] | None:
+    def begin(self, handle: ObjectId, owner: WorkOwner) -> Deferred[None] | None:
         work = handle.work
         if work is None or owner.caller is None or owner.drawer is None:
             return None
@@ -126,9 +126,9 @@ def _key_of(handle: ObjectId) -> str:
     return work_key(*handle.place)
 
 
-def _after(written: asyncio.Future[None], kept: Outcome[Any] | None) -> Outcome[Any]:
+def _after(written: asyncio.Future[None], kept: Deferred[Any] | None) -> Deferred[Any]:
     """Returns what ends once both have."""
-    both: Outcome[None] = Outcome(asyncio.get_running_loop())
+    both: Deferred[None] = Deferred(asyncio.get_running_loop())
 
     def end(_: object) -> None:
         if written.done() and (kept is None or kept.done()):

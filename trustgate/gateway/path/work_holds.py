@@ -16,7 +16,7 @@ from trustgate.access.quota import Ask, Hold, Quota
 from trustgate.gateway.api.object_ids import Kind, ObjectId, ObjectIds
 from trustgate.ids import now_us
 from trustgate.payment.balance import BalanceHold, Balances
-from trustgate.tasks import Outcome
+from trustgate.tasks import Deferred
 
 
 class WorkOwner(NamedTuple):
@@ -40,7 +40,7 @@ class WorkHolds(Protocol):
     #: Whether a process has to hold anew, at its start, what the process before it held.
     begins_anew: bool
 
-    def begin(self, handle: ObjectId, owner: WorkOwner) -> Outcome[None] | None:
+    def begin(self, handle: ObjectId, owner: WorkOwner) -> Deferred[None] | None:
         """Hold what a batch may still use, wherever that is not held yet.
 
         Returns:
