@@ -220,7 +220,8 @@ class Failover:
         assert books.returncode == 0, books.stdout
         for machine in self.machines:
             for log in machine.folder.glob(f"{machine.name}.*.log"):
-                assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+                before, found, after = log.read_text().partition("Traceback")
+                assert not found, before[-500:] + found + after[:3_000]
 
     def close(self) -> None:
         for machine in self.machines:
