@@ -611,15 +611,17 @@ Finish = Literal["complete", "client_gone", "upstream_cut", "cut", "upstream_err
 COUNTED: frozenset[str] = frozenset({"complete", "client_gone", "upstream_cut", "cut"})
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """One leaf of the log; times are microseconds UTC, money nano-USD.
+
+    On the path of a request its members are given by position, in this order: by name they cost four times as much.
 
     Versions 1, 3 and 5 are receipts of tenants that owe nothing; 2, 4 and 6 have RECEIPT_PAYMENT_MEMBERS besides, 3 to
     6 RECEIPT_PRICE_MEMBERS, 5 and 6 ``end_user``. Within a version every member is always present, so each has one
     canonical form.
     """
 
-    v: Literal[1, 2, 3, 4, 5, 6] = 1
+    v: Literal[1, 2, 3, 4, 5, 6]
     id: str
     created_us: int
     tenant: str

@@ -114,6 +114,7 @@ class _Log:
         at_us = self._begin_us + int(seq * self._step_us)
         tokens = noise[0] * 8 + 1
         return Receipt(
+            v=1,
             id=f"rcpt_{at_us // 1000:012x}{noise[:10].hex()}",
             created_us=at_us,
             tenant=tenant.id,

@@ -28,16 +28,28 @@ class _Connection:
 
     lost = False
 
-    def __init__(self) -> None:
+    def __init__(self, room: str = "some") -> None:
+        """``room``: how much the client takes in: "some", "none" before it is waited for, or "little" from then on."""
         self.written = b""
         self.keeps: list[bool] = []
         self.transport: Any = _Transport(self)
+        self.room = room
+        self.is_full = room == "none"
 
     def write_at_once(self, data: bytes) -> bool:
-        return False
+        if self.is_full:
+            return False
+        self.written += data
+        self.is_full = self.room == "little"
+        return True
 
     async def write(self, data: bytes) -> None:
         self.written += data
+        await self.drain()
+
+    async def drain(self) -> None:
+        await asyncio.sleep(0)
+        self.is_full = False
 
     def read_on(self) -> None: ...
 
@@ -78,7 +90,9 @@ async def _answer(exchange: Exchange, *, wraps: bool) -> None:
         await exchange.send(message)
 
     reply = Reply(wrapped if wraps else exchange.send, b"req_1", OPENAI, {EXCHANGE: exchange})
-    await reply.whole(200, b"application/json", b"{}")
+    sending = reply.whole(200, b"application/json", b"{}")
+    if sending is not None:
+        await sending
 
 
 async def test_what_wraps_the_sending_sees_every_answer() -> None:
@@ -108,10 +122,24 @@ async def test_at_once_or_in_messages_the_answer_is_the_same(method: str, versio
     assert exchange.is_done
 
 
+@pytest.mark.parametrize("room", ["none", "little"])
+@pytest.mark.parametrize("size", [2, 300_000])
+async def test_an_answer_ends_when_its_client_has_room_for_more(room: str, size: int) -> None:
+    exchange, _ = _exchange()
+    connection = _Connection(room)
+    exchange = Exchange(connection, _Door(asyncio.get_running_loop()), exchange.head)
+    sending = exchange.send_whole(200, [], b"x" * size)
+    assert connection.keeps == []
+    assert sending is not None
+    await sending
+    assert connection.keeps == [True]
+    assert connection.written.endswith(b"content-length: %d\r\ndate: now\r\n\r\n" % size + b"x" * size)
+
+
 async def test_no_header_can_hold_a_line_end() -> None:
     exchange, connection = _exchange()
     with pytest.raises(ValueError, match="line end"):
-        await exchange.send_whole(200, [(b"x", b"a\r\nb: c")], b"")
+        exchange.send_whole(200, [(b"x", b"a\r\nb: c")], b"")
     assert connection.written == b""
 
 

@@ -22,6 +22,7 @@ def make_receipt(number: int = 1, **members: Any) -> Receipt:
     created_us = members.get("created_us", FIRST_US + number * 1_000_001)
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     defaults: dict[str, Any] = {
+        "v": 1,
         "id": new_id("rcpt", created_us),
         "created_us": created_us,
         "tenant": "tenant_1",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Protocol
 
@@ -35,7 +36,10 @@ class Carrier(Protocol):
     lost: bool
 
     async def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
     def write_at_once(self, data: bytes) -> bool: ...
+    @property
+    def is_full(self) -> bool: ...
     def read_on(self) -> None: ...
     def ended(self, *, keeps: bool) -> None: ...
     def linger(self) -> None: ...
@@ -234,8 +238,12 @@ class Exchange:
             return False
         return self._connection.write_at_once(b"%x\r\n%b\r\n" % (len(body), body))
 
-    async def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole answer: what ``send`` does with the messages of its head and its body."""
+    def send_whole(self, status: int, headers: Headers, body: bytes) -> Awaitable[None] | None:
+        """Send a whole answer: what ``send`` does with the messages of its head and its body.
+
+        Returns:
+            What is to be awaited; None: all of it has been sent, and nothing has to be waited for.
+        """
         fields = render_fields(headers)
         connection = self._connection
         if (
@@ -249,21 +257,36 @@ class Exchange:
             or b"connection: " in fields
             or b"content-length: " in fields
         ):
-            await self.send(
-                {"type": "http.response.start", "status": status, "headers": headers, BODY_FOLLOWS: True},
-            )
-            await self.send({"type": "http.response.body", "body": body})
-            return
+            return self._send_in_messages(status, headers, body)
         self._has_begun = True
+        data = _whole_head(status, fields, len(body), self._door.date())
         if len(body) > _JOINED_BYTES:
-            connection.transport.write(_whole_head(status, fields, len(body), self._door.date()))
-            await connection.write(body)
+            connection.transport.write(data)
+            data = body
         else:
-            await connection.write(_whole_head(status, fields, len(body), self._door.date()) + body)
+            data += body
+        if not connection.write_at_once(data):
+            return self._end_behind(connection.write(data))
+        if connection.is_full:
+            return self._end_behind(connection.drain())
+        self._end_whole()
+        return None
+
+    async def _send_in_messages(self, status: int, headers: Headers, body: bytes) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": headers, BODY_FOLLOWS: True})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _end_behind(self, sending: Awaitable[None]) -> None:
+        await sending
+        self._end_whole()
+
+    def _end_whole(self) -> None:
+        """A whole answer to a request that has come whole has been written."""
         if not self.is_done:
             self.is_done = True
-            self.wake()
-            connection.ended(keeps=True)
+            if self._woken is not None:
+                self.wake()
+            self._connection.ended(keeps=True)
 
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Give the whole answer at once, in the place of the application, which has not begun."""

@@ -445,9 +445,17 @@ class Connection(asyncio.Protocol):
 
     async def write(self, data: bytes) -> None:
         """Write, and wait while the client takes in less than it is given."""
-        if self.lost:
-            return
-        self.transport.write(data)
+        if not self.lost:
+            self.transport.write(data)
+            await self.drain()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether ``drain`` waits for anything."""
+        return self._drained is not None
+
+    async def drain(self) -> None:
+        """Wait while the client takes in less than it is given."""
         if self._drained is not None:
             timer = self._door.loop.call_later(self._door.timeouts.write_s, self.transport.abort)
             try:

@@ -63,6 +63,12 @@ MAX_COST_NANO_USD: Final = 2**53 - 1
 MAX_COUNT: Final = 1_000_000_000
 _COUNTS: Final = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
 _counts_of: Final = attrgetter(*_COUNTS)
+#: Counts that are 0 for nearly every request: all but tokens, and cached and reasoning ones among them.
+_SELDOM: Final = tuple(
+    name for name in _COUNTS if name not in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+)
+_seldom_of: Final = attrgetter(*_SELDOM)
+_NO_SELDOM: Final = (0,) * len(_SELDOM)
 _PROMPT_RATES: Final = (
     *("cached_input_pico_usd", "cache_write_pico_usd", "cache_write_1h_pico_usd", "image_input_pico_usd"),
 )
@@ -89,6 +95,15 @@ def bounded(usage: Usage) -> Usage:
         return usage
     counts = {name: min(max(getattr(usage, name), 0), MAX_COUNT) for name in _COUNTS}
     return msgspec.structs.replace(usage, **counts, contradictory=True)
+
+
+def is_plain(usage: Usage) -> bool:
+    """Returns whether nothing but tokens was used, and every count is in bounds (``bounded`` leaves it as it is)."""
+    return (
+        0 <= usage.cached_tokens <= usage.prompt_tokens <= MAX_COUNT
+        and 0 <= usage.reasoning_tokens <= usage.completion_tokens <= MAX_COUNT
+        and _seldom_of(usage) == _NO_SELDOM
+    )
 
 
 def billed_nano_usd(cost_nano_usd: int, factor_ppm: int) -> int:
@@ -120,7 +135,7 @@ class PriceTable:
     """A price made ready to be applied: its hash is known, and its conditional rates are in the order they lie in."""
 
     __slots__ = (
-        *("_conditional", "_dearest", "_laid", "_plain_most", "_without_call"),
+        *("_conditional", "_dearest", "_laid", "_of_plain", "_plain_most", "_without_call"),
         *("hash", "known", "prices", "source"),
     )
 
@@ -134,6 +149,7 @@ class PriceTable:
         #: No condition holds of a usage without tier, size and quality, of at most so many prompt tokens.
         self._plain_most = _plain_most(self._conditional)
         self._laid: dict[tuple[int, ...], Rates] = {}
+        self._of_plain = _rates_of_plain(prices)
         self._without_call: PriceTable | None = None
         #: The table without conditions at its dearest: with audio, and without.
         self._dearest = {audio: _dearest(prices, audio=audio) for audio in (False, True)}
@@ -163,6 +179,17 @@ class PriceTable:
     def cost_nano_usd(self, usage: Usage, at_us: int) -> int:
         """Returns the cost of what was used, nano-USD, rounded once, up; at most MAX_COST_NANO_USD."""
         return _cost(self.rates(usage, at_us), usage)
+
+    def plain_nano_usd(self, usage: Usage, at_us: int) -> int:
+        """As ``cost_nano_usd``, of a usage that ``is_plain``."""
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        if prompt > self._plain_most or usage.service_tier or usage.image_size or usage.image_quality:
+            return _cost(self.rates(usage, at_us), usage)
+        base, for_cached, written, for_reasoning, call = self._of_plain
+        pico = prompt * base + usage.cached_tokens * for_cached
+        pico += completion * written + usage.reasoning_tokens * for_reasoning
+        cost_nano_usd = call - (-pico // PICO_USD_PER_NANO_USD)
+        return min(cost_nano_usd, MAX_COST_NANO_USD)
 
     def worst_nano_usd(self, ask: Usage, at_us: int, *, audio: bool = False) -> int:
         """Returns the most that a request may cost which uses no more than ``ask``, whose details are not known yet.
@@ -269,11 +296,32 @@ def _cost(rates: Rates, usage: Usage) -> int:
     return min((rates.call_nano_usd or 0) - (-pico // PICO_USD_PER_NANO_USD), MAX_COST_NANO_USD)
 
 
-def _prompt_pico_usd(rates: Rates, usage: Usage) -> int:
-    left = usage.prompt_tokens
+def _rates_of_plain(rates: Rates) -> tuple[int, int, int, int, int]:
+    """Returns what a usage that ``is_plain`` is charged.
+
+    For a prompt token, more for a cached one, for a completion token and more for a reasoning one, pico-USD; for a
+    call, nano-USD.
+    """
+    base, written = _prompt_base(rates), _completion_base(rates)
+    for_cached = _either(rates.cached_input_pico_usd, base) - base
+    for_reasoning = _either(rates.reasoning_pico_usd, written) - written
+    return base, for_cached, written, for_reasoning, rates.call_nano_usd or 0
+
+
+def _prompt_base(rates: Rates) -> int:
+    """Returns the price of a prompt token of no further kind."""
     base = rates.input_pico_usd
-    if base is None:
-        base = _first(rates.audio_input_pico_usd, rates.image_input_pico_usd)
+    return _first(rates.audio_input_pico_usd, rates.image_input_pico_usd) if base is None else base
+
+
+def _completion_base(rates: Rates) -> int:
+    """Returns the price of a completion token of no further kind."""
+    base = rates.output_pico_usd
+    return _first(rates.image_output_pico_usd, rates.audio_output_pico_usd) if base is None else base
+
+
+def _prompt_pico_usd(rates: Rates, usage: Usage) -> int:
+    left, base = usage.prompt_tokens, _prompt_base(rates)
     pico = 0
     if usage.cached_tokens:
         cached = min(usage.cached_tokens, left)
@@ -297,10 +345,7 @@ def _prompt_pico_usd(rates: Rates, usage: Usage) -> int:
 
 
 def _completion_pico_usd(rates: Rates, usage: Usage) -> int:
-    left = usage.completion_tokens
-    base = rates.output_pico_usd
-    if base is None:
-        base = _first(rates.image_output_pico_usd, rates.audio_output_pico_usd)
+    left, base = usage.completion_tokens, _completion_base(rates)
     if not (usage.reasoning_tokens or usage.audio_completion_tokens or usage.image_completion_tokens):
         return left * base
     pico = 0

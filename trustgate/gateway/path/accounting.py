@@ -28,7 +28,7 @@ from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
 from trustgate.gateway.path.reply import Reply
 from trustgate.gateway.path.worst_case import cost_of, price_for, requests_in
-from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd, bounded
+from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd, bounded, is_plain
 from trustgate.models.upstream.targets import Target
 from trustgate.payment.credit import payment_members
 from trustgate.payment.sale import Sale
@@ -350,71 +350,95 @@ class Account:
         self.usage_so_far = _nothing_more
         request, target = self.request, self.target
         arrival, endpoint, caller, call = request.arrival, request.endpoint, request.caller, request.call
-        usage = _priced_usage(usage, endpoint, call)
-        counted = finish in COUNTED and target is not None
-        if counted and target is not None:
-            target.load.used(target.passport.pool, usage.total_tokens - call.prompt_tokens)
-        price = price_for(endpoint, target.price) if target is not None else _NO_PRICE
-        factor_ppm = caller.price_factor_ppm
-        cost_nano_usd = cost_of(call, price, usage, arrival.at_us) if counted else 0
-        billed = billed_nano_usd(cost_nano_usd, factor_ppm)
-        total_ms = arrival.elapsed_ms()
+        if usage.images or endpoint.name == "batches":
+            usage = _with_what_was_asked(usage, endpoint, call)
+        is_token_use = call.work is None and is_plain(usage)
+        if not is_token_use:
+            usage = bounded(usage)
+        counted, cost_nano_usd, price = False, 0, _NO_PRICE
+        if target is not None:
+            price = price_for(endpoint, target.price)
+            if finish in COUNTED:
+                counted = True
+                target.load.used(target.passport.pool, usage.total_tokens - call.prompt_tokens)
+                if is_token_use:  # as nearly always
+                    cost_nano_usd = price.plain_nano_usd(usage, arrival.at_us)
+                else:
+                    cost_nano_usd = cost_of(call, price, usage, arrival.at_us)
+        billed = billed_nano_usd(cost_nano_usd, caller.price_factor_ppm)
         paid = None if caller.terms is None else self._paid(caller.terms, finish, billed)
-        secret = arrival.secret
-        answered = _NO_ANSWER if self._answer is None else self._answer.digest()
-        committed = commitments(secret, digest(request.body), answered)
-        tseq, tprev = self._accounting.log.link(caller.tenant.id)
-        receipt = Receipt(
-            v=_version(caller, call),
-            id=arrival.receipt_id,
-            created_us=arrival.at_us,
-            tenant=caller.tenant.id,
-            key=caller.key.id,
-            tseq=tseq,
-            tprev=tprev,
-            endpoint=endpoint.name,
-            model=call.model[:_NAME_MOST],
-            passport=target.passport.id if target is not None else "",
-            upstream_model=self.upstream_model[:_NAME_MOST],
-            request_commitment=committed[0],
-            response_commitment=committed[1],
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            completion_tokens=usage.completion_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            usage_source="estimate" if usage.estimated else "provider",
-            cost_nano_usd=cost_nano_usd,
-            price_hash=price.hash,
-            policy_hash=caller.policy_hash,
-            latency_first_ms=total_ms if self.first_ms is None else self.first_ms,
-            latency_total_ms=total_ms,
-            status=status,
-            finish=finish,
-            stream=call.stream,
-            cache_write_tokens=usage.cache_write_tokens,
-            cache_write_1h_tokens=usage.cache_write_1h_tokens,
-            audio_prompt_tokens=usage.audio_prompt_tokens,
-            audio_completion_tokens=usage.audio_completion_tokens,
-            image_prompt_tokens=usage.image_prompt_tokens,
-            image_completion_tokens=usage.image_completion_tokens,
-            images=usage.images,
-            audio_ms=usage.audio_ms,
-            characters=usage.characters,
-            searches=usage.searches,
-            service_tier=usage.service_tier[:_TIER_MOST],
-            image_size=usage.image_size[:_TIER_MOST],
-            image_quality=usage.image_quality[:_TIER_MOST],
-            usage_contradictory=usage.contradictory,
-            price_known=price.known,
-            price_factor_ppm=factor_ppm,
-            billed_nano_usd=billed,
-            end_user=UNSET if call.end_user is None else call.end_user,
-        )
+        receipt = self._receipt(finish, status, usage, price, cost_nano_usd, billed)
         if paid is not None:
             receipt = replace(receipt, **paid)
         self.receipt = receipt
         self._keeping = self._accounting.keeping.close(
-            AccountEnd(request, receipt, secret, self._hold, counted, self.sale, self.work)
+            AccountEnd(request, receipt, arrival.secret, self._hold, counted, self.sale, self.work)
+        )
+
+    def _receipt(
+        self, finish: Finish, status: int, usage: Usage, price: PriceTable, cost_nano_usd: int, billed_nano_usd: int
+    ) -> Receipt:
+        """Returns the receipt of a tenant that owes nothing, its members by position (see ``Receipt``)."""
+        request, target = self.request, self.target
+        arrival, caller, call = request.arrival, request.caller, request.call
+        total_ms = arrival.elapsed_ms()
+        answered = _NO_ANSWER if self._answer is None else self._answer.digest()
+        for_request, for_response = commitments(arrival.secret, digest(request.body), answered)
+        tenant_id = caller.tenant.id
+        tseq, tprev = self._accounting.log.link(tenant_id)
+        return Receipt(
+            _version(caller, call),
+            arrival.receipt_id,
+            arrival.at_us,
+            tenant_id,
+            caller.key.id,
+            tseq,
+            tprev,
+            request.endpoint.name,
+            call.model[:_NAME_MOST],
+            "" if target is None else target.passport.id,
+            self.upstream_model[:_NAME_MOST],
+            for_request,
+            for_response,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            usage.reasoning_tokens,
+            "estimate" if usage.estimated else "provider",
+            cost_nano_usd,
+            price.hash,
+            caller.policy_hash,
+            total_ms if self.first_ms is None else self.first_ms,
+            total_ms,
+            status,
+            finish,
+            call.stream,
+            UNSET,
+            UNSET,
+            UNSET,
+            UNSET,
+            UNSET,
+            UNSET,
+            UNSET,
+            UNSET,
+            price.known,
+            billed_nano_usd,
+            caller.price_factor_ppm,
+            usage.cache_write_tokens,
+            usage.cache_write_1h_tokens,
+            usage.audio_prompt_tokens,
+            usage.audio_completion_tokens,
+            usage.image_prompt_tokens,
+            usage.image_completion_tokens,
+            usage.images,
+            usage.audio_ms,
+            usage.characters,
+            usage.searches,
+            usage.service_tier[:_TIER_MOST],
+            usage.image_size[:_TIER_MOST],
+            usage.image_quality[:_TIER_MOST],
+            usage.contradictory,
+            UNSET if call.end_user is None else call.end_user,
         )
 
     @property
@@ -459,10 +483,8 @@ def _version(caller: Caller, call: Call) -> Literal[3, 4, 5, 6]:
     return 5 if caller.terms is None else 6
 
 
-def _priced_usage(usage: Usage, endpoint: Endpoint, call: Call) -> Usage:
-    """Returns the usage with what its price depends on besides, every count in bounds."""
+def _with_what_was_asked(usage: Usage, endpoint: Endpoint, call: Call) -> Usage:
+    """Returns the usage with what its price depends on besides."""
     if usage.images and (call.image_size or call.image_quality):
         usage = replace(usage, image_size=call.image_size, image_quality=call.image_quality)
-    if endpoint.name == "batches":
-        usage = replace(usage, service_tier="batch")
-    return bounded(usage)
+    return replace(usage, service_tier="batch") if endpoint.name == "batches" else usage

@@ -69,7 +69,9 @@ async def _relay_whole(answer: Answer, delivery: Delivery, objects: ObjectAccoun
     delivery.close("complete", status=answer.status, usage=usage)
     if account.is_keeping:
         await account.kept()
-    await reply.whole(answer.status, content_type, body)
+    sending = reply.whole(answer.status, content_type, body)
+    if sending is not None:
+        await sending
 
 
 async def _relay_raw(answer: Answer, chunks: AsyncIterator[bytes], delivery: Delivery) -> None:

@@ -18,7 +18,7 @@ from trustgate.http.sending import EXCHANGE, Headers, send_body, send_error
 
 _REFUSAL_TIMEOUT_S = 5.0
 
-SendWhole = Callable[[int, Headers, bytes], Awaitable[None]]
+SendWhole = Callable[[int, Headers, bytes], Awaitable[None] | None]
 
 
 class ResponseRecorder(Protocol):
@@ -73,17 +73,23 @@ class Reply:
             self.recorder.begin(status, [(b"content-type", content_type), *self.headers])
             self.recorder.write(body, last=True)
 
-    async def whole(self, status: int, content_type: bytes, body: bytes) -> None:
-        self.record(status, content_type, body)
-        if not self.gone:
-            self.started = True
-            self.waiting_since = monotonic()
-            headers = [(b"content-type", content_type), *self.headers]
-            if self._send_whole is None:
-                await send_body(self._send, status, headers, body)
-            else:
-                await self._send_whole(status, headers, body)
-            self.waiting_since = None
+    def whole(self, status: int, content_type: bytes, body: bytes) -> Awaitable[None] | None:
+        """Send a whole answer. Returns what is to be awaited; None: it has been sent."""
+        if self.recorder is not None:
+            self.record(status, content_type, body)
+        if self.gone:
+            return None
+        self.started = True
+        headers = [(b"content-type", content_type), *self.headers]
+        if self._send_whole is None:
+            return self._wait_for(send_body(self._send, status, headers, body))
+        sending = self._send_whole(status, headers, body)
+        return None if sending is None else self._wait_for(sending)
+
+    async def _wait_for(self, sending: Awaitable[None]) -> None:
+        self.waiting_since = monotonic()
+        await sending
+        self.waiting_since = None
 
     async def replay(self, status: int, headers: Headers, body: bytes) -> None:
         """Give an answer once more, as it went out the first time but for the request's id."""
