@@ -110,6 +110,7 @@ class Forwarding:
             path=path,
             headers=_for_provider("", own, headers) if headers else own,
             request_id="" if headers else request_id,
+            is_ordinary=isinstance(body, bytes) and not (headers or endpoint.at_root),
             body_for=body_for,
             caller=caller.tenant.id,
             model=call.model,
@@ -117,7 +118,7 @@ class Forwarding:
             stream=call.stream,
             asks_usage=asks_usage,
         )
-        if any(provider for _, _, provider in headers):
+        if headers and any(provider for _, _, provider in headers):
             made = replace(made, headers_for=lambda target: _for_provider(target.passport.provider, own, headers))
         if isinstance(body, Upload):
             return replace(made, fault=lambda: body.fault, length_for=_length_for(arrival, body, endpoint))

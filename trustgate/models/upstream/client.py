@@ -42,7 +42,7 @@ from trustgate.models.upstream.from_events import as_document
 from trustgate.models.upstream.response import AiohttpResponse, Response
 from trustgate.models.upstream.targets import Target, all_full, all_open
 from trustgate.models.upstream.to_events import Form, as_events
-from trustgate.models.upstream.transport import Network
+from trustgate.models.upstream.transport import Network, UnderWay
 
 if TYPE_CHECKING:
     import httpx
@@ -71,6 +71,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     headers: Sequence[tuple[str, str]]
     #: The value of ``x-request-id``, which needs no check of its characters; "": it is in ``headers``, or is not sent.
     request_id: str = ""
+    #: Whether every target gets the same headers and a body that is whole, in one piece, beneath its base URL.
+    is_ordinary: bool = False
     #: The headers, where not every target gets all of them.
     headers_for: Callable[[Target], Sequence[tuple[str, str]]] | None = None
     #: The body as a target wants it. One that is not whole yet can be sent once only.
@@ -154,6 +156,58 @@ class UpstreamClient:
         Raises ``UpstreamRefused`` (its own 4xx, and 501 and the like), ``UpstreamFailed`` (502), ``UpstreamTimeout``
         (504), ``Unavailable`` (503, the upstream has been out of reach for a while).
         """
+        target = targets[0]
+        under_way = self._ask_at_once(target, outgoing)
+        if under_way is None:
+            return await self._ask_in_order(targets, outgoing, deadline)
+        # The usual request waits in this one frame. Whatever else its response is, the others judge it.
+        try:
+            response = await under_way.begun
+            answer = None if response is None else _plain_answer(target, outgoing, response)
+            if answer is not None:
+                self._network.has_begun(under_way)
+                target.breaker.succeeded()
+                return answer
+        except Exception:  # noqa: BLE001, S110 - it is raised again where the response is looked at
+            pass
+        except BaseException:
+            self._network.give_up(under_way)
+            target.load.end()
+            raise
+        return await self._ask_in_order(targets, outgoing, deadline, under_way)
+
+    def _ask_at_once(self, target: Target, outgoing: Outgoing) -> UnderWay | None:
+        """Send an ordinary request over a connection that is kept.
+
+        Returns None, and has done nothing, where there is anything to be decided or waited for first.
+        """
+        base_url = target.upstream.base_url
+        if (
+            not outgoing.is_ordinary
+            or target.only_too_long
+            or not self._network.keeps_one(base_url)
+            or not target.load.has_room(target.passport.pool)
+            or target.breaker.is_tripped
+        ):
+            return None
+        body = outgoing.body_for(target)
+        if not isinstance(body, bytes):
+            return None
+        headers = outgoing.headers
+        if target.upstream.credential:
+            headers = (*headers, *_credentials(target, anthropic=outgoing.anthropic))
+        under_way = self._network.send_at_once(
+            outgoing.method, base_url, outgoing.path, headers, body, outgoing.request_id
+        )
+        if under_way is not None:
+            target.load.begin()
+            target.load.sent(target.passport.pool, outgoing.prompt_tokens)
+        return under_way
+
+    async def _ask_in_order(
+        self, targets: Sequence[Target], outgoing: Outgoing, deadline: float | None, under_way: UnderWay | None = None
+    ) -> Answer:
+        """See ``fetch``. ``under_way``: what was sent to the first target."""
         verdict: FailedAttempt | None = None
         #: The largest context that was too small for the prompt, and whether one was. (A conversation with a larger
         #: model goes on there.)
@@ -164,9 +218,10 @@ class UpstreamClient:
             target = waiting.pop(0)
             if (target.passport.context_length or math.inf) <= too_small or (target.only_too_long and not is_too_long):
                 continue
-            if not target.has_room or not target.breaker.admit(outgoing.caller):
+            if under_way is None and not (target.has_room and target.breaker.admit(outgoing.caller)):
                 continue
-            outcome = await self._ask_target(target, outgoing, deadline, retries=self._retries)
+            sent, under_way = under_way, None
+            outcome = await self._ask_target(target, outgoing, deadline, retries=self._retries, under_way=sent)
             if isinstance(outcome, Answer):
                 return outcome
             verdict = outcome
@@ -190,17 +245,25 @@ class UpstreamClient:
         raise all_open(outgoing.model or target.passport.slug, target.breaker.retry_after_s)
 
     async def _ask_target(
-        self, target: Target, outgoing: Outgoing, deadline: float | None, *, retries: int
+        self,
+        target: Target,
+        outgoing: Outgoing,
+        deadline: float | None,
+        *,
+        retries: int,
+        under_way: UnderWay | None = None,
     ) -> Answer | FailedAttempt:
         """Ask one target until it answers, or asking again is of no use. Its breaker learns of the request once.
 
-        Its load has the request in flight until the answer is closed.
+        Its load has the request in flight until the answer is closed. ``under_way``: the first try, where it was sent.
         """
         breaker, caller = target.breaker, outgoing.caller
-        target.load.begin()
+        if under_way is None:
+            target.load.begin()
         try:
             for attempt in count():
-                outcome = await self._attempt(target, outgoing)
+                outcome = await self._attempt(target, outgoing, under_way)
+                under_way = None
                 if isinstance(outcome, Answer):
                     break
                 if outcome.status in _OF_A_MEMBER and outgoing.asks_usage and not outcome.is_too_long:
@@ -253,16 +316,25 @@ class UpstreamClient:
                 quirks.takes_stream_options = known
         return outcome
 
-    async def _attempt(self, target: Target, outgoing: Outgoing) -> Answer | FailedAttempt:
-        """One try. What its body could not be sent twice for is not tried again, here or elsewhere."""
-        body = outgoing.body_for(target)
-        target.load.sent(target.passport.pool, outgoing.prompt_tokens)
+    async def _attempt(
+        self, target: Target, outgoing: Outgoing, under_way: UnderWay | None = None
+    ) -> Answer | FailedAttempt:
+        """One try. What its body could not be sent twice for is not tried again, here or elsewhere.
+
+        ``under_way``: it was sent already.
+        """
         sent: _Sent | None = None
-        if not isinstance(body, _WHOLE):
-            sent = _Sent(body)
-            body = aiter(sent)
+        if under_way is None:
+            body = outgoing.body_for(target)
+            target.load.sent(target.passport.pool, outgoing.prompt_tokens)
+            if not isinstance(body, _WHOLE):
+                sent = _Sent(body)
+                body = aiter(sent)
         try:
-            response = await self._ask(target, outgoing, body)
+            if under_way is None:
+                response = await self._ask(target, outgoing, body)
+            else:
+                response = await self._network.answer(under_way)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client gets an error of ours
             verdict = not_answered(error)
         else:

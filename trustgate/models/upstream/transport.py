@@ -12,9 +12,11 @@ Owns the pool of the connections that are kept between requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from trustgate.deadlines import Deadlines
 from trustgate.errors import TrustGateError
@@ -107,6 +109,16 @@ class _Lease:
         self.host.pool.open -= 1
         if self in self.host.idle:
             self.host.idle.remove(self)
+
+
+class UnderWay(msgspec.Struct, frozen=True, eq=False):
+    """A request that was sent, and its response."""
+
+    lease: _Lease
+    #: Becomes the response when its head is here; None: aiohttp reads it.
+    begun: asyncio.Future[Response | None]
+    #: Is called where the head is late.
+    is_late: Callable[[], None]
 
 
 class _Pool:
@@ -228,27 +240,63 @@ class Network:
             first, *rest = body or (b"",)
             data = _request_bytes(method, host, path, headers, request_id, first, sum(map(len, rest)))
         lease = host.pool.kept(host) or await self._connect(host)
+        return await self.answer(self._send_on(lease, data, rest))
+
+    def keeps_one(self, base_url: str) -> bool:
+        """Returns whether a connection to the base URL is kept, which may have ended."""
+        host = self._hosts.get(base_url)
+        return host is not None and bool(host.idle)
+
+    def send_at_once(
+        self, method: str, base_url: str, path: str, headers: Sequence[tuple[str, str]], body: bytes, request_id: str
+    ) -> UnderWay | None:
+        """Send a request as ``send`` does, over a connection that is kept. ``answer`` is to be awaited, or ``give_up``.
+
+        Returns None, and has sent nothing, where none is kept, or where ``send`` would raise.
+        """
+        host = self._hosts[base_url]
+        try:
+            data = _request_bytes(method, host, path, headers, request_id, body)
+        except ValueError:
+            return None
+        lease = host.pool.kept(host)
+        return None if lease is None else self._send_on(lease, data, ())
+
+    def _send_on(self, lease: _Lease, data: bytes, rest: Sequence[bytes]) -> UnderWay:
         protocol = lease.protocol
         begun = protocol.expect_response(self._read_timeout_s)
-        is_late = protocol.head_is_late
+        under_way = UnderWay(lease, begun, protocol.head_is_late)
         try:
             transport: Any = protocol.transport
             transport.write(data)
             for piece in rest:
                 transport.write(piece)
-            self._silence.set(is_late)
-            try:
-                response = await begun
-            finally:
-                self._silence.discard(is_late)
-            if response is not None:
-                return response
-            return await self._read_by_aiohttp(lease)
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            begun.set_exception(error)
+        self._silence.set(under_way.is_late)
+        return under_way
+
+    def has_begun(self, under_way: UnderWay) -> None:
+        """Its response has begun: its silence is watched by that."""
+        self._silence.discard(under_way.is_late)
+
+    def give_up(self, under_way: UnderWay) -> None:
+        """Its response is not waited for any more."""
+        self._silence.discard(under_way.is_late)
+        if not _is_whole(under_way.begun):  # else the connection may serve another request already
+            under_way.lease.close()
+
+    async def answer(self, under_way: UnderWay) -> Response | AiohttpResponse:
+        """Returns the answer to a request that was sent, when its head is here. Raises as ``send``."""
+        lease = under_way.lease
+        try:
+            response = await under_way.begun
+            self.has_begun(under_way)
+            return await self._read_by_aiohttp(lease) if response is None else response
         except BaseException as error:
-            if not _is_whole(begun):  # else the connection may serve another request already
-                lease.close()
+            self.give_up(under_way)
             is_network = isinstance(error, OSError | _aiohttp().ClientConnectionError)
-            if not is_network or isinstance(error, TimeoutError) or protocol.heard:
+            if not is_network or isinstance(error, TimeoutError) or lease.protocol.heard:
                 raise
             raise Unanswered from error
 
