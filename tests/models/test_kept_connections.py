@@ -1,0 +1,189 @@
+"""A request sent over a kept connection before it is awaited comes to what one that is sent in all steps comes to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.models.test_response import PATIENCE_S, Server
+from tests.support.streams import serving
+from trustgate.errors import TrustGateError
+from trustgate.models.catalog import Catalog
+from trustgate.models.metering.chunks import StreamMeter
+from trustgate.models.metering.whole import read_answer
+from trustgate.models.upstream.client import Outgoing, UpstreamClient
+from trustgate.models.upstream.targets import Targets
+from trustgate.types import Passport, Pool
+
+_BODY = b'{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+
+
+def _said(body: bytes, status: bytes = b"200 OK", more: bytes = b"") -> bytes:
+    return (
+        b"HTTP/1.1 %b\r\ncontent-type: application/json\r\n" % status
+        + more
+        + b"content-length: %d\r\n\r\n" % len(body)
+        + body
+    )
+
+
+_OK = _said(_BODY)
+_EVENTS = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+    b'32\r\ndata: {"choices":[{"delta":{"content":"hello"}}]}\n\n\n\r\n',
+    b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n",
+)
+#: What a second request is answered with, and what is answered if it is asked once more; b"" hangs up.
+_ANSWERS: dict[str, list[list[bytes]]] = {
+    "usual": [[_OK]],
+    "in two pieces": [[_OK[:-9], _OK[-9:]]],
+    "an older HTTP": [[_OK.replace(b"HTTP/1.1", b"HTTP/1.0")]],
+    "hangs up": [[b""], [_OK]],
+    "hangs up in the head": [[_OK[:30], b""], [_OK]],
+    "hangs up in the body": [[_OK[:-9], b""], [_OK]],
+    "fails, then answers": [[_said(b'{"error":{"message":"no"}}', b"500 Internal Server Error")], [_OK]],
+    "refuses": [[_said(b'{"error":{"message":"no"}}', b"400 Bad Request")]],
+    "a failure with status 200": [[_said(b'{"error":{"message":"no"}}')], [_OK]],
+    "no HTTP": [[b"nonsense\r\n\r\n"], [_OK]],
+    "ends the connection": [[_said(_BODY, more=b"connection: close\r\n"), b""]],
+    "events": [list(_EVENTS)],
+}
+
+
+class _World:
+    """A client, and an upstream that answers a first request as usual, so that its connection is kept."""
+
+    def __init__(self, answers: list[list[bytes]], *, read_s: float = PATIENCE_S, most: int | None = None) -> None:
+        self.server = Server([[_OK], *answers])
+        self.client = UpstreamClient(
+            retries=1, connect_timeout_s=PATIENCE_S, read_timeout_s=read_s, max_connections=10, wait=self._wait
+        )
+        self._pool = Pool(requests_per_minute=most)
+
+    async def _wait(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    def open(self, port: int) -> None:
+        passport = Passport(
+            id="passport_1", slug="a", api_model_id="a", base_url=f"http://127.0.0.1:{port}/v1", pool=self._pool
+        )
+        catalog = Catalog([passport], [])
+        targets = Targets(catalog, "http://default/v1", lambda _: "sk-1")
+        self.targets = targets.route("a", catalog.resolve("a"), "chat.completions")
+
+    async def fetch(self, **members: Any) -> Any:
+        """Returns what an answer is, or the error."""
+        usual: dict[str, Any] = {
+            "path": "/chat/completions",
+            "headers": (("content-type", "application/json"),),
+            "body_for": lambda target: b'{"model":"a"}',
+            "form": "chat",
+            "meter": read_answer,
+            "stream_meter": StreamMeter,
+            "request_id": "req_1",
+            "is_ordinary": True,
+        }
+        try:
+            answer = await self.client.fetch(self.targets, Outgoing(**{**usual, **members}), deadline=None)
+        except TrustGateError as error:
+            return error.status, error.code, error.message
+        try:
+            if answer.events is None:
+                return answer.status, answer.body, answer.content_type, answer.reported
+            pieces = [frame async for frames in answer.events.batches(lambda _: False) for _, frame in frames]
+            return answer.status, b"".join(pieces)
+        finally:
+            await answer.close()
+
+    @property
+    def loads(self) -> list[int]:
+        return [target.load.in_flight for target in self.targets]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", _ANSWERS)
+async def test_at_once_or_in_all_steps_the_answer_is_the_same(name: str, stream: bool) -> None:
+    seen = []
+    for is_ordinary in (True, False):
+        world = _World([list(pieces) for pieces in _ANSWERS[name]])
+        async with serving(world.server.answer) as port:
+            world.open(port)
+            await world.fetch()
+            outcomes = [await world.fetch(is_ordinary=is_ordinary, stream=stream)]
+            breaker = world.targets[0].breaker
+            heads = [head.replace(b"%d" % port, b"") for head in world.server.heads]
+            seen.append((outcomes, heads, world.server.connections, world.loads, breaker.is_tripped))
+            await world.client.close()
+    assert seen[0] == seen[1]
+    assert seen[0][3] == [0]
+
+
+#: How many turns of the loop a request runs before it is ended: from before it is sent to behind its answer.
+_TURNS = range(12)
+
+
+@pytest.mark.parametrize("is_ordinary", [True, False], ids=["at once", "in all steps"])
+async def test_a_request_that_is_ended_early_holds_nothing_and_its_connection_serves_no_other(
+    is_ordinary: bool,
+) -> None:
+    for turns in _TURNS:
+        world = _World([[_OK], [_OK]])
+        async with serving(world.server.answer) as port:
+            world.open(port)
+            await world.fetch()
+            asking = asyncio.ensure_future(world.fetch(is_ordinary=is_ordinary))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert world.loads == [0]
+            # What comes of the request that was ended is not taken for the next one's answer.
+            assert (await world.fetch(request_id="req_2"))[:2] == (200, _BODY)
+            await world.client.close()
+
+
+@pytest.mark.parametrize("is_ordinary", [True, False], ids=["at once", "in all steps"])
+async def test_an_upstream_learns_that_its_answer_is_not_waited_for_any_more(is_ordinary: bool) -> None:
+    world = _World([[]])
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(_OK)
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()  # the second request's body, and the end
+        left.set()
+
+    async with serving(answer) as port:
+        world.open(port)
+        await world.fetch()
+        asking = asyncio.ensure_future(world.fetch(is_ordinary=is_ordinary))
+        await asyncio.wait_for(asked.wait(), PATIENCE_S)
+        asking.cancel()
+        await asyncio.wait_for(left.wait(), PATIENCE_S)
+        await asyncio.wait([asking])
+        await world.client.close()
+
+
+@pytest.mark.parametrize("is_ordinary", [True, False], ids=["at once", "in all steps"])
+async def test_an_upstream_that_says_nothing_is_given_up(is_ordinary: bool) -> None:
+    world = _World([[], []], read_s=0.1)
+    async with serving(world.server.answer) as port:
+        world.open(port)
+        await world.fetch()
+        status, _, _ = await world.fetch(is_ordinary=is_ordinary)
+        assert (status, world.loads) == (504, [0])
+        await world.client.close()
+
+
+async def test_a_target_without_room_is_asked_nothing() -> None:
+    world = _World([[_OK], [_OK]], most=2)
+    async with serving(world.server.answer) as port:
+        world.open(port)
+        assert (await world.fetch())[0] == (await world.fetch())[0] == 200
+        assert (await world.fetch())[:2] == (503, "model_unavailable")
+        assert (len(world.server.heads), world.loads) == (2, [0])
+        await world.client.close()
