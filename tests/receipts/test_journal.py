@@ -27,7 +27,7 @@ from trustgate.receipts import journal as journal_module
 from trustgate.receipts.journal import MAX_RECORD_BYTES, Journal, mark_path
 from trustgate.receipts.segment import HEADER_BYTES, encode_entry, pack_header, scan, segments_in
 from trustgate.store import marks
-from trustgate.store.marks import Mark
+from trustgate.store.marks import Mark, Marked
 from trustgate.types import Entry
 
 ROOT = Path(trustgate.__file__).parents[1]
@@ -70,6 +70,12 @@ def write(folder: Path, entries: list[Entry], last_seq: int = 0, segment_bytes: 
     journal = Journal.open(folder, store_id=STORE_ID, last_seq=last_seq, segment_bytes=segment_bytes)
     append(journal, entries)
     journal.close()
+
+
+def read_mark(path: Path) -> Marked:
+    found = marks.read_mark(path)
+    assert found is not None
+    return found
 
 
 def mark_at(folder: Path, seq: int) -> None:
@@ -321,6 +327,18 @@ def test_a_journal_that_is_missing_is_noticed_by_its_mark(folder: Path, open_jou
     assert open_journal(last_seq=30).notes == (
         "The folder journal was missing; the database has every receipt of it. It is made anew.",
     )
+
+
+def test_a_mark_that_is_to_follow_is_written_at_the_end_at_the_latest(folder: Path, open_journal: OpenJournal) -> None:
+    journal = open_journal()
+    for entry in make_entries(1, 3):
+        journal.append(entry, marks=False)
+    assert read_mark(mark_path(folder)).numbers == (0, 0)
+    journal.mark()
+    assert read_mark(mark_path(folder)).numbers == (3, 0)
+    journal.append(make_entry(4), marks=False)
+    journal.close()
+    assert read_mark(mark_path(folder)).numbers == (4, 0)
 
 
 def test_a_journal_that_is_missing_can_be_accepted_as_lost(folder: Path, open_journal: OpenJournal) -> None:

@@ -14,11 +14,12 @@ from tests.support.entries import make_receipt
 from tests.support.processes import PATIENCE_S
 from trustgate.errors import Unavailable
 from trustgate.receipts import log as log_module
-from trustgate.receipts.journal import Journal
+from trustgate.receipts.journal import Journal, mark_path
 from trustgate.receipts.log import Log
 from trustgate.receipts.receipt import FIRST_TPREV, leaf_hash
 from trustgate.receipts.tree import Tree
 from trustgate.store import ReceiptFilter, Store, open_store
+from trustgate.store.marks import read_mark
 from trustgate.types import Receipt
 
 
@@ -193,8 +194,18 @@ async def test_the_journal_is_kept_up_after_an_append_and_after_a_refusal(
         assert home.log.fault == "the journal cannot be kept up: no space"
 
 
+async def test_the_receipts_of_a_turn_are_marked_together_behind_it(home: Home) -> None:
+    home.append()
+    home.append()
+    home.append()
+    await asyncio.sleep(0)
+    found = read_mark(mark_path(home.journal.folder))
+    assert found is not None
+    assert found.numbers[0] == home.log.last_seq == 3
+
+
 async def test_what_the_journal_cannot_take_is_stored_all_the_same(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(entry: object) -> None:
+    def broken(entry: object, *, marks: bool) -> None:
         raise OSError("no space")
 
     with monkeypatch.context() as patched:

@@ -8,7 +8,8 @@ segment, deleting.
 Because space is reserved when a segment is made, a full disk shows there and not when an answer is waiting to be
 recorded: ``check_room`` lets admission know beforehand.
 
-Beside the folder lies its mark (``store.marks``): the last number that was appended. It is how a journal notices that
+Beside the folder lies its mark (``store.marks``): the last number that was appended, once for all entries of a turn of
+the event loop. It is how a journal notices that
 segments of it are missing, or all of it.
 
 There is always a segment, even when the database has everything: its base is how much the database must hold. Only
@@ -89,6 +90,8 @@ class Journal:
         #: Base and position of what was last synced.
         self._synced = (0, 0)
         self._mark: Mark | None = None
+        #: The number that the mark has; None until all has been recovered.
+        self._marked: int | None = None
         #: What was amiss when it was opened and could be mended, for people.
         self.notes: tuple[str, ...] = ()
 
@@ -122,6 +125,7 @@ class Journal:
             journal._released = last_seq
             journal._recover(last_seq, accept_loss=accept_loss)
             journal._mark.write(journal.last_seq)
+            journal._marked = journal.last_seq
             journal._sync()
             sync(folder.parent)
             journal.maintain()
@@ -148,8 +152,10 @@ class Journal:
         """How many entries are recorded here and not yet released."""
         return max(0, self.last_seq - self._released)
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: Entry, *, marks: bool = True) -> None:
         """Record the entry, whose number is the next one. When this returns it outlives the process.
+
+        ``marks``: write the mark too; else ``mark`` is to follow within a turn of the event loop.
 
         Raises Unavailable if it could not be recorded (``check_room`` was not asked, or the disk failed). The caller
         may then give the entry to the store alone and go on with the next: a gap that the store fills is none.
@@ -173,10 +179,17 @@ class Journal:
             self._fail(OSError(f"only {written} of {size} bytes were written"))
         self._position = position + size
         self._next_seq += 1
-        if self._mark is not None:
+        if marks:
+            self.mark()
+
+    def mark(self) -> None:
+        """Write the number of the last entry into the mark."""
+        last_seq = self._next_seq - 1
+        if self._mark is not None and self._marked is not None and self._marked != last_seq:
+            self._marked = last_seq
             try:
-                self._mark.write(entry.seq)
-            except OSError as error:  # the entry itself is safe
+                self._mark.write(last_seq)
+            except OSError as error:  # the entries themselves are safe
                 logger.error("The journal's mark cannot be written: %s", error)
 
     def room(self) -> int:
@@ -223,6 +236,7 @@ class Journal:
 
     def close(self) -> None:
         """Sync and close. Nothing is deleted. May be called twice."""
+        self.mark()
         with self._maintenance, self._rotation:
             descriptors = [*self._retired, *(fd for fd in (self._fd, self._spare) if fd is not None and fd != -1)]
             self._fd, self._spare, self._retired = -1, None, []
@@ -237,6 +251,7 @@ class Journal:
                 (self.folder / _SPARE_NAME).unlink()
             if self._mark is not None:
                 self._mark.close()
+                self._mark = None
 
     # Opening.
 

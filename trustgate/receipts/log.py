@@ -60,6 +60,10 @@ class Log:
         self._pending: deque[tuple[Entry, bytes]] = deque()
         self._work = asyncio.Event()
         self._dirty = asyncio.Event()
+        #: Whether ``_end_turn`` is to be called.
+        self._is_turn_noted = False
+        #: The running one, of the first entry: asking for it costs a system call in Python 3.11.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._integrating = asyncio.Lock()
         #: Is shown every receipt as it is written; must be quick, and must not fail.
         self.on_append: Callable[[Receipt], None] | None = None
@@ -139,7 +143,7 @@ class Log:
         receipt, form = fixed(receipt)
         entry = Entry(seq=self._last_seq + 1, receipt=receipt, secret=secret)
         try:
-            self._journal.append(entry)
+            self._journal.append(entry, marks=False)
         except (OSError, TrustGateError) as error:
             # The answer is already made: keep the entry in memory, say so, and let check_room refuse what follows.
             self.fault = f"the journal cannot be written: {error}"
@@ -148,11 +152,22 @@ class Log:
         self._last_seq = entry.seq
         self._heads[receipt.tenant] = (receipt.tseq, leaf.hex())
         self._pending.append((entry, leaf))
-        self._work.set()
-        self._dirty.set()
+        if not self._is_turn_noted:
+            self._is_turn_noted = True
+            loop = self._loop
+            if loop is None:
+                loop = self._loop = asyncio.get_running_loop()
+            loop.call_soon(self._end_turn)
         if self.on_append is not None:
             self.on_append(receipt)
         return entry
+
+    def _end_turn(self) -> None:
+        """Do what is done once for all entries of a turn of the event loop."""
+        self._is_turn_noted = False
+        self._journal.mark()
+        self._work.set()
+        self._dirty.set()
 
     def committed(self, entry: Entry) -> Deferred[Any] | None:
         """Returns what ends when the entry is committed in the store, or the store is away; None: nothing waits.
