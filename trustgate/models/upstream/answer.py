@@ -229,7 +229,7 @@ class Answer:
     """
 
     __slots__ = (
-        *("_is_closed", "_response", "apart", "body", "chunks", "content_type", "events", "headers"),
+        *("_is_closed", "_response", "apart", "body", "chunks", "content_type", "events"),
         *("reported", "status", "target"),
     )
 
@@ -247,7 +247,6 @@ class Answer:
     ) -> None:
         self.target = target
         self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
         self.content_type = content_type or response.headers.get("content-type", "application/json")
         self.body = body
         #: Of a large body; None: it can be decoded as it is.
@@ -259,22 +258,36 @@ class Answer:
         self._is_closed = False
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        """The upstream's, by name in any case."""
+        return self._response.headers
+
+    @property
     def is_stream(self) -> bool:
         return self.events is not None or self.chunks is not None
 
     async def close(self) -> None:
         """Let go of the upstream's connection; a stream that is not at its end is aborted."""
+        closing = self.let_go()
+        if closing is not None:
+            await closing
+
+    def let_go(self) -> Awaitable[None] | None:
+        """As ``close``. Returns what is to be awaited; None: it is closed."""
         if not self._is_closed:
             self._is_closed = True
             self.target.load.end()
+        response = self._response
+        if self.events is None and isinstance(response, Response):
+            response.let_go()
+            return None
+        return self._close_slowly()
+
+    async def _close_slowly(self) -> None:
         if self.events is not None:
             await self.events.close()
-        response = self._response
-        if isinstance(response, Response):
-            response.let_go()
-            return
         with suppress(Exception):
-            await response.stream.aclose()  # type: ignore[union-attr]
+            await self._response.stream.aclose()  # type: ignore[union-attr]
 
 
 async def translated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -570,16 +570,17 @@ def _plain_answer(target: Target, outgoing: Outgoing, response: AnyResponse) -> 
         return None
     if response.status_code != 200 or outgoing.stream or outgoing.takes_any:
         return None
-    headers, body = response.headers, response.parts[0]
-    content_type = _PLAIN_TYPES.get(headers.line(b"content-type"))
-    if content_type is None or headers.line(b"content-encoding") is not None:
+    fields, body = response.fields, response.parts[0]
+    content_type = _PLAIN_TYPES.get(fields.get(b"content-type"))
+    if content_type is None or b"content-encoding" in fields:
         return None
     if body[:1] != b"{" or body[-1:] != b"}" or len(body) > outgoing.plain_bytes:
         return None
     reported = outgoing.meter(body)
     if reported.failure is not None:
         return None
-    return Answer(target, response, body=response.take(), reported=reported, content_type=content_type)
+    response.parts.clear()
+    return Answer(target, response, body=body, reported=reported, content_type=content_type)
 
 
 #: The usual values of ``content-type`` for JSON.

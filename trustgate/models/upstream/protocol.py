@@ -32,6 +32,10 @@ def _nothing() -> None:
     pass
 
 
+def _take_no_notice(_: bool) -> None:
+    pass
+
+
 class UpstreamProtocol(ResponseHandler):
     """aiohttp's connection, with llhttp reading what is ordinary.
 
@@ -50,8 +54,8 @@ class UpstreamProtocol(ResponseHandler):
         self._response: Response | None = None
         self._begun: asyncio.Future[Response | None] | None = None
         self._silence_s = 0.0
-        #: Is called when a response that llhttp read is whole.
-        self.on_whole: Callable[[], None] = _nothing
+        #: Is called when a response that llhttp read is whole, with whether another request may be sent.
+        self.on_whole: Callable[[bool], None] = _take_no_notice
         #: Is called when the connection has ended.
         self.on_lost: Callable[[], None] = _nothing
 
@@ -98,9 +102,9 @@ class UpstreamProtocol(ResponseHandler):
             reader.feed(data)
             if response.is_whole:
                 self._response = None
-                self.on_whole()
+                self.on_whole(reader.may_go_on)
             return
-        if not data or self._head is None or self.upgraded:
+        if not data or self._head is None or (self._begun is None and self.upgraded):
             super().data_received(data)
             return
         self.heard = True
@@ -152,17 +156,12 @@ class UpstreamProtocol(ResponseHandler):
         else:
             self._head = None
             if response.is_whole:
-                self.on_whole()
+                self.on_whole(reader.may_go_on)
             else:
                 self._response = response
         if not begun.done():
             begun.set_result(response)
         return response is None
-
-    @property
-    def may_go_on(self) -> bool:
-        """Whether another request may be sent, once the response to the last one is whole."""
-        return self._reader is not None and self._reader.may_go_on
 
     def hold_back(self) -> None:
         """Read no more of a response for now."""

@@ -50,10 +50,6 @@ class Fields(Mapping[str, str]):
         """``values``: by name in lower case."""
         self._values = values
 
-    def line(self, name: bytes) -> bytes | None:
-        """Returns the value of the field with a lower-case name as it came; None where there is none."""
-        return self._values.get(name)
-
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower().encode("latin-1", "replace")].decode("utf-8", "surrogateescape")
 
@@ -72,7 +68,8 @@ class Response(msgspec.Struct, eq=False):
     """A response that llhttp reads: its head, and its body as an iterator of the pieces that come."""
 
     status_code: int
-    headers: Fields
+    #: The header fields as they came, by their names in lower case; of a name that is repeated, the first.
+    fields: dict[bytes, bytes]
     _connection: Held
     #: How long the upstream may send nothing while it is waited for.
     _silence_s: float
@@ -123,7 +120,8 @@ class Response(msgspec.Struct, eq=False):
     def end(self) -> None:
         """The body has come to its end."""
         self.is_whole = True
-        self._resume()
+        if self._is_paused:
+            self._resume()
 
     def fail(self, error: BaseException) -> None:
         """Nothing more will come, and the end is missing."""
@@ -138,6 +136,11 @@ class Response(msgspec.Struct, eq=False):
             waiter.set_result(None)
 
     # what the client calls
+
+    @property
+    def headers(self) -> Fields:
+        """The header fields as text."""
+        return Fields(self.fields)
 
     @property
     def stream(self) -> Response:
@@ -389,7 +392,7 @@ class Reader:
             raise _NotOrdinary
         if self._is_framed_twice:
             raise _NotOrdinary
-        response = self._response = Response(status, Fields(found), self._connection, self._silence_s, self._loop)
+        response = self._response = Response(status, found, self._connection, self._silence_s, self._loop)
         self._append = response.parts.append
 
     def on_body(self, data: bytes) -> None:

@@ -71,9 +71,9 @@ class _Lease:
         protocol.on_whole = self._is_whole
         protocol.on_lost = self.close
 
-    def _is_whole(self) -> None:
+    def _is_whole(self, may_go_on: bool) -> None:
         """llhttp has read a response to its end."""
-        if self.protocol.may_go_on:
+        if may_go_on:
             self._keep()
         else:
             self.close()
@@ -86,11 +86,12 @@ class _Lease:
             self._keep()
 
     def _keep(self) -> None:
-        if self.host.pool.is_full:
+        pool = self.host.pool
+        if pool.open >= pool.most:
             # A request may wait for it inside the connector.
             self.hand_over()
         else:
-            self.host.pool.keep(self)
+            pool.keep(self)
 
     def hand_over(self) -> None:
         """Leave the connection, which is not in use, to the connector."""
@@ -105,7 +106,7 @@ class _Lease:
 
     def _leave(self) -> None:
         self._is_open = False
-        self.protocol.on_whole = self.protocol.on_lost = _nothing
+        self.protocol.on_whole, self.protocol.on_lost = _take_no_notice, _nothing
         self.host.pool.open -= 1
         if self in self.host.idle:
             self.host.idle.remove(self)
@@ -134,10 +135,6 @@ class _Pool:
         self.hosts: list[_Host] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def is_full(self) -> bool:
-        return self.open >= self.most
-
     def keep(self, lease: _Lease) -> None:
         """Keep a connection for the next request to its host."""
         lease.since = monotonic()
@@ -156,7 +153,7 @@ class _Pool:
 
     def make_room(self) -> None:
         """Close a connection that is kept, where there are as many as there may be."""
-        if self.is_full:
+        if self.open >= self.most:
             for host in self.hosts:
                 if host.idle:
                     host.idle[0].close()
@@ -366,6 +363,10 @@ class Network:
 
 
 def _nothing() -> None:
+    pass
+
+
+def _take_no_notice(_: bool) -> None:
     pass
 
 
