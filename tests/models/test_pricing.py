@@ -20,6 +20,7 @@ from trustgate.models.pricing import (
     PriceTable,
     billed_nano_usd,
     bounded,
+    is_plain,
     is_priced,
     price_hash,
 )
@@ -194,6 +195,39 @@ def test_what_is_held_is_never_less_than_what_it_can_cost(
         )
     table = PriceTable(prices)
     assert table.cost_nano_usd(used, AT_US) <= table.worst_nano_usd(ask, AT_US, audio=True)
+
+
+_counts = st.integers(0, 10**6) | st.sampled_from([0, MAX_COUNT])
+_plain_usages = st.builds(
+    lambda cached, prompt, reasoning, completion, **texts: Usage(
+        cached_tokens=min(cached, prompt),
+        prompt_tokens=prompt,
+        reasoning_tokens=min(reasoning, completion),
+        completion_tokens=completion,
+        **texts,
+    ),
+    *(_counts for _ in range(4)),
+    service_tier=st.sampled_from(["", "flex", "default"]),
+    image_size=st.sampled_from(["", "1024x1024"]),
+)
+
+
+@given(_prices, _plain_usages)
+def test_tokens_alone_cost_what_they_cost_among_others(prices: Prices, usage: Usage) -> None:
+    table = PriceTable(prices)
+    assert is_plain(usage)
+    assert table.plain_nano_usd(usage, AT_US) == table.cost_nano_usd(usage, AT_US)
+
+
+@given(_usages)
+def test_a_plain_usage_is_in_bounds_and_has_tokens_alone(usage: Usage) -> None:
+    others = [name for name in _COUNTS if name not in ("prompt_tokens", "completion_tokens")]
+    kinds = {"cached_tokens": usage.prompt_tokens, "reasoning_tokens": usage.completion_tokens}
+    for name in others:
+        whole = kinds.get(name, 0)
+        assert not is_plain(msgspec.structs.replace(bounded(usage), **{name: whole + 1}))
+    assert not is_plain(msgspec.structs.replace(Usage(), prompt_tokens=MAX_COUNT + 1))
+    assert not is_plain(usage) or bounded(usage) is usage
 
 
 @given(_prices, st.integers(0, 10**6), st.integers(0, 10**6))
