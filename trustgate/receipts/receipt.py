@@ -84,10 +84,10 @@ def commitments(secret: bytes, request_sha256: bytes, response_sha256: bytes) ->
     inner, outer = secret.translate(_INNER) + _INNER_REST, secret.translate(_OUTER) + _OUTER_REST
     for_request = sha256(outer + sha256(inner + b"request").digest()).digest()
     for_response = sha256(outer + sha256(inner + b"response").digest()).digest()
-    return (
-        _hmac_sha256(for_request, request_sha256).hexdigest(),
-        _hmac_sha256(for_response, response_sha256).hexdigest(),
-    )
+    inner = sha256(for_request.translate(_INNER) + _INNER_REST + request_sha256).digest()
+    to_request = sha256(for_request.translate(_OUTER) + _OUTER_REST + inner).hexdigest()
+    inner = sha256(for_response.translate(_INNER) + _INNER_REST + response_sha256).digest()
+    return to_request, sha256(for_response.translate(_OUTER) + _OUTER_REST + inner).hexdigest()
 
 
 #: A byte with the inner and with the outer padding of HMAC, and the paddings of what a key of 32 bytes lacks.

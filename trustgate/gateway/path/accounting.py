@@ -258,9 +258,9 @@ class Account:
         "_accounting",
         "_answer",
         "_hold",
-        "_keeping",
         "closed",
         "first_ms",
+        "keeping",
         "receipt",
         "request",
         "sale",
@@ -289,7 +289,8 @@ class Account:
         self.work: ObjectId | None = None
         #: What it came to, once it is closed.
         self.receipt: Receipt | None = None
-        self._keeping: Deferred[Any] | None = None
+        #: What ``kept`` waits for; None: nothing.
+        self.keeping: Deferred[Any] | None = None
 
     @property
     def rates(self) -> tuple[Rate | None, Rate | None]:
@@ -360,7 +361,8 @@ class Account:
             price = price_for(endpoint, target.price)
             if finish in COUNTED:
                 counted = True
-                target.load.used(target.passport.pool, usage.total_tokens - call.prompt_tokens)
+                beyond_estimate = usage.prompt_tokens + usage.completion_tokens - call.prompt_tokens
+                target.load.used(target.passport.pool, beyond_estimate)
                 if is_token_use:  # as nearly always
                     cost_nano_usd = price.plain_nano_usd(usage, arrival.at_us)
                 else:
@@ -371,7 +373,7 @@ class Account:
         if paid is not None:
             receipt = replace(receipt, **paid)
         self.receipt = receipt
-        self._keeping = self._accounting.keeping.close(
+        self.keeping = self._accounting.keeping.close(
             AccountEnd(request, receipt, arrival.secret, self._hold, counted, self.sale, self.work)
         )
 
@@ -441,18 +443,13 @@ class Account:
             UNSET if call.end_user is None else call.end_user,
         )
 
-    @property
-    def is_keeping(self) -> bool:
-        """Whether ``kept`` waits for anything."""
-        return self._keeping is not None
-
     async def kept(self) -> None:
         """Wait until the receipt of a closed account cannot be lost: before the answer's last byte leaves.
 
         A caller that is cancelled meanwhile does not stop the keeping.
         """
-        if self._keeping is not None:
-            await self._keeping.ended()
+        if self.keeping is not None:
+            await self.keeping.ended()
 
     def _paid(self, terms: PaymentTerms, finish: Finish, billed: int) -> dict[str, Any]:
         """What the tenant is charged: what the request is billed at, or its terms' price for each that was answered.

@@ -32,8 +32,10 @@ class ClientWatch(msgspec.Struct, eq=False):
         if isinstance(body, Upload) and not body.is_whole:
             body.on_end = self._begin
             body.on_gone = self._gone
+        elif self.cancellation.is_slow:
+            self._start()
         else:
-            self._begin()
+            self.cancellation.on_slow = self._start
 
     def _begin(self) -> None:
         """The request has arrived whole: the client's next message is its disconnect."""

@@ -112,7 +112,8 @@ class Delivery:
 
         ``usage`` None: what was used up to now. A client that had left before makes it ``client_gone``.
         """
-        account = self.admitted
+        account = self.account
+        assert account is not None, "what is delivered was admitted"
         if not account.closed:
             usage = account.usage_so_far() if usage is None else usage
             account.close("client_gone" if self.reply.gone else finish, status=status, usage=usage)

@@ -262,14 +262,20 @@ class Pipeline:
             delivery.reply.headers.append(receipt_header(request.arrival.receipt_id))
             try:
                 watch.begin_behind(request.body, drain=caller.plan.on_disconnect == "drain")
-                answer = await self._fetch(asked, targets, watch, delivery)
+                headers = self._routing.headers(caller.profile)
+                outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
+                if sale is not None:
+                    await delivery.pay_upfront(watch.cancellation)
+                answer = await self._fetch(asked, targets, outgoing)
                 try:
                     account.target = answer.target
                     if self._settings.upstream.forward_response_headers:
                         delivery.reply.headers += self._passed_on(answer)
                     await relay(answer, delivery, route.objects)
                 finally:
-                    await answer.close()
+                    closing = answer.let_go()
+                    if closing is not None:
+                        await closing
             except TrustGateError as error:
                 delivery.failed(error)
                 raise
@@ -305,31 +311,13 @@ class Pipeline:
             slug = endpoint.service_slug or resolved.passport.slug
             check_priced(caller, call.model, slug, model.names, is_priced=False)
 
-    def _fetch(self, asked: _Asked, targets: list[Target], watch: ClientWatch, delivery: Delivery) -> Awaitable[Answer]:
-        """Step 8. Gives the answer of the first target that gives one; for a list, the caller's objects at all."""
-        request, route = asked.request, asked.route
-        headers = self._routing.headers(request.caller.profile)
-        outgoing = self._forwarding.outgoing(request, route.path, asked.bound, headers)
-        deadline = request.arrival.started + self._settings.serve.request_timeout_s
-        if route.own is None and delivery.admitted.sale is None:
-            return self._upstream.fetch(targets, outgoing, deadline=deadline)
-        return self._fetch_unusual(route, targets, outgoing, deadline, watch, delivery)
-
-    async def _fetch_unusual(
-        self,
-        route: Route,
-        targets: list[Target],
-        outgoing: Outgoing,
-        deadline: float,
-        watch: ClientWatch,
-        delivery: Delivery,
-    ) -> Answer:
-        """As ``_fetch``, of a list, or once what is to be paid beforehand is."""
-        if delivery.admitted.sale is not None:
-            await delivery.pay_upfront(watch.cancellation)
+    def _fetch(self, asked: _Asked, targets: list[Target], outgoing: Outgoing) -> Awaitable[Answer]:
+        """Step 8. Returns the answer of the first target that gives one; for a list, the caller's objects at all."""
+        route = asked.route
+        deadline = asked.request.arrival.started + self._settings.serve.request_timeout_s
         if route.own is None:
-            return await self._upstream.fetch(targets, outgoing, deadline=deadline)
-        return await OwnList(self._upstream, outgoing, route.own, deadline, route.hidden).page(targets)
+            return self._upstream.fetch(targets, outgoing, deadline=deadline)
+        return OwnList(self._upstream, outgoing, route.own, deadline, route.hidden).page(targets)
 
     def _body_at_hand(
         self, endpoint: Endpoint, arrival: Arrival, scope: Scope, caller: Caller, room: Room
