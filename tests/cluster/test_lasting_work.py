@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.bookkeeping import (
     SEGMENT_BYTES,
+    WAITING_FOR_ROWS,
     Bookkeeper,
     bookkeepers,
     bury,
@@ -19,7 +20,9 @@ from tests.cluster.bookkeeping import (
 )
 from tests.support.entries import make_receipt
 from tests.support.postgres import GivenPostgres, Postgres
+from tests.support.processes import PATIENCE_S
 from trustgate.access.quota import Ask
+from trustgate.cluster import connections
 from trustgate.cluster.connections import closing_session
 from trustgate.cluster.counted_once import counted_by_others
 from trustgate.cluster.drafts import Drafts
@@ -92,6 +95,23 @@ async def test_what_is_held_outlives_the_process_that_began_it_and_is_given_back
         await begin(keepers[0])
         assert await figures(keepers[0]) == (100, 100, 0, 0)
         assert keepers[0].books.balances.balance("ten_1") == -30
+
+
+async def test_work_is_held_on_a_budget_that_comes_while_its_hold_waits_for_rows(url: str) -> None:
+    stranger = connections.lengthy_session(PostgresAddress(url))
+    async with bookkeepers(url, 1) as [keeper]:
+        async with stranger.use() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE shared_state IN EXCLUSIVE MODE")
+            holding = asyncio.ensure_future(begin(keeper))
+            async with asyncio.timeout(PATIENCE_S):
+                while not await connection.fetchval(WAITING_FOR_ROWS):
+                    pass
+            keeper.books.budgets.put(BUDGET)
+        await holding
+        assert await figures(keeper) == (600, 0, 600, 50)
+        assert await charge(keeper, 1, is_look=True) is not None
+        assert await figures(keeper) == (100, 100, 0, 0)
+    await stranger.close()
 
 
 async def test_of_all_that_see_the_end_at_once_one_charges(url: str) -> None:

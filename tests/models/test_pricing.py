@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from trustgate.models.pricing import (
     CONDITIONS,
@@ -22,7 +23,10 @@ from trustgate.models.pricing import (
     bounded,
     is_plain,
     is_priced,
+    merged,
     price_hash,
+    with_condition,
+    without_call,
 )
 from trustgate.types import ConditionalRates, Prices, Usage
 
@@ -284,3 +288,61 @@ def test_not_priced_is_not_free() -> None:
 )
 def test_a_factor_is_exact_and_rounded_up(cost_nano_usd: int, factor_ppm: int, billed: int) -> None:
     assert billed_nano_usd(cost_nano_usd, factor_ppm) == billed
+
+
+@pytest.mark.parametrize(
+    ("tier", "usd_per_million"),
+    [("", (10, 25)), ("flex", (10, 25)), ("priority", (10, Fraction("43.75"))), ("unknown", (10, 25))],
+)
+def test_what_a_tier_costs_is_held_and_no_less_than_without_it(tier: str, usd_per_million: tuple[Any, Any]) -> None:
+    """An upstream may serve a request in another tier than it asked for. A token may be the dearest of its kinds."""
+    ask = Usage(prompt_tokens=100, completion_tokens=10, service_tier=tier)
+    of_prompt, of_completion = usd_per_million
+    assert PriceTable(LARGE).worst_nano_usd(ask, AT_US) == (100 * of_prompt + 10 * of_completion) * 1_000
+
+
+def test_what_is_heard_is_held_by_its_length_or_its_tokens_whichever_is_more() -> None:
+    prices = Prices(input_pico_usd=1_000, output_pico_usd=2_000, audio_second_nano_usd=6_000)
+    ask = Usage(prompt_tokens=10, completion_tokens=10)
+    held = {audio_ms: replace(ask, audio_ms=audio_ms) for audio_ms in (1, 1_000_000)}
+    worst = {audio_ms: PriceTable(prices).worst_nano_usd(each, AT_US) for audio_ms, each in held.items()}
+    assert worst == {1: 10 + 20, 1_000_000: 10 + 6_000_000}
+
+
+def test_what_a_call_costs_is_left_out_where_only_its_answer_is_looked_at() -> None:
+    of_size = ConditionalRates(image_size="1024x1024", call_nano_usd=9)
+    of_tier = ConditionalRates(service_tier="flex", call_nano_usd=3, input_pico_usd=1)
+    prices = Prices(input_pico_usd=2, call_nano_usd=7, conditional=(of_size, of_tier))
+    left = Prices(input_pico_usd=2, conditional=(replace(of_tier, call_nano_usd=None),))
+    assert without_call(prices) == left
+    assert without_call(replace(prices, call_nano_usd=None)) == left
+    assert without_call(left) is left
+    assert without_call(Prices(call_nano_usd=7)) is FREE, "a call alone was priced: it is not unknown what this costs"
+    table = PriceTable(prices, "a list")
+    assert table.without_call is table.without_call
+    assert (table.without_call.prices, table.without_call.source) == (left, "a list")
+
+
+def test_a_newer_table_changes_what_it_speaks_of() -> None:
+    flex, priority = {"service_tier": "flex"}, {"service_tier": "priority"}
+    old = with_condition(Prices(input_pico_usd=1, output_pico_usd=2), flex, {"input_pico_usd": 3, "output_pico_usd": 4})
+    assert merged(old, Prices()) is old
+    assert merged(FREE, Prices()) is FREE
+    newer = merged(old, Prices(output_pico_usd=5))
+    assert newer == replace(old, output_pico_usd=5)
+    of_flex = with_condition(Prices(), flex, {"input_pico_usd": 6})
+    assert merged(old, of_flex).conditional == (
+        ConditionalRates(service_tier="flex", input_pico_usd=6, output_pico_usd=4),
+    )
+    of_both = with_condition(of_flex, priority, {"input_pico_usd": 7})
+    assert [rates.service_tier for rates in merged(old, of_both).conditional] == ["flex", "priority"]
+    assert merged(FREE, of_both) == replace(of_both, free=False)
+
+
+def test_a_set_of_conditions_ends_with_its_last_rate() -> None:
+    flex = {"service_tier": "flex"}
+    prices = with_condition(LARGE, flex, {"input_pico_usd": None})
+    assert prices.conditional[-1] == ConditionalRates(service_tier="flex", output_pico_usd=12_500_000)
+    assert with_condition(prices, flex, {"output_pico_usd": None}).conditional == LARGE.conditional[:-1]
+    with pytest.raises(msgspec.ValidationError):
+        with_condition(LARGE, {"service_tier": 1}, {"input_pico_usd": 1})

@@ -90,7 +90,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "cluster/drafts.py": ("tests/cluster/test_drafts.py", "tests/cluster/test_sequencer.py"),
     "payment/balance.py": ("tests/payment/test_balance.py", "tests/payment/test_cashier.py"),
     "payment/cashier.py": ("tests/payment/test_cashier.py", "tests/payment/test_money.py"),
-    "payment/ledger.py": ("tests/payment/test_cashier.py", "tests/payment/test_money.py"),
+    "payment/ledger.py": (
+        "tests/payment/test_ledger.py",
+        "tests/payment/test_cashier.py",
+        "tests/payment/test_money.py",
+    ),
     "payment/order.py": ("tests/payment/test_cashier.py", "tests/gateway/test_keyless.py"),
     "payment/sale.py": (
         "tests/payment/test_settling.py",
