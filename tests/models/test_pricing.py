@@ -131,6 +131,12 @@ def test_audio_images_reasoning_and_other_units() -> None:
     assert cost(prices, images=2, image_size="1024x1024", image_quality="hd") == 160_000_007
 
 
+def test_what_is_seen_costs_its_own() -> None:
+    prices = Prices(input_pico_usd=1_000, image_input_pico_usd=7_000)
+    assert cost(prices, prompt_tokens=100, image_prompt_tokens=60) == 60 * 7 + 40
+    assert cost(prices, prompt_tokens=100, image_prompt_tokens=160) == 100 * 7, "no more than there are"
+
+
 def test_a_cost_is_rounded_once_and_up() -> None:
     prices = Prices(input_pico_usd=1, output_pico_usd=1, character_pico_usd=1)
     assert cost(prices, prompt_tokens=1, completion_tokens=1, characters=998) == 1
@@ -166,6 +172,7 @@ _usages = st.builds(
 def test_no_usage_and_no_price_make_a_cost_that_cannot_be_kept(prices: Prices, usage: Usage) -> None:
     """2^53 - 1 is the largest integer that RFC 8785 keeps."""
     found = bounded(usage)
+    assert bounded(found) == found
     assert all(
         0 <= getattr(found, field.name) <= MAX_COUNT for field in msgspec.structs.fields(Usage) if field.type is int
     )
