@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.environments import ROOT
 from tests.support.gateway import Gateway
 from tests.support.postgres import GivenPostgres, Postgres
 from tests.support.processes import Process, clean_environment, wait_until
+from tests.support.service_manager import Manager
 
 CHAT = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hello!"}]}
 
@@ -32,13 +33,13 @@ CHAT = {"model": "trustgate/echo", "messages": [{"role": "user", "content": "Hel
 class Workers:
     """A supervisor with its workers: on one Postgres, or each with a copy of the same home."""
 
-    def __init__(self, home: Path, count: int, url: str = "") -> None:
+    def __init__(self, home: Path, count: int, url: str = "", environment: Mapping[str, str] | None = None) -> None:
         self.home, self.url = home, url
         command = [sys.executable, str(ROOT / "tests/cluster/own_homes.py"), str(home), str(count), "serve"]
         if url:
             command = [sys.executable, "-m", "trustgate", "--home", str(home), "serve", "--workers", str(count)]
         self.environment = {"TRUSTGATE_STORE_URL": url} if url else {}
-        environment = clean_environment({"PYTHONPATH": str(ROOT), **self.environment})
+        environment = clean_environment({"PYTHONPATH": str(ROOT), **self.environment, **(environment or {})})
         self.process = Process("the workers", command, home, environment, home / "log")
 
     def wait_ready(self) -> str:
@@ -54,10 +55,10 @@ class Workers:
 
 
 @pytest.fixture
-def start(make_gateway: GatewayFactory, tmp_path: Path) -> Iterator[Callable[[int], tuple[Workers, str]]]:
+def start(make_gateway: GatewayFactory, tmp_path: Path) -> Iterator[Callable[..., tuple[Workers, str]]]:
     with contextlib.ExitStack() as stack:
 
-        def run(count: int) -> tuple[Workers, str]:
+        def run(count: int, **environment: str) -> tuple[Workers, str]:
             one = Gateway(tmp_path / "one")
             key = one.add_tenant()
             home = tmp_path / "workers"
@@ -67,7 +68,7 @@ def start(make_gateway: GatewayFactory, tmp_path: Path) -> Iterator[Callable[[in
             )
             for number in range(1, count + 1):
                 shutil.copytree(one.home, home / str(number))
-            workers = Workers(home, count)
+            workers = Workers(home, count, environment=environment)
 
             def end() -> None:
                 workers.process.signal(signal.SIGKILL)
@@ -277,7 +278,7 @@ def test_one_link_opens_the_console_of_all_workers_and_signing_out_ends_it_at_al
 
 
 def test_settings_that_change_while_workers_start_hold_at_all_of_them(
-    start: Callable[[int], tuple[Workers, str]],
+    start: Callable[..., tuple[Workers, str]],
 ) -> None:
     workers, _ = start(2)
     workers.process.wait_until(lambda: bool(workers.pids()))
@@ -293,7 +294,7 @@ def test_settings_that_change_while_workers_start_hold_at_all_of_them(
 
 
 def test_workers_stop_with_their_supervisor_and_what_stops_the_first_one_stops_the_start(
-    start: Callable[[int], tuple[Workers, str]],
+    start: Callable[..., tuple[Workers, str]],
 ) -> None:
     workers, _ = start(2)
     workers.wait_ready()
@@ -305,6 +306,33 @@ def test_workers_stop_with_their_supervisor_and_what_stops_the_first_one_stops_t
     again = Workers(workers.home, 2)
     assert again.process.wait() != 0
     assert "ready at" not in again.process.stdout
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_killed_and_replaced_and_keeps_no_stop_from_ending(
+    start: Callable[..., tuple[Workers, str]], tmp_path: Path
+) -> None:
+    manager = Manager(str(tmp_path / "notify"))
+    told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
+    # Time for a worker that a busy machine holds up; the one that is stopped here is held up for longer.
+    workers, _ = start(2, TRUSTGATE_SERVE_WORKER_TIMEOUT_S="4", **told)
+    log = workers.process
+    address = workers.wait_ready()
+    assert f"STATUS=Serving at {address} with 2 workers" in manager.wait_for("READY=1")
+    manager.wait_for("WATCHDOG=1")
+    stopped, other = workers.pids()
+    os.kill(stopped, signal.SIGSTOP)
+    killed = re.compile(rf"worker 1 \(process {stopped}\) has given no sign of life for \d+ s; it is killed")
+    wait_until(lambda: killed.search(log.stderr) is not None, "the stopped worker to be noticed")
+    wait_until(lambda: "worker 1 is ready" in log.stderr, "another in its place")
+    assert f"worker 1 (process {stopped}) was ended by SIGKILL; it is replaced" in log.stderr
+    assert other in workers.pids(), log.said()
+    os.kill(other, signal.SIGSTOP)
+    log.signal(signal.SIGTERM)
+    # Two workers' time: that of requests (5 s), the rest of a stop (30 s), and a moment until one is killed.
+    assert "EXTEND_TIMEOUT_USEC=40000000" in manager.wait_for("STOPPING=1")
+    assert log.wait() == 1
+    manager.close()
+    assert f"worker 2 (process {other}) has given no sign of life" in log.stderr
 
 
 def test_without_postgres_several_workers_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
@@ -36,9 +37,13 @@ from trustgate.payment.sale import Sale, Timing, to_its_end
 from trustgate.payment.validity import settle_by_us
 from trustgate.payment.x402_wire import Presented
 from trustgate.receipts.log import Log
+from trustgate.tasks import end_tasks
 from trustgate.types import Offer, Payment, PaymentTerms
 
 _logger = logging.getLogger("trustgate.payment")
+
+#: How long the end of the gateway waits for what is done behind answers, seconds.
+_BEHIND_S = 4.0
 
 
 class FindFacilitator(Protocol):
@@ -394,6 +399,8 @@ class Cashier:
             _logger.warning("the payment ledger lags behind: %s", error.message)
 
     async def close(self) -> None:
-        """Wait for what is behind."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait for what is behind, for ``_BEHIND_S`` seconds; the reconciler finds what is not done by then."""
+        until_s = time.monotonic() + _BEHIND_S
+        while self._tasks and (left_s := until_s - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
+        await end_tasks(self._tasks)

@@ -31,8 +31,8 @@ RELOADED = frozenset(
 )
 
 
-#: Settings of the sockets, which are bound once; by the supervisor where there are several workers.
-BOUND = frozenset(("serve.host", "serve.port", "serve.workers"))
+#: Settings of the sockets, which are bound once, and of the supervisor where there are several workers.
+BOUND = frozenset(("serve.host", "serve.port", "serve.workers", "serve.worker_timeout_s"))
 
 
 def is_reloaded(name: str) -> bool:

@@ -34,11 +34,15 @@ from trustgate.models.upstream.probe import probe_for_ever
 from trustgate.observe.request_log import log_to_stderr
 from trustgate.payment.service import PaymentService
 from trustgate.server.keeping import Kept, keep_receipts
+from trustgate.server.overseer import Overseer, beat_for_ever, overseer_of
 from trustgate.server.pages import forget_console
 from trustgate.server.parts import Observer, Server
 from trustgate.server.process import background, loop_factory, on_hangup, stop_on_signal
+from trustgate.server.stopping import Stopping
 from trustgate.settings import Settings
+from trustgate.settings.environment import service_manager
 from trustgate.store import Store, open_store
+from trustgate.tasks import end_tasks
 
 if TYPE_CHECKING:
     from trustgate.server.several import Together
@@ -48,8 +52,12 @@ R = TypeVar("R")
 _SWITCH_S = 0.001
 #: How often a spare looks whether the database is free.
 _LOOK_EVERY_S = 1.0
-#: How long the stop of one of several processes waits for commands under way.
+#: How long a stop waits for commands under way, for receipts on their way into the database, and for other things to be
+#: closed; seconds.
 _COMMANDS_S = 5.0
+_RECEIPTS_S = 10.0
+_CLOSE_S = 5.0
+_NOBODY = Overseer()
 
 _logger = logging.getLogger("trustgate.server")
 
@@ -69,8 +77,11 @@ def run(settings: Settings, load: Callable[[], Settings] | None = None) -> int:
     """
     log_to_stderr(settings.log)
 
+    overseer = overseer_of(service_manager())
+    stopping = Stopping(settings.serve.shutdown_grace_s, ends_process=True)
+
     async def until_signal() -> None:
-        await serve(settings, load, stop=stop_on_signal())
+        await serve(settings, load, stop=stop_on_signal(), overseer=overseer, stopping=stopping)
 
     run_loop(until_signal())
     return 0
@@ -93,11 +104,10 @@ def run_loop(main: Coroutine[Any, Any, R]) -> R:
 
 
 class Inherited(NamedTuple):
-    """What one of several workers has from its supervisor: bound sockets, and what to call when it listens."""
+    """The bound sockets that one of several workers has from its supervisor."""
 
     public: socket.socket
     admin: socket.socket
-    on_ready: Callable[[], None]
 
     def close(self) -> None:
         """Listen no more in this process: while any has a socket open, clients wait in its queue."""
@@ -112,6 +122,8 @@ async def serve(
     stop: asyncio.Event,
     observer: Observer | None = None,
     inherited: Inherited | None = None,
+    overseer: Overseer = _NOBODY,
+    stopping: Stopping | None = None,
 ) -> None:
     """Serve until ``stop`` is set.
 
@@ -121,19 +133,46 @@ async def serve(
         stop: set to end it.
         observer: called as things happen; without one, a line on stdout marks that it is ready.
         inherited: of one worker among several; without it, the sockets are bound here.
+        overseer: what looks after this process.
+        stopping: bounds the stop; without it nothing ends the process where that hangs.
 
     Raises:
         OperatorError: it cannot start.
     """
+    stopping = stopping or Stopping(settings.serve.shutdown_grace_s)
+    # No task group, which would raise what stops the start as an exception group.
+    jobs = [asyncio.ensure_future(job) for job in (beat_for_ever(overseer), _on_stop(stop, stopping, overseer))]
+    try:
+        await _serve(settings, load, stop, observer, inherited, overseer, stopping)
+    finally:
+        await end_tasks(jobs)
+    stopping.closed()
+
+
+async def _on_stop(stop: asyncio.Event, stopping: Stopping, overseer: Overseer) -> None:
+    await stop.wait()
+    stopping.begin()
+    overseer.stopping(stopping.within_s)
+
+
+async def _serve(
+    settings: Settings,
+    load: Callable[[], Settings] | None,
+    stop: asyncio.Event,
+    observer: Observer | None,
+    inherited: Inherited | None,
+    overseer: Overseer,
+    stopping: Stopping,
+) -> None:
     settings.make_home()
     _check_secrets(settings)
     files = settings.tls_files()
     certificate = None if files is None else Certificate(*files)
     async with contextlib.AsyncExitStack() as stack:
-        store = await _open_store(settings, stop)
+        store = await _open_store(settings, stop, overseer)
         if store is None:
             return
-        stack.push_async_callback(store.close)
+        stack.push_async_callback(stopping.close, "the database", None, store.close)
         clean_up(settings.home)
         if inherited is None:
             public = stack.enter_context(listen_public(settings.serve.host, settings.serve.port))
@@ -141,23 +180,38 @@ async def serve(
             public = stack.enter_context(inherited.public)
         address = address_of(settings.serve.host, public, "http" if certificate is None else "https")
         kept = await keep_receipts(settings, store, address, stop, stack)
-        server = await _build(settings, store, kept, address, load, observer, certificate, stack)
+        server = await _build(settings, store, kept, address, load, observer, certificate, stack, stopping)
         admin = stack.enter_context(listen_admin(settings.socket) if inherited is None else inherited.admin)
         if inherited is None:
             # The supervisor does it once for all of its workers.
             forget_console(settings)
-        stack.enter_context(on_hangup(stop, server.reload_or_tell))
+
+        async def reload() -> None:
+            overseer.reloading()
+            await server.reload_or_tell()
+            overseer.reloaded()
+
+        def on_ready() -> None:
+            if server.observer is not None:
+                server.observer.on_ready(server.address, server.admin)
+            elif inherited is None:
+                _say(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})\n")
+            overseer.ready(f"Serving at {server.address}")
+
+        stack.enter_context(on_hangup(stop, reload))
         async with background(kept.upkeep(lambda: server.settings.receipts.checkpoint_every_s)):
-            on_ready = None if inherited is None else inherited.on_ready
-            await _run_until(stop, settings, server, public, admin, certificate, on_ready, together=kept.together)
+            listening = _Listening(public, admin, certificate, on_ready)
+            await _run_until(stop, stopping, settings, server, listening, together=kept.together)
+            stopping.begins("the work of this process among others" if kept.together else "the log's upkeep")
         if _is_replaced(server):
             raise StoreLocked(
                 "Another gateway has taken over the database: this one could not reach it for too long.",
                 hint="Start it again: it serves when the other one has ended.",
             )
         if kept.together is None:
-            await kept.log.flush()
-            await kept.archive.renewed()
+            async with stopping.step("the last receipts", _RECEIPTS_S):
+                await kept.log.flush()
+                await kept.archive.renewed()
     # Not within the task group of the jobs, which would raise it as an exception group.
     if kept.together is not None:
         kept.together.check_home()
@@ -172,6 +226,7 @@ async def _build(
     observer: Observer | None,
     certificate: Certificate | None,
     stack: contextlib.AsyncExitStack,
+    stopping: Stopping,
 ) -> Server:
     """Fill the memory from the store, and begin what this process does together with others."""
     payments = await PaymentService.open(
@@ -181,7 +236,9 @@ async def _build(
         public_url=address,
         others=None if kept.together is None else kept.together.books,
     )
-    stack.push_async_callback(payments.close)
+    stack.push_async_callback(
+        stopping.close, "payments that are settled behind their answers", _CLOSE_S, payments.close
+    )
     server = await Server.build(
         settings,
         store,
@@ -194,7 +251,7 @@ async def _build(
         certificate,
         None if kept.together is None else kept.together.books.object_ids,
     )
-    stack.push_async_callback(server.close_upstreams)
+    stack.push_async_callback(stopping.close, "connections to LLM servers", _CLOSE_S, server.close_upstreams)
     stack.callback(server.handles.close)
     if kept.together is not None:
         await kept.together.begin(server)
@@ -205,7 +262,7 @@ async def _build(
         server.gateway_status.may_serve = kept.member.may_serve
     if server.telemetry is not None:
         server.telemetry.start(server.metrics.collect)
-        stack.push_async_callback(server.telemetry.close)
+        stack.push_async_callback(stopping.close, "the telemetry's last batch", _CLOSE_S, server.telemetry.close)
     return server
 
 
@@ -222,7 +279,7 @@ def _check_secrets(settings: Settings) -> None:
         check_installed()
 
 
-async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
+async def _open_store(settings: Settings, stop: asyncio.Event, overseer: Overseer) -> Store | None:
     """Open the database; a spare (``serve.wait``) waits until no other process has it.
 
     Returns:
@@ -246,6 +303,8 @@ async def _open_store(settings: Settings, stop: asyncio.Event) -> Store | None:
         if told != why:
             told = why
             _logger.info("waiting: %s", why)
+            # As started as it will be until its turn comes.
+            overseer.ready(f"Waiting: {why}")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
     return None
@@ -257,14 +316,21 @@ async def _open(settings: Settings) -> Store:
     )
 
 
+class _Listening(NamedTuple):
+    """What a server listens on, and what is called once it does."""
+
+    public: socket.socket
+    admin: socket.socket
+    certificate: Certificate | None
+    on_ready: Callable[[], None]
+
+
 async def _run_until(
     stop: asyncio.Event,
+    stopping: Stopping,
     settings: Settings,
     server: Server,
-    public: socket.socket,
-    admin: socket.socket,
-    certificate: Certificate | None,
-    on_ready: Callable[[], None] | None = None,
+    listening: _Listening,
     *,
     together: Together | None = None,
 ) -> None:
@@ -273,6 +339,7 @@ async def _run_until(
     from trustgate.http.listener import listen
 
     log = server.accounting.log
+    certificate = listening.certificate
     async with background(*_tasks(settings, server, certificate, is_alone=together is None)):
         grace_s = settings.serve.shutdown_grace_s
         serve = partial(
@@ -287,36 +354,32 @@ async def _run_until(
         listeners = asyncio.gather(
             serve(
                 server.public_app(settings),
-                public,
+                listening.public,
                 tls=None if certificate is None else certificate.context,
                 shed=server.shedding(settings),
                 websockets=WEBSOCKET_PATHS,
                 processes=settings.serve.workers if settings.worker else 1,
             ),
-            serve(server.admin_app(), admin),
+            serve(server.admin_app(), listening.admin),
         )
         _settle()
-        if server.observer is not None:
-            server.observer.on_ready(server.address, server.admin)
-        elif on_ready is not None:
-            on_ready()
-        else:
-            _say(f"TrustGate is ready at {server.address} (upstream {settings.upstream.url})\n")
+        listening.on_ready()
         draining = asyncio.ensure_future(_drain_on(stop, server.running, grace_s, listeners))
         try:
             await listeners
             await draining
-            # No new command can come now; the store is still open for those under way.
-            if together is None:
+            # No new command can come now; the store is still open for those under way. One that is broken off, or waits
+            # for other processes, is as if this one were killed then.
+            async with stopping.step("commands under way", _COMMANDS_S):
                 await server.admin.settle()
-            else:
-                await _settle_in_time(server)
             # While its upkeep still runs: cancelled in the middle of a batch, that would leave the batch to be written
             # a second time.
-            if together is not None:
-                await together.leave_nothing()
-            elif not _is_replaced(server):
-                await log.flush()
+            async with stopping.step("the last receipts", _RECEIPTS_S):
+                if together is not None:
+                    await together.leave_nothing()
+                elif not _is_replaced(server):
+                    await log.flush()
+            stopping.begins("jobs that run beside requests")
         finally:
             draining.cancel()
             server.request_log.flush()
@@ -372,15 +435,6 @@ def _tasks(
         *(() if certificate is None else (certificate.look_for_ever(),)),
         *(() if server.telemetry is None else (server.telemetry.run(),)),
     )
-
-
-async def _settle_in_time(server: Server) -> None:
-    """Let commands under way end, but not wait for other processes for long: it is as if this one were killed then."""
-    try:
-        async with asyncio.timeout(_COMMANDS_S):
-            await server.admin.settle()
-    except TimeoutError:
-        _logger.warning("stopping: commands that wait for other processes, or for the database, are broken off")
 
 
 def _is_replaced(server: Server) -> bool:

@@ -2,9 +2,11 @@
 
 The supervisor binds the sockets and serves nothing itself. Workers inherit them by fork, so that while one worker is
 replaced connections wait for the others in one queue, and none is refused. A pipe that the supervisor alone can write
-to ends when it does: a worker whose supervisor was killed stops.
+to ends when it does: a worker whose supervisor was killed stops. Through a pipe of its own each worker gives signs of
+life; one that gives none for ``hung_after_s`` (its event loop is blocked, or the process was stopped) is killed and
+replaced.
 
-    SIGTERM, SIGINT   all workers end their requests and stop; SIGINT again kills them
+    SIGTERM, SIGINT   all workers end their requests and stop; SIGINT again kills them, as does ``stop_within_s``
     SIGHUP            settings are read anew; where one of them wants a restart, the workers are replaced one by one
 """
 
@@ -12,14 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
+from trustgate.server.overseer import BEAT_S, Overseer
 from trustgate.signals import hold_hangup, take_held_hangup
 
 _logger = logging.getLogger("trustgate.server")
@@ -29,28 +32,54 @@ _SHORT_LIFE_S = 10.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 30.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _INTERRUPTED = 130
+_READY = b"R"
+#: How often the supervisor looks after its workers, and after how long it was stopped itself; seconds.
+_LOOK_S, _ASLEEP_S = 1.0, 5.0
+_NOBODY = Overseer()
 
 
-class Place(NamedTuple):
-    """What a worker is given: its number from 1 on, what it calls when it listens, and a descriptor that becomes
-    readable when its supervisor is gone.
-    """
+class Place(Overseer):
+    """The place of a worker: what it has of its supervisor."""
 
-    number: int
-    ready: Callable[[], None]
-    supervisor_gone: int
+    every_s = BEAT_S
+
+    def __init__(self, number: int, report: int, supervisor_gone: int) -> None:
+        """
+        Args:
+            number: from 1 on.
+            report: the pipe that the supervisor reads.
+            supervisor_gone: a descriptor that becomes readable when the supervisor is gone.
+        """
+        self.number = number
+        self.supervisor_gone = supervisor_gone
+        self._report = report
+        # A supervisor that was stopped must not hold up its workers.
+        os.set_blocking(report, False)
+
+    def ready(self, status: str) -> None:
+        self._tell(_READY)
+
+    def beat(self) -> None:
+        self._tell(b".")
+
+    def _tell(self, what: bytes) -> None:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._report, what)
 
 
 class _Worker:
-    """A process that runs, and the reading end of the pipe on which it reports that it is ready."""
+    """A process that runs, and the reading end of the pipe on which it reports."""
 
     def __init__(self, number: int, pid: int, report: int) -> None:
         self.number = number
         self.pid = pid
         self.report = report
         self.is_ready = False
-        #: It has reported, or will not.
-        self.is_heard = False
+        #: Whether it may still report.
+        self.is_heard = True
+        #: When it has given its last sign of life, and when it is killed if it has not ended by then.
+        self.beat_s = time.monotonic()
+        self.kill_s = math.inf
         #: It was sent to its end, so that another takes its place.
         self.is_replaced = False
         self.started_s = time.monotonic()
@@ -67,6 +96,9 @@ class Supervisor:
         on_ready: Callable[[], None],
         on_hangup: Callable[[], bool],
         on_stop: Callable[[], None] = lambda: None,
+        hung_after_s: float = 0.0,
+        stop_within_s: Callable[[], float] = lambda: math.inf,
+        overseer: Overseer = _NOBODY,
         terminal_gone: Callable[[], bool] = lambda: False,
     ) -> None:
         """
@@ -76,6 +108,9 @@ class Supervisor:
             on_ready: called once, when all workers are.
             on_hangup: reads the settings anew at SIGHUP; returns whether the workers have to be replaced for them.
             on_stop: called once, before the workers are told to stop: closes what is listened on.
+            hung_after_s: how long a worker that was ready may give no sign of life; 0: for ever.
+            stop_within_s: returns how long a worker that is to stop may take at most.
+            overseer: looks after the supervisor.
             terminal_gone: returns whether the terminal is gone that the program was started in.
         """
         self._count = count
@@ -83,6 +118,10 @@ class Supervisor:
         self._on_ready = on_ready
         self._on_hangup = on_hangup
         self._on_stop = on_stop
+        self._hung_after_s = hung_after_s
+        self._stop_within_s = stop_within_s
+        self._overseer = overseer
+        self._looked_s = self._beaten_s = time.monotonic()
         self._terminal_gone = terminal_gone
         self._workers: dict[int, _Worker] = {}
         #: When to start a worker again, by number, and how long the next pause would be.
@@ -119,6 +158,7 @@ class Supervisor:
                     while pending:
                         self._on_signal(pending.pop(0))
                     self._reap()
+                    self._look_after()
                 return self._exit_code
             finally:
                 for descriptor in (self._alive, self._hold_alive, *(each.report for each in self._workers.values())):
@@ -140,12 +180,7 @@ class Supervisor:
             self._workers[number] = _Worker(number, pid, report)
             return None
         os.close(report)
-
-        def ready() -> None:
-            os.write(told, b"R")
-            os.close(told)
-
-        return Place(number, ready, self._alive)
+        return Place(number, told, self._alive)
 
     def _be_worker(self, place: Place) -> int:
         os.close(self._hold_alive)
@@ -165,21 +200,21 @@ class Supervisor:
     # waiting
 
     def _wait(self, wakeup: socket.socket) -> None:
-        """Wait for a signal, a worker's report, or the time to start one."""
-        waiting = {worker.report: worker for worker in self._workers.values() if not worker.is_heard}
-        due_s = min(self._due_s.values(), default=None)
-        timeout_s = None if due_s is None else max(0.0, due_s - time.monotonic())
-        readable, _, _ = select.select([wakeup.fileno(), *waiting], [], [], timeout_s)
+        """Wait for a signal, a worker's report, the time to start one, or the time to look after all."""
+        waiting = {worker.report: worker for worker in self._workers.values() if worker.is_heard}
+        timeout_s = min([_LOOK_S, *(due_s - time.monotonic() for due_s in self._due_s.values())])
+        readable, _, _ = select.select([wakeup.fileno(), *waiting], [], [], max(0.0, timeout_s))
         for each in readable:
             if each == wakeup.fileno():
                 with contextlib.suppress(BlockingIOError):
                     wakeup.recv(4096)
                 continue
             worker = waiting[each]
-            worker.is_heard = True
-            if os.read(worker.report, 1):
+            told = os.read(worker.report, 4096)
+            worker.is_heard = bool(told)  # else it ends: the signal of that comes, or has come
+            worker.beat_s = time.monotonic()
+            if _READY in told:
                 self._became_ready(worker)
-            # Else it ends: the signal of that comes, or has come.
 
     def _became_ready(self, worker: _Worker) -> None:
         worker.is_ready = True
@@ -199,6 +234,29 @@ class Supervisor:
             self._replacing = None
             self._replace_next()
 
+    def _look_after(self) -> None:
+        """Kill workers that hang, and give a sign of life."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > _ASLEEP_S:
+            # This process was stopped, and its workers perhaps with it.
+            for worker in self._workers.values():
+                worker.beat_s = now_s
+        self._looked_s = now_s
+        for worker in self._workers.values():
+            silent_s = now_s - worker.beat_s
+            if worker.is_ready and 0 < self._hung_after_s < silent_s:
+                why = f"has given no sign of life for {silent_s:.0f} s"
+            elif now_s > worker.kill_s:
+                why = "does not stop"
+            else:
+                continue
+            _logger.error("worker %d (process %d) %s; it is killed", worker.number, worker.pid, why)
+            _send(worker.pid, signal.SIGKILL)
+            worker.is_ready, worker.kill_s = False, math.inf
+        if self._overseer.every_s and now_s - self._beaten_s >= min(self._overseer.every_s, _LOOK_S):
+            self._beaten_s = now_s
+            self._overseer.beat()
+
     # signals
 
     def _on_signal(self, number: int) -> None:
@@ -207,10 +265,12 @@ class Supervisor:
         elif number == signal.SIGHUP and self._terminal_gone():
             self._stop(signal.SIGTERM)
         elif number == signal.SIGHUP:
+            self._overseer.reloading()
             if self._on_hangup():
                 self._replace_all()
             else:
                 self._send_all(signal.SIGHUP)
+            self._overseer.reloaded()
 
     def _stop(self, number: int) -> None:
         if self._is_stopping and number == signal.SIGINT:
@@ -224,7 +284,13 @@ class Supervisor:
         self._due_s.clear()
         self._to_replace.clear()
         self._on_stop()
-        self._send_all(signal.SIGTERM)
+        self._overseer.stopping(self._stop_within_s())
+        for worker in self._workers.values():
+            self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        worker.kill_s = time.monotonic() + self._stop_within_s()
+        _send(worker.pid, signal.SIGTERM)
 
     def _send_all(self, number: int) -> None:
         for worker in self._workers.values():
@@ -250,7 +316,7 @@ class Supervisor:
         if worker is not None:  # else it is about to be started anyhow
             _logger.info("replacing worker %d (process %d)", number, worker.pid)
             worker.is_replaced = True
-            _send(worker.pid, signal.SIGTERM)
+            self._end(worker)
 
     def _reap(self) -> None:
         for worker in list(self._workers.values()):
@@ -261,7 +327,7 @@ class Supervisor:
             del self._workers[worker.number]
             code = os.waitstatus_to_exitcode(status)
             if self._is_stopping:
-                self._exit_code = self._exit_code or max(code, 0)
+                self._exit_code = self._exit_code or (code if code >= 0 else 1)
                 continue
             if not self._was_ready:
                 # It has logged why. The first start is all or nothing.
@@ -275,7 +341,6 @@ class Supervisor:
             self._due_s[worker.number] = 0.0
             return
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        _logger.error("worker %d (process %d) %s; it is replaced", worker.number, worker.pid, how)
         now_s = time.monotonic()
         pause_s = 0.0
         if now_s - worker.started_s < _SHORT_LIFE_S:
@@ -283,6 +348,8 @@ class Supervisor:
             self._pause_s[worker.number] = min(max(2 * pause_s, _FIRST_PAUSE_S), _LAST_PAUSE_S)
         else:
             self._pause_s.pop(worker.number, None)
+        when = f" in {pause_s:g} s" if pause_s else ""
+        _logger.error("worker %d (process %d) %s; it is replaced%s", worker.number, worker.pid, how, when)
         self._due_s[worker.number] = now_s + pause_s
 
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import msgspec
 
@@ -19,14 +18,20 @@ from trustgate.errors import SettingsError, TrustGateError
 from trustgate.http.sockets import address_of, listen_admin, listen_public
 from trustgate.observe.request_log import log_to_stderr
 from trustgate.server.membership import node_file
+from trustgate.server.overseer import overseer_of
 from trustgate.server.pages import forget_console
 from trustgate.server.process import has_terminal, stop_on_signal
 from trustgate.server.reload import BOUND, differences, is_reloaded
 from trustgate.server.run import Inherited, run_loop, serve
+from trustgate.server.stopping import LAST_S, Stopping
 from trustgate.server.supervisor import Place, Supervisor
 from trustgate.settings import Settings
+from trustgate.settings.environment import service_manager
 
 _logger = logging.getLogger("trustgate.server")
+
+#: How long after a worker should have ended by itself it is killed, seconds.
+_KILL_S = 5.0
 
 
 def check_workers(settings: Settings) -> None:
@@ -81,6 +86,7 @@ def run_workers(
         OperatorError: the port cannot be listened on; in a worker's process: the worker cannot start.
     """
     log_to_stderr(settings.log)
+    overseer = overseer_of(service_manager())
     now = [settings]
 
     def on_hangup() -> bool:
@@ -104,14 +110,21 @@ def run_workers(
         scheme = "http" if settings.serve.tls_certificate is None else "https"
         address = address_of(settings.serve.host, inherited.public, scheme)
         count = settings.serve.workers
-        ready = f"TrustGate is ready at {address} (upstream {settings.upstream.url}, {count} workers)\n"
+
+        def on_ready() -> None:
+            _say(f"TrustGate is ready at {address} (upstream {settings.upstream.url}, {count} workers)\n")
+            overseer.ready(f"Serving at {address} with {count} workers")
+
         had_terminal = has_terminal()
         supervisor = Supervisor(
             count,
             lambda place: _work(settings_of(now[0], place.number), load, settings_of, inherited, place),
-            on_ready=partial(_say, ready),
+            on_ready=on_ready,
             on_hangup=on_hangup,
             on_stop=inherited.close,
+            hung_after_s=settings.serve.worker_timeout_s,
+            stop_within_s=lambda: now[0].serve.shutdown_grace_s + LAST_S + _KILL_S,
+            overseer=overseer,
             terminal_gone=lambda: had_terminal and not has_terminal(),
         )
         return supervisor.run()
@@ -126,12 +139,13 @@ def _work(
 ) -> int:
     """Be a worker."""
     reload = None if load is None else lambda: settings_of(load(), place.number)
+    stopping = Stopping(settings.serve.shutdown_grace_s, ends_process=True)
 
     async def until_told() -> None:
         stop = stop_on_signal()
         asyncio.get_running_loop().add_reader(place.supervisor_gone, stop.set)
         try:
-            await serve(settings, reload, stop=stop, inherited=inherited._replace(on_ready=place.ready))
+            await serve(settings, reload, stop=stop, inherited=inherited, overseer=place, stopping=stopping)
         finally:
             asyncio.get_running_loop().remove_reader(place.supervisor_gone)
 
@@ -149,7 +163,7 @@ def _sockets(settings: Settings) -> Iterator[Inherited]:
         binder = os.getpid()
         admin = stack.enter_context(listen_admin(settings.socket))
         try:
-            yield Inherited(public, admin, lambda: None)
+            yield Inherited(public, admin)
         finally:
             if os.getpid() != binder:
                 stack.pop_all()

@@ -165,6 +165,26 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name in _PLAIN_VARIABLES if (value := os.environ.get(name)) is not None}
 
 
+class ServiceManagerAddress(NamedTuple):
+    """Where a service manager wants to be told how a service is (sd_notify(3), sd_watchdog_enabled(3))."""
+
+    socket: str
+    #: In how many seconds it wants a sign of life, and of which process; 0: of none, of any.
+    watchdog_s: float
+    watchdog_pid: int
+
+
+def service_manager() -> ServiceManagerAddress | None:
+    """Returns what systemd has set for a unit of ``Type=notify``; None: nothing, or nothing that can be used."""
+    socket = os.environ.get("NOTIFY_SOCKET", "")
+    if socket[:1] not in ("/", "@") or len(socket) == 1:
+        return None
+    usec, pid = (os.environ.get(name, "") for name in ("WATCHDOG_USEC", "WATCHDOG_PID"))
+    return ServiceManagerAddress(
+        socket, int(usec) / 1_000_000 if usec.isdecimal() else 0.0, int(pid) if pid.isdecimal() else 0
+    )
+
+
 def named_folder(variable: str, default: str) -> Path:
     """Returns the folder that another program's variable names, else ``default``, ``~`` being the user's home."""
     return Path(os.environ.get(variable, "").strip() or default).expanduser()

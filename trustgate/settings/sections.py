@@ -30,6 +30,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
             "itself. Without it several serve a Postgres at once."
         ),
     ] = False
+    worker_timeout_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="How long one of several workers may give no sign of life (it hangs, or was stopped) before it "
+            "is killed and replaced, seconds; 0: for ever.",
+        ),
+    ] = 30.0
     shutdown_grace_s: Annotated[
         float, Meta(ge=0, le=3600, description="How long a stop waits for running requests, seconds.")
     ] = 30.0

@@ -1,0 +1,183 @@
+"""A stop ends: whatever hangs is given up in a stated time, and what looks after the process is told how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GatewayFactory
+from tests.support.gateway import Gateway
+from tests.support.processes import PATIENCE_S, wait_until
+from tests.support.service_manager import Manager
+from trustgate.server import stopping
+from trustgate.server.overseer import Overseer, ServiceManager, overseer_of
+from trustgate.server.stopping import Stopping
+from trustgate.settings.environment import ServiceManagerAddress, service_manager
+
+
+class Ended:
+    """Takes the place of the end of the process."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._exit_code = -1
+
+    def __call__(self, exit_code: int) -> None:
+        self._exit_code = exit_code
+        self._over.set()
+
+    def wait(self) -> int:
+        assert self._over.wait(PATIENCE_S), "the process was not ended"
+        return self._exit_code
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Ended:
+    ended = Ended()
+    monkeypatch.setattr("os._exit", ended)
+    return ended
+
+
+async def test_a_stop_that_does_not_end_is_ended_and_names_what_it_waits_for(
+    ended: Ended, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hanging = threading.Event()
+    thread = threading.Thread(target=hanging.wait, name="the one that hangs")
+    thread.start()
+    stop = Stopping(0.05, ends_process=True, last_s=0.05)
+    assert stop.within_s == pytest.approx(0.1)
+    stop.begin()
+    stop.begin()
+    async with stop.step("the hanging thing"):
+        assert await asyncio.to_thread(ended.wait) == 1
+    hanging.set()
+    thread.join()
+    said = capfd.readouterr().err
+    assert said.startswith("Stopped without waiting any longer for: the hanging thing (threads: ")
+    assert "the one that hangs" in said
+
+
+async def test_once_all_is_closed_threads_keep_the_process_for_a_moment_and_it_has_stopped_well(
+    ended: Ended, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "_THREADS_S", 0.01)
+    stop = Stopping(3600.0, ends_process=True)
+    stop.begin()
+    stop.closed()
+    assert await asyncio.to_thread(ended.wait) == 0
+    assert "threads that do not end" in capfd.readouterr().err
+
+
+async def test_a_step_is_given_up_after_its_time_and_the_next_one_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def late() -> None:
+        raise TimeoutError("its own")
+
+    stop = Stopping(0.0)
+    stop.begin()
+    await stop.close("the first", 0.01, hang)
+    assert caplog.messages == ["stopping: the first did not end in 0.01 s, and is not waited for any more"]
+    with pytest.raises(TimeoutError, match="its own"):
+        await stop.close("the second", 60.0, late)
+
+
+def test_a_thread_that_never_returns_keeps_no_server_from_stopping(
+    make_gateway: GatewayFactory, tmp_path: Path
+) -> None:
+    environment = {"TRUSTGATE_UPSTREAM_HEALTH_INTERVAL_S": "0.1"}
+    gateway = make_gateway(upstream="builtin:echo", environment=environment).start()
+    key = tmp_path / "key"
+    key.write_text("sk-secret")
+    gateway.cli(
+        *("passport", "add", "held", "--base-url", "http://127.0.0.1:9/v1", "--api-model-id", "gpt-4o"),
+        *("--credential-file", str(key)),
+    )
+    wait_until(lambda: "could not be reached" in gateway.logs(), "the first reading of the key")
+    # What reads a pipe that nobody writes to waits for ever.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    pipe.replace(key)
+    reached: list[int] = []
+
+    def is_read() -> bool:
+        try:
+            reached.append(os.open(key, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    wait_until(is_read, "the key to be read")
+    try:
+        assert gateway.stop() == 0
+    finally:
+        os.close(reached[0])
+    assert "Stopped without waiting any longer for: threads that do not end" in gateway.logs()
+
+
+# what looks after the process
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(str(tmp_path / "notify"))
+    yield manager
+    manager.close()
+
+
+def test_systemd_is_told_of_the_start_of_life_of_a_reload_and_of_the_stop(
+    make_gateway: GatewayFactory, manager: Manager, tmp_path: Path
+) -> None:
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+    gateway: Gateway = make_gateway(upstream="builtin:echo", environment=environment).start()
+    assert f"STATUS=Serving at {gateway.base_url}" in manager.wait_for("READY=1")
+    manager.wait_for("WATCHDOG=1")
+    manager.wait_for("WATCHDOG=1")
+    gateway.process.signal(signal.SIGHUP)
+    assert manager.wait_for("RELOADING=1")[1].startswith("MONOTONIC_USEC=")
+    assert f"STATUS=Serving at {gateway.base_url}" in manager.wait_for("READY=1")
+    assert gateway.stop() == 0
+    assert "EXTEND_TIMEOUT_USEC=60000000" in manager.wait_for("STOPPING=1")
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, None),
+        ({"NOTIFY_SOCKET": "relative"}, None),
+        ({"NOTIFY_SOCKET": "/"}, None),
+        ({"NOTIFY_SOCKET": "/run/it", "WATCHDOG_USEC": "soon"}, ("/run/it", 0.0, 0)),
+        ({"NOTIFY_SOCKET": "@it", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "17"}, ("@it", 3.0, 17)),
+    ],
+    ids=["none", "relative", "no name", "no number", "all"],
+)
+def test_what_systemd_has_set_is_read(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], found: tuple[str, float, int] | None
+) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert service_manager() == found
+
+
+def test_an_abstract_socket_is_written_to_and_one_that_is_gone_is_no_fault(manager: Manager) -> None:
+    name = f"trustgate-test-{os.getpid()}"
+    abstract = Manager(f"\0{name}")
+    told = overseer_of(ServiceManagerAddress(f"@{name}", 8.0, os.getpid()))
+    assert isinstance(told, ServiceManager)
+    assert told.every_s == 4.0
+    told.ready("Serving")
+    assert abstract.wait_for("READY=1") == ["READY=1", "STATUS=Serving"]
+    abstract.close()
+    told.beat()
+    # The watchdog of another process is not for this one.
+    assert overseer_of(ServiceManagerAddress("/gone", 8.0, os.getppid())).every_s == 0.0
+    assert type(overseer_of(None)) is Overseer

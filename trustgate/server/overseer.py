@@ -1,0 +1,87 @@
+"""What is told to whatever has started the server and looks after it: systemd, or the supervisor of several workers.
+
+systemd (sd_notify(3)): a datagram of lines to the socket that ``NOTIFY_SOCKET`` names. Under a unit of ``Type=notify``
+it counts the server as started once that is ready, shows what it does, and with ``WatchdogSec`` ends and restarts it
+when it gives no sign of life: its event loop is blocked, or the process was stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+
+from trustgate.settings.environment import ServiceManagerAddress
+
+#: How often a worker gives its supervisor a sign of life, seconds.
+BEAT_S = 1.0
+
+
+class Overseer:
+    """What looks after the server; this one does nothing of it."""
+
+    #: How often it wants a sign of life, seconds; 0: never.
+    every_s = 0.0
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+
+    def ready(self, status: str) -> None:
+        """The server serves, or waits for its turn."""
+
+    def reloading(self) -> None:
+        """The settings are read anew."""
+
+    def reloaded(self) -> None:
+        """The settings have been read, or refused."""
+
+    def stopping(self, within_s: float) -> None:
+        """The stop has begun, and takes so long at most."""
+
+
+class ServiceManager(Overseer):
+    """systemd, or what speaks as it does."""
+
+    def __init__(self, address: ServiceManagerAddress) -> None:
+        self._address = f"\0{address.socket[1:]}" if address.socket[:1] == "@" else address.socket
+        # Two signs of life in the time, as sd_watchdog_enabled(3) recommends.
+        self.every_s = address.watchdog_s / 2 if address.watchdog_pid in (0, os.getpid()) else 0.0
+        self._status = ""
+
+    def beat(self) -> None:
+        self._send("WATCHDOG=1")
+
+    def ready(self, status: str) -> None:
+        self._status = status
+        self._send("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """``MONOTONIC_USEC`` is what ``Type=notify-reload`` asks for."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=Reading the settings")
+
+    def reloaded(self) -> None:
+        self.ready(self._status)
+
+    def stopping(self, within_s: float) -> None:
+        """``EXTEND_TIMEOUT_USEC`` counts beside the unit's ``TimeoutStopSec``: the longer one holds."""
+        self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(within_s * 1_000_000)}", "STATUS=Requests end")
+
+    def _send(self, *lines: str) -> None:
+        # It is told as a service to it: the server goes on without.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
+            sending.setblocking(False)
+            sending.sendto("\n".join(lines).encode(), self._address)
+
+
+def overseer_of(address: ServiceManagerAddress | None) -> Overseer:
+    """Returns what looks after this process; ``address``: what the environment has of it."""
+    return Overseer() if address is None else ServiceManager(address)
+
+
+async def beat_for_ever(overseer: Overseer) -> None:
+    """Give signs of life, as long as the event loop runs."""
+    while overseer.every_s:
+        overseer.beat()
+        await asyncio.sleep(overseer.every_s)
