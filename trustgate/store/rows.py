@@ -7,6 +7,7 @@ receipt has the same canonical bytes, and the same leaf hash, after the round tr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
@@ -204,6 +205,44 @@ def entry_to_row(entry: Entry) -> list[Any]:
     )
     kept += values[_FIRST_END_USER:] if receipt.v in END_USER_VERSIONS else _NO_END_USER
     return [entry.seq, *kept, entry.secret]
+
+
+def entries_to_columns(entries: Sequence[Entry]) -> list[Sequence[Any]]:
+    """Returns the values of each column of ``entry_to_row`` for several entries, at less than half of its cost.
+
+    Raises TrustGateError for a hash that is not lower-case hexadecimal.
+    """
+    version = entries[0].receipt.v
+    if any(entry.receipt.v != version for entry in entries):
+        return list(zip(*map(entry_to_row, entries), strict=True))
+    columns = list(zip(*[msgspec.structs.astuple(entry.receipt) for entry in entries], strict=True))
+    kept: list[Sequence[Any]] = list(columns[:_FIRST_PAYMENT])
+    for position in _HASH_POSITIONS:
+        kept[position] = _bytes_of_all(columns[position], _COMMON[position])
+    nothing = (None,) * len(entries)
+    for has_them, first, last, plain, absent in (
+        (version in PAYMENT_VERSIONS, _FIRST_PAYMENT, _FIRST_PRICE, len(_PAYMENT_COLUMNS), len(_NO_PAYMENT)),
+        (version in PRICE_VERSIONS, _FIRST_PRICE, _FIRST_END_USER, len(_PRICE_COLUMNS), len(_NO_PRICE)),
+    ):
+        if has_them:
+            details = zip(*columns[first + plain : last], strict=True)
+            kept += columns[first : first + plain]
+            kept.append([msgspec.json.encode(values).decode() for values in details])
+        else:
+            kept += [nothing] * absent
+    kept += columns[_FIRST_END_USER:] if version in END_USER_VERSIONS else [nothing] * len(_NO_END_USER)
+    return [[entry.seq for entry in entries], *kept, [entry.secret for entry in entries]]
+
+
+def _bytes_of_all(digits: Sequence[str], member: str) -> list[bytes]:
+    """Returns what ``_bytes_of`` does for each, those of 64 digits in one go."""
+    joined = "".join(digits)
+    if set(map(len, digits)) == {64}:
+        with contextlib.suppress(ValueError):
+            values = bytes.fromhex(joined)
+            if values.hex() == joined:
+                return [values[start : start + 32] for start in range(0, len(values), 32)]
+    return [_bytes_of(each, member) for each in digits]
 
 
 def _columns(values: tuple[Any, ...], columns: int) -> tuple[Any, ...]:

@@ -1,0 +1,126 @@
+"""Many rows for DuckDB at once, as columns in Arrow's layout.
+
+DuckDB's appender holds the interpreter for about 6 µs a row of ``receipts``, during which the event loop waits. To make
+columns takes a third of that, in pieces of about 0.1 ms, and DuckDB reads them without the interpreter.
+
+Layout: Arrow Columnar Format 1.5, "Physical Memory Layout"; handed over as the Arrow PyCapsule Interface has it.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+#: Rows of one Arrow array: a column of so many holds the interpreter for less than 0.1 ms.
+_BATCH_ROWS = 1_000
+#: DuckDB's types that are known here, each with the value that stands where there is none.
+_FILLERS: dict[str, Any] = {"BIGINT": 0, "SMALLINT": 0, "BOOLEAN": False, "VARCHAR": "", "BLOB": b""}
+#: A byte that is 0 or 1 as its digit; others as what no number has.
+_DIGITS = b"01" + b"x" * 254
+
+
+class Columns:
+    """Rows as columns; DuckDB reads it as a table (``connection.register``)."""
+
+    def __init__(self, schema: Any, batches: list[Any]) -> None:
+        """Use ``columns_of``."""
+        self._schema = schema
+        self._batches = batches
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        from nanoarrow.c_array_stream import CArrayStream
+
+        return CArrayStream.from_c_arrays(self._batches, self._schema, validate=False).__arrow_c_stream__()
+
+
+def columns_of(names: tuple[str, ...], types: tuple[str, ...], slices: Iterable[Sequence[Sequence[Any]]]) -> Columns:
+    """Make what DuckDB can read of the values of some columns.
+
+    Args:
+        names: Of the columns.
+        types: As DuckDB calls them.
+        slices: Some rows each, as the values of every column; another thread gets its turn after each.
+
+    Raises:
+        KeyError: A type is not known here.
+        ValueError, TypeError, OverflowError: A value is not of its column's type, or beyond it.
+    """
+    schema, kinds = _schema(names, types)
+    batches: list[Any] = []
+    columns: list[list[Any]] = [[] for _ in names]
+    for values_of in slices:
+        for column, values in zip(columns, values_of, strict=True):
+            column.extend(values)
+        time.sleep(0)
+        if len(columns[0]) >= _BATCH_ROWS:
+            batches.append(_batch(schema, kinds, types, columns))
+            columns = [[] for _ in names]
+    if columns[0]:
+        batches.append(_batch(schema, kinds, types, columns))
+    return Columns(schema, batches)
+
+
+@lru_cache(maxsize=4)
+def _schema(names: tuple[str, ...], types: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+    """Returns the schema of those columns, and that of each type."""
+    import nanoarrow
+    from nanoarrow.c_schema import c_schema
+
+    makers = {
+        "BIGINT": nanoarrow.int64,
+        "SMALLINT": nanoarrow.int16,
+        "BOOLEAN": nanoarrow.bool_,
+        "VARCHAR": nanoarrow.string,
+        "BLOB": nanoarrow.binary,
+    }
+    members = {name: makers[kind]() for name, kind in zip(names, types, strict=True)}
+    return c_schema(nanoarrow.struct(members)), {kind: c_schema(makers[kind]()) for kind in types}
+
+
+def _batch(schema: Any, kinds: dict[str, Any], types: Sequence[str], columns: Sequence[list[Any]]) -> Any:
+    from nanoarrow.c_array import c_array_from_buffers
+
+    rows = len(columns[0])
+    children = []
+    for kind, values in zip(types, columns, strict=True):
+        children.append(c_array_from_buffers(kinds[kind], rows, _buffers(kind, values), validation_level="none"))
+        time.sleep(0)
+    return c_array_from_buffers(schema, rows, [None], children=children, validation_level="none")
+
+
+def _buffers(kind: str, values: list[Any]) -> list[Any]:
+    """Returns a column's buffers, that of its nulls first."""
+    try:
+        return [None, *_data(kind, values)]
+    except TypeError:
+        if None not in values:
+            raise
+    filled = [_FILLERS[kind] if value is None else value for value in values]
+    return [_bits([value is not None for value in values]), *_data(kind, filled)]
+
+
+def _data(kind: str, values: list[Any]) -> list[Any]:
+    if kind == "BIGINT":
+        return [array("q", values)]
+    if kind == "SMALLINT":
+        return [array("h", values)]
+    if kind == "BOOLEAN":
+        return [_bits(values)]
+    if kind == "BLOB":
+        data = b"".join(values)
+    else:
+        text = "".join(values)
+        data = text.encode()
+        if len(data) != len(text):
+            values = [value.encode() for value in values]
+    return [array("i", accumulate(map(len, values), initial=0)), data]
+
+
+def _bits(values: list[bool]) -> bytes:
+    """Returns one bit for each value, the first one lowest. Raises ``TypeError`` or ``ValueError`` for what is none."""
+    digits = bytes(values)[::-1].translate(_DIGITS)
+    return int(digits, 2).to_bytes((len(values) + 7) // 8, "little")
