@@ -140,8 +140,8 @@ class Batch(NamedTuple):
 class Operation(Protocol):
     """A change of rows, decided once they are locked."""
 
-    def rows(self) -> Sequence[Row]:
-        """Returns the rows that it needs, as far as is known now."""
+    def add_rows(self, rows: dict[str, Any]) -> None:
+        """Add the rows that it needs, as far as is known now, by their keys. Those that are there already stay."""
         ...
 
     def apply(self, batch: Batch) -> Any:
@@ -164,11 +164,11 @@ class Gathering(Protocol):
         """Returns whether one of them is carried out only while the node is alive."""
         ...
 
-    def join(self, keys: Collection[str], *, is_alive: bool) -> list[Operation]:
+    def join(self, rows: Mapping[str, Any], *, is_alive: bool) -> list[Operation]:
         """Let those join that come next and need no other rows.
 
         Args:
-            keys: Of the rows that the batch has.
+            rows: Those of the batch, by key.
             is_alive: Whether operations may join that are carried out only while the node is alive.
 
         Returns:
@@ -310,9 +310,8 @@ class BatchWriter:
         done.last, self.granted, self._linking = 0, [], []
         self._current()
         needed: dict[str, Any] = {done.key: done}
-        for operation in gathering.join((), is_alive=True):
-            for row in operation.rows():
-                needed.setdefault(row.key, row)
+        for operation in gathering.join({}, is_alive=True):
+            operation.add_rows(needed)
         await self._make(connection, needed)
         async with self._states.own(needed.keys()):
             results = await self._swap(connection, gathering, done, number, needed)
@@ -476,7 +475,7 @@ class BatchWriter:
         """Returns no results where the batch is committed already. Raises ``RowsChanged`` or ``MemoryBehind``."""
         last = await connection.fetchval(_LAST, done.key)
         if last is not None and int(last) >= number:
-            return [None] * len(gathering.join((), is_alive=True))
+            return [None] * len(gathering.join({}, is_alive=True))
         # Rows may have been removed, too.
         self._known.clear()
         if known != self._current():

@@ -72,6 +72,8 @@ _OPENS = "open"
 #: Callers of which it is remembered what limits count of them.
 _CALLERS_MOST = 10_000
 
+_NOTHING_HELD = Grant("", 0)
+
 
 class Books:
     """One process's part in the books."""
@@ -145,24 +147,34 @@ class Books:
 
         Raises ``RateLimited`` (429), or ``Unavailable`` while the database is away.
         """
-        if caller.plan.limits.parallel_requests is None and caller.key.limits.parallel_requests is None:
+        if not limits_parallel(caller):
             return None
         slot: SharedSlot = await self._open(Enter(self._counters, caller, self._subjects(caller)))
         return slot
 
     async def open(self, caller: Caller, drawer: Drawer, ask: Ask, slot: SharedSlot | None = None) -> SharedHold:
         """Hold the worst case of a request. Raises ``RateLimited``, or ``Unavailable`` while the database is away."""
-        counters, subjects = self._counters, self._counting(caller)
-        at_us = counters.budgets.clock()
-        if not subjects and not counters.budgets.counters_of(drawer, at_us):
-            unlimited = ParallelSlot(())
-            claim = counters.budgets.claim(drawer, ask.tokens, ask.cost_nano_usd, at_us)
-            hold = counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, unlimited, claim)
-            # Budgets that are made meanwhile count what it used when it is settled.
-            counters.budgets.held.discard(claim)
-            return SharedHold(Grant("", 0), caller, drawer, (), hold, slot)
-        held: SharedHold = await self._open(Open(counters, caller, drawer, ask, self._counting, slot))
+        held = self.open_at_once(caller, drawer, ask, slot)
+        if held is None:
+            held = await self._open(Open(self._counters, caller, drawer, ask, self._counting, slot))
         return held
+
+    def open_at_once(
+        self, caller: Caller, drawer: Drawer, ask: Ask, slot: SharedSlot | None = None
+    ) -> SharedHold | None:
+        """Hold the worst case of a request where no row counts it; None: the database has to admit it (``open``)."""
+        counters = self._counters
+        if self._counting(caller):
+            return None
+        budgets, at_us = counters.budgets, counters.budgets.clock()
+        if budgets.counters_of(drawer, at_us):
+            return None
+        claim = budgets.claim(drawer, ask.tokens, ask.cost_nano_usd, at_us)
+        unlimited = ParallelSlot(())
+        hold = counters.quota.reserve(caller.tenant, caller.plan, caller.key, ask, at_us, unlimited, claim)
+        # Budgets that are made meanwhile count what it used when it is settled.
+        budgets.held.discard(claim)
+        return SharedHold(_NOTHING_HELD, caller, drawer, (), hold, slot)
 
     async def hold_money(self, tenant_id: str, amount: int, *, must: bool = False) -> SharedMoney | None:
         """Hold an amount of a tenant's balance, nano-USD; None where less is free, unless it ``must``."""
@@ -405,6 +417,11 @@ class Books:
         else:
             money = granted
         _ = self.closing.submit(Close(self._counters, hold=hold, slot=slot, money=money))
+
+
+def limits_parallel(caller: Caller) -> bool:
+    """Returns whether anything limits how many requests a caller may have at once."""
+    return caller.plan.limits.parallel_requests is not None or caller.key.limits.parallel_requests is not None
 
 
 async def give_back(connection: DatabaseConnection, node_ids: Sequence[str]) -> None:

@@ -16,8 +16,10 @@ from trustgate.cluster.rows import BudgetRow, Row, budget_key
 def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[Row]:
     """Returns the rows of the budgets that count a request now, and of those that hold its claim."""
     counters = budgets.counters_of(drawer, budgets.clock())
-    if claim is not None:
+    if claim is not None and not claim.is_empty:
         counters += [counter for counter, _, _ in claim.parts()]
+    if not counters:
+        return []
     found: dict[str, Row] = {}
     for counter in counters:
         row = BudgetRow(counter)
@@ -28,7 +30,7 @@ def claimed_rows(budgets: Budgets, drawer: Drawer, claim: Claim | None) -> list[
 
 def claimed_parts(claim: Claim | None) -> dict[str, tuple[int, int]]:
     """Returns, by the key of the row, when the cell that holds a claim begins (microseconds UTC), and the amount."""
-    if claim is None:
+    if claim is None or claim.is_empty:
         return {}
     return {budget_key(of.of.budget, of.subject): (start_us, amount) for of, start_us, amount in claim.parts()}
 
@@ -46,8 +48,11 @@ def count_use(budgets: Budgets, drawer: Drawer, claim: Claim, use: tuple[int, in
 
     They count in the cells that held them; on a budget that did not hold them, in the cell of the claim's time.
     """
+    counters = budgets.counters_of(drawer, batch.at_us)
+    if not counters:
+        return
     parts = claimed_parts(claim)
-    for counter in budgets.counters_of(drawer, batch.at_us):
+    for counter in counters:
         begun_us, _ = parts.get(budget_key(counter.of.budget, counter.subject), (None, 0))
         if begun_us is None:
             cell: UseCell | None = counter.at(claim.at_us, budgets.clock)

@@ -133,8 +133,11 @@ class DatabaseSession:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         cancelling = 0 if task is None else task.cancelling()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._in_use.acquire()
+            if self._in_use.locked():
+                async with asyncio.timeout(self._timeout_s):
+                    await self._in_use.acquire()
+            else:
+                await self._in_use.acquire()  # at once
         except TimeoutError:
             raise DatabaseAway(
                 "The database is away.", why="The database did not answer earlier requests in time."

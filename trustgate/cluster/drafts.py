@@ -191,25 +191,27 @@ class Drafts:
         Raises:
             Unavailable: it could not be journaled (``Journal.check_room`` was not asked, or the disk failed).
         """
-        mark = "" if work is None else work.mark
+        mark, number = "" if work is None else work.mark, self.journal.last_seq + 1
         if receipt.tseq or receipt.tprev != mark:
             receipt = msgspec.structs.replace(receipt, tseq=0, tprev=mark)
-        entry = Entry(seq=self.journal.last_seq + 1, receipt=receipt, secret=secret)
-        self.journal.append(entry)
-
-        def committed() -> None:
-            self.journal.release(entry.seq)
-            if on_commit is not None:
-                on_commit()
-
+        self.journal.append(Entry(seq=number, receipt=receipt, secret=secret))
+        release = partial(self.journal.release, number)
         return self._books.close(
-            receipt=entry.receipt,
+            receipt=receipt,
             secret=secret,
-            draft=Draft(self._home_id, entry.seq, self._life),
+            draft=Draft(self._home_id, number, self._life),
             work=work,
-            on_commit=committed,
+            on_commit=release if on_commit is None else _each(release, on_commit),
             **settled,
         )
+
+
+def _each(*calls: Callable[[], None]) -> Callable[[], None]:
+    def call_each() -> None:
+        for call in calls:
+            call()
+
+    return call_each
 
 
 async def _begin_life(connection: DatabaseConnection, key: str, before: str | None, content: str) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, MutableSequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableSequence
 from typing import Any
 
 from trustgate.cluster.batches import (
@@ -87,10 +87,14 @@ class _Gathering:
     def needs_live_node(self) -> bool:
         return not all(waiting.persists for waiting in self.batch)
 
-    def join(self, keys: Collection[str], *, is_alive: bool) -> list[Operation]:
-        while keys and self._queue and len(self.batch) < _MOST:
+    def join(self, rows: Mapping[str, Any], *, is_alive: bool) -> list[Operation]:
+        needed = dict(rows)
+        while rows and self._queue and len(self.batch) < _MOST:
             following = self._queue[0]
-            if not (is_alive or following.persists) or any(row.key not in keys for row in following.operation.rows()):
+            if not (is_alive or following.persists):
+                break
+            following.operation.add_rows(needed)
+            if len(needed) > len(rows):
                 break
             self.batch.append(self._queue.popleft())
         return [waiting.operation for waiting in self.batch]

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.quota import Ask, Quota
 from trustgate.cluster.batches import Batch, RowsChanged
-from trustgate.cluster.rows import BalanceRow, BudgetRow, QuotaRow, Row, budget_key
+from trustgate.cluster.rows import BalanceRow, BudgetRow, QuotaRow, Row, add_rows, budget_key
 from trustgate.payment.balance import Balances
 
 #: Marks a receipt of the gateway's own look at the work: it is dropped where another receipt has charged the work.
@@ -124,13 +124,12 @@ class HoldWork:
         self._counters = counters
         self._work = work
 
-    def rows(self) -> Sequence[Row]:
+    def add_rows(self, rows: dict[str, Any]) -> None:
         counters, work = self._counters, self._work
-        rows: list[Row] = [WorkRow(work.key), *(QuotaRow(counters.quota, each) for each in work.subjects)]
-        rows += [BudgetRow(each) for each in counters.budgets.counters_of(work.drawer, counters.budgets.clock())]
+        add_rows(rows, (WorkRow(work.key), *(QuotaRow(counters.quota, each) for each in work.subjects)))
+        add_rows(rows, map(BudgetRow, counters.budgets.counters_of(work.drawer, counters.budgets.clock())))
         if work.money_nano_usd:
-            rows.append(BalanceRow(counters.balances, work.drawer.tenant_id))
-        return rows
+            add_rows(rows, (BalanceRow(counters.balances, work.drawer.tenant_id),))
 
     def apply(self, batch: Batch) -> None:
         counters, work, at_us = self._counters, self._work, batch.at_us

@@ -7,7 +7,7 @@ and settled on copies, so that a transaction that is done again begins anew.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,6 +30,7 @@ from trustgate.cluster.rows import (
     QuotaRow,
     RecordedRow,
     Row,
+    add_rows,
     balance_key,
     budget_key,
     credited_key,
@@ -66,10 +67,14 @@ class SharedCounters(msgspec.Struct, frozen=True):
 
     def holds(self, grant: Grant, rows: Sequence[QuotaRow | BudgetRow | BalanceRow]) -> bool:
         """Returns whether a grant is still held in its rows."""
-        gone = self.forgotten.get(grant.node_id, ())
-        if any(after < grant.number <= up_to for after, up_to in gone):
-            return False
-        return all(row.has(grant.node_id) for row in rows)
+        node_id = grant.node_id
+        for after, up_to in self.forgotten.get(node_id, ()):
+            if after < grant.number <= up_to:
+                return False
+        for row in rows:  # noqa: SIM110 - a generator costs each request more than this
+            if not row.has(node_id):
+                return False
+        return True
 
 
 class SharedSlot(msgspec.Struct, frozen=True, eq=False):
@@ -145,8 +150,8 @@ class Enter:
         self._caller = caller
         self._subjects = subjects
 
-    def rows(self) -> Sequence[Row]:
-        return [QuotaRow(self._quota, subject) for subject in self._subjects]
+    def add_rows(self, rows: dict[str, Any]) -> None:
+        _add_quotas(rows, self._quota, self._subjects)
 
     def apply(self, batch: Batch) -> SharedSlot:
         caller = self._caller
@@ -177,12 +182,11 @@ class Open:
         self._subjects: tuple[str, ...] = ()
         self._slot = slot
 
-    def rows(self) -> Sequence[Row]:
-        quota, budgets = self._counters.quota, self._counters.budgets
+    def add_rows(self, rows: dict[str, Any]) -> None:
+        budgets = self._counters.budgets
         self._subjects = self._find_subjects(self._caller)
-        rows: list[Row] = [QuotaRow(quota, subject) for subject in self._subjects]
-        rows += [BudgetRow(counter) for counter in budgets.counters_of(self._drawer, budgets.clock())]
-        return rows
+        _add_quotas(rows, self._counters.quota, self._subjects)
+        add_rows(rows, (BudgetRow(counter) for counter in budgets.counters_of(self._drawer, budgets.clock())))
 
     def apply(self, batch: Batch) -> SharedHold:
         budgets, caller, ask, at_us = self._counters.budgets, self._caller, self._ask, batch.at_us
@@ -209,8 +213,8 @@ class HoldMoney:
         self._amount = amount
         self._must = must
 
-    def rows(self) -> Sequence[Row]:
-        return [BalanceRow(self._balances, self._tenant_id)]
+    def add_rows(self, rows: dict[str, Any]) -> None:
+        add_rows(rows, (BalanceRow(self._balances, self._tenant_id),))
 
     def apply(self, batch: Batch) -> SharedMoney | None:
         hold = (self._balances.hold_at_least if self._must else self._balances.hold)(self._tenant_id, self._amount)
@@ -222,6 +226,13 @@ class HoldMoney:
 
 def _both_subjects(caller: Caller) -> tuple[str, str]:
     return caller.tenant.id, caller.key.account_id
+
+
+def _add_quotas(rows: dict[str, Any], quota: Quota, subjects: Iterable[str]) -> None:
+    for subject in subjects:
+        key = quota_key(subject)
+        if key not in rows:
+            rows[key] = QuotaRow(quota, subject)
 
 
 class Close:
@@ -285,33 +296,37 @@ class Close:
         #: The id of a receipt that was left in a journal; "": it was not.
         self._left = receipt.id if was_left and receipt is not None else ""
 
-    def rows(self) -> Sequence[Row]:
-        rows: list[Row] = []
-        held = self._hold
-        subjects = {*(held.subjects if held is not None else ()), *(self._slot.subjects if self._slot else ())}
-        rows += [QuotaRow(self._counters.quota, subject) for subject in subjects]
+    def add_rows(self, rows: dict[str, Any]) -> None:
+        counters, held, receipt, draft = self._counters, self._hold, self._receipt, self._draft
         self._later = self._find_later()
-        rows += [QuotaRow(self._counters.quota, subject) for subject in self._later]
         if held is not None:
-            rows += claimed_rows(self._counters.budgets, held.drawer, held.hold.claim)
+            _add_quotas(rows, counters.quota, held.subjects)
+            add_rows(rows, claimed_rows(counters.budgets, held.drawer, held.hold.claim))
+        if self._slot is not None:
+            _add_quotas(rows, counters.quota, self._slot.subjects)
+        _add_quotas(rows, counters.quota, self._later)
+        if receipt is not None and head_key(receipt.tenant) not in rows:
+            add_rows(rows, (HeadRow(receipt.tenant),))
+        if draft is not None and done_key(draft.home_id, DRAFTS) not in rows:
+            add_rows(rows, (DraftsRow(draft.home_id, draft.life),))
+        add_rows(rows, self._seldom_rows())
+
+    def _seldom_rows(self) -> Iterator[Row]:
+        """Yields the rows that few need."""
+        balances = self._counters.balances
         if self._money is not None:
-            rows.append(BalanceRow(self._counters.balances, self._money.tenant_id))
-        if self._receipt is not None:
-            rows.append(HeadRow(self._receipt.tenant))
-            if self._paid:
-                rows.append(OnceRow(self._paid))
-            if self._credit_nano_usd or self._late_charge_nano_usd:
-                rows.append(BalanceRow(self._counters.balances, self._receipt.tenant))
+            yield BalanceRow(balances, self._money.tenant_id)
+        if self._receipt is not None and self._paid:
+            yield OnceRow(self._paid)
+        if self._receipt is not None and (self._credit_nano_usd or self._late_charge_nano_usd):
+            yield BalanceRow(balances, self._receipt.tenant)
         if self._late is not None:
             budgets = self._counters.budgets
-            rows += [BudgetRow(counter) for counter in budgets.counters_of(self._late.drawer, budgets.clock())]
-        if self._draft is not None:
-            rows.append(DraftsRow(self._draft.home_id, self._draft.life))
+            yield from map(BudgetRow, budgets.counters_of(self._late.drawer, budgets.clock()))
         if self._left:
-            rows.append(RecordedRow(self._left))
+            yield RecordedRow(self._left)
         if self._work is not None:
-            rows += self._work.rows()
-        return rows
+            yield from self._work.rows()
 
     def apply(self, batch: Batch) -> Receipt | None:
         """Returns the receipt with its place in its tenant's chain; None: no receipt is written."""
@@ -367,11 +382,14 @@ class Close:
         # It was given back above, or with all that its node held.
         hold.slot = None
         # The counters of now: what was held in memory alone may have been counted anew since.
-        hold.counters = quota.counters_of(each for each in _both_subjects(held.caller) if each not in self._later)
+        subjects: Sequence[str] = _both_subjects(held.caller)
+        if self._later:
+            subjects = [each for each in subjects if each not in self._later]
+        hold.counters = quota.counters_of(subjects)
         claim, hold.claim = held.hold.claim, None
         rows = [batch.rows[quota_key(subject)] for subject in held.subjects]
         parts = claimed_parts(claim)
-        if self._counters.holds(held.grant, (*rows, *(batch.rows[key] for key in parts))):
+        if self._counters.holds(held.grant, [*rows, *map(batch.rows.__getitem__, parts)] if parts else rows):
             for row in rows:
                 row.let_go(node_id, hold)
             for key, (start_us, amount) in parts.items():
@@ -379,7 +397,8 @@ class Close:
             if use is None:
                 quota.void(hold)
                 return
-            quota.charge(self._later, use.tokens, use.billed_nano_usd, batch.at_us)
+            if self._later:
+                quota.charge(self._later, use.tokens, use.billed_nano_usd, batch.at_us)
             quota.post(hold, use.tokens, use.billed_nano_usd)
         elif use is not None:
             quota.charge(_both_subjects(held.caller), use.tokens, use.billed_nano_usd, batch.at_us)
@@ -393,7 +412,10 @@ class Close:
         if self._use is None or self._find_subjects is None:
             return ()
         if held is not None:
-            return tuple(each for each in self._find_subjects(held.caller) if each not in held.subjects)
+            subjects = self._find_subjects(held.caller)
+            if subjects is held.subjects:  # as nearly always
+                return ()
+            return tuple(each for each in subjects if each not in held.subjects)
         return () if late is None else self._find_subjects(late.caller)
 
     def _check_rows(self, batch: Batch) -> None:
@@ -403,9 +425,10 @@ class Close:
         """
         if self._later != self._find_later():
             raise RowsChanged
-        for each in (self._hold, self._late):
-            if each is not None:
-                check_rows(self._counters.budgets, each.drawer, batch)
+        if self._hold is not None:
+            check_rows(self._counters.budgets, self._hold.drawer, batch)
+        if self._late is not None:
+            check_rows(self._counters.budgets, self._late.drawer, batch)
 
     def _charge_late(self, late: Late, use: Use, batch: Batch) -> None:
         drawer, at_us = late.drawer, batch.at_us

@@ -80,6 +80,12 @@ class Row(Protocol):
         ...
 
 
+def add_rows(rows: dict[str, Any], more: Iterable[Row]) -> None:
+    """Add rows, by their keys; those that are there already stay."""
+    for row in more:
+        rows.setdefault(row.key, row)
+
+
 class QuotaRow:
     """A tenant's or a key's use in the windows, and its requests in flight."""
 

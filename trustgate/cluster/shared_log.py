@@ -134,8 +134,15 @@ class SharedLog(Log):
         charged, credit = balance_change(receipt)
         if money is None:
             credit -= charged
-        settled: dict[str, Any] = {"hold": hold, "money": money, "use": use, "late": late, "credit_nano_usd": credit}
-        settled |= {"work": work, "on_commit": on_commit}
+        settled: dict[str, Any] = {
+            "hold": hold,
+            "money": money,
+            "use": use,
+            "late": late,
+            "work": work,
+            "credit_nano_usd": credit,
+            "on_commit": on_commit,
+        }
         try:
             done = self.drafts.close(receipt, secret, **settled)
             self._journal_fault = None

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from trustgate.access.budgets import Budgets, Drawer
 from trustgate.access.directory import Caller
 from trustgate.access.quota import Ask, Hold, ParallelSlot, Quota, Rate
+from trustgate.cluster.operations import SharedHold
 from trustgate.errors import RateLimited, TrustGateError
 from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.object_ids import ObjectId
@@ -133,8 +134,8 @@ class Keeping(Protocol):
         """
         ...
 
-    def open(self, request: Request, ask: Ask, slot: Any) -> Hold | Awaitable[RequestHold]:
-        """Hold the worst case: at once where this process counts alone. ``slot``: what ``enter`` gave.
+    def open(self, request: Request, ask: Ask, slot: Any) -> Hold | SharedHold | Awaitable[SharedHold]:
+        """Hold the worst case: at once where the database need not admit it. ``slot``: what ``enter`` gave.
 
         Raises ``RateLimited``, ``Unavailable``.
         """

@@ -34,6 +34,7 @@ from starlette.types import Receive, Scope, Send
 from trustgate.access.directory import Caller, Directory
 from trustgate.access.plans import check_end_user, check_plan, check_priced
 from trustgate.access.quota import Ask, Hold, ParallelSlot
+from trustgate.cluster.operations import SharedHold
 from trustgate.errors import (
     InvalidRequest,
     RateLimited,
@@ -395,7 +396,7 @@ class Pipeline:
     def _open_account(
         self, request: Request, ask: Ask, sale: Sale | None, slot: ParallelSlot, delivery: Delivery
     ) -> Account | Awaitable[Account]:
-        """Hold the worst case: at once where this process counts alone.
+        """Hold the worst case: at once where this process counts alone, or nothing limits the caller.
 
         Raises ``RateLimited`` (429), which gets a receipt, too, or ``Unavailable``.
         """
@@ -404,7 +405,7 @@ class Pipeline:
         except RateLimited as refusal:
             delivery.account = self._accounting.refuse(request, refusal, delivery.reply)
             raise
-        if isinstance(hold, Hold):
+        if isinstance(hold, Hold | SharedHold):
             return self._admit(request, hold, sale, delivery)
         return self._open_shared(request, hold, sale, delivery)
 

@@ -6,12 +6,13 @@ Owns which of a request's moments is which operation on the books (``cluster.boo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from trustgate.access.directory import Caller
-from trustgate.access.quota import Ask
+from trustgate.access.quota import Ask, ParallelSlot
+from trustgate.cluster.books import limits_parallel
 from trustgate.cluster.lasting_work import EndedWork, LastingWork, work_key
 from trustgate.cluster.operations import SharedHold, SharedSlot, Use
 from trustgate.cluster.shared_balances import SharedBalanceHold
@@ -24,21 +25,18 @@ from trustgate.receipts.receipt import balance_change, billed_of
 from trustgate.tasks import Deferred
 
 
-class SharedEntry:
+class SharedEntry(ParallelSlot):
     """One of a caller's parallel requests, for a block: given back at its end, unless the request's hold has it."""
 
     __slots__ = ("_log", "slot")
 
     def __init__(self, log: SharedLog, slot: SharedSlot | None) -> None:
+        """``slot``: None where nothing limits them."""
+        super().__init__(())
         self._log = log
         self.slot = slot
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def release(self) -> None:
         slot, self.slot = self.slot, None
         if slot is not None:
             _ = self._log.books.close(slot=slot)
@@ -53,10 +51,22 @@ class SharedKeeping:
         self._books = log.books
         self._object_ids = object_ids
 
-    async def enter(self, caller: Caller) -> SharedEntry:
+    def enter(self, caller: Caller) -> SharedEntry | Awaitable[SharedEntry]:
+        return self._enter_limited(caller) if limits_parallel(caller) else SharedEntry(self._log, None)
+
+    async def _enter_limited(self, caller: Caller) -> SharedEntry:
         return SharedEntry(self._log, await self._books.enter(caller))
 
-    async def open(self, request: Request, ask: Ask, slot: SharedEntry | None) -> SharedHold:
+    def open(self, request: Request, ask: Ask, slot: SharedEntry | None) -> SharedHold | Awaitable[SharedHold]:
+        entered = None if slot is None else slot.slot
+        held = self._books.open_at_once(request.caller, request.drawer, ask, entered)
+        if held is None:
+            return self._open_counted(request, ask, slot)
+        if slot is not None:
+            slot.slot = None
+        return held
+
+    async def _open_counted(self, request: Request, ask: Ask, slot: SharedEntry | None) -> SharedHold:
         held = await self._books.open(request.caller, request.drawer, ask, None if slot is None else slot.slot)
         if slot is not None:
             slot.slot = None
