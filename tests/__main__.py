@@ -28,7 +28,7 @@ from pathlib import Path
 # Run by its path, so that it needs nothing installed: the checkout is not on the path yet.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests import again, environments, programs
+from tests import again, environments, lines, programs
 
 MINIMUM = (3, 11)
 
@@ -139,15 +139,18 @@ def _tests(python: Path, pytest: list[str], arguments: list[str], *, retry: bool
 
 
 def _covered(python: Path, pytest_arguments: list[str], *, whole: bool, retry: bool) -> int:
-    """Run pytest under coverage and report. The threshold holds only for the whole suite."""
-    data = environments.venvs_folder() / "coverage"
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir(parents=True)
-    os.environ["COVERAGE_FILE"] = str(data / "data")
-    coverage = [str(python), "-m", "coverage"]
-    result = _tests(python, [*coverage, "run", "-m", "pytest"], pytest_arguments, retry=retry)
-    _call([*coverage, "combine", "--quiet"])
-    reported = _call([*coverage, "report", *([] if whole else ["--fail-under=0"])])
+    """Run pytest, note which lines it reaches (lines.py), and report. The threshold holds for the whole suite."""
+    folder = environments.venvs_folder() / "coverage"
+    shutil.rmtree(folder, ignore_errors=True)
+    if _call([str(python), "-m", "tests.lines", "prepare", str(folder)]):
+        return 1
+    os.environ[lines.VARIABLE] = str(folder)
+    result = _tests(python, [str(python), "-m", "pytest"], pytest_arguments, retry=retry)
+    del os.environ[lines.VARIABLE]
+    if _call([str(python), "-m", "tests.lines", "gather", str(folder)]):
+        return 1
+    report = [str(python), "-m", "coverage", "report", f"--data-file={folder / 'data'}"]
+    reported = _call([*report, *([] if whole else ["--fail-under=0"])])
     return result or reported
 
 
