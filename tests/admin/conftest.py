@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import PATIENCE_S
+from tests.support.stores import new_store
 from trustgate.access.budgets import Budgets
 from trustgate.access.directory import Directory
 from trustgate.access.quota import Quota
@@ -32,7 +33,7 @@ from trustgate.receipts.publisher import Publisher
 from trustgate.receipts.tree import Tree
 from trustgate.settings import PaymentSettings, Settings
 from trustgate.solana.anchoring import Anchoring
-from trustgate.store import Store, open_store
+from trustgate.store import Store
 from trustgate.types import Entry
 
 ADMIN_KEY = "the-admin-key-of-these-tests"
@@ -92,7 +93,7 @@ class Plane:
 
     @classmethod
     async def open(cls, home: Path) -> Plane:
-        store = await open_store(home / "trustgate.duckdb")
+        store = await new_store(home)
         state = await store.load_state()
         return cls(store, Directory(state), Catalog(state.passports, state.aliases), home)
 

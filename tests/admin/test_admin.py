@@ -59,7 +59,9 @@ async def acme(admin: Admin) -> TenantWithKey:
     return await admin.execute(TenantAdd(name="acme"))
 
 
-async def _refusal(admin: Admin, command: Command[Any], kind: type[TrustGateError], says: str) -> TrustGateError:
+async def _refusal(
+    admin: Admin, command: Command[Any], kind: type[TrustGateError], says: str | None = None
+) -> TrustGateError:
     with pytest.raises(kind, match=says) as refused:
         await admin.execute(command)
     assert type(refused.value) is kind
@@ -122,9 +124,10 @@ async def test_a_name_means_the_same_however_it_is_composed(admin: Admin) -> Non
     await _refusal(admin, TenantAdd(name=composed), Conflict, "already")
 
 
-@pytest.mark.parametrize("name", ["", " ", "acme ", "\tacme", "a\nb", "a\x00", "x" * 65, "ten_1", "-x", "\u202eacme"])
-async def test_tenant_names_must_be_sane(admin: Admin, name: str) -> None:
-    await _refusal(admin, TenantAdd(name=name), InvalidRequest, "name")
+async def test_tenant_names_must_be_sane(admin: Admin) -> None:
+    for name in ("", " ", "acme ", "\tacme", "a\nb", "a\x00", "x" * 65, "ten_1", "-x", "\u202eacme"):
+        await _refusal(admin, TenantAdd(name=name), InvalidRequest, "name")
+    assert await admin.execute(TenantList()) == ()
 
 
 async def test_a_taken_name_is_a_conflict(admin: Admin, acme: TenantWithKey) -> None:
@@ -203,27 +206,24 @@ async def test_a_key_narrows_and_expires(admin: Admin, acme: TenantWithKey) -> N
     assert set(keys) == {acme.key, made.key}
 
 
-@pytest.mark.parametrize(
-    "members",
-    [
-        {"expires_in_s": 0},
-        {"expires_in_s": -1},
-        {"expires_in_s": 10**12},
-        {"name": ""},
-        {"name": "x" * 65},
-        {"limits": Limits(requests_per_day=-1)},
-        {"limits": Limits(cost_nano_usd_per_day=2**53)},
-        {"scope": Scope(models=())},
-        {"scope": Scope(models=("",))},
-        {"scope": Scope(features=("telepathy",))},
-        {"scope": Scope(endpoints=("chat",))},
-    ],
+_NO_KEYS: tuple[dict[str, Any], ...] = (
+    {"expires_in_s": 0},
+    {"expires_in_s": -1},
+    {"expires_in_s": 10**12},
+    {"name": ""},
+    {"name": "x" * 65},
+    {"limits": Limits(requests_per_day=-1)},
+    {"limits": Limits(cost_nano_usd_per_day=2**53)},
+    {"scope": Scope(models=())},
+    {"scope": Scope(models=("",))},
+    {"scope": Scope(features=("telepathy",))},
+    {"scope": Scope(endpoints=("chat",))},
 )
-async def test_a_key_cannot_have_what_makes_no_sense(
-    admin: Admin, acme: TenantWithKey, members: dict[str, Any]
-) -> None:
-    with pytest.raises(InvalidRequest):
-        await admin.execute(KeyCreate(tenant="acme", **members))
+
+
+async def test_a_key_cannot_have_what_makes_no_sense(admin: Admin, acme: TenantWithKey) -> None:
+    for members in _NO_KEYS:
+        await _refusal(admin, KeyCreate(tenant="acme", **members), InvalidRequest)
     assert await admin.execute(KeyList()) == (acme.key,)
 
 
@@ -372,42 +372,41 @@ async def test_the_slug_is_sent_upstream_unless_a_model_id_is_given(admin: Admin
     assert (await admin.execute(PassportAdd(slug="gpt-4o", fields=PassportFields()))).api_model_id == "gpt-4o"
 
 
-@pytest.mark.parametrize(
-    ("slug", "members", "param"),
-    [
-        ("", {}, "slug"),
-        ("passport_x", {}, "slug"),
-        (" m", {}, "slug"),
-        ("m\n", {}, "slug"),
-        ("m" * 201, {}, "slug"),
-        ("*/*", {}, "slug"),
-        ("m[1]*", {}, "slug"),
-        ("m", {"api_model_id": ""}, "api_model_id"),
-        ("m", {"api_model_id": "gpt-*"}, "api_model_id"),
-        ("m", {"base_url": "api.openai.com/v1"}, "base_url"),
-        ("m", {"base_url": "https://u:p@api.openai.com"}, "base_url"),
-        ("m", {"base_url": "https://api.openai.com/v1?key=sk"}, "base_url"),
-        ("m", {"base_url": "file:///etc/passwd"}, "base_url"),
-        ("m", {"base_url": "builtin:nothing"}, "base_url"),
-        ("m", {"credential_env": "sk-abc"}, "credential_env"),
-        ("m", {"credential_env": "A", "credential_file": "b"}, "credential_file"),
-        ("m", {"context_length": 0}, "context_length"),
-        ("m", {"max_output_tokens": -5}, "max_output_tokens"),
-        ("m", {"capabilities": ("Tool Use",)}, "capabilities"),
-        ("m", {"provider": "open ai"}, "provider"),
-        ("m", {"prices": Prices(input_pico_usd=-1)}, "prices"),
-        ("m", {"default_parameters": {"stream": True}}, "default_parameters"),
-        ("m", {"fallbacks": (Fallback(passport="m"),)}, "fallbacks"),
-        ("m", {"fallbacks": (Fallback(passport="trustgate/echo", weight=0),)}, "fallbacks"),
-    ],
+_BAD_PASSPORTS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("", {}, "slug"),
+    ("passport_x", {}, "slug"),
+    (" m", {}, "slug"),
+    ("m\n", {}, "slug"),
+    ("m" * 201, {}, "slug"),
+    ("*/*", {}, "slug"),
+    ("m[1]*", {}, "slug"),
+    ("m", {"api_model_id": ""}, "api_model_id"),
+    ("m", {"api_model_id": "gpt-*"}, "api_model_id"),
+    ("m", {"base_url": "api.openai.com/v1"}, "base_url"),
+    ("m", {"base_url": "https://u:p@api.openai.com"}, "base_url"),
+    ("m", {"base_url": "https://api.openai.com/v1?key=sk"}, "base_url"),
+    ("m", {"base_url": "file:///etc/passwd"}, "base_url"),
+    ("m", {"base_url": "builtin:nothing"}, "base_url"),
+    ("m", {"credential_env": "sk-abc"}, "credential_env"),
+    ("m", {"credential_env": "A", "credential_file": "b"}, "credential_file"),
+    ("m", {"context_length": 0}, "context_length"),
+    ("m", {"max_output_tokens": -5}, "max_output_tokens"),
+    ("m", {"capabilities": ("Tool Use",)}, "capabilities"),
+    ("m", {"provider": "open ai"}, "provider"),
+    ("m", {"prices": Prices(input_pico_usd=-1)}, "prices"),
+    ("m", {"default_parameters": {"stream": True}}, "default_parameters"),
+    ("m", {"fallbacks": (Fallback(passport="m"),)}, "fallbacks"),
+    ("m", {"fallbacks": (Fallback(passport="trustgate/echo", weight=0),)}, "fallbacks"),
 )
-async def test_bad_passports_are_refused_by_member(
-    admin: Admin, slug: str, members: dict[str, Any], param: str
-) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        await admin.execute(PassportAdd(slug=slug, fields=PassportFields(**members)))
-    assert refused.value.param == param
-    assert "sk-abc" not in refused.value.message
+
+
+async def test_bad_passports_are_refused_by_member(admin: Admin) -> None:
+    for slug, members, param in _BAD_PASSPORTS:
+        command = PassportAdd(slug=slug, fields=PassportFields(**members))
+        refused = await _refusal(admin, command, InvalidRequest)
+        assert isinstance(refused, InvalidRequest)
+        assert refused.param == param, (slug, members)
+        assert "sk-abc" not in refused.message
     assert await _slugs(admin) == _SEEDED
 
 
