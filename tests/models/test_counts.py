@@ -178,6 +178,24 @@ SHAPES: list[tuple[dict[str, object], Usage]] = [
         {**BASIC, "completion_tokens_details": {"audio_tokens": 9}},
         tokens(9, 4, audio_completion_tokens=4, contradictory=True),
     ),
+    # All that was generated was thinking.
+    ({"prompt_tokens": 9, "completion_tokens": 4, "reasoning_tokens": 4}, tokens(9, 4, 0, 4)),
+    # More thinking than what was generated: it stands beside it.
+    (
+        {
+            "input_tokens": 9,
+            "output_tokens": 4,
+            "cache_read_input_tokens": 3,
+            "output_tokens_details": {"reasoning_tokens": 6},
+        },
+        tokens(12, 10, 3, 6),
+    ),
+    # The total proves that the thinking is in the completion, by whatever name; and that both parts stand beside.
+    ({"prompt_tokens": 9, "completion_tokens": 4, "thoughtsTokenCount": 2, "total_tokens": 13}, tokens(9, 4, 0, 2)),
+    (
+        {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 5, "reasoning_tokens": 2, "total_tokens": 20},
+        tokens(14, 6, 5, 2),
+    ),
 ]
 
 NO_COUNTS: list[object] = [-1, True, 4.5, "x", [], {"a": 1}, 2**64 - 1, 10**30, float("nan")]
@@ -185,6 +203,7 @@ NO_COUNTS: list[object] = [-1, True, 4.5, "x", [], {"a": 1}, 2**64 - 1, 10**30, 
 #: Reports of which half can be believed: the other half is estimated. "prompt" and "completion" are what is reported.
 HALVES: list[tuple[dict[str, object], int | None, int | None]] = [
     ({"completion_tokens": 4}, None, 4),
+    ({"completion_tokens": 4, "total_tokens": 3}, None, 4),
     ({"prompt_tokens": 9}, 9, None),
     ({"prompt_tokens": 0, "completion_tokens": 4}, None, 4),
     ({"prompt_tokens": 9, "completion_tokens": 0}, 9, None),

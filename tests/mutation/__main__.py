@@ -133,7 +133,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "models/metering/lenient.py": _METERING,
     "models/metering/sse.py": _METERING,
     "models/metering/whole.py": _METERING,
-    "tasks.py": ("tests/cluster/test_ending.py",),
+    "tasks.py": ("tests/test_tasks.py", "tests/cluster/test_ending.py"),
     "deadlines.py": ("tests/test_deadlines.py", "tests/gateway/test_inflight.py"),
     "gateway/path/accounting.py": (
         "tests/gateway/test_order.py",
