@@ -152,6 +152,7 @@ def test_a_span_begins_with_what_receipts_have_of_it_where_the_clock_is_behind()
         take(budgets, tokens=2, now=NOON)
     take(budgets, tokens=1, now=NOON)
     assert used(budgets) == [(4, 1)]
+    assert used(budgets, NOON + HOUR) == [(0, 0)]
 
 
 def test_of_a_budget_that_is_overdrawn_nothing_is_left() -> None:
@@ -228,6 +229,22 @@ def test_what_others_counted_is_put_in_place_of_what_is_counted_here() -> None:
     assert counter.begun_at(NOON - MINUTE, NOON, budgets.clock) is None
     late.void()
     assert used(others) == [(1, 0)]
+
+
+def test_a_cell_that_others_have_no_more_has_ended_and_one_that_is_missing_is_made_anew() -> None:
+    budgets, others = having(budget(9, "3600s", "tokens")), having(budget(9, "3600s", "tokens"))
+    earlier = take(budgets, tokens=4, now=NOON - 5 * MINUTE)
+    take(others, tokens=1)
+    [counter], [theirs] = budgets.counters(), others.counters()
+    counter.take_in(theirs.state())
+    earlier.post(3, 3)
+    assert used(budgets) == [(0, 1)]
+    cell = counter.begun_at(NOON - 5 * MINUTE, NOON, budgets.clock)
+    assert cell is not None
+    budgets.add_use(counter, cell, (1, 3, 3))
+    assert counter.state().cells == [(NOON - 5 * MINUTE, 3, 0), (NOON, 0, 1)]
+    [standing] = budgets.standings(NOON)
+    assert (standing.used, standing.since_us, standing.resets_us) == (3, NOON - HOUR, NOON + 56 * MINUTE)
 
 
 def test_a_total_does_not_begin_anew() -> None:
@@ -341,6 +358,15 @@ def test_room_comes_back_part_by_part() -> None:
     take(budgets, now=NOON + 61 * MINUTE).post(1, 1)
     with pytest.raises(RateLimited):
         take(budgets, now=NOON + 61 * MINUTE)
+
+
+def test_room_comes_where_neither_what_is_used_nor_what_is_held_takes_it() -> None:
+    budgets = having(budget(3, "3600s", "tokens"))
+    take(budgets).post(1, 1)
+    take(budgets, tokens=2, now=NOON + 10 * MINUTE)
+    with pytest.raises(RateLimited) as caught:
+        take(budgets, tokens=2, now=NOON + 20 * MINUTE)
+    assert int(caught.value.headers["retry-after"]) == 51 * 60
 
 
 def test_a_soft_budget_refuses_nobody_and_each_step_is_told_once() -> None:

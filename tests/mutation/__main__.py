@@ -160,7 +160,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "http/starts.py": ("tests/http/test_accepting.py",),
 }
 _COPIED = ("trustgate", "tests", "examples", "completions", "README.md", "pyproject.toml", ".ci", "LICENSE")
-_TIMEOUT_S = 300.0
+#: How long the tests may take without a mutant, seconds; with one: so many times as long as that, and a little more.
+_TIMEOUT_S = 600.0
+_TIMES_AS_LONG = 4
+_MORE_S = 20.0
 #: By pytest's exit code; None: they did not end in time.
 _OUTCOMES = {0: "survived", None: "timeout"}
 
@@ -185,10 +188,12 @@ def main(arguments: Sequence[str]) -> int:
         copies: SimpleQueue[_Copy] = SimpleQueue()
         for number in range(options.jobs):
             copies.put(running.enter_context(_Copy(Path(temporary, str(number)))))
-        if not _passes_unchanged(copies, sorted({file for file, _ in chosen})):
+        unchanged_s = _pass_unchanged(copies, sorted({file for file, _ in chosen}))
+        if unchanged_s is None:
             return 2
+        timeout_s = _TIMES_AS_LONG * unchanged_s + _MORE_S
         with ThreadPoolExecutor(options.jobs) as pool:
-            results = list(pool.map(lambda one: _try(copies, *one), chosen))
+            results = list(pool.map(lambda one: _try(copies, one[0], one[1], timeout_s), chosen))
     _report(results)
     return 0
 
@@ -244,33 +249,35 @@ class _Copy:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, tests: Sequence[str]) -> tuple[str, str]:
+    def run(self, tests: Sequence[str], timeout_s: float) -> tuple[str, str]:
         """Returns the outcome of the tests, as in ``Result``, and the end of their output."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"tests": tests, "timeout_s": _TIMEOUT_S}) + "\n")
+        self._process.stdin.write(json.dumps({"tests": tests, "timeout_s": timeout_s}) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         return _OUTCOMES.get(answer["code"], "killed"), answer["output"]
 
 
-def _passes_unchanged(copies: SimpleQueue[_Copy], files: list[str]) -> bool:
-    copy = copies.get()
-    outcome, output = copy.run(sorted({test for file in files for test in TESTS[file]}))
+def _pass_unchanged(copies: SimpleQueue[_Copy], files: list[str]) -> float | None:
+    """Returns how long the tests of these files take, seconds; None where one fails."""
+    copy, started = copies.get(), time.monotonic()
+    outcome, output = copy.run(sorted({test for file in files for test in TESTS[file]}), _TIMEOUT_S)
     copies.put(copy)
     if outcome != "survived":
         print(f"the tests fail without any mutant:\n{output}", file=sys.stderr)
-    return outcome == "survived"
+        return None
+    return time.monotonic() - started
 
 
-def _try(copies: SimpleQueue[_Copy], file: str, mutant: Mutant) -> Result:
+def _try(copies: SimpleQueue[_Copy], file: str, mutant: Mutant, timeout_s: float) -> Result:
     copy = copies.get()
     path = copy.folder / "trustgate" / file
     source = path.read_text()
     started = time.monotonic()
     try:
         path.write_text(mutant.apply(source))
-        outcome, _ = copy.run(TESTS[file])
+        outcome, _ = copy.run(TESTS[file], timeout_s)
     finally:
         path.write_text(source)
         copies.put(copy)
