@@ -55,7 +55,7 @@ class Rate(msgspec.Struct, frozen=True, gc=False):
 
 
 class ParallelSlot:
-    """One of the parallel requests of a tenant and a key. Given back once, by ``release`` or the end of its block."""
+    """One of the parallel requests of a tenant and a key. Given back once, by ``release``."""
 
     __slots__ = ("_counters", "subjects")
 
@@ -70,12 +70,6 @@ class ParallelSlot:
         counters, self._counters = self._counters, ()
         for counter in counters:
             counter.parallel -= 1
-
-    def __enter__(self) -> ParallelSlot:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class Hold(msgspec.Struct, eq=False):
@@ -158,7 +152,9 @@ class Quota:
 
         Raises ``RateLimited`` (429) with ``Retry-After`` and changes nothing when either has as many as it may.
         """
-        by_tenant, by_key = self._counter(tenant.id), self._counter(key.account_id)
+        counters = self._counters
+        by_tenant = counters.get(tenant.id) or self._counter(tenant.id)
+        by_key = counters.get(key.account_id) or self._counter(key.account_id)
         most = plan.limits.parallel_requests
         if most is not None and by_tenant.parallel >= most:
             raise _too_many_at_once(most, f"plan {plan.name!r}")

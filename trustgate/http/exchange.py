@@ -133,7 +133,12 @@ class Exchange:
         Returns:
             What belongs to the next request.
         """
-        if self._chunks is None:
+        if self._chunks is None and len(data) == self._missing:
+            # As nearly always: all of the body, and nothing else.
+            part, rest = data, b""
+            self._missing = 0
+            self.is_whole = True
+        elif self._chunks is None:
             part = data[: self._missing]
             self._missing -= len(part)
             self.is_whole = not self._missing
@@ -175,8 +180,9 @@ class Exchange:
         if not self.is_whole or self._is_told or self.is_done or self._connection.lost:
             return None
         self._is_told = True
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
+        parts = self._parts
+        body = parts.pop() if len(parts) == 1 else b"".join(parts)
+        parts.clear()
         self.unread = 0
         self._connection.read_on()
         return body

@@ -16,7 +16,15 @@ import msgspec
 
 from trustgate.errors import InvalidRequest
 from trustgate.gateway.api.batch_files import BatchFile
-from trustgate.gateway.api.body_ids import ALL_MARKS, ANTHROPIC_MARKS, OPENAI_MARKS, RESPONSES_MARKS, Marks
+from trustgate.gateway.api.body_ids import (
+    ALL_MARKS,
+    ANTHROPIC_MARKS,
+    NOTHING,
+    OPENAI_MARKS,
+    RESPONSES_MARKS,
+    Marks,
+    named_in,
+)
 from trustgate.gateway.api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from trustgate.gateway.api.members import BOUNDS, COMMON
 from trustgate.gateway.api.object_ids import BATCHES, Kind
@@ -170,7 +178,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 body.decode()  # msgspec looks into no text that it skips
             call = self.read(self._decoder.decode(body))
             call = with_members(call, body, _members(body), self._unremarkable, generates=self.generates)
-            return with_ids(call, body, self._marks, models=self.has_inner_models)
+            named = named_in(body, self._marks)
+            return call if named is NOTHING else with_ids(call, named, models=self.has_inner_models)
         except msgspec.ValidationError as error:
             return broken_call(body, error)
         except RecursionError:

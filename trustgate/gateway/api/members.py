@@ -409,17 +409,21 @@ _CONTENT = b'"content"'
 _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def misnamed_inside(body: bytes, members: Members, messages: int, *, parts: bool) -> InvalidRequest | None:
-    """Returns what is wrong with the names in the ``messages`` of a body: one that is judged comes twice, or in another
-    case.
+def may_be_misnamed_inside(body: bytes, messages: int, *, parts: bool) -> bool:
+    """Returns whether ``misnamed_inside`` is to look: a microsecond for all others.
 
-    ``messages``: how many there are; ``parts``: some have parts. Messages of text alone are looked at only where the
-    name of the text comes more often than they do, or in another case: a microsecond for all others.
+    ``messages``: how many the body has; ``parts``: some have parts. Messages of text alone are looked at only where the
+    name of the text comes more often than they do, or in another case.
+    """
+    return parts or body.lower().count(_CONTENT) > messages
+
+
+def misnamed_inside(members: Members) -> InvalidRequest | None:
+    """Returns what is wrong with the names in the messages of a body: one that is judged comes twice, or in another
+    case.
     """
     raw = members.get("messages")
     if raw is None:
-        return None
-    if not parts and body.lower().count(_CONTENT) <= messages:
         return None
     for message in _raws(raw):
         fault = _misnamed_object(message)

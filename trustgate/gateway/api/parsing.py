@@ -12,8 +12,16 @@ from typing import Any
 import msgspec
 
 from trustgate.errors import InvalidRequest
-from trustgate.gateway.api.body_ids import NOTHING, Marks, items_named, named_in
-from trustgate.gateway.api.members import JudgedMembers, Members, judge, largest, misnamed, misnamed_inside
+from trustgate.gateway.api.body_ids import Named, items_named
+from trustgate.gateway.api.members import (
+    JudgedMembers,
+    Members,
+    judge,
+    largest,
+    may_be_misnamed_inside,
+    misnamed,
+    misnamed_inside,
+)
 from trustgate.gateway.api.object_ids import Kind, Work
 from trustgate.gateway.api.schemas import (
     BatchRequest,
@@ -465,22 +473,19 @@ def with_members(call: Call, body: bytes, members: Members, wire: frozenset[str]
                 invalid=call.invalid or judged.fault,
             )
     fault = misnamed(body, members)
-    if fault is None and call.messages:
-        fault = misnamed_inside(body, members, call.messages, parts=call.has_parts)
+    if fault is None and call.messages and may_be_misnamed_inside(body, call.messages, parts=call.has_parts):
+        fault = misnamed_inside(members)
     return call if fault is None else msgspec.structs.replace(call, invalid=call.invalid or fault)
 
 
 _UNREMARKABLE = JudgedMembers()
 
 
-def with_ids(call: Call, body: bytes, marks: Marks, *, models: bool = False) -> Call:
-    """Returns the call with the upstreams' ids that its body names, wherever in it they stand (``api.body_ids``).
+def with_ids(call: Call, named: Named, *, models: bool = False) -> Call:
+    """Returns the call with the upstreams' ids that its body names.
 
     ``models``: whether the models that it names at any depth count too.
     """
-    named = named_in(body, marks)
-    if named is NOTHING:
-        return call
     return msgspec.structs.replace(
         call,
         uses=(*call.uses, *named.uses),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal, NoReturn, Protocol
 
@@ -27,6 +26,7 @@ from trustgate.gateway.api.endpoints import Call, Endpoint
 from trustgate.gateway.api.object_ids import ObjectId
 from trustgate.gateway.api.uploads import Payload, digest
 from trustgate.gateway.path.arrival import Arrival
+from trustgate.gateway.path.inflight import Releasable
 from trustgate.gateway.path.reply import Reply
 from trustgate.gateway.path.worst_case import cost_of, price_for, requests_in
 from trustgate.models.pricing import NOT_PRICED, PriceTable, billed_nano_usd, bounded, is_plain
@@ -127,8 +127,8 @@ class AccountEnd(msgspec.Struct, frozen=True, eq=False):
 class Keeping(Protocol):
     """Where what requests hold and use is counted, and their receipts kept."""
 
-    def enter(self, caller: Caller) -> ParallelSlot | Awaitable[AbstractContextManager[Any]]:
-        """Take one of the caller's parallel requests, for a block; at once, as ``open``.
+    def enter(self, caller: Caller) -> ParallelSlot | Awaitable[Releasable]:
+        """Take one of the caller's parallel requests; at once, as ``open``.
 
         Raises ``RateLimited``, ``Unavailable``.
         """
@@ -205,7 +205,7 @@ class Accounting:
 
     def enter(
         self, arrival: Arrival, endpoint: Endpoint, caller: Caller, reply: Reply
-    ) -> ParallelSlot | Awaitable[AbstractContextManager[Any]]:
+    ) -> ParallelSlot | Awaitable[Releasable]:
         """Take one of the caller's parallel requests: at once where this process counts alone and it may have one.
 
         Raises ``RateLimited`` (429), which is put on record too, or ``Unavailable`` where none may be admitted now.
@@ -219,9 +219,7 @@ class Accounting:
             return slot
         return self._enter_shared(slot, Request(arrival, endpoint, caller, _NOT_READ, b""), reply)
 
-    async def _enter_shared(
-        self, entering: Awaitable[AbstractContextManager[Any]], request: Request, reply: Reply
-    ) -> AbstractContextManager[Any]:
+    async def _enter_shared(self, entering: Awaitable[Releasable], request: Request, reply: Reply) -> Releasable:
         try:
             return await entering
         except RateLimited as refusal:

@@ -55,7 +55,7 @@ class Arrival(msgspec.Struct, frozen=True):
         head: RequestHead | None = None if exchange is None else exchange.head
         if head is None or head.headers is not fields:
             return cls.with_headers(dict(fields), trusts_id=trusts_id)
-        return cls.with_headers(head.by_name(), trusts_id=trusts_id, head=head)
+        return cls.with_headers(head.fields or head.by_name(), trusts_id=trusts_id, head=head)
 
     @classmethod
     def with_headers(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from types import TracebackType
 
 import msgspec
 from starlette.types import Receive, Scope
@@ -48,7 +47,7 @@ class BodyMemory:
 
 
 class Room(msgspec.Struct, eq=False):
-    """What one request holds of the memory for bodies; its block gives it back."""
+    """What one request holds of the memory for bodies, until ``release``."""
 
     _shares: Shares
     _tenant_id: str
@@ -78,12 +77,8 @@ class Room(msgspec.Struct, eq=False):
             )
         self._size += size
 
-    def __enter__(self) -> Room:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def release(self) -> None:
+        """Give all of it back."""
         if self._size:
             self._shares.give_back(self._tenant_id, self._size)
             self._size = 0

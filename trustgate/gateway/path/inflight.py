@@ -80,6 +80,14 @@ class Sending(Protocol):
     gone: bool
 
 
+class Releasable(Protocol):
+    """What a request has of something that others need too."""
+
+    def release(self) -> None:
+        """Give it back, where it has not been."""
+        ...
+
+
 class OpenSocket(Protocol):
     """A connection that stays between requests, each of which is one in flight of its own."""
 
@@ -90,7 +98,7 @@ class OpenSocket(Protocol):
 
 
 class Cancellation(msgspec.Struct, eq=False):
-    """One request in flight, as it may be ended from outside. It is in flight as long as its block runs."""
+    """One request in flight, as it may be ended from outside. It is until the end of its block, which must follow."""
 
     running: InFlight
     key_id: str
@@ -98,6 +106,9 @@ class Cancellation(msgspec.Struct, eq=False):
     reason: Reason | None = None
     #: What its client is given, once there is something.
     reply: Sending | None = None
+    #: What it holds besides its place, given back with it: one of its caller's parallel requests, memory.
+    slot: Releasable | None = None
+    room: Releasable | None = None
     #: Whether it has run for longer than ``SLOW_AFTER_S``, as ``InFlight`` finds out, and what is called when it has.
     is_slow: bool = False
     on_slow: Callable[[], None] | None = None
@@ -126,7 +137,7 @@ class Cancellation(msgspec.Struct, eq=False):
 
     def __enter__(self) -> Cancellation:
         running = self.running
-        task = asyncio.current_task(running.loop)
+        task = asyncio.current_task(running.loop())
         assert task is not None, "a cancellation is held inside a task"
         self._task = task
         self._cancelling = task.cancelling()
@@ -136,6 +147,10 @@ class Cancellation(msgspec.Struct, eq=False):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.room is not None:
+            self.room.release()
+        if self.slot is not None:
+            self.slot.release()
         self.running.discard(self)
         if self._deadlines is not None:
             self._deadlines.discard(self._is_late)
@@ -178,12 +193,12 @@ class InFlight:
         #: No request is admitted any more.
         self.draining = False
 
-    @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop, kept from the first call: ``get_running_loop`` makes a system call in Python 3.11."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop
+        """Returns the running loop, kept from the first call: to ask for it is a system call in Python 3.11."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        return loop
 
     @property
     def timeout_s(self) -> float:
@@ -224,7 +239,7 @@ class InFlight:
 
         Raises ``Unavailable`` (503) when the gateway is full or shutting down, or when the tenant has its share of it.
         """
-        if self.draining or not self.shares.has_room(tenant_id, 1):
+        if self.draining or not self.shares.take_if_room(tenant_id, 1):
             raise no_room(self.why_not(tenant_id))
         return Cancellation(self, key_id, tenant_id)
 
@@ -240,8 +255,7 @@ class InFlight:
         return "full" if self.shares.is_full else "share"
 
     def add(self, cancellation: Cancellation) -> None:
-        self.shares.take(cancellation.tenant_id, 1)
-        loop = self.loop
+        loop = self.loop()
         self._quick[cancellation] = at = loop.time() + self._slow_s
         if self._timer is None:
             self._timer = loop.call_at(at, self._look)
@@ -258,7 +272,7 @@ class InFlight:
     def _look(self) -> None:
         """Find the requests that count as slow by now."""
         self._timer = None
-        now = self.loop.time()
+        now = self.loop().time()
         late = []
         for cancellation, at in self._quick.items():
             if at > now:
@@ -269,7 +283,7 @@ class InFlight:
             self._slow.add(cancellation)
             cancellation.turn_slow()
         if self._quick:
-            self._timer = self.loop.call_at(next(iter(self._quick.values())), self._look)
+            self._timer = self.loop().call_at(next(iter(self._quick.values())), self._look)
 
     def __iter__(self) -> Iterator[Cancellation]:
         """The requests in flight; they may end meanwhile."""

@@ -180,47 +180,48 @@ class Pipeline:
 
         # A share of the gateway, and one of the caller's own parallel requests: asked for before anything is read.
         with self._running.admit(caller.key.id, caller.tenant.id) as cancellation:
+            cancellation.reply = reply
             entered = self._accounting.enter(arrival, endpoint, caller, reply)
             slot: Any = entered if isinstance(entered, ParallelSlot) else await entered
-            with slot, self._memory.room_for(caller.tenant.id) as room:
-                cancellation.reply = reply
-                # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
-                self._accounting.log.check_room(len(self._running))
-                try:
-                    whole = self._body_at_hand(endpoint, arrival, scope, caller, room)
-                    if whole is not None:
-                        body, sent, call = whole, whole, endpoint.peek(whole)
-                    else:
-                        body, sent, call = await self._read(endpoint, arrival, scope, receive, caller, room)
-                except InvalidRequest as error:
-                    # Who sends nothing yet wants to know what it costs: directories of paid services ask so.
-                    if caller.is_keyless and error.code == "invalid_json":
-                        self._payment_step.tell_price(endpoint, caller, arrival)
-                    raise
-                if caller.is_keyless and (call.uses or call.shared):
-                    # What is of the tenant that sells is not of those who buy.
-                    raise InvalidRequest(
-                        "Without an API key a request cannot name what an upstream keeps: send the content itself.",
-                        code="unsupported_parameter",
-                    )
-                if caller.end_user_sources:
-                    call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
-                if self._routing.looks_up_ids(endpoint, call):
-                    await self._routing.catch_up()
-                route = self._routing.begin(endpoint, call, body, scope, caller.key, caller.profile)
-                asked = self._ask(arrival, endpoint, caller, route, sent)
+            cancellation.slot = slot
+            cancellation.room = room = self._memory.room_for(caller.tenant.id)
+            # 1 request: its body, now that we know whose it is, and the ids of upstreams that it names
+            self._accounting.log.check_room(len(self._running))
+            try:
+                whole = self._body_at_hand(endpoint, arrival, scope, caller, room)
+                if whole is not None:
+                    body, sent, call = whole, whole, endpoint.peek(whole)
+                else:
+                    body, sent, call = await self._read(endpoint, arrival, scope, receive, caller, room)
+            except InvalidRequest as error:
+                # Who sends nothing yet wants to know what it costs: directories of paid services ask so.
+                if caller.is_keyless and error.code == "invalid_json":
+                    self._payment_step.tell_price(endpoint, caller, arrival)
+                raise
+            if caller.is_keyless and (call.uses or call.shared):
+                # What is of the tenant that sells is not of those who buy.
+                raise InvalidRequest(
+                    "Without an API key a request cannot name what an upstream keeps: send the content itself.",
+                    code="unsupported_parameter",
+                )
+            if caller.end_user_sources:
+                call = replace(call, end_user=await end_user_of(caller, arrival.headers, body))
+            if (call.uses or call.shared or not endpoint.is_plain) and self._routing.looks_up_ids(endpoint, call):
+                await self._routing.catch_up()
+            route = self._routing.begin(endpoint, call, body, scope, caller.key, caller.profile)
+            asked = self._ask(arrival, endpoint, caller, route, sent)
 
-                # 3 payment
-                watch = ClientWatch(receive, reply, cancellation)
-                if caller.terms is None:
-                    await self._fulfil(asked, None, slot, watch, delivery)
-                    return
-                sale = await self._payment_step.admit(asked.request, asked.model.resolved, asked.ask, delivery)
-                if isinstance(sale, Recorded):
-                    await reply.replay(*sale)
-                    return
-                async with sale or _OWES_NOTHING:
-                    await self._fulfil(asked, sale, slot, watch, delivery)
+            # 3 payment
+            watch = ClientWatch(receive, reply, cancellation)
+            if caller.terms is None:
+                await self._fulfil(asked, None, slot, watch, delivery)
+                return
+            sale = await self._payment_step.admit(asked.request, asked.model.resolved, asked.ask, delivery)
+            if isinstance(sale, Recorded):
+                await reply.replay(*sale)
+                return
+            async with sale or _OWES_NOTHING:
+                await self._fulfil(asked, sale, slot, watch, delivery)
 
     def _ask(self, arrival: Arrival, endpoint: Endpoint, caller: Caller, route: Route, sent: Payload) -> _Asked:
         """Returns what the model's name means, and what the request may use at most.

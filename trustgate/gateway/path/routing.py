@@ -84,9 +84,10 @@ class Routing:
         if call.uses or call.shared:
             self._use(route, endpoint, tenant_id)
             call = route.call
-        for name in (call.model, *call.inner_models) if call.inner_models else (call.model,):
-            if name.startswith(_TRAINED):
-                self._check_trained(name, name, tenant_id)
+        if call.inner_models or call.model.startswith(_TRAINED):
+            for name in (call.model, *call.inner_models):
+                if name.startswith(_TRAINED):
+                    self._check_trained(name, name, tenant_id)
         if call.stored and endpoint.stores is not None:
             route.objects = KeptAnswer(self._handles, self._lasting, endpoint, tenant_id, key.id, call, None)
         if endpoint.is_plain:

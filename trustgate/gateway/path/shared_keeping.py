@@ -26,7 +26,7 @@ from trustgate.tasks import Deferred
 
 
 class SharedEntry(ParallelSlot):
-    """One of a caller's parallel requests, for a block: given back at its end, unless the request's hold has it."""
+    """One of a caller's parallel requests. Given back by ``release``, unless the request's hold has it."""
 
     __slots__ = ("_log", "slot")
 
