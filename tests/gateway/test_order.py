@@ -31,6 +31,7 @@ from trustgate.server import serve
 from trustgate.server.parts import Server
 from trustgate.settings import load_settings
 from trustgate.store import Store, open_store
+from trustgate.tasks import Deferred
 from trustgate.types import Receipt
 
 
@@ -129,11 +130,11 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         close = OwnKeeping.close
-        self.keeping: asyncio.Future[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+        self.keeping: asyncio.Future[Deferred[None]] = asyncio.get_running_loop().create_future()
 
-        def held(keeping: OwnKeeping, outcome: AccountEnd) -> asyncio.Future[None]:
+        def held(keeping: OwnKeeping, outcome: AccountEnd) -> Deferred[None]:
             close(keeping, outcome)
-            kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            kept: Deferred[None] = Deferred(asyncio.get_running_loop())
             self.keeping.set_result(kept)
             return kept
 
@@ -144,7 +145,7 @@ class Held:
         kept = await asyncio.wait_for(asyncio.shield(self.keeping), PATIENCE_S)
         for _ in range(100):
             await asyncio.sleep(0)
-        kept.set_result(None)
+        kept.succeed(None)
 
 
 @pytest.mark.parametrize(
