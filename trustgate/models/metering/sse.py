@@ -67,7 +67,17 @@ class SseScanner:
 
         None for every other one, which ``feed`` takes.
         """
-        return None if self._pending or len(chunk) > self._limit else _usual_parts(chunk)
+        if self._pending or len(chunk) > self._limit:
+            return None
+        # The most usual one: a single line of data.
+        if (
+            chunk[:6] == b"data: "
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk[-1:] == b"\n"
+            and b"\r" not in chunk
+        ):
+            return chunk[6:-2], None
+        return _usual_parts(chunk)
 
     def _feed_after_pending(self, chunk: bytes) -> list[bytes]:
         """``feed`` while an unfinished frame is kept: joins it only once its end has come."""

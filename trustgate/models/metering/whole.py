@@ -102,7 +102,7 @@ def _ordinary(body: bytes) -> Reported | None:
     except UNREADABLE:
         return None
     usage = answer.usage
-    if usage is None or bytes(answer.error) not in _NO_ERROR or bytes(answer.base_resp):
+    if usage is None or (answer.error and bytes(answer.error) not in _NO_ERROR) or answer.base_resp:
         return None
     if answer.status not in _GOOD_STATUSES or answer.object == "error" or answer.type == "error":
         return None

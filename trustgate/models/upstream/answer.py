@@ -175,11 +175,16 @@ class EventStream:
     def _frames(self, chunk: bytes) -> list[Frame]:
         """Returns the frames that a chunk completes, metered."""
         parts = self._scanner.only_frame(chunk)
-        return self._read(self._scanner.feed(chunk)) if parts is None else [(self.meter.feed(*parts), chunk)]
+        return self._frames_of(chunk) if parts is None else [(self.meter.feed(*parts), chunk)]
+
+    def _frames_of(self, chunk: bytes) -> list[Frame]:
+        """As ``_frames``, of a chunk that is not one usual frame."""
+        return self._read(self._scanner.feed(chunk))
 
     def _pass_at_once(self, at_once: Callable[[list[Frame]], bool], chunk: bytes) -> bool:
         """Returns whether a piece was passed on; else its frames are kept for ``batches``."""
-        frames = self._frames(chunk)
+        parts = self._scanner.only_frame(chunk)
+        frames = self._frames_of(chunk) if parts is None else [(self.meter.feed(*parts), chunk)]
         if not frames or at_once(frames):
             return True
         self._held = frames
