@@ -174,7 +174,7 @@ async def test_an_upstream_that_says_nothing_is_given_up(is_ordinary: bool) -> N
     async with serving(world.server.answer) as port:
         world.open(port)
         await world.fetch()
-        status, _, _ = await world.fetch(is_ordinary=is_ordinary)
+        status, _, _ = await asyncio.wait_for(world.fetch(is_ordinary=is_ordinary), PATIENCE_S)
         assert (status, world.loads) == (504, [0])
         await world.client.close()
 

@@ -168,6 +168,17 @@ async def test_silence_ends_the_wait_for_the_head_and_for_the_body() -> None:
             await ask(server, network)
 
 
+async def test_a_kept_connection_that_was_asked_long_ago_has_all_its_time_for_the_next_head() -> None:
+    async with served([WHOLE], [WHOLE[:-1], WHOLE[-1:]]) as (server, network):
+        await read(await ask(server, network))
+        for pool in network._pools.values():
+            for lease in pool.leases:
+                lease.protocol.waits_since -= 10 * PATIENCE_S
+        network._look_for_silence()
+        assert await read(await ask(server, network)) == b"hello"
+        assert server.connections == 1
+
+
 async def test_an_upstream_waits_for_what_is_not_read() -> None:
     size = 64 * AHEAD_BYTES
     written = 0

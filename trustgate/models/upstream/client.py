@@ -165,7 +165,6 @@ class UpstreamClient:
             response = await under_way.begun
             answer = None if response is None else _plain_answer(target, outgoing, response)
             if answer is not None:
-                self._network.has_begun(under_way)
                 target.breaker.succeeded()
                 return answer
         except Exception:  # noqa: BLE001, S110 - it is raised again where the response is looked at

@@ -54,6 +54,8 @@ class UpstreamProtocol(ResponseHandler):
         self._response: Response | None = None
         self._begun: asyncio.Future[Response | None] | None = None
         self._silence_s = 0.0
+        #: When the response was first waited for, in the loop's time.
+        self.waits_since = 0.0
         #: Is called when a response that llhttp read is whole, with whether another request may be sent.
         self.on_whole: Callable[[bool], None] = _take_no_notice
         #: Is called when the connection has ended.
@@ -67,8 +69,14 @@ class UpstreamProtocol(ResponseHandler):
         self.heard = False
         self._head = b""
         self._silence_s = silence_s
+        self.waits_since = self._loop.time()
         begun = self._begun = self._loop.create_future()
         return begun
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a response is waited for whose head has not begun."""
+        return self._begun is not None and not self._begun.done()
 
     def head_is_late(self) -> None:
         """The time for the response to begin is over."""

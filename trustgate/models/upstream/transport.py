@@ -12,13 +12,13 @@ Owns the pool of the connections that are kept between requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trustgate.deadlines import Deadlines
 from trustgate.errors import TrustGateError
 from trustgate.models.upstream.response import AiohttpResponse, Response
 
@@ -67,7 +67,7 @@ class _Lease:
         self.since = 0.0
         self._connection = connection
         self._is_open = True
-        host.pool.open += 1
+        host.pool.leases.add(self)
         protocol.on_whole = self._is_whole
         protocol.on_lost = self.close
 
@@ -87,7 +87,7 @@ class _Lease:
 
     def _keep(self) -> None:
         pool = self.host.pool
-        if pool.open >= pool.most:
+        if len(pool.leases) >= pool.most:
             # A request may wait for it inside the connector.
             self.hand_over()
         else:
@@ -107,7 +107,7 @@ class _Lease:
     def _leave(self) -> None:
         self._is_open = False
         self.protocol.on_whole, self.protocol.on_lost = _take_no_notice, _nothing
-        self.host.pool.open -= 1
+        self.host.pool.leases.discard(self)
         if self in self.host.idle:
             self.host.idle.remove(self)
 
@@ -118,20 +118,18 @@ class UnderWay(msgspec.Struct, frozen=True, eq=False):
     lease: _Lease
     #: Becomes the response when its head is here; None: aiohttp reads it.
     begun: asyncio.Future[Response | None]
-    #: Is called where the head is late.
-    is_late: Callable[[], None]
 
 
 class _Pool:
     """The connections of one scheme."""
 
-    __slots__ = ("_timer", "connector", "hosts", "most", "open")
+    __slots__ = ("_timer", "connector", "hosts", "leases", "most")
 
     def __init__(self, connector: aiohttp.TCPConnector, most: int) -> None:
         self.connector = connector
         self.most = most
-        #: How many there are, in use or kept.
-        self.open = 0
+        #: All that there are, in use or kept.
+        self.leases: set[_Lease] = set()
         self.hosts: list[_Host] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -153,7 +151,7 @@ class _Pool:
 
     def make_room(self) -> None:
         """Close a connection that is kept, where there are as many as there may be."""
-        if self.open >= self.most:
+        if len(self.leases) >= self.most:
             for host in self.hosts:
                 if host.idle:
                     host.idle[0].close()
@@ -211,7 +209,8 @@ class Network:
         self._timeout: Any = None
         self._hosts: dict[str, _Host] = {}
         self._transports: dict[str, httpx.AsyncBaseTransport] = {}
-        self._silence = Deadlines(read_timeout_s)
+        #: Until the next head may be late. One timer, and a look at all connections, costs a request nothing.
+        self._silence_timer: asyncio.TimerHandle | None = None
 
     async def send(
         self,
@@ -262,7 +261,6 @@ class Network:
     def _send_on(self, lease: _Lease, data: bytes, rest: Sequence[bytes]) -> UnderWay:
         protocol = lease.protocol
         begun = protocol.expect_response(self._read_timeout_s)
-        under_way = UnderWay(lease, begun, protocol.head_is_late)
         try:
             transport: Any = protocol.transport
             transport.write(data)
@@ -270,16 +268,28 @@ class Network:
                 transport.write(piece)
         except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
             begun.set_exception(error)
-        self._silence.set(under_way.is_late)
-        return under_way
+        if self._silence_timer is None:
+            self._look_for_silence()
+        return UnderWay(lease, begun)
 
-    def has_begun(self, under_way: UnderWay) -> None:
-        """Its response has begun: its silence is watched by that."""
-        self._silence.discard(under_way.is_late)
+    def _look_for_silence(self) -> None:
+        """End the waiting for heads that are late, and look again when the next one may be."""
+        self._silence_timer = None
+        loop = asyncio.get_running_loop()
+        now, next_at = loop.time(), math.inf
+        for pool in self._pools.values():
+            for protocol in [lease.protocol for lease in pool.leases]:
+                if protocol.is_waiting:
+                    late_at = protocol.waits_since + self._read_timeout_s
+                    if late_at <= now:
+                        protocol.head_is_late()
+                    elif late_at < next_at:
+                        next_at = late_at
+        if next_at < math.inf:
+            self._silence_timer = loop.call_at(next_at, self._look_for_silence)
 
     def give_up(self, under_way: UnderWay) -> None:
         """Its response is not waited for any more."""
-        self._silence.discard(under_way.is_late)
         if not _is_whole(under_way.begun):  # else the connection may serve another request already
             under_way.lease.close()
 
@@ -288,7 +298,6 @@ class Network:
         lease = under_way.lease
         try:
             response = await under_way.begun
-            self.has_begun(under_way)
             return await self._read_by_aiohttp(lease) if response is None else response
         except BaseException as error:
             self.give_up(under_way)
@@ -335,6 +344,8 @@ class Network:
         return self._transports[scheme]
 
     async def close(self) -> None:
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
         for transport in self._transports.values():
             await transport.aclose()
         for pool in self._pools.values():
